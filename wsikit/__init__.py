@@ -1,0 +1,56 @@
+"""wsikit: from a whole-slide image to a subtype, a map, and the words and pixels behind it.
+
+Importing this package loads nothing heavy; each name is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "PatchGrid": "wsikit.geometry",
+    "PatchTable": "wsikit.store.table",
+    "SlideStore": "wsikit.slides.store",
+    "WsikitError": "wsikit.errors",
+    "caption": "wsikit.inference.stages",
+    "export": "wsikit.batch.outputs",
+    "load_model": "wsikit.models.io",
+    "make_phantom": "wsikit.phantom",
+    "open_slide": "wsikit.slides.registry",
+    "predict": "wsikit.inference.stages",
+    "run": "wsikit.batch.runner",
+    "tile": "wsikit.tiling.tile",
+    "tissue_mask": "wsikit.tissue.mask",
+    "vote": "wsikit.inference.stages",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+if TYPE_CHECKING:
+    from wsikit.batch.outputs import export
+    from wsikit.batch.runner import run
+    from wsikit.errors import WsikitError
+    from wsikit.geometry import PatchGrid
+    from wsikit.inference.stages import caption, predict, vote
+    from wsikit.models.io import load_model
+    from wsikit.phantom import make_phantom
+    from wsikit.slides.registry import open_slide
+    from wsikit.slides.store import SlideStore
+    from wsikit.store.table import PatchTable
+    from wsikit.tiling.tile import tile
+    from wsikit.tissue.mask import tissue_mask
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'wsikit' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

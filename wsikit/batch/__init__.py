@@ -1,0 +1,1 @@
+"""Many slides: manifest, runner, outputs."""

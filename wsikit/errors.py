@@ -1,0 +1,77 @@
+"""The errors that wsikit raises on purpose. Each message is one line: where, what was found, what to do.
+
+WsikitError
+├── RequestError   the request itself is wrong; nothing was started (exit status 2)
+├── SlideError     a file cannot be used as a slide
+│   ├── UnsupportedSlideError   a format, codec or shape that no reader here knows
+│   └── BrokenSlideError        a known format whose content is damaged
+├── ScaleError     the pixel size is missing, absurd, or too coarse for what is asked
+├── ReadError      the pixels of one region could not be read
+├── StoreError     a slide store is incomplete, foreign or of another schema
+└── ModelError     a model folder is missing, damaged, or does not apply
+"""
+
+from __future__ import annotations
+
+
+class WsikitError(Exception):
+    """Base of all errors that wsikit raises on purpose."""
+
+
+class RequestError(WsikitError, ValueError):
+    """The request itself is wrong: a contradiction between options, an impossible number."""
+
+
+class SlideError(WsikitError):
+    """A file cannot be used as a slide."""
+
+
+class UnsupportedSlideError(SlideError):
+    """The file is of a format, codec or shape that no reader at hand can read."""
+
+
+class BrokenSlideError(SlideError):
+    """The file is of a known format, but its content is damaged or not a slide."""
+
+
+class ScaleError(WsikitError, ValueError):
+    """The pixel size (µm per pixel) is missing, absurd, or too coarse for what is asked."""
+
+
+class ReadError(WsikitError, OSError):
+    """The pixels of one region could not be read. They are never replaced by white.
+
+    Attributes
+    ----------
+    path : str
+        The slide.
+    level : int
+        Pyramid level of `box`, 0 is the finest.
+    box : tuple of int
+        (x, y, width, height) in pixels of `level`.
+    """
+
+    def __init__(self, path: str, level: int, box: tuple[int, int, int, int], reason: str) -> None:
+        super().__init__(path, level, box, reason)
+        self.path = path
+        self.level = level
+        self.box = box
+        self.reason = reason
+
+    def __str__(self) -> str:
+        x, y, width, height = self.box
+        return (
+            f"{self.path}: level {self.level}, x={x} y={y} {width}×{height} px could not be read "
+            f"({self.reason}). Copy the file again from its source, or leave this region out."
+        )
+
+    def __reduce__(self) -> tuple[type[ReadError], tuple[str, int, tuple[int, int, int, int], str]]:
+        return type(self), (self.path, self.level, self.box, self.reason)
+
+
+class StoreError(WsikitError):
+    """A slide store is incomplete, foreign, or of a schema that this version does not know."""
+
+
+class ModelError(WsikitError):
+    """A model folder is missing or damaged, or the model does not apply to what is asked."""

@@ -1,0 +1,1 @@
+"""Patches streamed from a slide or store through captioners and models."""

@@ -1,0 +1,1 @@
+"""The slide store as bytes on disk: shards, JPEG codec, NGFF metadata, patch tables, receipts."""

@@ -1,0 +1,1 @@
+"""From a slide to a store: plan, shards, tissue, patch table."""
