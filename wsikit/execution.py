@@ -1,0 +1,109 @@
+"""Many independent tasks on threads, processes or a running Dask cluster. Knows nothing of slides.
+
+A task is small and picklable, and carries no pixels; its result is small too. An error stops the rest and comes up
+at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from wsikit.errors import RequestError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where tasks run.
+
+    Attributes
+    ----------
+    scheduler
+        "threads", "processes", or the address of a running Dask scheduler such as "tcp://10.0.0.5:8786".
+    workers
+        Threads or processes at once; None for one per CPU. A running cluster has its own number.
+    """
+
+    scheduler: str = "threads"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in ("threads", "processes") and "://" not in self.scheduler:
+            raise RequestError(
+                f"scheduler {self.scheduler!r}: expected threads, processes or an address such as tcp://host:8786"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise RequestError(f"{self.workers} workers: expected 1 or more")
+
+    def map(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        on_done: Callable[[Task], None] | None = None,
+    ) -> list[Result]:
+        """Results in the order of `tasks`; `on_done` is called as each task ends. One Dask task per task."""
+        if not tasks:
+            return []
+        done = on_done or _ignore
+        if self.scheduler == "threads":
+            return _map_on_threads(function, tasks, self.workers or available_cpus(), done)
+        return self._map_on_cluster(function, tasks, done)
+
+    def _map_on_cluster(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], done: Callable[[Task], None]
+    ) -> list[Result]:
+        from distributed import Client, LocalCluster, as_completed
+
+        with contextlib.ExitStack() as stack:
+            target: Any = self.scheduler
+            if self.scheduler == "processes":
+                count = self.workers or available_cpus()
+                target = stack.enter_context(
+                    LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
+                )
+            client = stack.enter_context(Client(target))
+            futures = client.map(function, tasks, pure=False)
+            index_of = {future.key: index for index, future in enumerate(futures)}
+            results: dict[int, Result] = {}
+            for future, result in as_completed(futures, with_results=True):
+                results[index_of[future.key]] = result
+                done(tasks[index_of[future.key]])
+            # released before the workers go, or the scheduler would try to compute them again
+            client.cancel(futures)
+        return [results[index] for index in range(len(tasks))]
+
+
+def _map_on_threads(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, done: Callable[[Task], None]
+) -> list[Result]:
+    import dask
+    from dask.callbacks import Callback
+
+    # the index is the argument, not the task: Dask would walk through a task that is a dataclass
+    call = dask.delayed(lambda index: function(tasks[index]), pure=False)
+    calls = [call(index, dask_key_name=("task", index)) for index in range(len(tasks))]
+
+    def posttask(key: Any, *_: Any) -> None:
+        if isinstance(key, tuple) and key[0] == "task":
+            done(tasks[key[1]])
+
+    with Callback(posttask=posttask):
+        return list(dask.compute(*calls, scheduler="threads", num_workers=workers, optimize_graph=False))
+
+
+def _ignore(task: Any) -> None:
+    return None

@@ -1,0 +1,250 @@
+"""The patch table: one row per patch of a grid, one zarr array per column, written in whole chunks of rows.
+
+A chunk of rows is there, whole, or it is not there; a column is complete when none is missing. Coordinates are
+level-0 pixels. What the columns mean is for the stages to say.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from wsikit.errors import RequestError, StoreError
+from wsikit.geometry import PatchGrid
+from wsikit.store.atomic import PARTIAL_SUFFIX
+from wsikit.store.receipts import Receipt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROWS_PER_CHUNK = 512
+"""A task's worth: some seconds of captions, a file of some kB."""
+
+_MARK = "wsikit"
+_WRITE_ALL = {"write_empty_chunks": True}
+"""A chunk that happens to hold only the fill value must exist all the same: its file says that it was computed."""
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """Type of a column."""
+
+    name: str
+    dtype: str
+    """numpy dtype name, or "str"."""
+    width: int | None = None
+    """Entries per row: None for shape (N,), else (N, width)."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values stored with the column: class names, fact names, units."""
+
+
+class PatchTable:
+    """The patches of one grid of one slide: N rows in one fixed, row-major order.
+
+    Parameters
+    ----------
+    folder
+        The table's group inside a store, e.g. `<store>/patches/0.5um_224px`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            record = dict(zarr.open_group(self.folder, mode="r").attrs)[_MARK]
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise StoreError(f"{self.folder}: no patch table of wsikit here ({error}). Run wsikit tile first.") from error
+        self.grid = PatchGrid.from_json(record["grid"])
+        self._n_rows = int(record["rows"])
+
+    @classmethod
+    def create(
+        cls, folder: str | Path, grid: PatchGrid, coords: npt.NDArray[np.int64], receipt: Receipt
+    ) -> PatchTable:
+        """Write a new table holding `coords`, int64 (N, 2) level-0 px; it appears under its name whole.
+
+        A table already there is replaced, with all its columns: another choice of patches makes them void.
+        """
+        folder = Path(folder)
+        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+        group = zarr.create_group(partial, attributes={_MARK: {"grid": grid.to_json(), "rows": len(coords)}})
+        chunk_rows = max(1, min(len(coords), 65536))
+        array = group.create_array(
+            "coords",
+            shape=coords.shape,
+            chunks=(chunk_rows, 2),
+            dtype="int64",
+            dimension_names=("patch", "xy"),
+            attributes={_MARK: receipt.to_json(), "unit": "level-0 px", "columns": ["x", "y"]},
+            config=_WRITE_ALL,
+        )
+        if len(coords):
+            array[:] = coords
+        _replace_folder(partial, folder)
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    @property
+    def name(self) -> str:
+        """Name of the grid, e.g. 0.5um_224px."""
+        return self.folder.name
+
+    @property
+    def coords(self) -> npt.NDArray[np.int64]:
+        """Top-left corners, int64 (N, 2), x then y, level-0 px."""
+        return np.asarray(self._array("coords")[:], dtype=np.int64).reshape(-1, 2)
+
+    def columns(self) -> list[str]:
+        """Names of the columns that are complete."""
+        return [name for name in self._stored_columns() if not self._missing_chunks(name)]
+
+    def receipt(self, name: str) -> Receipt | None:
+        """Receipt of a column, or None if there is no such column. Says nothing about completeness."""
+        if name not in self._stored_columns():
+            return None
+        return Receipt.from_json(self._array(name).attrs[_MARK])
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """What is stored with a column: class names, fact names, units."""
+        return {key: value for key, value in self._array(name).attrs.items() if key != _MARK}
+
+    def read(self, name: str, rows: slice = slice(None)) -> npt.NDArray[Any]:
+        """A complete column, (N,) or (N, width); text comes as object. StoreError if absent or incomplete."""
+        array = self._array(name)
+        missing = self._missing_chunks(name)
+        if missing:
+            raise StoreError(
+                f"{self.folder}: column {name} is incomplete ({len(missing)} of {len(self.chunks())} parts are "
+                "missing). Run the same command again to finish it."
+            )
+        values = np.asarray(array[rows])
+        return values.astype(object) if values.dtype.kind == "T" else values
+
+    def chunks(self) -> list[slice]:
+        """The row ranges that are written as one, in order."""
+        return [slice(first, min(first + ROWS_PER_CHUNK, len(self))) for first in range(0, len(self), ROWS_PER_CHUNK)]
+
+    def prepare(self, specs: Sequence[ColumnSpec], receipt: Receipt) -> list[slice]:
+        """Make the columns of `specs` ready for `receipt`; return the row ranges that are still to be computed.
+
+        Columns whose receipt is equal are kept with what they hold; others are replaced.
+        """
+        missing: set[int] = set()
+        for spec in specs:
+            if spec.name == "coords":
+                raise RequestError("the column coords is written once, with the table")
+            known = self.receipt(spec.name)
+            if known is None or known.digest != receipt.digest:
+                self._create_column(spec, receipt)
+            missing.update(self._missing_chunks(spec.name))
+        return [self.chunks()[index] for index in sorted(missing)]
+
+    def write(self, name: str, rows: slice, values: npt.NDArray[Any] | Sequence[str]) -> None:
+        """Write one whole chunk of rows; `rows` is one of `chunks()`. Safe beside other chunks' writers."""
+        if rows not in self.chunks():
+            raise RequestError(f"rows {rows.start}–{rows.stop} of column {name} are not one chunk of {ROWS_PER_CHUNK}")
+        array = self._array(name, mode="r+")
+        data = np.asarray(values, dtype=object) if array.dtype.kind == "T" else np.asarray(values, dtype=array.dtype)
+        expected = (rows.stop - rows.start, *array.shape[1:])
+        if data.shape != expected:
+            raise RequestError(f"column {name}: got values of shape {data.shape}, expected {expected}")
+        array[rows] = data
+
+    def write_vote(self, method: str, record: Mapping[str, Any], receipt: Receipt) -> None:
+        """Store a slide result under votes/<method>: attributes only."""
+        folder = self.folder / "votes" / method
+        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+        zarr.open_group(self.folder / "votes", mode="a")
+        zarr.create_group(partial, attributes={_MARK: receipt.to_json(), "result": dict(record)})
+        _replace_folder(partial, folder)
+
+    def votes(self) -> dict[str, dict[str, Any]]:
+        """Slide results by method."""
+        return {name: dict(group.attrs["result"]) for name, group in self._vote_groups()}
+
+    def vote_receipt(self, method: str) -> Receipt | None:
+        """Receipt of a slide result, or None."""
+        for name, group in self._vote_groups():
+            if name == method:
+                return Receipt.from_json(group.attrs[_MARK])
+        return None
+
+    def frame(self) -> pd.DataFrame:
+        """All complete columns as a data frame; wide columns are spread by their names (class, fact)."""
+        import pandas as pd
+
+        coords = self.coords
+        data: dict[str, npt.NDArray[Any]] = {"x": coords[:, 0], "y": coords[:, 1]}
+        for name in self.columns():
+            if name == "coords":
+                continue
+            values = self.read(name)
+            if values.ndim == 1:
+                data[name] = values
+                continue
+            labels = self.attributes(name).get("names", range(values.shape[1]))
+            data.update({f"{name}_{label}": values[:, i] for i, label in enumerate(labels)})
+        return pd.DataFrame(data)
+
+    def _array(self, name: str, mode: str = "r") -> zarr.Array:
+        try:
+            return zarr.open_array(self.folder / name, mode=mode, config=_WRITE_ALL)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.folder}: no column {name}; there are {', '.join(self._stored_columns())}."
+            ) from error
+
+    def _stored_columns(self) -> list[str]:
+        names = sorted(path.parent.name for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith("."))
+        return ["coords", *(name for name in names if name not in ("coords", "votes"))]
+
+    def _missing_chunks(self, name: str) -> list[int]:
+        if name == "coords":
+            return []
+        folder = self.folder / name / "c"
+        tail = ("0",) if self._array(name).ndim == 2 else ()
+        return [index for index in range(len(self.chunks())) if not folder.joinpath(str(index), *tail).is_file()]
+
+    def _create_column(self, spec: ColumnSpec, receipt: Receipt) -> None:
+        partial = self.folder / f".{spec.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+        tail = () if spec.width is None else (spec.width,)
+        floats = spec.dtype.startswith("float")
+        zarr.create_array(
+            partial,
+            shape=(len(self), *tail),
+            chunks=(ROWS_PER_CHUNK, *tail),
+            dtype=spec.dtype,
+            fill_value=np.nan if floats else None,
+            dimension_names=("patch", "entry")[: 1 + len(tail)],
+            attributes={_MARK: receipt.to_json(), **spec.attributes},
+            config=_WRITE_ALL,
+        )
+        _replace_folder(partial, self.folder / spec.name)
+
+    def _vote_groups(self) -> Iterator[tuple[str, zarr.Group]]:
+        for path in sorted((self.folder / "votes").glob("*/zarr.json")):
+            if not path.parent.name.startswith("."):
+                yield path.parent.name, zarr.open_group(path.parent, mode="r")
+
+
+def _replace_folder(partial: Path, folder: Path) -> None:
+    """Put `partial` in the place of `folder`. A folder of ours that is there already is removed; others are not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        if not (folder / "zarr.json").is_file() or _MARK not in (folder / "zarr.json").read_text():
+            raise StoreError(f"{folder}: something that wsikit did not write is in the way. Move it away and run again.")
+        old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+        folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old)
+    else:
+        partial.rename(folder)
