@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from wsikit.errors import StoreError
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a file still being written; zarr's local store uses the same. Safe to delete when no run is going."""
@@ -44,3 +47,22 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | bytearray | memoryvi
     """Write `data` atomically."""
     with atomic_write(path) as partial:
         partial.write_bytes(data)
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Put the zarr node `partial` in the place of `folder`.
+
+    A node of ours that is there already is removed; something else is left alone and StoreError is raised.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    metadata = folder / "zarr.json"
+    if not metadata.is_file() or '"wsikit"' not in metadata.read_text(encoding="utf-8"):
+        shutil.rmtree(partial)
+        raise StoreError(f"{folder}: something that wsikit did not write is in the way. Move it away and run again.")
+    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old)

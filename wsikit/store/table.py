@@ -6,7 +6,6 @@ level-0 pixels. What the columns mean is for the stages to say.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import zarr
 
 from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid
-from wsikit.store.atomic import PARTIAL_SUFFIX
+from wsikit.store.atomic import PARTIAL_SUFFIX, replace_folder
 from wsikit.store.receipts import Receipt
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class PatchTable:
         )
         if len(coords):
             array[:] = coords
-        _replace_folder(partial, folder)
+        replace_folder(partial, folder)
         return cls(folder)
 
     def __len__(self) -> int:
@@ -165,7 +164,7 @@ class PatchTable:
         partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
         zarr.open_group(self.folder / "votes", mode="a")
         zarr.create_group(partial, attributes={_MARK: receipt.to_json(), "result": dict(record)})
-        _replace_folder(partial, folder)
+        replace_folder(partial, folder)
 
     def votes(self) -> dict[str, dict[str, Any]]:
         """Slide results by method."""
@@ -228,23 +227,9 @@ class PatchTable:
             attributes={_MARK: receipt.to_json(), **spec.attributes},
             config=_WRITE_ALL,
         )
-        _replace_folder(partial, self.folder / spec.name)
+        replace_folder(partial, self.folder / spec.name)
 
     def _vote_groups(self) -> Iterator[tuple[str, zarr.Group]]:
         for path in sorted((self.folder / "votes").glob("*/zarr.json")):
             if not path.parent.name.startswith("."):
                 yield path.parent.name, zarr.open_group(path.parent, mode="r")
-
-
-def _replace_folder(partial: Path, folder: Path) -> None:
-    """Put `partial` in the place of `folder`. A folder of ours that is there already is removed; others are not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        if not (folder / "zarr.json").is_file() or _MARK not in (folder / "zarr.json").read_text():
-            raise StoreError(f"{folder}: something that wsikit did not write is in the way. Move it away and run again.")
-        old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-        folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old)
-    else:
-        partial.rename(folder)

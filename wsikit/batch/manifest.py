@@ -1,0 +1,182 @@
+"""Which slides a batch holds and what they are called. Ids come from paths, so that equal names never meet."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wsikit.errors import RequestError
+
+SLIDE_SUFFIXES = frozenset(
+    ".svs .tif .tiff .ndpi .mrxs .scn .svslide .bif .vms .vmu .dcm .czi .qptiff .zarr".split()
+)
+"""What is taken for a slide in a folder. A file named outright is always tried, whatever it is called."""
+
+_UNSAFE = re.compile(r"[^\w.+=@-]+")
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """One slide of a batch."""
+
+    slide_id: str
+    path: str
+    mpp: float | tuple[float, float] | None = None
+    """µm/px at level 0 where the manifest or an option gives it."""
+    mpp_source: str = "option --assume-mpp"
+
+
+def collect(
+    inputs: Sequence[str | os.PathLike[str]],
+    *,
+    manifest: str | os.PathLike[str] | None = None,
+    assume_mpp: float | None = None,
+    taken: Mapping[str, str] | None = None,
+) -> list[SlideEntry]:
+    """The slides of a batch, in a fixed order, each once.
+
+    Parameters
+    ----------
+    inputs
+        Files and folders. Folders are searched, with all below them, for `SLIDE_SUFFIXES`.
+    manifest
+        CSV with a column `path` (relative to the CSV's folder, or absolute) and, where wanted, `slide_id` and `mpp`
+        (µm/px; or `mpp_x` and `mpp_y`).
+    assume_mpp
+        µm/px for slides whose row in the manifest gives none. Overrides what the files state.
+    taken
+        Ids in use in the output folder already, with the paths they belong to. Another path gets another id.
+
+    Raises
+    ------
+    RequestError
+        If there is no slide at all, a path does not exist, or the manifest cannot be read.
+    """
+    if assume_mpp is not None and not (math.isfinite(assume_mpp) and assume_mpp > 0):
+        raise RequestError(f"--assume-mpp {assume_mpp}: expected a positive number of µm per pixel")
+    found: list[tuple[Path, SlideEntry]] = []
+    for item in inputs:
+        found.extend(_from_input(Path(item)))
+    if manifest is not None:
+        found.extend(_from_manifest(Path(manifest)))
+    unique: dict[str, tuple[Path, SlideEntry]] = {}
+    for root, entry in found:
+        key = os.path.realpath(entry.path)
+        if key not in unique or entry.mpp is not None:
+            unique[key] = (root, entry)
+    if not unique:
+        where = ", ".join(str(item) for item in (*inputs, *([manifest] if manifest else [])))
+        raise RequestError(f"{where or 'no input'}: no slide found. Looked for {' '.join(sorted(SLIDE_SUFFIXES))}.")
+    entries = _with_ids(list(unique.values()), dict(taken or {}))
+    if assume_mpp is not None:
+        entries = [entry if entry.mpp is not None else replace(entry, mpp=assume_mpp) for entry in entries]
+    return entries
+
+
+def _from_input(path: Path) -> list[tuple[Path, SlideEntry]]:
+    if not path.exists():
+        raise RequestError(f"{path}: no such file or folder")
+    if path.is_file() or path.suffix == ".zarr":
+        return [(path.parent, SlideEntry("", str(path)))]
+    return [(path, SlideEntry("", str(slide))) for slide in _slides_below(path)]
+
+
+def _slides_below(folder: Path) -> list[Path]:
+    slides: list[Path] = []
+    for child in sorted(folder.iterdir()):
+        if child.name.startswith("."):
+            continue
+        if child.suffix.lower() in SLIDE_SUFFIXES and (child.is_file() or child.suffix == ".zarr"):
+            slides.append(child)
+        elif child.is_dir() and child.suffix != ".zarr":
+            slides.extend(_slides_below(child))
+    return slides
+
+
+def _from_manifest(path: Path) -> list[tuple[Path, SlideEntry]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path}: the manifest cannot be read ({error})") from error
+    if "path" not in columns:
+        raise RequestError(f"{path}: the manifest has columns {', '.join(columns) or 'none'}; it needs a column path")
+    known = {"path", "slide_id", "mpp", "mpp_x", "mpp_y"}
+    mistaken = [name for name in columns if name and name.lower() in known - set(columns)]
+    if mistaken:
+        raise RequestError(f"{path}: column {mistaken[0]!r}: write it in lower case, {mistaken[0].lower()!r}")
+    return [(path.parent, _manifest_entry(path, number, row)) for number, row in enumerate(rows, start=2)]
+
+
+def _manifest_entry(manifest: Path, line: int, row: Mapping[str, str | None]) -> SlideEntry:
+    text = (row.get("path") or "").strip()
+    if not text:
+        raise RequestError(f"{manifest}, line {line}: the column path is empty")
+    slide = manifest.parent / text
+    if not slide.exists():
+        raise RequestError(f"{manifest}, line {line}: {slide}: no such file")
+    return SlideEntry((row.get("slide_id") or "").strip(), str(slide), _manifest_mpp(manifest, line, row), "manifest")
+
+
+def _manifest_mpp(manifest: Path, line: int, row: Mapping[str, str | None]) -> float | tuple[float, float] | None:
+    values: dict[str, float] = {}
+    for name in ("mpp", "mpp_x", "mpp_y"):
+        text = (row.get(name) or "").strip()
+        if not text:
+            continue
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise RequestError(f"{manifest}, line {line}: {name} is {text!r}, expected µm per pixel such as 0.25") from None
+    if "mpp" in values:
+        return values["mpp"]
+    if "mpp_x" in values and "mpp_y" in values:
+        return values["mpp_x"], values["mpp_y"]
+    if values:
+        raise RequestError(f"{manifest}, line {line}: give both mpp_x and mpp_y, or mpp")
+    return None
+
+
+def _with_ids(found: list[tuple[Path, SlideEntry]], taken: dict[str, str]) -> list[SlideEntry]:
+    given = [entry.slide_id for _, entry in found if entry.slide_id]
+    for slide_id in given:
+        if _UNSAFE.search(slide_id) or slide_id.startswith("."):
+            raise RequestError(f"slide_id {slide_id!r}: use letters, digits and _ . + = @ - only")
+    repeated = [slide_id for slide_id, count in Counter(given).items() if count > 1]
+    if repeated:
+        raise RequestError(f"slide_id {repeated[0]!r} stands twice in the manifest: ids must be unique")
+    names = [entry.slide_id or _id_below(root, Path(entry.path), suffix=False) for root, entry in found]
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    entries: list[SlideEntry] = []
+    used = set(given)
+    for (root, entry), name in zip(found, names, strict=True):
+        slide_id = name
+        if not entry.slide_id:
+            if name in shared or name in given:
+                slide_id = _id_below(root, Path(entry.path), suffix=True)
+            if slide_id in used or not _same_file(taken.get(slide_id, entry.path), entry.path):
+                # equal names from different roots: the path itself tells them apart, the same in every run
+                slide_id = f"{slide_id}-{hashlib.sha256(os.path.realpath(entry.path).encode()).hexdigest()[:8]}"
+        used.add(slide_id)
+        entries.append(replace(entry, slide_id=slide_id))
+    return entries
+
+
+def _id_below(root: Path, path: Path, *, suffix: bool) -> str:
+    relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    name = relative.name if suffix else relative.stem
+    parts = [*relative.parts[:-1], name.removesuffix(".zarr")]
+    return "__".join(_UNSAFE.sub("_", part).lstrip(".") for part in parts)
+
+
+def _same_file(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)

@@ -1,0 +1,270 @@
+"""The stages between tiling and export: caption, predict, vote. Each reads a store and adds columns to its table.
+
+No stage knows another; they share the table. What is up to date by its receipt is kept.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import ModelError, StoreError
+from wsikit.execution import Executor
+from wsikit.progress import SILENT, Progress
+from wsikit.slides.store import SlideStore
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.tiling.columns import ColumnStage, fill_columns
+from wsikit.tiling.stream import iterate_patches
+from wsikit.voting import SlideResult, vote_inputs
+from wsikit.voting import vote as vote_patches
+
+if TYPE_CHECKING:
+    from wsikit.captions.base import Captioner
+    from wsikit.inference.predict import Predictor
+    from wsikit.models.config import ModelConfig
+
+CAPTION_REVISION = 1
+PREDICT_REVISION = 1
+VOTE_REVISION = 1
+
+StoreLike = SlideStore | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class VoteParameters:
+    """How patches are put together; see `wsikit.voting.vote`."""
+
+    method: str = "mean"
+    min_patches: float = 20
+    """Effective patches below which the vote abstains."""
+    min_margin: float = 0.1
+    """Difference of the two classes ahead below which the vote abstains."""
+
+
+def caption(
+    store: StoreLike,
+    *,
+    captioner: Captioner | str = "morphometry",
+    grid: str | None = None,
+    executor: Executor | None = None,
+    progress: Progress = SILENT,
+) -> PatchTable:
+    """Describe every readable patch in words: columns `caption` and `caption_facts`.
+
+    Parameters
+    ----------
+    store
+        A slide store, or its path.
+    captioner
+        A captioner or the name of one.
+    grid
+        Name of the patch grid; not needed where the store has one only.
+
+    Returns
+    -------
+    PatchTable
+        With `caption`, text (N,), empty where a patch could not be read, and `caption_facts`, float32 (N, F), NaN
+        where a fact could not be measured; the facts' names are in its attribute `names`.
+    """
+    from wsikit.captions import load_captioner
+
+    opened = _open(store)
+    table = opened.patches(grid)
+    describer = load_captioner(captioner) if isinstance(captioner, str) else captioner
+    names = list(describer.fact_names)
+    receipt = Receipt("caption", CAPTION_REVISION, describer.fingerprint(), {"patches": _coords_digest(table)})
+    specs = (
+        ColumnSpec("caption", "str", attributes={"captioner": describer.name}),
+        ColumnSpec("caption_facts", "float32", len(names), {"names": names, "captioner": describer.name}),
+    )
+    progress.start("captions", len(table), "patches")
+    stage = ColumnStage(specs, receipt, _Describe(describer))
+    fill_columns(opened, table, stage, executor or Executor(), progress.advance)
+    progress.finish()
+    return table
+
+
+def predict(
+    store: StoreLike,
+    *,
+    model: Predictor | str | os.PathLike[str] | None = None,
+    grid: str | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> PatchTable:
+    """Classify every readable patch from its image and, if there is one, its caption.
+
+    Parameters
+    ----------
+    model
+        A loaded predictor, the name of a packaged model, or a model's folder; by default the packaged one.
+    device
+        "auto", "cpu", "cuda" …
+
+    Returns
+    -------
+    PatchTable
+        With `probability`, float32 (N, C) in the model's class order, `gate`, float32 (N,): how far the text was
+        trusted, 0 without text; `probability_image` and `probability_text`, float32 (N, C): each branch alone. NaN
+        where a patch could not be read (and for the text branch where there is no text).
+
+    Raises
+    ------
+    ModelError
+        If the model does not apply: other patch size or scale than it was trained on, or another kind of stain.
+    """
+    predictor = _predictor(model, device)
+    opened = _open(store)
+    table = opened.patches(grid)
+    config = predictor.model.config
+    fault = why_not_applicable(config, opened, table)
+    if fault:
+        raise ModelError(f"{opened.folder}: model {config.name} does not apply: {fault}.")
+    texts = table.receipt("caption") if "caption" in table.columns() else None
+    inputs = {"patches": _coords_digest(table), "model": predictor.model.fingerprint}
+    if texts is not None:
+        inputs["caption"] = texts.digest
+    receipt = Receipt("predict", PREDICT_REVISION, {}, inputs)
+    attributes = {"names": list(config.classes), "model": model_record(predictor)}
+    width = len(config.classes)
+    specs = (
+        ColumnSpec("probability", "float32", width, attributes),
+        ColumnSpec("probability_image", "float32", width, attributes),
+        ColumnSpec("probability_text", "float32", width, attributes),
+        ColumnSpec("gate", "float32", attributes={"unit": "0 image only … 1 text only"}),
+    )
+    ranges = table.prepare(specs, receipt)
+    progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
+    coords = table.coords
+    for rows, batch in iterate_patches(opened, table.grid, coords, ranges):
+        captions = [str(text) or None for text in table.read("caption", rows)] if texts else [None] * len(batch.images)
+        columns = _predict_rows(predictor, batch.images, batch.readable, captions)
+        for spec in specs:
+            table.write(spec.name, rows, columns[spec.name])
+        progress.advance(rows.stop - rows.start)
+    progress.finish()
+    return table
+
+
+def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: str | None = None) -> SlideResult:
+    """Put a slide's patches together; the result is kept in the table under votes/<method>.
+
+    Raises
+    ------
+    StoreError
+        If the patches have no predictions yet.
+    """
+    opened = _open(store)
+    table = opened.patches(grid)
+    parameters = parameters or VoteParameters()
+    if "probability" not in table.columns():
+        raise StoreError(f"{table.folder}: no predictions to vote with. Run wsikit predict {opened.folder} first.")
+    probability = table.receipt("probability")
+    assert probability is not None
+    attributes = table.attributes("probability")
+    inputs = vote_inputs(table.read("probability"), attributes["names"], attributes["model"]["background"])
+    result = vote_patches(
+        inputs.probs,
+        method=parameters.method,
+        weights=inputs.weights,
+        min_patches=parameters.min_patches,
+        min_margin=parameters.min_margin,
+    )
+    settings = {"min_patches": parameters.min_patches, "min_margin": parameters.min_margin}
+    receipt = Receipt("vote", VOTE_REVISION, settings, {"probability": probability.digest})
+    table.write_vote(parameters.method, {**result.to_json(), "classes": list(inputs.classes)}, receipt)
+    return result
+
+
+def why_not_applicable(config: ModelConfig, store: SlideStore, table: PatchTable) -> str | None:
+    """Why a model must not be asked about a slide, in words, or None."""
+    grid = table.grid
+    if grid.patch_px != config.patch_px or abs(grid.target_mpp / config.mpp - 1) > 0.01:
+        return (
+            f"it reads patches of {config.patch_px} px at {config.mpp:g} µm/px, "
+            f"these are {grid.patch_px} px at {grid.target_mpp:.4g} µm/px"
+        )
+    stain = store.tissue_record()["stain"]
+    if stain != "brightfield" and config.stain != stain:
+        return f"it was trained on {config.stain}, this slide is {stain}"
+    return None
+
+
+def model_record(predictor: Predictor) -> dict[str, Any]:
+    """What is kept of a model beside its predictions: enough to vote, to draw and to warn without it."""
+    config = predictor.model.config
+    return {
+        "name": config.name,
+        "version": config.version,
+        "fingerprint": predictor.model.fingerprint,
+        "class_names": list(config.class_names),
+        "colors": list(config.colors),
+        "background": list(config.background),
+        "notice": config.notice,
+    }
+
+
+@dataclass(frozen=True)
+class _Describe:
+    """Captions of some patches (a picklable function)."""
+
+    captioner: Captioner
+
+    def __call__(
+        self, images: npt.NDArray[np.uint8], readable: npt.NDArray[np.bool_], mpp: float
+    ) -> dict[str, npt.NDArray[Any]]:
+        names = self.captioner.fact_names
+        texts = np.full(len(images), "", dtype=object)
+        facts = np.full((len(images), len(names)), np.nan, dtype=np.float32)
+        seen = np.flatnonzero(readable)
+        for index, found in zip(seen, self.captioner.caption(images[seen], mpp=mpp), strict=True):
+            texts[index] = found.text
+            facts[index] = [found.facts.get(name, np.nan) for name in names]
+        return {"caption": texts, "caption_facts": facts}
+
+
+def _predict_rows(
+    predictor: Predictor,
+    images: npt.NDArray[np.uint8],
+    readable: npt.NDArray[np.bool_],
+    captions: list[str | None],
+) -> dict[str, npt.NDArray[np.float32]]:
+    width = len(predictor.model.config.classes)
+    columns = {
+        name: np.full((len(images), width), np.nan, dtype=np.float32)
+        for name in ("probability", "probability_image", "probability_text")
+    }
+    columns["gate"] = np.full(len(images), np.nan, dtype=np.float32)
+    seen = np.flatnonzero(readable)
+    if len(seen):
+        found = predictor.predict(images[seen], [captions[index] for index in seen])
+        columns["probability"][seen] = found.probs
+        columns["probability_image"][seen] = found.probs_image
+        columns["probability_text"][seen] = found.probs_text
+        columns["gate"][seen] = found.gate
+    return columns
+
+
+def _predictor(model: Predictor | str | os.PathLike[str] | None, device: str) -> Predictor:
+    from wsikit.inference.predict import Predictor
+    from wsikit.models.config import DEFAULT_MODEL
+    from wsikit.models.io import load_model
+
+    if isinstance(model, Predictor):
+        return model
+    return Predictor(load_model(os.fspath(model) if model is not None else DEFAULT_MODEL), device=device)
+
+
+def _coords_digest(table: PatchTable) -> str:
+    receipt = table.receipt("coords")
+    assert receipt is not None
+    return receipt.digest
+
+
+def _open(store: StoreLike) -> SlideStore:
+    return store if isinstance(store, SlideStore) else SlideStore(store)

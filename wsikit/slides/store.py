@@ -1,0 +1,155 @@
+"""A slide store read as a slide: one Zarr group with the pixels, the tissue label and the patch tables.
+
+Image coordinates as in every slide: level-0 px. Tiles are read by position from the shards, without zarr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import StoreError
+from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
+from wsikit.slides.store_levels import StoreLevels
+from wsikit.store.table import PatchTable
+
+
+TISSUE, UNREADABLE = 1, 2
+"""Values of labels/tissue; 0 is glass."""
+
+
+class SlideStore(BaseSlide):
+    """A store made by `wsikit tile`: a slide, and what was found out about it.
+
+    Parameters
+    ----------
+    path
+        The folder `<slide_id>.zarr`.
+
+    Raises
+    ------
+    StoreError
+        If there is no complete store of ours at `path`.
+    """
+
+    reader = "store"
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, mpp: MppLike | None = None, mpp_source: str = "option"
+    ) -> None:
+        self.folder = Path(path)
+        self.record = self.read_record(self.folder)
+        downsamples = [(float(x), float(y)) for x, y in self.record["downsamples"]]
+        self._levels = StoreLevels(self.folder, len(downsamples))
+        source = self.record["source"]
+        mpp = self.record["mpp"]
+        super().__init__(
+            SlideInfo(
+                path=str(path),
+                reader="store",
+                vendor=source["vendor"],
+                kind="store",
+                dimensions=self._levels.dimensions[0],
+                level_dimensions=tuple(self._levels.dimensions),
+                level_downsamples=tuple(downsamples),
+                mpp=(float(mpp[0]), float(mpp[1])) if mpp else None,
+                mpp_source=self.record["mpp_source"],
+                magnification=self.record["magnification"],
+                tile_px=(self._levels.tile_px[0], self._levels.tile_px[0]),
+                compression="JPEG",
+                properties=self._vendor_properties(),
+            ),
+            mpp=mpp,
+            mpp_source=mpp_source,
+        )
+
+    @staticmethod
+    def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
+        """`attributes.wsikit` of a committed store; StoreError with the next step otherwise."""
+        path = Path(folder) / "zarr.json"
+        try:
+            attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
+        except FileNotFoundError:
+            raise StoreError(
+                f"{folder}: not a complete slide store (no zarr.json). If wsikit tile was interrupted, run it again."
+            ) from None
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise StoreError(f"{path}: not the metadata of a Zarr v3 group ({error}).") from error
+        if "wsikit" not in attributes or "downsamples" not in attributes["wsikit"]:
+            raise StoreError(f"{folder}: a Zarr group that wsikit did not write. Give the slide it was made from.")
+        if attributes["wsikit"]["format"] != 1:
+            raise StoreError(
+                f"{folder}: store format {attributes['wsikit']['format']}, this version reads 1. Update wsikit."
+            )
+        return dict(attributes["wsikit"])
+
+    @property
+    def slide_id(self) -> str:
+        return str(self.record["slide_id"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the pixels were made from and how; what is derived from them depends on it."""
+        return str(self.record["receipt"]["digest"])
+
+    @property
+    def unreadable_tiles(self) -> list[list[tuple[int, int]]]:
+        """Per level, the tiles (column, row) whose pixels could not be read from the source."""
+        return [sorted(tiles) for tiles in self._levels.unreadable]
+
+    def grids(self) -> list[str]:
+        """Names of the patch grids, e.g. 0.5um_224px."""
+        return sorted(
+            path.parent.name
+            for path in (self.folder / "patches").glob("*/zarr.json")
+            if not path.parent.name.startswith(".")
+        )
+
+    def patches(self, grid: str | None = None) -> PatchTable:
+        """The patch table of `grid`; without a name, of the only grid there is."""
+        names = self.grids()
+        if grid is None and len(names) == 1:
+            return PatchTable(self.folder / "patches" / names[0])
+        if grid in names:
+            return PatchTable(self.folder / "patches" / grid)
+        if not names:
+            raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
+        raise StoreError(f"{self.folder}: patch grid {grid!r} asked for; there are {', '.join(names)}. Name one of them.")
+
+    def tissue(self) -> tuple[npt.NDArray[np.bool_], tuple[float, float]]:
+        """Tissue mask, bool (h, w), and its downsample along x and y (level-0 px per mask px)."""
+        downsample = self.tissue_record()["downsample"]
+        return self._tissue_label() == TISSUE, (float(downsample[0]), float(downsample[1]))
+
+    def unreadable_mask(self) -> npt.NDArray[np.bool_]:
+        """Where the slide could not be read, bool (h, w), at the tissue mask's downsample."""
+        return self._tissue_label() == UNREADABLE
+
+    def tissue_record(self) -> dict[str, Any]:
+        """What was found with the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
+        path = self.folder / "labels" / "tissue" / "zarr.json"
+        if not path.is_file():
+            raise StoreError(f"{self.folder}: no tissue label yet. Run wsikit tile again to add it.")
+        return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["wsikit"])
+
+    def close(self) -> None:
+        self._levels.close()
+
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+        return self._levels.read(level, x, y, width, height)
+
+    def _tissue_label(self) -> npt.NDArray[np.uint8]:
+        import zarr
+
+        return np.asarray(zarr.open_array(self.folder / "labels" / "tissue" / "0", mode="r")[:])
+
+    def _vendor_properties(self) -> dict[str, str]:
+        path = self.folder / "wsikit" / "zarr.json"
+        if not path.is_file():
+            return {}
+        return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["vendor"])

@@ -1,0 +1,55 @@
+"""Label images of a store: one NGFF 0.5 label under labels/<name>, there whole or not at all."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from wsikit.store import ngff
+from wsikit.store.atomic import PARTIAL_SUFFIX, replace_folder, write_json
+from wsikit.store.receipts import Receipt
+
+CHUNK_PX = 2048
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label image in memory."""
+
+    name: str
+    values: npt.NDArray[np.uint8]
+    """(h, w), covering the slide from level-0 (0, 0)."""
+    downsample: tuple[float, float]
+    """Level-0 px per label px along x and y."""
+    names: Mapping[int, str]
+    colors: Mapping[int, tuple[int, int, int]]
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values kept beside it."""
+
+
+def write_label(store: Path, label: Label, *, mpp: tuple[float, float] | None, receipt: Receipt) -> None:
+    """Write `label` into the store; one of the same name is replaced. `mpp` is level-0 µm/px."""
+    folder = store / "labels" / label.name
+    partial = folder.with_name(f".{label.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    record = {**label.record, "downsample": list(label.downsample), "receipt": receipt.to_json()}
+    ome = ngff.label_image(
+        name=label.name, mpp=mpp, downsample=label.downsample, colors=label.colors, names=label.names
+    )
+    group = zarr.create_group(partial, attributes={"ome": ome, "wsikit": record})
+    group.create_array(
+        "0",
+        data=label.values,
+        chunks=tuple(min(CHUNK_PX, size) for size in label.values.shape),
+        fill_value=0,
+        dimension_names=("y", "x"),
+    )
+    replace_folder(partial, folder)
+    names = sorted(path.parent.name for path in (store / "labels").glob("*/zarr.json") if path.parent.name[0] != ".")
+    write_json(store / "labels" / "zarr.json", ngff.group({"ome": {"version": ngff.NGFF_VERSION, "labels": names}}))

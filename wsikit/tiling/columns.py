@@ -1,0 +1,79 @@
+"""Compute columns of a patch table from its patches: one task per chunk of rows, which reads, computes and writes it.
+
+A task carries the store's path and a range of rows; no pixels, no open files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.execution import Executor
+from wsikit.slides.store import SlideStore
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.tiling.stream import read_patches
+
+
+class PatchFunction(Protocol):
+    """Turns patches into columns. Picklable, so that it can go to another process."""
+
+    def __call__(
+        self, images: npt.NDArray[np.uint8], readable: npt.NDArray[np.bool_], mpp: float
+    ) -> dict[str, npt.NDArray[Any]]:
+        """`images` (B, P, P, 3), zeros where not `readable` (B,); `mpp` in µm/px. Returns (B, …) per column."""
+
+
+@dataclass(frozen=True)
+class ColumnStage:
+    """Some columns that are computed together, and what they depend on."""
+
+    specs: tuple[ColumnSpec, ...]
+    receipt: Receipt
+    function: PatchFunction
+
+
+@dataclass(frozen=True)
+class _RowsTask:
+    store: Path
+    fingerprint: str
+    grid: str
+    rows: slice
+    specs: tuple[ColumnSpec, ...]
+    function: PatchFunction
+
+
+def fill_columns(
+    store: SlideStore,
+    table: PatchTable,
+    stage: ColumnStage,
+    executor: Executor,
+    on_rows: Callable[[int], None] | None = None,
+) -> None:
+    """Compute what is missing of the stage's columns. `on_rows` is told how many rows were just written."""
+    ranges = table.prepare(stage.specs, stage.receipt)
+    tasks = [_RowsTask(store.folder, store.fingerprint, table.name, rows, stage.specs, stage.function) for rows in ranges]
+    executor.map(
+        _compute_rows, tasks, on_done=lambda task: on_rows(task.rows.stop - task.rows.start) if on_rows else None
+    )
+
+
+def _compute_rows(task: _RowsTask) -> None:
+    store = _opened(task.store, task.fingerprint)
+    table = store.patches(task.grid)
+    batch = read_patches(store, table.grid, table.read("coords", task.rows))
+    columns = task.function(batch.images, batch.readable, table.grid.target_mpp)
+    for spec in task.specs:
+        table.write(spec.name, task.rows, columns[spec.name])
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: Path, fingerprint: str) -> SlideStore:
+    """The store, opened once per process and state of its pixels: its decoded tiles serve all tasks."""
+    return SlideStore(folder)

@@ -1,0 +1,125 @@
+"""From a store's pixels to its tissue label and patch table. Coordinates are level-0 px, areas mm²."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from wsikit.errors import RequestError, StoreError
+from wsikit.execution import Executor
+from wsikit.geometry import PatchGrid, check_enlargement, coverage
+from wsikit.tiling.columns import ColumnStage, fill_columns
+from wsikit.slides.store import TISSUE, UNREADABLE, SlideStore
+from wsikit.store.labels import Label, write_label
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.tissue.mask import TissueMask, TissueParameters, tissue_mask
+
+TISSUE_REVISION = 1
+PATCHES_REVISION = 1
+QUALITY_REVISION = 1
+
+_NAMES = {TISSUE: "tissue", UNREADABLE: "could not be read"}
+_COLORS = {TISSUE: (0, 158, 115), UNREADABLE: (213, 94, 0)}
+
+
+@dataclass(frozen=True)
+class PatchParameters:
+    """Which patches a table holds."""
+
+    mpp: float = 0.5
+    """µm/px of a patch."""
+    patch_px: int = 224
+    """Side of a patch, px at `mpp`."""
+    overlap_px: int = 0
+    """Border shared by neighbours, px at `mpp`."""
+    min_tissue: float = 0.25
+    """Least share of a patch that is tissue (or unreadable: what cannot be seen is kept on the list, and marked)."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_tissue <= 1:
+            raise RequestError(f"min_tissue {self.min_tissue}: expected a share between 0 and 1")
+
+
+def write_tissue(store: SlideStore, parameters: TissueParameters) -> Receipt:
+    """Bring labels/tissue up to date; return its receipt."""
+    receipt = Receipt("tissue", TISSUE_REVISION, parameters.to_json(), {"image": store.fingerprint})
+    try:
+        if store.tissue_record()["receipt"]["digest"] == receipt.digest:
+            return receipt
+    except StoreError:
+        pass  # none yet
+    found: TissueMask = tissue_mask(store, parameters)
+    values = np.where(found.unreadable, UNREADABLE, np.where(found.mask, TISSUE, 0)).astype(np.uint8)
+    record = {
+        "stain": found.stain,
+        "area_mm2": round(float(found.area_mm2), 6),
+        "unreadable_fraction": round(found.unreadable_fraction, 6),
+        "parameters": parameters.to_json(),
+    }
+    label = Label("tissue", values, found.downsample, _NAMES, _COLORS, record)
+    write_label(store.folder, label, mpp=store.info.mpp, receipt=receipt)
+    return receipt
+
+
+def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receipt) -> PatchTable:
+    """Bring the patch table of one grid up to date: coords and tissue share.
+
+    Raises
+    ------
+    ScaleError
+        If the slide was scanned too coarsely for `parameters.mpp`, or its pixel size is not known.
+    """
+    check_enlargement(store.path, max(store.mpp), parameters.mpp)
+    grid = PatchGrid(store.dimensions, store.mpp, parameters.patch_px, parameters.mpp, parameters.overlap_px)
+    receipt = Receipt("patches", PATCHES_REVISION, asdict(parameters), {"tissue": tissue.digest})
+    folder = store.folder / "patches" / grid.name
+    if grid.name in store.grids():
+        table = PatchTable(folder)
+        known = table.receipt("coords")
+        if known is not None and known.digest == receipt.digest and "tissue" in table.columns():
+            return table
+    mask, downsample = store.tissue()
+    unreadable = store.unreadable_mask()
+    everywhere = grid.all_coords()
+    share = coverage(mask, downsample, everywhere, grid.side)
+    unseen = coverage(unreadable, downsample, everywhere, grid.side) if unreadable.any() else np.zeros_like(share)
+    # at least some tissue, whatever the threshold: an empty patch says nothing
+    kept = (share + unseen >= parameters.min_tissue) & (share + unseen > 0)
+    table = PatchTable.create(folder, grid, everywhere[kept], receipt)
+    spec = ColumnSpec("tissue", "float32", attributes={"unit": "share of the patch's area"})
+    for rows in table.prepare([spec], receipt):
+        table.write("tissue", rows, share[kept][rows])
+    return table
+
+
+def measure_quality(
+    store: SlideStore, table: PatchTable, executor: Executor, on_rows: Callable[[int], None] | None = None
+) -> None:
+    """Fill the columns readable (1 or 0) and the quality measures (0 … 1; NaN where not readable)."""
+    from wsikit.tissue.quality import QUALITY_NAMES
+
+    coords = table.receipt("coords")
+    assert coords is not None
+    receipt = Receipt("quality", QUALITY_REVISION, {"names": list(QUALITY_NAMES)}, {"patches": coords.digest})
+    specs = [ColumnSpec("readable", "float32", attributes={"unit": "1: every pixel could be read; 0: not"})]
+    specs += [ColumnSpec(name, "float32", attributes={"unit": "0 … 1"}) for name in QUALITY_NAMES]
+    fill_columns(store, table, ColumnStage(tuple(specs), receipt, Quality()), executor, on_rows)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measures readability and quality of some patches (a picklable function)."""
+
+    def __call__(self, images: np.ndarray, readable: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
+        from wsikit.tissue.quality import QUALITY_NAMES, patch_quality
+
+        columns = {"readable": readable.astype(np.float32)}
+        for name in QUALITY_NAMES:
+            columns[name] = np.full(len(images), np.nan, dtype=np.float32)
+        if readable.any():
+            for name, values in patch_quality(images[readable], mpp=mpp).items():
+                columns[name][readable] = values
+        return columns
