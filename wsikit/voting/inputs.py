@@ -1,0 +1,98 @@
+"""Which patches may vote, with which weight, and which label each one wears on the map: one rule for both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+
+BACKGROUND_MAJORITY = 0.5
+"""A patch more likely background than all voting classes together has nothing to say about the subtype."""
+
+
+@dataclass(frozen=True, eq=False)
+class VoteInputs:
+    """Patch probabilities, split into the classes that vote and those that only take weight away."""
+
+    classes: tuple[str, ...]
+    """Codes of the V voting classes, in the model's order."""
+    columns: tuple[int, ...]
+    """Their columns in the model's probabilities."""
+    probs: npt.NDArray[np.float64]
+    """(N, V), renormalised over the voting classes; rows of NaN where there is no prediction."""
+    weights: npt.NDArray[np.float64]
+    """(N,), 1 − p(background); 0 for background patches; NaN where there is no prediction."""
+    labels: npt.NDArray[np.int64]
+    """(N,), column in the model's probabilities of the class to show on a map; -1 = no prediction."""
+
+
+def vote_inputs(probs: npt.ArrayLike, classes: Sequence[str], background: Sequence[str] = ()) -> VoteInputs:
+    """Split off the background classes, as a slide's subtype is a statement about its tumour, not about its fat.
+
+    Parameters
+    ----------
+    probs
+        (N, C) probabilities per patch; a row with a NaN is a patch without prediction.
+    classes
+        C class codes.
+    background
+        Codes among `classes` that do not vote, such as ("other",).
+
+    Notes
+    -----
+    A patch counts by its tumour share, w = 1 − p(background), as the key-tissue weight of CMSwinKAN does
+    (arXiv 2504.13754: equal alpha and beta give w ∝ 1 − q(other)), but its probabilities are renormalised, so
+    that the background is not counted twice. Where the background has more than half of the probability, the
+    weight is 0: the vote does not change when all weights are scaled, so a slide of nothing but background would
+    otherwise be given a subtype by the crumbs of its probabilities.
+    """
+    codes = tuple(classes)
+    matrix = np.asarray(probs, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[1] != len(codes):
+        raise RequestError(
+            f"probabilities of shape {matrix.shape} for {len(codes)} classes: expected (N, {len(codes)})"
+        )
+    unknown = sorted(set(background) - set(codes))
+    if unknown:
+        raise RequestError(f"background classes {unknown} are not among the model's classes {list(codes)}")
+    columns = tuple(index for index, code in enumerate(codes) if code not in background)
+    if not columns:
+        raise RequestError(f"all classes {list(codes)} are background: none is left to vote")
+
+    unpredicted = np.isnan(matrix).any(axis=1)
+    voting = np.where(unpredicted[:, None], np.nan, matrix[:, columns])
+    foreground = voting.sum(axis=1)
+    others = [index for index in range(len(codes)) if index not in columns]
+    is_background = matrix[:, others].sum(axis=1) > BACKGROUND_MAJORITY
+    with np.errstate(invalid="ignore", divide="ignore"):
+        renormalised = voting / foreground[:, None]
+    # all mass on the background: any row will do, its weight is 0
+    renormalised[foreground == 0] = 1.0 / len(columns)
+    weights = np.where(is_background, 0.0, foreground)
+    return VoteInputs(
+        classes=tuple(codes[index] for index in columns),
+        columns=columns,
+        probs=renormalised,
+        weights=np.where(unpredicted, np.nan, weights),
+        labels=_labels(matrix, columns, others, is_background, unpredicted),
+    )
+
+
+def _labels(
+    matrix: npt.NDArray[np.float64],
+    columns: Sequence[int],
+    others: Sequence[int],
+    is_background: npt.NDArray[np.bool_],
+    unpredicted: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int64]:
+    """(N,) column to show: the likeliest voting class, unless the background has the majority."""
+    filled = np.where(unpredicted[:, None], 0.0, matrix)
+    labels = np.asarray(columns, dtype=np.int64)[filled[:, columns].argmax(axis=1)]
+    if others:
+        top_other = np.asarray(others, dtype=np.int64)[filled[:, others].argmax(axis=1)]
+        labels = np.where(is_background, top_other, labels)
+    return np.where(unpredicted, -1, labels)
