@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsikit.errors import RequestError
+from wsikit.slides.base import Slide
+from wsikit.slides.registry import open_slide
 
 SLIDE_SUFFIXES = frozenset(
     ".svs .tif .tiff .ndpi .mrxs .scn .svslide .bif .vms .vmu .dcm .czi .qptiff .zarr".split()
@@ -29,8 +31,25 @@ class SlideEntry:
     slide_id: str
     path: str
     mpp: float | tuple[float, float] | None = None
-    """µm/px at level 0 where the manifest or an option gives it."""
-    mpp_source: str = "option --assume-mpp"
+    """µm/px at level 0 as the manifest gives it: it overrides what the file states."""
+    assume_mpp: float | None = None
+    """µm/px at level 0 if neither manifest, nor sidecar, nor file gives a credible one."""
+
+    def open(self) -> Slide:
+        """Open the slide with the pixel size that holds for it.
+
+        Raises
+        ------
+        SlideError, ScaleError
+            The file is no slide that can be read; its pixel size is nowhere given.
+        """
+        if self.mpp is not None:
+            return open_slide(self.path, mpp=self.mpp, mpp_source="manifest")
+        slide = open_slide(self.path)
+        if slide.info.mpp is None and self.assume_mpp is not None:
+            slide.close()
+            slide = open_slide(self.path, mpp=self.assume_mpp, mpp_source="assumed (--assume-mpp)")
+        return slide
 
 
 def collect(
@@ -50,7 +69,7 @@ def collect(
         CSV with a column `path` (relative to the CSV's folder, or absolute) and, where wanted, `slide_id` and `mpp`
         (µm/px; or `mpp_x` and `mpp_y`).
     assume_mpp
-        µm/px for slides whose row in the manifest gives none. Overrides what the files state.
+        µm/px for the slides that state none, or none that is credible, and whose row in the manifest gives none.
     taken
         Ids in use in the output folder already, with the paths they belong to. Another path gets another id.
 
@@ -75,9 +94,7 @@ def collect(
         where = ", ".join(str(item) for item in (*inputs, *([manifest] if manifest else [])))
         raise RequestError(f"{where or 'no input'}: no slide found. Looked for {' '.join(sorted(SLIDE_SUFFIXES))}.")
     entries = _with_ids(list(unique.values()), dict(taken or {}))
-    if assume_mpp is not None:
-        entries = [entry if entry.mpp is not None else replace(entry, mpp=assume_mpp) for entry in entries]
-    return entries
+    return [replace(entry, assume_mpp=assume_mpp) for entry in entries]
 
 
 def _from_input(path: Path) -> list[tuple[Path, SlideEntry]]:
@@ -124,7 +141,7 @@ def _manifest_entry(manifest: Path, line: int, row: Mapping[str, str | None]) ->
     slide = manifest.parent / text
     if not slide.exists():
         raise RequestError(f"{manifest}, line {line}: {slide}: no such file")
-    return SlideEntry((row.get("slide_id") or "").strip(), str(slide), _manifest_mpp(manifest, line, row), "manifest")
+    return SlideEntry((row.get("slide_id") or "").strip(), str(slide), _manifest_mpp(manifest, line, row))
 
 
 def _manifest_mpp(manifest: Path, line: int, row: Mapping[str, str | None]) -> float | tuple[float, float] | None:

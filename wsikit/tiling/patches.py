@@ -11,6 +11,7 @@ from wsikit.errors import RequestError, StoreError
 from wsikit.execution import Executor
 from wsikit.geometry import PatchGrid, check_enlargement, coverage
 from wsikit.tiling.columns import ColumnStage, fill_columns
+from wsikit.slides.base import Slide
 from wsikit.slides.store import TISSUE, UNREADABLE, SlideStore
 from wsikit.store.labels import Label, write_label
 from wsikit.store.receipts import Receipt
@@ -41,6 +42,11 @@ class PatchParameters:
     def __post_init__(self) -> None:
         if not 0 <= self.min_tissue <= 1:
             raise RequestError(f"min_tissue {self.min_tissue}: expected a share between 0 and 1")
+        PatchGrid((1, 1), (1.0, 1.0), self.patch_px, self.mpp, self.overlap_px)  # refuses impossible patches
+
+    def grid(self, slide: Slide) -> PatchGrid:
+        """The grid of these patches on a slide."""
+        return PatchGrid(slide.dimensions, slide.mpp, self.patch_px, self.mpp, self.overlap_px)
 
 
 def write_tissue(store: SlideStore, parameters: TissueParameters) -> Receipt:
@@ -73,7 +79,7 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
         If the slide was scanned too coarsely for `parameters.mpp`, or its pixel size is not known.
     """
     check_enlargement(store.path, max(store.mpp), parameters.mpp)
-    grid = PatchGrid(store.dimensions, store.mpp, parameters.patch_px, parameters.mpp, parameters.overlap_px)
+    grid = parameters.grid(store)
     receipt = Receipt("patches", PATCHES_REVISION, asdict(parameters), {"tissue": tissue.digest})
     folder = store.folder / "patches" / grid.name
     if grid.name in store.grids():

@@ -1,0 +1,121 @@
+"""What a run leaves about itself: slides.csv, run.json, failures/, a row per slide. The files are the only state.
+
+slides.csv is made from the rows in results/, so that several processes on one folder never race for it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import wsikit
+from wsikit.batch.manifest import SlideEntry
+from wsikit.store.atomic import atomic_write, write_json
+
+DONE, FAILED, ELSEWHERE = "done", "failed", "busy elsewhere"
+
+_FIXED = (
+    "slide_id path status subtype margin abstained reason n_patches tissue_mm2 unreadable_fraction "
+    "mpp_x mpp_y mpp_source seconds error"
+).split()
+_PACKAGES = ("numpy", "zarr", "dask", "torch", "timm", "transformers", "scikit-image", "openslide-python", "tifffile")
+
+
+@dataclass(frozen=True)
+class SlideRow:
+    """One row of slides.csv."""
+
+    slide_id: str
+    path: str
+    status: str
+    subtype: str | None = None
+    """Code of the slide's class; None if it abstained or was not predicted."""
+    probability: Mapping[str, float] = field(default_factory=dict)
+    """By class code."""
+    margin: float | None = None
+    abstained: bool | None = None
+    reason: str | None = None
+    """Why the vote abstained."""
+    n_patches: int | None = None
+    tissue_mm2: float | None = None
+    unreadable_fraction: float | None = None
+    """Share of the patches, pixels and tissue search included, that could not be read."""
+    mpp_x: float | None = None
+    mpp_y: float | None = None
+    mpp_source: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+
+def write_row(out: Path, row: SlideRow) -> None:
+    """Keep a slide's row beside its results."""
+    write_json(_row_path(out, row.slide_id), asdict(row))
+
+
+def read_rows(out: Path) -> list[SlideRow]:
+    """All rows below `out`, by slide id."""
+    paths = sorted((out / "results").glob("*/row.json"))
+    return [SlideRow(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+def write_table(out: Path) -> None:
+    """Write slides.csv from all rows below `out`."""
+    rows = read_rows(out)
+    classes = list(dict.fromkeys(code for row in rows for code in row.probability))
+    cut = _FIXED.index("margin")
+    columns = [*_FIXED[:cut], *(f"probability_{code}" for code in classes), *_FIXED[cut:]]
+    with atomic_write(out / "slides.csv") as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for row in rows:
+            record = asdict(row)
+            probability = record.pop("probability")
+            writer.writerow({**record, **{f"probability_{code}": value for code, value in probability.items()}})
+
+
+def taken_ids(out: Path) -> dict[str, str]:
+    """Slide ids in use below `out`, and the paths they belong to."""
+    return {row.slide_id: row.path for row in read_rows(out)}
+
+
+def failure_path(out: Path, slide_id: str) -> Path:
+    return out / "failures" / f"{slide_id}.txt"
+
+
+def clear_failure(out: Path, slide_id: str) -> None:
+    """Remove the traceback of an earlier attempt: the slide is done now."""
+    failure_path(out, slide_id).unlink(missing_ok=True)
+
+
+def write_run(
+    out: Path, configuration: Mapping[str, Any], entries: Sequence[SlideEntry], *, model_fingerprint: str
+) -> None:
+    """Write run.json: what was asked for, and with which versions."""
+    record = {
+        "configuration": dict(configuration),
+        "slides": [asdict(entry) for entry in entries],
+        "model_fingerprint": model_fingerprint,
+        "versions": versions(),
+    }
+    write_json(out / "run.json", record)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"wsikit": wsikit.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _row_path(out: Path, slide_id: str) -> Path:
+    return out / "results" / slide_id / "row.json"

@@ -1,0 +1,229 @@
+"""`run`: many slides, each from file to subtype, map and report. Every slide is attempted; what is there is kept.
+
+One slide is a function of an entry and the parameters to one row; the loop knows of success, reason and resume only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from wsikit.batch import records
+from wsikit.batch.manifest import SlideEntry
+from wsikit.batch.outputs import write_outputs
+from wsikit.batch.records import SlideRow
+from wsikit.errors import RequestError, WsikitError
+from wsikit.execution import Executor
+from wsikit.geometry import MAX_ENLARGEMENT, SCALE_TOLERANCE
+from wsikit.inference.stages import VoteParameters, caption, predict, vote, why_not_applicable
+from wsikit.progress import SILENT, Progress
+from wsikit.slides.base import Slide
+from wsikit.slides.store import SlideStore
+from wsikit.store.atomic import atomic_write
+from wsikit.store.table import PatchTable
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.plan import ImageParameters
+from wsikit.tiling.tile import tile
+from wsikit.tissue.parameters import TissueParameters
+
+if TYPE_CHECKING:
+    from wsikit.inference.predict import Predictor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunParameters:
+    """Everything that decides what a run computes. Patch size and scale are the model's."""
+
+    model: str = "phantom-mmlnb"
+    captioner: str = "morphometry"
+    overlap_px: int = 0
+    min_tissue: float = PatchParameters.min_tissue
+    tissue: TissueParameters = field(default_factory=TissueParameters)
+    image: ImageParameters = field(default_factory=ImageParameters)
+    vote: VoteParameters = field(default_factory=VoteParameters)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a batch ended."""
+
+    rows: tuple[SlideRow, ...]
+
+    @property
+    def failed(self) -> tuple[SlideRow, ...]:
+        return tuple(row for row in self.rows if row.status == records.FAILED)
+
+    @property
+    def exit_status(self) -> int:
+        """0: every slide is done; 1: some are not."""
+        return 0 if all(row.status == records.DONE for row in self.rows) else 1
+
+
+def run(
+    entries: Sequence[SlideEntry],
+    out: str | Path,
+    *,
+    parameters: RunParameters | None = None,
+    executor: Executor | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+    on_slide: Callable[[SlideRow], None] | None = None,
+    on_start: Callable[[SlideEntry], None] | None = None,
+) -> RunSummary:
+    """Run the main job on `entries` into the folder `out`.
+
+    Run again, it does only what is missing: failed slides are tried again, finished ones are checked and kept.
+
+    Parameters
+    ----------
+    entries
+        The slides; see `wsikit.batch.manifest.collect`.
+    out
+        Folder for slides/, results/, failures/, slides.csv and run.json. Other files in it are left alone.
+    on_slide, on_start
+        Told of each slide's end (its row) and beginning.
+
+    Raises
+    ------
+    ModelError, RequestError
+        Before any slide is touched: the model is not there, or `entries` is empty.
+    """
+    from wsikit.inference.predict import Predictor
+    from wsikit.models.io import load_model
+
+    if not entries:
+        raise RequestError("no slide to run")
+    parameters = parameters or RunParameters()
+    predictor = Predictor(load_model(parameters.model), device=device)  # type: ignore[arg-type]
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    records.write_run(folder, parameters.to_json(), entries, model_fingerprint=predictor.model.fingerprint)
+    job = _Job(folder, parameters, executor or Executor(), predictor, progress)
+    rows: list[SlideRow] = []
+    for entry in entries:
+        if on_start:
+            on_start(entry)
+        row = _attempt(entry, job)
+        rows.append(row)
+        records.write_table(folder)
+        if on_slide:
+            on_slide(row)
+    return RunSummary(tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all slides of a batch share."""
+
+    out: Path
+    parameters: RunParameters
+    executor: Executor
+    predictor: Predictor
+    progress: Progress
+
+
+def _attempt(entry: SlideEntry, job: _Job) -> SlideRow:
+    """One slide, whatever happens to it: its row, written beside its results."""
+    lock_path = job.out / "slides" / f".{entry.slide_id}.lock"
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    row = SlideRow(entry.slide_id, entry.path, records.FAILED)
+    # the operating system drops the lock with the process that holds it: none is ever stale
+    lock = FileLock(lock_path, blocking=False)
+    try:
+        with lock:
+            try:
+                row = _run_slide(entry, job)
+                records.clear_failure(job.out, entry.slide_id)
+            except WsikitError as error:
+                row = replace(row, error=str(error))
+                _keep_traceback(job.out, entry)
+            except Exception as error:  # any slide may fail in its own way; the batch goes on and says how
+                row = replace(row, error=f"{entry.path}: unexpected {type(error).__name__}: {error}")
+                _keep_traceback(job.out, entry)
+            row = replace(row, seconds=round(time.monotonic() - started, 1))
+            records.write_row(job.out, row)
+    except Timeout:
+        return replace(row, status=records.ELSEWHERE, error="another run is working on this slide")
+    return row
+
+
+def _keep_traceback(out: Path, entry: SlideEntry) -> None:
+    logger.debug("%s failed", entry.path, exc_info=True)
+    with atomic_write(records.failure_path(out, entry.slide_id)) as partial:
+        partial.write_text(f"{entry.path}\n\n{traceback.format_exc()}", encoding="utf-8")
+
+
+def _run_slide(entry: SlideEntry, job: _Job) -> SlideRow:
+    config = job.predictor.model.config
+    with entry.open() as slide:
+        patches, too_coarse = _patches_for(slide, config.mpp, config.patch_px, job.parameters)
+        store = tile(
+            slide,
+            job.out / "slides" / f"{entry.slide_id}.zarr",
+            slide_id=entry.slide_id,
+            patches=patches,
+            tissue=job.parameters.tissue,
+            image=job.parameters.image,
+            executor=job.executor,
+            progress=job.progress,
+        )
+    with store:
+        table = store.patches(patches.grid(store).name)
+        caption(store, captioner=job.parameters.captioner, grid=table.name, executor=job.executor, progress=job.progress)
+        fault = too_coarse or why_not_applicable(config, store, table)
+        result = None
+        if fault is None:
+            predict(store, model=job.predictor, grid=table.name, progress=job.progress)
+            result = vote(store, parameters=job.parameters.vote, grid=table.name)
+        job.progress.start("map and report", 1, "slide")
+        folder = job.out / "results" / entry.slide_id
+        summary = write_outputs(
+            store, table, folder, predictor=job.predictor, result=result, not_predicted=fault, path=entry.path
+        )
+        job.progress.finish()
+    return _row(entry, store, table, summary)
+
+
+def _patches_for(
+    slide: Slide, mpp: float, patch_px: int, parameters: RunParameters
+) -> tuple[PatchParameters, str | None]:
+    """The patches a model wants; where the slide is too coarse for it, patches at the slide's own scale, and why."""
+    finest = max(slide.mpp)
+    too_coarse = finest > mpp * MAX_ENLARGEMENT * (1 + SCALE_TOLERANCE)
+    wanted = PatchParameters(finest if too_coarse else mpp, patch_px, parameters.overlap_px, parameters.min_tissue)
+    if not too_coarse:
+        return wanted, None
+    return wanted, f"scanned at {finest:.4g} µm/px, the model reads {mpp:g} µm/px: too coarse to see what it looks for"
+
+
+def _row(entry: SlideEntry, store: SlideStore, table: PatchTable, summary: Any) -> SlideRow:
+    tissue = store.tissue_record()
+    return SlideRow(
+        slide_id=entry.slide_id,
+        path=entry.path,
+        status=records.DONE,
+        subtype=summary.subtype,
+        probability=summary.probability,
+        margin=summary.margin,
+        abstained=summary.abstained,
+        reason=summary.reason,
+        n_patches=len(table),
+        tissue_mm2=round(tissue["area_mm2"], 4),
+        unreadable_fraction=summary.unreadable_fraction,
+        mpp_x=store.mpp[0],
+        mpp_y=store.mpp[1],
+        mpp_source=store.mpp_source,
+    )

@@ -1,0 +1,68 @@
+"""`wsikit tile`: slides into stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsikit.cli.options import assume_mpp_option, executor_of, executor_options, slides_argument
+
+
+@click.command()
+@slides_argument
+@click.option("-o", "--out", required=True, type=click.Path(), help="A store (….zarr) for one slide, or a folder.")
+@click.option("--mpp", default=0.5, show_default=True, metavar="µm/px", help="Scale of the patches.")
+@click.option("--patch-size", default=224, show_default=True, metavar="px", help="Side of a patch at --mpp.")
+@click.option("--overlap", default=0, show_default=True, metavar="px", help="Border shared by neighbours, at --mpp.")
+@click.option(
+    "--min-tissue", default=0.25, show_default=True, metavar="SHARE", help="Least share of a patch that is tissue, 0–1."
+)
+@assume_mpp_option
+@executor_options
+def command(
+    slides: tuple[str, ...],
+    out: str,
+    mpp: float,
+    patch_size: int,
+    overlap: int,
+    min_tissue: float,
+    assume_mpp: float | None,
+    scheduler: str,
+    workers: int | None,
+) -> int:
+    """Turn slides into slide stores: pixels (OME-Zarr 0.5), tissue label, patch table.
+
+    Run again after an interruption, it does only what is missing.
+    """
+    from rich.console import Console
+
+    from wsikit.batch.manifest import collect
+    from wsikit.cli.progress import TerminalProgress
+    from wsikit.errors import RequestError, WsikitError
+    from wsikit.tiling.patches import PatchParameters
+    from wsikit.tiling.tile import tile
+
+    patches = PatchParameters(mpp, patch_size, overlap, min_tissue)
+    entries = collect(slides, assume_mpp=assume_mpp)
+    single = Path(out).suffix == ".zarr"
+    if single and len(entries) > 1:
+        raise RequestError(f"{out}: one store for {len(entries)} slides; give a folder with -o")
+    executor = executor_of(scheduler, workers)
+    failed = 0
+    with TerminalProgress(Console()) as progress:
+        for entry in entries:
+            folder = Path(out) if single else Path(out) / f"{entry.slide_id}.zarr"
+            try:
+                with entry.open() as slide, tile(
+                    slide, folder, patches=patches, executor=executor, progress=progress
+                ) as store:
+                    progress.finish()
+                    table = store.patches(patches.grid(store).name)
+                    area = store.tissue_record()["area_mm2"]
+                    click.echo(f"{folder}: {len(table)} patches of {table.name}, {area:.4g} mm² of tissue")
+            except WsikitError as error:
+                progress.finish()
+                failed += 1
+                click.echo(f"wsikit: {error}", err=True)
+    return 1 if failed else 0
