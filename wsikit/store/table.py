@@ -196,7 +196,7 @@ class PatchTable:
 
     def _array(self, name: str, mode: str = "r") -> zarr.Array:
         try:
-            return zarr.open_array(self.folder / name, mode=mode, config=_WRITE_ALL)
+            return zarr.open_array(self.folder / name, mode=mode).with_config(_WRITE_ALL)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.folder}: no column {name}; there are {', '.join(self._stored_columns())}."

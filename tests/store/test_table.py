@@ -1,0 +1,130 @@
+"""The patch table: whole chunks, receipts, and nothing partial taken for whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from wsikit.errors import RequestError, StoreError
+from wsikit.geometry import PatchGrid
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ROWS_PER_CHUNK, ColumnSpec, PatchTable
+
+N = ROWS_PER_CHUNK + 88
+GRID = PatchGrid((100_000, 100_000), (0.25, 0.25), 224, 0.5)
+SPEC = ColumnSpec("probability", "float32", 2, {"names": ["a", "b"]})
+
+
+def receipt(**parameters: object) -> Receipt:
+    return Receipt("test", 1, parameters)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> PatchTable:
+    return PatchTable.create(tmp_path / "patches" / GRID.name, GRID, GRID.all_coords()[:N], receipt())
+
+
+def fill(table: PatchTable, spec: ColumnSpec = SPEC, made_with: Receipt | None = None) -> list[slice]:
+    ranges = table.prepare([spec], made_with or receipt())
+    for rows in ranges:
+        table.write(spec.name, rows, np.full((rows.stop - rows.start, 2), 0.5))
+    return ranges
+
+
+def test_a_table_gives_back_its_grid_and_coords(table: PatchTable) -> None:
+    again = PatchTable(table.folder)
+    assert again.grid == GRID
+    assert np.array_equal(again.coords, GRID.all_coords()[:N])
+    assert len(again) == N
+
+
+def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
+    table = PatchTable.create(tmp_path / "t", GRID, np.empty((0, 2), np.int64), receipt())
+    assert len(table) == 0
+    assert table.prepare([SPEC], receipt()) == []
+    assert table.read("probability").shape == (0, 2)
+    assert list(table.frame().columns) == ["x", "y", "probability_a", "probability_b"]
+
+
+def test_a_column_with_a_missing_chunk_is_not_complete_and_not_read(table: PatchTable) -> None:
+    first, second = table.prepare([SPEC], receipt())
+    table.write("probability", first, np.ones((ROWS_PER_CHUNK, 2)))
+    assert "probability" not in table.columns()
+    with pytest.raises(StoreError, match="1 of 2 parts"):
+        table.read("probability")
+    assert table.prepare([SPEC], receipt()) == [second], "only what is missing is asked for again"
+
+
+def test_a_chunk_of_nothing_but_fill_values_counts_as_written(table: PatchTable) -> None:
+    for rows in table.prepare([SPEC], receipt()):
+        table.write("probability", rows, np.full((rows.stop - rows.start, 2), np.nan))
+    assert "probability" in table.columns()
+
+
+def test_an_equal_receipt_keeps_a_column_and_another_one_replaces_it(table: PatchTable) -> None:
+    fill(table)
+    assert table.prepare([SPEC], receipt()) == []
+    assert len(table.prepare([SPEC], receipt(threshold=0.3))) == 2
+    assert "probability" not in table.columns()
+
+
+def test_one_of_several_columns_missing_asks_for_its_rows(table: PatchTable) -> None:
+    fill(table)
+    other = ColumnSpec("gate", "float32")
+    assert table.prepare([SPEC, other], receipt()) == table.chunks()
+
+
+def test_rows_that_are_not_a_whole_chunk_are_refused(table: PatchTable) -> None:
+    table.prepare([SPEC], receipt())
+    with pytest.raises(RequestError, match="chunk"):
+        table.write("probability", slice(0, 10), np.ones((10, 2)))
+    with pytest.raises(RequestError, match="shape"):
+        table.write("probability", table.chunks()[0], np.ones((3, 2)))
+
+
+def test_text_comes_back_as_it_was_written(table: PatchTable) -> None:
+    spec = ColumnSpec("caption", "str")
+    texts = [f"neuropil-like matrix, µm² № {i} <b>" for i in range(N)]
+    for rows in table.prepare([spec], receipt()):
+        table.write("caption", rows, texts[rows])
+    assert table.read("caption").tolist() == texts
+    assert table.read("caption", slice(5, 7)).tolist() == texts[5:7]
+
+
+def test_zarr_alone_opens_a_column(table: PatchTable) -> None:
+    fill(table)
+    array = zarr.open_array(table.folder / "probability", mode="r")
+    assert array.shape == (N, 2)
+    assert array.attrs["names"] == ["a", "b"]
+
+
+def test_a_new_choice_of_patches_voids_what_was_computed_for_the_old(table: PatchTable) -> None:
+    fill(table)
+    table.write_vote("mean", {"label": 0}, receipt())
+    fresh = PatchTable.create(table.folder, GRID, GRID.all_coords()[:10], receipt(min_tissue=0.5))
+    assert fresh.columns() == ["coords"]
+    assert fresh.votes() == {}
+
+
+def test_votes_are_kept_by_method_with_their_receipt(table: PatchTable) -> None:
+    table.write_vote("mean", {"label": 0}, receipt())
+    table.write_vote("hard", {"label": 1}, receipt(n=1))
+    table.write_vote("mean", {"label": 2}, receipt(n=2))
+    assert table.votes() == {"hard": {"label": 1}, "mean": {"label": 2}}
+    assert table.vote_receipt("mean") == receipt(n=2)
+    assert table.columns() == ["coords"]
+
+
+def test_receipts_differ_by_everything_that_counts() -> None:
+    base = Receipt("caption", 1, {"a": 1}, {"patches": "x"})
+    others = [
+        Receipt("predict", 1, {"a": 1}, {"patches": "x"}),
+        Receipt("caption", 2, {"a": 1}, {"patches": "x"}),
+        Receipt("caption", 1, {"a": 2}, {"patches": "x"}),
+        Receipt("caption", 1, {"a": 1}, {"patches": "y"}),
+    ]
+    assert len({receipt.digest for receipt in [base, *others]}) == 5
+    assert Receipt.from_json(base.to_json()).digest == base.digest

@@ -1,0 +1,66 @@
+"""Tasks on threads, on processes and on a running Dask cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from wsikit.errors import RequestError
+from wsikit.execution import Executor
+from wsikit.geometry import PatchGrid
+
+TASKS = [PatchGrid((100, 100), (1.0, 1.0), side, 1.0) for side in range(1, 8)]
+
+
+def side_of(grid: PatchGrid) -> int:
+    return grid.patch_px
+
+
+def fail_on_three(grid: PatchGrid) -> int:
+    if grid.patch_px == 3:
+        raise ValueError("three")
+    return grid.patch_px
+
+
+def process_of(_: PatchGrid) -> int:
+    return os.getpid()
+
+
+def test_results_keep_the_order_of_the_tasks_and_each_end_is_told() -> None:
+    ended: list[int] = []
+    results = Executor(workers=3).map(side_of, TASKS, on_done=lambda task: ended.append(task.patch_px))
+    assert results == [1, 2, 3, 4, 5, 6, 7]
+    assert sorted(ended) == results
+
+
+def test_an_error_comes_up_at_once_as_itself() -> None:
+    with pytest.raises(ValueError, match="three"):
+        Executor(workers=2).map(fail_on_three, TASKS)
+
+
+def test_no_task_is_no_work() -> None:
+    assert Executor("tcp://nowhere:1").map(side_of, []) == []
+
+
+def test_a_running_cluster_takes_the_tasks() -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
+        executor = Executor(cluster.scheduler_address)
+        assert executor.map(side_of, TASKS) == [1, 2, 3, 4, 5, 6, 7]
+        assert os.getpid() not in executor.map(process_of, TASKS)
+        with pytest.raises(ValueError, match="three"):
+            executor.map(fail_on_three, TASKS)
+
+
+@pytest.mark.parametrize(("scheduler", "workers"), [("thread", None), ("threads", 0)])
+def test_an_impossible_executor_is_refused(scheduler: str, workers: int | None) -> None:
+    with pytest.raises(RequestError):
+        Executor(scheduler, workers)
+
+
+def test_threads_share_this_process() -> None:
+    assert set(Executor(workers=2).map(process_of, TASKS)) == {os.getpid()}
+    assert threading.active_count() >= 1
