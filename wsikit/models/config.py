@@ -1,0 +1,157 @@
+"""What a model folder's config.json says: classes, scale, encoders, fusion, notice. No torch here.
+
+`find_model` and `read_config` answer before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsikit.errors import ModelError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+TOKENIZER_FILE = "tokenizer.json"
+DEFAULT_MODEL = "phantom-mmlnb"
+
+_ZOO = Path(__file__).parent / "zoo"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageEncoderConfig(_Strict):
+    """An image encoder of timm, by name, without its classifier."""
+
+    name: str
+    """As `timm.list_models()` spells it; never a name to be fetched from a hub."""
+    options: dict[str, Any] = {}
+    """Further arguments of `timm.create_model`, such as channels or img_size."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Mean and standard deviation, RGB in [0, 1], that the encoder expects removed. Default: ImageNet's."""
+
+
+class TextEncoderConfig(_Strict):
+    """A text encoder of transformers, built from its configuration."""
+
+    model_type: str
+    """As transformers' AutoConfig knows it: bert, roberta, modernbert …"""
+    options: dict[str, Any] = {}
+    """The configuration's own fields: vocab_size, hidden_size, num_hidden_layers …"""
+
+
+class PRMFConfig(_Strict):
+    """The fusion: see `wsikit.models.prmf.PRMF`."""
+
+    d: int = Field(768, gt=0)
+    gate: Literal["scalar", "vector"] = "scalar"
+    mode: Literal["paper", "robust"] = "robust"
+
+
+class ModelConfig(_Strict):
+    """All that is needed to rebuild a model, and to know what it may be asked."""
+
+    format: Literal[1] = 1
+    architecture: Literal["mmlnb"] = "mmlnb"
+    name: str
+    version: str
+    classes: tuple[str, ...] = Field(min_length=2)
+    """Codes in the order of the outputs; those that vote stand in biological order (UD < PD < D)."""
+    class_names: tuple[str, ...]
+    colors: tuple[str, ...]
+    """One "#rrggbb" per class."""
+    background: tuple[str, ...] = ()
+    """Codes of classes that do not vote, such as other tissue."""
+    mpp: float = Field(gt=0)
+    """µm/px of the patches."""
+    patch_px: int = Field(gt=0)
+    """Side of a patch in pixels at `mpp`."""
+    stain: str
+    captioner: str
+    """Name of the captioner whose words the model was trained on."""
+    text_max_tokens: int = Field(gt=2)
+    prmf: PRMFConfig
+    image: ImageEncoderConfig
+    text: TextEncoderConfig
+    notice: str = Field(min_length=1)
+    """What every output of the model must say."""
+
+    @model_validator(mode="after")
+    def _one_name_and_color_per_class(self) -> ModelConfig:
+        n = len(self.classes)
+        if len(set(self.classes)) != n or len(self.class_names) != n or len(self.colors) != n:
+            raise ValueError("classes must differ, and class_names and colors must have one entry for each")
+        strangers = set(self.background) - set(self.classes)
+        if strangers or len(self.background) >= n:
+            raise ValueError(f"background {self.background} must name some, not all, of the classes {self.classes}")
+        return self
+
+    @property
+    def voting(self) -> tuple[str, ...]:
+        """Codes of the classes that vote, in biological order."""
+        return tuple(code for code in self.classes if code not in self.background)
+
+
+def packaged_models() -> tuple[str, ...]:
+    """Names of the models that come with the package."""
+    return tuple(sorted(path.parent.name for path in _ZOO.glob(f"*/{CONFIG_FILE}")))
+
+
+def find_model(name_or_dir: str | Path) -> Path:
+    """Folder of a packaged model's name, or of a path. A packaged name wins; write ./name for a folder so called.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or the folder lacks a part of one.
+    """
+    packaged = packaged_models()
+    if str(name_or_dir) in packaged:
+        return _ZOO / str(name_or_dir)
+    folder = Path(name_or_dir)
+    if not folder.is_dir():
+        raise ModelError(
+            f"model {str(name_or_dir)!r} not found: neither a folder nor one of the packaged models "
+            f"({', '.join(packaged) or 'none'}). Give a folder that save_model wrote, or one of these names; "
+            "nothing is ever downloaded."
+        )
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(_what_is_missing(folder, missing))
+    return folder
+
+
+def read_config(name_or_dir: str | Path) -> ModelConfig:
+    """The configuration of a packaged model or a folder, without loading its weights.
+
+    Raises
+    ------
+    ModelError
+        If the model is missing or its config.json is not one of ours.
+    """
+    path = find_model(name_or_dir) / CONFIG_FILE
+    try:
+        return ModelConfig.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ModelError(
+            f"{path}: {where}: {first['msg']} ({error.error_count()} problem(s)). "
+            "This is not a model configuration that this version of wsikit reads; save the model again with it."
+        ) from error
+
+
+def _what_is_missing(folder: Path, missing: list[str]) -> str:
+    there = sorted(path.name for path in folder.iterdir() if path.is_file())
+    pickled = [name for name in there if name.endswith(_PICKLED)]
+    message = f"{folder}: not a model of wsikit, {', '.join(missing)} missing (found: {', '.join(there) or 'nothing'})."
+    if pickled and WEIGHTS_FILE in missing:
+        return f"{message} Pickled weights ({pickled[0]}) are never opened: convert them to {WEIGHTS_FILE}."
+    return f"{message} Give a folder that save_model wrote, or copy it again, whole."

@@ -1,0 +1,106 @@
+"""Models as folders: config.json, model.safetensors, tokenizer.json, README.md. Nothing is unpickled or downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
+
+from wsikit.errors import ModelError
+from wsikit.models.config import (
+    CARD_FILE,
+    CONFIG_FILE,
+    DEFAULT_MODEL,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    find_model,
+    packaged_models,
+    read_config,
+)
+from wsikit.models.mmlnb import MMLNB
+from wsikit.models.tokenizer import CaptionTokenizer
+
+__all__ = ["find_model", "fingerprint", "load_model", "packaged_models", "read_config", "save_model"]
+
+
+def save_model(model: MMLNB, folder: str | Path, *, card: str) -> Path:
+    """Write a model's folder, whole or not at all.
+
+    Parameters
+    ----------
+    model : MMLNB
+    folder : path
+        Must not exist yet, or be empty.
+    card : str
+        The model card, Markdown: what it was trained on, what it reached, what it must not be used for.
+
+    Raises
+    ------
+    ModelError
+        If the folder holds something already: nothing is overwritten.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder}: there is something already; give a new folder, nothing is overwritten.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        staging.chmod(0o755)  # mkdtemp makes it private; a model is there to be shared
+        (staging / CONFIG_FILE).write_text(model.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (staging / CARD_FILE).write_text(card, encoding="utf-8")
+        model.tokenizer.save(staging)
+        save_weights(model, str(staging / WEIGHTS_FILE))
+        os.replace(staging, folder)
+    except BaseException:
+        for path in staging.iterdir():
+            path.unlink()
+        staging.rmdir()
+        raise
+    return folder
+
+
+def load_model(name_or_dir: str | Path = DEFAULT_MODEL) -> MMLNB:
+    """Load a packaged model by its name, or any by its folder; on the CPU, ready to predict.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or its folder is incomplete, damaged or of another kind.
+    """
+    folder = find_model(name_or_dir)
+    config = read_config(folder)
+    tokenizer = CaptionTokenizer.load(folder, max_tokens=config.text_max_tokens)
+    model = MMLNB(config, tokenizer)
+    weights = folder / WEIGHTS_FILE
+    try:
+        load_weights(model, str(weights), strict=True)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{weights}: damaged or not safetensors ({error}); copy the model's folder again.") from error
+    except RuntimeError as error:
+        raise ModelError(
+            f"{weights}: these weights do not fit config.json ({_first_reason(error)}); copy the model's folder again."
+        ) from error
+    model.folder = folder
+    model.fingerprint = fingerprint(folder)
+    card = folder / CARD_FILE
+    model.card = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return model.eval()
+
+
+def fingerprint(folder: str | Path) -> str:
+    """sha256 over what decides a prediction: configuration, weights and tokenizer. The card may be edited freely."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
+        content = hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()
+        digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _first_reason(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 else lines[0]

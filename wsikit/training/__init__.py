@@ -1,0 +1,1 @@
+"""Training of models: data, augmentation, curriculum and stages, trainer, metrics, floors. No slides, no stores."""

@@ -1,0 +1,67 @@
+"""Random changes of patches and captions while training: turns, stain, missing and swapped captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+# Optical density of haematoxylin, eosin and a residual per unit of stain, RGB in columns; unit rows.
+# Ruifrok & Johnston 2001, Anal Quant Cytol Histol 23:291; the residual is the cross product of the two.
+_STAINS = torch.tensor([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
+_STAINS_OF_DENSITY = torch.linalg.inv(_STAINS)
+
+
+def turn(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each patch by one of the eight symmetries of the square. uint8 (B, P, P, 3) in and out."""
+    out = torch.empty_like(images)
+    for row, symmetry in enumerate(rng.integers(8, size=len(images))):
+        image = torch.rot90(images[row], int(symmetry % 4), dims=(0, 1))
+        out[row] = image.flip(0) if symmetry >= 4 else image
+    return out
+
+
+def jitter_stain(images: Tensor, rng: np.random.Generator, *, scale: float, shift: float) -> Tensor:
+    """Each patch with its stains stronger or weaker, as between laboratories and scanners.
+
+    Parameters
+    ----------
+    images : uint8 (B, P, P, 3)
+    scale : float
+        Each stain is multiplied by 1 ± at most this.
+    shift : float
+        And ± at most this much of it is added everywhere.
+    """
+    b = len(images)
+    factor = torch.from_numpy(rng.uniform(1 - scale, 1 + scale, (b, 1, 1, 3))).float()
+    offset = torch.from_numpy(rng.uniform(-shift, shift, (b, 1, 1, 3))).float()
+    density = -torch.log((images.float() + 1) / 256)  # (B, P, P, 3)
+    stains = density @ _STAINS_OF_DENSITY
+    density = (stains * factor + offset) @ _STAINS
+    return (torch.exp(-density) * 256 - 1).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def disturb_captions(
+    captions: Sequence[str], rng: np.random.Generator, *, drop: float, swap: float
+) -> tuple[list[str | None], npt.NDArray[np.bool_]]:
+    """Take away some captions and give some patches another's.
+
+    Parameters
+    ----------
+    drop, swap : float
+        Probability per patch of losing its caption, of getting one of the batch at random.
+
+    Returns
+    -------
+    captions : list of str or None
+    own : bool (B,)
+        True where the caption is there and the patch's own.
+    """
+    fate = rng.random(len(captions))
+    dropped, swapped = fate < drop, (fate >= drop) & (fate < drop + swap)
+    source = np.where(swapped, rng.integers(len(captions), size=len(captions)), np.arange(len(captions)))
+    disturbed = [None if lost else captions[i] for lost, i in zip(dropped, source)]
+    return disturbed, ~dropped & (source == np.arange(len(captions)))
