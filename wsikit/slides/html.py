@@ -1,0 +1,77 @@
+"""A slide as a small HTML card for notebooks: thumbnail and facts. Label and macro are never shown: they name people."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from wsikit.errors import ReadError
+
+if TYPE_CHECKING:
+    from wsikit.slides.base import BaseSlide, SlideInfo
+
+CARD_THUMBNAIL_PX = 256
+
+
+def slide_html(slide: BaseSlide) -> str:
+    """The card, as HTML without scripts or outside references."""
+    rows = "".join(
+        f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(name)}</th>"
+        f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+        for name, value in facts(slide.info).items()
+    )
+    return (
+        "<div style='display:flex;gap:1.5em;align-items:flex-start'>"
+        f"{_thumbnail_html(slide)}<table style='border-collapse:collapse'>{rows}</table></div>"
+    )
+
+
+def facts(info: SlideInfo) -> dict[str, str]:
+    """The facts that a person wants first, in words with units: for the card and for `wsikit info`."""
+    width, height = info.dimensions
+    found = {"slide": info.path, "format": _format_words(info), "size": f"{width} × {height} px"}
+    if info.mpp:
+        x, y = info.mpp
+        found["size"] += f" ({width * x / 1000:.2f} × {height * y / 1000:.2f} mm)"
+        same = abs(x - y) <= 5e-5 * x
+        found["pixel size"] = (f"{x:.4g}" if same else f"{x:.4g} × {y:.4g}") + f" µm/px, from {info.mpp_source}"
+    elif info.mpp_fault:
+        found["pixel size"] = f"not usable: {info.mpp_fault}"
+    else:
+        found["pixel size"] = "not stated"
+    if info.magnification:
+        found["magnification"] = f"{info.magnification:g}x (as stated)"
+    found["levels"] = ", ".join(_level_words(info, level) for level in range(len(info.level_dimensions)))
+    found["associated images"] = ", ".join(info.associated) or "none"
+    found["colour profile"] = f"ICC, {len(info.icc_profile)} bytes" if info.icc_profile else "none"
+    return found
+
+
+def _format_words(info: SlideInfo) -> str:
+    words = [info.vendor]
+    if info.compression:
+        words.append(info.compression)
+    if info.tile_px:
+        words.append(f"tiles of {info.tile_px[0]} × {info.tile_px[1]} px")
+    return ", ".join(words) + f" (read with {info.reader})"
+
+
+def _level_words(info: SlideInfo, level: int) -> str:
+    width, height = info.level_dimensions[level]
+    downsample = info.level_downsamples[level][0]
+    return f"{width} × {height} px ({downsample:.5g}×)"
+
+
+def _thumbnail_html(slide: BaseSlide) -> str:
+    try:
+        pixels = slide.thumbnail(CARD_THUMBNAIL_PX)
+    except ReadError as error:
+        return f"<p>no thumbnail: {html.escape(error.reason)}</p>"
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"<img alt='thumbnail' src='data:image/jpeg;base64,{encoded}' style='border:1px solid #ccc'>"

@@ -1,0 +1,69 @@
+"""JPEG tiles as slides hold them: made whole with the tables that they share, and decoded strictly.
+
+libjpeg fills a truncated or overwritten stream with grey and only warns; most decoders built on it drop the warning.
+A reader must never hand out pixels that nobody scanned, so a warning is an error here (as it is in OpenSlide).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+Pixels = npt.NDArray[np.uint8]
+
+_SOI = b"\xff\xd8"
+_APP0, _APP14, _SOS = 0xE0, 0xEE, 0xDA
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00\x00\x00"
+"""APP14 segment that says: the three components are R, G, B as they are."""
+
+
+class JpegFault(ValueError):
+    """A JPEG stream is damaged, or of a kind that slides do not have. The message says how."""
+
+
+def self_contained(tile: bytes, tables: bytes | None, *, rgb: bool) -> bytes:
+    """A tile's stream with the shared `tables` and its colour coding put into its head; coded data untouched.
+
+    Parameters
+    ----------
+    tile
+        As the file stores it.
+    tables
+        TIFF's JPEGTables (SOI, tables, EOI), or None.
+    rgb
+        The container says that the components are R, G, B (Aperio). Believed only where the stream itself does not
+        speak of colour: some writers say RGB and store YCbCr in JFIF.
+    """
+    if not tile.startswith(_SOI):
+        raise JpegFault("only zero bytes" if not tile.strip(b"\0") else "the bytes do not begin as a JPEG does")
+    adobe = ADOBE_RGB if rgb and _silent_on_colour(tile) else b""
+    shared = tables[2:-2] if tables else b""
+    return b"".join((_SOI, adobe, shared, tile[2:])) if adobe or shared else tile
+
+
+def decode(stream: bytes, *, grey: bool = False) -> Pixels:
+    """Pixels of a whole stream: uint8 (h, w, 3) RGB, or (h, w, 1) if `grey`. JpegFault if anything in it is wrong."""
+    try:
+        return simplejpeg.decode_jpeg(stream, colorspace="GRAY" if grey else "RGB", strict=True)
+    except ValueError as error:
+        raise JpegFault(f"damaged JPEG: {' '.join(str(error).split())}") from error
+
+
+def _silent_on_colour(tile: bytes) -> bool:
+    """True if the head has neither a JFIF nor an Adobe segment, and its frame has three components of equal size."""
+    position = 2
+    equal_components = False
+    while position + 4 <= len(tile) and tile[position] == 0xFF:
+        marker = tile[position + 1]
+        if marker in (_APP0, _APP14):
+            return False
+        if marker in _FRAMES:
+            count = tile[position + 9]
+            factors = {tile[position + 11 + 3 * i] for i in range(count)}
+            equal_components = count == 3 and len(factors) == 1
+        if marker == _SOS:
+            break
+        position += 2 + int.from_bytes(tile[position + 2 : position + 4], "big")
+    return equal_components

@@ -1,0 +1,216 @@
+"""Slides that OpenSlide reads: NDPI, MIRAX, DICOM, Leica, Ventana, Philips, … Places are px of the level read.
+
+After one failed read OpenSlide refuses everything on that handle; here the handle is then replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import ClassVar
+
+import numpy as np
+import openslide
+
+from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
+from wsikit.geometry import downsample_of
+from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo
+from wsikit.slides.pixels import over_white
+from wsikit.slides.properties import allowed
+from wsikit.slides.scale import Scale, stated
+
+_MPP_SOURCES = {
+    "aperio": "vendor property aperio.MPP",
+    "dicom": "DICOM PixelSpacing",
+    "generic-tiff": "TIFF XResolution",
+    "hamamatsu": "TIFF XResolution",
+    "leica": "TIFF XResolution",
+    "mirax": "vendor property MICROMETER_PER_PIXEL",
+    "philips": "vendor property DICOM_PIXEL_SPACING",
+    "trestle": "TIFF XResolution",
+    "ventana": "vendor property ventana.ScanRes",
+    "zeiss": "CZI scaling",
+}
+"""Where OpenSlide takes openslide.mpp-x from, by vendor."""
+
+_READ_PX = 1 << 26
+"""Pixels per call: OpenSlide hands out 4 bytes each, and very large single reads are not exact in cairo."""
+
+
+class OpenSlideSlide(BaseSlide):
+    """A slide behind OpenSlide. Exact at level 0; above, OpenSlide itself may interpolate by a fraction of a pixel."""
+
+    reader: ClassVar[str] = "openslide"
+
+    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+        self._lock = threading.Lock()
+        self._handle: openslide.OpenSlide | None = _open(path)
+        try:
+            super().__init__(_info(path, self.reader, self._handle), mpp=mpp, mpp_source=mpp_source)
+            self._check_readable()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        # not handle.close(): another thread may be reading with it; it closes when the last of them lets go
+        self._handle = None
+
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        rows = max(1, _READ_PX // width)
+        if height <= rows:
+            return self._read_part(level, x, y, width, height)
+        parts = [self._read_part(level, x, top, width, min(rows, y + height - top)) for top in range(y, y + height, rows)]
+        return np.concatenate(parts)
+
+    def _read_part(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        handle = self._shared_handle()
+        try:
+            return _read(handle, level, x, y, width, height)
+        except openslide.OpenSlideError:
+            pass  # of this region, or of another that a thread beside failed to read with the same handle
+        fresh = _open(self.path)
+        try:
+            pixels = _read(fresh, level, x, y, width, height)
+        except openslide.OpenSlideError as error:
+            self._replace(handle, _open(self.path))
+            raise ReadError(self.path, level, (x, y, width, height), _without_path(error, self.path)) from error
+        self._replace(handle, fresh)
+        return pixels
+
+    def _read_associated(self, name: str) -> Pixels:
+        handle = _open(self.path)
+        try:
+            return _rgb(np.asarray(handle.associated_images[name]))
+        except openslide.OpenSlideError as error:
+            reason = f"associated image {name}: {_without_path(error, self.path)}"
+            raise ReadError(self.path, 0, (0, 0, 0, 0), reason) from error
+
+    def _shared_handle(self) -> openslide.OpenSlide:
+        handle = self._handle
+        if handle is None:
+            raise RequestError(f"{self.path}: the slide is closed; open it again")
+        return handle
+
+    def _replace(self, failed: openslide.OpenSlide, fresh: openslide.OpenSlide) -> None:
+        with self._lock:
+            if self._handle is failed:
+                self._handle = fresh
+
+
+def _open(path: str) -> openslide.OpenSlide:
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise UnsupportedSlideError(
+            f"{path}: not a slide format that OpenSlide knows. Export it from the scanner's software as SVS, "
+            "tiled TIFF or DICOM"
+        ) from error
+    except openslide.OpenSlideError as error:
+        raise _refusal(path, _without_path(error, path)) from error
+
+
+def _read(handle: openslide.OpenSlide, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+    # OpenSlide wants level-0 px and divides them by its own ratio, the mean over both axes
+    ratio = handle.level_downsamples[level]
+    region = handle.read_region((round(x * ratio), round(y * ratio)), level, (width, height))
+    return _rgb(np.asarray(region))
+
+
+def _rgb(rgba: np.ndarray) -> Pixels:
+    """What the scanner left out is transparent in OpenSlide: white, as glass is."""
+    return over_white(rgba[..., :3], rgba[..., 3])
+
+
+def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
+    properties = handle.properties
+    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+    width, height = handle.dimensions
+    scale = _scale(properties, vendor)
+    profile = handle.color_profile
+    return SlideInfo(
+        path=path,
+        reader=reader,
+        vendor=vendor,
+        kind="tiled",
+        dimensions=(width, height),
+        level_dimensions=tuple(handle.level_dimensions),
+        level_downsamples=tuple((downsample_of(width, w), downsample_of(height, h)) for w, h in handle.level_dimensions),
+        mpp=scale.mpp,
+        mpp_source=scale.source,
+        magnification=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+        tile_px=_tile_px(properties),
+        compression=_DICOM_COMPRESSIONS.get(properties.get("dicom.TransferSyntaxUID", "")),
+        associated=tuple(sorted(name for name in handle.associated_images if name in ("label", "macro", "thumbnail"))),
+        icc_profile=profile.tobytes() if profile is not None else None,
+        properties=allowed(properties),
+    )
+
+
+_DICOM_COMPRESSIONS = {
+    "1.2.840.10008.1.2": "none",
+    "1.2.840.10008.1.2.1": "none",
+    "1.2.840.10008.1.2.4.50": "JPEG",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+}
+
+
+def _scale(properties: "openslide._PropertyMap", vendor: str) -> Scale:
+    mpp_x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    mpp_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    return stated(mpp_x, mpp_y, _MPP_SOURCES.get(vendor, f"vendor property ({vendor})"))
+
+
+def _tile_px(properties: "openslide._PropertyMap") -> Size | None:
+    width, height = (properties.get(f"openslide.level[0].tile-{side}") for side in ("width", "height"))
+    return (int(width), int(height)) if width and height else None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def _without_path(error: Exception, path: str) -> str:
+    """OpenSlide's words on one line, without the path that the message names anyway."""
+    words = " ".join(str(error).split())
+    return re.sub(rf"(Reading )?{re.escape(path)}: ", "", words)
+
+
+_REFUSALS: tuple[tuple[str, type[SlideError], str], ...] = (
+    (
+        r"Unsupported photometric interpretation (\S+) for (\S+)",
+        UnsupportedSlideError,
+        "a DICOM file whose colours are coded in a way that OpenSlide does not read ({0}). "
+        "Convert it to a DICOM slide with RGB or YBR_FULL_422 frames, or to a tiled TIFF",
+    ),
+    (
+        r"Couldn't get image flavor|Unsupported image flavor",
+        UnsupportedSlideError,
+        "a DICOM file that does not say which image of a slide it is (ImageType is empty or wrong). "
+        "Export it again as a DICOM whole-slide image with ImageType VOLUME",
+    ),
+    (
+        r'Unrecognized subblock dimension "(\w+)"',
+        UnsupportedSlideError,
+        "a Zeiss CZI with dimension {0}, as time series and multi-block acquisitions have; only plain slide scans can "
+        "be read. Export the scene from ZEN as OME-TIFF (RGB, tiled)",
+    ),
+    (
+        r"Unsupported TIFF compression: (\d+)",
+        UnsupportedSlideError,
+        "its tiles are compressed by method {0}, which OpenSlide does not decode. Convert it to a tiled TIFF with JPEG",
+    ),
+)
+
+
+def _refusal(path: str, words: str) -> SlideError:
+    """OpenSlide's reason in words for people, with what to do."""
+    for pattern, kind, text in _REFUSALS:
+        found = re.search(pattern, words)
+        if found:
+            return kind(f"{path}: {text.format(*found.groups())}")
+    return BrokenSlideError(f"{path}: damaged or incomplete, OpenSlide cannot open it ({words}). Copy it again")

@@ -1,0 +1,58 @@
+"""From what files hold (grey, 16 bit, transparent, YCbCr) to uint8 RGB, by rules that are the same for a whole slide."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def to_rgb(samples: npt.NDArray[np.generic], *, white_level: int, inverted: bool = False) -> Pixels:
+    """uint8 (h, w, 3) from (h, w, 1 grey | 2 grey and alpha | 3 RGB | 4 RGB and alpha), uint8 or uint16.
+
+    Parameters
+    ----------
+    samples
+        As decoded.
+    white_level
+        The sample value that becomes 255; 0 stays 0, and it is linear between. One number per slide, never per tile:
+        neighbours must match and intensities must compare.
+    inverted
+        Grey of which 0 is white (TIFF MinIsWhite).
+
+    Transparent pixels are laid over white.
+    """
+    scaled = _to_8_bit(samples, white_level)
+    channels = scaled.shape[2]
+    colour = scaled[..., :1] if channels <= 2 else scaled[..., :3]
+    if inverted:
+        colour = 255 - colour
+    if colour.shape[2] == 1:
+        colour = np.repeat(colour, 3, axis=2)
+    if channels in (2, 4):
+        return over_white(colour, scaled[..., -1])
+    return colour
+
+
+def over_white(colour: Pixels, alpha: Pixels) -> Pixels:
+    """`colour` (h, w, 3) over white, by straight (not premultiplied) `alpha` (h, w). Opaque pixels stay as they are."""
+    if (alpha == 255).all():
+        return np.ascontiguousarray(colour)
+    share = alpha[..., None].astype(np.uint16)
+    return ((colour * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
+
+
+def ycbcr_to_rgb(pixels: Pixels) -> Pixels:
+    """Full-range BT.601, as JPEG has it: uint8 (h, w, 3) to uint8 (h, w, 3)."""
+    luma, blue, red = (pixels[..., i].astype(np.float32) for i in range(3))
+    blue, red = blue - 128, red - 128
+    rgb = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=-1)
+    return np.rint(rgb).clip(0, 255).astype(np.uint8)
+
+
+def _to_8_bit(samples: npt.NDArray[np.generic], white_level: int) -> Pixels:
+    if samples.dtype == np.uint8 and white_level == 255:
+        return samples  # type: ignore[return-value]
+    scaled = samples.astype(np.uint32)
+    return np.minimum((scaled * 255 + white_level // 2) // white_level, 255).astype(np.uint8)

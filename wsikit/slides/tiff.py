@@ -1,0 +1,183 @@
+"""Tiled TIFF slides (SVS, OME-TIFF, generic), tile by tile. Places are px of the level read.
+
+tifffile gives the structure, positioned reads fetch the bytes, JPEG is decoded strictly and all else by imagecodecs.
+No lock is held while reading or decoding, so threads run side by side. Decoded tiles are kept in a bounded cache.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import ClassVar
+
+import numpy as np
+import tifffile
+
+from wsikit.errors import ReadError, RequestError
+from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels
+from wsikit.slides import jpeg
+from wsikit.slides.pixels import to_rgb, ycbcr_to_rgb
+from wsikit.slides.region import RegionPlan, resample
+from wsikit.slides.tiff_layout import GREY_0_IS_WHITE, JPEG, RGB, TiffLevel, read_layout
+from wsikit.slides.tiff_page import read_page
+from wsikit.slides.tiles import TileCache, mosaic
+
+class TiffSlide(BaseSlide):
+    """A tiled TIFF slide, read from its own tiles: exact at every level."""
+
+    reader: ClassVar[str] = "tiff"
+
+    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+        layout = read_layout(path, self.reader)
+        super().__init__(layout.info, mpp=mpp, mpp_source=mpp_source)
+        self._layout = layout
+        self._file = _PositionedFile(path)
+        self._tiles = TileCache()
+        try:
+            self._check_readable()
+        except BaseException:
+            self.close()
+            raise
+
+    def tile_px(self, level: int) -> tuple[int, int]:
+        """Width and height of the tiles of `level`, px."""
+        return self._layout.levels[level].tile_width, self._layout.levels[level].tile_height
+
+    def jpeg_tables(self, level: int) -> bytes | None:
+        """Tables that the JPEG tiles of `level` share, as stored: SOI, tables, EOI. None if each has its own."""
+        return self._layout.levels[level].jpeg_tables
+
+    def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
+        """The bytes of one tile as the file stores them; None where it stores none.
+
+        Raises
+        ------
+        RequestError
+            The tile's channels are stored apart, so that no bytes stand for the whole tile.
+        ReadError
+            The file ends before the tile does.
+        """
+        layout = self._layout.levels[level]
+        if layout.planes > 1:
+            raise RequestError(f"{self.path}: level {level} stores each channel apart; its tiles cannot be passed on")
+        return self._fetch(level, column, row, layout.tile_number(column, row))
+
+    def close(self) -> None:
+        self._file.close()
+        self._tiles = TileCache()
+
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        return mosaic((x, y, width, height), self.tile_px(level), lambda column, row: self._tile(level, column, row))
+
+    def _read_associated(self, name: str) -> Pixels:
+        number = self._layout.associated_series[name]
+        with tifffile.TiffFile(self.path) as tiff:
+            page = tiff.series[number].keyframe
+            try:
+                return read_page(tiff, page)
+            except Exception as error:  # the decoders raise errors of many kinds for damaged bytes
+                box = (0, 0, page.imagewidth, page.imagelength)
+                raise ReadError(self.path, 0, box, f"associated image {name}: {error}") from error
+
+    def _tile(self, level: int, column: int, row: int) -> Pixels:
+        """One whole tile, uint8 (tile height, tile width, 3); shared, so not to be written to."""
+        key = (level, column, row)
+        tile = self._tiles.get(key)
+        if tile is None:
+            tile = self._decode_tile(level, column, row)
+            tile.flags.writeable = False
+            self._tiles.put(key, tile)
+        return tile
+
+    def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
+        layout = self._layout.levels[level]
+        planes = []
+        for plane in range(layout.planes):
+            number = layout.tile_number(column, row, plane)
+            encoded = self._fetch(level, column, row, number)
+            if encoded is None:
+                return self._missing_tile(level, column, row)
+            planes.append(self._decode(level, column, row, number, encoded))
+        samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+        if layout.ycbcr:
+            samples = ycbcr_to_rgb(samples)
+        if samples.dtype == np.uint8 and samples.shape[2] == 3:
+            return np.ascontiguousarray(samples)
+        return to_rgb(samples, white_level=self._layout.white_level, inverted=layout.photometric == GREY_0_IS_WHITE)
+
+    def _decode(self, level: int, column: int, row: int, number: int, encoded: bytes) -> np.ndarray:
+        """Samples (tile height, tile width, channels) of one stored tile."""
+        layout = self._layout.levels[level]
+        try:
+            if layout.compression == JPEG:
+                rgb = layout.photometric == RGB and layout.planes == 1
+                samples = jpeg.decode(jpeg.self_contained(encoded, layout.jpeg_tables, rgb=rgb), grey=layout.grey)
+            else:
+                decoded, _, _ = layout.decode(encoded, number)
+                assert decoded is not None
+                samples = decoded[0]
+        except Exception as error:  # the decoders raise errors of many kinds for damaged bytes
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise self._read_error(level, column, row, words) from error
+        return _full_tile(samples, layout)
+
+    def _missing_tile(self, level: int, column: int, row: int) -> Pixels:
+        """A tile that the file leaves out on purpose: white; in an Aperio pyramid, what the finer level shows there."""
+        layout = self._layout.levels[level]
+        if level == 0 or self.info.vendor != "aperio":
+            return np.full((layout.tile_height, layout.tile_width, 3), WHITE, dtype=np.uint8)
+        finer = self._layout.levels[level - 1]
+        step_x, step_y = finer.width / layout.width, finer.height / layout.height
+        left, top = column * layout.tile_width * step_x, row * layout.tile_height * step_y
+        right, bottom = left + layout.tile_width * step_x, top + layout.tile_height * step_y
+        x, y = int(left), int(top)
+        box = (x, y, int(np.ceil(right)) - x, int(np.ceil(bottom)) - y)
+        plan = RegionPlan(level - 1, box, (left - x, top - y, right - x, bottom - y), self.tile_px(level))
+        return resample(self.read_box(plan.level, plan.box), plan.crop, plan.out).copy()
+
+    def _fetch(self, level: int, column: int, row: int, number: int) -> bytes | None:
+        layout = self._layout.levels[level]
+        offset, count = int(layout.offsets[number]), int(layout.counts[number])
+        if count == 0:
+            return None
+        try:
+            encoded = self._file.read(offset, count)
+        except OSError as error:
+            raise self._read_error(level, column, row, f"the file cannot be read: {error.strerror}") from error
+        if len(encoded) < count:
+            fault = f"the file ends at byte {offset + len(encoded)}, before the tile does"
+            raise self._read_error(level, column, row, fault)
+        return encoded
+
+    def _read_error(self, level: int, column: int, row: int, reason: str) -> ReadError:
+        layout = self._layout.levels[level]
+        x, y = column * layout.tile_width, row * layout.tile_height
+        width, height = min(layout.tile_width, layout.width - x), min(layout.tile_height, layout.height - y)
+        return ReadError(self.path, level, (x, y, width, height), reason)
+
+
+def _full_tile(samples: np.ndarray, layout: TiffLevel) -> np.ndarray:
+    """Some writers shorten the tiles at the right and lower edge: bring them to full size. What is added lies outside."""
+    height, width = layout.tile_height - samples.shape[0], layout.tile_width - samples.shape[1]
+    return np.pad(samples, ((0, height), (0, width), (0, 0)), mode="edge") if height or width else samples
+
+
+class _PositionedFile:
+    """Reads at a byte offset, from any thread at once where the system can (pread), else one after the other."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._lock = None if hasattr(os, "pread") else threading.Lock()
+
+    def read(self, offset: int, count: int) -> bytes:
+        if self._file.closed:
+            raise RequestError(f"{self._path}: the slide is closed; open it again")
+        if self._lock is None:
+            return os.pread(self._file.fileno(), count, offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.read(count) or b""
+
+    def close(self) -> None:
+        self._file.close()
