@@ -12,10 +12,13 @@ _HOME = {
     "CLASSES": "facts",
     "SUBTYPES": "recipe",
     "PhantomPatch": "patches",
+    "PhantomTruth": "truth",
+    "load_truth": "truth",
+    "make_phantom": "slide",
     "phantom_patches": "patches",
 }
 
-__all__ = ["CLASSES", "SUBTYPES", "PhantomPatch", "phantom_patches"]
+__all__ = ["CLASSES", "SUBTYPES", "PhantomPatch", "PhantomTruth", "load_truth", "make_phantom", "phantom_patches"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,8 @@ _TISSUE, _REGION, _POOL, _SEPTA, _SLOW = range(1, 6)
 _SAMPLES = 150
 _EDGE_UM = 7.0
 """Half-width of the transition between neighbouring tissues."""
+_BERTH = 0.08
+"""More than the outline function changes over 10 µm."""
 _SEPTUM_UM = 5.0
 """Half-width of a fibrovascular septum."""
 
@@ -109,6 +111,10 @@ class Fields:
     def tissue(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """1 on tissue, 0 on glass; the cheap part of `at`."""
         return smoothstep(self._outline(x, y) - self._tissue_at, -self._edge, self._edge)
+
+    def far_from_tissue(self, x: FloatArray, y: FloatArray) -> bool:
+        """Whether there is no tissue at, nor within some 10 µm of, any of the places; in doubt no."""
+        return bool(np.max(self._outline(x, y)) < self._tissue_at - _BERTH)
 
     def at(self, x: FloatArray, y: FloatArray) -> Ground:
         """The ground at places `x`, `y` (µm; any one shape)."""

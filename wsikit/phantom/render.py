@@ -29,6 +29,7 @@ STEP_UM = 4.0
 NOISE_SIDE = 256
 """Period of the sensor noise, px: a glass tile of 256 px is the same everywhere and is encoded once."""
 _MARGIN_UM = 26.0
+_ROUGH_UM = 12.0
 _BLUR_UM = 1.6
 _FAT_UM = 62.0
 _BLASTS = ("blast_pale", "blast", "blast_dark")
@@ -62,22 +63,29 @@ class Scene:
 
     def lattice(self, box: PxBox) -> tuple[FloatArray, FloatArray, Ground]:
         """Lattice places (px) and the ground there, for all lattice points needed to interpolate within `box`."""
+        xs, ys = self._lattice_px(box)
+        gx, gy = np.meshgrid(xs * self.mpp, ys * self.mpp)
+        return xs, ys, self.fields.at(gx, gy)
+
+    def _lattice_px(self, box: PxBox) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         x, y, width, height = box
         s = self.step_px
-        kx = np.arange(x // s, -((x + width) // -s) + 1)
-        ky = np.arange(y // s, -((y + height) // -s) + 1)
-        gx, gy = np.meshgrid(kx * s * self.mpp, ky * s * self.mpp)
-        return kx * s, ky * s, self.fields.at(gx, gy)
+        xs = np.arange(x // s, -((x + width) // -s) + 1, dtype=np.int64) * s
+        return xs, np.arange(y // s, -((y + height) // -s) + 1, dtype=np.int64) * s
 
     def is_glass(self, box: PxBox) -> bool:
         """Whether `box` is bare glass with nothing on it."""
-        x, y, width, height = (v * self.mpp for v in box)
-        m, step = _MARGIN_UM, STEP_UM * 1.5
+        x, y, width, height = box
+        # a coarse look with a wide berth first: most of a large slide is far from any tissue
+        rough = max(self.step_px, round(_ROUGH_UM / self.mpp))
         gx, gy = np.meshgrid(
-            np.append(np.arange(x - m, x + width + m, step), x + width + m),
-            np.append(np.arange(y - m, y + height + m, step), y + height + m),
+            np.arange(x, x + width + rough, rough) * self.mpp, np.arange(y, y + height + rough, rough) * self.mpp
         )
-        return not self.fields.tissue(gx, gy).any() and not (self.recipe.pen and self.fields.at(gx, gy).pen.any())
+        if not self.fields.far_from_tissue(gx, gy):
+            xs, ys = self._lattice_px(box)
+            if self.fields.tissue(*np.meshgrid(xs * self.mpp, ys * self.mpp)).any():
+                return False
+        return not (self.recipe.pen and self.lattice(box)[2].pen.any())
 
     def glass(self, width: int, height: int) -> Rgb:
         """Bare glass; equals `render` of a glass box whose corner lies on multiples of `NOISE_SIDE`."""
@@ -219,9 +227,9 @@ class Scene:
         if (values == values.flat[0]).all():
             return np.full((height, width), values.flat[0], np.float32)
         w = ((np.arange(s) + np.float32(0.5)) / np.float32(s)).astype(np.float32)
-        rows = values[:-1, None, :] * (1 - w)[None, :, None] + values[1:, None, :] * w[None, :, None]
+        rows = values[:-1, None, :] + np.diff(values, axis=0)[:, None, :] * w[None, :, None]
         rows = rows.reshape(-1, values.shape[1])[y - int(ys[0]) :][:height]
-        full = rows[:, :-1, None] * (1 - w) + rows[:, 1:, None] * w
+        full = rows[:, :-1, None] + np.diff(rows, axis=1)[:, :, None] * w
         return full.reshape(height, -1)[:, x - int(xs[0]) :][:, :width]
 
     def _colour(self, amounts: Plane, pen: Plane, box: PxBox) -> Rgb:
