@@ -9,10 +9,10 @@ demo: $(VENV)/installed
 	$(BIN)/wsikit demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/pytest -m "not slow"
 
 test-all: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 lint: $(VENV)/installed-test
 	$(BIN)/pip install --quiet ruff mypy

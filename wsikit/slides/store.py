@@ -47,7 +47,7 @@ class SlideStore(BaseSlide):
         downsamples = [(float(x), float(y)) for x, y in self.record["downsamples"]]
         self._levels = StoreLevels(self.folder, len(downsamples))
         source = self.record["source"]
-        mpp = self.record["mpp"]
+        kept = self.record["mpp"]
         super().__init__(
             SlideInfo(
                 path=str(path),
@@ -57,7 +57,7 @@ class SlideStore(BaseSlide):
                 dimensions=self._levels.dimensions[0],
                 level_dimensions=tuple(self._levels.dimensions),
                 level_downsamples=tuple(downsamples),
-                mpp=(float(mpp[0]), float(mpp[1])) if mpp else None,
+                mpp=(float(kept[0]), float(kept[1])) if kept else None,
                 mpp_source=self.record["mpp_source"],
                 magnification=self.record["magnification"],
                 tile_px=(self._levels.tile_px[0], self._levels.tile_px[0]),

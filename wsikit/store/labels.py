@@ -34,22 +34,29 @@ class Label:
     """JSON values kept beside it."""
 
 
-def write_label(store: Path, label: Label, *, mpp: tuple[float, float] | None, receipt: Receipt) -> None:
-    """Write `label` into the store; one of the same name is replaced. `mpp` is level-0 µm/px."""
+def write_label(
+    store: Path, label: Label, *, n_levels: int, mpp: tuple[float, float] | None, receipt: Receipt
+) -> None:
+    """Write `label` into the store; one of the same name is replaced.
+
+    `n_levels` is the image's: NGFF's validators want as many of the label, here each half the one before. `mpp` is
+    level-0 µm/px.
+    """
     folder = store / "labels" / label.name
     partial = folder.with_name(f".{label.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     record = {**label.record, "downsample": list(label.downsample), "receipt": receipt.to_json()}
-    ome = ngff.label_image(
-        name=label.name, mpp=mpp, downsample=label.downsample, colors=label.colors, names=label.names
-    )
+    downsamples = [(label.downsample[0] * 2**level, label.downsample[1] * 2**level) for level in range(n_levels)]
+    ome = ngff.label_image(name=label.name, mpp=mpp, downsamples=downsamples, colors=label.colors, names=label.names)
     group = zarr.create_group(partial, attributes={"ome": ome, "wsikit": record})
-    group.create_array(
-        "0",
-        data=label.values,
-        chunks=tuple(min(CHUNK_PX, size) for size in label.values.shape),
-        fill_value=0,
-        dimension_names=("y", "x"),
-    )
+    for level in range(n_levels):
+        values = label.values[:: 2**level, :: 2**level]
+        group.create_array(
+            str(level),
+            data=values,
+            chunks=tuple(min(CHUNK_PX, size) for size in values.shape),
+            fill_value=0,
+            dimension_names=("y", "x"),
+        )
     replace_folder(partial, folder)
     names = sorted(path.parent.name for path in (store / "labels").glob("*/zarr.json") if path.parent.name[0] != ".")
     write_json(store / "labels" / "zarr.json", ngff.group({"ome": {"version": ngff.NGFF_VERSION, "labels": names}}))

@@ -75,14 +75,14 @@ def label_image(
     *,
     name: str,
     mpp: tuple[float, float] | None,
-    downsample: tuple[float, float],
+    downsamples: Sequence[tuple[float, float]],
     colors: Mapping[int, tuple[int, int, int]],
     names: Mapping[int, str],
 ) -> dict[str, Any]:
-    """attributes.ome of a one-level label image (y, x). `downsample`: level-0 px per label px; colours RGB by value."""
+    """attributes.ome of a label pyramid (y, x). `downsamples`: image px per label px by level; colours RGB by value."""
     return {
         "version": NGFF_VERSION,
-        "multiscales": [_multiscale(name, mpp, [downsample], kind="nearest", channel_axis=False)],
+        "multiscales": [_multiscale(name, mpp, downsamples, kind="nearest", channel_axis=False)],
         "image-label": {
             "colors": [{"label-value": value, "rgba": [*rgb, 255]} for value, rgb in colors.items()],
             "properties": [{"label-value": value, "name": text} for value, text in names.items()],

@@ -66,7 +66,7 @@ def write_tissue(store: SlideStore, parameters: TissueParameters) -> Receipt:
         "parameters": parameters.to_json(),
     }
     label = Label("tissue", values, found.downsample, _NAMES, _COLORS, record)
-    write_label(store.folder, label, mpp=store.info.mpp, receipt=receipt)
+    write_label(store.folder, label, n_levels=len(store.level_dimensions), mpp=store.info.mpp, receipt=receipt)
     return receipt
 
 

@@ -1,0 +1,296 @@
+"""From slide to store: exact, resumable, nothing unreadable turned into white."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import zarr
+
+from wsikit.errors import ReadError, ScaleError, StoreError
+from wsikit.execution import Executor
+from wsikit.slides.registry import open_slide
+from wsikit.slides.store import SlideStore
+from wsikit.tiling import image as image_module
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.plan import ImageParameters, plan_levels, plan_shards, tiles_of_shard
+from wsikit.tiling.stream import iterate_patches, plan_super_tiles, read_patches
+from wsikit.tiling.tile import tile
+
+SMALL = ImageParameters(tile_px=64, chunks_per_shard=4)
+PATCHES = PatchParameters(mpp=0.5, patch_px=128)
+
+
+def make(slide: Path, store: Path, **changes: Any) -> SlideStore:
+    return tile(slide, store, **{"image": SMALL, "patches": PATCHES, "executor": Executor(workers=2), **changes})
+
+
+def files(store: Path) -> dict[str, str]:
+    """Every file of the store, by its content."""
+    return {
+        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in store.rglob("*")
+        if path.is_file()
+    }
+
+
+def times(store: Path, folder: str) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (store / folder).rglob("*") if path.is_file()}
+
+
+def test_every_level_of_the_store_shows_the_slide(slide_path: Path, tmp_path: Path) -> None:
+    store = make(slide_path, tmp_path / "s.zarr")
+    with open_slide(slide_path) as slide:
+        for level, (width, height) in enumerate(slide.level_dimensions):
+            assert store.level_dimensions[level] == (width, height)
+            truth = slide.read_box(level, (0, 0, width, height)).astype(int)
+            error = np.abs(store.read_box(level, (0, 0, width, height)) - truth)
+            assert error.mean() < 1.5, "JPEG of quality 90 keeps the pixels, noise aside"
+
+
+def test_zarr_reads_the_same_pixels_as_the_store(slide_path: Path, tmp_path: Path) -> None:
+    store = make(slide_path, tmp_path / "s.zarr")
+    group = zarr.open_group(store.folder, mode="r")
+    for level, (width, height) in enumerate(store.level_dimensions):
+        array = np.asarray(group[str(level)][:]).transpose(1, 2, 0)
+        assert np.array_equal(array, store.read_box(level, (0, 0, width, height)))
+
+
+def test_levels_are_built_by_averaging_where_the_source_has_none(slide_path: Path, tmp_path: Path) -> None:
+    store = make(slide_path, tmp_path / "s.zarr")
+    assert store.level_dimensions == ((1500, 1100), (750, 550))
+    plans = plan_levels([(5001, 3000)])
+    assert [(level.width, level.height) for level in plans] == [(5001, 3000), (2501, 1500), (1251, 750), (626, 375)]
+    assert [level.downsample for level in plans] == [(1, 1), (2, 2), (4, 4), (8, 8)]
+
+
+def test_ngff_validators_accept_the_store_and_its_label(slide_path: Path, tmp_path: Path) -> None:
+    from ome_zarr_models.v05.image import Image
+    from ome_zarr_models.v05.image_label import ImageLabel
+
+    store = make(slide_path, tmp_path / "s.zarr")
+    image = Image.from_zarr(zarr.open_group(store.folder, mode="r"))
+    scale = image.ome_attributes.multiscales[0].datasets[1].coordinateTransformations[0].scale
+    assert scale == [1.0, 1.0, 1.0], "0.5 µm/px at level 0 is 1.0 at level 1"
+    ImageLabel.from_zarr(zarr.open_group(store.folder / "labels" / "tissue", mode="r"))
+
+
+def test_a_store_states_its_scale_and_where_it_came_from(slide_path: Path, tmp_path: Path) -> None:
+    make(slide_path, tmp_path / "s.zarr")
+    store = open_slide(tmp_path / "s.zarr")
+    assert isinstance(store, SlideStore)
+    assert store.mpp == pytest.approx((0.5, 0.5), rel=1e-6)
+    assert store.mpp_source == open_slide(slide_path).mpp_source
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Let `count` shards be written, then break off. Returns the paths that were written."""
+    original = image_module.write_bytes
+    written: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        if len(written) == count:
+            raise Interrupted
+        written.append(path)
+        original(path, data)
+
+    monkeypatch.setattr(image_module, "write_bytes", write)
+    return written
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 31])
+def test_an_interrupted_store_is_no_store_and_is_finished_by_the_next_run(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    make(slide_path, tmp_path / "whole.zarr", slide_id="s")
+    with monkeypatch.context() as patched:
+        first = stop_after(count, patched)
+        with pytest.raises(Interrupted):
+            make(slide_path, tmp_path / "s.zarr", executor=Executor(workers=1))
+        assert len(first) == count
+    with pytest.raises(StoreError, match="not a complete slide store"):
+        SlideStore(tmp_path / "s.zarr")
+    with monkeypatch.context() as patched:
+        rest = stop_after(-1, patched)
+        make(slide_path, tmp_path / "s.zarr")
+    assert not set(first) & set(rest), "shards that are there are kept"
+    assert files(tmp_path / "s.zarr") == files(tmp_path / "whole.zarr")
+
+
+def test_a_truncated_shard_is_written_again(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(slide_path, tmp_path / "whole.zarr", slide_id="s")
+    with monkeypatch.context() as patched:
+        first = stop_after(5, patched)
+        with pytest.raises(Interrupted):
+            make(slide_path, tmp_path / "s.zarr", executor=Executor(workers=1))
+    first[2].write_bytes(first[2].read_bytes()[:-10])
+    make(slide_path, tmp_path / "s.zarr")
+    assert files(tmp_path / "s.zarr") == files(tmp_path / "whole.zarr")
+
+
+def test_a_second_run_writes_nothing(slide_path: Path, tmp_path: Path) -> None:
+    make(slide_path, tmp_path / "s.zarr")
+    before = times(tmp_path / "s.zarr", ".")
+    make(slide_path, tmp_path / "s.zarr")
+    assert times(tmp_path / "s.zarr", ".") == before
+
+
+def test_a_changed_source_is_noticed_and_everything_redone(
+    slide_path: Path, tmp_path: Path, pixels: npt.NDArray[np.uint8], write_slide: Callable[..., Path]
+) -> None:
+    make(slide_path, tmp_path / "s.zarr")
+    write_slide(slide_path, np.ascontiguousarray(pixels[::-1]))
+    again = make(slide_path, tmp_path / "s.zarr")
+    fresh = make(slide_path, tmp_path / "fresh.zarr", slide_id="s")
+    assert files(again.folder) == files(fresh.folder)
+
+
+def test_a_changed_threshold_redoes_the_patches_and_keeps_the_pixels(slide_path: Path, tmp_path: Path) -> None:
+    many = make(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 128, min_tissue=0.01))
+    n_many = len(many.patches())
+    before = times(many.folder, "0")
+    few = make(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 128, min_tissue=0.95))
+    assert len(few.patches()) < n_many
+    assert times(few.folder, "0") == before
+
+
+def test_a_store_holds_several_grids(slide_path: Path, tmp_path: Path) -> None:
+    make(slide_path, tmp_path / "s.zarr")
+    store = make(slide_path, tmp_path / "s.zarr", patches=PatchParameters(1.0, 64))
+    assert store.grids() == ["0.5um_128px", "1um_64px"]
+    with pytest.raises(StoreError, match="0.5um_128px, 1um_64px"):
+        store.patches()
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(slide_path: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "s.zarr"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("mine")
+    with pytest.raises(StoreError, match="not a complete slide store"):
+        make(slide_path, theirs)
+    zarr.create_group(tmp_path / "other.zarr", attributes={"lab": "theirs"})
+    with pytest.raises(StoreError, match="did not write"):
+        make(slide_path, tmp_path / "other.zarr")
+    assert files(theirs) == {"thesis.txt": hashlib.sha256(b"mine").hexdigest()}
+
+
+def test_unreadable_tiles_are_recorded_and_never_white(
+    slide_path: Path, tmp_path: Path, damage_tile: Callable[..., None]
+) -> None:
+    damage_tile(slide_path, 5, 4)  # level-0 x 640–768, y 512–640: in the disc
+    store = make(slide_path, tmp_path / "s.zarr")
+    assert store.unreadable_tiles[0] == [(10, 8), (10, 9), (11, 8), (11, 9)]
+    with pytest.raises(ReadError, match="could not be read"):
+        store.read_region(700, 600, 10, 10)
+    table = store.patches()
+    readable = table.read("readable")
+    lost = table.coords[readable == 0]
+    assert lost.tolist() == [[640, 512]], "the one patch on the damaged tile, no other"
+    assert store.read_region(300, 500, 200, 100).shape == (100, 200, 3)
+
+
+def test_a_slide_without_scale_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    import tifffile
+
+    path = tmp_path / "noscale.tiff"
+    tifffile.imwrite(path, np.zeros((512, 512, 3), np.uint8), tile=(128, 128), photometric="rgb")
+    with pytest.raises(ScaleError, match="--assume-mpp"):
+        make(path, tmp_path / "s.zarr")
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_patches_are_the_slides_own_pixels_where_nothing_is_resampled(
+    slide_path: Path, pixels: npt.NDArray[np.uint8]
+) -> None:
+    with open_slide(slide_path) as slide:
+        grid = PATCHES.grid(slide)
+        coords = grid.all_coords()[:40]
+        images = read_patches(slide, grid, coords).images
+        for (x, y), image in zip(coords, images):
+            part = pixels[y : y + 128, x : x + 128]
+            assert np.array_equal(image[: part.shape[0], : part.shape[1]], part)
+            assert (image[part.shape[0] :] == 255).all()
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.61, 0.9, 1.0])
+def test_a_patch_is_the_same_alone_and_among_others(slide_path: Path, mpp: float) -> None:
+    with open_slide(slide_path) as slide:
+        grid = PatchParameters(mpp, 96).grid(slide)
+        coords = grid.all_coords()
+        together = read_patches(slide, grid, coords).images
+        for index in range(0, len(coords), 7):
+            x, y = coords[index]
+            assert np.array_equal(together[index], read_patches(slide, grid, coords[index : index + 1]).images[0])
+            assert np.array_equal(together[index], slide.read_region(int(x), int(y), 96, 96, mpp=mpp))
+
+
+def test_neighbours_share_a_read_and_far_patches_do_not(slide_path: Path) -> None:
+    with open_slide(slide_path) as slide:
+        grid = PATCHES.grid(slide)
+        row = grid.coords(np.arange(6), np.zeros(6, dtype=int))
+        assert len(plan_super_tiles(slide, grid, row)) == 1
+        assert len(plan_super_tiles(slide, grid, grid.coords([0, 0], [0, 5]))) == 2
+
+
+def test_an_error_while_reading_ahead_reaches_the_consumer(slide_path: Path) -> None:
+    with open_slide(slide_path) as slide:
+        grid = PATCHES.grid(slide)
+        slide.close()
+        with pytest.raises(Exception, match="closed"):
+            list(iterate_patches(slide, grid, grid.all_coords(), [slice(0, 4), slice(4, 8)]))
+
+
+def test_shards_and_tiles_cover_every_level_once() -> None:
+    for level in plan_levels([(1500, 1100)]):
+        boxes = [
+            tile[2]
+            for shard in plan_shards(level, SMALL)
+            for tile in tiles_of_shard(shard, level, SMALL)
+            if tile is not None
+        ]
+        canvas = np.zeros((level.height, level.width), int)
+        for x, y, width, height in boxes:
+            canvas[y : y + height, x : x + width] += 1
+        assert (canvas == 1).all()
+
+
+def test_a_dask_cluster_writes_the_same_bytes_as_threads(slide_path: Path, tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    make(slide_path, tmp_path / "threads.zarr", slide_id="s")
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
+        make(slide_path, tmp_path / "cluster.zarr", slide_id="s", executor=Executor(cluster.scheduler_address))
+    assert files(tmp_path / "threads.zarr") == files(tmp_path / "cluster.zarr")
+
+
+
+def test_progress_is_told_of_every_stage_and_ends_at_its_total(slide_path: Path, tmp_path: Path) -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.stages: dict[str, list[int]] = {}
+
+        def start(self, stage: str, total: int, unit: str) -> None:
+            self.stages[stage] = [total, 0]
+            self.now = stage
+
+        def advance(self, done: int = 1) -> None:
+            self.stages[self.now][1] += done
+
+        def finish(self) -> None:
+            return None
+
+    listener = Listener()
+    make(slide_path, tmp_path / "s.zarr", progress=listener)
+    assert list(listener.stages) == ["pixels", "tissue", "quality"]
+    total, done = listener.stages["pixels"]
+    assert total == done > 1
+    assert listener.stages["quality"][0] == listener.stages["quality"][1]
