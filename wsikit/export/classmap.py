@@ -1,0 +1,159 @@
+"""One slide's patch classes, on the patch table's own coordinates: what every map, outline and report is made of.
+
+Places are level-0 pixels; areas are patch areas, with overlaps counted once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+from wsikit.export.mosaic import Mosaic, cut_mosaic
+from wsikit.export.palette import RGB
+from wsikit.geometry import PatchGrid
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """The classes of a slide's patches. Also a map without predictions: every label -1, `probs` None."""
+
+    slide_id: str
+    grid: PatchGrid
+    """Of the patch table: slide size, µm/px, side and stride of the patches."""
+    mpp_source: str
+    """Whence the slide's µm/px came, such as "vendor property aperio.MPP" or "option"."""
+    coords: npt.NDArray[np.int64]
+    """(N, 2) x, y of the patches' top-left corners, level-0 px, as in the patch table."""
+    labels: npt.NDArray[np.int64]
+    """(N,) index into `classes`, -1 = no prediction."""
+    probs: npt.NDArray[np.floating] | None
+    """(N, C) probabilities over all `classes`, or None if no model was run."""
+    classes: tuple[str, ...]
+    """C codes, in the model's order."""
+    class_names: tuple[str, ...]
+    """C names for people."""
+    colors: tuple[RGB, ...]
+    """C colours; `wsikit.export.palette.class_colors` gives safe ones."""
+    background: tuple[str, ...] = ()
+    """Codes that do not vote; drawn faintly."""
+    notice: str = ""
+    """What the model's card wants said on every output, such as "demonstration model, synthetic tissue"."""
+
+    def __post_init__(self) -> None:
+        n, c = len(self.coords), len(self.classes)
+        where = f"class map of {self.slide_id}"
+        if np.shape(self.coords) != (n, 2) or not np.issubdtype(np.asarray(self.coords).dtype, np.integer):
+            raise RequestError(f"{where}: coords must be integers of shape (N, 2), level-0 px")
+        if np.shape(self.labels) != (n,):
+            raise RequestError(f"{where}: labels of shape {np.shape(self.labels)} for {n} patches")
+        if self.probs is not None and np.shape(self.probs) != (n, c):
+            raise RequestError(f"{where}: probabilities of shape {np.shape(self.probs)}, expected {(n, c)}")
+        if not len(self.class_names) == len(self.colors) == c or len(set(self.classes)) != c:
+            raise RequestError(f"{where}: {c} classes need as many different codes, names and colours")
+        if not set(self.background) <= set(self.classes):
+            raise RequestError(f"{where}: background {self.background} is not among the classes {self.classes}")
+        if n and not -1 <= self.labels.min() <= self.labels.max() < c:
+            raise RequestError(f"{where}: labels must lie between -1 and {c - 1}")
+        cols, rows = self.grid.index_of(self.coords)
+        if not np.array_equal(self.grid.coords(cols, rows), self.coords):
+            raise RequestError(f"{where}: coordinates are not on the grid {self.grid.name}; use the table's own grid")
+        if len(np.unique(rows * self.grid.n_cols + cols)) != n:
+            raise RequestError(f"{where}: two patches have the same place")
+
+    @property
+    def voting(self) -> tuple[int, ...]:
+        """Indices of the classes that vote, in order: `SlideResult.label` counts among these."""
+        return tuple(index for index, code in enumerate(self.classes) if code not in self.background)
+
+    @cached_property
+    def top_probs(self) -> npt.NDArray[np.float64]:
+        """(N,) probability of each patch's own class; NaN without prediction or probabilities."""
+        top = np.full(len(self.labels), np.nan)
+        if self.probs is not None:
+            rows = np.flatnonzero(self.labels >= 0)
+            top[rows] = self.probs[rows, self.labels[rows]]
+        return top
+
+    @cached_property
+    def mosaic(self) -> Mosaic:
+        """Cells with one owner each; where patches overlap the more certain one, a predicted one before others."""
+        priority = np.where(self.labels >= 0, np.nan_to_num(self.top_probs, nan=0.0), -1.0)
+        return cut_mosaic(self.grid, self.coords, priority)
+
+    @cached_property
+    def cell_labels(self) -> npt.NDArray[np.int64]:
+        """(n_rows, n_cols) class of each cell of `mosaic`; -1 = no prediction, -2 = no patch."""
+        return self.mosaic.spread(np.asarray(self.labels, dtype=np.int64), -2)
+
+    @property
+    def mm2_per_px(self) -> float:
+        """mm² per level-0 px²."""
+        return self.grid.slide_mpp[0] * self.grid.slide_mpp[1] / 1e6
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """How much of the slide's patches one class takes."""
+
+    index: int
+    """Into `ClassMap.classes`; -1 for patches without prediction."""
+    area_mm2: float
+    share: float
+    """Of the area of all predicted patches, 0 to 1; NaN for patches without prediction."""
+    n_patches: int
+    mean_prob: float
+    """Mean probability that these patches give to this class; NaN if unknown."""
+
+
+def composition(class_map: ClassMap) -> tuple[ClassShare, ...]:
+    """One entry per class in order, then one for patches without prediction.
+
+    Areas are those of the patches, glass between the tissue included, within the slide's edges.
+    """
+    areas = _areas_mm2(class_map)
+    n_classes = len(class_map.classes)
+    counts = np.bincount(class_map.labels + 1, minlength=n_classes + 1)
+    predicted_mm2 = areas[1:].sum()
+    shares = []
+    for index in [*range(n_classes), -1]:
+        own = class_map.top_probs[class_map.labels == index] if index >= 0 else np.empty(0)
+        shares.append(
+            ClassShare(
+                index=index,
+                area_mm2=float(areas[index + 1]),
+                share=float(areas[index + 1] / predicted_mm2) if index >= 0 and predicted_mm2 > 0 else float("nan"),
+                n_patches=int(counts[index + 1]),
+                mean_prob=float(own.mean()) if len(own) else float("nan"),
+            )
+        )
+    return tuple(shares)
+
+
+def _areas_mm2(class_map: ClassMap) -> npt.NDArray[np.float64]:
+    """(C + 1,) mm² without prediction, then per class."""
+    cells = class_map.cell_labels
+    taken = cells > -2
+    weights = class_map.mosaic.area_px[taken].astype(np.float64)
+    return np.bincount(cells[taken] + 1, weights, minlength=len(class_map.classes) + 1) * class_map.mm2_per_px
+
+
+def strongest_patches(class_map: ClassMap, class_index: int, count: int, *, apart: float = 3.0) -> list[int]:
+    """Table rows of the up to `count` patches of a class that are most certain of it, most certain first.
+
+    Their corners lie at least `apart` patch sides from each other, along x or y, so that they show different
+    places. Patches of equal probability come in table order.
+    """
+    rows = np.flatnonzero(class_map.labels == class_index)
+    rows = rows[np.argsort(-class_map.top_probs[rows], kind="stable")]
+    places = class_map.coords[rows] / np.asarray(class_map.grid.side)
+    chosen: list[int] = []
+    free = np.ones(len(rows), dtype=bool)
+    while len(chosen) < count and free.any():
+        nearest = int(free.argmax())
+        chosen.append(int(rows[nearest]))
+        free &= (np.abs(places - places[nearest]) >= apart - 1e-3).any(axis=1)
+    return chosen

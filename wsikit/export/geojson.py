@@ -1,0 +1,150 @@
+"""Subtype regions as GeoJSON that QuPath opens: level-0 pixels, merged per class, holes kept, written as a stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+from wsikit.export.classmap import ClassMap
+from wsikit.export.outline import Region, components, outlines
+from wsikit.export.words import RESEARCH_USE
+from wsikit.store.atomic import atomic_write
+
+Per = Literal["class", "region"]
+
+_NAMESPACE = uuid.UUID("6f0d6a52-7b39-5f4e-9f0e-2a3f5c1d8e47")
+"""Of our feature ids: the same map gives the same ids, so that a second import can be told from a second result."""
+
+
+def write_geojson(path: str | os.PathLike[str], class_map: ClassMap, *, per: Per = "class") -> int:
+    """Write the map's regions as a FeatureCollection, atomically, and return the number of features.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    class_map
+        Patches without prediction are left out. Where patches overlap, the more certain one has the place.
+    per
+        "class": one annotation per class present. "region": one per connected region, with its own measurements.
+
+    Notes
+    -----
+    Fields as QuPath ≥ 0.4 reads them: `objectType` "annotation", `classification` {name, color}, `measurements`
+    area_mm2 (patch area, overlaps counted once), mean_probability (over that area, of the region's class) and
+    n_patches; `metadata` carries slide, µm/px with its source, and the notices.
+    """
+    if per not in ("class", "region"):
+        raise RequestError(f'per={per!r}: use "class" or "region"')
+    n_features = 0
+    with atomic_write(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for feature in _features(class_map, per):
+            file.write(",\n" if n_features else "\n")
+            file.write(json.dumps(feature, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+            n_features += 1
+        file.write("\n]}\n")
+    return n_features
+
+
+def _features(class_map: ClassMap, per: Per) -> Iterator[dict[str, Any]]:
+    """One feature at a time, classes in order, the regions of a class from top to bottom."""
+    region, label_of_region = components(class_map.cell_labels)
+    if len(label_of_region) == 0:
+        return
+    shapes = outlines(region, label_of_region)
+    measures = _measure(class_map, region, label_of_region)
+    for group in _groups(label_of_region, per):
+        label = int(label_of_region[group[0]])
+        polygons = [_polygon(class_map, shapes[index]) for index in group]
+        yield {
+            "type": "Feature",
+            "id": str(uuid.uuid5(_NAMESPACE, f"{class_map.slide_id}/{class_map.classes[label]}/{per}/{group[0]}")),
+            "geometry": (
+                {"type": "Polygon", "coordinates": polygons[0]}
+                if len(polygons) == 1
+                else {"type": "MultiPolygon", "coordinates": polygons}
+            ),
+            "properties": {
+                "objectType": "annotation",
+                "classification": {
+                    "name": class_map.class_names[label],
+                    "color": [int(value) for value in class_map.colors[label]],
+                },
+                "measurements": measures.of(group),
+                "metadata": _metadata(class_map, label),
+            },
+        }
+
+
+def _groups(label_of_region: npt.NDArray[np.int64], per: Per) -> Iterator[npt.NDArray[np.int64]]:
+    """Indices of the regions that go into one feature each."""
+    everything = np.arange(len(label_of_region))
+    borders = everything[1:] if per == "region" else np.flatnonzero(np.diff(label_of_region)) + 1
+    yield from np.split(everything, borders)
+
+
+def _polygon(class_map: ClassMap, region: Region) -> list[list[list[int]]]:
+    """Rings of a region, shell first, as lists of [x, y] in level-0 px."""
+    x, y = class_map.mosaic.x_edges, class_map.mosaic.y_edges
+    return [np.stack([x[ring[:, 0]], y[ring[:, 1]]], axis=1).tolist() for ring in (region.shell, *region.holes)]
+
+
+def _metadata(class_map: ClassMap, label: int) -> dict[str, str]:
+    """QuPath keeps strings only."""
+    mpp_x, mpp_y = class_map.grid.slide_mpp
+    record = {
+        "slide_id": class_map.slide_id,
+        "class": class_map.classes[label],
+        "mpp": f"{mpp_x:.6g} x {mpp_y:.6g} µm/px ({class_map.mpp_source})",
+        "use": RESEARCH_USE,
+    }
+    return {**record, "notice": class_map.notice} if class_map.notice else record
+
+
+class _Measures:
+    """Area, probability and patch counts of R regions, added up over any group of them."""
+
+    def __init__(
+        self,
+        area_mm2: npt.NDArray[np.float64],
+        prob_mm2: npt.NDArray[np.float64],
+        owners: npt.NDArray[np.int64],
+        owner_starts: npt.NDArray[np.int64],
+    ) -> None:
+        self.area_mm2 = area_mm2  # (R,)
+        self.prob_mm2 = prob_mm2  # (R,) integral of the probability over the area
+        self.owners = owners  # (K,) table rows of the patches in each region, region by region
+        self.owner_starts = owner_starts  # (R + 1,)
+
+    def of(self, group: npt.NDArray[np.int64]) -> dict[str, float]:
+        area = float(self.area_mm2[group].sum())
+        # a group is a run of regions; a patch may own cells in two regions of it
+        owners = self.owners[self.owner_starts[group[0]] : self.owner_starts[group[-1] + 1]]
+        found = {"area_mm2": round(area, 6), "n_patches": len(np.unique(owners))}
+        probability = float(self.prob_mm2[group].sum()) / area
+        if np.isfinite(probability):
+            found["mean_probability"] = round(probability, 6)
+        return found
+
+
+def _measure(class_map: ClassMap, region: npt.NDArray[np.int64], label_of_region: npt.NDArray[np.int64]) -> _Measures:
+    cells = np.flatnonzero(region >= 0)
+    numbers = region.ravel()[cells]
+    owners = class_map.mosaic.patch.ravel()[cells]
+    area_mm2 = class_map.mosaic.area_px.ravel()[cells] * class_map.mm2_per_px
+    n_regions, n_patches = len(label_of_region), len(class_map.labels)
+    pair_region, pair_owner = np.divmod(np.unique(numbers * n_patches + owners), n_patches)
+    return _Measures(
+        area_mm2=np.bincount(numbers, area_mm2, n_regions),
+        prob_mm2=np.bincount(numbers, area_mm2 * class_map.top_probs[owners], n_regions),
+        owners=pair_owner,
+        owner_starts=np.searchsorted(pair_region, np.arange(n_regions + 1)),
+    )

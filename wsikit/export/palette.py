@@ -1,0 +1,59 @@
+"""Colours that people with colour-vision deficiency can tell apart, over grey tissue and on white."""
+
+from __future__ import annotations
+
+import re
+
+from wsikit.errors import RequestError
+
+RGB = tuple[int, int, int]
+
+CLASS_COLORS: tuple[RGB, ...] = (
+    (213, 94, 0),  # vermillion
+    (240, 228, 66),  # yellow
+    (0, 114, 178),  # blue
+    (0, 158, 115),  # bluish green
+    (204, 121, 167),  # reddish purple
+    (86, 180, 233),  # sky blue
+    (0, 0, 0),  # black
+)
+"""Of Okabe and Ito (2008), in an order in which the first three, dark, light and blue, stay farthest apart."""
+
+BACKGROUND_COLOR: RGB = (140, 140, 140)
+"""Classes that do not vote."""
+
+
+def class_colors(classes: tuple[str, ...], background: tuple[str, ...] = ()) -> tuple[RGB, ...]:
+    """One colour per class, in the order of `classes`; all of `background` are grey.
+
+    >>> class_colors(("UD", "other"), background=("other",))
+    ((213, 94, 0), (140, 140, 140))
+    """
+    voting = [code for code in classes if code not in background]
+    if len(voting) > len(CLASS_COLORS):
+        raise RequestError(
+            f"{len(voting)} classes, but only {len(CLASS_COLORS)} colours can be told apart safely: "
+            "give the colours yourself"
+        )
+    given = dict(zip(voting, CLASS_COLORS))
+    return tuple(given.get(code, BACKGROUND_COLOR) for code in classes)
+
+
+def parse_color(text: str) -> RGB:
+    """The inverse of `hex_color`.
+
+    >>> parse_color("#d55e00")
+    (213, 94, 0)
+    """
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise RequestError(f"colour {text!r}: write it as #rrggbb, such as #d55e00")
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def hex_color(color: RGB) -> str:
+    """As CSS and matplotlib write it.
+
+    >>> hex_color((213, 94, 0))
+    '#d55e00'
+    """
+    return "#{:02x}{:02x}{:02x}".format(*color)
