@@ -26,7 +26,7 @@ def jpeg(value: int) -> bytes:
 def level(tmp_path: Path) -> Path:
     """A level of 100 × 70 px in 32-px tiles, 2 × 2 tiles a shard; tile (1, 0) and shard (1, 1) are left out."""
     folder = tmp_path / "0"
-    record = ngff.jpeg_array(width=100, height=70, tile_px=TILE, chunks_per_shard=SIDE, attributes={})
+    record = ngff.jpeg_array(width=100, height=70, tile_px=(TILE, TILE), chunks_per_shard=SIDE, attributes={})
     write_json(folder / "zarr.json", record)
     write_bytes(folder / "c/0/0/0", pack_shard([jpeg(10), None, jpeg(30), jpeg(40)]))
     write_bytes(folder / "c/0/0/1", pack_shard([jpeg(50), jpeg(60), jpeg(70), jpeg(80)]))

@@ -64,7 +64,7 @@ def test_zarr_reads_the_same_pixels_as_the_store(slide_path: Path, tmp_path: Pat
 def test_levels_are_built_by_averaging_where_the_source_has_none(slide_path: Path, tmp_path: Path) -> None:
     store = make(slide_path, tmp_path / "s.zarr")
     assert store.level_dimensions == ((1500, 1100), (750, 550))
-    plans = plan_levels([(5001, 3000)])
+    plans = plan_levels([(5001, 3000)], 256)
     assert [(level.width, level.height) for level in plans] == [(5001, 3000), (2501, 1500), (1251, 750), (626, 375)]
     assert [level.downsample for level in plans] == [(1, 1), (2, 2), (4, 4), (8, 8)]
 
@@ -250,12 +250,9 @@ def test_an_error_while_reading_ahead_reaches_the_consumer(slide_path: Path) -> 
 
 
 def test_shards_and_tiles_cover_every_level_once() -> None:
-    for level in plan_levels([(1500, 1100)]):
+    for level in plan_levels([(1500, 1100)], 64):
         boxes = [
-            tile[2]
-            for shard in plan_shards(level, SMALL)
-            for tile in tiles_of_shard(shard, level, SMALL)
-            if tile is not None
+            tile.box for shard in plan_shards(level, 4) for tile in tiles_of_shard(shard, level, 4) if tile is not None
         ]
         canvas = np.zeros((level.height, level.width), int)
         for x, y, width, height in boxes:
@@ -270,7 +267,6 @@ def test_a_dask_cluster_writes_the_same_bytes_as_threads(slide_path: Path, tmp_p
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
         make(slide_path, tmp_path / "cluster.zarr", slide_id="s", executor=Executor(cluster.scheduler_address))
     assert files(tmp_path / "threads.zarr") == files(tmp_path / "cluster.zarr")
-
 
 
 def test_progress_is_told_of_every_stage_and_ends_at_its_total(slide_path: Path, tmp_path: Path) -> None:

@@ -17,7 +17,22 @@ from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
 
 SLIDE_SUFFIXES = frozenset(
-    ".svs .tif .tiff .ndpi .mrxs .scn .svslide .bif .vms .vmu .dcm .czi .qptiff .zarr".split()
+    [
+        ".svs",
+        ".tif",
+        ".tiff",
+        ".ndpi",
+        ".mrxs",
+        ".scn",
+        ".svslide",
+        ".bif",
+        ".vms",
+        ".vmu",
+        ".dcm",
+        ".czi",
+        ".qptiff",
+        ".zarr",
+    ]
 )
 """What is taken for a slide in a folder. A file named outright is always tried, whatever it is called."""
 
@@ -153,7 +168,9 @@ def _manifest_mpp(manifest: Path, line: int, row: Mapping[str, str | None]) -> f
         try:
             values[name] = float(text)
         except ValueError:
-            raise RequestError(f"{manifest}, line {line}: {name} is {text!r}, expected µm per pixel such as 0.25") from None
+            raise RequestError(
+                f"{manifest}, line {line}: {name} is {text!r}, expected µm per pixel such as 0.25"
+            ) from None
     if "mpp" in values:
         return values["mpp"]
     if "mpp_x" in values and "mpp_y" in values:

@@ -20,10 +20,23 @@ from wsikit.store.atomic import atomic_write, write_json
 
 DONE, FAILED, ELSEWHERE = "done", "failed", "busy elsewhere"
 
-_FIXED = (
-    "slide_id path status subtype margin abstained reason n_patches tissue_mm2 unreadable_fraction "
-    "mpp_x mpp_y mpp_source seconds error"
-).split()
+_FIXED = [
+    "slide_id",
+    "path",
+    "status",
+    "subtype",
+    "margin",
+    "abstained",
+    "reason",
+    "n_patches",
+    "tissue_mm2",
+    "unreadable_fraction",
+    "mpp_x",
+    "mpp_y",
+    "mpp_source",
+    "seconds",
+    "error",
+]
 _PACKAGES = ("numpy", "zarr", "dask", "torch", "timm", "transformers", "scikit-image", "openslide-python", "tifffile")
 
 

@@ -182,7 +182,9 @@ def _run_slide(entry: SlideEntry, job: _Job) -> SlideRow:
         )
     with store:
         table = store.patches(patches.grid(store).name)
-        caption(store, captioner=job.parameters.captioner, grid=table.name, executor=job.executor, progress=job.progress)
+        caption(
+            store, captioner=job.parameters.captioner, grid=table.name, executor=job.executor, progress=job.progress
+        )
         fault = too_coarse or why_not_applicable(config, store, table)
         result = None
         if fault is None:

@@ -7,7 +7,12 @@ import click
 
 @click.command()
 @click.option(
-    "-o", "--out", default="demo", show_default=True, type=click.Path(file_okay=False), help="Folder for slide and results."
+    "-o",
+    "--out",
+    default="demo",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    help="Folder for slide and results.",
 )
 @click.option("--seed", default=7, show_default=True, help="Which synthetic slide.")
 def command(out: str, seed: int) -> int:

@@ -54,9 +54,10 @@ def command(
         for entry in entries:
             folder = Path(out) if single else Path(out) / f"{entry.slide_id}.zarr"
             try:
-                with entry.open() as slide, tile(
-                    slide, folder, patches=patches, executor=executor, progress=progress
-                ) as store:
+                with (
+                    entry.open() as slide,
+                    tile(slide, folder, patches=patches, executor=executor, progress=progress) as store,
+                ):
                     progress.finish()
                     table = store.patches(patches.grid(store).name)
                     area = store.tissue_record()["area_mm2"]

@@ -18,7 +18,6 @@ from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
 from wsikit.slides.store_levels import StoreLevels
 from wsikit.store.table import PatchTable
 
-
 TISSUE, UNREADABLE = 1, 2
 """Values of labels/tissue; 0 is glass."""
 
@@ -39,9 +38,7 @@ class SlideStore(BaseSlide):
 
     reader = "store"
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, mpp: MppLike | None = None, mpp_source: str = "option"
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
         self.folder = Path(path)
         self.record = self.read_record(self.folder)
         downsamples = [(float(x), float(y)) for x, y in self.record["downsamples"]]
@@ -60,7 +57,7 @@ class SlideStore(BaseSlide):
                 mpp=(float(kept[0]), float(kept[1])) if kept else None,
                 mpp_source=self.record["mpp_source"],
                 magnification=self.record["magnification"],
-                tile_px=(self._levels.tile_px[0], self._levels.tile_px[0]),
+                tile_px=self._levels.tile_px[0],
                 compression="JPEG",
                 properties=self._vendor_properties(),
             ),
@@ -119,7 +116,9 @@ class SlideStore(BaseSlide):
             return PatchTable(self.folder / "patches" / grid)
         if not names:
             raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
-        raise StoreError(f"{self.folder}: patch grid {grid!r} asked for; there are {', '.join(names)}. Name one of them.")
+        raise StoreError(
+            f"{self.folder}: patch grid {grid!r} asked for; there are {', '.join(names)}. Name one of them."
+        )
 
     def tissue(self) -> tuple[npt.NDArray[np.bool_], tuple[float, float]]:
         """Tissue mask, bool (h, w), and its downsample along x and y (level-0 px per mask px)."""

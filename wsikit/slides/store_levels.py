@@ -22,7 +22,8 @@ class StoreLevels:
         self.folder = folder
         self.dimensions: list[tuple[int, int]] = []
         """Width and height per level, px."""
-        self.tile_px: list[int] = []
+        self.tile_px: list[tuple[int, int]] = []
+        """Width and height of the tiles per level, px."""
         self.unreadable: list[frozenset[tuple[int, int]]] = []
         """Per level, the tiles (column, row) whose pixels the source could not give."""
         self._shards: list[ShardedLevel] = []
@@ -32,8 +33,7 @@ class StoreLevels:
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         """Pixels of a box inside the level, uint8 (height, width, 3); ReadError where they are not to be had."""
-        tile_px = self.tile_px[level]
-        return mosaic((x, y, width, height), (tile_px, tile_px), lambda col, row: self._tile(level, col, row))
+        return mosaic((x, y, width, height), self.tile_px[level], lambda col, row: self._tile(level, col, row))
 
     def close(self) -> None:
         for shards in self._shards:
@@ -44,15 +44,17 @@ class StoreLevels:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             sharding = record["codecs"][0]["configuration"]
-            tile_px = int(sharding["chunk_shape"][-1])
-            shard_px = int(record["chunk_grid"]["configuration"]["chunk_shape"][-1])
+            tile_h, tile_w = (int(side) for side in sharding["chunk_shape"][1:])
+            shard_w = int(record["chunk_grid"]["configuration"]["chunk_shape"][2])
             unreadable = record["attributes"]["wsikit"]["unreadable_tiles"]
         except (OSError, json.JSONDecodeError, KeyError, IndexError) as error:
-            raise StoreError(f"{path}: not the metadata of an image level ({error!r}). Tile the slide again.") from error
+            raise StoreError(
+                f"{path}: not the metadata of an image level ({error!r}). Tile the slide again."
+            ) from error
         self.dimensions.append((int(record["shape"][2]), int(record["shape"][1])))
-        self.tile_px.append(tile_px)
+        self.tile_px.append((tile_w, tile_h))
         self.unreadable.append(frozenset((int(col), int(row)) for col, row in unreadable))
-        self._shards.append(ShardedLevel(path.parent, shard_px // tile_px))
+        self._shards.append(ShardedLevel(path.parent, shard_w // tile_w))
 
     def _tile(self, level: int, col: int, row: int) -> npt.NDArray[np.uint8]:
         known = self._cache.get((level, col, row))
@@ -60,8 +62,8 @@ class StoreLevels:
             return known
         import imagecodecs
 
-        tile_px = self.tile_px[level]
-        box = (col * tile_px, row * tile_px, tile_px, tile_px)
+        tile_w, tile_h = self.tile_px[level]
+        box = (col * tile_w, row * tile_h, tile_w, tile_h)
         if (col, row) in self.unreadable[level]:
             raise ReadError(str(self.folder), level, box, "the source could not be read here when the store was made")
         try:
@@ -69,7 +71,7 @@ class StoreLevels:
         except (StoreError, OSError) as error:
             raise ReadError(str(self.folder), level, box, str(error)) from error
         if chunk is None:
-            tile = np.full((tile_px, tile_px, 3), FILL, dtype=np.uint8)
+            tile = np.full((tile_h, tile_w, 3), FILL, dtype=np.uint8)
         else:
             tile = imagecodecs.jpeg8_decode(chunk)
         self._cache.put((level, col, row), tile)

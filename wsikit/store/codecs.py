@@ -28,9 +28,7 @@ class _Jpeg(ArrayBytesCodec):
         return cls(dict(data.get("configuration", {})))
 
     def to_dict(self) -> dict[str, Any]:
-        return (
-            {"name": JPEG_CODEC, "configuration": self.configuration} if self.configuration else {"name": JPEG_CODEC}
-        )
+        return {"name": JPEG_CODEC, "configuration": self.configuration} if self.configuration else {"name": JPEG_CODEC}
 
     def __hash__(self) -> int:
         return hash((JPEG_CODEC, tuple(sorted(self.configuration.items()))))

@@ -34,9 +34,7 @@ class Label:
     """JSON values kept beside it."""
 
 
-def write_label(
-    store: Path, label: Label, *, n_levels: int, mpp: tuple[float, float] | None, receipt: Receipt
-) -> None:
+def write_label(store: Path, label: Label, *, n_levels: int, mpp: tuple[float, float] | None, receipt: Receipt) -> None:
     """Write `label` into the store; one of the same name is replaced.
 
     `n_levels` is the image's: NGFF's validators want as many of the label, here each half the one before. `mpp` is

@@ -17,10 +17,10 @@ def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def jpeg_array(
-    *, width: int, height: int, tile_px: int, chunks_per_shard: int, attributes: Mapping[str, Any]
+    *, width: int, height: int, tile_px: tuple[int, int], chunks_per_shard: int, attributes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """zarr.json of one image level: uint8 (3, height, width), a JPEG stream per `tile_px`² chunk, in shards."""
-    shard_px = tile_px * chunks_per_shard
+    """zarr.json of one image level: uint8 (3, height, width), a JPEG stream per tile (width, height), in shards."""
+    tile_w, tile_h = tile_px
     inner = [
         # the JPEG holds y, x, c; the array is c, y, x as NGFF wants it
         {"name": "transpose", "configuration": {"order": [1, 2, 0]}},
@@ -29,7 +29,7 @@ def jpeg_array(
     ]
     index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     sharding = {
-        "chunk_shape": [3, tile_px, tile_px],
+        "chunk_shape": [3, tile_h, tile_w],
         "codecs": inner,
         "index_codecs": index,
         "index_location": "end",
@@ -40,7 +40,10 @@ def jpeg_array(
         "shape": [3, height, width],
         "data_type": "uint8",
         "fill_value": 255,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [3, shard_px, shard_px]}},
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [3, tile_h * chunks_per_shard, tile_w * chunks_per_shard]},
+        },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "dimension_names": ["c", "y", "x"],

@@ -59,14 +59,14 @@ class PatchTable:
         try:
             record = dict(zarr.open_group(self.folder, mode="r").attrs)[_MARK]
         except (FileNotFoundError, KeyError, ValueError) as error:
-            raise StoreError(f"{self.folder}: no patch table of wsikit here ({error}). Run wsikit tile first.") from error
+            raise StoreError(
+                f"{self.folder}: no patch table of wsikit here ({error}). Run wsikit tile first."
+            ) from error
         self.grid = PatchGrid.from_json(record["grid"])
         self._n_rows = int(record["rows"])
 
     @classmethod
-    def create(
-        cls, folder: str | Path, grid: PatchGrid, coords: npt.NDArray[np.int64], receipt: Receipt
-    ) -> PatchTable:
+    def create(cls, folder: str | Path, grid: PatchGrid, coords: npt.NDArray[np.int64], receipt: Receipt) -> PatchTable:
         """Write a new table holding `coords`, int64 (N, 2) level-0 px; it appears under its name whole.
 
         A table already there is replaced, with all its columns: another choice of patches makes them void.
@@ -203,7 +203,9 @@ class PatchTable:
             ) from error
 
     def _stored_columns(self) -> list[str]:
-        names = sorted(path.parent.name for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith("."))
+        names = sorted(
+            path.parent.name for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith(".")
+        )
         return ["coords", *(name for name in names if name not in ("coords", "votes"))]
 
     def _missing_chunks(self, name: str) -> list[int]:

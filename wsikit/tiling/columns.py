@@ -58,7 +58,9 @@ def fill_columns(
 ) -> None:
     """Compute what is missing of the stage's columns. `on_rows` is told how many rows were just written."""
     ranges = table.prepare(stage.specs, stage.receipt)
-    tasks = [_RowsTask(store.folder, store.fingerprint, table.name, rows, stage.specs, stage.function) for rows in ranges]
+    tasks = [
+        _RowsTask(store.folder, store.fingerprint, table.name, rows, stage.specs, stage.function) for rows in ranges
+    ]
     executor.map(
         _compute_rows, tasks, on_done=lambda task: on_rows(task.rows.stop - task.rows.start) if on_rows else None
     )

@@ -26,7 +26,15 @@ from wsikit.store import ngff
 from wsikit.store.atomic import PARTIAL_SUFFIX, write_bytes, write_json
 from wsikit.store.receipts import Receipt
 from wsikit.store.shards import MISSING, pack_shard, read_index
-from wsikit.tiling.plan import ImageParameters, LevelPlan, ShardPlan, plan_levels, plan_shards, tiles_of_shard
+from wsikit.tiling.plan import (
+    ImageParameters,
+    LevelPlan,
+    ShardPlan,
+    TilePlan,
+    plan_levels,
+    plan_shards,
+    tiles_of_shard,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +111,11 @@ def write_image(
     if _is_committed(folder, receipt):
         return SlideStore(folder)
     _begin(folder, receipt)
-    levels = plan_levels(slide.level_dimensions)
+    levels = plan_levels(slide.level_dimensions, parameters.tile_px)
     tasks = [
         ShardTask(slide, folder, level, levels[i - 1] if level.source_level is None else None, shard, parameters)
         for i, level in enumerate(levels)
-        for shard in plan_shards(level, parameters)
+        for shard in plan_shards(level, parameters.chunks_per_shard)
     ]
     if on_plan:
         on_plan(len(tasks))
@@ -119,7 +127,9 @@ def write_image(
         for result in executor.map(write_shard, of_level, on_done=lambda _: on_shard() if on_shard else None):
             unreadable[result.level].extend([col, row] for col, row in result.unreadable)
         if unreadable[level.level]:
-            logger.warning("%s: %d tiles of level %d could not be read", slide.path, len(unreadable[level.level]), level.level)
+            logger.warning(
+                "%s: %d tiles of level %d could not be read", slide.path, len(unreadable[level.level]), level.level
+            )
             record = _level_record(level, slide, parameters, sorted(unreadable[level.level]))
             write_json(folder / str(level.level) / "zarr.json", record)
     _commit(slide, folder, slide_id=slide_id, receipt=receipt, levels=levels)
@@ -128,10 +138,10 @@ def write_image(
 
 def write_shard(task: ShardTask) -> ShardResult:
     """Write one shard unless it is there and whole. Tiles that cannot be read are left out and named."""
-    tiles = tiles_of_shard(task.shard, task.level, task.parameters)
+    tiles = tiles_of_shard(task.shard, task.level, task.parameters.chunks_per_shard)
     if _is_whole(task.path, tiles, task.parameters.chunks_per_shard):
         return ShardResult(task.level.level, ())
-    boxes = [tile[2] for tile in tiles if tile is not None]
+    boxes = [tile.box for tile in tiles if tile is not None]
     left, top = boxes[0][:2]
     right, bottom = max(x + w for x, _, w, _ in boxes), max(y + h for _, y, _, h in boxes)
     read = _read_source if task.above is None else _read_above
@@ -145,18 +155,18 @@ def write_shard(task: ShardTask) -> ShardResult:
         if tile is None:
             chunks.append(None)
             continue
-        col, row, (x, y, width, height) = tile
+        x, y, width, height = tile.box
         try:
             if block is None:
-                pixels = read(task, (x, y, width, height))
+                pixels = read(task, tile.box)
             else:
                 pixels = block[y - top : y - top + height, x - left : x - left + width]
         except ReadError as error:
             logger.debug("%s", error)
-            unreadable.append((col, row))
+            unreadable.append((tile.col, tile.row))
             chunks.append(None)
             continue
-        chunks.append(_encode(pixels, task.parameters))
+        chunks.append(_encode(pixels, task.level.tile_px, task.parameters.jpeg_quality))
     write_bytes(task.path, pack_shard(chunks))
     return ShardResult(task.level.level, tuple(unreadable))
 
@@ -179,22 +189,20 @@ def _read_above(task: ShardTask, box: Box) -> npt.NDArray[np.uint8]:
     return ((sums + 2) // 4).astype(np.uint8)
 
 
-def _encode(pixels: npt.NDArray[np.uint8], parameters: ImageParameters) -> bytes:
+def _encode(pixels: npt.NDArray[np.uint8], tile_px: tuple[int, int], quality: int) -> bytes:
     import imagecodecs
 
     height, width = pixels.shape[:2]
-    missing = (parameters.tile_px - height, parameters.tile_px - width)
+    missing = (tile_px[1] - height, tile_px[0] - width)
     if any(missing):
         # edge tiles are whole JPEGs; repeating the last pixels keeps ringing out of the image
         pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     return bytes(
-        imagecodecs.jpeg8_encode(
-            np.ascontiguousarray(pixels), level=parameters.jpeg_quality, subsampling="444", colorspace="RGB"
-        )
+        imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=quality, subsampling="444", colorspace="RGB")
     )
 
 
-def _is_whole(path: Path, tiles: list[Any], chunks_per_shard: int) -> bool:
+def _is_whole(path: Path, tiles: list[TilePlan | None], chunks_per_shard: int) -> bool:
     try:
         index = read_index(path, chunks_per_shard)
     except StoreError:
@@ -249,7 +257,7 @@ def _level_record(
     return ngff.jpeg_array(
         width=level.width,
         height=level.height,
-        tile_px=parameters.tile_px,
+        tile_px=level.tile_px,
         chunks_per_shard=parameters.chunks_per_shard,
         attributes=attributes,
     )

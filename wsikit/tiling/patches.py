@@ -10,12 +10,12 @@ import numpy as np
 from wsikit.errors import RequestError, StoreError
 from wsikit.execution import Executor
 from wsikit.geometry import PatchGrid, check_enlargement, coverage
-from wsikit.tiling.columns import ColumnStage, fill_columns
 from wsikit.slides.base import Slide
 from wsikit.slides.store import TISSUE, UNREADABLE, SlideStore
 from wsikit.store.labels import Label, write_label
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.tiling.columns import ColumnStage, fill_columns
 from wsikit.tissue.mask import TissueMask, TissueParameters, tissue_mask
 
 TISSUE_REVISION = 1

@@ -42,10 +42,13 @@ class LevelPlan:
     """Along x and y, relative to level 0."""
     source_level: int | None
     """Level of the source that it is read from; None: built by averaging 2 × 2 px of the store's level before."""
+    tile_px: tuple[int, int]
+    """Width and height of its tiles, which are the store's chunks."""
 
-    def tiles(self, tile_px: int) -> tuple[int, int]:
+    @property
+    def n_tiles(self) -> tuple[int, int]:
         """Columns and rows of tiles."""
-        return math.ceil(self.width / tile_px), math.ceil(self.height / tile_px)
+        return math.ceil(self.width / self.tile_px[0]), math.ceil(self.height / self.tile_px[1])
 
 
 @dataclass(frozen=True)
@@ -57,49 +60,55 @@ class ShardPlan:
     row: int
 
 
-def plan_levels(level_dimensions: Sequence[tuple[int, int]]) -> list[LevelPlan]:
+@dataclass(frozen=True)
+class TilePlan:
+    """One tile of a level."""
+
+    col: int
+    row: int
+    box: tuple[int, int, int, int]
+    """x, y, width, height in px of the level, cut at the level's edge."""
+
+
+def plan_levels(level_dimensions: Sequence[tuple[int, int]], tile_px: int) -> list[LevelPlan]:
     """The source's levels, then halvings until the longer side is `SMALLEST_LEVEL_PX` or less.
 
     `level_dimensions` is (width, height) per source level, finest first.
 
-    >>> [(plan.width, plan.height, plan.source_level) for plan in plan_levels([(2220, 2967)])]
+    >>> [(plan.width, plan.height, plan.source_level) for plan in plan_levels([(2220, 2967)], 256)]
     [(2220, 2967, 0), (1110, 1484, None), (555, 742, None)]
     """
     width0, height0 = level_dimensions[0]
+    tile = (tile_px, tile_px)
     levels = [
-        LevelPlan(i, width, height, (downsample_of(width0, width), downsample_of(height0, height)), i)
+        LevelPlan(i, width, height, (downsample_of(width0, width), downsample_of(height0, height)), i, tile)
         for i, (width, height) in enumerate(level_dimensions)
     ]
     while max(levels[-1].width, levels[-1].height) > SMALLEST_LEVEL_PX:
         above = levels[-1]
         width, height = math.ceil(above.width / 2), math.ceil(above.height / 2)
         downsample = (above.downsample[0] * 2, above.downsample[1] * 2)
-        levels.append(LevelPlan(above.level + 1, width, height, downsample, None))
+        levels.append(LevelPlan(above.level + 1, width, height, downsample, None, tile))
     return levels
 
 
-def plan_shards(level: LevelPlan, parameters: ImageParameters) -> list[ShardPlan]:
-    """The shards of one level, row-major."""
-    shard_px = parameters.tile_px * parameters.chunks_per_shard
-    cols, rows = math.ceil(level.width / shard_px), math.ceil(level.height / shard_px)
+def plan_shards(level: LevelPlan, chunks_per_shard: int) -> list[ShardPlan]:
+    """The shards of one level, row-major; each has `chunks_per_shard`² tiles."""
+    cols, rows = (math.ceil(count / chunks_per_shard) for count in level.n_tiles)
     return [ShardPlan(level.level, col, row) for row in range(rows) for col in range(cols)]
 
 
-def tiles_of_shard(
-    shard: ShardPlan, level: LevelPlan, parameters: ImageParameters
-) -> list[tuple[int, int, tuple[int, int, int, int]] | None]:
-    """The shard's chunks, row-major: (column, row, box) or None outside the level.
-
-    Columns and rows count the level's tiles; a box is (x, y, width, height) in level px, cut at the level's edge.
-    """
-    side, tile_px = parameters.chunks_per_shard, parameters.tile_px
-    n_cols, n_rows = level.tiles(tile_px)
-    tiles: list[tuple[int, int, tuple[int, int, int, int]] | None] = []
-    for row in range(shard.row * side, (shard.row + 1) * side):
-        for col in range(shard.col * side, (shard.col + 1) * side):
+def tiles_of_shard(shard: ShardPlan, level: LevelPlan, chunks_per_shard: int) -> list[TilePlan | None]:
+    """The shard's chunks, row-major; None outside the level."""
+    n_cols, n_rows = level.n_tiles
+    tile_w, tile_h = level.tile_px
+    tiles: list[TilePlan | None] = []
+    for row in range(shard.row * chunks_per_shard, (shard.row + 1) * chunks_per_shard):
+        for col in range(shard.col * chunks_per_shard, (shard.col + 1) * chunks_per_shard):
             if col >= n_cols or row >= n_rows:
                 tiles.append(None)
                 continue
-            x, y = col * tile_px, row * tile_px
-            tiles.append((col, row, (x, y, min(tile_px, level.width - x), min(tile_px, level.height - y))))
+            x, y = col * tile_w, row * tile_h
+            box = (x, y, min(tile_w, level.width - x), min(tile_h, level.height - y))
+            tiles.append(TilePlan(col, row, box))
     return tiles

@@ -1,0 +1,70 @@
+"""`wsikit info`: what a slide is, without touching it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from wsikit.slides.base import SlideInfo
+
+
+@click.command()
+@click.argument("slides", nargs=-1, required=True, metavar="SLIDE…", type=click.Path())
+@click.option(
+    "--reader",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "tiff", "openslide", "tiffslide", "image", "store"]),
+    help="Open with this reader; auto picks by what the file is.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per slide and line on standard output.")
+def command(slides: tuple[str, ...], reader: str, as_json: bool) -> int:
+    """What SLIDE is: size in px and mm, pixel size in µm/px and who states it, magnification, levels, vendor, reader.
+
+    Exit status: 0 all slides could be opened, 1 some could not, 2 the request itself is wrong.
+    """
+    import json
+
+    from wsikit.errors import RequestError, WsikitError
+    from wsikit.slides.registry import open_slide
+
+    failed = 0
+    for path in slides:
+        try:
+            with open_slide(path, reader) as slide:
+                info = slide.info
+        except RequestError:
+            raise
+        except (WsikitError, OSError) as error:
+            failed += 1
+            click.echo(f"wsikit: {error}", err=True)
+            if as_json:
+                click.echo(json.dumps({"path": path, "error": str(error)}))
+            continue
+        if as_json:
+            click.echo(json.dumps(info.to_json()))
+        else:
+            _show(info)
+    return 1 if failed else 0
+
+
+def _show(info: SlideInfo) -> None:
+    """Print the facts as a table for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from wsikit.slides.html import facts
+    from wsikit.slides.scale import how_to_give
+
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts(info).items():
+        table.add_row(name, value)
+    console = Console(highlight=False)
+    console.print(table)
+    if info.mpp is None:
+        console.print(how_to_give(info.path), markup=False, style="yellow")
+    console.print()
