@@ -1,0 +1,157 @@
+"""Stained tissue on a light field: what is stain, what is ink, what is the scanner's black border.
+
+Works on the overview, uint8 (h, w, 3), at mask resolution. Stain is judged by optical density (OD, natural
+logarithm) above the slide's own glass: how far the channels differ, which no shadow or dirt does, and how textured
+it is, which no smear of dye on the glass is. One threshold holds for the whole slide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.tissue.glass import Glass, find_glass
+from wsikit.tissue.parameters import TissueParameters
+from wsikit.tissue.pen import Ink, find_ink, pen_marks
+from wsikit.tissue.regions import (
+    Mask,
+    choose,
+    close_gaps,
+    count,
+    dilate,
+    drop_small,
+    edge_values,
+    extremes,
+    fill_holes,
+    label,
+    row_strips,
+)
+
+_CERTAIN_OD = 0.14  # stain of this strength is tissue even where it is smooth: colloid, blood, keratin
+_TEXTURE_SD = 0.015  # OD within 40 µm; smears of eosin on glass stay below 0.012, the smoothest blood at 0.016
+_TEXTURE_UM = 40.0
+_GREY_WEIGHT = 0.5  # colourless density counts half: silver and melanin are grey, but so are dust and shadow
+_NEUTRAL = 0.25  # colour per density below which a thing is colourless; hematoxylin, eosin and DAB have 0.4 and more
+_NEUTRAL_AREA = 5.0  # colourless pieces must be this many times larger: dust, bubbles, the edge of the cover glass
+_SPECK_UM = 40.0  # squares below this are dropped before gaps are closed, so that scattered dust is not joined
+_CERTAIN_SHARE = 0.02
+_DARKEST = 12.0  # grey level; below it noise and JPEG make up the colour
+_BORDER_MAX = 70  # brightest channel of a black border
+_BORDER_TINT = 25  # and its channels are this close
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What each pixel shows, (h, w) each."""
+
+    stained: Mask
+    certain: Mask
+    neutral: Mask
+    glass: Mask
+
+
+def brightfield_mask(rgb: npt.NDArray[np.uint8], mpp: float, parameters: TissueParameters) -> Mask:
+    """Tissue of the overview `rgb`, uint8 (h, w, 3), at `mpp` µm/px: bool (h, w)."""
+    evidence, ink, black = _look(rgb, mpp, find_glass(rgb), parameters)
+    px_per_mm2 = (1000.0 / mpp) ** 2
+    out = _black_border(black) | pen_marks(ink, evidence.glass, mpp, parameters)
+    del ink, black  # a third of the memory of a large slide
+    if out.any():
+        out = dilate(out, parameters.margin_um / mpp)
+    tissue = evidence.stained & ~out
+    tissue = drop_small(tissue, (_SPECK_UM / mpp) ** 2)
+    tissue = close_gaps(tissue, parameters.closing_um / mpp) & ~out
+    tissue = fill_holes(tissue, parameters.max_hole_mm2 * px_per_mm2) & ~out
+    return _keep_credible(tissue, evidence, parameters.min_area_mm2 * px_per_mm2)
+
+
+def _look(
+    rgb: npt.NDArray[np.uint8], mpp: float, glass: Glass, parameters: TissueParameters
+) -> tuple[_Evidence, Ink, Mask]:
+    """What shows tissue, what may be ink, what is black. By strips, so that the float planes are small on any slide."""
+    shape = rgb.shape[:2]
+    stained, certain, neutral, empty, black = (np.zeros(shape, bool) for _ in range(5))
+    ink = Ink(np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(shape, np.uint8))
+    window = max(3, round(_TEXTURE_UM / mpp) | 1)
+    least = _least_stain(rgb, glass, parameters.min_density)
+    for top, bottom in row_strips(*shape):
+        first, last = max(0, top - window), min(shape[0], bottom + window)
+        od = optical_density(rgb[first:last], glass.rgb)
+        here, inside = slice(top, bottom), slice(top - first, bottom - first)
+        sd = local_sd((od[0] + od[1] + od[2]) / 3, window)[inside]
+        od = np.maximum(od[:, inside], 0)
+        mean, colour, score = _stain(od, glass)
+        certain[here] = score > max(_CERTAIN_OD, least)
+        stained[here] = certain[here] | ((score > least) & (sd > _TEXTURE_SD))
+        neutral[here] = colour < _NEUTRAL * mean
+        empty[here] = score < least
+        black[here] = _is_black(rgb[here])
+        found = find_ink(od, sd)
+        ink.hue[here], ink.smooth[here], ink.density[here] = found.hue, found.smooth, found.density
+    return _Evidence(stained, certain, neutral, empty), ink, black
+
+
+def optical_density(rgb: npt.NDArray[np.uint8], glass: tuple[float, float, float]) -> npt.NDArray[np.float32]:
+    """Optical density above the glass, float32 (3, h, w); negative where it is brighter than the glass."""
+    table = -np.log(np.maximum(np.arange(256.0), _DARKEST) + 1)
+    return np.stack([(table + np.log(level + 1)).astype(np.float32)[rgb[..., c]] for c, level in enumerate(glass)])
+
+
+def _stain(od: npt.NDArray[np.float32], glass: Glass) -> tuple[npt.NDArray[np.float32], ...]:
+    """Mean density, spread between channels ("colour"), and the score that decides; (h, w) each."""
+    mean = (od[0] + od[1] + od[2]) / 3
+    most, least = extremes(od, axis=0)
+    colour = most - least
+    return mean, colour, colour + _GREY_WEIGHT * np.maximum(mean - glass.grey_od, 0)
+
+
+def _is_black(rgb: npt.NDArray[np.uint8]) -> Mask:
+    """Dark and colourless: densely packed nuclei are as dark, but purple."""
+    brightest, darkest = extremes(rgb)
+    return (brightest <= _BORDER_MAX) & (brightest - darkest <= _BORDER_TINT)
+
+
+def local_sd(image: npt.NDArray[np.float32], window: int) -> npt.NDArray[np.float32]:
+    from scipy import ndimage as ndi
+
+    mean = ndi.uniform_filter(image, window, mode="nearest")
+    square = ndi.uniform_filter(image * image, window, mode="nearest")
+    return np.sqrt(np.maximum(square - mean * mean, 0))
+
+
+def _least_stain(rgb: npt.NDArray[np.uint8], glass: Glass, floor: float) -> float:
+    """The slide's threshold: above the noise of its own glass, but never so high that pale tissue is lost."""
+    step = max(1, int(np.sqrt(rgb.shape[0] * rgb.shape[1] / 250_000)))
+    _, _, score = _stain(np.maximum(optical_density(rgb[::step, ::step], glass.rgb), 0), glass)
+    quiet = score[score < 2 * floor]
+    if quiet.size < 0.01 * score.size:
+        return floor
+    middle = float(np.median(quiet))
+    noise = 1.4826 * float(np.median(np.abs(quiet - middle)))
+    return float(np.clip(middle + 5 * noise, floor, 2 * floor))
+
+
+def _black_border(black: Mask) -> Mask:
+    """The black regions that touch the edge of the image."""
+    if not edge_values(black).any():
+        return np.zeros_like(black)
+    labels, areas = label(black)
+    at_edge = np.zeros(len(areas), bool)
+    at_edge[np.unique(edge_values(labels))] = True
+    at_edge[0] = False
+    return choose(labels, at_edge)
+
+
+def _keep_credible(tissue: Mask, evidence: _Evidence, min_px: float) -> Mask:
+    """The pieces large enough, with some certain stain in them; colourless ones must be larger."""
+    labels, areas = label(tissue)
+    certain, stained, neutral = (
+        count(labels, len(areas), shown)
+        for shown in (evidence.certain, evidence.stained, evidence.stained & evidence.neutral)
+    )
+    colourless = neutral > 0.5 * stained
+    keep = (areas >= np.where(colourless, _NEUTRAL_AREA, 1.0) * min_px) & (certain >= _CERTAIN_SHARE * areas)
+    keep[0] = False
+    return choose(labels, keep)

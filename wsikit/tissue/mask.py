@@ -1,0 +1,131 @@
+"""The tissue mask of a slide: one for all of it, at one physical resolution. It covers the slide from level-0 (0, 0).
+
+What is tissue is decided in `brightfield` and `fluorescence`; here the slide is read, in blocks, and the result kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+from wsikit.tissue.brightfield import brightfield_mask
+from wsikit.tissue.fluorescence import fluorescence_mask
+from wsikit.tissue.glass import is_fluorescence
+from wsikit.tissue.overview import read_overview
+from wsikit.tissue.parameters import TissueParameters
+
+if TYPE_CHECKING:
+    from wsikit.slides.base import Slide
+
+__all__ = ["TissueMask", "TissueParameters", "mask_from_image", "tissue_mask"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TissueMask:
+    """Where tissue is. Mask pixel (col, row) covers level-0 x from col · downsample[0], y from row · downsample[1]."""
+
+    mask: npt.NDArray[np.bool_]
+    """bool (h, w); False where the slide could not be read."""
+    downsample: tuple[float, float]
+    """Level-0 px per mask px along x and y."""
+    mpp: tuple[float, float]
+    """µm per mask px along x and y."""
+    stain: str
+    """How the slide was taken: `brightfield` or `fluorescence`."""
+    area_mm2: float
+    """Area of the tissue, mm²."""
+    unreadable: npt.NDArray[np.bool_]
+    """bool (h, w): where no pixels could be read. This is not glass: nothing is known of it."""
+    parameters: TissueParameters
+
+    @property
+    def unreadable_fraction(self) -> float:
+        """Share of the slide's area that could not be read."""
+        return float(self.unreadable.mean())
+
+
+def tissue_mask(slide: Slide, parameters: TissueParameters | None = None) -> TissueMask:
+    """Find the tissue of a slide.
+
+    Parameters
+    ----------
+    slide
+        Any open slide whose pixel size is known.
+    parameters
+        Settings in physical units; the defaults suit H&E, IHC and fluorescence.
+
+    Returns
+    -------
+    TissueMask
+        At `parameters.mpp` µm per pixel, or at the slide's own pixel size where that is coarser. Regions that
+        cannot be read are recorded in `unreadable`; the mask is False there.
+
+    Raises
+    ------
+    ScaleError
+        The slide does not state its pixel size.
+    ReadError
+        No part of the slide can be read.
+    """
+    parameters = parameters or TissueParameters()
+    slide_mpp = slide.mpp
+    mpp = max(parameters.mpp, *slide_mpp)
+    rgb, unreadable = read_overview(slide, mpp)
+    found = mask_from_image(rgb, mpp, parameters, unreadable=unreadable)
+    if found.unreadable_fraction > 0:
+        _log.warning("%s: %.2g of the slide could not be read", slide.path, found.unreadable_fraction)
+    if not found.mask.any():
+        _log.warning("%s: no tissue found", slide.path)
+    return TissueMask(
+        mask=found.mask,
+        downsample=(mpp / slide_mpp[0], mpp / slide_mpp[1]),
+        mpp=(mpp, mpp),
+        stain=found.stain,
+        area_mm2=found.area_mm2,
+        unreadable=unreadable,
+        parameters=parameters,
+    )
+
+
+def mask_from_image(
+    rgb: npt.NDArray[np.uint8],
+    mpp: float,
+    parameters: TissueParameters | None = None,
+    *,
+    unreadable: npt.NDArray[np.bool_] | None = None,
+) -> TissueMask:
+    """Find the tissue on an overview image of a whole slide.
+
+    Parameters
+    ----------
+    rgb
+        uint8 (h, w, 3).
+    mpp
+        µm per pixel of `rgb`; the mask has the same pixels, whatever `parameters.mpp` is.
+    parameters
+        Settings in physical units.
+    unreadable
+        bool (h, w), where `rgb` holds nothing; default nowhere.
+    """
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or not rgb.size:
+        raise RequestError(f"overview of shape {rgb.shape}, {rgb.dtype}: expected uint8 (height, width, 3)")
+    parameters = parameters or TissueParameters()
+    blind = np.zeros(rgb.shape[:2], bool) if unreadable is None else unreadable
+    dark = is_fluorescence(rgb) if parameters.stain == "auto" else parameters.stain == "fluorescence"
+    mask = (fluorescence_mask if dark else brightfield_mask)(rgb, mpp, parameters) & ~blind
+    return TissueMask(
+        mask=mask,
+        downsample=(1.0, 1.0),
+        mpp=(mpp, mpp),
+        stain="fluorescence" if dark else "brightfield",
+        area_mm2=float(np.count_nonzero(mask)) * (mpp / 1000.0) ** 2,
+        unreadable=blind,
+        parameters=parameters,
+    )

@@ -1,0 +1,94 @@
+"""The whole slide at mask resolution, read in blocks from the smallest level that holds the detail.
+
+Blocks are in overview pixels; the memory for one is bounded in pixels of the level read, whatever the slide.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import ReadError
+from wsikit.geometry import plan_read
+
+if TYPE_CHECKING:
+    from wsikit.slides.base import Slide
+
+_BLOCK_SIDE = 2048  # px of the level read: 12 MB of RGB, and few tiles decoded twice
+_LEAST_SIDE = 16  # overview px: an unreadable block is halved down to this, to find what of it is readable
+_HOPELESS = 1000  # failed reads without a single success, after which the slide is given up
+
+
+def read_overview(slide: Slide, mpp: float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Read all of `slide` at `mpp` µm/px.
+
+    Returns
+    -------
+    rgb : uint8 (h, w, 3)
+        From level-0 (0, 0); white where unreadable.
+    unreadable : bool (h, w)
+
+    Raises
+    ------
+    ReadError
+        Nothing of the slide could be read.
+    """
+    scale = (mpp / slide.mpp[0], mpp / slide.mpp[1])  # level-0 px per overview px
+    # The slack keeps a slide that is a whole number of pixels wide from gaining one by rounding
+    width, height = (max(1, math.ceil(n / s - 1e-6)) for n, s in zip(slide.dimensions, scale))
+    rgb = np.full((height, width, 3), 255, np.uint8)
+    unreadable = np.zeros((height, width), bool)
+    n_read, todo = 0, _blocks(width, height, _block_side(slide, mpp))
+    n_failed = 0
+    while todo:
+        x, y, w, h = todo.pop()
+        try:
+            rgb[y : y + h, x : x + w] = slide.read_region(x * scale[0], y * scale[1], w, h, mpp=mpp)
+            n_read += 1
+        except ReadError:
+            n_failed += 1
+            if not n_read and n_failed >= _HOPELESS:
+                raise
+            halves = _halves(x, y, w, h)
+            if not halves:
+                unreadable[y : y + h, x : x + w] = True
+                if not n_read and not todo:
+                    raise
+            todo += halves
+    _mend_edges(rgb, unreadable, (slide.dimensions[0] / scale[0], slide.dimensions[1] / scale[1]))
+    return rgb, unreadable
+
+
+def _mend_edges(rgb: npt.NDArray[np.uint8], unreadable: npt.NDArray[np.bool_], size: tuple[float, float]) -> None:
+    """Replace the last column and row, where they reach beyond the slide, by their neighbours: beyond it is white,
+    which in a dark field would pass for light. `size` is the slide's width and height in overview px."""
+    height, width = unreadable.shape
+    if width > 1 and size[0] < width - 1e-6:
+        rgb[:, -1], unreadable[:, -1] = rgb[:, -2], unreadable[:, -2]
+    if height > 1 and size[1] < height - 1e-6:
+        rgb[-1], unreadable[-1] = rgb[-2], unreadable[-2]
+
+
+def _block_side(slide: Slide, mpp: float) -> int:
+    """Overview px per block: `_BLOCK_SIDE` px of the level that the read comes from."""
+    level_mpps = [slide.mpp[0] * ds[0] for ds in slide.level_downsamples]
+    source_mpp = level_mpps[plan_read(level_mpps, target_mpp=mpp)]
+    return max(_LEAST_SIDE, int(_BLOCK_SIDE * source_mpp / mpp))
+
+
+def _blocks(width: int, height: int, side: int) -> list[tuple[int, int, int, int]]:
+    """(x, y, w, h) of blocks that cover the overview, last first: the list is worked off from its end."""
+    places = [(x, y) for y in range(0, height, side) for x in range(0, width, side)]
+    return [(x, y, min(side, width - x), min(side, height - y)) for x, y in reversed(places)]
+
+
+def _halves(x: int, y: int, w: int, h: int) -> list[tuple[int, int, int, int]]:
+    """The two halves of a block along its longer side; none if it is small enough."""
+    if max(w, h) <= _LEAST_SIDE:
+        return []
+    if w >= h:
+        return [(x, y, w // 2, h), (x + w // 2, y, w - w // 2, h)]
+    return [(x, y, w, h // 2), (x, y + h // 2, w, h - h // 2)]
