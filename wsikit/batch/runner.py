@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from wsikit.batch import records
 from wsikit.batch.manifest import SlideEntry
-from wsikit.batch.outputs import write_outputs
+from wsikit.batch.outputs import SlideSummary, write_outputs
 from wsikit.batch.records import SlideRow
 from wsikit.errors import RequestError, WsikitError
 from wsikit.execution import Executor
@@ -186,15 +186,12 @@ def _run_slide(entry: SlideEntry, job: _Job) -> SlideRow:
             store, captioner=job.parameters.captioner, grid=table.name, executor=job.executor, progress=job.progress
         )
         fault = too_coarse or why_not_applicable(config, store, table)
-        result = None
         if fault is None:
             predict(store, model=job.predictor, grid=table.name, progress=job.progress)
-            result = vote(store, parameters=job.parameters.vote, grid=table.name)
+            vote(store, parameters=job.parameters.vote, grid=table.name)
         job.progress.start("map and report", 1, "slide")
         folder = job.out / "results" / entry.slide_id
-        summary = write_outputs(
-            store, table, folder, predictor=job.predictor, result=result, not_predicted=fault, path=entry.path
-        )
+        summary = write_outputs(store, table, folder, method=job.parameters.vote.method, not_predicted=fault)
         job.progress.finish()
     return _row(entry, store, table, summary)
 
@@ -211,7 +208,7 @@ def _patches_for(
     return wanted, f"scanned at {finest:.4g} µm/px, the model reads {mpp:g} µm/px: too coarse to see what it looks for"
 
 
-def _row(entry: SlideEntry, store: SlideStore, table: PatchTable, summary: Any) -> SlideRow:
+def _row(entry: SlideEntry, store: SlideStore, table: PatchTable, summary: SlideSummary) -> SlideRow:
     tissue = store.tissue_record()
     return SlideRow(
         slide_id=entry.slide_id,

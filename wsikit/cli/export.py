@@ -1,0 +1,26 @@
+"""`wsikit export`: one output of a store."""
+
+from __future__ import annotations
+
+import click
+
+from wsikit.cli.options import grid_option
+
+
+@click.command()
+@click.argument("store", type=click.Path())
+@click.option("--to", required=True, type=click.Choice(["png", "geojson", "report", "csv"]), help="What to write.")
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The file to write.")
+@grid_option
+@click.option(
+    "--method",
+    default="mean",
+    show_default=True,
+    type=click.Choice(["mean", "hard", "confidence"]),
+    help="Which vote to show.",
+)
+def command(store: str, to: str, out: str, grid: str | None, method: str) -> None:
+    """Write a map (PNG), regions for QuPath (GeoJSON, level-0 px), a report (HTML) or the patch table (CSV)."""
+    from wsikit.batch.outputs import export
+
+    click.echo(f"{export(store, to, out, grid=grid, method=method)}")
