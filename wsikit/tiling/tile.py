@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from wsikit.execution import Executor
+from wsikit.geometry import check_enlargement
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
@@ -62,7 +63,8 @@ def tile(
     opened = slide if not isinstance(slide, str | os.PathLike) else open_slide(slide)
     folder = Path(store)
     executor = executor or Executor()
-    _ = opened.mpp  # raises ScaleError now, not after the pixels were copied
+    # a slide without scale, or too coarse for these patches, is refused now, not after its pixels were copied
+    check_enlargement(opened.path, max(opened.mpp), (patches or PatchParameters()).mpp)
     progress_started = False
 
     def plan(total: int) -> None:

@@ -1,0 +1,247 @@
+"""The main job over many slides: each attempted, each kept, each told."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tifffile
+from filelock import FileLock
+
+from wsikit.batch import runner
+from wsikit.batch.manifest import collect
+from wsikit.batch.records import DONE, ELSEWHERE, FAILED
+from wsikit.batch.runner import RunParameters, RunSummary, run
+from wsikit.cli.main import main
+from wsikit.errors import ModelError
+from wsikit.execution import Executor
+from wsikit.slides.store import SlideStore
+
+OUTPUTS = ("map.png", "subtype.geojson", "report.html")
+
+
+@pytest.fixture
+def start(model_folder: Path, tmp_path: Path) -> Callable[..., RunSummary]:
+    """Runs slides into tmp_path/out with the tiny model."""
+
+    def run_it(*slides: Path, assume_mpp: float | None = None, **changes: Any) -> RunSummary:
+        parameters = RunParameters(model=str(model_folder), **changes)
+        entries = collect(slides, assume_mpp=assume_mpp)
+        return run(entries, tmp_path / "out", parameters=parameters, executor=Executor(workers=2), device="cpu")
+
+    return run_it
+
+
+def table(out: Path) -> dict[str, dict[str, str]]:
+    with open(out / "slides.csv", encoding="utf-8", newline="") as file:
+        return {row["slide_id"]: row for row in csv.DictReader(file)}
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_one_bad_slide_never_stops_the_others(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        shutil.copy(slide_path, tmp_path / "in" / folder / "same.tiff")
+    (tmp_path / "in" / "a" / "broken.svs").write_bytes(b"II*\0" + b"\1" * 500)
+    summary = start(tmp_path / "in")
+    out = tmp_path / "out"
+    assert summary.exit_status == 1
+    rows = table(out)
+    assert {slide_id: row["status"] for slide_id, row in rows.items()} == {
+        "a__broken": FAILED,
+        "a__same": DONE,
+        "b__same": DONE,
+    }
+    assert "broken.svs" in rows["a__broken"]["error"]
+    assert "\n" not in rows["a__broken"]["error"]
+    assert "Traceback" in (out / "failures" / "a__broken.txt").read_text()
+    for slide_id in ("a__same", "b__same"):
+        assert all((out / "results" / slide_id / name).stat().st_size > 0 for name in OUTPUTS)
+        assert len(SlideStore(out / "slides" / f"{slide_id}.zarr").patches()) == int(rows[slide_id]["n_patches"])
+    record = json.loads((out / "run.json").read_text())
+    assert record["versions"]["wsikit"]
+    assert record["configuration"]["captioner"] == "morphometry"
+
+
+def test_running_again_changes_nothing_that_is_done_and_retries_what_failed(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+) -> None:
+    late = tmp_path / "late.tiff"
+    late.write_bytes(b"II*\0" + b"\1" * 500)
+    assert start(slide_path, late).exit_status == 1
+    done = [tmp_path / "out" / "slides" / "disc.zarr", tmp_path / "out" / "results" / "disc"]
+    before = {**stamps(done[0]), **{path: time for path, time in stamps(done[1]).items() if "row.json" not in path}}
+    shutil.copy(slide_path, late)
+    assert start(slide_path, late).exit_status == 0
+    after = {**stamps(done[0]), **stamps(done[1])}
+    assert {path: after[path] for path in before} == before
+    assert not (tmp_path / "out" / "failures" / "late.txt").exists()
+    assert table(tmp_path / "out")["late"]["status"] == DONE
+
+
+@pytest.mark.parametrize("stage", ["caption", "predict", "vote", "write_outputs"])
+def test_a_run_broken_off_in_any_stage_is_finished_by_the_next(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def break_off(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, stage, break_off)
+        with pytest.raises(KeyboardInterrupt):
+            start(slide_path)
+    pixels = stamps(tmp_path / "out" / "slides" / "disc.zarr" / "0")
+    assert start(slide_path).exit_status == 0
+    assert stamps(tmp_path / "out" / "slides" / "disc.zarr" / "0") == pixels
+    assert all((tmp_path / "out" / "results" / "disc" / name).is_file() for name in OUTPUTS)
+
+
+def test_other_settings_redo_what_depends_on_them_only(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+) -> None:
+    start(slide_path, min_tissue=0.1)
+    store = tmp_path / "out" / "slides" / "disc.zarr"
+    pixels, many = stamps(store / "0"), len(SlideStore(store).patches())
+    report = (tmp_path / "out" / "results" / "disc" / "report.html").read_bytes()
+    start(slide_path, min_tissue=0.95)
+    assert len(SlideStore(store).patches()) < many
+    assert stamps(store / "0") == pixels
+    assert (tmp_path / "out" / "results" / "disc" / "report.html").read_bytes() != report
+
+
+def test_a_missing_scale_is_refused_with_three_ways_and_an_assumed_one_is_recorded(
+    start: Callable[..., RunSummary], tmp_path: Path, pixels: npt.NDArray[np.uint8]
+) -> None:
+    path = tmp_path / "noscale.tiff"
+    tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", metadata=None)
+    error = start(path).rows[0].error or ""
+    assert all(way in error for way in ("manifest", "--assume-mpp", "noscale.tiff.json"))
+    row = start(path, assume_mpp=0.5).rows[0]
+    assert (row.status, row.mpp_x, row.mpp_source) == (DONE, 0.5, "assumed (--assume-mpp)")
+
+
+def test_an_assumed_scale_does_not_override_a_stated_one(start: Callable[..., RunSummary], slide_path: Path) -> None:
+    row = start(slide_path, assume_mpp=0.25).rows[0]
+    assert row.mpp_x == pytest.approx(0.5)
+    assert row.mpp_source == "TIFF XResolution"
+
+
+def test_a_slide_too_coarse_for_the_model_is_done_without_a_subtype(
+    start: Callable[..., RunSummary], tmp_path: Path, pixels: npt.NDArray[np.uint8]
+) -> None:
+    path = tmp_path / "coarse.tiff"
+    resolution = (1e4 / 8.0, 1e4 / 8.0)
+    tifffile.imwrite(
+        path, pixels, tile=(128, 128), photometric="rgb", resolution=resolution, resolutionunit="CENTIMETER"
+    )
+    row = start(path).rows[0]
+    assert (row.status, row.subtype, row.abstained) == (DONE, None, True)
+    assert "too coarse" in (row.reason or "")
+    assert "too coarse" in (tmp_path / "out" / "results" / "coarse" / "report.html").read_text()
+    assert "probability" not in SlideStore(tmp_path / "out" / "slides" / "coarse.zarr").patches().columns()
+
+
+def test_a_fluorescence_slide_is_not_asked_about_subtypes(
+    start: Callable[..., RunSummary], tmp_path: Path, pixels: npt.NDArray[np.uint8]
+) -> None:
+    path = tmp_path / "dapi.tiff"
+    resolution = (1e4 / 0.5, 1e4 / 0.5)
+    dark = np.where(pixels.min(axis=2, keepdims=True) > 220, 3, 255 - pixels)
+    tifffile.imwrite(
+        path,
+        dark.astype(np.uint8),
+        tile=(128, 128),
+        photometric="rgb",
+        resolution=resolution,
+        resolutionunit="CENTIMETER",
+    )
+    row = start(path).rows[0]
+    assert (row.status, row.subtype) == (DONE, None)
+    assert "fluorescence" in (row.reason or "")
+
+
+def test_unreadable_tiles_are_counted_and_not_classified(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path, damage_tile: Callable[..., None]
+) -> None:
+    damage_tile(slide_path, 5, 4)
+    row = start(slide_path).rows[0]
+    assert row.status == DONE
+    assert 0 < (row.unreadable_fraction or 0) < 0.2
+    patches = SlideStore(tmp_path / "out" / "slides" / "disc.zarr").patches()
+    unreadable = patches.read("readable") == 0
+    assert unreadable.any()
+    assert np.isnan(patches.read("probability")[unreadable]).all()
+    assert np.isfinite(patches.read("probability")[~unreadable]).all()
+    assert set(patches.read("caption")[unreadable]) == {""}
+
+
+def test_a_slide_that_another_run_works_on_is_left_to_it(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+) -> None:
+    lock = tmp_path / "out" / "slides" / ".disc.lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock):
+        summary = start(slide_path)
+    assert summary.rows[0].status == ELSEWHERE
+    assert not (tmp_path / "out" / "slides" / "disc.zarr").exists()
+    assert start(slide_path).exit_status == 0, "no lock is left behind"
+
+
+def test_a_missing_model_stops_the_run_before_any_slide(tmp_path: Path, slide_path: Path) -> None:
+    with pytest.raises(ModelError, match="no-such-model"):
+        run(collect([slide_path]), tmp_path / "out", parameters=RunParameters(model="no-such-model"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_map_uses_the_predictions_own_coordinates(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+) -> None:
+    from shapely.geometry import shape
+    from shapely.ops import unary_union
+
+    start(slide_path)
+    patches = SlideStore(tmp_path / "out" / "slides" / "disc.zarr").patches()
+    features = json.loads((tmp_path / "out" / "results" / "disc" / "subtype.geojson").read_text())["features"]
+    covered = unary_union([shape(feature["geometry"]) for feature in features])
+    side = patches.grid.side[0]
+    assert covered.area == pytest.approx(len(patches) * side**2, rel=0.02)
+    assert covered.bounds[0] == patches.coords[:, 0].min()
+    assert covered.bounds[1] == patches.coords[:, 1].min()
+
+
+def test_the_command_ends_with_2_where_the_request_is_wrong_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(tmp_path / "empty"), "-o", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    assert "no slide found" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_ends_with_1_where_a_slide_failed_and_0_where_all_are_done(
+    tmp_path: Path, slide_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.svs"
+    broken.write_bytes(b"II*\0" + b"\1" * 500)
+    arguments = ["-o", str(tmp_path / "out"), "--model", str(model_folder), "--device", "cpu"]
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(slide_path), str(broken), *arguments])
+    assert ended.value.code == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(slide_path), *arguments])
+    assert ended.value.code == 0
+    assert "1 of 1 slides done" in capsys.readouterr().out
