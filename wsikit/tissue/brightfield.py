@@ -23,6 +23,7 @@ from wsikit.tissue.regions import (
     dilate,
     drop_small,
     edge_values,
+    erode,
     extremes,
     fill_holes,
     label,
@@ -34,7 +35,8 @@ _TEXTURE_SD = 0.015  # OD within 40 µm; smears of eosin on glass stay below 0.0
 _TEXTURE_UM = 40.0
 _GREY_WEIGHT = 0.5  # colourless density counts half: silver and melanin are grey, but so are dust and shadow
 _NEUTRAL = 0.25  # colour per density below which a thing is colourless; hematoxylin, eosin and DAB have 0.4 and more
-_NEUTRAL_AREA = 5.0  # colourless pieces must be this many times larger: dust, bubbles, the edge of the cover glass
+_NEUTRAL_AREA = 3.0  # colourless pieces must be this many times larger than others: dust
+_NEUTRAL_WIDTH_UM = 64.0  # and somewhere this wide: fibres, rims of bubbles, the edge of the cover glass are not
 _SPECK_UM = 40.0  # squares below this are dropped before gaps are closed, so that scattered dust is not joined
 _CERTAIN_SHARE = 0.02
 _DARKEST = 12.0  # grey level; below it noise and JPEG make up the colour
@@ -56,7 +58,7 @@ def brightfield_mask(rgb: npt.NDArray[np.uint8], mpp: float, parameters: TissueP
     """Tissue of the overview `rgb`, uint8 (h, w, 3), at `mpp` µm/px: bool (h, w)."""
     evidence, ink, black = _look(rgb, mpp, find_glass(rgb), parameters)
     px_per_mm2 = (1000.0 / mpp) ** 2
-    out = _black_border(black) | pen_marks(ink, evidence.glass, mpp, parameters)
+    out = _black_border(black, parameters.min_pen_mm2 * px_per_mm2) | pen_marks(ink, evidence.glass, mpp, parameters)
     del ink, black  # a third of the memory of a large slide
     if out.any():
         out = dilate(out, parameters.margin_um / mpp)
@@ -64,7 +66,7 @@ def brightfield_mask(rgb: npt.NDArray[np.uint8], mpp: float, parameters: TissueP
     tissue = drop_small(tissue, (_SPECK_UM / mpp) ** 2)
     tissue = close_gaps(tissue, parameters.closing_um / mpp) & ~out
     tissue = fill_holes(tissue, parameters.max_hole_mm2 * px_per_mm2) & ~out
-    return _keep_credible(tissue, evidence, parameters.min_area_mm2 * px_per_mm2)
+    return _keep_credible(tissue, evidence, mpp, parameters.min_area_mm2 * px_per_mm2)
 
 
 def _look(
@@ -133,25 +135,29 @@ def _least_stain(rgb: npt.NDArray[np.uint8], glass: Glass, floor: float) -> floa
     return float(np.clip(middle + 5 * noise, floor, 2 * floor))
 
 
-def _black_border(black: Mask) -> Mask:
-    """The black regions that touch the edge of the image."""
+def _black_border(black: Mask, min_px: float) -> Mask:
+    """The black regions of at least `min_px` that touch the edge of the image; clumps of nuclei are smaller."""
     if not edge_values(black).any():
         return np.zeros_like(black)
     labels, areas = label(black)
     at_edge = np.zeros(len(areas), bool)
     at_edge[np.unique(edge_values(labels))] = True
+    at_edge &= areas >= max(1.0, min_px)
     at_edge[0] = False
     return choose(labels, at_edge)
 
 
-def _keep_credible(tissue: Mask, evidence: _Evidence, min_px: float) -> Mask:
-    """The pieces large enough, with some certain stain in them; colourless ones must be larger."""
+def _keep_credible(tissue: Mask, evidence: _Evidence, mpp: float, min_px: float) -> Mask:
+    """The pieces large enough, with some certain stain in them; colourless ones must be larger, and not thin."""
     labels, areas = label(tissue)
     certain, stained, neutral = (
         count(labels, len(areas), shown)
         for shown in (evidence.certain, evidence.stained, evidence.stained & evidence.neutral)
     )
+    keep = (areas >= min_px) & (certain >= _CERTAIN_SHARE * areas)
     colourless = neutral > 0.5 * stained
-    keep = (areas >= np.where(colourless, _NEUTRAL_AREA, 1.0) * min_px) & (certain >= _CERTAIN_SHARE * areas)
+    if (keep & colourless).any():
+        inside = count(labels, len(areas), erode(tissue, _NEUTRAL_WIDTH_UM / 2 / mpp))
+        keep &= ~colourless | ((areas >= _NEUTRAL_AREA * min_px) & (inside > 0))
     keep[0] = False
     return choose(labels, keep)

@@ -20,8 +20,9 @@ _DEFAULT_GLASS = (243.0, 243.0, 243.0)  # where no glass is on the slide: what m
 _GREY_TINT = 0.03  # OD between channels, below which two fields differ in brightness only
 
 _UNLIT = 30  # brightest channel of a pixel without signal
-_DIM = 100  # brightest channel; stained tissue at 8 µm/px seldom falls below (2 % of a slide, 9 % with black pen)
-_DIM_SHARE = 0.25  # of what is lit; fluorescence fades into the dark and has 40 % and more
+_DIM = 100  # brightest channel; stained tissue at 8 µm/px seldom falls below: 3 % of a slide
+_ONE_SHADE = 16  # grey levels: a grey border or a pen has one shade, within this
+_DIM_SHARE = 0.12  # of what is lit, but for the commonest shade; fluorescence fades evenly into the dark
 _DARK_SHARE = 0.3  # of all
 _ONE_COLOUR = 25.0  # median darkest channel of what is lit; stained tissue has 90 and more
 
@@ -47,7 +48,9 @@ def is_fluorescence(rgb: npt.NDArray[np.uint8]) -> bool:
     n_lit = np.count_nonzero(lit)
     if n_lit < 0.001 * lit.size or float(np.median(darkest[lit])) < _ONE_COLOUR:
         return True
-    return bool(dim.mean() >= _DARK_SHARE and np.count_nonzero(dim & lit) > _DIM_SHARE * n_lit)
+    shades = np.bincount(brightest[dim & lit], minlength=_DIM + 1)
+    fading = shades.sum() - np.convolve(shades, np.ones(_ONE_SHADE, int)).max()
+    return bool(dim.mean() >= _DARK_SHARE and fading > _DIM_SHARE * n_lit)
 
 
 def find_glass(rgb: npt.NDArray[np.uint8]) -> Glass:

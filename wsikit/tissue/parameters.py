@@ -22,7 +22,7 @@ class TissueParameters:
     max_hole_mm2: float = 0.03
     """Smaller holes belong to the tissue: fat cells (to 0.01 mm²), vessels, small lumina."""
     min_pen_mm2: float = 0.05
-    """Smaller ink-coloured spots are taken for pigment."""
+    """Smaller ink-coloured spots are taken for pigment, smaller black ones at the slide's edge for tissue."""
     closing_um: float = 24.0
     """Gaps up to twice this are closed: the walls of fat cells are thinner than a mask pixel."""
     margin_um: float = 48.0

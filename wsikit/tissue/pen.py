@@ -52,7 +52,7 @@ def find_ink(od: npt.NDArray[np.float32], sd: npt.NDArray[np.float32]) -> Ink:
     most, least = extremes(od, axis=0)
     hue = np.zeros(sd.shape, np.uint8)
     is_blue = (red > 1.1 * green) & (red > 0.12)
-    is_red = (green > 0.3) & (red < 0.35 * green) & (blue > 0.5 * green)
+    is_red = (green > 0.3) & (red < 0.35 * green) & (blue > 0.6 * green)
     is_black = (mean > 0.5) & (most - least < 0.25 * mean)
     # Dark blue ink comes near hematoxylin in hue, but no section 4 µm thick is as dense and as smooth
     sure_blue = ((red > 0.35) & (red > 1.3 * green)) | ((red > 1.3) & (blue < 0.75 * green))
