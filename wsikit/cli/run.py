@@ -9,7 +9,15 @@ import click
 from wsikit.cli.options import assume_mpp_option, executor_of, executor_options, model_option, slides_argument
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from wsikit.batch.manifest import SlideEntry
+    from wsikit.batch.records import SlideRow
     from wsikit.batch.runner import RunParameters, RunSummary
+    from wsikit.cli.progress import TerminalProgress
+    from wsikit.execution import Executor
 
 
 @click.command()
@@ -54,15 +62,23 @@ def command(
     from wsikit.batch.manifest import collect
     from wsikit.batch.records import taken_ids
     from wsikit.batch.runner import RunParameters
-    from wsikit.models.config import DEFAULT_MODEL
+    from wsikit.errors import ModelError, RequestError
+    from wsikit.models.config import DEFAULT_MODEL, find_model
 
+    model = model or DEFAULT_MODEL
+    try:
+        find_model(model)
+    except ModelError as error:
+        raise RequestError(str(error)) from error  # a wrong request: nothing was started
     entries = collect(slides, manifest=manifest, assume_mpp=assume_mpp, taken=taken_ids(Path(out)))
-    parameters = RunParameters(model=model or DEFAULT_MODEL, captioner=captioner, min_tissue=min_tissue)
+    parameters = RunParameters(model=model, captioner=captioner, min_tissue=min_tissue)
     summary = run_in_terminal(entries, out, parameters, executor_of(scheduler, workers), device)
     return summary.exit_status
 
 
-def run_in_terminal(entries: list, out: str, parameters: RunParameters, executor, device: str) -> RunSummary:  # type: ignore[no-untyped-def,type-arg]
+def run_in_terminal(
+    entries: Sequence[SlideEntry], out: str, parameters: RunParameters, executor: Executor, device: str
+) -> RunSummary:
     """Run a batch with progress and a closing table on the terminal."""
     from rich.console import Console
 
@@ -88,7 +104,7 @@ def run_in_terminal(entries: list, out: str, parameters: RunParameters, executor
     return summary
 
 
-def _tell(progress, console, row) -> None:  # type: ignore[no-untyped-def]
+def _tell(progress: TerminalProgress, console: Console, row: SlideRow) -> None:
     from rich.markup import escape
 
     from wsikit.batch.records import DONE
@@ -106,7 +122,7 @@ def _tell(progress, console, row) -> None:  # type: ignore[no-untyped-def]
     console.print(f"    [dim]{escape(facts)}[/]", highlight=False)
 
 
-def _close(console, summary: RunSummary, out: str) -> None:  # type: ignore[no-untyped-def]
+def _close(console: Console, summary: RunSummary, out: str) -> None:
     from pathlib import Path
 
     from wsikit.batch.records import DONE

@@ -1,10 +1,11 @@
-"""A slide as a small HTML card for notebooks: thumbnail and facts. Label and macro are never shown: they name people."""
+"""A slide as an HTML card for notebooks: thumbnail and facts. Label and macro are never shown: they name people."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 CARD_THUMBNAIL_PX = 256
 
 
-def slide_html(slide: BaseSlide) -> str:
-    """The card, as HTML without scripts or outside references."""
+def slide_html(slide: BaseSlide, findings: Mapping[str, str] | None = None) -> str:
+    """The card, as HTML without scripts or outside references. `findings` are further rows."""
     rows = "".join(
         f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(name)}</th>"
-        f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-        for name, value in facts(slide.info).items()
+        f"<td style='text-align:left'>{html.escape(value).replace(chr(10), '<br>')}</td></tr>"
+        for name, value in {**facts(slide.info), **(findings or {})}.items()
     )
     return (
         "<div style='display:flex;gap:1.5em;align-items:flex-start'>"
@@ -31,7 +32,7 @@ def slide_html(slide: BaseSlide) -> str:
 
 
 def facts(info: SlideInfo) -> dict[str, str]:
-    """The facts that a person wants first, in words with units: for the card and for `wsikit info`."""
+    """The facts that a person wants first, in words with units; one line per level. For the card and `wsikit info`."""
     width, height = info.dimensions
     found = {"slide": info.path, "format": _format_words(info), "size": f"{width} × {height} px"}
     if info.mpp:
@@ -45,7 +46,7 @@ def facts(info: SlideInfo) -> dict[str, str]:
         found["pixel size"] = "not stated"
     if info.magnification:
         found["magnification"] = f"{info.magnification:g}x (as stated)"
-    found["levels"] = ", ".join(_level_words(info, level) for level in range(len(info.level_dimensions)))
+    found["levels"] = "\n".join(_level_words(info, level) for level in range(len(info.level_dimensions)))
     found["associated images"] = ", ".join(info.associated) or "none"
     found["colour profile"] = f"ICC, {len(info.icc_profile)} bytes" if info.icc_profile else "none"
     return found
@@ -54,7 +55,7 @@ def facts(info: SlideInfo) -> dict[str, str]:
 def _format_words(info: SlideInfo) -> str:
     words = [info.vendor]
     if info.compression:
-        words.append(info.compression)
+        words.append("uncompressed" if info.compression == "none" else info.compression)
     if info.tile_px:
         words.append(f"tiles of {info.tile_px[0]} × {info.tile_px[1]} px")
     return ", ".join(words) + f" (read with {info.reader})"

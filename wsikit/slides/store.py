@@ -136,6 +136,26 @@ class SlideStore(BaseSlide):
             raise StoreError(f"{self.folder}: no tissue label yet. Run wsikit tile again to add it.")
         return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["wsikit"])
 
+    def findings(self) -> dict[str, str]:
+        """What is in the store beside pixels, in words: tissue, patch tables with their columns, votes."""
+        found: dict[str, str] = {}
+        if (self.folder / "labels" / "tissue").is_dir():
+            record = self.tissue_record()
+            found["tissue"] = f"{record['area_mm2']:.3g} mm², {record['stain']}"
+        for name in self.grids():
+            table = self.patches(name)
+            found[f"patches {name}"] = f"{len(table)} rows: {', '.join(table.columns())}"
+            for method, vote in table.votes().items():
+                label = vote["label"]
+                said = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
+                found[f"vote ({method})"] = said
+        return found
+
+    def _repr_html_(self) -> str:
+        from wsikit.slides.html import slide_html
+
+        return slide_html(self, self.findings())
+
     def close(self) -> None:
         self._levels.close()
 
