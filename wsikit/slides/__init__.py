@@ -15,7 +15,7 @@ _HOME = {
     "resample": "wsikit.slides.region",
 }
 
-__all__ = sorted(_HOME)
+__all__ = ["BaseSlide", "RegionPlan", "Slide", "SlideInfo", "open_slide", "plan_region", "resample"]
 
 if TYPE_CHECKING:
     from wsikit.slides.base import BaseSlide, Slide, SlideInfo

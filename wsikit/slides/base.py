@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError
+from wsikit.geometry import downsample_of
 from wsikit.slides import scale
 from wsikit.slides.region import RegionPlan, plan_region, resample
 
@@ -98,6 +99,10 @@ class Slide(Protocol):
     def thumbnail(self, max_px: int = 1024) -> Pixels: ...
     def associated(self, name: str) -> Pixels: ...
     def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class BaseSlide(ABC):
@@ -128,8 +133,9 @@ class BaseSlide(ABC):
         """One of `info.associated`, uint8 (h, w, 3)."""
         raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
-        """Give back file handles and memory. Reading afterwards is an error."""
+        """Give back file handles and memory. Reading afterwards is an error; closing twice is not."""
 
     @property
     def info(self) -> SlideInfo:
@@ -315,6 +321,12 @@ class BaseSlide(ABC):
         from wsikit.slides.html import slide_html
 
         return slide_html(self)
+
+
+def true_downsamples(level_dimensions: Sequence[Size]) -> tuple[tuple[float, float], ...]:
+    """Level-0 px per px of each level, (x, y), from the levels' sizes in px, finest first."""
+    width, height = level_dimensions[0]
+    return tuple((downsample_of(width, w), downsample_of(height, h)) for w, h in level_dimensions)
 
 
 def _reopen(cls: Callable[..., BaseSlide], path: str, mpp: MppLike | None, mpp_source: str) -> BaseSlide:

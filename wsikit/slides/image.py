@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from wsikit.errors import BrokenSlideError, ReadError, SlideError, UnsupportedSlideError
+from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides import jpeg, tiff_layout
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo
 from wsikit.slides.pixels import to_rgb
@@ -39,22 +39,25 @@ class ImageSlide(BaseSlide):
         self._load = _load_tiff if is_tiff else _load_image
         super().__init__((_tiff_info if is_tiff else _image_info)(path, self.reader), mpp=mpp, mpp_source=mpp_source)
         self._lock = threading.Lock()
+        self._closed = False
         self._pixels: Pixels | None = None
         try:
             self._whole()
         except ReadError as error:
             raise BrokenSlideError(
-                f"{path}: the picture cannot be decoded ({error.reason}). Copy it again from its source"
+                f"{path}: the picture cannot be decoded ({error.reason}). Copy it again from its source."
             ) from error
 
     def close(self) -> None:
-        self._pixels = None
+        self._closed, self._pixels = True, None
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         return self._whole()[y : y + height, x : x + width].copy()
 
     def _whole(self) -> Pixels:
         with self._lock:
+            if self._closed:
+                raise RequestError(f"{self.path}: the slide is closed; open it again")
             if self._pixels is None:
                 width, height = self.dimensions
                 try:
@@ -78,11 +81,11 @@ def _image_info(path: str, reader: str) -> SlideInfo:
     except (Image.UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
-        raise UnsupportedSlideError(f"{path}: not a picture that Pillow knows") from error
+        raise UnsupportedSlideError(f"{path}: not a picture that Pillow knows. Open it with reader='auto'.") from error
     if width * height > MAX_PIXELS:
         raise _too_large(path)
     if frames > 1:
-        raise UnsupportedSlideError(f"{path}: a picture of {frames} frames, where one is expected. Export one frame")
+        raise UnsupportedSlideError(f"{path}: a picture of {frames} frames, where one is expected. Export one frame.")
     scale = from_resolution(float(dpi[0]), float(dpi[1]), _INCH, f"{kind} resolution") if dpi else None
     return _info(path, reader, kind.lower(), (width, height), scale, profile, None, {})
 
@@ -93,7 +96,7 @@ def _tiff_info(path: str, reader: str) -> SlideInfo:
             page = tiff.series[0].keyframe
             refusal = tiff_layout.refusal(page, tiff.series[0], tiled=False)
             if refusal is not None:
-                raise UnsupportedSlideError(f"{path}: {refusal}. {tiff_layout.CONVERT}")
+                raise UnsupportedSlideError(f"{path}: {refusal}")
             if page.imagewidth * page.imagelength > MAX_PIXELS:
                 raise _too_large(path)
             metadata = read_metadata(tiff, page)

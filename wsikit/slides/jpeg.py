@@ -6,6 +6,8 @@ A reader must never hand out pixels that nobody scanned, so a warning is an erro
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
@@ -19,7 +21,7 @@ ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00\x00\x00"
 """APP14 segment that says: the three components are R, G, B as they are."""
 
 
-class JpegFault(ValueError):
+class JpegError(ValueError):
     """A JPEG stream is damaged, or of a kind that slides do not have. The message says how."""
 
 
@@ -37,18 +39,19 @@ def self_contained(tile: bytes, tables: bytes | None, *, rgb: bool) -> bytes:
         speak of colour: some writers say RGB and store YCbCr in JFIF.
     """
     if not tile.startswith(_SOI):
-        raise JpegFault("only zero bytes" if not tile.strip(b"\0") else "the bytes do not begin as a JPEG does")
+        raise JpegError("only zero bytes" if not tile.strip(b"\0") else "the bytes do not begin as a JPEG does")
     adobe = ADOBE_RGB if rgb and _silent_on_colour(tile) else b""
     shared = tables[2:-2] if tables else b""
     return b"".join((_SOI, adobe, shared, tile[2:])) if adobe or shared else tile
 
 
 def decode(stream: bytes, *, grey: bool = False) -> Pixels:
-    """Pixels of a whole stream: uint8 (h, w, 3) RGB, or (h, w, 1) if `grey`. JpegFault if anything in it is wrong."""
+    """Pixels of a whole stream: uint8 (h, w, 3) RGB, or (h, w, 1) if `grey`. JpegError if anything in it is wrong."""
     try:
         return simplejpeg.decode_jpeg(stream, colorspace="GRAY" if grey else "RGB", strict=True)
     except ValueError as error:
-        raise JpegFault(f"damaged JPEG: {' '.join(str(error).split())}") from error
+        words = re.sub(r"^\w+\(\d*\): ", "", " ".join(str(error).split()))  # libjpeg-turbo names its own function first
+        raise JpegError(f"damaged JPEG: {words}") from error
 
 
 def _silent_on_colour(tile: bytes) -> bool:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import openslide
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
-from wsikit.geometry import downsample_of
-from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo
+from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
 from wsikit.slides.pixels import over_white
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import Scale, stated
@@ -38,15 +38,21 @@ _READ_PX = 1 << 26
 
 
 class OpenSlideSlide(BaseSlide):
-    """A slide behind OpenSlide. Exact at level 0; above, OpenSlide itself may interpolate by a fraction of a pixel."""
+    """A slide behind OpenSlide. Exact at level 0; above, OpenSlide itself may interpolate by a fraction of a pixel.
+
+    OpenSlide notices most damaged JPEG tiles, not all: bytes that still decode, though to something else, may pass.
+    `auto` takes this reader only for formats that the tile-native one does not read.
+    """
 
     reader: ClassVar[str] = "openslide"
 
     def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
         self._lock = threading.Lock()
-        self._handle: openslide.OpenSlide | None = _open(path)
+        self._closed = False
+        handle = _open(path)
+        self._handle: openslide.OpenSlide | None = handle
         try:
-            super().__init__(_info(path, self.reader, self._handle), mpp=mpp, mpp_source=mpp_source)
+            super().__init__(_info(path, self.reader, handle), mpp=mpp, mpp_source=mpp_source)
             self._check_readable()
         except BaseException:
             self.close()
@@ -54,13 +60,16 @@ class OpenSlideSlide(BaseSlide):
 
     def close(self) -> None:
         # not handle.close(): another thread may be reading with it; it closes when the last of them lets go
-        self._handle = None
+        with self._lock:
+            self._closed, self._handle = True, None
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         rows = max(1, _READ_PX // width)
         if height <= rows:
             return self._read_part(level, x, y, width, height)
-        parts = [self._read_part(level, x, top, width, min(rows, y + height - top)) for top in range(y, y + height, rows)]
+        parts = [
+            self._read_part(level, x, top, width, min(rows, y + height - top)) for top in range(y, y + height, rows)
+        ]
         return np.concatenate(parts)
 
     def _read_part(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
@@ -68,14 +77,14 @@ class OpenSlideSlide(BaseSlide):
         try:
             return _read(handle, level, x, y, width, height)
         except openslide.OpenSlideError:
-            pass  # of this region, or of another that a thread beside failed to read with the same handle
-        fresh = _open(self.path)
+            # this region may be damaged; or another, which a thread beside tried to read with the same handle
+            self._exchange(handle, None)
         try:
-            pixels = _read(fresh, level, x, y, width, height)
-        except openslide.OpenSlideError as error:
-            self._replace(handle, _open(self.path))
+            own = _open(self.path)
+            pixels = _read(own, level, x, y, width, height)
+        except (openslide.OpenSlideError, SlideError) as error:
             raise ReadError(self.path, level, (x, y, width, height), _without_path(error, self.path)) from error
-        self._replace(handle, fresh)
+        self._exchange(None, own)
         return pixels
 
     def _read_associated(self, name: str) -> Pixels:
@@ -87,15 +96,18 @@ class OpenSlideSlide(BaseSlide):
             raise ReadError(self.path, 0, (0, 0, 0, 0), reason) from error
 
     def _shared_handle(self) -> openslide.OpenSlide:
-        handle = self._handle
-        if handle is None:
-            raise RequestError(f"{self.path}: the slide is closed; open it again")
-        return handle
-
-    def _replace(self, failed: openslide.OpenSlide, fresh: openslide.OpenSlide) -> None:
         with self._lock:
-            if self._handle is failed:
-                self._handle = fresh
+            if self._closed:
+                raise RequestError(f"{self.path}: the slide is closed; open it again")
+            if self._handle is None:
+                self._handle = _open(self.path)
+            return self._handle
+
+    def _exchange(self, old: openslide.OpenSlide | None, new: openslide.OpenSlide | None) -> None:
+        """Share `new` instead of `old`, unless another thread has exchanged it already."""
+        with self._lock:
+            if self._handle is old and not self._closed:
+                self._handle = new
 
 
 def _open(path: str) -> openslide.OpenSlide:
@@ -104,7 +116,7 @@ def _open(path: str) -> openslide.OpenSlide:
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise UnsupportedSlideError(
             f"{path}: not a slide format that OpenSlide knows. Export it from the scanner's software as SVS, "
-            "tiled TIFF or DICOM"
+            "tiled TIFF or DICOM."
         ) from error
     except openslide.OpenSlideError as error:
         raise _refusal(path, _without_path(error, path)) from error
@@ -135,7 +147,7 @@ def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
         kind="tiled",
         dimensions=(width, height),
         level_dimensions=tuple(handle.level_dimensions),
-        level_downsamples=tuple((downsample_of(width, w), downsample_of(height, h)) for w, h in handle.level_dimensions),
+        level_downsamples=true_downsamples(handle.level_dimensions),
         mpp=scale.mpp,
         mpp_source=scale.source,
         magnification=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
@@ -156,13 +168,13 @@ _DICOM_COMPRESSIONS = {
 }
 
 
-def _scale(properties: "openslide._PropertyMap", vendor: str) -> Scale:
+def _scale(properties: Mapping[str, str], vendor: str) -> Scale:
     mpp_x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
     mpp_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
     return stated(mpp_x, mpp_y, _MPP_SOURCES.get(vendor, f"vendor property ({vendor})"))
 
 
-def _tile_px(properties: "openslide._PropertyMap") -> Size | None:
+def _tile_px(properties: Mapping[str, str]) -> Size | None:
     width, height = (properties.get(f"openslide.level[0].tile-{side}") for side in ("width", "height"))
     return (int(width), int(height)) if width and height else None
 
@@ -185,24 +197,25 @@ _REFUSALS: tuple[tuple[str, type[SlideError], str], ...] = (
         r"Unsupported photometric interpretation (\S+) for (\S+)",
         UnsupportedSlideError,
         "a DICOM file whose colours are coded in a way that OpenSlide does not read ({0}). "
-        "Convert it to a DICOM slide with RGB or YBR_FULL_422 frames, or to a tiled TIFF",
+        "Convert it to a DICOM slide with RGB or YBR_FULL_422 frames, or to a tiled TIFF.",
     ),
     (
         r"Couldn't get image flavor|Unsupported image flavor",
         UnsupportedSlideError,
         "a DICOM file that does not say which image of a slide it is (ImageType is empty or wrong). "
-        "Export it again as a DICOM whole-slide image with ImageType VOLUME",
+        "Export it again as a DICOM whole-slide image with ImageType VOLUME.",
     ),
     (
         r'Unrecognized subblock dimension "(\w+)"',
         UnsupportedSlideError,
         "a Zeiss CZI with dimension {0}, as time series and multi-block acquisitions have; only plain slide scans can "
-        "be read. Export the scene from ZEN as OME-TIFF (RGB, tiled)",
+        "be read. Export the scene from ZEN as OME-TIFF (RGB, tiled).",
     ),
     (
         r"Unsupported TIFF compression: (\d+)",
         UnsupportedSlideError,
-        "its tiles are compressed by method {0}, which OpenSlide does not decode. Convert it to a tiled TIFF with JPEG",
+        "its tiles are compressed by method {0}, which OpenSlide does not decode. "
+        "Convert it to a tiled TIFF with JPEG.",
     ),
 )
 
@@ -213,4 +226,6 @@ def _refusal(path: str, words: str) -> SlideError:
         found = re.search(pattern, words)
         if found:
             return kind(f"{path}: {text.format(*found.groups())}")
-    return BrokenSlideError(f"{path}: damaged or incomplete, OpenSlide cannot open it ({words}). Copy it again")
+    return BrokenSlideError(
+        f"{path}: damaged or incomplete, OpenSlide cannot open it ({words}). Copy it again from its source."
+    )

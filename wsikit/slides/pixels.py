@@ -1,4 +1,4 @@
-"""From what files hold (grey, 16 bit, transparent, YCbCr) to uint8 RGB, by rules that are the same for a whole slide."""
+"""From what files hold (grey, 16 bit, transparent, YCbCr) to uint8 RGB, by one rule for a whole slide."""
 
 from __future__ import annotations
 

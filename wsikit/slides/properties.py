@@ -76,5 +76,5 @@ ALLOWED = frozenset(_OPTICS | _DEVICE | _LAYOUT)
 
 
 def allowed(properties: Mapping[str, Any]) -> dict[str, str]:
-    """The properties that may travel, as text, sorted by name. All others are dropped here, before anything sees them."""
+    """The properties that may travel, as text, sorted by name. All others are dropped before anything sees them."""
     return {name: str(properties[name]) for name in sorted(properties) if name in ALLOWED}

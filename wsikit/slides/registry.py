@@ -1,10 +1,11 @@
-"""Which reader opens a file: decided by what the file is, not by its name. Says what it picked, never falls back unsaid."""
+"""Which reader opens a file: decided by what the file is, not by its name. Never falls back unsaid."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from wsikit.errors import BrokenSlideError, RequestError, SlideError, UnsupportedSlideError, WsikitError
@@ -24,7 +25,7 @@ READERS = {
 _TILED_FOR_US = frozenset({None, "aperio", "generic-tiff"})
 """What OpenSlide calls the TIFF files whose tiles lie side by side, so that we read them tile by tile ourselves."""
 
-EXPORT = "Export the slide from the scanner's software as SVS, tiled TIFF, OME-TIFF or DICOM"
+EXPORT = "Export the slide from the scanner's software as SVS, tiled TIFF, OME-TIFF or DICOM."
 
 
 def open_slide(
@@ -66,7 +67,16 @@ def open_slide(
     try:
         return _open(reader, name, mpp, mpp_source)
     except SlideError as error:
-        raise type(error)(f"{error} {_others(name, reader)}") from error
+        can = _others(name, reader)
+        if not can:
+            # then what is wrong is best said by the reader that fits the file
+            choose_reader(name)
+            raise
+        # what to do is then not what the reader advised but another reader
+        reason = str(error).removeprefix(f"{name}: ").partition(". ")[0]
+        raise type(error)(
+            f"{name}: reader {reader!r} cannot open it: {reason}. Readers that can: {', '.join(can)}."
+        ) from error
 
 
 def choose_reader(path: str) -> str:
@@ -92,22 +102,22 @@ def choose_reader(path: str) -> str:
     raise UnsupportedSlideError(f"{path}: {_what_it_may_be(path, head)}. {EXPORT}")
 
 
-def reader_class(name: str) -> type[BaseSlide]:
-    """The class behind a reader's name; its libraries are imported here."""
+def reader_class(name: str) -> Callable[..., BaseSlide]:
+    """The class behind a reader's name, called as (path, mpp=…, mpp_source=…). Its libraries are imported here."""
     module, attribute = READERS[name].split(":")
-    found: type[BaseSlide] = getattr(importlib.import_module(module), attribute)
+    found: Callable[..., BaseSlide] = getattr(importlib.import_module(module), attribute)
     return found
 
 
 def _open(reader: str, path: str, mpp: MppLike | None, mpp_source: str) -> BaseSlide:
     opener = reader_class(reader)
     try:
-        return opener(path, mpp=mpp, mpp_source=mpp_source)  # type: ignore[call-arg]
+        return opener(path, mpp=mpp, mpp_source=mpp_source)
     except PermissionError:
-        raise SlideError(f"{path}: you may not read this file. Ask its owner for permission") from None
+        raise SlideError(f"{path}: you may not read this file. Ask its owner for permission.") from None
 
 
-def _others(path: str, refused: str) -> str:
+def _others(path: str, refused: str) -> list[str]:
     """Which other readers open the file: for the error of a reader that was asked for by name."""
     can = []
     for name in READERS:
@@ -119,7 +129,7 @@ def _others(path: str, refused: str) -> str:
             logger.debug("%s: reader %s cannot open it either: %s", path, name, error)
         else:
             can.append(name)
-    return f"Readers that can open it: {', '.join(can)}." if can else "No other reader can open it."
+    return can
 
 
 def _check_exists(path: str) -> None:
@@ -135,10 +145,10 @@ def _choose_for_folder(path: str) -> str:
         return "store"
     dicom = sorted(folder.glob("*.dcm"))
     if dicom:
-        raise UnsupportedSlideError(f"{path}: a folder of DICOM files. Give one of them, such as {dicom[0].name}")
+        raise UnsupportedSlideError(f"{path}: a folder of DICOM files. Give one of them, such as {dicom[0].name}.")
     if folder.with_name(folder.name + ".mrxs").is_file():
-        raise UnsupportedSlideError(f"{path}: the data folder of a MIRAX slide. Give {folder.name}.mrxs beside it")
-    raise UnsupportedSlideError(f"{path}: a folder, not a slide. Give a slide file, or a .zarr made by wsikit tile")
+        raise UnsupportedSlideError(f"{path}: the data folder of a MIRAX slide. Give {folder.name}.mrxs beside it.")
+    raise UnsupportedSlideError(f"{path}: a folder, not a slide. Give a slide file, or a .zarr made by wsikit tile.")
 
 
 def _choose_for_tiff(path: str) -> str:
@@ -166,7 +176,7 @@ def _head(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(132)
     except PermissionError:
-        raise SlideError(f"{path}: you may not read this file. Ask its owner for permission") from None
+        raise SlideError(f"{path}: you may not read this file. Ask its owner for permission.") from None
 
 
 def _is_tiff(head: bytes) -> bool:
@@ -196,5 +206,5 @@ def _what_it_may_be(path: str, head: bytes) -> str:
     if suffix in (".dcm", ".dicom"):
         return "not a DICOM slide: it lacks the DICOM file header, or is no whole-slide image"
     if suffix in (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif"):
-        return f"named {suffix}, but it does not begin as a TIFF file does: damaged, or something else"
+        return f"damaged, or not a slide: it is named {suffix} but does not begin as such a file does"
     return "not a slide or picture of any format known here"

@@ -91,8 +91,12 @@ def settle(
 def missing_scale(path: str, scale_fault: str | None) -> ScaleError:
     """The error for a slide without a usable pixel size, with the three ways to give one."""
     found = scale_fault or "the file states no pixel size"
-    how = HOW_TO_GIVE_MPP.format(sidecar=sidecar_path(path).name)
-    return ScaleError(f"{path}: {found}. {how}.")
+    return ScaleError(f"{path}: {found}. {how_to_give(path)}")
+
+
+def how_to_give(path: str) -> str:
+    """The three ways to give a slide's pixel size, as one sentence."""
+    return HOW_TO_GIVE_MPP.format(sidecar=sidecar_path(path).name) + "."
 
 
 def sidecar_path(path: str) -> Path:
@@ -132,9 +136,7 @@ def _from_record(name: str, record: dict[str, Any]) -> Scale:
     return Scale(mpp, "sidecar")
 
 
-def _given(
-    path: str, given: float | tuple[float, float], source: str, magnification: float | None
-) -> Scale:
+def _given(path: str, given: float | tuple[float, float], source: str, magnification: float | None) -> Scale:
     try:
         mpp = as_pair(given)
     except (TypeError, ValueError):

@@ -14,13 +14,16 @@ import numpy as np
 import tifffile
 
 from wsikit.errors import ReadError, RequestError
-from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels
 from wsikit.slides import jpeg
+from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels
 from wsikit.slides.pixels import to_rgb, ycbcr_to_rgb
 from wsikit.slides.region import RegionPlan, resample
-from wsikit.slides.tiff_layout import GREY_0_IS_WHITE, JPEG, RGB, TiffLevel, read_layout
+from wsikit.slides.tiff_layout import GREY_0_IS_WHITE, JPEG, JPEG_2000, RGB, TiffLevel, read_layout
 from wsikit.slides.tiff_page import read_page
 from wsikit.slides.tiles import TileCache, mosaic
+
+_J2K_END = b"\xff\xd9"
+
 
 class TiffSlide(BaseSlide):
     """A tiled TIFF slide, read from its own tiles: exact at every level."""
@@ -113,9 +116,7 @@ class TiffSlide(BaseSlide):
                 rgb = layout.photometric == RGB and layout.planes == 1
                 samples = jpeg.decode(jpeg.self_contained(encoded, layout.jpeg_tables, rgb=rgb), grey=layout.grey)
             else:
-                decoded, _, _ = layout.decode(encoded, number)
-                assert decoded is not None
-                samples = decoded[0]
+                samples = _decode_other(layout, number, encoded)
         except Exception as error:  # the decoders raise errors of many kinds for damaged bytes
             words = " ".join(str(error).split()) or type(error).__name__
             raise self._read_error(level, column, row, words) from error
@@ -156,8 +157,22 @@ class TiffSlide(BaseSlide):
         return ReadError(self.path, level, (x, y, width, height), reason)
 
 
+def _decode_other(layout: TiffLevel, number: int, encoded: bytes) -> np.ndarray:
+    """Samples (h, w, channels) of a tile that is not JPEG.
+
+    Deflate and Zstandard notice damage by themselves. A JPEG 2000 stream that was cut short decodes to a blurred
+    picture without a word, so its end mark is looked for. WebP, LZW and plain tiles carry nothing to check.
+    """
+    if layout.compression in JPEG_2000 and not encoded.rstrip(b"\0").endswith(_J2K_END):
+        raise ValueError("the JPEG 2000 stream ends too early")
+    decoded, _, _ = layout.decode(encoded, number)
+    assert decoded is not None
+    samples: np.ndarray = decoded[0]
+    return samples
+
+
 def _full_tile(samples: np.ndarray, layout: TiffLevel) -> np.ndarray:
-    """Some writers shorten the tiles at the right and lower edge: bring them to full size. What is added lies outside."""
+    """Some writers shorten the tiles at the right and lower edge: fill them up. What is added lies outside."""
     height, width = layout.tile_height - samples.shape[0], layout.tile_width - samples.shape[1]
     return np.pad(samples, ((0, height), (0, width), (0, 0)), mode="edge") if height or width else samples
 

@@ -14,15 +14,14 @@ import numpy.typing as npt
 import tifffile
 
 from wsikit.errors import BrokenSlideError, SlideError, UnsupportedSlideError
-from wsikit.geometry import downsample_of
-from wsikit.slides.base import SlideInfo
+from wsikit.slides.base import SlideInfo, true_downsamples
 from wsikit.slides.tiff_metadata import read_metadata
 
 logger = logging.getLogger(__name__)
 # tifffile reports oddities of a file through logging; without a handler Python would print them on the terminal
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-CONVERT = "Convert it first, for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg --Q 90"
+CONVERT = "Convert it first (for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg --Q 90)."
 
 COMPRESSIONS = {
     1: "none",
@@ -39,6 +38,7 @@ COMPRESSIONS = {
 _COLOUR_BLIND = ("none", "LZW", "deflate", "Zstandard")
 JPEG = 7
 APERIO_J2K_YCBCR = 33003
+JPEG_2000 = (33003, 33005, 34712)
 
 GREY_0_IS_WHITE, _GREY, RGB, _YCBCR = 0, 1, 2, 6
 _PHOTOMETRIC_WORDS = {3: "palette colours", 4: "a transparency mask", 5: "CMYK colours", 8: "CIELab colours"}
@@ -133,19 +133,18 @@ def tile_compression(path: str) -> int | None:
 
 
 def structure_fault(path: str, error: Exception) -> str:
-    """In words, what tifffile found wrong with a file."""
+    """In words, what tifffile found wrong with a file, and what to do."""
     with open(path, "rb") as file:
         head = file.read(16)
         size = file.seek(0, 2)
     start = first_directory(head)
     if start is None:
-        return "not a TIFF file"
+        return "not a TIFF file. Open it with reader='auto'."
     if start >= size:
-        return (
-            f"the file is cut off: it has {size} bytes, and its directory should begin at byte {start}. "
-            "Copy it again from its source"
-        )
-    return f"the TIFF structure is damaged ({type(error).__name__}: {error}). Copy the file again from its source"
+        what = f"the file is cut off: it has {size} bytes, and its directory should begin at byte {start}"
+    else:
+        what = f"the TIFF structure is damaged ({type(error).__name__}: {' '.join(str(error).split())})"
+    return f"{what}. Copy it again from its source."
 
 
 def first_directory(head: bytes) -> int | None:
@@ -163,16 +162,16 @@ def first_directory(head: bytes) -> int | None:
 
 def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> TiffLayout:
     if not tiff.pages:
-        raise BrokenSlideError(f"{path}: a TIFF file without any image. Copy it again from its source")
+        raise BrokenSlideError(f"{path}: a TIFF file without any image. Copy it again from its source.")
     for flag, words in _OTHER_READERS.items():
         if getattr(tiff, flag):
-            raise UnsupportedSlideError(f"{path}: {words}. Open it with reader='openslide' or 'auto'")
+            raise UnsupportedSlideError(f"{path}: {words}. Open it with reader='openslide'.")
     main = _main_series(tiff)
     page = main.keyframe
     fault = refusal(page, main, tiled=True)
     if fault is not None:
-        raise UnsupportedSlideError(f"{path}: {fault}. {CONVERT}")
-    levels = _levels(path, main)
+        raise UnsupportedSlideError(f"{path}: {fault}")
+    levels = _levels(path, tiff, main)
     metadata = read_metadata(tiff, page)
     white = white_level(page, metadata.significant_bits)
     associated = _associated(tiff, main)
@@ -188,7 +187,7 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> TiffLayout:
         kind="tiled",
         dimensions=(width, height),
         level_dimensions=level_dimensions,
-        level_downsamples=tuple((downsample_of(width, w), downsample_of(height, h)) for w, h in level_dimensions),
+        level_downsamples=true_downsamples(level_dimensions),
         mpp=metadata.scale.mpp,
         mpp_source=metadata.scale.source,
         magnification=metadata.magnification,
@@ -209,12 +208,21 @@ def _main_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
 
 
 def refusal(page: tifffile.TiffPage, series: tifffile.TiffPageSeries, *, tiled: bool) -> str | None:
-    """Why an image cannot be read as a slide in tiles (or in strips), in words, or None."""
+    """Why an image cannot be read as a slide in tiles (or in strips), with what to do; or None."""
     code = int(page.compression)
     if code not in COMPRESSIONS:
-        return f"its pixels are compressed by method {code}, for which there is no decoder here"
+        return (
+            f"its pixels are compressed by method {code}, for which there is no decoder here. "
+            "If that is no mistake in the file, export the slide again with JPEG compression."
+        )
     if page.is_tiled != tiled:
-        return "a TIFF in strips, not in tiles" if tiled else "a TIFF in tiles, which reader='tiff' or 'auto' opens"
+        return f"a TIFF in strips, not in tiles. {CONVERT}" if tiled else "a TIFF in tiles. Open it with reader='tiff'."
+    fault = _unfit_samples(page, series)
+    return None if fault is None else f"{fault}. {CONVERT}"
+
+
+def _unfit_samples(page: tifffile.TiffPage, series: tifffile.TiffPageSeries) -> str | None:
+    """What is wrong with the channels and numbers of an image, in words, or None."""
     channels = math.prod(series.shape[series.axes.index(axis)] for axis in series.axes if axis not in "YXS")
     if channels > 1:
         return f"an image of {channels} channels or planes ({series.axes}), where RGB or one grey channel is expected"
@@ -224,27 +232,44 @@ def refusal(page: tifffile.TiffPage, series: tifffile.TiffPageSeries, *, tiled: 
     if photometric not in (GREY_0_IS_WHITE, _GREY, RGB, _YCBCR):
         words = _PHOTOMETRIC_WORDS.get(photometric, f"colours of TIFF type {photometric}")
         return f"an image with {words}, where RGB or grey is expected"
-    if code == JPEG and (page.samplesperpixel not in (1, 3) or page.dtype.itemsize > 1):
-        return f"JPEG tiles of {page.samplesperpixel} channels of {page.bitspersample} bits, where 1 or 3 of 8 are expected"
+    if int(page.compression) == JPEG and (page.samplesperpixel not in (1, 3) or page.dtype.itemsize > 1):
+        channels, bits = page.samplesperpixel, page.bitspersample
+        return f"JPEG tiles of {channels} channels of {bits} bits, where 1 or 3 channels of 8 bits are expected"
     if page.samplesperpixel > 4 or (photometric == RGB and page.samplesperpixel < 3):
         return f"an image of {page.samplesperpixel} channels, where RGB or one grey channel is expected"
     return None
 
 
-def _levels(path: str, series: tifffile.TiffPageSeries) -> tuple[TiffLevel, ...]:
-    """All levels of the series that are true reductions of the first; others are left out and logged."""
-    first = series.levels[0].keyframe
-    kept: list[TiffLevel] = []
-    for number, entry in enumerate(series.levels):
-        page = entry.keyframe
-        shrink_x, shrink_y = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
-        same_shape = abs(first.imagelength / shrink_x - page.imagelength) <= 1.5 or abs(shrink_x / shrink_y - 1) < 0.02
-        fits = same_shape and page.samplesperpixel == first.samplesperpixel and page.dtype == first.dtype
-        if not fits or refusal(page, entry, tiled=True) is not None:
-            logger.info("%s: directory %d (%s) is no level of the pyramid", path, number, page.shape)
+def _levels(path: str, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[TiffLevel, ...]:
+    """The finest image and all true reductions of it, finest first.
+
+    Directories are judged by their own size: tifffile takes a level for one only if it is a whole number of times
+    smaller, and would lose one of 3.9985.
+    """
+    first = series.keyframe
+    # in OME-TIFF the directories beside the first are other planes, and levels lie in its sub-directories
+    candidates = [] if tiff.is_ome else [page.aspage() for page in tiff.pages]
+    candidates += [page.aspage() for page in first.pages or ()]
+    levels = {first.imagewidth: _level(first, series.pages[0])}
+    for page in candidates:
+        if page.imagewidth in levels:
             continue
-        kept.append(_level(page, entry.pages[0]))
-    return tuple(sorted(kept, key=lambda level: -level.width))
+        if _is_reduction(page, first) and refusal(page, series, tiled=True) is None:
+            levels[page.imagewidth] = _level(page, page)
+        elif page.is_tiled:
+            logger.info("%s: an image of %d × %d px is no level", path, page.imagewidth, page.imagelength)
+    return tuple(levels[width] for width in sorted(levels, reverse=True))
+
+
+def _is_reduction(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
+    """Whether `page` can be the same picture as `first` at fewer pixels: same kind, smaller, same shape."""
+    if (page.samplesperpixel, page.dtype) != (first.samplesperpixel, first.dtype):
+        return False
+    shrink_x, shrink_y = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
+    # the smallest levels are rounded to whole pixels
+    return shrink_x > 1 and (
+        abs(shrink_x / shrink_y - 1) < 0.01 or abs(first.imagelength / shrink_x - page.imagelength) <= 1.5
+    )
 
 
 def _level(page: tifffile.TiffPage, frame: Any) -> TiffLevel:

@@ -62,7 +62,8 @@ def _scale(page: tifffile.TiffPage, aperio: dict[str, str], ome: dict[str, str])
         # OpenSlide takes none of an Aperio file's resolution tags either: the scanner leaves them at a default
         return NO_SCALE
     unit = page.tags.valueof(296, 2)  # TIFF 6.0: inch if the tag is left out
-    return from_resolution(_ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283)), int(unit), "TIFF XResolution")
+    x_per_unit, y_per_unit = _ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283))
+    return from_resolution(x_per_unit, y_per_unit, int(unit), "TIFF XResolution")
 
 
 def _tags(page: tifffile.TiffPage) -> dict[str, Any]:

@@ -5,7 +5,6 @@ TiffSlide shows a damaged JPEG tile as grey without a word, so each tile is deco
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Any, ClassVar
 
@@ -13,15 +12,12 @@ import numpy as np
 import tiffslide
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
-from wsikit.geometry import downsample_of
 from wsikit.slides import jpeg
-from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo
+from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
 from wsikit.slides.pixels import to_rgb
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import stated
 from wsikit.slides.tiff_layout import COMPRESSIONS, JPEG, RGB, structure_fault
-
-logger = logging.getLogger(__name__)
 
 
 class TiffSlideSlide(BaseSlide):
@@ -53,7 +49,7 @@ class TiffSlideSlide(BaseSlide):
         self._check_tiles(slide, level, (x, y, width, height))
         page = self._pages[level]
         try:
-            group = slide.zarr_group
+            group: Any = slide.zarr_group
             array = group[str(level)] if len(self._pages) > 1 else next(iter(group.arrays()))[1]
             samples = np.asarray(array[y : y + height, x : x + width])
         except Exception as error:  # tifffile, zarr and the decoders each raise errors of their own
@@ -87,7 +83,7 @@ class TiffSlideSlide(BaseSlide):
                 try:
                     rgb = int(page.photometric) == RGB
                     jpeg.decode(jpeg.self_contained(encoded, page.jpegtables, rgb=rgb))
-                except jpeg.JpegFault as error:
+                except jpeg.JpegError as error:
                     place = (column * width, row * height, width, height)
                     raise ReadError(self.path, level, place, str(error)) from error
                 self._checked.add((level, number))
@@ -101,26 +97,26 @@ class TiffSlideSlide(BaseSlide):
 def _open(path: str) -> tiffslide.TiffSlide:
     try:
         slide = tiffslide.TiffSlide(path)
-        with warnings.catch_warnings():
-            # TiffSlide warns of every field of ImageDescription that it does not know
-            warnings.simplefilter("ignore")
-            slide.properties  # noqa: B018 - parsed and kept here
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            # TiffSlide warns where it parses a vendor's metadata in part only
+            slide.properties  # noqa: B018 - parsed here, so that what is wrong shows here
     except (FileNotFoundError, PermissionError):
         raise
     except NotImplementedError as error:
-        raise UnsupportedSlideError(f"{path}: TiffSlide cannot read it ({error})") from error
+        message = f"{path}: TiffSlide cannot read it ({error}). Open it with reader='auto'."
+        raise UnsupportedSlideError(message) from error
     except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
     if slide.ts_tifffile.is_ndpi:
         slide.close()
         raise UnsupportedSlideError(
             f"{path}: a Hamamatsu NDPI, of which TiffSlide would show damaged parts as grey. "
-            "Open it with reader='openslide' or 'auto'"
+            "Open it with reader='openslide'."
         )
     if int(_series(slide).keyframe.compression) not in COMPRESSIONS:
         code = int(_series(slide).keyframe.compression)
         slide.close()
-        raise UnsupportedSlideError(f"{path}: compressed by method {code}, for which there is no decoder here")
+        raise UnsupportedSlideError(f"{path}: compressed by method {code}, for which there is no decoder here.")
     return slide
 
 
@@ -143,7 +139,7 @@ def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
         kind="tiled" if page.is_tiled else "plain",
         dimensions=(width, height),
         level_dimensions=tuple(slide.level_dimensions),
-        level_downsamples=tuple((downsample_of(width, w), downsample_of(height, h)) for w, h in slide.level_dimensions),
+        level_downsamples=true_downsamples(slide.level_dimensions),
         mpp=scale.mpp,
         mpp_source=scale.source,
         magnification=float(power) if power else None,
