@@ -1,4 +1,4 @@
-"""Masks of slides: read in blocks, unreadable parts marked, and real slides as someone who looked at them found them."""
+"""Masks of slides: read in blocks, unreadable parts marked; real slides as someone who looked at them found them."""
 
 from __future__ import annotations
 
