@@ -16,6 +16,9 @@ from wsikit.export.mosaic import Mosaic, cut_mosaic
 from wsikit.export.palette import RGB
 from wsikit.geometry import PatchGrid
 
+APART_SIDES = 3.0
+APART_SHARE = 0.07
+
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
@@ -59,7 +62,8 @@ class ClassMap:
         if n and not -1 <= self.labels.min() <= self.labels.max() < c:
             raise RequestError(f"{where}: labels must lie between -1 and {c - 1}")
         cols, rows = self.grid.index_of(self.coords)
-        if not np.array_equal(self.grid.coords(cols, rows), self.coords):
+        inside = (cols >= 0) & (cols < self.grid.n_cols) & (rows >= 0) & (rows < self.grid.n_rows)
+        if not (inside.all() and np.array_equal(self.grid.coords(cols, rows), self.coords)):
             raise RequestError(f"{where}: coordinates are not on the grid {self.grid.name}; use the table's own grid")
         if len(np.unique(rows * self.grid.n_cols + cols)) != n:
             raise RequestError(f"{where}: two patches have the same place")
@@ -138,22 +142,26 @@ def _areas_mm2(class_map: ClassMap) -> npt.NDArray[np.float64]:
     cells = class_map.cell_labels
     taken = cells > -2
     weights = class_map.mosaic.area_px[taken].astype(np.float64)
-    return np.bincount(cells[taken] + 1, weights, minlength=len(class_map.classes) + 1) * class_map.mm2_per_px
+    px = np.bincount(cells[taken] + 1, weights, minlength=len(class_map.classes) + 1)
+    return np.asarray(px * class_map.mm2_per_px, dtype=np.float64)
 
 
-def strongest_patches(class_map: ClassMap, class_index: int, count: int, *, apart: float = 3.0) -> list[int]:
+def strongest_patches(class_map: ClassMap, class_index: int, count: int) -> list[int]:
     """Table rows of the up to `count` patches of a class that are most certain of it, most certain first.
 
-    Their corners lie at least `apart` patch sides from each other, along x or y, so that they show different
-    places. Patches of equal probability come in table order.
+    They show different places: along x or along y their corners lie at least `APART_SIDES` patch sides and
+    `APART_SHARE` of the map's longer side from each other. Equally probable patches come in table order.
     """
     rows = np.flatnonzero(class_map.labels == class_index)
     rows = rows[np.argsort(-class_map.top_probs[rows], kind="stable")]
-    places = class_map.coords[rows] / np.asarray(class_map.grid.side)
-    chosen: list[int] = []
+    um = class_map.coords * np.asarray(class_map.grid.slide_mpp)
+    side_um = class_map.grid.patch_px * class_map.grid.target_mpp
+    # half a pixel of tolerance: coordinates are rounded, sides are not
+    apart = max(APART_SIDES * side_um - max(class_map.grid.slide_mpp), APART_SHARE * float(np.ptp(um, axis=0).max()))
     free = np.ones(len(rows), dtype=bool)
+    chosen: list[int] = []
     while len(chosen) < count and free.any():
-        nearest = int(free.argmax())
-        chosen.append(int(rows[nearest]))
-        free &= (np.abs(places - places[nearest]) >= apart - 1e-3).any(axis=1)
+        strongest = rows[free.argmax()]
+        chosen.append(int(strongest))
+        free &= (np.abs(um[rows] - um[strongest]) >= apart).any(axis=1)
     return chosen

@@ -139,12 +139,17 @@ def _measure(class_map: ClassMap, region: npt.NDArray[np.int64], label_of_region
     cells = np.flatnonzero(region >= 0)
     numbers = region.ravel()[cells]
     owners = class_map.mosaic.patch.ravel()[cells]
-    area_mm2 = class_map.mosaic.area_px.ravel()[cells] * class_map.mm2_per_px
+    area_mm2 = class_map.mosaic.area_px.ravel()[cells].astype(np.float64) * class_map.mm2_per_px
     n_regions, n_patches = len(label_of_region), len(class_map.labels)
     pair_region, pair_owner = np.divmod(np.unique(numbers * n_patches + owners), n_patches)
     return _Measures(
-        area_mm2=np.bincount(numbers, area_mm2, n_regions),
-        prob_mm2=np.bincount(numbers, area_mm2 * class_map.top_probs[owners], n_regions),
+        area_mm2=_sums(numbers, area_mm2, n_regions),
+        prob_mm2=_sums(numbers, area_mm2 * class_map.top_probs[owners], n_regions),
         owners=pair_owner,
         owner_starts=np.searchsorted(pair_region, np.arange(n_regions + 1)),
     )
+
+
+def _sums(numbers: npt.NDArray[np.int64], values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.float64]:
+    """(count,) sum of the `values` (K,) of each number (K,)."""
+    return np.asarray(np.bincount(numbers, values, count), dtype=np.float64)

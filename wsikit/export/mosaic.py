@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.geometry import PatchGrid
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 MIN_CELL_PX = 0.5
 """Level-0 px. A strip narrower than this is rounding of the grid, not overlap of its patches."""
@@ -33,7 +36,7 @@ class Mosaic:
         """(n_rows, n_cols) area of each cell, level-0 px²."""
         return np.diff(self.y_edges)[:, None] * np.diff(self.x_edges)[None, :]
 
-    def spread(self, values: npt.NDArray[np.generic], nothing: float) -> npt.NDArray[np.generic]:
+    def spread(self, values: npt.NDArray[Scalar], nothing: float) -> npt.NDArray[Scalar]:
         """(n_rows, n_cols) of `values` (N,), one per patch, with `nothing` where there is no patch."""
         padded = np.append(values, np.asarray([nothing], dtype=values.dtype))
         return padded[self.patch]  # -1 picks the last

@@ -90,14 +90,14 @@ def _borders(padded: Ints) -> tuple[Ints, Ints, Ints]:
     inner = np.flatnonzero(flat >= 0)
     per_side = [inner[flat[inner] != flat[inner + away @ (width, 1)]] for away in _AWAY]
     cells = np.concatenate(per_side)
-    sides = np.repeat(np.arange(4), [len(side) for side in per_side])
-    number = np.full((4, flat.size), -1, dtype=np.int32)
+    sides = np.repeat(np.arange(4, dtype=np.int64), [len(side) for side in per_side])
+    number = np.full((4, flat.size), -1, dtype=np.int64)
     number[sides, cells] = np.arange(len(cells))
 
     ahead = cells + (_ALONG @ (width, 1))[sides]
     ahead_left = ahead + (_AWAY @ (width, 1))[sides]
     own = flat[cells]
-    # a region that meets itself at a corner is walked through it, so that a hole stays a hole and no ring touches itself
+    # a region that meets itself at a corner is walked through it: a hole stays a hole and no ring touches itself
     left, straight = flat[ahead_left] == own, flat[ahead] == own
     cell = np.where(left, ahead_left, np.where(straight, ahead, cells))
     side = np.where(left, (sides + 3) % 4, np.where(straight, sides, (sides + 1) % 4))

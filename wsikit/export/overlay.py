@@ -101,19 +101,20 @@ def _paint_of_cells(class_map: ClassMap) -> tuple[Floats, Floats]:
     opacity = FAINTEST + (STRONGEST - FAINTEST) * certainty
     background = [class_map.classes.index(code) for code in class_map.background]
     opacity = np.where(np.isin(class_map.labels, background), BACKGROUND_OPACITY, opacity)
-    opacity = np.where(class_map.labels == -1, UNPREDICTED_OPACITY, opacity).astype(np.float32)
-    return colors, np.asarray(class_map.mosaic.spread(opacity, 0.0), dtype=np.float32)
+    opacity = np.where(class_map.labels == -1, UNPREDICTED_OPACITY, opacity)
+    return colors, class_map.mosaic.spread(opacity.astype(np.float32), 0.0)
 
 
 def _tint(base: Floats, color: Floats, alpha: Floats) -> Floats:
     """`color` over `base`; multiplied with the grey beneath, it keeps the tissue's texture."""
-    return base * (1 - alpha) + color * (0.35 + 0.65 * base / 255.0) * alpha
+    return (base * (1 - alpha) + color * (0.35 + 0.65 * base / 255.0) * alpha).astype(np.float32)
 
 
 def _hatch(painted: Floats, labels: npt.NDArray[np.int64]) -> Floats:
     """White diagonals over patches without prediction, which must not be taken for a class."""
-    row, col = np.indices(labels.shape, sparse=True)
-    stripes = (labels == -1) & ((row + col) % HATCH_PX < 2)
+    height, width = labels.shape
+    diagonal = np.arange(height)[:, None] + np.arange(width)[None, :]
+    stripes = (labels == -1) & (diagonal % HATCH_PX < 2)
     return np.where(stripes[..., None], 0.2 * painted + 0.8 * 255.0, painted).astype(np.float32)
 
 
@@ -179,8 +180,7 @@ def class_tags(class_map: ClassMap) -> list[Tag]:
         sizes = np.bincount(region.ravel())
         sizes[0] = 0
         depth = ndimage.distance_transform_edt(region == sizes.argmax())
-        row, col = np.unravel_index(int(depth.argmax()), depth.shape)
-        row, col = int(row) - 1, int(col) - 1
+        row, col = (at - 1 for at in divmod(int(depth.argmax()), depth.shape[1]))  # -1: the padding
         x, y = (float(edges[at : at + 2].mean()) for edges, at in ((mosaic.x_edges, col), (mosaic.y_edges, row)))
         tags.append(Tag(index, x, y, float((depth.max() - 0.5) * cell_px)))
     return tags

@@ -67,7 +67,8 @@ def vote_inputs(probs: npt.ArrayLike, classes: Sequence[str], background: Sequen
     voting = np.where(unpredicted[:, None], np.nan, matrix[:, columns])
     foreground = voting.sum(axis=1)
     others = [index for index in range(len(codes)) if index not in columns]
-    is_background = matrix[:, others].sum(axis=1) > BACKGROUND_MAJORITY
+    background_prob: npt.NDArray[np.float64] = matrix[:, others].sum(axis=1)
+    is_background = background_prob > BACKGROUND_MAJORITY
     with np.errstate(invalid="ignore", divide="ignore"):
         renormalised = voting / foreground[:, None]
     # all mass on the background: any row will do, its weight is 0
