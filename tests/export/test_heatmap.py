@@ -62,6 +62,12 @@ def test_unpredicted_patches_are_hatched_and_not_of_any_class(class_map_of, thum
     assert len(np.unique(picture[10:46, 10:46, 0])) > 1
 
 
+def test_cells_too_small_for_an_outline_keep_their_colour(class_map_of, thumbnail):
+    raster = np.indices((60, 60)).sum(axis=0) % 2
+    picture = paint_map(class_map_of(raster), thumbnail, (120, 120))
+    assert picture.max(axis=-1).min() > 150
+
+
 def test_each_class_is_tagged_inside_its_largest_region(class_map_of):
     raster = np.full((9, 12), -2)
     raster[0, 0] = 0

@@ -28,6 +28,8 @@ TISSUE_COLOR = (86, 110, 140)
 BORDER_TONE = 0.55
 HATCH_PX = 6
 LINE_OPACITY = 0.85
+LINE_CELL_PX = 4
+"""Picture px from patch to patch below which outlines are left out: they would darken the map instead of dividing it."""
 
 
 def picture_size(grid: PatchGrid, max_width: int, max_height: int) -> tuple[int, int]:
@@ -65,7 +67,9 @@ def paint_map(class_map: ClassMap, thumbnail: Pixels, size: tuple[int, int]) -> 
     color = colors[labels]  # -1 and -2 pick the last two rows
     painted = _tint(base, color, alpha.astype(np.float32))
     painted = _hatch(painted, labels) if (class_map.labels >= 0).any() else painted
-    return _draw_borders(painted, labels, colors, class_map).round().astype(np.uint8)
+    if class_map.grid.stride[0] * size[0] >= LINE_CELL_PX * class_map.grid.slide_px[0]:
+        painted = _draw_borders(painted, labels, colors, class_map)
+    return painted.round().astype(np.uint8)
 
 
 def _grey(thumbnail: Pixels, size: tuple[int, int]) -> Floats:

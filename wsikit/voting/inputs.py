@@ -63,12 +63,11 @@ def vote_inputs(probs: npt.ArrayLike, classes: Sequence[str], background: Sequen
     if not columns:
         raise RequestError(f"all classes {list(codes)} are background: none is left to vote")
 
-    unpredicted = np.isnan(matrix).any(axis=1)
+    unpredicted = np.asarray(np.isnan(matrix).any(axis=1))
     voting = np.where(unpredicted[:, None], np.nan, matrix[:, columns])
     foreground = voting.sum(axis=1)
     others = [index for index in range(len(codes)) if index not in columns]
-    background_prob: npt.NDArray[np.float64] = matrix[:, others].sum(axis=1)
-    is_background = background_prob > BACKGROUND_MAJORITY
+    is_background = np.asarray(matrix[:, others].sum(axis=1) > BACKGROUND_MAJORITY)
     with np.errstate(invalid="ignore", divide="ignore"):
         renormalised = voting / foreground[:, None]
     # all mass on the background: any row will do, its weight is 0
