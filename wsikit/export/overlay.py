@@ -29,7 +29,7 @@ BORDER_TONE = 0.55
 HATCH_PX = 6
 LINE_OPACITY = 0.85
 LINE_CELL_PX = 4
-"""Picture px from patch to patch below which outlines are left out: they would darken the map instead of dividing it."""
+"""Picture px from patch to patch below which outlines are left out: they would only darken the map."""
 
 
 def picture_size(grid: PatchGrid, max_width: int, max_height: int) -> tuple[int, int]:
