@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from wsikit.phantom.fields import Fields, Ground
+from wsikit.phantom.fields import Ground
 from wsikit.phantom.noise import Box, FloatArray, Sites, grow, jittered_sites, key_of, uniform
-from wsikit.phantom.recipe import OTHER_TISSUES
+from wsikit.phantom.recipe import OTHER_TISSUES, Recipe
 
 OBJECT_KINDS = (
-    "rosette", "vessel", "calcification", "differentiating", "ganglion", "neuroblast", "mitosis", "karyorrhexis",
+    "rosette", "pseudorosette", "vessel", "calcification", "histiocyte", "differentiating", "ganglion", "neuroblast", "mitosis", "karyorrhexis",
     "lymphocyte", "spindle", "endothelial", "ghost", "debris",
 )  # fmt: skip
 """In the order in which they are drawn, the large ones below."""
@@ -59,17 +59,30 @@ class Objects:
         return self.where((self.x >= box[0]) & (self.x < box[2]) & (self.y >= box[1]) & (self.y < box[3]))
 
     @classmethod
+    def none(cls) -> Objects:
+        nothing = np.zeros(0)
+        return cls(nothing, nothing, np.zeros(0, np.int64), nothing, nothing, nothing)
+
+    @classmethod
     def joined(cls, parts: list[Objects]) -> Objects:
         names = ("x", "y", "kind", "size", "angle", "variant")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-class Cells:
-    """The objects of one slide. `fibre_angle` gives the direction (radians) of the fibres at places x, y (µm)."""
+Place = Callable[[FloatArray, FloatArray], FloatArray]
+MARGIN_UM = 2 * _REACH_UM
+"""How far beyond a box the ground must be known to place the objects in it."""
 
-    def __init__(self, fields: Fields, fibre_angle: Callable[[FloatArray, FloatArray], FloatArray]) -> None:
-        self.fields = fields
-        self.recipe = fields.recipe
+
+class Cells:
+    """The objects of one slide.
+
+    `ground_at` gives the ground, `fibre_angle` the direction (radians) of the fibres, at places x, y (µm).
+    """
+
+    def __init__(self, recipe: Recipe, ground_at: Callable[[FloatArray, FloatArray], Ground], fibre_angle: Place) -> None:
+        self.recipe = recipe
+        self._ground_at = ground_at
         self._fibre_angle = fibre_angle
 
     def within(self, box: Box) -> Objects:
@@ -80,8 +93,9 @@ class Cells:
         rosettes = self._rosettes(far, vessels)
         large = self._large(near, vessels, rosettes)
         ring = self._rings(rosettes, vessels)
-        small = self._small(box, vessels, rosettes, large, self._calcified(near))
-        parts = [rosettes, vessels, self._calcified(near), large, ring, small, self._spindles(box)]
+        calcium = self._calcified(near)
+        small = self._small(box, vessels, rosettes, large, calcium)
+        parts = [rosettes, vessels, calcium, large, ring, small, self._spindles(box)]
         return Objects.joined([part.inside(box) for part in parts])
 
     def _sites(self, layer: int, box: Box, spacing_um: float, jitter: float) -> Sites:
@@ -90,36 +104,49 @@ class Cells:
     def _vessels(self, box: Box) -> Objects:
         sites = self._sites(_VESSELS, box, 130.0, 0.4)
         sites = sites.where(sites.uniform(0) < 0.30)
-        ground = self.fields.at(sites.x, sites.y)
+        ground = self._ground_at(sites.x, sites.y)
         host = ground.tumour + ground.others[_STROMA] + ground.septa
         return _objects("vessel", sites, (ground.tissue > 0.95) & (host > 0.9), size_spread=1.0)
 
     def _rosettes(self, box: Box, vessels: Objects) -> Objects:
         sites = self._sites(_ROSETTES, box, 58.0, 0.3)
         sites = sites.where(sites.uniform(0) < self.recipe.rosette_keep)
-        ground = self.fields.at(sites.x, sites.y)
-        fit = (ground.tissue > 0.95) & (ground.tumour > 0.97) & (ground.fibrillary > 0.9)
-        return _objects("rosette", sites, fit & ~_covered(sites, vessels, 34.0), size_spread=2.0)
+        ground = self._ground_at(sites.x, sites.y)
+        decided = (ground.fibrillary > 0.9) | (ground.fibrillary < 0.1)
+        fit = (ground.tissue > 0.95) & (ground.tumour > 0.97) & decided & ~_covered(sites, vessels, 34.0)
+        out = _objects("rosette", sites, fit, size_spread=2.0)
+        kind = np.where(ground.fibrillary[fit] > 0.5, CODE["rosette"], CODE["pseudorosette"])
+        # of the drawings, those that are as pink as the slide's matrix
+        level = (self.recipe.matrix_eosin - 0.34) / 0.30
+        variant = np.clip(level + 0.25 * (out.variant - 0.5), 0, 0.999)
+        return Objects(out.x, out.y, kind, out.size, out.angle, variant)
 
     def _calcified(self, box: Box) -> Objects:
         sites = self._sites(_CALCIUM, box, 60.0, 0.4)
         sites = sites.where(sites.uniform(0) < 0.5 * self.recipe.calcified)
-        ground = self.fields.at(sites.x, sites.y)
+        ground = self._ground_at(sites.x, sites.y)
         patchy = (ground.crowding > 1.0) | (ground.others[_NECROSIS] > 0.5)
         fit = (ground.tissue > 0.95) & patchy & (ground.tumour + ground.others[_NECROSIS] > 0.9)
         return _objects("calcification", sites, fit, size_spread=1.0)
 
     def _large(self, box: Box, vessels: Objects, rosettes: Objects) -> Objects:
-        """Differentiating neuroblasts and ganglion cells; a rare single one also outside their areas."""
+        """Differentiating neuroblasts (a rare single one outside their areas), ganglion cells, histiocytes."""
         sites = self._sites(_LARGE, box, 25.0, 0.22)
-        ground = self.fields.at(sites.x, sites.y)
+        ground = self._ground_at(sites.x, sites.y)
         stray = 0.006 * (ground.fibrillary > 0.9)
         chance = np.where(ground.differentiating > 0.5, self.recipe.diff_keep, stray)
-        fit = (sites.uniform(0) < chance) & (ground.tissue > 0.95) & (ground.tumour > 0.9)
-        fit &= ~_covered(sites, vessels, 26.0) & ~_covered(sites, rosettes, 26.0)
-        out = _objects("differentiating", sites, fit, size_spread=1.0)
-        mature = sites.uniform(1)[fit] < self.recipe.ganglion_share
-        return Objects(out.x, out.y, np.where(mature, CODE["ganglion"], out.kind), out.size, out.angle, out.variant)
+        hindered = _covered(sites, vessels, 26.0) | _covered(sites, rosettes, 26.0)
+        fit = (sites.uniform(0) < chance) & (ground.tissue > 0.95) & (ground.tumour > 0.9) & ~hindered
+        # where nothing matures, histiocytes come in crowds, as many and as pink as the maturing cells elsewhere
+        host = (ground.differentiating < 0.5) & (ground.tumour > 0.9) & (ground.tissue > 0.95) & ~hindered
+        crowd = self.recipe.histiocytes * np.clip(0.6 + 0.6 * ground.crowding, 0, 1)
+        visitor = host & ~fit & (sites.uniform(2) < crowd)
+        out = _objects("differentiating", sites, fit | visitor, size_spread=1.0)
+        kind = np.where(sites.uniform(1) < self.recipe.ganglion_share, CODE["ganglion"], CODE["differentiating"])
+        kind = np.where(visitor, CODE["histiocyte"], kind)[fit | visitor]
+        # the slide's own eosin decides how pink they are, with a spread between cells
+        pink = np.clip(self.recipe.large_eosin + 0.5 * (out.variant - 0.5), 0, 0.999)
+        return Objects(out.x, out.y, kind, out.size, out.angle, pink)
 
     def _rings(self, rosettes: Objects, vessels: Objects) -> Objects:
         """The neuroblasts around each rosette, wedge-like towards its centre; a second ring with gaps."""
@@ -144,7 +171,7 @@ class Cells:
         """Neuroblasts and all other round cells: one lattice, whose sites ask the ground what they are."""
         recipe = self.recipe
         sites = self._sites(_SMALL, box, recipe.spacing_um, 0.36)
-        ground = self.fields.at(sites.x, sites.y)
+        ground = self._ground_at(sites.x, sites.y)
         kind, chance = self._small_kind(sites, ground)
         fit = (sites.uniform(0) < chance) & (ground.tissue > 0.5)
         fit &= ~_covered(sites, vessels, 13.0, ROSETTE_STEP)
@@ -182,7 +209,7 @@ class Cells:
     def _spindles(self, box: Box) -> Objects:
         """Schwann cells and fibroblasts along the fibres."""
         sites = self._sites(_SPINDLES, box, 15.5, 0.4)
-        ground = self.fields.at(sites.x, sites.y)
+        ground = self._ground_at(sites.x, sites.y)
         host = ground.others[_STROMA] + ground.septa
         fit = (sites.uniform(0) < 0.62 * host) & (host > 0.35) & (ground.tissue > 0.7)
         out = _objects("spindle", sites, fit, size_spread=1.0)

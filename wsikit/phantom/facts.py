@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from wsikit.phantom.cells import CODE, OBJECT_KINDS, Objects, rosette_radius
-from wsikit.phantom.fields import GLASS, KINDS, NEUROPIL
+from wsikit.phantom.fields import GLASS, KINDS, MATRIX, NEUROPIL
 from wsikit.phantom.noise import FloatArray
-from wsikit.phantom.render import PxBox, Scene
+from wsikit.phantom.render import Plot, PxBox, Scene
 
 CLASSES = ("UD", "PD", "D", "other")
 UD, PD, D, OTHER = range(4)
@@ -107,41 +107,45 @@ class Tally:
     """(rows, columns) whether lattice points are tissue."""
 
 
-def survey(scene: Scene, box: PxBox, slide_px: tuple[int, int] | None) -> tuple[FloatArray, FloatArray, npt.NDArray, FloatArray, Objects]:  # fmt: skip
-    """Lattice points of `box` with their tissue and artefacts, and the objects of `box`.
+@dataclass(frozen=True)
+class Survey:
+    """The lattice points and objects of one box."""
 
-    What lies outside `slide_px` is glass and holds no objects (None: the scene has no edge).
+    xs: npt.NDArray[np.int64]
+    """(w,) level-0 px."""
+    ys: npt.NDArray[np.int64]
+    """(h,)"""
+    kind: npt.NDArray[np.int64]
+    """(h, w) index into `KINDS`."""
+    artefacts: FloatArray
+    """(len(ARTEFACTS), h, w)"""
+    objects: Objects
 
-    Returns
-    -------
-    xs (w,), ys (h,) level-0 px; kind (h, w) index into `KINDS`; artefacts (3, h, w); objects.
-    """
+
+def survey(scene: Scene, plot: Plot, box: PxBox, slide_px: tuple[int, int] | None) -> Survey:
+    """Look at `box`, which `plot` must hold. What lies outside `slide_px` is glass and empty (None: no edge)."""
     x, y, width, height = box
     s, mpp = scene.step_px, scene.mpp
-    xs, ys = np.arange(-(-x // s), -(-(x + width) // s)) * s, np.arange(-(-y // s), -(-(y + height) // s)) * s
-    gx, gy = np.meshgrid(xs * mpp, ys * mpp)
-    ground = scene.fields.at(gx, gy)
+    kx, ky = np.arange(-(-x // s), -(-(x + width) // s)), np.arange(-(-y // s), -(-(y + height) // s))
+    rows, columns = (slice(k[0] - first, k[-1] + 1 - first) for k, first in zip((ky, kx), plot.first))
+    ground = plot.ground.take(rows, columns)
     kind = ground.kind
-    artefacts = np.stack([ground.pen, ground.fold * (kind != GLASS), ground.blur * (kind != GLASS)])
-    reach = 60.0
-    um = (x * mpp - reach, y * mpp - reach, (x + width) * mpp + reach, (y + height) * mpp + reach)
-    near = scene.cells.within(um) if (kind != GLASS).any() else scene.cells.within((0.0, 0.0, 0.0, 0.0))
+    gx, gy = np.meshgrid(kx * s * mpp, ky * s * mpp)
     tumour = np.isin(kind, [KINDS.index(name) for name in TUMOUR_KINDS])
     places = np.stack([gx[tumour], gy[tumour]], axis=1)
     inside = kind[tumour]
-    inside[_within(places, near, "rosette", rosette_radius)] = NEUROPIL
-    for name in ("differentiating", "ganglion"):
-        inside[_within(places, near, name, lambda o: np.full(len(o), 9.0))] = _TUMOUR_CELLS
-    inside[_within(places, near, "vessel", lambda o: np.full(len(o), 11.0))] = _SEPTA
+    inside[_within(places, plot.objects, "rosette", rosette_radius)] = NEUROPIL
+    inside[_within(places, plot.objects, "pseudorosette", rosette_radius)] = MATRIX
+    for name in ("differentiating", "ganglion", "histiocyte"):
+        inside[_within(places, plot.objects, name, lambda o: np.full(len(o), 9.0))] = _TUMOUR_CELLS
+    inside[_within(places, plot.objects, "vessel", lambda o: np.full(len(o), 11.0))] = _SEPTA
     kind[tumour] = inside
-    objects = near.inside((x * mpp, y * mpp, (x + width) * mpp, (y + height) * mpp))
+    objects = plot.objects.inside((x * mpp, y * mpp, (x + width) * mpp, (y + height) * mpp))
     if slide_px is not None:
-        kind[:, xs >= slide_px[0]] = GLASS
-        kind[ys >= slide_px[1]] = GLASS
-        artefacts[:, :, xs >= slide_px[0]] = 0
-        artefacts[:, ys >= slide_px[1]] = 0
+        kind[(ky * s >= slide_px[1])[:, None] | (kx * s >= slide_px[0])] = GLASS
         objects = objects.where((objects.x < slide_px[0] * mpp) & (objects.y < slide_px[1] * mpp))
-    return xs, ys, kind, artefacts, objects
+    artefacts = np.stack([ground.pen, ground.fold * (kind != GLASS), ground.blur * (kind != GLASS)])
+    return Survey(kx * s, ky * s, kind, artefacts, objects)
 
 
 def _within(places: FloatArray, objects: Objects, kind: str, radius) -> npt.NDArray[np.bool_]:
@@ -152,29 +156,28 @@ def _within(places: FloatArray, objects: Objects, kind: str, radius) -> npt.NDAr
     return distance < radius(chosen)[nearest]
 
 
-def tally(scene: Scene, box: PxBox, slide_px: tuple[int, int], stride: tuple[float, float], n_cols: int) -> Tally:
-    """Count what lies in `box` by patches of `stride` level-0 px, `n_cols` to a row."""
-    xs, ys, kind, artefacts, objects = survey(scene, box, slide_px)
-    column, row = np.floor(xs / stride[0]).astype(np.int64), np.floor(ys / stride[1]).astype(np.int64)
+def tally(seen: Survey, mpp: float, stride: tuple[float, float], n_cols: int) -> Tally:
+    """Count what a survey found by patches of `stride` level-0 px, `n_cols` to a row."""
+    column, row = np.floor(seen.xs / stride[0]).astype(np.int64), np.floor(seen.ys / stride[1]).astype(np.int64)
     number = (row[:, None] * n_cols + column[None, :]).ravel()
-    at = (np.floor(objects.y / scene.mpp / stride[1]) * n_cols + np.floor(objects.x / scene.mpp / stride[0])).astype(np.int64)
+    objects = seen.objects
+    at = (np.floor(objects.y / mpp / stride[1]) * n_cols + np.floor(objects.x / mpp / stride[0])).astype(np.int64)
     patches = np.union1d(number, at)
     where, slot = np.searchsorted(patches, number), np.searchsorted(patches, at)
     n = len(patches)
-    points = np.bincount(where * len(KINDS) + kind.ravel(), minlength=n * len(KINDS)).reshape(n, -1)
-    cover = np.stack([np.bincount(where, weights=a.ravel(), minlength=n) for a in artefacts], axis=1)
+    points = np.bincount(where * len(KINDS) + seen.kind.ravel(), minlength=n * len(KINDS)).reshape(n, -1)
+    cover = np.stack([np.bincount(where, weights=a.ravel(), minlength=n) for a in seen.artefacts], axis=1)
     counts = np.bincount(slot * len(OBJECT_KINDS) + objects.kind, minlength=n * len(OBJECT_KINDS)).reshape(n, -1)
-    return Tally(patches, points, cover, counts, kind != GLASS)
+    return Tally(patches, points, cover, counts, seen.kind != GLASS)
 
 
-def facts_of(scene: Scene, box: PxBox) -> Facts:
-    """Facts of one place, `box` in level-0 px: a `Facts` with N = 1."""
-    _, _, kind, artefacts, objects = survey(scene, box, None)
-    points = np.bincount(kind.ravel(), minlength=len(KINDS))
+def facts_of(seen: Survey) -> Facts:
+    """Facts of a survey as one place: a `Facts` with N = 1."""
+    points = np.bincount(seen.kind.ravel(), minlength=len(KINDS))
     return Facts(
         (points / points.sum()).astype(np.float32)[None],
-        np.bincount(objects.kind, minlength=len(OBJECT_KINDS)).astype(np.int32)[None],
-        artefacts.mean(axis=(1, 2)).astype(np.float32)[None],
+        np.bincount(seen.objects.kind, minlength=len(OBJECT_KINDS)).astype(np.int32)[None],
+        seen.artefacts.mean(axis=(1, 2)).astype(np.float32)[None],
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in µm, half-open."""
 
@@ -18,7 +18,7 @@ _MASK = (1 << 64) - 1
 _DIRECTIONS = 256
 _ANGLES = np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS)
 # A table rather than cos of a hash: the value of a node must not depend on how many nodes are computed at once.
-_COS, _SIN = np.cos(_ANGLES), np.sin(_ANGLES)
+_COS, _SIN = np.cos(_ANGLES).astype(np.float32), np.sin(_ANGLES).astype(np.float32)
 
 _PERLIN_SCALE = 3.6
 """Brings gradient noise to a standard deviation of about 1."""
@@ -56,40 +56,51 @@ def uniform(key: int, i: npt.NDArray[np.int64], j: npt.NDArray[np.int64]) -> Flo
     return (hash_bits(key, i, j) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def gradient_noise(keys: tuple[int, ...], x: FloatArray, y: FloatArray, scale_um: float, turn: float = 0.6) -> FloatArray:
-    """Smooth noise, mean 0 and standard deviation about 1, one per key: (len(keys), *x.shape).
+def gradient_noise(
+    keys: tuple[int, ...], x: FloatArray, y: FloatArray, scale_um: float, turn: float
+) -> npt.NDArray[np.float32]:
+    """Smooth noise, mean 0 and standard deviation about 1, one per key: float32 (len(keys), *x.shape).
 
     `scale_um` is the lattice constant, so blobs measure about that; `turn` (radians) rotates the lattice away
     from the pixel axes and from the lattices of other scales.
     """
+    out = np.zeros((len(keys), *x.shape), np.float32)
+    if x.size == 0:
+        return out
     c, s = float(np.cos(turn)) / scale_um, float(np.sin(turn)) / scale_um
     u, v = x * c + y * s, y * c - x * s
-    iu, iv = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
-    if iu.size == 0:
-        return np.zeros((len(keys), *x.shape))
+    iu, iv = np.floor(u), np.floor(v)
+    fu, fv = (u - iu).astype(np.float32), (v - iv).astype(np.float32)
     u0, v0 = int(iu.min()), int(iv.min())
     n_u, n_v = int(iu.max()) - u0 + 2, int(iv.max()) - v0 + 2
-    fu, fv = u - iu, v - iv
-    flat = (iv - v0) * n_u + (iu - u0)
+    node = ((iv - v0) * n_u + (iu - u0)).astype(np.intp)
     wu, wv = fu * fu * (3 - 2 * fu), fv * fv * (3 - 2 * fv)
+    gu, gv = fu - 1, fv - 1
+    corners = ((node, fu, fv), (node + 1, gu, fv), (node + n_u, fu, gv), (node + n_u + 1, gu, gv))
     node_j, node_i = np.divmod(np.arange(n_u * n_v, dtype=np.int64), n_u)
-    out = np.empty((len(keys), *x.shape))
+    node_i, node_j = node_i + u0, node_j + v0
     for n, key in enumerate(keys):
-        direction = (hash_bits(key, node_i + u0, node_j + v0) >> np.uint64(56)).astype(np.int64)
+        direction = (hash_bits(key, node_i, node_j) >> np.uint64(56)).astype(np.intp)
         gx, gy = _COS[direction], _SIN[direction]
-        top = _lerp(_dot(gx, gy, flat, fu, fv), _dot(gx, gy, flat + 1, fu - 1, fv), wu)
-        below = flat + n_u
-        bottom = _lerp(_dot(gx, gy, below, fu, fv - 1), _dot(gx, gy, below + 1, fu - 1, fv - 1), wu)
-        out[n] = _lerp(top, bottom, wv) * _PERLIN_SCALE
+        a, b, d, e = (gx[at] * dx + gy[at] * dy for at, dx, dy in corners)
+        top, bottom = a + (b - a) * wu, d + (e - d) * wu
+        out[n] = (top + (bottom - top) * wv) * np.float32(_PERLIN_SCALE)
     return out
 
 
-def _dot(gx: FloatArray, gy: FloatArray, node: npt.NDArray[np.int64], dx: FloatArray, dy: FloatArray) -> FloatArray:
-    return gx[node] * dx + gy[node] * dy
+def interpolated(nodes: npt.NDArray[np.float32], step: int, first: tuple[int, int], shape: tuple[int, int],
+                 middle: bool = False) -> npt.NDArray[np.float32]:  # fmt: skip
+    """Bilinear refinement of a lattice, `step` values per node, cut to `shape` (h, w) from `first` (row, column).
 
-
-def _lerp(a: FloatArray, b: FloatArray, weight: FloatArray) -> FloatArray:
-    return a + (b - a) * weight
+    `nodes` is (..., rows, columns); with `middle` the values lie in the middle of their cell (pixels), else on
+    its corner (a finer lattice). A constant stays exactly itself.
+    """
+    w = ((np.arange(step) + (0.5 if middle else 0.0)) / step).astype(np.float32)
+    lead = nodes.shape[:-2]
+    rows = nodes[..., :-1, None, :] + np.diff(nodes, axis=-2)[..., None, :] * w[:, None]
+    rows = rows.reshape(*lead, -1, nodes.shape[-1])[..., first[0] : first[0] + shape[0], :]
+    full = rows[..., :-1, None] + np.diff(rows, axis=-1)[..., None] * w
+    return full.reshape(*lead, shape[0], -1)[..., first[1] : first[1] + shape[1]]
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 import imagecodecs
 import numpy as np
+import numpy.typing as npt
 
 from wsikit.errors import RequestError
-from wsikit.phantom.facts import CLASSES, Facts, captions, facts_of
-from wsikit.phantom.fields import GLASS, KINDS
+from wsikit.phantom.facts import CLASSES, TUMOUR_KINDS, Facts, captions, facts_of, survey
+from wsikit.phantom.fields import KINDS
 from wsikit.phantom.recipe import OTHER_TISSUES, SUBTYPES, draw_recipe
 from wsikit.phantom.render import Rgb, Scene
 
 SLIDE_UM = 5000.0
 _SURVEY = 96
-_JPEG_TILE = 16
+_JPEG_BLOCK = 16
+_TRIES = 40
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,23 @@ def _slide_patches(
     scene = Scene(draw_recipe(seed, subtype, (SLIDE_UM, SLIDE_UM), tissue_fraction=0.8), mpp)
     rng = np.random.default_rng([seed, 4242])
     candidates = _candidates(scene)
-    wanted = _wanted(rng, subtype, candidates, per_slide)
     area_mm2 = (patch_px * mpp / 1000) ** 2
-    for group in wanted:
-        for _ in range(40):
+    side = -(-(patch_px + _JPEG_BLOCK) // _JPEG_BLOCK) * _JPEG_BLOCK
+    for group in _wanted(rng, subtype, candidates, per_slide):
+        for _ in range(_TRIES):
             place = candidates[group][int(rng.integers(len(candidates[group])))]
-            x, y = (int((v + rng.uniform(-20, 20)) / mpp) - patch_px // 2 for v in place)
-            facts = facts_of(scene, (x, y, patch_px, patch_px))
+            left, top = (int((v + rng.uniform(-20, 20)) / mpp) - side // 2 for v in place)
+            # the patch lies anywhere within whole JPEG blocks, as a grid's patches do within a slide's tiles
+            dx, dy = (int(v) for v in rng.integers(0, _JPEG_BLOCK, 2))
+            plot = scene.plot((left, top, side, side))
+            facts = facts_of(survey(scene, plot, (left + dx, top + dy, patch_px, patch_px), None))
             label = int(facts.labels[0])
             if label == _label_of(group) and (borderline or not facts.borderline[0]):
                 caption = captions(facts, area_mm2, scene.recipe.chromatin)[0]
-                image = _through_jpeg(scene, x, y, patch_px, quality, rng)
-                yield PhantomPatch(image, label, caption, facts, seed, subtype, x, y)
+                image = _through_jpeg(scene.render(plot.box, plot), quality)[dy : dy + patch_px, dx : dx + patch_px]
+                yield PhantomPatch(
+                    np.ascontiguousarray(image), label, caption, facts, seed, subtype, left + dx, top + dy
+                )
                 break
 
 
@@ -99,30 +106,26 @@ def _label_of(group: str) -> int:
     return CLASSES.index(group) if group in CLASSES else CLASSES.index("other")
 
 
-def _candidates(scene: Scene) -> dict[str, list[tuple[float, float]]]:
-    """Places (µm) by what lies there and all around: UD, PD, D, each other tissue, glass."""
-    step = SLIDE_UM / _SURVEY
-    axis = (np.arange(_SURVEY) + 0.5) * step
+def _candidates(scene: Scene) -> dict[str, npt.NDArray[np.float64]]:
+    """Places (N, 2; x, y in µm) by what lies there and all around: UD, PD, D, each other tissue, glass."""
+    axis = (np.arange(_SURVEY) + 0.5) * (SLIDE_UM / _SURVEY)
     gx, gy = np.meshgrid(axis, axis)
     ground = scene.fields.at(gx, gy)
     kind = ground.kind
-    tumour_kinds = [KINDS.index("tumour_cells"), KINDS.index("neuropil"), KINDS.index("matrix"), KINDS.index("septa")]
-    group = np.full(kind.shape, "", object)
-    for n, name in enumerate((*OTHER_TISSUES, "", "", "", "", "glass")):
-        group[kind == n] = name
-    stage = np.where(ground.differentiating > 0.5, "D", np.where(ground.fibrillary > 0.5, "PD", "UD"))
-    group = np.where(np.isin(kind, tumour_kinds), stage, group)
-    group = np.where(kind == GLASS, "glass", group)
-    out: dict[str, list[tuple[float, float]]] = {}
-    for row, column in np.ndindex(_SURVEY - 2, _SURVEY - 2):
-        name = group[row + 1, column + 1]
-        around = group[row : row + 3, column : column + 3]
-        if name and (around == name).sum() >= 8:
-            out.setdefault(str(name), []).append((axis[column + 1], axis[row + 1]))
+    stage = np.where(ground.differentiating > 0.5, 2, np.where(ground.fibrillary > 0.5, 1, 0))
+    tumour = np.isin(kind, [KINDS.index(name) for name in (*TUMOUR_KINDS, "septa")])
+    groups = {name: tumour & (stage == n) for n, name in enumerate(SUBTYPES)}
+    groups |= {name: kind == KINDS.index(name) for name in (*OTHER_TISSUES, "glass")}
+    out = {}
+    for name, mask in groups.items():
+        around = sum(mask[dy : _SURVEY - 2 + dy, dx : _SURVEY - 2 + dx].astype(int) for dy, dx in np.ndindex(3, 3))
+        deep = np.argwhere((around >= 8) & mask[1:-1, 1:-1])
+        if len(deep):
+            out[name] = axis[deep[:, ::-1] + 1]
     return out
 
 
-def _wanted(rng: np.random.Generator, subtype: str, candidates: dict[str, list], n: int) -> list[str]:
+def _wanted(rng: np.random.Generator, subtype: str, candidates: dict[str, npt.NDArray[np.float64]], n: int) -> list[str]:
     """The group of each patch: half the slide's own class, a quarter other classes, a quarter other tissue."""
     tumour = [name for name in SUBTYPES if name in candidates and name != subtype]
     other = [name for name in candidates if name not in SUBTYPES]
@@ -135,10 +138,5 @@ def _wanted(rng: np.random.Generator, subtype: str, candidates: dict[str, list],
     return out
 
 
-def _through_jpeg(scene: Scene, x: int, y: int, patch_px: int, quality: int, rng: np.random.Generator) -> Rgb:
-    """Render a little more than the patch, encode, decode, and cut: the block borders fall where they may."""
-    dx, dy = (int(v) for v in rng.integers(0, _JPEG_TILE, 2))
-    side = -(-(patch_px + _JPEG_TILE) // _JPEG_TILE) * _JPEG_TILE
-    rendered = scene.render((x - dx, y - dy, side, side))
-    decoded = imagecodecs.jpeg_decode(imagecodecs.jpeg_encode(rendered, level=quality, subsampling="420"))
-    return np.ascontiguousarray(decoded[dy : dy + patch_px, dx : dx + patch_px])
+def _through_jpeg(image: Rgb, quality: int) -> Rgb:
+    return imagecodecs.jpeg_decode(imagecodecs.jpeg_encode(image, level=quality, subsampling="420"))

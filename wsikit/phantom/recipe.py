@@ -80,6 +80,10 @@ class Recipe:
     """0 pale and even, 1 dark and coarse."""
     diff_keep: float
     ganglion_share: float
+    histiocytes: float
+    """Fraction of the large cells' sites taken by histiocytes where they crowd."""
+    large_eosin: float
+    """How pink the large cells are, 0 pale to 1 strong."""
     rosette_keep: float
     mki: float
     """Mitotic and karyorrhectic fraction of the neuroblasts."""
@@ -154,8 +158,10 @@ def _draw_look(rng: np.random.Generator) -> dict:
         "spacing_um": float(rng.uniform(7.8, 10.6)),
         "nucleus_scale": float(rng.uniform(0.88, 1.14)),
         "chromatin": float(rng.uniform(0, 1)),
-        "diff_keep": float(rng.uniform(0.4, 0.8)),
+        "diff_keep": float(rng.uniform(0.45, 0.85)),
         "ganglion_share": float(rng.uniform(0.03, 0.12)),
+        "histiocytes": float(rng.uniform(0.15, 1.1)),
+        "large_eosin": float(rng.uniform(0, 1)),
         "rosette_keep": float(rng.uniform(0.35, 0.8)),
         "mki": float(rng.uniform(0.004, 0.05)),
         "calcified": float(rng.choice([0.0, 0.0, rng.uniform(0.2, 0.8)])),

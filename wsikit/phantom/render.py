@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from wsikit.phantom.cells import CODE, OBJECT_KINDS, Cells, Objects
+from wsikit.phantom.cells import CODE, MARGIN_UM, OBJECT_KINDS, Cells, Objects
 from wsikit.phantom.fields import Fields, Ground
-from wsikit.phantom.noise import Box, FloatArray, jittered_sites, key_of
-from wsikit.phantom.recipe import OTHER_TISSUES, Recipe
+from wsikit.phantom.noise import Box, FloatArray, grow, interpolated, jittered_sites, key_of
+from wsikit.phantom.recipe import Recipe
 from wsikit.phantom.sprites import bank
 from wsikit.phantom.textures import SIDE, fibre_angle, textures
 
@@ -28,23 +28,28 @@ STEP_UM = 4.0
 """Spacing of the lattice on which the ground is known; between its points it is interpolated."""
 NOISE_SIDE = 256
 """Period of the sensor noise, px: a glass tile of 256 px is the same everywhere and is encoded once."""
-_MARGIN_UM = 26.0
+OBJECT_MARGIN_UM = 34.0
+"""Larger than half of the largest drawing, and the blur on top."""
 _ROUGH_UM = 12.0
 _BLUR_UM = 1.6
 _FAT_UM = 62.0
+_TEXTURES = ("fibrils", "grains", "fibres", "clumps", "red_cells")
+_PLAIN = ("fibres", "red_cells")
+"""Textures that are not laid over themselves: crossed fibres would be a net, crossed red cells a smear."""
 _BLASTS = ("blast_pale", "blast", "blast_dark")
 
 
 @dataclass(frozen=True)
-class Look:
-    """The textures of one slide, in its own arrangement; periodic with SIDE px."""
+class Plot:
+    """A box of the scene, measured out: the ground on its lattice and the objects in and near it."""
 
-    fibrils: Plane
-    grains: Plane
-    fibres: Plane
-    clumps: Plane
-    red_cells: Plane
-    fibre_offset: tuple[int, int]
+    box: PxBox
+    first: tuple[int, int]
+    """Row and column of the lattice's first point: it lies at (column, row) · step px."""
+    ground: Ground
+    """Over the box and the margin that placing objects needs."""
+    objects: Objects
+    """Whose centre is in the box or within `OBJECT_MARGIN_UM` of it."""
 
 
 class Scene:
@@ -54,24 +59,31 @@ class Scene:
         self.recipe, self.mpp = recipe, mpp
         self.step_px = max(1, round(STEP_UM / mpp))
         self.fields = Fields(recipe)
-        self.look = _arrange(recipe, mpp)
-        self.cells = Cells(self.fields, self._angle_at)
-        absorption = np.asarray(recipe.stain.absorption, np.float32)
-        self._absorption = absorption
+        self._absorption = np.asarray(recipe.stain.absorption, np.float32)
         rng = np.random.default_rng([recipe.seed, 77])
         self._noise = (rng.standard_normal((NOISE_SIDE, NOISE_SIDE, 3)) * recipe.stain.noise).astype(np.float32)
+        # every slide lays the textures over themselves with its own offsets: no two slides share a pattern
+        self._offsets = rng.integers(0, SIDE, (2 * len(_TEXTURES), 2)).tolist()
 
-    def lattice(self, box: PxBox) -> tuple[FloatArray, FloatArray, Ground]:
-        """Lattice places (px) and the ground there, for all lattice points needed to interpolate within `box`."""
-        xs, ys = self._lattice_px(box)
-        gx, gy = np.meshgrid(xs * self.mpp, ys * self.mpp)
-        return xs, ys, self.fields.at(gx, gy)
-
-    def _lattice_px(self, box: PxBox) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def plot(self, box: PxBox) -> Plot:
+        """Measure out `box`; `render` and the truth both work from it."""
+        s, mpp = self.step_px, self.mpp
+        margin = int(np.ceil((MARGIN_UM + OBJECT_MARGIN_UM) / (s * mpp))) + 1
         x, y, width, height = box
-        s = self.step_px
-        xs = np.arange(x // s, -((x + width) // -s) + 1, dtype=np.int64) * s
-        return xs, np.arange(y // s, -((y + height) // -s) + 1, dtype=np.int64) * s
+        first = (y // s - margin, x // s - margin)
+        shape = (-((y + height) // -s) + 1 + margin - first[0], -((x + width) // -s) + 1 + margin - first[1])
+        ground = self.fields.over(first, shape, s * mpp)
+
+        def ground_at(px: FloatArray, py: FloatArray) -> Ground:
+            return ground.take(*(
+                np.clip(np.rint(p / (s * mpp)).astype(np.int64) - k, 0, n - 1) for p, k, n in zip((py, px), first, shape)
+            ))  # fmt: skip
+
+        if not ground.tissue.any():
+            return Plot(box, first, ground, Objects.none())
+        cells = Cells(self.recipe, ground_at, self._angle_at)
+        um: Box = (x * mpp, y * mpp, (x + width) * mpp, (y + height) * mpp)
+        return Plot(box, first, ground, cells.within(grow(um, OBJECT_MARGIN_UM)))
 
     def is_glass(self, box: PxBox) -> bool:
         """Whether `box` is bare glass with nothing on it."""
@@ -81,82 +93,90 @@ class Scene:
         gx, gy = np.meshgrid(
             np.arange(x, x + width + rough, rough) * self.mpp, np.arange(y, y + height + rough, rough) * self.mpp
         )
-        if not self.fields.far_from_tissue(gx, gy):
-            xs, ys = self._lattice_px(box)
-            if self.fields.tissue(*np.meshgrid(xs * self.mpp, ys * self.mpp)).any():
-                return False
-        return not (self.recipe.pen and self.lattice(box)[2].pen.any())
+        if self.fields.far_from_tissue(gx, gy) and not self.recipe.pen:
+            return True
+        ground = self._view(self.plot(box), box)
+        return not ground.tissue.any() and not ground.pen.any()
 
     def glass(self, width: int, height: int) -> Rgb:
         """Bare glass; equals `render` of a glass box whose corner lies on multiples of `NOISE_SIDE`."""
         blank = np.zeros((3, height, width), np.float32)
         return self._colour(blank, np.zeros((height, width), np.float32), (0, 0, width, height))
 
-    def render(self, box: PxBox) -> Rgb:
-        """Pixels of `box`, uint8 (height, width, 3)."""
-        xs, ys, ground = self.lattice(box)
+    def render(self, box: PxBox, plot: Plot | None = None) -> Rgb:
+        """Pixels of `box`, uint8 (height, width, 3); `plot`, if at hand, of a box that holds this one."""
+        plot = plot or self.plot(box)
+        ground = self._view(plot, box)
         if ground.blur.any() and ground.tissue.any():
-            return self._render_blurred(box, xs, ys, ground)
-        amounts = self._amounts(box, xs, ys, ground)
-        return self._colour(amounts, self._spread(ground.pen, xs, ys, box), box)
+            amounts = self._blurred_amounts(box, ground)
+        else:
+            amounts = self._amounts(box, plot)
+        return self._colour(amounts, self._spread(ground.pen, box), box)
 
-    def _render_blurred(self, box: PxBox, xs: FloatArray, ys: FloatArray, ground: Ground) -> Rgb:
+    def _blurred_amounts(self, box: PxBox, ground: Ground) -> Plane:
         sigma = _BLUR_UM / self.mpp
         m = int(np.ceil(4 * sigma)) + 1
         x, y, width, height = box
         wide = (x - m, y - m, width + 2 * m, height + 2 * m)
-        sharp = self._amounts(wide, *self.lattice(wide))
+        sharp = self._amounts(wide, self.plot(wide))
         soft = np.stack([ndimage.gaussian_filter(plane, sigma, truncate=4.0) for plane in sharp])
         inner = (slice(None), slice(m, m + height), slice(m, m + width))
-        weight = self._spread(ground.blur, xs, ys, box)
-        amounts = sharp[inner] * (1 - weight) + soft[inner] * weight
-        return self._colour(amounts, self._spread(ground.pen, xs, ys, box), box)
+        weight = self._spread(ground.blur, box)
+        return sharp[inner] * (1 - weight) + soft[inner] * weight
 
-    def _amounts(self, box: PxBox, xs: FloatArray, ys: FloatArray, ground: Ground) -> Plane:
+    def _view(self, plot: Plot, box: PxBox) -> Ground:
+        """The ground on the lattice points needed to interpolate within `box`."""
+        s = self.step_px
+        x, y, width, height = box
+        row, column = y // s - plot.first[0], x // s - plot.first[1]
+        n_rows, n_columns = -((y + height) // -s) + 1 - y // s, -((x + width) // -s) + 1 - x // s
+        return plot.ground.take(slice(row, row + n_rows), slice(column, column + n_columns))
+
+    def _amounts(self, box: PxBox, plot: Plot) -> Plane:
         """Stain amounts (3, height, width) of the section, before the scanner."""
         amounts = np.zeros((3, box[3], box[2]), np.float32)
+        ground = self._view(plot, box)
         if not ground.tissue.any():
             return amounts
-        self._lay_ground(amounts, box, xs, ys, ground)
-        m = _MARGIN_UM
-        x, y, width, height = (v * self.mpp for v in box)
-        self._stamp(amounts, box, self.cells.within((x - m, y - m, x + width + m, y + height + m)))
-        amounts *= self._spread(ground.tissue * ground.thickness, xs, ys, box)
+        self._lay_ground(amounts, box, ground)
+        self._stamp(amounts, box, plot.objects)
+        amounts *= self._spread(ground.tissue * ground.thickness, box)
+        amounts[1] *= self._spread(1 + 0.15 * np.clip(ground.dye, -2, 2), box)
         return amounts
 
-    def _lay_ground(self, amounts: Plane, box: PxBox, xs: FloatArray, ys: FloatArray, ground: Ground) -> None:
-        recipe, look = self.recipe, self.look
+    def _lay_ground(self, amounts: Plane, box: PxBox, ground: Ground) -> None:
+        recipe = self.recipe
         haematoxylin, eosin, red = amounts
 
         def plane(field: FloatArray) -> Plane:
-            return self._spread(field, xs, ys, box)
+            return self._spread(field, box)
 
-        def tex(texture: Plane) -> Plane:
-            return _window(texture, box)
+        def tex(name: str) -> Plane:
+            return self._texture(name, box)
 
         if ground.tumour.any():
             tumour, pool, fibrillary = plane(ground.tumour), plane(ground.pool), plane(ground.fibrillary)
-            form = tex(look.grains)
+            form = tex("grains")
             if ground.fibrillary.any():
-                form = form + (tex(look.fibrils) - form) * fibrillary
+                form = form + (tex("fibrils") - form) * fibrillary
             level = recipe.sheet_eosin + (recipe.matrix_eosin - recipe.sheet_eosin) * pool
             eosin += tumour * level * np.maximum(1 + (0.30 * recipe.texture) * form, 0.08)
             haematoxylin += tumour * (0.11 - 0.05 * pool)
         stroma, necrosis, blood, fat, lymphoid = ground.others
         if stroma.any() or ground.septa.any():
-            weight, fibres = plane(stroma + ground.septa), tex(look.fibres)
-            eosin += weight * 0.58 * np.clip(1 + 0.36 * fibres + 0.1 * tex(look.grains), 0.03, 2)
+            weight, fibres = plane(stroma + ground.septa), tex("fibres")
+            eosin += weight * 0.58 * np.clip(1 + 0.36 * fibres + 0.1 * tex("grains"), 0.03, 2)
             haematoxylin += weight * 0.05
         if necrosis.any():
             weight = plane(necrosis)
-            eosin += weight * 0.56 * np.clip(1 + 0.34 * tex(look.clumps), 0.1, 2)
+            eosin += weight * 0.56 * np.clip(1 + 0.34 * tex("clumps"), 0.1, 2)
             haematoxylin += weight * 0.10
         if blood.any():
             weight = plane(blood)
-            red += weight * 0.62 * tex(look.red_cells)
+            red += weight * 0.62 * tex("red_cells")
             eosin += weight * 0.12
         if lymphoid.any():
-            eosin += plane(lymphoid) * 0.26 * np.clip(1 + 0.25 * tex(look.grains), 0.1, 2)
+            eosin += plane(lymphoid) * 0.26 * np.clip(1 + 0.25 * tex("grains"), 0.1, 2)
         if fat.any():
             eosin += plane(fat) * self._fat_walls(box)
 
@@ -219,22 +239,26 @@ class Scene:
             view *= keep
             view += add
 
-    def _spread(self, field: FloatArray, xs: FloatArray, ys: FloatArray, box: PxBox) -> Plane:
-        """Interpolate a lattice field to the pixels of `box`, float32 (height, width)."""
-        s = self.step_px
+    def _spread(self, field: FloatArray, box: PxBox) -> Plane:
+        """Interpolate a field of `_view` to the pixels of `box`, float32 (height, width)."""
         values = field.astype(np.float32)
         x, y, width, height = box
         if (values == values.flat[0]).all():
             return np.full((height, width), values.flat[0], np.float32)
-        w = ((np.arange(s) + np.float32(0.5)) / np.float32(s)).astype(np.float32)
-        rows = values[:-1, None, :] + np.diff(values, axis=0)[:, None, :] * w[None, :, None]
-        rows = rows.reshape(-1, values.shape[1])[y - int(ys[0]) :][:height]
-        full = rows[:, :-1, None] + np.diff(rows, axis=1)[:, :, None] * w
-        return full.reshape(height, -1)[:, x - int(xs[0]) :][:, :width]
+        s = self.step_px
+        return interpolated(values, s, (y % s, x % s), (height, width), middle=True)
+
+    def _texture(self, name: str, box: PxBox) -> Plane:
+        base = textures(self.mpp)[name]
+        n = 2 * _TEXTURES.index(name)
+        main = _window(base, box, self._offsets[n])
+        if name in _PLAIN:
+            return main
+        return main * np.float32(0.8) + _window(base.T, box, self._offsets[n + 1]) * np.float32(0.6)
 
     def _colour(self, amounts: Plane, pen: Plane, box: PxBox) -> Rgb:
         stain = self.recipe.stain
-        noise = _window_noise(self._noise, box)
+        noise = _window(self._noise, box, [0, 0])
         out = np.empty((*amounts.shape[1:], 3), np.uint8)
         has_pen = bool(pen.any())
         for channel in range(3):
@@ -248,45 +272,15 @@ class Scene:
         return out
 
     def _angle_at(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        dx, dy = self.look.fibre_offset
+        dx, dy = self._offsets[2 * _TEXTURES.index("fibres")]
         column = (np.floor(x / self.mpp).astype(np.int64) + dx) % SIDE
         row = (np.floor(y / self.mpp).astype(np.int64) + dy) % SIDE
         return fibre_angle(self.mpp)[row, column].astype(np.float64)
 
 
-def _arrange(recipe: Recipe, mpp: float) -> Look:
-    """Each slide lays the textures over themselves with its own offsets, so that no two slides share a pattern."""
-    base = textures(mpp)
-    rng = np.random.default_rng([recipe.seed, 55])
-
-    def offset() -> tuple[int, int]:
-        return int(rng.integers(SIDE)), int(rng.integers(SIDE))
-
-    def rolled(texture: Plane, shift: tuple[int, int]) -> Plane:
-        return np.roll(texture, (-shift[1], -shift[0]), axis=(0, 1))
-
-    def doubled(texture: Plane) -> Plane:
-        crossed = rolled(texture, offset()) * np.float32(0.8) + rolled(texture.T, offset()) * np.float32(0.6)
-        return np.ascontiguousarray(crossed)
-
-    fibre_shift = offset()
-    return Look(
-        fibrils=doubled(base["fibrils"]),
-        grains=doubled(base["grains"]),
-        fibres=rolled(base["fibres"], fibre_shift),
-        clumps=doubled(base["clumps"]),
-        red_cells=rolled(base["red_cells"], offset()),
-        fibre_offset=fibre_shift,
-    )
-
-
-def _window(texture: Plane, box: PxBox) -> Plane:
-    """The part of a periodic texture that lies over `box`."""
+def _window(texture: Plane, box: PxBox, offset: list[int]) -> Plane:
+    """The part of a periodic texture, moved by `offset` (x, y) px, that lies over `box`."""
     x, y, width, height = box
-    return texture.take(np.arange(y, y + height) % SIDE, axis=0).take(np.arange(x, x + width) % SIDE, axis=1)
-
-
-def _window_noise(noise: Plane, box: PxBox) -> Plane:
-    x, y, width, height = box
-    rows, columns = np.arange(y, y + height) % NOISE_SIDE, np.arange(x, x + width) % NOISE_SIDE
-    return noise.take(rows, axis=0).take(columns, axis=1)
+    rows, columns = np.arange(y, y + height) + offset[1], np.arange(x, x + width) + offset[0]
+    side_y, side_x = texture.shape[:2]
+    return texture[(rows % side_y)[:, None], columns % side_x]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from wsikit.errors import RequestError
 from wsikit.geometry import PatchGrid
 from wsikit.phantom.cells import OBJECT_KINDS
-from wsikit.phantom.facts import ARTEFACTS, Facts, Tally, tally
+from wsikit.phantom.facts import ARTEFACTS, Facts, Tally, survey, tally
 from wsikit.phantom.fields import GLASS, KINDS
 from wsikit.phantom.pyramid import BLOCK_PX, TILE_PX, EncodedBlock, encode_block, write_pyramid
 from wsikit.phantom.recipe import Recipe, draw_recipe
@@ -242,8 +242,10 @@ def _make_block(order: _Order, boxes: _Boxes) -> tuple[EncodedBlock, Tally]:
     drawn, counted = boxes
     if scene.is_glass(drawn) and scene.is_glass(counted):
         return _glass_block(order, drawn[2], drawn[3]), _glass_tally(scene, order, counted)
-    encoded = encode_block(scene.render(drawn), order.quality)
-    return encoded, tally(scene, counted, order.size_px, order.stride, order.n_cols)
+    plot = scene.plot((*drawn[:2], max(drawn[2], counted[2]), max(drawn[3], counted[3])))
+    encoded = encode_block(scene.render(drawn, plot), order.quality)
+    seen = survey(scene, plot, counted, order.size_px)
+    return encoded, tally(seen, order.mpp, order.stride, order.n_cols)
 
 
 def _glass_tally(scene: Scene, order: _Order, box: PxBox) -> Tally:

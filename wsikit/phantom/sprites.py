@@ -22,6 +22,8 @@ SIZE_STEP = 1.065
 """Factor between neighbouring sizes; the middle size is the kind's own."""
 FINEST_UM = 0.17
 COARSE_UM = 0.3
+LEVELS = 4
+"""Variants of the large cells, by how pink they are."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _blast(mpp: float, variant: int) -> Bank:
 
 def _differentiating(mpp: float, ganglion: bool) -> Bank:
     """Eccentric vesicular nucleus with a nucleolus; eosinophilic cytoplasm more than twice as wide, one neurite."""
-    n, factor, angle, shape = _layout(2, sizes=3, angles=COARSE_ANGLES)
+    n, factor, angle, shape = _layout(LEVELS, sizes=3, angles=COARSE_ANGLES)
     c = Canvas(n, 24.0 if ganglion else 18.0, mpp, 20 + ganglion, COARSE_UM)
     turn = angle + np.pi * (c.draw(0, 1) > 0.5)
     cell = (29.0 if ganglion else 21.5) * factor
@@ -144,7 +146,7 @@ def _differentiating(mpp: float, ganglion: bool) -> Bank:
     u, v = c.x * ux + c.y * uy, c.y * ux - c.x * uy
     tail = 0.115 * cell * np.clip(1.25 - u / (0.8 * cell), 0, 1) - np.abs(v + 0.8 * np.sin(u / 5 + c.draw(0, 6.28)))
     depth = np.maximum(depth, np.where((u > 0.2 * cell) & (u < 0.78 * cell), tail, -9))
-    eosin = c.draw(0.55, 0.85) * (1 + 0.10 * c.noise(0.7)) + 0.06 * np.exp(-((depth - 0.3) ** 2))
+    eosin = _cytoplasm(n) * (1 + 0.10 * c.noise(0.7)) + 0.06 * np.exp(-((depth - 0.3) ** 2))
     nissl = (0.26 if ganglion else 0.10) * np.clip(1 + 0.9 * c.noise(0.8), 0, 3)
     c.paint(0.94 * _soft(depth, 0.9), nissl, eosin)
     shift = -(0.24 if ganglion else 0.21) * cell
@@ -156,6 +158,26 @@ def _differentiating(mpp: float, ganglion: bool) -> Bank:
                  x=nx + off * c.draw(-1, 1), y=ny + off * c.draw(-1, 1))  # fmt: skip
     c.paint(_soft(dot, 0.5), 1.75, 0.55)
     return c.reduced(shape)
+
+
+def _histiocyte(mpp: float) -> Bank:
+    """As large and as pink as a differentiating neuroblast, but with an even, bean-like nucleus and no nucleolus."""
+    n, factor, angle, shape = _layout(LEVELS, sizes=3, angles=COARSE_ANGLES)
+    c = Canvas(n, 16.0, mpp, 25, COARSE_UM)
+    cell = 20.0 * factor
+    depth = c.blob(cell, c.draw(0.68, 0.95), angle, rough=0.16)
+    eosin = _cytoplasm(n) * (1 + 0.12 * c.noise(1.1)) + 0.05 * np.exp(-((depth - 0.3) ** 2))
+    c.paint(0.92 * _soft(depth, 1.0), 0.09 * np.clip(1 + 0.9 * c.noise(0.9), 0, 3), eosin)
+    shift = c.draw(-0.24, 0.24) * cell
+    inner = c.blob(8.6 * factor, c.draw(0.6, 0.85), angle, rough=0.10, x=shift * np.cos(angle),
+                   y=shift * np.sin(angle), bend=c.draw(-0.05, 0.05))  # fmt: skip
+    _nucleus(c, inner, body=c.draw(0.36, 0.62), grain=0.18, grain_um=0.8, rim=0.22)
+    return c.reduced(shape)
+
+
+def _cytoplasm(n: int) -> Stack:
+    """Eosin of the large cells, (n, 1, 1): pale to strong with the variant, so that a slide can choose."""
+    return np.resize(np.linspace(0.46, 0.84, LEVELS), n).astype(np.float32)[:, None, None]
 
 
 def _lymphocyte(mpp: float) -> Bank:
@@ -218,19 +240,29 @@ def _debris(mpp: float) -> Bank:
     return c.reduced(shape)
 
 
-def _rosette(mpp: float) -> Bank:
-    """The fibrillary centre of a Homer Wright rosette: neurites that run from the ring inwards. No lumen."""
-    n, factor, angle, shape = _layout(3, sizes=5, angles=1)
+def _rosette(mpp: float, fibrillary: bool) -> Bank:
+    """The round centre of a ring of nuclei, without lumen.
+
+    Fibrillary, it is a Homer Wright rosette: neurites run from the ring inwards. If not, it is a drop of the same
+    colour without structure: only its form tells them apart.
+    """
+    n, factor, angle, shape = _layout(2 * LEVELS, sizes=5, angles=1)
     c = Canvas(n, 17.0, mpp, 70, COARSE_UM)
     radius = 11.0 * factor
     r = np.sqrt(c.x**2 + c.y**2)
     theta = np.arctan2(c.y, c.x) + 0.35 * c.noise(3.0)
-    rays = np.zeros((n, c.side, c.side), np.float32)
-    for k, weight in ((19, 0.8), (31, 0.8), (47, 0.5)):
-        rays += weight * np.cos(k * theta + c.draw(0, 6.28) + 0.9 * c.noise(1.6))
-    tangle = c.noise(0.6)
-    mix = np.clip(r / (0.55 * radius), 0, 1)
-    eosin = 0.52 * (1 + 0.24 * (mix * rays + (1.2 - mix) * tangle))
+    if fibrillary:
+        form = np.zeros((n, c.side, c.side), np.float32)
+        for k, weight in ((19, 0.8), (31, 0.8), (47, 0.5)):
+            form += weight * np.cos(k * theta + c.draw(0, 6.28) + 0.9 * c.noise(1.6))
+        mix = np.clip(r / (0.55 * radius), 0, 1)
+        form = mix * form + (1.2 - mix) * c.noise(0.6)
+    else:
+        form = 0.9 * (c.noise(0.5) - c.noise(1.2)) + 0.4 * c.noise(2.0)
+    # variants by level of eosin, pale to strong, two drawings each
+    level = np.resize(np.repeat(np.linspace(0.34, 0.64, LEVELS), 2), n).astype(np.float32)[:, None, None]
+    inside = np.broadcast_to(r < radius, form.shape)
+    eosin = level * (1 + 0.26 * (form - form[inside].mean()) / form[inside].std())
     c.paint(np.clip((radius * 1.12 - r) / 3.0, 0, 1), 0.05, np.clip(eosin, 0.1, None))
     return c.reduced(shape)
 
@@ -266,6 +298,7 @@ _MAKERS = {
     "blast_dark": lambda mpp: _blast(mpp, 2),
     "differentiating": lambda mpp: _differentiating(mpp, False),
     "ganglion": lambda mpp: _differentiating(mpp, True),
+    "histiocyte": _histiocyte,
     "lymphocyte": _lymphocyte,
     "spindle": lambda mpp: _spindle(mpp, False),
     "endothelial": lambda mpp: _spindle(mpp, True),
@@ -273,7 +306,8 @@ _MAKERS = {
     "karyorrhexis": _karyorrhexis,
     "ghost": _ghost,
     "debris": _debris,
-    "rosette": _rosette,
+    "rosette": lambda mpp: _rosette(mpp, True),
+    "pseudorosette": lambda mpp: _rosette(mpp, False),
     "vessel": _vessel,
     "calcification": _calcification,
 }

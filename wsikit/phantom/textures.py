@@ -26,11 +26,12 @@ def textures(mpp: float) -> dict[str, Texture]:
     rng = np.random.default_rng(7_041)
     px = 1.0 / mpp
     thin = max(0.42 * px, 0.55)
+    fibrils = _gaussianised(
+        _oriented(rng, long_px=7.0 * px, short_px=thin, bend_px=60 * px, turns=1.6) + 0.45 * _wave(rng, 3.0 * px)
+    )
     return {
-        "fibrils": _gaussianised(
-            _oriented(rng, long_px=7.0 * px, short_px=thin, bend_px=60 * px, turns=1.6) + 0.45 * _wave(rng, 3.0 * px)
-        ),
-        "grains": _isotropic(rng, (0.9 * thin, 0.8), (1.5 * px, 0.45), (3.0 * px, 0.45)),
+        "fibrils": fibrils,
+        "grains": _formless(rng, fibrils),
         "fibres": _oriented(rng, long_px=16.0 * px, short_px=max(0.8 * px, 0.6), bend_px=80 * px, turns=0.9),
         "clumps": _isotropic(rng, (1.2 * px, 0.6), (5 * px, 0.8)),
         "red_cells": _red_cells(rng, mpp),
@@ -77,6 +78,19 @@ def _oriented(rng: np.random.Generator, *, long_px: float, short_px: float, bend
         off = np.abs((angle - k + _ORIENTATIONS / 2) % _ORIENTATIONS - _ORIENTATIONS / 2)
         out += (layer / layer.std()).astype(np.float32) * np.maximum(0, 1 - off).astype(np.float32)
     return _gaussianised(out)
+
+
+def _formless(rng: np.random.Generator, model: Texture) -> Texture:
+    """Noise with the coarseness of `model` (its power by spatial frequency) and no direction at all.
+
+    So JPEG and blur take from it what they take from the model, and its contrast tells nothing.
+    """
+    power = np.abs(sfft.rfft2(model)) ** 2
+    radius = np.hypot(sfft.fftfreq(SIDE)[:, None], sfft.rfftfreq(SIDE)[None, :])
+    ring = np.minimum((radius * SIDE).astype(np.int64), SIDE)
+    total = np.bincount(ring.ravel(), weights=power.ravel())
+    amplitude = np.sqrt(total / np.maximum(1, np.bincount(ring.ravel())))[ring].astype(np.float32)
+    return _gaussianised(_filtered(rng, lambda fy, fx: amplitude))
 
 
 def _isotropic(rng: np.random.Generator, *octaves: tuple[float, float]) -> Texture:
