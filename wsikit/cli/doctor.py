@@ -1,0 +1,343 @@
+"""`wsikit doctor`: what this installation can do, tried out rather than looked up, and how to get what is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import click
+
+NOT_FOR_THE_MAIN_JOB = {
+    "distributed": "several machines or processes",
+    "h5py": "HDF5 files of other tools",
+    "scikit-learn": "training and evaluation",
+    "tiffslide": "a second reader",
+}
+"""Requirements that `wsikit run` does without, and what for they are wanted."""
+
+IMPORTED_AS = {
+    "openslide-python": "openslide",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+}
+"""Module of a package, where it is not the package's name with underscores."""
+
+CODECS = {
+    "JPEG": ("jpeg8", True),
+    "JPEG 2000": ("jpeg2k", False),
+    "WebP": ("webp", False),
+    "LZW": ("lzw", False),
+    "Deflate": ("zlib", False),
+    "Zstandard": ("zstd", True),
+}
+"""Name in imagecodecs, and whether the main job needs it whatever the slide."""
+
+LEAST_FREE_GB = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was tried."""
+
+    group: str
+    name: str
+    ok: bool
+    needed: bool
+    """Whether the main job, `wsikit run`, cannot do without."""
+    found: str
+    fix: str = ""
+    """What to do about it."""
+    pip: str = ""
+    """Requirement that brings what is missing, as pip takes it."""
+
+
+@click.command()
+@click.option(
+    "--folder",
+    default=".",
+    type=click.Path(),
+    help="Where results would be written: is it writable, how many GB are free? Default: the current folder.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def command(folder: str, as_json: bool) -> int:
+    """Check this installation: versions, readers, codecs, GPU, disk, captioner, packaged model.
+
+    Everything is tried out: packages are imported, codecs decode, the disk is written to. What is missing is named
+    together with the way to get it.
+
+    Exit status: 0 the main job (wsikit run) can run, 1 it cannot.
+    """
+    import json
+
+    checks = list(examine(folder))
+    can_run = all(check.ok for check in checks if check.needed)
+    if as_json:
+        record = {"ok": can_run, "pip": pip_line(checks), "checks": [asdict(check) for check in checks]}
+        click.echo(json.dumps(record, indent=1))
+    else:
+        _show(checks, can_run)
+    return 0 if can_run else 1
+
+
+def examine(folder: str) -> Iterator[Check]:
+    """All checks, in the order in which they are shown."""
+    yield from check_versions()
+    yield from check_readers()
+    yield from check_codecs()
+    yield from check_devices()
+    yield from check_disk(folder)
+    yield check_captioner()
+    yield check_model()
+
+
+def pip_line(checks: list[Check]) -> str | None:
+    """The command that installs all that is missing; None if nothing is."""
+    wanted = [f'"{check.pip}"' for check in checks if not check.ok and check.pip]
+    return f"pip install {' '.join(wanted)}" if wanted else None
+
+
+def check_versions() -> Iterator[Check]:
+    """Python, wsikit, and what wsikit requires, by its own metadata."""
+    import platform
+    import sys
+
+    import wsikit
+
+    found = f"{platform.python_version()} ({platform.platform(terse=True)}, {platform.machine()})"
+    yield Check(
+        "versions", "Python", sys.version_info >= (3, 11), True, found, "wsikit needs Python 3.11 or newer: install one"
+    )
+    requirements = own_requirements()
+    yield Check(
+        "versions",
+        "wsikit",
+        requirements is not None,
+        False,
+        wsikit.__version__ if requirements is not None else f"{wsikit.__version__}, not installed as a package",
+        "run `pip install .` in its folder; until then what it requires cannot be looked up",
+    )
+    for requirement in requirements or []:
+        yield check_requirement(requirement)
+
+
+def own_requirements() -> list[str] | None:
+    """What wsikit requires without any extra, such as "numpy>=2.0"; None if it is not installed as a package."""
+    from importlib import metadata
+
+    try:
+        stated = metadata.requires("wsikit") or []
+    except metadata.PackageNotFoundError:
+        return None
+    return sorted((line.split(";")[0].strip() for line in stated if "extra ==" not in line), key=str.lower)
+
+
+def check_requirement(requirement: str) -> Check:
+    """Whether a package is there, new enough, and can be imported. `requirement` is "name" or "name>=version"."""
+    import importlib
+    from importlib import metadata
+
+    name, _, least = (part.strip() for part in requirement.partition(">="))
+    purpose = NOT_FOR_THE_MAIN_JOB.get(name)
+
+    def finding(ok: bool, found: str, fix: str = "") -> Check:
+        found = f"{found} (for {purpose})" if purpose and not ok else found
+        return Check("packages", name, ok, purpose is None, found, fix, "" if ok else requirement)
+
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return finding(False, "not installed", f'pip install "{requirement}"')
+    if least and _numbers(version) < _numbers(least):
+        return finding(False, f"{version}, older than {least}", f'pip install --upgrade "{requirement}"')
+    try:
+        importlib.import_module(IMPORTED_AS.get(name, name.replace("-", "_")))
+    except Exception as error:  # whatever keeps a package from being imported is what was looked for
+        return finding(False, f"{version}, but {_one_line(error)}", f'pip install --force-reinstall "{requirement}"')
+    return finding(True, version)
+
+
+def check_readers() -> Iterator[Check]:
+    """The readers of slide files."""
+    from wsikit.slides.registry import READERS
+
+    for name in READERS:
+        needed = name in ("openslide", "tiff", "store")
+        yield _try("readers", name, needed, partial(_load_reader, name), "see the packages that are missing above")
+
+
+def _load_reader(name: str) -> str:
+    from wsikit.slides.registry import reader_class
+
+    reader_class(name)
+    if name != "openslide":
+        return "ready"
+    import openslide
+
+    return f"ready, library {openslide.__library_version__}"
+
+
+def check_codecs() -> Iterator[Check]:
+    """Codecs of slide files, each by decoding what it encoded; and the one that zarr must find by its name."""
+    for name, (codec, needed) in CODECS.items():
+        attempt = partial(_round_trip, codec)
+        yield _try("codecs", name, needed, attempt, "install imagecodecs again, with all its codecs", "imagecodecs")
+
+    def find_in_zarr() -> str:
+        from zarr.registry import get_codec_class
+
+        from wsikit.store.ngff import JPEG_CODEC
+
+        found = get_codec_class(JPEG_CODEC)
+        return f"{JPEG_CODEC}: {found.__module__}.{found.__qualname__}"
+
+    yield _try("codecs", "JPEG in Zarr", True, find_in_zarr, "run `pip install .` again: zarr finds it by entry point")
+
+
+def _round_trip(codec: str) -> str:
+    import imagecodecs
+    import numpy as np
+
+    picture = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    encode, decode = getattr(imagecodecs, f"{codec}_encode"), getattr(imagecodecs, f"{codec}_decode")
+    if codec in ("lzw", "zlib", "zstd"):
+        same = bytes(decode(encode(picture.tobytes()))) == picture.tobytes()
+    else:
+        same = decode(encode(picture)).shape == picture.shape
+    if not same:
+        raise ValueError("what it decodes is not what it encoded")
+    return "decodes"
+
+
+def check_devices() -> Iterator[Check]:
+    """CPUs, and the GPU that models would run on. None is needed: models run on the CPU, only slower."""
+    from wsikit.execution import available_cpus
+
+    yield Check("devices", "CPU", True, False, f"{available_cpus()} for this process")
+
+    def find_gpu() -> str:
+        import shutil
+
+        import torch
+
+        if torch.cuda.is_available():
+            devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+            return ", ".join(f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices)
+        if torch.backends.mps.is_available():
+            return "Apple GPU (mps)"
+        if shutil.which("nvidia-smi"):
+            raise RuntimeError(f"there is an NVIDIA driver, but torch {torch.__version__} sees no GPU")
+        return "none: models run on the CPU"
+
+    yield _try("devices", "GPU", False, find_gpu, "install a torch built for CUDA, then try `nvidia-smi`")
+
+
+def check_disk(folder: str) -> Iterator[Check]:
+    """Whether the folder, or the nearest one above it that exists, can be written to, and the space left."""
+    import shutil
+    import tempfile
+
+    place = os.path.abspath(folder)
+    while not os.path.exists(place) and os.path.dirname(place) != place:
+        place = os.path.dirname(place)
+
+    def write() -> str:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"wsikit" * 1000)
+            file.flush()
+            os.fsync(file.fileno())
+        return place
+
+    yield _try("disk", "writable", True, write, "choose another folder with --folder, or ask for the right to write")
+    free = shutil.disk_usage(place).free / 1e9
+    yield Check("disk", "free", free >= LEAST_FREE_GB, True, f"{free:,.1f} GB", f"free {LEAST_FREE_GB:g} GB or more")
+
+
+def check_captioner() -> Check:
+    """The captioner that needs no download, on one grey patch."""
+
+    def describe() -> str:
+        import numpy as np
+
+        from wsikit.captions import load_captioner
+
+        captioner = load_captioner()
+        captioner.caption(np.full((1, 224, 224, 3), 200, np.uint8), mpp=0.5)
+        return f"{captioner.name}, {len(captioner.fact_names)} facts"
+
+    return _try("models", "captioner", True, describe, "install wsikit again: it comes with the package")
+
+
+def check_model() -> Check:
+    """The packaged model, with its weights."""
+
+    def load() -> str:
+        from wsikit.models.config import DEFAULT_MODEL, WEIGHTS_FILE, find_model
+        from wsikit.models.io import load_model
+
+        config = load_model(DEFAULT_MODEL).config
+        size = os.path.getsize(find_model(DEFAULT_MODEL) / WEIGHTS_FILE) / 1e6
+        return f"{config.name} {config.version}, {'/'.join(config.classes)}, {size:.1f} MB"
+
+    return _try("models", "packaged model", True, load, "install wsikit again, or give another with --model DIR")
+
+
+def _try(group: str, name: str, needed: bool, attempt: Callable[[], str], fix: str, pip: str = "") -> Check:
+    """A check that passes if `attempt` returns what it found, and fails with the error that it raises."""
+    try:
+        return Check(group, name, True, needed, attempt())
+    except Exception as error:  # the point of a check: any failure is a finding, and the next check goes on
+        return Check(group, name, False, needed, _one_line(error), fix, pip)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(2026, 3, 6) of "2026.3.6rc1+cpu"."""
+    return tuple(int(match) for match in re.findall(r"\d+", re.split(r"[^0-9.]", version)[0]))
+
+
+def _show(checks: list[Check], can_run: bool) -> None:
+    """Print the checks as tables for people."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for group in dict.fromkeys(check.group for check in checks):
+        table = Table(title=group, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+        for _ in range(3):
+            table.add_column(overflow="fold")
+        shown = [check for check in checks if check.group == group]
+        if group == "packages":
+            fine = [check for check in shown if check.ok]
+            listed = ", ".join(f"{check.name} {check.found}" for check in fine)
+            table.add_row(Text("ok", style="green"), Text(str(len(fine)), style="bold"), Text(listed))
+            shown = [check for check in shown if not check.ok]
+        for check in shown:
+            word, style = _verdict(check)
+            found = Text(check.found if check.ok else f"{check.found}\n→ {check.fix}")
+            table.add_row(Text(word, style=style), Text(check.name, style="bold"), found)
+        console.print(table, "")
+    line = pip_line(checks)
+    if line:
+        console.print("To get what is missing:", line, markup=False, soft_wrap=True)
+    if can_run:
+        console.print("wsikit run can run here.", style="green")
+    else:
+        missing = ", ".join(check.name for check in checks if check.needed and not check.ok)
+        console.print(f"wsikit run cannot run here; missing: {missing}", style="red", markup=False)
+
+
+def _verdict(check: Check) -> tuple[str, str]:
+    """Word and style of a check's outcome."""
+    if check.ok:
+        return "ok", "green"
+    return ("missing", "red") if check.needed else ("absent", "yellow")
