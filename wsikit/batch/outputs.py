@@ -9,6 +9,7 @@ import datetime
 import json
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from wsikit.batch.records import versions
-from wsikit.errors import RequestError, StoreError
+from wsikit.errors import RequestError
 from wsikit.export.classmap import ClassMap, strongest_patches
 from wsikit.export.geojson import write_geojson
 from wsikit.export.heatmap import write_map_png
@@ -35,6 +36,18 @@ THUMBNAIL_PX = 1600
 FILES = ("map.png", "subtype.geojson", "report.html")
 PROVENANCE = "provenance.json"
 FORMATS = ("png", "geojson", "report", "csv")
+TELLING_FACTS = (
+    "nuclei_per_mm2",
+    "nuclear_diameter_um",
+    "fibrillary_share",
+    "large_pale_nuclei_share",
+    "ganglion_like_share",
+    "spindle_share",
+)
+"""What a pathologist asks of a neuroblastic tumour first; shown before all other facts."""
+
+_UNITS = {"share": ("%", 100), "count": ("", 1), "ratio": ("", 1), "density": ("OD", 1), "per mm²": ("/mm²", 1)}
+_FACT_ENDING = re.compile(r"_(share|um|per_mm2)$")
 
 
 @dataclass(frozen=True)
@@ -245,13 +258,17 @@ def _examples(found: Findings) -> tuple[PatchExample, ...]:
 
 
 def _facts(names: list[str], values: np.ndarray) -> tuple[Fact, ...]:
+    """What was measured, the most telling first, shares as per cent."""
     from wsikit.captions.lexicon import FACTS
 
     known = {name: float(value) for name, value in zip(names, values, strict=True) if math.isfinite(value)}
-    return tuple(
-        Fact(FACTS[name].title if name in FACTS else name, value, FACTS[name].unit if name in FACTS else "")
-        for name, value in known.items()
-    )
+    ordered = [name for name in TELLING_FACTS if name in known]
+    ordered += [name for name in known if name not in TELLING_FACTS]
+    found = []
+    for name in ordered:
+        unit, factor = _UNITS.get(FACTS[name].unit, (FACTS[name].unit, 1)) if name in FACTS else ("", 1)
+        found.append(Fact(_FACT_ENDING.sub("", name).replace("_", " "), known[name] * factor, unit))
+    return tuple(found)
 
 
 def _provenance(found: Findings) -> tuple[Section, ...]:

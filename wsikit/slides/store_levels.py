@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ReadError, StoreError
+from wsikit.slides.jpeg import JpegError, decode
 from wsikit.slides.tiles import TileCache, mosaic
 from wsikit.store.shards import ShardedLevel
 
@@ -60,19 +61,14 @@ class StoreLevels:
         known = self._cache.get((level, col, row))
         if known is not None:
             return known
-        import imagecodecs
-
         tile_w, tile_h = self.tile_px[level]
         box = (col * tile_w, row * tile_h, tile_w, tile_h)
         if (col, row) in self.unreadable[level]:
             raise ReadError(str(self.folder), level, box, "the source could not be read here when the store was made")
         try:
             chunk = self._shards[level].chunk(col, row)
-        except (StoreError, OSError) as error:
+            tile = np.full((tile_h, tile_w, 3), FILL, dtype=np.uint8) if chunk is None else decode(chunk)
+        except (StoreError, JpegError, OSError) as error:
             raise ReadError(str(self.folder), level, box, str(error)) from error
-        if chunk is None:
-            tile = np.full((tile_h, tile_w, 3), FILL, dtype=np.uint8)
-        else:
-            tile = imagecodecs.jpeg8_decode(chunk)
         self._cache.put((level, col, row), tile)
         return tile
