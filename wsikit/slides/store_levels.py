@@ -67,7 +67,9 @@ class StoreLevels:
             raise ReadError(str(self.folder), level, box, "the source could not be read here when the store was made")
         try:
             chunk = self._shards[level].chunk(col, row)
-            tile = np.full((tile_h, tile_w, 3), FILL, dtype=np.uint8) if chunk is None else decode(chunk)
+            tile = (
+                np.full((tile_h, tile_w, 3), FILL, dtype=np.uint8) if chunk is None else decode(chunk, (tile_w, tile_h))
+            )
         except (StoreError, JpegError, OSError) as error:
             raise ReadError(str(self.folder), level, box, str(error)) from error
         self._cache.put((level, col, row), tile)
