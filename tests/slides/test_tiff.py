@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsikit.errors import BrokenSlideError, ReadError, RequestError, UnsupportedSlideError
+from wsikit.errors import BrokenSlideError, ReadError, RequestError, UnsupportedSlideError, WsikitError
 from wsikit.slides import open_slide
 from wsikit.slides.tiff import TiffSlide
 
@@ -356,3 +356,25 @@ def test_identity_in_the_file_stays_in_the_file(tmp_path, levels, write_pyramid)
             assert "aperio.MPP" in slide.info.properties or reader == "tiffslide"
             assert "dr.who" not in record
             assert "S12-3456" not in record
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damage_anywhere_in_a_file_ends_in_an_error_of_ours(tmp_path, levels, write_pyramid, seed):
+    """Directory, tags or tiles: what libraries raise for it must not reach the user, nor more than one line."""
+    whole_file = write_pyramid(tmp_path / "slide.svs", levels[1:], compression="jpeg", description=APERIO).read_bytes()
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "damaged.svs"
+    refused = 0
+    for _ in range(30):
+        damaged = bytearray(whole_file)
+        for place in rng.integers(0, 900, 6):  # the first directory and its tags
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged[: int(rng.integers(len(damaged) // 2, len(damaged)))])
+        try:
+            with open_slide(path) as slide:
+                slide.read_region(0, 0, 50, 50)
+                slide.thumbnail(20)
+        except WsikitError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 10

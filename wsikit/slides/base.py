@@ -6,6 +6,7 @@ A reader subclasses BaseSlide and says how pixels of one level are read; where, 
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -309,7 +310,8 @@ class BaseSlide(ABC):
 
     def __reduce__(self) -> tuple[Callable[..., BaseSlide], tuple[Any, ...]]:
         mpp, mpp_source = self._given
-        return _reopen, (type(self), self.path, mpp, mpp_source)
+        # a worker may run in another folder
+        return _reopen, (type(self), os.path.abspath(self.path), mpp, mpp_source)
 
     def __repr__(self) -> str:
         width, height = self.dimensions

@@ -61,7 +61,10 @@ class ImageSlide(BaseSlide):
             if self._pixels is None:
                 width, height = self.dimensions
                 try:
-                    self._pixels = self._load(self.path)
+                    pixels = self._load(self.path)
+                    if pixels.shape != (height, width, 3):
+                        raise ValueError(f"{pixels.shape[1]}×{pixels.shape[0]} px found")
+                    self._pixels = pixels
                 except Exception as error:  # Pillow and tifffile raise errors of many kinds for damaged bytes
                     words = " ".join(str(error).split()) or type(error).__name__
                     raise ReadError(self.path, 0, (0, 0, width, height), words) from error
@@ -145,7 +148,7 @@ def _info(
 def _load_image(path: str) -> Pixels:
     with _quiet(), Image.open(path) as image:
         if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            return jpeg.decode(Path(path).read_bytes())
+            return jpeg.decode(Path(path).read_bytes(), image.size)
         if image.mode.startswith("I;16") or image.mode == "I":
             return to_rgb(np.asarray(image).astype(np.uint16)[..., None], white_level=65535)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -45,10 +45,19 @@ def self_contained(tile: bytes, tables: bytes | None, *, rgb: bool) -> bytes:
     return b"".join((_SOI, adobe, shared, tile[2:])) if adobe or shared else tile
 
 
-def decode(stream: bytes, *, grey: bool = False) -> Pixels:
-    """Pixels of a whole stream: uint8 (h, w, 3) RGB, or (h, w, 1) if `grey`. JpegError if anything in it is wrong."""
+def decode(stream: bytes, max_size: tuple[int, int] | None = None, *, grey: bool = False) -> Pixels:
+    """Pixels of a whole stream: uint8 (h, w, 3) RGB, or (h, w, 1) if `grey`. JpegError if anything in it is wrong.
+
+    A stream that says to be larger than `max_size`, (width, height) px, is damaged, and is not decoded: one wrong
+    byte in its head can ask for 12 GB.
+    """
     try:
+        height, width = simplejpeg.decode_jpeg_header(stream, strict=True)[:2]
+        if max_size is not None and (width > max_size[0] or height > max_size[1]):
+            raise JpegError(f"a JPEG of {width}×{height} px where {max_size[0]}×{max_size[1]} px are expected")
         return simplejpeg.decode_jpeg(stream, colorspace="GRAY" if grey else "RGB", strict=True)
+    except JpegError:
+        raise
     except ValueError as error:
         words = re.sub(r"^\w+\(\d*\): ", "", " ".join(str(error).split()))  # libjpeg-turbo names its own function first
         raise JpegError(f"damaged JPEG: {words}") from error

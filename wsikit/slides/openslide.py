@@ -5,6 +5,7 @@ After one failed read OpenSlide refuses everything on that handle; here the hand
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Mapping
@@ -12,12 +13,15 @@ from typing import ClassVar
 
 import numpy as np
 import openslide
+from PIL import ImageCms
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
 from wsikit.slides.pixels import over_white
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import Scale, stated
+
+logger = logging.getLogger(__name__)
 
 _MPP_SOURCES = {
     "aperio": "vendor property aperio.MPP",
@@ -139,7 +143,6 @@ def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
     vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
     width, height = handle.dimensions
     scale = _scale(properties, vendor)
-    profile = handle.color_profile
     return SlideInfo(
         path=path,
         reader=reader,
@@ -154,9 +157,18 @@ def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
         tile_px=_tile_px(properties),
         compression=_DICOM_COMPRESSIONS.get(properties.get("dicom.TransferSyntaxUID", "")),
         associated=tuple(sorted(name for name in handle.associated_images if name in ("label", "macro", "thumbnail"))),
-        icc_profile=profile.tobytes() if profile is not None else None,
+        icc_profile=_icc_profile(path, handle),
         properties=allowed(properties),
     )
+
+
+def _icc_profile(path: str, handle: openslide.OpenSlide) -> bytes | None:
+    try:
+        profile = handle.color_profile
+    except ImageCms.PyCMSError as error:
+        logger.warning("%s: its colour profile is damaged and left out (%s)", path, error)
+        return None
+    return profile.tobytes() if profile is not None else None
 
 
 _DICOM_COMPRESSIONS = {

@@ -26,6 +26,9 @@ INTERPOLATION_MARGIN_PX = 2
 BAND_PX = 1 << 24
 """A larger box is read and reduced in bands of rows: 16 Mpx are 48 MB as RGB."""
 
+_BLOCK_ROWS = 16
+"""Output rows averaged at a time: what they need stays in the processor's cache, which halves the time."""
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -154,21 +157,16 @@ def resample(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple
     left, top, right, bottom = crop
     step_x, step_y = (right - left) / out[0], (bottom - top) / out[1]
     whole = _whole_ratio(crop, step_x, step_y)
-    if whole == (1, 1):
-        return pixels[int(top) : int(bottom), int(left) : int(right)]
     if whole is not None:
-        box = (int(left), int(top), int(right), int(bottom))
-        return np.asarray(Image.fromarray(pixels).reduce(whole, box))
-    shrunk: npt.NDArray[np.generic] = pixels
-    if step_y >= 1:
-        shrunk, top, bottom = _area_rows(shrunk, top, step_y, out[1]), 0.0, float(out[1])
-    if step_x >= 1:
-        turned = np.ascontiguousarray(shrunk.transpose(1, 0, 2))
-        shrunk = _area_rows(turned, left, step_x, out[0]).transpose(1, 0, 2)
-        left, right = 0.0, float(out[0])
-    if step_x < 1 or step_y < 1:
-        return _enlarge(_to_uint8(shrunk), (left, top, right, bottom), out)
-    return _to_uint8(shrunk)
+        x0, y0, x1, y1 = (round(place) for place in crop)
+        return pixels[y0:y1, x0:x1] if whole == (1, 1) else _reduce(pixels[y0:y1, x0:x1], whole)
+    columns = _average_rows(pixels, top, step_y, out[1]) if step_y >= 1 else pixels.transpose(1, 0, 2)
+    rows = _average_rows(columns, left, step_x, out[0]) if step_x >= 1 else columns.transpose(1, 0, 2)
+    shrunk = _to_uint8(rows)
+    if step_x >= 1 and step_y >= 1:
+        return shrunk
+    rest = (0.0 if step_x >= 1 else left, 0.0 if step_y >= 1 else top)
+    return _enlarge(shrunk, (*rest, out[0] if step_x >= 1 else right, out[1] if step_y >= 1 else bottom), out)
 
 
 def _check_request(
@@ -228,23 +226,35 @@ def _whole_ratio(crop: tuple[float, float, float, float], step_x: float, step_y:
     return round(step_x), round(step_y)
 
 
-def _area_rows(pixels: npt.NDArray[np.generic], start: float, step: float, n_out: int) -> npt.NDArray[np.float32]:
-    """Average rows: output row i covers [start + i·step, start + (i+1)·step). float32 (n_out, w, 3).
+def _reduce(pixels: Pixels, ratio: tuple[int, int]) -> Pixels:
+    """Averages of whole numbers of pixels, (x, y) `ratio`, by Pillow."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(ratio))
+
+
+def _average_rows(pixels: npt.NDArray[np.generic], start: float, step: float, n_out: int) -> npt.NDArray[np.float32]:
+    """Average rows, and turn: float32 (w, n_out, 3) of (h, w, 3). Row i of the averages covers
+    [start + i·step, start + (i+1)·step). Called twice, it averages both axes and turns them back.
 
     Pillow's box filter counts a pixel whole or not at all, which is wrong by up to 150 grey levels at a ratio of
     1.3; here each source row counts by the part of it that is covered.
     """
     height, width, channels = pixels.shape
     flat = pixels.reshape(height, width * channels)
-    low = start + step * np.arange(n_out)
-    high = low + step
-    first = np.floor(low + 1e-9).astype(np.int64)
-    average = np.zeros((n_out, width * channels), dtype=np.float32)
-    for tap in range(math.ceil(step) + 1):
-        row = first + tap
-        covered = np.clip(np.minimum(high, row + 1) - np.maximum(low, row), 0.0, 1.0) / step
-        average += flat[np.minimum(row, height - 1)] * covered[:, None].astype(np.float32)
-    return average.reshape(n_out, width, channels)
+    low = start + step * np.arange(n_out)[:, None]
+    row = np.floor(low + 1e-9).astype(np.int64) + np.arange(math.ceil(step) + 1)
+    weights = np.clip(np.minimum(low + step, row + 1) - np.maximum(low, row), 0.0, 1.0) / step
+    weights = weights.astype(np.float32)[..., None]
+    row = np.minimum(row, height - 1)
+    turned = np.empty((width, n_out, channels), dtype=np.float32)
+    for first in range(0, n_out, _BLOCK_ROWS):
+        block = slice(first, first + _BLOCK_ROWS)
+        average = flat[row[block, 0]] * weights[block, 0]
+        for tap in range(1, row.shape[1]):
+            average += flat[row[block, tap]] * weights[block, tap]
+        average = average.reshape(-1, width, channels)
+        for channel in range(channels):  # NumPy turns single numbers much faster than triples
+            turned[:, block, channel] = average[..., channel].T
+    return turned
 
 
 def _enlarge(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple[int, int]) -> Pixels:
@@ -263,4 +273,5 @@ def _enlarge(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple
 def _to_uint8(pixels: npt.NDArray[np.generic]) -> Pixels:
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)  # type: ignore[arg-type]
-    return np.rint(pixels).clip(0, 255).astype(np.uint8, order="C")
+    # an average of uint8 needs no clipping
+    return np.rint(pixels).astype(np.uint8, order="C")

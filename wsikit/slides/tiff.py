@@ -19,7 +19,7 @@ from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels
 from wsikit.slides.pixels import to_rgb, ycbcr_to_rgb
 from wsikit.slides.region import RegionPlan, resample
 from wsikit.slides.tiff_layout import GREY_0_IS_WHITE, JPEG, JPEG_2000, RGB, TiffLevel, read_layout
-from wsikit.slides.tiff_page import read_page
+from wsikit.slides.tiff_page import read_associated
 from wsikit.slides.tiles import TileCache, mosaic
 
 _J2K_END = b"\xff\xd9"
@@ -75,12 +75,7 @@ class TiffSlide(BaseSlide):
     def _read_associated(self, name: str) -> Pixels:
         number = self._layout.associated_series[name]
         with tifffile.TiffFile(self.path) as tiff:
-            page = tiff.series[number].keyframe
-            try:
-                return read_page(tiff, page)
-            except Exception as error:  # the decoders raise errors of many kinds for damaged bytes
-                box = (0, 0, page.imagewidth, page.imagelength)
-                raise ReadError(self.path, 0, box, f"associated image {name}: {error}") from error
+            return read_associated(self.path, name, tiff, tiff.series[number].keyframe)
 
     def _tile(self, level: int, column: int, row: int) -> Pixels:
         """One whole tile, uint8 (tile height, tile width, 3); shared, so not to be written to."""
@@ -114,13 +109,14 @@ class TiffSlide(BaseSlide):
         try:
             if layout.compression == JPEG:
                 rgb = layout.photometric == RGB and layout.planes == 1
-                samples = jpeg.decode(jpeg.self_contained(encoded, layout.jpeg_tables, rgb=rgb), grey=layout.grey)
+                stream = jpeg.self_contained(encoded, layout.jpeg_tables, rgb=rgb)
+                samples = jpeg.decode(stream, self.tile_px(level), grey=layout.grey)
             else:
                 samples = _decode_other(layout, number, encoded)
+            return _full_tile(samples, column, row, layout)
         except Exception as error:  # the decoders raise errors of many kinds for damaged bytes
             words = " ".join(str(error).split()) or type(error).__name__
             raise self._read_error(level, column, row, words) from error
-        return _full_tile(samples, layout)
 
     def _missing_tile(self, level: int, column: int, row: int) -> Pixels:
         """A tile that the file leaves out on purpose: white; in an Aperio pyramid, what the finer level shows there."""
@@ -171,10 +167,17 @@ def _decode_other(layout: TiffLevel, number: int, encoded: bytes) -> np.ndarray:
     return samples
 
 
-def _full_tile(samples: np.ndarray, layout: TiffLevel) -> np.ndarray:
+def _full_tile(samples: np.ndarray, column: int, row: int, layout: TiffLevel) -> np.ndarray:
     """Some writers shorten the tiles at the right and lower edge: fill them up. What is added lies outside."""
-    height, width = layout.tile_height - samples.shape[0], layout.tile_width - samples.shape[1]
-    return np.pad(samples, ((0, height), (0, width), (0, 0)), mode="edge") if height or width else samples
+    height, width = samples.shape[:2]
+    if (width, height) == (layout.tile_width, layout.tile_height):
+        return samples
+    needed_width = min(layout.tile_width, layout.width - column * layout.tile_width)
+    needed_height = min(layout.tile_height, layout.height - row * layout.tile_height)
+    if not (needed_width <= width <= layout.tile_width and needed_height <= height <= layout.tile_height):
+        raise ValueError(f"the tile holds {width}×{height} px where {needed_width}×{needed_height} px are expected")
+    rest = ((0, layout.tile_height - height), (0, layout.tile_width - width), (0, 0))
+    return np.pad(samples, rest, mode="edge")
 
 
 class _PositionedFile:

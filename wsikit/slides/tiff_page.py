@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from wsikit.errors import ReadError
 from wsikit.slides import jpeg
 from wsikit.slides.pixels import to_rgb
 from wsikit.slides.tiff_layout import GREY_0_IS_WHITE, JPEG, RGB, white_level
@@ -27,10 +28,21 @@ def read_page(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Pixels:
     return to_rgb(samples, white_level=white_level(page, None), inverted=inverted)
 
 
+def read_associated(path: str, name: str, tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Pixels:
+    """An associated image, uint8 (h, w, 3); ReadError if it is damaged."""
+    try:
+        return read_page(tiff, page)
+    except Exception as error:  # the decoders raise errors of many kinds for damaged bytes
+        words = " ".join(str(error).split()) or type(error).__name__
+        box = (0, 0, page.imagewidth, page.imagelength)
+        raise ReadError(path, 0, box, f"associated image {name}: {words}") from error
+
+
 def _jpeg_strips(tiff: tifffile.TiffFile, page: Any) -> Pixels:
     rows = []
     for offset, count in zip(page.dataoffsets, page.databytecounts):
         tiff.filehandle.seek(offset)
         encoded = tiff.filehandle.read(count)
-        rows.append(jpeg.decode(jpeg.self_contained(encoded, page.jpegtables, rgb=int(page.photometric) == RGB)))
-    return np.concatenate(rows)[: page.imagelength, : page.imagewidth]
+        stream = jpeg.self_contained(encoded, page.jpegtables, rgb=int(page.photometric) == RGB)
+        rows.append(jpeg.decode(stream, (page.imagewidth, max(page.rowsperstrip, page.imagelength))))
+    return np.concatenate(rows)[: page.imagelength]

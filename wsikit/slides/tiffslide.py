@@ -18,6 +18,7 @@ from wsikit.slides.pixels import to_rgb
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import stated
 from wsikit.slides.tiff_layout import COMPRESSIONS, JPEG, RGB, structure_fault
+from wsikit.slides.tiff_page import read_associated
 
 
 class TiffSlideSlide(BaseSlide):
@@ -60,8 +61,8 @@ class TiffSlideSlide(BaseSlide):
         return to_rgb(samples, white_level=white_level, inverted=int(page.photometric) == 0)
 
     def _read_associated(self, name: str) -> Pixels:
-        image = self._open_slide().associated_images[name]
-        return np.asarray(image.convert("RGB"))
+        slide = self._open_slide()
+        return read_associated(self.path, name, slide.ts_tifffile, slide.associated_images.series_map[name].keyframe)
 
     def _check_tiles(self, slide: tiffslide.TiffSlide, level: int, box: tuple[int, int, int, int]) -> None:
         """Raise ReadError if a JPEG tile or strip that `box` touches is damaged."""
@@ -82,7 +83,7 @@ class TiffSlideSlide(BaseSlide):
                     encoded = handle.read(page.databytecounts[number])
                 try:
                     rgb = int(page.photometric) == RGB
-                    jpeg.decode(jpeg.self_contained(encoded, page.jpegtables, rgb=rgb))
+                    jpeg.decode(jpeg.self_contained(encoded, page.jpegtables, rgb=rgb), (width, height))
                 except jpeg.JpegError as error:
                     place = (column * width, row * height, width, height)
                     raise ReadError(self.path, level, place, str(error)) from error
@@ -97,9 +98,7 @@ class TiffSlideSlide(BaseSlide):
 def _open(path: str) -> tiffslide.TiffSlide:
     try:
         slide = tiffslide.TiffSlide(path)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):
-            # TiffSlide warns where it parses a vendor's metadata in part only
-            slide.properties  # noqa: B018 - parsed here, so that what is wrong shows here
+        refusal = _refusal(slide)
     except (FileNotFoundError, PermissionError):
         raise
     except NotImplementedError as error:
@@ -107,17 +106,20 @@ def _open(path: str) -> tiffslide.TiffSlide:
         raise UnsupportedSlideError(message) from error
     except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
-    if slide.ts_tifffile.is_ndpi:
+    if refusal is not None:
         slide.close()
-        raise UnsupportedSlideError(
-            f"{path}: a Hamamatsu NDPI, of which TiffSlide would show damaged parts as grey. "
-            "Open it with reader='openslide'."
-        )
-    if int(_series(slide).keyframe.compression) not in COMPRESSIONS:
-        code = int(_series(slide).keyframe.compression)
-        slide.close()
-        raise UnsupportedSlideError(f"{path}: compressed by method {code}, for which there is no decoder here.")
+        raise UnsupportedSlideError(f"{path}: {refusal}")
     return slide
+
+
+def _refusal(slide: tiffslide.TiffSlide) -> str | None:
+    """Why a slide that TiffSlide opens cannot be read with it, with what to do; or None."""
+    if slide.ts_tifffile.is_ndpi:
+        return "a Hamamatsu NDPI, of which TiffSlide would show damaged parts as grey. Open it with reader='openslide'."
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        # TiffSlide warns where it parses a vendor's metadata in part only
+        code = int(_series(slide).keyframe.compression)
+    return None if code in COMPRESSIONS else f"compressed by method {code}, for which there is no decoder here."
 
 
 def _series(slide: tiffslide.TiffSlide) -> Any:
