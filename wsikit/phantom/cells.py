@@ -131,11 +131,11 @@ class Cells:
 
     def _large(self, box: Box, vessels: Objects, rosettes: Objects) -> Objects:
         """Differentiating neuroblasts (a rare single one outside their areas), ganglion cells, histiocytes."""
-        sites = self._sites(_LARGE, box, 25.0, 0.22)
+        sites = self._sites(_LARGE, box, 22.5, 0.2)
         ground = self._ground_at(sites.x, sites.y)
         stray = 0.006 * (ground.fibrillary > 0.9)
         chance = np.where(ground.differentiating > 0.5, self.recipe.diff_keep, stray)
-        hindered = _covered(sites, vessels, 26.0) | _covered(sites, rosettes, 26.0)
+        hindered = _covered(sites, vessels, 24.0) | _covered(sites, rosettes, 22.5)
         fit = (sites.uniform(0) < chance) & (ground.tissue > 0.95) & (ground.tumour > 0.9) & ~hindered
         # where nothing matures, histiocytes come in crowds, as many and as pink as the maturing cells elsewhere
         host = (ground.differentiating < 0.5) & (ground.tumour > 0.9) & (ground.tissue > 0.95) & ~hindered

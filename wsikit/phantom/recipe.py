@@ -131,7 +131,7 @@ def draw_recipe(
     ud_share, d_share = {
         "UD": (1.0, 0.0),
         "PD": (rng.uniform(0.12, 0.32), rng.uniform(0.0, 0.03)),
-        "D": (rng.uniform(0.0, 0.10), rng.uniform(0.60, 0.80)),
+        "D": (rng.uniform(0.0, 0.08), rng.uniform(0.66, 0.84)),
     }[subtype]
     pen, folds, blurs = _draw_artefacts(rng, size_um) if artefacts else ((), (), ())
     return Recipe(
@@ -158,7 +158,7 @@ def _draw_look(rng: np.random.Generator) -> dict:
         "spacing_um": float(rng.uniform(7.8, 10.6)),
         "nucleus_scale": float(rng.uniform(0.88, 1.14)),
         "chromatin": float(rng.uniform(0, 1)),
-        "diff_keep": float(rng.uniform(0.45, 0.85)),
+        "diff_keep": float(rng.uniform(0.6, 0.95)),
         "ganglion_share": float(rng.uniform(0.03, 0.12)),
         "histiocytes": float(rng.uniform(0.15, 1.1)),
         "large_eosin": float(rng.uniform(0, 1)),

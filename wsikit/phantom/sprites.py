@@ -22,6 +22,7 @@ SIZE_STEP = 1.065
 """Factor between neighbouring sizes; the middle size is the kind's own."""
 FINEST_UM = 0.17
 COARSE_UM = 0.3
+_SPARE = 192
 LEVELS = 4
 """Variants of the large cells, by how pink they are."""
 
@@ -67,10 +68,12 @@ class Canvas:
         return self.rng.uniform(low, high, (self.n, 1, 1)).astype(np.float32)
 
     def noise(self, sigma_um: float) -> Stack:
-        """(n, side, side) smooth noise of standard deviation 1."""
-        white = self.rng.standard_normal((self.n, self.side, self.side)).astype(np.float32)
-        smooth = ndimage.gaussian_filter(white, (0, sigma_um / self.um, sigma_um / self.um))
-        return smooth / smooth.std()
+        """(n, side, side) smooth noise of standard deviation 1: windows of one larger field."""
+        white = self.rng.standard_normal((self.side + _SPARE, self.side + _SPARE)).astype(np.float32)
+        smooth = ndimage.gaussian_filter(white, sigma_um / self.um, mode="wrap")
+        smooth /= smooth.std()
+        corners = self.rng.integers(0, _SPARE, (self.n, 2))
+        return np.stack([smooth[r : r + self.side, c : c + self.side] for r, c in corners])
 
     def blob(self, diameter: Stack, aspect: Stack, angle: Stack, *, rough: float, x: Stack | float = 0.0,
              y: Stack | float = 0.0, bend: Stack | float = 0.0) -> Stack:  # fmt: skip
@@ -81,10 +84,14 @@ class Canvas:
         v = v - bend * u * u
         a, b = diameter / 2 / np.sqrt(aspect), diameter / 2 * np.sqrt(aspect)
         r = np.sqrt((u / a) ** 2 + (v / b) ** 2) + 1e-6
-        theta = np.arctan2(v / b, u / a)
-        edge = 1.0
+        # cos and sin of multiples of the polar angle by recurrence: many times faster than calling them
+        c1, s1 = u / (a * r), v / (b * r)
+        ck, sk = c1, s1
+        edge = np.ones_like(r)
         for k in (2, 3, 4, 5):
-            edge = edge + rough / k * self.draw(-1, 1) * np.cos(k * theta + self.draw(0, 6.28))
+            ck, sk = ck * c1 - sk * s1, sk * c1 + ck * s1
+            size, phase = rough / k * self.draw(-1, 1), self.draw(0, 6.28)
+            edge += size * np.cos(phase) * ck - size * np.sin(phase) * sk
         return (edge - r) * np.minimum(a, b)
 
     def paint(self, cover: Stack, haematoxylin: Stack | float, eosin: Stack | float, red: Stack | float = 0.0) -> None:
@@ -136,7 +143,7 @@ def _blast(mpp: float, variant: int) -> Bank:
 
 def _differentiating(mpp: float, ganglion: bool) -> Bank:
     """Eccentric vesicular nucleus with a nucleolus; eosinophilic cytoplasm more than twice as wide, one neurite."""
-    n, factor, angle, shape = _layout(LEVELS, sizes=3, angles=COARSE_ANGLES)
+    n, factor, angle, shape = _layout(LEVELS, sizes=1 if ganglion else 3, angles=COARSE_ANGLES)
     c = Canvas(n, 24.0 if ganglion else 18.0, mpp, 20 + ganglion, COARSE_UM)
     turn = angle + np.pi * (c.draw(0, 1) > 0.5)
     cell = (29.0 if ganglion else 21.5) * factor
@@ -147,7 +154,7 @@ def _differentiating(mpp: float, ganglion: bool) -> Bank:
     tail = 0.115 * cell * np.clip(1.25 - u / (0.8 * cell), 0, 1) - np.abs(v + 0.8 * np.sin(u / 5 + c.draw(0, 6.28)))
     depth = np.maximum(depth, np.where((u > 0.2 * cell) & (u < 0.78 * cell), tail, -9))
     eosin = _cytoplasm(n) * (1 + 0.10 * c.noise(0.7)) + 0.06 * np.exp(-((depth - 0.3) ** 2))
-    nissl = (0.26 if ganglion else 0.10) * np.clip(1 + 0.9 * c.noise(0.8), 0, 3)
+    nissl = (0.20 if ganglion else 0.09) * np.clip(1 + 0.8 * c.noise(0.8), 0, 3)
     c.paint(0.94 * _soft(depth, 0.9), nissl, eosin)
     shift = -(0.24 if ganglion else 0.21) * cell
     nx, ny = shift * ux, shift * uy
@@ -202,8 +209,8 @@ def _mitosis(mpp: float) -> Bank:
     n, factor, angle, shape = _layout(3, sizes=3)
     c = Canvas(n, 7.0, mpp, 50)
     c.paint(0.8 * _soft(c.blob(10.5 * factor, c.draw(0.85, 1.0), angle, rough=0.06), 0.8), 0.10, 0.30)
-    plate = c.blob(6.2 * factor, c.draw(0.28, 0.5), angle, rough=0.22) + 0.35 * c.noise(0.35)
-    c.paint(_soft(plate, 0.5), 2.3, 0.2)
+    plate = c.blob(5.6 * factor, c.draw(0.3, 0.55), angle, rough=0.2) + 0.22 * c.noise(0.3)
+    c.paint(_soft(plate, 0.7), 1.9, 0.25)
     return c.reduced(shape)
 
 
@@ -268,17 +275,30 @@ def _rosette(mpp: float, fibrillary: bool) -> Bank:
 
 
 def _vessel(mpp: float) -> Bank:
-    """A capillary or venule: thin pink wall, clear lumen, some red cells."""
-    n, factor, angle, shape = _layout(1, sizes=3, angles=COARSE_ANGLES)
+    """A capillary or venule: pink wall with flat nuclei, lumen empty, with plasma or with red cells."""
+    n, factor, angle, shape = _layout(3, sizes=2, angles=COARSE_ANGLES)
     c = Canvas(n, 23.0, mpp, 80, COARSE_UM)
-    depth = c.blob(26.0 * factor, c.draw(0.45, 0.95), angle, rough=0.10)
-    c.paint(_soft(depth + 2.6, 1.2), 0.08, c.draw(0.55, 0.8) * (1 + 0.12 * c.noise(0.8)))
+    aspect = c.draw(0.3, 0.95)
+    depth = c.blob(25.0 * factor, aspect, angle, rough=0.14)
+    wall = c.draw(1.4, 4.0)
+    c.paint(_soft(depth + wall, 1.2), 0.08, c.draw(0.45, 0.75) * (1 + 0.14 * c.noise(0.8)))
     lumen = _soft(depth, 0.8)
-    c.paint(lumen, 0.0, 0.03)
-    for _ in range(9):
-        a, r = c.draw(0, 6.28), c.draw(0, 8.0)
-        cell = c.blob(6.2 * factor, c.draw(0.75, 1), angle, rough=0.05, x=r * np.cos(a), y=r * np.sin(a))
-        c.paint(lumen * _soft(cell, 0.7) * (c.draw(0, 1) > 0.35), 0.0, 0.1, 0.72)
+    c.paint(lumen, 0.0, np.where(c.draw(0, 1) < 0.4, 0.25, 0.03))
+    a, b = 12.5 * factor / np.sqrt(aspect), 12.5 * factor * np.sqrt(aspect)
+    full = c.draw(0, 1)
+    for _ in range(10):
+        t, r = c.draw(0, 6.28), np.sqrt(c.draw(0, 0.8))
+        u, v = r * a * np.cos(t), r * b * np.sin(t)
+        x, y = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
+        cell = c.blob(6.0 * factor, c.draw(0.6, 1), angle, rough=0.08, x=x, y=y)
+        c.paint(lumen * _soft(cell, 0.7) * (c.draw(0, 1) < full), 0.0, 0.1, c.draw(0.6, 0.85))
+    for _ in range(3):
+        t = c.draw(0, 6.28)
+        u, v = a * np.cos(t), b * np.sin(t)
+        x, y = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
+        along = angle + np.arctan2(b * np.cos(t), -a * np.sin(t))
+        nucleus = c.blob(5.2 * factor, c.draw(0.25, 0.4), along, rough=0.06, x=x, y=y)
+        c.paint(_soft(nucleus, 0.6), c.draw(0.9, 1.3), 0.15)
     return c.reduced(shape)
 
 

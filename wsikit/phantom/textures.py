@@ -32,7 +32,11 @@ def textures(mpp: float) -> dict[str, Texture]:
     return {
         "fibrils": fibrils,
         "grains": _formless(rng, fibrils),
-        "fibres": _oriented(rng, long_px=16.0 * px, short_px=max(0.8 * px, 0.6), bend_px=80 * px, turns=0.9),
+        "fibres": _gaussianised(
+            _oriented(rng, long_px=16.0 * px, short_px=max(0.75 * px, 0.6), bend_px=80 * px, turns=0.9)
+            + 0.5 * _wave(rng, 4.0 * px)
+            + 0.25 * _wave(rng, 0.6 * px)
+        ),
         "clumps": _isotropic(rng, (1.2 * px, 0.6), (5 * px, 0.8)),
         "red_cells": _red_cells(rng, mpp),
     }
@@ -109,10 +113,10 @@ def _gaussianised(field: Texture) -> Texture:
 
 def _red_cells(rng: np.random.Generator, mpp: float) -> Texture:
     """Packed discs of 6.5 µm with a paler centre, 0 (plasma) to 1."""
-    out = np.zeros((SIDE, SIDE), np.float32)
-    spacing = 5.6 / mpp
-    n = int(SIDE / spacing)
-    step = SIDE / n
+    side = SIDE // 2
+    out = np.zeros((side, side), np.float32)
+    n = int(side / (5.6 / mpp)) // 2 * 2  # even, so that the staggered rows close up
+    step = side / n
     reach = int(np.ceil(5 / mpp))
     dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
     for row in range(n):
@@ -125,8 +129,8 @@ def _red_cells(rng: np.random.Generator, mpp: float) -> Texture:
             v = (dy * np.cos(turn) - dx * np.sin(turn)) * mpp / squash
             r = np.sqrt(u * u + v * v)
             disc = np.clip((3.2 - r) / 0.6 + 0.5, 0, 1) * (rng.uniform(0.7, 1.0) - 0.25 * np.exp(-((r / 1.4) ** 2)))
-            yy = (int(cy) + np.arange(-reach, reach + 1)) % SIDE
-            xx = (int(cx) + np.arange(-reach, reach + 1)) % SIDE
+            yy = (int(cy) + np.arange(-reach, reach + 1)) % side
+            xx = (int(cx) + np.arange(-reach, reach + 1)) % side
             view = np.ix_(yy, xx)
             out[view] = np.maximum(out[view], disc)
     return ndimage.gaussian_filter(out, 0.25 / mpp, mode="wrap").astype(np.float32)
