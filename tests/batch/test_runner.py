@@ -158,7 +158,8 @@ def test_a_fluorescence_slide_is_not_asked_about_subtypes(
 ) -> None:
     path = tmp_path / "dapi.tiff"
     resolution = (1e4 / 0.5, 1e4 / 0.5)
-    dark = np.where(pixels.min(axis=2, keepdims=True) > 220, 3, 255 - pixels)
+    glow = np.where(pixels.min(axis=2) > 220, 3, 255 - pixels.min(axis=2))
+    dark = np.stack([glow // 20, glow // 10, glow], axis=2)
     tifffile.imwrite(
         path,
         dark.astype(np.uint8),
@@ -222,13 +223,20 @@ def test_the_map_uses_the_predictions_own_coordinates(
 
 
 def test_the_command_ends_with_2_where_the_request_is_wrong_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, slide_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit) as ended:
-        main(["run", str(tmp_path / "empty"), "-o", str(tmp_path / "out")])
-    assert ended.value.code == 2
-    assert "no slide found" in capsys.readouterr().err
+    wrong = {
+        "no slide found": [tmp_path / "empty", "--model", model_folder],
+        "no-such-model": [slide_path, "--model", "no-such-model"],
+        "0 workers": [slide_path, "--model", model_folder, "--workers", "0"],
+        "positive number": [slide_path, "--model", model_folder, "--assume-mpp", "-1"],
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["run", *map(str, arguments), "-o", str(tmp_path / "out")])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wsikit.batch.records import versions
-from wsikit.errors import RequestError
+from wsikit.errors import ReadError, RequestError
 from wsikit.export.classmap import ClassMap, strongest_patches
 from wsikit.export.geojson import write_geojson
 from wsikit.export.heatmap import write_map_png
 from wsikit.export.palette import parse_color
 from wsikit.export.report import Fact, PatchExample, ReportData, Section, write_report
+from wsikit.inference.stages import stored_vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write, write_json
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable
 from wsikit.tiling.stream import read_patches
+from wsikit.tissue.overview import read_overview
 from wsikit.voting import SlideResult, vote_inputs
 
 OUTPUTS_REVISION = 1
@@ -115,12 +118,9 @@ def gather(store: SlideStore, table: PatchTable, *, method: str = "mean", not_pr
         background=background,
         notice=model["notice"],
     )
-    votes = table.votes()
-    if method not in votes:
+    if method not in table.votes():
         return Findings(store, table, class_map, None, f"no vote by {method} yet", model)
-    record = dict(votes[method])
-    record.pop("classes")
-    return Findings(store, table, class_map, SlideResult.from_json(record), "", model)
+    return Findings(store, table, class_map, stored_vote(table, method), "", model)
 
 
 def write_outputs(
@@ -141,7 +141,7 @@ def write_outputs(
     found = gather(store, table, method=method, not_predicted=not_predicted)
     receipt = _receipt(found, method)
     if not _up_to_date(folder, receipt):
-        thumbnail = store.thumbnail(THUMBNAIL_PX)
+        thumbnail = whole_slide(store)
         write_map_png(folder / "map.png", found.class_map, thumbnail, found.result, reason=found.reason)
         write_geojson(folder / "subtype.geojson", found.class_map)
         write_report(folder / "report.html", report_data(found, thumbnail))
@@ -188,10 +188,22 @@ def export(
     elif to == "geojson":
         write_geojson(target, found.class_map)
     elif to == "png":
-        write_map_png(target, found.class_map, opened.thumbnail(THUMBNAIL_PX), found.result, reason=found.reason)
+        write_map_png(target, found.class_map, whole_slide(opened), found.result, reason=found.reason)
     else:
-        write_report(target, report_data(found, opened.thumbnail(THUMBNAIL_PX)))
+        write_report(target, report_data(found, whole_slide(opened)))
     return target
+
+
+def whole_slide(store: SlideStore) -> npt.NDArray[np.uint8]:
+    """The slide at `THUMBNAIL_PX` or less along its longer side, uint8 (h, w, 3); what is unreadable is hatched grey."""
+    try:
+        return store.thumbnail(THUMBNAIL_PX)
+    except ReadError:
+        mpp = max(size * scale for size, scale in zip(store.dimensions, store.mpp, strict=True)) / THUMBNAIL_PX
+        picture, unreadable = read_overview(store, max(mpp, *store.mpp))
+        rows, cols = np.nonzero(unreadable)
+        picture[rows, cols] = np.where((rows + cols) % 12 < 4, 90, 170)[:, None]
+        return picture
 
 
 def summarize(found: Findings) -> SlideSummary:

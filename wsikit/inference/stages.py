@@ -166,6 +166,11 @@ def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: st
         raise StoreError(f"{table.folder}: no predictions to vote with. Run wsikit predict {opened.folder} first.")
     probability = table.receipt("probability")
     assert probability is not None
+    settings = {"min_patches": parameters.min_patches, "min_margin": parameters.min_margin}
+    receipt = Receipt("vote", VOTE_REVISION, settings, {"probability": probability.digest})
+    known = table.vote_receipt(parameters.method)
+    if known is not None and known.digest == receipt.digest:
+        return stored_vote(table, parameters.method)
     attributes = table.attributes("probability")
     inputs = vote_inputs(table.read("probability"), attributes["names"], attributes["model"]["background"])
     result = vote_patches(
@@ -175,10 +180,15 @@ def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: st
         min_patches=parameters.min_patches,
         min_margin=parameters.min_margin,
     )
-    settings = {"min_patches": parameters.min_patches, "min_margin": parameters.min_margin}
-    receipt = Receipt("vote", VOTE_REVISION, settings, {"probability": probability.digest})
     table.write_vote(parameters.method, {**result.to_json(), "classes": list(inputs.classes)}, receipt)
     return result
+
+
+def stored_vote(table: PatchTable, method: str) -> SlideResult:
+    """The slide result kept in a table; KeyError if there is none by `method`."""
+    record = dict(table.votes()[method])
+    record.pop("classes")
+    return SlideResult.from_json(record)
 
 
 def why_not_applicable(config: ModelConfig, store: SlideStore, table: PatchTable) -> str | None:
