@@ -195,7 +195,7 @@ def export(
 
 
 def whole_slide(store: SlideStore) -> npt.NDArray[np.uint8]:
-    """The slide at `THUMBNAIL_PX` or less along its longer side, uint8 (h, w, 3); what is unreadable is hatched grey."""
+    """The slide at `THUMBNAIL_PX` or less along its longer side, uint8 (h, w, 3); unreadable parts hatched."""
     try:
         return store.thumbnail(THUMBNAIL_PX)
     except ReadError:
