@@ -180,7 +180,7 @@ def test_unreadable_tiles_are_counted_and_not_classified(
     damage_tile(slide_path, 2, 2, page=1)  # the model's scale is read from this level
     row = start(slide_path).rows[0]
     assert row.status == DONE
-    assert 0 < (row.unreadable_fraction or 0) < 0.2
+    assert 0 < (row.unreadable_fraction or 0) < 0.5
     patches = SlideStore(tmp_path / "out" / "slides" / "disc.zarr").patches()
     unreadable = patches.read("readable") == 0
     assert unreadable.any()
