@@ -91,6 +91,11 @@ class ReaderTests(ABC):
         small = slide.read_region(100 + 20 * 2, 100 + 30 * 2, 20, 10, mpp=0.5)
         np.testing.assert_array_equal(small, large[30:40, 20:40])
 
+    def test_enlarged_neighbours_meet_without_a_seam(self, slide):
+        large = slide.read_region(100, 100, 60, 60, mpp=0.2).astype(int)
+        small = slide.read_region(100 + 20 * 0.8, 100 + 30 * 0.8, 20, 10, mpp=0.2)
+        assert np.abs(small - large[30:40, 20:40]).max() <= 1
+
     def test_enlarging_up_to_twofold_is_smooth_and_in_place(self, slide, truth):
         region = slide.read_region(100, 100, 120, 120, mpp=0.125)
         shrunk = region.reshape(60, 2, 60, 2, 3).mean(axis=(1, 3))

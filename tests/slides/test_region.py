@@ -54,8 +54,9 @@ def test_a_scale_within_a_thousandth_of_a_level_is_that_level():
 
 
 def test_level_reads_are_never_resampled():
-    plan = plan_region(DOWNSAMPLES, None, 10.7, 9.2, 30, 20, level=1)
-    assert plan == RegionPlan(1, (3, 2, 30, 20), (0.0, 0.0, 30.0, 20.0), (30, 20))
+    plan = plan_region(DOWNSAMPLES, None, 10.7, 10.7, 30, 20, level=1)
+    assert plan == RegionPlan(1, (3, 3, 30, 20), (0.0, 0.0, 30.0, 20.0), (30, 20))
+    assert plan_region(DOWNSAMPLES, None, 9.2, -9.2, 30, 20, level=1).box == (2, -2, 30, 20)
 
 
 def test_without_a_pixel_size_only_levels_can_be_read():
