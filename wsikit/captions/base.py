@@ -1,0 +1,48 @@
+"""What a caption is and what a captioner must do. Nothing here measures, and nothing here needs more than NumPy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What was found on one patch."""
+
+    text: str
+    """One to three sentences."""
+    facts: dict[str, float] = field(default_factory=dict)
+    """Fact name to value, in the units of `lexicon.FACTS`. What was not measured is absent; no value is NaN."""
+    source: str = ""
+    """Name of the captioner."""
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """Anything that describes patches. A caption depends on its patch alone, never on its neighbours in the batch."""
+
+    name: str
+    fact_names: tuple[str, ...]
+    """All facts it may state, in the order of the store's columns; empty if it states none."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides its words, JSON-ready: equal fingerprints give equal captions. Goes into the receipt."""
+
+    def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
+        """Describe patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in their order."""
+
+
+def check_patches(images: npt.NDArray[np.uint8], mpp: float) -> None:
+    """Raise `RequestError` unless `images` is uint8 (B, H, W, 3) with H, W ≥ 1 and `mpp` is a positive number."""
+    shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
+    if shape is None or len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:] or dtype != np.uint8:
+        raise RequestError(f"patches of shape {shape}, {dtype}: expected uint8 (batch, height, width, 3)")
+    if not (math.isfinite(mpp) and mpp > 0):
+        raise RequestError(f"patches at {mpp} µm/px: the pixel size must be a positive number")

@@ -1,0 +1,131 @@
+"""What the colour of a pixel says: glass, black, grey, ink, brown, red cells, haematoxylin, eosin. No shapes here.
+
+Ratios of optical densities tell dyes apart whatever the thickness: both H&E dyes absorb green most, haematoxylin red
+nearly as much, eosin hardly; red cells blue nearly as much as green; inks red most; soot and dust all alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wsikit.captions.pixels import Densities, Mask, Plane, box_mean, halve, smooth
+
+_STAINED = 0.24  # sum of the three densities; glass scanned at 222 and up stays below
+_TINT = 0.03  # green over the mean of red and blue; pale stain has it, glass has not
+_BLACK = 0.795  # least density of black: no channel above grey value 40
+_COLOURLESS = 0.2  # spread of the channels over their mean; H&E has 0.4 and more
+_INK_RED = 1.3  # red over green, and green over mean, of blue and green inks
+_INK_DENSITY = 0.3
+_BROWN_BLUE = 1.15  # blue over green of DAB and melanin
+_BROWN_DENSITY = 0.25
+_RED_CELL_BLUE = 0.72  # least blue over green; eosin has 0.4-0.75, red cells 0.75-0.95 unless colours were normalised
+_RED_CELL_ABOVE = 0.1  # and this much above the patch's median, unless that is itself beyond any eosin:
+_NO_EOSIN_BLUE = 0.73
+_RED_CELL_GREEN = 0.12
+_RED_CELL_RED = 0.45  # red over green
+_CELL_MPP = 2.0  # up to here single red cells roughen the picture; bone and colloid are as red, and smooth:
+_ROUGH, _ROUGH_UM = 0.11, 5.0  # mean deviation over mean of the green density; bone 0.03-0.1, red cells 0.12-0.35
+_MIDDLE = 0.45  # red over green between eosin (0.1-0.3) and haematoxylin (0.55-1)
+_MIDDLE_RANGE = (0.38, 0.55)
+_ENOUGH_UM2 = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """Kinds of pixel, bool (h, w) each; no pixel is of two kinds, and some are of none."""
+
+    blank: Mask
+    """Bright, hardly tinted: glass, lumens, fat dissolved by processing."""
+    black: Mask
+    grey: Mask
+    """Dark without colour: soot, dust, black ink, pigment."""
+    ink: Mask
+    """Blue or green ink, or a stain other than H&E."""
+    brown: Mask
+    """Brown chromogen or pigment."""
+    red_cell: Mask
+    haematoxylin: Mask
+    """More haematoxylin than eosin."""
+    eosin: Mask
+    mpp: float
+
+
+def sort_colours(od: Densities) -> Colours:
+    """Sort the pixels of a patch by colour, haematoxylin and eosin by the average stain."""
+    red, green, blue = od.red, od.green, od.blue
+    total = red + green + blue
+    blank = (total < _STAINED) & (green - (red + blue) / 2 < _TINT)
+    least = np.minimum(np.minimum(red, green), blue)
+    most = np.maximum(np.maximum(red, green), blue)
+    black = least > _BLACK
+    free = ~(blank | black)
+    grey = free & (most - least < _COLOURLESS / 3 * total)
+    free &= ~grey
+    ink = free & (red > _INK_RED * green) & (red > _INK_DENSITY)
+    free &= ~ink
+    brown = free & (blue > _BROWN_BLUE * green) & (blue > _BROWN_DENSITY)
+    free &= ~brown
+    red_cell = _red_cells(od, free)
+    free &= ~red_cell
+    bluish = red > _MIDDLE * green
+    return Colours(blank, black, grey, ink, brown, red_cell, free & bluish, free & ~bluish, od.mpp)
+
+
+def _red_cells(od: Densities, free: Mask) -> Mask:
+    """Redder than this patch's eosin, in spots and not in single pixels."""
+    red, green, blue = od.red, od.green, od.blue
+    pink = free & (green > _RED_CELL_GREEN) & (red < _RED_CELL_RED * green)
+    if not pink.any():
+        return pink
+    usual = _quantile(blue[pink] / green[pink], 0.5)
+    limit = _RED_CELL_BLUE if usual > _NO_EOSIN_BLUE else max(_RED_CELL_BLUE, usual + _RED_CELL_ABOVE)
+    spots = smooth((pink & (blue > limit * green)).astype(np.float32), 1.0) > 0.5
+    if od.mpp <= _CELL_MPP and spots.any():
+        mean = box_mean(green, _ROUGH_UM / od.mpp)
+        rough = box_mean(np.abs(green - box_mean(green, 0.6 * _ROUGH_UM / od.mpp)), _ROUGH_UM / od.mpp)
+        spots &= rough > _ROUGH * mean
+    return free & spots
+
+
+def adapt_stains(colours: Colours, od: Densities, nuclei: Mask) -> Colours:
+    """Part haematoxylin from eosin half-way between this patch's nuclei and its pinkest pixels.
+
+    Where there is too little of either to tell, the average stain stays.
+
+    Parameters
+    ----------
+    colours, od
+        Of the same pixels.
+    nuclei
+        bool (h, w), the same pixels.
+    """
+    stained = colours.haematoxylin | colours.eosin
+    ratio = od.red / np.maximum(od.green, 0.1)
+    blue, rest = ratio[nuclei & stained], ratio[stained & ~nuclei]
+    if min(blue.size, rest.size) * od.mpp**2 < _ENOUGH_UM2:
+        return colours
+    middle = 0.5 * (_quantile(rest, 0.1) + _quantile(blue, 0.5))
+    bluish = ratio > np.clip(middle, *_MIDDLE_RANGE)
+    return replace(colours, haematoxylin=stained & bluish, eosin=stained & ~bluish)
+
+
+def _quantile(values: Plane, q: float) -> float:
+    place = int(q * (values.size - 1))
+    return float(np.partition(values, place)[place])
+
+
+def halved(od: Densities) -> Densities:
+    """The densities averaged over 2 × 2 px, at twice the µm per pixel."""
+    return Densities(halve(od.red), halve(od.green), halve(od.blue), od.mpp * 2)
+
+
+def share(mask: Mask) -> float:
+    """Fraction of the patch that is `mask`."""
+    return float(np.count_nonzero(mask) / mask.size)
+
+
+def is_even(green: Plane) -> bool:
+    """Whether the patch is one even colour: the green density varies by less than a grey level or two."""
+    return float(green.std()) < 0.004

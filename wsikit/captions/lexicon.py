@@ -1,0 +1,236 @@
+"""The words for what is measured: every fact with its unit, its scale limit and its grades; from facts to a sentence.
+
+Words follow the vocabulary of neuroblastic tumours as far as pixels carry it: "neuropil-like", never a subtype.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wsikit.errors import RequestError
+
+ABSENT, SCANT, MODERATE, ABUNDANT, PRESENT = "absent", "scant", "moderate", "abundant", "present"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One measured quantity."""
+
+    unit: str
+    """"share" is a fraction of the patch's area unless `meaning` says of what."""
+    coarsest_mpp: float
+    """Above this many µm per pixel it is not stated; inf: at any scale."""
+    meaning: str
+    term: str = ""
+    """What `parse` calls it; empty: never put into words."""
+    grades: tuple[tuple[float, str], ...] = ()
+    """(upper limit, word), ascending; the last limit is inf."""
+
+    def grade(self, value: float) -> str:
+        """The word for `value`: the first whose limit lies above it."""
+        return next(word for limit, word in self.grades if value < limit)
+
+
+_ANY, _BLOOD, _SPACE, _COUNT, _SHAPE, _FINE = math.inf, 5.0, 2.0, 1.5, 1.0, 0.6
+_END = math.inf
+
+
+def _amounts(scant: float, moderate: float, abundant: float) -> tuple[tuple[float, str], ...]:
+    return (scant, ABSENT), (moderate, SCANT), (abundant, MODERATE), (_END, ABUNDANT)
+
+
+FACTS: dict[str, Fact] = {
+    "tissue_share": Fact("share", _ANY, "neither blank nor black"),
+    "blank_share": Fact("share", _ANY, "bright and unstained", "blank", _amounts(0.10, 0.35, 0.80)),
+    "black_share": Fact("share", _ANY, "black: scanner border, dark field", "black", _amounts(0.05, 0.2, 0.5)),
+    "grey_share": Fact("share", _ANY, "dark without colour: soot, dust, black ink", "grey", _amounts(0.05, 0.2, 0.5)),
+    "brown_share": Fact("share", _ANY, "brown chromogen or pigment", "brown", _amounts(0.03, 0.15, 0.4)),
+    "haematoxylin_share": Fact(
+        "share", _ANY, "more haematoxylin than eosin", "haematoxylin", _amounts(0.05, 0.25, 0.55)
+    ),
+    "eosin_share": Fact("share", _ANY, "more eosin than haematoxylin", "eosin", _amounts(0.05, 0.25, 0.55)),
+    "pen_share": Fact("share", _ANY, "smooth film with the colour of marker ink", "pen", _amounts(0.05, 0.2, 0.5)),
+    "blur_um": Fact(
+        "µm", _COUNT, "standard deviation of the defocus", "blur", ((1.2, ABSENT), (2.0, MODERATE), (_END, ABUNDANT))
+    ),
+    "blood_share": Fact("share", _BLOOD, "colour of red cells", "blood", _amounts(0.04, 0.15, 0.40)),
+    "fat_share": Fact("share", _BLOOD, "rounded empty spaces with thin walls between", "fat", _amounts(0.10, 0.25, 0.5)),
+    "lumen_share": Fact("share", _SPACE, "empty spaces within thick tissue", "lumen", _amounts(0.05, 0.15, 0.4)),
+    "nuclei": Fact("count", _COUNT, "nuclei; those cut by the patch's edge count half"),
+    "nuclei_per_mm2": Fact(
+        "per mm²", _COUNT, "nuclei per area of tissue", "cellularity",
+        ((300.0, ABSENT), (2500.0, SCANT), (6000.0, MODERATE), (_END, ABUNDANT)),
+    ),
+    "nuclear_area_share": Fact("share", _COUNT, "covered by nuclei"),
+    "nuclear_diameter_um": Fact(
+        "µm", _SHAPE, "diameter of the circle with a nucleus' area, median by area", "nuclear_size",
+        ((8.5, "small"), (11.0, "medium-sized"), (_END, "large")),
+    ),
+    "nuclear_size_cv": Fact(
+        "ratio", _SHAPE, "standard deviation over mean of the diameters", "size_variation",
+        ((0.2, "uniform"), (0.3, "variable"), (_END, "very variable")),
+    ),
+    "nuclear_eccentricity": Fact("ratio", _SHAPE, "median eccentricity of the fitted ellipses"),
+    "elongated_nuclei_share": Fact(
+        "share", _SHAPE, "of the nuclei, more than twice as long as wide", "nuclear_shape",
+        ((0.22, "round"), (0.4, "partly elongated"), (_END, "elongated")),
+    ),
+    "nuclear_density": Fact(
+        "density", _SHAPE, "median optical density of the nuclei in red", "chromatin",
+        ((0.26, "pale"), (0.45, "medium dark"), (_END, "dark")),
+    ),
+    "spindle_share": Fact("share", _SHAPE, "fibres that run together", "spindle_stroma", _amounts(0.10, 0.25, 0.5)),
+    "necrosis_share": Fact(
+        "share", _SHAPE, "stained, without fibres and far from any nucleus: necrosis-like, or oedema", "necrosis", _amounts(0.08, 0.25, 0.5)
+    ),
+    "fibrillary_share": Fact(
+        "share", _FINE, "fine fibrils that run in all directions: neuropil-like", "neuropil", _amounts(0.04, 0.12, 0.3)
+    ),
+    "rosette_like": Fact(
+        "count", _FINE, "rings of nuclei around fibrous matrix", "rosettes", ((0.5, ABSENT), (_END, PRESENT))
+    ),
+    "large_pale_nuclei_share": Fact(
+        "share", _FINE, "of the nuclei, wide and pale beside the patch's dark ones: vesicular", "large_pale_nuclei",
+        ((0.02, ABSENT), (0.06, SCANT), (0.2, MODERATE), (_END, ABUNDANT)),
+    ),
+    "ganglion_like_share": Fact(
+        "share", _FINE, "of the nuclei, large pale ones in much pink cytoplasm", "ganglion_cells",
+        ((0.015, ABSENT), (0.05, SCANT), (0.15, MODERATE), (_END, ABUNDANT)),
+    ),
+}  # fmt: skip
+"""Every fact a measuring captioner may state, in the order of the store's columns."""
+
+# How a term is worded. The first group is always said when measured, the second only when it is there.
+_MATRIX = (
+    ("fibrillary_share", "fibrillary matrix (neuropil-like)"),
+    ("rosette_like", "rosette-like rings"),
+    ("large_pale_nuclei_share", "large vesicular nuclei"),
+    ("ganglion_like_share", "ganglion-like cells"),
+    ("spindle_share", "spindle stroma"),
+    ("blood_share", "blood"),
+    ("necrosis_share", "necrosis-like areas"),
+)
+_STAINS = (("haematoxylin_share", "haematoxylin"), ("eosin_share", "eosin"))
+_IF_THERE = (
+    ("fat_share", "fat"),
+    ("lumen_share", "lumens"),
+    ("brown_share", "brown pigment"),
+    ("grey_share", "grey dust or ink"),
+    ("blank_share", "blank"),
+    ("black_share", "black"),
+    ("pen_share", "pen"),
+    ("blur_um", "blur"),
+)
+_CELLULARITY = {
+    ABSENT: "Hardly any nuclei",
+    SCANT: "Sparsely cellular",
+    MODERATE: "Moderately cellular",
+    ABUNDANT: "Densely cellular",
+}
+
+
+def grades(facts: Mapping[str, float]) -> dict[str, str]:
+    """Term to grade of the facts that `phrase` puts into words, as `parse` would read them back."""
+    spoken = [name for name in _spoken(facts) if name in facts]
+    return {FACTS[name].term: FACTS[name].grade(facts[name]) for name in spoken}
+
+
+def phrase(facts: Mapping[str, float], mpp: float) -> str:
+    """Say facts in one or two sentences.
+
+    Parameters
+    ----------
+    facts
+        Name to value, as in `FACTS`. What is absent is not spoken of.
+    mpp
+        µm per pixel of the patch they were measured on.
+
+    Raises
+    ------
+    RequestError
+        If a fact is unknown, or cannot be measured at `mpp`.
+    """
+    for name in facts:
+        if name not in FACTS:
+            raise RequestError(f"unknown fact {name!r}; known are {', '.join(FACTS)}")
+        if mpp > FACTS[name].coarsest_mpp:
+            raise RequestError(f"{name} cannot be measured at {mpp} µm/px: {FACTS[name].coarsest_mpp} is the coarsest")
+    special = _no_brightfield(facts)
+    if special:
+        return special
+    sentences = [_cells(facts), _matter(facts)]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _spoken(facts: Mapping[str, float]) -> list[str]:
+    """Names of the facts that the sentences speak of."""
+    there = [name for name, _ in _IF_THERE if name in facts and FACTS[name].grade(facts[name]) != ABSENT]
+    if _no_brightfield(facts):
+        return [name for name in there if name in ("blank_share", "black_share", "grey_share")]
+    cells = ["nuclei_per_mm2"] if "nuclei_per_mm2" in facts else []
+    if cells and FACTS["nuclei_per_mm2"].grade(facts["nuclei_per_mm2"]) != ABSENT:
+        cells += ["nuclear_diameter_um", "elongated_nuclei_share", "nuclear_size_cv", "nuclear_density"]
+    stains = [] if "nuclei_per_mm2" in facts else [name for name, _ in _STAINS]
+    return cells + stains + [name for name, _ in _MATRIX] + there
+
+
+def _no_brightfield(facts: Mapping[str, float]) -> str:
+    """The whole text where there is no stain to speak of, else nothing."""
+    black, blank, grey = (facts.get(name, 0.0) for name in ("black_share", "blank_share", "grey_share"))
+    if black >= 0.5:
+        return f"Not a stained bright field: black abundant ({_percent(black)})."
+    if blank >= 0.98:
+        return f"Bare glass: blank abundant ({_percent(blank)})."
+    if grey >= 0.5 and "haematoxylin_share" not in facts:
+        return f"No stain colour: grey abundant ({_percent(grey)})."
+    return ""
+
+
+def _cells(facts: Mapping[str, float]) -> str:
+    if "nuclei_per_mm2" not in facts:
+        return ""
+    grade = FACTS["nuclei_per_mm2"].grade(facts["nuclei_per_mm2"])
+    head = f"{_CELLULARITY[grade]}, {_round(facts['nuclei_per_mm2'])} nuclei per mm²"
+    if grade == ABSENT or "nuclear_diameter_um" not in facts:
+        return head + "."
+    size, shape, variation, chromatin = (
+        FACTS[name].grade(facts[name])
+        for name in ("nuclear_diameter_um", "elongated_nuclei_share", "nuclear_size_cv", "nuclear_density")
+    )
+    return f"{head}: {size} ({facts['nuclear_diameter_um']:.1f} µm), {shape}, {variation} in size, {chromatin}."
+
+
+def _matter(facts: Mapping[str, float]) -> str:
+    spoken = set(_spoken(facts))
+    parts = [
+        _amount(name, words, facts[name])
+        for name, words in (*_STAINS, *_MATRIX, *_IF_THERE)
+        if name in facts and name in spoken
+    ]
+    text = ", ".join(parts)
+    return text[:1].upper() + text[1:] + "." if text else ""
+
+
+def _amount(name: str, words: str, value: float) -> str:
+    grade = FACTS[name].grade(value)
+    if grade == ABSENT:
+        return f"{words} {grade}"
+    if FACTS[name].unit == "count":
+        return f"{words} {grade} ({value:.0f})"
+    if FACTS[name].unit == "µm":
+        return f"{words} {grade} ({value:.1f} µm)"
+    return f"{words} {grade} ({_percent(value)}{' of nuclei' if FACTS[name].meaning.startswith('of the nuclei') else ''})"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _round(value: float) -> str:
+    """Two significant digits."""
+    if value < 1:
+        return "0"
+    step = 10 ** max(0, math.floor(math.log10(value)) - 1)
+    return f"{round(value / step) * step:.0f}"
