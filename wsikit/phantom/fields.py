@@ -98,7 +98,7 @@ class Fields:
         x, y = np.meshgrid(
             (np.arange(_SAMPLES) + 0.5) * (width / _SAMPLES), (np.arange(_SAMPLES) + 0.5) * (height / _SAMPLES)
         )
-        outline = (self._pieces_at(x, y) + self._slow(x, y)[-1] + self._finest(x, y)).ravel()
+        outline = (self._pieces_at(x, y) + self._coast(x, y)[0] + self._finest(x, y)).ravel()
         fraction = recipe.tissue_fraction
         self._tissue_at = float(np.quantile(outline, 1 - fraction)) if 0 < fraction < 1 else (0.5 - fraction) * 1e6
         regions = self._regions(x, y).reshape(len(OTHER_TISSUES) + 1, -1)[:, outline > self._tissue_at]
@@ -113,7 +113,7 @@ class Fields:
 
     def far_from_tissue(self, x: FloatArray, y: FloatArray) -> bool:
         """Whether there is no tissue at, nor within some 10 µm of, any of the places; in doubt no."""
-        outline = self._pieces_at(x, y) + self._slow(x, y)[-1] + self._finest(x, y)
+        outline = self._pieces_at(x, y) + self._coast(x, y)[0] + self._finest(x, y)
         return bool(np.max(outline) < self._tissue_at - _BERTH)
 
     def at(self, x: FloatArray, y: FloatArray) -> Ground:
@@ -136,10 +136,13 @@ class Fields:
         scale, slow = self.recipe.region_um, self._keys[_SLOW]
         ridge = gradient_noise((self._keys[_SEPTA],), x, y, 0.6 * scale, 1.1)
         drift = gradient_noise(tuple(key_of(slow, n) for n in range(3)), x, y, 210.0, 0.2)
+        return np.concatenate([self._regions(x, y), ridge, drift, self._coast(x, y)])
+
+    def _coast(self, x: FloatArray, y: FloatArray) -> npt.NDArray[np.float32]:
+        """(1, ...): how the outline departs from its ellipses."""
         key = self._keys[_TISSUE]
-        outline = 0.16 * gradient_noise((key_of(key, 0),), x, y, self._outline_um, 0.3)
-        outline += 0.035 * gradient_noise((key_of(key, 1),), x, y, 75.0, 0.9)
-        return np.concatenate([self._regions(x, y), ridge, drift, outline])
+        bays = 0.16 * gradient_noise((key_of(key, 0),), x, y, self._outline_um, 0.3)
+        return bays + 0.035 * gradient_noise((key_of(key, 1),), x, y, 75.0, 0.9)
 
     def _ground(self, x: FloatArray, y: FloatArray, slow: npt.NDArray[np.float32]) -> Ground:
         recipe = self.recipe

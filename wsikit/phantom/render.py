@@ -254,7 +254,9 @@ class Scene:
         main = _window(base, box, self._offsets[n])
         if name in _PLAIN:
             return main
-        return main * np.float32(0.8) + _window(base.T, box, self._offsets[n + 1]) * np.float32(0.6)
+        x, y, width, height = box
+        crossed = _window(base, (y, x, height, width), self._offsets[n + 1]).T
+        return main * np.float32(0.8) + crossed * np.float32(0.6)
 
     def _colour(self, amounts: Plane, pen: Plane, box: PxBox) -> Rgb:
         stain = self.recipe.stain
@@ -282,5 +284,5 @@ def _window(texture: Plane, box: PxBox, offset: list[int]) -> Plane:
     """The part of a periodic texture, moved by `offset` (x, y) px, that lies over `box`."""
     x, y, width, height = box
     rows, columns = np.arange(y, y + height) + offset[1], np.arange(x, x + width) + offset[0]
-    side_y, side_x = texture.shape[:2]
-    return texture[(rows % side_y)[:, None], columns % side_x]
+    # one axis after the other: several times faster than both at once
+    return texture.take(rows % texture.shape[0], axis=0).take(columns % texture.shape[1], axis=1)

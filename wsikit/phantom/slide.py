@@ -240,7 +240,7 @@ def _glass_block(order: _Order, width: int, height: int) -> EncodedBlock:
 def _make_block(order: _Order, boxes: _Boxes) -> tuple[EncodedBlock, Tally]:
     scene = _scene(order)
     drawn, counted = boxes
-    if scene.is_glass(drawn) and scene.is_glass(counted):
+    if scene.is_glass(drawn) and (drawn == counted or scene.is_glass(counted)):
         return _glass_block(order, drawn[2], drawn[3]), _glass_tally(scene, order, counted)
     plot = scene.plot((*drawn[:2], max(drawn[2], counted[2]), max(drawn[3], counted[3])))
     encoded = encode_block(scene.render(drawn, plot), order.quality)
