@@ -200,7 +200,7 @@ def _patches_for(
     slide: Slide, mpp: float, patch_px: int, parameters: RunParameters
 ) -> tuple[PatchParameters, str | None]:
     """The patches a model wants; where the slide is too coarse for it, patches at the slide's own scale, and why."""
-    finest = max(slide.mpp)
+    finest = float(f"{max(slide.mpp):.6g}")  # 16.783, not 16.782999999999998
     too_coarse = finest > mpp * MAX_ENLARGEMENT * (1 + SCALE_TOLERANCE)
     wanted = PatchParameters(finest if too_coarse else mpp, patch_px, parameters.overlap_px, parameters.min_tissue)
     if not too_coarse:
@@ -222,7 +222,7 @@ def _row(entry: SlideEntry, store: SlideStore, table: PatchTable, summary: Slide
         n_patches=len(table),
         tissue_mm2=round(tissue["area_mm2"], 4),
         unreadable_fraction=summary.unreadable_fraction,
-        mpp_x=store.mpp[0],
-        mpp_y=store.mpp[1],
+        mpp_x=float(f"{store.mpp[0]:.6g}"),
+        mpp_y=float(f"{store.mpp[1]:.6g}"),
         mpp_source=store.mpp_source,
     )
