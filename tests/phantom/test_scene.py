@@ -86,9 +86,10 @@ def test_scale_changes_the_pixels_but_not_the_scene() -> None:
     recipe = draw_recipe(3, "D", (1000.0, 800.0), tissue_fraction=0.8)
     fine, coarse = Scene(recipe, 0.5), Scene(recipe, 0.8)
     um = (400.0, 320.0, 560.0, 480.0)
-    found = [scene.plot(tuple(round(v / scene.mpp) for v in (400, 320, 160, 160))).objects.inside(um) for scene in (fine, coarse)]  # fmt: skip
+    box = [tuple(round(v / scene.mpp) for v in (400, 320, 160, 160)) for scene in (fine, coarse)]
+    found = [scene.plot(where).objects.inside(um) for scene, where in zip((fine, coarse), box, strict=True)]
     assert len(found[0]) > 50
     assert abs(len(found[0]) - len(found[1])) <= 4  # a cell at a border of tissues may fall to either side
-    small, large = (scene.render(tuple(round(v / scene.mpp) for v in (400, 320, 160, 160))) for scene in (coarse, fine))
+    large, small = fine.render(box[0]), coarse.render(box[1])
     blocks = [image.reshape(20, side, 20, side, 3).mean((1, 3)) for image, side in ((small, 10), (large, 16))]
     assert np.corrcoef(blocks[0].ravel(), blocks[1].ravel())[0, 1] > 0.9

@@ -74,9 +74,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_slide(tmp_path: Path) -> None:
     make_phantom(tmp_path / "warm.tiff", size_px=(600, 600), tissue_fraction=0.3)  # textures and drawings
     tracemalloc.start()
-    truth = make_phantom(
-        tmp_path / "s.tiff", size_px=(24_000, 9_000), seed=1, tissue_fraction=0.004, artefacts=False
-    )
+    truth = make_phantom(tmp_path / "s.tiff", size_px=(24_000, 9_000), seed=1, tissue_fraction=0.004, artefacts=False)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150e6  # the pixels alone would be 648 MB

@@ -11,7 +11,7 @@ import pytest
 from wsikit.errors import WsikitError
 from wsikit.phantom import CLASSES, PhantomTruth, load_truth, make_phantom
 from wsikit.phantom.cells import OBJECT_KINDS
-from wsikit.phantom.facts import D, OTHER, PD, UD, Facts, facts_of, survey
+from wsikit.phantom.facts import OTHER, PD, UD, D, Facts, facts_of, survey
 from wsikit.phantom.fields import GLASS, KINDS
 from wsikit.phantom.recipe import draw_recipe
 from wsikit.phantom.render import Scene

@@ -71,10 +71,11 @@ def command(
                 artefacts=artefacts, workers=workers, progress=show,
             )  # fmt: skip
         facts = truth.summary()
+        mix = f"{facts['diff_fraction']:.1%} maturing cells, {facts['neuropil_fraction']:.0%} neuropil"
         patches = ", ".join(f"{n} {name}" for name, n in facts["tissue_patches"].items())
         click.echo(
-            f"{path}: {size[0]} × {size[1]} px at {mpp:g} µm/px, {facts['tissue_mm2']:.2f} mm² tissue, subtype {subtype} "
-            f"({facts['diff_fraction']:.1%} maturing cells, {facts['neuropil_fraction']:.0%} neuropil)"
+            f"{path}: {size[0]} × {size[1]} px at {mpp:g} µm/px, {facts['tissue_mm2']:.2f} mm² tissue, "
+            f"subtype {subtype} ({mix})"
         )
         click.echo(f"  patches with tissue: {patches}; truth in {truth_paths(path)[0].name}")
     click.echo("Synthetic images, not tissue: for testing and demonstration only.")

@@ -17,7 +17,8 @@ from wsikit.phantom.noise import Box, FloatArray, Sites, grow, jittered_sites, k
 from wsikit.phantom.recipe import OTHER_TISSUES, Recipe
 
 OBJECT_KINDS = (
-    "rosette", "pseudorosette", "vessel", "calcification", "histiocyte", "differentiating", "ganglion", "neuroblast", "mitosis", "karyorrhexis",
+    "rosette", "pseudorosette", "vessel", "calcification", "histiocyte", "differentiating", "ganglion", "neuroblast",
+    "mitosis", "karyorrhexis",
     "lymphocyte", "spindle", "endothelial", "ghost", "debris",
 )  # fmt: skip
 """In the order in which they are drawn, the large ones below."""
@@ -53,7 +54,9 @@ class Objects:
         return len(self.x)
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Objects:
-        return Objects(*(a[keep] for a in (self.x, self.y, self.kind, self.size, self.angle, self.variant)))
+        return Objects(
+            self.x[keep], self.y[keep], self.kind[keep], self.size[keep], self.angle[keep], self.variant[keep]
+        )
 
     def inside(self, box: Box) -> Objects:
         return self.where((self.x >= box[0]) & (self.x < box[2]) & (self.y >= box[1]) & (self.y < box[3]))
@@ -80,7 +83,9 @@ class Cells:
     `ground_at` gives the ground, `fibre_angle` the direction (radians) of the fibres, at places x, y (µm).
     """
 
-    def __init__(self, recipe: Recipe, ground_at: Callable[[FloatArray, FloatArray], Ground], fibre_angle: Place) -> None:
+    def __init__(
+        self, recipe: Recipe, ground_at: Callable[[FloatArray, FloatArray], Ground], fibre_angle: Place
+    ) -> None:
         self.recipe = recipe
         self._ground_at = ground_at
         self._fibre_angle = fibre_angle
@@ -165,7 +170,7 @@ class Cells:
         x, y = rosettes.x[:, None] + radius * np.cos(turn), rosettes.y[:, None] + radius * np.sin(turn)
         size = _blast_size(self.recipe.nucleus_scale, u[3])
         kind = np.full((n, 2 * _RING_SLOTS), CODE["neuroblast"])
-        return Objects(*(a[keep] for a in (x, y, kind, size, turn, u[4])))
+        return Objects(x[keep], y[keep], kind[keep], size[keep], turn[keep], u[4][keep])
 
     def _small(self, box: Box, vessels: Objects, rosettes: Objects, large: Objects, calcium: Objects) -> Objects:
         """Neuroblasts and all other round cells: one lattice, whose sites ask the ground what they are."""

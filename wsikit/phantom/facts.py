@@ -79,6 +79,7 @@ class Facts:
     @property
     def borderline(self) -> npt.NDArray[np.bool_]:
         """(N,) near a limit of the class rule, or a quarter hidden by an artefact: fair to leave out of a score."""
+
         def near(value: npt.NDArray, name: str) -> npt.NDArray[np.bool_]:
             return (value > _DOUBT[name][0]) & (value < _DOUBT[name][1])
 
@@ -99,7 +100,7 @@ class Tally:
     """(n,) numbers of the patches touched."""
     points: npt.NDArray[np.int64]
     """(n, len(KINDS)) lattice points per tissue."""
-    artefacts: FloatArray
+    artefacts: npt.NDArray[np.float64]
     """(n, len(ARTEFACTS)) summed cover at the points."""
     counts: npt.NDArray[np.int64]
     """(n, len(OBJECT_KINDS)) objects."""
@@ -158,15 +159,17 @@ def _within(places: FloatArray, objects: Objects, kind: str, radius) -> npt.NDAr
 
 def tally(seen: Survey, mpp: float, stride: tuple[float, float], n_cols: int) -> Tally:
     """Count what a survey found by patches of `stride` level-0 px, `n_cols` to a row."""
-    column, row = np.floor(seen.xs / stride[0]).astype(np.int64), np.floor(seen.ys / stride[1]).astype(np.int64)
-    number = (row[:, None] * n_cols + column[None, :]).ravel()
+    columns, rows = np.floor(seen.xs / stride[0]).astype(np.int64), np.floor(seen.ys / stride[1]).astype(np.int64)
+    number = (rows[:, None] * n_cols + columns[None, :]).ravel()
     objects = seen.objects
     at = (np.floor(objects.y / mpp / stride[1]) * n_cols + np.floor(objects.x / mpp / stride[0])).astype(np.int64)
     patches = np.union1d(number, at)
     where, slot = np.searchsorted(patches, number), np.searchsorted(patches, at)
     n = len(patches)
     points = np.bincount(where * len(KINDS) + seen.kind.ravel(), minlength=n * len(KINDS)).reshape(n, -1)
-    cover = np.stack([np.bincount(where, weights=a.ravel(), minlength=n) for a in seen.artefacts], axis=1)
+    cover = np.zeros((n, len(ARTEFACTS)))
+    for column, artefact in enumerate(seen.artefacts):
+        cover[:, column] = np.bincount(where, weights=artefact.ravel(), minlength=n)
     counts = np.bincount(slot * len(OBJECT_KINDS) + objects.kind, minlength=n * len(OBJECT_KINDS)).reshape(n, -1)
     return Tally(patches, points, cover, counts, seen.kind != GLASS)
 
@@ -201,7 +204,8 @@ def _caption(facts: Facts, row: int, area_mm2: float, chromatin: float) -> str:
     words = ("pale", "salt-and-pepper", "dark salt-and-pepper")[min(2, int(chromatin * 3))]
     active = (count["mitosis"] + count["karyorrhexis"]) / max(1, int(facts.n_neuroblastic[row]))
     return (
-        f"{cellularity} small round neuroblasts with {words} chromatin; neuropil {_amount(share['neuropil'] / tumour)}; "
+        f"{cellularity} small round neuroblasts with {words} chromatin; "
+        f"neuropil {_amount(share['neuropil'] / tumour)}; "
         f"{'Homer Wright rosettes' if count['rosette'] else 'no Homer Wright rosettes'}; "
         f"differentiating neuroblasts {_maturing(float(facts.diff_fraction[row]))}; "
         f"ganglion cells {'immature' if count['ganglion'] else 'none'}; "
@@ -237,8 +241,8 @@ def _schwannian(share: dict[str, float]) -> str:
 
 
 def _also(share: dict[str, float], count: dict[str, int]) -> str:
-    found = [word for kind, word in (("necrosis", "necrosis"), ("blood", "haemorrhage"), ("lymphoid", "lymphoid infiltrate"),
-                                     ("fat", "fat")) if share[kind] > 0.05]  # fmt: skip
+    words = {"necrosis": "necrosis", "blood": "haemorrhage", "lymphoid": "lymphoid infiltrate", "fat": "fat"}
+    found = [word for kind, word in words.items() if share[kind] > 0.05]
     if count["calcification"]:
         found.append("calcification")
     return ", ".join(found) if found else "no necrosis or haemorrhage"

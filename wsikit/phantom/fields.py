@@ -129,7 +129,8 @@ class Fields:
         )
         nodes = self._slow(*np.meshgrid(coarse_x, coarse_y))
         slow = interpolated(nodes, _COARSE, (row % _COARSE, column % _COARSE), shape)
-        return self._ground(*np.meshgrid(x, y), slow)
+        grid_x, grid_y = np.meshgrid(x, y)
+        return self._ground(grid_x, grid_y, slow)
 
     def _slow(self, x: FloatArray, y: FloatArray) -> npt.NDArray[np.float32]:
         """All fields that change little over 16 µm: regions, septa, thickness, crowding, dye, outline."""
@@ -147,7 +148,7 @@ class Fields:
     def _ground(self, x: FloatArray, y: FloatArray, slow: npt.NDArray[np.float32]) -> Ground:
         recipe = self.recipe
         n = len(OTHER_TISSUES)
-        regions, maturity, ridge, (thickness, crowding, dye), outline = slow[:n], slow[n], slow[n + 1], slow[n + 2 : n + 5], slow[-1]  # fmt: skip
+        regions, (maturity, ridge, thickness, crowding, dye, outline) = slow[:n], slow[n:]
         edge = _EDGE_UM * 1.8 / recipe.region_um
         left = np.ones(x.shape, np.float32)
         others = np.empty((n, *x.shape), np.float32)
@@ -213,16 +214,15 @@ def _pool_levels() -> tuple[FloatArray, FloatArray]:
     """Quantiles of `_pools`, which do not depend on key and scale: (41,) levels and values."""
     levels = np.linspace(0, 1, 41)
     axis = np.arange(300) * 0.37
-    return levels, np.quantile(_pools(1, *np.meshgrid(axis, axis), 1.0), levels)
+    x, y = np.meshgrid(axis, axis)
+    return levels, np.quantile(_pools(1, x, y, 1.0), levels)
 
 
 def _touches(x: FloatArray, y: FloatArray, cx: float, cy: float, radius: float) -> bool:
     """Whether a disc can reach any of the places."""
     if not x.size:
         return False
-    return bool(
-        x.min() < cx + radius and x.max() > cx - radius and y.min() < cy + radius and y.max() > cy - radius
-    )
+    return bool(x.min() < cx + radius and x.max() > cx - radius and y.min() < cy + radius and y.max() > cy - radius)
 
 
 def _bands(bands: tuple[Band, ...], x: FloatArray, y: FloatArray, soft_um: float) -> FloatArray:

@@ -17,6 +17,7 @@ from wsikit.phantom.render import Rgb, Scene
 
 SLIDE_UM = 5000.0
 _SURVEY = 96
+_Places = dict[str, npt.NDArray[np.floating]]
 _JPEG_BLOCK = 16
 _TRIES = 40
 
@@ -106,7 +107,7 @@ def _label_of(group: str) -> int:
     return CLASSES.index(group) if group in CLASSES else CLASSES.index("other")
 
 
-def _candidates(scene: Scene) -> dict[str, npt.NDArray[np.float64]]:
+def _candidates(scene: Scene) -> _Places:
     """Places (N, 2; x, y in µm) by what lies there and all around: UD, PD, D, each other tissue, glass."""
     axis = (np.arange(_SURVEY) + 0.5) * (SLIDE_UM / _SURVEY)
     gx, gy = np.meshgrid(axis, axis)
@@ -116,7 +117,7 @@ def _candidates(scene: Scene) -> dict[str, npt.NDArray[np.float64]]:
     tumour = np.isin(kind, [KINDS.index(name) for name in (*TUMOUR_KINDS, "septa")])
     groups = {name: tumour & (stage == n) for n, name in enumerate(SUBTYPES)}
     groups |= {name: kind == KINDS.index(name) for name in (*OTHER_TISSUES, "glass")}
-    out = {}
+    out: _Places = {}
     for name, mask in groups.items():
         around = sum(mask[dy : _SURVEY - 2 + dy, dx : _SURVEY - 2 + dx].astype(int) for dy, dx in np.ndindex(3, 3))
         deep = np.argwhere((around >= 8) & mask[1:-1, 1:-1])
@@ -125,7 +126,7 @@ def _candidates(scene: Scene) -> dict[str, npt.NDArray[np.float64]]:
     return out
 
 
-def _wanted(rng: np.random.Generator, subtype: str, candidates: dict[str, npt.NDArray[np.float64]], n: int) -> list[str]:
+def _wanted(rng: np.random.Generator, subtype: str, candidates: _Places, n: int) -> list[str]:
     """The group of each patch: half the slide's own class, a quarter other classes, a quarter other tissue."""
     tumour = [name for name in SUBTYPES if name in candidates and name != subtype]
     other = [name for name in candidates if name not in SUBTYPES]

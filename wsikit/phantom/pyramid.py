@@ -78,7 +78,7 @@ class _Spill:
     """Compressed tiles of one level, in order, in a temporary file."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
         self._sizes: list[int] = []
 
     def extend(self, tiles: Iterable[bytes]) -> None:

@@ -7,6 +7,7 @@ subtype, so that colour and density do not give it away; only what defines a sub
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,7 @@ def draw_recipe(
     )
 
 
-def _draw_look(rng: np.random.Generator) -> dict:
+def _draw_look(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "pool_um": float(rng.uniform(30, 52)),
         "pool_share": float(rng.uniform(0.2, 0.5)),
@@ -181,7 +182,7 @@ def _draw_stain(rng: np.random.Generator) -> Stain:
     white = rng.uniform(232, 248)
     background = np.clip(white + rng.normal(0, [2.5, 2.0, 2.5]), 222, 252)
     return Stain(
-        absorption=tuple(tuple(float(v) for v in row) for row in absorption),
+        absorption=tuple((float(row[0]), float(row[1]), float(row[2])) for row in absorption),
         background=(float(background[0]), float(background[1]), float(background[2])),
         gamma=float(rng.uniform(0.9, 1.12)),
         noise=float(rng.uniform(0.6, 2.2)),
@@ -198,8 +199,8 @@ def _draw_artefacts(
 
     def band(half_width: float, half_length: float) -> Band:
         x, y = place()
-        return Band(x, y, float(rng.uniform(0, np.pi)), half_width, half_length,
-                    float(rng.uniform(0.02, 0.06) * half_length), float(rng.uniform(0.7, 1.3) * half_length))  # fmt: skip
+        angle, wave, period = rng.uniform(0, np.pi), rng.uniform(0.02, 0.06), rng.uniform(0.7, 1.3)
+        return Band(x, y, float(angle), half_width, half_length, float(wave * half_length), float(period * half_length))
 
     pen = tuple(
         band(float(np.clip(0.02 * short, 25, 160)), float(rng.uniform(0.12, 0.3) * short))

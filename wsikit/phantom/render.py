@@ -75,9 +75,11 @@ class Scene:
         ground = self.fields.over(first, shape, s * mpp)
 
         def ground_at(px: FloatArray, py: FloatArray) -> Ground:
-            return ground.take(*(
-                np.clip(np.rint(p / (s * mpp)).astype(np.int64) - k, 0, n - 1) for p, k, n in zip((py, px), first, shape)
-            ))  # fmt: skip
+            rows, columns = (
+                np.clip(np.rint(place / (s * mpp)).astype(np.int64) - k, 0, n - 1)
+                for place, k, n in zip((py, px), first, shape)
+            )
+            return ground.take(rows, columns)
 
         if not ground.tissue.any():
             return Plot(box, first, ground, Objects.none())
@@ -122,7 +124,7 @@ class Scene:
         soft = np.stack([ndimage.gaussian_filter(plane, sigma, truncate=4.0) for plane in sharp])
         inner = (slice(None), slice(m, m + height), slice(m, m + width))
         weight = self._spread(ground.blur, box)
-        return sharp[inner] * (1 - weight) + soft[inner] * weight
+        return np.asarray(sharp[inner] * (1 - weight) + soft[inner] * weight, np.float32)
 
     def _view(self, plot: Plot, box: PxBox) -> Ground:
         """The ground on the lattice points needed to interpolate within `box`."""

@@ -118,8 +118,7 @@ def make_phantom(
             mpp=mpp,
             quality=quality,
             description=f"wsikit phantom, synthetic, not tissue; subtype {subtype}; seed {seed}",
-            big=size_px[0] * size_px[1] * tissue_fraction * _BYTES_PER_PX > _BIG_BYTES
-            or size_px[0] * size_px[1] > 6e9,
+            big=size_px[0] * size_px[1] * tissue_fraction * _BYTES_PER_PX > _BIG_BYTES or size_px[0] * size_px[1] > 6e9,
         )
         os.replace(part, path)
     finally:
@@ -143,9 +142,8 @@ class _Book:
         self._counts = np.zeros((n, len(OBJECT_KINDS)), np.int64)
         self._scene_step = _scene(order).step_px
         per_column, per_row = (
-            np.bincount((np.arange(-(-int(np.ceil(k * side)) // self._scene_step)) * self._scene_step / side).astype(int),
-                        minlength=k)[:k] for k, side in zip((grid.n_cols, grid.n_rows), grid.stride)
-        )  # fmt: skip
+            _points_per_patch(k, side, self._scene_step) for k, side in zip((grid.n_cols, grid.n_rows), grid.stride)
+        )
         self._expected = np.maximum(1, np.outer(per_row, per_column)).ravel().astype(np.float64)
         self.mask_px = float(2 * self._scene_step)
         self.mask = np.zeros([int(-(-side // self.mask_px)) for side in order.size_px[::-1]], bool)
@@ -173,6 +171,12 @@ class _Book:
             self._counts.astype(np.int32),
             (self._artefacts / n_points).astype(np.float32),
         )
+
+
+def _points_per_patch(n: int, side: float, step_px: int) -> npt.NDArray[np.int64]:
+    """Lattice points along one axis in each of n patches of `side` px."""
+    points = np.arange(-(-int(np.ceil(n * side)) // step_px)) * step_px
+    return np.bincount(np.floor(points / side).astype(np.int64), minlength=n)[:n]
 
 
 def _block_rows(

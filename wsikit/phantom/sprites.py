@@ -71,7 +71,7 @@ class Canvas:
         """(n, side, side) smooth noise of standard deviation 1: windows of one larger field."""
         white = self.rng.standard_normal((self.side + _SPARE, self.side + _SPARE)).astype(np.float32)
         smooth = ndimage.gaussian_filter(white, sigma_um / self.um, mode="wrap")
-        smooth /= smooth.std()
+        smooth = np.asarray(smooth / smooth.std(), np.float32)
         corners = self.rng.integers(0, _SPARE, (self.n, 2))
         return np.stack([smooth[r : r + self.side, c : c + self.side] for r, c in corners])
 
@@ -92,7 +92,7 @@ class Canvas:
             ck, sk = ck * c1 - sk * s1, sk * c1 + ck * s1
             size, phase = rough / k * self.draw(-1, 1), self.draw(0, 6.28)
             edge += size * np.cos(phase) * ck - size * np.sin(phase) * sk
-        return (edge - r) * np.minimum(a, b)
+        return np.asarray((edge - r) * np.minimum(a, b), np.float32)
 
     def paint(self, cover: Stack, haematoxylin: Stack | float, eosin: Stack | float, red: Stack | float = 0.0) -> None:
         """Lay an opaque film of the given stain amounts over `cover` (n, side, side), 0-1."""
@@ -199,7 +199,9 @@ def _spindle(mpp: float, endothelial: bool) -> Bank:
     """Wavy, tapered nucleus along `angle`."""
     n, factor, angle, shape = _layout(5, sizes=3)
     c = Canvas(n, 11.0, mpp, 40 + endothelial)
-    depth = c.blob((6.0 if endothelial else 7.4) * factor, c.draw(0.2, 0.34), angle, rough=0.07, bend=c.draw(-0.035, 0.035))
+    depth = c.blob(
+        (6.0 if endothelial else 7.4) * factor, c.draw(0.2, 0.34), angle, rough=0.07, bend=c.draw(-0.035, 0.035)
+    )
     _nucleus(c, depth, body=c.draw(0.85, 1.25), grain=0.2, grain_um=0.45, rim=0.25)
     return c.reduced(shape)
 
@@ -221,8 +223,8 @@ def _karyorrhexis(mpp: float) -> Bank:
     c.paint(0.85 * _soft(c.blob(7.6 * factor, c.draw(0.8, 1.0), angle, rough=0.12), 0.7), 0.12, 0.85)
     for _ in range(5):
         a, r = c.draw(0, 6.28), c.draw(0.2, 2.6)
-        c.paint(_soft(c.blob(c.draw(0.9, 2.5), c.draw(0.7, 1), angle, rough=0.1, x=r * np.cos(a), y=r * np.sin(a)), 0.5),
-                2.2, 0.3)  # fmt: skip
+        grain = c.blob(c.draw(0.9, 2.5), c.draw(0.7, 1), angle, rough=0.1, x=r * np.cos(a), y=r * np.sin(a))
+        c.paint(_soft(grain, 0.5), 2.2, 0.3)
     return c.reduced(shape)
 
 
@@ -242,8 +244,8 @@ def _debris(mpp: float) -> Bank:
     for k in range(4):
         a, r = c.draw(0, 6.28), c.draw(0.0, 4.0)
         size = c.draw(0.7, 1.6) if k else c.draw(1.2, 3.8)
-        c.paint(0.9 * _soft(c.blob(size, c.draw(0.6, 1), angle, rough=0.15, x=r * np.cos(a), y=r * np.sin(a)), 0.6),
-                1.8, 0.3)  # fmt: skip
+        grain = c.blob(size, c.draw(0.6, 1), angle, rough=0.15, x=r * np.cos(a), y=r * np.sin(a))
+        c.paint(0.9 * _soft(grain, 0.6), 1.8, 0.3)
     return c.reduced(shape)
 
 

@@ -85,7 +85,8 @@ class PhantomTruth:
     @property
     def tissue_mm2(self) -> float:
         """Area of the tissue, mm²."""
-        return float(self.tissue_mask.sum()) * self.mask_downsample[0] * self.mask_downsample[1] * (self.mpp / 1000) ** 2
+        pixel_mm2 = self.mask_downsample[0] * self.mask_downsample[1] * (self.mpp / 1000) ** 2
+        return float(self.tissue_mask.sum()) * pixel_mm2
 
     @property
     def diff_fraction(self) -> float:
@@ -167,7 +168,8 @@ def load_truth(path: str | os.PathLike[str]) -> PhantomTruth:
     try:
         record = json.loads(json_path.read_text(encoding="utf-8"))
         if record.get("schema") != SCHEMA:
-            raise WsikitError(f"{json_path}: schema {record.get('schema')!r}, expected {SCHEMA!r}. Make the phantom again.")
+            found = record.get("schema")
+            raise WsikitError(f"{json_path}: schema {found!r}, expected {SCHEMA!r}. Make the phantom again.")
         with np.load(npz_path, allow_pickle=False) as arrays:
             facts = Facts(arrays["fractions"], arrays["counts"], arrays["artefacts"])
             height, width = arrays["mask_shape"].tolist()
