@@ -7,7 +7,7 @@ import pytest
 
 from wsikit.phantom.cells import OBJECT_KINDS
 from wsikit.phantom.recipe import Disc, draw_recipe
-from wsikit.phantom.render import NOISE_SIDE, Scene
+from wsikit.phantom.render import NOISE_SIDE, OBJECT_MARGIN_UM, Scene
 from wsikit.phantom.textures import textures
 
 
@@ -55,6 +55,19 @@ def test_two_halves_hold_the_objects_of_the_whole(subtype: str) -> None:
     assert len(whole) > 200
     order = [np.lexsort(rows.T) for rows in (whole, halves)]
     assert np.array_equal(whole[order[0]], halves[order[1]])
+
+
+def test_objects_beyond_the_border_are_those_that_the_neighbour_sees() -> None:
+    """What lies in the margin is drawn into the box, so it must be right too."""
+    scene = _scene("D")
+    margin, total = OBJECT_MARGIN_UM - 0.01, 0
+    for x, y in ((500, 400), (930, 610), (740, 820)):
+        um = (x * 0.5 - margin, y * 0.5 - margin, x * 0.5 + 40 + margin, y * 0.5 + 40 + margin)
+        seen = [scene.plot(box).objects.inside(um) for box in ((x, y, 80, 80), (x - 300, y - 300, 700, 700))]
+        places = [np.sort(objects.x + 1e4 * objects.y) for objects in seen]
+        assert np.array_equal(places[0], places[1])
+        total += len(places[0])
+    assert total > 50
 
 
 def test_only_fibrillary_tumour_holds_rosettes_and_only_d_holds_many_maturing_cells() -> None:
