@@ -8,6 +8,7 @@ import pytest
 from wsikit.phantom.cells import OBJECT_KINDS
 from wsikit.phantom.recipe import Disc, draw_recipe
 from wsikit.phantom.render import NOISE_SIDE, OBJECT_MARGIN_UM, Scene
+from wsikit.phantom.sprites import KINDS_DRAWN, bank
 from wsikit.phantom.textures import textures
 
 
@@ -84,6 +85,15 @@ def test_neuropil_and_structureless_matrix_have_the_same_values_in_another_order
     made = textures(0.5)
     assert np.array_equal(np.sort(made["fibrils"], axis=None), np.sort(made["grains"], axis=None))
     assert abs(np.corrcoef(made["fibrils"].ravel(), made["grains"].ravel())[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("kind", KINDS_DRAWN)
+def test_no_drawing_is_cut_off_at_its_edge(kind: str) -> None:
+    drawings = bank(kind, 0.5)
+    for stack, idle in ((drawings.keep, 1), (drawings.add, 0)):
+        for edge in (stack[..., 0, :], stack[..., -1, :], stack[..., :, 0], stack[..., :, -1]):
+            assert np.abs(edge - idle).max() < 0.15
+    assert drawings.half * 0.5 < OBJECT_MARGIN_UM
 
 
 def test_bare_glass_is_one_picture_and_light() -> None:

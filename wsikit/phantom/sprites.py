@@ -133,7 +133,7 @@ def _nucleus(c: Canvas, depth: Stack, *, body: Stack | float, grain: float, grai
 def _blast(mpp: float, variant: int) -> Bank:
     """Small round nucleus, salt-and-pepper chromatin, a thin rim of cytoplasm. `variant`: 0 pale … 2 dark."""
     n, factor, angle, shape = _layout(5)
-    c = Canvas(n, 7.0, mpp, 10 + variant)
+    c = Canvas(n, 7.6, mpp, 10 + variant)
     depth = c.blob(7.4 * factor, c.draw(0.72, 1.0), angle, rough=0.10)
     c.paint(0.55 * _soft(depth + c.draw(0.3, 1.3), 0.8), 0.16, 0.34)
     body = (0.80, 1.05, 1.32)[variant] * c.draw(0.82, 1.18)
@@ -209,7 +209,7 @@ def _spindle(mpp: float, endothelial: bool) -> Bank:
 def _mitosis(mpp: float) -> Bank:
     """A plate of chromosomes with hairy edges in a cleared cell."""
     n, factor, angle, shape = _layout(3, sizes=3)
-    c = Canvas(n, 7.0, mpp, 50)
+    c = Canvas(n, 8.0, mpp, 50)
     c.paint(0.8 * _soft(c.blob(10.5 * factor, c.draw(0.85, 1.0), angle, rough=0.06), 0.8), 0.10, 0.30)
     plate = c.blob(5.6 * factor, c.draw(0.3, 0.55), angle, rough=0.2) + 0.22 * c.noise(0.3)
     c.paint(_soft(plate, 0.7), 1.9, 0.25)
@@ -279,14 +279,14 @@ def _rosette(mpp: float, fibrillary: bool) -> Bank:
 def _vessel(mpp: float) -> Bank:
     """A capillary or venule: pink wall with flat nuclei, lumen empty, with plasma or with red cells."""
     n, factor, angle, shape = _layout(3, sizes=2, angles=COARSE_ANGLES)
-    c = Canvas(n, 23.0, mpp, 80, COARSE_UM)
-    aspect = c.draw(0.3, 0.95)
-    depth = c.blob(25.0 * factor, aspect, angle, rough=0.14)
+    c = Canvas(n, 26.0, mpp, 80, COARSE_UM)
+    aspect = c.draw(0.42, 0.95)
+    depth = c.blob(22.0 * factor, aspect, angle, rough=0.14)
     wall = c.draw(1.4, 4.0)
     c.paint(_soft(depth + wall, 1.2), 0.08, c.draw(0.45, 0.75) * (1 + 0.14 * c.noise(0.8)))
     lumen = _soft(depth, 0.8)
     c.paint(lumen, 0.0, np.where(c.draw(0, 1) < 0.4, 0.25, 0.03))
-    a, b = 12.5 * factor / np.sqrt(aspect), 12.5 * factor * np.sqrt(aspect)
+    a, b = 11.0 * factor / np.sqrt(aspect), 11.0 * factor * np.sqrt(aspect)
     full = c.draw(0, 1)
     for _ in range(10):
         t, r = c.draw(0, 6.28), np.sqrt(c.draw(0, 0.8))
@@ -333,6 +333,9 @@ _MAKERS = {
     "vessel": _vessel,
     "calcification": _calcification,
 }
+
+
+KINDS_DRAWN = tuple(_MAKERS)
 
 
 @lru_cache(maxsize=64)
