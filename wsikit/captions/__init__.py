@@ -19,7 +19,18 @@ _HOME = {
     "scrub": "wsikit.captions.reading",
 }
 
-__all__ = sorted([*_HOME, "load_captioner"])
+__all__ = [
+    "FACTS",
+    "Caption",
+    "Captioner",
+    "FactScore",
+    "Morphometry",
+    "fact_f1",
+    "load_captioner",
+    "parse",
+    "phrase",
+    "scrub",
+]
 
 if TYPE_CHECKING:
     from wsikit.captions.base import Caption, Captioner

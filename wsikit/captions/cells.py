@@ -6,14 +6,18 @@ cytoplasm like a ganglion cell. What they are, a pathologist says.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
 from wsikit.captions.colours import Colours
-from wsikit.captions.nuclei import Floats, Nuclei
-from wsikit.captions.pixels import Densities, Mask, box_mean, depth_below, dilate, halve, halve_mask, smooth
+from wsikit.captions.nuclei import Nuclei
+from wsikit.captions.pixels import Densities, Mask, box_mean, depth_below, dilate, halve, halve_mask, quantile, smooth
 from wsikit.captions.texture import Texture
+
+Numbers = npt.NDArray[np.floating[Any]]
 
 FEWEST = 8
 """With fewer whole nuclei, medians and shares of nuclei are not stated."""
@@ -28,7 +32,7 @@ _INTACT_UM2 = 20.0  # 5 µm across: smaller dark bodies are shrunken, or grazed 
 _RING_CORE_UM = (7.0, 16.0)  # radius of the matrix inside
 _RING_BELT_UM = (-2.0, 7.0)  # where the nuclei of the ring lie, from the core's radius
 _RING_SECTORS, _RING_FILLED = 12, 7
-_RING_FIBRES = 0.28  # mean coherence within the core: no structureless pool, no lumen
+_RING_FIBRES = 0.22  # mean coherence within the core: no structureless pool, no lumen
 _RING_APART_UM = 5.0
 
 
@@ -61,7 +65,7 @@ def pale_facts(nuclei: Nuclei, od: Densities) -> dict[str, float]:
     whole = ~nuclei.cut
     if np.count_nonzero(whole) < FEWEST:
         return {}
-    paleness = nuclei.density / np.quantile(nuclei.density, _DARK_QUANTILE)
+    paleness = nuclei.density / quantile(nuclei.density, _DARK_QUANTILE)
     rounded = whole & (nuclei.aspect > _PALE_ASPECT)
     large = rounded & (nuclei.diameter_um > _LARGE_UM) & (paleness < _PALE)
     cell = rounded & (nuclei.diameter_um > _CELL_LARGE_UM) & (paleness < _CELL_PALE)
@@ -80,7 +84,7 @@ def _cytoplasm(nuclei: Nuclei, od: Densities) -> npt.NDArray[np.float64]:
     stained = od.green[between & (od.green > 0.08)]
     if stained.size == 0:
         return np.zeros(len(nuclei))
-    usual = float(np.partition(stained, stained.size // 2)[stained.size // 2])
+    usual = quantile(stained, 0.5)
     weight = between.astype(np.float32)
     sigma = _CYTOPLASM_UM / (2 * od.mpp)
     total, cover = box_mean(halve(np.stack([od.green * weight, weight])), sigma)
@@ -121,7 +125,7 @@ def count_rings(nuclei: Nuclei, texture: Texture, colours: Colours) -> int:
     return int(np.count_nonzero(_filled_sectors(nuclei, y * mpp, x * mpp, radius[y, x]) >= _RING_FILLED))
 
 
-def _filled_sectors(nuclei: Nuclei, y_um: Floats, x_um: Floats, radius_um: Floats) -> npt.NDArray[np.int64]:
+def _filled_sectors(nuclei: Nuclei, y_um: Numbers, x_um: Numbers, radius_um: Numbers) -> npt.NDArray[np.int64]:
     """Number of sectors that hold a nucleus, for each of n rings of the given centres and core radii."""
     dy = nuclei.y * nuclei.mpp - y_um[:, None]  # (n, N)
     dx = nuclei.x * nuclei.mpp - x_um[:, None]

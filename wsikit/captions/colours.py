@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wsikit.captions.pixels import Densities, Mask, Plane, box_mean, halve, smooth
+from wsikit.captions.pixels import Densities, Mask, Plane, box_mean, halve, quantile, smooth
 
 _STAINED = 0.24  # sum of the three densities; glass scanned at 222 and up stays below
 _TINT = 0.03  # green over the mean of red and blue; pale stain has it, glass has not
@@ -79,7 +79,7 @@ def _red_cells(od: Densities, free: Mask) -> Mask:
     pink = free & (green > _RED_CELL_GREEN) & (red < _RED_CELL_RED * green)
     if not pink.any():
         return pink
-    usual = _quantile(blue[pink] / green[pink], 0.5)
+    usual = quantile(blue[pink] / green[pink], 0.5)
     limit = _RED_CELL_BLUE if usual > _NO_EOSIN_BLUE else max(_RED_CELL_BLUE, usual + _RED_CELL_ABOVE)
     spots = smooth((pink & (blue > limit * green)).astype(np.float32), 1.0) > 0.5
     if od.mpp <= _CELL_MPP and spots.any():
@@ -106,14 +106,9 @@ def adapt_stains(colours: Colours, od: Densities, nuclei: Mask) -> Colours:
     blue, rest = ratio[nuclei & stained], ratio[stained & ~nuclei]
     if min(blue.size, rest.size) * od.mpp**2 < _ENOUGH_UM2:
         return colours
-    middle = 0.5 * (_quantile(rest, 0.1) + _quantile(blue, 0.5))
+    middle = 0.5 * (quantile(rest, 0.1) + quantile(blue, 0.5))
     bluish = ratio > np.clip(middle, *_MIDDLE_RANGE)
     return replace(colours, haematoxylin=stained & bluish, eosin=stained & ~bluish)
-
-
-def _quantile(values: Plane, q: float) -> float:
-    place = int(q * (values.size - 1))
-    return float(np.partition(values, place)[place])
 
 
 def halved(od: Densities) -> Densities:

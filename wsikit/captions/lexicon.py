@@ -56,7 +56,7 @@ FACTS: dict[str, Fact] = {
         "µm", _COUNT, "standard deviation of the defocus", "blur", ((1.2, ABSENT), (2.0, MODERATE), (_END, ABUNDANT))
     ),
     "blood_share": Fact("share", _BLOOD, "colour of red cells", "blood", _amounts(0.04, 0.15, 0.40)),
-    "fat_share": Fact("share", _BLOOD, "rounded empty spaces with thin walls between", "fat", _amounts(0.10, 0.25, 0.5)),
+    "fat_share": Fact("share", _BLOOD, "rounded empty spaces, thin walls between", "fat", _amounts(0.10, 0.25, 0.5)),
     "lumen_share": Fact("share", _SPACE, "empty spaces within thick tissue", "lumen", _amounts(0.05, 0.15, 0.4)),
     "nuclei": Fact("count", _COUNT, "nuclei; those cut by the patch's edge count half"),
     "nuclei_per_mm2": Fact(
@@ -83,10 +83,11 @@ FACTS: dict[str, Fact] = {
     ),
     "spindle_share": Fact("share", _SHAPE, "fibres that run together", "spindle_stroma", _amounts(0.10, 0.25, 0.5)),
     "necrosis_share": Fact(
-        "share", _SHAPE, "stained, without fibres and far from any nucleus: necrosis-like, or oedema", "necrosis", _amounts(0.08, 0.25, 0.5)
+        "share", _SHAPE, "stained, without fibres, far from any nucleus: necrosis-like, or oedema",
+        "necrosis", _amounts(0.08, 0.25, 0.5),
     ),
     "fibrillary_share": Fact(
-        "share", _FINE, "fine fibrils that run in all directions: neuropil-like", "neuropil", _amounts(0.04, 0.12, 0.3)
+        "share", _FINE, "fine fibrils that run in all directions: neuropil-like", "neuropil", _amounts(0.1, 0.2, 0.35)
     ),
     "rosette_like": Fact(
         "count", _FINE, "rings of nuclei around fibrous matrix", "rosettes", ((0.5, ABSENT), (_END, PRESENT))
@@ -123,6 +124,11 @@ _IF_THERE = (
     ("pen_share", "pen"),
     ("blur_um", "blur"),
 )
+_ALONE = {
+    "black_share": "Not a stained bright field: black abundant",
+    "blank_share": "Bare glass: blank abundant",
+    "grey_share": "No stain colour: grey abundant",
+}
 _CELLULARITY = {
     ABSENT: "Hardly any nuclei",
     SCANT: "Sparsely cellular",
@@ -157,9 +163,9 @@ def phrase(facts: Mapping[str, float], mpp: float) -> str:
             raise RequestError(f"unknown fact {name!r}; known are {', '.join(FACTS)}")
         if mpp > FACTS[name].coarsest_mpp:
             raise RequestError(f"{name} cannot be measured at {mpp} µm/px: {FACTS[name].coarsest_mpp} is the coarsest")
-    special = _no_brightfield(facts)
-    if special:
-        return special
+    alone = _no_brightfield(facts)
+    if alone:
+        return f"{_ALONE[alone]} ({_percent(facts[alone])})."
     sentences = [_cells(facts), _matter(facts)]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -167,8 +173,9 @@ def phrase(facts: Mapping[str, float], mpp: float) -> str:
 def _spoken(facts: Mapping[str, float]) -> list[str]:
     """Names of the facts that the sentences speak of."""
     there = [name for name, _ in _IF_THERE if name in facts and FACTS[name].grade(facts[name]) != ABSENT]
-    if _no_brightfield(facts):
-        return [name for name in there if name in ("blank_share", "black_share", "grey_share")]
+    alone = _no_brightfield(facts)
+    if alone:
+        return [alone]
     cells = ["nuclei_per_mm2"] if "nuclei_per_mm2" in facts else []
     if cells and FACTS["nuclei_per_mm2"].grade(facts["nuclei_per_mm2"]) != ABSENT:
         cells += ["nuclear_diameter_um", "elongated_nuclei_share", "nuclear_size_cv", "nuclear_density"]
@@ -177,15 +184,12 @@ def _spoken(facts: Mapping[str, float]) -> list[str]:
 
 
 def _no_brightfield(facts: Mapping[str, float]) -> str:
-    """The whole text where there is no stain to speak of, else nothing."""
-    black, blank, grey = (facts.get(name, 0.0) for name in ("black_share", "blank_share", "grey_share"))
-    if black >= 0.5:
-        return f"Not a stained bright field: black abundant ({_percent(black)})."
-    if blank >= 0.98:
-        return f"Bare glass: blank abundant ({_percent(blank)})."
-    if grey >= 0.5 and "haematoxylin_share" not in facts:
-        return f"No stain colour: grey abundant ({_percent(grey)})."
-    return ""
+    """The fact that leaves no stain to speak of, if there is one."""
+    if facts.get("black_share", 0.0) >= 0.5:
+        return "black_share"
+    if facts.get("blank_share", 0.0) >= 0.98:
+        return "blank_share"
+    return "grey_share" if facts.get("grey_share", 0.0) >= 0.5 and "haematoxylin_share" not in facts else ""
 
 
 def _cells(facts: Mapping[str, float]) -> str:
@@ -221,7 +225,8 @@ def _amount(name: str, words: str, value: float) -> str:
         return f"{words} {grade} ({value:.0f})"
     if FACTS[name].unit == "µm":
         return f"{words} {grade} ({value:.1f} µm)"
-    return f"{words} {grade} ({_percent(value)}{' of nuclei' if FACTS[name].meaning.startswith('of the nuclei') else ''})"
+    of = " of nuclei" if FACTS[name].meaning.startswith("of the nuclei") else ""
+    return f"{words} {grade} ({_percent(value)}{of})"
 
 
 def _percent(value: float) -> str:

@@ -28,7 +28,8 @@ _FIBRIL_MPP = FACTS["fibrillary_share"].coarsest_mpp
 _SHAPE_BLUR_UM, _FIBRIL_BLUR_UM = 2.5, 1.0  # a patch as blurred as that no longer shows them
 _MOSTLY = 0.5
 _LEAST_TISSUE_MM2 = 5e-4  # on less tissue, one nucleus more or less would turn sparse into dense
-_LEAST_FOCUS_UM = 20.0
+_LEAST_SIDE = 20.0  # µm, and px where those are coarser than 1 µm: on less neither ink nor focus can be judged
+_FOCUS_TISSUE = 0.1  # share of tissue from which on there is something to be in focus
 
 _FIBRIL_NEAR, _FIBRIL_GRAIN = 0.42, 0.09
 _SPINDLE_FAR = 0.28
@@ -86,8 +87,9 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
     facts = _whole(colours)
     if facts["black_share"] >= _MOSTLY or facts["blank_share"] > 0.98 or _is_grey(facts):
         return facts
-    facts |= _quality(image, mpp)
-    if is_even(fine.green) or mpp > FACTS["nuclei"].coarsest_mpp:
+    even = is_even(fine.green)
+    facts |= _quality(image, mpp, judge_focus=not even and facts["tissue_share"] > _FOCUS_TISSUE)
+    if even or mpp > FACTS["nuclei"].coarsest_mpp:
         return facts | _stains(colours) | _empty(coarse, colours)
     nuclei = find_nuclei(fine)
     on_nuclei = nuclei.labels > 0
@@ -118,15 +120,15 @@ def _is_grey(facts: dict[str, float]) -> bool:
     return facts["grey_share"] > 0.8 * facts["tissue_share"]
 
 
-def _quality(image: Pixels, mpp: float) -> dict[str, float]:
-    """Pen and defocus, by the measures of `wsikit.tissue`."""
+def _quality(image: Pixels, mpp: float, *, judge_focus: bool) -> dict[str, float]:
+    """Pen and, if asked, defocus, by the measures of `wsikit.tissue`; nothing on a patch too small for them."""
     from wsikit.tissue.quality import patch_quality
 
-    if min(image.shape[:2]) * mpp < _LEAST_FOCUS_UM:
+    if min(image.shape[:2]) * min(mpp, 1.0) < _LEAST_SIDE:
         return {}
     quality = patch_quality(image[None], mpp=mpp)
     facts = {"pen_share": float(quality["pen"][0])}
-    if mpp <= FACTS["blur_um"].coarsest_mpp:
+    if judge_focus and mpp <= FACTS["blur_um"].coarsest_mpp:
         facts["blur_um"] = 4.0 * float(quality["blur"][0])
     return facts
 

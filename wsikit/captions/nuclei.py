@@ -7,12 +7,24 @@ outlined nuclei (`benchmarks/captions.py` names them) and hold on four others.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from wsikit.captions.pixels import Densities, Mask, Plane, box_mean, depth_below, double, fill_holes, halve, mean_over, otsu, smooth
+from wsikit.captions.pixels import (
+    Densities,
+    Mask,
+    Plane,
+    box_mean,
+    depth_below,
+    double,
+    fill_holes,
+    halve,
+    otsu,
+    smooth,
+)
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int32]
@@ -39,6 +51,9 @@ class NucleusRule:
     local_factor: float = 1.2
     local_um: float = 6.0
     hole_um2: float = 20.0
+    """Holes up to here are filled …"""
+    hole_share: float = 0.7
+    """… if their mean density is at least this share of the patch's threshold: pale chromatin, not a gap."""
     depth_blur_um: float = 0.7
     apart_um: float = 2.0
     """Two depth maxima nearer than this are one nucleus."""
@@ -98,7 +113,8 @@ def find_nuclei(od: Densities, rule: NucleusRule = NucleusRule()) -> Nuclei:
     threshold = rule.otsu_share * otsu(blurred[stained], highest=1.5)
     local = double(box_mean(halve(haematoxylin), rule.local_um / (2 * od.mpp)), od.shape)
     limit = (1 - rule.local_weight) * threshold + rule.local_weight * rule.local_factor * local
-    mask = fill_holes(blurred > np.maximum(limit, rule.least_density), rule.hole_um2 / od.mpp**2)
+    mask = blurred > np.maximum(limit, rule.least_density)
+    mask = fill_holes(mask, rule.hole_um2 / od.mpp**2, blurred, rule.hole_share * threshold)
     labels = _split(mask, od.mpp, rule)
     return _measure(labels, od.red, haematoxylin, od.mpp, rule)
 
@@ -113,7 +129,7 @@ def _split(mask: Mask, mpp: float, rule: NucleusRule) -> Labels:
         is_peak[tops] = True
         peaks = np.flatnonzero(is_peak)
         label_of = np.zeros(mask.size, np.int32)
-        label_of[peaks] = _merge_near(peaks, depth.ravel()[peaks], mask.shape[1], rule.apart_um / mpp) + 1
+        label_of[peaks] = _merge_near(peaks, depth.ravel()[peaks], mask.shape[1], max(2.0, rule.apart_um / mpp)) + 1
         labels.ravel()[places] = label_of[tops]
     return labels
 
@@ -139,9 +155,7 @@ def _climb(depth: Plane, mask: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray
         tops = onward
 
 
-def _merge_near(
-    peaks: npt.NDArray[np.int64], height: Plane, width: int, apart_px: float
-) -> npt.NDArray[np.int64]:
+def _merge_near(peaks: npt.NDArray[np.int64], height: Plane, width: int, apart_px: float) -> npt.NDArray[np.int64]:
     """For each of n peaks the peak it belongs to: the highest that a chain of near, higher peaks leads to."""
     into = np.arange(len(peaks))
     points = np.stack([peaks // width, peaks % width], axis=1).astype(np.float64)
@@ -163,19 +177,24 @@ def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: 
     places = np.flatnonzero(labels)
     member = labels.ravel()[places] - 1
     n = int(labels.max(initial=0))
-    area = np.bincount(member, minlength=n) * mpp**2
+    size_px = np.bincount(member, minlength=n)
+    area = size_px * mpp**2
+
+    def mean(values: npt.NDArray[Any]) -> Floats:
+        return np.bincount(member, values, n) / np.maximum(size_px, 1)
+
     y, x = (axis.astype(np.float32) for axis in np.divmod(places, labels.shape[1]))
-    cx, cy = mean_over(member, x, n), mean_over(member, y, n)
+    cx, cy = mean(x), mean(y)
     dx, dy = x - cx[member], y - cy[member]
     # 1/12 px²: a pixel is a square, not a point
-    xx, yy, xy = (mean_over(member, moment, n) + extra for moment, extra in ((dx * dx, 1 / 12), (dy * dy, 1 / 12), (dx * dy, 0)))
+    xx, yy, xy = mean(dx * dx) + 1 / 12, mean(dy * dy) + 1 / 12, mean(dx * dy)
     middle, apart = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
     aspect = np.sqrt(np.maximum(middle - apart, 0) / np.maximum(middle + apart, 1e-9))
     cut = np.zeros(n + 1, bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         cut[edge] = True
     above = (haematoxylin - _around(haematoxylin, labels > 0, rule.around_um / mpp)).ravel()[places]
-    kept = (area >= rule.least_um2) & (area <= rule.most_um2) & (mean_over(member, above, n) >= rule.least_contrast)
+    kept = (area >= rule.least_um2) & (area <= rule.most_um2) & (mean(above) >= rule.least_contrast)
     number = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
     return Nuclei(
         labels=number[labels],
@@ -183,7 +202,7 @@ def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: 
         y=cy[kept],
         area_um2=area[kept],
         aspect=aspect[kept],
-        density=mean_over(member, red.ravel()[places], n)[kept],
+        density=mean(red.ravel()[places])[kept],
         cut=cut[1:][kept],
         mpp=mpp,
     )

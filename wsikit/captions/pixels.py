@@ -131,7 +131,7 @@ def double(plane: Plane, shape: tuple[int, int]) -> Plane:
 def depth_below(mask: Mask, most_px: int = 64) -> Plane:
     """Steps of erosion, by a cross and a square in turn, that each pixel outlives: the octagonal distance, px.
 
-    Deeper than `most_px` counts as `most_px`. The edge of the patch erodes nothing: a nucleus cut there goes on beyond it.
+    Deeper than `most_px` counts as `most_px`. The edge of the patch erodes nothing: a nucleus goes on beyond it.
     """
     outside, depth = ~mask, mask.astype(np.float32)
     for step in range(most_px - 1):
@@ -159,12 +159,13 @@ def _grow(mask: Mask, *, square: bool) -> Mask:
     return out
 
 
-def fill_holes(mask: Mask, largest_px: float) -> Mask:
-    """Fill holes of at most `largest_px` px that do not touch the edge of the patch."""
+def fill_holes(mask: Mask, largest_px: float, plane: Plane, least_mean: float) -> Mask:
+    """Fill holes of at most `largest_px` px, off the edge of the patch, where the mean of `plane` is `least_mean`."""
     from scipy import ndimage as ndi
 
     labels, n = ndi.label(~mask)
-    fills = np.bincount(labels.ravel(), minlength=n + 1) <= largest_px
+    area = np.bincount(labels.ravel(), minlength=n + 1)
+    fills = (area <= largest_px) & (np.bincount(labels.ravel(), plane.ravel(), n + 1) >= least_mean * area)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         fills[edge] = False
     fills[0] = False
@@ -184,7 +185,7 @@ def otsu(values: Plane, *, highest: float, n_bins: int = 96) -> float:
     return float(centres[np.argmax((moment[-1] * below / below[-1] - moment) ** 2 / spread)])
 
 
-def mean_over(labels: npt.NDArray[Any], weights: Plane, n: int) -> npt.NDArray[np.float64]:
-    """Mean of `weights` over each label 0 … n-1, float64 (n,); 0 where a label is empty."""
-    counts = np.bincount(labels, minlength=n)
-    return np.bincount(labels, weights, n) / np.maximum(counts, 1)
+def quantile(values: npt.NDArray[Any], q: float) -> float:
+    """The value below which a share `q` of at least one value lies; no interpolation."""
+    place = int(q * (values.size - 1))
+    return float(np.partition(values, place)[place])

@@ -49,7 +49,11 @@ _TOKENS = re.compile(
         [rf"(?P<deny>\b(?:{_BEFORE})\b)"]
         + [rf"(?P<t_{name}>\b(?:{words})\b)" for name, words in _TERMS.items()]
         + [rf"(?P<g_{grade}>(?<![\w-])(?:{words})(?![\w-]))" for grade, words in _GRADES.items()]
-        + [r"(?P<turn>\bbut\b|\bwith\b|\bhowever\b|;|\.(?!\d))", r"(?P<comma>,(?!\d))", r"(?P<join>\band\b|\bor\b|\bnor\b)"]
+        + [
+            r"(?P<turn>\bbut\b|\bwith\b|\bhowever\b|[;:]|\.(?!\d))",
+            r"(?P<comma>,(?!\d))",
+            r"(?P<join>\band\b|\bor\b|\bnor\b)",
+        ]
     ),
     re.IGNORECASE,
 )
@@ -200,7 +204,7 @@ def scrub(text: str) -> str:
     'neuroblastoma with moderate neuropil; D2-40 negative.'
     """
     bare = _CODES.sub("", _LABEL_WORDS.sub("", text))
-    bare = re.sub(r"\(\s*[,;/]?\s*\)", "", bare)
+    bare = re.sub(r"\([\s,;:/.]*\)", "", bare)
     bare = re.sub(r"\s+([,.;:)])", r"\1", re.sub(r"\s{2,}", " ", bare))
     bare = re.sub(r"([,;:])(?:\s*[,;:])+", r"\1", bare)
     return re.sub(r"^[\s,;:.]+", "", bare).strip()
