@@ -178,7 +178,7 @@ def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: 
     member = labels.ravel()[places] - 1
     n = int(labels.max(initial=0))
     size_px = np.bincount(member, minlength=n)
-    area = size_px * mpp**2
+    area: Floats = size_px * np.float64(mpp**2)
 
     def mean(values: npt.NDArray[Any]) -> Floats:
         return np.bincount(member, values, n) / np.maximum(size_px, 1)
