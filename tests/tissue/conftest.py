@@ -28,16 +28,16 @@ class Canvas:
         amount = np.maximum(0.1, 1 + texture * grain / grain.std())
         self.od += (where * amount)[..., None] * np.asarray(density)
 
-    def pen(self, where: Mask, rgb: tuple[float, float, float]) -> None:
-        """Add a film of ink of this colour, with soft edges and streaks."""
-        film = ndi.gaussian_filter(where.astype(float), 2.0)
+    def pen(self, where: Mask, rgb: tuple[float, float, float], softness: float = 2.0) -> None:
+        """Add a film of ink of this colour, with streaks, and edges that fade out over `softness` px."""
+        film = ndi.gaussian_filter(where.astype(float), softness)
         streaks = ndi.gaussian_filter(self.rng.normal(size=where.shape), (12, 3))
         ink = -np.log((np.asarray(rgb) + 1) / (self.glass + 1))
         self.od += (film * (1 + 0.1 * streaks / streaks.std()))[..., None] * ink
 
-    def image(self) -> Image:
-        """What a camera with some noise sees."""
-        seen = (self.glass + 1) * np.exp(-self.od) - 1 + self.rng.normal(0, 1.0, self.od.shape)
+    def image(self, noise: float = 1.0) -> Image:
+        """What a camera sees, with noise of this many grey levels."""
+        seen = (self.glass + 1) * np.exp(-self.od) - 1 + self.rng.normal(0, noise, self.od.shape)
         return np.clip(np.rint(seen), 0, 255).astype(np.uint8)
 
 

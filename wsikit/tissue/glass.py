@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.tissue.regions import extremes, row_strips
+from wsikit.tissue.regions import erode, extremes, row_strips
 
 _BLOCK = 4  # px: flatness is judged on blocks of this side
 _FLAT_SD = 3.0  # grey levels within a block; stained tissue at 8 µm/px has 5 and more
@@ -23,6 +23,7 @@ _UNLIT = 30  # brightest channel of a pixel without signal
 _DIM = 100  # brightest channel; stained tissue at 8 µm/px seldom falls below: 3 % of a slide
 _ONE_SHADE = 16  # grey levels: a grey border or a pen has one shade, within this
 _DIM_SHARE = 0.12  # of what is lit, but for the commonest shade; fluorescence fades evenly into the dark
+_SCATTERED_SHARE = 0.25  # of what is lit, lying next to what is not
 _DARK_SHARE = 0.3  # of all
 _ONE_COLOUR = 25.0  # median darkest channel of what is lit; stained tissue has 90 and more
 
@@ -40,8 +41,8 @@ class Glass:
 def is_fluorescence(rgb: npt.NDArray[np.uint8]) -> bool:
     """Whether signal glows on a dark field, rather than stain on a light one with, perhaps, black borders.
 
-    A black border ends sharply, and what it leaves of the slide is bright. Fluorescence fades into the dark, or, where
-    it is bright, glows in one colour while the other channels stay dark.
+    A black border ends sharply, and what it leaves of the slide is bright and of one piece. Fluorescence fades into the
+    dark, or is scattered over it; where it is bright it glows in one colour while the other channels stay dark.
     """
     brightest, darkest = extremes(rgb[:: max(1, rgb.shape[0] // 1000), :: max(1, rgb.shape[1] // 1000)])
     lit, dim = brightest > _UNLIT, brightest <= _DIM
@@ -50,7 +51,8 @@ def is_fluorescence(rgb: npt.NDArray[np.uint8]) -> bool:
         return True
     shades = np.bincount(brightest[dim & lit], minlength=_DIM + 1)
     fading = shades.sum() - np.convolve(shades, np.ones(_ONE_SHADE, int)).max()
-    return bool(dim.mean() >= _DARK_SHARE and fading > _DIM_SHARE * n_lit)
+    scattered = np.count_nonzero(lit & ~erode(lit, 1))
+    return bool(dim.mean() >= _DARK_SHARE and (fading > _DIM_SHARE * n_lit or scattered > _SCATTERED_SHARE * n_lit))
 
 
 def find_glass(rgb: npt.NDArray[np.uint8]) -> Glass:

@@ -21,7 +21,7 @@ _FAINT = 10  # added to a hue where it could also be stain, or the soft edge of 
 _SMOOTH = 0.12  # local sd per mean of OD; tissue at 8 µm/px has 0.15–0.5, ink below 0.1
 _SMOOTH_RED = 0.08  # packed red cells are finer than any other tissue: 0.12
 _SMOOTH_SHARE = 0.5
-_RIM_UM = (64.0, 104.0)  # where the rim is looked at: strokes fade out over some 50 µm
+_RIM_UM = (64.0, 104.0)  # where the rim is looked at, beyond the last of the hue
 _GLASS_RIM = 0.15  # least share of the rim that is glass
 _SAME_FILM = 0.8  # ink over tissue is denser than the ink alone; strokes vary by some tenths
 _DENSE_INK = 0.7  # mean OD; paler films cannot be told from dense tissue by density
@@ -67,18 +67,18 @@ def pen_marks(ink: Ink, glass: Mask, mpp: float, parameters: TissueParameters) -
     """Pen strokes with their soft edges, bool (h, w). `glass` is where nothing is stained."""
     marks = np.zeros_like(glass)
     n_stained = max(1, int(glass.size - np.count_nonzero(glass)))
+    least_px = max(2.0, parameters.min_pen_mm2 * (1000.0 / mpp) ** 2)
     for hue in (BLUE_GREEN, RED, BLACK):
         strong = ink.hue == hue
-        least_px = max(2.0, parameters.min_pen_mm2 * (1000.0 / mpp) ** 2)
         if np.count_nonzero(strong) < least_px:
             continue
         core = drop_small(strong, least_px)
         foreign = hue == BLUE_GREEN and np.count_nonzero(core) < _RARE * n_stained
-        core = _strokes(core, ink.smooth, glass, mpp, must_lie_on_glass=not foreign)
+        edges = ink.hue % _FAINT == hue
+        core = _strokes(core, edges, ink.smooth, None if foreign else glass, mpp)
         if core.any():
             core = _over_tissue(core, ink)
-            edges = core | (ink.hue % _FAINT == hue)
-            marks |= dilate(core, _EDGE_UM / mpp, within=edges)
+            marks |= dilate(core, _EDGE_UM / mpp, within=core | edges)
     return marks
 
 
@@ -93,14 +93,14 @@ def _over_tissue(core: Mask, ink: Ink) -> Mask:
     return choose(labels, reached)
 
 
-def _strokes(core: Mask, smooth: Mask, glass: Mask, mpp: float, *, must_lie_on_glass: bool) -> Mask:
-    """The regions of `core` that are smooth inside and, if asked, run over glass."""
+def _strokes(core: Mask, edges: Mask, smooth: Mask, glass: Mask | None, mpp: float) -> Mask:
+    """The regions of `core` that are smooth inside and, with their soft edges, rimmed by `glass`, if it is given."""
     from scipy import ndimage as ndi
 
     labels, _ = label(core)
     kept = np.zeros_like(core)
     near, far = (max(1, round(distance / mpp)) for distance in _RIM_UM)
-    pad = far + 2
+    pad = far + round(_EDGE_UM / mpp) + 2
     for index, found in enumerate(ndi.find_objects(labels), start=1):
         box = tuple(slice(max(0, side.start - pad), side.stop + pad) for side in found)
         region = labels[box] == index
@@ -108,7 +108,10 @@ def _strokes(core: Mask, smooth: Mask, glass: Mask, mpp: float, *, must_lie_on_g
         inside = inside if inside.any() else region
         if np.count_nonzero(smooth[box] & inside) < _SMOOTH_SHARE * np.count_nonzero(inside):
             continue
-        rim = dilate(region, far) & ~dilate(region, near)
-        if not must_lie_on_glass or np.count_nonzero(rim & glass[box]) >= _GLASS_RIM * np.count_nonzero(rim):
-            kept[box] |= region
+        if glass is not None:
+            stroke = dilate(region, _EDGE_UM / mpp, within=edges[box])
+            rim = dilate(stroke, far) & ~dilate(stroke, near)
+            if np.count_nonzero(rim & glass[box]) < _GLASS_RIM * np.count_nonzero(rim):
+                continue
+        kept[box] |= region
     return kept
