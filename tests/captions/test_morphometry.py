@@ -38,7 +38,7 @@ def test_an_unknown_captioner_is_refused_by_name():
         load_captioner("oracle")
 
 
-@pytest.mark.parametrize("mpp", [0.25, 0.5])
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 0.7])
 def test_numbers_of_a_drawn_scene_come_out_in_their_units(draw_nuclei, mpp):
     facts = caption(draw_nuclei(mpp), mpp).facts
     assert facts["nuclei"] == 36

@@ -35,7 +35,7 @@ def test_the_area_of_a_drawn_nucleus_is_found_within_a_seventh(draw_nuclei, mpp,
 @pytest.mark.parametrize("aspect", [1.0, 0.7, 0.4])
 def test_the_axes_of_a_drawn_nucleus_are_found(draw_nuclei, aspect):
     found = nuclei_of(draw_nuclei(0.5, aspect=aspect), 0.5)
-    assert np.median(found.aspect) == pytest.approx(aspect, abs=0.12)
+    assert np.median(found.aspect) == pytest.approx(aspect, abs=0.06)
 
 
 def test_touching_nuclei_are_parted(draw_nuclei):

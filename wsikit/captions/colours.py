@@ -13,7 +13,7 @@ import numpy as np
 from wsikit.captions.pixels import Densities, Mask, Plane, box_mean, halve, quantile, smooth
 
 _STAINED = 0.24  # sum of the three densities; glass scanned at 222 and up stays below
-_TINT = 0.03  # green over the mean of red and blue; pale stain has it, glass has not
+_TINT = 0.04  # green over the mean of red and blue; pale stain has it, glass, unless itself tinted, has not
 _BLACK = 0.795  # least density of black: no channel above grey value 40
 _COLOURLESS = 0.2  # spread of the channels over their mean; H&E has 0.4 and more
 _INK_RED = 1.3  # red over green, and green over mean, of blue and green inks
