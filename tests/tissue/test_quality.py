@@ -82,6 +82,25 @@ def test_an_empty_patch_is_not_blurred_but_one_that_lost_all_structure_is(patche
     assert blur[-1] == 1
 
 
+def test_half_a_patch_of_pen_counts_half(canvas):
+    half = np.zeros((224, 224), bool)
+    half[:, :112] = True
+    drawn = canvas(224, 224)
+    drawn.stain(np.ones((224, 224), bool))
+    drawn.pen(half, (30, 130, 110))
+    assert patch_quality(drawn.image()[None], mpp=0.5)["pen"] == pytest.approx(0.5, abs=0.08)
+
+
+def test_focus_is_seen_in_fluorescence_of_one_colour(slides_dir):
+    from wsikit.slides import open_slide
+
+    with open_slide(slides_dir / "test3-DAPI-2-387.ndpi") as slide:
+        sharp = np.stack([slide.read_region(x, 3500, 224, 224, mpp=0.5) for x in (200, 800, 1400, 2000, 2600)])
+    assert sharp[..., 1].max() < 40  # blue alone
+    assert np.median(patch_quality(sharp, mpp=0.5)["blur"]) < 0.35
+    assert np.median(patch_quality(_blurred(sharp, 3.0, 0.5), mpp=0.5)["blur"]) > 0.5
+
+
 def test_a_patch_is_measured_alone(patches):
     together = patch_quality(patches, mpp=0.5)
     assert tuple(together) == QUALITY_NAMES
