@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from wsikit.cli import doctor
 
 
-def run(*arguments):
+def run(*arguments: str) -> Result:
     return CliRunner().invoke(doctor.command, list(arguments), standalone_mode=False)
 
 
 @pytest.fixture
-def few_packages(monkeypatch):
+def few_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two packages are required, and the model is taken for fine: what remains is quick."""
     monkeypatch.setattr(doctor, "own_requirements", lambda: ["numpy>=2.0", "zarr>=3.1"])
     monkeypatch.setattr(doctor, "check_model", lambda: doctor.Check("models", "packaged model", True, True, "fine"))
     monkeypatch.setattr(doctor, "check_captioner", lambda: doctor.Check("models", "captioner", True, True, "fine"))
 
 
-def test_this_installation_is_examined_from_python_to_the_packaged_model():
+def test_this_installation_is_examined_from_python_to_the_packaged_model() -> None:
     result = run("--json")
     record = json.loads(result.stdout)
     found = {check["name"]: check for check in record["checks"]}
@@ -37,14 +38,16 @@ def test_this_installation_is_examined_from_python_to_the_packaged_model():
     assert broken == []
 
 
-def test_all_is_well_ends_with_status_0(few_packages, tmp_path):
+def test_all_is_well_ends_with_status_0(few_packages: None, tmp_path: Path) -> None:
     result = run("--folder", str(tmp_path))
     assert result.return_value == 0
     assert "wsikit run can run here" in result.stdout
     assert "pip install" not in result.stdout
 
 
-def test_a_missing_package_is_named_with_the_line_that_installs_it(few_packages, monkeypatch):
+def test_a_missing_package_is_named_with_the_line_that_installs_it(
+    few_packages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "own_requirements", lambda: ["numpy>=2.0", "no-such-package>=1.2"])
     result = run()
     assert result.return_value == 1
@@ -53,7 +56,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(few_packages,
     assert json.loads(run("--json").stdout)["pip"] == 'pip install "no-such-package>=1.2"'
 
 
-def test_a_package_that_is_too_old_is_said_to_be(monkeypatch):
+def test_a_package_that_is_too_old_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "1.26.4")
     check = doctor.check_requirement("numpy>=2.0")
     assert (check.ok, check.needed) == (False, True)
@@ -61,15 +64,17 @@ def test_a_package_that_is_too_old_is_said_to_be(monkeypatch):
     assert check.fix == 'pip install --upgrade "numpy>=2.0"'
 
 
-def test_a_package_that_cannot_be_imported_counts_as_missing(monkeypatch):
+def test_a_package_that_cannot_be_imported_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(doctor.IMPORTED_AS, "numpy", "no_such_module")
     check = doctor.check_requirement("numpy>=2.0")
     assert not check.ok
     assert "no_such_module" in check.found
 
 
-def test_the_main_job_runs_without_what_only_other_verbs_need(few_packages, monkeypatch):
-    def version(name):
+def test_the_main_job_runs_without_what_only_other_verbs_need(
+    few_packages: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
         if name == "h5py":
             raise metadata.PackageNotFoundError(name)
         return "99"
@@ -86,12 +91,14 @@ def test_the_main_job_runs_without_what_only_other_verbs_need(few_packages, monk
     ("version", "least", "enough"),
     [("2026.3.6", "2024.9", True), ("2.10.0", "2.9", True), ("2.4.0+cpu", "2.4", True), ("4.0.0", "4.0.0.6", False)],
 )
-def test_versions_are_compared_as_numbers(monkeypatch, version, least, enough):
+def test_versions_are_compared_as_numbers(
+    monkeypatch: pytest.MonkeyPatch, version: str, least: str, enough: bool
+) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: version)
     assert doctor.check_requirement(f"numpy>={least}").ok == enough
 
 
-def test_a_folder_that_cannot_be_written_to_stops_the_main_job(few_packages, tmp_path):
+def test_a_folder_that_cannot_be_written_to_stops_the_main_job(few_packages: None, tmp_path: Path) -> None:
     occupied = tmp_path / "file"
     occupied.write_text("not a folder")
     result = run("--folder", str(occupied))
@@ -99,14 +106,14 @@ def test_a_folder_that_cannot_be_written_to_stops_the_main_job(few_packages, tmp
     assert "missing: writable" in result.stdout
 
 
-def test_a_folder_that_is_yet_to_be_made_is_judged_by_the_one_above(tmp_path):
+def test_a_folder_that_is_yet_to_be_made_is_judged_by_the_one_above(tmp_path: Path) -> None:
     written, free = doctor.check_disk(str(tmp_path / "not" / "yet"))
     assert written.ok
     assert written.found == str(tmp_path)
     assert free.ok
 
 
-def test_a_codec_that_does_not_decode_is_reported(monkeypatch):
+def test_a_codec_that_does_not_decode_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     import imagecodecs
 
     monkeypatch.setattr(imagecodecs, "webp_decode", lambda data: 1 / 0)
@@ -115,11 +122,11 @@ def test_a_codec_that_does_not_decode_is_reported(monkeypatch):
     assert not found["WebP"].needed
 
 
-def test_a_missing_gpu_does_not_stop_the_main_job():
+def test_a_missing_gpu_does_not_stop_the_main_job() -> None:
     assert [check.needed for check in doctor.check_devices()] == [False, False]
 
 
-def test_a_gpu_is_named_with_its_memory(monkeypatch):
+def test_a_gpu_is_named_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     class Card:
@@ -132,7 +139,7 @@ def test_a_gpu_is_named_with_its_memory(monkeypatch):
     assert (gpu.ok, gpu.found) == (True, "Some GPU, 80 GiB, Some GPU, 80 GiB")
 
 
-def test_a_driver_without_a_gpu_in_torch_is_a_finding(monkeypatch):
+def test_a_driver_without_a_gpu_in_torch_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
     import torch

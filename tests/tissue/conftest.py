@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -47,7 +49,7 @@ def canvas() -> type[Canvas]:
 
 
 @pytest.fixture
-def box():
+def box() -> Callable[..., Mask]:
     """box(height, width, top, left, bottom, right): a filled rectangle, bool (height, width)."""
 
     def draw(height: int, width: int, top: int, left: int, bottom: int, right: int) -> Mask:
@@ -59,7 +61,7 @@ def box():
 
 
 @pytest.fixture
-def overlap():
+def overlap() -> Callable[[Mask, Mask], float]:
     """Intersection over union of two masks."""
 
     def iou(one: Mask, other: Mask) -> float:

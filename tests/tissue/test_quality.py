@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 from scipy import ndimage as ndi
@@ -13,33 +16,35 @@ from scipy import ndimage as ndi
 from wsikit.errors import RequestError
 from wsikit.tissue.quality import QUALITY_NAMES, patch_quality
 
+Image8 = npt.NDArray[np.uint8]
+
 
 @pytest.fixture(scope="module")
-def colon(data_dir):
+def colon(data_dir: Path) -> Image8:
     """Real patches of colon, sharp, 224 px at 0.5 µm/px, without fat: uint8 (30, 224, 224, 3)."""
     with zipfile.ZipFile(data_dir / "patches" / "nct_crc7.zip") as archive:
         names = sorted(n for n in archive.namelist() if n.endswith(".jpg") and "ADI" not in n)[::2]
         return np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names])
 
 
-def _blurred(images, sigma_um, mpp):
+def _blurred(images: Image8, sigma_um: float, mpp: float) -> Image8:
     sigma = sigma_um / mpp
     return np.stack([ndi.gaussian_filter(image, (sigma, sigma, 0)) for image in images])
 
 
 @pytest.mark.parametrize("sigma_um", [1.0, 2.0, 3.0])
-def test_blur_is_the_width_of_the_blur_in_quarters_of_4_um(colon, sigma_um):
+def test_blur_is_the_width_of_the_blur_in_quarters_of_4_um(colon: Image8, sigma_um: float) -> None:
     blur = patch_quality(_blurred(colon, sigma_um, 0.5), mpp=0.5)["blur"]
     assert np.median(blur) == pytest.approx(sigma_um / 4, rel=0.2)
     assert np.percentile(blur, 90) - np.percentile(blur, 10) < 0.45
 
 
-def test_sharp_patches_are_sharp_and_lost_ones_are_lost(colon):
+def test_sharp_patches_are_sharp_and_lost_ones_are_lost(colon: Image8) -> None:
     assert np.percentile(patch_quality(colon, mpp=0.5)["blur"], 90) < 0.2
     assert patch_quality(_blurred(colon, 6.0, 0.5), mpp=0.5)["blur"].min() > 0.9
 
 
-def test_blur_of_the_same_place_is_the_same_at_another_scale(colon):
+def test_blur_of_the_same_place_is_the_same_at_another_scale(colon: Image8) -> None:
     coarse = colon.reshape(len(colon), 112, 2, 112, 2, 3).mean((2, 4))
     for sigma_um in (1.5, 2.5):
         fine = patch_quality(_blurred(colon, sigma_um, 0.5), mpp=0.5)["blur"]
@@ -47,7 +52,7 @@ def test_blur_of_the_same_place_is_the_same_at_another_scale(colon):
         np.testing.assert_allclose(np.median(same), np.median(fine), atol=0.06)
 
 
-def test_camera_noise_does_not_pass_for_focus(colon):
+def test_camera_noise_does_not_pass_for_focus(colon: Image8) -> None:
     rng = np.random.default_rng(0)
     blurred = _blurred(colon, 2.0, 0.5)
     noisy = np.clip(blurred + rng.normal(0, 2, blurred.shape), 0, 255).astype(np.uint8)
@@ -55,7 +60,7 @@ def test_camera_noise_does_not_pass_for_focus(colon):
 
 
 @pytest.fixture
-def patches(canvas):
+def patches(canvas: Any) -> Image8:
     """Drawn patches of 224 px at 0.5 µm/px: glass, stain, half of each, blue pen, black, structureless pink."""
     whole, half = np.ones((224, 224), bool), np.zeros((224, 224), bool)
     half[:, :112] = True
@@ -69,20 +74,20 @@ def patches(canvas):
     return np.stack(images)
 
 
-def test_shares_of_glass_pen_and_dark_are_shares_of_the_area(patches):
+def test_shares_of_glass_pen_and_dark_are_shares_of_the_area(patches: Image8) -> None:
     found = patch_quality(patches, mpp=0.5)
     np.testing.assert_allclose(found["blank"], [1, 0, 0.5, 0, 0, 0], atol=0.02)
     np.testing.assert_allclose(found["pen"], [0, 0, 0, 1, found["pen"][4], 0], atol=0.02)
     np.testing.assert_allclose(found["dark"], [0, 0, 0, 0, 1, 0], atol=0.02)
 
 
-def test_an_empty_patch_is_not_blurred_but_one_that_lost_all_structure_is(patches):
+def test_an_empty_patch_is_not_blurred_but_one_that_lost_all_structure_is(patches: Image8) -> None:
     blur = patch_quality(patches, mpp=0.5)["blur"]
     assert blur[0] == 0
     assert blur[-1] == 1
 
 
-def test_half_a_patch_of_pen_counts_half(canvas):
+def test_half_a_patch_of_pen_counts_half(canvas: Any) -> None:
     half = np.zeros((224, 224), bool)
     half[:, :112] = True
     drawn = canvas(224, 224)
@@ -91,7 +96,7 @@ def test_half_a_patch_of_pen_counts_half(canvas):
     assert patch_quality(drawn.image()[None], mpp=0.5)["pen"] == pytest.approx(0.5, abs=0.08)
 
 
-def test_focus_is_seen_in_fluorescence_of_one_colour(slides_dir):
+def test_focus_is_seen_in_fluorescence_of_one_colour(slides_dir: Path) -> None:
     from wsikit.slides import open_slide
 
     with open_slide(slides_dir / "test3-DAPI-2-387.ndpi") as slide:
@@ -101,7 +106,7 @@ def test_focus_is_seen_in_fluorescence_of_one_colour(slides_dir):
     assert np.median(patch_quality(_blurred(sharp, 3.0, 0.5), mpp=0.5)["blur"]) > 0.5
 
 
-def test_a_patch_is_measured_alone(patches):
+def test_a_patch_is_measured_alone(patches: Image8) -> None:
     together = patch_quality(patches, mpp=0.5)
     assert tuple(together) == QUALITY_NAMES
     for i in range(len(patches)):
@@ -110,7 +115,7 @@ def test_a_patch_is_measured_alone(patches):
 
 
 @pytest.mark.parametrize(("side", "mpp"), [(224, 0.25), (256, 0.5), (97, 1.0), (64, 4.0), (50, 8.0)])
-def test_any_patch_size_and_scale_gives_shares(side, mpp):
+def test_any_patch_size_and_scale_gives_shares(side: int, mpp: float) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
     for values in patch_quality(images, mpp=mpp).values():
         assert values.dtype == np.float32
@@ -118,12 +123,12 @@ def test_any_patch_size_and_scale_gives_shares(side, mpp):
         assert ((values >= 0) & (values <= 1)).all()
 
 
-def test_no_patches_give_empty_columns():
+def test_no_patches_give_empty_columns() -> None:
     found = patch_quality(np.zeros((0, 224, 224, 3), np.uint8), mpp=0.5)
     assert [values.shape for values in found.values()] == [(0,)] * len(QUALITY_NAMES)
 
 
-def test_requests_that_make_no_sense_are_refused():
+def test_requests_that_make_no_sense_are_refused() -> None:
     patch = np.zeros((1, 32, 32, 3), np.uint8)
     with pytest.raises(RequestError, match="positive"):
         patch_quality(patch, mpp=float("nan"))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tifffile
 
@@ -12,6 +17,10 @@ from wsikit.slides import open_slide
 from wsikit.tissue import TissueParameters, mask_from_image, tissue_mask
 from wsikit.tissue.overview import read_overview
 
+Image = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Box = tuple[int, int, int, int]
+
 
 class PaintedSlide:
     """A slide of one level, an array in memory; reads that touch `broken` (x, y, w, h; level-0 px) fail."""
@@ -20,12 +29,12 @@ class PaintedSlide:
     mpp_source = "test"
     level_downsamples = ((1.0, 1.0),)
 
-    def __init__(self, pixels, mpp=(2.0, 2.0), broken=None):
+    def __init__(self, pixels: Image, mpp: tuple[float, float] = (2.0, 2.0), broken: Box | None = None) -> None:
         self.pixels, self.mpp, self.broken = pixels, mpp, broken
         self.dimensions = (pixels.shape[1], pixels.shape[0])
-        self.reads = []
+        self.reads: list[float] = []
 
-    def read_region(self, x, y, width, height, *, mpp=None, level=None):
+    def read_region(self, x: float, y: float, width: int, height: int, *, mpp: float) -> Image:
         step = (mpp / self.mpp[0], mpp / self.mpp[1])
         left, top, right, bottom = x, y, x + width * step[0], y + height * step[1]
         self.reads.append((right - left) * (bottom - top))
@@ -39,14 +48,14 @@ class PaintedSlide:
 
 
 @pytest.fixture
-def painted(canvas, box):
+def painted(canvas: Any, box: Callable[..., Mask]) -> tuple[Image, Mask]:
     """A section of 4 × 3 mm on a slide of 8 × 6 mm at 2 µm/px, and the section in level-0 px."""
     drawn, section = canvas(750, 1000), box(750, 1000, 200, 250, 575, 750)
     drawn.stain(section)
     return drawn.image().repeat(4, axis=0).repeat(4, axis=1), section.repeat(4, axis=0).repeat(4, axis=1)
 
 
-def test_mask_pixels_lie_where_they_say(painted):
+def test_mask_pixels_lie_where_they_say(painted: tuple[Image, Mask]) -> None:
     pixels, section = painted
     found = tissue_mask(PaintedSlide(pixels))
     assert found.downsample == (4.0, 4.0)
@@ -58,14 +67,14 @@ def test_mask_pixels_lie_where_they_say(painted):
     np.testing.assert_allclose(shares, recount, atol=0.05)
 
 
-def test_a_slide_with_oblong_pixels_is_measured_along_both_axes(painted):
+def test_a_slide_with_oblong_pixels_is_measured_along_both_axes(painted: tuple[Image, Mask]) -> None:
     pixels, _ = painted
     found = tissue_mask(PaintedSlide(pixels[:, ::2], mpp=(4.0, 2.0)))
     assert found.downsample == (2.0, 4.0)
     assert found.area_mm2 == pytest.approx(12.0, rel=0.02)
 
 
-def test_blocks_are_bounded_and_leave_no_seam(painted):
+def test_blocks_are_bounded_and_leave_no_seam(painted: tuple[Image, Mask]) -> None:
     pixels, _ = painted
     slide = PaintedSlide(pixels)
     rgb, unreadable = read_overview(slide, 8.0)
@@ -74,7 +83,9 @@ def test_blocks_are_bounded_and_leave_no_seam(painted):
     assert not unreadable.any()
 
 
-def test_what_cannot_be_read_is_marked_and_is_neither_glass_nor_tissue(painted, box, overlap):
+def test_what_cannot_be_read_is_marked_and_is_neither_glass_nor_tissue(
+    painted: tuple[Image, Mask], box: Callable[..., Mask], overlap: Callable[[Mask, Mask], float]
+) -> None:
     pixels, section = painted
     slide = PaintedSlide(pixels, broken=(1200, 1000, 480, 480))
     found = tissue_mask(slide)
@@ -87,17 +98,17 @@ def test_what_cannot_be_read_is_marked_and_is_neither_glass_nor_tissue(painted, 
     assert found.unreadable_fraction == pytest.approx(found.unreadable.mean())
 
 
-def test_a_slide_of_which_nothing_can_be_read_is_an_error(painted):
+def test_a_slide_of_which_nothing_can_be_read_is_an_error(painted: tuple[Image, Mask]) -> None:
     with pytest.raises(ReadError, match="painted"):
         tissue_mask(PaintedSlide(painted[0], broken=(0, 0, 4000, 3000)))
 
 
-def test_the_rest_of_the_last_pixel_is_not_taken_for_light():
+def test_the_rest_of_the_last_pixel_is_not_taken_for_light() -> None:
     """Beyond a slide it is white; on a dark field a sliver of it would glow along the edge."""
     dark = np.random.default_rng(0).poisson(4, (501, 701, 3)).astype(np.uint8)
 
     class WhiteBeyond(PaintedSlide):
-        def read_region(self, x, y, width, height, *, mpp=None, level=None):
+        def read_region(self, x: float, y: float, width: int, height: int, *, mpp: float) -> Image:
             region = super().read_region(x, y, width, height, mpp=mpp).copy()
             region[:, (x + np.arange(1, width + 1) * 4) > self.dimensions[0]] = 255
             return region
@@ -105,13 +116,13 @@ def test_the_rest_of_the_last_pixel_is_not_taken_for_light():
     assert tissue_mask(WhiteBeyond(dark)).area_mm2 == 0
 
 
-def test_a_slide_coarser_than_the_mask_is_masked_at_its_own_scale(painted):
+def test_a_slide_coarser_than_the_mask_is_masked_at_its_own_scale(painted: tuple[Image, Mask]) -> None:
     found = tissue_mask(PaintedSlide(painted[0][::8, ::8], mpp=(16.0, 16.0)))
     assert found.mpp == (16.0, 16.0)
     assert found.downsample == (1.0, 1.0)
 
 
-def test_a_slide_of_unknown_scale_is_refused(tmp_path):
+def test_a_slide_of_unknown_scale_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "unscaled.tif"
     tifffile.imwrite(path, np.full((512, 512, 3), 240, np.uint8), tile=(256, 256), photometric="rgb")
     with open_slide(path) as slide, pytest.raises(ScaleError, match="mpp"):
@@ -129,7 +140,7 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_sections_are_outlined_as_a_person_would(slides_dir, name):
+def test_real_sections_are_outlined_as_a_person_would(slides_dir: Path, name: str) -> None:
     mpp, least, most, tissue, glass = REAL[name]
     with open_slide(slides_dir / name, mpp=mpp) as slide:
         found = tissue_mask(slide)
@@ -139,7 +150,7 @@ def test_real_sections_are_outlined_as_a_person_would(slides_dir, name):
     assert [bool(found.mask[int(y * height), int(x * width)]) for x, y in glass] == [False] * len(glass)
 
 
-def test_a_real_fluorescence_slide_is_kept(slides_dir):
+def test_a_real_fluorescence_slide_is_kept(slides_dir: Path) -> None:
     """The section fills the field but for two dark strips, at the upper left and along the bottom."""
     with open_slide(slides_dir / "test3-DAPI-2-387.ndpi") as slide:
         found = tissue_mask(slide)
@@ -151,7 +162,7 @@ def test_a_real_fluorescence_slide_is_kept(slides_dir):
 
 
 @pytest.mark.parametrize("syntax", ["raw", "jpeg", "jpeg2000"])
-def test_blue_stained_marrow_is_kept_with_its_black_bone_in_every_codec(slides_dir, syntax):
+def test_blue_stained_marrow_is_kept_with_its_black_bone_in_every_codec(slides_dir: Path, syntax: str) -> None:
     """Stained blue, between large empty spaces; its pixels are stated to be 16.8 µm wide."""
     with open_slide(slides_dir / "dicom" / f"gcp_wsi2dcm_{syntax}.dcm") as slide:
         found = tissue_mask(slide)
@@ -161,7 +172,7 @@ def test_blue_stained_marrow_is_kept_with_its_black_bone_in_every_codec(slides_d
     assert not found.mask[240, 310]  # an empty space
 
 
-def test_real_fat_is_kept(data_dir, overlap):
+def test_real_fat_is_kept(data_dir: Path, overlap: Callable[[Mask, Mask], float]) -> None:
     """Patches of fat from colon resections, at 0.5 µm/px, laid out as a section on glass."""
     import io
     import zipfile
@@ -184,14 +195,14 @@ def test_real_fat_is_kept(data_dir, overlap):
     assert overlap(mask_from_image(overview, 8.0).mask, section) > 0.93
 
 
-def test_parameters_are_kept_with_the_mask(painted):
+def test_parameters_are_kept_with_the_mask(painted: tuple[Image, Mask]) -> None:
     parameters = TissueParameters(mpp=16.0, min_area_mm2=0.1)
     found = tissue_mask(PaintedSlide(painted[0]), parameters)
     assert found.parameters == parameters
     assert found.mpp == (16.0, 16.0)
 
 
-def test_the_tissue_of_a_phantom_is_found(tmp_path, overlap):
+def test_the_tissue_of_a_phantom_is_found(tmp_path: Path, overlap: Callable[[Mask, Mask], float]) -> None:
     """The truth draws every strand of tissue; the mask closes gaps of up to 48 µm and fills small holes."""
     from wsikit.phantom import make_phantom
 
