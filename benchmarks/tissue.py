@@ -62,7 +62,7 @@ def _tiles(
             inside = ((x / width - 0.5) / 0.4) ** 2 + ((y / height - 0.5) / 0.35) ** 2 < 1
             row, column = rng.integers(0, len(grain) - TILE, 2)
             amount = inside * np.maximum(0.1, 1 + 0.3 * grain[row : row + TILE, column : column + TILE])
-            yield (242 * np.exp(-amount[..., None] * DENSITY)).astype(np.uint8)
+            yield (242 * np.exp(amount[..., None] * -DENSITY)).astype(np.uint8)
 
 
 def measure(slide: Slide, repeats: int, patch_px: int, mpp: float) -> dict[str, object]:
