@@ -54,8 +54,8 @@ def phantom_patches(
 ) -> Iterator[PhantomPatch]:
     """Labelled patches of synthetic slides, slide by slide.
 
-    A seed is one slide; its subtype is `SUBTYPES[seed % 3]`, so that consecutive seeds are balanced. Half of a
-    slide's patches are of its own class, the rest of the other classes that it holds.
+    A seed is one slide; its subtype is `SUBTYPES[seed % 3]`, so that consecutive seeds are balanced. Most of a
+    slide's patches are of its own class, the rest of the other classes and tissues that it holds.
 
     Parameters
     ----------
@@ -127,13 +127,13 @@ def _candidates(scene: Scene) -> _Places:
 
 
 def _wanted(rng: np.random.Generator, subtype: str, candidates: _Places, n: int) -> list[str]:
-    """The group of each patch: half the slide's own class, a quarter other classes, a quarter other tissue."""
+    """The group of each patch: 60 % the slide's own class, 15 % the other classes it holds, else other tissue."""
     tumour = [name for name in SUBTYPES if name in candidates and name != subtype]
     other = [name for name in candidates if name not in SUBTYPES]
     out = []
     for _ in range(n):
         u = rng.random()
-        pool = [subtype] if u < 0.5 and subtype in candidates else tumour if u < 0.75 and tumour else other
+        pool = [subtype] if u < 0.6 and subtype in candidates else tumour if u < 0.75 and tumour else other
         pool = pool or list(candidates)
         out.append(pool[int(rng.integers(len(pool)))])
     return out
