@@ -97,7 +97,8 @@ def _cytoplasm(nuclei: Nuclei, od: Densities) -> npt.NDArray[np.float64]:
 def far_from_nuclei(nuclei: Nuclei, distance_um: float) -> Mask:
     """bool (h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2`."""
     intact = np.concatenate([[False], nuclei.area_um2 >= _INTACT_UM2])
-    return ~dilate(halve_mask(intact[nuclei.labels], 0), round(distance_um / (2 * nuclei.mpp)))
+    near = halve_mask(intact[nuclei.labels], 0).astype(np.float32)
+    return box_mean(near, distance_um / np.sqrt(3.0) / (2 * nuclei.mpp)) < 1e-4  # a square of that half-width is empty
 
 
 def count_rings(nuclei: Nuclei, texture: Texture, colours: Colours) -> int:
@@ -121,6 +122,8 @@ def count_rings(nuclei: Nuclei, texture: Texture, colours: Colours) -> int:
     fibres = box_mean(texture.near, 0.4 * _RING_CORE_UM[0] / mpp) >= _RING_FIBRES
     hollow = colours.blank | colours.red_cell
     core = (radius >= _RING_CORE_UM[0]) & (radius <= _RING_CORE_UM[1]) & fibres & ~hollow
+    if not core.any():
+        return 0
     y, x = np.nonzero(core & (ndi.maximum_filter(radius, side) == radius))
     return int(np.count_nonzero(_filled_sectors(nuclei, y * mpp, x * mpp, radius[y, x]) >= _RING_FILLED))
 

@@ -29,7 +29,7 @@ from wsikit.captions.pixels import (
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int32]
 
-_AROUND = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+_BACK, _ON, _STAY = 1, 2, 3
 _DEPTH_STEPS = 4096  # per px of depth
 
 
@@ -137,13 +137,16 @@ def _split(mask: Mask, mpp: float, rule: NucleusRule) -> Labels:
 def _climb(depth: Plane, mask: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Flat indices of the mask's pixels, and of the local maximum above each."""
     height, width = mask.shape
-    # The four low bits name a direction, so that one maximum finds the height and the way; staying wins a tie
+    # Four low bits name the way, two for the column and two for the row, so that maxima find height and way at once;
+    # staying is the highest name, and so wins a tie
     keys = np.zeros((height + 2, width + 2), np.int32)
     np.copyto(keys[1:-1, 1:-1], (depth * _DEPTH_STEPS).astype(np.int32) << 4, where=mask)
-    best = keys[1:-1, 1:-1] + len(_AROUND)
-    for code, (dy, dx) in enumerate(_AROUND):
-        np.maximum(best, keys[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] + code, out=best)
-    offsets = np.array([dy * width + dx for dy, dx in _AROUND] + [0])
+    across = np.maximum(keys[:, :-2] + (_BACK << 2), keys[:, 2:] + (_ON << 2))
+    np.maximum(across, keys[:, 1:-1] + (_STAY << 2), out=across)
+    best = np.maximum(across[:-2] + _BACK, across[2:] + _ON)
+    np.maximum(best, across[1:-1] + _STAY, out=best)
+    step = np.array([0, -1, 1, 0])  # by name
+    offsets = (step[None, :] * width + step[:, None]).ravel()
     places = np.flatnonzero(mask)
     tops = places + offsets[best.ravel()[places] & 15]
     jump = np.zeros(mask.size, np.int64)
@@ -174,8 +177,8 @@ def _merge_near(peaks: npt.NDArray[np.int64], height: Plane, width: int, apart_p
 
 def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: NucleusRule) -> Nuclei:
     """Measure every label; drop what is too small or too large for a nucleus."""
-    places = np.flatnonzero(labels)
-    member = labels.ravel()[places] - 1
+    places = np.flatnonzero(labels).astype(np.int32)
+    member = labels.ravel()[places].astype(np.intp) - 1
     n = int(labels.max(initial=0))
     size_px = np.bincount(member, minlength=n)
     area: Floats = size_px * np.float64(mpp**2)
@@ -183,18 +186,21 @@ def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: 
     def mean(values: npt.NDArray[Any]) -> Floats:
         return np.bincount(member, values, n) / np.maximum(size_px, 1)
 
-    y, x = (axis.astype(np.float32) for axis in np.divmod(places, labels.shape[1]))
+    row = places // labels.shape[1]
+    y, x = row.astype(np.float64), (places - row * labels.shape[1]).astype(np.float64)
     cx, cy = mean(x), mean(y)
-    dx, dy = x - cx[member], y - cy[member]
     # 1/12 px²: a pixel is a square, not a point
-    xx, yy, xy = mean(dx * dx) + 1 / 12, mean(dy * dy) + 1 / 12, mean(dx * dy)
+    xx, yy = mean(x * x) - cx * cx + 1 / 12, mean(y * y) - cy * cy + 1 / 12
+    xy = mean(x * y) - cx * cy
     middle, apart = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
     aspect = np.sqrt(np.maximum(middle - apart, 0) / np.maximum(middle + apart, 1e-9))
     cut = np.zeros(n + 1, bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         cut[edge] = True
-    above = (haematoxylin - _around(haematoxylin, labels > 0, rule.around_um / mpp)).ravel()[places]
-    kept = (area >= rule.least_um2) & (area <= rule.most_um2) & (mean(above) >= rule.least_contrast)
+    around = _around(haematoxylin, labels > 0, rule.around_um / mpp)
+    half_y, half_x = (np.minimum(axis / 2, n_half - 1).astype(np.intp) for axis, n_half in zip((cy, cx), around.shape))
+    contrast = mean(haematoxylin.ravel()[places]) - around[half_y, half_x]
+    kept = (area >= rule.least_um2) & (area <= rule.most_um2) & (contrast >= rule.least_contrast)
     number = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
     return Nuclei(
         labels=number[labels],
@@ -209,7 +215,7 @@ def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: 
 
 
 def _around(plane: Plane, mask: Mask, sigma_px: float) -> Plane:
-    """Mean of `plane` outside the mask near each pixel, at half the resolution; 0 deep inside."""
+    """Mean of `plane` outside the mask near each pixel, (h // 2, w // 2); 0 deep inside."""
     outside = (~mask).astype(np.float32)
     total, weight = box_mean(halve(np.stack([plane * outside, outside])), sigma_px / 2)
-    return double(np.maximum(total, 0) / np.maximum(weight, 0.02), (plane.shape[0], plane.shape[1]))
+    return np.maximum(total, 0) / np.maximum(weight, 0.02)

@@ -81,8 +81,32 @@ def smooth(plane: Plane, sigma_px: float) -> Plane:
     passes = min(_MOST_PASSES, round(sigma_px**2 / _BINOMIAL_VARIANCE))
     if passes == 0:
         return plane
+    if passes == 1:
+        return _blend_columns(_blend_rows(plane))
     kernel = np.array([math.comb(2 * passes, k) for k in range(2 * passes + 1)]) / 4.0**passes
     return ndi.correlate1d(ndi.correlate1d(plane, kernel, axis=0, mode="nearest"), kernel, axis=1, mode="nearest")
+
+
+def _blend_rows(plane: Plane) -> Plane:
+    """One (1, 2, 1) / 4 pass along the first axis."""
+    out = plane * np.float32(0.5)
+    quarter = plane * np.float32(0.25)
+    out[1:] += quarter[:-1]
+    out[:-1] += quarter[1:]
+    out[0] += quarter[0]
+    out[-1] += quarter[-1]
+    return out
+
+
+def _blend_columns(plane: Plane) -> Plane:
+    """One (1, 2, 1) / 4 pass along the second axis."""
+    out = plane * np.float32(0.5)
+    quarter = plane * np.float32(0.25)
+    out[:, 1:] += quarter[:, :-1]
+    out[:, :-1] += quarter[:, 1:]
+    out[:, 0] += quarter[:, 0]
+    out[:, -1] += quarter[:, -1]
+    return out
 
 
 def box_mean(planes: Plane, sigma_px: float) -> Plane:
@@ -164,12 +188,18 @@ def fill_holes(mask: Mask, largest_px: float, plane: Plane, least_mean: float) -
     from scipy import ndimage as ndi
 
     labels, n = ndi.label(~mask)
-    area = np.bincount(labels.ravel(), minlength=n + 1)
-    fills = (area <= largest_px) & (np.bincount(labels.ravel(), plane.ravel(), n + 1) >= least_mean * area)
+    flat = labels.ravel()
+    area = np.bincount(flat, minlength=n + 1)
+    small = area <= largest_px
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        fills[edge] = False
-    fills[0] = False
-    return mask | fills[labels]
+        small[edge] = False
+    small[0] = False
+    places = np.flatnonzero(small[flat])
+    member = flat[places]
+    dense = np.bincount(member, plane.ravel()[places], n + 1) >= least_mean * area
+    filled = mask.copy()
+    filled.ravel()[places[dense[member]]] = True
+    return filled
 
 
 def otsu(values: Plane, *, highest: float, n_bins: int = 96) -> float:
