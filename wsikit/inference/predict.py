@@ -118,7 +118,7 @@ class Predictor:
     def _forward(
         self, images: npt.NDArray[np.uint8], captions: Sequence[str | None]
     ) -> tuple[npt.NDArray[np.float32], ...]:
-        tokens = self.model.tokenizer(captions)
+        tokens = self.model.read(captions)
         if tokens.truncated and not self._told_of_truncation:
             self._told_of_truncation = True
             logger.warning("captions longer than %d tokens are cut", self.model.config.text_max_tokens)

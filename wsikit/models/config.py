@@ -15,6 +15,7 @@ from wsikit.errors import ModelError
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+METRICS_FILE = "metrics.json"
 TOKENIZER_FILE = "tokenizer.json"
 DEFAULT_MODEL = "phantom-mmlnb"
 

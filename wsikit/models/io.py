@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_model as load_weights
@@ -16,6 +17,7 @@ from wsikit.models.config import (
     CARD_FILE,
     CONFIG_FILE,
     DEFAULT_MODEL,
+    METRICS_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     find_model,
@@ -24,11 +26,12 @@ from wsikit.models.config import (
 )
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import CaptionTokenizer
+from wsikit.store.atomic import write_json
 
 __all__ = ["find_model", "fingerprint", "load_model", "packaged_models", "read_config", "save_model"]
 
 
-def save_model(model: MMLNB, folder: str | Path, *, card: str) -> Path:
+def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str, Any] | None = None) -> Path:
     """Write a model's folder, whole or not at all.
 
     Parameters
@@ -38,6 +41,8 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str) -> Path:
         Must not exist yet, or be empty.
     card : str
         The model card, Markdown: what it was trained on, what it reached, what it must not be used for.
+    metrics : dict, optional
+        The figures that the card tells, JSON-ready; kept beside it as metrics.json.
 
     Raises
     ------
@@ -53,6 +58,8 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str) -> Path:
         staging.chmod(0o755)  # mkdtemp makes it private; a model is there to be shared
         (staging / CONFIG_FILE).write_text(model.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (staging / CARD_FILE).write_text(card, encoding="utf-8")
+        if metrics is not None:
+            write_json(staging / METRICS_FILE, metrics)
         model.tokenizer.save(staging)
         save_weights(model, str(staging / WEIGHTS_FILE))
         os.replace(staging, folder)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from wsikit.captions import scrub
 from wsikit.errors import ModelError
 from wsikit.models.config import ModelConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder
 from wsikit.models.prmf import PRMF, PRMFOutput
-from wsikit.models.tokenizer import CaptionTokenizer
+from wsikit.models.tokenizer import CaptionTokenizer, Tokens
 
 
 class MMLNB(nn.Module):
@@ -51,6 +53,13 @@ class MMLNB(nn.Module):
             config.prmf.mode,
             n_classes=len(config.classes),
         )
+
+    def read(self, captions: Sequence[str | None]) -> Tokens:
+        """Captions as the text branch takes them, in training and after: label words out, then token ids.
+
+        A caption that names the class would teach the model to read the answer instead of the tissue.
+        """
+        return self.tokenizer([caption and scrub(caption) for caption in captions])
 
     def parts(self) -> dict[str, nn.Module]:
         """The parts that training freezes and frees one by one."""

@@ -33,6 +33,39 @@ class Scores:
     """Counts; rows are the truth, columns the prediction."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """One way of predicting, measured on one set of patches."""
+
+    name: str
+    scores: Scores
+    accuracy_interval: tuple[float, float]
+    """95 %, drawn by group."""
+    balanced_accuracy_interval: tuple[float, float]
+    gate: float | None = None
+    """Mean over the patches; None where there is no gate."""
+
+
+def measure(
+    name: str,
+    truth: Labels,
+    predicted: Labels,
+    groups: npt.NDArray[np.generic],
+    *,
+    n_classes: int,
+    n_ordinal: int,
+    gate: npt.NDArray[np.float32] | None = None,
+) -> Row:
+    """Figures of predictions with their intervals; see `score` and `interval_by_group`. `gate` is (N,)."""
+    return Row(
+        name=name,
+        scores=score(truth, predicted, n_classes=n_classes, n_ordinal=n_ordinal),
+        accuracy_interval=interval_by_group(truth, predicted, groups, accuracy),
+        balanced_accuracy_interval=interval_by_group(truth, predicted, groups, balanced_accuracy),
+        gate=None if gate is None else float(gate.mean()),
+    )
+
+
 def score(truth: Labels, predicted: Labels, *, n_classes: int, n_ordinal: int) -> Scores:
     """Figures of predictions.
 
@@ -47,13 +80,18 @@ def score(truth: Labels, predicted: Labels, *, n_classes: int, n_ordinal: int) -
     kappas = _kappas(truth, predicted, n_ordinal)
     return Scores(
         n=len(truth),
-        accuracy=float(np.mean(truth == predicted)),
+        accuracy=accuracy(truth, predicted),
         balanced_accuracy=balanced_accuracy(truth, predicted),
         macro_f1=float(f1_score(truth, predicted, labels=present, average="macro", zero_division=0)),
         kappa=kappas[0],
         kappa_quadratic=kappas[1],
         confusion=tuple(map(tuple, confusion_matrix(truth, predicted, labels=np.arange(n_classes)).tolist())),
     )
+
+
+def accuracy(truth: Labels, predicted: Labels) -> float:
+    """Share of items predicted right."""
+    return float(np.mean(truth == predicted))
 
 
 def balanced_accuracy(truth: Labels, predicted: Labels) -> float:

@@ -163,7 +163,7 @@ def _draw(
     captions, own = disturb_captions(
         [data.captions[row] for row in rows], rng, drop=settings.caption_drop, swap=settings.caption_swap
     )
-    tokens = model.tokenizer(captions)
+    tokens = model.read(captions)
     device = next(model.parameters()).device
     arrays = (tokens.ids, tokens.mask, tokens.present, own & tokens.present, data.labels[rows])
     return _Batch(images.to(device), *(torch.from_numpy(array).to(device) for array in arrays))
