@@ -103,6 +103,20 @@ def test_the_slide_is_of_its_subtype(seed: int) -> None:
     assert facts["D"].diff_fraction[0] > 0.05
 
 
+def test_a_speck_of_tissue_on_a_large_slide_is_of_its_subtype_too() -> None:
+    for subtype, low, high in (("PD", 0.0, 0.03), ("D", 0.05, 0.4)):
+        scene = Scene(draw_recipe(1, subtype, (30_000.0, 30_000.0), tissue_fraction=0.001, artefacts=False), 0.5)
+        x, y = np.meshgrid(np.arange(0, 30_000, 60.0), np.arange(0, 30_000, 60.0))
+        tissue = scene.fields.at(x, y).tissue > 0.5
+        left, top = (int(2 * v[tissue].min()) - 200 for v in (x, y))
+        width, height = (int(2 * v[tissue].max()) + 200 - start for v, start in ((x, left), (y, top)))
+        box = (left, top, min(width, 3000), min(height, 3000))
+        facts = facts_of(survey(scene, scene.plot(box), box, None))
+        assert facts.n_neuroblastic[0] > 1000
+        assert low <= facts.diff_fraction[0] < high
+        assert facts.fraction("neuropil")[0] > 0.1 * facts.tumour[0]
+
+
 def _one(n_maturing: int, n_blasts: int, **fractions: float) -> Facts:
     shares = np.zeros((1, len(KINDS)), np.float32)
     for kind, share in fractions.items():

@@ -11,11 +11,12 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.phantom.noise import FloatArray, gradient_noise, interpolated, key_of, smoothstep
+from wsikit.phantom.noise import Box, FloatArray, gradient_noise, interpolated, key_of, smoothstep
 from wsikit.phantom.recipe import OTHER_TISSUES, Band, Recipe
 
 _TISSUE, _REGION, _POOL, _SEPTA, _SLOW = range(1, 6)
 _SAMPLES = 100
+_ZOOMS = 3
 _EDGE_UM = 7.0
 """Half-width of the transition between neighbouring tissues."""
 _SEPTUM_UM = 5.0
@@ -94,14 +95,21 @@ class Fields:
         self._calibrate()
 
     def _calibrate(self) -> None:
-        recipe, (width, height) = self.recipe, self.recipe.size_um
-        x, y = np.meshgrid(
-            (np.arange(_SAMPLES) + 0.5) * (width / _SAMPLES), (np.arange(_SAMPLES) + 0.5) * (height / _SAMPLES)
-        )
-        outline = (self._pieces_at(x, y) + self._coast(x, y)[0] + self._finest(x, y)).ravel()
+        recipe = self.recipe
+        x, y, outline = self._sampled((0.0, 0.0, *recipe.size_um))
         fraction = recipe.tissue_fraction
         self._tissue_at = float(np.quantile(outline, 1 - fraction)) if 0 < fraction < 1 else (0.5 - fraction) * 1e6
-        regions = self._regions(x, y).reshape(len(OTHER_TISSUES) + 1, -1)[:, outline > self._tissue_at]
+        for _ in range(_ZOOMS):
+            inside = outline > self._tissue_at
+            if not inside.any() or inside.mean() > 0.3:
+                break
+            # little tissue on a large slide: look closer, or the shares below would rest on a handful of places
+            step_x, step_y = x[0, 1] - x[0, 0], y[1, 0] - y[0, 0]
+            x, y, outline = self._sampled(
+                (x[inside].min() - step_x, y[inside].min() - step_y, x[inside].max() + step_x, y[inside].max() + step_y)
+            )
+        inside = outline > self._tissue_at
+        regions = self._regions(x, y).reshape(len(OTHER_TISSUES) + 1, -1)[:, inside.ravel()]
         self._others_at, free = [], np.ones(regions.shape[1], bool)
         for field, share in zip(regions, recipe.shares, strict=False):
             wanted = min(0.95, share * len(free) / max(1, free.sum()))
@@ -110,6 +118,12 @@ class Fields:
         maturity = regions[-1][free]
         self._fibrillary_at = _quantile(maturity, recipe.ud_share) if recipe.ud_share < 1 else 1e6
         self._differentiating_at = _quantile(maturity, 1 - recipe.d_share) if recipe.d_share > 0 else 1e6
+
+    def _sampled(self, box: Box) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """A grid of places (µm) over `box` and the outline function there, three square arrays."""
+        part = (np.arange(_SAMPLES) + 0.5) / _SAMPLES
+        x, y = np.meshgrid(box[0] + part * (box[2] - box[0]), box[1] + part * (box[3] - box[1]))
+        return x, y, self._pieces_at(x, y) + self._coast(x, y)[0] + self._finest(x, y)
 
     def far_from_tissue(self, x: FloatArray, y: FloatArray) -> bool:
         """Whether there is no tissue at, nor within some 10 µm of, any of the places; in doubt no."""
