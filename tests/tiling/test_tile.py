@@ -16,7 +16,7 @@ from wsikit.errors import ReadError, ScaleError, StoreError
 from wsikit.execution import Executor
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
-from wsikit.tiling import image as image_module
+from wsikit.tiling import shard as shard_module
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters, plan_levels, plan_shards, tiles_of_shard
 from wsikit.tiling.stream import iterate_patches, plan_super_tiles, read_patches
@@ -94,16 +94,16 @@ class Interrupted(Exception):
 
 def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Let `count` shards be written, then break off. Returns the paths that were written."""
-    original = image_module.write_bytes
+    original = shard_module.write_bytes
     written: list[Path] = []
 
-    def write(path: Path, data: bytes) -> None:
+    def write(path: Path, data: bytes, *, sync: bool) -> None:
         if len(written) == count:
             raise Interrupted
         written.append(path)
-        original(path, data)
+        original(path, data, sync=sync)
 
-    monkeypatch.setattr(image_module, "write_bytes", write)
+    monkeypatch.setattr(shard_module, "write_bytes", write)
     return written
 
 

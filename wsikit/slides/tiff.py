@@ -46,9 +46,12 @@ class TiffSlide(BaseSlide):
         """Width and height of the tiles of `level`, px."""
         return self._layout.levels[level].tile_width, self._layout.levels[level].tile_height
 
-    def jpeg_tables(self, level: int) -> bytes | None:
-        """Tables that the JPEG tiles of `level` share, as stored: SOI, tables, EOI. None if each has its own."""
-        return self._layout.levels[level].jpeg_tables
+    def jpeg_source(self, level: int) -> jpeg.JpegSource | None:
+        """What the JPEG tiles of `level` share; None if they are of another kind, grey, or split by channel."""
+        layout = self._layout.levels[level]
+        if layout.compression != JPEG or layout.planes > 1 or layout.grey:
+            return None
+        return jpeg.JpegSource(self.tile_px(level), layout.jpeg_tables, rgb=layout.photometric == RGB)
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
         """The bytes of one tile as the file stores them; None where it stores none.

@@ -18,35 +18,42 @@ PARTIAL_SUFFIX = ".partial"
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and takes `path`'s place.
 
-    On an exception the temporary file is removed and `path` stays as it was. Missing folders are made.
+    On an exception the temporary file is removed and `path` stays as it was. Missing folders are made. With `sync`
+    False the caller flushes later (`flush`), many files at once.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     try:
         yield partial
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
+        if sync:
+            flush(partial)
         os.replace(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: str | os.PathLike[str], record: Any) -> None:
+def write_json(path: str | os.PathLike[str], record: Any, *, sync: bool = True) -> None:
     """Write `record` as readable JSON, atomically. NaN is refused: it is not JSON."""
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with atomic_write(path) as partial:
+    with atomic_write(path, sync=sync) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes | bytearray | memoryview, *, sync: bool = True) -> None:
     """Write `data` atomically."""
-    with atomic_write(path) as partial:
+    with atomic_write(path, sync=sync) as partial:
         partial.write_bytes(data)
+
+
+def flush(path: str | os.PathLike[str]) -> None:
+    """See to it that a file's content is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def replace_folder(partial: Path, folder: Path) -> None:

@@ -69,6 +69,28 @@ def read_index(path: Path, chunks_per_side: int) -> npt.NDArray[np.uint64] | Non
         return None
 
 
+def read_shard(path: Path, chunks_per_side: int) -> list[bytes | None] | None:
+    """All chunks of a shard file, row-major, without their checksums; None if there is no such file.
+
+    StoreError if the index, a chunk or anything between them is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    index = parse_index(data[-index_bytes(chunks_per_side) :], chunks_per_side, str(path))
+    chunks: list[bytes | None] = []
+    for position, (offset, length) in enumerate(index.tolist()):
+        if offset == MISSING:
+            chunks.append(None)
+            continue
+        payload = data[offset : offset + length]
+        if len(payload) != length or _crc(payload[:-_CRC_BYTES]) != payload[-_CRC_BYTES:]:
+            raise StoreError(f"{path}: chunk {position} is damaged (checksum). Delete this file and tile again.")
+        chunks.append(payload[:-_CRC_BYTES])
+    return chunks
+
+
 @dataclass(frozen=True, slots=True)
 class _Shard:
     descriptor: int

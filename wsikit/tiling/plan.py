@@ -6,7 +6,7 @@ Frames are named: level px are pixels of the store's level; tiles and shards are
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ SMALLEST_LEVEL_PX = 1024
 
 @dataclass(frozen=True)
 class ImageParameters:
-    """How pixels are stored where they are encoded anew."""
+    """How pixels are stored: the source's own bytes where that is possible, else encoded anew."""
 
     tile_px: int = 256
     """Side of a chunk."""
@@ -26,6 +26,8 @@ class ImageParameters:
     """Chunks along a shard's side."""
     jpeg_quality: int = 90
     """4:4:4; about 54 dB against the decoded source."""
+    pass_through: bool = True
+    """Keep the source's own JPEG tiles, byte for byte, where it has them."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -44,6 +46,8 @@ class LevelPlan:
     """Level of the source that it is read from; None: built by averaging 2 × 2 px of the store's level before."""
     tile_px: tuple[int, int]
     """Width and height of its tiles, which are the store's chunks."""
+    passed: bool
+    """The source's own JPEG tiles become the chunks, byte for byte."""
 
     @property
     def n_tiles(self) -> tuple[int, int]:
@@ -70,25 +74,45 @@ class TilePlan:
     """x, y, width, height in px of the level, cut at the level's edge."""
 
 
-def plan_levels(level_dimensions: Sequence[tuple[int, int]], tile_px: int) -> list[LevelPlan]:
+def plan_levels(
+    level_dimensions: Sequence[tuple[int, int]],
+    tile_px: int,
+    passing: Mapping[int, tuple[int, int]] | None = None,
+) -> list[LevelPlan]:
     """The source's levels, then halvings until the longer side is `SMALLEST_LEVEL_PX` or less.
 
-    `level_dimensions` is (width, height) per source level, finest first.
+    Parameters
+    ----------
+    level_dimensions
+        (width, height) per source level, finest first.
+    tile_px
+        Side of the tiles of levels that are encoded anew.
+    passing
+        Source levels whose own tiles can be kept, and the width and height of these.
 
     >>> [(plan.width, plan.height, plan.source_level) for plan in plan_levels([(2220, 2967)], 256)]
     [(2220, 2967, 0), (1110, 1484, None), (555, 742, None)]
     """
+    own = passing or {}
     width0, height0 = level_dimensions[0]
-    tile = (tile_px, tile_px)
+    square = (tile_px, tile_px)
     levels = [
-        LevelPlan(i, width, height, (downsample_of(width0, width), downsample_of(height0, height)), i, tile)
-        for i, (width, height) in enumerate(level_dimensions)
+        LevelPlan(
+            level=level,
+            width=width,
+            height=height,
+            downsample=(downsample_of(width0, width), downsample_of(height0, height)),
+            source_level=level,
+            tile_px=own.get(level, square),
+            passed=level in own,
+        )
+        for level, (width, height) in enumerate(level_dimensions)
     ]
     while max(levels[-1].width, levels[-1].height) > SMALLEST_LEVEL_PX:
         above = levels[-1]
         width, height = math.ceil(above.width / 2), math.ceil(above.height / 2)
         downsample = (above.downsample[0] * 2, above.downsample[1] * 2)
-        levels.append(LevelPlan(above.level + 1, width, height, downsample, None, tile))
+        levels.append(LevelPlan(above.level + 1, width, height, downsample, None, square, passed=False))
     return levels
 
 
