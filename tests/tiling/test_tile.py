@@ -16,6 +16,7 @@ from wsikit.errors import ReadError, ScaleError, StoreError
 from wsikit.execution import Executor
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
+from wsikit.tiling import plan as plan_module
 from wsikit.tiling import shard as shard_module
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters, plan_levels, plan_shards, tiles_of_shard
@@ -61,12 +62,18 @@ def test_zarr_reads_the_same_pixels_as_the_store(slide_path: Path, tmp_path: Pat
         assert np.array_equal(array, store.read_box(level, (0, 0, width, height)))
 
 
-def test_levels_are_built_by_averaging_where_the_source_has_none(slide_path: Path, tmp_path: Path) -> None:
+def test_levels_are_built_by_averaging_where_the_source_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slide_path: Path
+) -> None:
+    plans = plan_levels([(20_001, 3000)], 256)
+    assert [(level.width, level.height) for level in plans] == [(20_001, 3000), (5001, 750), (1251, 188)]
+    assert [level.downsample for level in plans] == [(1, 1), (4, 4), (16, 16)]
+    monkeypatch.setattr(plan_module, "SMALLEST_LEVEL_PX", 500)
     store = make(slide_path, tmp_path / "s.zarr")
-    assert store.level_dimensions == ((1500, 1100), (750, 550))
-    plans = plan_levels([(5001, 3000)], 256)
-    assert [(level.width, level.height) for level in plans] == [(5001, 3000), (2501, 1500), (1251, 750), (626, 375)]
-    assert [level.downsample for level in plans] == [(1, 1), (2, 2), (4, 4), (8, 8)]
+    assert store.level_dimensions == ((1500, 1100), (750, 550), (188, 138))
+    built = store.read_box(2, (0, 0, 187, 137)).astype(int)
+    finer = store.read_box(1, (0, 0, 748, 548)).reshape(137, 4, 187, 4, 3).mean(axis=(1, 3))
+    assert np.abs(built - finer).mean() < 1.5, "JPEG aside"
 
 
 def test_ngff_validators_accept_the_store_and_its_label(slide_path: Path, tmp_path: Path) -> None:

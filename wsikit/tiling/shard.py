@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from wsikit.errors import ReadError, StoreError
 from wsikit.slides.base import EncodedTiles, Slide
@@ -22,7 +23,14 @@ from wsikit.slides.store_levels import StoreLevels
 from wsikit.store.atomic import write_bytes, write_json
 from wsikit.store.shards import pack_shard, read_shard
 from wsikit.tiling.framing import Framer
-from wsikit.tiling.plan import ImageParameters, LevelPlan, ShardPlan, TilePlan, tiles_of_shard
+from wsikit.tiling.plan import (
+    BUILT_DOWNSAMPLE,
+    ImageParameters,
+    LevelPlan,
+    ShardPlan,
+    TilePlan,
+    tiles_of_shard,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -182,16 +190,25 @@ def _read_source(task: ShardTask, box: Box) -> Pixels:
 
 
 def _read_above(task: ShardTask, box: Box) -> Pixels:
-    """Mean of 2 × 2 px of the level before; a last odd row or column counts twice."""
+    """Mean of k × k px of the level before; where its last rows or columns are fewer than k, the last one is repeated.
+
+    Read and averaged in bands, one row of tiles at a time: the level before is k² times as large.
+    """
     assert task.above is not None
     x, y, width, height = box
-    right, bottom = min(2 * (x + width), task.above.width), min(2 * (y + height), task.above.height)
+    factor = BUILT_DOWNSAMPLE
+    average = np.empty((height, width, 3), dtype=np.uint8)
     with contextlib.closing(StoreLevels(task.folder, task.above.level + 1)) as levels:
-        pixels = levels.read(task.above.level, 2 * x, 2 * y, right - 2 * x, bottom - 2 * y)
-    missing = (2 * height - pixels.shape[0], 2 * width - pixels.shape[1])
-    pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    sums = pixels.reshape(height, 2, width, 2, 3).sum(axis=(1, 3), dtype=np.uint16)
-    return ((sums + 2) // 4).astype(np.uint8)
+        for first in range(0, height, task.level.tile_px[1]):
+            rows = min(task.level.tile_px[1], height - first)
+            right = min(factor * (x + width), task.above.width)
+            bottom = min(factor * (y + first + rows), task.above.height)
+            left, top = factor * x, factor * (y + first)
+            pixels = levels.read(task.above.level, left, top, right - left, bottom - top)
+            missing = (factor * rows - pixels.shape[0], factor * width - pixels.shape[1])
+            pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+            average[first : first + rows] = np.asarray(Image.fromarray(pixels).reduce(factor))
+    return average
 
 
 def encode(pixels: Pixels, tile_px: tuple[int, int], quality: int) -> bytes:
