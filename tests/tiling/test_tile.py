@@ -73,7 +73,7 @@ def test_levels_are_built_by_averaging_where_the_source_has_none(
     assert store.level_dimensions == ((1500, 1100), (750, 550), (188, 138))
     built = store.read_box(2, (0, 0, 187, 137)).astype(int)
     finer = store.read_box(1, (0, 0, 748, 548)).reshape(137, 4, 187, 4, 3).mean(axis=(1, 3))
-    assert np.abs(built - finer).mean() < 1.5, "JPEG aside"
+    assert np.abs(built - finer).mean() < 2, "JPEG aside"
 
 
 def test_ngff_validators_accept_the_store_and_its_label(slide_path: Path, tmp_path: Path) -> None:
