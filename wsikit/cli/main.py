@@ -18,6 +18,7 @@ VERBS = {
     "caption": "Describe the patches of stores in words.",
     "predict": "Classify the patches of stores.",
     "vote": "Put the patches of stores together: a subtype per slide.",
+    "verify": "Read stores again: checksums, and bytes against the source.",
     "export": "Write a store's map, GeoJSON, report or table.",
     "phantom": "Make synthetic slides with their truth.",
     "demo": "Make a synthetic slide and run the main job on it.",

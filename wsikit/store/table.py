@@ -104,11 +104,11 @@ class PatchTable:
 
     def columns(self) -> list[str]:
         """Names of the columns that are complete."""
-        return [name for name in self._stored_columns() if not self._missing_chunks(name)]
+        return [name for name in self.stored_columns() if not self._missing_chunks(name)]
 
     def receipt(self, name: str) -> Receipt | None:
         """Receipt of a column, or None if there is no such column. Says nothing about completeness."""
-        if name not in self._stored_columns():
+        if name not in self.stored_columns():
             return None
         return Receipt.from_json(self._array(name).attrs[_MARK])
 
@@ -199,10 +199,11 @@ class PatchTable:
             return zarr.open_array(self.folder / name, mode=mode).with_config(_WRITE_ALL)
         except FileNotFoundError as error:
             raise StoreError(
-                f"{self.folder}: no column {name}; there are {', '.join(self._stored_columns())}."
+                f"{self.folder}: no column {name}; there are {', '.join(self.stored_columns())}."
             ) from error
 
-    def _stored_columns(self) -> list[str]:
+    def stored_columns(self) -> list[str]:
+        """Names of all columns that were begun, complete or not."""
         names = sorted(
             path.parent.name for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith(".")
         )

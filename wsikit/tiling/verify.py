@@ -1,0 +1,234 @@
+"""`verify`: is a store what it says it is? Every shard read again, every passed tile held against its source's bytes.
+
+Nothing is changed. What is found is told as problems, one line each, never as the first exception.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsikit.errors import ReadError, StoreError, WsikitError
+from wsikit.progress import SILENT, Progress
+from wsikit.slides.base import EncodedTiles, Slide
+from wsikit.slides.registry import open_slide
+from wsikit.slides.store import SlideStore
+from wsikit.store.atomic import PARTIAL_SUFFIX
+from wsikit.store.shards import read_shard
+from wsikit.tiling.fingerprint import fingerprint
+
+SAMPLED_TILES = 16
+"""Per level, tiles whose pixels are compared."""
+
+ENCODED_TOLERANCE = 6.0
+"""Mean difference, grey levels, that encoding anew at the store's quality may make within a tile."""
+
+_MOST_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was looked at, and what is wrong."""
+
+    shards: int
+    """Shards read again, checksums of index and of every chunk included."""
+    chunks: int
+    """Chunks in them."""
+    compared_bytes: int
+    """Chunks held against the source's own bytes."""
+    compared_pixels: int
+    """Tiles whose pixels were held against the source's."""
+    problems: tuple[str, ...]
+    """One line each; empty: the store is whole."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(
+    store: SlideStore | str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    progress: Progress = SILENT,
+) -> Verdict:
+    """Read a store again, all of it, and hold it against its source if that is given.
+
+    Parameters
+    ----------
+    source
+        The slide that the store was made from: every passed tile's bytes are compared, and the pixels of a sample.
+
+    Raises
+    ------
+    StoreError
+        There is no complete store at `store`.
+    """
+    opened = store if isinstance(store, SlideStore) else SlideStore(store)
+    slide = None if source is None else open_slide(source)
+    problems: list[str] = []
+    if slide is not None and fingerprint(slide.path) != opened.record["source"]["fingerprint"]:
+        problems.append(f"{slide.path}: not the file that {opened.folder} was made from, or it has changed since")
+    counts = _Counts()
+    levels = [_Level.read(opened, level) for level in range(len(opened.level_dimensions))]
+    progress.start("verify", sum(len(level.shards()) for level in levels), "shards")
+    for level in levels:
+        for col, row in level.shards():
+            problems.extend(_verify_shard(level, col, row, slide, counts))
+            progress.advance()
+        if slide is not None and level.source_level is not None:
+            problems.extend(_compare_pixels(opened, level, slide, counts))
+    progress.finish()
+    problems.extend(_verify_tables(opened))
+    problems.extend(
+        f"{path}: left over from an interrupted write" for path in opened.folder.rglob(f"*{PARTIAL_SUFFIX}")
+    )
+    if len(problems) > _MOST_PROBLEMS:
+        problems[_MOST_PROBLEMS:] = [f"… and {len(problems) - _MOST_PROBLEMS} more"]
+    return Verdict(counts.shards, counts.chunks, counts.bytes, counts.pixels, tuple(problems))
+
+
+@dataclass
+class _Counts:
+    shards: int = 0
+    chunks: int = 0
+    bytes: int = 0
+    pixels: int = 0
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One level of the store, as its metadata state it."""
+
+    folder: Path
+    level: int
+    n_tiles: tuple[int, int]
+    side: int
+    """Chunks along a shard's side."""
+    passed: bool
+    recoded: int
+    missing: int
+    unreadable: frozenset[tuple[int, int]]
+    source_level: int | None
+
+    @classmethod
+    def read(cls, store: SlideStore, level: int) -> _Level:
+        folder = store.folder / str(level)
+        record = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+        attributes: dict[str, Any] = record["attributes"]["wsikit"]
+        width, height = store.level_dimensions[level]
+        tile_h, tile_w = record["codecs"][0]["configuration"]["chunk_shape"][1:]
+        shard_w = record["chunk_grid"]["configuration"]["chunk_shape"][2]
+        return cls(
+            folder=folder,
+            level=level,
+            n_tiles=(math.ceil(width / tile_w), math.ceil(height / tile_h)),
+            side=shard_w // tile_w,
+            passed=attributes["fidelity"] == "bytes",
+            recoded=attributes["recoded_tiles"],
+            missing=attributes["missing_tiles"],
+            unreadable=frozenset((col, row) for col, row in attributes["unreadable_tiles"]),
+            source_level=attributes["source_level"],
+        )
+
+    def shards(self) -> list[tuple[int, int]]:
+        cols, rows = (math.ceil(count / self.side) for count in self.n_tiles)
+        return [(col, row) for row in range(rows) for col in range(cols)]
+
+    def tiles(self, col: int, row: int) -> Iterator[tuple[int, int, int]]:
+        """Position in the shard, column and row of its tiles within the level."""
+        for position in range(self.side**2):
+            tile_col, tile_row = col * self.side + position % self.side, row * self.side + position // self.side
+            if tile_col < self.n_tiles[0] and tile_row < self.n_tiles[1]:
+                yield position, tile_col, tile_row
+
+
+def _verify_shard(level: _Level, col: int, row: int, slide: Slide | None, counts: _Counts) -> Iterator[str]:
+    path = level.folder / "c" / "0" / str(row) / str(col)
+    try:
+        chunks = read_shard(path, level.side)
+    except StoreError as error:
+        yield str(error)
+        return
+    absent = chunks is None
+    counts.shards += not absent
+    held = [None] * level.side**2 if chunks is None else chunks
+    counts.chunks += sum(chunk is not None for chunk in held)
+    without = [(c, r) for position, c, r in level.tiles(col, row) if held[position] is None]
+    lost = [tile for tile in without if tile not in level.unreadable]
+    if lost and not (level.passed and level.missing):
+        what = "the shard is missing" if absent else f"{len(lost)} tiles are missing, the first at {lost[0]}"
+        yield f"{path}: {what}. Tile the slide again."
+    if slide is None or not level.passed or not isinstance(slide, EncodedTiles) or level.source_level is None:
+        return
+    differing = 0
+    for position, tile_col, tile_row in level.tiles(col, row):
+        try:
+            stored = slide.encoded_tile(level.source_level, tile_col, tile_row)
+        except ReadError as error:
+            if (tile_col, tile_row) not in level.unreadable:
+                yield f"{error}"
+            continue
+        counts.bytes += 1
+        differing += not _same_bytes(stored, held[position])
+    if differing > level.recoded:
+        yield f"{path}: {differing} tiles differ from the bytes of {slide.path}"
+
+
+def _same_bytes(stored: bytes | None, chunk: bytes | None) -> bool:
+    """Whether a chunk is the stored tile with something put behind its start marker, and nothing else changed."""
+    if stored is None or chunk is None:
+        return stored is chunk
+    return chunk[:2] == stored[:2] and chunk.endswith(stored[2:].rstrip(b"\0"))
+
+
+def _compare_pixels(store: SlideStore, level: _Level, slide: Slide, counts: _Counts) -> Iterator[str]:
+    """Pixels of some tiles: equal where bytes were passed, near where they were encoded anew."""
+    assert level.source_level is not None
+    width, height = store.level_dimensions[level.level]
+    tile_w, tile_h = math.ceil(width / level.n_tiles[0]), math.ceil(height / level.n_tiles[1])
+    rng = np.random.default_rng(level.level)
+    for number in rng.permutation(level.n_tiles[0] * level.n_tiles[1])[:SAMPLED_TILES]:
+        row, col = divmod(int(number), level.n_tiles[0])
+        x, y = col * tile_w, row * tile_h
+        box = (x, y, min(tile_w, width - x), min(tile_h, height - y))
+        if box[2] < 1 or box[3] < 1:
+            continue
+        try:
+            ours, theirs = store.read_box(level.level, box), slide.read_box(level.source_level, box)
+        except ReadError as error:
+            if not level.unreadable:
+                yield str(error)
+            continue
+        counts.pixels += 1
+        difference = np.abs(ours.astype(np.int16) - theirs)
+        exact = level.passed and not level.recoded
+        if (exact and difference.any()) or difference.mean() > ENCODED_TOLERANCE:
+            yield (
+                f"{level.folder}: the pixels at x={x} y={y} differ from {slide.path} by {difference.mean():.1f} grey "
+                f"levels on average, {difference.max()} at most"
+            )
+
+
+def _verify_tables(store: SlideStore) -> Iterator[str]:
+    """Patch tables must open, and each column must be complete."""
+    for name in store.grids():
+        try:
+            table = store.patches(name)
+            complete = set(table.columns())
+            for column in sorted(set(table.stored_columns()) - complete):
+                yield f"{table.folder}: column {column} is incomplete. Run the stage that writes it again."
+            for column in sorted(complete):
+                if len(table.read(column)) != len(table):
+                    yield f"{table.folder}: column {column} has another number of rows than the table"
+        except WsikitError as error:
+            yield str(error)
+        except (OSError, ValueError, RuntimeError) as error:  # what zarr and its codecs raise for damaged chunks
+            yield f"{store.folder}/patches/{name}: cannot be read ({error}). Run the stage that writes it again."
