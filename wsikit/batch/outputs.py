@@ -24,6 +24,7 @@ from wsikit.export.geojson import write_geojson
 from wsikit.export.heatmap import write_map_png
 from wsikit.export.palette import parse_color
 from wsikit.export.report import Fact, PatchExample, ReportData, Section, write_report
+from wsikit.export.tiff import write_tiff
 from wsikit.inference.stages import stored_vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write, write_json
@@ -38,7 +39,7 @@ EXAMPLES_PER_CLASS = 4
 THUMBNAIL_PX = 1600
 FILES = ("map.png", "subtype.geojson", "report.html")
 PROVENANCE = "provenance.json"
-FORMATS = ("png", "geojson", "report", "csv")
+FORMATS = ("png", "geojson", "report", "csv", "tiff")
 TELLING_FACTS = (
     "nuclei_per_mm2",
     "nuclear_diameter_um",
@@ -163,7 +164,8 @@ def export(
     ----------
     to
         "png": subtype map over the thumbnail. "geojson": regions for QuPath, level-0 px. "report": one HTML file.
-        "csv": the patch table, one row per patch, places in level-0 px.
+        "csv": the patch table, one row per patch, places in level-0 px. "tiff": the pixels as a tiled pyramid, from the
+        bytes that the store holds.
     path
         The file to write.
 
@@ -180,6 +182,9 @@ def export(
     target = Path(path)
     if target.is_dir():
         raise RequestError(f"{target}: a folder; give the file to write")
+    if to == "tiff":
+        write_tiff(opened, target)
+        return target
     table = opened.patches(grid)
     found = gather(opened, table, method=method)
     if to == "csv":

@@ -99,6 +99,20 @@ class SlideStore(BaseSlide):
         """Per level, the tiles (column, row) whose pixels could not be read from the source."""
         return [sorted(tiles) for tiles in self._levels.unreadable]
 
+    def tile_px(self, level: int) -> tuple[int, int]:
+        """Width and height of the tiles of `level`, px."""
+        return self._levels.tile_px[level]
+
+    def chunk(self, level: int, col: int, row: int) -> bytes | None:
+        """The JPEG stream of one tile as it is stored; None where the source had none (white).
+
+        Raises
+        ------
+        ReadError
+            The source could not be read there when the store was made, or the chunk is damaged.
+        """
+        return self._levels.encoded(level, col, row)
+
     def grids(self) -> list[str]:
         """Names of the patch grids, e.g. 0.5um_224px."""
         return sorted(

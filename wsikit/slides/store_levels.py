@@ -36,6 +36,15 @@ class StoreLevels:
         """Pixels of a box inside the level, uint8 (height, width, 3); ReadError where they are not to be had."""
         return mosaic((x, y, width, height), self.tile_px[level], lambda col, row: self._tile(level, col, row))
 
+    def encoded(self, level: int, col: int, row: int) -> bytes | None:
+        """The JPEG stream of one tile as it is stored; None where there is none; ReadError if it is not to be had."""
+        try:
+            if (col, row) in self.unreadable[level]:
+                raise StoreError("the source could not be read here when the store was made")
+            return self._shards[level].chunk(col, row)
+        except (StoreError, OSError) as error:
+            raise self._error(level, col, row, error) from error
+
     def close(self) -> None:
         for shards in self._shards:
             shards.close()
@@ -61,16 +70,20 @@ class StoreLevels:
         known = self._cache.get((level, col, row))
         if known is not None:
             return known
+        chunk = self.encoded(level, col, row)
         tile_w, tile_h = self.tile_px[level]
-        box = (col * tile_w, row * tile_h, tile_w, tile_h)
-        if (col, row) in self.unreadable[level]:
-            raise ReadError(str(self.folder), level, box, "the source could not be read here when the store was made")
         try:
-            chunk = self._shards[level].chunk(col, row)
-            tile = (
-                np.full((tile_h, tile_w, 3), FILL, dtype=np.uint8) if chunk is None else decode(chunk, (tile_w, tile_h))
-            )
-        except (StoreError, JpegError, OSError) as error:
-            raise ReadError(str(self.folder), level, box, str(error)) from error
+            tile = _white(tile_w, tile_h) if chunk is None else decode(chunk, (tile_w, tile_h))
+        except JpegError as error:
+            raise self._error(level, col, row, error) from error
         self._cache.put((level, col, row), tile)
         return tile
+
+    def _error(self, level: int, col: int, row: int, reason: Exception) -> ReadError:
+        tile_w, tile_h = self.tile_px[level]
+        return ReadError(str(self.folder), level, (col * tile_w, row * tile_h, tile_w, tile_h), str(reason))
+
+
+def _white(width: int, height: int) -> npt.NDArray[np.uint8]:
+    """What zarr reads where a chunk is missing."""
+    return np.full((height, width, 3), FILL, dtype=np.uint8)

@@ -12,7 +12,8 @@ from wsikit.slides.jpeg import JpegError, JpegSource, self_contained
 
 _EOI = b"\xff\xd9"
 _SOF_KINDS = frozenset({0xC0, 0xC1, 0xC2})
-_SOS, _RST0, _RST7, _TEM = 0xDA, 0xD0, 0xD7, 0x01
+_SOS, _RST0, _RST7, _TEM, _APP14 = 0xDA, 0xD0, 0xD7, 0x01, 0xEE
+_NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})  # tables, reserved, arithmetic conditioning
 _MAX_HEADS = 64
 
 
@@ -48,40 +49,73 @@ class Framer:
         return chunk
 
 
-def check_head(tile: bytes, tile_px: tuple[int, int]) -> int:
-    """Length of a tile's head, up to where its coded data begin; JpegError if it is not what a chunk may hold."""
-    position, framed = 2, False
-    while position + 4 <= len(tile):
-        if tile[position] != 0xFF:
+@dataclass(frozen=True)
+class Head:
+    """What the head of a JPEG stream says."""
+
+    length: int
+    """Bytes up to where the coded data begin."""
+    width: int
+    height: int
+    bits: int
+    components: int
+    subsampling: tuple[int, int]
+    """Of the colour components, along x and y: (1, 1), (2, 1) or (2, 2)."""
+    rgb: bool
+    """An Adobe marker says that the components are R, G, B."""
+
+
+def read_head(stream: bytes) -> Head:
+    """Read a JPEG stream's head; JpegError if it is damaged, cut off, or of a kind that chunks may not hold."""
+    position, frame, rgb = 2, b"", False
+    while position + 4 <= len(stream):
+        if stream[position] != 0xFF:
             raise JpegError(f"its head is damaged at byte {position}")
-        marker = tile[position + 1]
-        if marker == 0xFF:  # fill byte
+        marker = stream[position + 1]
+        if marker == 0xFF:  # a fill byte
             position += 1
             continue
         if marker == _TEM or _RST0 <= marker <= _RST7:
             position += 2
             continue
-        length = int.from_bytes(tile[position + 2 : position + 4], "big")
+        length = int.from_bytes(stream[position + 2 : position + 4], "big")
+        segment = stream[position + 4 : position + 2 + length]
         if marker in _SOF_KINDS:
-            _check_frame(tile[position + 4 : position + 2 + length], tile_px)
-            framed = True
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frame = segment
+        elif 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
             raise JpegError(f"a kind of JPEG that chunks may not hold (SOF{marker - 0xC0})")
+        elif marker == _APP14 and segment[:5] == b"Adobe" and len(segment) >= 12:
+            rgb = segment[11] == 0
         position += 2 + length
         if marker == _SOS:
-            if not framed:
-                raise JpegError("it has no frame header")
-            return position
+            return _head(frame, position, rgb)
     raise JpegError("its head is cut off")
 
 
-def _check_frame(frame: bytes, tile_px: tuple[int, int]) -> None:
-    if len(frame) < 6:
-        raise JpegError("its frame header is cut off")
-    precision, height, width = frame[0], int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    if precision != 8:
-        raise JpegError(f"{precision} bits per sample where 8 are expected")
-    if (width, height) != tile_px:
-        raise JpegError(f"it is {width}×{height} px where {tile_px[0]}×{tile_px[1]} px are expected")
-    if frame[5] != 3:
-        raise JpegError(f"{frame[5]} components where 3 are expected")
+def _head(frame: bytes, length: int, rgb: bool) -> Head:
+    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        raise JpegError("it has no whole frame header")
+    factors = [divmod(frame[7 + 3 * i], 16) for i in range(frame[5])]
+    across, down = factors[0]
+    others = factors[1:] or [factors[0]]
+    return Head(
+        length=length,
+        width=int.from_bytes(frame[3:5], "big"),
+        height=int.from_bytes(frame[1:3], "big"),
+        bits=frame[0],
+        components=frame[5],
+        subsampling=(across // max(1, others[0][0]), down // max(1, others[0][1])),
+        rgb=rgb,
+    )
+
+
+def check_head(tile: bytes, tile_px: tuple[int, int]) -> int:
+    """Length of a tile's head, up to where its coded data begin; JpegError if it is not what a chunk may hold."""
+    head = read_head(tile)
+    if head.bits != 8:
+        raise JpegError(f"{head.bits} bits per sample where 8 are expected")
+    if (head.width, head.height) != tile_px:
+        raise JpegError(f"it is {head.width}×{head.height} px where {tile_px[0]}×{tile_px[1]} px are expected")
+    if head.components != 3:
+        raise JpegError(f"{head.components} components where 3 are expected")
+    return head.length

@@ -1,0 +1,48 @@
+"""The store's pixels as TIFF: the same bytes, the same pixels, in other people's readers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+
+from wsikit.execution import Executor
+from wsikit.export.tiff import write_tiff
+from wsikit.slides.registry import open_slide
+from wsikit.tiling.tile import tile
+
+
+@pytest.mark.parametrize("name", ["CMU-1-Small-Region.svs", "her2st_C2_pyramid.tif"])
+def test_a_slide_goes_through_store_and_tiff_bit_by_bit(slides_dir: Path, tmp_path: Path, name: str) -> None:
+    with open_slide(slides_dir / name) as slide:
+        store = tile(slide, tmp_path / "s.zarr", executor=Executor(workers=2))
+        write_tiff(store, tmp_path / "back.tif")
+        with open_slide(tmp_path / "back.tif") as back:
+            assert back.level_dimensions == slide.level_dimensions
+            assert back.mpp == pytest.approx(slide.mpp, rel=1e-6)
+            for level, (width, height) in enumerate(slide.level_dimensions):
+                box = (0, 0, width, height)
+                assert np.array_equal(back.read_box(level, box), slide.read_box(level, box))
+                assert back.encoded_tile(level, 1, 1).endswith(slide.encoded_tile(level, 1, 1)[2:])
+    with openslide.OpenSlide(tmp_path / "back.tif") as other:
+        region = np.asarray(other.read_region((600, 900), 0, (700, 500)).convert("RGB"))
+    assert np.array_equal(region, store.read_box(0, (600, 900, 700, 500)))
+
+
+def test_tiles_that_the_store_does_not_have_are_empty_tiles(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.tif"
+    pixels = np.full((512, 512, 3), 120, np.uint8)
+    tiles = iter([pixels[:256, :256], None, None, pixels[:256, :256]])
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(
+            tiles, shape=(512, 512, 3), dtype="uint8", tile=(256, 256), compression="jpeg", photometric="rgb",
+            resolution=(2e4, 2e4), resolutionunit="CENTIMETER", metadata=None,
+        )  # fmt: skip
+    store = tile(path, tmp_path / "s.zarr", executor=Executor(workers=1))
+    assert (store.read_box(0, (256, 0, 256, 256)) == 255).all()
+    write_tiff(store, tmp_path / "back.tif")
+    with tifffile.TiffFile(tmp_path / "back.tif") as tiff:
+        assert [count == 0 for count in tiff.pages[0].databytecounts] == [False, True, True, False]
