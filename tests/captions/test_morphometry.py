@@ -115,6 +115,64 @@ def test_fluorescence_on_black_gets_no_tissue_facts():
     assert "bright field" in found.text
 
 
+def test_crowded_fluorescence_is_no_bright_field_either():
+    """Two thirds of it are lit, in blue alone."""
+    image = np.zeros((224, 224, 3), np.uint8)
+    image[np.mgrid[:224, :224].sum(axis=0) % 12 < 8] = (5, 20, 230)
+    assert "bright field" in caption(image).text
+
+
+def test_a_shred_of_tissue_on_glass_is_not_counted_up_to_a_square_millimetre(draw_nuclei):
+    image = np.full((224, 224, 3), 245, np.uint8)
+    image[:20, :20] = draw_nuclei(0.5)[:20, :20]
+    assert caption(image).text == "Bare glass: blank abundant (99 %)."
+
+
+def _ring(kind: str, n_nuclei: int = 10):
+    """A ring of nuclei of 7 µm around a core of 11 µm radius: "inward" fibrils, "grains" or a "lumen"."""
+    y, x = (np.mgrid[:224, :224] + 0.5) * 0.5 - 56
+    radius, turn = np.hypot(y, x), np.arctan2(y, x)
+    rng = np.random.default_rng(6)
+    eosin = 0.4 + 0.03 * rng.standard_normal((224, 224))
+    core = radius < 12
+    if kind == "inward":
+        eosin[core] += 0.2 * np.sin(24 * turn)[core]
+    if kind == "grains":
+        eosin[core] += 0.14 * rng.standard_normal((224, 224))[core]
+    if kind == "lumen":
+        eosin[core] = 0
+    nuclei = np.zeros((224, 224))
+    for middle in (np.arange(n_nuclei) + 0.3) * 2 * np.pi / n_nuclei:
+        distance = np.hypot(y - 15.5 * np.sin(middle), x - 15.5 * np.cos(middle))
+        nuclei = np.maximum(nuclei, np.clip((3.5 - distance) / 0.5 + 0.5, 0, 1))
+    return nuclei, eosin * (1 - nuclei)
+
+
+def test_a_ring_around_inward_fibrils_is_rosette_like_and_other_rings_are_not(stain):
+    found = caption(stain(*_ring("inward")))
+    assert found.facts["rosette_like"] == 1
+    assert "rosette-like rings present (1)" in found.text
+    assert caption(stain(*_ring("grains"))).facts["rosette_like"] == 0
+    assert caption(stain(*_ring("lumen"))).facts["rosette_like"] == 0
+    assert caption(stain(*_ring("inward", n_nuclei=3))).facts.get("rosette_like", 0) == 0
+
+
+def test_large_pale_nuclei_are_ganglion_like_only_with_a_nucleolus(draw_nuclei, stain):
+    """Nine of 36 nuclei are made 10 µm wide and pale, with a dot of 2.4 µm or without."""
+    y, x = (np.mgrid[:224, :224] + 0.5) * 0.5
+    for dot, share in ((0.0, 0.0), (1.6, 0.25)):
+        image = draw_nuclei(0.5)
+        for cy in (29, 65, 101 - 18):
+            for cx in (29, 65, 101 - 18):
+                distance = np.hypot(y - cy, x - cx)
+                inside = distance < 5
+                amount = np.where(distance < 1.2, max(dot, 0.45), 0.45 + 0.3 * (distance > 4.3))
+                image[inside] = stain(amount, 0.02 + 0 * amount)[inside]
+        facts = caption(image).facts
+        assert facts["large_pale_nuclei_share"] == pytest.approx(0.25, abs=0.03)
+        assert facts["ganglion_like_share"] == pytest.approx(share, abs=0.03)
+
+
 def test_a_grey_picture_of_tissue_is_said_to_have_no_colour(tissue):
     found = caption(np.repeat(tissue.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8))
     assert "No stain colour" in found.text

@@ -1,23 +1,15 @@
-"""What the nuclei of a patch say together: size, shape, stain, large pale ones, rings around matrix. Facts as numbers.
+"""What the nuclei of a patch say together: size, shape, stain, large pale ones, nucleoli. Facts as numbers.
 
-All of it is measured look-alikes: a ring of nuclei around matrix is like a rosette, a large pale nucleus in much pink
-cytoplasm like a ganglion cell. What they are, a pathologist says.
+A large pale nucleus with a nucleolus in pink cytoplasm is like a ganglion cell's. What it is, a pathologist says.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage as ndi
 
-from wsikit.captions.colours import Colours
 from wsikit.captions.nuclei import Nuclei
-from wsikit.captions.pixels import Densities, Mask, box_mean, depth_below, dilate, halve, halve_mask, quantile, smooth
-from wsikit.captions.texture import Texture
-
-Numbers = npt.NDArray[np.floating[Any]]
+from wsikit.captions.pixels import Densities, Mask, box_mean, dilate, halve, halve_mask, quantile
 
 FEWEST = 8
 """With fewer whole nuclei, medians and shares of nuclei are not stated."""
@@ -25,16 +17,12 @@ FEWEST = 8
 _ELONGATED_ASPECT = 0.5
 _DARK_QUANTILE = 0.8  # of the densities: the patch's ordinary, dark nuclei
 _LARGE_UM, _PALE = 8.0, 0.70  # diameter; density relative to the dark ones
-_CELL_LARGE_UM, _CELL_PALE, _CELL_CYTOPLASM = 7.5, 0.72, 1.1
+_CELL_LARGE_UM, _CELL_PALE, _CELL_CYTOPLASM = 6.5, 0.80, 0.9
+_NUCLEOLUS = 1.9  # darkest pixel within a nucleus over its median
+_NUCLEOLUS_WITHIN = 0.65  # of the radius: further out lies the membrane
 _PALE_ASPECT = 0.6  # long pale nuclei are fibroblasts or endothelium cut flat
 _CYTOPLASM_UM = 4.0
 _INTACT_UM2 = 20.0  # 5 µm across: smaller dark bodies are shrunken, or grazed by the knife
-_RING_CORE_UM = (7.0, 16.0)  # radius of the matrix inside
-_RING_BELT_UM = (-2.0, 7.0)  # where the nuclei of the ring lie, from the core's radius
-_RING_SECTORS, _RING_FILLED = 12, 7
-_RING_FIBRES = 0.22  # mean coherence within the core: no structureless pool, no lumen
-_RING_APART_UM = 5.0
-_RING_SHADE = 0.4  # most share of a pixel that nuclei cover, in a ring's core
 
 
 def shape_facts(nuclei: Nuclei) -> dict[str, float]:
@@ -59,7 +47,7 @@ def shape_facts(nuclei: Nuclei) -> dict[str, float]:
 
 
 def pale_facts(nuclei: Nuclei, od: Densities) -> dict[str, float]:
-    """Shares of large pale nuclei, and of those that lie in much pink cytoplasm.
+    """Shares of large pale nuclei, and of pale ones with a nucleolus that lie in pink cytoplasm.
 
     Pale is relative to the patch's own dark nuclei: where all are pale alike, none is found.
     """
@@ -72,10 +60,11 @@ def pale_facts(nuclei: Nuclei, od: Densities) -> dict[str, float]:
     cell = rounded & (nuclei.diameter_um > _CELL_LARGE_UM) & (paleness < _CELL_PALE)
     if cell.any():
         cell &= _cytoplasm(nuclei, od) > _CELL_CYTOPLASM
+    n_cells = sum(_nucleolus(nuclei, int(index), od) > _NUCLEOLUS for index in np.flatnonzero(cell))
     n = np.count_nonzero(whole)
     return {
         "large_pale_nuclei_share": float(np.count_nonzero(large) / n),
-        "ganglion_like_share": float(np.count_nonzero(cell) / n),
+        "ganglion_like_share": n_cells / n,
     }
 
 
@@ -95,49 +84,20 @@ def _cytoplasm(nuclei: Nuclei, od: Densities) -> npt.NDArray[np.float64]:
     return around[rows, columns] / usual
 
 
+def _nucleolus(nuclei: Nuclei, index: int, od: Densities) -> float:
+    """Red density of the darkest pixel well inside a nucleus over the median there."""
+    y, x = nuclei.y[index], nuclei.x[index]
+    reach = _NUCLEOLUS_WITHIN * nuclei.diameter_um[index] / 2 / nuclei.mpp
+    top, left = max(0, int(y - reach)), max(0, int(x - reach))
+    inner = od.red[top : int(y + reach) + 2, left : int(x + reach) + 2]
+    dy = np.arange(top, top + inner.shape[0])[:, None] - y
+    dx = np.arange(left, left + inner.shape[1])[None, :] - x
+    values = inner[dy * dy + dx * dx <= reach * reach]
+    return float(values.max() / max(quantile(values, 0.5), 0.02)) if values.size else 0.0
+
+
 def far_from_nuclei(nuclei: Nuclei, distance_um: float) -> Mask:
     """bool (h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2`."""
     intact = np.concatenate([[False], nuclei.area_um2 >= _INTACT_UM2])
     near = halve_mask(intact[nuclei.labels], 0).astype(np.float32)
     return box_mean(near, distance_um / np.sqrt(3.0) / (2 * nuclei.mpp)) < 1e-4  # a square of that half-width is empty
-
-
-def count_rings(nuclei: Nuclei, texture: Texture, colours: Colours) -> int:
-    """Rosette-like rings: at least 7 of 12 sectors around a core of fibrous matrix hold a nucleus.
-
-    Parameters
-    ----------
-    nuclei
-        At `texture.mpp` / 2.
-    texture
-        Of the matrix.
-    colours
-        At `texture.mpp`.
-    """
-    if len(nuclei) < _RING_FILLED:
-        return 0
-    mpp = 2 * texture.mpp  # rings are some 30 µm wide: 2 µm per pixel will do, at a quarter of the time
-    free = halve(halve((nuclei.labels > 0).astype(np.float32))) <= _RING_SHADE
-    radius = smooth(depth_below(free, max(2, round(_RING_CORE_UM[1] / mpp) + 2)), 1.5 / mpp) * mpp
-    fibres = halve(box_mean(texture.near, 0.4 * _RING_CORE_UM[0] / texture.mpp)) >= _RING_FIBRES
-    filled = ~halve_mask(colours.blank | colours.red_cell, 0.25)
-    core = (radius >= _RING_CORE_UM[0]) & (radius <= _RING_CORE_UM[1]) & fibres & filled
-    if not core.any():
-        return 0
-    side = 2 * max(1, round(_RING_APART_UM / mpp)) + 1
-    y, x = np.nonzero(core & (ndi.maximum_filter(radius, side) == radius))
-    corner = 0.5 * nuclei.mpp  # places of nuclei count from the middle of the first pixel
-    sectors = _filled_sectors(nuclei, (y + 0.5) * mpp - corner, (x + 0.5) * mpp - corner, radius[y, x])
-    return int(np.count_nonzero(sectors >= _RING_FILLED))
-
-
-def _filled_sectors(nuclei: Nuclei, y_um: Numbers, x_um: Numbers, radius_um: Numbers) -> npt.NDArray[np.int64]:
-    """Number of sectors that hold a nucleus, for each of n rings of the given centres and core radii."""
-    dy = nuclei.y * nuclei.mpp - y_um[:, None]  # (n, N)
-    dx = nuclei.x * nuclei.mpp - x_um[:, None]
-    beyond = np.hypot(dy, dx) - radius_um[:, None]
-    ring, nucleus = np.nonzero((beyond > _RING_BELT_UM[0]) & (beyond < _RING_BELT_UM[1]))
-    turn = np.arctan2(dy[ring, nucleus], dx[ring, nucleus]) / (2 * np.pi) % 1.0
-    filled = np.zeros((len(y_um), _RING_SECTORS), bool)
-    filled[ring, (turn * _RING_SECTORS).astype(np.int64) % _RING_SECTORS] = True
-    return filled.sum(axis=1)

@@ -15,17 +15,17 @@ from wsikit.captions.pixels import Densities, Mask, Plane, box_mean, halve, quan
 _STAINED = 0.24  # sum of the three densities; glass scanned at 222 and up stays below
 _TINT = 0.04  # green over the mean of red and blue; pale stain has it, glass, unless itself tinted, has not
 _BLACK = 0.795  # least density of black: no channel above grey value 40
+_DARK = 1.0  # middle density: light in one channel alone is fluorescence, or black all the same
 _COLOURLESS = 0.2  # spread of the channels over their mean; H&E has 0.4 and more
 _INK_RED = 1.3  # red over green, and green over mean, of blue and green inks
 _INK_DENSITY = 0.3
 _BROWN_BLUE = 1.15  # blue over green of DAB and melanin
 _BROWN_DENSITY = 0.25
-_RED_CELL_BLUE = 0.72  # least blue over green; eosin has 0.4-0.75, red cells 0.75-0.95 unless colours were normalised
-_RED_CELL_ABOVE = 0.1  # and this much above the patch's median, unless that is itself beyond any eosin:
-_NO_EOSIN_BLUE = 0.73
+_RED_CELL_BLUE = 0.72  # blue over green: eosin has 0.4-0.75, red cells 0.75-0.95 unless colours were normalised
+_RED_CELL_ABOVE = 0.1  # where cells are not resolved, also this much above the median of the patch's pink
 _RED_CELL_GREEN = 0.12
 _RED_CELL_RED = 0.45  # red over green
-_CELL_MPP = 2.0  # up to here single red cells roughen the picture; bone and colloid are as red, and smooth:
+_CELL_MPP = 1.5  # up to here single red cells roughen the picture; bone and colloid are as red, and smooth:
 _ROUGH, _ROUGH_UM = 0.11, 5.0  # mean deviation over mean of the green density; bone 0.03-0.1, red cells 0.12-0.35
 _MIDDLE = 0.45  # red over green between eosin (0.1-0.3) and haematoxylin (0.55-1)
 _MIDDLE_RANGE = (0.38, 0.55)
@@ -39,6 +39,7 @@ class Colours:
     blank: Mask
     """Bright, hardly tinted: glass, lumens, fat dissolved by processing."""
     black: Mask
+    """Black, or light in one channel alone: scanner border, dark field."""
     grey: Mask
     """Dark without colour: soot, dust, black ink, pigment."""
     ink: Mask
@@ -59,7 +60,8 @@ def sort_colours(od: Densities) -> Colours:
     blank = (total < _STAINED) & (green - (red + blue) / 2 < _TINT)
     least = np.minimum(np.minimum(red, green), blue)
     most = np.maximum(np.maximum(red, green), blue)
-    black = least > _BLACK
+    middle = total - least - most
+    black = (least > _BLACK) | (middle > _DARK)
     free = ~(blank | black)
     grey = free & (most - least < _COLOURLESS / 3 * total)
     free &= ~grey
@@ -79,10 +81,11 @@ def _red_cells(od: Densities, free: Mask) -> Mask:
     pink = free & (green > _RED_CELL_GREEN) & (red < _RED_CELL_RED * green)
     if not pink.any():
         return pink
-    usual = quantile(blue[pink] / green[pink], 0.5)
-    limit = _RED_CELL_BLUE if usual > _NO_EOSIN_BLUE else max(_RED_CELL_BLUE, usual + _RED_CELL_ABOVE)
+    resolved = od.mpp <= _CELL_MPP
+    usual = 0.0 if resolved else quantile(blue[pink] / green[pink], 0.5) + _RED_CELL_ABOVE
+    limit = max(_RED_CELL_BLUE, usual)
     spots = smooth((pink & (blue > limit * green)).astype(np.float32), 1.0) > 0.5
-    if od.mpp <= _CELL_MPP and spots.any():
+    if resolved and spots.any():
         mean = box_mean(green, _ROUGH_UM / od.mpp)
         rough = box_mean(np.abs(green - box_mean(green, 0.6 * _ROUGH_UM / od.mpp)), _ROUGH_UM / od.mpp)
         spots &= rough > _ROUGH * mean

@@ -33,6 +33,9 @@ class Fact:
         return next(word for limit, word in self.grades if value < limit)
 
 
+DARK, BARE = 0.5, 0.95
+"""Shares of black and of blank from which on nothing else is said of a patch."""
+
 _ANY, _BLOOD, _SPACE, _COUNT, _SHAPE, _FINE = math.inf, 5.0, 2.0, 1.5, 1.0, 0.6
 _END = math.inf
 
@@ -44,7 +47,7 @@ def _amounts(scant: float, moderate: float, abundant: float) -> tuple[tuple[floa
 FACTS: dict[str, Fact] = {
     "tissue_share": Fact("share", _ANY, "neither blank nor black"),
     "blank_share": Fact("share", _ANY, "bright and unstained", "blank", _amounts(0.10, 0.35, 0.80)),
-    "black_share": Fact("share", _ANY, "black: scanner border, dark field", "black", _amounts(0.05, 0.2, 0.5)),
+    "black_share": Fact("share", _ANY, "no light, or in one channel alone", "black", _amounts(0.05, 0.2, 0.5)),
     "grey_share": Fact("share", _ANY, "dark without colour: soot, dust, black ink", "grey", _amounts(0.05, 0.2, 0.5)),
     "brown_share": Fact("share", _ANY, "brown chromogen or pigment", "brown", _amounts(0.03, 0.15, 0.4)),
     "haematoxylin_share": Fact(
@@ -87,17 +90,17 @@ FACTS: dict[str, Fact] = {
         "necrosis", _amounts(0.08, 0.25, 0.5),
     ),
     "fibrillary_share": Fact(
-        "share", _FINE, "fine fibrils that run in all directions: neuropil-like", "neuropil", _amounts(0.1, 0.2, 0.35)
+        "share", _FINE, "fine fibrils that run in all directions: neuropil-like", "neuropil", _amounts(0.11, 0.18, 0.3)
     ),
     "rosette_like": Fact(
-        "count", _FINE, "rings of nuclei around fibrous matrix", "rosettes", ((0.5, ABSENT), (_END, PRESENT))
+        "count", _FINE, "rings of nuclei around inward fibrils", "rosettes", ((0.5, ABSENT), (_END, PRESENT))
     ),
     "large_pale_nuclei_share": Fact(
         "share", _FINE, "of the nuclei, wide and pale beside the patch's dark ones: vesicular", "large_pale_nuclei",
         ((0.02, ABSENT), (0.06, SCANT), (0.2, MODERATE), (_END, ABUNDANT)),
     ),
     "ganglion_like_share": Fact(
-        "share", _FINE, "of the nuclei, large pale ones in much pink cytoplasm", "ganglion_cells",
+        "share", _FINE, "of the nuclei, pale ones with a nucleolus, in pink cytoplasm", "ganglion_cells",
         ((0.015, ABSENT), (0.05, SCANT), (0.15, MODERATE), (_END, ABUNDANT)),
     ),
 }  # fmt: skip
@@ -185,9 +188,9 @@ def _spoken(facts: Mapping[str, float]) -> list[str]:
 
 def _no_brightfield(facts: Mapping[str, float]) -> str:
     """The fact that leaves no stain to speak of, if there is one."""
-    if facts.get("black_share", 0.0) >= 0.5:
+    if facts.get("black_share", 0.0) >= DARK:
         return "black_share"
-    if facts.get("blank_share", 0.0) >= 0.98:
+    if facts.get("blank_share", 0.0) >= BARE:
         return "blank_share"
     return "grey_share" if facts.get("grey_share", 0.0) >= 0.5 and "haematoxylin_share" not in facts else ""
 

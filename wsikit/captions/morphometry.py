@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.base import Caption, check_patches
-from wsikit.captions.cells import count_rings, far_from_nuclei, pale_facts, shape_facts
+from wsikit.captions.cells import far_from_nuclei, pale_facts, shape_facts
 from wsikit.captions.colours import Colours, adapt_stains, halved, is_even, share, sort_colours
-from wsikit.captions.lexicon import FACTS, phrase
+from wsikit.captions.lexicon import BARE, DARK, FACTS, phrase
 from wsikit.captions.nuclei import Nuclei, NucleusRule, find_nuclei
 from wsikit.captions.pixels import Densities, Pixels, box_mean, densities, dilate, halve_mask, shrink
+from wsikit.captions.rings import count_rings
 from wsikit.captions.spaces import find_spaces
 from wsikit.captions.texture import texture_of
 
@@ -26,12 +27,11 @@ _FINE_MPP = 0.5  # nuclei and fibrils are looked at here, or at the patch's own 
 _SHAPE_MPP = FACTS["nuclear_diameter_um"].coarsest_mpp  # up to here colours and spaces are looked at twofold shrunk
 _FIBRIL_MPP = FACTS["fibrillary_share"].coarsest_mpp
 _SHAPE_BLUR_UM, _FIBRIL_BLUR_UM = 2.5, 1.0  # a patch as blurred as that no longer shows them
-_MOSTLY = 0.5
-_LEAST_TISSUE_MM2 = 5e-4  # on less tissue, one nucleus more or less would turn sparse into dense
+_LEAST_TISSUE_MM2 = 1.2e-3  # on less tissue, one nucleus more or less would turn sparse into dense
 _LEAST_SIDE = 20.0  # µm, and px where those are coarser than 1 µm: on less neither ink nor focus can be judged
 _FOCUS_TISSUE = 0.1  # share of tissue from which on there is something to be in focus
 
-_FIBRIL_NEAR, _FIBRIL_GRAIN = 0.42, 0.09
+_FIBRIL_NEAR, _FIBRIL_GRAIN = 0.45, 0.11
 _SPINDLE_FAR = 0.28
 _SHEET_UM, _SHEET = 8.0, 0.35  # where nuclei cover more than that, palisades of cells look like fibres
 _SMOOTH_NEAR_UM = 4.0
@@ -85,7 +85,7 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
     coarse = halved(fine) if mpp <= _SHAPE_MPP else fine
     colours = sort_colours(coarse)
     facts = _whole(colours)
-    if facts["black_share"] >= _MOSTLY or facts["blank_share"] > 0.98 or _is_grey(facts):
+    if facts["black_share"] >= DARK or facts["blank_share"] >= BARE or _is_grey(facts):
         return facts
     even = is_even(fine.green)
     facts |= _quality(image, mpp, judge_focus=not even and facts["tissue_share"] > _FOCUS_TISSUE)

@@ -34,6 +34,8 @@ class Texture:
     """Not blank."""
     matrix: Mask
     """Where there is matrix at all: stained, no nucleus, and not only a strip between nuclei."""
+    tensor: Plane
+    """Products xx, yy, xy of the gradient's components, (3, h // 2, w // 2)."""
     mpp: float
 
 
@@ -59,7 +61,7 @@ def texture_of(od: Densities, nuclei: Mask, blank: Mask) -> Texture:
     grain = np.sqrt(np.maximum(xx + yy, 0) / support) / (np.maximum(density, 0) / support + 0.02)
     matrix = (weight > 0) & (box_mean(weight, _SUPPORT_UM / mpp) > _SUPPORT)
     far = box_mean(np.stack(list(_tensor(green))) * stained, _FAR_UM / mpp)
-    return Texture(_coherence(xx, yy, xy), _coherence(*far), grain, stained, matrix, mpp)
+    return Texture(_coherence(xx, yy, xy), _coherence(*far), grain, stained, matrix, planes[:3], mpp)
 
 
 def _tensor(plane: Plane) -> Iterator[Plane]:
