@@ -71,6 +71,10 @@ class SlideStore(BaseSlide):
         path = Path(folder) / "zarr.json"
         try:
             attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
+        except NotADirectoryError:
+            raise StoreError(
+                f"{folder}: a file, not a slide store. Run wsikit tile {folder} -o {Path(folder).stem}.zarr first."
+            ) from None
         except FileNotFoundError:
             raise StoreError(
                 f"{folder}: not a complete slide store (no zarr.json). If wsikit tile was interrupted, run it again."

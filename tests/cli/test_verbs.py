@@ -1,0 +1,85 @@
+"""The verbs as a user types them, one after the other, on one store."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import wsikit
+from wsikit.cli.main import VERBS, main
+
+
+def call(*arguments: object) -> int:
+    """Exit status of `wsikit ARGUMENTS`."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_prints_its_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(verb, "--help") == 0
+    assert "Usage: wsikit" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert wsikit.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["tile"], ["run", "x.svs"], ["vote", "x.zarr", "--method", "loud"]])
+def test_a_wrong_request_ends_with_2(arguments: list[str]) -> None:
+    assert call(*arguments) == 2
+
+
+def test_the_stages_one_by_one_make_what_run_makes(
+    slide_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "disc.zarr"
+    assert call("tile", slide_path, "-o", store, "--workers", "2") == 0
+    assert call("caption", store, "--workers", "2") == 0
+    assert call("predict", store, "--device", "cpu") == 0
+    capsys.readouterr()
+    assert call("vote", store, "--json", "--min-patches", "1") == 0
+    voted = json.loads(capsys.readouterr().out)
+    assert voted["classes"] == ["UD", "PD", "D"]
+    for kind, name in (("png", "m.png"), ("geojson", "m.geojson"), ("report", "m.html"), ("csv", "m.csv")):
+        assert call("export", store, "--to", kind, "-o", tmp_path / name) == 0
+        assert (tmp_path / name).stat().st_size > 0
+    with open(tmp_path / "m.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"x", "y", "tissue", "readable", "caption", "probability_UD", "gate"} <= set(rows[0])
+    assert all(row["caption"] for row in rows)
+
+
+def test_a_stage_before_its_turn_says_what_comes_first(
+    slide_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "disc.zarr"
+    assert call("tile", slide_path, "-o", store) == 0
+    capsys.readouterr()
+    assert call("vote", store) == 1
+    assert "wsikit predict" in capsys.readouterr().err
+    assert call("caption", slide_path) == 1
+    assert "wsikit tile" in capsys.readouterr().err
+
+
+def test_a_model_refuses_patches_of_another_scale(
+    slide_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "disc.zarr"
+    assert call("tile", slide_path, "-o", store, "--mpp", "2", "--patch-size", "64") == 0
+    capsys.readouterr()
+    assert call("predict", store) == 1
+    assert "224 px at 0.5 µm/px" in capsys.readouterr().err
+
+
+def test_one_bad_slide_does_not_stop_tile(slide_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.svs"
+    bad.write_bytes(b"II*\0" + b"\1" * 200)
+    assert call("tile", bad, slide_path, "-o", tmp_path / "stores") == 1
+    assert (tmp_path / "stores" / "disc.zarr" / "zarr.json").is_file()
+    assert "bad.svs" in capsys.readouterr().err
