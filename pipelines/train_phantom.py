@@ -1,7 +1,8 @@
 """Train the packaged demonstration model on synthetic tissue: python pipelines/train_phantom.py -o OUT
 
-Makes patches of training and unseen slides, captions them by measurement, trains, evaluates beside the colour-histogram
-floor, and writes OUT/model (to be put into wsikit/models/zoo/), its card and metrics. Same seeds, same model.
+Makes training slides and unseen ones, captions their patches by measurement, trains, evaluates beside the floor of a
+colour histogram, and writes OUT/model with card and metrics (packaged as wsikit/models/zoo/<name>). Same seeds, same
+model.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import platform
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,8 @@ from wsikit.models.config import ImageEncoderConfig, ModelConfig, PRMFConfig, Te
 from wsikit.models.io import load_model, save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import CaptionTokenizer
-from wsikit.phantom import CLASSES, phantom_patches
+from wsikit.phantom import CLASSES, SUBTYPES, make_phantom
+from wsikit.slides import open_slide
 from wsikit.training.card import model_card
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, refuse_shared_groups
@@ -47,6 +50,7 @@ logger = logging.getLogger("train_phantom")
 HERE = Path(__file__).parent
 N_ORDINAL = 3  # UD < PD < D; other tissue stands outside of the order
 FUSED = "PRMF fused"
+COMMAND = "python pipelines/train_phantom.py -o OUT"
 NOTICE = (
     "DEMONSTRATION ONLY: trained on synthetic tissue, never on a patient's. Not for clinical use; "
     "its output on real tissue means nothing and must not be used."
@@ -71,7 +75,9 @@ class Data(_Strict):
     captioner: str
     train_seeds: tuple[int, int]
     test_seeds: tuple[int, int]
-    patches_per_slide: int
+    slide_px: int
+    min_tissue: float
+    most_per_training_slide: int
     shuffle_seed: int
 
 
@@ -82,6 +88,14 @@ class Text(_Strict):
     vocabulary: int
     max_tokens: int
     options: dict[str, Any]
+
+
+class StageShare(_Strict):
+    """Which parts learn from which share of the epochs on."""
+
+    name: str
+    since: float
+    learns: list[str]
 
 
 class Settings(_Strict):
@@ -96,26 +110,61 @@ class Settings(_Strict):
     prmf: PRMFConfig
     training: TrainingSettings
     rise: tuple[float, float]
-    stages: list[dict[str, Any]]
+    stages: list[StageShare]
+
+    def plan(self) -> StagePlan:
+        """The stages in epochs."""
+        epochs = self.training.epochs
+        return StagePlan(tuple(Stage(s.name, round(s.since * epochs), frozenset(s.learns)) for s in self.stages))
 
 
-def slide_patches(seed: int, data: Data, *, borderline: bool) -> list[tuple[np.ndarray, int, str, bool]]:
-    """Image, label, caption and whether the class is a matter of doubt, for the patches of one slide."""
-    patches = list(
-        phantom_patches([seed], data.patches_per_slide, mpp=data.mpp, patch_px=data.patch_px, borderline=borderline)
-    )
-    captions = load_captioner(data.captioner).caption(np.stack([p.image for p in patches]), mpp=data.mpp)
-    return [(p.image, p.label, caption.text, bool(p.facts.borderline[0])) for p, caption in zip(patches, captions)]
+@dataclass(frozen=True)
+class SlidePatches:
+    """Patches of one slide, read from its file as `wsikit run` would; row i of each field is one patch."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    captions: tuple[str, ...]
+    doubt: np.ndarray
+    """bool: the class is a matter of doubt."""
 
 
-def make_set(seeds: range, data: Data, *, borderline: bool, workers: int) -> tuple[PatchSet, np.ndarray]:
-    """Patches of many slides, and which of them are borderline, bool (N,)."""
+def slide_patches(seed: int, data: Data, *, most: int | None) -> SlidePatches:
+    """Make one slide, and take its patches that hold tissue: all, or `most` of them drawn at random."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "phantom.tiff"
+        truth = make_phantom(
+            path,
+            size_px=(data.slide_px, data.slide_px),
+            mpp=data.mpp,
+            subtype=SUBTYPES[seed % len(SUBTYPES)],
+            seed=seed,
+            patch_px=data.patch_px,
+            patch_mpp=data.mpp,
+        )
+        rows = np.flatnonzero(truth.facts.fraction("glass") <= 1 - data.min_tissue)
+        if most is not None:
+            rows = np.random.default_rng(seed).permutation(rows)[:most]
+        with open_slide(path) as slide:
+            images = np.stack(
+                [slide.read_region(x, y, data.patch_px, data.patch_px, mpp=data.mpp) for x, y in truth.coords[rows]]
+            )
+    captions = tuple(caption.text for caption in load_captioner(data.captioner).caption(images, mpp=data.mpp))
+    return SlidePatches(images, truth.labels[rows].astype(np.int64), captions, truth.borderline[rows])
+
+
+def make_set(seeds: tuple[int, int], data: Data, *, most: int | None, workers: int) -> tuple[PatchSet, np.ndarray]:
+    """Patches of the slides from one seed to another, and which of them are borderline, bool (N,)."""
+    numbers = range(*seeds)
     with ProcessPoolExecutor(workers) as pool:
-        slides = list(pool.map(partial(slide_patches, data=data, borderline=borderline), seeds))
-    rows = [(seed, *row) for seed, slide in zip(seeds, slides) for row in slide]
-    seed, images, labels, captions, doubt = zip(*rows)
-    patches = PatchSet(np.stack(images), np.array(labels), np.array([f"phantom-{s}" for s in seed]), captions)
-    return patches, np.array(doubt)
+        slides = list(pool.map(partial(slide_patches, data=data, most=most), numbers))
+    patches = PatchSet(
+        images=np.concatenate([slide.images for slide in slides]),
+        labels=np.concatenate([slide.labels for slide in slides]),
+        groups=np.repeat([f"phantom-{seed}" for seed in numbers], [len(slide.labels) for slide in slides]),
+        captions=tuple(caption for slide in slides for caption in slide.captions),
+    )
+    return patches, np.concatenate([slide.doubt for slide in slides])
 
 
 def build_model(settings: Settings, captions: tuple[str, ...]) -> MMLNB:
@@ -185,82 +234,73 @@ def rows_of(predictions: dict[str, tuple[Labels, np.ndarray | None]], test: Patc
     ]
 
 
-def load_settings(path: Path) -> Settings:
-    return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-
-
-def plan_of(settings: Settings) -> StagePlan:
-    epochs = settings.training.epochs
-    return StagePlan(
-        tuple(Stage(s["name"], round(s["from"] * epochs), frozenset(s["learns"])) for s in settings.stages)
-    )
-
-
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--config", type=Path, default=HERE / "configs" / "train_phantom.yaml")
-    arguments.add_argument("-o", "--out", type=Path, required=True, help="New folder for model and patches.")
+    arguments.add_argument("-o", "--out", type=Path, required=True, help="Folder that gets the new folder model.")
     given = arguments.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    settings = load_settings(given.config)
-    data = settings.data
+    settings = Settings.model_validate(yaml.safe_load(given.config.read_text(encoding="utf-8")))
+    data, workers = settings.data, settings.threads
     torch.set_num_threads(settings.threads)
 
     begun = time.perf_counter()
-    training, _ = make_set(range(*data.train_seeds), data, borderline=False, workers=settings.threads)
-    test, doubt = make_set(range(*data.test_seeds), data, borderline=True, workers=settings.threads)
+    training, _ = make_set(data.train_seeds, data, most=data.most_per_training_slide, workers=workers)
+    test, doubt = make_set(data.test_seeds, data, most=None, workers=workers)
     refuse_shared_groups(training, test)
     made = time.perf_counter()
     logger.info("%d training and %d test patches in %.0f s", len(training), len(test), made - begun)
 
     model = build_model(settings, training.captions)
     curriculum = CurriculumSchedule.over(settings.training.epochs, rise=settings.rise)
-    epochs = train(model, training, settings.training, curriculum=curriculum, stages=plan_of(settings))
-    trained = time.perf_counter()
+    epochs = train(model, training, settings.training, curriculum=curriculum, stages=settings.plan())
+    seconds = {"patches": round(made - begun), "training": round(time.perf_counter() - made)}
 
-    clear = np.flatnonzero(~doubt)
-    tables = {
-        f"{len(clear)} clear patches of {data.test_seeds[1] - data.test_seeds[0]} unseen slides": clear,
-        f"All {len(test)} patches of them, borderline ones included": np.arange(len(test)),
-    }
     predictions = predict_all(model, training, test, data.shuffle_seed)
-    results = {name: rows_of(predictions, test, chosen) for name, chosen in tables.items()}
-    command = "python pipelines/train_phantom.py -o OUT"
-    n_parameters = sum(p.numel() for p in model.parameters())
+    clear = np.flatnonzero(~doubt)
+    n_slides = data.test_seeds[1] - data.test_seeds[0]
+    results = {
+        f"{len(clear)} clear patches of {n_slides} unseen slides": rows_of(predictions, test, clear),
+        f"All {len(test)} patches of them, borderline ones included": rows_of(predictions, test, np.arange(len(test))),
+    }
     metrics = {
-        "command": command,
+        "command": COMMAND,
         "settings": settings.model_dump(mode="json"),
         "patches": {"training": len(training), "test": len(test), "test_clear": len(clear)},
-        "parameters": n_parameters,
-        "seconds": {"patches": round(made - begun), "training": round(trained - made)},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": seconds,
         "epochs": [asdict(record) for record in epochs],
-        "results": {name: [asdict(r) for r in rows] for name, rows in results.items()},
+        "results": {heading: [asdict(r) for r in rows] for heading, rows in results.items()},
         "versions": versions(),
     }
-    main_table = next(iter(results.values()))
-    card = model_card(
-        model.config,
-        parameters=n_parameters,
-        data=data_words(settings, training, test),
-        tables=results,
-        best=next(r for r in main_table if r.name == FUSED),
-        command=command,
-        limits=LIMITS,
-    )
+    card = card_of(model, results, data_words(settings, training, test))
     folder = save_model(model, given.out / "model", card=card, metrics=metrics)
     logger.info("%s, fingerprint %s", folder, load_model(folder).fingerprint)
-    for r in main_table:
-        logger.info("%-48s balanced accuracy %.3f", r.name, r.scores.balanced_accuracy)
     return 0
+
+
+def card_of(model: MMLNB, results: dict[str, list[Row]], data: str) -> str:
+    clear = next(iter(results.values()))
+    for r in clear:
+        logger.info("%-48s balanced accuracy %.3f", r.name, r.scores.balanced_accuracy)
+    return model_card(
+        model.config,
+        parameters=sum(p.numel() for p in model.parameters()),
+        data=data,
+        tables=results,
+        best=next(r for r in clear if r.name == FUSED),
+        command=COMMAND,
+        limits=LIMITS,
+    )
 
 
 def data_words(settings: Settings, training: PatchSet, test: PatchSet) -> str:
     data = settings.data
     counts = ", ".join(f"{np.count_nonzero(training.labels == i)} {code}" for i, code in enumerate(CLASSES))
     return (
-        f"Synthetic slides of `wsikit.phantom` alone. Training: seeds {data.train_seeds[0]} to "
-        f"{data.train_seeds[1] - 1}, {len(training)} patches ({counts}), borderline ones left out. Test: seeds "
-        f"{data.test_seeds[0]} to {data.test_seeds[1] - 1}, {len(test)} patches, no slide in both. Captions are "
+        "Synthetic slides of `wsikit.phantom` alone, each made as a file and read like any slide. Training: seeds "
+        f"{data.train_seeds[0]} to {data.train_seeds[1] - 1}, {len(training)} patches ({counts}). Test: all tissue of "
+        f"seeds {data.test_seeds[0]} to {data.test_seeds[1] - 1}, {len(test)} patches, no slide in both. Captions are "
         f"measured on the pixels (`{data.captioner}`), with words that name a class taken out. The last epoch's "
         "weights are kept; no choice was made by the test figures."
     )

@@ -62,6 +62,7 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str
             write_json(staging / METRICS_FILE, metrics)
         model.tokenizer.save(staging)
         save_weights(model, str(staging / WEIGHTS_FILE))
+        (staging / WEIGHTS_FILE).chmod(0o644)  # safetensors too writes for the owner alone
         os.replace(staging, folder)
     except BaseException:
         for path in staging.iterdir():
