@@ -9,10 +9,10 @@ demo: $(VENV)/installed
 	$(BIN)/wsikit demo
 
 test: $(VENV)/installed-test
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/installed-test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 lint: $(VENV)/installed-test
 	$(BIN)/pip install --quiet ruff mypy
