@@ -213,20 +213,7 @@ def nuclei_report(path: Path) -> dict[str, Any]:
     return report
 
 
-TERMS = ("neuropil", "rosettes", "maturing_cells", "spindle_stroma", "blood", "necrosis", "fat", "cellularity")
-"""What both the phantom's references and the captioner speak of."""
-
-CELLS = (
-    "differentiating",
-    "ganglion",
-    "neuroblast",
-    "mitosis",
-    "karyorrhexis",
-    "lymphocyte",
-    "spindle",
-    "endothelial",
-    "histiocyte",
-)
+CELLS = ("differentiating", "ganglion", "neuroblast", "mitosis", "karyorrhexis", "lymphocyte", "spindle", "endothelial")
 
 
 def phantom_report(n_slides: int, per_slide: int) -> dict[str, Any]:
@@ -252,7 +239,7 @@ def phantom_report(n_slides: int, per_slide: int) -> dict[str, Any]:
         "n_patches": len(patches),
         "facts": _fact_rows(patches, captions),
         "fact_f1": _f1_row(references, texts),
-        "fact_f1_of_one_caption_for_all": _f1_row(references, [usual] * len(texts)),
+        "fact_f1_of_the_usual_reference": _f1_row(references, [usual] * len(texts)),
         "classes_from_words": _classes_from_words(
             [caption.text for caption in train_captions],
             [patch.label for patch in train_patches],
@@ -305,15 +292,14 @@ def _auroc(value: npt.NDArray[np.float64], there: npt.NDArray[np.bool_]) -> floa
 
 
 def _f1_row(references: list[str], candidates: list[str]) -> dict[str, float]:
-    score = fact_f1(references, candidates, terms=TERMS)
+    score = fact_f1(references, candidates)
     return {"f1": round(score.f1, 3), "precision": round(score.precision, 3), "recall": round(score.recall, 3)}
 
 
 def _usual_caption(references: Sequence[str]) -> str:
-    """The one reference that agrees best with all of them: the floor of saying always the same."""
+    """The reference given most often."""
     texts, counts = np.unique(np.array(references), return_counts=True)
-    common = texts[np.argsort(-counts, kind="stable")[:40]]
-    return max(map(str, common), key=lambda text: fact_f1(references, [text] * len(references), terms=TERMS).f1)
+    return str(texts[np.argmax(counts)])
 
 
 def _classes_from_words(

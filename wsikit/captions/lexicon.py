@@ -100,7 +100,7 @@ FACTS: dict[str, Fact] = {
         ((0.02, ABSENT), (0.06, SCANT), (0.2, MODERATE), (_END, ABUNDANT)),
     ),
     "ganglion_like_share": Fact(
-        "share", _FINE, "of the nuclei, pale ones with a nucleolus, in pink cytoplasm", "maturing_cells",
+        "share", _FINE, "of the nuclei, pale ones with a nucleolus, in pink cytoplasm", "ganglion_cells",
         ((0.015, ABSENT), (0.05, SCANT), (0.15, MODERATE), (_END, ABUNDANT)),
     ),
 }  # fmt: skip
@@ -111,7 +111,7 @@ _MATRIX = (
     ("fibrillary_share", "fibrillary matrix (neuropil-like)"),
     ("rosette_like", "rosette-like rings"),
     ("large_pale_nuclei_share", "large vesicular nuclei"),
-    ("ganglion_like_share", "maturing (ganglion-like) cells"),
+    ("ganglion_like_share", "ganglion-like cells"),
     ("spindle_share", "spindle stroma"),
     ("blood_share", "blood"),
     ("necrosis_share", "necrosis-like areas"),

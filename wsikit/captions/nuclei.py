@@ -182,7 +182,7 @@ def _merge_near(peaks: npt.NDArray[np.int64], height: Plane, width: int, apart_p
 
 def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: NucleusRule) -> Nuclei:
     """Measure every label; drop what is too small or too large for a nucleus."""
-    places = np.flatnonzero(labels > 0).astype(np.int32)
+    places = np.flatnonzero(labels).astype(np.int32)
     member = labels.ravel()[places].astype(np.intp) - 1
     n = int(labels.max(initial=0))
     size_px = np.bincount(member, minlength=n)
