@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from wsikit.training.metrics import balanced_accuracy, interval_by_group, score
 
@@ -44,6 +45,12 @@ def test_kappa_counts_steps_on_the_biological_order():
 def test_a_class_that_does_not_occur_weighs_nothing():
     truth, predicted = np.array([0, 0, 1]), np.array([0, 2, 1])
     assert balanced_accuracy(truth, predicted) == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(0, 4, 300), rng.integers(0, 4, 300)
+    assert balanced_accuracy(truth, predicted) == pytest.approx(balanced_accuracy_score(truth, predicted), rel=1e-12)
 
 
 def test_the_interval_draws_slides_and_not_patches():

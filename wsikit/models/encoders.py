@@ -6,6 +6,7 @@ Both are built from configuration with random weights; trained ones come from sa
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -43,11 +44,12 @@ class ImageEncoder(nn.Module):
                 f"image encoder {config.name!r}: timm {timm.__version__} has no such model; see timm.list_models()."
             )
         try:
-            self.body = timm.create_model(config.name, pretrained=False, num_classes=0, **config.options)
+            self.body: nn.Module = timm.create_model(config.name, pretrained=False, num_classes=0, **config.options)
         except TypeError as error:
             raise ModelError(
                 f"image encoder {config.name!r}: options {config.options} do not fit ({error})."
             ) from error
+        self._pretrained: dict[str, Any] = self.body.pretrained_cfg  # type: ignore[assignment]  # timm's own
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
         self.width = self._measure(config.name, patch_px)
@@ -71,7 +73,7 @@ class ImageEncoder(nn.Module):
                 f"{path}: not readable as safetensors ({error}); pickled weights are not opened."
             ) from error
         wanted = self.body.state_dict()
-        classifier = str(self.body.pretrained_cfg.get("classifier", "head"))
+        classifier = str(self._pretrained.get("classifier", "head"))
         spare = {name for name in found.keys() - wanted.keys() if not name.startswith(classifier)}
         if spare or wanted.keys() - found.keys():
             odd = sorted(spare | (wanted.keys() - found.keys()))
