@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import pytest
@@ -45,14 +46,27 @@ def test_no_task_is_no_work() -> None:
 
 
 def test_a_running_cluster_takes_the_tasks() -> None:
+    import cloudpickle
     from distributed import LocalCluster
 
+    # this module is not there for the workers; what wsikit sends them is
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
         executor = Executor(cluster.scheduler_address)
         assert executor.map(side_of, TASKS) == [1, 2, 3, 4, 5, 6, 7]
         assert os.getpid() not in executor.map(process_of, TASKS)
         with pytest.raises(ValueError, match="three"):
             executor.map(fail_on_three, TASKS)
+
+
+def test_a_cluster_without_workers_is_refused_instead_of_waited_for() -> None:
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(n_workers=0, processes=True, dashboard_address=None) as cluster,
+        pytest.raises(RequestError, match="no workers"),
+    ):
+        Executor(cluster.scheduler_address).map(side_of, TASKS)
 
 
 @pytest.mark.parametrize(("scheduler", "workers"), [("thread", None), ("threads", 0)])

@@ -76,6 +76,7 @@ class Executor:
                     LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
                 )
             client = stack.enter_context(Client(target))
+            _check_workers(client, self.scheduler)
             futures = client.map(function, tasks, pure=False)
             index_of = {future.key: index for index, future in enumerate(futures)}
             results: dict[int, Result] = {}
@@ -85,6 +86,17 @@ class Executor:
             # released before the workers go, or the scheduler would try to compute them again
             client.cancel(futures)
         return [results[index] for index in range(len(tasks))]
+
+
+def _check_workers(client: Any, scheduler: str) -> None:
+    """Workers without wsikit would drop every task unread, and the run would wait for ever."""
+    from importlib.util import find_spec
+
+    found = client.run(find_spec, "wsikit")
+    without = [address for address, spec in found.items() if spec is None]
+    if not found or without:
+        what = f"no wsikit on {', '.join(without)}" if without else "it has no workers"
+        raise RequestError(f"scheduler {scheduler}: {what}. Start workers in an environment where wsikit is installed.")
 
 
 def _map_on_threads(
