@@ -162,7 +162,7 @@ def test_aperio_rgb_jpeg_with_shared_tables_has_the_colours_that_openslide_shows
     write_aperio_jpeg(path, levels[0])
     patch_tag(path, 262, 2)  # tifffile writes YCbCr beside JPEG
     with TiffSlide(str(path)) as slide, openslide.OpenSlide(path) as truth:
-        assert slide.jpeg_source(0).tables is not None
+        assert slide.tile_source(0).tables is not None
         expected = np.asarray(truth.read_region((0, 0), 0, slide.dimensions))[..., :3]
         np.testing.assert_array_equal(whole(slide), expected)
         assert np.abs(whole(slide).astype(int) - levels[0]).mean() < 10
@@ -189,7 +189,7 @@ def test_raw_tiles_are_the_files_bytes_and_decode_alone(tmp_path, levels, write_
     with TiffSlide(str(path)) as slide:
         assert slide.tile_px(1) == (64, 64)
         encoded = slide.encoded_tile(1, 2, 1)
-        assert slide.jpeg_source(1) is None or slide.jpeg_source(1).tables is None
+        assert slide.tile_source(1) is None or slide.tile_source(1).tables is None
         alone = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
         np.testing.assert_array_equal(alone, slide.read_box(1, (128, 64, 64, 64)))
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ import numpy.typing as npt
 from wsikit.errors import BrokenSlideError, ReadError, RequestError
 from wsikit.geometry import downsample_of
 from wsikit.slides import scale
-from wsikit.slides.jpeg import JpegSource
 from wsikit.slides.region import RegionPlan, plan_region, resample
 
 logger = logging.getLogger(__name__)
@@ -105,17 +104,6 @@ class Slide(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-@runtime_checkable
-class EncodedTiles(Protocol):
-    """A slide that can hand out its tiles as they are stored, so that a store keeps them byte for byte."""
-
-    def jpeg_source(self, level: int) -> JpegSource | None:
-        """What the JPEG tiles of `level` share; None if its tiles are not such that they can stand for themselves."""
-
-    def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
-        """One tile as it is stored, None where the file stores none; ReadError if its bytes cannot be read."""
 
 
 class BaseSlide(ABC):

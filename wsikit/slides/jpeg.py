@@ -7,7 +7,6 @@ A reader must never hand out pixels that nobody scanned, so a warning is an erro
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +19,6 @@ _APP0, _APP14, _SOS = 0xE0, 0xEE, 0xDA
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00\x00\x00"
 """APP14 segment that says: the three components are R, G, B as they are."""
-
-
-@dataclass(frozen=True)
-class JpegSource:
-    """What all JPEG tiles of one level of a file share."""
-
-    tile_px: tuple[int, int]
-    """Width and height that every tile must have."""
-    tables: bytes | None
-    """TIFF's JPEGTables (SOI, tables, EOI), or None."""
-    rgb: bool
-    """The container says that the components are R, G, B."""
 
 
 class JpegError(ValueError):

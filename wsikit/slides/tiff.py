@@ -16,6 +16,7 @@ import tifffile
 from wsikit.errors import ReadError, RequestError
 from wsikit.slides import jpeg
 from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels
+from wsikit.slides.encoded import TileSource
 from wsikit.slides.pixels import to_rgb, ycbcr_to_rgb
 from wsikit.slides.region import RegionPlan, resample
 from wsikit.slides.tiff_layout import GREY_0_IS_WHITE, JPEG, JPEG_2000, RGB, TiffLevel, read_layout
@@ -46,12 +47,12 @@ class TiffSlide(BaseSlide):
         """Width and height of the tiles of `level`, px."""
         return self._layout.levels[level].tile_width, self._layout.levels[level].tile_height
 
-    def jpeg_source(self, level: int) -> jpeg.JpegSource | None:
+    def tile_source(self, level: int) -> TileSource | None:
         """What the JPEG tiles of `level` share; None if they are of another kind, grey, or split by channel."""
         layout = self._layout.levels[level]
         if layout.compression != JPEG or layout.planes > 1 or layout.grey:
             return None
-        return jpeg.JpegSource(self.tile_px(level), layout.jpeg_tables, rgb=layout.photometric == RGB)
+        return TileSource(self.tile_px(level), tables=layout.jpeg_tables, rgb=layout.photometric == RGB)
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
         """The bytes of one tile as the file stores them; None where it stores none.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from wsikit.slides.jpeg import JpegError, JpegSource, self_contained
+from wsikit.slides.encoded import TileSource
+from wsikit.slides.jpeg import JpegError, self_contained
 
 _EOI = b"\xff\xd9"
 _SOF_KINDS = frozenset({0xC0, 0xC1, 0xC2})
@@ -21,7 +22,7 @@ _MAX_HEADS = 64
 class Framer:
     """Frames the tiles of one level. Keeps the heads it has seen: tiles of one encoder differ behind the head only."""
 
-    source: JpegSource
+    source: TileSource
     _heads: dict[bytes, bytes] = field(default_factory=dict)
     """Head of a stored tile → head of the chunk made from it."""
     _lengths: list[int] = field(default_factory=list)

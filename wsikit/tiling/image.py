@@ -16,7 +16,8 @@ import numpy as np
 
 from wsikit.errors import StoreError
 from wsikit.execution import Executor
-from wsikit.slides.base import EncodedTiles, Slide
+from wsikit.slides.base import Slide
+from wsikit.slides.encoded import EncodedTiles
 from wsikit.slides.store import SlideStore
 from wsikit.store import ngff
 from wsikit.store.atomic import PARTIAL_SUFFIX, flush, write_json
@@ -96,7 +97,7 @@ def _passing(slide: Slide, parameters: ImageParameters) -> dict[int, tuple[int, 
     """The source levels whose own tiles can be kept, and the size of these."""
     if not parameters.pass_through or not isinstance(slide, EncodedTiles):
         return {}
-    sources = {level: slide.jpeg_source(level) for level in range(len(slide.level_dimensions))}
+    sources = {level: slide.tile_source(level) for level in range(len(slide.level_dimensions))}
     return {level: source.tile_px for level, source in sources.items() if source is not None}
 
 

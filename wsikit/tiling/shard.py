@@ -17,7 +17,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from wsikit.errors import ReadError, StoreError
-from wsikit.slides.base import EncodedTiles, Slide
+from wsikit.slides.base import Slide
+from wsikit.slides.encoded import EncodedTiles
 from wsikit.slides.jpeg import JpegError
 from wsikit.slides.store_levels import StoreLevels
 from wsikit.store.atomic import write_bytes, write_json
@@ -115,7 +116,7 @@ def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes |
     slide, level = task.slide, task.level
     assert isinstance(slide, EncodedTiles)
     assert level.source_level is not None
-    source = slide.jpeg_source(level.source_level)
+    source = slide.tile_source(level.source_level)
     assert source is not None
     framer = Framer(source)
     chunks: list[bytes | None] = []

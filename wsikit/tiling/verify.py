@@ -17,7 +17,8 @@ import numpy as np
 
 from wsikit.errors import ReadError, StoreError, WsikitError
 from wsikit.progress import SILENT, Progress
-from wsikit.slides.base import EncodedTiles, Slide
+from wsikit.slides.base import Slide
+from wsikit.slides.encoded import EncodedTiles
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import PARTIAL_SUFFIX
