@@ -8,6 +8,7 @@ WsikitError
 ├── ScaleError     the pixel size is missing, absurd, or too coarse for what is asked
 ├── ReadError      the pixels of one region could not be read
 ├── StoreError     a slide store is incomplete, foreign or of another schema
+├── UnreachableError   a remote place does not answer; nothing is known of what lies there
 └── ModelError     a model folder is missing, damaged, or does not apply
 """
 
@@ -71,6 +72,13 @@ class ReadError(WsikitError, OSError):
 
 class StoreError(WsikitError):
     """A slide store is incomplete, foreign, or of a schema that this version does not know."""
+
+
+class UnreachableError(WsikitError):
+    """A remote place does not answer: no network, no permission, no such bucket.
+
+    Neither a StoreError nor an OSError on purpose: whoever takes these for "missing" or "damaged" must not take this.
+    """
 
 
 class ModelError(WsikitError):

@@ -1,4 +1,8 @@
-"""Files that are there whole or not at all: written beside their place under another name, then renamed."""
+"""Files and zarr nodes that are there whole or not at all, on a local disk and at a URL.
+
+On a disk they are written beside their place under another name, then renamed. An object store shows an object only
+once all of it has arrived: there they are written in one piece, and of a node its own metadata last.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,41 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from wsikit.errors import StoreError
+from wsikit.store.place import RemotePath, place, upload
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a file still being written; zarr's local store uses the same. Safe to delete when no run is going."""
 
+SENDING = "wsikit-sending"
+"""Lies in a remote node while it is being sent, and after a send that was interrupted."""
+
+_BUFFER_BYTES = 1 << 20
+
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to disk and takes `path`'s place.
+def atomic_write(path: str | os.PathLike[str] | RemotePath, *, sync: bool = True) -> Iterator[Path]:
+    """Yield a local path to write to; on success its content takes `path`'s place.
 
-    On an exception the temporary file is removed and `path` stays as it was. Missing folders are made. With `sync`
-    False the caller flushes later (`flush`), many files at once.
+    On a disk it lies beside `path`, and is flushed before it is renamed; with `sync` False the caller flushes later
+    (`flush`), many files at once. What is meant for a URL is written to a temporary folder and then sent. On an
+    exception the temporary file is removed and `path` stays as it was. Missing folders are made.
     """
-    target = Path(path)
+    target = place(path)
+    if isinstance(target, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="wsikit-") as folder:
+            local = Path(folder) / target.name
+            yield local
+            target.upload(local)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    partial = _beside(target)
     try:
         yield partial
         if sync:
@@ -37,39 +55,102 @@ def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator
         raise
 
 
-def write_json(path: str | os.PathLike[str], record: Any, *, sync: bool = True) -> None:
+def write_json(path: str | os.PathLike[str] | RemotePath, record: Any, *, sync: bool = True) -> None:
     """Write `record` as readable JSON, atomically. NaN is refused: it is not JSON."""
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with atomic_write(path, sync=sync) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode("utf-8"), sync=sync)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes | bytearray | memoryview, *, sync: bool = True) -> None:
+def write_bytes(
+    path: str | os.PathLike[str] | RemotePath, data: bytes | bytearray | memoryview, *, sync: bool = True
+) -> None:
     """Write `data` atomically."""
-    with atomic_write(path, sync=sync) as partial:
+    target = place(path)
+    if isinstance(target, RemotePath):
+        target.write_bytes(data)
+        return
+    with atomic_write(target, sync=sync) as partial:
         partial.write_bytes(data)
 
 
-def flush(path: str | os.PathLike[str]) -> None:
-    """See to it that a file's content is on the disk."""
+def write_pieces(path: str | os.PathLike[str] | RemotePath, pieces: Sequence[bytes], *, sync: bool = True) -> None:
+    """Write `pieces` one behind the other, atomically, without joining them in memory."""
+    target = place(path)
+    if isinstance(target, RemotePath):
+        target.write_bytes(b"".join(pieces))
+        return
+    with atomic_write(target, sync=False) as partial, open(partial, "wb", buffering=_BUFFER_BYTES) as file:
+        file.writelines(pieces)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def flush(path: str | os.PathLike[str] | RemotePath) -> None:
+    """See to it that a file's content is on the disk. What lies at a URL is there once it is written."""
+    if isinstance(path, RemotePath):
+        return
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
-def replace_folder(partial: Path, folder: Path) -> None:
-    """Put the zarr node `partial` in the place of `folder`.
+@contextlib.contextmanager
+def new_node(folder: Path) -> Iterator[Path]:
+    """Yield a local path at which to make a zarr node; on success it takes the place of `folder`.
 
     A node of ours that is there already is removed; something else is left alone and StoreError is raised.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if not folder.exists():
-        partial.rename(folder)
+    if isinstance(folder, RemotePath):
+        with tempfile.TemporaryDirectory(prefix="wsikit-") as parent:
+            partial = Path(parent) / folder.name
+            yield partial
+            replace_folder(partial, folder)
         return
-    metadata = folder / "zarr.json"
-    if not metadata.is_file() or '"wsikit"' not in metadata.read_text(encoding="utf-8"):
+    partial = _beside(folder, hidden=True)
+    try:
+        yield partial
+        replace_folder(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Put the zarr node `partial`, a local folder, in the place of `folder`, which may be remote.
+
+    A node of ours that is there already is removed; something else is left alone and StoreError is raised.
+    """
+    if folder.exists() and not _is_ours(folder):
         shutil.rmtree(partial)
         raise StoreError(f"{folder}: something that wsikit did not write is in the way. Move it away and run again.")
-    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-    folder.rename(old)
+    if isinstance(folder, RemotePath):
+        _send(partial, folder)
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    old = _beside(folder, hidden=True)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(old)
     partial.rename(folder)
-    shutil.rmtree(old)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether we wrote the node at `folder`, or began to send it."""
+    metadata = folder / "zarr.json"
+    return (metadata.is_file() and '"wsikit"' in metadata.read_text(encoding="utf-8")) or (folder / SENDING).is_file()
+
+
+def _send(partial: Path, folder: RemotePath) -> None:
+    """Replace a remote node, which cannot be renamed: while it is under way it has a mark of ours and no metadata."""
+    mark = folder / SENDING
+    mark.write_bytes(b"")
+    (folder / "zarr.json").unlink(missing_ok=True)
+    folder.remove_all(but=SENDING)
+    upload(partial, folder)
+    mark.unlink()
+    shutil.rmtree(partial)
+
+
+def _beside(path: Path, *, hidden: bool = False) -> Path:
+    return path.with_name(f"{'.' if hidden else ''}{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy.typing as npt
 import zarr
 
 from wsikit.store import ngff
-from wsikit.store.atomic import PARTIAL_SUFFIX, replace_folder, write_json
+from wsikit.store.atomic import new_node, write_json
 from wsikit.store.receipts import Receipt
 
 CHUNK_PX = 2048
@@ -41,20 +40,19 @@ def write_label(store: Path, label: Label, *, n_levels: int, mpp: tuple[float, f
     level-0 µm/px.
     """
     folder = store / "labels" / label.name
-    partial = folder.with_name(f".{label.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
     record = {**label.record, "downsample": list(label.downsample), "receipt": receipt.to_json()}
     downsamples = [(label.downsample[0] * 2**level, label.downsample[1] * 2**level) for level in range(n_levels)]
     ome = ngff.label_image(name=label.name, mpp=mpp, downsamples=downsamples, colors=label.colors, names=label.names)
-    group = zarr.create_group(partial, attributes={"ome": ome, "wsikit": record})
-    for level in range(n_levels):
-        values = label.values[:: 2**level, :: 2**level]
-        group.create_array(
-            str(level),
-            data=values,
-            chunks=tuple(min(CHUNK_PX, size) for size in values.shape),
-            fill_value=0,
-            dimension_names=("y", "x"),
-        )
-    replace_folder(partial, folder)
+    with new_node(folder) as partial:
+        group = zarr.create_group(partial, attributes={"ome": ome, "wsikit": record})
+        for level in range(n_levels):
+            values = label.values[:: 2**level, :: 2**level]
+            group.create_array(
+                str(level),
+                data=values,
+                chunks=tuple(min(CHUNK_PX, size) for size in values.shape),
+                fill_value=0,
+                dimension_names=("y", "x"),
+            )
     names = sorted(path.parent.name for path in (store / "labels").glob("*/zarr.json") if path.parent.name[0] != ".")
     write_json(store / "labels" / "zarr.json", ngff.group({"ome": {"version": ngff.NGFF_VERSION, "labels": names}}))

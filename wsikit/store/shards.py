@@ -12,21 +12,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import StoreError
+from wsikit.store.place import is_local, read_range
 
 MISSING = 2**64 - 1
 """Offset and length of a chunk that is not there: zarr reads its fill value."""
 
 _CRC_BYTES = 4
+_CRC = struct.Struct("<I")
+
+_TAIL_BYTES = 4 << 20
+"""Read at once from the end of a remote shard: a request takes as long as some hundred kB."""
 
 
 def _crc(data: bytes | memoryview) -> bytes:
-    return struct.pack("<I", google_crc32c.value(bytes(data)))
+    return _CRC.pack(google_crc32c.value(bytes(data)))
 
 
 def index_bytes(chunks_per_side: int) -> int:
@@ -34,20 +40,52 @@ def index_bytes(chunks_per_side: int) -> int:
     return chunks_per_side**2 * 16 + _CRC_BYTES
 
 
-def pack_shard(chunks: Sequence[bytes | None]) -> bytes:
-    """One shard object from its chunks, row-major; None for a chunk that is not there."""
+class EncodedHead:
+    """The first bytes of many chunks alike, with their checksum, so that it is computed once."""
+
+    __slots__ = ("crc", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.crc = google_crc32c.value(data)
+
+
+class Chunk(NamedTuple):
+    """A chunk in two pieces, so that none is copied before it is written."""
+
+    head: EncodedHead
+    body: bytes
+
+    def join(self) -> bytes:
+        """The chunk in one piece."""
+        return self.head.data + self.body
+
+
+def shard_pieces(chunks: Sequence[bytes | Chunk | None]) -> list[bytes]:
+    """The bytes of one shard object, in pieces, from its chunks, row-major; None for a chunk that is not there."""
     entries = np.full((len(chunks), 2), MISSING, dtype="<u8")
-    payloads: list[bytes] = []
+    pieces: list[bytes] = []
     offset = 0
     for position, chunk in enumerate(chunks):
         if chunk is None:
             continue
-        payload = chunk + _crc(chunk)
-        entries[position] = offset, len(payload)
-        payloads.append(payload)
-        offset += len(payload)
+        if isinstance(chunk, Chunk):
+            head, body = chunk
+            length = len(head.data) + len(body)
+            pieces += (head.data, body, _CRC.pack(google_crc32c.extend(head.crc, body)))
+        else:
+            length = len(chunk)
+            pieces += (chunk, _crc(chunk))
+        entries[position] = offset, length + _CRC_BYTES
+        offset += length + _CRC_BYTES
     index = entries.tobytes()
-    return b"".join([*payloads, index, _crc(index)])
+    pieces += (index, _crc(index))
+    return pieces
+
+
+def pack_shard(chunks: Sequence[bytes | Chunk | None]) -> bytes:
+    """One shard object from its chunks, row-major; None for a chunk that is not there."""
+    return b"".join(shard_pieces(chunks))
 
 
 def parse_index(block: bytes, chunks_per_side: int, name: str) -> npt.NDArray[np.uint64]:
@@ -58,13 +96,10 @@ def parse_index(block: bytes, chunks_per_side: int, name: str) -> npt.NDArray[np
 
 
 def read_index(path: Path, chunks_per_side: int) -> npt.NDArray[np.uint64] | None:
-    """Index of the shard file at `path`, or None if there is no such file; StoreError if it is damaged."""
+    """Index of the shard at `path`, or None if there is no such file; StoreError if it is damaged."""
     length = index_bytes(chunks_per_side)
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - length))
-            return parse_index(file.read(), chunks_per_side, str(path))
+        return parse_index(read_range(path, -length, length), chunks_per_side, str(path))
     except FileNotFoundError:
         return None
 
@@ -93,21 +128,67 @@ def read_shard(path: Path, chunks_per_side: int) -> list[bytes | None] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
+    """An open shard on a local disk."""
+
     descriptor: int
     index: npt.NDArray[np.uint64]
 
+    @classmethod
+    def open(cls, path: Path, chunks_per_side: int) -> _Shard | None:
+        index = read_index(path, chunks_per_side)
+        return None if index is None else cls(os.open(path, os.O_RDONLY), index)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self.descriptor, length, offset)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _RemoteShard:
+    """A shard at a URL, and its last bytes: most shards are then here with one request, index and all."""
+
+    path: Path
+    index: npt.NDArray[np.uint64]
+    tail: bytes
+    tail_offset: int
+    """Of the tail's first byte in the shard."""
+
+    @classmethod
+    def open(cls, path: Path, chunks_per_side: int) -> _RemoteShard | None:
+        length = index_bytes(chunks_per_side)
+        try:
+            tail = read_range(path, -_TAIL_BYTES, _TAIL_BYTES)
+        except FileNotFoundError:
+            return None
+        index = parse_index(tail[-length:], chunks_per_side, str(path))
+        there = index[index[:, 0] != MISSING]
+        size = length + int((there[:, 0] + there[:, 1]).max(initial=0))
+        return cls(path, index, tail, size - len(tail))
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset >= self.tail_offset:
+            return self.tail[offset - self.tail_offset :][:length]
+        return read_range(self.path, offset, length)
+
+    def close(self) -> None:
+        pass
+
 
 class ShardedLevel:
-    """Random access to the encoded chunks of one sharded array on disk. Safe to use from several threads.
+    """Random access to the encoded chunks of one sharded array. Safe to use from several threads.
 
-    Keeps open files and indexes of the last `max_open` shards. A chunk is addressed by (column, row).
+    Keeps open files and indexes of the last `max_open` shards; at a URL, indexes and last bytes of the last
+    `max_open` / 4. A chunk is addressed by (column, row).
     """
 
     def __init__(self, folder: Path, chunks_per_side: int, *, max_open: int = 64) -> None:
         self.folder = folder
         self.chunks_per_side = chunks_per_side
-        self._max_open = max_open
-        self._shards: OrderedDict[tuple[int, int], _Shard | None] = OrderedDict()
+        self._remote = not is_local(folder)
+        self._max_open = max(1, max_open // 4) if self._remote else max_open
+        self._shards: OrderedDict[tuple[int, int], _Shard | _RemoteShard | None] = OrderedDict()
         self._lock = Lock()
 
     def shard_path(self, shard_col: int, shard_row: int) -> Path:
@@ -126,7 +207,7 @@ class ShardedLevel:
             offset, length = (int(value) for value in shard.index[position])
             if offset == MISSING:
                 return None
-            payload = os.pread(shard.descriptor, length, offset)
+            payload = shard.read(offset, length)
         data, crc = payload[:-_CRC_BYTES], payload[-_CRC_BYTES:]
         if len(payload) != length or _crc(data) != crc:
             raise StoreError(
@@ -140,14 +221,13 @@ class ShardedLevel:
             while self._shards:
                 self._close_oldest()
 
-    def _open(self, shard_col: int, shard_row: int) -> _Shard | None:
+    def _open(self, shard_col: int, shard_row: int) -> _Shard | _RemoteShard | None:
         key = (shard_col, shard_row)
         if key in self._shards:
             self._shards.move_to_end(key)
             return self._shards[key]
-        path = self.shard_path(shard_col, shard_row)
-        index = read_index(path, self.chunks_per_side)
-        shard = None if index is None else _Shard(os.open(path, os.O_RDONLY), index)
+        opener = _RemoteShard if self._remote else _Shard
+        shard = opener.open(self.shard_path(shard_col, shard_row), self.chunks_per_side)
         self._shards[key] = shard
         if len(self._shards) > self._max_open:
             self._close_oldest()
@@ -156,4 +236,21 @@ class ShardedLevel:
     def _close_oldest(self) -> None:
         _, shard = self._shards.popitem(last=False)
         if shard is not None:
-            os.close(shard.descriptor)
+            shard.close()
+
+
+class ChunkFiles:
+    """Random access to the encoded chunks of an array without shards: a file each, named as zarr v2 names it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def chunk(self, col: int, row: int) -> bytes | None:
+        """The chunk's bytes, or None if it is not there."""
+        try:
+            return (self.folder / "0" / str(row) / str(col)).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        """Nothing is kept open."""

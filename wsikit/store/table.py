@@ -6,7 +6,7 @@ level-0 pixels. What the columns mean is for the stages to say.
 
 from __future__ import annotations
 
-import uuid
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,8 @@ import zarr
 
 from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid
-from wsikit.store.atomic import PARTIAL_SUFFIX, replace_folder
+from wsikit.store.atomic import new_node
+from wsikit.store.place import RemotePath, place, reaching, zarr_store
 from wsikit.store.receipts import Receipt
 
 if TYPE_CHECKING:
@@ -51,13 +52,14 @@ class PatchTable:
     Parameters
     ----------
     folder
-        The table's group inside a store, e.g. `<store>/patches/0.5um_224px`.
+        The table's group inside a store, e.g. `<store>/patches/0.5um_224px`; a path or a URL.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = place(folder)
         try:
-            record = dict(zarr.open_group(self.folder, mode="r").attrs)[_MARK]
+            with reaching(self.folder):
+                record = dict(zarr.open_group(zarr_store(self.folder), mode="r").attrs)[_MARK]
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise StoreError(
                 f"{self.folder}: no patch table of wsikit here ({error}). Run wsikit tile first."
@@ -71,22 +73,21 @@ class PatchTable:
 
         A table already there is replaced, with all its columns: another choice of patches makes them void.
         """
-        folder = Path(folder)
-        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-        group = zarr.create_group(partial, attributes={_MARK: {"grid": grid.to_json(), "rows": len(coords)}})
+        folder = place(folder)
         chunk_rows = max(1, min(len(coords), 65536))
-        array = group.create_array(
-            "coords",
-            shape=coords.shape,
-            chunks=(chunk_rows, 2),
-            dtype="int64",
-            dimension_names=("patch", "xy"),
-            attributes={_MARK: receipt.to_json(), "unit": "level-0 px", "columns": ["x", "y"]},
-            config=_WRITE_ALL,
-        )
-        if len(coords):
-            array[:] = coords
-        replace_folder(partial, folder)
+        with new_node(folder) as partial:
+            group = zarr.create_group(partial, attributes={_MARK: {"grid": grid.to_json(), "rows": len(coords)}})
+            array = group.create_array(
+                "coords",
+                shape=coords.shape,
+                chunks=(chunk_rows, 2),
+                dtype="int64",
+                dimension_names=("patch", "xy"),
+                attributes={_MARK: receipt.to_json(), "unit": "level-0 px", "columns": ["x", "y"]},
+                config=_WRITE_ALL,
+            )
+            if len(coords):
+                array[:] = coords
         return cls(folder)
 
     def __len__(self) -> int:
@@ -100,7 +101,8 @@ class PatchTable:
     @property
     def coords(self) -> npt.NDArray[np.int64]:
         """Top-left corners, int64 (N, 2), x then y, level-0 px."""
-        return np.asarray(self._array("coords")[:], dtype=np.int64).reshape(-1, 2)
+        with reaching(self.folder):
+            return np.asarray(self._array("coords")[:], dtype=np.int64).reshape(-1, 2)
 
     def columns(self) -> list[str]:
         """Names of the columns that are complete."""
@@ -125,7 +127,8 @@ class PatchTable:
                 f"{self.folder}: column {name} is incomplete ({len(missing)} of {len(self.chunks())} parts are "
                 "missing). Run the same command again to finish it."
             )
-        values = np.asarray(array[rows])
+        with reaching(self.folder):
+            values = np.asarray(array[rows])
         return values.astype(object) if values.dtype.kind == "T" else values
 
     def chunks(self) -> list[slice]:
@@ -156,15 +159,16 @@ class PatchTable:
         expected = (rows.stop - rows.start, *array.shape[1:])
         if data.shape != expected:
             raise RequestError(f"column {name}: got values of shape {data.shape}, expected {expected}")
-        array[rows] = data
+        with reaching(self.folder):
+            array[rows] = data
 
     def write_vote(self, method: str, record: Mapping[str, Any], receipt: Receipt) -> None:
         """Store a slide result under votes/<method>: attributes only."""
         folder = self.folder / "votes" / method
-        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-        zarr.open_group(self.folder / "votes", mode="a")
-        zarr.create_group(partial, attributes={_MARK: receipt.to_json(), "result": dict(record)})
-        replace_folder(partial, folder)
+        with reaching(folder):
+            zarr.open_group(zarr_store(folder.parent), mode="a")
+        with new_node(folder) as partial:
+            zarr.create_group(partial, attributes={_MARK: receipt.to_json(), "result": dict(record)})
 
     def votes(self) -> dict[str, dict[str, Any]]:
         """Slide results by method."""
@@ -195,8 +199,10 @@ class PatchTable:
         return pd.DataFrame(data)
 
     def _array(self, name: str, mode: str = "r") -> zarr.Array:
+        folder = self.folder / name
         try:
-            return zarr.open_array(self.folder / name, mode=mode).with_config(_WRITE_ALL)
+            with reaching(folder):
+                return zarr.open_array(zarr_store(folder), mode=mode).with_config(_WRITE_ALL)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.folder}: no column {name}; there are {', '.join(self.stored_columns())}."
@@ -213,26 +219,34 @@ class PatchTable:
         if name == "coords":
             return []
         folder = self.folder / name / "c"
+        indexes = range(len(self.chunks()))
+        if isinstance(folder, RemotePath):
+            # one listing instead of a request per chunk; a remote folder is there only if something lies in it
+            with contextlib.suppress(FileNotFoundError):
+                present = {path.name for path in folder.iterdir()}
+                return [index for index in indexes if str(index) not in present]
+            return list(indexes)
         tail = ("0",) if self._array(name).ndim == 2 else ()
-        return [index for index in range(len(self.chunks())) if not folder.joinpath(str(index), *tail).is_file()]
+        return [index for index in indexes if not folder.joinpath(str(index), *tail).is_file()]
 
     def _create_column(self, spec: ColumnSpec, receipt: Receipt) -> None:
-        partial = self.folder / f".{spec.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
         tail = () if spec.width is None else (spec.width,)
         floats = spec.dtype.startswith("float")
-        zarr.create_array(
-            partial,
-            shape=(len(self), *tail),
-            chunks=(ROWS_PER_CHUNK, *tail),
-            dtype=spec.dtype,
-            fill_value=np.nan if floats else None,
-            dimension_names=("patch", "entry")[: 1 + len(tail)],
-            attributes={_MARK: receipt.to_json(), **spec.attributes},
-            config=_WRITE_ALL,
-        )
-        replace_folder(partial, self.folder / spec.name)
+        with new_node(self.folder / spec.name) as partial:
+            zarr.create_array(
+                partial,
+                shape=(len(self), *tail),
+                chunks=(ROWS_PER_CHUNK, *tail),
+                dtype=spec.dtype,
+                fill_value=np.nan if floats else None,
+                dimension_names=("patch", "entry")[: 1 + len(tail)],
+                attributes={_MARK: receipt.to_json(), **spec.attributes},
+                config=_WRITE_ALL,
+            )
 
     def _vote_groups(self) -> Iterator[tuple[str, zarr.Group]]:
         for path in sorted((self.folder / "votes").glob("*/zarr.json")):
             if not path.parent.name.startswith("."):
-                yield path.parent.name, zarr.open_group(path.parent, mode="r")
+                with reaching(path):
+                    group = zarr.open_group(zarr_store(path.parent), mode="r")
+                yield path.parent.name, group
