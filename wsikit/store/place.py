@@ -332,9 +332,9 @@ def _naming(where: RemotePath, kept: tuple[type[Exception], ...]) -> Iterator[No
     """Turn every exception but `kept` and our own into UnreachableError: each library has its own family of them."""
     try:
         yield
-    except (*kept, WsikitError):
-        raise
     except Exception as error:
+        if isinstance(error, (*kept, WsikitError)):
+            raise
         raise _unreachable(where, error) from error
 
 

@@ -9,7 +9,6 @@ import os
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -126,54 +125,66 @@ def read_shard(path: Path, chunks_per_side: int) -> list[bytes | None] | None:
     return chunks
 
 
-@dataclass(frozen=True, slots=True)
 class _Shard:
-    """An open shard on a local disk."""
+    """A shard on a local disk: its file and its index."""
 
-    descriptor: int
-    index: npt.NDArray[np.uint64]
+    def __init__(self, path: Path, chunks_per_side: int) -> None:
+        self._index = read_index(path, chunks_per_side)
+        self._descriptor = None if self._index is None else os.open(path, os.O_RDONLY)
 
-    @classmethod
-    def open(cls, path: Path, chunks_per_side: int) -> _Shard | None:
-        index = read_index(path, chunks_per_side)
-        return None if index is None else cls(os.open(path, os.O_RDONLY), index)
-
-    def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self.descriptor, length, offset)
-
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-
-@dataclass(frozen=True, slots=True)
-class _RemoteShard:
-    """A shard at a URL, and its last bytes: most shards are then here with one request, index and all."""
-
-    path: Path
-    index: npt.NDArray[np.uint64]
-    tail: bytes
-    tail_offset: int
-    """Of the tail's first byte in the shard."""
-
-    @classmethod
-    def open(cls, path: Path, chunks_per_side: int) -> _RemoteShard | None:
-        length = index_bytes(chunks_per_side)
-        try:
-            tail = read_range(path, -_TAIL_BYTES, _TAIL_BYTES)
-        except FileNotFoundError:
+    def payload(self, position: int) -> tuple[int, bytes] | None:
+        """Length that the index states and bytes found of a chunk with its checksum; None if it is not there."""
+        if self._index is None or self._descriptor is None:
             return None
-        index = parse_index(tail[-length:], chunks_per_side, str(path))
-        there = index[index[:, 0] != MISSING]
-        size = length + int((there[:, 0] + there[:, 1]).max(initial=0))
-        return cls(path, index, tail, size - len(tail))
-
-    def read(self, offset: int, length: int) -> bytes:
-        if offset >= self.tail_offset:
-            return self.tail[offset - self.tail_offset :][:length]
-        return read_range(self.path, offset, length)
+        offset, length = (int(value) for value in self._index[position])
+        return None if offset == MISSING else (length, os.pread(self._descriptor, length, offset))
 
     def close(self) -> None:
-        pass
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+class _RemoteShard:
+    """A shard at a URL: its index and its last bytes, asked for when first needed. One request brings most shards."""
+
+    def __init__(self, path: Path, chunks_per_side: int) -> None:
+        self._path = path
+        self._chunks_per_side = chunks_per_side
+        self._lock = Lock()
+        self._asked = False
+        self._index: npt.NDArray[np.uint64] | None = None
+        self._tail = b""
+        self._tail_offset = 0
+
+    def payload(self, position: int) -> tuple[int, bytes] | None:
+        """As of a local shard. Several threads may ask; they wait for one another only for the first request."""
+        with self._lock:
+            if not self._asked:
+                self._ask()
+                self._asked = True
+        if self._index is None:
+            return None
+        offset, length = (int(value) for value in self._index[position])
+        if offset == MISSING:
+            return None
+        if offset < self._tail_offset:
+            return length, read_range(self._path, offset, length)
+        first = offset - self._tail_offset
+        return length, self._tail[first : first + length]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _ask(self) -> None:
+        try:
+            self._tail = read_range(self._path, -_TAIL_BYTES, _TAIL_BYTES)
+        except FileNotFoundError:
+            return
+        length = index_bytes(self._chunks_per_side)
+        index = parse_index(self._tail[-length:], self._chunks_per_side, str(self._path))
+        there = index[index[:, 0] != MISSING]
+        size = length + int(there.sum(axis=1).max(initial=0))
+        self._index, self._tail_offset = index, size - len(self._tail)
 
 
 class ShardedLevel:
@@ -186,9 +197,8 @@ class ShardedLevel:
     def __init__(self, folder: Path, chunks_per_side: int, *, max_open: int = 64) -> None:
         self.folder = folder
         self.chunks_per_side = chunks_per_side
-        self._remote = not is_local(folder)
-        self._max_open = max(1, max_open // 4) if self._remote else max_open
-        self._shards: OrderedDict[tuple[int, int], _Shard | _RemoteShard | None] = OrderedDict()
+        self._max_open = max_open if is_local(folder) else max(1, max_open // 4)
+        self._shards: OrderedDict[tuple[int, int], _Shard | _RemoteShard] = OrderedDict()
         self._lock = Lock()
 
     def shard_path(self, shard_col: int, shard_row: int) -> Path:
@@ -199,15 +209,15 @@ class ShardedLevel:
         """The chunk's bytes without checksum, or None if it is not there; StoreError if it is damaged."""
         side = self.chunks_per_side
         position = (row % side) * side + col % side
-        # read under the lock: an evicted descriptor must not be closed while it is read
         with self._lock:
             shard = self._open(col // side, row // side)
-            if shard is None:
-                return None
-            offset, length = (int(value) for value in shard.index[position])
-            if offset == MISSING:
-                return None
-            payload = shard.read(offset, length)
+            # under the lock on a disk: an evicted descriptor must not be closed while it is read
+            found = shard.payload(position) if isinstance(shard, _Shard) else None
+        if isinstance(shard, _RemoteShard):
+            found = shard.payload(position)
+        if found is None:
+            return None
+        length, payload = found
         data, crc = payload[:-_CRC_BYTES], payload[-_CRC_BYTES:]
         if len(payload) != length or _crc(data) != crc:
             raise StoreError(
@@ -221,13 +231,13 @@ class ShardedLevel:
             while self._shards:
                 self._close_oldest()
 
-    def _open(self, shard_col: int, shard_row: int) -> _Shard | _RemoteShard | None:
+    def _open(self, shard_col: int, shard_row: int) -> _Shard | _RemoteShard:
         key = (shard_col, shard_row)
         if key in self._shards:
             self._shards.move_to_end(key)
             return self._shards[key]
-        opener = _RemoteShard if self._remote else _Shard
-        shard = opener.open(self.shard_path(shard_col, shard_row), self.chunks_per_side)
+        kind = _Shard if is_local(self.folder) else _RemoteShard
+        shard = kind(self.shard_path(shard_col, shard_row), self.chunks_per_side)
         self._shards[key] = shard
         if len(self._shards) > self._max_open:
             self._close_oldest()
@@ -235,22 +245,4 @@ class ShardedLevel:
 
     def _close_oldest(self) -> None:
         _, shard = self._shards.popitem(last=False)
-        if shard is not None:
-            shard.close()
-
-
-class ChunkFiles:
-    """Random access to the encoded chunks of an array without shards: a file each, named as zarr v2 names it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def chunk(self, col: int, row: int) -> bytes | None:
-        """The chunk's bytes, or None if it is not there."""
-        try:
-            return (self.folder / "0" / str(row) / str(col)).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def close(self) -> None:
-        """Nothing is kept open."""
+        shard.close()

@@ -24,12 +24,13 @@ from wsikit.store.receipts import Receipt
 
 if TYPE_CHECKING:
     import pandas as pd
+    from zarr.core.array_spec import ArrayConfigParams
 
 ROWS_PER_CHUNK = 512
 """A task's worth: some seconds of captions, a file of some kB."""
 
 _MARK = "wsikit"
-_WRITE_ALL = {"write_empty_chunks": True}
+_WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 """A chunk that happens to hold only the fill value must exist all the same: its file says that it was computed."""
 
 
@@ -59,7 +60,7 @@ class PatchTable:
         self.folder = place(folder)
         try:
             with reaching(self.folder):
-                record = dict(zarr.open_group(zarr_store(self.folder), mode="r").attrs)[_MARK]
+                record = _attributes(zarr.open_group(zarr_store(self.folder), mode="r"))[_MARK]
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise StoreError(
                 f"{self.folder}: no patch table of wsikit here ({error}). Run wsikit tile first."
@@ -112,7 +113,7 @@ class PatchTable:
         """Receipt of a column, or None if there is no such column. Says nothing about completeness."""
         if name not in self.stored_columns():
             return None
-        return Receipt.from_json(self._array(name).attrs[_MARK])
+        return Receipt.from_json(_attributes(self._array(name))[_MARK])
 
     def attributes(self, name: str) -> dict[str, Any]:
         """What is stored with a column: class names, fact names, units."""
@@ -172,13 +173,13 @@ class PatchTable:
 
     def votes(self) -> dict[str, dict[str, Any]]:
         """Slide results by method."""
-        return {name: dict(group.attrs["result"]) for name, group in self._vote_groups()}
+        return {name: dict(_attributes(group)["result"]) for name, group in self._vote_groups()}
 
     def vote_receipt(self, method: str) -> Receipt | None:
         """Receipt of a slide result, or None."""
         for name, group in self._vote_groups():
             if name == method:
-                return Receipt.from_json(group.attrs[_MARK])
+                return Receipt.from_json(_attributes(group)[_MARK])
         return None
 
     def frame(self) -> pd.DataFrame:
@@ -250,3 +251,7 @@ class PatchTable:
                 with reaching(path):
                     group = zarr.open_group(zarr_store(path.parent), mode="r")
                 yield path.parent.name, group
+
+
+def _attributes(node: zarr.Array | zarr.Group) -> dict[str, Any]:
+    return dict(node.attrs)
