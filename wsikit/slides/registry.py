@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wsikit.errors import BrokenSlideError, RequestError, SlideError, UnsupportedSlideError, WsikitError
 from wsikit.slides.base import BaseSlide, MppLike, Slide
+from wsikit.store.place import is_url
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def open_slide(
     Parameters
     ----------
     path
-        SVS, tiled TIFF, OME-TIFF, NDPI, MIRAX, DICOM, …; PNG, JPEG, BMP; or a `.zarr` folder made by `wsikit tile`.
+        SVS, tiled TIFF, OME-TIFF, NDPI, MIRAX, DICOM, …; PNG, JPEG, BMP; or a `.zarr` folder made by `wsikit tile`,
+        which may lie at a URL, such as s3://bucket/slide.zarr.
     reader
         auto, tiff, openslide, tiffslide, image or store. `auto` picks by what the file is; `info.reader` says which.
     mpp
@@ -59,6 +61,9 @@ def open_slide(
     if reader != "auto" and reader not in READERS:
         raise RequestError(f"there is no reader {reader!r}; choose auto or one of {', '.join(READERS)}")
     name = os.fspath(path)
+    if is_url(name):
+        _check_remote(name, reader)
+        return _open("store", name, mpp, mpp_source)
     _check_exists(name)
     if reader == "auto":
         reader = choose_reader(name)
@@ -87,6 +92,8 @@ def choose_reader(path: str) -> str:
     UnsupportedSlideError, BrokenSlideError
         No reader can open it.
     """
+    if is_url(path):
+        return "store"
     if os.path.isdir(path):
         return _choose_for_folder(path)
     head = _head(path)
@@ -130,6 +137,13 @@ def _others(path: str, refused: str) -> list[str]:
         else:
             can.append(name)
     return can
+
+
+def _check_remote(path: str, reader: str) -> None:
+    if reader not in ("auto", "store") or Path(path).suffix != ".zarr":
+        raise UnsupportedSlideError(
+            f"{path}: only slide stores (.zarr) are read from a URL, not slide files. Copy the file to a disk first."
+        )
 
 
 def _check_exists(path: str) -> None:
