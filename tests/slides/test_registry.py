@@ -72,7 +72,7 @@ def test_a_picture_cut_off_is_refused(tmp_path, levels, suffix):
 
 
 def test_an_unknown_reader_is_the_callers_mistake(pyramid):
-    with pytest.raises(RequestError, match="choose auto or one of tiff, openslide"):
+    with pytest.raises(RequestError, match="choose auto or one of tiff, ndpi, dicom, openslide"):
         open_slide(pyramid, "bioformats")
 
 

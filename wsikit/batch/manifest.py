@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wsikit.errors import RequestError
 from wsikit.slides.base import Slide
+from wsikit.slides.dicom_files import level_0_files
 from wsikit.slides.registry import open_slide
 
 SLIDE_SUFFIXES = frozenset(
@@ -79,7 +80,8 @@ def collect(
     Parameters
     ----------
     inputs
-        Files and folders. Folders are searched, with all below them, for `SLIDE_SUFFIXES`.
+        Files and folders. Folders are searched, with all below them, for `SLIDE_SUFFIXES`. Of the DICOM files of one
+        series, which are one slide, the one of the finest level stands for it.
     manifest
         CSV with a column `path` (relative to the CSV's folder, or absolute) and, where wanted, `slide_id` and `mpp`
         (µm/px; or `mpp_x` and `mpp_y`).
@@ -98,6 +100,7 @@ def collect(
     found: list[tuple[Path, SlideEntry]] = []
     for item in inputs:
         found.extend(_from_input(Path(item)))
+    found = _one_per_series(found)
     if manifest is not None:
         found.extend(_from_manifest(Path(manifest)))
     unique: dict[str, tuple[Path, SlideEntry]] = {}
@@ -130,6 +133,15 @@ def _slides_below(folder: Path) -> list[Path]:
         elif child.is_dir() and child.suffix != ".zarr":
             slides.extend(_slides_below(child))
     return slides
+
+
+def _one_per_series(found: list[tuple[Path, SlideEntry]]) -> list[tuple[Path, SlideEntry]]:
+    """One entry for each DICOM series: its other levels, its label and its macro come with it."""
+    dicom = {Path(entry.path) for _, entry in found if entry.path.lower().endswith(".dcm")}
+    stands = level_0_files(sorted(dicom)) if len(dicom) > 1 else {}
+    return [
+        (root, entry) for root, entry in found if stands.get(Path(entry.path), Path(entry.path)) == Path(entry.path)
+    ]
 
 
 def _from_manifest(path: Path) -> list[tuple[Path, SlideEntry]]:

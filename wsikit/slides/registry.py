@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 READERS = {
     "tiff": "wsikit.slides.tiff:TiffSlide",
+    "ndpi": "wsikit.slides.ndpi:NdpiSlide",
+    "dicom": "wsikit.slides.dicom:DicomSlide",
     "openslide": "wsikit.slides.openslide:OpenSlideSlide",
     "tiffslide": "wsikit.slides.tiffslide:TiffSlideSlide",
     "image": "wsikit.slides.image:ImageSlide",
@@ -23,7 +25,7 @@ READERS = {
 }
 """Readers by name, best first."""
 
-_TILED_FOR_US = frozenset({None, "aperio", "generic-tiff"})
+_TILED_FOR_US = frozenset({None, "aperio", "generic-tiff", "philips"})
 """What OpenSlide calls the TIFF files whose tiles lie side by side, so that we read them tile by tile ourselves."""
 
 EXPORT = "Export the slide from the scanner's software as SVS, tiled TIFF, OME-TIFF or DICOM."
@@ -44,7 +46,8 @@ def open_slide(
         SVS, tiled TIFF, OME-TIFF, NDPI, MIRAX, DICOM, …; PNG, JPEG, BMP; or a `.zarr` folder made by `wsikit tile`,
         which may lie at a URL, such as s3://bucket/slide.zarr.
     reader
-        auto, tiff, openslide, tiffslide, image or store. `auto` picks by what the file is; `info.reader` says which.
+        auto, tiff, ndpi, dicom, openslide, tiffslide, image or store. `auto` picks by what the file is; `info.reader`
+        says which.
     mpp
         µm per level-0 px, one number or (x, y), where the file states none or a wrong one. It goes before a sidecar
         file `<slide file>.json`, and that before what the file states.
@@ -99,8 +102,9 @@ def choose_reader(path: str) -> str:
     head = _head(path)
     if _is_tiff(head):
         return _choose_for_tiff(path)
-    if _openslide_vendor(path) is not None:
-        return "openslide"
+    vendor = _openslide_vendor(path)
+    if vendor is not None:
+        return "dicom" if vendor == "dicom" else "openslide"
     if _is_picture(head):
         return "image"
     if _is_dicom(head):
@@ -167,6 +171,8 @@ def _choose_for_folder(path: str) -> str:
 
 def _choose_for_tiff(path: str) -> str:
     vendor = _openslide_vendor(path)
+    if vendor == "hamamatsu":
+        return _choose_for_ndpi(path)
     if vendor not in _TILED_FOR_US:
         return "openslide"
     from wsikit.slides.tiff_layout import APERIO_J2K_YCBCR, tile_compression
@@ -176,6 +182,17 @@ def _choose_for_tiff(path: str) -> str:
         return "openslide" if vendor is not None else "image"
     # OpenSlide knows how Aperio halves the colour channels in this one; OpenJPEG alone does not
     return "openslide" if compression == APERIO_J2K_YCBCR else "tiff"
+
+
+def _choose_for_ndpi(path: str) -> str:
+    from wsikit.slides.ndpi_layout import read_ndpi_layout
+
+    try:
+        read_ndpi_layout(path, "ndpi")
+    except SlideError as error:
+        logger.info("%s; left to OpenSlide", error)
+        return "openslide"
+    return "ndpi"
 
 
 def _openslide_vendor(path: str) -> str | None:

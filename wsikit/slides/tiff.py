@@ -1,58 +1,59 @@
-"""Tiled TIFF slides (SVS, OME-TIFF, generic), tile by tile. Places are px of the level read.
+"""Tiled TIFF slides (SVS, OME-TIFF, Philips, generic), tile by tile. Places are px of the level read.
 
 tifffile gives the structure, positioned reads fetch the bytes, JPEG is decoded strictly and all else by imagecodecs.
-No lock is held while reading or decoding, so threads run side by side. Decoded tiles are kept in a bounded cache.
 """
 
 from __future__ import annotations
 
-import os
-import threading
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import tifffile
 
 from wsikit.errors import ReadError, RequestError
-from wsikit.slides import jpeg
-from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels
+from wsikit.slides import jpeg, jpeg2k, philips
+from wsikit.slides.base import WHITE, MppLike, Pixels
 from wsikit.slides.encoded import TileSource
 from wsikit.slides.pixels import to_rgb, ycbcr_to_rgb
 from wsikit.slides.region import RegionPlan, resample
-from wsikit.slides.tiff_layout import GREY_0_IS_WHITE, JPEG, JPEG_2000, RGB, TiffLevel, read_layout
+from wsikit.slides.tiff_layout import (
+    APERIO_J2K_YCBCR,
+    GREY_0_IS_WHITE,
+    JPEG,
+    JPEG_2000,
+    RGB,
+    YCBCR,
+    TiffLevel,
+    read_layout,
+)
 from wsikit.slides.tiff_page import read_associated
-from wsikit.slides.tiles import TileCache, mosaic
+from wsikit.slides.tiled import TiledFileSlide, in_words
 
-_J2K_END = b"\xff\xd9"
+_TRIED_HEADS = 8
+"""So many tiles of a level are looked at for one whose head tells what the level's tiles are."""
 
 
-class TiffSlide(BaseSlide):
+class TiffSlide(TiledFileSlide):
     """A tiled TIFF slide, read from its own tiles: exact at every level."""
 
     reader: ClassVar[str] = "tiff"
 
     def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        layout = read_layout(path, self.reader)
-        super().__init__(layout.info, mpp=mpp, mpp_source=mpp_source)
-        self._layout = layout
-        self._file = _PositionedFile(path)
-        self._tiles = TileCache()
-        try:
-            self._check_readable()
-        except BaseException:
-            self.close()
-            raise
+        self._layout = read_layout(path, self.reader)
+        super().__init__(self._layout.info, mpp=mpp, mpp_source=mpp_source)
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""
         return self._layout.levels[level].tile_width, self._layout.levels[level].tile_height
 
     def tile_source(self, level: int) -> TileSource | None:
-        """What the JPEG tiles of `level` share; None if they are of another kind, grey, or split by channel."""
-        layout = self._layout.levels[level]
-        if layout.compression != JPEG or layout.planes > 1 or layout.grey:
-            return None
-        return TileSource(self.tile_px(level), tables=layout.jpeg_tables, rgb=layout.photometric == RGB)
+        """What the stored tiles of `level` share; None if no decoder of JPEG or JPEG 2000 gives our pixels from them.
+
+        That is so for other codecs, for channels stored apart, for grey of which 0 is white, and for JPEG 2000 of other
+        than 8 bits or of YCbCr that only the TIFF around it knows of (Aperio's 33003).
+        """
+        return self._sources[level]
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
         """The bytes of one tile as the file stores them; None where it stores none.
@@ -69,27 +70,46 @@ class TiffSlide(BaseSlide):
             raise RequestError(f"{self.path}: level {level} stores each channel apart; its tiles cannot be passed on")
         return self._fetch(level, column, row, layout.tile_number(column, row))
 
-    def close(self) -> None:
-        self._file.close()
-        self._tiles = TileCache()
+    @cached_property
+    def _sources(self) -> tuple[TileSource | None, ...]:
+        return tuple(self._source(level) for level in range(len(self._layout.levels)))
 
-    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        return mosaic((x, y, width, height), self.tile_px(level), lambda column, row: self._tile(level, column, row))
+    def _source(self, level: int) -> TileSource | None:
+        layout = self._layout.levels[level]
+        if layout.planes > 1 or layout.photometric == GREY_0_IS_WHITE:
+            return None
+        channels = 1 if layout.grey else 3
+        if layout.compression == JPEG:
+            rgb = layout.photometric == RGB
+            return TileSource(self.tile_px(level), channels=channels, tables=layout.jpeg_tables, rgb=rgb)
+        if layout.compression not in JPEG_2000 or layout.compression == APERIO_J2K_YCBCR:
+            return None
+        head = self._jpeg2k_head(level)
+        if head is None or not head.plain or head.components != channels:
+            return None
+        if layout.photometric == YCBCR and not head.own_transform:
+            return None
+        return TileSource(self.tile_px(level), codec="jpeg2k", channels=channels)
+
+    def _jpeg2k_head(self, level: int) -> jpeg2k.Head | None:
+        """Head of the first tiles of a level that can be read: all tiles of a level come from one encoder."""
+        layout = self._layout.levels[level]
+        for number in np.flatnonzero(layout.counts)[:_TRIED_HEADS]:
+            row, column = divmod(int(number), layout.stored_columns)
+            try:
+                head = jpeg2k.read_head(self._fetch(level, column, row, int(number)) or b"")
+            except ReadError:
+                continue
+            if head is not None:
+                return head
+        return None
 
     def _read_associated(self, name: str) -> Pixels:
+        if self.info.vendor == "philips":
+            return philips.read_associated(self.path, name)
         number = self._layout.associated_series[name]
         with tifffile.TiffFile(self.path) as tiff:
             return read_associated(self.path, name, tiff, tiff.series[number].keyframe)
-
-    def _tile(self, level: int, column: int, row: int) -> Pixels:
-        """One whole tile, uint8 (tile height, tile width, 3); shared, so not to be written to."""
-        key = (level, column, row)
-        tile = self._tiles.get(key)
-        if tile is None:
-            tile = self._decode_tile(level, column, row)
-            tile.flags.writeable = False
-            self._tiles.put(key, tile)
-        return tile
 
     def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
         layout = self._layout.levels[level]
@@ -119,8 +139,7 @@ class TiffSlide(BaseSlide):
                 samples = _decode_other(layout, number, encoded)
             return _full_tile(samples, column, row, layout)
         except Exception as error:  # the decoders raise errors of many kinds for damaged bytes
-            words = " ".join(str(error).split()) or type(error).__name__
-            raise self._read_error(level, column, row, words) from error
+            raise self._read_error(level, column, row, in_words(error)) from error
 
     def _missing_tile(self, level: int, column: int, row: int) -> Pixels:
         """A tile that the file leaves out on purpose: white; in an Aperio pyramid, what the finer level shows there."""
@@ -141,29 +160,16 @@ class TiffSlide(BaseSlide):
         offset, count = int(layout.offsets[number]), int(layout.counts[number])
         if count == 0:
             return None
-        try:
-            encoded = self._file.read(offset, count)
-        except OSError as error:
-            raise self._read_error(level, column, row, f"the file cannot be read: {error.strerror}") from error
-        if len(encoded) < count:
-            fault = f"the file ends at byte {offset + len(encoded)}, before the tile does"
-            raise self._read_error(level, column, row, fault)
-        return encoded
-
-    def _read_error(self, level: int, column: int, row: int, reason: str) -> ReadError:
-        layout = self._layout.levels[level]
-        x, y = column * layout.tile_width, row * layout.tile_height
-        width, height = min(layout.tile_width, layout.width - x), min(layout.tile_height, layout.height - y)
-        return ReadError(self.path, level, (x, y, width, height), reason)
+        return self._bytes(self._file, level, column, row, offset, count)
 
 
 def _decode_other(layout: TiffLevel, number: int, encoded: bytes) -> np.ndarray:
     """Samples (h, w, channels) of a tile that is not JPEG.
 
-    Deflate and Zstandard notice damage by themselves. A JPEG 2000 stream that was cut short decodes to a blurred
-    picture without a word, so its end mark is looked for. WebP, LZW and plain tiles carry nothing to check.
+    Deflate and Zstandard notice damage by themselves. A JPEG 2000 stream's end mark is looked for. WebP, LZW and
+    plain tiles carry nothing to check.
     """
-    if layout.compression in JPEG_2000 and not encoded.rstrip(b"\0").endswith(_J2K_END):
+    if layout.compression in JPEG_2000 and not jpeg2k.is_whole(encoded):
         raise ValueError("the JPEG 2000 stream ends too early")
     decoded, _, _ = layout.decode(encoded, number)
     assert decoded is not None
@@ -182,24 +188,3 @@ def _full_tile(samples: np.ndarray, column: int, row: int, layout: TiffLevel) ->
         raise ValueError(f"the tile holds {width}×{height} px where {needed_width}×{needed_height} px are expected")
     rest = ((0, layout.tile_height - height), (0, layout.tile_width - width), (0, 0))
     return np.pad(samples, rest, mode="edge")
-
-
-class _PositionedFile:
-    """Reads at a byte offset, from any thread at once where the system can (pread), else one after the other."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
-        self._lock = None if hasattr(os, "pread") else threading.Lock()
-
-    def read(self, offset: int, count: int) -> bytes:
-        if self._file.closed:
-            raise RequestError(f"{self._path}: the slide is closed; open it again")
-        if self._lock is None:
-            return os.pread(self._file.fileno(), count, offset)
-        with self._lock:
-            self._file.seek(offset)
-            return self._file.read(count) or b""
-
-    def close(self) -> None:
-        self._file.close()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tifffile
 
 from wsikit.errors import BrokenSlideError, SlideError, UnsupportedSlideError
+from wsikit.slides import philips
 from wsikit.slides.base import SlideInfo, true_downsamples
 from wsikit.slides.tiff_metadata import read_metadata
 
@@ -40,14 +41,13 @@ JPEG = 7
 APERIO_J2K_YCBCR = 33003
 JPEG_2000 = (33003, 33005, 34712)
 
-GREY_0_IS_WHITE, _GREY, RGB, _YCBCR = 0, 1, 2, 6
+GREY_0_IS_WHITE, _GREY, RGB, YCBCR = 0, 1, 2, 6
 _PHOTOMETRIC_WORDS = {3: "palette colours", 4: "a transparency mask", 5: "CMYK colours", 8: "CIELab colours"}
 
 _OTHER_READERS = {
     "is_ndpi": "a Hamamatsu NDPI, which stores each level as one JPEG and not in tiles",
     "is_bif": "a Ventana BIF, whose tiles overlap",
     "is_scn": "a Leica SCN, which holds several scanned areas on one slide",
-    "is_philips": "a Philips TIFF, whose levels are padded to whole tiles",
 }
 """tifffile's flags of TIFF slides that are more than tiles side by side."""
 
@@ -60,6 +60,9 @@ class TiffLevel:
     height: int
     tile_width: int
     tile_height: int
+    stored_columns: int
+    stored_rows: int
+    """Of tiles in the file: more than `width` and `height` ask for in a Philips TIFF, whose levels are padded."""
     offsets: npt.NDArray[np.int64]
     """Byte offset of each tile in the file."""
     counts: npt.NDArray[np.int64]
@@ -79,16 +82,8 @@ class TiffLevel:
     decode: Callable[..., tuple[npt.NDArray[Any] | None, Any, Any]]
     """tifffile's decoder of one tile: (bytes, number, jpegtables=…) → samples (1, h, w, channels)."""
 
-    @property
-    def columns(self) -> int:
-        return math.ceil(self.width / self.tile_width)
-
-    @property
-    def rows(self) -> int:
-        return math.ceil(self.height / self.tile_height)
-
     def tile_number(self, column: int, row: int, plane: int = 0) -> int:
-        return (plane * self.rows + row) * self.columns + column
+        return (plane * self.stored_rows + row) * self.stored_columns + column
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,8 @@ def read_layout(path: str, reader: str) -> TiffLayout:
         The TIFF structure is damaged.
     """
     try:
-        with tifffile.TiffFile(path) as tiff:
+        # tifffile would cut the levels of a Philips TIFF itself, by a rule that is not quite OpenSlide's
+        with tifffile.TiffFile(path, is_philips=False) as tiff:
             return _layout(path, reader, tiff)
     except (SlideError, FileNotFoundError, PermissionError, MemoryError):
         raise
@@ -171,8 +167,9 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> TiffLayout:
     fault = refusal(page, main, tiled=True)
     if fault is not None:
         raise UnsupportedSlideError(f"{path}: {fault}")
-    levels = _levels(path, tiff, main)
-    metadata = read_metadata(tiff, page)
+    description = philips.describe(tiff)
+    levels = _levels(path, tiff, main) if description is None else _philips_levels(path, tiff, description)
+    metadata = read_metadata(tiff, page, description)
     white = white_level(page, metadata.significant_bits)
     associated = _associated(tiff, main)
     level_dimensions = tuple((level.width, level.height) for level in levels)
@@ -193,7 +190,7 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> TiffLayout:
         magnification=metadata.magnification,
         tile_px=(levels[0].tile_width, levels[0].tile_height),
         compression=COMPRESSIONS[levels[0].compression],
-        associated=tuple(associated),
+        associated=tuple(associated if description is None else description.associated),
         icc_profile=metadata.icc_profile,
         properties=properties,
     )
@@ -229,7 +226,7 @@ def _unfit_samples(page: tifffile.TiffPage, series: tifffile.TiffPageSeries) -> 
     if page.dtype is None or page.dtype.kind != "u" or page.dtype.itemsize > 2:
         return f"samples of type {page.dtype}, where 8- or 16-bit unsigned numbers are expected"
     photometric = int(page.photometric)
-    if photometric not in (GREY_0_IS_WHITE, _GREY, RGB, _YCBCR):
+    if photometric not in (GREY_0_IS_WHITE, _GREY, RGB, YCBCR):
         words = _PHOTOMETRIC_WORDS.get(photometric, f"colours of TIFF type {photometric}")
         return f"an image with {words}, where RGB or grey is expected"
     if int(page.compression) == JPEG and (page.samplesperpixel not in (1, 3) or page.dtype.itemsize > 1):
@@ -254,14 +251,14 @@ def _levels(path: str, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries)
     for page in candidates:
         if page.imagewidth in levels:
             continue
-        if _is_reduction(page, first) and refusal(page, series, tiled=True) is None:
+        if is_reduction(page, first) and refusal(page, series, tiled=True) is None:
             levels[page.imagewidth] = _level(page, page)
         elif page.is_tiled:
             logger.info("%s: an image of %d × %d px is no level", path, page.imagewidth, page.imagelength)
     return tuple(levels[width] for width in sorted(levels, reverse=True))
 
 
-def _is_reduction(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
+def is_reduction(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
     """Whether `page` can be the same picture as `first` at fewer pixels: same kind, smaller, same shape."""
     if (page.samplesperpixel, page.dtype) != (first.samplesperpixel, first.dtype):
         return False
@@ -272,15 +269,25 @@ def _is_reduction(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
     )
 
 
-def _level(page: tifffile.TiffPage, frame: Any) -> TiffLevel:
+def _philips_levels(path: str, tiff: tifffile.TiffFile, description: philips.Description) -> tuple[TiffLevel, ...]:
+    """The levels of a Philips TIFF, cut to the size that they have without their padding."""
+    pages = [page.aspage() for page in tiff.pages]
+    pages = [page for page in pages if page.is_tiled and not page.description.startswith(("Macro", "Label"))]
+    sizes = philips.level_sizes(path, description, [(page.imagewidth, page.imagelength) for page in pages])
+    return tuple(_level(page, page, size) for page, size in zip(pages, sizes))
+
+
+def _level(page: tifffile.TiffPage, frame: Any, size: tuple[int, int] | None = None) -> TiffLevel:
     counts = np.asarray(frame.databytecounts, dtype=np.int64)
     offsets = np.asarray(frame.dataoffsets, dtype=np.int64)
     planes = page.samplesperpixel if int(page.planarconfig) == 2 and page.samplesperpixel > 1 else 1
     level = TiffLevel(
-        width=page.imagewidth,
-        height=page.imagelength,
+        width=size[0] if size else page.imagewidth,
+        height=size[1] if size else page.imagelength,
         tile_width=page.tilewidth,
         tile_height=page.tilelength,
+        stored_columns=math.ceil(page.imagewidth / page.tilewidth),
+        stored_rows=math.ceil(page.imagelength / page.tilelength),
         offsets=offsets,
         # an offset of 0 would be the file's own header: GDAL and others write it for a tile that was never stored
         counts=np.where(offsets == 0, 0, counts),
@@ -292,7 +299,7 @@ def _level(page: tifffile.TiffPage, frame: Any) -> TiffLevel:
         jpeg_tables=page.jpegtables,
         decode=page.decode,
     )
-    expected = level.columns * level.rows * planes
+    expected = level.stored_columns * level.stored_rows * planes
     if len(offsets) != expected or len(counts) != expected:
         raise ValueError(f"{len(offsets)} tiles listed where {expected} are needed")
     return level
@@ -300,7 +307,7 @@ def _level(page: tifffile.TiffPage, frame: Any) -> TiffLevel:
 
 def _leaves_ycbcr(compression: int, photometric: int) -> bool:
     """JPEG, JPEG 2000 and WebP decoders convert colours by themselves; Aperio's JPEG 2000 in YCbCr says so nowhere."""
-    return compression == APERIO_J2K_YCBCR or (photometric == _YCBCR and COMPRESSIONS[compression] in _COLOUR_BLIND)
+    return compression == APERIO_J2K_YCBCR or (photometric == YCBCR and COMPRESSIONS[compression] in _COLOUR_BLIND)
 
 
 def white_level(page: tifffile.TiffPage, significant_bits: int | None) -> int:

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
+from wsikit.slides import philips
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import NO_SCALE, Scale, from_resolution, stated
 
@@ -26,18 +27,25 @@ class TiffMetadata:
     properties: dict[str, str]
 
 
-def read_metadata(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> TiffMetadata:
-    """Metadata of the slide whose finest level is `page`. The vendor's own statement goes before the TIFF's tags."""
+def read_metadata(
+    tiff: tifffile.TiffFile, page: tifffile.TiffPage, description: philips.Description | None = None
+) -> TiffMetadata:
+    """Metadata of the slide whose finest level is `page`. The vendor's own statement goes before the TIFF's tags.
+
+    `description` is the XML of a Philips TIFF.
+    """
     first = tiff.pages[0].aspage() if tiff.is_svs else page
     found: dict[str, Any] = _tags(page)
     aperio = aperio_fields(first.description) if tiff.is_svs else {}
     ome = _ome_fields(tiff.ome_metadata, page) if tiff.is_ome else {}
     found.update({f"aperio.{key}": value for key, value in aperio.items()})
     found.update({f"ome.{key}": value for key, value in ome.items()})
+    if description is not None:
+        found.update({f"philips.{key}": value for key, value in description.fields.items()})
     bits = _number(ome.get("SignificantBits"))
     return TiffMetadata(
-        vendor="aperio" if tiff.is_svs else "ome" if tiff.is_ome else "generic-tiff",
-        scale=_scale(page, aperio, ome),
+        vendor="aperio" if tiff.is_svs else "ome" if tiff.is_ome else "philips" if description else "generic-tiff",
+        scale=_scale(page, aperio, ome) if description is None else _philips_scale(description),
         magnification=_number(aperio.get("AppMag")) or _number(ome.get("NominalMagnification")),
         icc_profile=_bytes(page.tags.valueof(34675)),
         significant_bits=int(bits) if bits else None,
@@ -64,6 +72,11 @@ def _scale(page: tifffile.TiffPage, aperio: dict[str, str], ome: dict[str, str])
     unit = page.tags.valueof(296, 2)  # TIFF 6.0: inch if the tag is left out
     x_per_unit, y_per_unit = _ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283))
     return from_resolution(x_per_unit, y_per_unit, int(unit), "TIFF XResolution")
+
+
+def _philips_scale(description: philips.Description) -> Scale:
+    x, y = description.mpp or (None, None)
+    return stated(x, y, "vendor property DICOM_PIXEL_SPACING")
 
 
 def _tags(page: tifffile.TiffPage) -> dict[str, Any]:

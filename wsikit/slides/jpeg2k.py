@@ -1,0 +1,109 @@
+"""What the head of a JPEG 2000 tile says of its pixels, and whether its stream is whole. Nothing is decoded here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_SIGNATURE = b"\0\0\0\x0cjP  "
+_SOC, _SIZ, _COD, _SOT = 0xFF4F, 0xFF51, 0xFF52, 0xFF90
+_EOC = b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class Head:
+    """Size and kind of the pixels of one stream."""
+
+    width: int
+    height: int
+    components: int
+    bits: int
+    """Of a sample; 0 if the components differ."""
+    signed: bool
+    subsampled: bool
+    """Some components are stored at less than full size."""
+    own_transform: bool
+    """The decoder turns the components to RGB by itself (the codestream's multi-component transform)."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is one unsigned 8-bit sample of every component at every px."""
+        return self.bits == 8 and not self.signed and not self.subsampled
+
+
+def read_head(stream: bytes) -> Head | None:
+    """The head of a codestream, raw or in a JP2 file; None if it is not one.
+
+    Source: ISO/IEC 15444-1, annex A (markers) and annex I (boxes).
+    """
+    position = _codestream(stream)
+    if position is None or stream[position : position + 2] != _SOC.to_bytes(2, "big"):
+        return None
+    position += 2
+    size = b""
+    while position + 4 <= len(stream):
+        marker, length = int.from_bytes(stream[position : position + 2], "big"), _u16(stream, position + 2)
+        segment = stream[position + 4 : position + 2 + length]
+        if marker == _SIZ:
+            size = segment
+        elif marker == _COD and len(segment) >= 5:
+            return _head(size, own_transform=segment[4] == 1)
+        elif marker == _SOT or marker < 0xFF00:
+            return None
+        position += 2 + length
+    return None
+
+
+def is_whole(stream: bytes) -> bool:
+    """Whether it ends as a stream does: one that was cut short decodes to a blurred picture without a word."""
+    return stream.rstrip(b"\0").endswith(_EOC)
+
+
+def _codestream(stream: bytes) -> int | None:
+    """Where the codestream begins: at once, or in the jp2c box of a JP2 file."""
+    if not stream.startswith(_SIGNATURE):
+        return 0
+    position = 0
+    while position + 8 <= len(stream):
+        length, kind, head = (
+            int.from_bytes(stream[position : position + 4], "big"),
+            stream[position + 4 : position + 8],
+            8,
+        )
+        if length == 1:
+            length, head = int.from_bytes(stream[position + 8 : position + 16], "big"), 16
+        if kind == b"jp2c":
+            return position + head
+        if length < head:
+            return None
+        position += length
+    return None
+
+
+def _head(size: bytes, *, own_transform: bool) -> Head | None:
+    """From the SIZ segment: capabilities, then eight uint32 (extent, origin, tile, tile origin), then components."""
+    if len(size) < 36:
+        return None
+    right, lower, left, top = (_u32(size, i) for i in (2, 6, 10, 14))
+    components = _u16(size, 34)
+    parts = size[36 : 36 + 3 * components]
+    if components == 0 or len(parts) < 3 * components:
+        return None
+    depths = set(parts[0::3])
+    depth = depths.pop() if len(depths) == 1 else None
+    return Head(
+        width=right - left,
+        height=lower - top,
+        components=components,
+        bits=(depth & 0x7F) + 1 if depth is not None else 0,
+        signed=depth is None or depth > 0x7F,
+        subsampled=set(parts[1::3]) | set(parts[2::3]) != {1},
+        own_transform=own_transform,
+    )
+
+
+def _u16(data: bytes, position: int) -> int:
+    return int.from_bytes(data[position : position + 2], "big")
+
+
+def _u32(data: bytes, position: int) -> int:
+    return int.from_bytes(data[position : position + 4], "big")
