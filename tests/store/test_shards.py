@@ -11,8 +11,8 @@ import pytest
 import zarr
 
 from wsikit.errors import StoreError
-from wsikit.store import ngff
 from wsikit.store.atomic import atomic_write, replace_folder, write_bytes, write_json
+from wsikit.store.level_format import LevelFormat
 from wsikit.store.shards import ShardedLevel, pack_shard, read_index
 
 TILE, SIDE = 32, 2
@@ -26,7 +26,7 @@ def jpeg(value: int) -> bytes:
 def level(tmp_path: Path) -> Path:
     """A level of 100 × 70 px in 32-px tiles, 2 × 2 tiles a shard; tile (1, 0) and shard (1, 1) are left out."""
     folder = tmp_path / "0"
-    record = ngff.jpeg_array(width=100, height=70, tile_px=(TILE, TILE), chunks_per_shard=SIDE, attributes={})
+    record = LevelFormat(100, 70, (TILE, TILE), "jpeg", chunks_per_shard=SIDE).to_zarr({})
     write_json(folder / "zarr.json", record)
     write_bytes(folder / "c/0/0/0", pack_shard([jpeg(10), None, jpeg(30), jpeg(40)]))
     write_bytes(folder / "c/0/0/1", pack_shard([jpeg(50), jpeg(60), jpeg(70), jpeg(80)]))

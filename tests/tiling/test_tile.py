@@ -23,7 +23,7 @@ from wsikit.tiling.plan import ImageParameters, plan_levels, plan_shards, tiles_
 from wsikit.tiling.stream import iterate_patches, plan_super_tiles, read_patches
 from wsikit.tiling.tile import tile
 
-SMALL = ImageParameters(tile_px=64, chunks_per_shard=4)
+SMALL = ImageParameters(tile_px=64, chunks_per_shard=4, regions="all")
 PATCHES = PatchParameters(mpp=0.5, patch_px=128)
 
 
@@ -65,8 +65,9 @@ def test_zarr_reads_the_same_pixels_as_the_store(slide_path: Path, tmp_path: Pat
 def test_levels_are_built_by_averaging_where_the_source_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slide_path: Path
 ) -> None:
-    plans = plan_levels([(20_001, 3000)], 256)
-    assert [(level.width, level.height) for level in plans] == [(20_001, 3000), (5001, 750), (1251, 188)]
+    plans = plan_levels([(20_001, 3000)], ImageParameters())
+    sizes = [(level.format.width, level.format.height) for level in plans]
+    assert sizes == [(20_001, 3000), (5001, 750), (1251, 188)]
     assert [level.downsample for level in plans] == [(1, 1), (4, 4), (16, 16)]
     monkeypatch.setattr(plan_module, "SMALLEST_LEVEL_PX", 500)
     store = make(slide_path, tmp_path / "s.zarr")
@@ -101,16 +102,16 @@ class Interrupted(Exception):
 
 def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Let `count` shards be written, then break off. Returns the paths that were written."""
-    original = shard_module.write_bytes
+    original = shard_module.write_pieces
     written: list[Path] = []
 
-    def write(path: Path, data: bytes, *, sync: bool) -> None:
+    def write(path: Path, pieces: list[bytes]) -> None:
         if len(written) == count:
             raise Interrupted
         written.append(path)
-        original(path, data, sync=sync)
+        original(path, pieces)
 
-    monkeypatch.setattr(shard_module, "write_bytes", write)
+    monkeypatch.setattr(shard_module, "write_pieces", write)
     return written
 
 
@@ -257,11 +258,10 @@ def test_an_error_while_reading_ahead_reaches_the_consumer(slide_path: Path) -> 
 
 
 def test_shards_and_tiles_cover_every_level_once() -> None:
-    for level in plan_levels([(1500, 1100)], 64):
-        boxes = [
-            tile.box for shard in plan_shards(level, 4) for tile in tiles_of_shard(shard, level, 4) if tile is not None
-        ]
-        canvas = np.zeros((level.height, level.width), int)
+    for level in plan_levels([(1500, 1100)], SMALL):
+        form = level.format
+        boxes = [tile.box for shard in plan_shards(level) for tile in tiles_of_shard(shard, form) if tile is not None]
+        canvas = np.zeros((form.height, form.width), int)
         for x, y, width, height in boxes:
             canvas[y : y + height, x : x + width] += 1
         assert (canvas == 1).all()

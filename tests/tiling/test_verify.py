@@ -18,7 +18,7 @@ from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tiling.verify import verify
 
-SMALL = ImageParameters(tile_px=64, chunks_per_shard=4)
+SMALL = ImageParameters(tile_px=64, chunks_per_shard=4, regions="all")
 
 
 @pytest.fixture

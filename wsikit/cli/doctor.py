@@ -190,10 +190,11 @@ def check_codecs() -> Iterator[Check]:
     def find_in_zarr() -> str:
         from zarr.registry import get_codec_class
 
-        from wsikit.store.ngff import JPEG_CODEC
+        from wsikit.store.level_format import ZARR_CODECS
 
-        found = get_codec_class(JPEG_CODEC)
-        return f"{JPEG_CODEC}: {found.__module__}.{found.__qualname__}"
+        name = ZARR_CODECS["jpeg"]
+        found = get_codec_class(name)
+        return f"{name}: {found.__module__}.{found.__qualname__}"
 
     yield _try("codecs", "JPEG in Zarr", True, find_in_zarr, "run `pip install .` again: zarr finds it by entry point")
 

@@ -20,6 +20,8 @@ from wsikit.errors import BrokenSlideError, ReadError, RequestError
 from wsikit.geometry import downsample_of
 from wsikit.slides import scale
 from wsikit.slides.region import RegionPlan, plan_region, resample
+from wsikit.store.place import is_url
+from wsikit.store.place import is_url
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +244,7 @@ class BaseSlide(ABC):
         """The whole slide with its longer side at most `max_px`: uint8 (h, w, 3). Needs no mpp; never enlarges."""
         if max_px < 1:
             raise RequestError(f"{self.path}: a thumbnail of {max_px} px is empty; ask for 1 px or more")
-        width, height = self.dimensions
+        width, height = self.level_dimensions[0]  # a store may hold coarser levels only
         shrink = max(1.0, max(width, height) / max_px)
         out = max(1, round(width / shrink)), max(1, round(height / shrink))
         fine_enough = [i for i, (w, h) in enumerate(self.level_dimensions) if w >= out[0] and h >= out[1]]
@@ -311,7 +313,8 @@ class BaseSlide(ABC):
     def __reduce__(self) -> tuple[Callable[..., BaseSlide], tuple[Any, ...]]:
         mpp, mpp_source = self._given
         # a worker may run in another folder
-        return _reopen, (type(self), os.path.abspath(self.path), mpp, mpp_source)
+        path = self.path if is_url(self.path) else os.path.abspath(self.path)
+        return _reopen, (type(self), path, mpp, mpp_source)
 
     def __repr__(self) -> str:
         width, height = self.dimensions

@@ -5,6 +5,7 @@ Image coordinates as in every slide: level-0 px. Tiles are read by position from
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -15,11 +16,19 @@ import numpy.typing as npt
 
 from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
-from wsikit.slides.store_levels import StoreLevels
+from wsikit.slides.source_levels import SourceLevels
+from wsikit.slides.store_levels import Levels, StoreLevels
+from wsikit.slides.tiles import mosaic
+from wsikit.store.level_format import LevelFormat
+from wsikit.store.place import place, zarr_store
 from wsikit.store.table import PatchTable
+
+STORE_FORMAT = 2
 
 TISSUE, UNREADABLE = 1, 2
 """Values of labels/tissue; 0 is glass."""
+
+_COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard"}
 
 
 class SlideStore(BaseSlide):
@@ -39,26 +48,36 @@ class SlideStore(BaseSlide):
     reader = "store"
 
     def __init__(self, path: str | os.PathLike[str], *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        self.folder = Path(path)
+        self.folder = place(path)
         self.record = self.read_record(self.folder)
+        self.holds_pixels: bool = self.record["pixels"] == "stored"
+        """False: pixels are read from the slide that the store was made from."""
         downsamples = [(float(x), float(y)) for x, y in self.record["downsamples"]]
-        self._levels = StoreLevels(self.folder, len(downsamples))
+        self._levels: Levels
+        if self.holds_pixels:
+            self._levels = self._stored = StoreLevels(self.folder, len(downsamples))
+        else:
+            self._levels = found = SourceLevels(self.folder, self.record)
+            downsamples = found.downsamples
         source = self.record["source"]
         kept = self.record["mpp"]
+        width, height = self.record["dimensions"]
         super().__init__(
             SlideInfo(
                 path=str(path),
                 reader="store",
                 vendor=source["vendor"],
                 kind="store",
-                dimensions=self._levels.dimensions[0],
+                dimensions=(int(width), int(height)),
                 level_dimensions=tuple(self._levels.dimensions),
                 level_downsamples=tuple(downsamples),
                 mpp=(float(kept[0]), float(kept[1])) if kept else None,
                 mpp_source=self.record["mpp_source"],
                 magnification=self.record["magnification"],
                 tile_px=self._levels.tile_px[0],
-                compression="JPEG",
+                compression=_COMPRESSIONS[self._stored.formats[0].codec] if self.holds_pixels else source["compression"],
+                associated=self._associated_names(),
+                icc_profile=self._icc_profile(),
                 properties=self._vendor_properties(),
             ),
             mpp=mpp,
@@ -68,7 +87,7 @@ class SlideStore(BaseSlide):
     @staticmethod
     def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
         """`attributes.wsikit` of a committed store; StoreError with the next step otherwise."""
-        path = Path(folder) / "zarr.json"
+        path = place(folder) / "zarr.json"
         try:
             attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
         except NotADirectoryError:
@@ -83,10 +102,10 @@ class SlideStore(BaseSlide):
             raise StoreError(f"{path}: not the metadata of a Zarr v3 group ({error}).") from error
         if "wsikit" not in attributes or "downsamples" not in attributes["wsikit"]:
             raise StoreError(f"{folder}: a Zarr group that wsikit did not write. Give the slide it was made from.")
-        if attributes["wsikit"]["format"] != 1:
-            raise StoreError(
-                f"{folder}: store format {attributes['wsikit']['format']}, this version reads 1. Update wsikit."
-            )
+        found = attributes["wsikit"]["format"]
+        if found != STORE_FORMAT:
+            what_to_do = "Update wsikit." if found > STORE_FORMAT else "Tile the slide again."
+            raise StoreError(f"{folder}: store format {found}, this version reads {STORE_FORMAT}. {what_to_do}")
         return dict(attributes["wsikit"])
 
     @property
@@ -107,15 +126,34 @@ class SlideStore(BaseSlide):
         """Width and height of the tiles of `level`, px."""
         return self._levels.tile_px[level]
 
+    def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> npt.NDArray[np.uint8]:
+        """One whole tile, uint8 (h, w, 3), not to be written to; ReadError where it is not to be had."""
+        return self._levels.tile(level, column, row, keep=keep)
+
+    def level_format(self, level: int) -> LevelFormat:
+        """How a level lies in the store; StoreError if the store holds no pixels."""
+        self._check_holds_pixels()
+        return self._stored.formats[level]
+
     def chunk(self, level: int, col: int, row: int) -> bytes | None:
-        """The JPEG stream of one tile as it is stored; None where the source had none (white).
+        """The bytes of one tile as they are stored; None where there are none (the fill value).
 
         Raises
         ------
         ReadError
             The source could not be read there when the store was made, or the chunk is damaged.
+        StoreError
+            The store holds no pixels.
         """
-        return self._levels.encoded(level, col, row)
+        self._check_holds_pixels()
+        return self._stored.encoded(level, col, row)
+
+    def level_record(self, level: int) -> dict[str, Any]:
+        """What a level's metadata say of its pixels: fidelity, lossless, missing_tiles, …; nothing without pixels."""
+        if not self.holds_pixels:
+            return {}
+        text = (self.folder / str(level) / "zarr.json").read_text(encoding="utf-8")
+        return dict(json.loads(text)["attributes"]["wsikit"])
 
     def grids(self) -> list[str]:
         """Names of the patch grids, e.g. 0.5um_224px."""
@@ -178,12 +216,33 @@ class SlideStore(BaseSlide):
         self._levels.close()
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-        return self._levels.read(level, x, y, width, height)
+        tile_px = self._levels.tile_px[level]
+        return mosaic((x, y, width, height), tile_px, lambda col, row: self._levels.tile(level, col, row))
+
+    def _read_associated(self, name: str) -> npt.NDArray[np.uint8]:
+        with contextlib.closing(StoreLevels(self.folder / "associated" / name, 1)) as levels:
+            return levels.read(0, (0, 0, *levels.dimensions[0]))
+
+    def _associated_names(self) -> tuple[str, ...]:
+        return tuple(sorted(path.parent.name for path in (self.folder / "associated").glob("*/zarr.json")))
+
+    def _icc_profile(self) -> bytes | None:
+        try:
+            return (self.folder / "wsikit" / "icc" / "c" / "0").read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _check_holds_pixels(self) -> None:
+        if not self.holds_pixels:
+            raise StoreError(
+                f"{self.folder}: holds no pixels (it was made with --pixels none). Give the slide, or tile it again "
+                "with --pixels keep."
+            )
 
     def _tissue_label(self) -> npt.NDArray[np.uint8]:
         import zarr
 
-        return np.asarray(zarr.open_array(self.folder / "labels" / "tissue" / "0", mode="r")[:])
+        return np.asarray(zarr.open_array(zarr_store(self.folder / "labels" / "tissue" / "0"), mode="r")[:])
 
     def _vendor_properties(self) -> dict[str, str]:
         path = self.folder / "wsikit" / "zarr.json"

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ReadError, StoreError
-from wsikit.slides.jpeg import JpegError, decode
+from wsikit.slides.chunk import ChunkError, decode_chunk
 from wsikit.slides.tiles import TileCache, mosaic
+from wsikit.store.chunk_files import ChunkFiles
+from wsikit.store.level_format import LevelFormat
 from wsikit.store.shards import ShardedLevel
 
-FILL = 255
+Pixels = npt.NDArray[np.uint8]
+
+
+class Levels(Protocol):
+    """Where a store's pixels come from: its own chunks, or the slide that it was made from."""
+
+    dimensions: list[tuple[int, int]]
+    """Width and height per level, px."""
+    tile_px: list[tuple[int, int]]
+    """Width and height of the tiles per level, px."""
+    unreadable: list[frozenset[tuple[int, int]]]
+    """Per level, the tiles (column, row) whose pixels the source could not give."""
+
+    def tile(self, level: int, col: int, row: int, *, keep: bool = True) -> Pixels:
+        """One whole tile, uint8 (h, w, 3), not to be written to; ReadError where it is not to be had."""
+
+    def close(self) -> None: ...
 
 
 class StoreLevels:
@@ -22,61 +41,62 @@ class StoreLevels:
     def __init__(self, folder: Path, n_levels: int) -> None:
         self.folder = folder
         self.dimensions: list[tuple[int, int]] = []
-        """Width and height per level, px."""
         self.tile_px: list[tuple[int, int]] = []
-        """Width and height of the tiles per level, px."""
         self.unreadable: list[frozenset[tuple[int, int]]] = []
-        """Per level, the tiles (column, row) whose pixels the source could not give."""
-        self._shards: list[ShardedLevel] = []
+        self.formats: list[LevelFormat] = []
+        self._chunks: list[ShardedLevel | ChunkFiles] = []
         self._cache = TileCache()
         for level in range(n_levels):
             self._add(level)
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-        """Pixels of a box inside the level, uint8 (height, width, 3); ReadError where they are not to be had."""
-        return mosaic((x, y, width, height), self.tile_px[level], lambda col, row: self._tile(level, col, row))
+    def read(self, level: int, box: tuple[int, int, int, int]) -> Pixels:
+        """Pixels of a box (x, y, width, height) inside the level, uint8 (height, width, 3), or ReadError."""
+        return mosaic(box, self.tile_px[level], lambda col, row: self.tile(level, col, row))
+
+    def tile(self, level: int, col: int, row: int, *, keep: bool = True) -> Pixels:
+        """One whole tile, uint8 (h, w, 3), not to be written to; ReadError where it is not to be had."""
+        return self._cache.get_or_make((level, col, row), lambda: self._decode(level, col, row), keep=keep)
 
     def encoded(self, level: int, col: int, row: int) -> bytes | None:
-        """The JPEG stream of one tile as it is stored; None where there is none; ReadError if it is not to be had."""
+        """The bytes of one tile as they are stored; None where there are none; ReadError if they are not to be had."""
         try:
             if (col, row) in self.unreadable[level]:
                 raise StoreError("the source could not be read here when the store was made")
-            return self._shards[level].chunk(col, row)
+            return self._chunks[level].chunk(col, row)
         except (StoreError, OSError) as error:
             raise self._error(level, col, row, error) from error
 
     def close(self) -> None:
-        for shards in self._shards:
-            shards.close()
+        for chunks in self._chunks:
+            chunks.close()
 
     def _add(self, level: int) -> None:
         path = self.folder / str(level) / "zarr.json"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            sharding = record["codecs"][0]["configuration"]
-            tile_h, tile_w = (int(side) for side in sharding["chunk_shape"][1:])
-            shard_w = int(record["chunk_grid"]["configuration"]["chunk_shape"][2])
+            form = LevelFormat.from_zarr(record)
             unreadable = record["attributes"]["wsikit"]["unreadable_tiles"]
-        except (OSError, json.JSONDecodeError, KeyError, IndexError) as error:
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise StoreError(
                 f"{path}: not the metadata of an image level ({error!r}). Tile the slide again."
             ) from error
-        self.dimensions.append((int(record["shape"][2]), int(record["shape"][1])))
-        self.tile_px.append((tile_w, tile_h))
+        self.formats.append(form)
+        self.dimensions.append((form.width, form.height))
+        self.tile_px.append(form.tile_px)
         self.unreadable.append(frozenset((int(col), int(row)) for col, row in unreadable))
-        self._shards.append(ShardedLevel(path.parent, shard_w // tile_w))
+        if form.chunks_per_shard:
+            self._chunks.append(ShardedLevel(path.parent, form.chunks_per_shard))
+        else:
+            self._chunks.append(ChunkFiles(path.parent))
 
-    def _tile(self, level: int, col: int, row: int) -> npt.NDArray[np.uint8]:
-        known = self._cache.get((level, col, row))
-        if known is not None:
-            return known
+    def _decode(self, level: int, col: int, row: int) -> Pixels:
         chunk = self.encoded(level, col, row)
-        tile_w, tile_h = self.tile_px[level]
+        form = self.formats[level]
         try:
-            tile = _white(tile_w, tile_h) if chunk is None else decode(chunk, (tile_w, tile_h))
-        except JpegError as error:
+            tile = _filled(form) if chunk is None else decode_chunk(chunk, form)
+        except ChunkError as error:
             raise self._error(level, col, row, error) from error
-        self._cache.put((level, col, row), tile)
+        tile.flags.writeable = False
         return tile
 
     def _error(self, level: int, col: int, row: int, reason: Exception) -> ReadError:
@@ -84,6 +104,6 @@ class StoreLevels:
         return ReadError(str(self.folder), level, (col * tile_w, row * tile_h, tile_w, tile_h), str(reason))
 
 
-def _white(width: int, height: int) -> npt.NDArray[np.uint8]:
+def _filled(form: LevelFormat) -> Pixels:
     """What zarr reads where a chunk is missing."""
-    return np.full((height, width, 3), FILL, dtype=np.uint8)
+    return np.full((form.tile_px[1], form.tile_px[0], 3), form.fill, dtype=np.uint8)

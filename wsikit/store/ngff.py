@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NGFF_VERSION = "0.5"
-JPEG_CODEC = "imagecodecs_jpeg"
-"""Name of the inner codec; its class is wsikit.store.codecs.Jpeg."""
-_CHANNELS = (("R", "FF0000"), ("G", "00FF00"), ("B", "0000FF"))
+_CHANNELS = {1: (("grey", "FFFFFF"),), 3: (("R", "FF0000"), ("G", "00FF00"), ("B", "0000FF"))}
 
 
 def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,61 +14,58 @@ def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
 
 
-def jpeg_array(
-    *, width: int, height: int, tile_px: tuple[int, int], chunks_per_shard: int, attributes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """zarr.json of one image level: uint8 (3, height, width), a JPEG stream per tile (width, height), in shards."""
-    tile_w, tile_h = tile_px
-    inner = [
-        # the JPEG holds y, x, c; the array is c, y, x as NGFF wants it
-        {"name": "transpose", "configuration": {"order": [1, 2, 0]}},
-        {"name": JPEG_CODEC},
-        {"name": "crc32c"},
-    ]
-    index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-    sharding = {
-        "chunk_shape": [3, tile_h, tile_w],
-        "codecs": inner,
-        "index_codecs": index,
-        "index_location": "end",
-    }
+def byte_array(length: int) -> dict[str, Any]:
+    """zarr.json of `length` bytes in one chunk."""
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [3, height, width],
+        "shape": [length],
         "data_type": "uint8",
-        "fill_value": 255,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [3, tile_h * chunks_per_shard, tile_w * chunks_per_shard]},
-        },
+        "fill_value": 0,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [length]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "dimension_names": ["c", "y", "x"],
-        "attributes": {"wsikit": dict(attributes)},
+        "codecs": [{"name": "bytes"}],
+        "attributes": {},
     }
 
 
 def multiscale_image(
-    *, name: str, mpp: tuple[float, float] | None, downsamples: Sequence[tuple[float, float]]
+    *, name: str, mpp: tuple[float, float] | None, downsamples: Sequence[tuple[float, float]], channels: int = 3
 ) -> dict[str, Any]:
-    """attributes.ome of an RGB pyramid (c, y, x). `downsamples` is (x, y) per level, finest first; mpp in µm/px."""
-    channels = [
-        {
-            "label": label,
-            "color": color,
-            "active": True,
-            "coefficient": 1,
-            "family": "linear",
-            "inverted": False,
-            "window": {"min": 0, "max": 255, "start": 0, "end": 255},
-        }
-        for label, color in _CHANNELS
-    ]
+    """attributes.ome of a pyramid (c, y, x) of 3 channels (RGB) or 1 (grey).
+
+    `downsamples` is (x, y) per level against the slide's own level 0, whose pixel size is `mpp` in µm.
+    """
     return {
         "version": NGFF_VERSION,
         "multiscales": [_multiscale(name, mpp, downsamples, kind="mean", channel_axis=True)],
-        "omero": {"rdefs": {"model": "color", "defaultT": 0, "defaultZ": 0}, "channels": channels},
+        "omero": _omero(channels),
+    }
+
+
+def multiscale_image_04(
+    *, name: str, mpp: tuple[float, float] | None, downsamples: Sequence[tuple[float, float]], channels: int = 3
+) -> dict[str, Any]:
+    """.zattrs of the same pyramid as NGFF 0.4 has it (Zarr v2): what QuPath and older readers open."""
+    multiscale = _multiscale(name, mpp, downsamples, kind="mean", channel_axis=True)
+    return {"multiscales": [{"version": "0.4", **multiscale}], "omero": {**_omero(channels), "version": "0.4"}}
+
+
+def _omero(channels: int) -> dict[str, Any]:
+    return {
+        "rdefs": {"model": "color", "defaultT": 0, "defaultZ": 0},
+        "channels": [
+            {
+                "label": label,
+                "color": color,
+                "active": True,
+                "coefficient": 1,
+                "family": "linear",
+                "inverted": False,
+                "window": {"min": 0, "max": 255, "start": 0, "end": 255},
+            }
+            for label, color in _CHANNELS[channels]
+        ],
     }
 
 

@@ -1,53 +1,61 @@
-"""A slide's own JPEG tiles as chunks of a store: made self-contained and checked, never decoded.
+"""A slide's own JPEG (and JPEG 2000) tiles as chunks of a store: made self-contained and checked, never decoded.
 
 Bytes in, bytes out; no files. The recipe: the shared tables and, where the container says RGB and the stream does not
-speak of colour, an Adobe marker are put behind the start marker; the coded data stay as they are.
+speak of colour, an Adobe marker are put behind the start marker; the coded data stay as they are. JPEG 2000 is kept as
+it is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from wsikit.slides import jpeg2k
 from wsikit.slides.encoded import TileSource
 from wsikit.slides.jpeg import JpegError, self_contained
+from wsikit.store.shards import Chunk, EncodedHead
 
 _EOI = b"\xff\xd9"
 _SOF_KINDS = frozenset({0xC0, 0xC1, 0xC2})
 _SOS, _RST0, _RST7, _TEM, _APP14 = 0xDA, 0xD0, 0xD7, 0x01, 0xEE
 _NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})  # tables, reserved, arithmetic conditioning
 _MAX_HEADS = 64
+_NO_HEAD = EncodedHead(b"")
 
 
-@dataclass
 class Framer:
     """Frames the tiles of one level. Keeps the heads it has seen: tiles of one encoder differ behind the head only."""
 
-    source: TileSource
-    _heads: dict[bytes, bytes] = field(default_factory=dict)
-    """Head of a stored tile → head of the chunk made from it."""
-    _lengths: list[int] = field(default_factory=list)
-    """Lengths of the known heads, the commonest first."""
+    def __init__(self, source: TileSource) -> None:
+        self.source = source
+        self._heads: dict[bytes, EncodedHead] = {}
+        """Head of a stored tile → head of the chunk made from it."""
+        self._lengths: list[int] = []
+        """Lengths of the known heads, the commonest first."""
 
-    def frame(self, tile: bytes) -> bytes:
-        """The chunk for a stored tile; JpegError says why a tile cannot pass."""
-        if tile[-2:] != _EOI:
-            tile = tile.rstrip(b"\0")  # DICOM pads frames to even length
-            if tile[-2:] != _EOI:
-                raise JpegError("it does not end as a JPEG does")
+    def frame(self, tile: bytes | memoryview) -> Chunk:
+        """The chunk for a stored tile, in pieces; JpegError says why a tile cannot pass."""
+        view = memoryview(tile)
+        if view[-2:] != _EOI:
+            view = _without_padding(view)  # DICOM pads frames to even length
         for length in self._lengths:
-            head = self._heads.get(tile[:length])
+            head = self._heads.get(bytes(view[:length]))
             if head is not None:
-                return head + tile[length:]
-        return self._frame_new(tile)
+                return Chunk(head, bytes(view[length:]))
+        return self._frame_new(view)
 
-    def _frame_new(self, tile: bytes) -> bytes:
+    def _frame_new(self, view: memoryview) -> Chunk:
+        tile = bytes(view)
+        if self.source.codec == "jpeg2k":
+            _check_jpeg2k(tile, self.source)
+            return Chunk(_NO_HEAD, tile)
         chunk = self_contained(tile, self.source.tables, rgb=self.source.rgb)
-        length = check_head(tile, self.source.tile_px)
+        length = check_head(tile, self.source).length
+        head = EncodedHead(chunk[: len(chunk) - len(tile) + length])
         if len(self._heads) < _MAX_HEADS:
-            self._heads[tile[:length]] = chunk[: len(chunk) - len(tile) + length]
+            self._heads[tile[:length]] = head
             if length not in self._lengths:
                 self._lengths.append(length)
-        return chunk
+        return Chunk(head, bytes(view[length:]))
 
 
 @dataclass(frozen=True)
@@ -110,13 +118,33 @@ def _head(frame: bytes, length: int, rgb: bool) -> Head:
     )
 
 
-def check_head(tile: bytes, tile_px: tuple[int, int]) -> int:
-    """Length of a tile's head, up to where its coded data begin; JpegError if it is not what a chunk may hold."""
+def check_head(tile: bytes, source: TileSource) -> Head:
+    """A JPEG tile's head; JpegError if it is not what a chunk may hold."""
     head = read_head(tile)
     if head.bits != 8:
         raise JpegError(f"{head.bits} bits per sample where 8 are expected")
-    if (head.width, head.height) != tile_px:
-        raise JpegError(f"it is {head.width}×{head.height} px where {tile_px[0]}×{tile_px[1]} px are expected")
-    if head.components != 3:
-        raise JpegError(f"{head.components} components where 3 are expected")
-    return head.length
+    _check_shape((head.width, head.height), head.components, source)
+    return head
+
+
+def _check_jpeg2k(tile: bytes, source: TileSource) -> None:
+    """JpegError if a JPEG 2000 tile is not what a chunk may hold."""
+    head = jpeg2k.read_head(tile)
+    if head is None or not head.plain:
+        raise JpegError("not a JPEG 2000 stream of 8 bits per sample")
+    _check_shape((head.width, head.height), head.components, source)
+
+
+def _check_shape(size: tuple[int, int], components: int, source: TileSource) -> None:
+    if size != source.tile_px:
+        width, height = source.tile_px
+        raise JpegError(f"it is {size[0]}×{size[1]} px where {width}×{height} px are expected")
+    if components != source.channels:
+        raise JpegError(f"{components} components where {source.channels} are expected")
+
+
+def _without_padding(view: memoryview) -> memoryview:
+    end = len(bytes(view).rstrip(b"\0"))
+    if view[end - 2 : end] != _EOI:
+        raise JpegError("it does not end as a JPEG does")
+    return view[:end]

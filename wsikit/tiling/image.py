@@ -7,111 +7,188 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from wsikit.errors import StoreError
+from wsikit.errors import SlideError, StoreError
 from wsikit.execution import Executor
 from wsikit.slides.base import Slide
-from wsikit.slides.encoded import EncodedTiles
+from wsikit.slides.encoded import EncodedTiles, TileSource
+from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import SlideStore
-from wsikit.store import ngff
-from wsikit.store.atomic import PARTIAL_SUFFIX, flush, write_json
+from wsikit.store.atomic import PARTIAL_SUFFIX, write_json
+from wsikit.store.place import remove_tree
 from wsikit.store.receipts import Receipt
+from wsikit.tiling import records
 from wsikit.tiling.plan import ImageParameters, LevelPlan, plan_levels, plan_shards
+from wsikit.tiling.regions import background_tiles
 from wsikit.tiling.shard import PLAN_FOLDER, ShardResult, ShardTask, write_shard
+from wsikit.tissue.mask import TissueMask
 
 logger = logging.getLogger(__name__)
 
-STORE_FORMAT = 1
-IMAGE_REVISION = 2
+IMAGE_REVISION = 3
 PLAN_NAME = "plan.json"
 OUR_FOLDERS = ("labels", "patches", "associated", "wsikit")
+_FLUORESCENCE_FILL = 0
 
 
-def image_receipt(slide: Slide, fingerprint: str, parameters: ImageParameters) -> Receipt:
-    """What the store's pixels depend on."""
-    settings = {**parameters.to_json(), "reader": slide.info.reader}
-    return Receipt("image", IMAGE_REVISION, settings, {"source": fingerprint})
+@dataclass(frozen=True)
+class ImageSource:
+    """The slide whose pixels are to be stored, and what is known of it before."""
+
+    slide: Slide
+    fingerprint: str
+    """Of the file; another one than the store was made from makes its pixels void."""
+    passing: dict[int, TileSource]
+    """Levels whose own tiles can be kept, and what these are like."""
+
+    @classmethod
+    def of(cls, slide: Slide) -> ImageSource:
+        passing: dict[int, TileSource] = {}
+        if isinstance(slide, EncodedTiles):
+            found = {level: slide.tile_source(level) for level in range(len(slide.level_dimensions))}
+            passing = {level: source for level, source in found.items() if source is not None}
+        return cls(slide, fingerprint(slide.path), passing)
+
+    def tissue_only(self, parameters: ImageParameters) -> bool:
+        """Whether background is left out: on request, and by default where bytes cannot pass."""
+        if parameters.pixels == "none" or parameters.regions != "auto":
+            return parameters.regions == "tissue"
+        return parameters.profile == "portable" or min(parameters.levels or (0,)) not in self.passing
+
+
+def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Receipt | None) -> Receipt:
+    """What the store's pixels depend on; on the tissue only where nothing else is kept."""
+    settings = {**parameters.to_json(), "reader": source.slide.info.reader}
+    inputs = {"source": source.fingerprint} | ({"tissue": tissue.digest} if tissue else {})
+    return Receipt("image", IMAGE_REVISION, settings, inputs)
+
+
+def open_committed(folder: Path, receipt: Receipt) -> SlideStore | None:
+    """The store at `folder`, if its pixels are complete and what `receipt` says."""
+    try:
+        if SlideStore.read_record(folder)["receipt"]["digest"] == receipt.digest:
+            return SlideStore(folder)
+    except (StoreError, KeyError):
+        pass
+    return None
 
 
 def write_image(
-    slide: Slide,
+    source: ImageSource,
     folder: Path,
     *,
     slide_id: str,
-    fingerprint: str,
+    receipt: Receipt,
     parameters: ImageParameters,
+    tissue: TissueMask | None,
     executor: Executor,
     on_plan: Callable[[int], None] | None = None,
     on_shard: Callable[[], None] | None = None,
 ) -> SlideStore:
-    """Bring the image part of the store at `folder` up to date with `slide` and return the store.
+    """Write the image part of the store at `folder` and return the store.
 
     Parameters
     ----------
-    slide
-        The source.
-    folder
-        The store, `<slide_id>.zarr`.
-    fingerprint
-        Of the source file; another one than the store was made from makes its pixels void.
+    tissue
+        Keep only what this mask covers, with a margin; None: all.
     on_plan, on_shard
         Told the number of shards to write, and when one is done.
 
     Raises
     ------
     StoreError
-        If something that wsikit did not write is at `folder`.
+        Something that wsikit did not write is at `folder`, or it cannot be written.
+    SlideError
+        The source changed or vanished while it was read.
     """
-    receipt = image_receipt(slide, fingerprint, parameters)
-    if _is_committed(folder, receipt):
-        return SlideStore(folder)
+    slide = source.slide
     _begin(folder, receipt)
-    levels = plan_levels(slide.level_dimensions, parameters.tile_px, _passing(slide, parameters))
-    tasks = [
-        ShardTask(slide, folder, level, levels[i - 1] if level.source_level is None else None, shard, parameters)
-        for i, level in enumerate(levels)
-        for shard in plan_shards(level, parameters.chunks_per_shard)
-    ]
-    if on_plan:
-        on_plan(len(tasks))
-    results: list[ShardResult] = []
-    # level by level: a built level reads the one before it
-    for level in levels:
-        write_json(folder / str(level.level) / "zarr.json", _level_record(level, parameters, []), sync=False)
-        of_level = [task for task in tasks if task.level.level == level.level]
-        results = executor.map(write_shard, of_level, on_done=lambda _: on_shard() if on_shard else None)
-        record = _level_record(level, parameters, results)
-        _warn_of_unreadable(slide, level, record)
-        write_json(folder / str(level.level) / "zarr.json", record, sync=False)
-    _commit(slide, folder, slide_id=slide_id, receipt=receipt, levels=levels)
+    levels: list[LevelPlan] = []
+    lossless = parameters.pixels == "none"
+    if parameters.pixels == "keep":
+        fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
+        levels = plan_levels(slide.level_dimensions, parameters, source.passing, fill=fill)
+        lossless = _write_levels(source, folder, levels, parameters, tissue, executor, on_plan, on_shard)
+        records.write_associated(slide, folder, keep_label=parameters.keep_label)
+    records.write_vendor_group(slide, folder)
+    _check_unchanged(source)
+    records.write_root(
+        slide,
+        folder,
+        slide_id=slide_id,
+        receipt=receipt,
+        levels=levels,
+        parameters=parameters,
+        lossless=lossless,
+    )
+    remove_tree(folder / PLAN_FOLDER)
     return SlideStore(folder)
 
 
-def _passing(slide: Slide, parameters: ImageParameters) -> dict[int, tuple[int, int]]:
-    """The source levels whose own tiles can be kept, and the size of these."""
-    if not parameters.pass_through or not isinstance(slide, EncodedTiles):
-        return {}
-    sources = {level: slide.tile_source(level) for level in range(len(slide.level_dimensions))}
-    return {level: source.tile_px for level, source in sources.items() if source is not None}
+def _write_levels(
+    source: ImageSource,
+    folder: Path,
+    levels: list[LevelPlan],
+    parameters: ImageParameters,
+    tissue: TissueMask | None,
+    executor: Executor,
+    on_plan: Callable[[int], None] | None,
+    on_shard: Callable[[], None] | None,
+) -> bool:
+    """Write all shards and the levels' metadata; return whether nothing of the source is lost."""
+    slide = source.slide
+    tasks: dict[int, list[ShardTask]] = {}
+    dropped: dict[int, int] = {}
+    for level in levels:
+        background = background_tiles(level, tissue) if tissue is not None else frozenset()
+        dropped[level.level] = len(background)
+        above = levels[level.level - 1] if level.source_level is None else None
+        tasks[level.level] = [
+            ShardTask(slide, folder, level, above, shard, parameters.jpeg_quality, background)
+            for shard in plan_shards(level)
+        ]
+    if on_plan:
+        on_plan(sum(map(len, tasks.values())))
+    # what comes from the source is independent of each other; a built level reads the one before it
+    stages = [[level for level in levels if level.source_level is not None]]
+    stages += [[level] for level in levels if level.source_level is None]
+    exact = "wsikit.white-level" not in (slide.info.properties or {})
+    lossless = levels[0].source_level == 0
+    for stage in stages:
+        of_stage = [task for level in stage for task in tasks[level.level]]
+        results = executor.map(write_shard, of_stage, on_done=lambda _: on_shard() if on_shard else None)
+        for level in stage:
+            of_level = [result for result in results if result.level == level.level]
+            attributes = records.level_attributes(
+                level, parameters, of_level, dropped=dropped[level.level], exact=exact
+            )
+            _warn_of_unreadable(slide, level, of_level)
+            records.write_level(folder, level, attributes, parameters)
+            lossless = lossless and (attributes["lossless"] or level.source_level is None)
+    return lossless
 
 
-def _warn_of_unreadable(slide: Slide, level: LevelPlan, record: dict[str, Any]) -> None:
-    count = len(record["attributes"]["wsikit"]["unreadable_tiles"])
+def _warn_of_unreadable(slide: Slide, level: LevelPlan, results: list[ShardResult]) -> None:
+    count = sum(len(result.unreadable) for result in results)
     if count:
         logger.warning("%s: %d tiles of level %d could not be read", slide.path, count, level.level)
 
 
-def _is_committed(folder: Path, receipt: Receipt) -> bool:
+def _check_unchanged(source: ImageSource) -> None:
+    """A drive that vanished, or a file that was replaced meanwhile, must not pass for unreadable tiles."""
+    path = source.slide.path
     try:
-        return bool(SlideStore.read_record(folder)["receipt"]["digest"] == receipt.digest)
-    except (StoreError, KeyError):
-        return False
+        now = fingerprint(path)
+    except OSError as error:
+        raise SlideError(
+            f"{path}: could no longer be read at the end ({error.strerror or error}). Check that the drive is still "
+            "mounted, and run again: what was read whole is kept."
+        ) from error
+    if now != source.fingerprint:
+        raise SlideError(f"{path}: changed while it was read. Let the copy finish, and run again.")
 
 
 def _begin(folder: Path, receipt: Receipt) -> None:
@@ -125,10 +202,11 @@ def _begin(folder: Path, receipt: Receipt) -> None:
             SlideStore.read_record(folder)  # raises StoreError where the folder is not a store of ours
         # a kill while clearing must leave a folder that is known as ours, and not as this plan's
         write_json(plan_path, {"digest": None, "clearing": True})
-        (folder / "zarr.json").unlink(missing_ok=True)
+        for name in ("zarr.json", ".zattrs", ".zgroup"):
+            (folder / name).unlink(missing_ok=True)
         for child in folder.iterdir():
             if child.is_dir() and (child.name.isdigit() or child.name in OUR_FOLDERS):
-                shutil.rmtree(child)
+                remove_tree(child)
         for note in plan_path.parent.iterdir():
             if note != plan_path:
                 note.unlink()
@@ -147,77 +225,3 @@ def _remove_partials(folder: Path) -> None:
     for partial in folder.rglob(f"*{PARTIAL_SUFFIX}"):
         if partial.is_file():
             partial.unlink()
-
-
-def _level_record(level: LevelPlan, parameters: ImageParameters, results: Sequence[ShardResult]) -> dict[str, Any]:
-    """zarr.json of a level: what its bytes are, and what there is to say of them."""
-    recoded = sum(result.recoded for result in results)
-    attributes: dict[str, Any] = {
-        "fidelity": "bytes" if level.passed else "encoded",
-        "lossless": level.passed and recoded == 0,
-        "origin": _origin(level),
-        "source_level": level.source_level,
-        "missing_tiles": sum(result.missing for result in results),
-        "recoded_tiles": recoded,
-        "unreadable_tiles": sorted([col, row] for result in results for col, row in result.unreadable),
-    }
-    if not level.passed:
-        attributes["codec"] = {"name": "jpeg", "quality": parameters.jpeg_quality, "subsampling": "444"}
-    return ngff.jpeg_array(
-        width=level.width,
-        height=level.height,
-        tile_px=level.tile_px,
-        chunks_per_shard=parameters.chunks_per_shard,
-        attributes=attributes,
-    )
-
-
-def _origin(level: LevelPlan) -> str:
-    if level.source_level is None:
-        return "averaged from the level before"
-    return "the source's own tiles" if level.passed else "decoded and encoded again"
-
-
-def _commit(slide: Slide, folder: Path, *, slide_id: str, receipt: Receipt, levels: list[LevelPlan]) -> None:
-    info = slide.info
-    mpp = info.mpp
-    record = {
-        "format": STORE_FORMAT,
-        "slide_id": slide_id,
-        "lossless": all(_is_lossless(folder, level) for level in levels if level.source_level is not None),
-        "mpp": list(mpp) if mpp else None,
-        "mpp_source": info.mpp_source,
-        "magnification": info.magnification,
-        "downsamples": [list(level.downsample) for level in levels],
-        "source": {
-            "name": Path(info.path).name,
-            "vendor": info.vendor,
-            "reader": info.reader,
-            "compression": info.compression,
-            "fingerprint": receipt.inputs["source"],
-        },
-        "receipt": receipt.to_json(),
-    }
-    ome = ngff.multiscale_image(name=slide_id, mpp=mpp, downsamples=[level.downsample for level in levels])
-    _write_vendor_group(slide, folder)
-    for level in levels:
-        for path in (folder / str(level.level)).rglob("*"):
-            if path.is_file():
-                flush(path)
-    write_json(folder / "zarr.json", ngff.group({"ome": ome, "wsikit": record}))
-    shutil.rmtree(folder / PLAN_FOLDER)
-
-
-def _is_lossless(folder: Path, level: LevelPlan) -> bool:
-    record = json.loads((folder / str(level.level) / "zarr.json").read_text(encoding="utf-8"))
-    return bool(record["attributes"]["wsikit"]["lossless"])
-
-
-def _write_vendor_group(slide: Slide, folder: Path) -> None:
-    """Vendor properties (allow-listed by the reader) and the colour profile, out of NGFF's way."""
-    import zarr
-
-    group = zarr.open_group(folder / "wsikit", mode="w", attributes={"vendor": dict(slide.info.properties or {})})
-    profile = slide.info.icc_profile
-    if profile:
-        group.create_array("icc", data=np.frombuffer(profile, dtype=np.uint8))

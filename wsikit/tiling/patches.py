@@ -49,15 +49,26 @@ class PatchParameters:
         return PatchGrid(slide.dimensions, slide.mpp, self.patch_px, self.mpp, self.overlap_px)
 
 
-def write_tissue(store: SlideStore, parameters: TissueParameters) -> Receipt:
-    """Bring labels/tissue up to date; return its receipt."""
+def source_tissue_receipt(fingerprint: str, parameters: TissueParameters) -> Receipt:
+    """Of a tissue mask that is found on the slide itself, before its pixels are stored."""
+    return Receipt("tissue", TISSUE_REVISION, parameters.to_json(), {"source": fingerprint})
+
+
+def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueMask | None = None) -> Receipt:
+    """Bring labels/tissue up to date; return its receipt.
+
+    `found` is the mask if it was found on the slide itself (where only tissue is stored); else it is found here.
+    """
+    of_slide = store.record["receipt"]["inputs"].get("tissue") is not None
     receipt = Receipt("tissue", TISSUE_REVISION, parameters.to_json(), {"image": store.fingerprint})
+    if of_slide:
+        receipt = source_tissue_receipt(store.record["source"]["fingerprint"], parameters)
     try:
-        if store.tissue_record()["receipt"]["digest"] == receipt.digest:
+        if found is None and store.tissue_record()["receipt"]["digest"] == receipt.digest:
             return receipt
     except StoreError:
         pass  # none yet
-    found: TissueMask = tissue_mask(store, parameters)
+    found = found or tissue_mask(store, parameters)
     values = np.where(found.unreadable, UNREADABLE, np.where(found.mask, TISSUE, 0)).astype(np.uint8)
     record = {
         "stain": found.stain,
@@ -78,7 +89,7 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
     ScaleError
         If the slide was scanned too coarsely for `parameters.mpp`, or its pixel size is not known.
     """
-    check_enlargement(store.path, max(store.mpp), parameters.mpp)
+    check_enlargement(store.path, max(store.mpp) * max(store.level_downsamples[0]), parameters.mpp)
     grid = parameters.grid(store)
     receipt = Receipt("patches", PATCHES_REVISION, asdict(parameters), {"tissue": tissue.digest})
     folder = store.folder / "patches" / grid.name

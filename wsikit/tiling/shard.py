@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +18,17 @@ from PIL import Image
 
 from wsikit.errors import ReadError, StoreError
 from wsikit.slides.base import Slide
-from wsikit.slides.encoded import EncodedTiles
-from wsikit.slides.jpeg import JpegError
 from wsikit.slides.store_levels import StoreLevels
-from wsikit.store.atomic import write_bytes, write_json
-from wsikit.store.shards import pack_shard, read_shard
-from wsikit.tiling.framing import Framer
-from wsikit.tiling.plan import (
-    BUILT_DOWNSAMPLE,
-    ImageParameters,
-    LevelPlan,
-    ShardPlan,
-    TilePlan,
-    tiles_of_shard,
-)
+from wsikit.store.atomic import write_json, write_pieces
+from wsikit.store.shards import Chunk, read_shard, shard_pieces
+from wsikit.tiling.encode import RECODED_QUALITY, encode
+from wsikit.tiling.passthrough import pass_tiles
+from wsikit.tiling.plan import BUILT_DOWNSAMPLE, LevelPlan, ShardPlan, TilePlan, tiles_of_shard
 
 logger = logging.getLogger(__name__)
 
 PLAN_FOLDER = "wsikit-plan"
 """There while a store is being written: what its shards belong to, and notes on them. Removed by the commit."""
-
-RECODED_QUALITY = 95
-"""Of single tiles that cannot pass among others that do: nearly as good as the bytes they stand for."""
 
 Box = tuple[int, int, int, int]
 Pixels = npt.NDArray[np.uint8]
@@ -55,15 +44,27 @@ class ShardTask:
     above: LevelPlan | None
     """The level that a built one is averaged from."""
     shard: ShardPlan
-    parameters: ImageParameters
+    quality: int
+    """Of JPEG encoded anew."""
+    dropped: frozenset[tuple[int, int]] = field(default=frozenset(), repr=False)
+    """Tiles (column, row) of the level that are left out on request: background."""
 
     @property
     def path(self) -> Path:
-        return self.folder / str(self.level.level) / "c" / "0" / str(self.shard.row) / str(self.shard.col)
+        return self.folder / str(self.level.level) / self.level.format.object_key(self.shard.col, self.shard.row)
 
     @property
     def note_path(self) -> Path:
         return self.folder / PLAN_FOLDER / f"{self.level.level}.{self.shard.row}.{self.shard.col}.json"
+
+    @property
+    def where(self) -> str:
+        """The region in words, for errors."""
+        form, shard = self.level.format, self.shard
+        step = form.tile_px[0] * form.shard_side, form.tile_px[1] * form.shard_side
+        x, y = shard.col * step[0], shard.row * step[1]
+        width, height = min(step[0], form.width - x), min(step[1], form.height - y)
+        return f"level {self.level.level}, x={x} y={y} {width}×{height} px"
 
 
 @dataclass(frozen=True)
@@ -80,24 +81,55 @@ class ShardResult:
 
 
 def write_shard(task: ShardTask) -> ShardResult:
-    """Write one shard unless it is there and whole. Tiles that cannot be read are left out and named."""
+    """Write one shard unless it is there and whole. Tiles that cannot be read are left out and named.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be written (disk full, no permission). What is written before stays, and the next run goes on.
+    """
     kept = _kept(task)
     if kept is not None:
         return kept
-    tiles = tiles_of_shard(task.shard, task.level, task.parameters.chunks_per_shard)
-    chunks, result = _passed(task, tiles) if task.level.passed else _encoded(task, tiles)
-    if result != ShardResult(task.level.level):
-        # before the shard: where that is, what there is to say of it is too
-        write_json(task.note_path, asdict(result))
-    if any(chunk is not None for chunk in chunks) or result.unreadable or not task.level.passed:
-        write_bytes(task.path, pack_shard(chunks), sync=False)
+    tiles = [
+        None if tile is None or (tile.col, tile.row) in task.dropped else tile
+        for tile in tiles_of_shard(task.shard, task.level.format)
+    ]
+    if not any(tiles):
+        return ShardResult(task.level.level)
+    chunks, result = _passed(task, tiles) if task.level.source else _encoded(task, tiles)
+    try:
+        if result != ShardResult(task.level.level):
+            # before the shard: where that is, what there is to say of it is too
+            write_json(task.note_path, asdict(result))
+        _write(task, chunks, result)
+    except OSError as error:
+        raise StoreError(
+            f"{task.path}: cannot be written ({error.strerror or error}); {task.slide.path}, {task.where}. Make room "
+            "or mend the drive, and run again: what is written is kept."
+        ) from error
     return result
+
+
+def _write(task: ShardTask, chunks: list[bytes | Chunk | None], result: ShardResult) -> None:
+    if not any(chunk is not None for chunk in chunks) and task.level.source and not result.unreadable:
+        return  # nothing but what the source leaves out: so does the store
+    if task.level.format.chunks_per_shard:
+        write_pieces(task.path, shard_pieces(chunks))
+    elif chunks[0] is not None:
+        assert isinstance(chunks[0], bytes)
+        write_pieces(task.path, [chunks[0]])
 
 
 def _kept(task: ShardTask) -> ShardResult | None:
     """What is known of a shard that an earlier run wrote; None if it is to be written (again)."""
+    side = task.level.format.chunks_per_shard
     try:
-        if read_shard(task.path, task.parameters.chunks_per_shard) is None:
+        if side is None:
+            # written under another name, flushed and renamed, it is whole; it carries no checksum of its own
+            if not task.path.is_file():
+                return None
+        elif read_shard(task.path, side) is None:
             return None
     except StoreError:
         return None
@@ -112,77 +144,84 @@ def _kept(task: ShardTask) -> ShardResult | None:
 # ---- the source's own bytes
 
 
-def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | None], ShardResult]:
-    slide, level = task.slide, task.level
-    assert isinstance(slide, EncodedTiles)
+def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | Chunk | None], ShardResult]:
+    level = task.level
+    assert level.source is not None
     assert level.source_level is not None
-    source = slide.tile_source(level.source_level)
-    assert source is not None
-    framer = Framer(source)
-    chunks: list[bytes | None] = []
-    unreadable: list[tuple[int, int]] = []
-    missing = recoded = 0
-    for tile in tiles:
-        chunk: bytes | None = None
-        if tile is not None:
-            try:
-                stored = slide.encoded_tile(level.source_level, tile.col, tile.row)
-                if stored is not None:
-                    chunk = framer.frame(stored)
-                elif level.source_level > 0:
-                    # some pyramids leave out coarse tiles and mean what the finer level shows
-                    chunk = _recoded(task, tile)
-                    recoded += 1
-                else:
-                    missing += 1
-            except JpegError as fault:
-                logger.debug("%s: level %d, tile %d, %d: %s", slide, level.level, tile.col, tile.row, fault)
-                try:
-                    chunk = _recoded(task, tile)
-                    recoded += 1
-                except ReadError:
-                    unreadable.append((tile.col, tile.row))
-            except ReadError:
-                unreadable.append((tile.col, tile.row))
-        chunks.append(chunk)
-    return chunks, ShardResult(level.level, tuple(unreadable), missing, recoded)
-
-
-def _recoded(task: ShardTask, tile: TilePlan) -> bytes:
-    return encode(_read_source(task, tile.box), task.level.tile_px, RECODED_QUALITY)
+    passed = pass_tiles(task.slide, level.source_level, level.source, tiles)
+    chunks: list[bytes | Chunk | None] = list(passed.chunks)
+    unreadable = [(tile.col, tile.row) for tile in passed.unreadable]
+    recoded = 0
+    for position in passed.unfit:
+        tile = tiles[position]
+        assert tile is not None
+        try:
+            chunks[position] = encode(
+                _read_source(task, tile.box),
+                level.format,
+                quality=max(RECODED_QUALITY, task.quality),
+                rgb=passed.rgb,
+                subsampling=passed.subsampling,
+            )
+            recoded += 1
+        except ReadError:
+            unreadable.append((tile.col, tile.row))
+    return chunks, ShardResult(level.level, tuple(sorted(unreadable)), passed.missing, recoded)
 
 
 # ---- pixels, encoded anew
 
 
-def _encoded(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | None], ShardResult]:
-    boxes = [tile.box for tile in tiles if tile is not None]
-    left, top = boxes[0][:2]
-    right, bottom = max(x + w for x, _, w, _ in boxes), max(y + h for _, y, _, h in boxes)
-    read: Callable[[ShardTask, Box], Pixels] = _read_source if task.above is None else _read_above
-    try:
-        block: Pixels | None = read(task, (left, top, right - left, bottom - top))
-    except ReadError:
-        block = None  # read again tile by tile, to lose no more than what is damaged
-    chunks: list[bytes | None] = []
+def _encoded(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | Chunk | None], ShardResult]:
+    """Read and encode one row of tiles after the other: the memory is that of a row, whatever the shard's size."""
+    chunks: list[bytes | Chunk | None] = []
     unreadable: list[tuple[int, int]] = []
-    for tile in tiles:
-        if tile is None:
-            chunks.append(None)
-            continue
-        x, y, width, height = tile.box
+    side = task.level.format.shard_side
+    with _pixels(task) as read:
+        for first in range(0, len(tiles), side):
+            row = tiles[first : first + side]
+            found = _read_row([tile.box for tile in row if tile is not None], read)
+            for tile in row:
+                if tile is None:
+                    chunks.append(None)
+                elif tile.box not in found:
+                    unreadable.append((tile.col, tile.row))
+                    chunks.append(None)
+                else:
+                    chunks.append(encode(found[tile.box], task.level.format, quality=task.quality))
+    return chunks, ShardResult(task.level.level, tuple(unreadable))
+
+
+def _read_row(boxes: list[Box], read: Callable[[Box], Pixels]) -> dict[Box, Pixels]:
+    """Pixels by box of tiles that lie in one row. What cannot be read is not there."""
+    if not boxes:
+        return {}
+    left, top, height = boxes[0][0], boxes[0][1], boxes[0][3]
+    right = boxes[-1][0] + boxes[-1][2]
+    try:
+        row = read((left, top, right - left, height))
+    except ReadError:
+        pass  # read again tile by tile, to lose no more than what is damaged
+    else:
+        return {box: row[:, box[0] - left : box[0] - left + box[2]] for box in boxes}
+    found: dict[Box, Pixels] = {}
+    for box in boxes:
         try:
-            if block is None:
-                pixels = read(task, tile.box)
-            else:
-                pixels = block[y - top : y - top + height, x - left : x - left + width]
+            found[box] = read(box)
         except ReadError as error:
             logger.debug("%s", error)
-            unreadable.append((tile.col, tile.row))
-            chunks.append(None)
-            continue
-        chunks.append(encode(pixels, task.level.tile_px, task.parameters.jpeg_quality))
-    return chunks, ShardResult(task.level.level, tuple(unreadable))
+    return found
+
+
+@contextlib.contextmanager
+def _pixels(task: ShardTask) -> Iterator[Callable[[Box], Pixels]]:
+    """How a box of the level is read: from the source, or as averages of the store's level before."""
+    if task.above is None:
+        yield lambda box: _read_source(task, box)
+        return
+    with contextlib.closing(StoreLevels(task.folder, task.above.level + 1)) as levels:
+        above = task.above
+        yield lambda box: _average(levels, above, box)
 
 
 def _read_source(task: ShardTask, box: Box) -> Pixels:
@@ -190,37 +229,13 @@ def _read_source(task: ShardTask, box: Box) -> Pixels:
     return task.slide.read_box(task.level.source_level, box)
 
 
-def _read_above(task: ShardTask, box: Box) -> Pixels:
-    """Mean of k × k px of the level before; where its last rows or columns are fewer than k, the last one is repeated.
-
-    Read and averaged in bands, one row of tiles at a time: the level before is k² times as large.
-    """
-    assert task.above is not None
+def _average(levels: StoreLevels, above: LevelPlan, box: Box) -> Pixels:
+    """Mean of k × k px of the level before; where its last rows or columns are fewer than k, the last one is repeated."""
     x, y, width, height = box
     factor = BUILT_DOWNSAMPLE
-    average = np.empty((height, width, 3), dtype=np.uint8)
-    with contextlib.closing(StoreLevels(task.folder, task.above.level + 1)) as levels:
-        for first in range(0, height, task.level.tile_px[1]):
-            rows = min(task.level.tile_px[1], height - first)
-            right = min(factor * (x + width), task.above.width)
-            bottom = min(factor * (y + first + rows), task.above.height)
-            left, top = factor * x, factor * (y + first)
-            pixels = levels.read(task.above.level, left, top, right - left, bottom - top)
-            missing = (factor * rows - pixels.shape[0], factor * width - pixels.shape[1])
-            pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-            average[first : first + rows] = np.asarray(Image.fromarray(pixels).reduce(factor))
-    return average
-
-
-def encode(pixels: Pixels, tile_px: tuple[int, int], quality: int) -> bytes:
-    """A JPEG (4:4:4) of a whole tile from its pixels, uint8 (h, w, 3), which may be cut at the level's edge."""
-    import imagecodecs
-
-    height, width = pixels.shape[:2]
-    missing = (tile_px[1] - height, tile_px[0] - width)
+    right, bottom = min(factor * (x + width), above.format.width), min(factor * (y + height), above.format.height)
+    pixels = levels.read(above.level, (factor * x, factor * y, right - factor * x, bottom - factor * y))
+    missing = (factor * height - pixels.shape[0], factor * width - pixels.shape[1])
     if any(missing):
-        # edge tiles are whole JPEGs; repeating the last pixels keeps ringing out of the image
         pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    return bytes(
-        imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=quality, subsampling="444", colorspace="RGB")
-    )
+    return np.asarray(Image.fromarray(pixels).reduce(factor))

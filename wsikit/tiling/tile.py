@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from wsikit.errors import StoreError, WsikitError
 from wsikit.execution import Executor
 from wsikit.geometry import check_enlargement
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
-from wsikit.tiling.fingerprint import fingerprint
-from wsikit.tiling.image import write_image
-from wsikit.tiling.patches import PatchParameters, measure_quality, write_patches, write_tissue
+from wsikit.store.place import place
+from wsikit.tiling.image import ImageSource, image_receipt, open_committed, write_image
+from wsikit.tiling.patches import (
+    PatchParameters,
+    measure_quality,
+    source_tissue_receipt,
+    write_patches,
+    write_tissue,
+)
 from wsikit.tiling.plan import ImageParameters
+from wsikit.tissue.mask import tissue_mask
 from wsikit.tissue.parameters import TissueParameters
 
 
@@ -61,10 +69,42 @@ def tile(
         Something that wsikit did not write is at `store`.
     """
     opened = slide if not isinstance(slide, str | os.PathLike) else open_slide(slide)
-    folder = Path(store)
+    folder = place(store)
+    patches, tissue, image = patches or PatchParameters(), tissue or TissueParameters(), image or ImageParameters()
     executor = executor or Executor()
     # a slide without scale, or too coarse for these patches, is refused now, not after its pixels were copied
-    check_enlargement(opened.path, max(opened.mpp), (patches or PatchParameters()).mpp)
+    check_enlargement(opened.path, max(opened.mpp) * _finest_kept(opened, image), patches.mpp)
+    try:
+        written = _bring_pixels(opened, folder, slide_id, tissue, image, executor, progress)
+        add_patches(written, patches=patches, tissue=tissue, executor=executor, progress=progress)
+    except OSError as error:
+        if isinstance(error, WsikitError):
+            raise
+        raise StoreError(
+            f"{folder}: cannot be written ({error.strerror or error}); the slide is {opened.path}. Make room or mend "
+            "the drive, and run again: what is written is kept."
+        ) from error
+    return written
+
+
+def _bring_pixels(
+    slide: Slide,
+    folder: Path,
+    slide_id: str | None,
+    tissue: TissueParameters,
+    image: ImageParameters,
+    executor: Executor,
+    progress: Progress,
+) -> SlideStore:
+    """Pixels and, where only tissue is kept, the tissue label, which then comes from the slide itself."""
+    source = ImageSource.of(slide)
+    only_tissue = source.tissue_only(image)
+    found = source_tissue_receipt(source.fingerprint, tissue) if only_tissue else None
+    receipt = image_receipt(source, image, found)
+    committed = open_committed(folder, receipt)
+    if committed is not None:
+        return committed
+    mask = tissue_mask(slide, tissue) if only_tissue else None
     progress_started = False
 
     def plan(total: int) -> None:
@@ -72,20 +112,29 @@ def tile(
         progress_started = True
         progress.start("pixels", total, "shards")
 
-    written = write_image(
-        opened,
+    store = write_image(
+        source,
         folder,
         slide_id=slide_id or folder.name.removesuffix(".zarr"),
-        fingerprint=fingerprint(opened.path),
-        parameters=image or ImageParameters(),
+        receipt=receipt,
+        parameters=image,
+        tissue=mask,
         executor=executor,
         on_plan=plan,
         on_shard=progress.advance,
     )
     if progress_started:
         progress.finish()
-    add_patches(written, patches=patches, tissue=tissue, executor=executor, progress=progress)
-    return written
+    if mask is not None:
+        # what was left out is white in the store: the mask is that of the slide, not of what was kept
+        write_tissue(store, tissue, mask)
+    return store
+
+
+def _finest_kept(slide: Slide, image: ImageParameters) -> float:
+    """Downsample of the finest level that is kept."""
+    level = image.levels[0] if image.levels and image.pixels == "keep" else 0
+    return max(slide.level_downsamples[min(level, len(slide.level_downsamples) - 1)])
 
 
 def add_patches(

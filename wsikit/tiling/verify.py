@@ -23,7 +23,7 @@ from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import PARTIAL_SUFFIX
 from wsikit.store.shards import read_shard
-from wsikit.tiling.fingerprint import fingerprint
+from wsikit.slides.fingerprint import fingerprint
 
 SAMPLED_TILES = 16
 """Per level, tiles whose pixels are compared."""

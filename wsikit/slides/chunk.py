@@ -1,0 +1,32 @@
+"""The pixels of one chunk of a store's level: from bytes to RGB, by the level's format."""
+
+from __future__ import annotations
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.slides import jpeg
+from wsikit.store.level_format import LevelFormat
+
+
+class ChunkError(ValueError):
+    """A chunk does not hold what its level says."""
+
+
+def decode_chunk(chunk: bytes, form: LevelFormat) -> npt.NDArray[np.uint8]:
+    """Pixels of a whole tile, uint8 (tile height, tile width, 3); ChunkError if the bytes are not those of one."""
+    width, height = form.tile_px
+    try:
+        if form.codec == "jpeg":
+            samples = jpeg.decode(chunk, form.tile_px, grey=form.channels == 1)
+        elif form.codec == "jpeg2k":
+            samples = imagecodecs.jpeg2k_decode(chunk)
+        else:
+            planes = np.frombuffer(imagecodecs.blosc_decode(chunk), dtype=np.uint8)
+            samples = planes.reshape(form.channels, height, width).transpose(1, 2, 0)
+        samples = samples.reshape(height, width, form.channels)
+    except Exception as error:  # each decoder has errors of its own
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise ChunkError(words) from error
+    return np.repeat(samples, 3, axis=2) if form.channels == 1 else np.ascontiguousarray(samples)

@@ -1,0 +1,22 @@
+"""Chunks of an array without shards: a file each, named as Zarr v2 names it. Bytes only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class ChunkFiles:
+    """Random access to the encoded chunks of one array. A chunk is addressed by (column, row)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def chunk(self, col: int, row: int) -> bytes | None:
+        """The chunk's bytes, or None if it is not there."""
+        try:
+            return (self.folder / "0" / str(row) / str(col)).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def close(self) -> None:
+        """Nothing is kept open."""

@@ -1,0 +1,135 @@
+"""How one image level lies in a store: its zarr metadata, and where each chunk is. Bytes only; nothing is decoded here.
+
+The same knowledge serves writing and reading: zarr.json is made from a LevelFormat, and read back into one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Codec = Literal["jpeg", "jpeg2k", "zstd"]
+
+ZARR_CODECS: Mapping[Codec, str] = {"jpeg": "imagecodecs_jpeg", "jpeg2k": "imagecodecs_jpeg2k", "zstd": "blosc"}
+"""Codec of a chunk and its name in zarr.json. The first two are this package's entry points in zarr.codecs; Blosc with
+Zstandard is one of zarr's own, which every reader knows."""
+
+ZSTD_LEVEL = 5
+_BLOSC3 = {"typesize": 1, "cname": "zstd", "clevel": ZSTD_LEVEL, "shuffle": "noshuffle", "blocksize": 0}
+_BLOSC2 = {"id": "blosc", "cname": "zstd", "clevel": ZSTD_LEVEL, "shuffle": 0, "blocksize": 0}
+_BYTES: dict[str, Any] = {"name": "bytes"}
+_CRC: dict[str, Any] = {"name": "crc32c"}
+
+
+@dataclass(frozen=True)
+class LevelFormat:
+    """One level: uint8 (channels, height, width) in tiles, each a chunk."""
+
+    width: int
+    height: int
+    tile_px: tuple[int, int]
+    """Width and height of a tile."""
+    codec: Codec
+    channels: int = 3
+    """3: R, G, B; 1: grey."""
+    chunks_per_shard: int | None = 16
+    """Chunks along a shard's side; None: each chunk is a file of its own, and named as zarr v2 names it."""
+    fill: int = 255
+    """What a chunk that is not there reads as."""
+
+    @property
+    def n_tiles(self) -> tuple[int, int]:
+        """Columns and rows of tiles."""
+        return math.ceil(self.width / self.tile_px[0]), math.ceil(self.height / self.tile_px[1])
+
+    @property
+    def shard_side(self) -> int:
+        """Tiles along the side of one stored object."""
+        return self.chunks_per_shard or 1
+
+    def object_key(self, col: int, row: int) -> str:
+        """Key, below the array, of the object in column and row of objects (shards, or single chunks)."""
+        return f"c/0/{row}/{col}" if self.chunks_per_shard else f"0/{row}/{col}"
+
+    def to_zarr(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """zarr.json (Zarr v3) of the level."""
+        inner = self._inner_codecs()
+        chunk = self._chunk_shape(1)
+        codecs = inner
+        if self.chunks_per_shard:
+            index = [{"name": "bytes", "configuration": {"endian": "little"}}, _CRC]
+            sharding = {
+                "chunk_shape": chunk,
+                "codecs": [*inner, _CRC],
+                "index_codecs": index,
+                "index_location": "end",
+            }
+            codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [self.channels, self.height, self.width],
+            "data_type": "uint8",
+            "fill_value": self.fill,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": self._chunk_shape(self.shard_side)}},
+            "chunk_key_encoding": {
+                "name": "default" if self.chunks_per_shard else "v2",
+                "configuration": {"separator": "/"},
+            },
+            "codecs": codecs,
+            "dimension_names": ["c", "y", "x"],
+            "attributes": {"wsikit": dict(attributes)},
+        }
+
+    def to_zarr2(self) -> dict[str, Any]:
+        """.zarray (Zarr v2) over the same chunk files, for readers of NGFF 0.4. Only without shards."""
+        if self.chunks_per_shard or self.codec != "zstd":
+            raise ValueError("Zarr v2 has neither shards nor these codecs")
+        return {
+            "zarr_format": 2,
+            "shape": [self.channels, self.height, self.width],
+            "chunks": self._chunk_shape(1),
+            "dtype": "|u1",
+            "fill_value": self.fill,
+            "order": "C",
+            "compressor": _BLOSC2,
+            "filters": None,
+            "dimension_separator": "/",
+        }
+
+    @classmethod
+    def from_zarr(cls, record: Mapping[str, Any]) -> LevelFormat:
+        """Read zarr.json. KeyError, IndexError or ValueError if it is not that of an image level of ours."""
+        outer = record["codecs"][0]
+        chunk = record["chunk_grid"]["configuration"]["chunk_shape"]
+        codecs, side = record["codecs"], None
+        if outer["name"] == "sharding_indexed":
+            codecs, inner = outer["configuration"]["codecs"], outer["configuration"]["chunk_shape"]
+            side = int(chunk[2]) // int(inner[2])
+            chunk = inner
+        names = {codec["name"] for codec in codecs}
+        known: list[Codec] = [codec for codec, name in ZARR_CODECS.items() if name in names]
+        if len(known) != 1:
+            raise ValueError(f"chunks coded by {sorted(names)}")
+        channels, height, width = (int(size) for size in record["shape"])
+        return cls(
+            width=width,
+            height=height,
+            tile_px=(int(chunk[2]), int(chunk[1])),
+            codec=known[0],
+            channels=channels,
+            chunks_per_shard=side,
+            fill=int(record["fill_value"]),
+        )
+
+    def _chunk_shape(self, tiles: int) -> list[int]:
+        return [self.channels, self.tile_px[1] * tiles, self.tile_px[0] * tiles]
+
+    def _inner_codecs(self) -> list[dict[str, Any]]:
+        if self.codec == "zstd":
+            return [_BYTES, {"name": ZARR_CODECS["zstd"], "configuration": _BLOSC3}]
+        # an encoded picture holds y, x, c; the array is c, y, x as NGFF wants it
+        turn = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
+        return [turn, {"name": ZARR_CODECS[self.codec]}]
