@@ -10,12 +10,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from wsikit.errors import RequestError
 from wsikit.slides.base import Slide
 from wsikit.slides.dicom_files import level_0_files
 from wsikit.slides.registry import open_slide
+from wsikit.store.place import is_url, place
 
 SLIDE_SUFFIXES = frozenset(
     [
@@ -99,13 +100,13 @@ def collect(
         raise RequestError(f"--assume-mpp {assume_mpp}: expected a positive number of µm per pixel")
     found: list[tuple[Path, SlideEntry]] = []
     for item in inputs:
-        found.extend(_from_input(Path(item)))
+        found.extend(_from_input(place(item)))
     found = _one_per_series(found)
     if manifest is not None:
         found.extend(_from_manifest(Path(manifest)))
     unique: dict[str, tuple[Path, SlideEntry]] = {}
     for root, entry in found:
-        key = os.path.realpath(entry.path)
+        key = _real_path(entry.path)
         if key not in unique or entry.mpp is not None:
             unique[key] = (root, entry)
     if not unique:
@@ -165,7 +166,7 @@ def _manifest_entry(manifest: Path, line: int, row: Mapping[str, str | None]) ->
     text = (row.get("path") or "").strip()
     if not text:
         raise RequestError(f"{manifest}, line {line}: the column path is empty")
-    slide = manifest.parent / text
+    slide = place(text) if is_url(text) else manifest.parent / text
     if not slide.exists():
         raise RequestError(f"{manifest}, line {line}: {slide}: no such file")
     return SlideEntry((row.get("slide_id") or "").strip(), str(slide), _manifest_mpp(manifest, line, row))
@@ -200,7 +201,7 @@ def _with_ids(found: list[tuple[Path, SlideEntry]], taken: dict[str, str]) -> li
     repeated = [slide_id for slide_id, count in Counter(given).items() if count > 1]
     if repeated:
         raise RequestError(f"slide_id {repeated[0]!r} stands twice in the manifest: ids must be unique")
-    names = [entry.slide_id or _id_below(root, Path(entry.path), suffix=False) for root, entry in found]
+    names = [entry.slide_id or _id_below(root, entry.path, suffix=False) for root, entry in found]
     shared = {name for name, count in Counter(names).items() if count > 1}
     entries: list[SlideEntry] = []
     used = set(given)
@@ -208,21 +209,26 @@ def _with_ids(found: list[tuple[Path, SlideEntry]], taken: dict[str, str]) -> li
         slide_id = name
         if not entry.slide_id:
             if name in shared or name in given:
-                slide_id = _id_below(root, Path(entry.path), suffix=True)
+                slide_id = _id_below(root, entry.path, suffix=True)
             if slide_id in used or not _same_file(taken.get(slide_id, entry.path), entry.path):
                 # equal names from different roots: the path itself tells them apart, the same in every run
-                slide_id = f"{slide_id}-{hashlib.sha256(os.path.realpath(entry.path).encode()).hexdigest()[:8]}"
+                slide_id = f"{slide_id}-{hashlib.sha256(_real_path(entry.path).encode()).hexdigest()[:8]}"
         used.add(slide_id)
         entries.append(replace(entry, slide_id=slide_id))
     return entries
 
 
-def _id_below(root: Path, path: Path, *, suffix: bool) -> str:
-    relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+def _id_below(root: Path, path: str, *, suffix: bool) -> str:
+    whole, above = PurePath(path), PurePath(str(root))
+    relative = whole.relative_to(above) if whole.is_relative_to(above) else PurePath(whole.name)
     name = relative.name if suffix else relative.stem
     parts = [*relative.parts[:-1], name.removesuffix(".zarr")]
     return "__".join(_UNSAFE.sub("_", part).lstrip(".") for part in parts)
 
 
 def _same_file(one: str, other: str) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+    return _real_path(one) == _real_path(other)
+
+
+def _real_path(path: str) -> str:
+    return path if is_url(path) else os.path.realpath(path)

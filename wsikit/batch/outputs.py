@@ -28,6 +28,7 @@ from wsikit.export.tiff import write_tiff
 from wsikit.inference.stages import stored_vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write, write_json
+from wsikit.store.place import place
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable
 from wsikit.tiling.stream import read_patches
@@ -179,7 +180,7 @@ def export(
     if to not in FORMATS:
         raise RequestError(f"export to {to!r}: choose one of {', '.join(FORMATS)}")
     opened = store if isinstance(store, SlideStore) else SlideStore(store)
-    target = Path(path)
+    target = place(path)
     if target.is_dir():
         raise RequestError(f"{target}: a folder; give the file to write")
     if to == "tiff":

@@ -27,6 +27,7 @@ from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
+from wsikit.store.place import local_folder
 from wsikit.store.table import PatchTable
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
@@ -107,7 +108,7 @@ def run(
         raise RequestError("no slide to run")
     parameters = parameters or RunParameters()
     predictor = Predictor(load_model(parameters.model), device=device)  # type: ignore[arg-type]
-    folder = Path(out)
+    folder = local_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     records.write_run(folder, parameters.to_json(), entries, model_fingerprint=predictor.model.fingerprint)
     job = _Job(folder, parameters, executor or Executor(), predictor, progress)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from wsikit.cli.options import assume_mpp_option, executor_of, executor_options, slides_argument
@@ -11,7 +9,13 @@ from wsikit.cli.options import assume_mpp_option, executor_of, executor_options,
 
 @click.command()
 @slides_argument
-@click.option("-o", "--out", required=True, type=click.Path(), help="A store (….zarr) for one slide, or a folder.")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(),
+    help="A store (….zarr) for one slide, or a folder; a path or a URL (s3://…).",
+)
 @click.option("--mpp", default=0.5, show_default=True, metavar="µm/px", help="Scale of the patches.")
 @click.option("--patch-size", default=224, show_default=True, metavar="px", help="Side of a patch at --mpp.")
 @click.option("--overlap", default=0, show_default=True, metavar="px", help="Border shared by neighbours, at --mpp.")
@@ -40,19 +44,21 @@ def command(
     from wsikit.batch.manifest import collect
     from wsikit.cli.progress import TerminalProgress
     from wsikit.errors import RequestError, WsikitError
+    from wsikit.store.place import place
     from wsikit.tiling.patches import PatchParameters
     from wsikit.tiling.tile import tile
 
     patches = PatchParameters(mpp, patch_size, overlap, min_tissue)
     entries = collect(slides, assume_mpp=assume_mpp)
-    single = Path(out).suffix == ".zarr"
+    target = place(out)
+    single = target.suffix == ".zarr"
     if single and len(entries) > 1:
         raise RequestError(f"{out}: one store for {len(entries)} slides; give a folder with -o")
     executor = executor_of(scheduler, workers)
     failed = 0
     with TerminalProgress(Console()) as progress:
         for entry in entries:
-            folder = Path(out) if single else Path(out) / f"{entry.slide_id}.zarr"
+            folder = target if single else target / f"{entry.slide_id}.zarr"
             try:
                 with (
                     entry.open() as slide,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
+from wsikit.store.place import bytes_below
 from wsikit.tiling.framing import Head, read_head
 
 BIGTIFF_BYTES = 3 << 30
@@ -28,8 +29,8 @@ def write_tiff(store: SlideStore, path: str | os.PathLike[str]) -> None:
     """
     import tifffile
 
-    stored = sum(file.stat().st_size for file in store.folder.glob("[0-9]*/c/0/*/*"))
-    with atomic_write(path) as partial, tifffile.TiffWriter(partial, bigtiff=stored > BIGTIFF_BYTES) as writer:
+    big = bytes_below(store.folder) > BIGTIFF_BYTES
+    with atomic_write(path) as partial, tifffile.TiffWriter(partial, bigtiff=big) as writer:
         for level, (width, height) in enumerate(store.level_dimensions):
             _write_level(writer, store, level, width, height)
 

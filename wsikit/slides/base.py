@@ -21,7 +21,6 @@ from wsikit.geometry import downsample_of
 from wsikit.slides import scale
 from wsikit.slides.region import RegionPlan, plan_region, resample
 from wsikit.store.place import is_url
-from wsikit.store.place import is_url
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from wsikit.store.place import place
+
 BLOCK_BYTES = 1 << 16
 BLOCKS = 32
 
@@ -16,7 +18,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     A whole-slide image may have tens of gigabytes; a changed scan changes its tables and its tiles everywhere. A
     folder (a store, a DICOM series) is fingerprinted by its files' names and sizes, and its root metadata.
     """
-    source = Path(path)
+    source = place(path)
     if source.is_dir():
         return _folder_fingerprint(source)
     size = source.stat().st_size

@@ -61,6 +61,14 @@ def is_url(text: str | os.PathLike[str] | RemotePath) -> bool:
     return not is_local(place(text))
 
 
+def local_folder(text: str | os.PathLike[str] | RemotePath) -> Path:
+    """The local folder that `text` names, for what is not kept at URLs; RequestError otherwise."""
+    found = place(text)
+    if isinstance(found, RemotePath):
+        raise RequestError(f"{found}: results are written to a local folder; only slide stores may lie at a URL")
+    return found
+
+
 def is_local(where: Place) -> bool:
     """Whether a place lies on a disk, so that it can be opened, renamed and read by position."""
     return isinstance(where, Path)
@@ -102,6 +110,13 @@ def read_range(where: Place, offset: int, length: int) -> bytes:
         return os.pread(descriptor, length, start)
     finally:
         os.close(descriptor)
+
+
+def bytes_below(where: Place) -> int:
+    """Length of all files in a folder, bytes."""
+    if isinstance(where, RemotePath):
+        return where.bytes_below()
+    return sum(path.stat().st_size for path in where.rglob("*") if path.is_file())
 
 
 def remove_tree(where: Place) -> None:
@@ -248,6 +263,12 @@ class RemotePath:
         for path in map(self._at, found):
             if path != self and fnmatchcase(path.name, pattern):
                 yield path
+
+    def bytes_below(self) -> int:
+        """Length of all files below, bytes; one listing."""
+        with self._answering(), contextlib.suppress(*_ABSENT):
+            return sum(int(info["size"]) for info in self._fs.find(self.key, detail=True).values())
+        return 0
 
     # ---- content
 
