@@ -60,7 +60,7 @@ class PatchTable:
         self.folder = place(folder)
         try:
             with reaching(self.folder):
-                record = _attributes(zarr.open_group(zarr_store(self.folder), mode="r"))[_MARK]
+                record = _attributes(zarr.open_group(zarr_store(self.folder), mode="r", zarr_format=3))[_MARK]
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise StoreError(
                 f"{self.folder}: no patch table of wsikit here ({error}). Run wsikit tile first."
@@ -167,7 +167,7 @@ class PatchTable:
         """Store a slide result under votes/<method>: attributes only."""
         folder = self.folder / "votes" / method
         with reaching(folder):
-            zarr.open_group(zarr_store(folder.parent), mode="a")
+            zarr.open_group(zarr_store(folder.parent), mode="a", zarr_format=3)
         with new_node(folder) as partial:
             zarr.create_group(partial, attributes={_MARK: receipt.to_json(), "result": dict(record)})
 
@@ -203,7 +203,7 @@ class PatchTable:
         folder = self.folder / name
         try:
             with reaching(folder):
-                return zarr.open_array(zarr_store(folder), mode=mode).with_config(_WRITE_ALL)
+                return zarr.open_array(zarr_store(folder), mode=mode, zarr_format=3).with_config(_WRITE_ALL)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.folder}: no column {name}; there are {', '.join(self.stored_columns())}."
@@ -249,7 +249,7 @@ class PatchTable:
         for path in sorted((self.folder / "votes").glob("*/zarr.json")):
             if not path.parent.name.startswith("."):
                 with reaching(path):
-                    group = zarr.open_group(zarr_store(path.parent), mode="r")
+                    group = zarr.open_group(zarr_store(path.parent), mode="r", zarr_format=3)
                 yield path.parent.name, group
 
 
