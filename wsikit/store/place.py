@@ -1,6 +1,7 @@
 """Where a store lies: a folder on a local disk (`pathlib.Path`) or a URL that fsspec knows (`RemotePath`).
 
-Local places stay plain paths. Nothing here touches a network unless a URL is given.
+Local places stay plain paths. Nothing here touches a network unless a URL is given. Remote places are taken for object
+stores: folders are there as soon as something lies in them, and an object is shown once all of it has arrived.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _FAULTS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 """Faults of data and of code, such as a damaged chunk: to be told as they are."""
 _MARKER = "zarr.json"
+_ONE_PIECE_BYTES = 16 << 20
 
 
 def place(text: str | os.PathLike[str] | RemotePath) -> Path:
@@ -295,7 +297,10 @@ class RemotePath:
         self.write_bytes(text.encode(encoding))
 
     def upload(self, source: Path) -> None:
-        """Put a local file here."""
+        """Put a local file here, in one piece or, if it is large, in parts that are shown once all have arrived."""
+        if source.stat().st_size <= _ONE_PIECE_BYTES:
+            self.write_bytes(source.read_bytes())
+            return
         with self._writing():
             self._fs.put_file(str(source), self.key)
 
