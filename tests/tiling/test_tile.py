@@ -20,7 +20,6 @@ from wsikit.tiling import plan as plan_module
 from wsikit.tiling import shard as shard_module
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters, plan_levels, plan_shards, tiles_of_shard
-from wsikit.tiling.stream import iterate_patches, plan_super_tiles, read_patches
 from wsikit.tiling.tile import tile
 
 SMALL = ImageParameters(tile_px=64, chunks_per_shard=4, regions="all")
@@ -214,47 +213,6 @@ def test_a_slide_without_scale_is_refused_before_anything_is_written(tmp_path: P
     with pytest.raises(ScaleError, match="--assume-mpp"):
         make(path, tmp_path / "s.zarr")
     assert not (tmp_path / "s.zarr").exists()
-
-
-def test_patches_are_the_slides_own_pixels_where_nothing_is_resampled(
-    slide_path: Path, pixels: npt.NDArray[np.uint8]
-) -> None:
-    with open_slide(slide_path) as slide:
-        grid = PATCHES.grid(slide)
-        coords = grid.all_coords()[:40]
-        images = read_patches(slide, grid, coords).images
-        for (x, y), image in zip(coords, images):
-            part = pixels[y : y + 128, x : x + 128]
-            assert np.array_equal(image[: part.shape[0], : part.shape[1]], part)
-            assert (image[part.shape[0] :] == 255).all()
-
-
-@pytest.mark.parametrize("mpp", [0.5, 0.61, 0.9, 1.0])
-def test_a_patch_is_the_same_alone_and_among_others(slide_path: Path, mpp: float) -> None:
-    with open_slide(slide_path) as slide:
-        grid = PatchParameters(mpp, 96).grid(slide)
-        coords = grid.all_coords()
-        together = read_patches(slide, grid, coords).images
-        for index in range(0, len(coords), 7):
-            x, y = coords[index]
-            assert np.array_equal(together[index], read_patches(slide, grid, coords[index : index + 1]).images[0])
-            assert np.array_equal(together[index], slide.read_region(int(x), int(y), 96, 96, mpp=mpp))
-
-
-def test_neighbours_share_a_read_and_far_patches_do_not(slide_path: Path) -> None:
-    with open_slide(slide_path) as slide:
-        grid = PATCHES.grid(slide)
-        row = grid.coords(np.arange(6), np.zeros(6, dtype=int))
-        assert len(plan_super_tiles(slide, grid, row)) == 1
-        assert len(plan_super_tiles(slide, grid, grid.coords([0, 0], [0, 5]))) == 2
-
-
-def test_an_error_while_reading_ahead_reaches_the_consumer(slide_path: Path) -> None:
-    with open_slide(slide_path) as slide:
-        grid = PATCHES.grid(slide)
-        slide.close()
-        with pytest.raises(Exception, match="closed"):
-            list(iterate_patches(slide, grid, grid.all_coords(), [slice(0, 4), slice(4, 8)]))
 
 
 def test_shards_and_tiles_cover_every_level_once() -> None:

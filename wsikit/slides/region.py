@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,12 @@ INTERPOLATION_MARGIN_PX = 2
 BAND_PX = 1 << 24
 """A larger box is read and reduced in bands of rows: 16 Mpx are 48 MB as RGB."""
 
-_BLOCK_ROWS = 16
-"""Output rows averaged at a time: what they need stays in the processor's cache, which halves the time."""
+_BLOCK = 5
+"""Output rows (or columns) averaged by one matrix product: their weights are dense, though half of them are zero. Of
+five pixels, the fifteen numbers fill a vector register of sixteen."""
+
+_STRIP_BYTES = 1 << 20
+"""Source pixels turned to float32 at a time: what fits into the processor's cache."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -76,6 +81,32 @@ class RegionPlan:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RegionPlans:
+    """Plans of N regions of one output size, all read from one level."""
+
+    level: int
+    boxes: npt.NDArray[np.int64]
+    """(N, 4): x, y, width, height in px of `level`; their sizes may differ by a pixel."""
+    crops: npt.NDArray[np.float64]
+    """(N, 4): left, top, right, bottom within the box."""
+    out: tuple[int, int]
+    """Width and height delivered, px."""
+
+    @property
+    def resampled(self) -> bool:
+        """False if the pixels delivered are the file's own, for all regions."""
+        return bool((self.crops != (0.0, 0.0, *self.out)).any())
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: int) -> RegionPlan:
+        x, y, width, height = self.boxes[index].tolist()
+        left, top, right, bottom = self.crops[index].tolist()
+        return RegionPlan(self.level, (x, y, width, height), (left, top, right, bottom), self.out)
+
+
 def plan_region(
     level_downsamples: Sequence[tuple[float, float]],
     slide_mpp: tuple[float, float] | None,
@@ -116,26 +147,50 @@ def plan_region(
     >>> plan_region([(1.0, 1.0)], (0.5, 0.5), 10, 0, 2, 2, mpp=0.75)
     RegionPlan(level=0, box=(10, 0, 3, 3), crop=(0.0, 0.0, 3.0, 3.0), out=(2, 2))
     """
-    _check_request(path, x, y, width, height, mpp, level, len(level_downsamples))
+    _check_request(path, width, height, mpp, level, len(level_downsamples))
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise RequestError(f"{path}: a region at x={x} y={y} is nowhere; give level-0 px")
     if mpp is None:
         return _plan_level(level_downsamples[level or 0], level or 0, x, y, width, height)
+    corner = np.array([[x, y]], dtype=np.float64)
+    return plan_regions(level_downsamples, slide_mpp, corner, width, height, mpp=mpp, path=path)[0]
+
+
+def plan_regions(
+    level_downsamples: Sequence[tuple[float, float]],
+    slide_mpp: tuple[float, float] | None,
+    corners: npt.NDArray[np.int64] | npt.NDArray[np.float64],
+    width: int,
+    height: int,
+    *,
+    mpp: float | tuple[float, float],
+    path: str = "slide",
+) -> RegionPlans:
+    """Plan many regions of one size and scale at once, each as `plan_region` would, which has the same parameters.
+
+    Parameters
+    ----------
+    corners
+        (N, 2) top-left corners, x then y, level-0 px.
+    """
+    _check_request(path, width, height, mpp, None, len(level_downsamples))
     if slide_mpp is None:
         raise ScaleError(f"{path}: its pixel size is not known, so nothing can be read at {mpp} µm/px")
     target = mpp if isinstance(mpp, tuple) else (mpp, mpp)
     for axis in (0, 1):
-        check_enlargement(path, slide_mpp[axis], target[axis])
+        check_enlargement(path, slide_mpp[axis] * level_downsamples[0][axis], target[axis])
     chosen = min(
         plan_read([ds[axis] * slide_mpp[axis] for ds in level_downsamples], target_mpp=target[axis]) for axis in (0, 1)
     )
-    downsample = level_downsamples[chosen]
-    columns = _span(x / downsample[0], width, target[0] / (slide_mpp[0] * downsample[0]))
-    rows = _span(y / downsample[1], height, target[1] / (slide_mpp[1] * downsample[1]))
-    return RegionPlan(
-        level=chosen,
-        box=(columns[0], rows[0], columns[1], rows[1]),
-        crop=(columns[2], rows[2], columns[3], rows[3]),
-        out=(width, height),
-    )
+    boxes = np.empty((len(corners), 4), dtype=np.int64)
+    crops = np.empty((len(corners), 4), dtype=np.float64)
+    for axis, out_px in ((0, width), (1, height)):
+        downsample = level_downsamples[chosen][axis]
+        ends = slice(axis, None, 2)
+        boxes[:, ends], crops[:, ends] = _spans(
+            corners[:, axis] / downsample, out_px, target[axis] / (slide_mpp[axis] * downsample)
+        )
+    return RegionPlans(chosen, boxes, crops, (width, height))
 
 
 def resample(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple[int, int]) -> Pixels:
@@ -160,19 +215,21 @@ def resample(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple
     if whole is not None:
         x0, y0, x1, y1 = (round(place) for place in crop)
         return pixels[y0:y1, x0:x1] if whole == (1, 1) else _reduce(pixels[y0:y1, x0:x1], whole)
-    columns = _average_rows(pixels, top, step_y, out[1]) if step_y >= 1 else pixels.transpose(1, 0, 2)
-    rows = _average_rows(columns, left, step_x, out[0]) if step_x >= 1 else columns.transpose(1, 0, 2)
-    shrunk = _to_uint8(rows)
+    shrunk: npt.NDArray[np.generic] = pixels
+    if step_y >= 1:
+        shrunk = _average_rows(pixels, top, step_y, out[1])
+    if step_x >= 1:
+        shrunk = _average_columns(shrunk, left, step_x, out[0])
     if step_x >= 1 and step_y >= 1:
-        return shrunk
+        return _to_uint8(shrunk)
     rest = (0.0 if step_x >= 1 else left, 0.0 if step_y >= 1 else top)
-    return _enlarge(shrunk, (*rest, out[0] if step_x >= 1 else right, out[1] if step_y >= 1 else bottom), out)
+    return _enlarge(
+        _to_uint8(shrunk), (*rest, out[0] if step_x >= 1 else right, out[1] if step_y >= 1 else bottom), out
+    )
 
 
 def _check_request(
     path: str,
-    x: float,
-    y: float,
     width: int,
     height: int,
     mpp: float | tuple[float, float] | None,
@@ -181,8 +238,6 @@ def _check_request(
 ) -> None:
     if mpp is not None and level is not None:
         raise RequestError(f"{path}: a region is read at an mpp or at a level, not both (mpp={mpp}, level={level})")
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise RequestError(f"{path}: a region at x={x} y={y} is nowhere; give level-0 px")
     if width < 1 or height < 1:
         raise RequestError(f"{path}: a region of {width}×{height} px is empty; ask for 1 px or more")
     if level is not None and not 0 <= level < n_levels:
@@ -198,24 +253,26 @@ def _plan_level(downsample: tuple[float, float], level: int, x: float, y: float,
     return RegionPlan(level, (column, row, width, height), (0.0, 0.0, float(width), float(height)), (width, height))
 
 
-def _span(start: float, out_px: int, step: float) -> tuple[int, int, float, float]:
-    """Along one axis: first px and number of px to read, and the crop's two ends within them.
+def _spans(
+    starts: npt.NDArray[np.float64], out_px: int, step: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Along one axis: (N, 2) first px and number of px to read, and (N, 2) the crop's two ends within them.
 
-    `start` is in px of the level, `step` is px of the level per output px.
+    `starts` (N,) are px of the level, `step` is px of the level per output px.
     """
     if abs(step - 1) <= SCALE_TOLERANCE:
         step = 1.0
-        if abs(start - round(start)) <= ALIGNED_PX:
-            start = float(round(start))
-    start, stop = _settle(start), _settle(start + out_px * step)
+        starts = np.where(np.abs(starts - np.rint(starts)) <= ALIGNED_PX, np.rint(starts), starts)
+    starts, stops = _settle(starts), _settle(starts + out_px * step)
     margin = INTERPOLATION_MARGIN_PX if step < 1 else 0
-    first, last = math.floor(start) - margin, math.ceil(stop) + margin
-    return first, last - first, start - first, stop - first
+    first, last = np.floor(starts) - margin, np.ceil(stops) + margin
+    return np.stack([first, last - first], 1).astype(np.int64), np.stack([starts - first, stops - first], 1)
 
 
-def _settle(place: float) -> float:
+def _settle(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """A place within 1e-6 px of a pixel corner is that corner: rounding must not cost a row for nothing."""
-    return float(round(place)) if abs(place - round(place)) < 1e-6 else place
+    whole = np.rint(places)
+    return np.where(np.abs(places - whole) < 1e-6, whole, places)
 
 
 def _whole_ratio(crop: tuple[float, float, float, float], step_x: float, step_y: float) -> tuple[int, int] | None:
@@ -231,30 +288,70 @@ def _reduce(pixels: Pixels, ratio: tuple[int, int]) -> Pixels:
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(ratio))
 
 
-def _average_rows(pixels: npt.NDArray[np.generic], start: float, step: float, n_out: int) -> npt.NDArray[np.float32]:
-    """Average rows, and turn: float32 (w, n_out, 3) of (h, w, 3). Row i of the averages covers
-    [start + i·step, start + (i+1)·step). Called twice, it averages both axes and turns them back.
+def _average_rows(pixels: Pixels, start: float, step: float, n_out: int) -> npt.NDArray[np.float32]:
+    """Average rows: float32 (n_out, w, 3) of (h, w, 3). Row i averages [start + i·step, start + (i+1)·step).
 
     Pillow's box filter counts a pixel whole or not at all, which is wrong by up to 150 grey levels at a ratio of
     1.3; here each source row counts by the part of it that is covered.
     """
     height, width, channels = pixels.shape
     flat = pixels.reshape(height, width * channels)
-    low = start + step * np.arange(n_out)[:, None]
-    row = np.floor(low + 1e-9).astype(np.int64) + np.arange(math.ceil(step) + 1)
-    weights = np.clip(np.minimum(low + step, row + 1) - np.maximum(low, row), 0.0, 1.0) / step
-    weights = weights.astype(np.float32)[..., None]
-    row = np.minimum(row, height - 1)
-    turned = np.empty((width, n_out, channels), dtype=np.float32)
-    for first in range(0, n_out, _BLOCK_ROWS):
-        block = slice(first, first + _BLOCK_ROWS)
-        average = flat[row[block, 0]] * weights[block, 0]
-        for tap in range(1, row.shape[1]):
-            average += flat[row[block, tap]] * weights[block, tap]
-        average = average.reshape(-1, width, channels)
-        for channel in range(channels):  # NumPy turns single numbers much faster than triples
-            turned[:, block, channel] = average[..., channel].T
-    return turned
+    averages = np.empty((n_out, width * channels), dtype=np.float32)
+    first, weights = _row_weights(start, step, n_out, height)
+    n_blocks, _, taps = weights.shape
+    per_strip = max(1, int(_STRIP_BYTES / (4 * width * channels * step * _BLOCK)))
+    for strip in range(0, n_blocks, per_strip):
+        blocks = range(strip, min(strip + per_strip, n_blocks))
+        top = first[blocks[0]]
+        source = flat[top : first[blocks[-1]] + taps].astype(np.float32)
+        for block in blocks:
+            into = averages[block * _BLOCK : (block + 1) * _BLOCK]
+            row = first[block] - top
+            np.matmul(weights[block, : len(into)], source[row : row + taps], out=into)
+    return averages.reshape(n_out, width, channels)
+
+
+def _average_columns(pixels: npt.NDArray[np.generic], start: float, step: float, n_out: int) -> npt.NDArray[np.float32]:
+    """Average columns: float32 (h, n_out, 3) of (h, w, 3), as `_average_rows` does with rows."""
+    height, width, channels = pixels.shape
+    flat = pixels.reshape(height, width * channels).astype(np.float32, copy=False)
+    averages = np.empty((height, n_out * channels), dtype=np.float32)
+    first, weights = _column_weights(start, step, n_out, width, channels)
+    taps = weights.shape[1]
+    for block, column in enumerate(first):
+        into = averages[:, block * _BLOCK * channels : (block + 1) * _BLOCK * channels]
+        source = flat[:, column * channels : column * channels + taps]
+        np.matmul(source, weights[block, :, : into.shape[1]], out=into)
+    return averages.reshape(height, n_out, channels)
+
+
+@lru_cache(maxsize=32)
+def _row_weights(start: float, step: float, n_out: int, n_in: int) -> tuple[list[int], npt.NDArray[np.float32]]:
+    """How much each source px counts for each output px, in blocks of `_BLOCK` output px; not to be written to.
+
+    Returns the first source px of each block, and float32 (blocks, _BLOCK, taps). The sums over a block are one small
+    matrix product: too small for BLAS to share it among threads, so that a patch depends on nothing but its plan.
+    """
+    low = start + step * np.arange(-(-n_out // _BLOCK) * _BLOCK).reshape(-1, _BLOCK, 1)
+    taps = min(n_in, math.ceil(step * _BLOCK) + 1)
+    first = np.clip(np.floor(low[:, 0, 0] + 1e-9).astype(np.int64), 0, n_in - taps)
+    px = first[:, None, None] + np.arange(taps)
+    covered = np.clip(np.minimum(low + step, px + 1) - np.maximum(low, px), 0.0, 1.0)
+    return first.tolist(), (covered / step).astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def _column_weights(
+    start: float, step: float, n_out: int, n_in: int, channels: int
+) -> tuple[list[int], npt.NDArray[np.float32]]:
+    """`_row_weights` as matrices, float32 (blocks, taps · channels, _BLOCK · channels), that average interleaved
+    channels where they lie: sorting them apart would cost more."""
+    first, weights = _row_weights(start, step, n_out, n_in)
+    n_blocks, _, taps = weights.shape
+    spread = np.zeros((n_blocks, taps, channels, _BLOCK, channels), dtype=np.float32)
+    for channel in range(channels):
+        spread[:, :, channel, :, channel] = weights.transpose(0, 2, 1)
+    return first, spread.reshape(n_blocks, taps * channels, _BLOCK * channels)
 
 
 def _enlarge(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple[int, int]) -> Pixels:

@@ -1,24 +1,30 @@
-"""Patches from a slide or store: neighbours are read as one super-tile and cut from it.
+"""Patches from a slide or store, many at once: each tile that they need is decoded once, and no other is read.
 
 A patch comes out the same, to the last bit, whether it is read alone or among others. Frames: coords are level-0 px;
-super-tiles are px of the level that is read.
+boxes are px of the level that is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ReadError
+from wsikit.execution import available_cpus
 from wsikit.geometry import PatchGrid
 from wsikit.slides.base import Slide
-from wsikit.slides.region import RegionPlan, plan_region, resample
+from wsikit.slides.region import RegionPlans, plan_regions, resample
+from wsikit.slides.tiles import Crew, DecodedTiles, paste_boxes
 
 SUPER_TILE_PX = 4 << 20
-"""At most this many pixels are read as one: 12 MB as RGB."""
+"""At most this many pixels are read as one where a slide does not hand out its tiles: 12 MB as RGB."""
+
+SOURCE_BYTES = 16 << 20
+"""Pixels that wait to be resampled: beyond this, the next patches are read later."""
 
 
 @dataclass(frozen=True)
@@ -33,72 +39,80 @@ class PatchBatch:
 
 @dataclass(frozen=True)
 class SuperTile:
-    """One read for several patches that lie side by side."""
+    """One read for several boxes that lie side by side."""
 
-    level: int
     box: tuple[int, int, int, int]
     """x, y, width, height, px of the level."""
-    members: tuple[tuple[int, RegionPlan], ...]
-    """Index of each patch, and its own plan."""
+    members: slice
+    """Which boxes it holds."""
 
 
-def plan_super_tiles(slide: Slide, grid: PatchGrid, coords: npt.NDArray[np.int64]) -> list[SuperTile]:
-    """Group patches, given row-major as (N, 2) level-0 px, into super-tiles of neighbours in one grid row."""
-    plans = [
-        plan_region(
-            slide.level_downsamples, slide.mpp, int(x), int(y), grid.patch_px, grid.patch_px, mpp=grid.target_mpp
-        )
-        for x, y in coords
-    ]
+def plan_patches(slide: Slide, grid: PatchGrid, coords: npt.NDArray[np.int64]) -> RegionPlans:
+    """What is read for the patches at `coords`, int64 (N, 2) level-0 px, and how it becomes patches."""
+    size = grid.patch_px
+    return plan_regions(slide.level_downsamples, slide.mpp, coords, size, size, mpp=grid.target_mpp, path=slide.path)
+
+
+def plan_super_tiles(boxes: npt.NDArray[np.int64]) -> list[SuperTile]:
+    """Group `boxes`, (N, 4) of x, y, width, height in row-major order, into neighbours of one row."""
     super_tiles: list[SuperTile] = []
-    members: list[tuple[int, RegionPlan]] = []
-    for index, plan in enumerate(plans):
-        if members and not _fits(members, plan):
-            super_tiles.append(_super_tile(members))
-            members = []
-        members.append((index, plan))
-    if members:
-        super_tiles.append(_super_tile(members))
+    first, (left, top, right, height) = 0, (0, 0, 0, 0)
+    for index, (x, y, box_width, box_height) in enumerate(boxes.tolist()):
+        beside = (y, box_height) == (top, height) and left <= x <= right + box_width
+        if not (index and beside and (x + box_width - left) * height <= SUPER_TILE_PX):
+            if index:
+                super_tiles.append(SuperTile((left, top, right - left, height), slice(first, index)))
+            first, left, top, right, height = index, x, y, x, box_height
+        right = max(right, x + box_width)
+    if len(boxes):
+        super_tiles.append(SuperTile((left, top, right - left, height), slice(first, len(boxes))))
     return super_tiles
 
 
-def read_patches(slide: Slide, grid: PatchGrid, coords: npt.NDArray[np.int64]) -> PatchBatch:
-    """Read the patches at `coords`, int64 (B, 2) level-0 px.
+def read_patches(
+    slide: Slide,
+    grid: PatchGrid,
+    coords: npt.NDArray[np.int64],
+    *,
+    threads: int = 1,
+    in_order: bool = False,
+) -> PatchBatch:
+    """Read the patches at `coords`, int64 (B, 2) level-0 px, row by row.
 
     Patches that cannot be read are marked, the others are delivered: nothing unreadable turns into white.
+
+    Parameters
+    ----------
+    threads
+        So many decode tiles side by side, where the slide hands out its tiles.
+    in_order
+        This is one of several calls that walk down the slide, and nobody else reads it meanwhile: what lies above is
+        not kept in memory. Like `threads` it changes the speed, not the pixels.
     """
-    images = np.zeros((len(coords), grid.patch_px, grid.patch_px, 3), dtype=np.uint8)
-    readable = np.ones(len(coords), dtype=bool)
-    for super_tile in plan_super_tiles(slide, grid, coords):
-        try:
-            block: npt.NDArray[np.uint8] | None = slide.read_box(super_tile.level, super_tile.box)
-        except ReadError:
-            block = None  # once more, patch by patch, to lose none but those that are damaged
-        for index, plan in super_tile.members:
-            x, y, width, height = plan.box
-            try:
-                if block is None:
-                    pixels = slide.read_box(plan.level, plan.box)
-                else:
-                    left, top = x - super_tile.box[0], y - super_tile.box[1]
-                    pixels = block[top : top + height, left : left + width]
-            except ReadError:
-                readable[index] = False
-                continue
-            images[index] = resample(pixels, plan.crop, plan.out)
-    return PatchBatch(images, readable)
+    with Crew(threads) as crew:
+        return _read(slide, plan_patches(slide, grid, coords), crew, in_order)
 
 
 def iterate_patches(
-    slide: Slide, grid: PatchGrid, coords: npt.NDArray[np.int64], row_ranges: Sequence[slice]
+    slide: Slide,
+    grid: PatchGrid,
+    coords: npt.NDArray[np.int64],
+    row_ranges: Sequence[slice],
+    *,
+    threads: int | None = None,
 ) -> Iterator[tuple[slice, PatchBatch]]:
-    """Yield (rows, batch) for each range of table rows; the next one is read while the caller works on this one."""
-    from concurrent.futures import ThreadPoolExecutor
+    """Yield (rows, batch) for each range of table rows; the next one is read while the caller works on this one.
 
-    with ThreadPoolExecutor(1, thread_name_prefix="wsikit-read") as pool:
-        pending = None
+    `threads` decode side by side, by default one per CPU. At most two batches are in memory beside the caller's.
+    """
+    with Crew(threads or available_cpus()) as crew, ThreadPoolExecutor(1, thread_name_prefix="wsikit-read") as ahead:
+
+        def begin(rows: slice) -> Future[PatchBatch]:
+            return ahead.submit(_read, slide, plan_patches(slide, grid, coords[rows]), crew, True)
+
+        pending: tuple[slice, Future[PatchBatch]] | None = None
         for rows in row_ranges:
-            following = (rows, pool.submit(read_patches, slide, grid, coords[rows]))
+            following = (rows, begin(rows))
             if pending is not None:
                 yield pending[0], pending[1].result()
             pending = following
@@ -106,17 +120,63 @@ def iterate_patches(
             yield pending[0], pending[1].result()
 
 
-def _fits(members: list[tuple[int, RegionPlan]], plan: RegionPlan) -> bool:
-    """Whether `plan` continues the row of `members`: same level and rows, next to the last, not too wide."""
-    first, last = members[0][1], members[-1][1]
-    if plan.level != last.level or (plan.box[1], plan.box[3]) != (last.box[1], last.box[3]):
-        return False
-    gap = plan.box[0] - (last.box[0] + last.box[2])
-    width = plan.box[0] + plan.box[2] - first.box[0]
-    return plan.box[0] >= last.box[0] and gap <= plan.box[2] and width * plan.box[3] <= SUPER_TILE_PX
+def _read(slide: Slide, plans: RegionPlans, crew: Crew, in_order: bool) -> PatchBatch:
+    width, height = plans.out
+    images = np.empty((len(plans), height, width, 3), dtype=np.uint8)
+    if plans.resampled:
+        readable = _read_resampled(slide, plans, images, crew, in_order)
+    else:
+        readable = _read_boxes(slide, plans.level, plans.boxes, images, crew, in_order)
+    images[~readable] = 0
+    return PatchBatch(images, readable)
 
 
-def _super_tile(members: list[tuple[int, RegionPlan]]) -> SuperTile:
-    first, last = members[0][1], members[-1][1]
-    width = max(plan.box[0] + plan.box[2] for _, plan in members) - first.box[0]
-    return SuperTile(last.level, (first.box[0], first.box[1], width, first.box[3]), tuple(members))
+def _read_resampled(
+    slide: Slide, plans: RegionPlans, images: npt.NDArray[np.uint8], crew: Crew, in_order: bool
+) -> npt.NDArray[np.bool_]:
+    """As `_read_boxes`, with every box brought to the patch's scale: a few boxes at a time, in one piece of memory."""
+    readable = np.ones(len(plans), dtype=bool)
+    if not len(plans):
+        return readable
+    width, height = plans.boxes[:, 2:].max(axis=0).tolist()
+    at_once = max(1, min(len(plans), SOURCE_BYTES // (3 * width * height)))
+    sources = np.empty((at_once, height, width, 3), dtype=np.uint8)
+    for first in range(0, len(plans), at_once):
+        rows = slice(first, min(first + at_once, len(plans)))
+        readable[rows] = _read_boxes(slide, plans.level, plans.boxes[rows], sources, crew, in_order or first > 0)
+        seen = first + np.flatnonzero(readable[rows])
+
+        def bring_to_scale(share: slice, first: int = first, seen: npt.NDArray[np.intp] = seen) -> None:
+            for index in seen[share].tolist():
+                plan = plans[index]
+                source = sources[index - first, : plan.box[3], : plan.box[2]]
+                images[index] = resample(source, plan.crop, plan.out)
+
+        crew.share(bring_to_scale)
+    return readable
+
+
+def _read_boxes(
+    slide: Slide, level: int, boxes: npt.NDArray[np.int64], out: npt.NDArray[np.uint8], crew: Crew, in_order: bool
+) -> npt.NDArray[np.bool_]:
+    """Read boxes (N, 4) of a level into out[i, :height, :width]; bool (N,): which of them could be read."""
+    if isinstance(slide, DecodedTiles):
+        return paste_boxes(slide, level, boxes, out, crew, in_order=in_order)
+    readable = np.ones(len(boxes), dtype=bool)
+    for super_tile in plan_super_tiles(boxes):
+        left, top, _, _ = super_tile.box
+        try:
+            block: npt.NDArray[np.uint8] | None = slide.read_box(level, super_tile.box)
+        except ReadError:
+            block = None  # once more, box by box, to lose none but those that are damaged
+        for index in range(super_tile.members.start, super_tile.members.stop):
+            x, y, width, height = boxes[index].tolist()
+            into = out[index, :height, :width]
+            if block is not None:
+                into[:] = block[y - top : y - top + height, x - left : x - left + width]
+                continue
+            try:
+                into[:] = slide.read_box(level, (x, y, width, height))
+            except ReadError:
+                readable[index] = False
+    return readable
