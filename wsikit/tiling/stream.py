@@ -143,7 +143,7 @@ def _read_resampled(
     sources = np.empty((at_once, height, width, 3), dtype=np.uint8)
     for first in range(0, len(plans), at_once):
         rows = slice(first, min(first + at_once, len(plans)))
-        readable[rows] = _read_boxes(slide, plans.level, plans.boxes[rows], sources, crew, in_order or first > 0)
+        readable[rows] = _read_boxes(slide, plans.level, plans.boxes[rows], sources, crew, in_order)
         seen = first + np.flatnonzero(readable[rows])
 
         def bring_to_scale(share: slice, first: int = first, seen: npt.NDArray[np.intp] = seen) -> None:
