@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,3 +117,199 @@ def patch_tag() -> Callable[..., None]:
             tiff.pages[page].tags[code].overwrite(value)
 
     return patch
+
+
+@pytest.fixture(scope="session")
+def tiles_of() -> Callable[[Pixels, int], list[Pixels]]:
+    """tiles_of(pixels, side): tiles row by row, filled up with white."""
+    return _tiles_of
+
+
+@pytest.fixture(scope="session")
+def restart_starts() -> Callable[[bytes], list[int]]:
+    """restart_starts(stream): where a JPEG's coded data and each of its restart intervals begin."""
+    return _restart_starts
+
+
+@pytest.fixture(scope="session")
+def ndpi_image() -> Callable[..., dict[str, Any]]:
+    """ndpi_image(pixels, blocks=…, subsampling=…, lens=…, depth=…): one image for `write_ndpi`."""
+    return _ndpi_image
+
+
+@pytest.fixture(scope="session")
+def write_ndpi() -> Callable[..., Path]:
+    """write_ndpi(path, images, mpp=…, first_byte=…)"""
+    return _write_ndpi
+
+
+@pytest.fixture(scope="session")
+def write_dicom() -> Callable[..., Path]:
+    """write_dicom(path, frames, size, **options): one file of a DICOM slide; see `_write_dicom`."""
+    return _write_dicom
+
+
+def _tiles_of(pixels: Pixels, side: int) -> list[Pixels]:
+    """Tiles of `side` px row by row, filled up with white."""
+    height, width = pixels.shape[:2]
+    tiles = []
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            tile = np.full((side, side, 3), 255, np.uint8)
+            part = pixels[y : y + side, x : x + side]
+            tile[: part.shape[0], : part.shape[1]] = part
+            tiles.append(tile)
+    return tiles
+
+
+def _restarted_jpeg(pixels: Pixels, *, blocks: int, subsampling: str = "4:4:4") -> bytes:
+    """One JPEG with a restart marker after each `blocks` MCUs; none if 0."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(
+        stream, "jpeg", quality=90, subsampling=subsampling, **({"restart_marker_blocks": blocks} if blocks else {})
+    )
+    return stream.getvalue()
+
+
+def _restart_starts(stream: bytes) -> list[int]:
+    """Where the coded data and each restart interval begin."""
+    position = 2
+    while stream[position + 1] != 0xDA:
+        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+    starts = [position + 2 + int.from_bytes(stream[position + 2 : position + 4], "big")]
+    coded = np.frombuffer(stream, np.uint8)
+    marks = np.flatnonzero((coded[:-1] == 0xFF) & (coded[1:] >= 0xD0) & (coded[1:] <= 0xD7))
+    return starts + [int(mark) + 2 for mark in marks if mark >= starts[0]]
+
+
+def _ndpi_image(
+    pixels: Pixels, *, blocks: int, subsampling: str = "4:4:4", lens: float = 40.0, depth: int = 0, **tags: Any
+) -> dict[str, Any]:
+    """One image of an NDPI, for `write_ndpi`."""
+    stream = _restarted_jpeg(pixels, blocks=blocks, subsampling=subsampling)
+    return {"pixels": pixels, "stream": stream, "lens": lens, "depth": depth, "restarts": blocks > 0, **tags}
+
+
+def _write_ndpi(path: Path, images: Sequence[dict[str, Any]], *, mpp: float = 0.25, first_byte: int = 12) -> Path:
+    """An NDPI of such images: a TIFF whose offsets have 64 bits though its version says 32.
+
+    `first_byte` is where the first image begins.
+    """
+    with open(path, "wb") as file:
+        file.write(b"II*\0" + bytes(8))
+        file.seek(first_byte)
+        link = 4
+        for image in images:
+            start = file.tell()
+            file.write(image["stream"])
+            link = _write_directory(file, link, _ndpi_tags(image, start, mpp, images[0]["pixels"].shape[1]))
+    return path
+
+
+def _ndpi_tags(image: dict[str, Any], start: int, mpp: float, width_0: int) -> list[tuple[int, int, int, bytes | int]]:
+    """(code, type, count, value): a number, or the bytes of a longer value."""
+    height, width = image["pixels"].shape[:2]
+    per_cm = struct.pack("<II", round(1e7 / mpp * width / width_0), 1000)
+    tags: list[tuple[int, int, int, bytes | int]] = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 3, struct.pack("<3H", 8, 8, 8)),
+        (259, 3, 1, 7),
+        (262, 3, 1, 6),
+        (271, 2, 10, b"Hamamatsu\0"),
+        (272, 2, 9, b"C9600-12\0"),
+        (273, 4, 1, start),
+        (277, 3, 1, 3),
+        (278, 4, 1, height),
+        (279, 4, 1, len(image["stream"])),
+        (282, 5, 1, per_cm),
+        (283, 5, 1, per_cm),
+        (296, 3, 1, 3),
+        (305, 2, 9, b"NDP.scan\0"),
+        (65420, 4, 1, 1),
+        (65421, 11, 1, struct.unpack("<I", struct.pack("<f", image["lens"]))[0]),
+        (65424, 9, 1, image["depth"]),
+        (65442, 2, 8, b"SN12345\0"),
+    ]
+    if image["restarts"]:
+        starts = _restart_starts(image["stream"])
+        tags.append((65426, 4, len(starts), struct.pack(f"<{len(starts)}I", *starts)))
+    return sorted(tags)
+
+
+def _write_directory(file: Any, link: int, tags: list[tuple[int, int, int, bytes | int]]) -> int:
+    """Write one directory, point `link` at it, and return where its own link to the next lies."""
+    places = []
+    for _, _, _, value in tags:
+        places.append(file.tell() if isinstance(value, bytes) else value)
+        if isinstance(value, bytes):
+            file.write(value)
+    directory = file.tell()
+    file.write(struct.pack("<H", len(tags)))
+    for (code, kind, count, _), place in zip(tags, places):
+        file.write(struct.pack("<HHII", code, kind, count, place & 0xFFFFFFFF))
+    next_link = file.tell()
+    file.write(bytes(8))
+    file.write(struct.pack(f"<{len(tags)}I", *(max(place, 0) >> 32 for place in places)))
+    end = file.tell()
+    file.seek(link)
+    file.write(struct.pack("<Q", directory))
+    file.seek(end)
+    return next_link
+
+
+def _write_dicom(path: Path, frames: Sequence[bytes], size: tuple[int, int], **options: Any) -> Path:
+    """One file of a DICOM slide.
+
+    Options: side (of a frame, 64 px), mpp, syntax, photometric, series, kind, positions (of frames, px from 0),
+    basic_table, extended_table, fragments (of each frame), and `attributes`, more DICOM attributes by keyword.
+    """
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.encaps import encapsulate, encapsulate_extended
+    from pydicom.uid import generate_uid
+
+    side, mpp = options.get("side", 64), options.get("mpp", 0.25)
+    dataset, meta = Dataset(), FileMetaDataset()
+    meta.TransferSyntaxUID = options.get("syntax", "1.2.840.10008.1.2.4.50")
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.6"
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.file_meta = meta
+    dataset.SeriesInstanceUID, dataset.StudyInstanceUID = options.get("series", "1.2.3"), "1.2.3.4"
+    dataset.Modality, dataset.PatientName = "SM", "Doe^Jane"
+    dataset.ImageType = ["DERIVED", "PRIMARY", options.get("kind", "VOLUME"), "NONE"]
+    dataset.Rows = dataset.Columns = side
+    dataset.NumberOfFrames = len(frames)
+    dataset.TotalPixelMatrixColumns, dataset.TotalPixelMatrixRows = size
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration, dataset.PixelRepresentation = 3, 0, 0
+    dataset.PhotometricInterpretation = options.get("photometric", "YBR_FULL_422")
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    measures, shared, optics = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = [mpp / 1000, mpp / 1000]
+    shared.PixelMeasuresSequence = [measures]
+    optics.OpticalPathIdentifier, optics.ObjectiveLensPower = "1", 40
+    dataset.SharedFunctionalGroupsSequence, dataset.OpticalPathSequence = [shared], [optics]
+    dataset.DimensionOrganizationType = "TILED_SPARSE" if "positions" in options else "TILED_FULL"
+    if "positions" in options:
+        dataset.PerFrameFunctionalGroupsSequence = [_placed(x, y) for x, y in options["positions"]]
+    for keyword, value in options.get("attributes", {}).items():
+        setattr(dataset, keyword, value)
+    if options.get("extended_table"):
+        dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(
+            list(frames)
+        )
+    else:
+        dataset.PixelData = encapsulate(
+            list(frames), has_bot=options.get("basic_table", True), fragments_per_frame=options.get("fragments", 1)
+        )
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _placed(x: int, y: int) -> Any:
+    from pydicom.dataset import Dataset
+
+    place, frame = Dataset(), Dataset()
+    place.ColumnPositionInTotalImagePixelMatrix, place.RowPositionInTotalImagePixelMatrix = x + 1, y + 1
+    frame.PlanePositionSlideSequence = [place]
+    return frame

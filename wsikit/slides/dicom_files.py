@@ -23,6 +23,8 @@ from wsikit.slides.tiled import PositionedFile
 logger = logging.getLogger(__name__)
 
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_STREAM_BEGINS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
+"""First bytes of a JPEG and of a JPEG 2000 stream."""
 _ENCAPSULATED = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"
 """Head of PixelData whose frames are compressed: tag, type, reserved, undefined length (DICOM PS3.5, A.4)."""
 
@@ -181,7 +183,11 @@ def _by_walk(file: PositionedFile, first: int, frames: int) -> Frames | None:
     if frames == 1:
         return Frames(starts[:1], ends[-1:])
     if len(items) > frames:
-        return None
+        first_of_frame = np.array([file.read(start + 8, 4).startswith(_STREAM_BEGINS) for start, _ in items])
+        if first_of_frame.sum() != frames or not first_of_frame[0]:
+            return None
+        starts = starts[first_of_frame]
+        return Frames(starts, np.append(starts[1:], ends[-1]))
     behind = np.full(frames - len(items), ends[-1], dtype=np.int64)
     return Frames(np.append(starts, behind), np.append(ends, behind + 8))
 

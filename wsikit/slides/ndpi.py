@@ -23,9 +23,11 @@ _EOI = b"\xff\xd9"
 class NdpiSlide(TiledFileSlide):
     """An NDPI, read from its restart intervals.
 
-    Where colour has half the rows (4:2:0), the two px rows at a tile's upper and lower edge may differ by 1 or 2 from
-    a decode of the whole level, since a decoder looks at the rows beyond to enlarge colour. OpenSlide has such edges
-    at each interval. With colour in all rows (4:4:4, 4:2:2) there is no difference.
+    Where colour is stored at half the width or height, a decoder enlarges it by looking at the px beside: the outermost
+    px at a tile's edges then differ a little from a decode of the whole level. Only edges at which the file has a
+    restart interval's end are concerned: left and right ones if colour has half the width (4:2:2) and a row holds
+    several intervals, upper and lower ones if it has half the height (4:2:0). OpenSlide shows the same at each
+    interval's end. With 4:4:4, and 4:2:2 of one interval a row, there is no difference.
 
     A level without restart markers is one tile if it has at most 16 million px. Files with larger ones, and those
     whose restart markers do not stand in columns, are left to the reader `openslide`.

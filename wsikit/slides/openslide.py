@@ -218,6 +218,30 @@ _REFUSALS: tuple[tuple[str, type[SlideError], str], ...] = (
         "Export it again as a DICOM whole-slide image with ImageType VOLUME.",
     ),
     (
+        r"Slide contains unexpected image",
+        UnsupportedSlideError,
+        "a DICOM series in whose folder several files hold the same level (copies of one file, focal planes or "
+        "colours). Leave one of them in the folder.",
+    ),
+    (
+        r"Attribute TotalPixelMatrixFocalPlanes value (\d+)",
+        UnsupportedSlideError,
+        "a DICOM slide of {0} focal planes, of which OpenSlide reads none. "
+        "Export one plane from the scanner's software.",
+    ),
+    (
+        r"Found only one SOP instance in concatenation",
+        BrokenSlideError,
+        "one part of a DICOM image that is cut into several files; the others are missing. Copy all of them into one "
+        "folder.",
+    ),
+    (
+        r"Unsupported transfer syntax (\S+)",
+        UnsupportedSlideError,
+        "a DICOM file of transfer syntax {0}, which OpenSlide does not decode. Convert it to JPEG baseline "
+        "(1.2.840.10008.1.2.4.50) or JPEG 2000 (1.2.840.10008.1.2.4.91).",
+    ),
+    (
         r'Unrecognized subblock dimension "(\w+)"',
         UnsupportedSlideError,
         "a Zeiss CZI with dimension {0}, as time series and multi-block acquisitions have; only plain slide scans can "

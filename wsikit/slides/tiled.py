@@ -50,7 +50,7 @@ class TileDecoding(BaseSlide):
         except OSError as error:
             raise self._read_error(level, column, row, f"the file cannot be read: {error.strerror}") from error
         if len(found) < count:
-            fault = f"the file ends at byte {offset + len(found)}, before the tile does"
+            fault = f"the file ends at byte {file.size()}, before the tile does"
             raise self._read_error(level, column, row, fault)
         return found
 
@@ -101,6 +101,10 @@ class PositionedFile:
         with self._lock:
             self._file.seek(offset)
             return self._file.read(count) or b""
+
+    def size(self) -> int:
+        """Of the file now, bytes."""
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         self._file.close()
