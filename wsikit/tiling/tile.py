@@ -13,6 +13,7 @@ from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.place import place
+from wsikit.store.receipts import Receipt
 from wsikit.tiling.image import ImageSource, image_receipt, open_committed, write_image
 from wsikit.tiling.patches import (
     PatchParameters,
@@ -102,9 +103,13 @@ def _bring_pixels(
     found = source_tissue_receipt(source.fingerprint, tissue) if only_tissue else None
     receipt = image_receipt(source, image, found)
     committed = open_committed(folder, receipt)
-    if committed is not None:
+    if committed is not None and (found is None or _has_tissue(committed, found)):
         return committed
     mask = tissue_mask(slide, tissue) if only_tissue else None
+    if committed is not None:
+        # stopped between pixels and label; it cannot be found on what was kept
+        write_tissue(committed, tissue, mask)
+        return committed
     progress_started = False
 
     def plan(total: int) -> None:
@@ -129,6 +134,13 @@ def _bring_pixels(
         # what was left out is white in the store: the mask is that of the slide, not of what was kept
         write_tissue(store, tissue, mask)
     return store
+
+
+def _has_tissue(store: SlideStore, receipt: Receipt) -> bool:
+    try:
+        return bool(store.tissue_record()["receipt"]["digest"] == receipt.digest)
+    except StoreError:
+        return False
 
 
 def _finest_kept(slide: Slide, image: ImageParameters) -> float:
