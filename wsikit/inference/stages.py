@@ -76,17 +76,21 @@ def caption(
     opened = _open(store)
     table = opened.patches(grid)
     describer = load_captioner(captioner) if isinstance(captioner, str) else captioner
-    names = list(describer.fact_names)
-    receipt = Receipt("caption", CAPTION_REVISION, describer.fingerprint(), {"patches": _coords_digest(table)})
-    specs = (
-        ColumnSpec("caption", "str", attributes={"captioner": describer.name}),
-        ColumnSpec("caption_facts", "float32", len(names), {"names": names, "captioner": describer.name}),
-    )
     progress.start("captions", len(table), "patches")
-    stage = ColumnStage(specs, receipt, _Describe(describer))
-    fill_columns(opened, table, stage, executor or Executor(), progress.advance)
+    fill_columns(opened, table, [caption_stage(table, describer)], executor or Executor(), progress.advance)
     progress.finish()
     return table
+
+
+def caption_stage(table: PatchTable, captioner: Captioner) -> ColumnStage:
+    """What `caption` computes, for `fill_columns`: alone, or beside other stages that read the same patches."""
+    names = list(captioner.fact_names)
+    receipt = Receipt("caption", CAPTION_REVISION, captioner.fingerprint(), {"patches": _coords_digest(table)})
+    specs = (
+        ColumnSpec("caption", "str", attributes={"captioner": captioner.name}),
+        ColumnSpec("caption_facts", "float32", len(names), {"names": names, "captioner": captioner.name}),
+    )
+    return ColumnStage("captions", specs, receipt, _Describe(captioner))
 
 
 def predict(

@@ -1,11 +1,12 @@
-"""Compute columns of a patch table from its patches: one task per chunk of rows, which reads, computes and writes it.
+"""Compute columns of a patch table from its patches: one task per chunk of rows, which reads its
+patches once and writes what each stage makes of them.
 
 A task carries the store's path and a range of rows; no pixels, no open files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +35,8 @@ class PatchFunction(Protocol):
 class ColumnStage:
     """Some columns that are computed together, and what they depend on."""
 
+    name: str
+    """In a word, for people: quality, captions."""
     specs: tuple[ColumnSpec, ...]
     receipt: Receipt
     function: PatchFunction
@@ -45,21 +48,28 @@ class _RowsTask:
     fingerprint: str
     grid: str
     rows: slice
-    specs: tuple[ColumnSpec, ...]
-    function: PatchFunction
+    stages: tuple[ColumnStage, ...]
 
 
 def fill_columns(
     store: SlideStore,
     table: PatchTable,
-    stage: ColumnStage,
+    stages: Sequence[ColumnStage],
     executor: Executor,
     on_rows: Callable[[int], None] | None = None,
 ) -> None:
-    """Compute what is missing of the stage's columns. `on_rows` is told how many rows were just written."""
-    ranges = table.prepare(stage.specs, stage.receipt)
+    """Compute what is missing of the stages' columns, in one pass: each patch is read once for all that want it.
+
+    After an interruption the stages may be at different rows; each is given those that it lacks. `on_rows` is told
+    how many rows were just written.
+    """
+    wanted: dict[tuple[int, int], list[ColumnStage]] = {}
+    for stage in stages:
+        for rows in table.prepare(stage.specs, stage.receipt):
+            wanted.setdefault((rows.start, rows.stop), []).append(stage)
     tasks = [
-        _RowsTask(store.folder, store.fingerprint, table.name, rows, stage.specs, stage.function) for rows in ranges
+        _RowsTask(store.folder, store.fingerprint, table.name, slice(*rows), tuple(wanting))
+        for rows, wanting in sorted(wanted.items(), key=lambda item: item[0])
     ]
     executor.map(
         _compute_rows, tasks, on_done=lambda task: on_rows(task.rows.stop - task.rows.start) if on_rows else None
@@ -70,9 +80,10 @@ def _compute_rows(task: _RowsTask) -> None:
     store = _opened(task.store, task.fingerprint)
     table = store.patches(task.grid)
     batch = read_patches(store, table.grid, table.read("coords", task.rows))
-    columns = task.function(batch.images, batch.readable, table.grid.target_mpp)
-    for spec in task.specs:
-        table.write(spec.name, task.rows, columns[spec.name])
+    for stage in task.stages:
+        columns = stage.function(batch.images, batch.readable, table.grid.target_mpp)
+        for spec in stage.specs:
+            table.write(spec.name, task.rows, columns[spec.name])
 
 
 @lru_cache(maxsize=4)

@@ -115,7 +115,12 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
 def measure_quality(
     store: SlideStore, table: PatchTable, executor: Executor, on_rows: Callable[[int], None] | None = None
 ) -> None:
-    """Fill the columns readable (1 or 0) and the quality measures (0 … 1; NaN where not readable)."""
+    """Fill the columns of `quality_stage`."""
+    fill_columns(store, table, [quality_stage(table)], executor, on_rows)
+
+
+def quality_stage(table: PatchTable) -> ColumnStage:
+    """The columns readable (1 or 0) and the quality measures (0 … 1; NaN where not readable)."""
     from wsikit.tissue.quality import QUALITY_NAMES
 
     coords = table.receipt("coords")
@@ -123,7 +128,7 @@ def measure_quality(
     receipt = Receipt("quality", QUALITY_REVISION, {"names": list(QUALITY_NAMES)}, {"patches": coords.digest})
     specs = [ColumnSpec("readable", "float32", attributes={"unit": "1: every pixel could be read; 0: not"})]
     specs += [ColumnSpec(name, "float32", attributes={"unit": "0 … 1"}) for name in QUALITY_NAMES]
-    fill_columns(store, table, ColumnStage(tuple(specs), receipt, Quality()), executor, on_rows)
+    return ColumnStage("quality", tuple(specs), receipt, Quality())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""Columns computed in one pass over the patches, whoever lacks which rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from wsikit.execution import Executor
+from wsikit.slides.store import SlideStore
+from wsikit.store import table as table_module
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ColumnSpec
+from wsikit.tiling import columns
+from wsikit.tiling.columns import ColumnStage, fill_columns
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.plan import ImageParameters
+from wsikit.tiling.tile import tile
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean grey level of a patch under a name of its own."""
+
+    name: str
+    sign: int = 1
+
+    def __call__(
+        self, images: npt.NDArray[np.uint8], readable: npt.NDArray[np.bool_], mpp: float
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        return {self.name: self.sign * images.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)}
+
+
+def stage(name: str, sign: int = 1) -> ColumnStage:
+    receipt = Receipt(name, 1, {"sign": sign}, {})
+    return ColumnStage(name, (ColumnSpec(name, "float32"),), receipt, Mean(name, sign))
+
+
+@pytest.fixture
+def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlideStore:
+    """A store whose patch table is written in chunks of 10 rows."""
+    monkeypatch.setattr(table_module, "ROWS_PER_CHUNK", 10)
+    return tile(slide_path, tmp_path / "s.zarr", image=ImageParameters(tile_px=64), patches=PatchParameters(0.5, 96))
+
+
+@pytest.fixture
+def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many patches each read was for."""
+    reads: list[int] = []
+    real = columns.read_patches
+
+    def counted(slide: SlideStore, grid: object, coords: npt.NDArray[np.int64]) -> object:
+        reads.append(len(coords))
+        return real(slide, grid, coords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(columns, "read_patches", counted)
+    return reads
+
+
+def test_stages_that_lack_the_same_rows_share_one_read(store: SlideStore, rows_read: list[int]) -> None:
+    table = store.patches()
+    assert len(table) > 20
+    told: list[int] = []
+    fill_columns(store, table, [stage("a"), stage("b", -1)], Executor(workers=2), told.append)
+    assert sum(rows_read) == sum(told) == len(table)
+    assert np.array_equal(table.read("a"), -table.read("b"))
+    assert (table.read("a") > 0).all()
+
+
+def test_after_an_interruption_each_stage_gets_the_rows_that_it_lacks(store: SlideStore, rows_read: list[int]) -> None:
+    table = store.patches()
+    fill_columns(store, table, [stage("a")], Executor())
+    whole = table.read("a")
+    for chunk in (0, 2):
+        (table.folder / "a" / "c" / str(chunk)).unlink()
+    fill_columns(store, table, [stage("b", -1)], Executor())
+    (table.folder / "b" / "c" / "1").unlink()
+    kept = (table.folder / "b" / "c" / "0").stat().st_mtime_ns
+    rows_read.clear()
+    fill_columns(store, table, [stage("a"), stage("b", -1)], Executor())
+    assert rows_read == [10, 10, 10]
+    assert (table.folder / "b" / "c" / "0").stat().st_mtime_ns == kept
+    assert np.array_equal(table.read("a"), whole)
+    assert np.array_equal(table.read("b"), -whole)
+
+
+def test_stages_that_are_complete_read_nothing(store: SlideStore, rows_read: list[int]) -> None:
+    table = store.patches()
+    fill_columns(store, table, [stage("a"), stage("b")], Executor())
+    rows_read.clear()
+    fill_columns(store, table, [stage("a"), stage("b")], Executor())
+    assert rows_read == []
+    fill_columns(store, table, [stage("a"), stage("b", -1)], Executor())
+    assert sum(rows_read) == len(table), "a changed parameter redoes what depends on it"
