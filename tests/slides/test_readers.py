@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from wsikit.errors import RequestError, ScaleError
 from wsikit.slides import Slide, open_slide
@@ -207,3 +210,38 @@ class TestImage(ReaderTests):
     @pytest.fixture
     def truth(self, levels):
         return levels[:1]
+
+
+class TestNdpi(ReaderTests):
+    reader = "ndpi"
+
+    @pytest.fixture
+    def stored(self, levels, ndpi_image):
+        """Images of a quarter of a row per restart interval, which decode without loss of place at their edges."""
+        return [
+            ndpi_image(level, blocks=level.shape[1] // 32, lens=40 / 2**number) for number, level in enumerate(levels)
+        ]
+
+    @pytest.fixture
+    def path(self, tmp_path, stored, write_ndpi):
+        return write_ndpi(tmp_path / "slide.ndpi", stored)
+
+    @pytest.fixture
+    def truth(self, stored):
+        return [np.asarray(Image.open(io.BytesIO(image["stream"]))) for image in stored]
+
+
+class TestDicom(ReaderTests):
+    reader = "dicom"
+
+    @pytest.fixture
+    def path(self, tmp_path, levels, tiles_of, write_dicom):
+        for number, level in enumerate(levels):
+            frames = [imagecodecs.jpeg2k_encode(tile, level=0, codecformat="j2k") for tile in tiles_of(level, 64)]
+            options = {"syntax": "1.2.840.10008.1.2.4.90", "photometric": "YBR_RCT", "mpp": 0.25 * 2**number}
+            write_dicom(tmp_path / f"{number}.dcm", frames, level.shape[1::-1], **options)
+        return tmp_path / "0.dcm"
+
+    @pytest.fixture
+    def truth(self, levels):
+        return levels
