@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +35,87 @@ def grid_option(function: F) -> F:
     return click.option("--grid", metavar="NAME", help="Patch grid, e.g. 0.5um_224px; needed if a store has several.")(
         function
     )
+
+
+def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how pixels are stored; the command gets them as one `image: ImageParameters`."""
+
+    @functools.wraps(function)
+    def command(
+        *arguments: Any,
+        pixels: str,
+        regions: str,
+        levels: str | None,
+        codec: str,
+        profile: str,
+        keep_label: bool,
+        **others: Any,
+    ) -> Any:
+        from typing import cast
+
+        from wsikit.tiling.plan import ImageParameters
+
+        image = ImageParameters(
+            pixels=cast(Any, pixels),
+            regions=cast(Any, regions),
+            levels=_numbers(levels),
+            codec=cast(Any, codec),
+            profile=cast(Any, profile),
+            keep_label=keep_label,
+        )
+        return function(*arguments, image=image, **others)
+
+    for option in reversed(
+        (
+            click.option(
+                "--pixels",
+                type=click.Choice(["keep", "none"]),
+                default="keep",
+                show_default=True,
+                help="none: the store refers to the slide file instead of holding its pixels.",
+            ),
+            click.option(
+                "--regions",
+                type=click.Choice(["auto", "all", "tissue"]),
+                default="auto",
+                show_default=True,
+                help="Which tiles are stored; auto: all where the slide's own bytes pass, else those with tissue.",
+            ),
+            click.option(
+                "--levels", metavar="0,1,…", help="Levels of the slide to store, 0 the finest; default: all of them."
+            ),
+            click.option(
+                "--codec",
+                type=click.Choice(["jpeg", "zstd"]),
+                default="jpeg",
+                show_default=True,
+                help="Of pixels whose own bytes cannot pass; zstd keeps them exactly, at several times the size.",
+            ),
+            click.option(
+                "--profile",
+                type=click.Choice(["native", "portable"]),
+                default="native",
+                show_default=True,
+                help="portable: opens without any JPEG codec (napari, QuPath, browsers); several times as large.",
+            ),
+            click.option(
+                "--keep-label", is_flag=True, help="Store label and macro image too. They can show a patient's name."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        from wsikit.errors import RequestError
+
+        raise RequestError(f"--levels {text}: expected level numbers such as 0,1,2") from None
 
 
 def executor_options(function: F) -> F:

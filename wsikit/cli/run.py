@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsikit.cli.options import assume_mpp_option, executor_of, executor_options, model_option, slides_argument
+from wsikit.cli.options import (
+    assume_mpp_option,
+    executor_of,
+    executor_options,
+    image_options,
+    model_option,
+    slides_argument,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
     from wsikit.batch.runner import RunParameters, RunSummary
     from wsikit.cli.progress import TerminalProgress
     from wsikit.execution import Executor
+    from wsikit.tiling.plan import ImageParameters
 
 
 @click.command()
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
     "--min-tissue", default=0.25, show_default=True, metavar="SHARE", help="Least share of a patch that is tissue, 0–1."
 )
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@image_options
 @assume_mpp_option
 @executor_options
 def command(
@@ -45,6 +54,7 @@ def command(
     captioner: str,
     min_tissue: float,
     device: str,
+    image: ImageParameters,
     assume_mpp: float | None,
     scheduler: str,
     workers: int | None,
@@ -71,7 +81,7 @@ def command(
     except ModelError as error:
         raise RequestError(str(error)) from error  # a wrong request: nothing was started
     entries = collect(slides, manifest=manifest, assume_mpp=assume_mpp, taken=taken_ids(Path(out)))
-    parameters = RunParameters(model=model, captioner=captioner, min_tissue=min_tissue)
+    parameters = RunParameters(model=model, captioner=captioner, min_tissue=min_tissue, image=image)
     summary = run_in_terminal(entries, out, parameters, executor_of(scheduler, workers), device)
     return summary.exit_status
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from wsikit.cli.options import assume_mpp_option, executor_of, executor_options, slides_argument
+from wsikit.cli.options import assume_mpp_option, executor_of, executor_options, image_options, slides_argument
+
+if TYPE_CHECKING:
+    from wsikit.tiling.plan import ImageParameters
 
 
 @click.command()
@@ -22,6 +27,7 @@ from wsikit.cli.options import assume_mpp_option, executor_of, executor_options,
 @click.option(
     "--min-tissue", default=0.25, show_default=True, metavar="SHARE", help="Least share of a patch that is tissue, 0–1."
 )
+@image_options
 @assume_mpp_option
 @executor_options
 def command(
@@ -31,6 +37,7 @@ def command(
     patch_size: int,
     overlap: int,
     min_tissue: float,
+    image: ImageParameters,
     assume_mpp: float | None,
     scheduler: str,
     workers: int | None,
@@ -62,7 +69,7 @@ def command(
             try:
                 with (
                     entry.open() as slide,
-                    tile(slide, folder, patches=patches, executor=executor, progress=progress) as store,
+                    tile(slide, folder, patches=patches, image=image, executor=executor, progress=progress) as store,
                 ):
                     progress.finish()
                     table = store.patches(patches.grid(store).name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -35,3 +36,11 @@ class EncodedTiles(Protocol):
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
         """One tile as it is stored, None where the file stores none; ReadError if its bytes cannot be read."""
+
+
+@runtime_checkable
+class EncodedRows(EncodedTiles, Protocol):
+    """One whose neighbouring tiles mostly lie one behind the other in the file, so that they are fetched together."""
+
+    def encoded_row(self, level: int, columns: Sequence[int], row: int) -> list[bytes | memoryview | None]:
+        """`encoded_tile` of several tiles of a row, in rising columns; ReadError if any of them cannot be read."""

@@ -75,7 +75,9 @@ class SlideStore(BaseSlide):
                 mpp_source=self.record["mpp_source"],
                 magnification=self.record["magnification"],
                 tile_px=self._levels.tile_px[0],
-                compression=_COMPRESSIONS[self._stored.formats[0].codec] if self.holds_pixels else source["compression"],
+                compression=_COMPRESSIONS[self._stored.formats[0].codec]
+                if self.holds_pixels
+                else source["compression"],
                 associated=self._associated_names(),
                 icc_profile=self._icc_profile(),
                 properties=self._vendor_properties(),

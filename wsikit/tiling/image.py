@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,16 @@ class ImageSource:
     slide: Slide
     fingerprint: str
     """Of the file; another one than the store was made from makes its pixels void."""
+    state: tuple[int, int]
+    """Size in bytes and time of change of the file."""
     passing: dict[int, TileSource]
     """Levels whose own tiles can be kept, and what these are like."""
+
+    @staticmethod
+    def state_of(path: str) -> tuple[int, int]:
+        """Size in bytes and time of change; OSError if there is no such file."""
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
 
     @classmethod
     def of(cls, slide: Slide) -> ImageSource:
@@ -50,7 +59,8 @@ class ImageSource:
         if isinstance(slide, EncodedTiles):
             found = {level: slide.tile_source(level) for level in range(len(slide.level_dimensions))}
             passing = {level: source for level, source in found.items() if source is not None}
-        return cls(slide, fingerprint(slide.path), passing)
+        state = cls.state_of(slide.path)
+        return cls(slide, fingerprint(slide.path), state, passing)
 
     def tissue_only(self, parameters: ImageParameters) -> bool:
         """Whether background is left out: on request, and by default where bytes cannot pass."""
@@ -114,6 +124,7 @@ def write_image(
         lossless = _write_levels(source, folder, levels, parameters, tissue, executor, on_plan, on_shard)
         records.write_associated(slide, folder, keep_label=parameters.keep_label)
     records.write_vendor_group(slide, folder)
+    records.flush_metadata(folder, levels)
     _check_unchanged(source)
     records.write_root(
         slide,
@@ -181,13 +192,13 @@ def _check_unchanged(source: ImageSource) -> None:
     """A drive that vanished, or a file that was replaced meanwhile, must not pass for unreadable tiles."""
     path = source.slide.path
     try:
-        now = fingerprint(path)
+        now = source.state_of(path)
     except OSError as error:
         raise SlideError(
             f"{path}: could no longer be read at the end ({error.strerror or error}). Check that the drive is still "
             "mounted, and run again: what was read whole is kept."
         ) from error
-    if now != source.fingerprint:
+    if now != source.state:
         raise SlideError(f"{path}: changed while it was read. Let the copy finish, and run again.")
 
 

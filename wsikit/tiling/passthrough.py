@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from wsikit.errors import ReadError
 from wsikit.slides.base import Slide
-from wsikit.slides.encoded import EncodedTiles, TileSource
+from wsikit.slides.encoded import EncodedRows, EncodedTiles, TileSource
 from wsikit.slides.jpeg import JpegError
 from wsikit.store.shards import Chunk
 from wsikit.tiling.framing import Framer, read_head
@@ -39,26 +39,59 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
     """Fetch and frame `tiles` of a level; None stays None."""
     assert isinstance(slide, EncodedTiles)
     framer = Framer(source)
+    in_rows = slide if isinstance(slide, EncodedRows) else None
     passed = PassedTiles([None] * len(tiles))
-    for position, tile in enumerate(tiles):
-        if tile is None:
-            continue
-        try:
-            stored = slide.encoded_tile(source_level, tile.col, tile.row)
-            if stored is not None:
-                passed.chunks[position] = framer.frame(stored)
+    for positions in _rows(tiles):
+        for position, stored in _fetch(slide, in_rows, source_level, tiles, positions):
+            tile = tiles[position]
+            assert tile is not None
+            if isinstance(stored, ReadError):
+                passed.unreadable.append(tile)
+            elif stored is not None:
+                try:
+                    passed.chunks[position] = framer.frame(stored)
+                except JpegError as fault:
+                    logger.debug("%s: level %d, tile %d, %d: %s", slide.path, source_level, tile.col, tile.row, fault)
+                    passed.unfit.append(position)
             elif source_level > 0:
                 # some pyramids leave out coarse tiles and mean what the finer level shows
                 passed.unfit.append(position)
             else:
                 passed.missing += 1
-        except JpegError as fault:
-            logger.debug("%s: level %d, tile %d, %d: %s", slide.path, source_level, tile.col, tile.row, fault)
-            passed.unfit.append(position)
-        except ReadError:
-            passed.unreadable.append(tile)
     first = next((chunk for chunk in passed.chunks if chunk is not None), None)
     if first is not None and source.codec == "jpeg":
         head = read_head(first.join())
         passed.rgb, passed.subsampling = head.rgb, head.subsampling
     return passed
+
+
+def _rows(tiles: Sequence[TilePlan | None]) -> list[list[int]]:
+    """Positions of the tiles that are there, by row."""
+    rows: dict[int, list[int]] = {}
+    for position, tile in enumerate(tiles):
+        if tile is not None:
+            rows.setdefault(tile.row, []).append(position)
+    return list(rows.values())
+
+
+def _fetch(
+    slide: EncodedTiles,
+    in_rows: EncodedRows | None,
+    level: int,
+    tiles: Sequence[TilePlan | None],
+    positions: list[int],
+) -> Iterator[tuple[int, bytes | memoryview | None | ReadError]]:
+    """Position and stored bytes of the tiles of one row; an error stands for a tile that cannot be read."""
+    row = [tile for tile in (tiles[position] for position in positions) if tile is not None]
+    if in_rows is not None:
+        try:
+            yield from zip(positions, in_rows.encoded_row(level, [tile.col for tile in row], row[0].row), strict=True)
+        except ReadError:
+            pass  # one by one, to lose no more than what is damaged
+        else:
+            return
+    for position, tile in zip(positions, row, strict=True):
+        try:
+            yield position, slide.encoded_tile(level, tile.col, tile.row)
+        except ReadError as error:
+            yield position, error

@@ -6,6 +6,7 @@ They are plain JSON, so that nothing heavier than json is needed to write a stor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy.typing as npt
 from wsikit.slides.base import Slide
 from wsikit.slides.store import STORE_FORMAT
 from wsikit.store import ngff
-from wsikit.store.atomic import write_bytes, write_json
+from wsikit.store.atomic import flush, write_bytes, write_json
 from wsikit.store.level_format import LevelFormat
+from wsikit.store.place import is_local
 from wsikit.store.receipts import Receipt
 from wsikit.tiling.encode import encode
 from wsikit.tiling.plan import ImageParameters, LevelPlan
@@ -66,8 +68,8 @@ def write_level(folder: Path, level: LevelPlan, attributes: dict[str, Any], para
     """Metadata of one level: Zarr v3, and v2 beside it for the portable profile."""
     array = folder / str(level.level)
     if parameters.profile == "portable":
-        write_json(array / ".zarray", level.format.to_zarr2())
-    write_json(array / "zarr.json", level.format.to_zarr(attributes))
+        write_json(array / ".zarray", level.format.to_zarr2(), sync=False)
+    write_json(array / "zarr.json", level.format.to_zarr(attributes), sync=False)
 
 
 def write_root(
@@ -115,14 +117,30 @@ def write_root(
     write_json(folder / "zarr.json", ngff.group(attributes))
 
 
+def flush_metadata(folder: Path, levels: Sequence[LevelPlan]) -> None:
+    """See to it that all metadata but the root's are on the disk, before that commits them. Shards are already."""
+    if not is_local(folder):
+        return
+    names = [str(level.level) for level in levels] + ["associated", "wsikit"]
+    small = [path for name in names for path in _small_files(folder / name)]
+    with ThreadPoolExecutor(8) as pool:  # a disk takes many flushes at once in about the time of one
+        list(pool.map(flush, small))
+
+
+def _small_files(folder: Path) -> list[Path]:
+    if folder.name.isdigit():
+        return [path for path in (folder / "zarr.json", folder / ".zarray") if path.is_file()]
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def write_vendor_group(slide: Slide, folder: Path) -> None:
     """Vendor properties (allow-listed by the reader) and the colour profile, out of NGFF's way."""
     vendor = {"vendor": dict(slide.info.properties or {})}
     profile = slide.info.icc_profile
     if profile:
-        write_bytes(folder / "wsikit" / "icc" / "c" / "0", profile)
-        write_json(folder / "wsikit" / "icc" / "zarr.json", ngff.byte_array(len(profile)))
-    write_json(folder / "wsikit" / "zarr.json", ngff.group(vendor))
+        write_bytes(folder / "wsikit" / "icc" / "c" / "0", profile, sync=False)
+        write_json(folder / "wsikit" / "icc" / "zarr.json", ngff.byte_array(len(profile)), sync=False)
+    write_json(folder / "wsikit" / "zarr.json", ngff.group(vendor), sync=False)
 
 
 def write_associated(slide: Slide, folder: Path, *, keep_label: bool) -> None:
@@ -132,13 +150,17 @@ def write_associated(slide: Slide, folder: Path, *, keep_label: bool) -> None:
         return
     for name in names:
         _write_picture(folder / "associated" / name, name, slide.associated(name))
-    write_json(folder / "associated" / "zarr.json", ngff.group({}))
+    write_json(folder / "associated" / "zarr.json", ngff.group({}), sync=False)
 
 
 def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8]) -> None:
     height, width = pixels.shape[:2]
     form = LevelFormat(width, height, (width, height), "jpeg", chunks_per_shard=None)
-    write_bytes(folder / "0" / form.object_key(0, 0), encode(pixels, form, quality=_PICTURE_QUALITY))
+    write_bytes(folder / "0" / form.object_key(0, 0), encode(pixels, form, quality=_PICTURE_QUALITY), sync=False)
     attributes = {"unreadable_tiles": [], "fidelity": "encoded", "lossless": False}
-    write_json(folder / "0" / "zarr.json", form.to_zarr(attributes))
-    write_json(folder / "zarr.json", ngff.group({"ome": ngff.multiscale_image(name=name, mpp=None, downsamples=[(1.0, 1.0)])}))
+    write_json(folder / "0" / "zarr.json", form.to_zarr(attributes), sync=False)
+    write_json(
+        folder / "zarr.json",
+        ngff.group({"ome": ngff.multiscale_image(name=name, mpp=None, downsamples=[(1.0, 1.0)])}),
+        sync=False,
+    )

@@ -230,7 +230,7 @@ def _read_source(task: ShardTask, box: Box) -> Pixels:
 
 
 def _average(levels: StoreLevels, above: LevelPlan, box: Box) -> Pixels:
-    """Mean of k × k px of the level before; where its last rows or columns are fewer than k, the last one is repeated."""
+    """Mean of k × k px of the level before; where its last rows or columns are fewer, the last one is repeated."""
     x, y, width, height = box
     factor = BUILT_DOWNSAMPLE
     right, bottom = min(factor * (x + width), above.format.width), min(factor * (y + height), above.format.height)

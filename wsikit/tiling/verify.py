@@ -5,7 +5,6 @@ Nothing is changed. What is found is told as problems, one line each, never as t
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -18,12 +17,14 @@ import numpy as np
 from wsikit.errors import ReadError, StoreError, WsikitError
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
+from wsikit.slides.chunk import ChunkError, decode_chunk
 from wsikit.slides.encoded import EncodedTiles
+from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import PARTIAL_SUFFIX
+from wsikit.store.level_format import LevelFormat
 from wsikit.store.shards import read_shard
-from wsikit.slides.fingerprint import fingerprint
 
 SAMPLED_TILES = 16
 """Per level, tiles whose pixels are compared."""
@@ -78,12 +79,19 @@ def verify(
     if slide is not None and fingerprint(slide.path) != opened.record["source"]["fingerprint"]:
         problems.append(f"{slide.path}: not the file that {opened.folder} was made from, or it has changed since")
     counts = _Counts()
-    levels = [_Level.read(opened, level) for level in range(len(opened.level_dimensions))]
+    n_levels = len(opened.level_dimensions) if opened.holds_pixels else 0
+    levels = [_Level.read(opened, level) for level in range(n_levels)]
     progress.start("verify", sum(len(level.shards()) for level in levels), "shards")
     for level in levels:
+        counts.without = 0
         for col, row in level.shards():
             problems.extend(_verify_shard(level, col, row, slide, counts))
             progress.advance()
+        if counts.without != level.left_out and level.left_out:
+            problems.append(
+                f"{level.folder}: {counts.without} tiles are missing where {level.left_out} were left out. "
+                "Tile the slide again."
+            )
         if slide is not None and level.source_level is not None:
             problems.extend(_compare_pixels(opened, level, slide, counts))
     progress.finish()
@@ -102,6 +110,8 @@ class _Counts:
     chunks: int = 0
     bytes: int = 0
     pixels: int = 0
+    without: int = 0
+    """Tiles of the level at hand that are not there, though nothing says that they could not be read."""
 
 
 @dataclass(frozen=True)
@@ -110,67 +120,95 @@ class _Level:
 
     folder: Path
     level: int
-    n_tiles: tuple[int, int]
-    side: int
-    """Chunks along a shard's side."""
-    passed: bool
-    recoded: int
-    missing: int
-    unreadable: frozenset[tuple[int, int]]
-    source_level: int | None
+    form: LevelFormat
+    record: dict[str, Any]
 
     @classmethod
     def read(cls, store: SlideStore, level: int) -> _Level:
-        folder = store.folder / str(level)
-        record = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
-        attributes: dict[str, Any] = record["attributes"]["wsikit"]
-        width, height = store.level_dimensions[level]
-        tile_h, tile_w = record["codecs"][0]["configuration"]["chunk_shape"][1:]
-        shard_w = record["chunk_grid"]["configuration"]["chunk_shape"][2]
-        return cls(
-            folder=folder,
-            level=level,
-            n_tiles=(math.ceil(width / tile_w), math.ceil(height / tile_h)),
-            side=shard_w // tile_w,
-            passed=attributes["fidelity"] == "bytes",
-            recoded=attributes["recoded_tiles"],
-            missing=attributes["missing_tiles"],
-            unreadable=frozenset((col, row) for col, row in attributes["unreadable_tiles"]),
-            source_level=attributes["source_level"],
-        )
+        return cls(store.folder / str(level), level, store.level_format(level), store.level_record(level))
+
+    @property
+    def passed(self) -> bool:
+        return self.record["fidelity"] in ("bytes", "coefficients")
+
+    @property
+    def source_level(self) -> int | None:
+        found: int | None = self.record["source_level"]
+        return found
+
+    @property
+    def unreadable(self) -> frozenset[tuple[int, int]]:
+        return frozenset((col, row) for col, row in self.record["unreadable_tiles"])
+
+    @property
+    def left_out(self) -> int:
+        """Tiles that are not there, and need not be: the source has none, or they are background."""
+        return int(self.record["missing_tiles"]) + int(self.record.get("dropped_tiles", 0))
 
     def shards(self) -> list[tuple[int, int]]:
-        cols, rows = (math.ceil(count / self.side) for count in self.n_tiles)
+        cols, rows = (math.ceil(count / self.form.shard_side) for count in self.form.n_tiles)
         return [(col, row) for row in range(rows) for col in range(cols)]
 
     def tiles(self, col: int, row: int) -> Iterator[tuple[int, int, int]]:
         """Position in the shard, column and row of its tiles within the level."""
-        for position in range(self.side**2):
-            tile_col, tile_row = col * self.side + position % self.side, row * self.side + position // self.side
-            if tile_col < self.n_tiles[0] and tile_row < self.n_tiles[1]:
+        side = self.form.shard_side
+        for position in range(side**2):
+            tile_col, tile_row = col * side + position % side, row * side + position // side
+            if tile_col < self.form.n_tiles[0] and tile_row < self.form.n_tiles[1]:
                 yield position, tile_col, tile_row
+
+    def read_object(self, col: int, row: int) -> list[bytes | None] | None:
+        """The chunks of one shard; None if there is none; StoreError if it is damaged."""
+        path = self.folder / self.form.object_key(col, row)
+        if self.form.chunks_per_shard:
+            return read_shard(path, self.form.chunks_per_shard)
+        try:
+            chunk = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            decode_chunk(chunk, self.form)  # without a checksum, decoding is the only check there is
+        except ChunkError as error:
+            raise StoreError(f"{path}: the chunk is damaged ({error}). Delete this file and tile again.") from error
+        return [chunk]
 
 
 def _verify_shard(level: _Level, col: int, row: int, slide: Slide | None, counts: _Counts) -> Iterator[str]:
-    path = level.folder / "c" / "0" / str(row) / str(col)
+    path = level.folder / level.form.object_key(col, row)
     try:
-        chunks = read_shard(path, level.side)
+        chunks = level.read_object(col, row)
     except StoreError as error:
         yield str(error)
         return
     absent = chunks is None
     counts.shards += not absent
-    held = [None] * level.side**2 if chunks is None else chunks
+    held: list[bytes | None] = [None] * level.form.shard_side**2 if chunks is None else chunks
     counts.chunks += sum(chunk is not None for chunk in held)
     without = [(c, r) for position, c, r in level.tiles(col, row) if held[position] is None]
     lost = [tile for tile in without if tile not in level.unreadable]
-    if lost and not (level.passed and level.missing):
+    counts.without += len(lost)
+    if lost and not level.left_out:
         what = "the shard is missing" if absent else f"{len(lost)} tiles are missing, the first at {lost[0]}"
         yield f"{path}: {what}. Tile the slide again."
-    if slide is None or not level.passed or not isinstance(slide, EncodedTiles) or level.source_level is None:
-        return
+    if slide is not None and level.passed and isinstance(slide, EncodedTiles):
+        yield from _compare_bytes(level, path, list(level.tiles(col, row)), held, slide, counts)
+
+
+def _compare_bytes(
+    level: _Level,
+    path: Path,
+    tiles: list[tuple[int, int, int]],
+    held: list[bytes | None],
+    slide: Slide,
+    counts: _Counts,
+) -> Iterator[str]:
+    """Every tile that is there against the source's; those that were left out as background are not looked at."""
+    assert isinstance(slide, EncodedTiles)
+    assert level.source_level is not None
     differing = 0
-    for position, tile_col, tile_row in level.tiles(col, row):
+    for position, tile_col, tile_row in tiles:
+        if held[position] is None and level.record.get("dropped_tiles"):
+            continue
         try:
             stored = slide.encoded_tile(level.source_level, tile_col, tile_row)
         except ReadError as error:
@@ -179,7 +217,7 @@ def _verify_shard(level: _Level, col: int, row: int, slide: Slide | None, counts
             continue
         counts.bytes += 1
         differing += not _same_bytes(stored, held[position])
-    if differing > level.recoded:
+    if differing > level.record["recoded_tiles"]:
         yield f"{path}: {differing} tiles differ from the bytes of {slide.path}"
 
 
@@ -191,18 +229,18 @@ def _same_bytes(stored: bytes | None, chunk: bytes | None) -> bool:
 
 
 def _compare_pixels(store: SlideStore, level: _Level, slide: Slide, counts: _Counts) -> Iterator[str]:
-    """Pixels of some tiles: equal where bytes were passed, near where they were encoded anew."""
+    """Pixels of some tiles: equal where bytes were passed or pixels kept, near where they were encoded anew."""
     assert level.source_level is not None
-    width, height = store.level_dimensions[level.level]
-    tile_w, tile_h = math.ceil(width / level.n_tiles[0]), math.ceil(height / level.n_tiles[1])
+    form = level.form
+    width, height = form.width, form.height
     rng = np.random.default_rng(level.level)
-    for number in rng.permutation(level.n_tiles[0] * level.n_tiles[1])[:SAMPLED_TILES]:
-        row, col = divmod(int(number), level.n_tiles[0])
-        x, y = col * tile_w, row * tile_h
-        box = (x, y, min(tile_w, width - x), min(tile_h, height - y))
-        if box[2] < 1 or box[3] < 1:
-            continue
+    for number in rng.permutation(form.n_tiles[0] * form.n_tiles[1])[:SAMPLED_TILES]:
+        row, col = divmod(int(number), form.n_tiles[0])
+        x, y = col * form.tile_px[0], row * form.tile_px[1]
+        box = (x, y, min(form.tile_px[0], width - x), min(form.tile_px[1], height - y))
         try:
+            if level.record.get("dropped_tiles") and store.chunk(level.level, col, row) is None:
+                continue
             ours, theirs = store.read_box(level.level, box), slide.read_box(level.source_level, box)
         except ReadError as error:
             if not level.unreadable:
@@ -210,7 +248,7 @@ def _compare_pixels(store: SlideStore, level: _Level, slide: Slide, counts: _Cou
             continue
         counts.pixels += 1
         difference = np.abs(ours.astype(np.int16) - theirs)
-        exact = level.passed and not level.recoded
+        exact = level.record["fidelity"] != "encoded" and not level.record["recoded_tiles"]
         if (exact and difference.any()) or difference.mean() > ENCODED_TOLERANCE:
             yield (
                 f"{level.folder}: the pixels at x={x} y={y} differ from {slide.path} by {difference.mean():.1f} grey "
