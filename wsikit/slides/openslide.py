@@ -1,4 +1,4 @@
-"""Slides that OpenSlide reads: NDPI, MIRAX, DICOM, Leica, Ventana, Philips, … Places are px of the level read.
+"""Slides that OpenSlide reads: MIRAX, Leica, Ventana, uncommon DICOM and NDPI, … Places are px of the level read.
 
 After one failed read OpenSlide refuses everything on that handle; here the handle is then replaced.
 """

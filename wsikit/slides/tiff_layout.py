@@ -161,7 +161,8 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> TiffLayout:
         raise BrokenSlideError(f"{path}: a TIFF file without any image. Copy it again from its source.")
     for flag, words in _OTHER_READERS.items():
         if getattr(tiff, flag):
-            raise UnsupportedSlideError(f"{path}: {words}. Open it with reader='openslide'.")
+            better = "ndpi" if flag == "is_ndpi" else "openslide"
+            raise UnsupportedSlideError(f"{path}: {words}. Open it with reader='{better}'.")
     main = _main_series(tiff)
     page = main.keyframe
     fault = refusal(page, main, tiled=True)

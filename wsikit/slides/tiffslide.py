@@ -115,7 +115,7 @@ def _open(path: str) -> tiffslide.TiffSlide:
 def _refusal(slide: tiffslide.TiffSlide) -> str | None:
     """Why a slide that TiffSlide opens cannot be read with it, with what to do; or None."""
     if slide.ts_tifffile.is_ndpi:
-        return "a Hamamatsu NDPI, of which TiffSlide would show damaged parts as grey. Open it with reader='openslide'."
+        return "a Hamamatsu NDPI, of which TiffSlide would show damaged parts as grey. Open it with reader='ndpi'."
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         # TiffSlide warns where it parses a vendor's metadata in part only
         code = int(_series(slide).keyframe.compression)
