@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from wsikit.store import place as place_module
 
 
-class S3:
-    """A server on localhost with an empty bucket."""
+class Server:
+    """An S3-compatible server on localhost, at a free port."""
 
     def __init__(self) -> None:
         from moto.server import ThreadedMotoServer
@@ -24,17 +26,48 @@ class S3:
         self._server.start()
         host, port = self._server.get_host_and_port()
         self.endpoint = f"http://{host}:{port}"
-        self._running = True
-        self.url = f"s3://slides-{uuid.uuid4().hex[:8]}"
-
-    def make_bucket(self) -> None:
-        fsspec.filesystem("s3").mkdir(self.url)
 
     def stop(self) -> None:
-        """The server is gone: nobody answers at its port."""
-        if self._running:
-            self._server.stop()
-            self._running = False
+        """Nobody answers any more."""
+        self._server.stop()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """One server for all tests that leave it alive."""
+    for name in ("moto", "flask", "s3fs"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'wsikit[test]'")
+    found = Server()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def new_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Server], str]]:
+    """Makes a bucket on a server and points s3:// there, with credentials that are good for nothing else."""
+
+    def make(server: Server) -> str:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        settings = {
+            "AWS_ENDPOINT_URL": server.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_MAX_ATTEMPTS": "1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        _forget_connections()
+        url = f"s3://slides-{uuid.uuid4().hex[:8]}"
+        fsspec.filesystem("s3").mkdir(url)
+        return url
+
+    yield make
+    _forget_connections()
 
 
 def _forget_connections() -> None:
@@ -47,26 +80,17 @@ def _forget_connections() -> None:
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """An S3-compatible server of its own on a free port, with credentials that are good for nothing else."""
-    for name in ("moto", "flask", "s3fs"):
-        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'wsikit[test]'")
-    server = S3()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    _forget_connections()
-    server.make_bucket()
-    yield server
-    server.stop()
-    _forget_connections()
+def s3(server: Server, new_bucket: Callable[[Server], str]) -> str:
+    """URL of an empty bucket."""
+    return new_bucket(server)
+
+
+@pytest.fixture
+def s3_to_lose(server: Server, new_bucket: Callable[[Server], str]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """URL of an empty bucket on a server of its own, and what makes that vanish."""
+    own = Server()
+    yield new_bucket(own), own.stop
+    own.stop()
 
 
 @pytest.fixture
@@ -79,8 +103,28 @@ def memory() -> Iterator[str]:
         file_system.rm(root, recursive=True)
 
 
+@pytest.fixture
+def memory_writes(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[str]]:
+    """Call it with a number: the names of what is written to memory from now on; after so many, all writes fail."""
+    original = MemoryFileSystem._open
+
+    def watch(allowed: int | None) -> list[str]:
+        written: list[str] = []
+
+        def _open(self: MemoryFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:
+            if "r" not in mode:
+                if allowed is not None and len(written) >= allowed:
+                    raise ConnectionResetError("somebody pulled the cable")
+                written.append(path)
+            return original(self, path, mode, **options)
+
+        monkeypatch.setattr(MemoryFileSystem, "_open", _open)
+        return written
+
+    return watch
+
+
 @pytest.fixture(params=["memory", "s3"])
 def remote(request: pytest.FixtureRequest) -> str:
     """A remote folder that is empty, of either kind."""
-    found = request.getfixturevalue(request.param)
-    return found if isinstance(found, str) else str(found.url)
+    return str(request.getfixturevalue(request.param))

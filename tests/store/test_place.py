@@ -43,7 +43,7 @@ def test_a_remote_place_is_never_opened_as_a_local_file() -> None:
     with pytest.raises(TypeError):
         Path(place("memory://x"))
     with pytest.raises(TypeError):
-        open(place("memory://x"))
+        open(place("memory://x"))  # noqa: SIM115
 
 
 def fill(root: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_remote_folder_looks_as_a_local_one_does(remote: str, tmp_path: Path) 
 def test_a_remote_file_is_there_whole_or_not_at_all(memory: str) -> None:
     target = place(memory) / "a" / "b.json"
     write_json(target, {"x": 1})
-    with pytest.raises(RuntimeError), atomic_write(target) as partial:
+    with pytest.raises(RuntimeError), atomic_write(target) as partial:  # noqa: PT012
         partial.write_text('{"x": ')
         raise RuntimeError
     assert json.loads(target.read_text()) == {"x": 1}
@@ -128,44 +128,24 @@ def test_a_remote_folder_that_is_not_ours_is_never_replaced(remote: str) -> None
 
 @pytest.mark.parametrize("sent", range(4))
 def test_a_node_whose_sending_was_interrupted_is_not_there_and_is_sent_again(
-    memory: str, sent: int, break_off: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    memory: str, sent: int, memory_writes: Callable[[int | None], list[str]]
 ) -> None:
     folder = place(memory) / "node"
     make_node(folder, "old")
-    break_off(sent)
+    memory_writes(sent)
     with pytest.raises(UnreachableError, match="the cable"):
         make_node(folder, "new")
-    monkeypatch.undo()
+    memory_writes(None)
     assert sent == 0 or not (folder / "zarr.json").exists(), "half of a node must not open"
     make_node(folder, "new")
     assert sorted(path.name for path in folder.iterdir()) == ["a", "new", "zarr.json"]
 
 
-@pytest.fixture
-def break_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """After so many writes to memory, each further one fails."""
-
-    def arm(allowed: int) -> None:
-        left = iter(range(allowed))
-
-        def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
-            def write(self: MemoryFileSystem, *arguments: Any, **options: Any) -> Any:
-                if next(left, None) is None:
-                    raise ConnectionResetError("somebody pulled the cable")
-                return original(self, *arguments, **options)
-
-            return write
-
-        for name in ("pipe_file", "put_file"):
-            monkeypatch.setattr(MemoryFileSystem, name, wrapped(getattr(MemoryFileSystem, name)))
-
-    return arm
-
-
-def test_a_server_that_is_gone_is_not_an_empty_folder(s3: Any) -> None:
-    folder = place(s3.url) / "x.zarr"
+def test_a_server_that_is_gone_is_not_an_empty_folder(s3_to_lose: tuple[str, Callable[[], None]]) -> None:
+    url, lose = s3_to_lose
+    folder = place(url) / "x.zarr"
     write_json(folder / "zarr.json", {})
-    s3.stop()
+    lose()
     asked: list[Callable[[], Any]] = [
         folder.exists,
         (folder / "zarr.json").is_file,
@@ -178,7 +158,7 @@ def test_a_server_that_is_gone_is_not_an_empty_folder(s3: Any) -> None:
             ask()
 
 
-def test_a_bucket_that_is_not_there_is_said_to_be_missing(s3: Any) -> None:
+def test_a_bucket_that_is_not_there_is_said_to_be_missing(s3: str) -> None:
     with pytest.raises(UnreachableError, match="s3://no-such-bucket/x: .*bucket does not exist"):
         write_bytes(place("s3://no-such-bucket/x"), b"1")
 

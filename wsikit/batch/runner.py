@@ -101,14 +101,14 @@ def run(
     ModelError, RequestError
         Before any slide is touched: the model is not there, or `entries` is empty.
     """
+    if not entries:
+        raise RequestError("no slide to run")
+    folder = local_folder(out)
     from wsikit.inference.predict import Predictor
     from wsikit.models.io import load_model
 
-    if not entries:
-        raise RequestError("no slide to run")
     parameters = parameters or RunParameters()
     predictor = Predictor(load_model(parameters.model), device=device)  # type: ignore[arg-type]
-    folder = local_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     records.write_run(folder, parameters.to_json(), entries, model_fingerprint=predictor.model.fingerprint)
     job = _Job(folder, parameters, executor or Executor(), predictor, progress)

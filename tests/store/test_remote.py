@@ -1,0 +1,170 @@
+"""A slide store at a URL: the same as on a disk, resumable, and never white for want of an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import zarr
+
+from wsikit.batch.manifest import collect
+from wsikit.batch.outputs import export
+from wsikit.cli.main import main
+from wsikit.errors import RequestError, StoreError, UnreachableError, UnsupportedSlideError
+from wsikit.execution import Executor
+from wsikit.inference.stages import caption
+from wsikit.slides.registry import open_slide
+from wsikit.slides.store import SlideStore
+from wsikit.store.place import place
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.stream import read_patches
+from wsikit.tiling.tile import tile
+from wsikit.tiling.verify import verify
+
+TWO = Executor("threads", 2)
+PATCHES = PatchParameters(0.5, 224)
+
+
+@pytest.fixture
+def local(slide_path: Path, tmp_path: Path) -> SlideStore:
+    """The same slide in a store on a disk."""
+    return tile(slide_path, tmp_path / "local" / "x.zarr", patches=PATCHES, executor=TWO)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a store by its name in it."""
+    return {
+        str(path).removeprefix(str(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def test_a_remote_store_is_the_local_one_at_another_place(slide_path: Path, local: SlideStore, remote: str) -> None:
+    url = f"{remote}/x.zarr"
+    tile(slide_path, url, patches=PATCHES, executor=TWO)
+    assert files(place(url)) == files(local.folder)
+    with SlideStore(url) as store:
+        box = (0, 0, *store.dimensions)
+        assert np.array_equal(store.read_box(0, box), local.read_box(0, box))
+        table, truth = store.patches(), local.patches()
+        assert table.columns() == truth.columns()
+        assert np.array_equal(table.coords, truth.coords)
+        for name in set(table.columns()) - {"coords"}:
+            assert np.array_equal(table.read(name), truth.read(name), equal_nan=True), name
+        assert store.findings() == local.findings()
+    verdict = verify(url, source=slide_path)
+    assert verdict.ok, verdict.problems
+    assert verdict.shards
+
+
+def test_words_and_exports_of_a_remote_store_are_those_of_a_local_one(
+    slide_path: Path, local: SlideStore, memory: str, tmp_path: Path
+) -> None:
+    url = f"{memory}/x.zarr"
+    tile(slide_path, url, patches=PATCHES, executor=TWO)
+    said = caption(url, executor=TWO).read("caption")
+    assert said.tolist() == caption(local, executor=TWO).read("caption").tolist()
+    for to in ("csv", "tiff"):
+        here, there = tmp_path / f"here.{to}", f"{memory}/there.{to}"
+        export(local, to, here)
+        export(url, to, there)
+        assert place(there).read_bytes() == here.read_bytes()
+
+
+def test_zarr_opens_a_remote_store_by_its_url(
+    slide_path: Path, memory: str, pixels: npt.NDArray[np.uint8], s3: str
+) -> None:
+    for url in (f"{memory}/x.zarr", f"{s3}/x.zarr"):
+        tile(slide_path, url, patches=PATCHES, executor=TWO)
+        group = zarr.open_group(url, mode="r")
+        level = group["0"][:].transpose(1, 2, 0)
+        assert level.shape == pixels.shape
+        assert np.abs(level.astype(int) - pixels).mean() < 3
+        assert group["patches/0.5um_224px/coords"].shape[1] == 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 0.95])
+def test_an_interrupted_upload_is_no_store_of_two_halves_and_is_finished_by_the_next_run(
+    slide_path: Path,
+    local: SlideStore,
+    memory: str,
+    memory_writes: Callable[[int | None], list[str]],
+    share: float,
+) -> None:
+    one = Executor("threads", 1)
+    whole = memory_writes(None)
+    tile(slide_path, f"{memory}/whole.zarr", slide_id="x", patches=PATCHES, executor=one)
+    url = f"{memory}/x.zarr"
+    first = memory_writes(int(share * len(whole)))
+    with pytest.raises(UnreachableError, match="the cable"):
+        tile(slide_path, url, patches=PATCHES, executor=one)
+    if not (place(url) / "zarr.json").exists():
+        with pytest.raises(StoreError, match="not a complete slide store"):
+            SlideStore(url)
+    second = memory_writes(None)
+    tile(slide_path, url, patches=PATCHES, executor=one)
+    assert files(place(url)) == files(local.folder)
+    shards = [name for name in first if "/c/0/" in name and "/patches/" not in name and "/labels/" not in name]
+    assert not set(shards) & set(second), "what had arrived is not sent again"
+    verdict = verify(url)
+    assert verdict.ok, verdict.problems
+
+
+def test_without_an_answer_nothing_is_white_or_missing(
+    slide_path: Path, s3_to_lose: tuple[str, Callable[[], None]]
+) -> None:
+    bucket, lose = s3_to_lose
+    url = f"{bucket}/x.zarr"
+    store = tile(slide_path, url, patches=PATCHES, executor=TWO)
+    table = store.patches()
+    coords = table.coords
+    fresh = SlideStore(url)
+    lose()
+    asked: list[Callable[[], Any]] = [
+        lambda: fresh.read_box(0, (0, 0, 300, 300)),
+        lambda: read_patches(fresh, table.grid, coords[:3]),
+        lambda: table.read("tissue"),
+        lambda: SlideStore(url),
+        lambda: verify(fresh),
+    ]
+    for ask in asked:
+        with pytest.raises(UnreachableError, match=r"s3://slides-\w+/x\.zarr"):
+            ask()
+
+
+def call(*arguments: object) -> int:
+    """Exit status of `wsikit ARGUMENTS`."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_every_verb_takes_a_url(slide_path: Path, s3: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"{s3}/slides/x.zarr"
+    assert call("tile", slide_path, "-o", url) == 0
+    assert f"{url}: " in capsys.readouterr().out
+    assert call("info", "--json", url) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == url
+    assert call("verify", url, "--source", slide_path) == 0
+    assert call("export", url, "--to", "png", "-o", tmp_path / "map.png") == 0
+    assert (tmp_path / "map.png").stat().st_size > 1000
+    assert call("tile", slide_path, "-o", f"{s3}/folder") == 0
+    assert (place(s3) / "folder" / "disc.zarr" / "zarr.json").is_file()
+    assert [(entry.slide_id, entry.path) for entry in collect([f"{s3}/slides", url])] == [("x", url)]
+
+
+def test_what_is_no_store_is_refused_in_words(
+    slide_path: Path, memory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UnsupportedSlideError, match="slide stores"):
+        open_slide(f"{memory}/x.svs")
+    with pytest.raises(StoreError, match="not a complete slide store"):
+        open_slide(f"{memory}/x.zarr")
+    with pytest.raises(RequestError, match="no such file"):
+        collect([f"{memory}/x.zarr"])
+    assert call("run", slide_path, "-o", f"{memory}/out") == 2
+    assert "local folder" in capsys.readouterr().err
