@@ -76,14 +76,20 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
     return Receipt("image", IMAGE_REVISION, settings, inputs)
 
 
-def open_committed(folder: Path, receipt: Receipt) -> SlideStore | None:
-    """The store at `folder`, if its pixels are complete and what `receipt` says."""
+def open_committed(folder: Path, receipt: Receipt, slide: Slide) -> SlideStore | None:
+    """The store at `folder`, if its pixels are complete and what `receipt` says.
+
+    One that holds no pixels is told where its slide lies now.
+    """
     try:
-        if SlideStore.read_record(folder)["receipt"]["digest"] == receipt.digest:
-            return SlideStore(folder)
+        record = SlideStore.read_record(folder)
+        if record["receipt"]["digest"] != receipt.digest:
+            return None
+        if record["pixels"] == "source" and record["source"]["path"] != str(Path(slide.path).absolute()):
+            records.move_source(folder, slide)
+        return SlideStore(folder)
     except (StoreError, KeyError):
-        pass
-    return None
+        return None
 
 
 def write_image(

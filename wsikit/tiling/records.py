@@ -5,6 +5,7 @@ They are plain JSON, so that nothing heavier than json is needed to write a stor
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,6 +116,15 @@ def write_root(
             write_json(folder / ".zattrs", ngff.multiscale_image_04(**image))
             write_json(folder / ".zgroup", {"zarr_format": 2})
     write_json(folder / "zarr.json", ngff.group(attributes))
+
+
+def move_source(folder: Path, slide: Slide) -> None:
+    """Write down the new place of the slide that a store without pixels reads from."""
+    path = folder / "zarr.json"
+    root = json.loads(path.read_text(encoding="utf-8"))
+    source = root["attributes"]["wsikit"]["source"]
+    source |= {"name": Path(slide.path).name, "path": str(Path(slide.path).absolute())}
+    write_json(path, root)
 
 
 def flush_metadata(folder: Path, levels: Sequence[LevelPlan]) -> None:

@@ -102,7 +102,7 @@ def _bring_pixels(
     only_tissue = source.tissue_only(image)
     found = source_tissue_receipt(source.fingerprint, tissue) if only_tissue else None
     receipt = image_receipt(source, image, found)
-    committed = open_committed(folder, receipt)
+    committed = open_committed(folder, receipt, slide)
     if committed is not None and (found is None or _has_tissue(committed, found)):
         return committed
     mask = tissue_mask(slide, tissue) if only_tissue else None

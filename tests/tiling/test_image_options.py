@@ -1,0 +1,333 @@
+"""What a store may hold: tissue only, chosen levels, exact pixels, no pixels, label images, portable chunks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tifffile
+import zarr
+
+from wsikit.errors import RequestError, ScaleError, StoreError
+from wsikit.execution import Executor
+from wsikit.slides.registry import open_slide
+from wsikit.slides.store import SlideStore
+from wsikit.tiling import regions as regions_module
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.plan import ImageParameters
+from wsikit.tiling.stream import read_patches
+from wsikit.tiling.tile import tile
+from wsikit.tiling.verify import verify
+
+PATCHES = PatchParameters(mpp=0.5, patch_px=128)
+
+
+def make(slide: Path, store: Path, image: dict[str, Any], patches: PatchParameters = PATCHES) -> SlideStore:
+    parameters = ImageParameters(**{"tile_px": 64, "chunks_per_shard": 4, "regions": "all", **image})
+    return tile(slide, store, image=parameters, patches=patches, executor=Executor(workers=2))
+
+
+def whole(slide: Any, level: int = 0) -> npt.NDArray[np.uint8]:
+    width, height = slide.level_dimensions[level]
+    found: npt.NDArray[np.uint8] = slide.read_box(level, (0, 0, width, height))
+    return found
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def write_tiled(path: Path, pixels: npt.NDArray[np.uint8], compression: str | int, **options: Any) -> Path:
+    """`pixels` in 128-px tiles of one compression, 0.5 µm/px."""
+    grey = pixels.ndim == 2
+    tifffile.imwrite(
+        path,
+        pixels,
+        tile=(128, 128),
+        photometric="minisblack" if grey else "rgb",
+        compression=compression,
+        resolution=(2e4, 2e4),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+        **options,
+    )
+    return path
+
+
+# ---- exact pixels
+
+
+def test_zstd_keeps_the_pixels_of_a_slide_whose_bytes_cannot_pass(slide_path: Path, tmp_path: Path) -> None:
+    store = make(slide_path, tmp_path / "s.zarr", {"codec": "zstd"})
+    with open_slide(slide_path) as slide:
+        for level in range(2):
+            assert np.array_equal(whole(store, level), whole(slide, level))
+            through_zarr = np.asarray(zarr.open_array(store.folder / str(level), mode="r")[:])
+            assert np.array_equal(through_zarr.transpose(1, 2, 0), whole(slide, level))
+    assert store.record["lossless"] is True
+    assert store.level_record(0)["fidelity"] == "pixels"
+    assert verify(store, source=slide_path).problems == ()
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_jpeg2000_tiles_pass_and_zarr_reads_them(pixels: npt.NDArray[np.uint8], tmp_path: Path, grey: bool) -> None:
+    picture = np.ascontiguousarray(pixels[..., 1] if grey else pixels)
+    path = write_tiled(tmp_path / "j2k.tiff", picture, 34712, compressionargs={"level": 0, "reversible": True})
+    store = make(path, tmp_path / "s.zarr", {})
+    assert store.record["lossless"] is True
+    assert store.level_format(0).codec == "jpeg2k"
+    truth = np.repeat(picture[..., None], 3, axis=2) if grey else picture
+    assert np.array_equal(whole(store), truth), "lossless JPEG 2000: the pixels that were written"
+    array = np.asarray(zarr.open_array(store.folder / "0", mode="r")[:])
+    assert np.array_equal(array.transpose(1, 2, 0), picture[..., None] if grey else picture)
+    assert verify(store, source=path).compared_bytes == 12 * 9
+
+
+def test_grey_jpeg_tiles_pass_as_one_channel(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    path = write_tiled(tmp_path / "grey.tiff", np.ascontiguousarray(pixels[..., 1]), "jpeg")
+    store = make(path, tmp_path / "s.zarr", {})
+    assert store.record["lossless"] is True
+    array = np.asarray(zarr.open_array(store.folder / "0", mode="r")[:])
+    assert array.shape == (1, 1100, 1500)
+    with open_slide(path) as slide:
+        assert np.array_equal(whole(store), whole(slide))
+        assert np.array_equal(array[0], whole(slide)[..., 0])
+
+
+# ---- tissue only
+
+
+def test_only_tiles_with_tissue_or_its_margin_are_stored(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions_module, "SMALLEST_LEVEL_PX", 800)
+    monkeypatch.setattr(regions_module, "MARGIN_UM", 16.0)
+    everything = make(slide_path, tmp_path / "all.zarr", {})
+    store = make(slide_path, tmp_path / "tissue.zarr", {"regions": "tissue"})
+    record = store.level_record(0)
+    absent = {(col, row) for row in range(18) for col in range(24) if store.chunk(0, col, row) is None}
+    assert record["background"] == "dropped"
+    assert record["dropped_tiles"] == len(absent) > 50
+    # the disc lies at (700, 560) with a radius of 420 px; 16 µm are 32 px
+    for col, row in absent:
+        nearest = np.clip((700, 560), (col * 64, row * 64), (col * 64 + 64, row * 64 + 64))
+        assert np.hypot(*(nearest - (700, 560))) > 420 + 16, "no tile that touches the disc or its margin is dropped"
+    corner = store.read_box(0, (0, 0, 64, 64))
+    assert (corner == 255).all()
+    kept = np.asarray([[(x // 64, y // 64) not in absent for x in range(1500)] for y in range(1100)])
+    assert np.array_equal(whole(store)[kept], whole(everything)[kept])
+    assert store.level_record(1).get("dropped_tiles") is None, "small levels are kept whole"
+    assert store.record["lossless"] is False
+    assert np.array_equal(store.patches().coords, everything.patches().coords), "the mask is the slide's own"
+    assert verify(store, source=slide_path).problems == ()
+    assert size_of(store.folder / "0") < size_of(everything.folder / "0")
+
+
+def test_a_lost_tile_is_found_among_dropped_ones(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions_module, "SMALLEST_LEVEL_PX", 800)
+    monkeypatch.setattr(regions_module, "MARGIN_UM", 16.0)
+    store = make(slide_path, tmp_path / "s.zarr", {"regions": "tissue"})
+    (store.folder / "0/c/0/2/2").unlink()
+    assert any("are missing where" in problem for problem in verify(SlideStore(store.folder)).problems)
+
+
+def test_background_is_kept_where_bytes_pass_and_dropped_where_they_do_not(
+    pixels: npt.NDArray[np.uint8], slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions_module, "SMALLEST_LEVEL_PX", 800)
+    jpeg = make(write_tiled(tmp_path / "j.tiff", pixels, "jpeg"), tmp_path / "j.zarr", {"regions": "auto"})
+    assert "background" not in jpeg.level_record(0)
+    other = make(slide_path, tmp_path / "d.zarr", {"regions": "auto"})
+    assert other.level_record(0)["background"] == "dropped"
+
+
+# ---- levels
+
+
+def test_chosen_levels_keep_the_slides_own_coordinates(slide_path: Path, tmp_path: Path) -> None:
+    coarse = PatchParameters(mpp=1.0, patch_px=64)
+    store = make(slide_path, tmp_path / "s.zarr", {"levels": (1,), "codec": "zstd"}, coarse)
+    full = make(slide_path, tmp_path / "full.zarr", {"codec": "zstd"}, coarse)
+    assert store.level_dimensions == ((750, 550),)
+    assert store.level_downsamples == ((2.0, 2.0),)
+    assert store.dimensions == (1500, 1100)
+    assert store.record["lossless"] is False, "the finest level is gone"
+    coords = full.patches().coords
+    assert np.array_equal(store.patches().coords, coords)
+    grid = coarse.grid(full)
+    ours, theirs = (read_patches(slide, grid, coords).images for slide in (store, full))
+    assert np.array_equal(ours, theirs)
+    image = zarr.open_group(store.folder, mode="r").attrs["ome"]["multiscales"][0]
+    first = image["datasets"][0]["coordinateTransformations"]
+    assert first[0]["scale"] == pytest.approx([1.0, 1.0, 1.0])
+    assert first[1]["translation"] == pytest.approx([0.0, 0.25, 0.25]), "of the first pixel's centre, in µm"
+    assert max(store.thumbnail(200).shape) == 200
+
+
+def test_a_level_that_is_too_coarse_for_the_patches_or_not_there_is_refused(slide_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ScaleError, match="1"):
+        make(slide_path, tmp_path / "s.zarr", {"levels": (1,)}, PatchParameters(mpp=0.25, patch_px=64))
+    with pytest.raises(RequestError, match="levels 0 to 1"):
+        make(slide_path, tmp_path / "s.zarr", {"levels": (0, 2)})
+    with pytest.raises(RequestError, match="rising"):
+        ImageParameters(levels=(1, 0))
+
+
+# ---- no pixels
+
+
+def test_a_store_without_pixels_works_as_one_with_them(slide_path: Path, tmp_path: Path) -> None:
+    store = make(slide_path, tmp_path / "none.zarr", {"pixels": "none"})
+    full = make(slide_path, tmp_path / "full.zarr", {"codec": "zstd"})
+    assert not (store.folder / "0").exists()
+    assert size_of(store.folder) < 200_000
+    assert np.array_equal(whole(store), whole(full))
+    assert np.array_equal(store.patches().coords, full.patches().coords)
+    for column in full.patches().columns():
+        assert np.array_equal(store.patches().read(column), full.patches().read(column)), column
+    assert verify(store).problems == ()
+    with pytest.raises(StoreError, match="holds no pixels"):
+        store.chunk(0, 0, 0)
+
+
+def test_a_store_without_pixels_finds_its_slide_beside_it_and_says_when_it_does_not(
+    slide_path: Path, tmp_path: Path
+) -> None:
+    make(slide_path, tmp_path / "none.zarr", {"pixels": "none"})
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    shutil.move(slide_path, moved / slide_path.name)
+    with pytest.raises(StoreError, match=r"disc\.tiff is not there.*wsikit tile NEW_PLACE"):
+        SlideStore(tmp_path / "none.zarr")
+    shutil.move(tmp_path / "none.zarr", moved / "none.zarr")
+    assert SlideStore(moved / "none.zarr").dimensions == (1500, 1100)
+
+
+def test_a_store_without_pixels_takes_the_new_place_of_its_slide_and_keeps_its_columns(
+    slide_path: Path, tmp_path: Path
+) -> None:
+    store = make(slide_path, tmp_path / "stores" / "none.zarr", {"pixels": "none"})
+    before = (store.patches().folder / "coords" / "zarr.json").stat().st_mtime_ns
+    new = tmp_path / "archive" / "disc.tiff"
+    new.parent.mkdir()
+    shutil.move(slide_path, new)
+    again = make(new, tmp_path / "stores" / "none.zarr", {"pixels": "none"})
+    assert again.record["source"]["path"] == str(new)
+    assert (again.patches().folder / "coords" / "zarr.json").stat().st_mtime_ns == before
+
+
+def test_a_changed_slide_is_not_read_for_a_store_without_pixels(
+    slide_path: Path, tmp_path: Path, pixels: npt.NDArray[np.uint8], write_slide: Callable[..., Path]
+) -> None:
+    make(slide_path, tmp_path / "none.zarr", {"pixels": "none"})
+    write_slide(slide_path, np.ascontiguousarray(pixels[::-1]))
+    with pytest.raises(StoreError, match="has changed"):
+        SlideStore(tmp_path / "none.zarr")
+
+
+# ---- label and macro
+
+
+def test_label_and_macro_travel_only_when_asked_for(slides_dir: Path, tmp_path: Path) -> None:
+    from openslide import OpenSlide
+
+    path = slides_dir / "CMU-1-Small-Region.svs"
+    plain = tile(path, tmp_path / "plain.zarr", executor=Executor(workers=2))
+    assert plain.info.associated == ("thumbnail",)
+    assert not any("label" in name.name or "macro" in name.name for name in (plain.folder / "associated").iterdir())
+    asked = tile(path, tmp_path / "asked.zarr", image=ImageParameters(keep_label=True), executor=Executor(workers=2))
+    assert asked.info.associated == ("label", "macro", "thumbnail")
+    with OpenSlide(path) as slide:
+        truth = np.asarray(slide.associated_images["macro"].convert("RGB")).astype(int)
+    assert np.abs(asked.associated("macro") - truth).mean() < 2
+    image = zarr.open_array(asked.folder / "associated" / "label" / "0", mode="r")
+    assert image.shape[0] == 3
+
+
+# ---- portable
+
+
+def test_a_portable_store_opens_with_the_codecs_that_every_reader_has(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ome_zarr_models.v04.image import Image as Image04
+    from ome_zarr_models.v05.image import Image as Image05
+
+    store = make(slide_path, tmp_path / "p.zarr", {"profile": "portable"})
+    with open_slide(slide_path) as slide:
+        truth = [whole(slide, level) for level in range(2)]
+    for zarr_format, model in ((3, Image05), (2, Image04)):
+        group = zarr.open_group(store.folder, mode="r", zarr_format=zarr_format)
+        model.from_zarr(group)
+        for level in range(2):
+            array = group[str(level)]
+            assert np.array_equal(np.asarray(array[:]).transpose(1, 2, 0), truth[level])
+    names = {codec["name"] for codec in json.loads((store.folder / "0" / "zarr.json").read_text())["codecs"]}
+    assert names <= {"bytes", "blosc"}, "zarr's own codecs"
+    assert np.array_equal(whole(store), truth[0])
+    assert verify(store, source=slide_path).problems == ()
+
+
+def test_a_damaged_portable_chunk_is_found(slide_path: Path, tmp_path: Path) -> None:
+    store = make(slide_path, tmp_path / "p.zarr", {"profile": "portable"})
+    chunk = store.folder / "0" / store.level_format(0).object_key(1, 1)
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+    assert any("damaged" in problem for problem in verify(SlideStore(store.folder)).problems)
+
+
+# ---- tiles among others
+
+
+def test_a_tile_that_cannot_pass_is_coded_as_those_around_it(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    """A TIFF written from the store says the colour coding once for all tiles."""
+    path = tmp_path / "aperio-like.tiff"
+
+    def tiles() -> Any:
+        for row in range(9):
+            for col in range(12):
+                part = pixels[row * 128 : (row + 1) * 128, col * 128 : (col + 1) * 128]
+                full = np.pad(part, ((0, 128 - part.shape[0]), (0, 128 - part.shape[1]), (0, 0)), mode="edge")
+                if (col, row) == (4, 4):  # too small a tile: it cannot be a chunk
+                    full = full[:, :127]
+                yield imagecodecs.jpeg8_encode(
+                    np.ascontiguousarray(full), level=95, colorspace="RGB", outcolorspace="RGB"
+                )
+
+    tifffile.imwrite(
+        path,
+        tiles(),
+        shape=pixels.shape,
+        dtype="uint8",
+        tile=(128, 128),
+        photometric="rgb",
+        compression="jpeg",
+        compressionargs={"outcolorspace": "RGB"},
+        resolution=(2e4, 2e4),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+    )
+    from wsikit.tiling.framing import read_head
+
+    store = make(path, tmp_path / "s.zarr", {})
+    record = store.level_record(0)
+    assert record["recoded_tiles"] + len(record["unreadable_tiles"]) == 1
+    heads = {read_head(chunk).rgb for row in range(9) for col in range(12) if (chunk := _chunk(store, col, row))}
+    assert heads == {True}
+
+
+def _chunk(store: SlideStore, col: int, row: int) -> bytes | None:
+    from wsikit.errors import ReadError
+
+    try:
+        return store.chunk(0, col, row)
+    except ReadError:
+        return None
