@@ -46,8 +46,8 @@ def images(texture, ndpi_image) -> Callable[..., list[dict]]:
         ]
         return [
             *levels,
-            ndpi_image(texture(90, 50, 7), blocks=0, lens=-1),
-            ndpi_image(texture(90, 50, 8), blocks=0, lens=-2),
+            ndpi_image(texture(64, 48, 7), blocks=0, lens=-1),
+            ndpi_image(texture(64, 48, 8), blocks=0, lens=-2),
         ]
 
     return make
@@ -154,8 +154,11 @@ def test_a_small_level_without_restart_markers_is_one_tile(tmp_path, images, tex
         np.testing.assert_array_equal(whole(slide, 1), decoded(made[1]["stream"]))
 
 
-def test_intervals_that_do_not_stand_in_columns_are_left_to_openslide(tmp_path, texture, ndpi_image, write_ndpi):
-    path = write_ndpi(tmp_path / "slide.ndpi", [ndpi_image(texture(640, 480, 0), blocks=23)])
+@pytest.mark.parametrize(("height", "blocks"), [(480, 23), (80, 27)])  # of 80 MCUs; 27: as many as if a row held three
+def test_intervals_that_do_not_stand_in_columns_are_left_to_openslide(
+    tmp_path, texture, ndpi_image, write_ndpi, height, blocks
+):
+    path = write_ndpi(tmp_path / "slide.ndpi", [ndpi_image(texture(640, height, 0), blocks=blocks)])
     assert choose_reader(str(path)) == "openslide"
     with pytest.raises(SlideError, match="cannot be cut at its restart markers"):
         NdpiSlide(str(path))

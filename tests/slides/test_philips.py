@@ -55,7 +55,8 @@ def write(tmp_path, texture) -> Callable[..., Path]:
         path = tmp_path / "slide.tiff"
         with tifffile.TiffWriter(path, bigtiff=True) as writer:
             for number, size in enumerate(SIZES):
-                width, height = (-(-side // 64) * 64 for side in size)
+                # a coarser level may have more tiles than its true size asks for
+                width, height = (-(-side // 64) * 64 + (64 if number else 0) for side in size)
                 writer.write(
                     texture(width, height, number),
                     tile=(64, 64),
