@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from wsikit.store import place as place_module
+from wsikit.store.remote import async_filesystem, filesystem
 
 
 class Server:
@@ -75,8 +75,8 @@ def _forget_connections() -> None:
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
-    place_module._filesystem.cache_clear()
-    place_module._async_filesystem.cache_clear()
+    filesystem.cache_clear()
+    async_filesystem.cache_clear()
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.errors import StoreError
-from wsikit.store.place import RemotePath, place, upload
+from wsikit.store.place import place, upload
+from wsikit.store.remote import RemotePath
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a file still being written; zarr's local store uses the same. Safe to delete when no run is going."""
@@ -120,11 +121,16 @@ def replace_folder(partial: Path, folder: Path) -> None:
 
     A node of ours that is there already is removed; something else is left alone and StoreError is raised.
     """
-    if folder.exists() and not _is_ours(folder):
+    there = folder.exists()
+    if there and not _is_ours(folder):
         shutil.rmtree(partial)
         raise StoreError(f"{folder}: something that wsikit did not write is in the way. Move it away and run again.")
     if isinstance(folder, RemotePath):
-        _send(partial, folder)
+        if there or len(list(partial.rglob("*"))) > 1:
+            _send(partial, folder)
+        else:
+            upload(partial, folder)  # nothing but metadata: it is there whole at once
+            shutil.rmtree(partial)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     old = _beside(folder, hidden=True)

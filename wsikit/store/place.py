@@ -1,36 +1,28 @@
 """Where a store lies: a folder on a local disk (`pathlib.Path`) or a URL that fsspec knows (`RemotePath`).
 
-Local places stay plain paths. Nothing here touches a network unless a URL is given. Remote places are taken for object
-stores: folders are there as soon as something lies in them, and an object is shown once all of it has arrived.
+Local places stay plain paths; no network is touched unless a URL is given.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, cast
+from typing import TYPE_CHECKING, cast
 
-from wsikit.errors import RequestError, UnreachableError, WsikitError
+from wsikit.errors import RequestError
+from wsikit.store.remote import ABSENT, URL, RemotePath, async_filesystem, filesystem, naming
 
 if TYPE_CHECKING:
     from zarr.storage import FsspecStore
 
-Place = Union[Path, "RemotePath"]
+Place = Path | RemotePath
 
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
-_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""What pathlib raises where nothing, or something of another kind, is: an answer, not a failure."""
 _FAULTS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 """Faults of data and of code, such as a damaged chunk: to be told as they are."""
 _MARKER = "zarr.json"
-_ONE_PIECE_BYTES = 16 << 20
 
 
 def place(text: str | os.PathLike[str] | RemotePath) -> Path:
@@ -46,7 +38,7 @@ def place(text: str | os.PathLike[str] | RemotePath) -> Path:
     if isinstance(text, RemotePath):
         return cast(Path, text)
     name = os.fspath(text)
-    match = _URL.match(name)
+    match = URL.match(name)
     if match is None:
         if "::" in name and "://" in name:
             raise RequestError(f"{name}: chained URLs are not supported; give the address of the store itself")
@@ -54,7 +46,7 @@ def place(text: str | os.PathLike[str] | RemotePath) -> Path:
     if match["scheme"].lower() == "file":
         return Path(match["rest"])
     found = RemotePath(name)
-    _filesystem(found.root, os.getpid())
+    filesystem(found.root, os.getpid())
     return cast(Path, found)
 
 
@@ -82,7 +74,7 @@ def zarr_store(where: Place) -> Path | FsspecStore:
         return where
     from zarr.storage import FsspecStore
 
-    return FsspecStore(_async_filesystem(where.root, os.getpid()), path=where.key)
+    return FsspecStore(async_filesystem(where.root, os.getpid()), path=where.key)
 
 
 @contextlib.contextmanager
@@ -95,7 +87,7 @@ def reaching(where: Place) -> Iterator[None]:
     if isinstance(where, Path):
         yield
         return
-    with _naming(where, (*_ABSENT, *_FAULTS)):
+    with naming(where, (*ABSENT, *_FAULTS)):
         yield
 
 
@@ -138,265 +130,3 @@ def upload(source: Path, target: RemotePath) -> None:
     files = sorted(path for path in source.rglob("*") if path.is_file())
     for path in sorted(files, key=lambda path: path == source / _MARKER):
         target.joinpath(*path.relative_to(source).parts).upload(path)
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteStat:
-    """What is known of a remote file."""
-
-    st_size: int
-    """Bytes."""
-
-
-class RemotePath:
-    """A file or folder at a URL, with the methods of `pathlib.Path` that stores need.
-
-    Other than fsspec's own `exists` and `isfile`, which answer no when they get no answer, every method raises
-    UnreachableError then: what cannot be seen must not be taken for missing. It has no `__fspath__`: handed to
-    `open` or `Path` by mistake, it fails at once. Picklable; file systems are shared by all threads of a process.
-    """
-
-    __slots__ = ("_parts", "root")
-
-    def __init__(self, url: str) -> None:
-        match = _URL.fullmatch(url)
-        if match is None:
-            raise RequestError(f"{url}: not a URL")
-        host, *parts = match["rest"].split("/")
-        self.root = f"{match['scheme'].lower()}://{host}"
-        """Scheme and host, or bucket."""
-        self._parts = tuple(part for part in parts if part)
-
-    # ---- the name
-
-    def __str__(self) -> str:
-        return "/".join((self.root, *self._parts))
-
-    def __repr__(self) -> str:
-        return f"RemotePath({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RemotePath) and str(self) == str(other)
-
-    def __lt__(self, other: RemotePath) -> bool:
-        return (self.root, self._parts) < (other.root, other._parts)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __reduce__(self) -> tuple[type[RemotePath], tuple[str]]:
-        return RemotePath, (str(self),)
-
-    def __truediv__(self, name: str) -> RemotePath:
-        return RemotePath(f"{self}/{name}")
-
-    def joinpath(self, *names: str) -> RemotePath:
-        return RemotePath("/".join((str(self), *names)))
-
-    @property
-    def key(self) -> str:
-        """The name as the file system itself says it: without scheme, such as bucket/slide.zarr."""
-        return str(_filesystem(self.root, os.getpid())._strip_protocol(str(self))).rstrip("/")
-
-    @property
-    def name(self) -> str:
-        return self._parts[-1] if self._parts else self.root.partition("://")[2]
-
-    @property
-    def stem(self) -> str:
-        return Path(self.name).stem
-
-    @property
-    def suffix(self) -> str:
-        return Path(self.name).suffix
-
-    @property
-    def parent(self) -> RemotePath:
-        return RemotePath("/".join((self.root, *self._parts[:-1])))
-
-    def with_name(self, name: str) -> RemotePath:
-        return self.parent / name
-
-    def absolute(self) -> RemotePath:
-        return self
-
-    # ---- what is there
-
-    def exists(self) -> bool:
-        return self._kind() is not None
-
-    def is_file(self) -> bool:
-        return self._kind() == "file"
-
-    def is_dir(self) -> bool:
-        return self._kind() == "directory"
-
-    def stat(self) -> RemoteStat:
-        with self._answering():
-            return RemoteStat(int(self._fs.info(self.key)["size"]))
-
-    def iterdir(self) -> Iterator[RemotePath]:
-        """What lies directly below, in no order; FileNotFoundError if nothing does."""
-        yield from (path for path, _ in self._listed())
-
-    def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """Places below that fit, such as `*/zarr.json`; no `**`."""
-        first, _, rest = pattern.partition("/")
-        if not any(sign in first for sign in "*?["):
-            found = self / first
-            if rest:
-                yield from found.glob(rest)
-            elif found.exists():
-                yield found
-            return
-        with contextlib.suppress(*_ABSENT):
-            for path, kind in self._listed():
-                if not fnmatchcase(path.name, first):
-                    continue
-                if not rest:
-                    yield path
-                elif kind == "directory":
-                    yield from path.glob(rest)
-
-    def rglob(self, pattern: str) -> Iterator[RemotePath]:
-        """Files and folders at any depth below whose own name fits `pattern`."""
-        with self._answering(), contextlib.suppress(*_ABSENT):
-            found = self._fs.find(self.key, withdirs=True)
-        for path in map(self._at, found):
-            if path != self and fnmatchcase(path.name, pattern):
-                yield path
-
-    def bytes_below(self) -> int:
-        """Length of all files below, bytes; one listing."""
-        with self._answering(), contextlib.suppress(*_ABSENT):
-            return sum(int(info["size"]) for info in self._fs.find(self.key, detail=True).values())
-        return 0
-
-    # ---- content
-
-    def read_bytes(self) -> bytes:
-        with self._answering():
-            return bytes(self._fs.cat_file(self.key))
-
-    def read_text(self, encoding: str = "utf-8") -> str:
-        return self.read_bytes().decode(encoding)
-
-    def read_range(self, offset: int, length: int) -> bytes:
-        """See `wsikit.store.place.read_range`."""
-        with self._answering():
-            if offset < 0:
-                return bytes(self._fs.cat_file(self.key, start=offset))[:length]
-            return bytes(self._fs.cat_file(self.key, start=offset, end=offset + length))
-
-    def write_bytes(self, data: bytes | bytearray | memoryview) -> None:
-        """Write the object in one piece: object stores show it whole or not at all."""
-        with self._writing():
-            self._fs.pipe_file(self.key, bytes(data))
-
-    def write_text(self, text: str, encoding: str = "utf-8") -> None:
-        self.write_bytes(text.encode(encoding))
-
-    def upload(self, source: Path) -> None:
-        """Put a local file here, in one piece or, if it is large, in parts that are shown once all have arrived."""
-        if source.stat().st_size <= _ONE_PIECE_BYTES:
-            self.write_bytes(source.read_bytes())
-            return
-        with self._writing():
-            self._fs.put_file(str(source), self.key)
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        with self._answering():
-            try:
-                self._fs.rm_file(self.key)
-            except FileNotFoundError:
-                if not missing_ok:
-                    raise
-
-    def remove_all(self, *, but: str | None = None) -> None:
-        """Remove this file, or all files below, except the one called `but`."""
-        with self._answering(), contextlib.suppress(*_ABSENT):
-            kept = None if but is None else (self / but).key
-            found = [key for key in self._fs.find(self.key) if key != kept]
-            if found:
-                self._fs.rm(found)
-
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: remote folders are there as soon as something lies in them."""
-
-    # ---- below
-
-    @property
-    def _fs(self) -> Any:
-        return _filesystem(self.root, os.getpid())
-
-    def _kind(self) -> str | None:
-        with self._answering():
-            try:
-                return str(self._fs.info(self.key)["type"])
-            except _ABSENT:
-                return None
-
-    def _listed(self) -> list[tuple[RemotePath, str]]:
-        with self._answering():
-            entries = [(self._at(entry["name"]), str(entry["type"])) for entry in self._fs.ls(self.key, detail=True)]
-        return [(path, kind) for path, kind in entries if path != self]
-
-    def _at(self, key: str) -> RemotePath:
-        """The place below this one that the file system calls `key`."""
-        below = key.rstrip("/").removeprefix(self.key).strip("/")
-        return self / below if below else self
-
-    def _answering(self) -> contextlib.AbstractContextManager[None]:
-        return _naming(self, _ABSENT)
-
-    def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return _naming(self, ())  # nothing can be absent but the bucket
-
-
-@contextlib.contextmanager
-def _naming(where: RemotePath, kept: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn every exception but `kept` and our own into UnreachableError: each library has its own family of them."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, (*kept, WsikitError)):
-            raise
-        raise _unreachable(where, error) from error
-
-
-def _unreachable(where: RemotePath, error: Exception) -> UnreachableError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UnreachableError(
-        f"{where}: could not be reached ({reason}). Check the address, the credentials and the network, then run "
-        "the same command again."
-    )
-
-
-@lru_cache(maxsize=64)
-def _filesystem(root: str, pid: int) -> Any:
-    """The fsspec file system behind a scheme and host, one for all threads of a process.
-
-    `pid` because connections do not survive a fork.
-    """
-    import fsspec
-
-    scheme = root.partition("://")[0]
-    try:
-        kind = fsspec.get_filesystem_class(scheme)
-        # what another process has written must be seen; those that keep listings are the asynchronous ones
-        options = {"use_listings_cache": False} if kind.async_impl else {}
-        return fsspec.core.url_to_fs(root, **options)[0]
-    except ImportError as error:
-        extra = "Install it with pip install 'wsikit[s3]'." if scheme in ("s3", "s3a") else "Install that library."
-        raise RequestError(f"{root}: the library for {scheme}:// is not installed ({error}). {extra}") from error
-    except ValueError as error:
-        raise RequestError(f"{root}: no way to reach {scheme}:// is known ({error})") from error
-
-
-@lru_cache(maxsize=64)
-def _async_filesystem(root: str, pid: int) -> Any:
-    """The same for zarr, which calls from an event loop of its own."""
-    from zarr.storage import FsspecStore
-
-    options = {"use_listings_cache": False} if _filesystem(root, pid).async_impl else None
-    return FsspecStore.from_url(root, storage_options=options).fs

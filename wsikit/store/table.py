@@ -7,6 +7,7 @@ level-0 pixels. What the columns mean is for the stages to say.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,9 @@ import zarr
 from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid
 from wsikit.store.atomic import new_node
-from wsikit.store.place import RemotePath, place, reaching, zarr_store
+from wsikit.store.place import place, reaching, zarr_store
 from wsikit.store.receipts import Receipt
+from wsikit.store.remote import RemotePath
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,9 +113,12 @@ class PatchTable:
 
     def receipt(self, name: str) -> Receipt | None:
         """Receipt of a column, or None if there is no such column. Says nothing about completeness."""
-        if name not in self.stored_columns():
+        try:
+            text = (self.folder / name / "zarr.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
             return None
-        return Receipt.from_json(_attributes(self._array(name))[_MARK])
+        record = json.loads(text)["attributes"].get(_MARK)
+        return None if record is None else Receipt.from_json(record)
 
     def attributes(self, name: str) -> dict[str, Any]:
         """What is stored with a column: class names, fact names, units."""
