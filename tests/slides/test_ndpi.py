@@ -164,6 +164,16 @@ def test_intervals_that_do_not_stand_in_columns_are_left_to_openslide(
         NdpiSlide(str(path))
 
 
+def test_very_wide_intervals_make_lower_tiles(tmp_path, texture, ndpi_image, write_ndpi):
+    """A tile is decoded whole for the smallest patch in it."""
+    made = [ndpi_image(np.tile(texture(500, 160, 0), (1, 128, 1)), blocks=8000)]
+    with open_slide(write_ndpi(tmp_path / "slide.ndpi", made)) as slide:
+        assert slide.tile_px(0) == (64000, 128)
+        np.testing.assert_array_equal(
+            slide.read_region(63000, 100, 900, 60), decoded(made[0]["stream"])[100:160, 63000:63900]
+        )
+
+
 def damage(path: Path, start: int, change: Callable[[bytes], bytes], count: int) -> None:
     with open(path, "r+b") as file:
         file.seek(start)

@@ -22,7 +22,10 @@ from wsikit.slides.tiff_layout import JPEG, is_reduction, structure_fault
 from wsikit.slides.tiff_metadata import read_metadata
 
 TILE_ROWS = 256
-"""Height of a tile, px, unless the level itself is lower."""
+"""Height of a tile, px, unless the level itself is lower, or its intervals so wide that tiles would be too large."""
+
+_TILE_PX = 1 << 23
+"""Largest tile: 25 MB of pixels, several of which the cache of tiles holds."""
 
 _WHOLE_PX = 1 << 24
 """Largest level without restart markers that is decoded as one tile: 48 MB of pixels."""
@@ -165,7 +168,8 @@ def _level(path: str, page: Any) -> NdpiLevel:
         raise UnsupportedSlideError(
             f"{path}: an NDPI whose image of {width}×{height} px cannot be cut at its restart markers. {_ELSEWHERE}"
         )
-    per_tile = min(max(1, TILE_ROWS // page.tilelength), down)
+    rows = min(TILE_ROWS, _TILE_PX // page.tilewidth)
+    per_tile = min(max(1, rows // page.tilelength), down)
     tile_width, tile_height = page.tilewidth, page.tilelength * per_tile
     return NdpiLevel(
         width=width,
