@@ -6,6 +6,7 @@ A region's place is its top-left corner in level-0 px; a plan's box and crop are
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,11 @@ five pixels, the fifteen numbers fill a vector register of sixteen."""
 
 _STRIP_BYTES = 1 << 20
 """Source pixels turned to float32 at a time: what fits into the processor's cache."""
+
+_SCRATCH_BYTES = 8 << 20
+"""Larger scratch memory is not kept."""
+
+_memory = threading.local()
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -193,7 +199,9 @@ def plan_regions(
     return RegionPlans(chosen, boxes, crops, (width, height))
 
 
-def resample(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple[int, int]) -> Pixels:
+def resample(
+    pixels: Pixels, crop: tuple[float, float, float, float], out: tuple[int, int], *, into: Pixels | None = None
+) -> Pixels:
     """Bring `crop` of `pixels` to `out`: exact area averages where it shrinks, bicubic where it grows.
 
     Parameters
@@ -204,28 +212,36 @@ def resample(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple
         left, top, right, bottom, px of `pixels`; fractions count by the area covered.
     out
         Width and height, px.
+    into
+        Where to write the result, of its shape; new memory if None.
 
     Returns
     -------
     uint8 (out height, out width, 3). Within 0.6 grey levels of the exact area average.
     """
+    if into is None:
+        into = np.empty((out[1], out[0], 3), dtype=np.uint8)
     left, top, right, bottom = crop
     step_x, step_y = (right - left) / out[0], (bottom - top) / out[1]
     whole = _whole_ratio(crop, step_x, step_y)
     if whole is not None:
         x0, y0, x1, y1 = (round(place) for place in crop)
-        return pixels[y0:y1, x0:x1] if whole == (1, 1) else _reduce(pixels[y0:y1, x0:x1], whole)
+        into[:] = pixels[y0:y1, x0:x1] if whole == (1, 1) else _reduce(pixels[y0:y1, x0:x1], whole)
+        return into
     shrunk: npt.NDArray[np.generic] = pixels
     if step_y >= 1:
         shrunk = _average_rows(pixels, top, step_y, out[1])
     if step_x >= 1:
         shrunk = _average_columns(shrunk, left, step_x, out[0])
     if step_x >= 1 and step_y >= 1:
-        return _to_uint8(shrunk)
-    rest = (0.0 if step_x >= 1 else left, 0.0 if step_y >= 1 else top)
-    return _enlarge(
-        _to_uint8(shrunk), (*rest, out[0] if step_x >= 1 else right, out[1] if step_y >= 1 else bottom), out
-    )
+        # an average of uint8 needs no clipping
+        np.copyto(into, np.rint(shrunk, out=shrunk), casting="unsafe")  # type: ignore[call-overload]
+        return into
+    part = pixels if shrunk is pixels else np.rint(shrunk).astype(np.uint8)  # type: ignore[call-overload]
+    near = (0.0 if step_x >= 1 else left, 0.0 if step_y >= 1 else top)
+    far = (float(out[0]) if step_x >= 1 else right, float(out[1]) if step_y >= 1 else bottom)
+    into[:] = _enlarge(part, (*near, *far), out)
+    return into
 
 
 def _check_request(
@@ -289,21 +305,24 @@ def _reduce(pixels: Pixels, ratio: tuple[int, int]) -> Pixels:
 
 
 def _average_rows(pixels: Pixels, start: float, step: float, n_out: int) -> npt.NDArray[np.float32]:
-    """Average rows: float32 (n_out, w, 3) of (h, w, 3). Row i averages [start + i·step, start + (i+1)·step).
+    """Average rows: float32 (n_out, w, 3) of (h, w, 3), in scratch memory. Row i averages the px from start + i·step to
+    start + (i+1)·step.
 
     Pillow's box filter counts a pixel whole or not at all, which is wrong by up to 150 grey levels at a ratio of
     1.3; here each source row counts by the part of it that is covered.
     """
     height, width, channels = pixels.shape
     flat = pixels.reshape(height, width * channels)
-    averages = np.empty((n_out, width * channels), dtype=np.float32)
+    averages = _scratch("rows", n_out, width * channels)
     first, weights = _row_weights(start, step, n_out, height)
     n_blocks, _, taps = weights.shape
     per_strip = max(1, int(_STRIP_BYTES / (4 * width * channels * step * _BLOCK)))
     for strip in range(0, n_blocks, per_strip):
         blocks = range(strip, min(strip + per_strip, n_blocks))
         top = first[blocks[0]]
-        source = flat[top : first[blocks[-1]] + taps].astype(np.float32)
+        strip_px = flat[top : first[blocks[-1]] + taps]
+        source = _scratch("source", *strip_px.shape)
+        source[:] = strip_px
         for block in blocks:
             into = averages[block * _BLOCK : (block + 1) * _BLOCK]
             row = first[block] - top
@@ -315,7 +334,7 @@ def _average_columns(pixels: npt.NDArray[np.generic], start: float, step: float,
     """Average columns: float32 (h, n_out, 3) of (h, w, 3), as `_average_rows` does with rows."""
     height, width, channels = pixels.shape
     flat = pixels.reshape(height, width * channels).astype(np.float32, copy=False)
-    averages = np.empty((height, n_out * channels), dtype=np.float32)
+    averages = _scratch("columns", height, n_out * channels)
     first, weights = _column_weights(start, step, n_out, width, channels)
     taps = weights.shape[1]
     for block, column in enumerate(first):
@@ -323,6 +342,19 @@ def _average_columns(pixels: npt.NDArray[np.generic], start: float, step: float,
         source = flat[:, column * channels : column * channels + taps]
         np.matmul(source, weights[block, :, : into.shape[1]], out=into)
     return averages.reshape(height, n_out, channels)
+
+
+def _scratch(name: str, height: int, width: int) -> npt.NDArray[np.float32]:
+    """Memory (height, width) of this thread, which whoever asks for it by this name next gets again.
+
+    Fresh memory costs several times what is computed in it.
+    """
+    known: npt.NDArray[np.float32] | None = getattr(_memory, name, None)
+    if known is None or known.size < height * width:
+        known = np.empty(height * width, dtype=np.float32)
+        if known.nbytes <= _SCRATCH_BYTES:
+            setattr(_memory, name, known)
+    return known[: height * width].reshape(height, width)
 
 
 @lru_cache(maxsize=32)
@@ -365,10 +397,3 @@ def _enlarge(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple
     image = Image.fromarray(pixels)
     image = image.resize((out[0], height), Image.Resampling.BICUBIC, box=(left, 0, right, height))
     return np.asarray(image.resize(out, Image.Resampling.BICUBIC, box=(0, top, out[0], bottom)))
-
-
-def _to_uint8(pixels: npt.NDArray[np.generic]) -> Pixels:
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)  # type: ignore[arg-type]
-    # an average of uint8 needs no clipping
-    return np.rint(pixels).astype(np.uint8, order="C")

@@ -150,7 +150,7 @@ def _read_resampled(
             for index in seen[share].tolist():
                 plan = plans[index]
                 source = sources[index - first, : plan.box[3], : plan.box[2]]
-                images[index] = resample(source, plan.crop, plan.out)
+                resample(source, plan.crop, plan.out, into=images[index])
 
         crew.share(bring_to_scale)
     return readable
