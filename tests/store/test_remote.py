@@ -22,6 +22,7 @@ from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.place import place
 from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.stream import read_patches
 from wsikit.tiling.tile import tile
 from wsikit.tiling.verify import verify
@@ -168,3 +169,21 @@ def test_what_is_no_store_is_refused_in_words(
         collect([f"{memory}/x.zarr"])
     assert call("run", slide_path, "-o", f"{memory}/out") == 2
     assert "local folder" in capsys.readouterr().err
+
+
+def test_a_remote_store_can_be_tiled_again_as_any_slide(slide_path: Path, memory: str, tmp_path: Path) -> None:
+    tile(slide_path, f"{memory}/x.zarr", patches=PATCHES, executor=TWO)
+    again = tile(f"{memory}/x.zarr", tmp_path / "again.zarr", patches=PATCHES, executor=TWO)
+    assert again.dimensions == SlideStore(f"{memory}/x.zarr").dimensions
+    assert verify(again, source=f"{memory}/x.zarr").ok
+
+
+def test_a_remote_store_without_pixels_reads_the_slide_on_the_disk(
+    slide_path: Path, memory: str, pixels: npt.NDArray[np.uint8]
+) -> None:
+    image = ImageParameters(pixels="none")
+    store = tile(slide_path, f"{memory}/x.zarr", patches=PATCHES, image=image, executor=TWO)
+    assert np.array_equal(store.read_box(0, (300, 200, 400, 300)), pixels[200:500, 300:700])
+    slide_path.rename(slide_path.with_name("elsewhere.tiff"))
+    with pytest.raises(StoreError, match="is not there"):
+        SlideStore(f"{memory}/x.zarr")

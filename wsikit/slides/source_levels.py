@@ -12,6 +12,7 @@ from wsikit.errors import SlideError, StoreError
 from wsikit.slides.base import BaseSlide
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.tiles import DecodedTiles, TileCache
+from wsikit.store.place import is_local, place
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -62,9 +63,9 @@ def _open_source(folder: Path, record: dict[str, Any]) -> BaseSlide:
     from wsikit.slides.registry import reader_class
 
     source = record["source"]
-    stated = Path(source["path"])
-    beside = folder.parent / source["name"]
-    path = next((place for place in (stated, beside) if place.exists()), None)
+    stated = place(source["path"])
+    beside = [folder.parent / source["name"]] if is_local(folder) else []
+    path = next((path for path in (stated, *beside) if path.exists()), None)
     how = f"Bring it back, or tell where it is: wsikit tile NEW_PLACE --pixels none -o {folder}"
     if path is None:
         raise StoreError(f"{folder}: holds no pixels, and its slide {stated} is not there. {how}")

@@ -20,7 +20,7 @@ from wsikit.slides.source_levels import SourceLevels
 from wsikit.slides.store_levels import Levels, StoreLevels
 from wsikit.slides.tiles import mosaic
 from wsikit.store.level_format import LevelFormat
-from wsikit.store.place import place, zarr_store
+from wsikit.store.place import place, reaching, zarr_store
 from wsikit.store.table import PatchTable
 
 STORE_FORMAT = 2
@@ -37,12 +37,14 @@ class SlideStore(BaseSlide):
     Parameters
     ----------
     path
-        The folder `<slide_id>.zarr`.
+        The folder `<slide_id>.zarr`, or its URL.
 
     Raises
     ------
     StoreError
         If there is no complete store of ours at `path`.
+    UnreachableError
+        If the place that a URL names does not answer.
     """
 
     reader = "store"
@@ -244,7 +246,9 @@ class SlideStore(BaseSlide):
     def _tissue_label(self) -> npt.NDArray[np.uint8]:
         import zarr
 
-        return np.asarray(zarr.open_array(zarr_store(self.folder / "labels" / "tissue" / "0"), mode="r")[:])
+        folder = self.folder / "labels" / "tissue" / "0"
+        with reaching(folder):
+            return np.asarray(zarr.open_array(zarr_store(folder), mode="r", zarr_format=3)[:])
 
     def _vendor_properties(self) -> dict[str, str]:
         path = self.folder / "wsikit" / "zarr.json"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from wsikit.slides.encoded import EncodedTiles, TileSource
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import PARTIAL_SUFFIX, write_json
-from wsikit.store.place import remove_tree
+from wsikit.store.place import is_url, place, remove_tree
 from wsikit.store.receipts import Receipt
 from wsikit.tiling import records
 from wsikit.tiling.plan import ImageParameters, LevelPlan, plan_levels, plan_shards
@@ -49,7 +50,10 @@ class ImageSource:
 
     @staticmethod
     def state_of(path: str) -> tuple[int, int]:
-        """Size in bytes and time of change; OSError if there is no such file."""
+        """Size in bytes and time of change; OSError if there is no such file. Of a store at a URL: of its metadata."""
+        if is_url(path):
+            root = (place(path) / "zarr.json").read_bytes()
+            return len(root), zlib.crc32(root)
         found = os.stat(path)
         return found.st_size, found.st_mtime_ns
 
@@ -85,7 +89,7 @@ def open_committed(folder: Path, receipt: Receipt, slide: Slide) -> SlideStore |
         record = SlideStore.read_record(folder)
         if record["receipt"]["digest"] != receipt.digest:
             return None
-        if record["pixels"] == "source" and record["source"]["path"] != str(Path(slide.path).absolute()):
+        if record["pixels"] == "source" and record["source"]["path"] != str(place(slide.path).absolute()):
             records.move_source(folder, slide)
         return SlideStore(folder)
     except (StoreError, KeyError):

@@ -19,7 +19,7 @@ from wsikit.slides.store import STORE_FORMAT
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
 from wsikit.store.level_format import LevelFormat
-from wsikit.store.place import is_local
+from wsikit.store.place import is_local, place
 from wsikit.store.receipts import Receipt
 from wsikit.tiling.encode import encode
 from wsikit.tiling.plan import ImageParameters, LevelPlan
@@ -107,7 +107,7 @@ def write_root(
     }
     attributes: dict[str, Any] = {"wsikit": record}
     if parameters.pixels == "none":
-        record["source"]["path"] = str(Path(info.path).absolute())
+        record["source"]["path"] = str(place(info.path).absolute())
     else:
         channels = levels[0].format.channels
         image: dict[str, Any] = {"name": slide_id, "mpp": info.mpp, "downsamples": downsamples, "channels": channels}
@@ -123,7 +123,7 @@ def move_source(folder: Path, slide: Slide) -> None:
     path = folder / "zarr.json"
     root = json.loads(path.read_text(encoding="utf-8"))
     source = root["attributes"]["wsikit"]["source"]
-    source |= {"name": Path(slide.path).name, "path": str(Path(slide.path).absolute())}
+    source |= {"name": Path(slide.path).name, "path": str(place(slide.path).absolute())}
     write_json(path, root)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wsikit.errors import ReadError, StoreError, WsikitError
+from wsikit.errors import ReadError, StoreError, UnreachableError, WsikitError
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
 from wsikit.slides.chunk import ChunkError, decode_chunk
@@ -267,6 +267,8 @@ def _verify_tables(store: SlideStore) -> Iterator[str]:
             for column in sorted(complete):
                 if len(table.read(column)) != len(table):
                     yield f"{table.folder}: column {column} has another number of rows than the table"
+        except UnreachableError:
+            raise
         except WsikitError as error:
             yield str(error)
         except (OSError, ValueError, RuntimeError) as error:  # what zarr and its codecs raise for damaged chunks
