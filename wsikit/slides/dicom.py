@@ -135,35 +135,29 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
     def _level(self, header: DicomFile) -> _Level | None:
         if header.several or header.bits != 8 or header.channels not in (1, 3):
             return None
-        grid = _grid(header)
-        if grid is None:
-            return None
         file = PositionedFile(header.path)
         self._files.append(file)
-        frames = dicom_files.find_frames(file, header)
+        grid, frames = _grid(file, header), dicom_files.find_frames(file, header)
         source = frames and _source(header, lambda: file.read(int(frames.starts[0]), 1 << 16))
-        if frames is None or source is None:
+        if grid is None or frames is None or source is None:
             return None
         return _Level(source, file, frames, grid)
 
 
-def _grid(header: DicomFile) -> npt.NDArray[np.int64] | None:
+def _grid(file: PositionedFile, header: DicomFile) -> npt.NDArray[np.int64] | None:
     """(rows, columns): number of the frame at each place, -1 for none. None if frames do not lie on one grid."""
     shape = header.rows, header.columns
-    try:
-        positions = None if header.organisation == "TILED_FULL" else dicom_files.frame_positions(header.path)
-    except (AttributeError, KeyError, ValueError, IndexError):
-        if header.organisation:
-            return None
-        positions = None  # nothing is said of places: row by row, as OpenSlide takes it too
+    positions = None if header.organisation == "TILED_FULL" else dicom_files.frame_positions(file, header)
     if positions is None:
-        return np.arange(header.frames).reshape(shape) if header.frames == shape[0] * shape[1] else None
-    x, y = np.array(positions, dtype=np.int64).reshape(-1, 2).T
+        # nothing is said of places: row by row, as OpenSlide takes it too
+        in_rows = header.organisation in ("TILED_FULL", "") and header.frames == shape[0] * shape[1]
+        return np.arange(header.frames).reshape(shape) if in_rows else None
+    x, y = positions.T
     column, row = x // header.tile_px[0], y // header.tile_px[1]
     inside = (x >= 0) & (y >= 0) & (column < shape[1]) & (row < shape[0])
     aligned = (x % header.tile_px[0] == 0) & (y % header.tile_px[1] == 0)
     grid = np.full(shape, -1, dtype=np.int64)
-    if len(positions) != header.frames or not (inside & aligned).all():
+    if not (inside & aligned).all():
         return None
     grid[row, column] = np.arange(header.frames)
     # two frames at one place: other focal planes or colours
