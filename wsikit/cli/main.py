@@ -22,6 +22,7 @@ VERBS = {
     "export": "Write a store's map, GeoJSON, report or table.",
     "phantom": "Make synthetic slides with their truth.",
     "demo": "Make a synthetic slide and run the main job on it.",
+    "bench": "How fast patches can be read from a slide, beside other readers.",
     "doctor": "Check this installation: versions, readers, codecs, GPU, disk.",
 }
 

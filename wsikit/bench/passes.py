@@ -1,0 +1,202 @@
+"""One pass over the patches of a job, timed, by any reader. Runs in a process of its own, so that memory is its own.
+
+Told by one line of JSON what to do, it answers `ready` or why not; each further line is one pass.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from wsikit.geometry import PatchGrid
+    from wsikit.slides.base import Slide
+
+BATCH = 128
+"""Patches that wsikit reads at a time."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is read, by whom."""
+
+    path: str
+    reader: str
+    """wsikit, limit, or a name of `wsikit.bench.readers.OTHERS`."""
+    slide_mpp: tuple[float, float]
+    """Taken for the slide's own."""
+    mpp: float
+    patch_px: int
+    corners: tuple[tuple[int, int], ...]
+    """Of the patches, level-0 px."""
+    threads: int
+    """So many decode in wsikit. The others decide for themselves."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Job:
+        corners = tuple((int(x), int(y)) for x, y in record["corners"])
+        width_mpp, height_mpp = record["slide_mpp"]
+        return cls(**{**record, "corners": corners, "slide_mpp": (width_mpp, height_mpp)})
+
+
+Timings = dict[str, float]
+"""seconds: of the pass; io_seconds: of reading the encoded tiles alone, where the reader is the limit."""
+
+
+def pass_of(job: Job) -> Callable[[], Timings]:
+    """The pass that a job asks for; an error of any kind if its reader is not there or cannot open the slide."""
+    if job.reader == "wsikit":
+        return lambda: _stream(job)
+    if job.reader == "limit":
+        return lambda: _decode_each_tile(job)
+    from wsikit.bench.readers import OTHERS
+
+    OTHERS[job.reader](job.path).close()
+    return lambda: _patch_by_patch(job)
+
+
+def _opened(job: Job) -> Slide:
+    from wsikit.slides.registry import open_slide
+
+    return open_slide(job.path, mpp=job.slide_mpp)
+
+
+def _grid(job: Job, dimensions: tuple[int, int]) -> PatchGrid:
+    from wsikit.geometry import PatchGrid
+
+    return PatchGrid(dimensions, job.slide_mpp, job.patch_px, job.mpp)
+
+
+def _corners(job: Job) -> npt.NDArray[np.int64]:
+    return np.asarray(job.corners, dtype=np.int64).reshape(-1, 2)
+
+
+def _stream(job: Job) -> Timings:
+    from wsikit.tiling.stream import read_patches
+
+    corners = _corners(job)
+    with _opened(job) as slide:
+        grid = _grid(job, slide.dimensions)
+        begun = time.perf_counter()
+        for first in range(0, len(corners), BATCH):
+            read_patches(slide, grid, corners[first : first + BATCH], threads=job.threads, in_order=True)
+        return {"seconds": time.perf_counter() - begun}
+
+
+def _decode_each_tile(job: Job) -> Timings:
+    """Each tile that the patches need is decoded once, and dropped: no patch is made of it."""
+    from wsikit.slides.tiles import Crew, DecodedTiles, plan_paste
+    from wsikit.tiling.stream import plan_patches
+
+    with _opened(job) as slide, Crew(job.threads) as crew:
+        plans = plan_patches(slide, _grid(job, slide.dimensions), _corners(job))
+        encoded = _encoded(slide)
+        if not isinstance(slide, DecodedTiles):
+            raise ValueError(f"the reader {slide.info.reader} does not hand out tiles")
+        level = plans.level
+        paste = plan_paste(plans.boxes, slide.level_dimensions[level], slide.tile_px(level), in_order=True)
+        tiles = paste.tiles.tolist()
+
+        def fetch(share: slice) -> None:
+            for column, row in tiles[share]:
+                assert encoded is not None
+                encoded(level, column, row)
+
+        def decode(share: slice) -> None:
+            for column, row in tiles[share]:
+                slide.tile(level, column, row, keep=False)
+
+        begun = time.perf_counter()
+        crew.share(decode)
+        timings = {"seconds": time.perf_counter() - begun}
+        if encoded is not None:
+            begun = time.perf_counter()
+            crew.share(fetch)
+            timings["io_seconds"] = time.perf_counter() - begun
+        return timings
+
+
+def _encoded(slide: Any) -> Callable[[int, int, int], bytes | None] | None:
+    """How the bytes of a tile are fetched without being decoded, if that can be had."""
+    from wsikit.slides.encoded import EncodedTiles
+
+    if slide.info.kind == "store":
+        return slide.chunk if slide.holds_pixels else None  # type: ignore[no-any-return]
+    return slide.encoded_tile if isinstance(slide, EncodedTiles) else None
+
+
+def _patch_by_patch(job: Job) -> Timings:
+    from PIL import Image
+
+    from wsikit.bench.readers import OTHERS
+    from wsikit.geometry import plan_read
+
+    reader = OTHERS[job.reader](job.path)
+    try:
+        level = plan_read([shrink * max(job.slide_mpp) for shrink in reader.downsamples], target_mpp=job.mpp)
+        step_x, step_y = (job.mpp / (mpp * reader.downsamples[level]) for mpp in job.slide_mpp)
+        size = math.ceil(job.patch_px * step_x - 1e-3), math.ceil(job.patch_px * step_y - 1e-3)
+        out = job.patch_px, job.patch_px
+        begun = time.perf_counter()
+        for x, y in job.corners:
+            pixels = reader.read(x, y, level, *size)
+            if size != out:  # not exact, but what a program would do
+                np.asarray(Image.fromarray(pixels).resize(out, Image.Resampling.BOX))
+        return {"seconds": time.perf_counter() - begun}
+    finally:
+        reader.close()
+
+
+def peak_rss_mb() -> float | None:
+    """Most memory that this process ever held, MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def main() -> None:
+    """Serve one job on standard input and output."""
+    try:
+        run = pass_of(Job.from_json(json.loads(sys.stdin.readline())))
+    except Exception as error:  # whatever a library raises for a slide that it cannot open is the answer
+        _say({"reason": _in_a_line(error)})
+        return
+    _say({"ready": True})
+    for _ in sys.stdin:
+        try:
+            cpu = time.process_time()
+            timings: dict[str, Any] = dict(run())
+            timings["cpu_seconds"] = time.process_time() - cpu
+        except Exception as error:
+            _say({"reason": _in_a_line(error)})
+            return
+        _say({**timings, "peak_rss_mb": peak_rss_mb()})
+
+
+def _say(record: dict[str, Any]) -> None:
+    sys.__stdout__.write(json.dumps(record) + "\n")  # type: ignore[union-attr]
+    sys.__stdout__.flush()  # type: ignore[union-attr]
+
+
+def _in_a_line(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "not installed" if isinstance(error, ModuleNotFoundError) else f"does not load: {error}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()
