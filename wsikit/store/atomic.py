@@ -87,6 +87,17 @@ def write_pieces(path: str | os.PathLike[str] | RemotePath, pieces: Sequence[byt
             os.fsync(file.fileno())
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what interrupted writes left anywhere below `folder`. Only where no other run is at work on it."""
+    if isinstance(folder, RemotePath):
+        return  # nothing is written beside its place there
+    for left in sorted(folder.rglob(f"*{PARTIAL_SUFFIX}")):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)  # it may have lain in a folder that is gone by now
+
+
 def flush(path: str | os.PathLike[str] | RemotePath) -> None:
     """See to it that a file's content is on the disk. What lies at a URL is there once it is written."""
     if isinstance(path, RemotePath):

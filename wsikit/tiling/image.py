@@ -19,7 +19,7 @@ from wsikit.slides.base import Slide
 from wsikit.slides.encoded import EncodedTiles, TileSource
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import SlideStore
-from wsikit.store.atomic import PARTIAL_SUFFIX, write_json
+from wsikit.store.atomic import remove_partials, write_json
 from wsikit.store.place import is_url, place, remove_tree
 from wsikit.store.receipts import Receipt
 from wsikit.tiling import records
@@ -217,7 +217,7 @@ def _begin(folder: Path, receipt: Receipt) -> None:
     plan_path = folder / PLAN_FOLDER / PLAN_NAME
     if folder.exists():
         if _planned(plan_path) == receipt.digest:
-            _remove_partials(folder)
+            remove_partials(folder)
             return
         if not plan_path.is_file() and any(folder.iterdir()):
             SlideStore.read_record(folder)  # raises StoreError where the folder is not a store of ours
@@ -240,9 +240,3 @@ def _planned(plan_path: Path) -> str | None:
         return str(json.loads(plan_path.read_text(encoding="utf-8"))["digest"])
     except (OSError, json.JSONDecodeError, KeyError):
         return None
-
-
-def _remove_partials(folder: Path) -> None:
-    for partial in folder.rglob(f"*{PARTIAL_SUFFIX}"):
-        if partial.is_file():
-            partial.unlink()

@@ -12,6 +12,7 @@ from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
+from wsikit.store.atomic import remove_partials
 from wsikit.store.place import place
 from wsikit.store.receipts import Receipt
 from wsikit.tiling.image import ImageSource, image_receipt, open_committed, write_image
@@ -158,6 +159,7 @@ def add_patches(
     progress: Progress = SILENT,
 ) -> None:
     """Bring tissue label, patch table and quality columns of a store up to date. A store may hold several grids."""
+    remove_partials(store.folder)
     progress.start("tissue", 1, "slide")
     receipt = write_tissue(store, tissue or TissueParameters())
     table = write_patches(store, patches or PatchParameters(), receipt)

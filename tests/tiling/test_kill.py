@@ -1,0 +1,82 @@
+"""A run that is killed, at any moment, by the operating system: the next one finishes it, to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tifffile
+
+from wsikit.execution import Executor
+from wsikit.slides.store import SlideStore
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.plan import ImageParameters
+from wsikit.tiling.tile import tile
+from wsikit.tiling.verify import verify
+
+KILLS = 60
+
+IMAGES = {
+    "passed": ImageParameters(tile_px=64, chunks_per_shard=2),
+    "encoded": ImageParameters(tile_px=64, chunks_per_shard=2, codec="zstd", regions="all"),
+}
+
+
+def make(slide: Path, store: Path, image: ImageParameters) -> SlideStore:
+    return tile(
+        slide,
+        store,
+        slide_id="s",
+        image=image,
+        patches=PatchParameters(0.5, 128),
+        executor=Executor(workers=2),
+    )
+
+
+def files(store: Path) -> dict[str, str]:
+    return {
+        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in store.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def slide(tmp_path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
+    """Two levels of JPEG tiles."""
+    path = tmp_path / "disc.tiff"
+    options: dict[str, Any] = {
+        "tile": (64, 64),
+        "photometric": "rgb",
+        "compression": "jpeg",
+        "resolutionunit": "CENTIMETER",
+        "metadata": None,
+    }
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, resolution=(2e4, 2e4), **options)
+        writer.write(np.ascontiguousarray(pixels[::2, ::2]), resolution=(1e4, 1e4), subfiletype=1, **options)
+    return path
+
+
+@pytest.mark.parametrize("kind", list(IMAGES))
+def test_a_run_killed_again_and_again_ends_in_the_same_bytes(slide: Path, tmp_path: Path, kind: str) -> None:
+    image = IMAGES[kind]
+    make(slide, tmp_path / "whole.zarr", image)
+    script = Path(__file__).with_name("killed_runs.py")
+    arguments = [str(slide), str(tmp_path / "killed.zarr"), json.dumps(asdict(image)), str(KILLS), "7"]
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["killed"] >= KILLS / 4, "killed at work, not when all was done"
+    assert said["states"] >= 5, "at different moments"
+    store = make(slide, tmp_path / "killed.zarr", image)
+    assert files(store.folder) == files(tmp_path / "whole.zarr")
+    assert verify(store, source=slide).problems == ()
