@@ -43,6 +43,7 @@ def test_every_reader_has_its_numbers_or_a_reason(slide_path: Path, tmp_path: Pa
         assert found["patches_per_s"] == pytest.approx(6 / middle, rel=0.05)
         assert found["mp_per_s"] == pytest.approx(6 * 224 * 224 / 1e6 / middle, rel=0.05, abs=0.06)
         assert found["peak_rss_mb"] > 10
+    assert record["openslide"]["peak_rss_mb"] < 150, "its own memory, not that of this process"
     assert record["limit"]["ratio_to_limit"] == 1
     assert record["peak_rss_mb"] == record["wsikit"]["peak_rss_mb"]
     shares = record["bottleneck"]

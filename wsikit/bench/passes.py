@@ -161,11 +161,17 @@ def _patch_by_patch(job: Job) -> Timings:
 def peak_rss_mb() -> float | None:
     """Most memory that this process ever held, MB; None where the system does not tell."""
     try:
+        # not ru_maxrss, which on Linux also counts what the parent held when it started this process
+        with open("/proc/self/status", encoding="ascii") as file:
+            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+        return round(peak / 2**10, 1)
+    except (OSError, StopIteration):
+        pass
+    try:
         import resource
     except ImportError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def main() -> None:
