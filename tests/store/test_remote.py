@@ -17,10 +17,13 @@ from wsikit.batch.outputs import export
 from wsikit.cli.main import main
 from wsikit.errors import RequestError, StoreError, UnreachableError, UnsupportedSlideError
 from wsikit.execution import Executor
+from wsikit.geometry import PatchGrid
 from wsikit.inference.stages import caption
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.place import place
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ROWS_PER_CHUNK, ColumnSpec, PatchTable
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.stream import read_patches
@@ -29,6 +32,7 @@ from wsikit.tiling.verify import verify
 
 TWO = Executor("threads", 2)
 PATCHES = PatchParameters(0.5, 224)
+MADE = Receipt("test", 1)
 
 
 @pytest.fixture
@@ -113,6 +117,25 @@ def test_an_interrupted_upload_is_no_store_of_two_halves_and_is_finished_by_the_
     assert not set(shards) & set(second), "what had arrived is not sent again"
     verdict = verify(url)
     assert verdict.ok, verdict.problems
+
+
+@pytest.mark.parametrize("width", [None, 2])
+def test_a_remote_column_with_a_missing_chunk_is_not_complete(remote: str, width: int | None) -> None:
+    grid = PatchGrid((100_000, 100_000), (0.25, 0.25), 224, 0.5)
+    table = PatchTable.create(f"{remote}/{grid.name}", grid, grid.all_coords()[: ROWS_PER_CHUNK + 9], MADE)
+    spec = ColumnSpec("gate", "float32", width)
+    assert table.receipt("gate") is None
+    first, second = table.prepare([spec], MADE)
+    table.write("gate", second, np.zeros((9, width) if width else 9))
+    assert "gate" not in table.columns()
+    with pytest.raises(StoreError, match="1 of 2 parts"):
+        table.read("gate")
+    assert PatchTable(table.folder).prepare([spec], MADE) == [first]
+    table.write("gate", first, np.zeros((ROWS_PER_CHUNK, width) if width else ROWS_PER_CHUNK))
+    assert table.columns() == ["coords", "gate"]
+    table.write_vote("mean", {"label": 1}, MADE)
+    assert table.votes() == {"mean": {"label": 1}}
+    assert table.vote_receipt("mean") == MADE
 
 
 def test_without_an_answer_nothing_is_white_or_missing(

@@ -90,7 +90,7 @@ def test_an_array_of_encoded_bytes_cannot_be_written_through_zarr(level: Path) -
 def test_a_file_written_atomically_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b.json"
     write_json(target, {"x": 1})
-    with pytest.raises(RuntimeError), atomic_write(target) as partial:
+    with pytest.raises(RuntimeError), atomic_write(target) as partial:  # noqa: PT012
         partial.write_text('{"x": ')
         raise RuntimeError
     assert json.loads(target.read_text()) == {"x": 1}
