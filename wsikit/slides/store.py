@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,7 +95,7 @@ class SlideStore(BaseSlide):
             attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
         except NotADirectoryError:
             raise StoreError(
-                f"{folder}: a file, not a slide store. Run wsikit tile {folder} -o {Path(folder).stem}.zarr first."
+                f"{folder}: a file, not a slide store. Run wsikit tile {folder} -o {place(folder).stem}.zarr first."
             ) from None
         except FileNotFoundError:
             raise StoreError(
