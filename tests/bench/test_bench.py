@@ -108,6 +108,19 @@ def test_a_process_that_dies_is_a_reason_not_a_hang(slide_path: Path, monkeypatc
     assert result.bottleneck is None
 
 
+def test_a_reader_that_never_answers_is_given_up(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsikit.bench import measure
+
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexec sleep 60\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(measure.sys, "executable", str(silent))
+    monkeypatch.setattr(measure, "PATIENCE_S", 0.2)
+    assert bench(slide_path, patches=2, repeat=1, others=()).readers["wsikit"].reason == "no answer in 0.2 s"
+
+
 def test_the_bottleneck_is_the_largest_share() -> None:
     assert "bottleneck is decoding" in Bottleneck(0.8, 0.05, 0.15).line
     assert "bottleneck is reading the file" in Bottleneck(0.2, 0.6, 0.2).line

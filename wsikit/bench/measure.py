@@ -10,6 +10,8 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,9 @@ from wsikit.geometry import PatchGrid
 from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
 from wsikit.tiling.stream import plan_patches
+
+PATIENCE_S = 60.0
+"""A reader that takes longer for opening a slide or for one pass is given up."""
 
 LIMIT, WSIKIT, STORE = "limit", "wsikit", "store"
 
@@ -223,14 +228,20 @@ class _Worker:
     def _ask(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        watch = threading.Timer(PATIENCE_S, self._process.kill)  # some readers wait for ever on a file they half know
+        watch.start()
+        asked = time.monotonic()
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
         except BrokenPipeError:
             answer = ""
+        watch.cancel()
         if not answer:
-            self.reason = f"its process ended with status {self._process.wait()}"
+            status = self._process.wait()
+            late = time.monotonic() - asked >= PATIENCE_S
+            self.reason = f"no answer in {PATIENCE_S:g} s" if late else f"its process ended with status {status}"
             return {}
         found: dict[str, Any] = json.loads(answer)
         self.reason = found.get("reason")

@@ -51,7 +51,13 @@ class Job:
 
 
 Timings = dict[str, float]
-"""seconds: of the pass; io_seconds: of reading the encoded tiles alone, where the reader is the limit."""
+"""seconds, cpu_seconds: of the pass, without opening; io_seconds: of reading the encoded tiles alone, of the limit."""
+
+
+def _timed(work: Callable[[], None]) -> Timings:
+    begun, cpu = time.perf_counter(), time.process_time()
+    work()
+    return {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
 
 
 def pass_of(job: Job) -> Callable[[], Timings]:
@@ -88,10 +94,12 @@ def _stream(job: Job) -> Timings:
     corners = _corners(job)
     with _opened(job) as slide:
         grid = _grid(job, slide.dimensions)
-        begun = time.perf_counter()
-        for first in range(0, len(corners), BATCH):
-            read_patches(slide, grid, corners[first : first + BATCH], threads=job.threads, in_order=True)
-        return {"seconds": time.perf_counter() - begun}
+
+        def read() -> None:
+            for first in range(0, len(corners), BATCH):
+                read_patches(slide, grid, corners[first : first + BATCH], threads=job.threads, in_order=True)
+
+        return _timed(read)
 
 
 def _decode_each_tile(job: Job) -> Timings:
@@ -117,13 +125,9 @@ def _decode_each_tile(job: Job) -> Timings:
             for column, row in tiles[share]:
                 slide.tile(level, column, row, keep=False)
 
-        begun = time.perf_counter()
-        crew.share(decode)
-        timings = {"seconds": time.perf_counter() - begun}
+        timings = _timed(lambda: crew.share(decode))
         if encoded is not None:
-            begun = time.perf_counter()
-            crew.share(fetch)
-            timings["io_seconds"] = time.perf_counter() - begun
+            timings["io_seconds"] = _timed(lambda: crew.share(fetch))["seconds"]
         return timings
 
 
@@ -148,12 +152,14 @@ def _patch_by_patch(job: Job) -> Timings:
         step_x, step_y = (job.mpp / (mpp * reader.downsamples[level]) for mpp in job.slide_mpp)
         size = math.ceil(job.patch_px * step_x - 1e-3), math.ceil(job.patch_px * step_y - 1e-3)
         out = job.patch_px, job.patch_px
-        begun = time.perf_counter()
-        for x, y in job.corners:
-            pixels = reader.read(x, y, level, *size)
-            if size != out:  # not exact, but what a program would do
-                np.asarray(Image.fromarray(pixels).resize(out, Image.Resampling.BOX))
-        return {"seconds": time.perf_counter() - begun}
+
+        def read() -> None:
+            for x, y in job.corners:
+                pixels = reader.read(x, y, level, *size)
+                if size != out:  # not exact, but what a program would do
+                    np.asarray(Image.fromarray(pixels).resize(out, Image.Resampling.BOX))
+
+        return _timed(read)
     finally:
         reader.close()
 
@@ -184,9 +190,7 @@ def main() -> None:
     _say({"ready": True})
     for _ in sys.stdin:
         try:
-            cpu = time.process_time()
-            timings: dict[str, Any] = dict(run())
-            timings["cpu_seconds"] = time.process_time() - cpu
+            timings = run()
         except Exception as error:
             _say({"reason": _in_a_line(error)})
             return
