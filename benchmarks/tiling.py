@@ -28,7 +28,7 @@ from wsikit.execution import Executor
 from wsikit.geometry import PatchGrid
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
-from wsikit.tiling.fingerprint import fingerprint
+from wsikit.slides.fingerprint import fingerprint
 from wsikit.tiling.image import write_image
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.stream import read_patches

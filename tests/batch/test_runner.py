@@ -23,6 +23,7 @@ from wsikit.cli.main import main
 from wsikit.errors import ModelError
 from wsikit.execution import Executor
 from wsikit.slides.store import SlideStore
+from wsikit.tiling import columns
 
 OUTPUTS = ("map.png", "subtype.geojson", "report.html")
 
@@ -91,7 +92,7 @@ def test_running_again_changes_nothing_that_is_done_and_retries_what_failed(
     assert table(tmp_path / "out")["late"]["status"] == DONE
 
 
-@pytest.mark.parametrize("stage", ["caption", "predict", "vote", "write_outputs"])
+@pytest.mark.parametrize("stage", ["caption_stage", "predict", "vote", "write_outputs"])
 def test_a_run_broken_off_in_any_stage_is_finished_by_the_next(
     start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -106,6 +107,23 @@ def test_a_run_broken_off_in_any_stage_is_finished_by_the_next(
     assert start(slide_path).exit_status == 0
     assert stamps(tmp_path / "out" / "slides" / "disc.zarr" / "0") == pixels
     assert all((tmp_path / "out" / "results" / "disc" / name).is_file() for name in OUTPUTS)
+
+
+def test_quality_and_captions_come_from_one_pass_over_the_patches(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = columns.read_patches
+
+    def counted(slide: Any, grid: Any, coords: npt.NDArray[np.int64]) -> Any:
+        read.append(len(coords))
+        return real(slide, grid, coords)
+
+    monkeypatch.setattr(columns, "read_patches", counted)
+    start(slide_path)
+    patches = SlideStore(tmp_path / "out" / "slides" / "disc.zarr").patches()
+    assert sum(read) == len(patches)
+    assert {"readable", "caption", "caption_facts"} <= set(patches.columns())
 
 
 def test_other_settings_redo_what_depends_on_them_only(

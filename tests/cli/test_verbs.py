@@ -30,7 +30,9 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert wsikit.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["tile"], ["run", "x.svs"], ["vote", "x.zarr", "--method", "loud"]])
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["tile"], ["run", "x.svs"], ["vote", "x.zarr", "--method", "loud"]]
+)
 def test_a_wrong_request_ends_with_2(arguments: list[str]) -> None:
     assert call(*arguments) == 2
 

@@ -3,17 +3,22 @@
     killed_runs.py SLIDE STORE IMAGE_PARAMETERS_AS_JSON KILLS SEED
 
 Everything is imported once; each attempt is a fork of this process, in which no other thread lives, so that an attempt
-costs no more than what it lives. Prints as JSON how many were killed at work, and how many states they left behind.
+costs no more than what it lives. A store that is finished in spite of them is compared and begun anew. Prints as JSON
+how many different states the killed left behind, and in how many different ones the finished ended: one, if all is
+well.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 # imported before the forks, or each would take seconds
@@ -33,33 +38,52 @@ def start(slide: Path, store: Path, image: ImageParameters) -> int:
     """Fork a child that tiles; its process id."""
     child = os.fork()
     if child == 0:
+        status = 1
         try:
             tile(
                 slide, store, slide_id="s", image=image, patches=PatchParameters(0.5, 128), executor=Executor(workers=2)
             )
+            status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
-            os._exit(0)
+            os._exit(status)
     return child
 
 
-def state(store: Path) -> frozenset[str]:
-    return frozenset(str(path) for path in store.rglob("*") if path.is_file())
+def state(store: Path) -> str:
+    """Digest of all files of a store, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(store.rglob("*")):
+        if path.is_file():
+            digest.update(str(path.relative_to(store)).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def main() -> None:
     slide, store = Path(sys.argv[1]), Path(sys.argv[2])
     image, kills, chance = ImageParameters(**json.loads(sys.argv[3])), int(sys.argv[4]), random.Random(int(sys.argv[5]))
+    timed = store.with_name("timed.zarr")
     begun = time.perf_counter()
-    os.waitpid(start(slide, store.with_name("timed.zarr"), image), 0)
+    os.waitpid(start(slide, timed, image), 0)
     whole_time = time.perf_counter() - begun
-    killed, states = 0, set()
-    for _ in range(kills):
+    killed, left_behind, finished = 0, set(), {state(timed)}
+    while killed < kills:
         child = start(slide, store, image)
-        time.sleep(chance.uniform(0, 0.7) * whole_time)
+        time.sleep(chance.uniform(0, 0.6) * whole_time)
         os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        states.add(state(store))
-    print(json.dumps({"killed": killed, "states": len(states)}))
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):
+            killed += 1
+            left_behind.add(state(store))
+        elif status:
+            sys.exit("a run failed where it should have gone on")
+        else:  # it came to its end before the signal: what many before it began
+            finished.add(state(store))
+            shutil.rmtree(store)
+    os.waitpid(start(slide, store, image), 0)
+    finished.add(state(store))
+    print(json.dumps({"left_behind": len(left_behind), "finished": len(finished)}))
 
 
 if __name__ == "__main__":

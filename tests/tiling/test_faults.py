@@ -128,13 +128,13 @@ def test_a_slide_that_is_still_being_copied_is_refused_at_the_end(slide_path: Pa
 def test_another_run_of_other_parameters_does_not_keep_what_an_interrupted_one_left(
     slide_path: Path, tmp_path: Path, pixels: npt.NDArray[np.uint8], write_slide: Callable[..., Path]
 ) -> None:
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop() -> None:
-        raise Stop
+        raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         make(slide_path, tmp_path / "s.zarr", Listener(20, stop))
     write_slide(slide_path, np.ascontiguousarray(pixels[::-1]))
     again = make(slide_path, tmp_path / "s.zarr")

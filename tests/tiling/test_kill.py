@@ -75,8 +75,8 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bytes(slide: Path, tmp_pa
     done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said["killed"] >= KILLS / 4, "killed at work, not when all was done"
-    assert said["states"] >= 5, "at different moments"
+    assert said["left_behind"] >= 5, "killed at different moments"
+    assert said["finished"] == 1, "every run that came to its end did so with the bytes of one that was never killed"
     store = make(slide, tmp_path / "killed.zarr", image)
     assert files(store.folder) == files(tmp_path / "whole.zarr")
     assert verify(store, source=slide).problems == ()

@@ -95,7 +95,7 @@ def test_a_store_states_its_scale_and_where_it_came_from(slide_path: Path, tmp_p
     assert store.mpp_source == open_slide(slide_path).mpp_source
 
 
-class Interrupted(Exception):
+class InterruptedError(Exception):
     """Stands for a kill."""
 
 
@@ -106,7 +106,7 @@ def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def write(path: Path, pieces: list[bytes]) -> None:
         if len(written) == count:
-            raise Interrupted
+            raise InterruptedError
         written.append(path)
         original(path, pieces)
 
@@ -121,7 +121,7 @@ def test_an_interrupted_store_is_no_store_and_is_finished_by_the_next_run(
     make(slide_path, tmp_path / "whole.zarr", slide_id="s")
     with monkeypatch.context() as patched:
         first = stop_after(count, patched)
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedError):
             make(slide_path, tmp_path / "s.zarr", executor=Executor(workers=1))
         assert len(first) == count
     with pytest.raises(StoreError, match="not a complete slide store"):
@@ -137,7 +137,7 @@ def test_a_truncated_shard_is_written_again(slide_path: Path, tmp_path: Path, mo
     make(slide_path, tmp_path / "whole.zarr", slide_id="s")
     with monkeypatch.context() as patched:
         first = stop_after(5, patched)
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedError):
             make(slide_path, tmp_path / "s.zarr", executor=Executor(workers=1))
     first[2].write_bytes(first[2].read_bytes()[:-10])
     make(slide_path, tmp_path / "s.zarr")

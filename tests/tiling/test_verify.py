@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
-import zarr
 
 from wsikit.execution import Executor
 from wsikit.slides.store import SlideStore
@@ -95,18 +94,3 @@ def test_recorded_unreadable_tiles_are_no_fault_of_the_store(
     level = json.loads((store.folder / "0" / "zarr.json").read_text())["attributes"]["wsikit"]
     assert level["unreadable_tiles"] == [[5, 4]]
     assert verify(store).problems == ()
-
-
-def test_real_slides_keep_every_byte_and_every_pixel(slides_dir: Path, tmp_path: Path) -> None:
-    from wsikit.slides.registry import open_slide
-
-    for name in ("CMU-1-Small-Region.svs", "CMU-1-Small-Region.jpeg.tiff"):
-        with open_slide(slides_dir / name, mpp=0.499) as slide:
-            store = tile(slide, tmp_path / f"{name}.zarr", executor=Executor(workers=2))
-            width, height = slide.dimensions
-            truth = slide.read_box(0, (0, 0, width, height))
-        assert store.record["lossless"] is True
-        assert verify(store, source=slides_dir / name).problems == ()
-        assert np.array_equal(store.read_box(0, (0, 0, width, height)), truth)
-        through_zarr = np.asarray(zarr.open_array(store.folder / "0", mode="r")[:]).transpose(1, 2, 0)
-        assert np.array_equal(through_zarr, truth)

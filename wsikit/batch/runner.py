@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +20,18 @@ from wsikit.batch import records
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.outputs import SlideSummary, write_outputs
 from wsikit.batch.records import SlideRow
+from wsikit.captions import load_captioner
 from wsikit.errors import RequestError, WsikitError
 from wsikit.execution import Executor
 from wsikit.geometry import MAX_ENLARGEMENT, SCALE_TOLERANCE
-from wsikit.inference.stages import VoteParameters, caption, predict, vote, why_not_applicable
+from wsikit.inference.stages import VoteParameters, caption_stage, predict, vote, why_not_applicable
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
 from wsikit.store.place import local_folder
 from wsikit.store.table import PatchTable
-from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.patches import PatchParameters, quality_stage
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tissue.parameters import TissueParameters
@@ -178,14 +180,12 @@ def _run_slide(entry: SlideEntry, job: _Job) -> SlideRow:
             patches=patches,
             tissue=job.parameters.tissue,
             image=job.parameters.image,
+            stages=(quality_stage, partial(caption_stage, captioner=load_captioner(job.parameters.captioner))),
             executor=job.executor,
             progress=job.progress,
         )
     with store:
         table = store.patches(patches.grid(store).name)
-        caption(
-            store, captioner=job.parameters.captioner, grid=table.name, executor=job.executor, progress=job.progress
-        )
         fault = too_coarse or why_not_applicable(config, store, table)
         if fault is None:
             predict(store, model=job.predictor, grid=table.name, progress=job.progress)

@@ -9,7 +9,9 @@ from wsikit.cli.options import grid_option
 
 @click.command()
 @click.argument("store", type=click.Path())
-@click.option("--to", required=True, type=click.Choice(["png", "geojson", "report", "csv", "tiff"]), help="What to write.")
+@click.option(
+    "--to", required=True, type=click.Choice(["png", "geojson", "report", "csv", "tiff"]), help="What to write."
+)
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The file to write.")
 @grid_option
 @click.option(

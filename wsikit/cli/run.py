@@ -127,7 +127,10 @@ def _tell(progress: TerminalProgress, console: Console, row: SlideRow) -> None:
         verdict = f"no subtype: {row.reason}"
     else:
         verdict = f"{row.subtype}  p={row.probability[row.subtype]:.2f}  margin {row.margin:.2f}"
-    facts = f"{row.n_patches} patches, {row.tissue_mm2:.3g} mm², {row.mpp_x:.4g} µm/px ({row.mpp_source}), {row.seconds:.0f} s"
+    facts = (
+        f"{row.n_patches} patches, {row.tissue_mm2:.3g} mm², {row.mpp_x:.4g} µm/px ({row.mpp_source}), "
+        f"{row.seconds:.0f} s"
+    )
     console.print(f"[green]✓[/] [bold]{escape(row.slide_id)}[/]  {escape(verdict)}", highlight=False)
     console.print(f"    [dim]{escape(facts)}[/]", highlight=False)
 

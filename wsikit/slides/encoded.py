@@ -25,6 +25,8 @@ class TileSource:
     rewrapped: bool = False
     """The tiles are put together from pieces of the file's streams (NDPI): their coefficients are the scanner's, their
     headers are not."""
+    subsampled: bool = False
+    """Such tiles hold colour at fewer px than light: a decoder of the whole image would look beyond their borders."""
 
 
 @runtime_checkable

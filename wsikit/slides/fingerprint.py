@@ -15,8 +15,9 @@ BLOCKS = 32
 def fingerprint(path: str | os.PathLike[str]) -> str:
     """sha256 over the size and `BLOCKS` blocks spread evenly over the file, its first and last bytes among them.
 
-    A whole-slide image may have tens of gigabytes; a changed scan changes its tables and its tiles everywhere. A
-    folder (a store, a DICOM series) is fingerprinted by its files' names and sizes, and its root metadata.
+    A whole-slide image may have tens of gigabytes; a changed scan changes its tables and its tiles everywhere. Of the
+    other files of a slide (DICOM series, MIRAX) the names and sizes count. A folder (a store) is fingerprinted by its
+    files' names and sizes, and its root metadata.
     """
     source = place(path)
     if source.is_dir():
@@ -28,7 +29,22 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         for i in range(BLOCKS):
             file.seek(last * i // (BLOCKS - 1))
             digest.update(file.read(BLOCK_BYTES))
+    for other in _companions(source):
+        digest.update(f"{other.name}:{other.stat().st_size};".encode())
     return f"sampled-sha256:{digest.hexdigest()}"
+
+
+def _companions(path: Path) -> list[Path]:
+    """The other files of the slide that `path` names, by name."""
+    if path.suffix.lower() == ".mrxs":
+        folder = path.with_suffix("")
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+    with open(path, "rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            return []
+    from wsikit.slides.dicom_files import same_series
+
+    return sorted(Path(other.path) for other in same_series(str(path)) if Path(other.path).name != path.name)
 
 
 def _folder_fingerprint(folder: Path) -> str:

@@ -44,7 +44,8 @@ class NdpiSlide(TiledFileSlide):
 
     def tile_source(self, level: int) -> TileSource:
         """What the tiles of `level` share: they are whole JPEG streams, put together from the file's intervals."""
-        return TileSource(self.tile_px(level), rewrapped=not self._layout.levels[level].whole)
+        layout = self._layout.levels[level]
+        return TileSource(self.tile_px(level), rewrapped=not layout.whole, subsampled=layout.subsampled)
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes:
         """One tile as a JPEG of its own, of the full tile size; ReadError if an interval is missing or damaged.

@@ -60,6 +60,11 @@ class NdpiLevel:
         """The level is one JPEG without restart markers, and one tile."""
         return not self.head
 
+    @property
+    def subsampled(self) -> bool:
+        """Its pieces hold colour at fewer px than light."""
+        return not self.whole and any(factors != 0x11 for factors in _sampling_factors(self.head))
+
 
 @dataclass(frozen=True)
 class NdpiLayout:
@@ -206,10 +211,15 @@ def _segments(head: bytes) -> Iterator[tuple[int, int]]:
         position += 2 + int.from_bytes(head[position + 2 : position + 4], "big")
 
 
-def _mcu_width(head: bytes) -> int:
-    """Width of an MCU, px, from the sampling factors in the frame's segment."""
+def _sampling_factors(head: bytes) -> list[int]:
+    """Of each component, from the frame's segment: across in the upper four bits, down in the lower."""
     start = next(position for marker, position in _segments(head) if marker == 0xC0)
-    return 8 * max(head[start + 11 + 3 * i] >> 4 for i in range(head[start + 9]))
+    return [head[start + 11 + 3 * i] for i in range(head[start + 9])]
+
+
+def _mcu_width(head: bytes) -> int:
+    """Width of an MCU, px."""
+    return 8 * max(factors >> 4 for factors in _sampling_factors(head))
 
 
 def _with_size(head: bytes, width: int, height: int) -> bytes:

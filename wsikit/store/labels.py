@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,5 +55,13 @@ def write_label(store: Path, label: Label, *, n_levels: int, mpp: tuple[float, f
                 fill_value=0,
                 dimension_names=("y", "x"),
             )
-    names = sorted(path.parent.name for path in (store / "labels").glob("*/zarr.json") if path.parent.name[0] != ".")
-    write_json(store / "labels" / "zarr.json", ngff.group({"ome": {"version": ngff.NGFF_VERSION, "labels": names}}))
+    list_labels(store)
+
+
+def list_labels(store: Path) -> None:
+    """See to it that labels/zarr.json names the labels that are there: a run may have been killed before it did."""
+    path = store / "labels" / "zarr.json"
+    names = sorted(found.parent.name for found in (store / "labels").glob("*/zarr.json") if found.parent.name[0] != ".")
+    record = ngff.group({"ome": {"version": ngff.NGFF_VERSION, "labels": names}})
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != record:
+        write_json(path, record)

@@ -219,7 +219,7 @@ def _begin(folder: Path, receipt: Receipt) -> None:
         if _planned(plan_path) == receipt.digest:
             remove_partials(folder)
             return
-        if not plan_path.is_file() and any(folder.iterdir()):
+        if not (folder / PLAN_FOLDER).is_dir() and any(folder.iterdir()):
             SlideStore.read_record(folder)  # raises StoreError where the folder is not a store of ours
         # a kill while clearing must leave a folder that is known as ours, and not as this plan's
         write_json(plan_path, {"digest": None, "clearing": True})

@@ -28,7 +28,7 @@ class PassedTiles:
     subsampling: tuple[int, int] = (1, 1)
     """Of their colour components."""
     missing: int = 0
-    """Tiles of level 0 that the source does not store: white."""
+    """Tiles that the source does not store: white."""
     unfit: list[int] = field(default_factory=list)
     """Positions of tiles whose bytes cannot stand for them; their pixels may be readable all the same."""
     unreadable: list[TilePlan] = field(default_factory=list)
@@ -53,8 +53,8 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
                 except JpegError as fault:
                     logger.debug("%s: level %d, tile %d, %d: %s", slide.path, source_level, tile.col, tile.row, fault)
                     passed.unfit.append(position)
-            elif source_level > 0:
-                # some pyramids leave out coarse tiles and mean what the finer level shows
+            elif source_level > 0 and slide.info.vendor == "aperio":
+                # its pyramids leave out coarse tiles and mean what the finer level shows
                 passed.unfit.append(position)
             else:
                 passed.missing += 1

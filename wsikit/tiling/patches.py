@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from wsikit.errors import RequestError, StoreError
-from wsikit.execution import Executor
 from wsikit.geometry import PatchGrid, check_enlargement, coverage
 from wsikit.slides.base import Slide
 from wsikit.slides.store import TISSUE, UNREADABLE, SlideStore
-from wsikit.store.labels import Label, write_label
+from wsikit.store.labels import Label, list_labels, write_label
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
-from wsikit.tiling.columns import ColumnStage, fill_columns
+from wsikit.tiling.columns import ColumnStage
 from wsikit.tissue.mask import TissueMask, TissueParameters, tissue_mask
 
 TISSUE_REVISION = 1
@@ -65,6 +63,7 @@ def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueM
         receipt = source_tissue_receipt(store.record["source"]["fingerprint"], parameters)
     try:
         if found is None and store.tissue_record()["receipt"]["digest"] == receipt.digest:
+            list_labels(store.folder)
             return receipt
     except StoreError:
         pass  # none yet
@@ -110,13 +109,6 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
     for rows in table.prepare([spec], receipt):
         table.write("tissue", rows, share[kept][rows])
     return table
-
-
-def measure_quality(
-    store: SlideStore, table: PatchTable, executor: Executor, on_rows: Callable[[int], None] | None = None
-) -> None:
-    """Fill the columns of `quality_stage`."""
-    fill_columns(store, table, [quality_stage(table)], executor, on_rows)
 
 
 def quality_stage(table: PatchTable) -> ColumnStage:

@@ -45,6 +45,9 @@ def level_attributes(
         "recoded_tiles": recoded,
         "unreadable_tiles": sorted([col, row] for result in results for col, row in result.unreadable),
     }
+    if level.source is not None and level.source.subsampled:
+        # a decoder of the whole image would look across the borders of the pieces for the colours beside them
+        attributes["chunk_border_upsampling"] = True
     if dropped:
         attributes |= {"background": "dropped", "dropped_tiles": dropped}
     if fidelity == "encoded":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wsikit.errors import StoreError, WsikitError
@@ -15,10 +16,12 @@ from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import remove_partials
 from wsikit.store.place import place
 from wsikit.store.receipts import Receipt
+from wsikit.store.table import PatchTable
+from wsikit.tiling.columns import ColumnStage, fill_columns
 from wsikit.tiling.image import ImageSource, image_receipt, open_committed, write_image
 from wsikit.tiling.patches import (
     PatchParameters,
-    measure_quality,
+    quality_stage,
     source_tissue_receipt,
     write_patches,
     write_tissue,
@@ -36,6 +39,7 @@ def tile(
     patches: PatchParameters | None = None,
     tissue: TissueParameters | None = None,
     image: ImageParameters | None = None,
+    stages: Sequence[Callable[[PatchTable], ColumnStage]] = (quality_stage,),
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> SlideStore:
@@ -54,6 +58,9 @@ def tile(
         Name of the slide in all outputs; by default the store's name without `.zarr`.
     patches, tissue, image
         What a patch is (µm/px, px), what tissue is (µm, mm²), how pixels are stored.
+    stages
+        Which columns to compute from the patches, in one pass over them: given the table, each says what it computes.
+        Quality, and whatever else is needed (`wsikit.inference.stages.caption_stage`).
     executor
         Where the tasks run; by default one thread per CPU.
 
@@ -78,7 +85,7 @@ def tile(
     check_enlargement(opened.path, max(opened.mpp) * _finest_kept(opened, image), patches.mpp)
     try:
         written = _bring_pixels(opened, folder, slide_id, tissue, image, executor, progress)
-        add_patches(written, patches=patches, tissue=tissue, executor=executor, progress=progress)
+        add_patches(written, patches=patches, tissue=tissue, stages=stages, executor=executor, progress=progress)
     except OSError as error:
         if isinstance(error, WsikitError):
             raise
@@ -155,15 +162,20 @@ def add_patches(
     *,
     patches: PatchParameters | None = None,
     tissue: TissueParameters | None = None,
+    stages: Sequence[Callable[[PatchTable], ColumnStage]] = (quality_stage,),
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> None:
-    """Bring tissue label, patch table and quality columns of a store up to date. A store may hold several grids."""
+    """Bring tissue label, patch table and the columns of `stages` of a store up to date: one pass for all stages.
+
+    A store may hold several grids.
+    """
     remove_partials(store.folder)
     progress.start("tissue", 1, "slide")
     receipt = write_tissue(store, tissue or TissueParameters())
     table = write_patches(store, patches or PatchParameters(), receipt)
     progress.finish()
-    progress.start("quality", len(table), "patches")
-    measure_quality(store, table, executor or Executor(), progress.advance)
+    wanted = [stage(table) for stage in stages]
+    progress.start(" and ".join(stage.name for stage in wanted), len(table), "patches")
+    fill_columns(store, table, wanted, executor or Executor(), progress.advance)
     progress.finish()
