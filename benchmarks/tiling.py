@@ -1,20 +1,21 @@
-"""Tiling a slide against copying its file, and reading patches against OpenSlide: ratios in one run.
+"""Tiling a slide against copying its file, and against another converter: ratios in one run.
 
-    python benchmarks/tiling.py SLIDE [--json OUT] [--repeat 5]
+    python benchmarks/tiling.py SLIDE… [--json OUT] [--repeat 9] [--no-ngff-zarr]
 
-Tiling: the time to write a slide's image store (every per-tile check, every checksum, flushed to disk) as a ratio to
-copying the file and flushing the copy, interleaved, medians. Patches: 224 px at the slide's own scale, row by row, one
-process: OpenSlide's read_region patch by patch, ours from the slide, ours from the store, and the limit, which is
-decoding each tile that the patches touch once. Machines are shared and noisy: only ratios within a run mean anything.
+The time to write a slide's image store (every per-tile check, every checksum, all flushed to disk) beside the time
+to copy the file and flush the copy, interleaved, medians. `ngff-zarr` (if installed) converts level 0 of the same slide
+to an OME-Zarr with its defaults, once. Machines are shared and noisy: only ratios within a run mean anything.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,20 +23,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from wsikit.execution import Executor
-from wsikit.geometry import PatchGrid
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
-from wsikit.slides.fingerprint import fingerprint
-from wsikit.tiling.image import write_image
+from wsikit.tiling.image import ImageSource, image_receipt, write_image
 from wsikit.tiling.plan import ImageParameters
-from wsikit.tiling.stream import read_patches
 
-PATCH_PX = 224
-MOST_PATCHES = 1200
-BATCH = 256
+PARAMETERS = ImageParameters()
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -54,92 +48,95 @@ def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure_tiling(path: Path, folder: Path, repeat: int) -> dict[str, Any]:
-    copies, tilings = [], []
+def write(path: Path, folder: Path) -> None:
+    """All that `wsikit tile` does for a slide's pixels, the opening of the slide included."""
     with open_slide(path) as slide:
-        for number in range(repeat):
-            target, store = folder / f"copy{number}", folder / f"{number}.zarr"
-            copies.append(timed(lambda target=target: copy(path, target)))
-            tilings.append(
-                timed(
-                    lambda store=store: write_image(
-                        slide,
-                        store,
-                        slide_id="bench",
-                        fingerprint=fingerprint(path),
-                        parameters=ImageParameters(),
-                        executor=Executor(),
-                    )
-                )
-            )
-    store = SlideStore(folder / "0.zarr")
+        source = ImageSource.of(slide)
+        write_image(
+            source,
+            folder,
+            slide_id="bench",
+            receipt=image_receipt(source, PARAMETERS, None),
+            parameters=PARAMETERS,
+            tissue=None,
+            executor=Executor(),
+        ).close()
+
+
+NGFF_ZARR = """
+import sys, time
+import dask.array, ngff_zarr, tifffile, zarr
+store = tifffile.imread(sys.argv[1], aszarr=True, level=0)
+begun = time.perf_counter()
+pixels = dask.array.from_zarr(zarr.open(store, mode="r"))
+image = ngff_zarr.to_ngff_image(pixels, dims=["y", "x", "c"])
+ngff_zarr.to_ngff_zarr(sys.argv[2], ngff_zarr.to_multiscales(image))
+print(time.perf_counter() - begun)
+"""
+
+
+def measure_ngff_zarr(path: Path, folder: Path) -> dict[str, Any]:
+    """Seconds and bytes of ngff-zarr's conversion, without its imports; or why there is none."""
+    if importlib.util.find_spec("ngff_zarr") is None:
+        return {"ngff_zarr": "not installed"}
+    target = folder / "other.ome.zarr"
+    done = subprocess.run([sys.executable, "-c", NGFF_ZARR, str(path), str(target)], capture_output=True, text=True)
+    if done.returncode:
+        return {"ngff_zarr": done.stderr.strip().splitlines()[-1]}
     return {
+        "ngff_zarr_s": float(done.stdout.splitlines()[-1]),
+        "ngff_zarr_bytes_against_source": bytes_below(target) / path.stat().st_size,
+    }
+
+
+def measure(path: Path, folder: Path, repeat: int, *, ngff_zarr: bool) -> dict[str, Any]:
+    copies, tilings = [], []
+    write(path, folder / "first.zarr")  # imports, and the file into memory
+    for _ in range(repeat):
+        target, store = folder / "copy", folder / "store.zarr"
+        copies.append(timed(lambda target=target: copy(path, target)))
+        tilings.append(timed(lambda store=store: write(path, store)))
+        target.unlink()
+        shutil.rmtree(store)
+    store = SlideStore(folder / "first.zarr")
+    size = path.stat().st_size
+    tiles = sum(
+        store.chunk(level, col, row) is not None
+        for level in range(len(store.level_dimensions))
+        for col in range(store.level_format(level).n_tiles[0])
+        for row in range(store.level_format(level).n_tiles[1])
+    )
+    result: dict[str, Any] = {
+        "slide": path.name,
+        "file_mb": round(size / 1e6, 2),
+        "bytes_per_tile": round(size / tiles),
         "copy_s": statistics.median(copies),
         "tile_s": statistics.median(tilings),
+        "tile_s_range": [min(tilings), max(tilings)],
+        "us_per_tile": statistics.median(tilings) / tiles * 1e6,
         "speed_against_copy": statistics.median(copies) / statistics.median(tilings),
-        "bytes_against_source": bytes_below(store.folder) / path.stat().st_size,
+        "bytes_against_source": bytes_below(store.folder) / size,
         "lossless": store.record["lossless"],
     }
-
-
-def measure_patches(path: Path, store_path: Path, repeat: int) -> dict[str, Any]:
-    import openslide
-
-    with open_slide(path) as slide:
-        grid = PatchGrid(slide.dimensions, (1.0, 1.0), PATCH_PX, 1.0)
-    coords = grid.all_coords()
-    inside = (coords[:, 0] + PATCH_PX <= grid.slide_px[0]) & (coords[:, 1] + PATCH_PX <= grid.slide_px[1])
-    # whole rows from the middle, where the tissue is
-    rows = np.flatnonzero(inside)
-    coords = coords[rows[max(0, (len(rows) - MOST_PATCHES) // 2) :][:MOST_PATCHES]]
-
-    def ours(opened_path: Path) -> None:
-        with open_slide(opened_path, mpp=1.0) as slide:
-            for first in range(0, len(coords), BATCH):
-                read_patches(slide, grid, coords[first : first + BATCH])
-
-    def theirs() -> None:
-        with openslide.OpenSlide(path) as slide:
-            for x, y in coords.tolist():
-                np.asarray(slide.read_region((x, y), 0, (PATCH_PX, PATCH_PX)).convert("RGB"))
-
-    def limit() -> None:
-        with open_slide(path, mpp=1.0) as slide:
-            tile_w, tile_h = slide.info.tile_px or (256, 256)
-            right, bottom = coords.max(axis=0) + PATCH_PX
-            left, top = coords.min(axis=0)
-            for y in range(int(top) // tile_h * tile_h, int(bottom), tile_h):
-                for x in range(int(left) // tile_w * tile_w, int(right), tile_w):
-                    slide.read_box(0, (x, y, 1, 1))  # decodes the tile
-
-    works = {"openslide": theirs, "slide": lambda: ours(path), "store": lambda: ours(store_path), "limit": limit}
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeat):
-        for name, work in works.items():
-            times[name].append(timed(work))
-    speed = {name: len(coords) / statistics.median(seconds) for name, seconds in times.items()}
-    return {
-        "patches": len(coords),
-        "patches_per_s": {name: round(value, 1) for name, value in speed.items()},
-        "slide_against_openslide": speed["slide"] / speed["openslide"],
-        "store_against_slide": speed["store"] / speed["slide"],
-        "slide_against_limit": speed["slide"] / speed["limit"],
-    }
+    if ngff_zarr:
+        result |= measure_ngff_zarr(path, folder)
+        if "ngff_zarr_s" in result:
+            result["speed_against_ngff_zarr"] = result["ngff_zarr_s"] / result["tile_s"]
+    return result
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("slide", type=Path)
-    arguments.add_argument("--repeat", type=int, default=5)
+    arguments.add_argument("slides", type=Path, nargs="+")
+    arguments.add_argument("--repeat", type=int, default=9)
     arguments.add_argument("--json", type=Path)
+    arguments.add_argument("--no-ngff-zarr", action="store_true")
     given = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = {
-            "slide": given.slide.name,
-            "tiling": measure_tiling(given.slide, Path(folder), given.repeat),
-            "reading": measure_patches(given.slide, Path(folder) / "0.zarr", given.repeat),
-        }
-    text = json.dumps(result, indent=2)
+    results = []
+    for slide in given.slides:
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(measure(slide, Path(folder), given.repeat, ngff_zarr=not given.no_ngff_zarr))
+    text = json.dumps(results, indent=2)
     print(text)
     if given.json:
         given.json.write_text(text + "\n", encoding="utf-8")

@@ -26,7 +26,8 @@ PARTIAL_SUFFIX = ".partial"
 SENDING = "wsikit-sending"
 """Lies in a remote node while it is being sent, and after a send that was interrupted."""
 
-_BUFFER_BYTES = 1 << 20
+_PIECES_AT_ONCE = 1024
+"""The most that POSIX systems take in one call."""
 
 
 @contextlib.contextmanager
@@ -80,11 +81,20 @@ def write_pieces(path: str | os.PathLike[str] | RemotePath, pieces: Sequence[byt
     if isinstance(target, RemotePath):
         target.write_bytes(b"".join(pieces))
         return
-    with atomic_write(target, sync=False) as partial, open(partial, "wb", buffering=_BUFFER_BYTES) as file:
-        file.writelines(pieces)
+    with atomic_write(target, sync=False) as partial, open(partial, "wb", buffering=0) as file:
+        for first in range(0, len(pieces), _PIECES_AT_ONCE):
+            _write_some(file.fileno(), pieces[first : first + _PIECES_AT_ONCE])
         if sync:
-            file.flush()
             os.fsync(file.fileno())
+
+
+def _write_some(descriptor: int, pieces: Sequence[bytes]) -> None:
+    """Write all of `pieces`; OSError where the disk is full."""
+    written = os.writev(descriptor, pieces) if hasattr(os, "writev") else 0
+    if written < sum(map(len, pieces)):  # a system may take less than it was given, and says why at the next call
+        rest = memoryview(b"".join(pieces))[written:]
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
 
 
 def remove_partials(folder: Path) -> None:

@@ -21,6 +21,9 @@ from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.stream import read_patches
 
+_BATCH_BYTES = 20 << 20
+"""Of pixels held by a worker at a time, some 128 patches of 224 px: a chunk of rows may have many times as many."""
+
 
 class PatchFunction(Protocol):
     """Turns patches into columns. Picklable, so that it can go to another process."""
@@ -79,11 +82,17 @@ def fill_columns(
 def _compute_rows(task: _RowsTask) -> None:
     store = _opened(task.store, task.fingerprint)
     table = store.patches(task.grid)
-    batch = read_patches(store, table.grid, table.read("coords", task.rows))
-    for stage in task.stages:
-        columns = stage.function(batch.images, batch.readable, table.grid.target_mpp)
-        for spec in stage.specs:
-            table.write(spec.name, task.rows, columns[spec.name])
+    coords, grid = table.read("coords", task.rows), table.grid
+    parts: dict[str, list[npt.NDArray[Any]]] = {}
+    at_once = max(1, _BATCH_BYTES // (3 * grid.patch_px**2))
+    for first in range(0, len(coords), at_once):
+        batch = read_patches(store, grid, coords[first : first + at_once])
+        for stage in task.stages:
+            columns = stage.function(batch.images, batch.readable, grid.target_mpp)
+            for spec in stage.specs:
+                parts.setdefault(spec.name, []).append(columns[spec.name])
+    for name, values in parts.items():
+        table.write(name, task.rows, np.concatenate(values))
 
 
 @lru_cache(maxsize=4)

@@ -35,7 +35,7 @@ class Framer:
     def frame(self, tile: bytes | memoryview) -> Chunk:
         """The chunk for a stored tile, in pieces; JpegError says why a tile cannot pass."""
         view = memoryview(tile)
-        if view[-2:] != _EOI:
+        if len(view) < 2 or view[-1] != 0xD9 or view[-2] != 0xFF:
             view = _without_padding(view)  # DICOM pads frames to even length
         for length in self._lengths:
             head = self._heads.get(bytes(view[:length]))

@@ -31,8 +31,8 @@ class PassedTiles:
     """Tiles that the source does not store: white."""
     unfit: list[int] = field(default_factory=list)
     """Positions of tiles whose bytes cannot stand for them; their pixels may be readable all the same."""
-    unreadable: list[TilePlan] = field(default_factory=list)
-    """Tiles whose bytes cannot be read."""
+    unreadable: list[int] = field(default_factory=list)
+    """Positions of tiles whose bytes cannot be read."""
 
 
 def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Sequence[TilePlan | None]) -> PassedTiles:
@@ -43,21 +43,22 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
     passed = PassedTiles([None] * len(tiles))
     for positions in _rows(tiles):
         for position, stored in _fetch(slide, in_rows, source_level, tiles, positions):
-            tile = tiles[position]
-            assert tile is not None
-            if isinstance(stored, ReadError):
-                passed.unreadable.append(tile)
-            elif stored is not None:
-                try:
-                    passed.chunks[position] = framer.frame(stored)
-                except JpegError as fault:
-                    logger.debug("%s: level %d, tile %d, %d: %s", slide.path, source_level, tile.col, tile.row, fault)
+            if stored is None:
+                # an Aperio pyramid leaves out coarse tiles and means what the finer level shows
+                if source_level > 0 and slide.info.vendor == "aperio":
                     passed.unfit.append(position)
-            elif source_level > 0 and slide.info.vendor == "aperio":
-                # its pyramids leave out coarse tiles and mean what the finer level shows
+                else:
+                    passed.missing += 1
+                continue
+            try:
+                if isinstance(stored, ReadError):
+                    raise stored
+                passed.chunks[position] = framer.frame(stored)
+            except JpegError as fault:
+                logger.debug("%s: level %d, %s: %s", slide.path, source_level, tiles[position], fault)
                 passed.unfit.append(position)
-            else:
-                passed.missing += 1
+            except ReadError:
+                passed.unreadable.append(position)
     first = next((chunk for chunk in passed.chunks if chunk is not None), None)
     if first is not None and source.codec == "jpeg":
         head = read_head(first.join())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from wsikit.errors import RequestError
 from wsikit.geometry import downsample_of
@@ -89,8 +89,7 @@ class ShardPlan:
     row: int
 
 
-@dataclass(frozen=True)
-class TilePlan:
+class TilePlan(NamedTuple):
     """One tile of a level."""
 
     col: int
@@ -165,16 +164,16 @@ def tiles_of_shard(shard: ShardPlan, form: LevelFormat) -> list[TilePlan | None]
     n_cols, n_rows = form.n_tiles
     tile_w, tile_h = form.tile_px
     side = form.shard_side
+    first, last = shard.col * side, min((shard.col + 1) * side, n_cols)
+    outside: list[TilePlan | None] = [None] * (side - (last - first))
+    columns = [(col, col * tile_w, min(tile_w, form.width - col * tile_w)) for col in range(first, last)]
     tiles: list[TilePlan | None] = []
-    for row in range(shard.row * side, (shard.row + 1) * side):
-        for col in range(shard.col * side, (shard.col + 1) * side):
-            if col >= n_cols or row >= n_rows:
-                tiles.append(None)
-                continue
-            x, y = col * tile_w, row * tile_h
-            box = (x, y, min(tile_w, form.width - x), min(tile_h, form.height - y))
-            tiles.append(TilePlan(col, row, box))
-    return tiles
+    for row in range(shard.row * side, min((shard.row + 1) * side, n_rows)):
+        y = row * tile_h
+        height = min(tile_h, form.height - y)
+        tiles += [TilePlan(col, row, (x, y, width, height)) for col, x, width in columns]
+        tiles += outside
+    return tiles + [None] * (side**2 - len(tiles))
 
 
 def _format(

@@ -91,10 +91,9 @@ def write_shard(task: ShardTask) -> ShardResult:
     kept = _kept(task)
     if kept is not None:
         return kept
-    tiles = [
-        None if tile is None or (tile.col, tile.row) in task.dropped else tile
-        for tile in tiles_of_shard(task.shard, task.level.format)
-    ]
+    tiles = tiles_of_shard(task.shard, task.level.format)
+    if task.dropped:
+        tiles = [None if tile is None or (tile.col, tile.row) in task.dropped else tile for tile in tiles]
     if not any(tiles):
         return ShardResult(task.level.level)
     chunks, result = _passed(task, tiles) if task.level.source else _encoded(task, tiles)
@@ -150,7 +149,7 @@ def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes |
     assert level.source_level is not None
     passed = pass_tiles(task.slide, level.source_level, level.source, tiles)
     chunks: list[bytes | Chunk | None] = list(passed.chunks)
-    unreadable = [(tile.col, tile.row) for tile in passed.unreadable]
+    unreadable = [tile[:2] for tile in (tiles[position] for position in passed.unreadable) if tile is not None]
     recoded = 0
     for position in passed.unfit:
         tile = tiles[position]

@@ -6,6 +6,7 @@ What is tissue is decided in `brightfield` and `fluorescence`; here the slide is
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["TissueMask", "TissueParameters", "mask_from_image", "tissue_mask"]
 
 _log = logging.getLogger(__name__)
+
+_MOST_PX = 12_000_000
+"""Of a mask; finding it takes some 26 bytes a pixel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +68,9 @@ def tissue_mask(slide: Slide, parameters: TissueParameters | None = None) -> Tis
     Returns
     -------
     TissueMask
-        At `parameters.mpp` µm per pixel, or at the slide's own pixel size where that is coarser. Regions that
-        cannot be read are recorded in `unreadable`; the mask is False there.
+        At `parameters.mpp` µm per pixel, or at the slide's own pixel size where that is coarser; coarser too where
+        the mask would have more than 12 million pixels (768 mm² at 8 µm), so that memory does not grow with the
+        glass. Regions that cannot be read are recorded in `unreadable`; the mask is False there.
 
     Raises
     ------
@@ -76,7 +81,8 @@ def tissue_mask(slide: Slide, parameters: TissueParameters | None = None) -> Tis
     """
     parameters = parameters or TissueParameters()
     slide_mpp = slide.mpp
-    mpp = max(parameters.mpp, *slide_mpp)
+    area_um2 = slide.dimensions[0] * slide_mpp[0] * slide.dimensions[1] * slide_mpp[1]
+    mpp = max(parameters.mpp, *slide_mpp, math.sqrt(area_um2 / _MOST_PX))
     rgb, unreadable = read_overview(slide, mpp)
     found = mask_from_image(rgb, mpp, parameters, unreadable=unreadable)
     if found.unreadable_fraction > 0:
