@@ -243,8 +243,11 @@ def coverage(
     [1.0, 0.5]
     """
     corners = np.asarray(coords, dtype=np.float64).reshape(-1, 2)
-    integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.float64)
-    np.cumsum(np.cumsum(mask, axis=0, dtype=np.float64), axis=1, out=integral[1:, 1:])
+    # whole numbers, in place: of a large slide's mask nothing larger is to be held
+    integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int32)
+    inner = integral[1:, 1:]
+    np.cumsum(mask, axis=0, out=inner)
+    np.cumsum(inner, axis=1, out=inner)
     x0, y0 = corners[:, 0] / downsample[0], corners[:, 1] / downsample[1]
     x1, y1 = x0 + side[0] / downsample[0], y0 + side[1] / downsample[1]
     inside = (
@@ -258,7 +261,7 @@ def coverage(
 
 
 def _bilinear(
-    integral: npt.NDArray[np.float64], x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+    integral: npt.NDArray[np.int32], x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """`integral` at fractional places: exact for an integral image, whose cells are bilinear. Places are clamped."""
     height, width = integral.shape[0] - 1, integral.shape[1] - 1

@@ -48,7 +48,9 @@ class CountingSlide(BaseSlide):
         return None
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-        return mosaic((x, y, width, height), (TILE, TILE), lambda column, row: self.tile(level, column, row))
+        return mosaic(
+            (x, y, width, height), (TILE, TILE), lambda column, row, keep: self.tile(level, column, row, keep=keep)
+        )
 
     def _decode(self, column: int, row: int) -> npt.NDArray[np.uint8]:
         self.decoded[column, row] += 1

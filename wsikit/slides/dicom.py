@@ -20,7 +20,7 @@ from wsikit.slides.dicom_files import DicomFile, Frames
 from wsikit.slides.encoded import TileSource
 from wsikit.slides.openslide import OpenSlideSlide
 from wsikit.slides.tiled import PositionedFile, TileDecoding, in_words
-from wsikit.slides.tiles import TileCache
+from wsikit.slides.tiles import SlideTiles
 
 _JPEG = "1.2.840.10008.1.2.4.50"
 _PART_PX = (512, 512)
@@ -48,7 +48,7 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
     reader: ClassVar[str] = "dicom"
 
     def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        self._tiles = TileCache()
+        self._tiles = SlideTiles()
         self._files: list[PositionedFile] = []
         super().__init__(path, mpp=mpp, mpp_source=mpp_source)
 
@@ -87,7 +87,7 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
         super().close()
         for file in self._files:
             file.close()
-        self._tiles = TileCache()
+        self._tiles = SlideTiles()
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         if self._levels[level] is None:

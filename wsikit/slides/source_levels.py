@@ -11,7 +11,7 @@ import numpy.typing as npt
 from wsikit.errors import SlideError, StoreError
 from wsikit.slides.base import BaseSlide
 from wsikit.slides.fingerprint import fingerprint
-from wsikit.slides.tiles import DecodedTiles, TileCache
+from wsikit.slides.tiles import DecodedTiles, SlideTiles
 from wsikit.store.place import is_local, place
 
 Pixels = npt.NDArray[np.uint8]
@@ -36,7 +36,7 @@ class SourceLevels:
         virtual = (VIRTUAL_TILE_PX, VIRTUAL_TILE_PX)
         self.tile_px = [self._own.tile_px(level) if self._own else virtual for level in range(len(self.dimensions))]
         self.unreadable: list[frozenset[tuple[int, int]]] = [frozenset() for _ in self.dimensions]
-        self._cache = TileCache()
+        self._cache = SlideTiles()
 
     @property
     def downsamples(self) -> list[tuple[float, float]]:

@@ -220,7 +220,9 @@ class SlideStore(BaseSlide):
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         tile_px = self._levels.tile_px[level]
-        return mosaic((x, y, width, height), tile_px, lambda col, row: self._levels.tile(level, col, row))
+        return mosaic(
+            (x, y, width, height), tile_px, lambda col, row, keep: self._levels.tile(level, col, row, keep=keep)
+        )
 
     def _read_associated(self, name: str) -> npt.NDArray[np.uint8]:
         with contextlib.closing(StoreLevels(self.folder / "associated" / name, 1)) as levels:

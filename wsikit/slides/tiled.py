@@ -12,13 +12,13 @@ from abc import abstractmethod
 
 from wsikit.errors import ReadError, RequestError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo
-from wsikit.slides.tiles import TileCache, mosaic
+from wsikit.slides.tiles import SlideTiles, mosaic
 
 
 class TileDecoding(BaseSlide):
     """A slide some of whose levels are decoded tile by tile. A subclass says how, and where the tiles' bytes lie."""
 
-    _tiles: TileCache
+    _tiles: SlideTiles
 
     @abstractmethod
     def tile_px(self, level: int) -> tuple[int, int]:
@@ -41,7 +41,9 @@ class TileDecoding(BaseSlide):
         return tile
 
     def _read_tiles(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        return mosaic((x, y, width, height), self.tile_px(level), lambda column, row: self.tile(level, column, row))
+        return mosaic(
+            (x, y, width, height), self.tile_px(level), lambda col, row, keep: self.tile(level, col, row, keep=keep)
+        )
 
     def _bytes(self, file: PositionedFile, level: int, column: int, row: int, offset: int, count: int) -> bytes:
         """Bytes of a file that belong to a tile; ReadError if the file ends before they do."""
@@ -69,7 +71,7 @@ class TiledFileSlide(TileDecoding):
     def __init__(self, info: SlideInfo, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
         super().__init__(info, mpp=mpp, mpp_source=mpp_source)
         self._file = PositionedFile(info.path)
-        self._tiles = TileCache()
+        self._tiles = SlideTiles()
         try:
             self._check_readable()
         except BaseException:
@@ -78,7 +80,7 @@ class TiledFileSlide(TileDecoding):
 
     def close(self) -> None:
         self._file.close()
-        self._tiles = TileCache()
+        self._tiles = SlideTiles()
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         return self._read_tiles(level, x, y, width, height)

@@ -19,8 +19,8 @@ from wsikit.errors import ReadError
 
 Tile = npt.NDArray[np.uint8]
 
-CACHE_BYTES = 96 * 2**20
-"""Holds a row of 256-px tiles of a slide 120,000 px wide: a raster pass decodes each tile once."""
+CACHE_BYTES = 64 * 2**20
+"""Holds a row of 256-px tiles of tissue 85,000 px wide: a raster pass decodes each tile once."""
 
 OUTSIDE = 255
 """White, as glass is."""
@@ -110,6 +110,22 @@ class TileCache:
         return tile
 
 
+class SlideTiles:
+    """The decoded tiles of one slide, in a cache that all slides of the process share: memory is bounded for them all.
+
+    Of a slide that is closed they go as others come; nobody can ask for them any more.
+    """
+
+    _shared = TileCache()
+
+    def __init__(self) -> None:
+        self._owner = object()
+
+    def get_or_make(self, key: Hashable, make: Callable[[], Tile], *, keep: bool = True) -> Tile:
+        """See `TileCache.get_or_make`; `key` is of this slide."""
+        return self._shared.get_or_make((self._owner, key), make, keep=keep)
+
+
 class _BeingMade:
     """A tile that one thread is decoding; the lock is its own until then."""
 
@@ -144,7 +160,7 @@ class Crew:
 
 
 def mosaic(
-    box: tuple[int, int, int, int], tile_px: tuple[int, int], decode: Callable[[int, int], Tile]
+    box: tuple[int, int, int, int], tile_px: tuple[int, int], decode: Callable[[int, int, bool], Tile]
 ) -> npt.NDArray[np.uint8]:
     """Pixels of `box`, uint8 (height, width, 3), from the tiles that it touches.
 
@@ -155,7 +171,8 @@ def mosaic(
     tile_px
         Width and height of a tile, px.
     decode
-        Gives the tile at (column, row), uint8 (h, w, 3); an edge tile may be short.
+        Gives the tile at (column, row), uint8 (h, w, 3); an edge tile may be short. Told also whether to keep it: what
+        lies beside this box may need a tile that the box holds a part of, not one that it holds whole.
     """
     x, y, width, height = box
     tile_w, tile_h = tile_px
@@ -164,7 +181,8 @@ def mosaic(
         top, bottom = max(y, row * tile_h), min(y + height, (row + 1) * tile_h)
         for col in range(x // tile_w, (x + width - 1) // tile_w + 1):
             left, right = max(x, col * tile_w), min(x + width, (col + 1) * tile_w)
-            tile = decode(col, row)
+            whole = (right - left, bottom - top) == tile_px
+            tile = decode(col, row, not whole)
             region[top - y : bottom - y, left - x : right - x] = tile[
                 top - row * tile_h : bottom - row * tile_h, left - col * tile_w : right - col * tile_w
             ]

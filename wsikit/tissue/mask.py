@@ -27,7 +27,7 @@ __all__ = ["TissueMask", "TissueParameters", "mask_from_image", "tissue_mask"]
 
 _log = logging.getLogger(__name__)
 
-_MOST_PX = 12_000_000
+_MOST_PX = 8_000_000
 """Of a mask; finding it takes some 26 bytes a pixel."""
 
 
@@ -69,7 +69,7 @@ def tissue_mask(slide: Slide, parameters: TissueParameters | None = None) -> Tis
     -------
     TissueMask
         At `parameters.mpp` µm per pixel, or at the slide's own pixel size where that is coarser; coarser too where
-        the mask would have more than 12 million pixels (768 mm² at 8 µm), so that memory does not grow with the
+        the mask would have more than 8 million pixels (512 mm² at 8 µm), so that memory does not grow with the
         glass. Regions that cannot be read are recorded in `unreadable`; the mask is False there.
 
     Raises
