@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -55,14 +54,6 @@ def make(slide: Path, store: Path, listener: Listener | None = None) -> SlideSto
     )
 
 
-def files(store: Path) -> dict[str, str]:
-    return {
-        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in store.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.fixture
 def no_room() -> Iterator[Callable[[int], None]]:
     """From now on the system refuses to write files larger than so many bytes, as it does on a full disk."""
@@ -74,7 +65,7 @@ def no_room() -> Iterator[Callable[[int], None]]:
 
 
 def test_a_disk_without_room_is_named_with_slide_and_region_and_the_next_run_goes_on(
-    slide_path: Path, tmp_path: Path, no_room: Callable[[int], None]
+    slide_path: Path, tmp_path: Path, no_room: Callable[[int], None], contents: Callable[[Path], dict[str, str]]
 ) -> None:
     make(slide_path, tmp_path / "whole.zarr")
     store = tmp_path / "s.zarr"
@@ -91,10 +82,12 @@ def test_a_disk_without_room_is_named_with_slide_and_region_and_the_next_run_goe
     assert not list(store.rglob("*.partial")), "no half-written file is left"
     assert len(list((store / "0").rglob("c/0/*/*"))) >= 20
     make(slide_path, store)
-    assert files(store) == files(tmp_path / "whole.zarr")
+    assert contents(store) == contents(tmp_path / "whole.zarr")
 
 
-def test_a_slide_that_vanishes_is_not_taken_for_one_of_unreadable_tiles(slide_path: Path, tmp_path: Path) -> None:
+def test_a_slide_that_vanishes_is_not_taken_for_one_of_unreadable_tiles(
+    slide_path: Path, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
+) -> None:
     make(slide_path, tmp_path / "whole.zarr")
     away = tmp_path / "away.tiff"
 
@@ -112,7 +105,7 @@ def test_a_slide_that_vanishes_is_not_taken_for_one_of_unreadable_tiles(slide_pa
     shutil.move(away, slide_path)
     store = make(slide_path, tmp_path / "s.zarr")
     assert store.level_record(0)["unreadable_tiles"] == []
-    assert files(store.folder) == files(tmp_path / "whole.zarr")
+    assert contents(store.folder) == contents(tmp_path / "whole.zarr")
 
 
 def test_a_slide_that_is_still_being_copied_is_refused_at_the_end(slide_path: Path, tmp_path: Path) -> None:
@@ -126,7 +119,11 @@ def test_a_slide_that_is_still_being_copied_is_refused_at_the_end(slide_path: Pa
 
 
 def test_another_run_of_other_parameters_does_not_keep_what_an_interrupted_one_left(
-    slide_path: Path, tmp_path: Path, pixels: npt.NDArray[np.uint8], write_slide: Callable[..., Path]
+    slide_path: Path,
+    tmp_path: Path,
+    pixels: npt.NDArray[np.uint8],
+    write_slide: Callable[..., Path],
+    contents: Callable[[Path], dict[str, str]],
 ) -> None:
     class StopError(Exception):
         pass
@@ -138,4 +135,4 @@ def test_another_run_of_other_parameters_does_not_keep_what_an_interrupted_one_l
         make(slide_path, tmp_path / "s.zarr", Listener(20, stop))
     write_slide(slide_path, np.ascontiguousarray(pixels[::-1]))
     again = make(slide_path, tmp_path / "s.zarr")
-    assert files(again.folder) == files(make(slide_path, tmp_path / "fresh.zarr").folder)
+    assert contents(again.folder) == contents(make(slide_path, tmp_path / "fresh.zarr").folder)

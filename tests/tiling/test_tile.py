@@ -30,15 +30,6 @@ def make(slide: Path, store: Path, **changes: Any) -> SlideStore:
     return tile(slide, store, **{"image": SMALL, "patches": PATCHES, "executor": Executor(workers=2), **changes})
 
 
-def files(store: Path) -> dict[str, str]:
-    """Every file of the store, by its content."""
-    return {
-        path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in store.rglob("*")
-        if path.is_file()
-    }
-
-
 def times(store: Path, folder: str) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in (store / folder).rglob("*") if path.is_file()}
 
@@ -116,7 +107,11 @@ def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.mark.parametrize("count", [0, 1, 7, 31])
 def test_an_interrupted_store_is_no_store_and_is_finished_by_the_next_run(
-    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+    slide_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    contents: Callable[[Path], dict[str, str]],
 ) -> None:
     make(slide_path, tmp_path / "whole.zarr", slide_id="s")
     with monkeypatch.context() as patched:
@@ -130,10 +125,12 @@ def test_an_interrupted_store_is_no_store_and_is_finished_by_the_next_run(
         rest = stop_after(-1, patched)
         make(slide_path, tmp_path / "s.zarr")
     assert not set(first) & set(rest), "shards that are there are kept"
-    assert files(tmp_path / "s.zarr") == files(tmp_path / "whole.zarr")
+    assert contents(tmp_path / "s.zarr") == contents(tmp_path / "whole.zarr")
 
 
-def test_a_truncated_shard_is_written_again(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_shard_is_written_again(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: Callable[[Path], dict[str, str]]
+) -> None:
     make(slide_path, tmp_path / "whole.zarr", slide_id="s")
     with monkeypatch.context() as patched:
         first = stop_after(5, patched)
@@ -141,7 +138,7 @@ def test_a_truncated_shard_is_written_again(slide_path: Path, tmp_path: Path, mo
             make(slide_path, tmp_path / "s.zarr", executor=Executor(workers=1))
     first[2].write_bytes(first[2].read_bytes()[:-10])
     make(slide_path, tmp_path / "s.zarr")
-    assert files(tmp_path / "s.zarr") == files(tmp_path / "whole.zarr")
+    assert contents(tmp_path / "s.zarr") == contents(tmp_path / "whole.zarr")
 
 
 def test_a_second_run_writes_nothing(slide_path: Path, tmp_path: Path) -> None:
@@ -152,13 +149,17 @@ def test_a_second_run_writes_nothing(slide_path: Path, tmp_path: Path) -> None:
 
 
 def test_a_changed_source_is_noticed_and_everything_redone(
-    slide_path: Path, tmp_path: Path, pixels: npt.NDArray[np.uint8], write_slide: Callable[..., Path]
+    slide_path: Path,
+    tmp_path: Path,
+    pixels: npt.NDArray[np.uint8],
+    write_slide: Callable[..., Path],
+    contents: Callable[[Path], dict[str, str]],
 ) -> None:
     make(slide_path, tmp_path / "s.zarr")
     write_slide(slide_path, np.ascontiguousarray(pixels[::-1]))
     again = make(slide_path, tmp_path / "s.zarr")
     fresh = make(slide_path, tmp_path / "fresh.zarr", slide_id="s")
-    assert files(again.folder) == files(fresh.folder)
+    assert contents(again.folder) == contents(fresh.folder)
 
 
 def test_a_changed_threshold_redoes_the_patches_and_keeps_the_pixels(slide_path: Path, tmp_path: Path) -> None:
@@ -178,7 +179,9 @@ def test_a_store_holds_several_grids(slide_path: Path, tmp_path: Path) -> None:
         store.patches()
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(slide_path: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_ours_is_left_alone(
+    slide_path: Path, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
+) -> None:
     theirs = tmp_path / "s.zarr"
     theirs.mkdir()
     (theirs / "thesis.txt").write_text("mine")
@@ -187,7 +190,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(slide_path: Path, tmp_path: Pat
     zarr.create_group(tmp_path / "other.zarr", attributes={"lab": "theirs"})
     with pytest.raises(StoreError, match="did not write"):
         make(slide_path, tmp_path / "other.zarr")
-    assert files(theirs) == {"thesis.txt": hashlib.sha256(b"mine").hexdigest()}
+    assert contents(theirs) == {"thesis.txt": hashlib.sha256(b"mine").hexdigest()}
 
 
 def test_unreadable_tiles_are_recorded_and_never_white(
@@ -225,13 +228,15 @@ def test_shards_and_tiles_cover_every_level_once() -> None:
         assert (canvas == 1).all()
 
 
-def test_a_dask_cluster_writes_the_same_bytes_as_threads(slide_path: Path, tmp_path: Path) -> None:
+def test_a_dask_cluster_writes_the_same_bytes_as_threads(
+    slide_path: Path, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
+) -> None:
     from distributed import LocalCluster
 
     make(slide_path, tmp_path / "threads.zarr", slide_id="s")
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
         make(slide_path, tmp_path / "cluster.zarr", slide_id="s", executor=Executor(cluster.scheduler_address))
-    assert files(tmp_path / "threads.zarr") == files(tmp_path / "cluster.zarr")
+    assert contents(tmp_path / "threads.zarr") == contents(tmp_path / "cluster.zarr")
 
 
 def test_progress_is_told_of_every_stage_and_ends_at_its_total(slide_path: Path, tmp_path: Path) -> None:
