@@ -214,11 +214,10 @@ def _write_legend(pen: Pen, layout: _Layout, class_map: ClassMap) -> None:
     x, y = layout.legend
     rows = _rows(class_map)
     predicted = bool((class_map.labels >= 0).any())
-    if predicted:
-        for column, right in _COLUMNS.items():
-            pen.text(column, x + right, y, Line(column, 8.5, QUIET), align="right")
+    for column, right in list(_COLUMNS.items())[: None if predicted else 1]:
+        pen.text(column, x + right, y, Line(column, 8.5, QUIET), align="right")
     areas = format_areas([share.area_mm2 for share in rows])
-    for number, (share, area) in enumerate(zip(rows, areas), start=1 if predicted else 0):
+    for number, (share, area) in enumerate(zip(rows, areas), start=1):
         _write_row(pen, class_map, share, area, x, y + number * ROW_IN, predicted)
     pen.lines(_notes(class_map), x, y + (len(rows) + 1) * ROW_IN + 0.06)
 
