@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401 - asks metadata for versions once, and must not be told those that tests make up
 from click.testing import CliRunner, Result
 
 from wsikit.cli import doctor
@@ -127,7 +128,6 @@ def test_a_missing_gpu_does_not_stop_the_main_job() -> None:
 
 
 def test_a_gpu_is_named_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
 
     class Card:
         name, total_memory = "Some GPU", 80 * 2**30
@@ -141,8 +141,6 @@ def test_a_gpu_is_named_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_driver_without_a_gpu_in_torch_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
-
-    import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
