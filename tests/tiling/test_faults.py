@@ -136,3 +136,15 @@ def test_another_run_of_other_parameters_does_not_keep_what_an_interrupted_one_l
     write_slide(slide_path, np.ascontiguousarray(pixels[::-1]))
     again = make(slide_path, tmp_path / "s.zarr")
     assert contents(again.folder) == contents(make(slide_path, tmp_path / "fresh.zarr").folder)
+
+
+def test_a_plan_left_over_by_a_kill_right_after_the_commit_is_removed(
+    slide_path: Path, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
+) -> None:
+    store = tmp_path / "s.zarr"
+    make(slide_path, store)
+    before = contents(store)
+    (store / "wsikit-plan").mkdir()
+    (store / "wsikit-plan" / "plan.json").write_text("{}")
+    make(slide_path, store)
+    assert contents(store) == before

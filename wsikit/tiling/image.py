@@ -91,6 +91,8 @@ def open_committed(folder: Path, receipt: Receipt, slide: Slide) -> SlideStore |
             return None
         if record["pixels"] == "source" and record["source"]["path"] != str(place(slide.path).absolute()):
             records.move_source(folder, slide)
+        if (folder / PLAN_FOLDER).is_dir():
+            remove_tree(folder / PLAN_FOLDER)  # killed between the commit and this
         return SlideStore(folder)
     except (StoreError, KeyError):
         return None
