@@ -74,3 +74,17 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bytes(
     store = make(slide, tmp_path / "killed.zarr", image)
     assert contents(store.folder) == contents(tmp_path / "whole.zarr")
     assert verify(store, source=slide).problems == ()
+
+
+@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_ended_before_any_change_to_the_disk_is_finished_by_the_next(
+    slide: Path, tmp_path: Path, step: int
+) -> None:
+    image = ImageParameters(tile_px=128, chunks_per_shard=8, codec="zstd", regions="all")
+    script = Path(__file__).with_name("killed_operations.py")
+    arguments = [str(slide), str(tmp_path), json.dumps(asdict(image)), "1", str(step)]
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["wrong"] == [], "numbers of the changes before which the run ended"
+    assert said["tried"] * step > 100
