@@ -76,7 +76,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bytes(
     assert verify(store, source=slide).problems == ()
 
 
-@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_ended_before_any_change_to_the_disk_is_finished_by_the_next(
     slide: Path, tmp_path: Path, step: int
 ) -> None:
