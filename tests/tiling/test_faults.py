@@ -148,3 +148,15 @@ def test_a_plan_left_over_by_a_kill_right_after_the_commit_is_removed(
     (store / "wsikit-plan" / "plan.json").write_text("{}")
     make(slide_path, store)
     assert contents(store) == before
+
+
+def test_only_leftovers_of_our_own_making_are_removed(slide_path: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    make(slide_path, store)
+    theirs, ours = store / "notes.partial", store / f"zarr.json.{'0a' * 16}.partial"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("mine")
+    ours.write_text("half")
+    make(slide_path, store)
+    assert (theirs / "thesis.txt").read_text() == "mine"
+    assert not ours.exists()

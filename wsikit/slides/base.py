@@ -132,8 +132,8 @@ class BaseSlide(ABC):
         """Pixels of a box that lies within `level`, in its px: uint8 (height, width, 3), or ReadError."""
 
     def _read_associated(self, name: str) -> Pixels:
-        """One of `info.associated`, uint8 (h, w, 3)."""
-        raise NotImplementedError
+        """One of `info.associated`, uint8 (h, w, 3). A reader that lists any reads them."""
+        raise RequestError(f"{self.path}: reader {self.reader!r} does not read the associated image {name!r}")
 
     @abstractmethod
     def close(self) -> None:

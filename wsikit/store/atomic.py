@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -22,6 +23,9 @@ from wsikit.store.remote import RemotePath
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a file still being written; zarr's local store uses the same. Safe to delete when no run is going."""
+
+_OUR_PARTIAL = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}$")
+"""With the random part of the name that we, and zarr's local store, give such files."""
 
 SENDING = "wsikit-sending"
 """Lies in a remote node while it is being sent, and after a send that was interrupted."""
@@ -102,6 +106,8 @@ def remove_partials(folder: Path) -> None:
     if isinstance(folder, RemotePath):
         return  # nothing is written beside its place there
     for left in sorted(folder.rglob(f"*{PARTIAL_SUFFIX}")):
+        if not _OUR_PARTIAL.search(left.name):
+            continue  # somebody else's file that happens to end so
         if left.is_dir():
             shutil.rmtree(left)
         else:

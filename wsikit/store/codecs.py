@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -42,8 +43,9 @@ class _Picture(ArrayBytesCodec):
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         raise TypeError(f"{self.name}: the length of a stream is not known before it is encoded")
 
+    @abstractmethod
     def _decode(self, encoded: Any) -> npt.NDArray[np.uint8]:
-        raise NotImplementedError  # pragma: no cover - abstract
+        """Pixels of one encoded picture, uint8 (h, w) or (h, w, 3)."""
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         pixels = self._decode(chunk_bytes.as_numpy_array().view(np.uint8))
