@@ -18,8 +18,13 @@ VERBS = {
     "caption": "Describe the patches of stores in words.",
     "predict": "Classify the patches of stores.",
     "vote": "Put the patches of stores together: a subtype per slide.",
+    "search": "Find patches by what their captions and facts say.",
     "verify": "Read stores again: checksums, and bytes against the source.",
     "export": "Write a store's map, GeoJSON, report or table.",
+    "train": "Train MMLNB on labelled patches with captions.",
+    "evaluate": "Measure a trained model on labelled patches.",
+    "ablate": "What the text adds: arms of MMLNB side by side, by cross-validation.",
+    "finetune-captioner": "Teach a vision-language model the captions of a table (LoRA).",
     "phantom": "Make synthetic slides with their truth.",
     "demo": "Make a synthetic slide and run the main job on it.",
     "bench": "How fast patches can be read from a slide, beside other readers.",
@@ -38,7 +43,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"wsikit.cli.{name}").command
+        command: click.Command = importlib.import_module(f"wsikit.cli.{name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
