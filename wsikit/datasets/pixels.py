@@ -1,4 +1,4 @@
-"""Image files of a folder or of a zip, by name. Decoded when asked for, uint8 (H, W, 3) RGB; never replaced by white."""
+"""Image files of a folder or of a zip, by name; decoded when asked for, uint8 (H, W, 3) RGB."""
 
 from __future__ import annotations
 

@@ -66,9 +66,7 @@ class ImageTable:
         fields = (self.captions, self.classes, self.patients, self.slides, self.rows)
         n = len(self.files)
         if {len(field) for field in fields} != {n} or (self.coords is not None and self.coords.shape != (n, 2)):
-            raise RequestError(
-                f"{self.source}: the columns are of different lengths; there must be one value per patch"
-            )
+            raise RequestError(f"{self.source}: columns of different lengths; there must be one value per patch")
 
     def __len__(self) -> int:
         return len(self.files)
@@ -141,7 +139,7 @@ def read_table(
         for (line, _), value in zip(found, classes, strict=True):
             if value is None:
                 raise RequestError(
-                    f"{where}, line {line}: no class in column {names.label!r}. Give each row its class, or take it out."
+                    f"{where}, line {line}: no class in column {names.label!r}. Give the row its class, or take it out."
                 )
     return ImageTable(
         files=image_names,
@@ -205,7 +203,7 @@ def _places(where: str, header: list[str], names: Columns, needs_class: bool) ->
         places[key] = header.index(name) if name in header else None
         if places[key] is None and key in needed and (name is not None or key == "label"):
             raise RequestError(
-                f"{where}: no column {name!r} for the {key} (there: {', '.join(header)}). Name the right one in columns."
+                f"{where}: no column {name!r} for the {key} (there: {', '.join(header)}). Name it in columns."
             )
     return places
 
