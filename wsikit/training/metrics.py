@@ -1,18 +1,23 @@
-"""How good predictions are: accuracy, balanced accuracy, macro-F1, kappa on the ordinal order, intervals by group.
+"""How good predictions are: accuracy, balanced accuracy, macro-F1, kappa on the ordinal order, intervals by patient.
 
 Labels are indices into the classes; those that have an order stand first, in it (UD < PD < D).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
+from wsikit.errors import RequestError
+from wsikit.training.bootstrap import MEASURES, Sample, draw_groups, quantiles
+
 Labels = npt.NDArray[np.int64]
+
+DRAWS = 1000
+"""Of every interval."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,14 @@ def measure(
     n_ordinal: int,
     gate: npt.NDArray[np.float32] | None = None,
 ) -> Row:
-    """Figures of predictions with their intervals; see `score` and `interval_by_group`. `gate` is (N,)."""
+    """Figures of predicted classes with their intervals; see `score`. `gate` is (N,)."""
+    certain = np.eye(n_classes)[predicted]  # as probabilities
+    intervals = _intervals(Sample(truth, certain, groups, n_ordinal=n_ordinal))
     return Row(
         name=name,
         scores=score(truth, predicted, n_classes=n_classes, n_ordinal=n_ordinal),
-        accuracy_interval=interval_by_group(truth, predicted, groups, accuracy),
-        balanced_accuracy_interval=interval_by_group(truth, predicted, groups, balanced_accuracy),
+        accuracy_interval=intervals["accuracy"],
+        balanced_accuracy_interval=intervals["balanced_accuracy"],
         gate=None if gate is None else float(gate.mean()),
     )
 
@@ -95,34 +102,64 @@ def accuracy(truth: Labels, predicted: Labels) -> float:
 
 
 def balanced_accuracy(truth: Labels, predicted: Labels) -> float:
-    """Mean recall over the classes that occur in `truth`. Counted here, as the bootstrap asks thousands of times."""
+    """Mean recall over the classes that occur in `truth`."""
     n = np.bincount(truth)
     right = np.bincount(truth[truth == predicted], minlength=len(n))
     return float(np.mean(right[n > 0] / n[n > 0]))
 
 
-def interval_by_group(
-    truth: Labels,
-    predicted: Labels,
-    groups: npt.NDArray[np.generic],
-    measure: Callable[[Labels, Labels], float],
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Bootstrap interval of `measure`, drawing whole groups (slides, patients) with replacement.
+def value_of(truth: Labels, probs: npt.NDArray[np.floating], measure: str, *, n_ordinal: int = 0) -> float:
+    """One figure of `MEASURES`; NaN where it is not defined."""
+    _check_measure(measure)
+    sample = Sample(truth, probs, np.zeros(len(truth), dtype=np.int64), n_ordinal=n_ordinal)
+    return float(sample.figures(np.ones((1, 1))).values[measure][0])
 
-    Patches of a slide are alike; drawing them singly would make the interval too narrow.
+
+def paired_difference(
+    truth: Labels,
+    probs_a: npt.NDArray[np.floating],
+    probs_b: npt.NDArray[np.floating],
+    groups: npt.NDArray[np.generic],
+    measure: str,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    n_ordinal: int = 0,
+) -> tuple[float, float, float]:
+    """How much better a is than b on the same patches: a − b, and the ends of its 95 % interval.
+
+    Both are measured on the same draws of patients, so that what makes a patient hard counts for neither.
+
+    Parameters
+    ----------
+    truth : int64 (N,)
+    probs_a, probs_b : float (N, C)
+    groups : (N,)
+        Patient of each patch.
+    measure : str
+        One of `wsikit.training.bootstrap.MEASURES`: "auc", "balanced_accuracy", …
+
+    Returns
+    -------
+    difference, low, high : float
+        NaN where the measure is not defined.
     """
-    rows = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    rng = np.random.default_rng(seed)
-    values = np.empty(draws)
-    for i in range(draws):
-        drawn = np.concatenate([rows[j] for j in rng.integers(len(rows), size=len(rows))])
-        values[i] = measure(truth[drawn], predicted[drawn])
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    _check_measure(measure)
+    one, two = (Sample(truth, probs, groups, n_ordinal=n_ordinal) for probs in (probs_a, probs_b))
+    weights = np.concatenate([np.ones((1, one.n_groups)), draw_groups(one.n_groups, draws=draws, seed=seed)])
+    difference = one.figures(weights).values[measure] - two.figures(weights).values[measure]
+    low, high = quantiles(difference[1:]) or (np.nan, np.nan)
+    return float(difference[0]), float(low), float(high)
+
+
+def _check_measure(measure: str) -> None:
+    if measure not in MEASURES:
+        raise RequestError(f"measure {measure!r}: there are {', '.join(MEASURES)}.")
+
+
+def _intervals(sample: Sample) -> dict[str, tuple[float, float]]:
+    drawn = sample.figures(draw_groups(sample.n_groups, draws=DRAWS, seed=0))
+    return {name: quantiles(values) or (np.nan, np.nan) for name, values in drawn.values.items()}
 
 
 def _kappas(truth: Labels, predicted: Labels, n_ordinal: int) -> tuple[float | None, float | None]:
