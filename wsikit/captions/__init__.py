@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from wsikit.errors import RequestError
-
 _HOME = {
     "Caption": "wsikit.captions.base",
     "Captioner": "wsikit.captions.base",
+    "CaptionerOptions": "wsikit.captions.choice",
     "FACTS": "wsikit.captions.lexicon",
     "FactScore": "wsikit.captions.reading",
     "Morphometry": "wsikit.captions.morphometry",
     "fact_f1": "wsikit.captions.reading",
+    "load_captioner": "wsikit.captions.choice",
+    "packaged_captioners": "wsikit.captions.choice",
     "parse": "wsikit.captions.reading",
     "phrase": "wsikit.captions.lexicon",
     "scrub": "wsikit.captions.reading",
@@ -23,10 +24,12 @@ __all__ = [
     "FACTS",
     "Caption",
     "Captioner",
+    "CaptionerOptions",
     "FactScore",
     "Morphometry",
     "fact_f1",
     "load_captioner",
+    "packaged_captioners",
     "parse",
     "phrase",
     "scrub",
@@ -34,24 +37,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from wsikit.captions.base import Caption, Captioner
+    from wsikit.captions.choice import CaptionerOptions, load_captioner, packaged_captioners
     from wsikit.captions.lexicon import FACTS, phrase
     from wsikit.captions.morphometry import Morphometry
     from wsikit.captions.reading import FactScore, fact_f1, parse, scrub
-
-
-def load_captioner(name: str = "morphometry") -> Captioner:
-    """The captioner called `name`.
-
-    Raises
-    ------
-    RequestError
-        If there is none of that name.
-    """
-    if name != "morphometry":
-        raise RequestError(f"unknown captioner {name!r}: there is 'morphometry'")
-    from wsikit.captions.morphometry import Morphometry
-
-    return Morphometry()
 
 
 def __getattr__(name: str) -> Any:

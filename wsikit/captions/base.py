@@ -22,11 +22,21 @@ class Caption:
     """Fact name to value, in the units of `lexicon.FACTS`. What was not measured is absent; no value is NaN."""
     source: str = ""
     """Name of the captioner."""
+    failure: str = ""
+    """Why there is no caption, in a few words; empty where there is one. `text` then is what came instead, or empty."""
+
+
+BATCH = 8
+"""Patches given in one call to a captioner that does not say how many it wants: what a kill may cost."""
 
 
 @runtime_checkable
 class Captioner(Protocol):
-    """Anything that describes patches. A caption depends on its patch alone, never on its neighbours in the batch."""
+    """Anything that describes patches. A caption depends on its patch alone, never on its neighbours in the batch.
+
+    It may have two attributes more. `parallel`, bool: several threads or processes may call it at once; without it
+    nobody but one thread does. `batch`, int: how many patches it takes best in one call; without it `BATCH`.
+    """
 
     name: str
     fact_names: tuple[str, ...]
@@ -37,6 +47,16 @@ class Captioner(Protocol):
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
         """Describe patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in their order."""
+
+
+def in_parallel(captioner: Captioner) -> bool:
+    """Whether several threads may call it at once. A language model on one device says no by saying nothing."""
+    return bool(getattr(captioner, "parallel", False))
+
+
+def batch_of(captioner: Captioner) -> int:
+    """How many patches it is given in one call."""
+    return max(1, int(getattr(captioner, "batch", BATCH)))
 
 
 def check_patches(images: npt.NDArray[np.uint8], mpp: float) -> None:

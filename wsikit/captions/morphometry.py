@@ -43,6 +43,8 @@ class Morphometry:
     """Captioner that measures. It has no options: its numbers are tuned and tested as they stand."""
 
     name = "morphometry"
+    parallel = True
+    batch = 128
     fact_names: tuple[str, ...] = tuple(FACTS)
 
     def fingerprint(self) -> dict[str, Any]:

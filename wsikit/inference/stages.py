@@ -1,4 +1,4 @@
-"""The stages between tiling and export: caption, predict, vote. Each reads a store and adds columns to its table.
+"""The stages between tiling and export: caption (see there), predict, vote. Each reads a store and adds columns.
 
 No stage knows another; they share the table. What is up to date by its receipt is kept.
 """
@@ -13,26 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ModelError, StoreError
-from wsikit.execution import Executor
+from wsikit.inference.caption import caption, caption_stage
+from wsikit.inference.opening import StoreLike, coords_digest, open_store
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
-from wsikit.tiling.columns import ColumnStage, fill_columns
 from wsikit.tiling.stream import iterate_patches
 from wsikit.voting import SlideResult, vote_inputs
 from wsikit.voting import vote as vote_patches
 
 if TYPE_CHECKING:
-    from wsikit.captions.base import Captioner
     from wsikit.inference.predict import Predictor
     from wsikit.models.config import ModelConfig
 
-CAPTION_REVISION = 1
 PREDICT_REVISION = 1
 VOTE_REVISION = 1
 
-StoreLike = SlideStore | str | os.PathLike[str]
+__all__ = ["VoteParameters", "caption", "caption_stage", "predict", "stored_vote", "vote", "why_not_applicable"]
 
 
 @dataclass(frozen=True)
@@ -44,53 +42,6 @@ class VoteParameters:
     """Effective patches below which the vote abstains."""
     min_margin: float = 0.1
     """Difference of the two classes ahead below which the vote abstains."""
-
-
-def caption(
-    store: StoreLike,
-    *,
-    captioner: Captioner | str = "morphometry",
-    grid: str | None = None,
-    executor: Executor | None = None,
-    progress: Progress = SILENT,
-) -> PatchTable:
-    """Describe every readable patch in words: columns `caption` and `caption_facts`.
-
-    Parameters
-    ----------
-    store
-        A slide store, or its path.
-    captioner
-        A captioner or the name of one.
-    grid
-        Name of the patch grid; not needed where the store has one only.
-
-    Returns
-    -------
-    PatchTable
-        With `caption`, text (N,), empty where a patch could not be read, and `caption_facts`, float32 (N, F), NaN
-        where a fact could not be measured; the facts' names are in its attribute `names`.
-    """
-    from wsikit.captions import load_captioner
-
-    opened = _open(store)
-    table = opened.patches(grid)
-    describer = load_captioner(captioner) if isinstance(captioner, str) else captioner
-    progress.start("captions", len(table), "patches")
-    fill_columns(opened, table, [caption_stage(table, describer)], executor or Executor(), progress.advance)
-    progress.finish()
-    return table
-
-
-def caption_stage(table: PatchTable, captioner: Captioner) -> ColumnStage:
-    """What `caption` computes, for `fill_columns`: alone, or beside other stages that read the same patches."""
-    names = list(captioner.fact_names)
-    receipt = Receipt("caption", CAPTION_REVISION, captioner.fingerprint(), {"patches": _coords_digest(table)})
-    specs = (
-        ColumnSpec("caption", "str", attributes={"captioner": captioner.name}),
-        ColumnSpec("caption_facts", "float32", len(names), {"names": names, "captioner": captioner.name}),
-    )
-    return ColumnStage("captions", specs, receipt, _Describe(captioner))
 
 
 def predict(
@@ -123,14 +74,14 @@ def predict(
         If the model does not apply: other patch size or scale than it was trained on, or another kind of stain.
     """
     predictor = _predictor(model, device)
-    opened = _open(store)
+    opened = open_store(store)
     table = opened.patches(grid)
     config = predictor.model.config
     fault = why_not_applicable(config, opened, table)
     if fault:
         raise ModelError(f"{opened.folder}: model {config.name} does not apply: {fault}.")
     texts = table.receipt("caption") if "caption" in table.columns() else None
-    inputs = {"patches": _coords_digest(table), "model": predictor.model.fingerprint}
+    inputs = {"patches": coords_digest(table), "model": predictor.model.fingerprint}
     if texts is not None:
         inputs["caption"] = texts.digest
     receipt = Receipt("predict", PREDICT_REVISION, {}, inputs)
@@ -163,7 +114,7 @@ def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: st
     StoreError
         If the patches have no predictions yet.
     """
-    opened = _open(store)
+    opened = open_store(store)
     table = opened.patches(grid)
     parameters = parameters or VoteParameters()
     if "probability" not in table.columns():
@@ -223,25 +174,6 @@ def model_record(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Describe:
-    """Captions of some patches (a picklable function)."""
-
-    captioner: Captioner
-
-    def __call__(
-        self, images: npt.NDArray[np.uint8], readable: npt.NDArray[np.bool_], mpp: float
-    ) -> dict[str, npt.NDArray[Any]]:
-        names = self.captioner.fact_names
-        texts = np.full(len(images), "", dtype=object)
-        facts = np.full((len(images), len(names)), np.nan, dtype=np.float32)
-        seen = np.flatnonzero(readable)
-        for index, found in zip(seen, self.captioner.caption(images[seen], mpp=mpp), strict=True):
-            texts[index] = found.text
-            facts[index] = [found.facts.get(name, np.nan) for name in names]
-        return {"caption": texts, "caption_facts": facts}
-
-
 def _predict_rows(
     predictor: Predictor,
     images: npt.NDArray[np.uint8],
@@ -272,13 +204,3 @@ def _predictor(model: Predictor | str | os.PathLike[str] | None, device: str) ->
     if isinstance(model, Predictor):
         return model
     return Predictor(load_model(os.fspath(model) if model is not None else DEFAULT_MODEL), device=device)
-
-
-def _coords_digest(table: PatchTable) -> str:
-    receipt = table.receipt("coords")
-    assert receipt is not None
-    return receipt.digest
-
-
-def _open(store: StoreLike) -> SlideStore:
-    return store if isinstance(store, SlideStore) else SlideStore(store)

@@ -20,7 +20,7 @@ import zarr
 from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid
 from wsikit.store.atomic import new_node
-from wsikit.store.place import place, reaching, zarr_store
+from wsikit.store.place import place, reaching, remove_tree, zarr_store
 from wsikit.store.receipts import Receipt
 from wsikit.store.remote import RemotePath
 
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 ROWS_PER_CHUNK = 512
 """A task's worth: some seconds of captions, a file of some kB."""
 
+JOURNALS = "journals"
+"""Beside the columns: what slow stages have done so far; see `wsikit.store.journal`."""
+
 _MARK = "wsikit"
+_NO_COLUMNS = ("coords", "votes", JOURNALS)
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 """A chunk that happens to hold only the fill value must exist all the same: its file says that it was computed."""
 
@@ -168,6 +172,14 @@ class PatchTable:
         with reaching(self.folder):
             array[rows] = data
 
+    def drop(self, name: str) -> None:
+        """Remove a column of ours; nothing happens if there is none. StoreError for `coords`, which is the table."""
+        if name == "coords" or self.receipt(name) is None:
+            if name == "coords" or (self.folder / name).exists():
+                raise StoreError(f"{self.folder}: {name} is no column that may be removed")
+            return
+        remove_tree(self.folder / name)
+
     def write_vote(self, method: str, record: Mapping[str, Any], receipt: Receipt) -> None:
         """Store a slide result under votes/<method>: attributes only."""
         folder = self.folder / "votes" / method
@@ -219,7 +231,7 @@ class PatchTable:
         names = sorted(
             path.parent.name for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith(".")
         )
-        return ["coords", *(name for name in names if name not in ("coords", "votes"))]
+        return ["coords", *(name for name in names if name not in _NO_COLUMNS)]
 
     def _missing_chunks(self, name: str) -> list[int]:
         if name == "coords":

@@ -1,0 +1,135 @@
+"""Which captioner a name stands for. Names are strings that can be kept: in run.json, in a model's configuration.
+
+morphometry                    measures; the default
+NAME                           a captioner that comes with the package
+DIR | ORG/MODEL [#ADAPTER]     a vision-language model on this disk, with a LoRA adapter's folder
+http://HOST:PORT/v1 [#MODEL]   an OpenAI-compatible server, with the model's name there
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from wsikit.captions.base import Captioner
+from wsikit.errors import RequestError
+
+MORPHOMETRY = "morphometry"
+
+_ZOO = Path(__file__).parent / "zoo"
+_SERVER = re.compile(r"https?://", re.IGNORECASE)
+_MODEL_ONLY = ("adapter", "dtype")
+_SERVER_ONLY = ("concurrency", "timeout_s", "retries", "api_key_env")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionerOptions:
+    """How a generative captioner is set. None: as it is by default. What a kind has no use for is refused."""
+
+    adapter: str | None = None
+    """Folder of a LoRA adapter."""
+    prompt: str | None = None
+    """What the model is asked, in full."""
+    max_new_tokens: int | None = None
+    dtype: str | None = None
+    """"float32", "bfloat16", …"""
+    batch: int | None = None
+    """Patches per call."""
+    concurrency: int | None = None
+    """Requests under way at once."""
+    timeout_s: float | None = None
+    retries: int | None = None
+    api_key_env: str | None = None
+    """Name of the environment variable that holds a server's key."""
+
+    def given(self) -> dict[str, Any]:
+        """Those that were set, by name."""
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in pairs if value is not None}
+
+
+def packaged_captioners() -> tuple[str, ...]:
+    """Names of the generative captioners that come with the package."""
+    return tuple(sorted(path.parent.name for path in _ZOO.glob("*/config.json")))
+
+
+def load_captioner(
+    spec: str = MORPHOMETRY, options: CaptionerOptions | None = None, *, device: str = "auto"
+) -> Captioner:
+    """The captioner that `spec` names.
+
+    Parameters
+    ----------
+    spec
+        morphometry, a packaged captioner's name, a model's folder or hub id on this disk (`#` and an adapter's
+        folder may follow), or a server's address ending in /v1 (`#` and a model's name may follow).
+    device
+        "auto", "cpu", "cuda": where a model on this disk runs.
+
+    Raises
+    ------
+    RequestError
+        There is none of that name, or an option does not apply to it.
+    ModelError, UnreachableError
+        It is there but cannot be used; nothing answers at the address.
+    """
+    options = options or CaptionerOptions()
+    given = options.given()
+    if spec == MORPHOMETRY:
+        _refuse(spec, "measures and takes no options", given)
+        from wsikit.captions.morphometry import Morphometry
+
+        return Morphometry()
+    if _SERVER.match(spec):
+        _refuse(spec, "is a server", [name for name in given if name in (*_MODEL_ONLY, "batch")])
+        return _server(spec, options)
+    _refuse(spec, "is a model on this disk", [name for name in given if name in _SERVER_ONLY])
+    return _model(spec, options, device)
+
+
+def check_captioner(spec: str) -> None:
+    """Raise what `load_captioner` would raise for a name that stands for nothing; nothing is loaded."""
+    if spec != MORPHOMETRY and not _SERVER.match(spec):
+        _find(spec)
+
+
+def _server(spec: str, options: CaptionerOptions) -> Captioner:
+    from wsikit.captions.server import Decoding, ServerCaptioner
+
+    url, _, model = spec.partition("#")
+    decoding = Decoding() if options.max_new_tokens is None else Decoding(max_tokens=options.max_new_tokens)
+    named = {name: getattr(options, name) for name in _SERVER_ONLY if getattr(options, name) is not None}
+    return ServerCaptioner(url, model=model or None, prompt=options.prompt, decoding=decoding, **named)
+
+
+def _model(spec: str, options: CaptionerOptions, device: str) -> Captioner:
+    place, adapter = _find(spec)
+    if adapter and options.adapter:
+        raise RequestError(f"captioner {spec!r} names an adapter already; --adapter {options.adapter} is another one")
+    from wsikit.captions.vlm import load_vlm
+
+    named = {name: value for name, value in options.given().items() if name != "adapter"}
+    captioner: Captioner = load_vlm(place, adapter=options.adapter or adapter, device=device, **named)
+    return captioner
+
+
+def _find(spec: str) -> tuple[str, str | None]:
+    """Folder or hub id, and adapter, of a model on this disk."""
+    name, _, adapter = spec.partition("#")
+    if name in packaged_captioners():
+        return str(_ZOO / name), adapter or None
+    # a hub id is looked for by the library that keeps the cache; it says itself what is missing there
+    if not (Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
+        known = ", ".join(map(repr, (MORPHOMETRY, *packaged_captioners())))
+        raise RequestError(
+            f"unknown captioner {spec!r}: there is {known}; or give a model's folder, the hub id of one on this disk, "
+            "or a server's address such as http://localhost:8000/v1"
+        )
+    return name, adapter or None
+
+
+def _refuse(spec: str, kind: str, options: Any) -> None:
+    if options:
+        raise RequestError(f"captioner {spec!r} {kind}: {', '.join(options)} does not apply to it")

@@ -1,0 +1,73 @@
+"""Records kept piece by piece beside a patch table, for work too slow to lose a chunk of rows of it.
+
+Each piece is a zarr group with attributes only: it is there whole or not at all, on a disk and at a URL.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from wsikit.store.atomic import new_node
+from wsikit.store.place import remove_tree
+from wsikit.store.table import JOURNALS, PatchTable
+
+_MARK = "wsikit"
+
+
+class Journal:
+    """Records of one piece of work on one table; another `identity` is another journal.
+
+    Parameters
+    ----------
+    table
+        The records live and die with it: another choice of patches makes them void.
+    identity
+        What decides the records' content, as hex; equal work finds its records again.
+    """
+
+    def __init__(self, table: PatchTable, identity: str) -> None:
+        self._all = table.folder / JOURNALS
+        self.folder: Path = self._all / identity[:32]
+
+    def read(self) -> list[dict[str, Any]]:
+        """All records, in the order of their pieces' times within one run; none if there is no journal."""
+        found = []
+        for path in self.folder.glob("*/zarr.json"):
+            if not path.parent.name.startswith("."):
+                attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
+                found.append((attributes[_MARK]["time"], attributes["records"]))
+        return [record for _, records in sorted(found, key=lambda piece: piece[0]) for record in records]
+
+    def add(self, records: Sequence[dict[str, Any]]) -> None:
+        """Keep some records, JSON-ready; after this call nothing but the disk's end loses them."""
+        if not records:
+            return
+        for group in (self._all, self.folder):
+            if not (group / "zarr.json").is_file():
+                self._group(group, {_MARK: {"journal": True}})
+        piece = {_MARK: {"journal": True, "time": time.time()}, "records": list(records)}
+        self._group(self.folder / uuid.uuid4().hex, piece)
+
+    def clear(self) -> None:
+        """Remove this journal."""
+        if self.folder.exists():
+            remove_tree(self.folder)
+
+    def clear_others(self) -> None:
+        """Remove all journals of the table but this one: they belong to words that were replaced."""
+        if self._all.exists():
+            for path in list(self._all.glob("*/zarr.json")):
+                if path.parent != self.folder and f'"{_MARK}"' in path.read_text(encoding="utf-8"):
+                    remove_tree(path.parent)
+
+    @staticmethod
+    def _group(folder: Path, attributes: dict[str, Any]) -> None:
+        with new_node(folder) as partial:
+            zarr.create_group(partial, attributes=attributes)
