@@ -60,8 +60,15 @@ def disturb_captions(
     own : bool (B,)
         True where the caption is there and the patch's own.
     """
-    fate = rng.random(len(captions))
+    source, dropped, own = disturb(len(captions), rng, drop=drop, swap=swap)
+    return [None if lost else captions[i] for lost, i in zip(dropped, source)], own
+
+
+def disturb(
+    n: int, rng: np.random.Generator, *, drop: float, swap: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which of a batch's `n` captions each patch gets (B,), which lose theirs, and which keep their own, bool (B,)."""
+    fate = rng.random(n)
     dropped, swapped = fate < drop, (fate >= drop) & (fate < drop + swap)
-    source = np.where(swapped, rng.integers(len(captions), size=len(captions)), np.arange(len(captions)))
-    disturbed = [None if lost else captions[i] for lost, i in zip(dropped, source)]
-    return disturbed, ~dropped & (source == np.arange(len(captions)))
+    source = np.where(swapped, rng.integers(n, size=n), np.arange(n))
+    return source, dropped, ~dropped & (source == np.arange(n))

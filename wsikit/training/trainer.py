@@ -1,105 +1,44 @@
-"""Trains a dual-branch model on patches with captions: curriculum, stages, losses, optimiser. Evaluates nothing.
+"""Trains a dual-branch model on patches with captions. The loop is transformers' Trainer; what is MMLNB's is here:
+curriculum, stages, losses, what is recorded of an epoch, and which epoch's weights are kept.
 
-The weights of the last epoch are the result: no epoch is picked by its figures, so no test set is used up.
+Without a validation set the last epoch's weights are the result; with one the best epoch's on it. No test set comes in.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from wsikit.errors import RequestError
 from wsikit.models.mmlnb import MMLNB
-from wsikit.models.prmf import PRMFOutput
-from wsikit.training.augment import disturb_captions, jitter_stain, turn
+from wsikit.training.batches import Texts
+from wsikit.training.checkpoints import digest, prepare, read_state
 from wsikit.training.curriculum import CurriculumSchedule
-from wsikit.training.data import PatchSet
+from wsikit.training.data import PatchSet, refuse_shared_groups
+from wsikit.training.forward import outputs_of
+from wsikit.training.learner import EpochRecord, Learner
+from wsikit.training.losses import loss_of
+from wsikit.training.metrics import value_of
+from wsikit.training.settings import TrainingSettings
 from wsikit.training.stages import StagePlan
+
+__all__ = ["EpochRecord", "TrainingSettings", "loss_of", "train"]
 
 logger = logging.getLogger(__name__)
 
-
-class TrainingSettings(BaseModel):
-    """What a user may set. The learning rates' defaults are for pretrained encoders."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = Field(gt=0)
-    batch: int = Field(32, gt=1)
-    seed: int = 0
-    lr: dict[str, float] = {"image": 1e-4, "text": 2e-5, "fusion": 1e-3}
-    """Peak learning rate of each part."""
-    weight_decay: float = 1e-2
-    warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of all steps over which the learning rate rises; then it falls as a cosine."""
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    caption_drop: float = 0.1
-    caption_swap: float = 0.1
-    stain_scale: float = 0.0
-    stain_shift: float = 0.0
-    lambda_text: float = 0.0
-    """Weight of the text head's loss."""
-    lambda_gate: float = 0.0
-    """Weight of the loss that teaches the gate whether the text head is right."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch came to."""
-
-    epoch: int
-    stage: str
-    alpha: float
-    loss: float
-    """Mean over the patches, in training mode."""
-    gate: float
-    """Mean over the patches."""
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Batch:
-    images: Tensor
-    ids: Tensor
-    mask: Tensor
-    present: Tensor
-    own: Tensor
-    labels: Tensor
-
-
-def loss_of(
-    out: PRMFOutput,
-    labels: Tensor,
-    *,
-    present: Tensor,
-    own: Tensor,
-    alpha: float,
-    lambda_text: float = 0.0,
-    lambda_gate: float = 0.0,
-) -> Tensor:
-    """alpha·CE(fused) + (1−alpha)·CE(image) + lambda_text·CE(text) + lambda_gate·BCE(c, own text, head right).
-
-    `labels` is int64 (B,); `present` and `own` are bool (B,): there is a caption, and it is the patch's own. A swapped
-    caption teaches the gate to close, whatever it says, and the text head nothing; a missing one teaches neither.
-    """
-    loss = alpha * functional.cross_entropy(out.logits, labels)
-    loss = loss + (1 - alpha) * functional.cross_entropy(out.logits_img, labels)
-    if lambda_text and own.any():
-        loss = loss + lambda_text * functional.cross_entropy(out.logits_txt[own], labels[own])
-    if lambda_gate and present.any():
-        right = ((out.logits_txt.detach().argmax(dim=1) == labels) & own)[present].float()
-        c = out.reliability[present].mean(dim=1).clamp(1e-6, 1 - 1e-6)
-        loss = loss + lambda_gate * functional.binary_cross_entropy(c, right)
-    return loss
+_RECORD = "wsikit"
+_HIGHER_IS_BETTER = {"nll": False, "auc": True, "balanced_accuracy": True}
 
 
 def train(
@@ -110,77 +49,261 @@ def train(
     curriculum: CurriculumSchedule,
     stages: StagePlan,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    validation: PatchSet | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
 ) -> list[EpochRecord]:
     """Train `model` in place, on the device it is on; it is in eval mode afterwards.
 
-    With the same seed, data, number of threads and versions the weights come out the same on a CPU.
+    With the same seed, data, number of threads and versions the weights come out the same on a CPU, also if the run
+    was killed and resumed.
+
+    Parameters
+    ----------
+    curriculum
+        Weight of the text by epoch. Its end must be reached within the epochs.
+    on_epoch
+        Told of each epoch when it is over.
+    validation
+        Patches of other patients. The weights of the epoch that does best on them are kept.
+    checkpoints
+        A folder that gets one checkpoint per epoch (the last and the best are kept).
+    resume
+        Go on from the last checkpoint there, if there is one.
+
+    Raises
+    ------
+    RequestError
+        If the settings contradict each other, a patient is in `data` and in `validation`, or `checkpoints` holds
+        another run.
+    ModelError
+        If the loss is no longer a number.
     """
-    torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
-    steps_per_epoch = math.ceil(len(data) / settings.batch)
-    optimiser = _optimiser(model.parts(), settings)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _course(settings, settings.epochs * steps_per_epoch))
-    records = []
-    for epoch in range(settings.epochs):
-        stage = stages.apply(epoch, model.parts())
-        alpha = curriculum.alpha(epoch)
-        begun, losses, gates = time.perf_counter(), 0.0, 0.0
-        for rows in np.array_split(rng.permutation(len(data)), steps_per_epoch):
-            batch = _draw(model, data, rows, rng, settings)
-            out = model(batch.images, batch.ids, batch.mask, batch.present, rho=alpha)
-            loss = loss_of(
-                out,
-                batch.labels,
-                present=batch.present,
-                own=batch.own,
-                alpha=alpha,
-                lambda_text=settings.lambda_text,
-                lambda_gate=settings.lambda_gate,
-            )
-            optimiser.zero_grad(set_to_none=True)  # None, not 0: weight decay must not move what is frozen
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            optimiser.step()
-            rate.step()
-            losses += loss.item() * len(rows)
-            gates += out.gate.sum().item()
-        n, seconds = len(data), time.perf_counter() - begun
-        records.append(EpochRecord(epoch, stage.name, alpha, losses / n, gates / n, seconds))
-        logger.info("epoch %d %s: loss %.3f, gate %.2f, %.0f s", epoch, stage.name, losses / n, gates / n, seconds)
-        if on_epoch:
-            on_epoch(records[-1])
+    _check(model, data, settings, curriculum, validation)
+    with TemporaryDirectory(prefix="wsikit-train-") as scratch:
+        last = None
+        if checkpoints is not None:
+            last = prepare(checkpoints, _identity(model, data, settings, curriculum, stages, validation), resume=resume)
+        learner = Learner(model, data, settings, curriculum, stages)
+        watch = _Watch(learner, settings, validation, curriculum, on_epoch)
+        done = [_record(entry) for entry in (read_state(last) or {}).get("log_history", [])] if last else []
+        watch.records = [record for record in done if record is not None]
+        over = bool(watch.records) and watch.is_over()
+        arguments = _arguments(
+            settings,
+            output=checkpoints or Path(scratch),
+            device=learner.device,
+            steps=len(learner.order) * settings.epochs,
+            # a run that had stopped early does not go on when resumed: there are no more epochs for it
+            epochs=len(watch.records) if over else settings.epochs,
+            keeps=checkpoints is not None,
+            validates=validation is not None,
+        )
+        trainer = _Trainer(learner, arguments, watch)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        trainer.accelerator.free_memory()
     model.eval()
-    return records
+    best = watch.best()
+    return [replace(record, kept=record.epoch == best) for record in watch.records]
 
 
-def _draw(
-    model: MMLNB, data: PatchSet, rows: np.ndarray, rng: np.random.Generator, settings: TrainingSettings
-) -> _Batch:
-    """A batch, augmented, on the model's device."""
-    images = turn(torch.from_numpy(data.images[rows]), rng)
-    if settings.stain_scale or settings.stain_shift:
-        images = jitter_stain(images, rng, scale=settings.stain_scale, shift=settings.stain_shift)
-    captions, own = disturb_captions(
-        [data.captions[row] for row in rows], rng, drop=settings.caption_drop, swap=settings.caption_swap
+class _Watch(TrainerCallback):
+    """Begins and ends epochs; knows all records, also those of the run before it was resumed."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        settings: TrainingSettings,
+        validation: PatchSet | None,
+        curriculum: CurriculumSchedule,
+        on_epoch: Callable[[EpochRecord], None] | None,
+    ) -> None:
+        self._learner, self._settings, self._curriculum = learner, settings, curriculum
+        self._validation, self._on_epoch = validation, on_epoch
+        self._texts = None if validation is None else Texts(learner.model, validation.captions)
+        self.records: list[EpochRecord] = []
+        self._begun = 0.0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self._learner.begin(round(state.epoch or 0))
+        self._begun = time.perf_counter()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        seconds = time.perf_counter() - self._begun
+        record = self._learner.record(seconds, self._validate())
+        self.records.append(record)
+        state.log_history.append({_RECORD: asdict(record)})
+        logger.info(
+            "epoch %d %s: loss %.3f, gate %.2f, %.0f s %s",
+            record.epoch,
+            record.stage,
+            record.loss,
+            record.gate,
+            seconds,
+            record.validation or "",
+        )
+        if self._on_epoch:
+            self._on_epoch(record)
+        control.should_training_stop = control.should_training_stop or self.is_over()
+
+    def best(self) -> int:
+        """The epoch whose weights are kept: the last, or the first of the best on the validation set."""
+        name = self._settings.select_by
+        values = [record.validation[name] for record in self.records if record.validation]
+        if not values:
+            return self.records[-1].epoch
+        return int(np.argmax(values) if _HIGHER_IS_BETTER[name] else np.argmin(values))
+
+    def is_over(self) -> bool:
+        """Whether patience is at its end, which is not asked before the curriculum is."""
+        patience, last = self._settings.patience, self.records[-1]
+        if patience is None or last.validation is None:
+            return False
+        return last.epoch - max(self.best(), self._curriculum.milestones[1]) >= patience
+
+    def _validate(self) -> dict[str, float] | None:
+        if self._validation is None:
+            return None
+        learner = self._learner
+        out = outputs_of(learner.model, self._validation, self._texts, precision=self._settings.precision)
+        learner.train(False)
+        probs = out.probs
+        found = {name: value_of(self._validation.labels, probs, name) for name in _HIGHER_IS_BETTER}
+        if not np.isfinite(found[self._settings.select_by]):
+            raise RequestError(
+                f"validation: {self._settings.select_by} is not defined there (a class is missing); select_by nll."
+            )
+        return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+class _Trainer(Trainer):
+    """transformers' loop over our batches, with our parameter groups and validation."""
+
+    def __init__(self, learner: Learner, arguments: TrainingArguments, watch: _Watch) -> None:
+        self._learner, self._watch = learner, watch
+        super().__init__(
+            model=learner,
+            args=arguments,
+            train_dataset=learner.loader.dataset,
+            eval_dataset=learner.loader.dataset,  # never read: `evaluate` below hands over what the watch measured
+            callbacks=[watch],
+            optimizers=(_optimiser(learner.model.parts(), learner.settings), None),
+        )
+        self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader[int]:
+        return self._learner.loader
+
+    def evaluate(self, *arguments: Any, **others: Any) -> dict[str, float]:
+        found = self._watch.records[-1].validation or {}
+        metrics = {f"eval_{name}": value for name, value in found.items()}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _arguments(
+    settings: TrainingSettings,
+    *,
+    output: Path,
+    device: torch.device,
+    steps: int,
+    epochs: int,
+    keeps: bool,
+    validates: bool,
+) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=settings.batch,
+        seed=settings.seed,
+        max_grad_norm=settings.clip,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup * steps),
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        use_cpu=device.type == "cpu",
+        save_strategy="epoch" if keeps or validates else "no",
+        save_total_limit=2,
+        save_only_model=not keeps,
+        eval_strategy="epoch" if validates else "no",
+        load_best_model_at_end=validates,
+        metric_for_best_model=settings.select_by if validates else None,
+        greater_is_better=_HIGHER_IS_BETTER[settings.select_by] if validates else None,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
     )
-    tokens = model.read(captions)
-    device = next(model.parameters()).device
-    arrays = (tokens.ids, tokens.mask, tokens.present, own & tokens.present, data.labels[rows])
-    return _Batch(images.to(device), *(torch.from_numpy(array).to(device) for array in arrays))
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs would split batches and change the result
+    return arguments
 
 
 def _optimiser(parts: dict[str, nn.Module], settings: TrainingSettings) -> torch.optim.AdamW:
-    groups = [{"params": list(part.parameters()), "lr": settings.lr[name]} for name, part in parts.items()]
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    """AdamW, each part at its own rate; only matrices and filters decay."""
+    groups: list[dict[str, Any]] = []
+    for name, part in parts.items():
+        parameters = list(part.parameters())
+        decays = [p for p in parameters if p.ndim > 1]
+        keeps = [p for p in parameters if p.ndim <= 1]
+        groups.append({"params": decays, "lr": settings.lr[name], "weight_decay": settings.weight_decay})
+        groups.append({"params": keeps, "lr": settings.lr[name], "weight_decay": 0.0})
+    return torch.optim.AdamW([group for group in groups if group["params"]])
 
 
-def _course(settings: TrainingSettings, steps: int) -> Callable[[int], float]:
-    """Factor on the learning rate by step: linear rise, then a cosine down to 0."""
-    rise = max(1, round(settings.warmup * steps))
+def _check(
+    model: MMLNB,
+    data: PatchSet,
+    settings: TrainingSettings,
+    curriculum: CurriculumSchedule,
+    validation: PatchSet | None,
+) -> None:
+    if lacking := sorted(model.parts().keys() - settings.lr.keys()):
+        raise RequestError(f"training: no learning rate (lr) for {', '.join(lacking)}.")
+    if settings.epochs <= curriculum.milestones[1]:
+        raise RequestError(
+            f"training: {settings.epochs} epochs end before the curriculum does (epoch {curriculum.milestones[1]}); "
+            "take more epochs or an earlier rise."
+        )
+    if settings.precision == "fp16" and next(model.parameters()).device.type == "cpu":
+        raise RequestError("training: precision fp16 needs a GPU; take bf16 or fp32.")
+    if settings.patience is not None and validation is None:
+        raise RequestError("training: patience needs a validation set.")
+    if validation is not None:
+        refuse_shared_groups(data, validation)
+    if len(data) < 2:
+        raise RequestError(f"training: {len(data)} patch(es) to learn from; there must be 2 or more.")
 
-    def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
-    return factor
+def _identity(
+    model: MMLNB,
+    data: PatchSet,
+    settings: TrainingSettings,
+    curriculum: CurriculumSchedule,
+    stages: StagePlan,
+    validation: PatchSet | None,
+) -> dict[str, Any]:
+    """What decides the weights; a run that differs in any of it is another."""
+
+    def of(patches: PatchSet) -> str:
+        texts = "\x1f".join(patches.captions).encode()
+        pixels = (np.ascontiguousarray(image).tobytes() for image in patches.images)
+        return digest(*pixels, patches.labels.tobytes(), texts)
+
+    return {
+        "model": model.config.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"workers"}),
+        "curriculum": asdict(curriculum),
+        "stages": [[stage.name, stage.from_epoch, sorted(stage.learns)] for stage in stages.stages],
+        "training patches": of(data),
+        "validation patches": None if validation is None else of(validation),
+    }
+
+
+def _record(entry: dict[str, Any]) -> EpochRecord | None:
+    """A record out of the trainer's log, None for an entry of another kind."""
+    if _RECORD not in entry:
+        return None
+    values = dict(entry[_RECORD])
+    return EpochRecord(**values | {"gate_histogram": tuple(values["gate_histogram"])})

@@ -1,0 +1,116 @@
+"""Batches of a patch set: order, augmentation and captions, each a pure function of seed, epoch and rows.
+
+So a run that was cut off and resumed sees the very same batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from wsikit.models.mmlnb import MMLNB
+from wsikit.models.tokenizer import Tokens
+from wsikit.training.augment import disturb, jitter_stain, turn
+from wsikit.training.data import PatchSet
+from wsikit.training.settings import TrainingSettings
+
+ENCODED_AT_ONCE = 4096
+
+
+class Texts:
+    """All captions of a patch set as the model reads them, tokenised once.
+
+    Attributes
+    ----------
+    present : bool (N,)
+    truncated : int
+        How many captions are longer than the model reads.
+    """
+
+    def __init__(self, model: MMLNB, captions: Sequence[str]) -> None:
+        parts = [
+            model.read(captions[first : first + ENCODED_AT_ONCE]) for first in range(0, len(captions), ENCODED_AT_ONCE)
+        ]
+        length = max(part.ids.shape[1] for part in parts)
+        self._ids = np.concatenate([_wide(part.ids, length) for part in parts])
+        self._mask = np.concatenate([_wide(part.mask, length) for part in parts])
+        self.present = np.concatenate([part.present for part in parts])
+        self.truncated = sum(part.truncated for part in parts)
+
+    def __call__(self, rows: npt.NDArray[np.int64], *, without: npt.NDArray[np.bool_] | None = None) -> Tokens:
+        """Tokens of `rows` (B,), those in `without` (B,) as if they had no caption."""
+        present = self.present[rows] if without is None else self.present[rows] & ~without
+        mask = self._mask[rows]
+        length = int(mask.sum(axis=1).max(initial=1))  # padded at the end
+        ids = self._ids[rows, :length].astype(np.int64)
+        return Tokens(ids, mask[:, :length].astype(np.int64), present, 0)
+
+
+class Rows(Dataset[int]):
+    """The rows of a patch set, as torch's loader wants them."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+
+class EpochOrder(Sampler[list[int]]):
+    """Batches of rows, another order in each epoch; all as large as the others, to one row.
+
+    Attributes
+    ----------
+    epoch : int
+        Set before each epoch.
+    """
+
+    def __init__(self, n: int, settings: TrainingSettings) -> None:
+        self._n, self._seed = n, settings.seed
+        self._n_batches = math.ceil(n / settings.batch)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self._n_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self._seed, self.epoch]).permutation(self._n)
+        for rows in np.array_split(order, self._n_batches):
+            yield rows.tolist()
+
+
+class Drawer:
+    """Makes a batch of rows: patches turned and jittered, captions dropped and swapped (torch's `collate_fn`)."""
+
+    def __init__(self, data: PatchSet, texts: Texts, order: EpochOrder, settings: TrainingSettings) -> None:
+        self._data, self._texts, self._order, self._settings = data, texts, order, settings
+
+    def __call__(self, batch: Sequence[int]) -> dict[str, Tensor]:
+        settings, rows = self._settings, np.asarray(batch, dtype=np.int64)
+        rng = np.random.default_rng([settings.seed, self._order.epoch, int(rows[0])])
+        images = turn(torch.from_numpy(self._data.images[rows]), rng)
+        if settings.stain_scale or settings.stain_shift:
+            images = jitter_stain(images, rng, scale=settings.stain_scale, shift=settings.stain_shift)
+        source, dropped, own = disturb(len(rows), rng, drop=settings.caption_drop, swap=settings.caption_swap)
+        tokens = self._texts(rows[source], without=dropped)
+        return {
+            "images": images,
+            "ids": torch.from_numpy(tokens.ids),
+            "mask": torch.from_numpy(tokens.mask),
+            "present": torch.from_numpy(tokens.present),
+            "own": torch.from_numpy(own & tokens.present),
+            "labels": torch.from_numpy(self._data.labels[rows]),
+        }
+
+
+def _wide(values: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int32]:
+    return np.pad(values, ((0, 0), (0, length - values.shape[1]))).astype(np.int32)

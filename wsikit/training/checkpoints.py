@@ -1,0 +1,77 @@
+"""The checkpoints of a run: transformers' folders checkpoint-<step>, and what the run was, so that no other goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wsikit.errors import RequestError
+from wsikit.store.atomic import write_json
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+STATE_FILE = "trainer_state.json"
+"""transformers writes it last, so a checkpoint that has it is whole."""
+
+
+def prepare(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path | None:
+    """Make `folder` ready for a run described by `run`; the checkpoint to go on from, if there is one.
+
+    Parameters
+    ----------
+    run
+        What decides the weights, JSON-ready: settings, schedule, data. A run goes on only as what it was.
+    resume
+        Go on, or begin where nothing was begun. False: the folder must hold no run.
+
+    Raises
+    ------
+    RequestError
+        If there are checkpoints and `resume` is False, or they are of another run.
+    """
+    known = folder / RUN_FILE
+    if not known.is_file():
+        if found := sorted(folder.glob("checkpoint-*")):
+            raise RequestError(f"{folder}: {found[0].name} lies there without {RUN_FILE}; give another folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(known, dict(run))
+        return None
+    if not resume:
+        raise RequestError(f"{folder}: a run was begun here. Resume it (--resume), or give another folder.")
+    before = json.loads(known.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(run))
+    if other := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+        raise RequestError(
+            f"{folder}: the run begun here differs in {', '.join(other)}. Resume it with what it was begun with, or "
+            "give another folder."
+        )
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if read_state(checkpoint) is None:
+            logger.info("%s: was being written when the run ended; removed", checkpoint)
+            shutil.rmtree(checkpoint)
+        else:
+            whole.append(checkpoint)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any] | None:
+    """The trainer's state in a checkpoint, or None if the checkpoint is not whole."""
+    try:
+        return dict(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
+def digest(*pieces: bytes) -> str:
+    """sha256 over pieces."""
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(hashlib.sha256(piece).digest())
+    return found.hexdigest()

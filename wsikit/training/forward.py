@@ -1,0 +1,88 @@
+"""What a model says of a whole patch set: logits and gates, batch by batch, nothing learnt. Arrays of N rows out."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from wsikit.models.mmlnb import MMLNB
+from wsikit.training.batches import Texts
+from wsikit.training.data import PatchSet
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Row i is patch i; float32."""
+
+    logits: npt.NDArray[np.float32]
+    """(N, C) of patch and caption together."""
+    logits_image: npt.NDArray[np.float32]
+    """(N, C) of the image alone."""
+    logits_text: npt.NDArray[np.float32]
+    """(N, C) of the caption alone; NaN where there is none."""
+    gate: npt.NDArray[np.float32]
+    """(N,) in [0, 1]."""
+
+    @property
+    def probs(self) -> npt.NDArray[np.float64]:
+        """(N, C) of patch and caption together."""
+        return softmax(self.logits)
+
+
+def outputs_of(
+    model: MMLNB, data: PatchSet, texts: Texts | None = None, *, batch: int = BATCH, precision: str = "fp32"
+) -> Outputs:
+    """Run `model`, on the device it is on, in eval mode; parts that were training are so again afterwards."""
+    texts = texts or Texts(model, data.captions)
+    device = next(model.parameters()).device
+    modes = {name: part.training for name, part in model.parts().items()}
+    model.eval()
+    rows = np.arange(len(data))
+    try:
+        parts = [_forward(model, data, texts, chosen, device, precision) for chosen in _cut(rows, batch)]
+    finally:
+        for name, part in model.parts().items():
+            part.train(modes[name])
+    return Outputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Rows of (N, C) to probabilities."""
+    exponent = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return exponent / exponent.sum(axis=1, keepdims=True)
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The context in which a forward pass runs at this precision."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@torch.inference_mode()
+def _forward(
+    model: MMLNB,
+    data: PatchSet,
+    texts: Texts,
+    rows: npt.NDArray[np.int64],
+    device: torch.device,
+    precision: str,
+) -> tuple[npt.NDArray[np.float32], ...]:
+    tokens = texts(rows)
+    arrays = (np.ascontiguousarray(data.images[rows]), tokens.ids, tokens.mask, tokens.present)
+    with autocast(device, precision):
+        out = model(*(torch.from_numpy(array).to(device) for array in arrays))
+    values = (out.logits, out.logits_img, out.logits_txt, out.gate)
+    found = tuple(value.float().cpu().numpy() for value in values)
+    found[2][~tokens.present] = np.nan
+    return found
+
+
+def _cut(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]

@@ -1,0 +1,149 @@
+"""The model with its losses, curriculum and stages, one epoch at a time; no loop, no optimiser (see trainer.py)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from wsikit.errors import ModelError
+from wsikit.models.mmlnb import MMLNB
+from wsikit.training.batches import Drawer, EpochOrder, Rows, Texts
+from wsikit.training.curriculum import CurriculumSchedule
+from wsikit.training.data import PatchSet, class_weights
+from wsikit.training.losses import loss_of
+from wsikit.training.settings import TrainingSettings
+from wsikit.training.stages import StagePlan
+
+logger = logging.getLogger(__name__)
+
+GATE_BINS = 20
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch came to."""
+
+    epoch: int
+    stage: str
+    alpha: float
+    loss: float
+    """Mean over the patches, in training mode."""
+    gate: float
+    """Mean over the patches."""
+    seconds: float
+    """Of learning, without validation."""
+    gate_histogram: tuple[int, ...] = ()
+    """Patches by gate, 20 bins over [0, 1]: a gate that sticks at either end shows here."""
+    validation: dict[str, float] | None = None
+    """nll, auc and balanced_accuracy on the validation set, the text at full weight, as the model is used later."""
+    kept: bool = False
+    """Whether the model came out with the weights of this epoch."""
+
+
+class Learner(nn.Module):
+    """The model with its losses, curriculum and stages, as transformers' Trainer wants a model: batch in, loss out.
+
+    Trainer calls `train()` before every step; here that applies the stage table, so that frozen parts stay in eval.
+    """
+
+    def __init__(
+        self,
+        model: MMLNB,
+        data: PatchSet,
+        settings: TrainingSettings,
+        curriculum: CurriculumSchedule,
+        stages: StagePlan,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.settings, self.curriculum, self.stages = settings, curriculum, stages
+        self.device = next(model.parameters()).device
+        self.texts = Texts(model, data.captions)
+        if self.texts.truncated:
+            logger.warning(
+                "%d of %d captions are longer than %d tokens and are cut",
+                self.texts.truncated,
+                len(data),
+                model.config.text_max_tokens,
+            )
+        self.order = EpochOrder(len(data), settings)
+        self.loader = DataLoader(
+            Rows(len(data)),
+            batch_sampler=self.order,
+            collate_fn=Drawer(data, self.texts, self.order, settings),
+            num_workers=settings.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        self._weight = (
+            torch.from_numpy(class_weights(data.labels, len(model.config.classes))).to(self.device)
+            if settings.class_weights == "balanced"
+            else None
+        )
+        self._applied: int | None = None
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Make ready for an epoch: order, stage, weight of the text, and torch's own random numbers (dropout)."""
+        torch.manual_seed(self.settings.seed * 1_000_003 + epoch)
+        self.order.epoch = self.epoch = epoch
+        self.alpha = self.curriculum.alpha(epoch)
+        self._applied = None
+        self._loss = torch.zeros((), device=self.device)
+        self._gates = torch.zeros(GATE_BINS, device=self.device)
+        self._gate = torch.zeros((), device=self.device)
+        self._seen = 0
+
+    def train(self, mode: bool = True) -> Learner:
+        if not mode:
+            self._applied = None
+            return super().train(False)  # type: ignore[return-value]
+        if self._applied != self.epoch:
+            self.training = True
+            self.model.training = True
+            self.stages.apply(self.epoch, self.model.parts())
+            self._applied = self.epoch
+        return self
+
+    def forward(
+        self, images: Tensor, ids: Tensor, mask: Tensor, present: Tensor, own: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        out = self.model(images, ids, mask, present, rho=self.alpha)
+        loss = loss_of(
+            out,
+            labels,
+            present=present,
+            own=own,
+            alpha=self.alpha,
+            lambda_text=self.settings.lambda_text,
+            lambda_gate=self.settings.lambda_gate,
+            weight=self._weight,
+        )
+        gate = out.gate.detach().float()
+        self._loss += loss.detach().float() * len(labels)
+        self._gate += gate.sum()
+        self._gates += torch.histc(gate, GATE_BINS, 0.0, 1.0)
+        self._seen += len(labels)
+        return {"loss": loss}
+
+    def record(self, seconds: float, validation: dict[str, float] | None) -> EpochRecord:
+        """What the epoch came to so far."""
+        loss = self._loss.item() / self._seen
+        if not np.isfinite(loss):
+            raise ModelError(
+                f"epoch {self.epoch}: the loss is {loss}. Take lower learning rates (lr), or precision fp32 or bf16."
+            )
+        return EpochRecord(
+            epoch=self.epoch,
+            stage=self.stages.at(self.epoch).name,
+            alpha=self.alpha,
+            loss=loss,
+            gate=self._gate.item() / self._seen,
+            seconds=seconds,
+            gate_histogram=tuple(int(n) for n in self._gates.tolist()),
+            validation=validation,
+        )
