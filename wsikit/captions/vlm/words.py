@@ -1,0 +1,19 @@
+"""Measured captions without their numbers: what a small model can be taught to say. The facts stay the same."""
+
+from __future__ import annotations
+
+import re
+
+_NUMBERS = re.compile(r" \([^()]*\d[^()]*\)|, \d+ nuclei per mm²")
+_SIZE = re.compile(r"\b(small|medium-sized|large)(?=, (?:round|partly|elongated))")
+
+
+def without_numbers(text: str) -> str:
+    """A caption of `morphometry` in words alone; `captions.parse` reads the same terms and grades.
+
+    Examples
+    --------
+    >>> without_numbers("Densely cellular, 6300 nuclei per mm²: small (7.4 µm), round. Blood scant (6 %).")
+    'Densely cellular: small nuclei, round. Blood scant.'
+    """
+    return _SIZE.sub(r"\1 nuclei", _NUMBERS.sub("", text))
