@@ -110,7 +110,7 @@ def _reliability(
     counts_axes.spines[["top", "right"]].set_visible(False)
     axes.set_zorder(counts_axes.get_zorder() + 1)
     axes.patch.set_visible(False)
-    axes.set(xlabel="how sure (grey: share of patches)", ylabel="how often right", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel="how sure (grey: how many patches are)", ylabel="how often right", xlim=(0, 1), ylim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(loc="upper left", frameon=False)
@@ -144,9 +144,8 @@ def _gates(truth: npt.NDArray[np.int64], gate: npt.NDArray[np.floating], classes
     for index, code in enumerate(classes):
         ours = gate[truth == index]
         if len(ours):
-            axes.hist(
-                ours, bins, weights=np.full(len(ours), 1 / len(ours)), histtype="step", label=code, **_style(index)
-            )
+            share = np.full(len(ours), 1 / len(ours))
+            axes.hist(ours, bins, weights=share.tolist(), histtype="step", label=code, linewidth=1.4, **_style(index))
     axes.set(xlabel="gate: 0 image only … 1 text only", ylabel="share of the class's patches", xlim=(0, 1))
-    axes.legend(title="truth", frameon=False)
+    axes.legend(title="truth", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure
