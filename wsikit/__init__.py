@@ -22,6 +22,7 @@ _HOME = {
     "open_slide": "wsikit.slides.registry",
     "predict": "wsikit.inference.stages",
     "run": "wsikit.batch.runner",
+    "search": "wsikit.inference.search",
     "tile": "wsikit.tiling.tile",
     "tissue_mask": "wsikit.tissue.mask",
     "vote": "wsikit.inference.stages",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from wsikit.batch.runner import run
     from wsikit.errors import WsikitError
     from wsikit.geometry import PatchGrid
+    from wsikit.inference.search import search
     from wsikit.inference.stages import caption, predict, vote
     from wsikit.models.io import load_model
     from wsikit.phantom import make_phantom

@@ -20,11 +20,15 @@ from wsikit.batch import records
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.outputs import SlideSummary, write_outputs
 from wsikit.batch.records import SlideRow
-from wsikit.captions import load_captioner
+from wsikit.captions import Captioner, CaptionerOptions, load_captioner
+from wsikit.captions.base import in_parallel
+from wsikit.captions.remember import Remembering
 from wsikit.errors import RequestError, WsikitError
 from wsikit.execution import Executor
 from wsikit.geometry import MAX_ENLARGEMENT, SCALE_TOLERANCE
-from wsikit.inference.stages import VoteParameters, caption_stage, predict, vote, why_not_applicable
+from wsikit.inference.budget import Budget
+from wsikit.inference.caption_columns import drop_stale
+from wsikit.inference.stages import VoteParameters, caption, caption_stage, predict, vote, why_not_applicable
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
@@ -48,6 +52,9 @@ class RunParameters:
 
     model: str = "phantom-mmlnb"
     captioner: str = "morphometry"
+    captioner_options: CaptionerOptions = field(default_factory=CaptionerOptions)
+    caption_budget: Budget | None = None
+    """Per slide; None: every patch is described."""
     overlap_px: int = 0
     min_tissue: float = PatchParameters.min_tissue
     tissue: TissueParameters = field(default_factory=TissueParameters)
@@ -100,8 +107,8 @@ def run(
 
     Raises
     ------
-    ModelError, RequestError
-        Before any slide is touched: the model is not there, or `entries` is empty.
+    ModelError, RequestError, UnreachableError
+        Before any slide is touched: model or captioner is not there, or `entries` is empty.
     """
     if not entries:
         raise RequestError("no slide to run")
@@ -111,9 +118,12 @@ def run(
 
     parameters = parameters or RunParameters()
     predictor = Predictor(load_model(parameters.model), device=device)  # type: ignore[arg-type]
+    captioner = load_captioner(parameters.captioner, parameters.captioner_options, device=device)
+    if not in_parallel(captioner):
+        captioner = Remembering(captioner)  # equal pixels are described once in the whole run
     folder.mkdir(parents=True, exist_ok=True)
     records.write_run(folder, parameters.to_json(), entries, model_fingerprint=predictor.model.fingerprint)
-    job = _Job(folder, parameters, executor or Executor(), predictor, progress)
+    job = _Job(folder, parameters, executor or Executor(), predictor, captioner, progress)
     rows: list[SlideRow] = []
     for entry in entries:
         if on_start:
@@ -134,7 +144,13 @@ class _Job:
     parameters: RunParameters
     executor: Executor
     predictor: Predictor
+    captioner: Captioner
     progress: Progress
+
+    @property
+    def beside(self) -> bool:
+        """Whether captions are measured in the same pass as quality; else they are a stage of their own."""
+        return in_parallel(self.captioner) and self.parameters.caption_budget is None
 
 
 def _attempt(entry: SlideEntry, job: _Job) -> SlideRow:
@@ -180,13 +196,17 @@ def _run_slide(entry: SlideEntry, job: _Job) -> SlideRow:
             patches=patches,
             tissue=job.parameters.tissue,
             image=job.parameters.image,
-            stages=(quality_stage, partial(caption_stage, captioner=load_captioner(job.parameters.captioner))),
+            stages=(quality_stage, partial(caption_stage, captioner=job.captioner)) if job.beside else (quality_stage,),
             executor=job.executor,
             progress=job.progress,
         )
     with store:
         table = store.patches(patches.grid(store).name)
         fault = too_coarse or why_not_applicable(config, store, table)
+        if job.beside:
+            drop_stale(table)
+        else:
+            _caption_apart(store, table, job, applies=fault is None)
         if fault is None:
             predict(store, model=job.predictor, grid=table.name, progress=job.progress)
             vote(store, parameters=job.parameters.vote, grid=table.name)
@@ -195,6 +215,18 @@ def _run_slide(entry: SlideEntry, job: _Job) -> SlideRow:
         summary = write_outputs(store, table, folder, method=job.parameters.vote.method, not_predicted=fault)
         job.progress.finish()
     return _row(entry, store, table, summary)
+
+
+def _caption_apart(store: SlideStore, table: PatchTable, job: _Job, *, applies: bool) -> None:
+    """Captions that are generated, or bound by a budget. A model that does not apply has no say in the choice."""
+    caption(
+        store,
+        captioner=job.captioner,
+        budget=job.parameters.caption_budget,
+        model=job.predictor if applies else None,
+        grid=table.name,
+        progress=job.progress,
+    )
 
 
 def _patches_for(

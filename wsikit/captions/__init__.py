@@ -14,7 +14,7 @@ _HOME = {
     "Morphometry": "wsikit.captions.morphometry",
     "fact_f1": "wsikit.captions.reading",
     "load_captioner": "wsikit.captions.choice",
-    "packaged_captioners": "wsikit.captions.choice",
+    "packaged_captioners": "wsikit.captions.vlm.files",
     "parse": "wsikit.captions.reading",
     "phrase": "wsikit.captions.lexicon",
     "scrub": "wsikit.captions.reading",
@@ -37,10 +37,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from wsikit.captions.base import Caption, Captioner
-    from wsikit.captions.choice import CaptionerOptions, load_captioner, packaged_captioners
+    from wsikit.captions.choice import CaptionerOptions, load_captioner
     from wsikit.captions.lexicon import FACTS, phrase
     from wsikit.captions.morphometry import Morphometry
     from wsikit.captions.reading import FactScore, fact_f1, parse, scrub
+    from wsikit.captions.vlm.files import packaged_captioners
 
 
 def __getattr__(name: str) -> Any:

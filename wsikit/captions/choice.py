@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.captions.base import Captioner
+from wsikit.captions.vlm.files import packaged_captioners
 from wsikit.errors import RequestError
 
 MORPHOMETRY = "morphometry"
 
-_ZOO = Path(__file__).parent / "zoo"
 _SERVER = re.compile(r"https?://", re.IGNORECASE)
-_MODEL_ONLY = ("adapter", "dtype")
+_MODEL_ONLY = ("adapter", "dtype", "batch", "quantize")
 _SERVER_ONLY = ("concurrency", "timeout_s", "retries", "api_key_env")
 
 
@@ -33,12 +33,19 @@ class CaptionerOptions:
     prompt: str | None = None
     """What the model is asked, in full."""
     max_new_tokens: int | None = None
+    """Longest caption, tokens."""
+    temperature: float | None = None
+    seed: int | None = None
+    """With either of the two, words are drawn at random by the seed (0) at the temperature (0.7); else the likeliest
+    word is taken."""
     dtype: str | None = None
     """"float32", "bfloat16", …"""
+    quantize: str | None = None
+    """"4bit"."""
     batch: int | None = None
-    """Patches per call."""
+    """Patches at once, for a model on this disk; the speed alone depends on it."""
     concurrency: int | None = None
-    """Requests under way at once."""
+    """Requests to a server under way at once; the speed alone depends on it."""
     timeout_s: float | None = None
     retries: int | None = None
     api_key_env: str | None = None
@@ -48,11 +55,6 @@ class CaptionerOptions:
         """Those that were set, by name."""
         pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in pairs if value is not None}
-
-
-def packaged_captioners() -> tuple[str, ...]:
-    """Names of the generative captioners that come with the package."""
-    return tuple(sorted(path.parent.name for path in _ZOO.glob("*/config.json")))
 
 
 def load_captioner(
@@ -83,7 +85,7 @@ def load_captioner(
 
         return Morphometry()
     if _SERVER.match(spec):
-        _refuse(spec, "is a server", [name for name in given if name in (*_MODEL_ONLY, "batch")])
+        _refuse(spec, "is a server", [name for name in given if name in _MODEL_ONLY])
         return _server(spec, options)
     _refuse(spec, "is a model on this disk", [name for name in given if name in _SERVER_ONLY])
     return _model(spec, options, device)
@@ -99,7 +101,8 @@ def _server(spec: str, options: CaptionerOptions) -> Captioner:
     from wsikit.captions.server import Decoding, ServerCaptioner
 
     url, _, model = spec.partition("#")
-    decoding = Decoding() if options.max_new_tokens is None else Decoding(max_tokens=options.max_new_tokens)
+    drawn = _drawn(options)
+    decoding = Decoding(options.max_new_tokens or Decoding().max_tokens, *((drawn[1], drawn[0]) if drawn else ()))
     named = {name: getattr(options, name) for name in _SERVER_ONLY if getattr(options, name) is not None}
     return ServerCaptioner(url, model=model or None, prompt=options.prompt, decoding=decoding, **named)
 
@@ -108,18 +111,26 @@ def _model(spec: str, options: CaptionerOptions, device: str) -> Captioner:
     place, adapter = _find(spec)
     if adapter and options.adapter:
         raise RequestError(f"captioner {spec!r} names an adapter already; --adapter {options.adapter} is another one")
-    from wsikit.captions.vlm import load_vlm
+    from wsikit.captions.vlm import Sampling, load_vlm
 
-    named = {name: value for name, value in options.given().items() if name != "adapter"}
-    captioner: Captioner = load_vlm(place, adapter=options.adapter or adapter, device=device, **named)
-    return captioner
+    drawn = _drawn(options)
+    named = {name: value for name, value in options.given().items() if name not in ("adapter", "temperature", "seed")}
+    sample = Sampling(*drawn) if drawn else None
+    return load_vlm(place, adapter=options.adapter or adapter, device=device, sample=sample, **named)
+
+
+def _drawn(options: CaptionerOptions) -> tuple[int, float] | None:
+    """Seed and temperature, if words are drawn at random."""
+    if options.seed is None and options.temperature is None:
+        return None
+    return options.seed or 0, 0.7 if options.temperature is None else options.temperature
 
 
 def _find(spec: str) -> tuple[str, str | None]:
     """Folder or hub id, and adapter, of a model on this disk."""
     name, _, adapter = spec.partition("#")
     if name in packaged_captioners():
-        return str(_ZOO / name), adapter or None
+        return name, adapter or None
     # a hub id is looked for by the library that keeps the cache; it says itself what is missing there
     if not (Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
         known = ", ".join(map(repr, (MORPHOMETRY, *packaged_captioners())))

@@ -36,6 +36,9 @@ _TERMS = {
     "pen": r"pen(?: marks?)?",
     "blur": r"blur\w*|out of focus",
 }
+TERMS = tuple(_TERMS)
+"""Names of what a tissue may hold, as `parse` gives them; what it says of nuclei comes beside these."""
+
 _GRADES = {
     ABSENT: r"absent|none|not (?:seen|present|found|identified)|not",
     SCANT: r"scant\w*|few|focal\w*|scattered|rare|occasional|minimal|septa only|< ?5 ?%",

@@ -104,11 +104,16 @@ def fault(text: str) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text ends as a sentence or a phrase may end; "nuclei with", "a few (" and "ganglion-" do not."""
+    """Whether a text ends as a sentence, or as a lone phrase, may end.
+
+    "Nuclei with", "a few (" and "ganglion-" do not; nor does what follows a whole sentence without a stop of its own.
+    """
     stripped = text.rstrip()
     if not stripped or _TORN.search(stripped):
         return False
-    return stripped.count("(") <= stripped.count(")") and stripped.count("[") <= stripped.count("]")
+    if stripped.count("(") > stripped.count(")") or stripped.count("[") > stripped.count("]"):
+        return False
+    return whole_sentences(stripped) in ("", stripped)
 
 
 def whole_sentences(text: str) -> str:

@@ -47,6 +47,12 @@ class Decoding:
     temperature: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or not self.temperature >= 0:
+            raise RequestError(
+                f"{self.max_tokens} tokens at temperature {self.temperature}: expected 1 or more, 0 or more"
+            )
+
 
 class ServerCaptioner:
     """Captioner that asks a server, several patches at once, and keeps their order.

@@ -2,29 +2,101 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from wsikit.cli.captioner_options import captioner_options
 from wsikit.cli.options import executor_of, executor_options, grid_option, stores_argument
+
+if TYPE_CHECKING:
+    from wsikit.cli.captioner_options import CaptionRequest
+    from wsikit.inference.caption_columns import CaptionSummary
 
 
 @click.command()
 @stores_argument
-@click.option("--captioner", default="morphometry", show_default=True, metavar="NAME", help="Who describes.")
+@captioner_options
+@click.option(
+    "--model",
+    metavar="NAME|DIR",
+    help="With a budget: whose image branch tells which patches are alike; default: stain and texture do.",
+)
+@click.option("--retry-failed", is_flag=True, help="Ask again for captions whose request failed; keep the others.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @grid_option
 @executor_options
-def command(stores: tuple[str, ...], captioner: str, grid: str | None, scheduler: str, workers: int | None) -> int:
-    """Describe every readable patch of STORE in words: columns caption and caption_facts."""
+def command(
+    stores: tuple[str, ...],
+    request: CaptionRequest,
+    model: str | None,
+    retry_failed: bool,
+    device: str,
+    grid: str | None,
+    scheduler: str,
+    workers: int | None,
+) -> int:
+    """Describe the patches of STORE in words: column caption, and caption_facts where facts are measured.
+
+    Stopped and run again, it goes on where it was; the same request keeps what is there, another prompt, model or
+    budget replaces it. What a captioner writes that is no caption (loops, refusals, torn or foreign text), and
+    requests that fail, are recorded as caption_failure.
+    """
     from rich.console import Console
 
+    from wsikit.captions import load_captioner
+    from wsikit.captions.base import in_parallel
+    from wsikit.captions.remember import Remembering
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
-    from wsikit.inference.stages import caption
+    from wsikit.errors import RequestError
+    from wsikit.inference.caption import caption
+    from wsikit.inference.caption_columns import summarize_captions
 
+    if model and request.budget is None:
+        raise RequestError("--model chooses patches for a budget: give --caption-budget N with it")
     executor = executor_of(scheduler, workers)
+    captioner = load_captioner(request.captioner, request.options, device=device)
+    if not in_parallel(captioner):
+        captioner = Remembering(captioner)  # equal pixels are described once for all stores
+    predictor = None
+    if model:
+        from wsikit.inference.predict import Predictor
+        from wsikit.models.io import load_model
+
+        predictor = Predictor(load_model(model), device=device)  # type: ignore[arg-type]
     with TerminalProgress(Console()) as progress:
 
         def describe(store: str) -> str:
-            table = caption(store, captioner=captioner, grid=grid, executor=executor, progress=progress)
-            return f"{len(table)} patches of {table.name} described by {captioner}"
+            table = caption(
+                store,
+                captioner=captioner,
+                budget=request.budget,
+                model=predictor,
+                retry_failed=retry_failed,
+                grid=grid,
+                executor=executor,
+                progress=progress,
+            )
+            found = summarize_captions(table)
+            assert found is not None
+            return f"{table.name}: {in_words(found, captioner.name)}"
 
         return for_each_store(stores, describe)
+
+
+def in_words(found: CaptionSummary, captioner: str) -> str:
+    """One line on a table's captions, with the commonest reasons of failures."""
+    from collections import Counter
+
+    parts = [f"{found.own} of {found.patches} patches described by {captioner}"]
+    if found.shared:
+        parts.append(f"{found.shared} share a caption")
+    if found.silent:
+        parts.append(f"{found.silent} without text")
+    if found.failures:
+        reasons = ", ".join(f"{number} × {reason}" for reason, number in Counter(found.failures).most_common(3))
+        parts.append(f"{sum(found.failures.values())} failed ({reasons})")
+    if found.scrubbed:
+        parts.append(f"words naming the diagnosis taken out of {found.scrubbed}")
+    return "; ".join(parts)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsikit.cli.captioner_options import captioner_options
 from wsikit.cli.options import (
     assume_mpp_option,
     executor_of,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from wsikit.batch.manifest import SlideEntry
     from wsikit.batch.records import SlideRow
     from wsikit.batch.runner import RunParameters, RunSummary
+    from wsikit.cli.captioner_options import CaptionRequest
     from wsikit.cli.progress import TerminalProgress
     from wsikit.execution import Executor
     from wsikit.tiling.plan import ImageParameters
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for all results.")
 @model_option
-@click.option("--captioner", default="morphometry", show_default=True, metavar="NAME", help="Who describes patches.")
+@captioner_options
 @click.option(
     "--min-tissue", default=0.25, show_default=True, metavar="SHARE", help="Least share of a patch that is tissue, 0–1."
 )
@@ -51,7 +53,7 @@ def command(
     manifest: str | None,
     out: str,
     model: str | None,
-    captioner: str,
+    request: CaptionRequest,
     min_tissue: float,
     device: str,
     image: ImageParameters,
@@ -81,7 +83,14 @@ def command(
     except ModelError as error:
         raise RequestError(str(error)) from error  # a wrong request: nothing was started
     entries = collect(slides, manifest=manifest, assume_mpp=assume_mpp, taken=taken_ids(Path(out)))
-    parameters = RunParameters(model=model, captioner=captioner, min_tissue=min_tissue, image=image)
+    parameters = RunParameters(
+        model=model,
+        captioner=request.captioner,
+        captioner_options=request.options,
+        caption_budget=request.budget,
+        min_tissue=min_tissue,
+        image=image,
+    )
     summary = run_in_terminal(entries, out, parameters, executor_of(scheduler, workers), device)
     return summary.exit_status
 
