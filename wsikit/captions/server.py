@@ -28,7 +28,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _VERSION = 1  # raise it when the same answer of the server becomes another caption
-_NO_KEY = "none"  # servers of one's own ask for none, the library wants one
+_NO_KEY = "none"  # the library wants one; it is not sent
+_HEADERS = frozenset(
+    [
+        "host",
+        "accept",
+        "accept-encoding",
+        "connection",
+        "user-agent",
+        "content-type",
+        "content-length",
+        "idempotency-key",
+    ]
+)
 _PROBE_S = 10.0
 _PER_LANE = 4  # requests per lane and call: a lane that is done early finds more to do
 
@@ -241,23 +253,30 @@ def data_url(image: npt.NDArray[np.uint8], image_format: str) -> str:
     return f"data:image/{image_format};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def _client(url: str, key: str, timeout_s: float, retries: int) -> OpenAI:
+def _client(url: str, key: str | None, timeout_s: float, retries: int) -> OpenAI:
     try:
         import openai
     except ImportError as error:
         raise RequestError(
             f"captioner {url}: the library openai is not installed. Install it with: pip install 'wsikit[server]'"
         ) from error
+
+    def only_what_is_meant(request: Any) -> None:
+        # the library adds keys, organisations and headers of the environment, which are meant for another host
+        for name in [name for name in request.headers if name.lower() not in _HEADERS]:
+            del request.headers[name]
+        if key is not None:
+            request.headers["Authorization"] = f"Bearer {key}"
+
     # no proxy and no .netrc from the environment, no redirect: patients' images stay with the named host
-    http = openai.DefaultHttpxClient(trust_env=False, follow_redirects=False)
-    client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout_s, max_retries=retries, http_client=http)
-    client.organization = client.project = None  # taken from the environment, meant for another host
-    return client
+    hooks: Any = {"request": [only_what_is_meant]}
+    http = openai.DefaultHttpxClient(trust_env=False, follow_redirects=False, event_hooks=hooks)
+    return openai.OpenAI(base_url=url, api_key=key or _NO_KEY, timeout=timeout_s, max_retries=retries, http_client=http)
 
 
-def _key(variable: str | None) -> str:
+def _key(variable: str | None) -> str | None:
     if variable is None:
-        return _NO_KEY
+        return None
     key = os.environ.get(variable, "").strip()
     if not key:
         raise RequestError(f"--api-key-env {variable}: there is no such environment variable, or it is empty")

@@ -1,0 +1,396 @@
+"""The server captioner against a real HTTP server on this machine that misbehaves on purpose."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from wsikit.captions import Captioner, CaptionerOptions, load_captioner
+from wsikit.captions.server import Decoding, ServerCaptioner
+from wsikit.cli.main import main
+from wsikit.errors import ModelError, RequestError, UnreachableError
+from wsikit.inference.caption import caption
+from wsikit.inference.caption_columns import read_captions, summarize_captions
+from wsikit.slides.store import SlideStore
+from wsikit.store import table as table_module
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.tile import tile
+
+Reply = Callable[["Handler", int, int], None]
+"""Answers a request: handler, shade of the image's first pixel, how often that image was asked about (from 1)."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Speaks the part of OpenAI's protocol that captions need."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.headers.append(dict(self.headers))
+        self.send({"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.models]})
+
+    def do_POST(self) -> None:
+        server = self.server
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        url = request["messages"][0]["content"][0]["image_url"]["url"]
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))))
+        with server.lock:
+            server.headers.append(dict(self.headers))
+            server.requests.append(request)
+            server.pixels.append(pixels)
+            shade = int(pixels[0, 0, 0])
+            server.asked[shade] += 1
+            server.under_way += 1
+            server.most_under_way = max(server.most_under_way, server.under_way)
+            times = server.asked[shade]
+        try:
+            server.reply(self, shade, times)
+        finally:
+            with server.lock:
+                server.under_way -= 1
+
+    def say(self, text: str | None, *, ended: str = "stop") -> None:
+        choice = {"index": 0, "finish_reason": ended, "message": {"role": "assistant", "content": text}}
+        self.send({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+
+    def send(self, body: object, status: int = 200) -> None:
+        self.raw(json.dumps(body).encode(), status)
+
+    def raw(self, body: bytes, status: int = 200, kind: str = "application/json", length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        if status == 429:
+            self.send_header("retry-after-ms", "20")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return None
+
+
+def normal(handler: Handler, shade: int, times: int) -> None:
+    handler.say(f"Shade {shade} of neuropil.")
+
+
+class Server(ThreadingHTTPServer):
+    """Counts what it is asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.lock = threading.Lock()
+        self.reply: Reply = normal
+        self.models = ["tissue-7b"]
+        self.asked: Counter[int] = Counter()
+        self.requests: list[dict] = []
+        self.headers: list[dict] = []
+        self.pixels: list[npt.NDArray[np.uint8]] = []
+        self.under_way = self.most_under_way = 0
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_: object) -> None:
+        return None  # the client hung up: that is tested here
+
+    def die(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.die()
+
+
+@pytest.fixture(autouse=True)
+def _short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library waits up to 8 s between tries; here it does so in no time."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
+
+
+def shades(*values: int) -> npt.NDArray[np.uint8]:
+    """One patch of 8 px per value."""
+    return np.stack([np.full((8, 8, 3), value, np.uint8) for value in values])
+
+
+def texts(captioner: Captioner, *values: int) -> list[str]:
+    return [found.failure or found.text for found in captioner.caption(shades(*values), mpp=0.5)]
+
+
+def test_captions_come_in_the_order_of_the_patches_whatever_the_order_of_the_answers(server: Server) -> None:
+    def late_first(handler: Handler, shade: int, times: int) -> None:
+        time.sleep(0.2 if shade == 1 else 0.0)
+        normal(handler, shade, times)
+
+    server.reply = late_first
+    found = texts(ServerCaptioner(server.url, concurrency=4), 1, 2, 3, 4, 5)
+    assert found == [f"Shade {n} of neuropil." for n in (1, 2, 3, 4, 5)]
+
+
+def test_no_more_requests_are_under_way_than_allowed(server: Server) -> None:
+    def slowly(handler: Handler, shade: int, times: int) -> None:
+        time.sleep(0.03)
+        normal(handler, shade, times)
+
+    server.reply = slowly
+    texts(ServerCaptioner(server.url, concurrency=3), *range(15))
+    assert server.most_under_way == 3
+    assert len(server.requests) == 15
+
+
+def test_the_exact_pixels_and_the_prompt_are_sent_and_decoding_is_greedy(server: Server) -> None:
+    patch = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    ServerCaptioner(server.url, prompt="What is it?").caption(patch, mpp=0.5)
+    (request,) = server.requests
+    assert (server.pixels[0] == patch[0]).all()
+    assert request["messages"][0]["content"][1] == {"type": "text", "text": "What is it?"}
+    assert len(request["messages"]) == 1
+    assert (request["temperature"], request["seed"], request["model"]) == (0, 0, "tissue-7b")
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_or_broken_moment_is_tried_again_and_counted(server: Server, status: int) -> None:
+    def second_time(handler: Handler, shade: int, times: int) -> None:
+        normal(handler, shade, times) if times > 2 else handler.send({"error": {"message": "busy"}}, status)
+
+    server.reply = second_time
+    captioner = ServerCaptioner(server.url, retries=3)
+    assert texts(captioner, 7, 8) == ["Shade 7 of neuropil.", "Shade 8 of neuropil."]
+    assert captioner.retried == 4
+    assert server.asked == {7: 3, 8: 3}
+
+
+def cut_mid_body(handler: Handler) -> None:
+    handler.raw(b'{"choices": [{"ind', length=500)
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (lambda h: h.send({"error": {"message": "out of\nmemory"}}, 500), "answered 500"),
+        (lambda h: h.send({"error": {"message": "slow down"}}, 429), "answered 429"),
+        (lambda h: time.sleep(0.6), "no answer within 0.2 s"),
+        (cut_mid_body, "connection broken"),
+        (lambda h: h.raw(b"{{{ not json"), "unreadable answer"),
+        (lambda h: h.raw(b"<html>hello</html>", kind="text/html"), "holds no choice"),
+        (lambda h: h.send({"id": "1", "choices": []}), "holds no choice"),
+        (lambda h: h.send([1, 2]), "unreadable answer|holds no choice"),
+        (lambda h: h.say("It shows", ended="length"), "cut off at 256 tokens"),
+        (lambda h: h.say("No.", ended="content_filter"), "content filter"),
+    ],
+    ids=["500", "429", "slow", "cut", "garbage", "html", "no choice", "list", "length", "filter"],
+)
+def test_what_fails_for_good_is_a_failure_of_that_patch_alone(
+    server: Server, fault: Callable[[Handler], None], reason: str
+) -> None:
+    server.reply = lambda handler, shade, times: fault(handler) if shade == 2 else normal(handler, shade, times)
+    captioner = ServerCaptioner(server.url, retries=1, timeout_s=0.2)
+    good, bad, also_good = captioner.caption(shades(1, 2, 3), mpp=0.5)
+    assert (good.text, also_good.text) == ("Shade 1 of neuropil.", "Shade 3 of neuropil.")
+    assert not good.failure
+    assert re.search(reason, bad.failure)
+    assert "\n" not in bad.failure
+
+
+def test_a_text_cut_by_the_limit_keeps_its_whole_sentences(server: Server) -> None:
+    server.reply = lambda handler, shade, times: handler.say("Much neuropil. No ros", ended="length")
+    assert texts(ServerCaptioner(server.url), 1) == ["Much neuropil."]
+
+
+def test_no_text_at_all_is_left_to_the_judge_and_not_to_a_crash(server: Server) -> None:
+    server.reply = lambda handler, shade, times: handler.say(None)
+    assert texts(ServerCaptioner(server.url), 1) == [""]
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "--api-key-env"), (404, "refuses"), (400, "refuses")])
+def test_what_would_fail_for_every_patch_ends_the_work(server: Server, status: int, said: str) -> None:
+    server.reply = lambda handler, shade, times: handler.send({"error": {"message": "no such thing"}}, status)
+    with pytest.raises(ModelError, match=said) as caught:
+        texts(ServerCaptioner(server.url), 1, 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_is_gone_ends_the_work_with_one_line(server: Server) -> None:
+    captioner = ServerCaptioner(server.url, retries=1)
+    server.die()
+    with pytest.raises(UnreachableError, match="run the same command") as caught:
+        texts(captioner, 1, 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_at_the_address_is_said_before_any_work(server: Server) -> None:
+    server.die()
+    with pytest.raises(UnreachableError, match="no captioning server"):
+        load_captioner(server.url, CaptionerOptions(retries=0))
+
+
+def test_several_models_must_be_told_apart_by_name(server: Server) -> None:
+    server.models = ["a", "b"]
+    with pytest.raises(RequestError, match="models a, b"):
+        load_captioner(server.url)
+    assert load_captioner(f"{server.url}#b").fingerprint()["model"] == "b"
+
+
+def test_no_secret_of_the_environment_is_sent_unless_it_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "MY_KEY"):
+        monkeypatch.setenv(name, f"secret-{name}")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Leak: secret-header")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9")
+    texts(load_captioner(server.url), 1)
+    assert "secret" not in json.dumps(server.headers)
+    assert not any("Authorization" in headers for headers in server.headers)
+    server.headers.clear()
+    texts(load_captioner(server.url, CaptionerOptions(api_key_env="MY_KEY")), 1)
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret-MY_KEY"}
+    with pytest.raises(RequestError, match="no such environment variable"):
+        load_captioner(server.url, CaptionerOptions(api_key_env="NOT_SET_ANYWHERE"))
+
+
+def test_a_redirect_to_another_host_is_not_followed(server: Server) -> None:
+    other = Server()
+
+    def elsewhere(handler: Handler, shade: int, times: int) -> None:
+        handler.send_response(307)
+        handler.send_header("Location", f"{other.url}/chat/completions")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.reply = elsewhere
+    with pytest.raises(ModelError, match="refuses"):
+        texts(ServerCaptioner(server.url), 1)
+    assert not other.requests
+    other.die()
+
+
+def test_the_fingerprint_tells_model_prompt_and_decoding_apart_and_not_the_address(server: Server) -> None:
+    here = ServerCaptioner(server.url).fingerprint()
+    other = Server()
+    assert ServerCaptioner(other.url, concurrency=2, timeout_s=5).fingerprint() == here
+    for changed in (
+        ServerCaptioner(server.url, prompt="Why?"),
+        ServerCaptioner(server.url, decoding=Decoding(seed=3, temperature=0.5)),
+        ServerCaptioner(server.url, decoding=Decoding(max_tokens=9)),
+        ServerCaptioner(server.url, model="another"),
+        ServerCaptioner(server.url, image_format="jpeg"),
+    ):
+        assert changed.fingerprint() != here
+    json.dumps(here)
+    other.die()
+
+
+# ---- in a store
+
+
+@pytest.fixture
+def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlideStore:
+    """Some 60 patches of 96 px, in chunks of 20 rows."""
+    monkeypatch.setattr(table_module, "ROWS_PER_CHUNK", 20)
+    return tile(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 96))
+
+
+def test_a_server_that_dies_and_comes_back_is_not_asked_again_for_what_it_said(store: SlideStore) -> None:
+    first = Server()
+    limit = 37
+
+    def until(handler: Handler, shade: int, times: int) -> None:
+        if len(first.requests) > limit:
+            handler.close_connection = True
+            threading.Thread(target=first.die, daemon=True).start()
+            time.sleep(0.05)
+            return
+        handler.say(f"Neuropil, answer {len(first.requests)}.")
+
+    first.reply = until
+    with pytest.raises(UnreachableError):
+        caption(store, captioner=ServerCaptioner(first.url, concurrency=2, retries=1))
+    table = store.patches()
+    assert "caption" not in table.columns()
+    second = Server()
+    second.reply = lambda handler, shade, times: handler.say("Neuropil, second server.")
+    caption(store, captioner=ServerCaptioner(second.url, concurrency=2, retries=1))
+    found = read_captions(table)
+    kept = [text for text in found.texts if "second" not in text]
+    assert len(kept) >= limit - 2 * 8  # less than two calls' worth is asked for again
+    assert len(kept) + len(second.requests) == len(table)
+    assert (found.rows == np.arange(len(table))).all()
+    second.requests.clear()
+    caption(store, captioner=ServerCaptioner(second.url, concurrency=2))
+    assert not second.requests
+    second.die()
+
+
+def test_failed_requests_are_rows_with_a_reason_and_are_asked_again_on_demand(store: SlideStore) -> None:
+    running = Server()
+    broken = True
+
+    def every_third(handler: Handler, shade: int, times: int) -> None:
+        if broken and len(running.requests) % 3 == 0:
+            handler.send({"error": {"message": "out of memory"}}, 500)
+        else:
+            handler.say("Some neuropil.")
+
+    running.reply = every_third
+    captioner = ServerCaptioner(running.url, concurrency=1, retries=0)
+    table = caption(store, captioner=captioner)
+    found = read_captions(table)
+    failed = found.failures != ""
+    assert failed.sum() == len(table) // 3
+    assert (found.rows[failed] == -1).all()
+    assert not any(found.texts[failed])
+    assert all("500" in reason for reason in found.failures[failed])
+    assert sum(summarize_captions(table).failures.values()) == failed.sum()
+    before = table.receipt("caption").digest
+    running.requests.clear()
+    caption(store, captioner=captioner)
+    assert not running.requests
+    broken = False
+    caption(store, captioner=captioner, retry_failed=True)
+    assert len(running.requests) == failed.sum()
+    assert not summarize_captions(table).failures
+    assert table.receipt("caption").digest != before  # what was predicted from the old captions is out of date
+    caption(store, captioner=captioner)
+    caption(store, captioner=captioner, retry_failed=True)
+    assert len(running.requests) == failed.sum()
+    running.die()
+
+
+def test_the_command_line_says_who_described_and_stops_in_one_line(
+    store: SlideStore, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*arguments: object) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return int(ended.value.code or 0)
+
+    assert call("caption", store.folder, "--captioner", server.url, "--prompt", "What?", "--concurrency", 4) == 0
+    assert f"{len(store.patches())} of {len(store.patches())} patches described by server" in capsys.readouterr().out
+    assert {r["messages"][0]["content"][1]["text"] for r in server.requests} == {"What?"}
+    assert call("caption", store.folder, "--captioner", server.url, "--adapter", "x") == 2
+    server.die()
+    assert call("caption", store.folder, "--captioner", server.url, "--prompt", "Why?", "--retries", 0) == 1
+    assert capsys.readouterr().err.count("\n") == 2
