@@ -161,20 +161,20 @@ class ServerCaptioner:
 
         try:
             raw = self._client.chat.completions.with_raw_response.create(**self._request(image))
-            with self._lock:
-                self.retried += raw.retries_taken
-            caption = self._read(raw.parse())
         except openai.APIConnectionError as error:
             with self._lock:
                 self.retried += self.retries
             return self._unanswered(error)
         except openai.APIStatusError as error:
             return self._refused(error)
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError, IndexError) as error:
-            return Caption("", source=self.name, failure=f"unreadable answer: {_line(error)}")
         with self._lock:
             self._answered = True
-        return caption
+            self.retried += raw.retries_taken
+        try:
+            return self._read(raw.parse())
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError, IndexError) as error:
+            # whatever a server may send instead of a completion: the library reads it into objects of any shape
+            return Caption("", source=self.name, failure=f"unreadable answer: {_line(error)}")
 
     def _request(self, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
         """One user turn: the image, then the prompt."""
@@ -263,7 +263,7 @@ def _client(url: str, key: str | None, timeout_s: float, retries: int) -> OpenAI
 
     def only_what_is_meant(request: Any) -> None:
         # the library adds keys, organisations and headers of the environment, which are meant for another host
-        for name in [name for name in request.headers if name.lower() not in _HEADERS]:
+        for name in [name for name in request.headers if not name.lower().startswith(_HEADERS)]:
             del request.headers[name]
         if key is not None:
             request.headers["Authorization"] = f"Bearer {key}"

@@ -40,7 +40,7 @@ def command(
 
     Stopped and run again, it goes on where it was; the same request keeps what is there, another prompt, model or
     budget replaces it. What a captioner writes that is no caption (loops, refusals, torn or foreign text), and
-    requests that fail, are recorded as caption_failure.
+    requests that fail, are recorded as caption_failure. Exit status 1: a store could not be described at all.
     """
     from rich.console import Console
 
@@ -65,6 +65,7 @@ def command(
         from wsikit.models.io import load_model
 
         predictor = Predictor(load_model(model), device=device)  # type: ignore[arg-type]
+    mute: list[str] = []
     with TerminalProgress(Console()) as progress:
 
         def describe(store: str) -> str:
@@ -80,9 +81,12 @@ def command(
             )
             found = summarize_captions(table)
             assert found is not None
+            if found.failures and not found.own:
+                mute.append(store)
             return f"{table.name}: {in_words(found, captioner.name)}"
 
-        return for_each_store(stores, describe)
+        status = for_each_store(stores, describe)
+    return 1 if mute else status
 
 
 def in_words(found: CaptionSummary, captioner: str) -> str:
