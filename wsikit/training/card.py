@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from wsikit.models.config import ModelConfig
 from wsikit.training.metrics import Row, Scores
+from wsikit.training.splits import PARTS
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -100,3 +102,63 @@ Made by `{command}`; all figures of this page are those of `metrics.json` beside
 
 {chr(10).join(f"- {limit}" for limit in limits)}
 """
+
+
+def training_card(config: ModelConfig, metrics: Mapping[str, Any]) -> str:
+    """The page of a model that `wsikit train` made, from the metrics it wrote."""
+    test = metrics["test"]
+    split, group = metrics["split"], metrics["settings"]["data"]["group"]
+    parts = ", ".join(f"{split[name]['n']} {name} ({split[name]['groups']} {group}s)" for name in PARTS)
+    levels = "\n\n".join(
+        f"**By {level}**\n\n{_level_table(test, level)}"
+        if "reason" not in test["fused"][level]
+        # one line instead of a table of nothing
+        else f"**By {level}**: not told, {test['fused'][level]['reason']}."
+        for level in ("patch", "slide", "patient")
+    )
+    counts = test["fused"]["patch"]["confusion"]["counts"]
+    lines = [f"| truth \\ prediction | {' | '.join(config.classes)} |", "|---" * (len(config.classes) + 1) + "|"]
+    lines += [f"| {code} | {' | '.join(map(str, row))} |" for code, row in zip(config.classes, counts, strict=True)]
+    return f"""# {config.name} {config.version}
+
+> **{config.notice}**
+
+Patches of {config.patch_px} px at {config.mpp:g} µm/px, {config.stain}, captions by `{config.captioner}`. Image branch
+{config.image.name}, text branch {config.text.model_type}, fusion {config.prmf.mode}, {metrics["parameters"]:,}
+parameters. Classes: {", ".join(f"`{c}` {n}" for c, n in zip(config.classes, config.class_names, strict=True))}.
+
+## Data
+
+{metrics["data"]} Split by {group}: {parts}; sha256 of the test patches' names {split["test"]["sha256"][:16]}….
+
+## Measured on the test part, opened once
+
+{levels}
+
+In brackets: 95 % intervals from 1,000 draws of patients. Kept: epoch {metrics["kept_epoch"]} (from 0) of
+{len(metrics["epochs"])}, chosen on the validation part; temperature fitted there: {metrics["temperature"]:.2f}.
+
+Confusion of the fused model:
+
+{chr(10).join(lines)}
+
+All figures are in `metrics.json` beside this page.
+"""
+
+
+def _level_table(test: Mapping[str, Any], level: str) -> str:
+    names = ("auc", "balanced_accuracy", "macro_f1", "ece")
+    lines = ["| | AUC | balanced accuracy | macro-F1 | ECE | mean gate |", "|---" * 6 + "|"]
+    for way, record in test.items():
+        figures = [_with_interval(record[level][name]) for name in names]
+        gate = "–" if record["gate"] is None else f"{record['gate']:.2f}"
+        lines.append(f"| {way} | {' | '.join(figures)} | {gate} |")
+    return "\n".join(lines)
+
+
+def _with_interval(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return f"– ({figure['reason']})"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"

@@ -1,12 +1,17 @@
-"""The floor that any image model must clear: a colour histogram and a logistic regression."""
+"""The floors that any model must clear: a colour histogram, a bag of words, and a logistic regression on each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from wsikit.captions import scrub
 
 BINS = 16
 
@@ -16,12 +21,12 @@ def colour_histogram(images: npt.NDArray[np.uint8], *, bins: int = BINS) -> npt.
 
     `images` is uint8 (N, H, W, 3); the result float32 (N, 3·bins), red first, each channel's bins summing to 1.
     """
-    binned = images.astype(np.uint16) * bins // 256  # (N, H, W, 3), 0 … bins−1
     n, height, width, _ = images.shape
     features = np.empty((n, 3, bins), dtype=np.float32)
     for row in range(n):
+        binned = images[row].astype(np.uint16) * bins // 256  # (H, W, 3), 0 … bins−1
         for channel in range(3):
-            counts = np.bincount(binned[row, ..., channel].ravel(), minlength=bins)
+            counts = np.bincount(binned[..., channel].ravel(), minlength=bins)
             features[row, channel] = counts / (height * width)
     return features.reshape(n, 3 * bins)
 
@@ -33,3 +38,19 @@ def fit_histogram_floor(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.in
     """
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000, class_weight="balanced"))
     return model.fit(colour_histogram(images), labels)
+
+
+def fit_text_floor(captions: Sequence[str], labels: npt.NDArray[np.int64], *, scrubbed: bool) -> Pipeline:
+    """Logistic regression on words and pairs of words of captions, classes weighted to count alike.
+
+    Its `predict` takes captions. With `scrubbed` it reads them as MMLNB does: without words that name a class.
+    """
+    words = TfidfVectorizer(
+        preprocessor=_as_read if scrubbed else str.lower, token_pattern=r"\w+", ngram_range=(1, 2), min_df=1
+    )
+    model = make_pipeline(words, LogisticRegression(C=1.0, max_iter=2000, class_weight="balanced"))
+    return model.fit(list(captions), labels)
+
+
+def _as_read(caption: str) -> str:
+    return scrub(caption).lower()

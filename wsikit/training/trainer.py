@@ -232,6 +232,7 @@ def _arguments(
         logging_strategy="no",
         logging_nan_inf_filter=False,
         report_to="none",
+        log_level="error",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

@@ -1,0 +1,66 @@
+"""`wsikit evaluate`: a trained model on labelled patches."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("model", metavar="NAME|DIR")
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False),
+    metavar="CONFIG.yaml",
+    help="What the data are, as for wsikit train; default: config.yaml beside the model's folder.",
+)
+@click.option("--data", metavar="PATH", help="Images (folder or zip) or manifest, instead of those in CONFIG.")
+@click.option(
+    "--split", "split_file", type=click.Path(dir_okay=False), metavar="JSON", help="splits.json of a training."
+)
+@click.option("--part", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Of a split into folds.")
+@click.option("--allow-seen", is_flag=True, help="Measure on patients of the training too; it is recorded.")
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for figures.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def command(
+    model: str,
+    config: str | None,
+    data: str | None,
+    split_file: str | None,
+    part: str,
+    fold: int,
+    allow_seen: bool,
+    out: str,
+    device: str,
+    as_json: bool,
+) -> int:
+    """Measure a model: OUT/metrics.json and OUT/figures, at patch, slide and patient level."""
+    import json
+    from pathlib import Path
+
+    from wsikit.models.io import load_model
+    from wsikit.training.config import read_config
+    from wsikit.training.run import CONFIG_COPY, Tell, run_evaluation
+
+    loaded = load_model(model)
+    settings = read_config(config or Path(loaded.folder or model).parent / CONFIG_COPY, data=data)
+    metrics = run_evaluation(
+        loaded,
+        settings,
+        Path(out),
+        split_file=None if split_file is None else Path(split_file),
+        part=part,
+        fold=fold,
+        allow_seen=allow_seen,
+        device=device,
+        tell=Tell(said=lambda text: click.echo(text, err=True)),
+    )
+    if as_json:
+        click.echo(json.dumps(metrics, ensure_ascii=False))
+        return 0
+    for way, record in metrics["results"].items():
+        figures = record["patch"]
+        auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]
+        click.echo(f"{way:40s} AUC {'–' if auc is None else f'{auc:.3f}'}  balanced accuracy {balanced:.3f}")
+    return 0

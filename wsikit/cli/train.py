@@ -1,0 +1,60 @@
+"""`wsikit train`: a configuration to a model with its figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from wsikit.training.learner import EpochRecord
+
+
+@click.command()
+@click.argument("config", type=click.Path(dir_okay=False), metavar="CONFIG.yaml")
+@click.option("--data", metavar="PATH", help="Images (folder or zip) or manifest, instead of those in CONFIG.")
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="New folder for all that is made.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut off; the result is the same.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: torch's choice.")
+def command(config: str, data: str | None, out: str, resume: bool, device: str, threads: int | None) -> int:
+    """Train MMLNB as CONFIG.yaml says: OUT/model, splits.json, metrics.json, figures.
+
+    The split is by patient; the epoch is chosen on the validation part; the test part is opened once, at the end.
+    """
+    from pathlib import Path
+
+    import torch
+
+    from wsikit.training.config import read_config
+    from wsikit.training.run import Tell, run_training
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    settings = read_config(config, data=data)
+    captioned = 0
+
+    def count(done: int, total: int) -> None:
+        nonlocal captioned
+        before, captioned = captioned, captioned + done
+        if before * 10 // total != captioned * 10 // total:
+            click.echo(f"captions: {captioned} of {total}", err=True)
+
+    def say(record: EpochRecord) -> None:
+        found = record.validation or {}
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        click.echo(
+            f"epoch {record.epoch + 1}/{settings.training.epochs} {record.stage}: loss {record.loss:.3f}, "
+            f"gate {record.gate:.2f}, {record.seconds:.0f} s; validation {figures}",
+            err=True,
+        )
+
+    tell = Tell(said=lambda text: click.echo(text, err=True), epoch=say, captioned=count)
+    metrics = run_training(settings, Path(out), resume=resume, device=device, tell=tell)
+    for way, record in metrics["test"].items():
+        figures = record["patch"]
+        auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]
+        shown = "–" if auc is None else f"{auc:.3f}"
+        click.echo(f"{way:40s} AUC {shown}  balanced accuracy {balanced:.3f}")
+    click.echo(f"{out}/model: use it with  wsikit run SLIDE --model {out}/model -o …")
+    return 0

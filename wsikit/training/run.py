@@ -1,0 +1,304 @@
+"""`wsikit train` and `wsikit evaluate` without the terminal: from a configuration to a model's folder and its figures.
+
+OUT holds config.yaml, splits.json, and while it works checkpoints/; when all is over model/, metrics.json and figures/.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+import wsikit
+from wsikit.captions.vlm.patients import patient_id
+from wsikit.errors import RequestError
+from wsikit.models.config import METRICS_FILE
+from wsikit.models.io import save_model
+from wsikit.models.mmlnb import MMLNB
+from wsikit.store.atomic import write_json
+from wsikit.training.assess import assess
+from wsikit.training.build import Loaded, build_model, load_data
+from wsikit.training.calibration import at_temperature, fit_temperature
+from wsikit.training.card import training_card
+from wsikit.training.config import TrainConfig
+from wsikit.training.data import PatchSet
+from wsikit.training.figures import save_figures
+from wsikit.training.forward import outputs_of
+from wsikit.training.learner import EpochRecord
+from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
+from wsikit.training.texts import with_captions
+from wsikit.training.trainer import train
+
+__all__ = ["Tell", "run_evaluation", "run_training"]
+
+logger = logging.getLogger(__name__)
+
+CONFIG_COPY, SPLITS_FILE, CHECKPOINTS = "config.yaml", "splits.json", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Tell:
+    """What a run reports while it works."""
+
+    said: Callable[[str], None] = lambda text: None
+    """A step, in words."""
+    epoch: Callable[[EpochRecord], None] = lambda record: None
+    captioned: Callable[[int, int], None] = lambda done, total: None
+    """So many more patches are captioned, of so many."""
+
+
+def run_training(
+    config: TrainConfig, out: Path, *, resume: bool = False, device: str = "auto", tell: Tell | None = None
+) -> dict[str, Any]:
+    """Train, and measure once on the test part; the metrics as written.
+
+    The test part is not looked at before the weights, the epoch and the temperature stand.
+
+    Raises
+    ------
+    RequestError
+        If `out` holds a finished run, or one that was begun and `resume` is False.
+    """
+    tell = tell or Tell()
+    _check_out(out, resume)
+    loaded, patches = _patches(config, tell)
+    out.mkdir(parents=True, exist_ok=True)
+    parts, record = _split(config, patches, out)
+    training, validation = patches.select(parts[TRAIN]), patches.select(parts[VALIDATION])
+    tell.said(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
+    model = build_model(config, training.captions, mpp=loaded.prepared.mpp).to(_device(device))
+    begun = time.perf_counter()
+    epochs = train(
+        model,
+        training,
+        config.training,
+        curriculum=config.curriculum(),
+        stages=config.plan(),
+        on_epoch=tell.epoch,
+        validation=validation,
+        checkpoints=out / CHECKPOINTS,
+        resume=resume,
+    )
+    seconds = time.perf_counter() - begun
+    temperature = fit_temperature(validation.labels, outputs_of(model, validation).probs)
+
+    test = patches.select(parts[TEST])
+    measured = assess(
+        model,
+        test,
+        classes=config.codes,
+        n_ordinal=config.n_ordinal,
+        temperature=temperature,
+        training=training,
+    )
+    metrics = {
+        "settings": _without_places(config),
+        "data": loaded.words(),
+        "split": _without_ids(record, config.split.fold),
+        "patients": {name: _patients(patches, parts[name]) for name in (TRAIN, VALIDATION)},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "epochs": [asdict(epoch) for epoch in epochs],
+        "kept_epoch": next(epoch.epoch for epoch in epochs if epoch.kept),
+        "seconds": round(seconds, 1),
+        "temperature": temperature,
+        "test": measured.record,
+        "versions": versions(),
+    }
+    probs = measured.outputs.probs
+    save_figures(
+        out / "figures",
+        test.labels,
+        probs,
+        measured.outputs.gate,
+        classes=config.codes,
+        calibrated=at_temperature(probs, temperature),
+    )
+    write_json(out / METRICS_FILE, metrics)
+    save_model(model.cpu(), out / "model", card=training_card(model.config, metrics), metrics=metrics)
+    shutil.rmtree(out / CHECKPOINTS)  # ours, and of no use beside the model
+    return metrics
+
+
+def run_evaluation(
+    model: MMLNB,
+    config: TrainConfig,
+    out: Path,
+    *,
+    split_file: Path | None = None,
+    part: str = TEST,
+    fold: int = 0,
+    allow_seen: bool = False,
+    device: str = "auto",
+    tell: Tell | None = None,
+) -> dict[str, Any]:
+    """Measure a trained model on the data of a configuration, or on a part of a split of them; the metrics as written.
+
+    Raises
+    ------
+    RequestError
+        If the model was trained on one of the patients (unless `allow_seen`), has other classes, or `out` holds
+        figures already.
+    """
+    tell = tell or Tell()
+    if (out / METRICS_FILE).exists():
+        raise RequestError(f"{out}: holds {METRICS_FILE} already; give a new folder, nothing is overwritten.")
+    if model.config.classes != config.codes or model.config.patch_px != config.data.patch_px:
+        raise RequestError(
+            f"model {model.config.name}: classes {model.config.classes} on {model.config.patch_px} px, the "
+            f"configuration says {config.codes} on {config.data.patch_px} px. Give the one it was trained with."
+        )
+    loaded, patches = _patches(config, tell)
+    if abs(loaded.prepared.mpp / model.config.mpp - 1) > 0.01:
+        raise RequestError(
+            f"model {model.config.name}: made for {model.config.mpp} µm/px, these patches are at "
+            f"{loaded.prepared.mpp:.4g}. Give patches of that scale."
+        )
+    if split_file is not None:
+        patches = patches.select(_chosen(split_file, patches, fold, part))
+    seen = _seen(model, patches)
+    if seen and not allow_seen:
+        raise RequestError(
+            f"model {model.config.name} was trained or chosen on {seen} of these patients, so figures on them say "
+            "nothing. Name the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
+        )
+    measured = assess(model.to(_device(device)), patches, classes=config.codes, n_ordinal=config.n_ordinal)
+    metrics = {
+        "model": {"name": model.config.name, "fingerprint": model.fingerprint},
+        "data": loaded.words(),
+        "patches": len(patches),
+        "part": part if split_file is not None else "all",
+        "patients_seen_in_training": seen,
+        "results": measured.record,
+        "versions": versions(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    save_figures(out / "figures", patches.labels, measured.outputs.probs, measured.outputs.gate, classes=config.codes)
+    write_json(out / METRICS_FILE, metrics)
+    return metrics
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the figures."""
+    import sklearn
+    import timm
+    import transformers
+
+    modules = (wsikit, torch, timm, transformers, sklearn, np)
+    return {"python": platform.python_version()} | {m.__name__: str(m.__version__) for m in modules}
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    if (out / "model").exists():
+        raise RequestError(f"{out}: holds a finished run (model/); give a new folder, nothing is overwritten.")
+    if (out / SPLITS_FILE).exists() and not resume:
+        raise RequestError(f"{out}: a run was begun here. Resume it (--resume), or give another folder.")
+
+
+def _patches(config: TrainConfig, tell: Tell) -> tuple[Loaded, PatchSet]:
+    loaded = load_data(config)
+    tell.said(loaded.words())
+    total = len(loaded.prepared.patches)
+    patches = with_captions(
+        loaded.prepared.patches,
+        config.captions,
+        mpp=loaded.prepared.mpp,
+        tell=lambda done: tell.captioned(done, total),
+    )
+    if config.captions.source != "none" and not any(patches.captions):
+        raise RequestError(
+            f"captions: none of the {total} patches has one (source {config.captions.source}). Name a captioner or a "
+            "column, or set source none."
+        )
+    return loaded, patches
+
+
+def _split(config: TrainConfig, patches: PatchSet, out: Path) -> tuple[Split, dict[str, Any]]:
+    """The parts, and the record of the split in `out`; that of a run begun before is read back and checked."""
+    wanted, path = config.split, out / SPLITS_FILE
+    if path.exists():
+        found = read_splits(path, patches)
+    elif wanted.file is not None:
+        found = read_splits(wanted.file, patches)
+    elif wanted.folds is not None:
+        found = folds(patches.labels, patches.groups, wanted.folds, seed=wanted.seed)
+    else:
+        shares = {"validation": wanted.validation, "test": wanted.test}
+        found = [split(patches.labels, patches.groups, **shares, seed=wanted.seed)]
+    if wanted.fold >= len(found):
+        raise RequestError(f"split: fold {wanted.fold} asked for, there are {len(found)}, counted from 0.")
+    record = write_splits(path, patches, found, seed=wanted.seed)
+    copy = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    (out / CONFIG_COPY).write_text(copy, encoding="utf-8")
+    return read_splits(path, patches)[wanted.fold], record
+
+
+def _chosen(path: Path, patches: PatchSet, fold: int, part: str) -> np.ndarray:
+    found = read_splits(path, patches)
+    if fold >= len(found) or part not in found[fold]:
+        raise RequestError(
+            f"{path}: no part {part!r} of fold {fold}; there are {len(found)} folds of {', '.join(PARTS)}."
+        )
+    return found[fold][part]
+
+
+def _seen(model: MMLNB, patches: PatchSet) -> int:
+    """How many patients of the patches the model was trained or chosen on, as far as its folder tells."""
+    path = None if model.folder is None else model.folder / METRICS_FILE
+    if path is None or not path.is_file():
+        return 0
+    known = json.loads(path.read_text(encoding="utf-8")).get("patients", {})
+    seen = {*known.get(TRAIN, ()), *known.get(VALIDATION, ())}
+    return len(seen & {patient_id(group) for group in set(patches.groups.tolist())})
+
+
+def _patients(patches: PatchSet, rows: np.ndarray) -> list[str]:
+    """Hashes of the patients of a part: enough to refuse them later, without their names."""
+    return sorted({patient_id(group) for group in patches.groups[rows].tolist()})
+
+
+def _without_ids(record: dict[str, Any], fold: int) -> dict[str, Any]:
+    parts = {
+        name: {key: value for key, value in part.items() if key != "ids"}
+        for name, part in record["folds"][fold].items()
+    }
+    return {
+        "seed": record["seed"],
+        "fold": fold,
+        "of": len(record["folds"]),
+        "data_sha256": record["data_sha256"],
+    } | parts
+
+
+def _without_places(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as it goes into the model's folder: of paths the names alone, as the model may be shared."""
+    record = config.model_dump(mode="json")
+    source = next(record["data"][name] for name in ("table", "names", "stores") if record["data"][name])
+    for inner, keys in (
+        (source, ("images", "csv", "manifest")),
+        (record["captions"], ("csv", "captioner")),
+        (record["split"], ("file",)),
+        (record["image"], ("weights",)),
+        (record["text"], ("pretrained",)),
+    ):
+        for key in keys:
+            value = inner.get(key)
+            if isinstance(value, str) and Path(value).exists():
+                inner[key] = Path(value).name
+    return record
+
+
+def _device(name: str) -> torch.device:
+    cuda = torch.cuda.is_available()
+    if name == "cuda" and not cuda:
+        raise RequestError("device 'cuda': torch finds no GPU here; use 'cpu' or 'auto'.")
+    return torch.device("cuda" if cuda and name != "cpu" else "cpu")

@@ -1,0 +1,87 @@
+"""Captions of a patch set, from where a configuration says. Nothing is captioned by who was trained on the patient."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wsikit.captions import load_captioner
+from wsikit.captions.vlm import refuse_seen_patients
+from wsikit.captions.vlm.files import RECORD_FILE
+from wsikit.errors import RequestError
+from wsikit.training.config import CaptionsConfig
+from wsikit.training.data import PatchSet
+
+AT_ONCE = 64
+
+
+def with_captions(
+    data: PatchSet, config: CaptionsConfig, *, mpp: float, tell: Callable[[int], None] = lambda done: None
+) -> PatchSet:
+    """The patches with the captions of `config`; `tell` is called with how many more are done.
+
+    Raises
+    ------
+    RequestError
+        If a patch has no row in the CSV, or the captioner was trained on one of the patients.
+    """
+    if config.source == "none":
+        return data.with_captions([""] * len(data))
+    if config.csv is not None:
+        return data.with_captions(_from_csv(Path(config.csv), data.ids))
+    if config.captioner is None:
+        return data
+    _refuse_seen(config.captioner, data)
+    captioner = load_captioner(config.captioner)
+    texts: list[str] = []
+    for first in range(0, len(data), AT_ONCE):
+        images = data.images[first : first + AT_ONCE]
+        texts += [caption.text for caption in captioner.caption(images, mpp=mpp)]
+        tell(len(images))
+    return data.with_captions(texts)
+
+
+def _refuse_seen(spec: str, data: PatchSet) -> None:
+    """Refuse a captioner on this disk that was trained on a patient of the data."""
+    for part in spec.split("#"):
+        record = Path(part) / RECORD_FILE
+        if not record.is_file():
+            continue
+        known = json.loads(record.read_text(encoding="utf-8"))
+        if known.get("patients"):
+            refuse_seen_patients(known, set(data.groups.tolist()))
+
+
+def _from_csv(path: Path, ids: Sequence[str]) -> list[str]:
+    """A caption per id, in their order; each fold's adapter is checked against the patients of that fold."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file. Give the CSV with the captions.") from None
+    if not rows or not {"file_name", "description"} <= rows[0].keys():
+        raise RequestError(f"{path}: {len(rows)} rows; expected the columns file_name and description.")
+    _refuse_seen_folds(path, rows)
+    texts = {row["file_name"]: row["description"] or "" for row in rows}
+    if len(texts) != len(rows):
+        raise RequestError(f"{path}: an image is named twice. Keep one caption per image.")
+    if missing := [one for one in ids if one not in texts]:
+        raise RequestError(
+            f"{path}: no caption for {missing[0]} ({len(missing)} of {len(ids)} patches). Give each a row; it may be "
+            "empty."
+        )
+    return [texts[one] for one in ids]
+
+
+def _refuse_seen_folds(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    for fold in sorted({row["fold"] for row in rows if row.get("adapter") and row.get("fold")}):
+        record = path.parent / f"fold-{fold}" / RECORD_FILE
+        if not record.is_file():
+            raise RequestError(
+                f"{path}: captions by the adapter of fold {fold}, whose record {record} is missing, so nobody can tell "
+                "on which patients it was trained. Keep the CSV in the folder that finetune-captioner wrote."
+            )
+        patients = {row.get("patient", "") for row in rows if row.get("fold") == fold}
+        refuse_seen_patients(json.loads(record.read_text(encoding="utf-8")), patients)
