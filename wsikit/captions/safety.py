@@ -71,18 +71,16 @@ def judge(raw: str) -> Verdict:
     >>> judge("I'm sorry, I cannot help with medical images.").failure
     'refusal'
     """
-    text = " ".join(raw.split())
-    failure = fault(text)
-    if not failure and not is_whole(text):
-        text = whole_sentences(text)
-        failure = "" if text and is_whole(text) else "cut off"
-        failure = failure or fault(text)
-    if failure:
-        return Verdict("", failure)
-    bare = scrub(text)
-    if not re.search(r"[^\W\d_]", bare):
-        return Verdict("", "nothing but the diagnosis", scrubbed=True)
-    return Verdict(bare, scrubbed=bare != text)
+    text, scrubbed = " ".join(raw.split()), False
+    while True:
+        failure = fault(text)
+        if not failure and not is_whole(text):
+            text = whole_sentences(text)
+            failure = fault(text) if is_whole(text) else "cut off"
+        bare = scrub(text)
+        if failure or bare == text:
+            return Verdict("" if failure else text, failure, scrubbed)
+        text, scrubbed = bare, True  # what is left is judged again: "with a poorly differentiated" tears an end
 
 
 def fault(text: str) -> str:
