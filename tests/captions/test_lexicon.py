@@ -18,7 +18,7 @@ def draw_facts(rng: np.random.Generator, mpp: float) -> dict[str, float]:
     """Values all over the grades of the facts that `mpp` allows."""
     facts = {}
     for name, fact in FACTS.items():
-        if mpp <= fact.coarsest_mpp:
+        if fact.finest_mpp < mpp <= fact.coarsest_mpp:
             limits = [limit for limit, _ in fact.grades if limit < 1e9] or [1.0]
             facts[name] = float(rng.uniform(0, 1.5 * max(limits)))
             if fact.unit == "share":

@@ -1,7 +1,7 @@
 """The default captioner: measures one patch at a time with NumPy and SciPy, and says what it measured.
 
 It says only what pixels of that size can carry: counts up to 1.5 µm per pixel, shapes up to 1, fibrils up to 0.6, and
-at coarser scales shares of colours. Where there is no bright field or no colour, it says so and no more.
+at coarser scales shares of colours; where fibrils are out of reach, also the tone of the whole. Where there is no bright field or no colour, it says so and no more.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from wsikit.captions.pixels import Densities, Pixels, box_mean, densities, dilat
 from wsikit.captions.rings import count_rings
 from wsikit.captions.spaces import find_spaces
 from wsikit.captions.texture import texture_of
+from wsikit.captions.tone import tone_facts
 
-_VERSION = 1  # raise it when the same patch gets other facts or words
+_VERSION = 2  # raise it when the same patch gets other facts or words
 _FINE_MPP = 0.5  # nuclei and fibrils are looked at here, or at the patch's own scale where that is coarser
 _SHAPE_MPP = FACTS["nuclear_diameter_um"].coarsest_mpp  # up to here colours and spaces are looked at twofold shrunk
 _FIBRIL_MPP = FACTS["fibrillary_share"].coarsest_mpp
@@ -91,6 +92,8 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
         return facts
     even = is_even(fine.green)
     facts |= _quality(image, mpp, judge_focus=not even and facts["tissue_share"] > _FOCUS_TISSUE)
+    if mpp > _FIBRIL_MPP and not even:
+        facts |= tone_facts(image, mpp)
     if even or mpp > FACTS["nuclei"].coarsest_mpp:
         return facts | _stains(colours) | _empty(coarse, colours)
     nuclei = find_nuclei(fine)

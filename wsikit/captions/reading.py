@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsikit.captions.lexicon import ABSENT, ABUNDANT, MODERATE, PRESENT, SCANT
+from wsikit.captions.lexicon import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT, TONE, TONE_HEAD
 from wsikit.errors import RequestError
 
 # Longer wordings first where one holds another.
@@ -89,6 +89,9 @@ _CELLS = {
     },
 }
 
+_TONE = re.compile(rf"\b{TONE_HEAD}: ([a-z, ]*)\.")
+_TONE_WORDS = {word: (FACTS[name].term, word) for name in TONE for _, word in FACTS[name].grades}
+
 _LABEL_WORDS = re.compile(
     r"(?:\b(?:poorly|well|moderately)[-\s]+)?\b\w*differentiat\w*\b(?:\s+subtype\b)?"
     r"|\bganglioneuro\w*\b|\b(?:un)?favou?rabl[ey]\b(?:\s+histology\b)?|\bINPC\b|\bShimada\b(?:'s)?",
@@ -114,6 +117,8 @@ def parse(text: str) -> dict[str, str]:
     {'neuropil': 'abundant', 'rosettes': 'absent', 'necrosis': 'absent', 'blood': 'absent'}
     """
     read: dict[str, str] = {}
+    tone = _TONE.search(text)
+    text = _TONE.sub("", text)
     for sentence in _clauses(text):
         for term, grade in _read_clause(sentence):
             if read.get(term, PRESENT) == PRESENT:
@@ -122,7 +127,8 @@ def parse(text: str) -> dict[str, str]:
         for grade, pattern in words.items():
             if re.search(rf"(?<![\w-])(?:{pattern})(?![\w-])", text, re.IGNORECASE):
                 read.setdefault(term, grade)
-    return read
+    words = re.findall(r"[a-z]+", tone[1]) if tone else []
+    return read | dict(_TONE_WORDS[word] for word in words if word in _TONE_WORDS)
 
 
 def _clauses(text: str) -> list[list[tuple[str, str]]]:
