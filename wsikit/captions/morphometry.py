@@ -1,7 +1,8 @@
 """The default captioner: measures one patch at a time with NumPy and SciPy, and says what it measured.
 
 It says only what pixels of that size can carry: counts up to 1.5 µm per pixel, shapes up to 1, fibrils up to 0.6, and
-at coarser scales shares of colours; where fibrils are out of reach, also the tone of the whole. Where there is no bright field or no colour, it says so and no more.
+at coarser scales shares of colours; where fibrils are out of reach, also the tone of the whole. Where there is no
+bright field or no colour, it says so and no more.
 """
 
 from __future__ import annotations
