@@ -135,8 +135,9 @@ def _standardised(features: Floats) -> npt.NDArray[np.float64]:
     from sklearn.decomposition import PCA
 
     scaled = _scaled(features.astype(np.float64))
-    axes = min(_AXES, *scaled.shape)
-    return np.asarray(PCA(axes, svd_solver="full").fit_transform(scaled)) if axes else scaled
+    if not scaled.any():
+        return scaled  # all alike
+    return np.asarray(PCA(min(_AXES, *scaled.shape), svd_solver="full").fit_transform(scaled))
 
 
 def _scaled(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

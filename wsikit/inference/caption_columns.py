@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.captions.safety import judge
 from wsikit.store.table import PatchTable
 
 OWN_COLUMNS = ("caption_failure", "caption_row", "caption_raw")
@@ -90,5 +91,5 @@ def summarize_captions(table: PatchTable) -> CaptionSummary | None:
     own = found.rows == np.arange(len(found.rows))
     failed = [str(reason) for reason in found.failures if reason]
     shared = (found.rows != NOBODY) & ~own
-    scrubbed = int(sum(bool(raw) and bool(text) for raw, text in zip(found.raw, found.texts)))
+    scrubbed = sum(bool(text) and judge(str(raw)).scrubbed for raw, text in zip(found.raw, found.texts))
     return CaptionSummary(len(own), int(own.sum()), int(shared.sum()), Counter(failed), scrubbed)

@@ -1,0 +1,254 @@
+"""The caption stage with a slow captioner: nothing is asked twice, nothing is lost, and each caption tells whence."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from wsikit.captions import Caption, load_captioner
+from wsikit.captions.base import Captioner, batch_of, in_parallel
+from wsikit.captions.remember import Remembering
+from wsikit.errors import ModelError
+from wsikit.inference.budget import Budget
+from wsikit.inference.caption import caption
+from wsikit.inference.caption_columns import NOBODY, read_captions, summarize_captions
+from wsikit.slides.store import SlideStore
+from wsikit.store import table as table_module
+from wsikit.store.table import JOURNALS
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.stream import read_patches
+from wsikit.tiling.tile import tile
+
+
+class Teller:
+    """A slow captioner: each patch gets words of its own, which its pixels decide."""
+
+    name = "teller"
+    fact_names: tuple[str, ...] = ()
+    batch = 4
+
+    def __init__(self, prompt: str = "What is it?", stop_after: int | None = None, raw: dict[str, str] | None = None):
+        self.prompt, self.stop_after, self.raw = prompt, stop_after, raw or {}
+        self.asked = 0
+        self.threads: set[int] = set()
+        self._busy = threading.Lock()
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"captioner": self.name, "prompt": self.prompt}
+
+    def words(self, image: npt.NDArray[np.uint8]) -> str:
+        return f"Neuropil of kind {hashlib.sha256(image.tobytes()).hexdigest()[:6]}."
+
+    def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
+        assert self._busy.acquire(blocking=False), "two threads at once"
+        try:
+            assert len(images) <= self.batch
+            self.threads.add(threading.get_ident())
+            if self.stop_after is not None and self.asked + len(images) > self.stop_after:
+                raise ModelError("the captioner fell over")
+            self.asked += len(images)
+            found = [self.words(image) for image in images]
+            return [Caption(self.raw.get(text, text), source=self.name) for text in found]
+        finally:
+            self._busy.release()
+
+
+@pytest.fixture
+def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlideStore:
+    """Some 60 patches in chunks of 20 rows."""
+    monkeypatch.setattr(table_module, "ROWS_PER_CHUNK", 20)
+    return tile(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 96))
+
+
+def own_words(store: SlideStore) -> list[str]:
+    """What `Teller` says of each patch, found without the stage."""
+    table = store.patches()
+    return [Teller().words(image) for image in read_patches(store, table.grid, table.coords).images]
+
+
+def test_every_patch_gets_the_words_about_its_own_pixels(store: SlideStore) -> None:
+    teller = Teller()
+    found = read_captions(caption(store, captioner=teller))
+    assert found.texts.tolist() == own_words(store)
+    assert found.rows.tolist() == list(range(len(found.rows)))
+    assert not any(found.failures)
+    assert len(teller.threads) == 1
+
+
+def test_what_was_said_before_a_break_is_not_asked_again(store: SlideStore) -> None:
+    broken = Teller(stop_after=33)
+    with pytest.raises(ModelError):
+        caption(store, captioner=broken)
+    assert broken.asked == 32
+    again = Teller()
+    found = read_captions(caption(store, captioner=again))
+    assert again.asked == len(found.texts) - 32
+    assert found.texts.tolist() == own_words(store)
+
+
+def test_a_killed_process_loses_no_more_than_the_batch_at_hand(store: SlideStore, tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from wsikit.captions import Caption\n"
+        "from wsikit.inference.caption import caption\n"
+        "class Killed:\n"
+        "    name, fact_names, batch, said = 'teller', (), 4, 0\n"
+        "    def fingerprint(self):\n"
+        "        return {'captioner': 'teller', 'prompt': 'What is it?'}\n"
+        "    def caption(self, images, *, mpp):\n"
+        "        self.said += len(images)\n"
+        "        if self.said > 24:\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return [Caption('Neuropil before.')] * len(images)\n"
+        "caption(sys.argv[1], captioner=Killed())\n"
+    )
+    ended = subprocess.run([sys.executable, str(script), str(store.folder)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    teller = Teller()
+    found = read_captions(caption(store, captioner=teller))
+    assert teller.asked == len(found.texts) - 24
+    assert (found.texts == "Neuropil before.").sum() == 24
+
+
+def test_equal_settings_keep_captions_and_others_replace_them(store: SlideStore) -> None:
+    first = Teller()
+    table = caption(store, captioner=first)
+    digest = table.receipt("caption").digest
+    again = Teller()
+    caption(store, captioner=again)
+    assert again.asked == 0
+    other = Teller(prompt="And why?")
+    caption(store, captioner=other)
+    assert other.asked == len(table)
+    assert table.receipt("caption").digest != digest
+    assert table.attributes("caption")["made"]["prompt"] == "And why?"
+
+
+def test_older_captions_stay_until_all_new_ones_are_there(store: SlideStore) -> None:
+    table = caption(store, captioner="morphometry")
+    before = table.read("caption").tolist()
+    with pytest.raises(ModelError):
+        caption(store, captioner=Teller(stop_after=9))
+    assert table.read("caption").tolist() == before
+    caption(store, captioner=Teller())
+    assert table.read("caption").tolist() == own_words(store)
+
+
+def test_measured_captions_leave_nothing_of_a_language_model_behind(store: SlideStore) -> None:
+    table = caption(store, captioner=Teller(), budget=Budget(9, 0.5))
+    assert (read_captions(table).rows == NOBODY).any()
+    caption(store, captioner="morphometry")
+    assert not {"caption_row", "caption_failure", "caption_raw"} & set(table.stored_columns())
+    assert (read_captions(table).rows == np.arange(len(table))).all()
+    assert "caption_facts" in table.columns()
+
+
+def test_what_is_no_caption_is_a_failure_and_no_classifier_reads_it(store: SlideStore) -> None:
+    words = own_words(store)
+    raw = {
+        words[0]: "I'm sorry, I cannot describe it.",
+        words[1]: "cells cells cells cells cells",
+        words[2]: "",
+        words[3]: "Poorly differentiated neuroblastoma with neuropil.",
+        words[4]: "Neuropil. The nuclei are",
+    }
+    table = caption(store, captioner=Teller(raw=raw))
+    found = read_captions(table)
+    assert found.failures[:5].tolist() == ["refusal", "loop", "empty", "", ""]
+    assert found.texts[:5].tolist() == ["", "", "", "neuroblastoma with neuropil.", "Neuropil."]
+    assert found.rows[:5].tolist() == [-1, -1, -1, 3, 4]
+    assert found.raw[:5].tolist() == [raw[word] for word in words[:5]]
+    assert not any(found.raw[5:])
+    summary = summarize_captions(table)
+    assert (summary.own, dict(summary.failures)) == (len(table) - 3, {"refusal": 1, "loop": 1, "empty": 1})
+    assert summary.scrubbed == 1
+
+
+def test_patches_that_cannot_be_read_are_recorded_not_described(
+    slide_path: Path, tmp_path: Path, damage_tile: Any
+) -> None:
+    damage_tile(slide_path, 5, 4)
+    store = tile(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 96))
+    table = caption(store, captioner=Teller())
+    unread = table.read("readable") == 0
+    found = read_captions(table)
+    assert 0 < unread.sum() < len(table)
+    assert (found.failures[unread] == "the patch could not be read").all()
+    assert (found.rows[unread] == NOBODY).all()
+    assert all(found.texts[~unread])
+
+
+def test_equal_pixels_are_described_once_in_a_store_and_across_stores(
+    tmp_path: Path, write_slide: Any, pixels: npt.NDArray[np.uint8]
+) -> None:
+    even = np.full_like(pixels, 240)
+    even[200:900, 200:1200] = np.tile(pixels[500:516, 700:716], (44, 63, 1))[:700, :1000]
+    whole = PatchParameters(0.5, 96, min_tissue=1.0)
+    stores = [tile(write_slide(tmp_path / f"{n}.tiff", even), tmp_path / f"{n}.zarr", patches=whole) for n in "ab"]
+    teller = Teller()
+    captioner = Remembering(teller)
+    tables = [caption(store, captioner=captioner) for store in stores]
+    kinds = len(set(own_words(stores[0])))
+    assert kinds < len(tables[0])
+    assert teller.asked == kinds
+    for store, table in zip(stores, tables):
+        assert read_captions(table).texts.tolist() == own_words(store)
+
+
+def test_the_journal_is_gone_when_the_columns_hold_everything(store: SlideStore) -> None:
+    with pytest.raises(ModelError):
+        caption(store, captioner=Teller(stop_after=20))
+    table = store.patches()
+    journals = table.folder / JOURNALS
+    assert [path for path in journals.iterdir() if path.is_dir()]
+    caption(store, captioner=Teller(prompt="Another?"))
+    caption(store, captioner=Teller())
+    assert not [path for path in journals.iterdir() if path.is_dir()]
+    assert JOURNALS not in table.stored_columns()
+
+
+def test_a_larger_budget_goes_on_from_a_smaller_one(store: SlideStore) -> None:
+    small, large = Teller(), Teller()
+    table = caption(store, captioner=small, budget=Budget(8, 0.9))
+    assert small.asked <= 8
+    first = set(read_captions(table).rows.tolist()) - {NOBODY}
+    caption(store, captioner=large, budget=Budget(len(table), 0.9))
+    assert large.asked == len(table) - len(first)
+
+
+def test_a_shared_caption_names_its_row_and_the_rest_stays_without_text(store: SlideStore) -> None:
+    teller = Teller()
+    found = read_captions(caption(store, captioner=teller, budget=Budget(12, 0.6)))
+    words = own_words(store)
+    assert teller.asked <= 12
+    for text, row in zip(found.texts, found.rows):
+        assert text == ("" if row == NOBODY else words[row])
+    assert all(found.rows[row] == row for row in set(found.rows.tolist()) - {NOBODY})
+
+
+def test_facts_measured_on_another_patch_are_not_given_away(store: SlideStore) -> None:
+    table = caption(store, captioner="morphometry", budget=Budget(6, 0.0))
+    found, facts = read_captions(table), table.read("caption_facts")
+    shared = found.rows != np.arange(len(table))
+    assert shared.any()
+    assert all(found.texts[shared])
+    assert np.isnan(facts[shared]).all()
+    assert np.isfinite(facts[~shared]).any(axis=1).all()
+
+
+def test_who_does_not_say_that_it_runs_in_parallel_does_not() -> None:
+    assert in_parallel(load_captioner("morphometry"))
+    assert not in_parallel(Teller())
+    assert isinstance(Teller(), Captioner)
+    assert isinstance(Remembering(Teller()), Captioner)
+    assert batch_of(Remembering(Teller())) == Teller.batch
