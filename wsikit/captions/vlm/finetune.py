@@ -179,17 +179,16 @@ def finetune_rows(
     folder = find_vlm(model)
     place = choose_place(device, dtype)
     base = {"name": Path(model).name or str(model), "fingerprint": model_fingerprint(folder)}
-    data = {
-        "table": Path(material.table.source).name,
-        "digest": digest or material.digest(),
-        "training_rows": len(train),
-        "validation_rows": len(validation),
-        "undescribed_rows": material.undescribed,
-        "descriptions_scrubbed": material.scrubbed,
-    }
-    request = {"base": base["fingerprint"], "data": data, "settings": settings.model_dump(mode="json")}
-    request["rows"] = text_id(json.dumps([train, validation]))
-    _claim(out, request)
+    data = _data_record(material, train, validation, digest)
+    _claim(
+        out,
+        {
+            "base": base["fingerprint"],
+            "data": data,
+            "rows": text_id(json.dumps([train, validation])),
+            "settings": settings.model_dump(mode="json"),
+        },
+    )
 
     clean, processor = load_base(folder, place)
     chat = _chat(processor, read_record(folder), settings)
@@ -208,6 +207,11 @@ def finetune_rows(
         tell=tell,
     )
     whole.save_pretrained(out / ADAPTER_FOLDER, safe_serialization=True)
+    patients = {
+        "known_by": material.patients.known_by,
+        "trained": _ids(material, train),
+        "validated": _ids(material, validation),
+    }
     record = {
         "format": 1,
         "kind": "adapter",
@@ -217,11 +221,7 @@ def finetune_rows(
         "mpp": _mpp_seen(material, chat, settings),
         "modules": modules,
         "data": data,
-        "patients": {
-            "known_by": material.patients.known_by,
-            "trained": _ids(material, train),
-            "validated": _ids(material, validation),
-        },
+        "patients": patients,
         "figures": asdict(fitted.best),
         "settings": settings.model_dump(mode="json"),
         "precision": {"device": place.device.type, "dtype": str(place.dtype).removeprefix("torch.")},
@@ -229,6 +229,19 @@ def finetune_rows(
     }
     _finish(out, record, fitted)
     return record
+
+
+def _data_record(
+    material: Material, train: Sequence[int], validation: Sequence[int], digest: str | None
+) -> dict[str, Any]:
+    return {
+        "table": Path(material.table.source).name,
+        "digest": digest or material.digest(),
+        "training_rows": len(train),
+        "validation_rows": len(validation),
+        "undescribed_rows": material.undescribed,
+        "descriptions_scrubbed": material.scrubbed,
+    }
 
 
 def _claim(out: Path, request: dict[str, Any]) -> None:

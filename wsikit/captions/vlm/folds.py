@@ -7,14 +7,14 @@ those it will meet on new patients.
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsikit.captions.vlm.files import RECORD_FILE, find_vlm, model_fingerprint
+from wsikit.captions.vlm.files import RECORD_FILE, find_vlm, model_fingerprint, read_record
 from wsikit.captions.vlm.finetune import Material, finetune_rows, prepare
 from wsikit.captions.vlm.model import load_vlm
 from wsikit.captions.vlm.patients import folds_of, refuse_seen_patients
@@ -67,74 +67,79 @@ def out_of_fold_captions(
     """
     out, settings = Path(out), settings or FinetuneSettings()
     material = prepare(table)
-    digest = material.digest()
-    base = model_fingerprint(find_vlm(model))
+    job = _Job(
+        material, material.digest(), model, model_fingerprint(find_vlm(model)), out, settings, device, dtype, tell
+    )
     folds = folds_of(material.patients.names, n_folds, seed=settings.seed)
     for fold, rows in enumerate(folds):
-        if not (out / f"fold-{fold}" / CAPTIONS_FILE).is_file():
-            held = set(rows)
-            others = [row for row in range(len(material.answers)) if row not in held]
-            _one_fold(material, fold, rows, others, base, model, out, settings, device, dtype, tell, digest)
-        else:
-            _refuse_foreign(out / f"fold-{fold}", base, digest, settings)
+        job.run(fold, rows)
     return _join(out, len(folds))
 
 
-def _one_fold(
-    material: Material,
-    fold: int,
-    rows: list[int],
-    others: list[int],
-    base: str,
-    model: str | Path,
-    out: Path,
-    settings: FinetuneSettings,
-    device: str,
-    dtype: str,
-    tell: Callable[[int], Tell] | None,
-    digest: str,
-) -> None:
-    folder = out / f"fold-{fold}"
-    if (folder / RECORD_FILE).is_file():
-        record = _refuse_foreign(folder, base, digest, settings)
-    else:
-        record = finetune_rows(
-            material,
-            others,
-            model=model,
-            out=folder,
-            settings=settings,
-            device=device,
-            dtype=dtype,
-            tell=tell(fold) if tell else None,
-            digest=digest,
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all folds."""
+
+    material: Material
+    digest: str
+    model: str | Path
+    base: str
+    """Fingerprint of the model."""
+    out: Path
+    settings: FinetuneSettings
+    device: str
+    dtype: str
+    tell: Callable[[int], Tell] | None
+
+    def run(self, fold: int, rows: Sequence[int]) -> None:
+        """Train on all rows but these, then caption these; what is done already is kept."""
+        folder = self.out / f"fold-{fold}"
+        record = self._record(folder) if (folder / RECORD_FILE).is_file() else self._train(fold, folder, rows)
+        if (folder / CAPTIONS_FILE).is_file():
+            return
+        refuse_seen_patients(record, [self.material.patients.names[row] for row in rows])
+        # a clean base is loaded for it: the one in training has the adapter in it already
+        captioner = load_vlm(
+            self.model, adapter=folder, device=self.device, dtype=self.dtype, batch=max(8, self.settings.batch)
         )
-    names = [material.patients.names[row] for row in rows]
-    refuse_seen_patients(record, names)
-    captioner = load_vlm(model, adapter=folder, device=device, dtype=dtype, batch=max(8, settings.batch))
-    table = material.table
-    with atomic_write(folder / CAPTIONS_FILE) as path, open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(FIELDS)
+        texts: list[str] = []
         for first in range(0, len(rows), captioner.batch):
-            part = rows[first : first + captioner.batch]
-            for row, text in zip(part, captioner.describe(table.images(part)), strict=True):
-                patient, slide = material.patients.names[row], table.slides[row] or ""
-                label, reference = table.classes[row] or "", material.answers[row]
-                adapter = record["adapter"][:12]
-                writer.writerow([table.files[row], text, label, patient, slide, fold, adapter, reference])
+            texts += captioner.describe(self.material.table.images(rows[first : first + captioner.batch]))
+        with atomic_write(folder / CAPTIONS_FILE) as path, open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(FIELDS)
+            writer.writerows(self._line(row, text, fold, record) for row, text in zip(rows, texts, strict=True))
 
+    def _line(self, row: int, text: str, fold: int, record: dict[str, Any]) -> list[Any]:
+        table, material = self.material.table, self.material
+        told = (table.classes[row] or "", material.patients.names[row], table.slides[row] or "")
+        return [table.files[row], text, *told, fold, record["adapter"][:12], material.answers[row]]
 
-def _refuse_foreign(folder: Path, base: str, digest: str, settings: FinetuneSettings) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    same = (
-        record["base"]["fingerprint"] == base
-        and record["data"]["digest"] == digest
-        and record["settings"] == settings.model_dump(mode="json")
-    )
-    if not same:
-        raise RequestError(f"{folder}: of another request (other data, base or settings). Give a new folder.")
-    return record
+    def _train(self, fold: int, folder: Path, rows: Sequence[int]) -> dict[str, Any]:
+        held = set(rows)
+        return finetune_rows(
+            self.material,
+            [row for row in range(len(self.material.answers)) if row not in held],
+            model=self.model,
+            out=folder,
+            settings=self.settings,
+            device=self.device,
+            dtype=self.dtype,
+            tell=self.tell(fold) if self.tell else None,
+            digest=self.digest,
+        )
+
+    def _record(self, folder: Path) -> dict[str, Any]:
+        """What a finished fold says of itself; one of another request is refused."""
+        record = read_record(folder)
+        same = (
+            record["base"]["fingerprint"] == self.base
+            and record["data"]["digest"] == self.digest
+            and record["settings"] == self.settings.model_dump(mode="json")
+        )
+        if not same:
+            raise RequestError(f"{folder}: of another request (other data, base or settings). Give a new folder.")
+        return record
 
 
 def _join(out: Path, n_folds: int) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import logging as hf_logging
@@ -81,7 +82,7 @@ def load_base(folder: Path, place: Place, *, quantize: Quantize | None = None) -
             model = AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=place.dtype, use_safetensors=True, **options
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"{folder}: could not be loaded ({_first_line(error)}). Copy the folder again, whole."
         ) from error
@@ -116,7 +117,7 @@ def attach(model: Any, adapter: Adapter, *, base_fingerprint: str, merge: bool =
         )
     try:
         whole = PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=False)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"{adapter.folder}: does not fit this model ({_first_line(error)}). Give the base it was trained on."
         ) from error

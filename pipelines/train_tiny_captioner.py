@@ -1,0 +1,300 @@
+"""Train the packaged generative captioner from nothing: python pipelines/train_tiny_captioner.py -o OUT
+
+A Qwen2.5-VL of under a million weights sees patches of synthetic tissue and learns to say what `morphometry` measures
+on them, in words without numbers. Writes OUT/<name> with weights, tokenizer, card and figures (packaged as
+wsikit/captions/zoo/<name>). With --real DATA, its captions of real patches are scored against measurement too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import platform
+import sys
+import tempfile
+import time
+import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+import yaml
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+import wsikit
+from wsikit.captions import FACTS, Morphometry
+from wsikit.captions.vlm import FinetuneSettings, load_vlm
+from wsikit.captions.vlm.card import captioner_card
+from wsikit.captions.vlm.chat import Chat
+from wsikit.captions.vlm.files import RECORD_FILE, model_fingerprint
+from wsikit.captions.vlm.loading import Place
+from wsikit.captions.vlm.scores import score_captions, score_terms
+from wsikit.captions.vlm.tiny import TinySize, build_tiny, save_tiny
+from wsikit.captions.vlm.trainer import Examples, Fitted, fit
+from wsikit.captions.vlm.words import without_numbers
+from wsikit.phantom.patches import phantom_patches
+
+logger = logging.getLogger("train_tiny_captioner")
+
+HERE = Path(__file__).parent
+COMMAND = "python pipelines/train_tiny_captioner.py -o OUT"
+CPU = Place(torch.device("cpu"), torch.float32)
+COUNTED = [name for name in FACTS if name != "nuclei"]
+"""Facts that the vision part is first taught, by their square root."""
+REAL_MPP = 0.688
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Strict):
+    """Which synthetic slides, and how many patches of each."""
+
+    mpp: float
+    patch_px: int
+    per_slide: int
+    train_seeds: tuple[int, int]
+    validation_seeds: tuple[int, int]
+    test_seeds: tuple[int, int]
+
+
+class Eyes(_Strict):
+    """The first stage: vision alone."""
+
+    epochs: int
+    lr: float
+
+
+class Settings(_Strict):
+    """The YAML file."""
+
+    name: str
+    threads: int
+    workers: int
+    prompt: str
+    data: Data
+    size: TinySize
+    eyes: Eyes
+    training: FinetuneSettings
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches with what was measured on them."""
+
+    images: npt.NDArray[np.uint8]
+    """(N, P, P, 3)"""
+    captions: tuple[str, ...]
+    facts: npt.NDArray[np.float32]
+    """(N, len(COUNTED)) square roots; NaN where not measured."""
+
+    def examples(self) -> Examples:
+        return Examples(lambda rows: [self.images[row] for row in rows], self.captions)
+
+
+def measured(images: npt.NDArray[np.uint8], mpp: float) -> Patches:
+    """Captions and facts by measurement."""
+    found = Morphometry().caption(images, mpp=mpp)
+    facts = np.array([[caption.facts.get(name, np.nan) for name in COUNTED] for caption in found], np.float32)
+    return Patches(images, tuple(without_numbers(caption.text) for caption in found), np.sqrt(facts))
+
+
+def slide_patches(seed: int, data: Data) -> Patches:
+    """Patches of one synthetic slide, borderline ones included."""
+    patches = phantom_patches([seed], data.per_slide, mpp=data.mpp, patch_px=data.patch_px, borderline=True)
+    return measured(np.stack([patch.image for patch in patches]), data.mpp)
+
+
+def make_patches(seeds: tuple[int, int], data: Data, workers: int) -> Patches:
+    with ProcessPoolExecutor(workers) as pool:
+        slides = list(pool.map(partial(slide_patches, data=data), range(*seeds)))
+    return Patches(
+        np.concatenate([slide.images for slide in slides]),
+        tuple(caption for slide in slides for caption in slide.captions),
+        np.concatenate([slide.facts for slide in slides]),
+    )
+
+
+def open_eyes(model: Any, chat: Chat, patches: Patches, eyes: Eyes, batch: int, seed: int) -> float:
+    """Teach the vision part the measured facts through a linear head that is then thrown away.
+
+    Words come in grades and most are the commonest one; numbers tell the first layers more per patch.
+
+    Returns
+    -------
+    float
+        Share of the facts' variance left unexplained, over the last epoch.
+    """
+    rng = np.random.default_rng(seed)
+    spread = np.nanstd(patches.facts, axis=0) + 1e-3
+    target = torch.from_numpy((patches.facts - np.nanmean(patches.facts, axis=0)) / spread)
+    width = model.config.vision_config.out_hidden_size
+    head = torch.nn.Linear(2 * width, len(COUNTED))
+    learned = [*model.model.visual.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(learned, lr=eyes.lr, weight_decay=0.02)
+    steps = eyes.epochs * (len(target) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, eyes.lr, total_steps=steps, pct_start=0.05)
+    model.train()
+    losses: list[float] = []
+    for _ in range(eyes.epochs):
+        losses = []
+        for rows in np.split(rng.permutation(len(target))[: len(target) // batch * batch], len(target) // batch):
+            pictures = [turned(patches.images[row], int(rng.integers(8))) for row in rows]
+            inputs = chat.inputs(pictures)
+            seen = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+            seen = seen.reshape(batch, -1, width)  # (B, tokens, width)
+            guess = head(torch.cat([seen.mean(dim=1), seen.std(dim=1)], dim=1))
+            known = ~target[rows].isnan()
+            loss = (guess - target[rows])[known].square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learned, 1.0)
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.item())
+        logger.info("eyes: unexplained %.3f", np.mean(losses))
+    return float(np.mean(losses))
+
+
+def turned(image: npt.NDArray[np.uint8], way: int) -> npt.NDArray[np.uint8]:
+    rotated = np.rot90(image, way % 4)
+    return np.ascontiguousarray(rotated[:, ::-1] if way >= 4 else rotated)
+
+
+def real_patches(data: Path) -> Patches:
+    """The 224-px spots of her2st.zip, 0.688 µm/px; measured like any other."""
+    with zipfile.ZipFile(data / "patches" / "her2st.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.lower().endswith((".png", ".jpg", ".jpeg")))
+        images = [np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
+    return measured(np.stack(images), REAL_MPP)
+
+
+def patches_per_second(captioner: Any, images: npt.NDArray[np.uint8], mpp: float, threads: int) -> float:
+    captioner.caption(images[:16], mpp=mpp)
+    torch.set_num_threads(threads)
+    begun = time.perf_counter()
+    captioner.caption(images, mpp=mpp)
+    return round(len(images) / (time.perf_counter() - begun), 1)
+
+
+def write_folder(model: Any, processor: Any, settings: Settings, folder: Path) -> None:
+    """Weights in half precision (float32 again when loaded on a CPU), processor, and how it wants to be asked."""
+    save_tiny(model.to(torch.float16), processor, folder)
+    record = {
+        "format": 1,
+        "kind": "captioner",
+        "chat": {
+            "prompt": settings.prompt,
+            "image_px": settings.size.image_px,
+            "max_new_tokens": settings.training.max_new_tokens,
+        },
+        "mpp": settings.data.mpp * settings.data.patch_px / settings.size.image_px,
+    }
+    (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=HERE / "configs" / "train_tiny_captioner.yaml")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="Gets the new folder <name>.")
+    parser.add_argument("--real", type=Path, metavar="DATA", help="Folder with patches/her2st.zip, to be scored too.")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    settings = Settings.model_validate(yaml.safe_load(given.config.read_text(encoding="utf-8")))
+    folder = given.out / settings.name
+    if folder.exists():
+        parser.error(f"{folder} is there already; give another folder")
+    torch.set_num_threads(settings.threads)
+
+    begun = time.perf_counter()
+    training, validation, test = (
+        make_patches(seeds, settings.data, settings.workers)
+        for seeds in (settings.data.train_seeds, settings.data.validation_seeds, settings.data.test_seeds)
+    )
+    made = time.perf_counter()
+    logger.info("%d training, %d test patches in %.0f s", len(training.images), len(test.images), made - begun)
+    seed = settings.training.seed
+    corpus = [*training.captions, *[settings.prompt] * 50]
+    model, processor = build_tiny(corpus, settings.size, seed=seed)
+    chat = Chat(processor, settings.prompt, settings.size.image_px)
+    torch.manual_seed(seed)
+    unexplained = open_eyes(model, chat, training, settings.eyes, settings.training.batch, seed)
+    looked = time.perf_counter()
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=given.out) as work:
+        fitted = fit(
+            model,
+            chat,
+            CPU,
+            training=training.examples(),
+            validation=validation.examples(),
+            settings=settings.training,
+            folder=Path(work),
+            tell=lambda share, figures: logger.info("%.0f %% %s", 100 * share, figures),
+        )
+    seconds = {"patches": made - begun, "eyes": looked - made, "captions": time.perf_counter() - looked}
+    write_folder(model, processor, settings, folder)
+    metrics = measure(folder, settings, training, test, fitted, given.real)
+    metrics |= {"unexplained": unexplained, "seconds": {name: round(value) for name, value in seconds.items()}}
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(captioner_card(metrics), encoding="utf-8")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    logger.info("%s: %.2f MB, fingerprint %s", folder, size / 1e6, model_fingerprint(folder))
+    return 0
+
+
+def measure(
+    folder: Path, settings: Settings, training: Patches, test: Patches, fitted: Fitted, real: Path | None
+) -> dict[str, Any]:
+    """Figures of the captioner as it was saved, loaded again like any other."""
+    captioner = load_vlm(folder, device="cpu", batch=32)
+    said = [caption.text for caption in captioner.caption(test.images, mpp=settings.data.mpp)]
+    examples = [{"measured": test.captions[row], "generated": said[row]} for row in range(0, len(said), len(said) // 6)]
+    metrics: dict[str, Any] = {
+        "command": COMMAND,
+        "settings": settings.model_dump(mode="json"),
+        "parameters": sum(p.numel() for p in captioner.model.parameters()),
+        "patches": {"training": len(training.images), "test": len(test.images)},
+        "epochs": [asdict(epoch) for epoch in fitted.epochs],
+        "best_epoch": fitted.best.epoch,
+        "phantom": [asdict(score) for score in score_captions(test.captions, said, training.captions)],
+        "phantom_terms": [asdict(score) for score in score_terms(test.captions, said)],
+        "decided_alone": captioner.n_alone,
+        "examples": examples,
+        "patches_per_second": {
+            str(threads): patches_per_second(captioner, test.images[:192], settings.data.mpp, threads)
+            for threads in (1, 2)
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "wsikit": wsikit.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    if real is not None:
+        patches = real_patches(real)
+        words = [caption.text for caption in captioner.caption(patches.images, mpp=REAL_MPP)]
+        metrics["real_mpp"] = REAL_MPP
+        metrics["real"] = [asdict(score) for score in score_captions(patches.captions, words, training.captions)]
+        metrics["real_terms"] = [asdict(score) for score in score_terms(patches.captions, words)]
+        metrics["real_distinct"] = {"generated": len(set(words)), "measured": len(set(patches.captions))}
+        metrics["real_examples"] = [
+            {"measured": patches.captions[row], "generated": words[row]}
+            for row in range(0, len(words), len(words) // 3)
+        ]
+    return metrics
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The captioner as the rest of the package sees it."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from wsikit.captions.base import Captioner
+from wsikit.captions.vlm import Sampling, load_vlm
+from wsikit.errors import RequestError
+
+Pictures = npt.NDArray[np.uint8]
+
+
+def test_it_is_a_captioner_that_states_no_facts(tiny_folder: Path, pictures: Pictures) -> None:
+    captioner = load_vlm(tiny_folder, image_px=56, device="cpu", max_new_tokens=4)
+    assert isinstance(captioner, Captioner)
+    assert captioner.fact_names == ()
+    captions = captioner.caption(pictures[:2], mpp=0.5)
+    assert [(caption.facts, caption.source) for caption in captions] == [({}, "tiny-qwen")] * 2
+    assert captioner.caption(pictures[:0], mpp=0.5) == []
+
+
+def test_whatever_decides_a_word_is_in_the_fingerprint(tiny_folder: Path) -> None:
+    options: list[dict] = [
+        {},
+        {"prompt": "What is it?"},
+        {"image_px": 112},
+        {"max_new_tokens": 5},
+        {"dtype": "bfloat16"},
+        {"sample": Sampling(seed=1)},
+        {"sample": Sampling(seed=2)},
+        {"sample": Sampling(seed=2, temperature=0.1)},
+    ]
+    seen = [str(load_vlm(tiny_folder, device="cpu", **option).fingerprint()) for option in options]
+    assert len(set(seen)) == len(options)
+    assert str(load_vlm(tiny_folder, device="cpu", batch=3).fingerprint()) == seen[0]
+
+
+def test_another_process_loads_the_same_captioner(tiny_folder: Path, pictures: Pictures) -> None:
+    here = load_vlm(tiny_folder, image_px=56, device="cpu", prompt="Say.", max_new_tokens=8, sample=Sampling(seed=3))
+    there = pickle.loads(pickle.dumps(here))
+    assert there.fingerprint() == here.fingerprint()
+    assert there.caption(pictures[:3], mpp=0.5) == here.caption(pictures[:3], mpp=0.5)
+
+
+def test_an_image_of_floats_is_refused(tiny_folder: Path, pictures: Pictures) -> None:
+    with pytest.raises(RequestError, match="expected uint8"):
+        load_vlm(tiny_folder, device="cpu").caption(pictures.astype(np.float32), mpp=0.5)  # type: ignore[arg-type]
+
+
+def test_a_caption_that_was_cut_is_told(
+    tiny_folder: Path, pictures: Pictures, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        load_vlm(tiny_folder, image_px=56, device="cpu", max_new_tokens=2).caption(pictures[:3], mpp=0.5)
+    assert "3 of 3 captions were cut at 2 tokens" in caplog.text
