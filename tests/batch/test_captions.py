@@ -1,0 +1,156 @@
+"""The main job with captions that are generated or bound by a budget: a stage of its own, resumed, told in run.json."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from wsikit.batch import runner
+from wsikit.batch.manifest import collect
+from wsikit.batch.records import DONE, FAILED
+from wsikit.batch.runner import RunParameters, RunSummary, run
+from wsikit.captions import Caption, CaptionerOptions
+from wsikit.cli.main import main
+from wsikit.errors import RequestError, UnreachableError
+from wsikit.execution import Executor
+from wsikit.inference.budget import Budget
+from wsikit.inference.caption_columns import NOBODY, read_captions
+from wsikit.slides.store import SlideStore
+
+
+class Counting:
+    """A generative captioner that counts patches, and may lose its server."""
+
+    name, fact_names, batch = "counting", (), 8
+
+    def __init__(self) -> None:
+        self.asked, self.loaded, self.gone_after = 0, 0, None
+
+    def load(self, spec: str, options: CaptionerOptions, *, device: str) -> Counting:
+        self.loaded += 1
+        return self
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"captioner": self.name}
+
+    def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
+        if self.gone_after is not None and self.asked >= self.gone_after:
+            raise UnreachableError("http://x/v1: the captioning server does not answer any more")
+        self.asked += len(images)
+        return [Caption(f"Small round nuclei, shade {int(image.mean())}.") for image in images]
+
+
+@pytest.fixture
+def captioner(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    """Stands in for whatever the run names as its captioner."""
+    counting = Counting()
+    monkeypatch.setattr(runner, "load_captioner", counting.load)
+    return counting
+
+
+@pytest.fixture
+def start(model_folder: Path, tmp_path: Path) -> Callable[..., RunSummary]:
+    """Runs slides into tmp_path/out with the tiny model."""
+
+    def run_it(*slides: Path, **changes: Any) -> RunSummary:
+        parameters = RunParameters(model=str(model_folder), **changes)
+        return run(collect(slides), tmp_path / "out", parameters=parameters, executor=Executor(workers=2), device="cpu")
+
+    return run_it
+
+
+def store_of(tmp_path: Path, slide_id: str = "disc") -> SlideStore:
+    return SlideStore(tmp_path / "out" / "slides" / f"{slide_id}.zarr")
+
+
+def test_generated_captions_reach_the_model_and_are_kept(
+    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+) -> None:
+    assert start(slide_path, captioner="some/model").exit_status == 0
+    table = store_of(tmp_path).patches()
+    assert captioner.asked == len(table)
+    assert all(read_captions(table).texts)
+    assert (table.read("gate") > 0).all()
+    predicted = table.receipt("probability")
+    assert predicted.inputs["caption"] == table.receipt("caption").digest
+    start(slide_path, captioner="some/model")
+    assert captioner.asked == len(table)
+    assert table.receipt("probability") == predicted
+
+
+def test_a_captioner_is_loaded_once_and_equal_slides_are_described_once(
+    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+) -> None:
+    twin = shutil.copy(slide_path, tmp_path / "twin.tiff")
+    start(slide_path, twin, captioner="some/model")
+    one, two = (read_captions(store_of(tmp_path, name).patches()).texts for name in ("disc", "twin"))
+    assert captioner.loaded == 1
+    assert captioner.asked == len(one)
+    assert one.tolist() == two.tolist()
+
+
+def test_patches_beyond_the_budget_are_classified_by_the_image_alone(
+    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+) -> None:
+    assert start(slide_path, captioner="some/model", caption_budget=Budget(10, 1.0)).exit_status == 0
+    table = store_of(tmp_path).patches()
+    found = read_captions(table)
+    silent = found.rows == NOBODY
+    assert captioner.asked <= 10
+    assert silent.any()
+    assert (table.read("gate")[silent] == 0).all()
+    assert (table.read("gate")[~silent] > 0).all()
+    assert np.isnan(table.read("probability_text")[silent]).all()
+    record = json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]
+    assert record["caption_budget"] == {"captions": 10, "similarity": 1.0}
+    assert record["captioner"] == "some/model"
+    assert "look" in table.receipt("caption").parameters["budget"]
+
+
+def test_a_server_lost_in_the_middle_fails_the_slide_and_the_next_run_goes_on(
+    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+) -> None:
+    captioner.gone_after = 24
+    summary = start(slide_path, captioner="some/model")
+    assert [row.status for row in summary.rows] == [FAILED]
+    assert "does not answer" in summary.rows[0].error
+    captioner.gone_after = None
+    assert [row.status for row in start(slide_path, captioner="some/model").rows] == [DONE]
+    assert captioner.asked == len(store_of(tmp_path).patches())
+
+
+def test_measured_captions_take_back_their_place_beside_quality(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+) -> None:
+    start(slide_path, caption_budget=Budget(4))
+    assert "caption_row" in store_of(tmp_path).patches().columns()
+    start(slide_path)
+    table = store_of(tmp_path).patches()
+    assert "caption_row" not in table.stored_columns()
+    assert all(table.read("caption"))
+
+
+def test_a_captioner_that_is_not_there_is_said_before_any_slide_is_touched(
+    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RequestError, match="unknown captioner"):
+        start(slide_path, captioner="oracle")
+    assert not (tmp_path / "out").exists()
+    for arguments in (
+        ["--captioner", "oracle"],
+        ["--prompt", "What?"],
+        ["--caption-similarity", "0.5"],
+        ["--caption-budget", "-1"],
+        ["--prompt", " "],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["run", str(slide_path), "-o", str(tmp_path / "other"), *arguments])
+        assert ended.value.code == 2
+    assert not (tmp_path / "other").exists()
