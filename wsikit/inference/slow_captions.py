@@ -58,12 +58,10 @@ class SlowCaptions:
         """Row to the failure of the request, which is not a word of the captioner."""
 
     def run(self, retry_failed: bool) -> None:
-        receipt = self._receipt(0)
-        attempts = self._attempts(receipt)
-        if attempts is not None:
-            if not (retry_failed and self._take_back()):
-                return
-            receipt = self._receipt(attempts + 1)
+        attempts = self._attempts()
+        if attempts is not None and not (retry_failed and self._take_back()):
+            return
+        receipt = self._receipt(0 if attempts is None else attempts + 1)
         self._take_up()
         source = self._source()
         self._describe(source)
@@ -85,12 +83,13 @@ class SlowCaptions:
         numbers = {"captions": self.budget.captions, "similarity": self.budget.similarity}
         return {**numbers, "look": self.look.record, "revision": CHOICE_REVISION}
 
-    def _attempts(self, receipt: Receipt) -> int | None:
+    def _attempts(self) -> int | None:
         """How often failures were asked for again, if the columns are up to date but for that; else None."""
-        there = set(self.table.columns())
-        if not {"caption", *OWN_COLUMNS} <= there:
+        needed = ["caption", *OWN_COLUMNS, *(["caption_facts"] if self.captioner.fact_names else [])]
+        if not set(needed) <= set(self.table.columns()):
             return None
-        for name in ("caption", *OWN_COLUMNS):
+        attempt = 0
+        for name in needed:
             known = self.table.receipt(name)
             assert known is not None
             attempt = int(known.parameters.get("attempt", 0))
