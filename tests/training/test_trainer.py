@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from wsikit.errors import RequestError
+from wsikit.errors import ModelError, RequestError
 from wsikit.models.config import ImageEncoderConfig, ModelConfig, PRMFConfig, TextEncoderConfig
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMFOutput
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.training.augment import disturb_captions, jitter_stain, turn
 from wsikit.training.curriculum import CurriculumSchedule
-from wsikit.training.data import PatchSet, refuse_shared_groups
-from wsikit.training.floor import colour_histogram, fit_histogram_floor
+from wsikit.training.data import PatchSet, class_weights
+from wsikit.training.floor import colour_histogram, fit_histogram_floor, fit_text_floor
+from wsikit.training.forward import outputs_of
 from wsikit.training.stages import Stage, StagePlan
-from wsikit.training.trainer import TrainingSettings, loss_of, train
+from wsikit.training.trainer import EpochRecord, TrainingSettings, loss_of, train
 
 WORDS = ("dark patch", "grey patch", "bright patch")
 
@@ -52,13 +59,26 @@ def toy_model() -> MMLNB:
 
 
 RATES = {"image": 3e-3, "text": 3e-3, "fusion": 3e-3}
+EVERYTHING = StagePlan((Stage("all", 0, frozenset({"image", "text", "fusion"})),))
 
 
-def run(model: MMLNB, **changes: object) -> list:
-    settings = TrainingSettings(epochs=6, batch=12, lr=RATES, lambda_text=0.3, lambda_gate=0.3, seed=1)
-    settings = settings.model_copy(update=changes)
-    everything = StagePlan((Stage("all", 0, frozenset({"image", "text", "fusion"})),))
-    return train(model, toy_set(), settings, curriculum=CurriculumSchedule.over(settings.epochs), stages=everything)
+def run(model: MMLNB, *, epochs: int = 6, **changes: object) -> list[EpochRecord]:
+    """Train on the toy set; what is no setting goes to `train`."""
+    others = {
+        name: changes.pop(name) for name in ("validation", "checkpoints", "resume", "on_epoch") if name in changes
+    }
+    settings = TrainingSettings(
+        epochs=epochs, **{"batch": 12, "lr": RATES, "lambda_text": 0.3, "lambda_gate": 0.3, "seed": 1} | changes
+    )
+    return train(model, toy_set(), settings, curriculum=CurriculumSchedule.over(epochs), stages=EVERYTHING, **others)
+
+
+def weights(model: MMLNB) -> list[torch.Tensor]:
+    return [value.clone() for value in model.state_dict().values()]
+
+
+def same(one: list[torch.Tensor], two: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
 def test_training_solves_the_toy_task_and_the_weight_of_the_text_follows_the_curriculum():
@@ -75,10 +95,153 @@ def test_training_solves_the_toy_task_and_the_weight_of_the_text_follows_the_cur
 
 
 def test_the_same_seed_gives_the_same_weights():
-    one, two = toy_model(), toy_model()
+    one, two, other = toy_model(), toy_model(), toy_model()
     run(one, epochs=3)
     run(two, epochs=3)
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    run(other, epochs=3, seed=2)
+    assert same(weights(one), weights(two))
+    assert not same(weights(one), weights(other))
+
+
+def test_the_epoch_that_does_best_on_the_validation_set_is_kept():
+    model, states = toy_model(), []
+    records = run(
+        model,
+        validation=toy_set(seed=7),
+        lr={"image": 0.05, "text": 0.05, "fusion": 0.05},  # so high that the last epoch is not the best
+        on_epoch=lambda _: states.append(weights(model)),
+    )
+    losses = [record.validation["nll"] for record in records if record.validation]
+    best = int(np.argmin(losses))
+    assert [record.epoch for record in records if record.kept] == [best]
+    assert same(weights(model), states[best])
+    out = outputs_of(model, toy_set(seed=7))
+    nll = -np.log(out.probs[np.arange(96), toy_set().labels]).mean()
+    assert nll == pytest.approx(losses[best], abs=1e-5)
+
+
+def test_without_a_validation_set_the_last_epoch_is_kept():
+    records = run(toy_model(), epochs=3)
+    assert [record.kept for record in records] == [False, False, True]
+
+
+def test_patience_ends_a_run_that_gets_no_better_but_not_before_the_curriculum_does():
+    still = {"image": 0.0, "text": 0.0, "fusion": 0.0}
+    records = run(toy_model(), epochs=12, validation=toy_set(seed=7), lr=still, weight_decay=0.0, patience=2)
+    assert len(records) == 8 + 2 + 1  # the rise ends with epoch 8; batch statistics alone still move
+
+
+def test_the_gates_of_every_epoch_are_counted():
+    records = run(toy_model(), epochs=3)
+    assert all(sum(record.gate_histogram) == 96 for record in records)
+    assert sum(records[0].gate_histogram[7:]) == 0  # the weight of the text is 0.3: no gate is beyond
+    assert all(record.gate_histogram[0] > 0 for record in records)  # captions dropped
+
+
+def test_a_rare_class_counts_as_much_as_the_others_when_asked_for():
+    labels = np.array([0] * 90 + [1] * 9 + [2])
+    found = class_weights(labels, 4)
+    np.testing.assert_allclose(found[:3] * [90, 9, 1], 100 / 3, rtol=1e-6)
+    assert found[3] == 0
+    zeros, absent = torch.zeros(2, 2), torch.tensor([False, False])
+    out = PRMFOutput(zeros, torch.tensor([[2.0, 0.0], [2.0, 0.0]]), zeros, zeros[:, 0], zeros[:, :1])
+    losses = [
+        loss_of(out, torch.tensor([0, 1]), present=absent, own=absent, alpha=0.0, weight=weight).item()
+        for weight in (None, torch.tensor([1.0, 3.0]))
+    ]
+    assert losses[1] > losses[0]
+
+
+def test_half_precision_learns_too_and_fp16_needs_a_gpu():
+    records = run(toy_model(), epochs=6, precision="bf16", caption_drop=0.0, caption_swap=0.0)
+    assert records[-1].loss < 0.7 * records[0].loss
+    with pytest.raises(RequestError, match="fp16 needs a GPU"):
+        run(toy_model(), epochs=3, precision="fp16")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_words():
+    with pytest.raises(ModelError, match="the loss is (nan|inf).*Take lower learning rates"):
+        run(toy_model(), epochs=3, lr={"image": 1e30, "text": 1e30, "fusion": 1e30})
+
+
+def test_epochs_that_never_reach_the_end_of_the_curriculum_are_refused():
+    """The official code ran one epoch by default: its later stages were never reached."""
+    settings = TrainingSettings(epochs=30, lr=RATES)
+    with pytest.raises(RequestError, match="30 epochs end before the curriculum does .epoch 100."):
+        train(toy_model(), toy_set(), settings, curriculum=CurriculumSchedule(), stages=EVERYTHING)
+
+
+def test_a_patient_in_training_and_validation_is_refused():
+    with pytest.raises(RequestError, match="slide0-0"):
+        run(toy_model(), epochs=3, validation=toy_set())
+
+
+KILLED = """
+import os, signal, sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+spec = spec_from_file_location("toy", sys.argv[1]); toy = module_from_spec(spec); spec.loader.exec_module(toy)
+def end(record):
+    if record.epoch == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+toy.torch.set_num_threads(1)
+validation = toy.toy_set(seed=7)
+toy.run(toy.toy_model(), epochs=4, checkpoints=Path(sys.argv[2]), validation=validation, on_epoch=end, resume=True)
+"""
+
+
+def test_a_run_killed_in_its_course_comes_to_the_same_weights_and_records(tmp_path: Path):
+    whole, resumed = toy_model(), toy_model()
+    wanted = run(whole, epochs=4, checkpoints=tmp_path / "whole", validation=toy_set(seed=7))
+    command = [sys.executable, "-c", KILLED, __file__, str(tmp_path / "cut"), "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    torn = tmp_path / "cut" / "checkpoint-99"  # as a kill in the midst of writing leaves it
+    torn.mkdir()
+    (torn / "trainer_state.json").write_text('{"global_step": 9')
+    found = run(resumed, epochs=4, checkpoints=tmp_path / "cut", validation=toy_set(seed=7), resume=True)
+    assert same(weights(whole), weights(resumed))
+    assert not torn.exists()
+
+    def figures(records: list[EpochRecord]) -> list[tuple[object, ...]]:
+        return [(r.epoch, r.loss, r.gate, r.gate_histogram, r.validation, r.kept) for r in records]
+
+    assert figures(found) == figures(wanted)
+
+
+def test_a_finished_run_that_is_resumed_learns_no_further(tmp_path: Path):
+    one, two = toy_model(), toy_model()
+    still = {"image": 0.0, "text": 0.0, "fusion": 0.0}
+    changes: dict[str, object] = {"epochs": 12, "lr": still, "weight_decay": 0.0, "patience": 2}
+    wanted = run(one, checkpoints=tmp_path, validation=toy_set(seed=7), **changes)
+    found = run(two, checkpoints=tmp_path, validation=toy_set(seed=7), resume=True, **changes)
+    assert found == wanted
+    assert same(weights(one), weights(two))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: run(toy_model(), epochs=3, checkpoints=folder), "a run was begun here. Resume it"),
+        (lambda folder: run(toy_model(), epochs=4, checkpoints=folder, resume=True), "differs in curriculum, settings"),
+        (
+            lambda folder: run(toy_model(), epochs=3, checkpoints=folder, resume=True, validation=toy_set(seed=7)),
+            "differs in validation patches",
+        ),
+    ],
+)
+def test_a_run_is_gone_on_with_only_as_what_it_was(tmp_path: Path, change: Callable[[Path], object], said: str):
+    run(toy_model(), epochs=3, checkpoints=tmp_path)
+    with pytest.raises(RequestError, match=said):
+        change(tmp_path)
+
+
+def test_words_that_name_the_class_show_in_the_floor_of_words_as_written():
+    labels = np.arange(60) % 2
+    captions = [f"nuclei, {('undifferentiated', 'differentiating')[label]}" for label in labels]
+    written, read = (fit_text_floor(captions, labels, scrubbed=scrubbed) for scrubbed in (False, True))
+    assert (written.predict(captions) == labels).all()
+    assert (read.predict(captions) == labels).mean() == 0.5
 
 
 def test_a_part_once_frozen_keeps_weights_and_batch_statistics_to_the_last_bit():
@@ -145,27 +308,6 @@ def test_captions_are_dropped_and_swapped_as_often_as_asked_and_own_says_so():
     assert np.mean([caption is None for caption in disturbed]) == pytest.approx(0.1, abs=0.01)
     assert own.mean() == pytest.approx(0.7, abs=0.01)
     assert all((new == old) == mine for new, old, mine in zip(disturbed, captions, own))
-
-
-def test_a_slide_on_both_sides_of_a_split_is_refused():
-    with pytest.raises(RequestError, match="slide0-0"):
-        refuse_shared_groups(toy_set(seed=0), toy_set(seed=0))
-    refuse_shared_groups(toy_set(seed=0), toy_set(seed=1))
-
-
-def test_a_patch_set_comes_back_from_disk_without_pickles(tmp_path):
-    data = toy_set()
-    data.save(tmp_path / "set.npz")
-    loaded = PatchSet.load(tmp_path / "set.npz")
-    assert (loaded.images == data.images).all()
-    assert loaded.captions == data.captions
-    assert loaded.groups.tolist() == data.groups.tolist()
-
-
-def test_rows_of_different_number_are_refused():
-    data = toy_set()
-    with pytest.raises(RequestError, match="96 images"):
-        data.with_captions(data.captions[:-1])
 
 
 def test_the_colour_histogram_is_a_recount_of_the_pixels():

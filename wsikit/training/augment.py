@@ -36,11 +36,11 @@ def jitter_stain(images: Tensor, rng: np.random.Generator, *, scale: float, shif
         And ± at most this much of it is added everywhere.
     """
     b = len(images)
-    factor = torch.from_numpy(rng.uniform(1 - scale, 1 + scale, (b, 1, 1, 3))).float()
-    offset = torch.from_numpy(rng.uniform(-shift, shift, (b, 1, 1, 3))).float()
+    factor = torch.from_numpy(rng.uniform(1 - scale, 1 + scale, (b, 1, 1, 3))).float().to(images.device)
+    offset = torch.from_numpy(rng.uniform(-shift, shift, (b, 1, 1, 3))).float().to(images.device)
     density = -torch.log((images.float() + 1) / 256)  # (B, P, P, 3)
-    stains = density @ _STAINS_OF_DENSITY
-    density = (stains * factor + offset) @ _STAINS
+    stains = density @ _STAINS_OF_DENSITY.to(images.device)
+    density = (stains * factor + offset) @ _STAINS.to(images.device)
     return (torch.exp(-density) * 256 - 1).round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -91,13 +91,16 @@ class EpochOrder(Sampler[list[int]]):
 class Drawer:
     """Makes a batch of rows: patches turned and jittered, captions dropped and swapped (torch's `collate_fn`)."""
 
-    def __init__(self, data: PatchSet, texts: Texts, order: EpochOrder, settings: TrainingSettings) -> None:
+    def __init__(
+        self, data: PatchSet, texts: Texts, order: EpochOrder, settings: TrainingSettings, device: torch.device
+    ) -> None:
         self._data, self._texts, self._order, self._settings = data, texts, order, settings
+        self._device = device
 
     def __call__(self, batch: Sequence[int]) -> dict[str, Tensor]:
         settings, rows = self._settings, np.asarray(batch, dtype=np.int64)
         rng = np.random.default_rng([settings.seed, self._order.epoch, int(rows[0])])
-        images = turn(torch.from_numpy(self._data.images[rows]), rng)
+        images = turn(torch.from_numpy(self._data.images[rows]).to(self._device), rng)
         if settings.stain_scale or settings.stain_shift:
             images = jitter_stain(images, rng, scale=settings.stain_scale, shift=settings.stain_shift)
         source, dropped, own = disturb(len(rows), rng, drop=settings.caption_drop, swap=settings.caption_swap)

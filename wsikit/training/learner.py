@@ -75,9 +75,7 @@ class Learner(nn.Module):
         self.loader = DataLoader(
             Rows(len(data)),
             batch_sampler=self.order,
-            collate_fn=Drawer(data, self.texts, self.order, settings),
-            num_workers=settings.workers,
-            pin_memory=self.device.type == "cuda",
+            collate_fn=Drawer(data, self.texts, self.order, settings, self.device),
         )
         self._weight = (
             torch.from_numpy(class_weights(data.labels, len(model.config.classes))).to(self.device)
@@ -88,8 +86,7 @@ class Learner(nn.Module):
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
-        """Make ready for an epoch: order, stage, weight of the text, and torch's own random numbers (dropout)."""
-        torch.manual_seed(self.settings.seed * 1_000_003 + epoch)
+        """Make ready for an epoch: order, stage, weight of the text."""
         self.order.epoch = self.epoch = epoch
         self.alpha = self.curriculum.alpha(epoch)
         self._applied = None
@@ -112,6 +109,8 @@ class Learner(nn.Module):
     def forward(
         self, images: Tensor, ids: Tensor, mask: Tensor, present: Tensor, own: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
+        if self._seen == 0:  # not in `begin`: a resumed Trainer sets torch's random numbers after it
+            torch.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
         out = self.model(images, ids, mask, present, rho=self.alpha)
         loss = loss_of(
             out,

@@ -39,5 +39,3 @@ class TrainingSettings(BaseModel):
     """Which figure of the validation set picks the epoch whose weights are kept."""
     patience: int | None = Field(None, gt=0)
     """Stop after so many epochs without a better one, counted once the curriculum has reached its end."""
-    workers: int = Field(0, ge=0)
-    """Processes that make batches; 0: the training process itself. It changes the speed, not the batches."""

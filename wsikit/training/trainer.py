@@ -294,7 +294,7 @@ def _identity(
 
     return {
         "model": model.config.model_dump(mode="json"),
-        "settings": settings.model_dump(mode="json", exclude={"workers"}),
+        "settings": settings.model_dump(mode="json"),
         "curriculum": asdict(curriculum),
         "stages": [[stage.name, stage.from_epoch, sorted(stage.learns)] for stage in stages.stages],
         "training patches": of(data),
