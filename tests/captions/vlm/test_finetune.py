@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -215,7 +216,7 @@ def csv_and_images(tmp_path: Path, make_table: Make) -> tuple[Path, Path]:
 
 
 def test_killed_in_mid_training_it_goes_on_to_the_same_adapter(
-    tiny_folder: Path, csv_and_images: tuple[Path, Path], tmp_path: Path
+    tiny_folder: Path, csv_and_images: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     epochs = ["--epochs", "3"]
     settings = tmp_path / "settings.yaml"
@@ -243,7 +244,9 @@ def test_killed_in_mid_training_it_goes_on_to_the_same_adapter(
     assert not (cut / "wsikit.json").exists()
 
     whole = CliRunner().invoke(command, arguments("whole"), catch_exceptions=False)
-    resumed = CliRunner().invoke(command, arguments("cut"), catch_exceptions=False)
+    with caplog.at_level(logging.INFO, logger="wsikit.captions.vlm.trainer"):
+        resumed = CliRunner().invoke(command, arguments("cut"), catch_exceptions=False)
+    assert "going on from checkpoint-" in caplog.text
     assert whole.exit_code == resumed.exit_code == 0
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "cut"))
     assert len(one["epochs"]) == len(other["epochs"]) == 3

@@ -60,3 +60,15 @@ def test_a_caption_that_was_cut_is_told(
     with caplog.at_level(logging.WARNING):
         load_vlm(tiny_folder, image_px=56, device="cpu", max_new_tokens=2).caption(pictures[:3], mpp=0.5)
     assert "3 of 3 captions were cut at 2 tokens" in caplog.text
+
+
+def test_another_scale_than_the_one_trained_at_is_told_once(
+    tiny_folder: Path, pictures: Pictures, caplog: pytest.LogCaptureFixture
+) -> None:
+    captioner = load_vlm(tiny_folder, image_px=112, device="cpu", max_new_tokens=2)
+    captioner.trained_mpp = 0.5
+    captioner.caption(pictures[:1], mpp=1.0)  # 56 px of 1 µm, shown as 112 px of 0.5 µm
+    assert "was trained at" not in caplog.text
+    for _ in range(2):
+        captioner.caption(pictures[:1], mpp=0.5)
+    assert caplog.text.count("was trained at 0.5 µm/px and sees these patches at 0.25") == 1
