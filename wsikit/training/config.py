@@ -267,7 +267,7 @@ def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:
 
 
 def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Variables filled in; paths made those of the file's folder, where something lies there."""
+    """Variables filled in; paths made absolute where something lies there, seen from the file or from here."""
     filled = _filled(record, path)
     for keys in (
         ("data", "table", "images"),
@@ -283,8 +283,8 @@ def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
         for key in keys[:-1]:
             inner = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and isinstance(value := inner.get(keys[-1]), str):
-            beside = path.parent / Path(value).expanduser()
-            inner[keys[-1]] = str(beside) if beside.exists() else value
+            places = (path.parent / Path(value).expanduser(), Path(value))
+            inner[keys[-1]] = next((str(place.absolute()) for place in places if place.exists()), value)
     return filled
 
 

@@ -237,7 +237,8 @@ def _split(config: TrainConfig, patches: PatchSet, out: Path) -> tuple[Split, di
     if wanted.fold >= len(found):
         raise RequestError(f"split: fold {wanted.fold} asked for, there are {len(found)}, counted from 0.")
     record = write_splits(path, patches, found, seed=wanted.seed)
-    copy = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    # what was set alone: a column that is named must be there
+    copy = yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
     (out / CONFIG_COPY).write_text(copy, encoding="utf-8")
     return read_splits(path, patches)[wanted.fold], record
 
