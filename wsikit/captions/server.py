@@ -273,5 +273,6 @@ def _key(variable: str | None) -> str | None:
 
 
 def _line(error: BaseException) -> str:
-    """An error as one short line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """An error as one short line; of the library's own "Connection error." its cause."""
+    cause = error.__cause__ if type(error).__name__ == "APIConnectionError" and error.__cause__ else error
+    return " ".join(str(cause).split())[:200] or type(cause).__name__

@@ -20,7 +20,7 @@ NOBODY = -1
 """In place of a row number: no caption."""
 
 UNREADABLE = "the patch could not be read"
-SHARE_FAILED = "its share of the caption of row"
+SHARE_FAILED = "the caption it was to share failed"
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ class SlowCaptions:
                 continue
             text, failure, raw = self._verdict(described)
             if failure and described != row:
-                failure, raw = f"{SHARE_FAILED} {described}: {failure}", ""
+                failure, raw = f"{SHARE_FAILED}: {failure}", ""
             columns["caption"][place], columns["caption_failure"][place] = text, failure
             columns["caption_raw"][place] = raw
             columns["caption_row"][place] = NOBODY if failure else described

@@ -97,7 +97,9 @@ def predict(
     progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
     coords = table.coords
     for rows, batch in iterate_patches(opened, table.grid, coords, ranges):
-        captions = [str(text) or None for text in table.read("caption", rows)] if texts else [None] * len(batch.images)
+        captions: list[str | None] = [None] * len(batch.images)
+        if texts:
+            captions = [str(text) or None for text in table.read("caption", rows)]
         columns = _predict_rows(predictor, batch.images, batch.readable, captions)
         for spec in specs:
             table.write(spec.name, rows, columns[spec.name])
@@ -181,7 +183,7 @@ def _predict_rows(
     captions: list[str | None],
 ) -> dict[str, npt.NDArray[np.float32]]:
     width = len(predictor.model.config.classes)
-    columns = {
+    columns: dict[str, npt.NDArray[np.float32]] = {
         name: np.full((len(images), width), np.nan, dtype=np.float32)
         for name in ("probability", "probability_image", "probability_text")
     }
