@@ -13,8 +13,8 @@ from wsikit.datasets import read_stores
 from wsikit.errors import RequestError
 from wsikit.inference.stages import caption
 from wsikit.slides import open_slide
-from wsikit.tiling.tile import tile
 from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.tile import tile
 
 LEFT, RIGHT = (300, 300, 700, 800), (700, 300, 1100, 800)
 """Boxes x0, y0, x1, y1 in level-0 px."""
