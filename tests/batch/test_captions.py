@@ -71,9 +71,14 @@ def store_of(tmp_path: Path, slide_id: str = "disc") -> SlideStore:
 
 
 def test_generated_captions_reach_the_model_and_are_kept(
-    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+    start: Callable[..., RunSummary],
+    captioner: Counting,
+    tmp_path: Path,
+    slide_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert start(slide_path, captioner="some/model").exit_status == 0
+    assert "trained on captions by morphometry, these are by counting" in caplog.text
     table = store_of(tmp_path).patches()
     assert captioner.asked == len(table)
     assert all(read_captions(table).texts)
@@ -124,6 +129,16 @@ def test_a_server_lost_in_the_middle_fails_the_slide_and_the_next_run_goes_on(
     captioner.gone_after = None
     assert [row.status for row in start(slide_path, captioner="some/model").rows] == [DONE]
     assert captioner.asked == len(store_of(tmp_path).patches())
+
+
+def test_the_report_says_which_words_were_written_about_another_patch(
+    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+) -> None:
+    report = tmp_path / "out" / "results" / "disc" / "report.html"
+    start(slide_path, captioner="some/model", caption_budget=Budget(2, 0.0))
+    assert "Written about a patch that looks like this one" in report.read_text(encoding="utf-8")
+    start(slide_path, captioner="some/model")
+    assert "Written about a patch" not in report.read_text(encoding="utf-8")
 
 
 def test_measured_captions_take_back_their_place_beside_quality(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsikit.captions import CaptionerOptions, load_captioner
+from wsikit.captions.choice import name_of
 from wsikit.errors import ModelError, RequestError
 
 
@@ -55,6 +56,11 @@ def test_a_named_model_on_a_server_is_not_asked_for_before_the_first_patch() -> 
     found = captioner.fingerprint()
     assert found["model"] == "tissue-7b"
     assert found["decoding"] == {"max_tokens": 9, "temperature": 0.7, "seed": 5}
+
+
+def test_a_name_tells_what_its_captions_are_signed_with() -> None:
+    named = {spec: name_of(spec) for spec in ("morphometry", "http://h:1/v1#m", "models/tiny#adapter", "org/model")}
+    assert list(named.values()) == ["morphometry", "server", "tiny", "model"]
 
 
 def test_two_adapters_are_one_too_many() -> None:

@@ -25,6 +25,7 @@ from wsikit.export.heatmap import write_map_png
 from wsikit.export.palette import parse_color
 from wsikit.export.report import Fact, PatchExample, ReportData, Section, write_report
 from wsikit.export.tiff import write_tiff
+from wsikit.inference.caption_columns import CaptionColumns, read_captions
 from wsikit.inference.stages import stored_vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write, write_json
@@ -259,7 +260,7 @@ def _examples(found: Findings) -> tuple[PatchExample, ...]:
     order = np.argsort(rows, kind="stable")
     images = read_patches(found.store, table.grid, class_map.coords[np.asarray(rows)[order]]).images[np.argsort(order)]
     columns = table.columns()
-    texts = table.read("caption") if "caption" in columns else None
+    captions = read_captions(table)
     facts = table.read("caption_facts") if "caption_facts" in columns else None
     names = table.attributes("caption_facts")["names"] if facts is not None else []
     gate = table.read("gate")
@@ -267,11 +268,19 @@ def _examples(found: Findings) -> tuple[PatchExample, ...]:
         PatchExample(
             row=row,
             image=image,
-            caption=str(texts[row]) if texts is not None else None,
+            caption=None if captions is None else _words(captions, row),
             facts=_facts(names, facts[row]) if facts is not None else (),
             gate=float(gate[row]),
         )
         for row, image in zip(rows, images, strict=True)
+    )
+
+
+def _words(captions: CaptionColumns, row: int) -> str:
+    """A patch's caption; where it was written about another patch, that is said."""
+    text = str(captions.texts[row])
+    return (
+        text if not text or captions.rows[row] == row else f"{text} [Written about a patch that looks like this one.]"
     )
 
 

@@ -97,6 +97,11 @@ def check_captioner(spec: str) -> None:
         _find(spec)
 
 
+def name_of(spec: str) -> str:
+    """The `name` of the captioner that `spec` stands for; nothing is loaded."""
+    return "server" if _SERVER.match(spec) else Path(spec.partition("#")[0]).name
+
+
 def _server(spec: str, options: CaptionerOptions) -> Captioner:
     from wsikit.captions.server import Decoding, ServerCaptioner
 

@@ -5,6 +5,7 @@ No stage knows another; they share the table. What is up to date by its receipt 
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ from wsikit.voting import vote as vote_patches
 if TYPE_CHECKING:
     from wsikit.inference.predict import Predictor
     from wsikit.models.config import ModelConfig
+
+logger = logging.getLogger(__name__)
 
 PREDICT_REVISION = 1
 VOTE_REVISION = 1
@@ -81,6 +84,8 @@ def predict(
     if fault:
         raise ModelError(f"{opened.folder}: model {config.name} does not apply: {fault}.")
     texts = table.receipt("caption") if "caption" in table.columns() else None
+    if texts is not None:
+        _mind_words(str(table.attributes("caption").get("captioner", "")), config)
     inputs = {"patches": coords_digest(table), "model": predictor.model.fingerprint}
     if texts is not None:
         inputs["caption"] = texts.digest
@@ -160,6 +165,15 @@ def why_not_applicable(config: ModelConfig, store: SlideStore, table: PatchTable
     if stain != "brightfield" and config.stain != stain:
         return f"it was trained on {config.stain}, this slide is {stain}"
     return None
+
+
+def _mind_words(captioner: str, config: ModelConfig) -> None:
+    """Warn where a model reads words of another kind than it was trained on: it may misjudge how far to trust them."""
+    from wsikit.captions.choice import name_of
+
+    taught = name_of(config.captioner)
+    if captioner and captioner != taught:
+        logger.warning("model %s was trained on captions by %s, these are by %s", config.name, taught, captioner)
 
 
 def model_record(predictor: Predictor) -> dict[str, Any]:
