@@ -153,8 +153,8 @@ def test_a_rare_class_counts_as_much_as_the_others_when_asked_for():
 
 
 def test_half_precision_learns_too_and_fp16_needs_a_gpu():
-    records = run(toy_model(), epochs=6, precision="bf16", caption_drop=0.0, caption_swap=0.0)
-    assert records[-1].loss < 0.7 * records[0].loss
+    records = run(toy_model(), epochs=9, precision="bf16", caption_drop=0.0, caption_swap=0.0)
+    assert records[-1].loss < 0.6 * records[0].loss
     with pytest.raises(RequestError, match="fp16 needs a GPU"):
         run(toy_model(), epochs=3, precision="fp16")
 

@@ -26,6 +26,7 @@ from wsikit.training.batches import Texts
 from wsikit.training.checkpoints import digest, prepare, read_state
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, refuse_shared_groups
+from wsikit.training.fitting import adamw
 from wsikit.training.forward import outputs_of
 from wsikit.training.learner import EpochRecord, Learner
 from wsikit.training.losses import loss_of
@@ -101,7 +102,6 @@ def train(
         )
         trainer = _Trainer(learner, arguments, watch)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-        trainer.accelerator.free_memory()
     model.eval()
     best = watch.best()
     return [replace(record, kept=record.epoch == best) for record in watch.records]
@@ -187,7 +187,7 @@ class _Trainer(Trainer):
             train_dataset=learner.loader.dataset,
             eval_dataset=learner.loader.dataset,  # never read: `evaluate` below hands over what the watch measured
             callbacks=[watch],
-            optimizers=(_optimiser(learner.model.parts(), learner.settings), None),
+            optimizers=(adamw(learner.model.parts(), learner.settings.lr, learner.settings.weight_decay), None),
         )
         self.remove_callback(PrinterCallback)
 
@@ -239,18 +239,6 @@ def _arguments(
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs would split batches and change the result
     return arguments
-
-
-def _optimiser(parts: dict[str, nn.Module], settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW, each part at its own rate; only matrices and filters decay."""
-    groups: list[dict[str, Any]] = []
-    for name, part in parts.items():
-        parameters = list(part.parameters())
-        decays = [p for p in parameters if p.ndim > 1]
-        keeps = [p for p in parameters if p.ndim <= 1]
-        groups.append({"params": decays, "lr": settings.lr[name], "weight_decay": settings.weight_decay})
-        groups.append({"params": keeps, "lr": settings.lr[name], "weight_decay": 0.0})
-    return torch.optim.AdamW([group for group in groups if group["params"]])
 
 
 def _check(

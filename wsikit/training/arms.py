@@ -1,0 +1,212 @@
+"""Ways of putting two trained branches together, fitted on their features alone: the last of MMLNB's stages.
+
+Both branches stand still, so their features are computed once and shared by all arms. N patches, V views (turned).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from wsikit.models.concat import Concatenation
+from wsikit.models.mmlnb import MMLNB
+from wsikit.models.prmf import PRMF
+from wsikit.training.augment import disturb
+from wsikit.training.batches import Texts
+from wsikit.training.curriculum import CurriculumSchedule
+from wsikit.training.fitting import FitSettings, fit
+from wsikit.training.forward import softmax
+from wsikit.training.losses import loss_of
+
+ArmName = Literal["concatenation", "PRMF paper", "PRMF robust"]
+ARMS: tuple[ArmName, ...] = ("concatenation", "PRMF paper", "PRMF robust")
+
+AT_ONCE = 256
+
+
+class ArmSettings(FitSettings):
+    """How an arm is fitted."""
+
+    d: int = Field(128, gt=0)
+    """Common width of the mode "robust"; "paper" takes the text's."""
+    caption_drop: float = Field(0.1, ge=0, le=1)
+    caption_swap: float = Field(0.2, ge=0, le=1)
+    lambda_text: float = Field(0.3, ge=0)
+    lambda_gate: float = Field(1.0, ge=0)
+    views: int = Field(4, ge=1, le=8)
+    """Turned views of each training patch."""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Features of patches and captions."""
+
+    image: Tensor
+    """float32 (N, V, d_img); view 0 is the patch as it is."""
+    text: Tensor
+    """float32 (N, d_text)."""
+    present: Tensor
+    """bool (N,), whether there is a caption."""
+    labels: Tensor
+    """int64 (N,)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, rows: npt.NDArray[np.integer]) -> Bank:
+        """Only these patches."""
+        chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64))
+        return Bank(self.image[chosen], self.text[chosen], self.present[chosen], self.labels[chosen])
+
+    def silent(self) -> Bank:
+        """The same patches without captions."""
+        return replace(self, present=torch.zeros_like(self.present))
+
+    def shuffled(self, seed: int) -> Bank:
+        """The same patches, each with another's caption."""
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))
+        return replace(self, text=self.text[order], present=self.present[order])
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and spread of each feature over the training patches, taken out before fusion."""
+
+    image: tuple[Tensor, Tensor]
+    text: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, bank: Bank) -> Scale:
+        """Of these patches' first views and captions."""
+        return cls(_moments(bank.image[:, 0]), _moments(bank.text[bank.present]))
+
+    def apply(self, bank: Bank) -> Bank:
+        """The features with mean 0 and spread 1."""
+        (m, s), (mt, st) = self.image, self.text
+        return replace(bank, image=(bank.image - m) / s, text=(bank.text - mt) / st)
+
+    def fold_into(self, fusion: PRMF) -> None:
+        """Make a fusion of mode "robust" that was fitted on scaled features take unscaled ones, exactly."""
+        for project, (mean, spread) in ((fusion.project_text, self.text), (fusion.project_image, self.image)):
+            linear = project[0]  # type: ignore[index]  # Linear, LayerNorm
+            with torch.no_grad():
+                linear.weight /= spread
+                linear.bias -= linear.weight @ mean
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    return features.mean(dim=0), features.std(dim=0).clamp(min=1e-3)  # a feature that never moves stays small
+
+
+@torch.inference_mode()
+def bank_of(
+    model: MMLNB, images: npt.NDArray[np.uint8], captions: Sequence[str], labels: npt.NDArray[np.int64], *, views: int
+) -> Bank:
+    """Run both branches, in eval mode, over patches uint8 (N, P, P, 3) and their captions."""
+    model.eval()
+    texts = Texts(model, captions)
+    image, text = [], []
+    for first in range(0, len(images), AT_ONCE):
+        rows = np.arange(first, min(first + AT_ONCE, len(images)))
+        pixels = torch.from_numpy(np.ascontiguousarray(images[rows]))
+        image.append(torch.stack([model.image(_turned(pixels, view)) for view in range(views)], dim=1))
+        tokens = texts(rows)
+        text.append(model.text(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)))
+    present = torch.from_numpy(texts.present)
+    # clones: tensors made in inference mode cannot take part in training
+    return Bank(torch.cat(image).clone(), torch.cat(text).clone(), present, torch.from_numpy(labels))
+
+
+def _turned(pixels: Tensor, view: int) -> Tensor:
+    """View 0 as it is, then turns, then the mirrored ones; each (B, P, P, 3)."""
+    turned = torch.rot90(pixels, view % 4, dims=(1, 2))
+    return turned.flip(1) if view >= 4 else turned
+
+
+class _Learner(nn.Module):
+    """An arm with its losses; another draw of views, missing and foreign captions at every step."""
+
+    def __init__(
+        self,
+        fusion: PRMF | Concatenation,
+        bank: Bank,
+        settings: ArmSettings,
+        curriculum: CurriculumSchedule,
+        weight: Tensor,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self._bank, self._settings, self._curriculum, self._weight = bank, settings, curriculum, weight
+        self._rng = np.random.default_rng(seed)
+        self._steps, self._per_epoch = 0, -(-len(bank) // settings.batch)
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        bank, settings = self._bank, self._settings
+        alpha = self._curriculum.alpha(self._steps // self._per_epoch)
+        self._steps += 1
+        b = len(rows)
+        source, dropped, own = disturb(b, self._rng, drop=settings.caption_drop, swap=settings.caption_swap)
+        view = torch.from_numpy(self._rng.integers(bank.image.shape[1], size=b))
+        texts = rows[torch.from_numpy(source)]
+        present = bank.present[texts] & ~torch.from_numpy(dropped)
+        out = self.fusion(bank.text[texts], bank.image[rows, view], present=present, rho=alpha)
+        plain = isinstance(self.fusion, Concatenation)  # it has neither gate nor curriculum
+        loss = loss_of(
+            out,
+            bank.labels[rows],
+            present=present,
+            own=torch.from_numpy(own) & present,
+            alpha=1.0 if plain else alpha,
+            lambda_text=0.0 if plain else settings.lambda_text,
+            lambda_gate=0.0 if plain else settings.lambda_gate,
+            weight=self._weight,
+        )
+        return {"loss": loss}
+
+
+def fit_arm(
+    name: ArmName,
+    bank: Bank,
+    settings: ArmSettings,
+    *,
+    curriculum: CurriculumSchedule,
+    weight: npt.NDArray[np.float32],
+    seed: int,
+) -> PRMF | Concatenation:
+    """Fit one arm on scaled features; `weight` is float32 (C,), how much each class counts."""
+    torch.manual_seed(seed)
+    d_text, d_img, n_classes = bank.text.shape[1], bank.image.shape[2], len(weight)
+    fusion: PRMF | Concatenation
+    if name == "concatenation":
+        fusion = Concatenation(d_text, d_img, n_classes=n_classes)
+    elif name == "PRMF paper":
+        fusion = PRMF(d_text, d_img, d_text, mode="paper", n_classes=n_classes)
+    else:
+        fusion = PRMF(d_text, d_img, settings.d, mode="robust", n_classes=n_classes)
+    learner = _Learner(fusion, bank, settings, curriculum, torch.from_numpy(weight), seed)
+    fit(learner, len(bank), settings, seed=seed)
+    return fusion.eval()
+
+
+@torch.inference_mode()
+def ask(
+    fusion: PRMF | Concatenation, bank: Bank
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """What an arm says of patches as they are (view 0), on scaled features.
+
+    Returns
+    -------
+    probs, probs_image : float64 (N, C)
+        Fused, and of its image head.
+    gate : float32 (N,)
+    """
+    out = fusion(bank.text, bank.image[:, 0], present=bank.present)
+    return softmax(out.logits.numpy()), softmax(out.logits_img.numpy()), out.gate.numpy()

@@ -1,0 +1,76 @@
+"""The two branches of MMLNB, each trained by itself: the stages before fusion, shared by all arms of an ablation."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsikit.models.mmlnb import MMLNB
+from wsikit.training.batches import Texts
+from wsikit.training.curriculum import CurriculumSchedule
+from wsikit.training.data import PatchSet
+from wsikit.training.fitting import FitSettings, fit
+from wsikit.training.forward import outputs_of, softmax
+from wsikit.training.settings import TrainingSettings
+from wsikit.training.stages import Stage, StagePlan
+from wsikit.training.trainer import train
+
+_IMAGE_STAGE = StagePlan((Stage("image", 0, frozenset({"image", "fusion"})),))
+
+
+def train_image_branch(model: MMLNB, data: PatchSet, settings: TrainingSettings) -> None:
+    """Train the image encoder with its own head, in place; no caption is seen, no text weight (alpha is 0)."""
+    silent = data.with_captions([""] * len(data))
+    flat = CurriculumSchedule((0, 1), start=0.0, end=0.0, steps=1)
+    train(model, silent, settings, curriculum=flat, stages=_IMAGE_STAGE)
+
+
+def image_probs(model: MMLNB, data: PatchSet) -> npt.NDArray[np.float64]:
+    """What the image branch says by itself, (N, C)."""
+    return softmax(outputs_of(model, data.with_captions([""] * len(data))).logits_image)
+
+
+class _TextLearner(nn.Module):
+    """The text encoder with a head of its own, on captions alone."""
+
+    def __init__(self, model: MMLNB, captions: tuple[str, ...], labels: npt.NDArray[np.int64], weight: Tensor) -> None:
+        super().__init__()
+        self.encoder = model.text
+        self.head = nn.Sequential(
+            nn.Linear(model.text.width, model.text.width), nn.GELU(), nn.Linear(model.text.width, len(weight))
+        )
+        self._texts, self._labels, self._weight = Texts(model, captions), torch.from_numpy(labels), weight
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """(B, C)"""
+        tokens = self._texts(rows.numpy())
+        return self.head(self.encoder(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)))
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"loss": functional.cross_entropy(self.logits(rows), self._labels[rows], weight=self._weight)}
+
+
+def train_text_branch(
+    model: MMLNB,
+    training: PatchSet,
+    asked: PatchSet,
+    settings: FitSettings,
+    *,
+    weight: npt.NDArray[np.float32],
+    seed: int,
+    head_lr: float = 2e-3,
+) -> npt.NDArray[np.float64]:
+    """Train the text encoder on captions alone, in place; what it then says of the captions of `asked`, (M, C).
+
+    `weight` is float32 (C,), how much each class counts; the head, from nothing, learns at `head_lr`.
+    """
+    torch.manual_seed(seed)
+    learner = _TextLearner(model, training.captions, training.labels, torch.from_numpy(weight))
+    fit(learner, len(training), settings, rates={"head": head_lr}, seed=seed)
+    learner._texts = Texts(model, asked.captions)
+    with torch.inference_mode():
+        parts = [learner.logits(rows) for rows in torch.arange(len(asked)).split(256)]
+    return softmax(torch.cat(parts).numpy())

@@ -1,0 +1,82 @@
+"""A module that knows its own data and loss, fitted by transformers' Trainer: rows in, loss out. Evaluates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from wsikit.training.batches import Rows
+
+
+class FitSettings(BaseModel):
+    """How a part is fitted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(gt=0)
+    batch: int = Field(64, gt=1)
+    lr: float = Field(1e-3, gt=0)
+    """Peak; it rises over a tenth of all steps and falls as a cosine."""
+    weight_decay: float = Field(0.05, ge=0)
+
+
+def fit(module: nn.Module, n: int, settings: FitSettings, *, rates: Mapping[str, float] | None = None, seed: int) -> None:
+    """Fit `module` on `n` rows, in place, on the device it is on; it is in eval mode afterwards.
+
+    Parameters
+    ----------
+    module
+        Called with `rows`, int64 (B,), it gives {"loss": …}.
+    rates
+        Learning rates of its children by name, where they differ from `settings.lr`.
+    """
+    device = next(module.parameters()).device
+    steps = -(-n // settings.batch) * settings.epochs
+    rate = dict.fromkeys(dict(module.named_children()), settings.lr) | dict(rates or {})
+    with TemporaryDirectory(prefix="wsikit-fit-") as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.batch,
+            seed=seed,
+            max_grad_norm=1.0,
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, steps // 10),
+            use_cpu=device.type == "cpu",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            log_level="error",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+        )
+        trainer = Trainer(
+            model=module,
+            args=arguments,
+            train_dataset=Rows(n),
+            data_collator=lambda rows: {"rows": torch.tensor(rows)},
+            optimizers=(adamw(dict(module.named_children()), rate, settings.weight_decay), None),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        trainer.accelerator.free_memory()
+    module.eval()
+
+
+def adamw(parts: Mapping[str, nn.Module], lr: Mapping[str, float], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW, each part at its own rate; only matrices and filters decay."""
+    groups: list[dict[str, Any]] = []
+    for name, part in parts.items():
+        parameters = list(part.parameters())
+        decays = [p for p in parameters if p.ndim > 1]
+        keeps = [p for p in parameters if p.ndim <= 1]
+        groups.append({"params": decays, "lr": lr[name], "weight_decay": weight_decay})
+        groups.append({"params": keeps, "lr": lr[name], "weight_decay": 0.0})
+    return torch.optim.AdamW([group for group in groups if group["params"]])

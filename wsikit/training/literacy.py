@@ -1,0 +1,112 @@
+"""Teaching a text encoder to read measured captions before it meets a patch: words and digits to the facts they tell.
+
+No patch, no label and no patient takes part: facts are drawn at random, put into words by the lexicon, and read back.
+What an encoder from nothing would have to learn from a few thousand labels, that "indigo" is bluer than "mauve" and
+61 % more than 16 %, it knows beforehand, as a published text encoder knows its language.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from wsikit.captions.lexicon import FACTS, TONE, grades, phrase
+from wsikit.models.encoders import TextEncoder
+from wsikit.models.tokenizer import CaptionTokenizer
+from wsikit.training.fitting import FitSettings, fit
+
+_ALONE = ("black_share", "grey_share")  # above half they end the sentence: a patch of nothing to read
+_MOST_BLANK = 0.94
+
+
+def drawn_captions(
+    n: int, *, mpp: float, seed: int
+) -> tuple[tuple[str, ...], npt.NDArray[np.float32], tuple[str, ...]]:
+    """Random facts in words, as the measuring captioner would say them at `mpp` µm/px.
+
+    Returns
+    -------
+    captions : tuple of n str
+    places : float32 (n, F)
+        Where each fact lies on the scale of its grades, 0 to 1; NaN where the caption does not tell it.
+    names : tuple of F str
+    """
+    rng = np.random.default_rng(seed)
+    names = tuple(name for name, fact in FACTS.items() if fact.term and fact.finest_mpp < mpp <= fact.coarsest_mpp)
+    texts, places = [], np.full((n, len(names)), np.nan, dtype=np.float32)
+    for row in range(n):
+        drawn = {name: _draw(name, rng) for name in names}
+        facts = {name: value for name, (value, _) in drawn.items()}
+        facts |= {name: min(facts[name], 0.4) for name in _ALONE}
+        facts["blank_share"] = min(facts["blank_share"], _MOST_BLANK)
+        told = grades(facts)
+        texts.append(phrase(facts, mpp))
+        for column, name in enumerate(names):
+            if FACTS[name].term in told:
+                places[row, column] = drawn[name][1]
+    return tuple(texts), places, names
+
+
+def _draw(name: str, rng: np.random.Generator) -> tuple[float, float]:
+    """A value, each grade as likely as the others, and its place on the scale."""
+    fact = FACTS[name]
+    limits = [limit for limit, _ in fact.grades[:-1]]
+    last = 1.3 * limits[-1] if fact.unit != "share" else min(1.0, 2 * limits[-1])
+    # matter that is mostly absent is seldom told of; tone and nuclei always are
+    common = name in TONE or fact.unit != "share" or rng.random() < 0.7
+    grade = int(rng.integers(len(limits) + 1)) if common else 0
+    within = float(rng.random())
+    low, high = [0.0, *limits][grade], [*limits, last][grade]
+    return low + within * (high - low), (grade + within) / (len(limits) + 1)
+
+
+class Reader(nn.Module):
+    """An encoder with a head that gives the facts back."""
+
+    def __init__(
+        self, encoder: TextEncoder, tokenizer: CaptionTokenizer, captions: tuple[str, ...], places: np.ndarray
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.width, places.shape[1])
+        tokens = tokenizer(captions)
+        self._ids, self._mask = torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)
+        self._places = torch.from_numpy(places)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Places of the facts that the captions tell, (B, F)."""
+        mask = self._mask[rows]
+        length = int(mask.sum(dim=1).max())
+        device = next(self.head.parameters()).device
+        return self.head(self.encoder(self._ids[rows, :length].to(device), mask[:, :length].to(device)))
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        found = self.read(rows.cpu())
+        wanted = self._places[rows.cpu()].to(found.device)
+        told = ~wanted.isnan()
+        return {"loss": ((found - wanted.nan_to_num()) ** 2)[told].mean()}
+
+
+def teach_reading(
+    encoder: TextEncoder, tokenizer: CaptionTokenizer, *, mpp: float, n: int, settings: FitSettings, seed: int
+) -> float:
+    """Teach `encoder`, in place, to read measured captions at `mpp` µm/px.
+
+    Returns
+    -------
+    float
+        Share of the facts' variance that it reads out of captions it has not seen (R², mean over the facts).
+    """
+    captions, places, _ = drawn_captions(n, mpp=mpp, seed=seed)
+    torch.manual_seed(seed)
+    reader = Reader(encoder, tokenizer, captions, places)
+    fit(reader, n, settings, seed=seed)
+    unseen, truth, _ = drawn_captions(512, mpp=mpp, seed=seed + 1)
+    probe = Reader(encoder, tokenizer, unseen, truth)
+    probe.head = reader.head
+    with torch.inference_mode():
+        found = probe.read(torch.arange(512)).cpu().numpy()
+    missed = np.nanmean((found - truth) ** 2, axis=0) / np.nanvar(truth, axis=0)
+    return float(1 - missed.mean())
