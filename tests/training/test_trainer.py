@@ -264,25 +264,25 @@ def test_a_part_once_frozen_keeps_weights_and_batch_statistics_to_the_last_bit()
     assert not all(torch.equal(states[0][name], states[1][name]) for name in kept)
 
 
-def output(logits_txt: list[list[float]], c: list[float]) -> PRMFOutput:
-    text = torch.tensor(logits_txt)
-    return PRMFOutput(torch.zeros_like(text), torch.zeros_like(text), text, torch.tensor(c), torch.tensor(c)[:, None])
-
-
-def test_the_gate_is_taught_to_open_for_right_texts_and_close_for_wrong_and_foreign_ones():
+def test_the_gate_is_taught_to_open_for_texts_worth_more_than_the_image_and_close_for_wrong_and_foreign_ones():
     labels = torch.tensor([0, 0, 0, 0])
     right, wrong = [5.0, 0.0], [0.0, 5.0]
     present, own = torch.tensor([True, True, True, False]), torch.tensor([True, True, False, False])
 
-    def loss(c: list[float]) -> float:
-        out = output([right, wrong, right, right], c)
-        return loss_of(out, labels, present=present, own=own, alpha=1.0, lambda_gate=1.0).item()
+    def loss(c: list[float], images: list[list[float]]) -> float:
+        text, gate = torch.tensor([right, wrong, right, right]), torch.tensor(c)
+        out = PRMFOutput(torch.zeros_like(text), torch.tensor(images), text, gate, gate[:, None])
+        settings = {"present": present, "own": own, "alpha": 1.0}
+        return (loss_of(out, labels, **settings, lambda_gate=1.0) - loss_of(out, labels, **settings)).item()
 
-    wanted = loss([0.99, 0.01, 0.01, 0.5])
-    assert wanted < loss([0.50, 0.01, 0.01, 0.5])
-    assert wanted < loss([0.99, 0.50, 0.01, 0.5])
-    assert wanted < loss([0.99, 0.01, 0.50, 0.5])
-    assert wanted == loss([0.99, 0.01, 0.01, 0.9])  # without a caption there is nothing to learn
+    images = [wrong, right, right, right]
+    wanted = loss([0.99, 0.01, 0.01, 0.5], images)
+    assert wanted < loss([0.50, 0.01, 0.01, 0.5], images)
+    assert wanted < loss([0.99, 0.50, 0.01, 0.5], images)
+    assert wanted < loss([0.99, 0.01, 0.50, 0.5], images)
+    assert wanted == loss([0.99, 0.01, 0.01, 0.9], images)  # without a caption there is nothing to learn
+    alike = [right, wrong, right, right]  # each as good as its text: neither has to give way
+    assert loss([0.5, 0.5, 0.01, 0.5], alike) < min(loss([c, 0.5, 0.01, 0.5], alike) for c in (0.1, 0.9))
 
 
 def test_turning_keeps_every_pixel_and_reaches_all_eight_symmetries():
