@@ -18,7 +18,7 @@ from wsikit.errors import ModelError, RequestError
 from wsikit.inference.predict import Predictor
 from wsikit.models.io import load_model
 from wsikit.training.build import build_model, load_data
-from wsikit.training.config import CaptionsConfig, read_config
+from wsikit.training.config import CaptionsConfig, TrainConfig, read_config
 from wsikit.training.texts import with_captions
 
 ROOT = Path(__file__).parents[2]
@@ -173,18 +173,18 @@ def test_one_fold_of_several_is_trained_and_the_split_kept_whole(table: Path, tm
 def test_what_is_wrong_in_a_configuration_is_said(tmp_path: Path, changes: dict[str, Any], said: str):
     data = {"table": {"images": "x"}, "mpp": 0.5, "patch_px": 32}
     with pytest.raises(RequestError, match=said):
-        read_config(write(tmp_path, **{"data": data} | changes))
+        read_config(write(tmp_path, **{"data": data} | changes), TrainConfig)
 
 
 def test_the_shipped_configurations_are_valid(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WSIKIT_DATA", "somewhere")
-    idc = read_config(ROOT / "pipelines" / "configs" / "train_idc.yaml")
+    idc = read_config(ROOT / "pipelines" / "configs" / "train_idc.yaml", TrainConfig)
     assert idc.codes == ("benign", "IDC")
     assert idc.values == {"0": "benign", "1": "IDC"}
 
 
 def test_captions_by_a_captioner_that_saw_a_patient_are_refused(table: Path, tmp_path: Path):
-    data = load_data(read_config(config_of(table))).prepared.patches
+    data = load_data(read_config(config_of(table), TrainConfig)).prepared.patches
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     record = {"patients": {"trained": [patient_id("p3")], "validated": []}}
@@ -195,7 +195,7 @@ def test_captions_by_a_captioner_that_saw_a_patient_are_refused(table: Path, tmp
 
 
 def test_out_of_fold_captions_are_checked_fold_by_fold(table: Path, tmp_path: Path):
-    data = load_data(read_config(config_of(table))).prepared.patches
+    data = load_data(read_config(config_of(table), TrainConfig)).prepared.patches
     rows = [["file_name", "description", "patient", "fold", "adapter"]]
     fold_of = {group: int(group[1:]) % 2 for group in set(data.groups.tolist())}
     rows += [[one, f"text of {one}", g, fold_of[g], "abc"] for one, g in zip(data.ids, data.groups.tolist())]
@@ -216,7 +216,7 @@ def test_out_of_fold_captions_are_checked_fold_by_fold(table: Path, tmp_path: Pa
 
 
 def test_the_vocabulary_is_learnt_from_what_the_model_is_given_alone(table: Path):
-    config = read_config(config_of(table))
+    config = read_config(config_of(table), TrainConfig)
     one = build_model(config, ("neuropil absent",), mpp=0.5)
     two = build_model(config, ("neuropil absent", "rosettes"), mpp=0.5)
     assert one.read(["rosettes"]).ids.tolist() != two.read(["rosettes"]).ids.tolist()
@@ -226,16 +226,16 @@ def test_the_vocabulary_is_learnt_from_what_the_model_is_given_alone(table: Path
 def test_encoders_that_are_not_on_this_disk_are_not_fetched(table: Path):
     config = config_of(table, image={"name": "lcnet_035", "weights": "timm/nothing_of_the_kind"})
     with pytest.raises(ModelError, match="Nothing is downloaded"):
-        build_model(read_config(config), ("a",), mpp=0.5)
+        build_model(read_config(config, TrainConfig), ("a",), mpp=0.5)
 
 
 def test_a_text_encoder_from_a_local_folder_brings_its_weights_and_words(table: Path, tmp_path: Path):
-    config = read_config(config_of(table))
+    config = read_config(config_of(table), TrainConfig)
     source = build_model(config, ("neuropil absent, rosettes",), mpp=0.5)
     folder = tmp_path / "bert"
     source.text.body.save_pretrained(folder)
     source.tokenizer.save(folder)
-    taken = read_config(config_of(table, text={"pretrained": str(folder), "max_tokens": 40}))
+    taken = read_config(config_of(table, text={"pretrained": str(folder), "max_tokens": 40}), TrainConfig)
     model = build_model(taken, ("other words",), mpp=0.5)
     for name, value in source.text.state_dict().items():
         assert (model.text.state_dict()[name] == value).all()

@@ -40,11 +40,11 @@ def command(
     from pathlib import Path
 
     from wsikit.models.io import load_model
-    from wsikit.training.config import read_config
+    from wsikit.training.config import TrainConfig, read_config
     from wsikit.training.run import CONFIG_COPY, Tell, run_evaluation
 
     loaded = load_model(model)
-    settings = read_config(config or Path(loaded.folder or model).parent / CONFIG_COPY, data=data)
+    settings = read_config(config or Path(loaded.folder or model).parent / CONFIG_COPY, TrainConfig, data=data)
     metrics = run_evaluation(
         loaded,
         settings,

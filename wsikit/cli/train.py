@@ -26,12 +26,12 @@ def command(config: str, data: str | None, out: str, resume: bool, device: str, 
 
     import torch
 
-    from wsikit.training.config import read_config
+    from wsikit.training.config import TrainConfig, read_config
     from wsikit.training.run import Tell, run_training
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = read_config(config, data=data)
+    settings = read_config(config, TrainConfig, data=data)
     captioned = 0
 
     def count(done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -227,8 +227,11 @@ class TrainConfig(_Strict):
         return StagePlan(tuple(Stage(s.name, round(s.since * epochs), s.learns) for s in self.stages))
 
 
-def read_config(path: str | Path, *, data: str | None = None) -> TrainConfig:
-    """Read and check a configuration; `data` takes the place of its images or manifest.
+Kind = TypeVar("Kind", bound=TrainConfig)
+
+
+def read_config(path: str | Path, kind: type[Kind], *, data: str | None = None) -> Kind:
+    """Read and check a configuration of this kind; `data` takes the place of its images or manifest.
 
     Raises
     ------
@@ -245,7 +248,7 @@ def read_config(path: str | Path, *, data: str | None = None) -> TrainConfig:
     if not isinstance(record, dict):
         raise RequestError(f"{path}: expected settings by name, such as data: and classes:.")
     try:
-        return TrainConfig.model_validate(_placed(_with_data(record, data), path))
+        return kind.model_validate(_placed(_with_data(record, data), path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

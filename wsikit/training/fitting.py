@@ -26,7 +26,9 @@ class FitSettings(BaseModel):
     weight_decay: float = Field(0.05, ge=0)
 
 
-def fit(module: nn.Module, n: int, settings: FitSettings, *, rates: Mapping[str, float] | None = None, seed: int) -> None:
+def fit(
+    module: nn.Module, n: int, settings: FitSettings, *, rates: Mapping[str, float] | None = None, seed: int
+) -> None:
     """Fit `module` on `n` rows, in place, on the device it is on; it is in eval mode afterwards.
 
     Parameters
@@ -79,4 +81,4 @@ def adamw(parts: Mapping[str, nn.Module], lr: Mapping[str, float], weight_decay:
         keeps = [p for p in parameters if p.ndim <= 1]
         groups.append({"params": decays, "lr": lr[name], "weight_decay": weight_decay})
         groups.append({"params": keeps, "lr": lr[name], "weight_decay": 0.0})
-    return torch.optim.AdamW([group for group in groups if group["params"]])
+    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)

@@ -1,0 +1,264 @@
+"""What the text adds, by cross-validation: both branches trained once per fold and seed, shared by all arms.
+
+Every (seed, fold) is a job of its own and leaves one file, whole; a run that was cut off does what is missing. The
+test patches of a fold are looked at once: nothing is chosen by them, and every part trains for a fixed time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+
+from wsikit.errors import RequestError
+from wsikit.models.io import save_model
+from wsikit.models.mmlnb import MMLNB
+from wsikit.models.prmf import PRMF
+from wsikit.store.atomic import write_json
+from wsikit.training.arms import ARMS, ArmSettings, Bank, Scale, ask, bank_of, fit_arm
+from wsikit.training.assess import floors
+from wsikit.training.branches import image_probs, train_image_branch, train_text_branch
+from wsikit.training.build import build_model, load_data
+from wsikit.training.config import TrainConfig
+from wsikit.training.curriculum import CurriculumSchedule
+from wsikit.training.data import PatchSet, class_weights
+from wsikit.training.fitting import FitSettings
+from wsikit.training.literacy import drawn_captions, teach_reading
+from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split, check_parts, folds, read_splits, write_splits
+from wsikit.training.texts import with_captions
+
+logger = logging.getLogger(__name__)
+
+IMAGE_ONLY, TEXT_ONLY, MEAN = "image only", "text only", "mean of both"
+OWN, NONE, SHUFFLED = "measured captions", "no captions", "shuffled captions"
+THROUGHOUT = "PRMF robust, fitted on shuffled"
+PATCHES_FILE, SPLITS_FILE, READER_FILE, CONFIG_FILE = "patches.npz", "splits.json", "reader.safetensors", "config.json"
+
+
+class ReadingSettings(FitSettings):
+    """How the text encoder is taught to read before it meets a patch."""
+
+    captions: int = Field(20_000, gt=100)
+    """Drawn at random."""
+
+
+class FoldsConfig(BaseModel):
+    """The cross-validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    k: int = Field(5, ge=3)
+    seed: int = Field(0, ge=0)
+    """Of the folds, which are the same for all training seeds."""
+    training_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    block_px: float | None = Field(None, gt=0)
+    """Draw squares of that side of each slide, in the source's pixels, for the intervals, instead of whole groups:
+    where there are too few of those."""
+
+
+class AblationConfig(TrainConfig):
+    """The file of `wsikit ablate`: a training configuration whose `training` is the image branch's, and more."""
+
+    folds: FoldsConfig = FoldsConfig()
+    reading: ReadingSettings | None = None
+    """Default: the text encoder starts from nothing."""
+    text_training: FitSettings
+    fusion: ArmSettings
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fold under one seed."""
+
+    seed: int
+    fold: int
+
+    @property
+    def file(self) -> str:
+        """Name of what it leaves."""
+        return f"predictions/seed{self.seed}_fold{self.fold}.npz"
+
+
+def jobs(config: AblationConfig) -> Iterator[Job]:
+    """All of them."""
+    for seed in config.folds.training_seeds:
+        for fold in range(config.folds.k):
+            yield Job(seed, fold)
+
+
+def run_ablation(
+    config: AblationConfig, out: Path, *, workers: int = 1, tell: Callable[[str], None] = lambda text: None
+) -> None:
+    """Train all arms on all folds and seeds; predictions under OUT/predictions, models of the first seed under
+    OUT/models. What is there already is kept.
+
+    Raises
+    ------
+    RequestError
+        If `out` holds an ablation of another configuration or of other data.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _keep_configuration(config, out)
+    _prepare(config, out, tell)
+    missing = [job for job in jobs(config) if not (out / job.file).is_file()]
+    total = sum(1 for _ in jobs(config))
+    tell(f"{total - len(missing)} of {total} jobs are done already" if len(missing) < total else f"{total} jobs")
+    (out / "predictions").mkdir(exist_ok=True)
+    (out / "models").mkdir(exist_ok=True)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        running = {pool.submit(partial(run_job, config, out, job, threads)): job for job in missing}
+        for done, future in enumerate(as_completed(running), start=total - len(missing) + 1):
+            tell(f"{done} of {total}: {future.result()}")
+
+
+def load_patches(out: Path) -> tuple[PatchSet, list[Split]]:
+    """What the ablation in `out` is about."""
+    data = PatchSet.load(out / PATCHES_FILE)
+    return data, read_splits(out / SPLITS_FILE, data)
+
+
+def _keep_configuration(config: AblationConfig, out: Path) -> None:
+    record = config.model_dump(mode="json", exclude={"data"})  # the data's hashes stand in splits.json
+    path = out / CONFIG_FILE
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(record)):
+        raise RequestError(f"{out}: holds an ablation with other settings; give another folder.")
+    write_json(path, record)
+
+
+def _prepare(config: AblationConfig, out: Path, tell: Callable[[str], None]) -> None:
+    """Patches with captions, folds, and the encoder that reads."""
+    if not (out / SPLITS_FILE).is_file():
+        loaded = load_data(config)
+        tell(loaded.words())
+        data = with_captions(loaded.prepared.patches, config.captions, mpp=loaded.prepared.mpp)
+        data.save(out / PATCHES_FILE)
+        write_splits(out / SPLITS_FILE, data, two_parts(config, data), seed=config.folds.seed)
+    if config.reading is not None and not (out / READER_FILE).is_file():
+        model = _untrained(config, seed=0)
+        share = teach_reading(
+            model.text,
+            model.tokenizer,
+            mpp=model.config.mpp,
+            n=config.reading.captions,
+            settings=config.reading,
+            seed=0,
+        )
+        tell(f"the text encoder reads {100 * share:.0f} % of the facts' variance out of captions that it has not seen")
+        partial_file = out / f"{READER_FILE}.partial"
+        save_file(model.text.state_dict(), partial_file, metadata={"r2": f"{share:.4f}"})
+        os.replace(partial_file, out / READER_FILE)
+
+
+def two_parts(config: AblationConfig, data: PatchSet) -> list[Split]:
+    """Folds of train and test; nothing is chosen on the way, so what would validate trains."""
+    found = []
+    for parts in folds(data.labels, data.groups, config.folds.k, seed=config.folds.seed):
+        merged = {TRAIN: np.sort(np.concatenate([parts[TRAIN], parts[VALIDATION]])), TEST: parts[TEST]}
+        check_parts(data.labels, data.groups, merged)
+        found.append(merged)
+    return found
+
+
+def _untrained(config: AblationConfig, *, seed: int) -> MMLNB:
+    """The model before training, its vocabulary that of the measuring captioner at this scale."""
+    assert config.data.mpp is not None
+    words, _, _ = drawn_captions(5000, mpp=config.data.mpp, seed=0)
+    training = config.training.model_copy(update={"seed": seed})
+    return build_model(config.model_copy(update={"training": training}), words, mpp=config.data.mpp)
+
+
+def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
+    """Train branches and arms of one fold and seed; the predictions of its test patches go to the job's file."""
+    torch.set_num_threads(threads)
+    data, splits = load_patches(out)
+    parts = splits[job.fold]
+    training, test = data.select(parts[TRAIN]), data.select(parts[TEST])
+    seed = 1000 * job.seed + job.fold
+    weight = class_weights(training.labels, len(config.codes))
+
+    model = _untrained(config, seed=seed)
+    if config.reading is not None:
+        model.text.load_state_dict(load_file(out / READER_FILE))
+    settings = config.training.model_copy(update={"seed": seed})
+    train_image_branch(model, training, settings)
+    probs = {IMAGE_ONLY: image_probs(model, test)}
+    key = f"{TEXT_ONLY}|{OWN}"
+    probs[key] = train_text_branch(model, training, test, config.text_training, weight=weight, seed=seed)
+    probs[f"{MEAN}|{OWN}"] = (probs[IMAGE_ONLY] + probs[key]) / 2
+    probs |= floors(training, test, len(config.codes))
+
+    of_arms, gates, robust = _run_arms(config, model, training, test, weight, seed)
+    _write_predictions(out / job.file, parts[TEST], probs | of_arms, gates)
+    if job.seed == config.folds.training_seeds[0]:
+        _keep_model(config, model, robust, out / "models" / f"fold{job.fold}", job)
+    return f"seed {job.seed}, fold {job.fold}"
+
+
+def _run_arms(
+    config: AblationConfig,
+    model: MMLNB,
+    training: PatchSet,
+    test: PatchSet,
+    weight: npt.NDArray[np.float32],
+    seed: int,
+) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float32]], PRMF]:
+    """Probabilities and gates of all arms by name; and the robust one, made to take the branches' own features."""
+    known = bank_of(model, training.images, training.captions, training.labels, views=config.fusion.views)
+    asked = bank_of(model, test.images, test.captions, test.labels, views=1)
+    scale = Scale.of(known)
+    known, asked = scale.apply(known), scale.apply(asked)
+    curriculum = CurriculumSchedule.over(config.fusion.epochs, rise=config.rise, start=config.start)
+    fitted = {
+        name: fit_arm(name, known, config.fusion, curriculum=curriculum, weight=weight, seed=seed) for name in ARMS
+    }
+    foreign = known.shuffled(seed)
+    astray = fit_arm("PRMF robust", foreign, config.fusion, curriculum=curriculum, weight=weight, seed=seed)
+    ways: dict[str, Bank] = {OWN: asked, NONE: asked.silent(), SHUFFLED: asked.shuffled(seed)}
+    probs, gates = {}, {}
+    for name, fusion in fitted.items():
+        for way, bank in ways.items():
+            probs[f"{name}|{way}"], _, gates[f"{name}|{way}"] = ask(fusion, bank)
+    key = f"{THROUGHOUT}|{SHUFFLED}"
+    probs[key], _, gates[key] = ask(astray, ways[SHUFFLED])
+    robust = fitted["PRMF robust"]
+    assert isinstance(robust, PRMF)
+    scale.fold_into(robust)
+    return probs, gates, robust
+
+
+def _write_predictions(
+    path: Path,
+    rows: npt.NDArray[np.int64],
+    probs: dict[str, npt.NDArray[np.floating]],
+    gates: dict[str, npt.NDArray[np.float32]],
+) -> None:
+    arrays = {f"probs/{name}": value.astype(np.float32) for name, value in probs.items()}
+    arrays |= {f"gate/{name}": value for name, value in gates.items()}
+    staging = path.with_suffix(".partial")
+    with open(staging, "wb") as file:
+        np.savez(file, rows=rows, **arrays)
+    os.replace(staging, path)
+
+
+def _keep_model(config: AblationConfig, model: MMLNB, fusion: PRMF, folder: Path, job: Job) -> None:
+    if folder.exists():
+        return
+    model.fusion = fusion
+    card = (
+        f"# {config.name}, fold {job.fold} of an ablation\n\n> **{config.notice}**\n\nMMLNB with PRMF robust, trained "
+        f"on all folds but {job.fold} under seed {job.seed}. Its figures are those of the ablation as a whole.\n"
+    )
+    save_model(model, folder, card=card)
