@@ -2,7 +2,8 @@
 
 A Qwen2.5-VL of under a million weights sees patches of synthetic tissue and learns to say what `morphometry` measures
 on them, in words without numbers. Writes OUT/<name> with weights, tokenizer, card and figures (packaged as
-wsikit/captions/zoo/<name>). With --real DATA, its captions of real patches are scored against measurement too.
+wsikit/captions/zoo/<name>). With --real DATA, its captions of real patches are scored against measurement too; with
+--again, what was trained before is only measured again and gets a new card.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 import wsikit
-from wsikit.captions import FACTS, Morphometry
+from wsikit.captions import FACTS, Morphometry, phrase
+from wsikit.captions.lexicon import TONE
 from wsikit.captions.vlm import FinetuneSettings, load_vlm
 from wsikit.captions.vlm.card import captioner_card
 from wsikit.captions.vlm.chat import Chat
 from wsikit.captions.vlm.files import RECORD_FILE, model_fingerprint
+from wsikit.captions.vlm.finetune import CARD_FILE, METRICS_FILE
 from wsikit.captions.vlm.loading import Place
 from wsikit.captions.vlm.scores import score_captions, score_terms
 from wsikit.captions.vlm.tiny import TinySize, build_tiny, save_tiny
-from wsikit.captions.vlm.trainer import Examples, Fitted, fit
+from wsikit.captions.vlm.trainer import Examples, fit
 from wsikit.captions.vlm.words import without_numbers
 from wsikit.phantom.patches import phantom_patches
 
@@ -48,8 +51,8 @@ logger = logging.getLogger("train_tiny_captioner")
 HERE = Path(__file__).parent
 COMMAND = "python pipelines/train_tiny_captioner.py -o OUT"
 CPU = Place(torch.device("cpu"), torch.float32)
-COUNTED = [name for name in FACTS if name != "nuclei"]
-"""Facts that the vision part is first taught, by their square root."""
+COUNTED = [name for name in FACTS if name != "nuclei" and name not in TONE]
+"""Facts that the vision part is first taught, by their square root; the tone is not taught at all."""
 REAL_MPP = 0.688
 
 
@@ -103,10 +106,11 @@ class Patches:
 
 
 def measured(images: npt.NDArray[np.uint8], mpp: float) -> Patches:
-    """Captions and facts by measurement."""
-    found = Morphometry().caption(images, mpp=mpp)
-    facts = np.array([[caption.facts.get(name, np.nan) for name in COUNTED] for caption in found], np.float32)
-    return Patches(images, tuple(without_numbers(caption.text) for caption in found), np.sqrt(facts))
+    """Captions, without the tone, and facts by measurement."""
+    found = [caption.facts for caption in Morphometry().caption(images, mpp=mpp)]
+    texts = [phrase({name: value for name, value in facts.items() if name not in TONE}, mpp) for facts in found]
+    values = np.array([[facts.get(name, np.nan) for name in COUNTED] for facts in found], np.float32)
+    return Patches(images, tuple(map(without_numbers, texts)), np.sqrt(values))
 
 
 def slide_patches(seed: int, data: Data) -> Patches:
@@ -136,10 +140,10 @@ def open_eyes(model: Any, chat: Chat, patches: Patches, eyes: Eyes, batch: int, 
         Share of the facts' variance left unexplained, over the last epoch.
     """
     rng = np.random.default_rng(seed)
-    spread = np.nanstd(patches.facts, axis=0) + 1e-3
-    target = torch.from_numpy((patches.facts - np.nanmean(patches.facts, axis=0)) / spread)
+    facts = patches.facts[:, ~np.isnan(patches.facts).all(axis=0)]
+    target = torch.from_numpy((facts - np.nanmean(facts, axis=0)) / (np.nanstd(facts, axis=0) + 1e-3))
     width = model.config.vision_config.out_hidden_size
-    head = torch.nn.Linear(2 * width, len(COUNTED))
+    head = torch.nn.Linear(2 * width, target.shape[1])
     learned = [*model.model.visual.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(learned, lr=eyes.lr, weight_decay=0.02)
     steps = eyes.epochs * (len(target) // batch)
@@ -179,9 +183,10 @@ def real_patches(data: Path) -> Patches:
     return measured(np.stack(images), REAL_MPP)
 
 
-def patches_per_second(captioner: Any, images: npt.NDArray[np.uint8], mpp: float, threads: int) -> float:
-    captioner.caption(images[:16], mpp=mpp)
-    torch.set_num_threads(threads)
+def patches_per_second(captioner: Any, images: npt.NDArray[np.uint8], mpp: float) -> float:
+    """On one thread: a model this small does not gain by more."""
+    torch.set_num_threads(1)
+    captioner.caption(images[:32], mpp=mpp)
     begun = time.perf_counter()
     captioner.caption(images, mpp=mpp)
     return round(len(images) / (time.perf_counter() - begun), 1)
@@ -203,35 +208,15 @@ def write_folder(model: Any, processor: Any, settings: Settings, folder: Path) -
     (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=HERE / "configs" / "train_tiny_captioner.yaml")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="Gets the new folder <name>.")
-    parser.add_argument("--real", type=Path, metavar="DATA", help="Folder with patches/her2st.zip, to be scored too.")
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    settings = Settings.model_validate(yaml.safe_load(given.config.read_text(encoding="utf-8")))
-    folder = given.out / settings.name
-    if folder.exists():
-        parser.error(f"{folder} is there already; give another folder")
-    torch.set_num_threads(settings.threads)
-
-    begun = time.perf_counter()
-    training, validation, test = (
-        make_patches(seeds, settings.data, settings.workers)
-        for seeds in (settings.data.train_seeds, settings.data.validation_seeds, settings.data.test_seeds)
-    )
-    made = time.perf_counter()
-    logger.info("%d training, %d test patches in %.0f s", len(training.images), len(test.images), made - begun)
-    seed = settings.training.seed
-    corpus = [*training.captions, *[settings.prompt] * 50]
-    model, processor = build_tiny(corpus, settings.size, seed=seed)
+def train(settings: Settings, training: Patches, validation: Patches, folder: Path) -> dict[str, Any]:
+    """Eyes, then words; the folder is written. Returns the figures of training."""
+    seed, begun = settings.training.seed, time.perf_counter()
+    model, processor = build_tiny([*training.captions, *[settings.prompt] * 50], settings.size, seed=seed)
     chat = Chat(processor, settings.prompt, settings.size.image_px)
     torch.manual_seed(seed)
     unexplained = open_eyes(model, chat, training, settings.eyes, settings.training.batch, seed)
     looked = time.perf_counter()
-    given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=given.out) as work:
+    with tempfile.TemporaryDirectory() as work:
         fitted = fit(
             model,
             chat,
@@ -242,20 +227,51 @@ def main() -> int:
             folder=Path(work),
             tell=lambda share, figures: logger.info("%.0f %% %s", 100 * share, figures),
         )
-    seconds = {"patches": made - begun, "eyes": looked - made, "captions": time.perf_counter() - looked}
     write_folder(model, processor, settings, folder)
-    metrics = measure(folder, settings, training, test, fitted, given.real)
-    metrics |= {"unexplained": unexplained, "seconds": {name: round(value) for name, value in seconds.items()}}
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(captioner_card(metrics), encoding="utf-8")
+    return {
+        "unexplained": unexplained,
+        "epochs": [asdict(epoch) for epoch in fitted.epochs],
+        "best_epoch": fitted.best.epoch,
+        "seconds": {"eyes": round(looked - begun), "captions": round(time.perf_counter() - looked)},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=HERE / "configs" / "train_tiny_captioner.yaml")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="Gets the new folder <name>.")
+    parser.add_argument("--real", type=Path, metavar="DATA", help="Folder with patches/her2st.zip, to be scored too.")
+    parser.add_argument("--again", action="store_true", help="Do not train: measure what OUT/<name> holds.")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    settings = Settings.model_validate(yaml.safe_load(given.config.read_text(encoding="utf-8")))
+    folder = given.out / settings.name
+    if folder.exists() != given.again:
+        parser.error(f"{folder} is {'there already; give another folder' if folder.exists() else 'not there'}")
+    torch.set_num_threads(settings.threads)
+
+    begun, data = time.perf_counter(), settings.data
+    training, validation, test = (
+        make_patches(seeds, data, settings.workers)
+        for seeds in (data.train_seeds, data.validation_seeds, data.test_seeds)
+    )
+    made = time.perf_counter() - begun
+    logger.info("%d training, %d test patches in %.0f s", len(training.images), len(test.images), made)
+    if given.again:
+        known = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        history = {name: known[name] for name in ("unexplained", "epochs", "best_epoch", "seconds")}
+    else:
+        history = train(settings, training, validation, folder)
+    history["seconds"]["patches"] = round(made)
+    metrics = history | measure(folder, settings, training, test, given.real)
+    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    (folder / CARD_FILE).write_text(captioner_card(metrics), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.iterdir())
     logger.info("%s: %.2f MB, fingerprint %s", folder, size / 1e6, model_fingerprint(folder))
     return 0
 
 
-def measure(
-    folder: Path, settings: Settings, training: Patches, test: Patches, fitted: Fitted, real: Path | None
-) -> dict[str, Any]:
+def measure(folder: Path, settings: Settings, training: Patches, test: Patches, real: Path | None) -> dict[str, Any]:
     """Figures of the captioner as it was saved, loaded again like any other."""
     captioner = load_vlm(folder, device="cpu", batch=32)
     said = [caption.text for caption in captioner.caption(test.images, mpp=settings.data.mpp)]
@@ -265,16 +281,11 @@ def measure(
         "settings": settings.model_dump(mode="json"),
         "parameters": sum(p.numel() for p in captioner.model.parameters()),
         "patches": {"training": len(training.images), "test": len(test.images)},
-        "epochs": [asdict(epoch) for epoch in fitted.epochs],
-        "best_epoch": fitted.best.epoch,
         "phantom": [asdict(score) for score in score_captions(test.captions, said, training.captions)],
         "phantom_terms": [asdict(score) for score in score_terms(test.captions, said)],
         "decided_alone": captioner.n_alone,
         "examples": examples,
-        "patches_per_second": {
-            str(threads): patches_per_second(captioner, test.images[:192], settings.data.mpp, threads)
-            for threads in (1, 2)
-        },
+        "patches_per_second": patches_per_second(captioner, test.images[:320], settings.data.mpp),
         "versions": {
             "python": platform.python_version(),
             "wsikit": wsikit.__version__,
