@@ -111,6 +111,8 @@ def run_ablation(
     """
     out.mkdir(parents=True, exist_ok=True)
     _keep_configuration(config, out)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    torch.set_num_threads(threads)
     _prepare(config, out, tell)
     missing = [job for job in jobs(config) if not (out / job.file).is_file()]
     total = sum(1 for _ in jobs(config))
@@ -118,7 +120,6 @@ def run_ablation(
     (out / "predictions").mkdir(exist_ok=True)
     (out / "models").mkdir(exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        threads = max(1, (os.cpu_count() or 1) // workers)
         running = {pool.submit(partial(run_job, config, out, job, threads)): job for job in missing}
         for done, future in enumerate(as_completed(running), start=total - len(missing) + 1):
             tell(f"{done} of {total}: {future.result()}")

@@ -1,0 +1,152 @@
+"""`wsikit ablate` on a toy table: every arm is there, a cut-off run goes on, and the figures are what they should be."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from wsikit.cli.main import main
+from wsikit.errors import RequestError
+from wsikit.inference.predict import Predictor
+from wsikit.models.io import load_model
+from wsikit.training.ablation import AblationConfig, jobs, load_patches, run_ablation
+from wsikit.training.ablation_report import drawn_units, summarise
+from wsikit.training.config import read_config
+
+SETTINGS = {
+    "name": "toy",
+    "data": {"mpp": 4.0, "patch_px": 32},
+    "classes": [{"code": "a"}, {"code": "b"}],
+    "captions": {"source": "captioner", "captioner": "morphometry"},
+    "folds": {"k": 3, "training_seeds": [0, 1]},
+    "image": {"name": "lcnet_035"},
+    "training": {"epochs": 3, "batch": 16, "lr": {"image": 3e-3, "text": 1e-3, "fusion": 3e-3}},
+    "text": {
+        "model_type": "distilbert",
+        "max_tokens": 96,
+        "options": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16},
+    },
+    "reading": {"captions": 128, "epochs": 1},
+    "text_training": {"epochs": 2, "batch": 16},
+    "prmf": {"d": 16},
+    "fusion": {"epochs": 3, "batch": 16, "d": 16, "views": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> AblationConfig:
+    """90 patches of 9 patients, the classes paler and deeper stain."""
+    folder = tmp_path_factory.mktemp("toy")
+    rng = np.random.default_rng(0)
+    rows = [["file_name", "class", "patient", "slide", "x", "y"]]
+    for i in range(90):
+        code = "ab"[i % 2]
+        base = np.array((200, 120, 180)) if code == "a" else np.array((170, 100, 160))
+        pixels = base + rng.normal(0, 25, (32, 32, 1)) + rng.normal(0, 8, (32, 32, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+        rows.append([f"{i}.png", code, f"p{i % 9}", f"s{i % 9}", str(32 * (i // 9)), "0"])
+    with open(folder / "t.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    path = folder / "ablate.yaml"
+    path.write_text(yaml.safe_dump(SETTINGS | {"data": SETTINGS["data"] | {"table": {"images": str(folder)}}}))
+    return read_config(path, AblationConfig)
+
+
+@pytest.fixture(scope="module")
+def finished(config: AblationConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ablation") / "out"
+    run_ablation(config, out)
+    return out
+
+
+def test_every_patch_is_tested_once_per_seed_and_by_no_branch_that_saw_its_patient(config, finished):
+    data, splits = load_patches(finished)
+    for parts in splits:
+        assert not set(data.groups[parts["train"]]) & set(data.groups[parts["test"]])
+        assert len(parts["train"]) + len(parts["test"]) == len(data)
+    for seed in (0, 1):
+        rows = [np.load(finished / job.file)["rows"] for job in jobs(config) if job.seed == seed]
+        np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(len(data)))
+
+
+def test_figures_are_means_over_the_seeds_of_what_sklearn_says_of_the_same_predictions(config, finished):
+    data, _ = load_patches(finished)
+    key = "PRMF robust|measured captions"
+    wanted = {}
+    for name in ("image only", key):
+        of_seed = []
+        for seed in (0, 1):
+            probs = np.full(len(data), np.nan)
+            for job in jobs(config):
+                if job.seed == seed:
+                    with np.load(finished / job.file) as found:
+                        probs[found["rows"]] = found[f"probs/{name}"][:, 1]
+            of_seed.append(roc_auc_score(data.labels, probs))
+        wanted[name] = np.mean(of_seed)
+    results = {f"{r.arm}|{r.captions}".rstrip("|"): r for r in summarise(config, finished)}
+    assert results["image only"].auc[0] == pytest.approx(wanted["image only"], abs=1e-6)
+    assert results[key].auc_gain[0] == pytest.approx(wanted[key] - wanted["image only"], abs=1e-6)
+    low, high = results[key].auc_gain[1:]
+    assert low <= results[key].auc_gain[0] <= high
+    assert results["PRMF robust|no captions"].gate == 0
+    assert results["concatenation|measured captions"].gate is None
+    assert len(results) == 3 + 3 + 9 + 1  # floors; image, text, mean; arms by captions; fitted on shuffled
+
+
+def test_a_run_that_was_cut_off_does_what_is_missing_and_only_that(config, finished, tmp_path):
+    gone, kept = (finished / job.file for job in list(jobs(config))[-2:])
+    before, old = kept.stat().st_mtime_ns, dict(np.load(gone))
+    gone.unlink()
+    with pytest.raises(RequestError, match="does what is missing"):
+        summarise(config, finished)
+    run_ablation(config, finished)
+    assert kept.stat().st_mtime_ns == before
+    for key, value in np.load(gone).items():
+        np.testing.assert_allclose(value, old[key], atol=1e-5, err_msg=key)
+
+
+def test_a_folder_of_other_settings_is_refused(config, finished):
+    other = config.model_copy(update={"start": 0.5})
+    with pytest.raises(RequestError, match="other settings"):
+        run_ablation(other, finished)
+
+
+def test_a_model_of_a_fold_predicts_as_its_arm_did(config, finished):
+    data, splits = load_patches(finished)
+    test = data.select(splits[1]["test"])
+    predictor = Predictor(load_model(finished / "models" / "fold1"), device="cpu")
+    found = predictor.predict(test.images, test.captions)
+    with np.load(finished / "predictions" / "seed0_fold1.npz") as kept:
+        np.testing.assert_array_equal(kept["rows"], splits[1]["test"])
+        np.testing.assert_allclose(found.probs, kept["probs/PRMF robust|measured captions"], atol=1e-3)
+        np.testing.assert_allclose(found.gate, kept["gate/PRMF robust|measured captions"], atol=1e-3)
+
+
+def test_intervals_may_draw_squares_of_a_slide_instead_of_patients(config, finished):
+    data, _ = load_patches(finished)
+    assert len(np.unique(drawn_units(config, data))) == 9
+    folds = config.folds.model_copy(update={"block_px": 64.0})
+    squares = drawn_units(config.model_copy(update={"folds": folds}), data)
+    assert len(np.unique(squares)) == 45  # ten patches of 32 px in a row per patient: five squares of 64 each
+    for square in np.unique(squares):
+        assert len(np.unique(data.groups[squares == square])) == 1
+
+
+def test_the_command_writes_table_record_and_picture(config, finished, tmp_path, capsys):
+    source = Path(config.data.table.images)
+    with pytest.raises(SystemExit) as ended:
+        main(["ablate", str(source / "ablate.yaml"), "-o", str(finished)])
+    assert not ended.value.code
+    assert "| PRMF robust | shuffled captions |" in capsys.readouterr().out
+    record = json.loads((finished / "results.json").read_text())
+    assert record["patches"] == 90
+    assert len(record["test_sha256"]) == 3
+    assert (finished / "results.md").read_text().count("\n| ") == 2 + 16 - 1
+    assert Image.open(finished / "results.png").width > 500

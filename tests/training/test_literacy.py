@@ -1,0 +1,39 @@
+"""Captions drawn at random, and an encoder from nothing that learns to read them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wsikit.captions import FACTS, parse
+from wsikit.models.config import TextEncoderConfig
+from wsikit.models.encoders import TextEncoder
+from wsikit.models.tokenizer import CaptionTokenizer
+from wsikit.training.fitting import FitSettings
+from wsikit.training.literacy import drawn_captions, teach_reading
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.688, 4.0])
+def test_a_drawn_place_is_the_grade_that_the_words_tell(mpp):
+    captions, places, names = drawn_captions(200, mpp=mpp, seed=0)
+    told = 0
+    for text, row in zip(captions, places, strict=True):
+        read = parse(text)
+        for name, place in zip(names, row, strict=True):
+            fact = FACTS[name]
+            assert np.isnan(place) == (fact.term not in read), (name, text)
+            if np.isfinite(place) and name not in ("blank_share", "black_share", "grey_share"):
+                grade = fact.grades[int(place * len(fact.grades))][1]
+                assert read[fact.term] == grade, (name, text)
+                told += 1
+    assert told > 1000
+
+
+def test_an_encoder_from_nothing_learns_to_read_what_it_has_not_seen():
+    captions, _, _ = drawn_captions(1500, mpp=4.0, seed=5)
+    tokenizer = CaptionTokenizer.train(captions, vocabulary=300, max_tokens=96)
+    options = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64, "vocab_size": tokenizer.vocabulary}
+    options |= {"dropout": 0.0, "attention_dropout": 0.0}
+    encoder = TextEncoder(TextEncoderConfig(model_type="distilbert", options=options))
+    settings = FitSettings(epochs=6, batch=32, lr=5e-3, weight_decay=0.0)
+    assert teach_reading(encoder, tokenizer, mpp=4.0, n=1500, settings=settings, seed=0) > 0.5
