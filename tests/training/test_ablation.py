@@ -1,4 +1,4 @@
-"""`wsikit ablate` on a toy table: every arm is there, a cut-off run goes on, and the figures are what they should be."""
+"""`wsikit ablate` on a toy table: every arm is there, a cut-off run goes on, the figures are what they should be."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def test_figures_are_means_over_the_seeds_of_what_sklearn_says_of_the_same_predi
     for name in ("image only", key):
         of_seed = []
         for seed in (0, 1):
-            probs = np.full(len(data), np.nan)
+            probs = np.full((len(data), 2), np.nan)
             for job in jobs(config):
                 if job.seed == seed:
                     with np.load(finished / job.file) as found:
-                        probs[found["rows"]] = found[f"probs/{name}"][:, 1]
-            of_seed.append(roc_auc_score(data.labels, probs))
+                        probs[found["rows"]] = found[f"probs/{name}"]
+            of_seed += [roc_auc_score(data.labels == c, probs[:, c]) for c in (0, 1)]
         wanted[name] = np.mean(of_seed)
     results = {f"{r.arm}|{r.captions}".rstrip("|"): r for r in summarise(config, finished)}
     assert results["image only"].auc[0] == pytest.approx(wanted["image only"], abs=1e-6)
