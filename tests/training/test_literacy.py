@@ -9,7 +9,7 @@ from wsikit.captions import FACTS, parse
 from wsikit.models.config import TextEncoderConfig
 from wsikit.models.encoders import TextEncoder
 from wsikit.models.tokenizer import CaptionTokenizer
-from wsikit.training.fitting import FitSettings
+from wsikit.training.settings import FitSettings
 from wsikit.training.literacy import drawn_captions, teach_reading
 
 

@@ -34,8 +34,8 @@ from wsikit.training.build import build_model, load_data
 from wsikit.training.config import TrainConfig
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
-from wsikit.training.fitting import FitSettings
-from wsikit.training.literacy import drawn_captions, teach_reading
+from wsikit.training.literacy import VOCABULARY_FROM, drawn_captions, teach_reading
+from wsikit.training.settings import FitSettings
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split, check_parts, folds, read_splits, write_splits
 from wsikit.training.texts import with_captions
 
@@ -45,13 +45,6 @@ IMAGE_ONLY, TEXT_ONLY, MEAN = "image only", "text only", "mean of both"
 OWN, NONE, SHUFFLED = "measured captions", "no captions", "shuffled captions"
 THROUGHOUT = "PRMF robust, fitted on shuffled"
 PATCHES_FILE, SPLITS_FILE, READER_FILE, CONFIG_FILE = "patches.npz", "splits.json", "reader.safetensors", "config.json"
-
-
-class ReadingSettings(FitSettings):
-    """How the text encoder is taught to read before it meets a patch."""
-
-    captions: int = Field(20_000, gt=100)
-    """Drawn at random."""
 
 
 class FoldsConfig(BaseModel):
@@ -72,8 +65,6 @@ class AblationConfig(TrainConfig):
     """The file of `wsikit ablate`: a training configuration whose `training` is the image branch's, and more."""
 
     folds: FoldsConfig = FoldsConfig()
-    reading: ReadingSettings | None = None
-    """Default: the text encoder starts from nothing."""
     text_training: FitSettings
     fusion: ArmSettings
 
@@ -176,7 +167,7 @@ def two_parts(config: AblationConfig, data: PatchSet) -> list[Split]:
 def _untrained(config: AblationConfig, *, seed: int) -> MMLNB:
     """The model before training, its vocabulary that of the measuring captioner at this scale."""
     assert config.data.mpp is not None
-    words, _, _ = drawn_captions(5000, mpp=config.data.mpp, seed=0)
+    words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=config.data.mpp, seed=0)
     training = config.training.model_copy(update={"seed": seed})
     return build_model(config.model_copy(update={"training": training}), words, mpp=config.data.mpp)
 

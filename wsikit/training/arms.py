@@ -21,9 +21,10 @@ from wsikit.models.prmf import PRMF
 from wsikit.training.augment import disturb
 from wsikit.training.batches import Texts
 from wsikit.training.curriculum import CurriculumSchedule
-from wsikit.training.fitting import FitSettings, fit
+from wsikit.training.fitting import fit
 from wsikit.training.forward import softmax
 from wsikit.training.losses import loss_of
+from wsikit.training.settings import FitSettings
 
 ArmName = Literal["concatenation", "PRMF paper", "PRMF robust"]
 ARMS: tuple[ArmName, ...] = ("concatenation", "PRMF paper", "PRMF robust")

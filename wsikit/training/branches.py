@@ -12,9 +12,9 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.training.batches import Texts
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet
-from wsikit.training.fitting import FitSettings, fit
+from wsikit.training.fitting import fit
 from wsikit.training.forward import outputs_of, softmax
-from wsikit.training.settings import TrainingSettings
+from wsikit.training.settings import FitSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
 from wsikit.training.trainer import train
 

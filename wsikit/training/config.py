@@ -18,7 +18,7 @@ from wsikit.errors import RequestError
 from wsikit.export.palette import class_colors, hex_color
 from wsikit.models.config import PRMFConfig
 from wsikit.training.curriculum import CurriculumSchedule
-from wsikit.training.settings import TrainingSettings
+from wsikit.training.settings import ReadingSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -173,6 +173,8 @@ class TrainConfig(_Strict):
     split: SplitConfig = SplitConfig()
     image: ImageBranch
     text: TextBranch
+    reading: ReadingSettings | None = None
+    """Teach the text encoder the measuring captioner's language first; default: it starts from nothing."""
     prmf: PRMFConfig
     training: TrainingSettings
     rise: tuple[float, float] = (1 / 3, 2 / 3)
@@ -188,6 +190,8 @@ class TrainConfig(_Strict):
         if len(self.values) != sum(len(c.values or (c.code,)) for c in self.classes):
             raise ValueError("classes: a value stands for two classes")
         voting = [c.background for c in self.classes]
+        if self.reading is not None and (self.text.pretrained is not None or self.captions.captioner != "morphometry"):
+            raise ValueError("reading: only for a text encoder from nothing that reads the captioner morphometry")
         if all(voting) or voting != sorted(voting):
             raise ValueError("classes: those that vote come first, background ones after them")
         self.curriculum()

@@ -7,23 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from wsikit.training.batches import Rows
-
-
-class FitSettings(BaseModel):
-    """How a part is fitted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = Field(gt=0)
-    batch: int = Field(64, gt=1)
-    lr: float = Field(1e-3, gt=0)
-    """Peak; it rises over a tenth of all steps and falls as a cosine."""
-    weight_decay: float = Field(0.05, ge=0)
+from wsikit.training.settings import FitSettings
 
 
 def fit(

@@ -15,10 +15,14 @@ from torch import Tensor, nn
 from wsikit.captions.lexicon import FACTS, TONE, grades, phrase
 from wsikit.models.encoders import TextEncoder
 from wsikit.models.tokenizer import CaptionTokenizer
-from wsikit.training.fitting import FitSettings, fit
+from wsikit.training.fitting import fit
+from wsikit.training.settings import FitSettings
 
 _ALONE = ("black_share", "grey_share")  # above half they end the sentence: a patch of nothing to read
 _MOST_BLANK = 0.94
+
+VOCABULARY_FROM = 5000
+"""Drawn captions that hold every word of the language."""
 
 
 def drawn_captions(

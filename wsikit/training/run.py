@@ -35,6 +35,7 @@ from wsikit.training.data import PatchSet
 from wsikit.training.figures import save_figures
 from wsikit.training.forward import outputs_of
 from wsikit.training.learner import EpochRecord
+from wsikit.training.literacy import VOCABULARY_FROM, drawn_captions, teach_reading
 from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
 from wsikit.training.texts import with_captions
 from wsikit.training.trainer import train
@@ -76,7 +77,7 @@ def run_training(
     parts, record = _split(config, patches, out)
     training, validation = patches.select(parts[TRAIN]), patches.select(parts[VALIDATION])
     tell.said(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
-    model = build_model(config, training.captions, mpp=loaded.prepared.mpp).to(_device(device))
+    model = _untrained(config, training.captions, loaded.prepared.mpp, tell).to(_device(device))
     begun = time.perf_counter()
     epochs = train(
         model,
@@ -241,6 +242,24 @@ def _split(config: TrainConfig, patches: PatchSet, out: Path) -> tuple[Split, di
     copy = yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
     (out / CONFIG_COPY).write_text(copy, encoding="utf-8")
     return read_splits(path, patches)[wanted.fold], record
+
+
+def _untrained(config: TrainConfig, captions: tuple[str, ...], mpp: float, tell: Tell) -> MMLNB:
+    """The model before training, but able to read where the configuration wants it."""
+    if config.reading is None:
+        return build_model(config, captions, mpp=mpp)
+    words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=mpp, seed=config.training.seed)
+    model = build_model(config, words, mpp=mpp)
+    share = teach_reading(
+        model.text,
+        model.tokenizer,
+        mpp=mpp,
+        n=config.reading.captions,
+        settings=config.reading,
+        seed=config.training.seed,
+    )
+    tell.said(f"the text encoder reads {100 * share:.0f} % of the facts' variance out of captions that it has not seen")
+    return model
 
 
 def _chosen(path: Path, patches: PatchSet, fold: int, part: str) -> np.ndarray:

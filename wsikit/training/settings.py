@@ -39,3 +39,22 @@ class TrainingSettings(BaseModel):
     """Which figure of the validation set picks the epoch whose weights are kept."""
     patience: int | None = Field(None, gt=0)
     """Stop after so many epochs without a better one, counted once the curriculum has reached its end."""
+
+
+class FitSettings(BaseModel):
+    """How a part is fitted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(gt=0)
+    batch: int = Field(64, gt=1)
+    lr: float = Field(1e-3, gt=0)
+    """Peak; it rises over a tenth of all steps and falls as a cosine."""
+    weight_decay: float = Field(0.05, ge=0)
+
+
+class ReadingSettings(FitSettings):
+    """How a text encoder from nothing is taught to read measured captions before it meets a patch."""
+
+    captions: int = Field(20_000, gt=100)
+    """Drawn at random."""
