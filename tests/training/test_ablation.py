@@ -18,6 +18,7 @@ from wsikit.inference.predict import Predictor
 from wsikit.models.io import load_model
 from wsikit.training.ablation import AblationConfig, jobs, load_patches, run_ablation
 from wsikit.training.ablation_report import drawn_units, summarise
+from wsikit.training.branches import train_image_branch, train_text_branch
 from wsikit.training.config import read_config
 
 SETTINGS = {
@@ -150,3 +151,15 @@ def test_the_command_writes_table_record_and_picture(config, finished, tmp_path,
     assert len(record["test_sha256"]) == 3
     assert (finished / "results.md").read_text().count("\n| ") == 2 + 16 - 1
     assert Image.open(finished / "results.png").width > 500
+
+
+def test_the_text_branch_learns_after_the_image_branch_has_frozen_it(config, finished):
+    """Once it did not, and the arms fused what the encoder knew before it had met a label."""
+    data, splits = load_patches(finished)
+    training, test = data.select(splits[0]["train"]), data.select(splits[0]["test"])
+    model = load_model(finished / "models" / "fold0")
+    train_image_branch(model, training, config.training)
+    before = {name: value.clone() for name, value in model.text.state_dict().items()}
+    weight = np.ones(2, np.float32)
+    train_text_branch(model, training, test, config.text_training, weight=weight, seed=0)
+    assert any(not before[name].equal(value) for name, value in model.text.state_dict().items())

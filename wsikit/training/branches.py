@@ -68,6 +68,7 @@ def train_text_branch(
     `weight` is float32 (C,), how much each class counts; the head, from nothing, learns at `head_lr`.
     """
     torch.manual_seed(seed)
+    model.text.requires_grad_(True)  # the image branch's stage has frozen it
     learner = _TextLearner(model, training.captions, training.labels, torch.from_numpy(weight))
     fit(learner, len(training), settings, rates={"head": head_lr}, seed=seed)
     learner._texts = Texts(model, asked.captions)
