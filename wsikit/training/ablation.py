@@ -123,7 +123,8 @@ def load_patches(out: Path) -> tuple[PatchSet, list[Split]]:
 
 
 def _keep_configuration(config: AblationConfig, out: Path) -> None:
-    record = config.model_dump(mode="json", exclude={"data"})  # the data's hashes stand in splits.json
+    # the data's hashes stand in splits.json; split and stages are those of `wsikit train`
+    record = config.model_dump(mode="json", exclude={"data", "split", "stages"})
     path = out / CONFIG_FILE
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(record)):
         raise RequestError(f"{out}: holds an ablation with other settings; give another folder.")
