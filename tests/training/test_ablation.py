@@ -37,7 +37,7 @@ SETTINGS = {
     "reading": {"captions": 128, "epochs": 1},
     "text_training": {"epochs": 2, "batch": 16},
     "prmf": {"d": 16},
-    "fusion": {"epochs": 3, "batch": 16, "d": 16, "views": 2},
+    "fusion": {"epochs": 3, "batch": 16, "views": 2},
 }
 
 

@@ -9,8 +9,8 @@ from wsikit.captions import FACTS, parse
 from wsikit.models.config import TextEncoderConfig
 from wsikit.models.encoders import TextEncoder
 from wsikit.models.tokenizer import CaptionTokenizer
-from wsikit.training.settings import FitSettings
 from wsikit.training.literacy import drawn_captions, teach_reading
+from wsikit.training.settings import FitSettings
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.688, 4.0])

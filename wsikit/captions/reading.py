@@ -127,8 +127,8 @@ def parse(text: str) -> dict[str, str]:
         for grade, pattern in words.items():
             if re.search(rf"(?<![\w-])(?:{pattern})(?![\w-])", text, re.IGNORECASE):
                 read.setdefault(term, grade)
-    words = re.findall(r"[a-z]+", tone[1]) if tone else []
-    return read | dict(_TONE_WORDS[word] for word in words if word in _TONE_WORDS)
+    said = re.findall(r"[a-z]+", tone[1]) if tone else []
+    return read | dict(_TONE_WORDS[word] for word in said if word in _TONE_WORDS)
 
 
 def _clauses(text: str) -> list[list[tuple[str, str]]]:

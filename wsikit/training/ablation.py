@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMF
 from wsikit.store.atomic import write_json
-from wsikit.training.arms import ARMS, ArmSettings, Bank, Scale, ask, bank_of, fit_arm
+from wsikit.training.arms import ARMS, ArmSettings, Bank, bank_of, fit_arm
 from wsikit.training.assess import floors
 from wsikit.training.branches import image_probs, train_image_branch, train_text_branch
 from wsikit.training.build import build_model, load_data
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 IMAGE_ONLY, TEXT_ONLY, MEAN = "image only", "text only", "mean of both"
 OWN, NONE, SHUFFLED = "measured captions", "no captions", "shuffled captions"
 THROUGHOUT = "PRMF robust, fitted on shuffled"
+_SAID = "probs of the text branch"
 PATCHES_FILE, SPLITS_FILE, READER_FILE, CONFIG_FILE = "patches.npz", "splits.json", "reader.safetensors", "config.json"
 
 
@@ -52,11 +54,11 @@ class FoldsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    k: int = Field(5, ge=3)
-    seed: int = Field(0, ge=0)
+    k: int = Field(default=5, ge=3)
+    seed: int = Field(default=0, ge=0)
     """Of the folds, which are the same for all training seeds."""
-    training_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    block_px: float | None = Field(None, gt=0)
+    training_seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    block_px: float | None = Field(default=None, gt=0)
     """Draw squares of that side of each slide, in the source's pixels, for the intervals, instead of whole groups:
     where there are too few of those."""
 
@@ -80,6 +82,11 @@ class Job:
     def file(self) -> str:
         """Name of what it leaves."""
         return f"predictions/seed{self.seed}_fold{self.fold}.npz"
+
+    @property
+    def branches(self) -> str:
+        """Name of the trained branches."""
+        return f"branches/seed{self.seed}_fold{self.fold}.safetensors"
 
 
 def jobs(config: AblationConfig) -> Iterator[Job]:
@@ -108,8 +115,8 @@ def run_ablation(
     missing = [job for job in jobs(config) if not (out / job.file).is_file()]
     total = sum(1 for _ in jobs(config))
     tell(f"{total - len(missing)} of {total} jobs are done already" if len(missing) < total else f"{total} jobs")
-    (out / "predictions").mkdir(exist_ok=True)
-    (out / "models").mkdir(exist_ok=True)
+    for name in ("branches", "predictions", "models"):
+        (out / name).mkdir(exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(partial(run_job, config, out, job, threads)): job for job in missing}
         for done, future in enumerate(as_completed(running), start=total - len(missing) + 1):
@@ -182,15 +189,8 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     seed = 1000 * job.seed + job.fold
     weight = class_weights(training.labels, len(config.codes))
 
-    model = _untrained(config, seed=seed)
-    if config.reading is not None:
-        model.text.load_state_dict(load_file(out / READER_FILE))
-    settings = config.training.model_copy(update={"seed": seed})
-    train_image_branch(model, training, settings)
-    probs = {IMAGE_ONLY: image_probs(model, test)}
-    key = f"{TEXT_ONLY}|{OWN}"
-    probs[key] = train_text_branch(model, training, test, config.text_training, weight=weight, seed=seed)
-    probs[f"{MEAN}|{OWN}"] = (probs[IMAGE_ONLY] + probs[key]) / 2
+    model, probs = _branches(config, out, job, training, test, weight)
+    probs[f"{MEAN}|{OWN}"] = (probs[IMAGE_ONLY] + probs[f"{TEXT_ONLY}|{OWN}"]) / 2
     probs |= floors(training, test, len(config.codes))
 
     of_arms, gates, robust = _run_arms(config, model, training, test, weight, seed)
@@ -198,6 +198,33 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     if job.seed == config.folds.training_seeds[0]:
         _keep_model(config, model, robust, out / "models" / f"fold{job.fold}", job)
     return f"seed {job.seed}, fold {job.fold}"
+
+
+def _branches(
+    config: AblationConfig,
+    out: Path,
+    job: Job,
+    training: PatchSet,
+    test: PatchSet,
+    weight: npt.NDArray[np.float32],
+) -> tuple[MMLNB, dict[str, npt.NDArray[Any]]]:
+    """The model with both branches trained, and what each says of the test patches; kept, as arms may be tried anew."""
+    seed = 1000 * job.seed + job.fold
+    model = _untrained(config, seed=seed)
+    path = out / job.branches
+    if not path.is_file():
+        if config.reading is not None:
+            model.text.load_state_dict(load_file(out / READER_FILE))
+        settings = config.training.model_copy(update={"seed": seed})
+        train_image_branch(model, training, settings)
+        said = train_text_branch(model, training, test, config.text_training, weight=weight, seed=seed)
+        staging = path.with_suffix(".partial")
+        save_file(model.state_dict() | {_SAID: torch.from_numpy(said)}, staging)
+        os.replace(staging, path)
+    state = load_file(path)
+    said = state.pop(_SAID).numpy()
+    model.load_state_dict(state)
+    return model.eval(), {IMAGE_ONLY: image_probs(model, test), f"{TEXT_ONLY}|{OWN}": said}
 
 
 def _run_arms(
@@ -208,37 +235,32 @@ def _run_arms(
     weight: npt.NDArray[np.float32],
     seed: int,
 ) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float32]], PRMF]:
-    """Probabilities and gates of all arms by name; and the robust one, made to take the branches' own features."""
+    """Probabilities and gates of all arms by name; and the robust one."""
     known = bank_of(model, training.images, training.captions, training.labels, views=config.fusion.views)
     asked = bank_of(model, test.images, test.captions, test.labels, views=1)
-    scale = Scale.of(known)
-    known, asked = scale.apply(known), scale.apply(asked)
     curriculum = CurriculumSchedule.over(config.fusion.epochs, rise=config.rise, start=config.start)
-    fitted = {
-        name: fit_arm(name, known, config.fusion, curriculum=curriculum, weight=weight, seed=seed) for name in ARMS
-    }
-    foreign = known.shuffled(seed)
-    astray = fit_arm("PRMF robust", foreign, config.fusion, curriculum=curriculum, weight=weight, seed=seed)
+    put_together = partial(
+        fit_arm, settings=config.fusion, begun=model.fusion, curriculum=curriculum, weight=weight, seed=seed
+    )
+    fitted = {name: put_together(name, known) for name in ARMS}
+    astray = put_together("PRMF robust", known.shuffled(seed))
     ways: dict[str, Bank] = {OWN: asked, NONE: asked.silent(), SHUFFLED: asked.shuffled(seed)}
-    probs, gates = {}, {}
-    for name, fusion in fitted.items():
-        for way, bank in ways.items():
-            probs[f"{name}|{way}"], _, gates[f"{name}|{way}"] = ask(fusion, bank)
-    key = f"{THROUGHOUT}|{SHUFFLED}"
-    probs[key], _, gates[key] = ask(astray, ways[SHUFFLED])
-    robust = fitted["PRMF robust"]
+    answers = {f"{name}|{way}": arm.ask(bank) for name, arm in fitted.items() for way, bank in ways.items()}
+    answers[f"{THROUGHOUT}|{SHUFFLED}"] = astray.ask(ways[SHUFFLED])
+    probs = {name: answer.probs for name, answer in answers.items()}
+    gates = {name: answer.gate for name, answer in answers.items()}
+    robust = fitted["PRMF robust"].fusion
     assert isinstance(robust, PRMF)
-    scale.fold_into(robust)
     return probs, gates, robust
 
 
 def _write_predictions(
     path: Path,
     rows: npt.NDArray[np.int64],
-    probs: dict[str, npt.NDArray[np.floating]],
+    probs: dict[str, npt.NDArray[Any]],
     gates: dict[str, npt.NDArray[np.float32]],
 ) -> None:
-    arrays = {f"probs/{name}": value.astype(np.float32) for name, value in probs.items()}
+    arrays: dict[str, Any] = {f"probs/{name}": value.astype(np.float32) for name, value in probs.items()}
     arrays |= {f"gate/{name}": value for name, value in gates.items()}
     staging = path.with_suffix(".partial")
     with open(staging, "wb") as file:

@@ -5,6 +5,7 @@ Both branches stand still, so their features are computed once and shared by all
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -35,8 +36,8 @@ AT_ONCE = 256
 class ArmSettings(FitSettings):
     """How an arm is fitted."""
 
-    d: int = Field(128, gt=0)
-    """Common width of the mode "robust"; "paper" takes the text's."""
+    robust_lr: float = Field(2e-4, gt=0)
+    """Peak rate of the robust arm, which goes on from the image stage; the others begin from nothing."""
     caption_drop: float = Field(0.1, ge=0, le=1)
     caption_swap: float = Field(0.2, ge=0, le=1)
     lambda_text: float = Field(0.3, ge=0)
@@ -92,14 +93,6 @@ class Scale:
         """The features with mean 0 and spread 1."""
         (m, s), (mt, st) = self.image, self.text
         return replace(bank, image=(bank.image - m) / s, text=(bank.text - mt) / st)
-
-    def fold_into(self, fusion: PRMF) -> None:
-        """Make a fusion of mode "robust" that was fitted on scaled features take unscaled ones, exactly."""
-        for project, (mean, spread) in ((fusion.project_text, self.text), (fusion.project_image, self.image)):
-            linear = project[0]  # type: ignore[index]  # Linear, LayerNorm
-            with torch.no_grad():
-                linear.weight /= spread
-                linear.bias -= linear.weight @ mean
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,41 +166,73 @@ class _Learner(nn.Module):
         return {"loss": loss}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Of N patches."""
+
+    probs: npt.NDArray[np.float64]
+    """(N, C), fused."""
+    probs_image: npt.NDArray[np.float64]
+    probs_text: npt.NDArray[np.float64]
+    """(N, C), of either auxiliary head."""
+    gate: npt.NDArray[np.float32]
+    """(N,)"""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A fitted way of putting both branches together."""
+
+    fusion: PRMF | Concatenation
+    scale: Scale | None
+    """What is taken out of the features before; None: they go in as the branches give them."""
+
+    @torch.inference_mode()
+    def ask(self, bank: Bank) -> Answer:
+        """What it says of patches as they are (view 0)."""
+        if self.scale is not None:
+            bank = self.scale.apply(bank)
+        out = self.fusion(bank.text, bank.image[:, 0], present=bank.present)
+        probs, image, text = (softmax(x.numpy()) for x in (out.logits, out.logits_img, out.logits_txt))
+        return Answer(probs, image, text, out.gate.numpy())
+
+
 def fit_arm(
     name: ArmName,
     bank: Bank,
     settings: ArmSettings,
     *,
+    begun: PRMF,
     curriculum: CurriculumSchedule,
     weight: npt.NDArray[np.float32],
     seed: int,
-) -> PRMF | Concatenation:
-    """Fit one arm on scaled features; `weight` is float32 (C,), how much each class counts."""
+) -> Arm:
+    """Fit one arm.
+
+    Parameters
+    ----------
+    begun
+        The fusion in mode "robust" as the image stage left it. The robust arm goes on from there: its image side
+        stands still and its fused head begins as the image's, so that with a shut gate it says what the image says,
+        and fitting teaches it when and how far to leave that. The others begin from nothing, as published.
+    weight
+        float32 (C,), how much each class counts.
+    """
     torch.manual_seed(seed)
     d_text, d_img, n_classes = bank.text.shape[1], bank.image.shape[2], len(weight)
     fusion: PRMF | Concatenation
+    scale: Scale | None = Scale.of(bank)
     if name == "concatenation":
         fusion = Concatenation(d_text, d_img, n_classes=n_classes)
     elif name == "PRMF paper":
         fusion = PRMF(d_text, d_img, d_text, mode="paper", n_classes=n_classes)
     else:
-        fusion = PRMF(d_text, d_img, settings.d, mode="robust", n_classes=n_classes)
-    learner = _Learner(fusion, bank, settings, curriculum, torch.from_numpy(weight), seed)
+        fusion, scale = copy.deepcopy(begun).requires_grad_(True), None
+        fusion.head[-1].load_state_dict(fusion.head_image.state_dict())  # type: ignore[index]
+        fusion.project_image.requires_grad_(False)
+        fusion.head_image.requires_grad_(False)
+        settings = settings.model_copy(update={"lr": settings.robust_lr})
+    scaled = bank if scale is None else scale.apply(bank)
+    learner = _Learner(fusion, scaled, settings, curriculum, torch.from_numpy(weight), seed)
     fit(learner, len(bank), settings, seed=seed)
-    return fusion.eval()
-
-
-@torch.inference_mode()
-def ask(
-    fusion: PRMF | Concatenation, bank: Bank
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-    """What an arm says of patches as they are (view 0), on scaled features.
-
-    Returns
-    -------
-    probs, probs_image : float64 (N, C)
-        Fused, and of its image head.
-    gate : float32 (N,)
-    """
-    out = fusion(bank.text, bank.image[:, 0], present=bank.present)
-    return softmax(out.logits.numpy()), softmax(out.logits_img.numpy()), out.gate.numpy()
+    return Arm(fusion.requires_grad_(True).eval(), scale)
