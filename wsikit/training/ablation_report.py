@@ -211,7 +211,7 @@ def _record(config: AblationConfig, data: PatchSet, results: list[ArmResult], sp
 
 
 def _page(config: AblationConfig, data: PatchSet, results: list[ArmResult], splits: dict[str, Any]) -> str:
-    drawn = "groups" if config.folds.block_px is None else f"squares of {config.folds.block_px:g} px of each slide"
+    drawn = f"{config.data.group}s" if config.folds.block_px is None else f"squares of {config.folds.block_px:g} px of each slide"
     counts = ", ".join(
         f"{n} {code}" for code, n in zip(config.codes, np.bincount(data.labels, minlength=len(config.codes)))
     )
@@ -236,7 +236,7 @@ def _figure(results: list[ArmResult], path: Path) -> None:
 
     rows = [r for r in results if r.auc_gain is not None and not r.arm.startswith("floor")]
     colours = {OWN: "#0072B2", NONE: "#999999", SHUFFLED: "#D55E00"}
-    figure = Figure(figsize=(7.5, 0.36 * len(rows) + 1.1), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8.5, 0.36 * len(rows) + 1.1), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for place, r in enumerate(reversed(rows)):
         assert r.auc_gain is not None
@@ -246,7 +246,7 @@ def _figure(results: list[ArmResult], path: Path) -> None:
         axes.plot(value, place, "o", color=colour, ms=6)
     axes.axvline(0, color="black", lw=0.8)
     axes.set_yticks(range(len(rows)), [f"{r.arm}, {r.captions}" for r in reversed(rows)])
-    axes.set_xlabel("gain in AUC over the image alone, points (95 % interval, paired)")
+    figure.supxlabel("gain in AUC over the image alone, points (95 % interval, paired)", fontsize="medium")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.savefig(path)
