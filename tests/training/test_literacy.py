@@ -29,6 +29,15 @@ def test_a_drawn_place_is_the_grade_that_the_words_tell(mpp):
     assert told > 1000
 
 
+def test_facts_that_are_never_told_at_a_scale_do_not_spoil_the_figure():
+    captions, _, _ = drawn_captions(200, mpp=0.688, seed=5)
+    tokenizer = CaptionTokenizer.train(captions, vocabulary=300, max_tokens=128)
+    options = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": tokenizer.vocabulary}
+    encoder = TextEncoder(TextEncoderConfig(model_type="distilbert", options=options))
+    share = teach_reading(encoder, tokenizer, mpp=0.688, n=64, settings=FitSettings(epochs=1, batch=32), seed=0)
+    assert np.isfinite(share)
+
+
 def test_an_encoder_from_nothing_learns_to_read_what_it_has_not_seen():
     captions, _, _ = drawn_captions(1500, mpp=4.0, seed=5)
     tokenizer = CaptionTokenizer.train(captions, vocabulary=300, max_tokens=96)
