@@ -55,6 +55,7 @@ def fit(
             optimizers=(adamw(dict(module.named_children()), rate, settings.weight_decay), None),
         )
         trainer.remove_callback(PrinterCallback)
+        torch.manual_seed(seed)  # order and dropout begin here, whatever was drawn in this process before
         trainer.train()
         trainer.accelerator.free_memory()
     module.eval()
