@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from wsikit.training.ablation import AblationConfig, jobs, load_patches, run_abl
 from wsikit.training.ablation_report import drawn_units, summarise
 from wsikit.training.branches import train_image_branch, train_text_branch
 from wsikit.training.config import read_config
+
+ONE_THREAD = os.cpu_count() or 1
+"""Workers that leave each one thread: several add up in another order from run to run."""
 
 SETTINGS = {
     "name": "toy",
@@ -63,7 +67,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> AblationConfig:
 @pytest.fixture(scope="module")
 def finished(config: AblationConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ablation") / "out"
-    run_ablation(config, out)
+    run_ablation(config, out, workers=ONE_THREAD)
     return out
 
 
@@ -107,14 +111,10 @@ def test_a_run_that_was_cut_off_does_what_is_missing_and_only_that(config, finis
     gone.unlink()
     with pytest.raises(RequestError, match="does what is missing"):
         summarise(config, finished)
-    run_ablation(config, finished)
+    run_ablation(config, finished, workers=ONE_THREAD)
     assert kept.stat().st_mtime_ns == before
-    again = np.load(gone)
-    assert set(again) == set(old)
-    np.testing.assert_array_equal(again["rows"], old["rows"])
-    for key in ("probs/image only", "probs/text only|measured captions"):  # of branches that were kept
-        np.testing.assert_allclose(again[key], old[key], atol=1e-5, err_msg=key)
-    assert all(np.isfinite(again[key]).all() for key in again if key.startswith("probs/"))
+    for key, value in np.load(gone).items():
+        np.testing.assert_allclose(value, old[key], atol=1e-5, err_msg=key)
 
 
 def test_a_folder_of_other_settings_is_refused(config, finished):

@@ -46,5 +46,5 @@ def test_an_encoder_from_nothing_learns_to_read_what_it_has_not_seen():
     options |= {"dropout": 0.0, "attention_dropout": 0.0}
     torch.manual_seed(0)
     encoder = TextEncoder(TextEncoderConfig(model_type="distilbert", options=options))
-    settings = FitSettings(epochs=8, batch=32, lr=5e-3, weight_decay=0.0)
-    assert teach_reading(encoder, tokenizer, mpp=4.0, n=1500, settings=settings, seed=0) > 0.35  # untaught: below 0
+    settings = FitSettings(epochs=10, batch=32, lr=5e-3, weight_decay=0.0)
+    assert teach_reading(encoder, tokenizer, mpp=4.0, n=1500, settings=settings, seed=0) > 0.5  # untaught: below 0

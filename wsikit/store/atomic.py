@@ -114,6 +114,12 @@ def remove_partials(folder: Path) -> None:
             left.unlink(missing_ok=True)  # it may have lain in a folder that is gone by now
 
 
+def foreign_names(folder: Path) -> list[str]:
+    """What lies in a local folder, sorted, but for what interrupted writes of ours left; empty if there is none."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted(name for name in names if not _OUR_PARTIAL.search(name))
+
+
 def flush(path: str | os.PathLike[str] | RemotePath) -> None:
     """See to it that a file's content is on the disk. What lies at a URL is there once it is written."""
     if isinstance(path, RemotePath):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -41,7 +40,7 @@ from wsikit.captions.vlm.settings import FinetuneSettings
 from wsikit.captions.vlm.trainer import CHECKPOINTS, Examples, Fitted, Tell, fit
 from wsikit.datasets import ImageTable
 from wsikit.errors import RequestError, WsikitError
-from wsikit.store.atomic import write_json
+from wsikit.store.atomic import foreign_names, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -256,8 +255,10 @@ def _claim(out: Path, request: dict[str, Any]) -> None:
                 "to go on with it, or give a new folder."
             )
         return
-    leftovers = [name for name in (os.listdir(out) if out.is_dir() else []) if name != CHECKPOINTS]
-    if leftovers or (out.exists() and not out.is_dir()):
+    # a folder called as ours is ours if there is nothing in it: without the request it is somebody's, and in the end
+    # it is removed
+    strangers = foreign_names(out / CHECKPOINTS) or [name for name in foreign_names(out) if name != CHECKPOINTS]
+    if strangers or (out.exists() and not out.is_dir()):
         raise RequestError(f"{out}: there is something already; give a new folder, nothing is overwritten.")
     write_json(path, request)
 
