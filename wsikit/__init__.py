@@ -16,7 +16,7 @@ _HOME = {
     "SlideStore": "wsikit.slides.store",
     "WsikitError": "wsikit.errors",
     "caption": "wsikit.inference.stages",
-    "export": "wsikit.batch.outputs",
+    "export": "wsikit.batch.export",
     "load_model": "wsikit.models.io",
     "make_phantom": "wsikit.phantom",
     "open_slide": "wsikit.slides.registry",
@@ -31,7 +31,7 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from wsikit.batch.outputs import export
+    from wsikit.batch.export import export
     from wsikit.batch.runner import run
     from wsikit.errors import WsikitError
     from wsikit.geometry import PatchGrid

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 import zarr
 
+from wsikit.batch.export import export
 from wsikit.batch.manifest import collect
-from wsikit.batch.outputs import export
 from wsikit.cli.main import main
 from wsikit.errors import RequestError, StoreError, UnreachableError, UnsupportedSlideError
 from wsikit.execution import Executor

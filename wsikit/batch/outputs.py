@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,18 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.batch.records import versions
-from wsikit.errors import ReadError, RequestError
+from wsikit.errors import ReadError
 from wsikit.export.classmap import ClassMap, strongest_patches
 from wsikit.export.geojson import write_geojson
 from wsikit.export.heatmap import write_map_png
 from wsikit.export.palette import parse_color
 from wsikit.export.report import Fact, PatchExample, ReportData, Section, write_report
-from wsikit.export.tiff import write_tiff
 from wsikit.inference.caption_columns import CaptionColumns, read_captions
 from wsikit.inference.stages import stored_vote
 from wsikit.slides.store import SlideStore
-from wsikit.store.atomic import atomic_write, write_json
-from wsikit.store.place import place
+from wsikit.store.atomic import write_json
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable
 from wsikit.tiling.stream import read_patches
@@ -41,7 +38,6 @@ EXAMPLES_PER_CLASS = 4
 THUMBNAIL_PX = 1600
 FILES = ("map.png", "subtype.geojson", "report.html")
 PROVENANCE = "provenance.json"
-FORMATS = ("png", "geojson", "report", "csv", "tiff")
 TELLING_FACTS = (
     "nuclei_per_mm2",
     "nuclear_diameter_um",
@@ -150,55 +146,6 @@ def write_outputs(
         write_report(folder / "report.html", report_data(found, thumbnail))
         write_json(folder / PROVENANCE, {"receipt": receipt.to_json(), "made": _now(), "versions": versions()})
     return summarize(found)
-
-
-def export(
-    store: SlideStore | str | os.PathLike[str],
-    to: str,
-    path: str | os.PathLike[str],
-    *,
-    grid: str | None = None,
-    method: str = "mean",
-) -> Path:
-    """Write one output of a store.
-
-    Parameters
-    ----------
-    to
-        "png": subtype map over the thumbnail. "geojson": regions for QuPath, level-0 px. "report": one HTML file.
-        "csv": the patch table, one row per patch, places in level-0 px. "tiff": the pixels as a tiled pyramid, from the
-        bytes that the store holds.
-    path
-        The file to write.
-
-    Raises
-    ------
-    RequestError
-        There is no such format.
-    StoreError
-        The store has no patch table.
-    """
-    if to not in FORMATS:
-        raise RequestError(f"export to {to!r}: choose one of {', '.join(FORMATS)}")
-    opened = store if isinstance(store, SlideStore) else SlideStore(store)
-    target = place(path)
-    if target.is_dir():
-        raise RequestError(f"{target}: a folder; give the file to write")
-    if to == "tiff":
-        write_tiff(opened, target)
-        return target
-    table = opened.patches(grid)
-    found = gather(opened, table, method=method)
-    if to == "csv":
-        with atomic_write(target) as partial:
-            table.frame().to_csv(partial, index=False)
-    elif to == "geojson":
-        write_geojson(target, found.class_map)
-    elif to == "png":
-        write_map_png(target, found.class_map, whole_slide(opened), found.result, reason=found.reason)
-    else:
-        write_report(target, report_data(found, whole_slide(opened)))
-    return target
 
 
 def whole_slide(store: SlideStore) -> npt.NDArray[np.uint8]:

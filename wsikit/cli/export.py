@@ -24,6 +24,6 @@ from wsikit.cli.options import grid_option
 def command(store: str, to: str, out: str, grid: str | None, method: str) -> None:
     """Write a map (PNG), regions for QuPath (GeoJSON, level-0 px), a report (HTML), the patch table (CSV) or
     the pixels (tiled pyramidal TIFF, from the store's own bytes)."""
-    from wsikit.batch.outputs import export
+    from wsikit.batch.export import export
 
     click.echo(f"{export(store, to, out, grid=grid, method=method)}")
