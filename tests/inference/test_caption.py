@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from wsikit.captions import Caption, load_captioner
-from wsikit.captions.base import Captioner, batch_of, in_parallel
+from wsikit.captions.base import SAMPLE_PATCHES, Captioner, batch_of, in_parallel
 from wsikit.captions.remember import Remembering
 from wsikit.errors import ModelError
 from wsikit.inference.budget import Budget
@@ -252,3 +252,20 @@ def test_who_does_not_say_that_it_runs_in_parallel_does_not() -> None:
     assert isinstance(Teller(), Captioner)
     assert isinstance(Remembering(Teller()), Captioner)
     assert batch_of(Remembering(Teller())) == Teller.batch
+
+
+def test_patches_are_placed_in_their_slide_and_the_same_slide_is_not_described_twice(
+    slide_path: Path, tmp_path: Path
+) -> None:
+    store = tile(slide_path, tmp_path / "coarse.zarr", patches=PatchParameters(1.0, 32))
+    table = caption(store, captioner="morphometry-in-slide")
+    images = read_patches(store, table.grid, table.coords).images
+    assert 100 < len(images) <= SAMPLE_PATCHES
+    expected = load_captioner("morphometry-in-slide").settle(images, mpp=1.0).caption(images, mpp=1.0)
+    texts = table.read("caption").tolist()
+    assert texts == [found.text for found in expected]
+    assert sum("In its slide" in text for text in texts) > 50
+    written = [path.stat().st_mtime_ns for path in sorted((Path(store.folder) / "patches").rglob("*/c/*"))]
+    caption(store, captioner="morphometry-in-slide")
+    assert written == [path.stat().st_mtime_ns for path in sorted((Path(store.folder) / "patches").rglob("*/c/*"))]
+    assert written

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from wsikit.captions import load_captioner
 from wsikit.datasets.table import ImageTable
 from wsikit.errors import RequestError
+from wsikit.training.config import CaptionsConfig
 from wsikit.training.data import PatchSet, patch_set, refuse_shared_groups
+from wsikit.training.texts import with_captions
 
 
 class Pictures:
@@ -109,3 +113,20 @@ def test_a_slide_on_both_sides_of_a_split_is_refused():
     with pytest.raises(RequestError, match="'p'"):
         refuse_shared_groups(data.select([0, 1]), data.select([2]))
     refuse_shared_groups(data.select([0, 2]), data.select([1]))
+
+
+def test_a_captioner_that_needs_the_slide_is_settled_on_each_by_itself():
+    rng = np.random.default_rng(0)
+    images = rng.integers(60, 200, (40, 16, 16, 3)).astype(np.uint8)
+    images[20:] //= 2  # the second slide is darker throughout
+    data = PatchSet(images, np.zeros(40, np.int64), np.repeat("one patient", 40), ("",) * 40)
+    slides = np.repeat(["a", "b"], 20)
+    mixed = rng.permutation(40)
+    spec = CaptionsConfig(source="captioner", captioner="morphometry-in-slide")
+    texts = with_captions(replace(data, slides=slides).select(mixed), spec, mpp=4.0).captions
+    for slide in "ab":
+        own = images[slides == slide]
+        expected = load_captioner("morphometry-in-slide").settle(own, mpp=4.0).caption(own, mpp=4.0)
+        assert sorted(text for text, row in zip(texts, mixed) if slides[row] == slide) == sorted(
+            c.text for c in expected
+        )

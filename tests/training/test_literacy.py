@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wsikit.captions import FACTS, parse
+from wsikit.captions.in_slide import HEAD, LIMITS, WORDS
 from wsikit.models.config import TextEncoderConfig
 from wsikit.models.encoders import TextEncoder
 from wsikit.models.tokenizer import CaptionTokenizer
@@ -48,3 +49,19 @@ def test_an_encoder_from_nothing_learns_to_read_what_it_has_not_seen():
     encoder = TextEncoder(TextEncoderConfig(model_type="distilbert", options=options))
     settings = FitSettings(epochs=10, batch=32, lr=5e-3, weight_decay=0.0)
     assert teach_reading(encoder, tokenizer, mpp=4.0, n=1500, settings=settings, seed=0) > 0.5  # untaught: below 0
+
+
+def test_drawn_places_in_a_slide_are_those_that_the_words_tell():
+    captions, places, names = drawn_captions(300, mpp=4.0, seed=0, in_slide=True)
+    columns = [column for column, name in enumerate(names) if name.endswith(" in the slide")]
+    assert len(columns) == len(WORDS)
+    assert places.shape == (300, len(names))
+    told = 0
+    for text, row in zip(captions, places, strict=True):
+        _, _, sentence = text.partition(f"{HEAD}: ")
+        assert np.isfinite(row[columns]).all() == bool(sentence) == ("Tone: " in text)
+        for column, word, words in zip(columns, sentence.rstrip(".").split(", "), WORDS.values(), strict=False):
+            if sentence:
+                assert words[sum(row[column] >= limit for limit in LIMITS)] == word
+                told += 1
+    assert told > 1000

@@ -22,7 +22,7 @@ from wsikit.batch.outputs import SlideSummary, write_outputs
 from wsikit.batch.records import SlideRow
 from wsikit.captions import Captioner, CaptionerOptions, load_captioner
 from wsikit.captions.base import in_parallel
-from wsikit.captions.remember import Remembering
+from wsikit.captions.remember import remembering
 from wsikit.errors import RequestError, WsikitError
 from wsikit.execution import Executor
 from wsikit.geometry import MAX_ENLARGEMENT, SCALE_TOLERANCE
@@ -118,9 +118,8 @@ def run(
 
     parameters = parameters or RunParameters()
     predictor = Predictor(load_model(parameters.model), device=device)  # type: ignore[arg-type]
-    captioner = load_captioner(parameters.captioner, parameters.captioner_options, device=device)
-    if not in_parallel(captioner):
-        captioner = Remembering(captioner)  # equal pixels are described once in the whole run
+    # equal pixels are described once in the whole run
+    captioner = remembering(load_captioner(parameters.captioner, parameters.captioner_options, device=device))
     folder.mkdir(parents=True, exist_ok=True)
     records.write_run(folder, parameters.to_json(), entries, model_fingerprint=predictor.model.fingerprint)
     job = _Job(folder, parameters, executor or Executor(), predictor, captioner, progress)

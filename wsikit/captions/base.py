@@ -26,6 +26,9 @@ class Caption:
     """Why there is no caption, in a few words; empty where there is one. `text` then is what came instead, or empty."""
 
 
+SAMPLE_PATCHES = 512
+"""Patches of a slide that a captioner sees before it describes any."""
+
 BATCH = 8
 """Patches given in one call to a captioner that does not say how many it wants: what a kill may cost."""
 
@@ -47,6 +50,19 @@ class Captioner(Protocol):
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
         """Describe patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in their order."""
+
+
+@runtime_checkable
+class NeedsSlide(Protocol):
+    """A captioner whose words depend on the slide: it sees some of its patches before it describes any."""
+
+    def settle(self, images: npt.NDArray[np.uint8], *, mpp: float) -> Captioner:
+        """The captioner for the slide that has these patches, uint8 (B, H, W, 3) at `mpp` µm per pixel."""
+
+
+def sample_rows(n: int) -> npt.NDArray[np.int64]:
+    """Rows of the patches by which a slide of `n` patches is known: `SAMPLE_PATCHES` at most, evenly spread."""
+    return np.unique(np.linspace(0, n - 1, min(n, SAMPLE_PATCHES)).astype(np.int64))
 
 
 def in_parallel(captioner: Captioner) -> bool:

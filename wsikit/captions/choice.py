@@ -1,6 +1,7 @@
 """Which captioner a name stands for. Names are strings that can be kept: in run.json, in a model's configuration.
 
 morphometry                    measures; the default
+morphometry-in-slide           measures, and says how a patch stands among those of its slide
 NAME                           a captioner that comes with the package
 DIR | ORG/MODEL [#ADAPTER]     a vision-language model on this disk, with a LoRA adapter's folder
 http://HOST:PORT/v1 [#MODEL]   an OpenAI-compatible server, with the model's name there
@@ -17,7 +18,9 @@ from wsikit.captions.base import Captioner
 from wsikit.captions.vlm.files import packaged_captioners
 from wsikit.errors import RequestError
 
-MORPHOMETRY = "morphometry"
+MORPHOMETRY, IN_SLIDE = "morphometry", "morphometry-in-slide"
+MEASURING = (MORPHOMETRY, IN_SLIDE)
+"""Captioners that come with the code."""
 
 _SERVER = re.compile(r"https?://", re.IGNORECASE)
 _MODEL_ONLY = ("adapter", "dtype", "batch", "quantize")
@@ -65,7 +68,7 @@ def load_captioner(
     Parameters
     ----------
     spec
-        morphometry, a packaged captioner's name, a model's folder or hub id on this disk (`#` and an adapter's
+        morphometry, morphometry-in-slide, a packaged captioner's name, a model's folder or hub id on this disk (`#` and an adapter's
         folder may follow), or a server's address ending in /v1 (`#` and a model's name may follow).
     device
         "auto", "cpu", "cuda": where a model on this disk runs.
@@ -79,11 +82,12 @@ def load_captioner(
     """
     options = options or CaptionerOptions()
     given = options.given()
-    if spec == MORPHOMETRY:
+    if spec in MEASURING:
         _refuse(spec, "measures and takes no options", given)
+        from wsikit.captions.in_slide import MorphometryInSlide
         from wsikit.captions.morphometry import Morphometry
 
-        return Morphometry()
+        return Morphometry() if spec == MORPHOMETRY else MorphometryInSlide()
     if _SERVER.match(spec):
         _refuse(spec, "is a server", [name for name in given if name in _MODEL_ONLY])
         return _server(spec, options)
@@ -93,7 +97,7 @@ def load_captioner(
 
 def check_captioner(spec: str) -> None:
     """Raise what `load_captioner` would raise for a name that stands for nothing; nothing is loaded."""
-    if spec != MORPHOMETRY and not _SERVER.match(spec):
+    if spec not in MEASURING and not _SERVER.match(spec):
         _find(spec)
 
 
@@ -138,7 +142,7 @@ def _find(spec: str) -> tuple[str, str | None]:
         return name, adapter or None
     # a hub id is looked for by the library that keeps the cache; it says itself what is missing there
     if not (Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
-        known = ", ".join(map(repr, (MORPHOMETRY, *packaged_captioners())))
+        known = ", ".join(map(repr, (*MEASURING, *packaged_captioners())))
         raise RequestError(
             f"unknown captioner {spec!r}: there is {known}; or give a model's folder, the hub id of one on this disk, "
             "or a server's address such as http://localhost:8000/v1"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.base import Caption, Captioner, batch_of, check_patches
+from wsikit.captions.base import Caption, Captioner, NeedsSlide, batch_of, check_patches, in_parallel
 
 MOST = 100_000
 """Captions kept, the latest used: some 50 MB."""
@@ -20,6 +20,11 @@ def pixel_key(image: npt.NDArray[np.uint8], mpp: float) -> str:
     digest = hashlib.blake2b(repr((image.shape, float(mpp))).encode(), digest_size=20)
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
+
+
+def remembering(captioner: Captioner) -> Captioner:
+    """The captioner with a memory, where equal pixels have equal captions and asking twice is dear."""
+    return captioner if in_parallel(captioner) or isinstance(captioner, NeedsSlide) else Remembering(captioner)
 
 
 class Remembering:

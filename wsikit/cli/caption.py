@@ -45,8 +45,7 @@ def command(
     from rich.console import Console
 
     from wsikit.captions import load_captioner
-    from wsikit.captions.base import in_parallel
-    from wsikit.captions.remember import Remembering
+    from wsikit.captions.remember import remembering
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
     from wsikit.errors import RequestError
@@ -56,9 +55,8 @@ def command(
     if model and request.budget is None:
         raise RequestError("--model chooses patches for a budget: give --caption-budget N with it")
     executor = executor_of(scheduler, workers)
-    captioner = load_captioner(request.captioner, request.options, device=device)
-    if not in_parallel(captioner):
-        captioner = Remembering(captioner)  # equal pixels are described once for all stores
+    # equal pixels are described once for all stores
+    captioner = remembering(load_captioner(request.captioner, request.options, device=device))
     predictor = None
     if model:
         from wsikit.inference.predict import Predictor

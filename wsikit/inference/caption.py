@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.base import Captioner, in_parallel
+from wsikit.captions.base import Captioner, NeedsSlide, in_parallel, sample_rows
 from wsikit.execution import Executor
 from wsikit.inference.budget import Budget
 from wsikit.inference.caption_columns import drop_stale
 from wsikit.inference.opening import StoreLike, coords_digest, open_store
 from wsikit.inference.slow_captions import CAPTION_REVISION, SlowCaptions
 from wsikit.progress import SILENT, Progress
+from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.columns import ColumnStage, fill_columns
+from wsikit.tiling.stream import iterate_patches
 
 if TYPE_CHECKING:
     from wsikit.captions.choice import CaptionerOptions
     from wsikit.inference.predict import Predictor
+
+_AT_ONCE = 64
 
 
 def caption(
@@ -75,6 +79,8 @@ def caption(
     opened = open_store(store)
     table = opened.patches(grid)
     describer = load_captioner(captioner, options, device=device) if isinstance(captioner, str) else captioner
+    if isinstance(describer, NeedsSlide):
+        describer = _settled(describer, opened, table)
     if budget is not None and budget.captions >= len(table):
         budget = None  # it asks for no less than everything
     if in_parallel(describer) and budget is None:
@@ -85,6 +91,20 @@ def caption(
         SlowCaptions(opened, table, describer, budget, model, progress).run(retry_failed)
     drop_stale(table)
     return table
+
+
+def _settled(captioner: NeedsSlide, store: SlideStore, table: PatchTable) -> Captioner:
+    """The captioner for this slide, by a sample of its readable patches; the same sample each time."""
+    coords = table.coords[sample_rows(len(table))]
+    seen = []
+    for _, batch in iterate_patches(store, table.grid, coords, _ranges(len(coords))):
+        seen.append(batch.images[batch.readable])
+    side = table.grid.patch_px
+    return captioner.settle(np.concatenate([np.empty((0, side, side, 3), np.uint8), *seen]), mpp=table.grid.target_mpp)
+
+
+def _ranges(n: int) -> list[slice]:
+    return [slice(first, min(first + _AT_ONCE, n)) for first in range(0, n, _AT_ONCE)]
 
 
 def caption_stage(table: PatchTable, captioner: Captioner) -> ColumnStage:

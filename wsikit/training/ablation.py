@@ -155,6 +155,7 @@ def _prepare(config: AblationConfig, out: Path, tell: Callable[[str], None]) -> 
             n=config.reading.captions,
             settings=config.reading,
             seed=0,
+            in_slide=config.captions.in_slide,
         )
         tell(f"the text encoder reads {100 * share:.0f} % of the facts' variance out of captions that it has not seen")
         partial_file = out / f"{READER_FILE}.partial"
@@ -175,7 +176,7 @@ def two_parts(config: AblationConfig, data: PatchSet) -> list[Split]:
 def _untrained(config: AblationConfig, *, seed: int) -> MMLNB:
     """The model before training, its vocabulary that of the measuring captioner at this scale."""
     assert config.data.mpp is not None
-    words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=config.data.mpp, seed=0)
+    words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=config.data.mpp, seed=0, in_slide=config.captions.in_slide)
     training = config.training.model_copy(update={"seed": seed})
     return build_model(config.model_copy(update={"training": training}), words, mpp=config.data.mpp)
 

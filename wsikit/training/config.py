@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from wsikit.captions.choice import IN_SLIDE, MEASURING
 from wsikit.datasets.table import Columns
 from wsikit.errors import RequestError
 from wsikit.export.palette import class_colors, hex_color
@@ -96,6 +97,11 @@ class CaptionsConfig(_Strict):
     """As `wsikit caption --captioner` takes it."""
     csv: str | None = None
     """Columns file_name and description, one row per patch: out-of-fold captions, for instance."""
+
+    @property
+    def in_slide(self) -> bool:
+        """Whether they place a patch among those of its slide."""
+        return self.captioner == IN_SLIDE
 
     @model_validator(mode="after")
     def _what_it_needs(self) -> CaptionsConfig:
@@ -190,8 +196,8 @@ class TrainConfig(_Strict):
         if len(self.values) != sum(len(c.values or (c.code,)) for c in self.classes):
             raise ValueError("classes: a value stands for two classes")
         voting = [c.background for c in self.classes]
-        if self.reading is not None and (self.text.pretrained is not None or self.captions.captioner != "morphometry"):
-            raise ValueError("reading: only for a text encoder from nothing that reads the captioner morphometry")
+        if self.reading is not None and (self.text.pretrained is not None or self.captions.captioner not in MEASURING):
+            raise ValueError(f"reading: only for a text encoder from nothing that reads {' or '.join(MEASURING)}")
         if all(voting) or voting != sorted(voting):
             raise ValueError("classes: those that vote come first, background ones after them")
         self.curriculum()

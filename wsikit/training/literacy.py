@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from wsikit.captions.in_slide import WORDS, place_words
 from wsikit.captions.lexicon import FACTS, TONE, grades, phrase
 from wsikit.models.encoders import TextEncoder
 from wsikit.models.tokenizer import CaptionTokenizer
@@ -21,36 +22,46 @@ from wsikit.training.settings import FitSettings
 _ALONE = ("black_share", "grey_share")  # above half they end the sentence: a patch of nothing to read
 _MOST_BLANK = 0.94
 
+_TONE_TERMS = {FACTS[name].term for name in TONE}
+
 VOCABULARY_FROM = 5000
 """Drawn captions that hold every word of the language."""
 
 
 def drawn_captions(
-    n: int, *, mpp: float, seed: int
+    n: int, *, mpp: float, seed: int, in_slide: bool = False
 ) -> tuple[tuple[str, ...], npt.NDArray[np.float32], tuple[str, ...]]:
-    """Random facts in words, as the measuring captioner would say them at `mpp` µm/px.
+    """Random facts in words, as the measuring captioner would say them at `mpp` µm/px; `in_slide`: as the one does that
+    places patches in their slide.
 
     Returns
     -------
     captions : tuple of n str
     places : float32 (n, F)
-        Where each fact lies on the scale of its grades, 0 to 1; NaN where the caption does not tell it.
+        Where each fact lies on the scale of its grades, 0 to 1; NaN where the caption does not tell it. With
+        `in_slide`, the facts' places in the slide come after the facts.
     names : tuple of F str
     """
     rng = np.random.default_rng(seed)
     names = tuple(name for name, fact in FACTS.items() if fact.term and fact.finest_mpp < mpp <= fact.coarsest_mpp)
-    texts, places = [], np.full((n, len(names)), np.nan, dtype=np.float32)
+    placed = tuple(WORDS) if in_slide else ()
+    texts, places = [], np.full((n, len(names) + len(placed)), np.nan, dtype=np.float32)
     for row in range(n):
         drawn = {name: _draw(name, rng) for name in names}
         facts = {name: value for name, (value, _) in drawn.items()}
         facts |= {name: min(facts[name], 0.4) for name in _ALONE}
         facts["blank_share"] = min(facts["blank_share"], _MOST_BLANK)
         told = grades(facts)
-        texts.append(phrase(facts, mpp))
+        text = phrase(facts, mpp)
+        if placed and told.keys() & _TONE_TERMS:
+            stands = rng.uniform(-0.2, 1.2, len(placed))
+            text += " " + place_words(dict(zip(placed, stands.tolist(), strict=True)))
+            places[row, len(names) :] = stands
+        texts.append(text)
         for column, name in enumerate(names):
             if FACTS[name].term in told:
                 places[row, column] = drawn[name][1]
-    return tuple(texts), places, names
+    return tuple(texts), places, names + tuple(f"{name} in the slide" for name in placed)
 
 
 def _draw(name: str, rng: np.random.Generator) -> tuple[float, float]:
@@ -94,20 +105,27 @@ class Reader(nn.Module):
 
 
 def teach_reading(
-    encoder: TextEncoder, tokenizer: CaptionTokenizer, *, mpp: float, n: int, settings: FitSettings, seed: int
+    encoder: TextEncoder,
+    tokenizer: CaptionTokenizer,
+    *,
+    mpp: float,
+    n: int,
+    settings: FitSettings,
+    seed: int,
+    in_slide: bool = False,
 ) -> float:
-    """Teach `encoder`, in place, to read measured captions at `mpp` µm/px.
+    """Teach `encoder`, in place, to read measured captions at `mpp` µm/px, with `in_slide` those that place patches.
 
     Returns
     -------
     float
         Share of the facts' variance that it reads out of captions it has not seen (R², mean over the facts).
     """
-    captions, places, _ = drawn_captions(n, mpp=mpp, seed=seed)
+    captions, places, _ = drawn_captions(n, mpp=mpp, seed=seed, in_slide=in_slide)
     torch.manual_seed(seed)
     reader = Reader(encoder, tokenizer, captions, places)
     fit(reader, n, settings, seed=seed)
-    unseen, truth, _ = drawn_captions(512, mpp=mpp, seed=seed + 1)
+    unseen, truth, _ = drawn_captions(512, mpp=mpp, seed=seed + 1, in_slide=in_slide)
     probe = Reader(encoder, tokenizer, unseen, truth)
     probe.head = reader.head
     with torch.inference_mode():

@@ -248,7 +248,7 @@ def _untrained(config: TrainConfig, captions: tuple[str, ...], mpp: float, tell:
     """The model before training, but able to read where the configuration wants it."""
     if config.reading is None:
         return build_model(config, captions, mpp=mpp)
-    words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=mpp, seed=config.training.seed)
+    words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=mpp, seed=config.training.seed, in_slide=config.captions.in_slide)
     model = build_model(config, words, mpp=mpp)
     share = teach_reading(
         model.text,
@@ -257,6 +257,7 @@ def _untrained(config: TrainConfig, captions: tuple[str, ...], mpp: float, tell:
         n=config.reading.captions,
         settings=config.reading,
         seed=config.training.seed,
+        in_slide=config.captions.in_slide,
     )
     tell.said(f"the text encoder reads {100 * share:.0f} % of the facts' variance out of captions that it has not seen")
     return model

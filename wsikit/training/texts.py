@@ -7,7 +7,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from wsikit.captions import load_captioner
+from wsikit.captions.base import Captioner, NeedsSlide, sample_rows
 from wsikit.captions.vlm import refuse_seen_patients
 from wsikit.captions.vlm.files import RECORD_FILE
 from wsikit.errors import RequestError
@@ -35,12 +39,26 @@ def with_captions(
         return data
     _refuse_seen(config.captioner, data)
     captioner = load_captioner(config.captioner)
+    if not isinstance(captioner, NeedsSlide):
+        return data.with_captions(_described(captioner, data, np.arange(len(data)), mpp, tell))
+    slides = data.groups if data.slides is None else data.slides
+    texts = np.full(len(data), "", dtype=object)
+    for slide in np.unique(slides):
+        rows = np.flatnonzero(slides == slide)
+        settled = captioner.settle(data.images[rows[sample_rows(len(rows))]], mpp=mpp)
+        texts[rows] = _described(settled, data, rows, mpp, tell)
+    return data.with_captions(texts.tolist())
+
+
+def _described(
+    captioner: Captioner, data: PatchSet, rows: npt.NDArray[np.int64], mpp: float, tell: Callable[[int], None]
+) -> list[str]:
     texts: list[str] = []
-    for first in range(0, len(data), AT_ONCE):
-        images = data.images[first : first + AT_ONCE]
+    for first in range(0, len(rows), AT_ONCE):
+        images = data.images[rows[first : first + AT_ONCE]]
         texts += [caption.text for caption in captioner.caption(images, mpp=mpp)]
         tell(len(images))
-    return data.with_captions(texts)
+    return texts
 
 
 def _refuse_seen(spec: str, data: PatchSet) -> None:
