@@ -68,8 +68,8 @@ def load_captioner(
     Parameters
     ----------
     spec
-        morphometry, morphometry-in-slide, a packaged captioner's name, a model's folder or hub id on this disk (`#` and an adapter's
-        folder may follow), or a server's address ending in /v1 (`#` and a model's name may follow).
+        morphometry, morphometry-in-slide, a packaged captioner's name, a model's folder or hub id on this disk (`#`
+        and an adapter's folder may follow), or a server's address ending in /v1 (`#` and a model's name may follow).
     device
         "auto", "cpu", "cuda": where a model on this disk runs.
 

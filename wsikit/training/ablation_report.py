@@ -211,7 +211,8 @@ def _record(config: AblationConfig, data: PatchSet, results: list[ArmResult], sp
 
 
 def _page(config: AblationConfig, data: PatchSet, results: list[ArmResult], splits: dict[str, Any]) -> str:
-    drawn = f"{config.data.group}s" if config.folds.block_px is None else f"squares of {config.folds.block_px:g} px of each slide"
+    block = config.folds.block_px
+    drawn = f"{config.data.group}s" if block is None else f"squares of {block:g} px of each slide"
     counts = ", ".join(
         f"{n} {code}" for code, n in zip(config.codes, np.bincount(data.labels, minlength=len(config.codes)))
     )
