@@ -42,6 +42,7 @@ from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, refuse_shared_groups
 from wsikit.training.floor import colour_histogram, fit_histogram_floor
 from wsikit.training.metrics import Labels, Row, measure
+from wsikit.training.novelty import learn_novelty
 from wsikit.training.stages import Stage, StagePlan
 from wsikit.training.trainer import TrainingSettings, train
 
@@ -75,6 +76,8 @@ class Data(_Strict):
     captioner: str
     train_seeds: tuple[int, int]
     test_seeds: tuple[int, int]
+    novelty_seeds: tuple[int, int]
+    """Slides by which it is told how far off a patch may lie."""
     slide_px: int
     min_tissue: float
     most_per_training_slide: int
@@ -255,6 +258,11 @@ def main() -> int:
     curriculum = CurriculumSchedule.over(settings.training.epochs, rise=settings.rise)
     epochs = train(model, training, settings.training, curriculum=curriculum, stages=settings.plan())
     seconds = {"patches": round(made - begun), "training": round(time.perf_counter() - made)}
+
+    others, _ = make_set(data.novelty_seeds, data, most=None, workers=workers)
+    refuse_shared_groups(test, others)
+    if fault := learn_novelty(model, training, others):
+        logger.warning("%s", fault)
 
     predictions = predict_all(model, training, test, data.shuffle_seed)
     clear = np.flatnonzero(~doubt)

@@ -35,7 +35,7 @@ def patches() -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def assert_same(one: PatchPrediction, two: PatchPrediction) -> None:
-    for name in ("probs", "gate", "probs_image", "probs_text"):
+    for name in ("probs", "gate", "probs_image", "probs_text", "novelty"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=1e-5, err_msg=name)
 
 
@@ -57,7 +57,7 @@ def test_a_row_does_not_depend_on_its_batch(predictor: Predictor, patches):
     one_by_one = PatchPrediction(
         *(
             np.concatenate([getattr(single, name) for single in alone])
-            for name in ("probs", "gate", "probs_image", "probs_text")
+            for name in ("probs", "gate", "probs_image", "probs_text", "novelty")
         )
     )
     assert_same(together, one_by_one)

@@ -32,6 +32,9 @@ class PatchPrediction:
     """(B, C) of the auxiliary head on the image alone."""
     probs_text: npt.NDArray[np.float32]
     """(B, C) of the auxiliary head on the caption alone; NaN where there is none."""
+    novelty: npt.NDArray[np.float32]
+    """(B,) how unlike the training patches: above 1, farther off than 99 % of held-out ones; NaN where the model does
+    not know them."""
 
 
 class Predictor:
@@ -98,7 +101,8 @@ class Predictor:
         ]
         if not parts:
             empty = np.empty((0, len(self.model.config.classes)), dtype=np.float32)
-            return PatchPrediction(empty, np.empty(0, dtype=np.float32), empty.copy(), empty.copy())
+            none = np.empty(0, dtype=np.float32)
+            return PatchPrediction(empty, none, empty.copy(), empty.copy(), none.copy())
         return PatchPrediction(*(np.concatenate(arrays) for arrays in zip(*parts)))
 
     def _check_batch(self, images: npt.NDArray[np.uint8], n_captions: int) -> None:
@@ -122,9 +126,16 @@ class Predictor:
         if tokens.truncated and not self._told_of_truncation:
             self._told_of_truncation = True
             logger.warning("captions longer than %d tokens are cut", self.model.config.text_max_tokens)
-        arrays = (np.ascontiguousarray(images), tokens.ids, tokens.mask, tokens.present)
-        out = self.model(*(torch.from_numpy(array).to(self.device) for array in arrays))
+        features = self.model.image(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+        read = (tokens.ids, tokens.mask, tokens.present)
+        out = self.model.fuse(features, *(torch.from_numpy(array).to(self.device) for array in read))
         logits = (out.logits, out.logits_img, out.logits_txt)
         probs, probs_image, probs_text = (x.float().softmax(dim=1).cpu().numpy() for x in logits)
         probs_text[~tokens.present] = np.nan
-        return probs, out.gate.float().cpu().numpy(), probs_image, probs_text
+        return probs, out.gate.float().cpu().numpy(), probs_image, probs_text, self._novelty(features)
+
+    def _novelty(self, features: torch.Tensor) -> npt.NDArray[np.float32]:
+        known = self.model.novelty
+        if known is None:
+            return np.full(len(features), np.nan, dtype=np.float32)
+        return known.of(features.float().cpu().numpy())

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREDICT_REVISION = 1
+NOVELTY = "novelty"
 VOTE_REVISION = 1
 
 __all__ = ["VoteParameters", "caption", "caption_stage", "predict", "stored_vote", "vote", "why_not_applicable"]
@@ -69,7 +70,9 @@ def predict(
     PatchTable
         With `probability`, float32 (N, C) in the model's class order, `gate`, float32 (N,): how far the text was
         trusted, 0 without text; `probability_image` and `probability_text`, float32 (N, C): each branch alone. NaN
-        where a patch could not be read (and for the text branch where there is no text).
+        where a patch could not be read (and for the text branch where there is no text). And `novelty`, float32
+        (N,), above 1 where a patch is unlike all that the model was trained on; models that do not know what that
+        looked like leave it out.
 
     Raises
     ------
@@ -98,6 +101,10 @@ def predict(
         ColumnSpec("probability_text", "float32", width, attributes),
         ColumnSpec("gate", "float32", attributes={"unit": "0 image only … 1 text only"}),
     )
+    if predictor.model.novelty is not None:
+        specs = (*specs, ColumnSpec(NOVELTY, "float32", attributes={"unit": "above 1: unlike the training patches"}))
+    elif NOVELTY in table.columns():
+        table.drop(NOVELTY)  # another model's
     ranges = table.prepare(specs, receipt)
     progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
     coords = table.coords
@@ -201,7 +208,7 @@ def _predict_rows(
         name: np.full((len(images), width), np.nan, dtype=np.float32)
         for name in ("probability", "probability_image", "probability_text")
     }
-    columns["gate"] = np.full(len(images), np.nan, dtype=np.float32)
+    columns |= {name: np.full(len(images), np.nan, dtype=np.float32) for name in ("gate", NOVELTY)}
     seen = np.flatnonzero(readable)
     if len(seen):
         found = predictor.predict(images[seen], [captions[index] for index in seen])
@@ -209,6 +216,7 @@ def _predict_rows(
         columns["probability_image"][seen] = found.probs_image
         columns["probability_text"][seen] = found.probs_text
         columns["gate"][seen] = found.gate
+        columns[NOVELTY][seen] = found.novelty
     return columns
 
 

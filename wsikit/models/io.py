@@ -1,4 +1,5 @@
-"""Models as folders: config.json, model.safetensors, tokenizer.json, README.md. Nothing is unpickled or downloaded."""
+"""Models as folders: config.json, model.safetensors, tokenizer.json, README.md and, where it is known what training
+patches looked like, novelty.safetensors. Nothing is unpickled or downloaded."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from wsikit.models.config import (
     CONFIG_FILE,
     DEFAULT_MODEL,
     METRICS_FILE,
+    NOVELTY_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     find_model,
@@ -25,6 +27,7 @@ from wsikit.models.config import (
     read_config,
 )
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.novelty import Novelty
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.store.atomic import write_json
 
@@ -61,6 +64,8 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str
         if metrics is not None:
             write_json(staging / METRICS_FILE, metrics)
         model.tokenizer.save(staging)
+        if model.novelty is not None:
+            model.novelty.save(staging / NOVELTY_FILE)
         save_weights(model, str(staging / WEIGHTS_FILE))
         (staging / WEIGHTS_FILE).chmod(0o644)  # safetensors too writes for the owner alone
         os.replace(staging, folder)
@@ -93,6 +98,8 @@ def load_model(name_or_dir: str | Path = DEFAULT_MODEL) -> MMLNB:
         raise ModelError(
             f"{weights}: these weights do not fit config.json ({_first_reason(error)}); copy the model's folder again."
         ) from error
+    if (folder / NOVELTY_FILE).is_file():
+        model.novelty = Novelty.load(folder / NOVELTY_FILE, width=model.image.width)
     model.folder = folder
     model.fingerprint = fingerprint(folder)
     card = folder / CARD_FILE
@@ -101,9 +108,12 @@ def load_model(name_or_dir: str | Path = DEFAULT_MODEL) -> MMLNB:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """sha256 over what decides a prediction: configuration, weights and tokenizer. The card may be edited freely."""
+    """sha256 over what decides predictions: configuration, weights, tokenizer, novelty. The card may be edited."""
     digest = hashlib.sha256()
-    for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
+    known = [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE]
+    if (Path(folder) / NOVELTY_FILE).is_file():
+        known.append(NOVELTY_FILE)
+    for name in known:
         content = hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()
         digest.update(f"{name} {content}\n".encode())
     return digest.hexdigest()

@@ -11,6 +11,7 @@ from wsikit.captions import scrub
 from wsikit.errors import ModelError
 from wsikit.models.config import ModelConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder
+from wsikit.models.novelty import Novelty
 from wsikit.models.prmf import PRMF, PRMFOutput
 from wsikit.models.tokenizer import CaptionTokenizer, Tokens
 
@@ -28,6 +29,8 @@ class MMLNB(nn.Module):
         That folder.
     card : str
         The model card that lay in it, Markdown.
+    novelty : Novelty or None
+        What its training patches looked like to the image branch, if that is known.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: CaptionTokenizer) -> None:
@@ -43,6 +46,7 @@ class MMLNB(nn.Module):
         self.fingerprint: str | None = None
         self.folder: Path | None = None
         self.card = ""
+        self.novelty: Novelty | None = None
         self.image = ImageEncoder(config.image, patch_px=config.patch_px)
         self.text = TextEncoder(config.text)
         self.fusion = PRMF(
@@ -79,7 +83,10 @@ class MMLNB(nn.Module):
         rho : float
             Curriculum weight on the text, 1 outside of training.
         """
-        v = self.image(images)  # (B, d_img)
+        return self.fuse(self.image(images), ids, mask, present, rho=rho)
+
+    def fuse(self, v: Tensor, ids: Tensor, mask: Tensor, present: Tensor, *, rho: float = 1.0) -> PRMFOutput:
+        """As `forward`, from the image branch's features, float (B, d_img)."""
         t = v.new_zeros(len(v), self.text.width)
         rows = present.nonzero().squeeze(1)  # without captions the text branch is not run at all
         if len(rows):

@@ -36,6 +36,7 @@ from wsikit.training.config import TrainConfig
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.literacy import VOCABULARY_FROM, drawn_captions, teach_reading
+from wsikit.training.novelty import learn_novelty
 from wsikit.training.settings import FitSettings
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split, check_parts, folds, read_splits, write_splits
 from wsikit.training.texts import with_captions
@@ -197,6 +198,7 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     of_arms, gates, robust = _run_arms(config, model, training, test, weight, seed)
     _write_predictions(out / job.file, parts[TEST], probs | of_arms, gates)
     if job.seed == config.folds.training_seeds[0]:
+        learn_novelty(model, training, test)
         _keep_model(config, model, robust, out / "models" / f"fold{job.fold}", job)
     return f"seed {job.seed}, fold {job.fold}"
 

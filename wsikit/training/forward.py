@@ -52,6 +52,18 @@ def outputs_of(
     return Outputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
+@torch.inference_mode()
+def image_features(model: MMLNB, images: npt.NDArray[np.uint8], *, batch: int = BATCH) -> npt.NDArray[np.float32]:
+    """What the image branch, in eval mode on the device it is on, makes of patches uint8 (N, P, P, 3); (N, D)."""
+    device = next(model.parameters()).device
+    model.image.eval()
+    parts = [
+        model.image(torch.from_numpy(np.ascontiguousarray(images[rows])).to(device)).float().cpu().numpy()
+        for rows in _cut(np.arange(len(images)), batch)
+    ]
+    return np.concatenate(parts)
+
+
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Rows of (N, C) to probabilities."""
     exponent = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))

@@ -36,6 +36,7 @@ from wsikit.training.figures import save_figures
 from wsikit.training.forward import outputs_of
 from wsikit.training.learner import EpochRecord
 from wsikit.training.literacy import VOCABULARY_FROM, drawn_captions, teach_reading
+from wsikit.training.novelty import learn_novelty
 from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
 from wsikit.training.texts import with_captions
 from wsikit.training.trainer import train
@@ -91,6 +92,8 @@ def run_training(
         resume=resume,
     )
     seconds = time.perf_counter() - begun
+    if fault := learn_novelty(model, training, validation):
+        tell.said(fault)
     temperature = fit_temperature(validation.labels, outputs_of(model, validation).probs)
 
     test = patches.select(parts[TEST])
