@@ -1,0 +1,361 @@
+"""INPC's rules over what is known of each patch: category, evidence, what is borderline and what is missing.
+
+NumPy only. A majority of patches is not INPC: a slide with 8 % differentiating neuroblasts is D though most of its
+patches look PD, so this stands beside the vote. For research only; INPC needs untreated tissue and a pathologist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+from wsikit.voting.inpc_facts import DIFFERENTIATING, NEUROPIL, STROMA, Floats, PatchFacts
+from wsikit.voting.prognosis import Clinical, Mki, neuroblastoma_group
+from wsikit.voting.shares import Share, block_patches, connected, share_of
+
+UD, PD, D = STROMA_POOR = ("UD", "PD", "D")
+GNB_I, GN = "GNB-I", "GN"
+GNB_N, MAYBE_GNB_N = "GNB-N", "GNB-N?"
+"""With "?" where no macroscopic nodule was outlined: what lies in a section may only raise the suspicion."""
+CATEGORIES = (*STROMA_POOR, GNB_I, GN, GNB_N, MAYBE_GNB_N)
+ORDER = (*STROMA_POOR, GNB_I, GN)
+"""For ordinal figures; nodular ganglioneuroblastoma stands off that scale."""
+NOTICE = "Research use only. INPC needs untreated tissue, several sections, age, MKI and a pathologist."
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Limits of the rules. Those of INPC are fixed by its sources; those that say how much of a proxy is enough are
+    not, and may be fitted on validation slides."""
+
+    stroma_rich: float = 0.50
+    """Schwannian stroma of the tumour's area above which it is stroma-rich."""
+    stroma_band: tuple[float, float] = (0.45, 0.55)
+    differentiating: float = 0.05
+    """Share of differentiating neuroblasts above which it is D. At 5 % sources differ."""
+    differentiating_band: tuple[float, float] = (0.04, 0.06)
+    neuropil_grade: int = 1
+    """Least grade with which a patch shows neuropil: 1 scant, 2 moderate, 3 abundant."""
+    neuropil_share: float = 0.01
+    """Share of the neuroblastic area in such patches above which the slide has neuropil. Ours, not INPC's: one patch
+    in a hundred may err."""
+    nodule_mm2: float = 4.0
+    """Area from which on a stroma-poor region in stroma-rich tumour may be a nodule: 2 mm are seen by eye. Ours."""
+    focus_mm2: float = 0.02
+    """Area of stroma-poor patches from which on there are neuroblastic foci. Ours."""
+    tumour_mm2: float = 0.25
+    """Less tumour than that carries no statement. Ours."""
+    block_mm: float = 0.5
+    """Side of the squares that the intervals draw; as in the vote."""
+
+    def __post_init__(self) -> None:
+        shares = (self.stroma_rich, self.differentiating, self.neuropil_share, *self.stroma_band)
+        if not all(0 <= share <= 1 for share in (*shares, *self.differentiating_band)):
+            raise RequestError(f"INPC rules: a share outside 0 … 1 in {self}")
+        if self.neuropil_grade not in (1, 2, 3) or not self.block_mm > 0:
+            raise RequestError(f"INPC rules: neuropil grade {self.neuropil_grade}, blocks of {self.block_mm} mm")
+
+
+@dataclass(frozen=True)
+class Nodule:
+    """A stroma-poor region in stroma-rich tumour."""
+
+    area_mm2: float
+    category: str | None
+    """UD, PD or D of this region alone; None if not decidable."""
+    first_row: int
+    """A row of the patch table within it."""
+
+
+@dataclass(frozen=True)
+class InpcStatement:
+    """What the rules make of a slide."""
+
+    category: str | None
+    """One of `CATEGORIES`; None if the facts do not carry one."""
+    reason: str
+    """Why there is no category; empty if there is one."""
+    tumour_mm2: float
+    """Neuroblastic tissue and Schwannian stroma."""
+    evidence: Mapping[str, Share]
+    """Shares by `STROMA` (of the tumour), `NEUROPIL` (of the neuroblastic area, in patches that show it) and
+    `DIFFERENTIATING` (of the neuroblasts); without what was not measured."""
+    top_rows: Mapping[str, tuple[int, ...]]
+    """Rows of the patch table that say most for each of them, strongest first."""
+    nodules: tuple[Nodule, ...]
+    """Largest first."""
+    borderline: tuple[str, ...]
+    """What lies near a limit, in words."""
+    missing: tuple[str, ...]
+    """What is not known, in words."""
+    assumptions: tuple[str, ...]
+    """What was taken for granted to come to the category, in words."""
+    proxies: Mapping[str, str]
+    """Quantity to what stood in for it."""
+    mki: str | None
+    """low, intermediate or high, as given."""
+    group: str | None
+    """FH or UH; only where category (without assumption), age and MKI are all known and it was not treated."""
+    notice: str = NOTICE
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for JSON and Zarr attributes."""
+        return {
+            "category": self.category,
+            "reason": self.reason,
+            "tumour_mm2": self.tumour_mm2,
+            "evidence": {name: share.to_json() for name, share in self.evidence.items()},
+            "top_rows": {name: list(rows) for name, rows in self.top_rows.items()},
+            "nodules": [
+                {"area_mm2": n.area_mm2, "category": n.category, "first_row": n.first_row} for n in self.nodules
+            ],
+            "borderline": list(self.borderline),
+            "missing": list(self.missing),
+            "assumptions": list(self.assumptions),
+            "proxies": dict(self.proxies),
+            "mki": self.mki,
+            "group": self.group,
+            "notice": self.notice,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> InpcStatement:
+        """The inverse of `to_json`."""
+        fields = dict(record)
+        fields["evidence"] = {name: Share(**share) for name, share in record["evidence"].items()}
+        fields["top_rows"] = {name: tuple(rows) for name, rows in record["top_rows"].items()}
+        fields["nodules"] = tuple(Nodule(**nodule) for nodule in record["nodules"])
+        for name in ("borderline", "missing", "assumptions"):
+            fields[name] = tuple(record[name])
+        return cls(**fields)
+
+    def words(self) -> list[str]:
+        """The statement in lines for people."""
+        head = f"INPC rule: {self.category}" if self.category else f"INPC rule: no category, {self.reason}"
+        lines = [head + (f", {self.group}" if self.group else "") + f" (tumour {self.tumour_mm2:.2f} mm²)"]
+        for name, share in self.evidence.items():
+            stands_in = self.proxies.get(name)
+            lines.append(f"  {_NAMES[name]} {share}" + (f" ({stands_in})" if stands_in else ""))
+        for nodule in self.nodules:
+            lines.append(f"  stroma-poor region of {nodule.area_mm2:.1f} mm²: {nodule.category or 'not decidable'}")
+        for title, said in (("borderline", self.borderline), ("assumed", self.assumptions), ("missing", self.missing)):
+            if said:
+                lines.append(f"  {title}: {'; '.join(said)}")
+        return [*lines, f"  {self.notice}"]
+
+
+_NAMES = {STROMA: "Schwannian stroma", NEUROPIL: "neuropil in", DIFFERENTIATING: "differentiating neuroblasts"}
+
+
+def inpc(facts: PatchFacts, *, clinical: Clinical | None = None, rules: Rules | None = None) -> InpcStatement:
+    """Apply INPC's rules to a slide.
+
+    Parameters
+    ----------
+    facts
+        What is known of its patches; see `wsikit.voting.inpc_facts`.
+    clinical
+        Age, MKI and treatment, as far as known.
+    rules
+        Limits; by default those of INPC's sources.
+
+    Returns
+    -------
+    InpcStatement
+        Stroma above 50 % of the tumour: GN without neuroblastic foci, else GNB-I, or GNB-N with a nodule. Else UD
+        without neuropil, D with more than 5 % differentiating neuroblasts, or PD (Shimada et al. 1999).
+    """
+    clinical, rules = clinical or Clinical(), rules or Rules()
+    told = _Told(facts, rules)
+    decision = _decide(told, rules)
+    if told.tumour_mm2 < rules.tumour_mm2:
+        reason = f"{told.tumour_mm2:.2f} mm² of tumour, less than {rules.tumour_mm2:g}"
+        decision = _Decision(None, reason)
+    elif clinical.treated:
+        decision = _Decision(None, "treated before the tissue was taken; INPC holds for untreated tumours only")
+    category, doubts = decision.category, list(told.borderline(rules, decision))
+    if isinstance(clinical.mki, Mki) and clinical.mki.doubt:
+        doubts.append(clinical.mki.doubt)
+    return InpcStatement(
+        category=category,
+        reason=decision.reason,
+        tumour_mm2=told.tumour_mm2,
+        evidence=told.shares,
+        top_rows=told.top_rows(rules),
+        nodules=decision.nodules,
+        borderline=tuple(doubts),
+        missing=(*told.missing, *clinical.missing),
+        assumptions=decision.assumptions if category else (),
+        proxies=dict(facts.proxies),
+        mki=clinical.mki_reading,
+        group=_group(decision, clinical),
+    )
+
+
+def disagreement(statement: InpcStatement, vote: str | None, *, doubt: str = "") -> str:
+    """What vote and rule say apart, in a sentence; empty where they agree.
+
+    `vote` is the code that the vote gave the slide, None if it abstained, for the reason `doubt`.
+    """
+    rule = statement.category
+    if rule == vote:
+        return "" if rule else "Neither vote nor INPC rule makes a statement."
+    if rule is None:
+        return f"The vote says {vote}, the INPC rule makes no statement: {statement.reason}."
+    if vote is None:
+        return f"The INPC rule says {rule}, the vote abstained{': ' + doubt if doubt else ''}."
+    shares = ", ".join(f"{_NAMES[name]} {share}" for name, share in statement.evidence.items())
+    return f"The vote says {vote}, the INPC rule says {rule} ({shares}). A majority of patches is not the criterion."
+
+
+@dataclass(frozen=True)
+class _Decision:
+    category: str | None
+    reason: str = ""
+    assumptions: tuple[str, ...] = ()
+    nodules: tuple[Nodule, ...] = ()
+
+
+class _Told:
+    """Sums of a slide's facts."""
+
+    def __init__(self, facts: PatchFacts, rules: Rules) -> None:
+        self.facts = facts
+        stroma = facts.stroma_mm2
+        self.stroma = np.zeros(len(facts)) if stroma is None else np.asarray(stroma, dtype=np.float64)
+        self.poor = np.asarray(facts.neuroblastic_mm2, dtype=np.float64)
+        self.tumour = np.nan_to_num(self.stroma) + np.nan_to_num(self.poor)
+        self.tumour_mm2 = float(self.tumour.sum())
+        block = block_patches(rules.block_mm, facts.pitch_mm)
+        parts: dict[str, tuple[Floats, Floats]] = {}
+        if stroma is not None:
+            parts[STROMA] = self.stroma, self.stroma + self.poor
+        if facts.neuropil is not None:
+            shown = np.where(facts.neuropil >= rules.neuropil_grade, self.poor, 0.0)
+            parts[NEUROPIL] = np.where(np.isnan(facts.neuropil), np.nan, shown), self.poor
+        if facts.differentiating is not None and facts.neuroblasts is not None:
+            parts[DIFFERENTIATING] = facts.differentiating, facts.neuroblasts
+        found = {name: share_of(*pair, facts.cells, block=block) for name, pair in parts.items()}
+        self.shares = {name: share for name, share in found.items() if share is not None}
+        self.missing = tuple(_UNMEASURED[name] for name in _UNMEASURED if name not in self.shares)
+
+    def stroma_rich(self, rules: Rules) -> bool:
+        return STROMA in self.shares and self.shares[STROMA].value > rules.stroma_rich
+
+    def top_rows(self, rules: Rules) -> dict[str, tuple[int, ...]]:
+        facts = self.facts
+        neuropil = (
+            None if facts.neuropil is None else np.where(facts.neuropil >= rules.neuropil_grade, facts.neuropil, 0)
+        )
+        weights = {STROMA: facts.stroma_mm2, NEUROPIL: neuropil, DIFFERENTIATING: facts.differentiating}
+        return {name: _strongest(np.asarray(weights[name]) * (self.tumour > 0)) for name in self.shares}
+
+    def borderline(self, rules: Rules, decision: _Decision) -> list[str]:
+        """Shares near the limits that decide this slide."""
+        limits = {STROMA: (rules.stroma_rich, rules.stroma_band, "stroma-poor or stroma-rich")}
+        if not self.stroma_rich(rules) or decision.nodules:
+            twice = min(1.0, 2 * rules.neuropil_share)
+            limits[NEUROPIL] = (rules.neuropil_share, (rules.neuropil_share / 2, twice), f"{UD} or {PD}")
+            limits[DIFFERENTIATING] = (rules.differentiating, rules.differentiating_band, f"{PD} or {D}")
+        said = []
+        for name, (limit, (low, high), open_between) in limits.items():
+            share = self.shares.get(name)
+            if share is None:
+                continue
+            if low <= round(share.value, 9) <= high:
+                said.append(f"{_NAMES[name]} {share} lies within {100 * low:g}–{100 * high:g} %: {open_between}")
+            elif share.reaches_over(limit):
+                said.append(f"{_NAMES[name]} {share} has {100 * limit:g} % within its interval: {open_between}")
+        if decision.category == MAYBE_GNB_N:
+            said.append(f"a stroma-poor region, no macroscopic nodule outlined: {GNB_I} or {GNB_N}")
+        return said
+
+
+_UNMEASURED = {
+    STROMA: "Schwannian stroma (not measured)",
+    NEUROPIL: "neuropil (not measured)",
+    DIFFERENTIATING: "differentiating neuroblasts (not measured)",
+}
+
+
+def _decide(told: _Told, rules: Rules) -> _Decision:
+    if told.stroma_rich(rules):
+        return _decide_rich(told, rules)
+    category, reason = _decide_poor(told.shares, rules)
+    assumed = () if STROMA in told.shares else ("stroma-poor (Schwannian stroma below 50 %)",)
+    return _Decision(category, reason, assumed)
+
+
+def _decide_poor(shares: Mapping[str, Share], rules: Rules) -> tuple[str | None, str]:
+    """UD, PD or D; or why none of them."""
+    if NEUROPIL not in shares:
+        return None, f"neuropil was not measured, so that {UD} cannot be told from {PD}"
+    if shares[NEUROPIL].value <= rules.neuropil_share:
+        return UD, ""
+    if DIFFERENTIATING not in shares:
+        return None, f"differentiating neuroblasts were not measured, so that {PD} cannot be told from {D}"
+    return (D if shares[DIFFERENTIATING].value > rules.differentiating else PD), ""
+
+
+def _decide_rich(told: _Told, rules: Rules) -> _Decision:
+    with np.errstate(invalid="ignore"):
+        poor = (told.tumour > 0) & ~(told.stroma > rules.stroma_rich * told.tumour) & np.isfinite(told.stroma)
+    outlined = told.facts.nodules
+    number = connected(told.facts.cells, poor) if outlined is None else np.asarray(outlined)
+    areas = np.bincount(number[number >= 0], told.tumour[number >= 0])
+    # a sum of 400 patches of 0.01 mm² falls short of 4 by rounding
+    least = rules.nodule_mm2 * (1 - 1e-9) if outlined is None else 1e-12
+    nodules = []
+    for one in np.flatnonzero(areas >= least):
+        inside = number == one
+        shares = _Told(_only(told.facts, inside), rules).shares
+        nodules.append(Nodule(float(areas[one]), _decide_poor(shares, rules)[0], int(np.flatnonzero(inside)[0])))
+    if nodules:
+        nodules.sort(key=lambda nodule: -nodule.area_mm2)
+        return _Decision(MAYBE_GNB_N if outlined is None else GNB_N, nodules=tuple(nodules))
+    foci = float(told.tumour[poor].sum())
+    return _Decision(GNB_I if foci >= rules.focus_mm2 else GN)
+
+
+def _only(facts: PatchFacts, rows: npt.NDArray[np.bool_]) -> PatchFacts:
+    """The facts of these rows but for their stroma."""
+
+    def of(values: Floats | None) -> Floats | None:
+        return None if values is None else values[rows]
+
+    return PatchFacts(
+        cells=facts.cells[rows],
+        pitch_mm=facts.pitch_mm,
+        neuroblastic_mm2=facts.neuroblastic_mm2[rows],
+        neuropil=of(facts.neuropil),
+        differentiating=of(facts.differentiating),
+        neuroblasts=of(facts.neuroblasts),
+        proxies=facts.proxies,
+    )
+
+
+def _group(decision: _Decision, clinical: Clinical) -> str | None:
+    """FH or UH where all of category, age and MKI are known; of GNB-N by its least favourable nodule."""
+    category, age, mki = decision.category, clinical.age_months, clinical.mki_reading
+    if category is None or decision.assumptions or age is None or mki is None or category == MAYBE_GNB_N:
+        return None
+    if category in (GNB_I, GN):
+        return "FH"
+    if category == GNB_N:
+        grades = [nodule.category for nodule in decision.nodules]
+        groups = [neuroblastoma_group(grade, age, mki) for grade in grades if grade is not None]
+        if "UH" in groups:
+            return "UH"
+        return "FH" if groups and None not in grades else None
+    return neuroblastoma_group(category, age, mki)
+
+
+def _strongest(values: Floats) -> tuple[int, ...]:
+    order = np.argsort(-np.nan_to_num(values), kind="stable")[:_TOP]
+    return tuple(int(row) for row in order if np.nan_to_num(values[row]) > 0)

@@ -1,0 +1,197 @@
+"""What is known of each patch for the INPC rules, in areas and cells; made from facts of captions or from class
+probabilities, which stand in for facts ("area proxy"). NumPy only; places are columns and rows of the patch grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.captions.lexicon import ABSENT, ABUNDANT, FACTS, MODERATE, SCANT
+from wsikit.errors import RequestError
+from wsikit.voting.inputs import vote_inputs
+
+Floats = npt.NDArray[np.float64]
+
+NEUROPIL_GRADES = (ABSENT, SCANT, MODERATE, ABUNDANT)
+"""Words of neuropil; a grade is an index into them."""
+STROMA, NEUROPIL, DIFFERENTIATING = "stroma", "neuropil", "differentiating"
+
+_UD, _PD, _D = "UD", "PD", "D"
+_NOT_TUMOUR = ("necrosis_share", "blood_share", "fat_share")
+
+
+@dataclass(frozen=True, eq=False)
+class PatchFacts:
+    """What is known of N patches. NaN in a row means that this patch does not tell; None that no patch does."""
+
+    cells: npt.NDArray[np.int64]
+    """(N, 2), column and row in the patch grid."""
+    pitch_mm: float
+    """Distance of neighbouring patches, mm."""
+    neuroblastic_mm2: Floats
+    """(N,), area of neuroblastic tissue (cells and neuropil) that the patch stands for; 0 outside of tumour. Where
+    patches overlap, each stands for its share, so that no tissue counts twice."""
+    stroma_mm2: Floats | None = None
+    """(N,), area of Schwannian stroma. It belongs to the tumour, neuropil does not belong to it."""
+    neuropil: Floats | None = None
+    """(N,), grade: index into `NEUROPIL_GRADES`."""
+    differentiating: Floats | None = None
+    """(N,), differentiating neuroblasts, in the unit of `neuroblasts`."""
+    neuroblasts: Floats | None = None
+    """(N,), all neuroblasts: cells, or mm² where areas stand in for cells."""
+    nodules: npt.NDArray[np.int64] | None = None
+    """(N,), number of the macroscopic nodule as somebody outlined them, -1 outside. None: nobody did; stroma-poor
+    regions are then looked for and called suspicions."""
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    """Quantity (`STROMA`, `NEUROPIL`, `DIFFERENTIATING`, or "tumour") to what stands in for it, in words; nothing
+    where it was itself counted."""
+
+    def __post_init__(self) -> None:
+        n = len(self.cells)
+        if np.shape(self.cells) != (n, 2) or not self.pitch_mm > 0:
+            raise RequestError(
+                f"patch facts: cells of shape {np.shape(self.cells)} at {self.pitch_mm} mm; expected (N, 2) columns "
+                "and rows, and a positive distance"
+            )
+        if (self.differentiating is None) != (self.neuroblasts is None):
+            raise RequestError("patch facts: differentiating neuroblasts need all neuroblasts beside them")
+        for name in ("neuroblastic_mm2", "stroma_mm2", "neuropil", "differentiating", "neuroblasts", "nodules"):
+            values = getattr(self, name)
+            if values is not None and np.shape(values) != (n,):
+                raise RequestError(f"patch facts: {name} of shape {np.shape(values)} for {n} patches, expected ({n},)")
+            if values is not None and name != "nodules" and (np.asarray(values) < 0).any():
+                raise RequestError(f"patch facts: {name} below 0; areas, grades and counts are 0 or more")
+        if self.neuropil is not None and (self.neuropil >= len(NEUROPIL_GRADES)).any():
+            raise RequestError(f"patch facts: a neuropil grade above {len(NEUROPIL_GRADES) - 1} ({ABUNDANT})")
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+
+def facts_from_classes(
+    probs: npt.ArrayLike,
+    classes: Sequence[str],
+    background: Sequence[str] = (),
+    *,
+    cells: npt.NDArray[np.int64],
+    pitch_mm: float,
+) -> PatchFacts:
+    """Class probabilities of a UD / PD / D model as stand-ins for facts. Of Schwannian stroma they say nothing.
+
+    Parameters
+    ----------
+    probs
+        (N, C); a row with a NaN is a patch without prediction and has no area.
+    classes, background
+        C codes, and those among them that are no tumour.
+    cells, pitch_mm
+        As in `PatchFacts`.
+
+    Notes
+    -----
+    A patch called PD or D counts as showing neuropil. The whole tumour area of a patch called D counts as
+    differentiating, although 5 % of such cells make a D patch: the share of differentiating *area* is therefore
+    larger than that of cells, and a slide near the limit is called D too readily.
+
+    Raises
+    ------
+    RequestError
+        If the voting classes are not UD, PD and D.
+    """
+    inputs = vote_inputs(probs, classes, background)
+    if set(inputs.classes) != {_UD, _PD, _D}:
+        raise RequestError(
+            f"classes {list(inputs.classes)} are not those of INPC: the rules need a model of {_UD}, {_PD} and {_D}"
+        )
+    label = np.array(["", *classes])[inputs.labels + 1]
+    area = pitch_mm**2 * np.nan_to_num(np.asarray(inputs.weights, dtype=np.float64))
+    tumour = area > 0
+    return PatchFacts(
+        cells=cells,
+        pitch_mm=pitch_mm,
+        neuroblastic_mm2=area,
+        neuropil=np.where(tumour, np.where(np.isin(label, (_PD, _D)), NEUROPIL_GRADES.index(MODERATE), 0.0), np.nan),
+        differentiating=np.where(label == _D, area, 0.0),
+        neuroblasts=area,
+        proxies={
+            NEUROPIL: "area of patches called PD or D",
+            DIFFERENTIATING: "area proxy: area of patches called D, not cells counted; larger than the share of cells",
+            "tumour": "area of patches by the model, less its background classes",
+        },
+    )
+
+
+def facts_from_captions(
+    values: npt.ArrayLike,
+    names: Sequence[str],
+    *,
+    cells: npt.NDArray[np.int64],
+    pitch_mm: float,
+    tumour: npt.ArrayLike | None = None,
+) -> PatchFacts:
+    """Measured facts of captions as far as they carry. What no patch was measured for stays unknown.
+
+    Parameters
+    ----------
+    values
+        (N, F) facts as in `wsikit.captions.lexicon.FACTS`; NaN where not measured.
+    names
+        F names of facts.
+    tumour
+        (N,), how much of the patch's tissue a model holds for tumour, 0 to 1. Default: all tissue without necrosis,
+        blood and fat is taken for tumour, lymph nodes and cortex included.
+    """
+    matrix = np.asarray(values, dtype=np.float64)
+    if matrix.shape != (len(cells), len(names)):
+        raise RequestError(f"facts of shape {matrix.shape}; expected ({len(cells)}, {len(names)})")
+    known = {name: matrix[:, index] for index, name in enumerate(names)}
+    tissue = np.nan_to_num(known.get("tissue_share", np.ones(len(cells))))
+    for name in _NOT_TUMOUR:
+        tissue = tissue - np.nan_to_num(known.get(name, np.zeros(len(cells))))
+    tissue = np.clip(tissue, 0, 1)
+    proxies = {}
+    stroma = _measured(known, "spindle_share")
+    if stroma is not None:
+        stroma = np.minimum(stroma, np.where(np.isnan(stroma), np.nan, tissue))
+        proxies[STROMA] = "spindle stroma by texture, not S100; capsule, septa and scars count as well"
+    share = np.ones(len(cells)) if tumour is None else np.nan_to_num(np.asarray(tumour, dtype=np.float64))
+    neuroblastic = share * (tissue - (0.0 if stroma is None else np.nan_to_num(stroma)))
+    proxies["tumour"] = "tissue without necrosis, blood and fat" + (
+        ", as far as the model calls it tumour" * (tumour is not None)
+    )
+    fibrils = _measured(known, "fibrillary_share")
+    if fibrils is not None:
+        proxies[NEUROPIL] = "fibrillary matrix by texture"
+    nuclei, ganglion = _measured(known, "nuclei"), _measured(known, "ganglion_like_share")
+    cells_of, differentiating = None, None
+    if nuclei is not None and ganglion is not None:
+        cells_of = np.where(np.isnan(ganglion), np.nan, nuclei) * share
+        differentiating = cells_of * ganglion
+        proxies[DIFFERENTIATING] = "ganglion-like of all nuclei, by shape; lymphocytes and stroma are among the nuclei"
+    area = pitch_mm**2
+    return PatchFacts(
+        cells=cells,
+        pitch_mm=pitch_mm,
+        neuroblastic_mm2=np.clip(neuroblastic, 0, 1) * area,
+        stroma_mm2=None if stroma is None else stroma * area,
+        neuropil=None if fibrils is None else _graded("fibrillary_share", fibrils),
+        differentiating=differentiating,
+        neuroblasts=cells_of,
+        proxies=proxies,
+    )
+
+
+def _measured(known: Mapping[str, Floats], name: str) -> Floats | None:
+    """(N,), or None if no patch was measured for it."""
+    values = known.get(name)
+    return None if values is None or np.isnan(values).all() else values
+
+
+def _graded(name: str, values: Floats) -> Floats:
+    """(N,) grade of each value, NaN where there is none."""
+    limits = [limit for limit, _ in FACTS[name].grades]
+    return np.where(np.isnan(values), np.nan, np.searchsorted(limits, np.nan_to_num(values), side="right"))
