@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
-from wsikit.export.mosaic import Mosaic, cut_mosaic
 from wsikit.export.palette import RGB
 from wsikit.geometry import PatchGrid
+from wsikit.mosaic import Mosaic, cut_mosaic
 
 APART_SIDES = 3.0
 APART_SHARE = 0.07
@@ -153,11 +153,30 @@ def strongest_patches(class_map: ClassMap, class_index: int, count: int) -> list
     `APART_SHARE` of the map's longer side from each other. Equally probable patches come in table order.
     """
     rows = np.flatnonzero(class_map.labels == class_index)
-    rows = rows[np.argsort(-class_map.top_probs[rows], kind="stable")]
+    return _apart(class_map, rows[np.argsort(-class_map.top_probs[rows], kind="stable")], count)
+
+
+def opposing_patches(class_map: ClassMap, leading: int, count: int) -> list[int]:
+    """Table rows of the up to `count` patches of voting classes that speak most against class `leading`.
+
+    What counts is by how much another voting class is more probable; places differ as in `strongest_patches`.
+    """
+    others = [index for index in class_map.voting if index != leading]
+    if class_map.probs is None or not others:
+        return []
+    rows = np.flatnonzero(np.isin(class_map.labels, class_map.voting))
+    against = class_map.probs[rows][:, others].max(axis=1) - class_map.probs[rows, leading]
+    return _apart(class_map, rows[np.argsort(-against, kind="stable")], count)
+
+
+def _apart(class_map: ClassMap, rows: npt.NDArray[np.int64], count: int) -> list[int]:
+    """The first `count` of `rows`, in their order, that show different places."""
     um = class_map.coords * np.asarray(class_map.grid.slide_mpp)
     side_um = class_map.grid.patch_px * class_map.grid.target_mpp
     # half a pixel of tolerance: coordinates are rounded, sides are not
-    apart = max(APART_SIDES * side_um - max(class_map.grid.slide_mpp), APART_SHARE * float(np.ptp(um, axis=0).max()))
+    apart = max(
+        APART_SIDES * side_um - max(class_map.grid.slide_mpp), APART_SHARE * float(np.ptp(um, axis=0).max(initial=0))
+    )
     free = np.ones(len(rows), dtype=bool)
     chosen: list[int] = []
     while len(chosen) < count and free.any():

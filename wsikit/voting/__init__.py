@@ -1,6 +1,32 @@
-"""From patch probabilities to one statement per slide. NumPy only: no store, no pixels, no torch."""
+"""From patch probabilities to one statement per slide. No store, no pixels, no torch."""
 
 from wsikit.voting.inputs import VoteInputs, vote_inputs
-from wsikit.voting.vote import METHODS, SlideResult, vote
+from wsikit.voting.parameters import METHODS, SMOOTHINGS, WEIGHTS, ThresholdRule, VoteParameters, VoteRule
+from wsikit.voting.regions import Places
+from wsikit.voting.result import Areas, Interval, RuleOutcome, SecondSubtype, SlideResult
+from wsikit.voting.slide import SlidePatches, vote_slide, voting_inputs
+from wsikit.voting.smoothing import smooth
+from wsikit.voting.vote import Evidence, vote
 
-__all__ = ["METHODS", "SlideResult", "VoteInputs", "vote", "vote_inputs"]
+__all__ = [
+    "METHODS",
+    "SMOOTHINGS",
+    "WEIGHTS",
+    "Areas",
+    "Evidence",
+    "Interval",
+    "Places",
+    "RuleOutcome",
+    "SecondSubtype",
+    "SlidePatches",
+    "SlideResult",
+    "ThresholdRule",
+    "VoteInputs",
+    "VoteParameters",
+    "VoteRule",
+    "smooth",
+    "vote",
+    "vote_inputs",
+    "vote_slide",
+    "voting_inputs",
+]

@@ -28,6 +28,8 @@ class VoteInputs:
     """(N,), 1 − p(background); 0 for background patches; NaN where there is no prediction."""
     labels: npt.NDArray[np.int64]
     """(N,), column in the model's probabilities of the class to show on a map; -1 = no prediction."""
+    certainty: npt.NDArray[np.float64]
+    """(N,), probability that the model gives to that class: who has a place where patches overlap; -1 without."""
 
 
 def vote_inputs(probs: npt.ArrayLike, classes: Sequence[str], background: Sequence[str] = ()) -> VoteInputs:
@@ -73,12 +75,15 @@ def vote_inputs(probs: npt.ArrayLike, classes: Sequence[str], background: Sequen
     # all mass on the background: any row will do, its weight is 0
     renormalised[foreground == 0] = 1.0 / len(columns)
     weights = np.where(is_background, 0.0, foreground)
+    labels = _labels(matrix, columns, others, is_background, unpredicted)
+    own = np.take_along_axis(matrix, np.maximum(labels, 0)[:, None], axis=1)[:, 0]
     return VoteInputs(
         classes=tuple(codes[index] for index in columns),
         columns=columns,
         probs=renormalised,
         weights=np.where(unpredicted, np.nan, weights),
-        labels=_labels(matrix, columns, others, is_background, unpredicted),
+        labels=labels,
+        certainty=np.where(unpredicted, -1.0, own),
     )
 
 

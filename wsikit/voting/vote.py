@@ -1,246 +1,263 @@
 """The vote of a slide's patches: a subtype with its doubt, or an abstention with its reason. NumPy only.
 
-Which patches may vote, and how much, is `wsikit.voting.inputs`; what the classes mean is the model's affair.
+Which patches may vote, and how much, is `wsikit.voting.inputs` and `weights`; what the classes mean is the model's
+affair. The methods themselves are in `wsikit.voting.methods`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
-
-Method = Literal["mean", "hard", "confidence"]
-METHODS: tuple[str, ...] = get_args(Method)
+from wsikit.voting.doubt import Poll, doubts, effective, find_interval, leader, share_tally
+from wsikit.voting.methods import certainty, choices, clinical_weights, means, tally
+from wsikit.voting.parameters import VoteRule
+from wsikit.voting.regions import UNPREDICTED, WEIGHTLESS, Places, class_raster
+from wsikit.voting.result import Floats, RuleOutcome, SlideResult
 
 SUM_TOLERANCE = 1e-2
 """Rows may miss 1 by this much: float16 softmax over a few classes does, logits do not hide within it."""
 
-Floats = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, eq=False)
-class SlideResult:
-    """What the patches of one slide say together."""
+class Evidence:
+    """What is known of M patches beside their probabilities; None: nothing."""
 
-    method: str
-    """How the patches were put together; one of `METHODS`."""
-    label: int | None
-    """Index of the slide's class, None if the vote abstained."""
-    probs: Floats
-    """(C,) the slide's probabilities: weighted mean of the patches', for "hard" their shares of the vote.
-    NaN if no patch voted."""
-    fractions: Floats
-    """(C,) weighted share of voting patches whose most probable class this is; NaN if no patch voted."""
-    n_patches: int
-    """Patches that voted."""
-    n_unpredicted: int
-    """Patches without a prediction (unreadable, not run): they did not vote."""
-    n_weightless: int
-    """Patches with a prediction and weight 0, such as background: they did not vote."""
-    n_effective: float
-    """(Σw)²/Σw² of the voting patches: as many equal voices would weigh the same."""
-    margin: float
-    """Difference of the two highest `probs`; NaN if no patch voted."""
-    leading: int | None
-    """Index of the class ahead, also when the vote abstained; None if no patch voted."""
-    abstained: bool
-    reason: str
-    """Why the vote abstained; empty if it did not."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON and Zarr attributes; what is undefined becomes None."""
-
-        def plain(value: float) -> float | None:
-            return float(value) if math.isfinite(value) else None
-
-        return {
-            "method": self.method,
-            "label": self.label,
-            "probs": [plain(value) for value in self.probs],
-            "fractions": [plain(value) for value in self.fractions],
-            "n_patches": self.n_patches,
-            "n_unpredicted": self.n_unpredicted,
-            "n_weightless": self.n_weightless,
-            "n_effective": plain(self.n_effective),
-            "margin": plain(self.margin),
-            "leading": self.leading,
-            "abstained": self.abstained,
-            "reason": self.reason,
-        }
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> SlideResult:
-        """The inverse of `to_json`."""
-
-        def floats(values: list[float | None]) -> Floats:
-            return np.asarray([math.nan if value is None else value for value in values], dtype=np.float64)
-
-        fields = dict(record)
-        fields["probs"], fields["fractions"] = floats(record["probs"]), floats(record["fractions"])
-        fields["n_effective"], fields["margin"] = floats([record["n_effective"], record["margin"]]).tolist()
-        return cls(**fields)
+    gate: npt.ArrayLike | None = None
+    """(M,) how far the text was trusted, 0 to 1; the weights of the method gate. NaN: not at all."""
+    attention: npt.ArrayLike | None = None
+    """(M,) ≥ 0, of a model that was trained on slides; the weights of the method attention. NaN: none."""
+    key_tissue: npt.ArrayLike | None = None
+    """(M, 3) probabilities of other tissue, neuropil, Schwannian stroma; for soft_clinical. NaN: not known."""
+    novelty: npt.ArrayLike | None = None
+    """(M,) > 1: unlike anything the model was trained on. NaN: not known."""
 
 
 def vote(
     probs: npt.ArrayLike,
+    rule: VoteRule | None = None,
     *,
-    method: str = "mean",
     weights: npt.ArrayLike | None = None,
-    min_patches: float = 20,
-    min_margin: float = 0.1,
-    kappa: float = 1.0,
+    evidence: Evidence | None = None,
+    places: Places | None = None,
+    classes: Sequence[str] | None = None,
+    **settings: Any,
 ) -> SlideResult:
     """Put the patches of one slide together.
 
     Parameters
     ----------
     probs
-        (M, C) probabilities per patch, C ≥ 2. A row with a NaN is a patch without prediction: it is counted and
-        does not vote.
-    method
-        "mean": weighted mean of the probabilities. "hard": weighted shares of each patch's most probable class;
-        a patch torn between k classes gives each 1/k, a tie of the slide is broken by the mean probability.
-        "confidence": mean with each patch's weight times (1 − H(p)/log C)^kappa, H its entropy.
+        (M, C) probabilities per patch over the C voting classes. A row with a NaN is a patch without prediction: it
+        is counted and does not vote.
+    rule
+        Method, its numbers, and when to abstain.
     weights
         (M,) ≥ 0, 1 for all if None. Only their ratios matter: scaling all of them changes nothing.
-    min_patches
-        Abstain with fewer effective patches, (Σw)²/Σw², than this.
-    min_margin
-        Abstain if the two classes ahead differ by less than this, 0 to 1.
-    kappa
-        Exponent of "confidence", > 0.
+    evidence
+        What some methods weigh by, and how unlike the training patches each patch is.
+    places
+        Where the patches lie: for the interval, the areas and the second subtype.
+    classes
+        C codes; needed where a threshold rule names its class.
+    settings
+        Fields of `VoteRule`, instead of a whole `rule` or in place of some of its fields.
 
     Raises
     ------
     RequestError
-        If the rows are not probabilities, the weights are negative, or an option is unknown.
+        If the rows are not probabilities, the weights are negative, a setting is out of its bounds, or the method
+        asks for evidence that is not given.
+    TypeError
+        If there is no such setting.
+
+    Notes
+    -----
+    w below is `weights` times what the method adds; p a patch's probabilities. mean: Σwp/Σw. hard: weighted shares of
+    each patch's most probable class, split between equals; a tie of the slide is broken by the mean. log: product of
+    experts, exp(Σ w log p/Σw), normalised, with p clipped at 1e-6. soft_clinical: mean with the weights of
+    `clinical_weights`. confidence: mean with w · (1 − H(p)/log C)^kappa. gate, attention: mean with these as weights.
+    topk: weighted mean of the k highest p of each class, normalised. quantile: the weighted quantile of each class's
+    p, normalised. threshold: the class asked for, if enough of the weight lies in patches with p ≥ t, else the best
+    of the others by the mean. noisy_or: 1 − Π(1 − p)^w with a greatest w of 1, normalised.
 
     >>> vote([[0.9, 0.1], [0.2, 0.8]], weights=[7, 0.1], min_patches=1).probs.round(4).tolist()
     [0.8901, 0.1099]
     """
-    _check_options(method, min_patches, min_margin, kappa)
+    rule = _settle(rule, settings)
     matrix, given = _checked(probs, weights)
-    predicted = ~np.isnan(matrix).any(axis=1)
-    n_unpredicted = int((~predicted).sum())
-    matrix, given = matrix[predicted], given[predicted]
-    matrix = matrix / matrix.sum(axis=1, keepdims=True)
-    w = given * _confidence(matrix, kappa) if method == "confidence" else given
-    voting = w > 0
-    n_weightless = int((~voting).sum())
-    if not voting.any():
-        return _nobody(method, np.shape(probs)[1], n_unpredicted, n_weightless)
+    evidence = evidence or Evidence()
+    if places is not None and len(places.coords) != len(matrix):
+        raise RequestError(f"{len(places.coords)} places for {len(matrix)} patches")
+    target = _target(rule, matrix.shape[1], classes)
+    predicted = np.asarray(~np.isnan(matrix).any(axis=1))
+    rows = matrix[predicted] / matrix[predicted].sum(axis=1, keepdims=True)
+    w = given[predicted] * _method_weights(rule, rows, evidence, predicted)
+    voters = np.flatnonzero(predicted)[w > 0]
+    poll = Poll(
+        rule=rule,
+        probs=rows[w > 0],
+        weights=w[w > 0] / w.max(initial=0.0) if len(voters) else w[:0],
+        voters=voters,
+        predicted=predicted,
+        target=target,
+        n_unpredicted=int((~predicted).sum()),
+        n_weightless=int(predicted.sum()) - len(voters),
+    )
+    return _result(poll, evidence, places) if len(voters) else _nobody(poll, places)
 
-    matrix, w = matrix[voting], w[voting] / w[voting].max()
-    mean, fractions = _average(matrix, w), _average(_choices(matrix), w)
-    n_effective = float(w.sum() ** 2 / (w**2).sum())
-    score = fractions if method == "hard" else mean
-    leading = _leading(score, mean)
-    top = np.sort(score)
-    margin = float(top[-1] - top[-2])
-    reason = _doubt(n_effective, margin, min_patches, min_margin)
-    return SlideResult(
-        method=method,
+
+def _result(poll: Poll, evidence: Evidence, places: Places | None) -> SlideResult:
+    rule, w = poll.rule, poll.weights
+    count, asked = tally(rule, poll.probs, w), share_tally(poll)
+    score, mean = count.point(), means(np.append(w @ poll.probs, w.sum()))
+    share = None if asked is None else float(asked.point()[0])
+    leading, margin = leader(poll, score, mean, share)
+    interval, (share_low, share_high), no_interval = find_interval(poll, count, leading, places)
+    outcome = None
+    if poll.target is not None and rule.rule is not None and share is not None:
+        limits = (rule.rule.t, rule.rule.min_frac)
+        outcome = RuleOutcome(poll.target, *limits, share, leading == poll.target, share_low, share_high)
+    n_effective = effective(poll, leading)
+    novel = _novel_share(evidence, poll)
+    reason = doubts(rule, n_effective, margin, outcome, novel)
+    result = SlideResult(
+        method=rule.method,
         label=None if reason else leading,
         probs=score,
-        fractions=fractions,
+        fractions=means(np.append(w @ choices(poll.probs), w.sum())),
         n_patches=len(w),
-        n_unpredicted=n_unpredicted,
-        n_weightless=n_weightless,
+        n_unpredicted=poll.n_unpredicted,
+        n_weightless=poll.n_weightless,
         n_effective=n_effective,
         margin=margin,
         leading=leading,
         abstained=bool(reason),
         reason=reason,
+        interval=interval,
+        no_interval=no_interval,
+        novel_share=novel,
+        rule=outcome,
     )
+    return _placed(result, poll, places)
 
 
-def _check_options(method: str, min_patches: float, min_margin: float, kappa: float) -> None:
-    if method not in METHODS:
-        raise RequestError(f"voting method {method!r} is not known: use one of {', '.join(METHODS)}")
-    if not min_patches >= 0:
-        raise RequestError(f"min_patches of {min_patches}: it must be 0 or more")
-    if not 0 <= min_margin <= 1:
-        raise RequestError(f"min_margin of {min_margin}: it must lie between 0 and 1")
-    if not kappa > 0:
-        raise RequestError(f"kappa of {kappa}: it must be more than 0")
+def _placed(result: SlideResult, poll: Poll, places: Places | None) -> SlideResult:
+    """With areas and a second subtype, where the places are known."""
+    if places is None:
+        return result
+    labels = np.where(poll.predicted, WEIGHTLESS, UNPREDICTED)
+    labels[poll.voters] = poll.probs.argmax(axis=1)
+    top = np.zeros(len(labels))
+    top[poll.voters] = poll.probs.max(axis=1)
+    raster = class_raster(places, labels, top)
+    areas = raster.areas(len(result.probs))
+    if result.leading is None:
+        return replace(result, areas=areas)
+    return replace(result, areas=areas, second=raster.second(result.leading, areas, poll.rule.second_mm2))
+
+
+def _settle(rule: VoteRule | None, settings: dict[str, Any]) -> VoteRule:
+    known = {item.name for item in fields(VoteRule)}
+    if set(settings) - known:
+        raise TypeError(f"no voting setting {sorted(set(settings) - known)}; there are {sorted(known)}")
+    return replace(rule, **settings) if rule is not None else VoteRule(**settings)
 
 
 def _checked(probs: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[Floats, Floats]:
     """(M, C) probabilities and (M,) weights as float64, or a RequestError that says what is wrong with them."""
     matrix = np.asarray(probs, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[1] < 2:
-        raise RequestError(f"probabilities of shape {matrix.shape}: expected (patches, classes), two classes or more")
+    if matrix.ndim != 2 or matrix.shape[1] < 1:
+        raise RequestError(f"probabilities of shape {matrix.shape}: expected (patches, classes)")
     predicted = ~np.isnan(matrix).any(axis=1)
     rows = matrix[predicted]
     if (rows < 0).any() or (np.abs(rows.sum(axis=1) - 1) > SUM_TOLERANCE).any():
         raise RequestError("the rows are not probabilities (0 or more, sum 1): apply softmax to logits first")
     if weights is None:
         return matrix, np.ones(len(matrix))
-    given = np.asarray(weights, dtype=np.float64)
-    if given.shape != (len(matrix),):
-        raise RequestError(f"weights of shape {given.shape} for {len(matrix)} patches: expected ({len(matrix)},)")
+    given = _column(weights, len(matrix), "weights")
     usable = given[predicted]
     if not (np.isfinite(usable) & (usable >= 0)).all():
         raise RequestError("weights must be finite and 0 or more")
     return matrix, given
 
 
-def _average(values: Floats, weights: Floats) -> Floats:
-    """Weighted mean over the rows of `values` (M, C)."""
-    return weights @ values / weights.sum()
+def _column(values: npt.ArrayLike, n_patches: int, what: str) -> Floats:
+    column = np.asarray(values, dtype=np.float64)
+    if column.shape[:1] != (n_patches,) or column.ndim > 2:
+        raise RequestError(f"{what} of shape {column.shape} for {n_patches} patches: expected ({n_patches},)")
+    return column
 
 
-def _choices(probs: Floats) -> Floats:
-    """(M, C) each patch's voice: 1 for its most probable class, split evenly between equals."""
-    best = probs == probs.max(axis=1, keepdims=True)
-    return best / best.sum(axis=1, keepdims=True)
+def _target(rule: VoteRule, n_classes: int, classes: Sequence[str] | None) -> int | None:
+    """Index of the class that a threshold rule asks for."""
+    if rule.method != "threshold" or rule.rule is None:
+        return None
+    wanted = rule.rule.target
+    if isinstance(wanted, str):
+        if classes is None or wanted not in classes:
+            raise RequestError(f"rule for class {wanted!r}: the voting classes are {list(classes or [])}")
+        return list(classes).index(wanted)
+    if not 0 <= wanted < n_classes:
+        raise RequestError(f"rule for class number {wanted}: there are {n_classes} voting classes")
+    return wanted
 
 
-def _confidence(probs: Floats, kappa: float) -> Floats:
-    """(M,) (1 − H/log C)^kappa: 1 for a certain patch, 0 for an undecided one."""
-    logs = np.log(np.where(probs > 0, probs, 1.0))
-    entropy = -(probs * logs).sum(axis=1)
-    certainty = np.clip(1 - entropy / math.log(probs.shape[1]), 0, None)
-    # rounding leaves 1e-16 for a uniform row; many such rows must not decide a slide
-    certainty[certainty < 1e-9] = 0.0
-    return certainty**kappa
+def _method_weights(rule: VoteRule, rows: Floats, evidence: Evidence, predicted: npt.NDArray[np.bool_]) -> Floats:
+    """(P,) what the method adds to the weight of the patches that have a prediction."""
+    if rule.method == "confidence":
+        return certainty(rows, rule.kappa)
+    if rule.method == "soft_clinical":
+        tissue = _given(evidence.key_tissue, "key_tissue", rule.method, predicted)
+        return clinical_weights(
+            tissue, alpha=rule.alpha, beta=rule.beta, gamma=rule.gamma, double_softmax=rule.double_softmax
+        )
+    if rule.method in ("gate", "attention"):
+        asked = evidence.gate if rule.method == "gate" else evidence.attention
+        found = np.nan_to_num(_given(asked, rule.method, rule.method, predicted), nan=0.0)
+        if not (np.isfinite(found) & (found >= 0)).all():
+            raise RequestError(f"{rule.method} must be finite and 0 or more")
+        return found
+    return np.ones(len(rows))
 
 
-def _leading(score: Floats, mean: Floats) -> int:
-    """Index of the highest score; equals (to rounding) are told apart by the mean probability."""
-    equal = np.flatnonzero(score >= score.max() - 1e-12)
-    return int(equal[mean[equal].argmax()])
+def _given(values: npt.ArrayLike | None, what: str, method: str, predicted: npt.NDArray[np.bool_]) -> Floats:
+    if values is None:
+        raise RequestError(f"voting method {method} needs {what} of every patch, and none is given")
+    return _column(values, len(predicted), what)[predicted]
 
 
-def _doubt(n_effective: float, margin: float, min_patches: float, min_margin: float) -> str:
-    """Why not to call a subtype, or an empty string."""
-    reasons = []
-    if n_effective < min_patches * (1 - 1e-9):  # twenty equal weights of 0.1 give 19.999…
-        reasons.append(f"{math.floor(n_effective * 10) / 10:g} effective patches, fewer than {min_patches:g}")
-    if margin < min_margin - 1e-12:
-        # rounded down: 0.0996 must not read "0.100 is below 0.1"
-        reasons.append(f"margin {math.floor(margin * 1000) / 1000:.3f} is below {min_margin:g}")
-    return "; ".join(reasons)
+def _novel_share(evidence: Evidence, poll: Poll) -> float | None:
+    """Weighted share of the voting patches unlike the training patches; None if it is known of none."""
+    if evidence.novelty is None:
+        return None
+    novelty = _column(evidence.novelty, len(poll.predicted), "novelty")[poll.voters]
+    known = ~np.isnan(novelty)
+    if not known.any():
+        return None
+    return float(poll.weights[known] @ (novelty[known] > 1) / poll.weights[known].sum())
 
 
-def _nobody(method: str, n_classes: int, n_unpredicted: int, n_weightless: int) -> SlideResult:
+def _nobody(poll: Poll, places: Places | None) -> SlideResult:
     """An abstention for want of any voting patch."""
+    n_unpredicted, n_weightless = poll.n_unpredicted, poll.n_weightless
     if n_unpredicted and n_weightless:
         why = f"{n_unpredicted} without prediction, {n_weightless} of weight 0"
     elif n_unpredicted:
         why = f"all {n_unpredicted} are without prediction"
     elif n_weightless:
-        why = f"all {n_weightless} have weight 0 (background or undecided)"
+        why = f"all {n_weightless} have weight 0 (background, undecided, or not to be seen)"
     else:
         why = "the slide has no patches"
-    nothing = np.full(n_classes, math.nan)
-    return SlideResult(
-        method=method,
+    nothing = np.full(poll.probs.shape[1], math.nan)
+    result = SlideResult(
+        method=poll.rule.method,
         label=None,
         probs=nothing,
         fractions=nothing.copy(),
@@ -252,4 +269,6 @@ def _nobody(method: str, n_classes: int, n_unpredicted: int, n_weightless: int) 
         leading=None,
         abstained=True,
         reason=f"no patch could vote: {why}",
+        no_interval="no patch could vote",
     )
+    return _placed(result, poll, places)

@@ -1,0 +1,109 @@
+"""Where a slide's classes lie: areas with overlaps counted once, and the largest region of a second class.
+
+Places are level-0 px, areas mm².
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+from wsikit.geometry import PatchGrid
+from wsikit.mosaic import Mosaic, cut_mosaic
+from wsikit.voting.result import Areas, SecondSubtype
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+WEIGHTLESS, UNPREDICTED, NOTHING = -1, -2, -3
+"""In place of a class: a patch that has a prediction and no weight, one without prediction, no patch at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the patches of a vote lie."""
+
+    grid: PatchGrid
+    coords: Ints
+    """(N, 2) x, y of their top-left corners on `grid`, level-0 px; no two the same."""
+    certainty: Floats | None = None
+    """(N,) who has a place where patches overlap: the highest. None: by the probability of its own class."""
+
+    def __post_init__(self) -> None:
+        coords = np.asarray(self.coords)
+        if coords.ndim != 2 or coords.shape[1] != 2 or not np.issubdtype(coords.dtype, np.integer):
+            raise RequestError(f"coordinates of shape {coords.shape}, {coords.dtype}: expected integers (patches, 2)")
+        cols, rows = self.grid.index_of(coords)
+        n_cols, n_rows = self.grid.n_cols, self.grid.n_rows
+        if not ((cols >= 0) & (cols < n_cols) & (rows >= 0) & (rows < n_rows)).all():
+            raise RequestError(f"coordinates are not on the grid {self.grid.name} of this slide")
+        if len(coords) and np.bincount(rows * n_cols + cols).max() > 1:
+            raise RequestError("two patches have the same place: each may vote once")
+
+
+@dataclass(frozen=True, eq=False)
+class ClassRaster:
+    """The cells of a slide with the class that each one votes for."""
+
+    mosaic: Mosaic
+    labels: Ints
+    """(n_rows, n_cols) class, or `WEIGHTLESS`, `UNPREDICTED`, `NOTHING`."""
+    top: Floats
+    """(N,) probability that each patch gives to its own class."""
+    mm2_per_px: float
+
+    def areas(self, n_classes: int) -> Areas:
+        """Area per class and of what did not vote."""
+        px = self.mosaic.area_px.astype(np.float64).ravel()
+        mm2: Floats = np.bincount(self.labels.ravel() - NOTHING, px, n_classes - NOTHING) * np.float64(self.mm2_per_px)
+        return Areas(mm2[-NOTHING:], float(mm2[WEIGHTLESS - NOTHING]), float(mm2[UNPREDICTED - NOTHING]))
+
+    def second(self, leading: int, areas: Areas, least_mm2: float) -> SecondSubtype | None:
+        """The largest connected region of another class than `leading`, of `least_mm2` or more."""
+        best: SecondSubtype | None = None
+        for index in np.flatnonzero(areas.mm2 >= least_mm2):
+            # a class that is smaller in all than the best region cannot hold a larger one
+            if index == leading or (best is not None and areas.mm2[index] <= best.area_mm2):
+                continue
+            found = self._largest(int(index), float(areas.mm2.sum()))
+            if found.area_mm2 >= least_mm2 and (best is None or found.area_mm2 > best.area_mm2):
+                best = found
+        return best
+
+    def _largest(self, index: int, voted_mm2: float) -> SecondSubtype:
+        from scipy import ndimage
+
+        regions, _ = ndimage.label(self.labels == index)  # cells that share a border, not merely a corner
+        sizes = np.bincount(regions.ravel(), self.mosaic.area_px.ravel())
+        sizes[0] = 0
+        rows, cols = np.nonzero(regions == sizes.argmax())
+        px = self.mosaic.area_px[rows, cols]
+        x, y = self.mosaic.x_edges, self.mosaic.y_edges
+        left, top, right, bottom = x[cols.min()], y[rows.min()], x[cols.max() + 1], y[rows.max() + 1]
+        area_mm2 = float(px.sum() * self.mm2_per_px)
+        return SecondSubtype(
+            index=index,
+            area_mm2=area_mm2,
+            share=area_mm2 / voted_mm2,
+            mean_probability=float(px @ self.top[self.mosaic.patch[rows, cols]] / px.sum()),
+            box_px=(int(left), int(top), int(right - left), int(bottom - top)),
+        )
+
+
+def class_raster(places: Places, labels: Ints, top: Floats) -> ClassRaster:
+    """Cut the slide into cells and give each to one patch.
+
+    Parameters
+    ----------
+    labels
+        (N,) index of each patch's class, or `WEIGHTLESS` or `UNPREDICTED`.
+    top
+        (N,) probability that each patch gives to its class; any number where it has none.
+    """
+    priority = np.where(labels >= 0, top, labels) if places.certainty is None else places.certainty
+    mosaic = cut_mosaic(places.grid, places.coords, np.nan_to_num(priority, nan=float(UNPREDICTED)))
+    mpp = places.grid.slide_mpp
+    return ClassRaster(mosaic, mosaic.spread(labels, NOTHING), top, mpp[0] * mpp[1] / 1e6)
