@@ -169,3 +169,16 @@ def test_a_captioner_that_is_not_there_is_said_before_any_slide_is_touched(
             main(["run", str(slide_path), "-o", str(tmp_path / "other"), *arguments])
         assert ended.value.code == 2
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_describes_with_the_captioner_that_its_model_was_trained_with(
+    slide_path: Path, tmp_path: Path, start: Callable[..., RunSummary], model_folder: Path
+) -> None:
+    config = model_folder / "config.json"
+    record = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({**record, "captioner": "morphometry-in-slide", "mpp": 1.0}), encoding="utf-8")
+    assert start(slide_path).exit_status == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]["captioner"] == "morphometry-in-slide"
+    table = store_of(tmp_path).patches()
+    assert table.attributes("caption")["captioner"] == "morphometry-in-slide"
+    assert any("In its slide: " in text for text in table.read("caption").tolist())

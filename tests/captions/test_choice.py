@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsikit.captions import CaptionerOptions, load_captioner
-from wsikit.captions.choice import name_of
+from wsikit.captions.choice import captioner_for, name_of
 from wsikit.errors import ModelError, RequestError
 
 
@@ -66,3 +66,9 @@ def test_a_name_tells_what_its_captions_are_signed_with() -> None:
 def test_two_adapters_are_one_too_many() -> None:
     with pytest.raises(RequestError, match="names an adapter already"):
         load_captioner("some/model#here", CaptionerOptions(adapter="there"))
+
+
+def test_a_model_gets_the_words_it_was_trained_on_where_they_come_with_the_package():
+    assert captioner_for("morphometry-in-slide") == "morphometry-in-slide"
+    assert captioner_for("phantom-captioner") == "phantom-captioner"
+    assert captioner_for("table") == captioner_for("Qwen/Qwen2.5-VL-7B-Instruct") == "morphometry"

@@ -22,6 +22,7 @@ from wsikit.batch.outputs import SlideSummary, write_outputs
 from wsikit.batch.records import SlideRow
 from wsikit.captions import Captioner, CaptionerOptions, load_captioner
 from wsikit.captions.base import in_parallel
+from wsikit.captions.choice import captioner_for
 from wsikit.captions.remember import remembering
 from wsikit.errors import RequestError, WsikitError
 from wsikit.execution import Executor
@@ -51,7 +52,9 @@ class RunParameters:
     """Everything that decides what a run computes. Patch size and scale are the model's."""
 
     model: str = "phantom-mmlnb"
-    captioner: str = "morphometry"
+    captioner: str | None = None
+    """As `wsikit.captions.load_captioner` takes it; None: the one on whose words the model was trained, where it comes
+    with the package, else morphometry."""
     captioner_options: CaptionerOptions = field(default_factory=CaptionerOptions)
     caption_budget: Budget | None = None
     """Per slide; None: every patch is described."""
@@ -118,8 +121,10 @@ def run(
 
     parameters = parameters or RunParameters()
     predictor = Predictor(load_model(parameters.model), device=device)  # type: ignore[arg-type]
+    spec = parameters.captioner or captioner_for(predictor.model.config.captioner)
+    parameters = replace(parameters, captioner=spec)
     # equal pixels are described once in the whole run
-    captioner = remembering(load_captioner(parameters.captioner, parameters.captioner_options, device=device))
+    captioner = remembering(load_captioner(spec, parameters.captioner_options, device=device))
     folder.mkdir(parents=True, exist_ok=True)
     records.write_run(folder, parameters.to_json(), entries, model_fingerprint=predictor.model.fingerprint)
     job = _Job(folder, parameters, executor or Executor(), predictor, captioner, progress)

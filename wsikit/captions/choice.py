@@ -101,6 +101,12 @@ def check_captioner(spec: str) -> None:
         _find(spec)
 
 
+def captioner_for(taught: str) -> str:
+    """The captioner to describe patches for a model that was trained on the words of the one called `taught`: that one
+    where it comes with the package, else the one that measures."""
+    return taught if taught in (*MEASURING, *packaged_captioners()) else MORPHOMETRY
+
+
 def name_of(spec: str) -> str:
     """The `name` of the captioner that `spec` stands for; nothing is loaded."""
     return "server" if _SERVER.match(spec) else Path(spec.partition("#")[0]).name

@@ -45,6 +45,7 @@ def command(
     from rich.console import Console
 
     from wsikit.captions import load_captioner
+    from wsikit.captions.choice import MORPHOMETRY
     from wsikit.captions.remember import remembering
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
@@ -56,7 +57,7 @@ def command(
         raise RequestError("--model chooses patches for a budget: give --caption-budget N with it")
     executor = executor_of(scheduler, workers)
     # equal pixels are described once for all stores
-    captioner = remembering(load_captioner(request.captioner, request.options, device=device))
+    captioner = remembering(load_captioner(request.captioner or MORPHOMETRY, request.options, device=device))
     predictor = None
     if model:
         from wsikit.inference.predict import Predictor

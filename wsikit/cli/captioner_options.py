@@ -21,7 +21,8 @@ _SERVER_NAMES = ("concurrency", "timeout_s", "retries", "api_key_env")
 class CaptionRequest:
     """What was asked for on the command line."""
 
-    captioner: str
+    captioner: str | None
+    """None: by default."""
     options: CaptionerOptions
     budget: Budget | None
 
@@ -29,11 +30,10 @@ class CaptionRequest:
 _OPTIONS = (
     click.option(
         "--captioner",
-        default="morphometry",
-        show_default=True,
         metavar="NAME|DIR|ID|URL",
-        help="morphometry (measures), a packaged captioner, a vision-language model on this disk, or an "
-        "OpenAI-compatible server: http://host:8000/v1 or …/v1#model.",
+        help="morphometry (measures; the default), morphometry-in-slide, a packaged captioner, a vision-language model "
+        "on this disk, or an OpenAI-compatible server: http://host:8000/v1 or …/v1#model. A run takes the one that its "
+        "model was trained with, if that comes with the package.",
     ),
     click.option("--adapter", type=click.Path(), metavar="DIR", help="LoRA adapter of the model."),
     click.option("--prompt", metavar="TEXT|FILE", help="What the model is asked; default: as it was trained."),
@@ -71,7 +71,7 @@ def captioner_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def command(
-        *arguments: Any, captioner: str, caption_budget: int | None, similarity: float | None, **others: Any
+        *arguments: Any, captioner: str | None, caption_budget: int | None, similarity: float | None, **others: Any
     ) -> Any:
         from wsikit.captions import CaptionerOptions
 
