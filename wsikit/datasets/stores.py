@@ -7,11 +7,9 @@ its centre lies in; regions are in level-0 px.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,21 +19,10 @@ from wsikit.datasets.table import ImageTable
 from wsikit.errors import ReadError, RequestError
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
+from wsikit.tiling.drawn import Drawn, read_regions
 from wsikit.tiling.stream import read_patches
 
-if TYPE_CHECKING:
-    from shapely.geometry.base import BaseGeometry
-
 _NEEDED, _KNOWN = {"store", "regions"}, {"store", "regions", "patient", "slide", "grid"}
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Regions of one class on one slide."""
-
-    label: str
-    shape: BaseGeometry
-    """Polygons, level-0 px."""
 
 
 @dataclass(frozen=True)
@@ -158,41 +145,6 @@ def _read_store(manifest: Path, line: int, row: dict[str, str]) -> _Labelled:
         labels=[str(labels[i]) for i in rows],
         captions=[str(texts[i]) if texts[i] else None for i in rows],
     )
-
-
-def read_regions(path: str | Path) -> list[Drawn]:
-    """Polygons of a GeoJSON file by class, in level-0 px. Annotations without a class say nothing and are passed over.
-
-    Raises
-    ------
-    RequestError
-        If the file is not GeoJSON of classified polygons.
-    """
-    from shapely import make_valid, union_all
-    from shapely.geometry import shape
-
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        features = record["features"] if isinstance(record, dict) else record
-        shapes: dict[str, list[Any]] = {}
-        for number, feature in enumerate(features, start=1):
-            label = ((feature.get("properties") or {}).get("classification") or {}).get("name")
-            kind = feature["geometry"]["type"]
-            if label is None:
-                continue
-            if kind not in ("Polygon", "MultiPolygon"):
-                raise RequestError(
-                    f"{path}: feature {number} ({label}) is a {kind}; expected Polygon or MultiPolygon. "
-                    "Export areas, not points or lines."
-                )
-            shapes.setdefault(str(label), []).append(make_valid(shape(feature["geometry"])))
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file. Give the regions as GeoJSON.") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise RequestError(f"{path}: not GeoJSON of annotations ({error!r}). Export it from QuPath again.") from error
-    if not shapes:
-        raise RequestError(f"{path}: no region has a class (properties.classification.name). Classify them.")
-    return [Drawn(label, union_all(parts)) for label, parts in shapes.items()]
 
 
 def label_patches(table: PatchTable, regions: Sequence[Drawn]) -> list[str | None]:

@@ -1,11 +1,15 @@
-"""Subtype regions as GeoJSON that QuPath opens: level-0 pixels, merged per class, holes kept, written as a stream."""
+"""Subtype regions, and patches where wanted, as GeoJSON that QuPath opens: level-0 pixels, written as a stream.
+
+Regions are merged per class, with their holes; patches are detections with their own measurements.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +27,13 @@ _NAMESPACE = uuid.UUID("6f0d6a52-7b39-5f4e-9f0e-2a3f5c1d8e47")
 """Of our feature ids: the same map gives the same ids, so that a second import can be told from a second result."""
 
 
-def write_geojson(path: str | os.PathLike[str], class_map: ClassMap, *, per: Per = "class") -> int:
+def write_geojson(
+    path: str | os.PathLike[str],
+    class_map: ClassMap,
+    *,
+    per: Per = "class",
+    patches: Mapping[str, npt.NDArray[np.floating]] | None = None,
+) -> int:
     """Write the map's regions as a FeatureCollection, atomically, and return the number of features.
 
     Parameters
@@ -34,6 +44,9 @@ def write_geojson(path: str | os.PathLike[str], class_map: ClassMap, *, per: Per
         Patches without prediction are left out. Where patches overlap, the more certain one has the place.
     per
         "class": one annotation per class present. "region": one per connected region, with its own measurements.
+    patches
+        Each patch too, as a detection after the regions, with these measurements: (N,) by name, NaN left out. An empty
+        mapping gives detections with the class and its probability only.
 
     Notes
     -----
@@ -43,10 +56,14 @@ def write_geojson(path: str | os.PathLike[str], class_map: ClassMap, *, per: Per
     """
     if per not in ("class", "region"):
         raise RequestError(f'per={per!r}: use "class" or "region"')
+    wrong = [name for name, values in (patches or {}).items() if np.shape(values) != (len(class_map.labels),)]
+    if wrong:
+        raise RequestError(f"{class_map.slide_id}: measurement {wrong[0]!r} is not one value per patch")
+    detections = iter(()) if patches is None else _detections(class_map, patches)
     n_features = 0
     with atomic_write(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
-        for feature in _features(class_map, per):
+        for feature in itertools.chain(_features(class_map, per), detections):
             file.write(",\n" if n_features else "\n")
             file.write(json.dumps(feature, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
             n_features += 1
@@ -74,14 +91,39 @@ def _features(class_map: ClassMap, per: Per) -> Iterator[dict[str, Any]]:
             ),
             "properties": {
                 "objectType": "annotation",
-                "classification": {
-                    "name": class_map.class_names[label],
-                    "color": [int(value) for value in class_map.colors[label]],
-                },
+                "classification": _classification(class_map, label),
                 "measurements": measures.of(group),
                 "metadata": _metadata(class_map, label),
             },
         }
+
+
+def _detections(class_map: ClassMap, measurements: Mapping[str, npt.NDArray[np.floating]]) -> Iterator[dict[str, Any]]:
+    """Every patch, in the table's order: its square, cut at the slide's edge; without a class if it has none."""
+    right, bottom = class_map.grid.slide_px
+    side_x, side_y = (round(side) for side in class_map.grid.side)
+    named = {name: np.asarray(values, dtype=np.float64) for name, values in measurements.items()}
+    for row, ((x0, y0), label) in enumerate(zip(class_map.coords.tolist(), class_map.labels.tolist(), strict=True)):
+        x1, y1 = min(x0 + side_x, right), min(y0 + side_y, bottom)
+        found = {"probability": class_map.top_probs[row], **{name: values[row] for name, values in named.items()}}
+        properties: dict[str, Any] = {
+            "objectType": "detection",
+            "measurements": {name: round(float(value), 6) for name, value in found.items() if np.isfinite(value)},
+            "metadata": {"row": str(row)},
+        }
+        if label >= 0:
+            properties["classification"] = _classification(class_map, label)
+        yield {
+            "type": "Feature",
+            "id": str(uuid.uuid5(_NAMESPACE, f"{class_map.slide_id}/{class_map.grid.name}/patch/{x0}/{y0}")),
+            "geometry": {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]},
+            "properties": properties,
+        }
+
+
+def _classification(class_map: ClassMap, label: int) -> dict[str, Any]:
+    """As QuPath has it: a name, which people see, and its colour."""
+    return {"name": class_map.class_names[label], "color": [int(value) for value in class_map.colors[label]]}
 
 
 def _groups(label_of_region: npt.NDArray[np.int64], per: Per) -> Iterator[npt.NDArray[np.int64]]:

@@ -74,7 +74,7 @@ def draw_map(class_map: ClassMap, thumbnail: Pixels, result: SlideResult | None 
     pen.lines(layout.head, MARGIN_IN, MARGIN_IN)
     _place_picture(pen, layout, class_map, thumbnail)
     _place_thumbnail(pen, layout, class_map, thumbnail)
-    _draw_scale_bar(pen, layout, class_map)
+    draw_scale_bar(pen, class_map, layout.picture)
     _write_legend(pen, layout, class_map)
     pen.lines(layout.foot, MARGIN_IN, layout.page[1] - MARGIN_IN - block_height(layout.foot))
     return figure
@@ -165,9 +165,9 @@ def _place_thumbnail(pen: Pen, layout: _Layout, class_map: ClassMap, thumbnail: 
     pen.frame(box, "#c8c8c8")
 
 
-def _draw_scale_bar(pen: Pen, layout: _Layout, class_map: ClassMap) -> None:
-    """Under the picture, where no tissue can hide it, with the pixel size it rests on."""
-    x, y, width, height = layout.picture
+def draw_scale_bar(pen: Pen, class_map: ClassMap, picture: tuple[float, float, float, float]) -> None:
+    """Under the picture (x, y, width, height in inches), where no tissue can hide it, with its pixel size."""
+    x, y, width, height = picture
     um_per_in = class_map.grid.slide_px[0] * class_map.grid.slide_mpp[0] / width
     length_um = nice_length_um(um_per_in * SCALE_BAR_IN, share=1.0)
     y_bar = y + height + 0.17

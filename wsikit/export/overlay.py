@@ -56,8 +56,8 @@ def paint_map(class_map: ClassMap, thumbnail: Pixels, size: tuple[int, int]) -> 
     uint8 (height, width, 3). Tissue in grey, so that eosin and haematoxylin are not taken for a class; class
     colours the stronger the more probable the class; background faint; unpredicted patches hatched.
     """
-    base = _grey(thumbnail, size)
-    cells = _cell_of_pixels(class_map, size)
+    base = grey_slide(thumbnail, size)
+    cells = cells_of_pixels(class_map, size)
     if cells is None:
         return base.round().astype(np.uint8)
     row_index, col_index, inside = cells
@@ -66,20 +66,20 @@ def paint_map(class_map: ClassMap, thumbnail: Pixels, size: tuple[int, int]) -> 
     alpha = np.where(inside, opacity[np.ix_(row_index, col_index)], 0.0)[..., None]
     color = colors[labels]  # -1 and -2 pick the last two rows
     painted = _tint(base, color, alpha.astype(np.float32))
-    painted = _hatch(painted, labels) if (class_map.labels >= 0).any() else painted
+    painted = hatch(painted, labels) if (class_map.labels >= 0).any() else painted
     if class_map.grid.stride[0] * size[0] >= LINE_CELL_PX * class_map.grid.slide_px[0]:
         painted = _draw_borders(painted, labels, colors, class_map)
     return painted.round().astype(np.uint8)
 
 
-def _grey(thumbnail: Pixels, size: tuple[int, int]) -> Floats:
+def grey_slide(thumbnail: Pixels, size: tuple[int, int]) -> Floats:
     """(h, w, 3) luminance of the slide, lightened so that colour shows on dense tissue too."""
     grey = Image.fromarray(thumbnail).convert("L").resize(size, Image.Resampling.LANCZOS)
     light = 255.0 - (255.0 - np.asarray(grey, dtype=np.float32)) * 0.72
     return np.repeat(light[..., None], 3, axis=2)
 
 
-def _cell_of_pixels(
+def cells_of_pixels(
     class_map: ClassMap, size: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
     """Mosaic row per picture row, column per picture column, and (h, w) whether the pixel lies on the mosaic."""
@@ -114,7 +114,7 @@ def _tint(base: Floats, color: Floats, alpha: Floats) -> Floats:
     return (base * (1 - alpha) + color * (0.35 + 0.65 * base / 255.0) * alpha).astype(np.float32)
 
 
-def _hatch(painted: Floats, labels: npt.NDArray[np.int64]) -> Floats:
+def hatch(painted: Floats, labels: npt.NDArray[np.int64]) -> Floats:
     """White diagonals over patches without prediction, which must not be taken for a class."""
     height, width = labels.shape
     diagonal = np.arange(height)[:, None] + np.arange(width)[None, :]
@@ -154,7 +154,7 @@ def swatch(class_map: ClassMap, index: int, size: tuple[int, int]) -> Pixels:
     else:
         color, alpha = class_map.colors[index], np.linspace(FAINTEST, STRONGEST, width)
     painted = _tint(base, np.array(color, dtype=np.float32), alpha[None, :, None].astype(np.float32))
-    painted = _hatch(painted, labels) if index < 0 and any_prediction else painted
+    painted = hatch(painted, labels) if index < 0 and any_prediction else painted
     return painted.round().astype(np.uint8)
 
 

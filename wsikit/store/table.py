@@ -128,6 +128,15 @@ class PatchTable:
         """What is stored with a column: class names, fact names, units."""
         return {key: value for key, value in self._array(name).attrs.items() if key != _MARK}
 
+    def is_text(self, name: str) -> bool:
+        """Whether a column holds text."""
+        return bool(self._array(name).dtype.kind == "T")
+
+    def width(self, name: str) -> int | None:
+        """Entries per row of a column; None if each row is one value."""
+        shape = self._array(name).shape
+        return None if len(shape) == 1 else int(shape[1])
+
     def read(self, name: str, rows: slice = slice(None)) -> npt.NDArray[Any]:
         """A complete column, (N,) or (N, width); text comes as object. StoreError if absent or incomplete."""
         array = self._array(name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid, check_enlargement, coverage
@@ -14,11 +16,16 @@ from wsikit.store.labels import Label, list_labels, write_label
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.columns import ColumnStage
+from wsikit.tiling.drawn import Roi
 from wsikit.tissue.mask import TissueMask, TissueParameters, tissue_mask
 
 TISSUE_REVISION = 1
 PATCHES_REVISION = 1
 QUALITY_REVISION = 1
+ROI_REVISION = 1
+
+ROI = "roi"
+"""Column: share of the patch's area in the region of interest."""
 
 _NAMES = {TISSUE: "tissue", UNREADABLE: "could not be read"}
 _COLORS = {TISSUE: (0, 158, 115), UNREADABLE: (213, 94, 0)}
@@ -36,6 +43,8 @@ class PatchParameters:
     """Border shared by neighbours, px at `mpp`."""
     min_tissue: float = 0.25
     """Least share of a patch that is tissue (or unreadable: what cannot be seen is kept on the list, and marked)."""
+    roi: Roi | None = None
+    """Where patches may lie; None: anywhere on the slide."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_tissue <= 1:
@@ -45,6 +54,11 @@ class PatchParameters:
     def grid(self, slide: Slide) -> PatchGrid:
         """The grid of these patches on a slide."""
         return PatchGrid(slide.dimensions, slide.mpp, self.patch_px, self.mpp, self.overlap_px)
+
+    def to_json(self) -> dict[str, Any]:
+        """For receipts. A region of interest is named only where there is one, as tables from before know none."""
+        record = {name: getattr(self, name) for name in ("mpp", "patch_px", "overlap_px", "min_tissue")}
+        return record if self.roi is None else {**record, "roi": self.roi.to_json()}
 
 
 def source_tissue_receipt(fingerprint: str, parameters: TissueParameters) -> Receipt:
@@ -81,7 +95,7 @@ def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueM
 
 
 def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receipt) -> PatchTable:
-    """Bring the patch table of one grid up to date: coords and tissue share.
+    """Bring the patch table of one grid up to date: coords, tissue share and, with a region of interest, its share.
 
     Raises
     ------
@@ -90,12 +104,13 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
     """
     check_enlargement(store.path, max(store.mpp) * max(store.level_downsamples[0]), parameters.mpp)
     grid = parameters.grid(store)
-    receipt = Receipt("patches", PATCHES_REVISION, asdict(parameters), {"tissue": tissue.digest})
+    receipt = Receipt("patches", PATCHES_REVISION, parameters.to_json(), {"tissue": tissue.digest})
     folder = store.folder / "patches" / grid.name
     if grid.name in store.grids():
         table = PatchTable(folder)
         known = table.receipt("coords")
-        if known is not None and known.digest == receipt.digest and "tissue" in table.columns():
+        needed = {"tissue"} if parameters.roi is None else {"tissue", ROI}
+        if known is not None and known.digest == receipt.digest and needed <= set(table.columns()):
             return table
     mask, downsample = store.tissue()
     unreadable = store.unreadable_mask()
@@ -104,11 +119,39 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
     unseen = coverage(unreadable, downsample, everywhere, grid.side) if unreadable.any() else np.zeros_like(share)
     # at least some tissue, whatever the threshold: an empty patch says nothing
     kept = (share + unseen >= parameters.min_tissue) & (share + unseen > 0)
+    inside = None
+    if parameters.roi is not None:
+        inside = np.zeros(len(everywhere), dtype=np.float32)
+        inside[kept] = parameters.roi.share(everywhere[kept], grid.side)
+        kept &= (inside >= parameters.roi.min_share) & (inside > 0)
     table = PatchTable.create(folder, grid, everywhere[kept], receipt)
-    spec = ColumnSpec("tissue", "float32", attributes={"unit": "share of the patch's area"})
-    for rows in table.prepare([spec], receipt):
-        table.write("tissue", rows, share[kept][rows])
+    write_share(table, "tissue", share[kept], receipt)
+    if parameters.roi is not None and inside is not None:
+        write_share(table, ROI, inside[kept], receipt, source=parameters.roi.source)
     return table
+
+
+def write_roi(table: PatchTable, roi: Roi) -> npt.NDArray[np.float32]:
+    """Write the column `roi` of a table that is there: the exact share of each patch inside, float32 (N,).
+
+    No patch is removed; a vote weighs by it.
+    """
+    coords = table.receipt("coords")
+    assert coords is not None
+    share = roi.share(table.coords, table.grid.side)
+    # what is inside does not depend on how much of it is asked for
+    receipt = Receipt("roi", ROI_REVISION, {"shape": roi.to_json()["shape"]}, {"patches": coords.digest})
+    write_share(table, ROI, share, receipt, source=roi.source)
+    return share
+
+
+def write_share(
+    table: PatchTable, name: str, share: npt.NDArray[np.float32], receipt: Receipt, **attributes: str
+) -> None:
+    """Bring a column of shares of the patches' area up to date; `share` is (N,), `attributes` are kept with it."""
+    spec = ColumnSpec(name, "float32", attributes={"unit": "share of the patch's area", **attributes})
+    for rows in table.prepare([spec], receipt):
+        table.write(name, rows, share[rows])
 
 
 def quality_stage(table: PatchTable) -> ColumnStage:

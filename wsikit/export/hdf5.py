@@ -1,0 +1,292 @@
+"""Patch places and features as other tools keep them: TRIDENT 0.3, CLAM, STAMP 2, AtlasPatch. HDF5, written whole.
+
+Places are top-left corners in level-0 px, in STAMP's files µm. Nothing is resampled: what these tools know as a
+magnification is a label, and is chosen so that they read the field that wsikit read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+from wsikit.geometry import PatchGrid
+from wsikit.store.atomic import atomic_write
+from wsikit.store.table import PatchTable
+
+if TYPE_CHECKING:
+    import h5py
+
+LAYOUTS = ("trident", "clam", "stamp", "atlaspatch")
+FEATURES = "features_"
+"""How columns of features are named: features_<encoder>."""
+
+STAMP_VERSION = "2.0.0"
+"""The first of this layout: STAMP refuses files of versions later than its own."""
+
+SQUARE_TOLERANCE = 0.01
+"""Relative. These tools know one side per patch: pixels less square than this are refused."""
+
+NOMINAL_TOLERANCE = 0.025
+"""Relative. A magnification this near a whole number is written as that number."""
+
+_ROWS_AT_ONCE = 1 << 14
+_MAGNIFICATIONS = ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5))
+"""(µm/px below which, magnification) as TRIDENT quantises."""
+
+
+@dataclass(frozen=True)
+class PatchSource:
+    """What is written: the patches of a table and, where `features` names a column, its vectors."""
+
+    slide_id: str
+    table: PatchTable
+    features: str | None
+    file_name: str
+    """Of the slide file that the store was made from, without its folder."""
+
+    @property
+    def grid(self) -> PatchGrid:
+        return self.table.grid
+
+    @property
+    def stem(self) -> str:
+        """The slide's id as a file name: no folder can be reached by it."""
+        return re.sub(r"[^\w.+=@ -]+", "_", self.slide_id).lstrip(".") or "slide"
+
+    @property
+    def encoder(self) -> str:
+        assert self.features is not None
+        return self.features.removeprefix(FEATURES)
+
+    @property
+    def side_px(self) -> int:
+        """Level-0 px of a patch's side."""
+        x, y = self.grid.side
+        if abs(x / y - 1) > SQUARE_TOLERANCE:
+            raise RequestError(
+                f"{self.slide_id}: patches of {x:.1f} × {y:.1f} level-0 px (the slide's pixels are not square); this "
+                "layout knows one side only. Use CSV or Parquet."
+            )
+        return round((x + y) / 2)
+
+    def vectors(self, dtype: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
+        """The features, some rows at a time."""
+        assert self.features is not None
+        for first in range(0, len(self.table), _ROWS_AT_ONCE):
+            rows = slice(first, min(first + _ROWS_AT_ONCE, len(self.table)))
+            yield rows, self.table.read(self.features, rows).astype(dtype)
+
+
+def feature_columns(table: PatchTable) -> list[str]:
+    """Complete columns of a table that hold features: `features_<encoder>`, (N, D)."""
+    return [name for name in table.columns() if name.startswith(FEATURES) and table.width(name) is not None]
+
+
+def choose_features(table: PatchTable, name: str | None) -> str | None:
+    """The feature column to write: the named one, the only one, or None.
+
+    Raises
+    ------
+    RequestError
+        There is no such column, or there are several and none is named.
+    """
+    there = feature_columns(table)
+    if name is None:
+        if len(there) > 1:
+            raise RequestError(
+                f"{table.folder}: features by several encoders: name one with --features: {_names(there)}"
+            )
+        return there[0] if there else None
+    wanted = name if name.startswith(FEATURES) else f"{FEATURES}{name}"
+    if wanted not in there:
+        raise RequestError(f"{table.folder}: no features {name!r}; there are {_names(there) or 'none'}")
+    return wanted
+
+
+def write_layout(layout: str, folder: str | os.PathLike[str], source: PatchSource) -> list[Path]:
+    """Write a slide's files of one tool into `folder`, each atomically; return them.
+
+    Parameters
+    ----------
+    layout
+        One of `LAYOUTS`.
+    folder
+        What the tool calls its job, data or output folder; files of other slides in it are left alone.
+
+    Raises
+    ------
+    RequestError
+        STAMP has no file of places alone; pixels are not square; the scale has no magnification.
+    """
+    writers = {"trident": _write_trident, "clam": _write_clam, "stamp": _write_stamp, "atlaspatch": _write_atlaspatch}
+    return writers[layout](Path(folder), source)
+
+
+def magnifications(grid: PatchGrid, side_px: int) -> tuple[int, int | float]:
+    """Of the slide and of the patches, as TRIDENT and AtlasPatch take them: their ratio gives the field that is read.
+
+    >>> magnifications(PatchGrid((9000, 9000), (0.25, 0.25), 224, 0.5), 448)
+    (40, 20)
+    """
+    mpp = sum(grid.slide_mpp) / 2
+    level0 = next((magnification for limit, magnification in _MAGNIFICATIONS if mpp < limit), None)
+    if level0 is None:
+        raise RequestError(f"a slide of {mpp:.4g} µm/px has no magnification (5x and more); use CSV, CLAM or STAMP")
+    exact = level0 * grid.patch_px / side_px
+    return level0, round(exact) if abs(round(exact) / exact - 1) <= NOMINAL_TOLERANCE else exact
+
+
+def nominal_field(grid: PatchGrid, side_px: int) -> float:
+    """Level-0 px that a tool reads which goes by `magnifications`, over those of the patch: 1 = the same field."""
+    level0, target = magnifications(grid, side_px)
+    return grid.patch_px * level0 / target / side_px
+
+
+def _write_trident(job: Path, source: PatchSource) -> list[Path]:
+    grid, side = source.grid, source.side_px
+    level0, target = magnifications(grid, side)
+    folder = job / f"{target:.4g}x_{grid.patch_px}px_{grid.overlap_px}px_overlap"
+    attributes = {
+        "patch_size": grid.patch_px,
+        "patch_size_level0": side,
+        "level0_magnification": level0,
+        "target_magnification": target,
+        "overlap": grid.overlap_px,
+        "name": source.stem,
+        "savetodir": str(folder),
+        "level0_width": grid.slide_px[0],
+        "level0_height": grid.slide_px[1],
+    }
+    coords = source.table.coords
+    written = [folder / "patches" / f"{source.stem}_patches.h5"]
+    with _new_file(written[0]) as file:
+        file.create_dataset("coords", data=coords).attrs.update(attributes)
+    if source.features is not None:
+        features = folder / f"features_{source.encoder}"
+        written.append(features / f"{source.stem}.h5")
+        with _new_file(written[-1]) as file:
+            file.create_dataset("coords", data=coords).attrs.update({**attributes, "savetodir": str(features)})
+            about = {"name": source.stem, "savetodir": str(features), "encoder": source.encoder}
+            _write_vectors(file, "features", source, "float32").attrs.update(about)
+    return written
+
+
+def _write_clam(folder: Path, source: PatchSource) -> list[Path]:
+    coords = source.table.coords
+    written = [folder / "patches" / f"{source.stem}.h5"]
+    size = np.asarray(source.grid.slide_px, dtype=np.int64)
+    with _new_file(written[0]) as file:
+        # level 0, so that the field is right whatever levels the reader of the slide finds
+        file.create_dataset("coords", data=coords).attrs.update(
+            {
+                "patch_size": source.side_px,
+                "patch_level": 0,
+                "downsample": np.ones(2),
+                "downsampled_level_dim": size,
+                "level_dim": size,
+                "name": source.stem,
+                "save_path": str(folder / "patches"),
+            }
+        )
+    if source.features is not None:
+        written += [folder / "h5_files" / f"{source.stem}.h5", folder / "pt_files" / f"{source.stem}.pt"]
+        with _new_file(written[1]) as file:
+            _write_vectors(file, "features", source, "float32")
+            file.create_dataset("coords", data=coords.astype(np.int32))
+        _write_tensor(written[2], source)
+    return written
+
+
+def _write_stamp(folder: Path, source: PatchSource) -> list[Path]:
+    if source.features is None:
+        raise RequestError(
+            f"{source.slide_id}: STAMP's files hold features, and the store has none. Import features first "
+            "(wsikit import), or export to trident, clam or atlaspatch, which have files of places alone."
+        )
+    grid = source.grid
+    receipt = source.table.receipt(source.features)
+    path = folder / source.encoder / f"{source.stem}.h5"
+    with _new_file(path) as file:
+        file.create_dataset("coords", data=(source.table.coords * np.asarray(grid.slide_mpp)).astype(np.float32))
+        _write_vectors(file, "feats", source, "float16")
+        file.attrs.update(
+            {
+                "stamp_version": STAMP_VERSION,
+                "extractor": source.encoder,
+                "unit": "um",
+                "tile_size_um": float(grid.patch_px * grid.target_mpp),
+                "tile_size_px": grid.patch_px,
+                "code_hash": receipt.digest if receipt else "",
+                "feat_type": "tile",
+            }
+        )
+    return [path]
+
+
+def _write_atlaspatch(folder: Path, source: PatchSource) -> list[Path]:
+    grid, side = source.grid, source.side_px
+    level0, target = magnifications(grid, side)
+    coords = source.table.coords
+    path = folder / "patches" / f"{source.stem}.h5"
+    with _new_file(path) as file:
+        places = np.zeros((len(coords), 5), dtype=np.int32)
+        places[:, :2], places[:, 2:4] = coords, side  # and level 0
+        file.create_dataset("coords", data=places)
+        if source.features is not None:
+            _write_vectors(file, f"features/{source.encoder}", source, "float32")
+        file.attrs.update(
+            {
+                "patch_size": grid.patch_px,
+                "patch_size_level0": side,
+                "level0_magnification": level0,
+                "target_magnification": target,
+                "overlap": grid.overlap_px,
+                "level0_width": grid.slide_px[0],
+                "level0_height": grid.slide_px[1],
+                "wsi_path": source.file_name,
+                "num_patches": len(coords),
+            }
+        )
+    return [path]
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file that takes its place only once it is whole."""
+    import h5py
+
+    with atomic_write(path) as partial, h5py.File(partial, "w") as file:
+        yield file
+
+
+def _write_vectors(file: h5py.File, name: str, source: PatchSource, dtype: str) -> h5py.Dataset:
+    assert source.features is not None
+    width = source.table.width(source.features)
+    dataset = file.create_dataset(name, shape=(len(source.table), width), dtype=dtype)
+    for rows, values in source.vectors(dtype):
+        dataset[rows] = values
+    return dataset
+
+
+def _write_tensor(path: Path, source: PatchSource) -> None:
+    import torch
+
+    assert source.features is not None
+    everything = np.empty((len(source.table), source.table.width(source.features) or 0), dtype=np.float32)
+    for rows, values in source.vectors("float32"):
+        everything[rows] = values
+    with atomic_write(path) as partial:
+        torch.save(torch.from_numpy(everything), partial)
+
+
+def _names(columns: list[str]) -> str:
+    return ", ".join(name.removeprefix(FEATURES) for name in columns)

@@ -1,0 +1,154 @@
+"""Regions that people drew on a slide (GeoJSON, as QuPath exports it), and what share of a patch lies in them.
+
+Level-0 px throughout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+_AREAS = ("Polygon", "MultiPolygon")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Regions of one class on one slide."""
+
+    label: str
+    shape: BaseGeometry
+    """Polygons, level-0 px."""
+
+
+@dataclass(frozen=True)
+class Roi:
+    """Where on a slide to look: a patch counts if enough of it lies inside."""
+
+    shape: BaseGeometry
+    """Polygons with their holes, level-0 px; may be empty."""
+    source: str
+    """File name and classes, for people."""
+    min_share: float = 0.5
+    """Least share of a patch's area that lies inside; 0 keeps all that touch."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_share <= 1:
+            raise RequestError(f"a share of {self.min_share} of a patch: expected 0 to 1")
+
+    def share(self, coords: npt.NDArray[np.int64], side: tuple[float, float]) -> npt.NDArray[np.float32]:
+        """Exact share of each patch's area that lies inside, float32 (N,) in [0, 1].
+
+        `coords` is (N, 2), top-left corners; `side` is that of a patch along x and y; both in level-0 px.
+        """
+        import shapely
+
+        x0, y0 = coords[:, 0].astype(np.float64), coords[:, 1].astype(np.float64)
+        boxes = shapely.box(x0, y0, x0 + side[0], y0 + side[1])
+        shapely.prepare(self.shape)
+        found = shapely.contains_properly(self.shape, boxes).astype(np.float64)
+        border = np.flatnonzero(shapely.intersects(self.shape, boxes) & (found == 0))
+        if len(border):
+            areas = shapely.area(shapely.intersection(boxes[border], self.shape))
+            found[border] = areas / (side[0] * side[1])
+        return np.clip(found, 0.0, 1.0).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """For receipts: what decides which patches are kept. Equal shapes drawn in another order are equal."""
+        return {"shape": hashlib.sha256(self.shape.normalize().wkb).hexdigest(), "min_share": self.min_share}
+
+
+def read_roi(path: str | Path, *, classes: Sequence[str] = (), min_share: float = Roi.min_share) -> Roi:
+    """All polygons of a GeoJSON file as one region of interest.
+
+    Parameters
+    ----------
+    classes
+        Names of the classes that count; none: every polygon, with a class or without.
+
+    Raises
+    ------
+    RequestError
+        The file is not GeoJSON of polygons, or none of them has one of the `classes`.
+    """
+    from shapely import union_all
+
+    wanted = set(classes)
+    shapes, seen = [], set()
+    for number, label, kind, shape in _features(Path(path)):
+        seen.add(label or "no class")
+        if wanted and label not in wanted:
+            continue
+        _check_area(Path(path), number, label, kind)
+        shapes.append(shape)
+    if not shapes:
+        found = f"its classes are {', '.join(sorted(seen))}" if seen else "it holds none"
+        raise RequestError(f"{path}: no region{' of ' + ', '.join(classes) if classes else ''} to look at; {found}.")
+    named = f"{Path(path).name}{': ' + ', '.join(classes) if classes else ''}"
+    return Roi(union_all(shapes), named, min_share)
+
+
+def read_regions(path: str | Path) -> list[Drawn]:
+    """Polygons of a GeoJSON file by class, in level-0 px. Annotations without a class say nothing and are passed over.
+
+    Raises
+    ------
+    RequestError
+        If the file is not GeoJSON of classified polygons.
+    """
+    from shapely import union_all
+
+    shapes: dict[str, list[Any]] = {}
+    for number, label, kind, shape in _features(Path(path)):
+        if label is None:
+            continue
+        _check_area(Path(path), number, label, kind)
+        shapes.setdefault(label, []).append(shape)
+    if not shapes:
+        raise RequestError(f"{path}: no region has a class (properties.classification.name). Classify them.")
+    return [Drawn(label, union_all(parts)) for label, parts in shapes.items()]
+
+
+def _features(path: Path) -> Iterator[tuple[int, str | None, str, BaseGeometry | None]]:
+    """Number, class, kind and shape (made valid; None if it is no area) of each feature."""
+    from shapely import make_valid
+    from shapely.errors import ShapelyError
+    from shapely.geometry import shape
+
+    try:
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
+        features = record
+        if isinstance(record, dict):
+            features = [record] if record.get("type") == "Feature" else record["features"]
+        for number, feature in enumerate(features, start=1):
+            label = ((feature.get("properties") or {}).get("classification") or {}).get("name")
+            kind = str(feature["geometry"]["type"])
+            area = make_valid(shape(feature["geometry"])) if kind in _AREAS else None
+            if area is not None and not np.isfinite(area.bounds).all() and not area.is_empty:
+                raise RequestError(f"{path}: feature {number} has a corner that is not a number. Export it again.")
+            yield number, None if label is None else str(label), kind, area
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file. Give the regions as GeoJSON.") from None
+    except RequestError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, ShapelyError) as error:
+        raise RequestError(f"{path}: not GeoJSON of annotations ({error!r}). Export it from QuPath again.") from error
+
+
+def _check_area(path: Path, number: int, label: str | None, kind: str) -> None:
+    if kind not in _AREAS:
+        raise RequestError(
+            f"{path}: feature {number} ({label or 'no class'}) is a {kind}; expected Polygon or MultiPolygon. "
+            "Export areas, not points or lines."
+        )
