@@ -51,6 +51,8 @@ class SlideEntry:
     """µm/px at level 0 as the manifest gives it: it overrides what the file states."""
     assume_mpp: float | None = None
     """µm/px at level 0 if neither manifest, nor sidecar, nor file gives a credible one."""
+    patient: str = ""
+    """Whose it is, as the manifest says; empty if it does not."""
 
     def open(self) -> Slide:
         """Open the slide with the pixel size that holds for it.
@@ -84,8 +86,8 @@ def collect(
         Files and folders. Folders are searched, with all below them, for `SLIDE_SUFFIXES`. Of the DICOM files of one
         series, which are one slide, the one of the finest level stands for it.
     manifest
-        CSV with a column `path` (relative to the CSV's folder, or absolute) and, where wanted, `slide_id` and `mpp`
-        (µm/px; or `mpp_x` and `mpp_y`).
+        CSV with a column `path` (relative to the CSV's folder, or absolute) and, where wanted, `slide_id`, `patient`
+        and `mpp` (µm/px; or `mpp_x` and `mpp_y`).
     assume_mpp
         µm/px for the slides that state none, or none that is credible, and whose row in the manifest gives none.
     taken
@@ -107,7 +109,7 @@ def collect(
     unique: dict[str, tuple[Path, SlideEntry]] = {}
     for root, entry in found:
         key = _real_path(entry.path)
-        if key not in unique or entry.mpp is not None:
+        if key not in unique or entry.mpp is not None or entry.patient:
             unique[key] = (root, entry)
     if not unique:
         where = ", ".join(str(item) for item in (*inputs, *([manifest] if manifest else [])))
@@ -155,7 +157,7 @@ def _from_manifest(path: Path) -> list[tuple[Path, SlideEntry]]:
         raise RequestError(f"{path}: the manifest cannot be read ({error})") from error
     if "path" not in columns:
         raise RequestError(f"{path}: the manifest has columns {', '.join(columns) or 'none'}; it needs a column path")
-    known = {"path", "slide_id", "mpp", "mpp_x", "mpp_y"}
+    known = {"path", "slide_id", "patient", "mpp", "mpp_x", "mpp_y"}
     mistaken = [name for name in columns if name and name.lower() in known - set(columns)]
     if mistaken:
         raise RequestError(f"{path}: column {mistaken[0]!r}: write it in lower case, {mistaken[0].lower()!r}")
@@ -169,7 +171,8 @@ def _manifest_entry(manifest: Path, line: int, row: Mapping[str, str | None]) ->
     slide = place(text) if is_url(text) else manifest.parent / text
     if not slide.exists():
         raise RequestError(f"{manifest}, line {line}: {slide}: no such file")
-    return SlideEntry((row.get("slide_id") or "").strip(), str(slide), _manifest_mpp(manifest, line, row))
+    slide_id, patient = ((row.get(name) or "").strip() for name in ("slide_id", "patient"))
+    return SlideEntry(slide_id, str(slide), _manifest_mpp(manifest, line, row), patient=patient)
 
 
 def _manifest_mpp(manifest: Path, line: int, row: Mapping[str, str | None]) -> float | tuple[float, float] | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import wsikit
 from wsikit.batch.manifest import SlideEntry
+from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write, write_json
 
 DONE, FAILED, ELSEWHERE = "done", "failed", "busy elsewhere"
@@ -109,14 +110,27 @@ def clear_failure(out: Path, slide_id: str) -> None:
 def write_run(
     out: Path, configuration: Mapping[str, Any], entries: Sequence[SlideEntry], *, model_fingerprint: str
 ) -> None:
-    """Write run.json: what was asked for, and with which versions."""
+    """Write run.json: what was asked for, and with which versions. Whose slides are stays known from earlier runs."""
     record = {
         "configuration": dict(configuration),
         "slides": [asdict(entry) for entry in entries],
+        "patients": read_patients(out) | {entry.slide_id: entry.patient for entry in entries if entry.patient},
         "model_fingerprint": model_fingerprint,
         "versions": versions(),
     }
     write_json(out / "run.json", record)
+
+
+def read_patients(out: Path) -> dict[str, str]:
+    """Slide id to patient, as far as manifests said; slides that have no result yet included."""
+    path = out / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{path}: damaged ({error}). Remove it; wsikit run writes it anew.") from error
+    return dict(record.get("patients", {}))
 
 
 def versions() -> dict[str, str]:

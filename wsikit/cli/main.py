@@ -18,6 +18,7 @@ VERBS = {
     "caption": "Describe the patches of stores in words.",
     "predict": "Classify the patches of stores.",
     "vote": "Put the patches of stores together: a subtype per slide.",
+    "patients": "Put the slides of each patient of a run together.",
     "search": "Find patches by what their captions and facts say.",
     "verify": "Read stores again: checksums, and bytes against the source.",
     "export": "Write a store's map, GeoJSON, report or table.",

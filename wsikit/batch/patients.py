@@ -1,0 +1,161 @@
+"""From the results of a run to one row per patient: OUT/patients.csv. Every slide of a patient is accounted for."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsikit.batch import records
+from wsikit.batch.records import SlideRow
+from wsikit.errors import RequestError
+from wsikit.store.atomic import atomic_write
+from wsikit.store.place import is_url
+from wsikit.voting.patients import PatientResult, SlideOfPatient, combine_slides
+
+TABLE = "patients.csv"
+NOT_RUN = "missing: not in this folder's results"
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The patients of a run."""
+
+    results: tuple[PatientResult, ...]
+    """By name."""
+    weighted_by: str
+    """What slides were weighted with: "voting area", or "tissue area" where a result does not say the former."""
+    without_patient: tuple[str, ...]
+    """Slides of the run for which nobody said whose they are."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether no slide failed, is missing or is nobody's. To abstain is a result."""
+        troubles = [why for result in self.results for why in result.left_out.values()]
+        return not self.without_patient and all(why.startswith("abstained") for why in troubles)
+
+
+def combine_patients(out: str | os.PathLike[str], *, manifest: str | os.PathLike[str] | None = None) -> Patients:
+    """Put the slides of each patient together.
+
+    Parameters
+    ----------
+    out
+        Folder of a run.
+    manifest
+        CSV with a column `patient` and `slide_id` or `path` (relative to the CSV's folder, or absolute). By default
+        what the manifests of the runs said.
+
+    Raises
+    ------
+    RequestError
+        If the folder holds no run, or nobody says which slide is whose.
+    """
+    folder = Path(out)
+    rows = {row.slide_id: row for row in records.read_rows(folder)}
+    known = records.read_patients(folder) if manifest is None else _from_manifest(Path(manifest), list(rows.values()))
+    if not known:
+        raise RequestError(f"{folder}: nobody said which slide is whose. Give --manifest CSV with a column patient.")
+    areas = {slide_id: _voting_area(folder, slide_id) for slide_id, row in rows.items() if row.subtype is not None}
+    by_vote = bool(areas) and all(area is not None for slide_id, area in areas.items() if slide_id in known)
+    of_patient: dict[str, list[SlideOfPatient]] = {}
+    for slide_id, patient in known.items():
+        row = rows.get(slide_id)
+        area = areas.get(slide_id) if by_vote else None if row is None else row.tissue_mm2
+        of_patient.setdefault(patient, []).append(_slide(slide_id, row, area))
+    return Patients(
+        tuple(combine_slides(patient, slides) for patient, slides in sorted(of_patient.items())),
+        "voting area" if by_vote else "tissue area",
+        tuple(sorted(set(rows) - set(known))),
+    )
+
+
+def write_patients(out: str | os.PathLike[str], patients: Patients) -> Path:
+    """Write OUT/patients.csv; returns its path."""
+    path = Path(out) / TABLE
+    codes = list(dict.fromkeys(code for result in patients.results for code in result.probability))
+    header = ["patient", "slides", "counted", "mean_subtype", *(f"probability_{code}" for code in codes), "margin"]
+    header += ["worst_subtype", "worst_slides", "area_mm2", "weighted_by", "left_out"]
+    with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for one in patients.results:
+            probability = [_number(one.probability.get(code)) for code in codes]
+            left_out = "; ".join(f"{slide}: {why}" for slide, why in one.left_out.items())
+            cells = [one.patient, len(one.counted) + len(one.left_out), len(one.counted), one.mean or ""]
+            cells += [*probability, _number(one.margin), one.worst or "", "; ".join(one.worst_slides)]
+            cells += [_number(one.area_mm2), patients.weighted_by, left_out]
+            writer.writerow([_harmless(cell) for cell in cells])
+    return path
+
+
+def _slide(slide_id: str, row: SlideRow | None, area_mm2: float | None) -> SlideOfPatient:
+    if row is None:
+        return SlideOfPatient(slide_id, trouble=NOT_RUN)
+    if row.status != records.DONE:
+        return SlideOfPatient(slide_id, trouble=f"{row.status}: {row.error or 'no reason was kept'}")
+    if row.subtype is None:
+        what = "abstained" if row.abstained else "not predicted"
+        return SlideOfPatient(slide_id, trouble=f"{what}: {row.reason or 'no reason was kept'}")
+    if not area_mm2:
+        return SlideOfPatient(slide_id, trouble="its area is not known")
+    return SlideOfPatient(slide_id, row.subtype, row.probability, area_mm2)
+
+
+def _voting_area(out: Path, slide_id: str) -> float | None:
+    """Area that voted, mm²; None where the result does not say."""
+    try:
+        record = json.loads((out / "results" / slide_id / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    areas = record.get("areas")
+    return float(sum(areas["area_mm2"].values())) if areas else None
+
+
+def _from_manifest(path: Path, rows: Sequence[SlideRow]) -> dict[str, str]:
+    """Slide id to patient, in the manifest's order; slides that were not run included."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            lines, columns = list(reader), list(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path}: the manifest cannot be read ({error})") from error
+    if "patient" not in columns or not {"slide_id", "path"} & set(columns):
+        raise RequestError(
+            f"{path}: the manifest has columns {', '.join(columns) or 'none'}; it needs patient, and slide_id or path"
+        )
+    ids = {_real(row.path): row.slide_id for row in rows}
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, start=2):
+        patient, slide_id = (line.get("patient") or "").strip(), _slide_id(path, line, ids)
+        if not slide_id:
+            raise RequestError(f"{path}, line {number}: neither slide_id nor path")
+        if found.get(slide_id, patient) != patient:
+            raise RequestError(f"{path}, line {number}: slide {slide_id} is of {found[slide_id]!r} and of {patient!r}")
+        if patient:
+            found[slide_id] = patient
+    return found
+
+
+def _slide_id(manifest: Path, line: Mapping[str, str | None], ids: Mapping[str, str]) -> str:
+    given, place = (line.get("slide_id") or "").strip(), (line.get("path") or "").strip()
+    if given or not place:
+        return given
+    real = _real(place if is_url(place) else str(manifest.parent / place))
+    return ids.get(real, place)
+
+
+def _real(path: str) -> str:
+    return path if is_url(path) else os.path.realpath(path)
+
+
+def _number(value: float | None) -> float | str:
+    return "" if value is None else round(value, 4)
+
+
+def _harmless(cell: object) -> object:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front: names are whoever's."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
