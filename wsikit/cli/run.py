@@ -16,6 +16,9 @@ from wsikit.cli.options import (
     slides_argument,
 )
 
+# those that need nothing else to be set, and no column that a run does not make
+VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -44,6 +47,13 @@ if TYPE_CHECKING:
 @click.option(
     "--min-tissue", default=0.25, show_default=True, metavar="SHARE", help="Least share of a patch that is tissue, 0–1."
 )
+@click.option(
+    "--vote-method",
+    default="mean",
+    show_default=True,
+    type=click.Choice(VOTE_METHODS),
+    help="How a slide's patches are put together; wsikit vote has more to set.",
+)
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @image_options
 @assume_mpp_option
@@ -55,6 +65,7 @@ def command(
     model: str | None,
     request: CaptionRequest,
     min_tissue: float,
+    vote_method: str,
     device: str,
     image: ImageParameters,
     assume_mpp: float | None,
@@ -76,6 +87,7 @@ def command(
     from wsikit.batch.runner import RunParameters
     from wsikit.errors import ModelError, RequestError
     from wsikit.models.config import DEFAULT_MODEL, find_model
+    from wsikit.voting import VoteParameters
 
     model = model or DEFAULT_MODEL
     try:
@@ -90,6 +102,7 @@ def command(
         caption_budget=request.budget,
         min_tissue=min_tissue,
         image=image,
+        vote=VoteParameters(vote_method),
     )
     summary = run_in_terminal(entries, out, parameters, executor_of(scheduler, workers), device)
     return summary.exit_status

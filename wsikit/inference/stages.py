@@ -1,4 +1,4 @@
-"""The stages between tiling and export: caption (see there), predict, vote. Each reads a store and adds columns.
+"""The stages between tiling and export: predict; caption and vote (see there). Each reads a store and adds columns.
 
 No stage knows another; they share the table. What is up to date by its receipt is kept.
 """
@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.errors import ModelError, StoreError
+from wsikit.errors import ModelError
 from wsikit.inference.caption import caption, caption_stage
 from wsikit.inference.opening import StoreLike, coords_digest, open_store
+from wsikit.inference.voting import stored_vote, vote
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.stream import iterate_patches
-from wsikit.voting import SlideResult, vote_inputs
-from wsikit.voting import vote as vote_patches
+from wsikit.voting.parameters import VoteParameters
 
 if TYPE_CHECKING:
     from wsikit.inference.predict import Predictor
@@ -32,20 +31,8 @@ logger = logging.getLogger(__name__)
 
 PREDICT_REVISION = 1
 NOVELTY = "novelty"
-VOTE_REVISION = 1
 
 __all__ = ["VoteParameters", "caption", "caption_stage", "predict", "stored_vote", "vote", "why_not_applicable"]
-
-
-@dataclass(frozen=True)
-class VoteParameters:
-    """How patches are put together; see `wsikit.voting.vote`."""
-
-    method: str = "mean"
-    min_patches: float = 20
-    """Effective patches below which the vote abstains."""
-    min_margin: float = 0.1
-    """Difference of the two classes ahead below which the vote abstains."""
 
 
 def predict(
@@ -118,46 +105,6 @@ def predict(
         progress.advance(rows.stop - rows.start)
     progress.finish()
     return table
-
-
-def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: str | None = None) -> SlideResult:
-    """Put a slide's patches together; the result is kept in the table under votes/<method>.
-
-    Raises
-    ------
-    StoreError
-        If the patches have no predictions yet.
-    """
-    opened = open_store(store)
-    table = opened.patches(grid)
-    parameters = parameters or VoteParameters()
-    if "probability" not in table.columns():
-        raise StoreError(f"{table.folder}: no predictions to vote with. Run wsikit predict {opened.folder} first.")
-    probability = table.receipt("probability")
-    assert probability is not None
-    settings = {"min_patches": parameters.min_patches, "min_margin": parameters.min_margin}
-    receipt = Receipt("vote", VOTE_REVISION, settings, {"probability": probability.digest})
-    known = table.vote_receipt(parameters.method)
-    if known is not None and known.digest == receipt.digest:
-        return stored_vote(table, parameters.method)
-    attributes = table.attributes("probability")
-    inputs = vote_inputs(table.read("probability"), attributes["names"], attributes["model"]["background"])
-    result = vote_patches(
-        inputs.probs,
-        method=parameters.method,
-        weights=inputs.weights,
-        min_patches=parameters.min_patches,
-        min_margin=parameters.min_margin,
-    )
-    table.write_vote(parameters.method, {**result.to_json(), "classes": list(inputs.classes)}, receipt)
-    return result
-
-
-def stored_vote(table: PatchTable, method: str) -> SlideResult:
-    """The slide result kept in a table; KeyError if there is none by `method`."""
-    record = dict(table.votes()[method])
-    record.pop("classes")
-    return SlideResult.from_json(record)
 
 
 def why_not_applicable(config: ModelConfig, store: SlideStore, table: PatchTable) -> str | None:
