@@ -7,7 +7,7 @@ import importlib
 
 import pytest
 
-MODULES = ("export.page", "export.palette", "export.report", "export.units", "voting.vote")
+MODULES = ("export.page", "export.palette", "export.report_parts", "export.units", "voting.vote")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,104 +1,35 @@
-"""One slide's report as one HTML file that opens by double click, with no network and no script.
+"""One slide's report as one HTML file that opens by double click, with no network.
 
-What it says is gathered here as plain values; how it looks is `templates/report.html.jinja`, where all text is escaped.
+What it says is gathered in `report_parts` and `report_vote` as plain values; how it looks is
+`templates/report.html.jinja`, where all text is escaped; how it zooms is OpenSeadragon, from `vendor`.
 """
 
 from __future__ import annotations
 
 import base64
-import io
-import math
+import hashlib
+import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
 from typing import Any
 
 import jinja2
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from markupsafe import Markup
 
-from wsikit.errors import RequestError
-from wsikit.export.classmap import ClassMap, ClassShare, composition
-from wsikit.export.overlay import class_tags, paint_map, picture_size, swatch
+from wsikit.export import report_parts, report_vote
+from wsikit.export.layers import Layer, map_layers
 from wsikit.export.palette import hex_color
-from wsikit.export.units import format_areas, format_length, format_prob, format_share, nice_length_um
-from wsikit.export.words import METHOD_WORDS, RESEARCH_USE, class_title, state
+from wsikit.export.patchdata import PackedPatches, pack
+from wsikit.export.pyramid import TILE_PX, EmbeddedPyramid, ServedPyramid
+from wsikit.export.report_data import Fact, PatchExample, ReportData, Section
+from wsikit.export.words import RESEARCH_USE, class_title, state
 from wsikit.store.atomic import atomic_write
-from wsikit.voting.vote import SlideResult
 
-Pixels = npt.NDArray[np.uint8]
+__all__ = ["Fact", "PatchExample", "ReportData", "Section", "content_policy", "render_report", "write_report"]
 
-PICTURE_PX = (1200, 1000)
-"""Width and height that the two pictures may take: twice their size on the page, to stay sharp when zoomed."""
-SIDE_BY_SIDE = 1.9
-"""Slides wider than this for their height have their two pictures one below the other."""
-FACTS_SHOWN = 6
-JPEG_QUALITY = 90
-TAG_ROOM = 0.012
-"""Of the slide's width: a region with less room around its middle stays without its code."""
-PIN_LABEL_ROOM = 0.08
-"""Of the slide's height: a pin this near to the upper edge has its label below it."""
-GIVEN_SCALES = ("assumed", "option", "manifest", "sidecar")
-"""Beginnings of the sources of a pixel size that the slide's file did not state."""
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One thing that was measured on a patch."""
-
-    name: str
-    """For people: "nuclei"."""
-    value: float
-    unit: str = ""
-    """"/mm²", "µm", "%"; empty for a pure number."""
-
-
-@dataclass(frozen=True, eq=False)
-class PatchExample:
-    """A patch to show: class, probabilities and place are those of its row in the class map."""
-
-    row: int
-    """Row in the patch table."""
-    image: Pixels
-    """uint8 (P, P, 3) RGB."""
-    caption: str | None = None
-    facts: tuple[Fact, ...] = ()
-    """The most telling first; the first few are shown, the others on a click."""
-    gate: float | None = None
-    """How much the text mattered in the fusion, 0 to 1; None for a model without text."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A titled list of facts about how the result came about, such as software, model, parameters."""
-
-    title: str
-    rows: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class ReportData:
-    """All that a report says."""
-
-    class_map: ClassMap
-    thumbnail: Pixels
-    """uint8 (h, w, 3) RGB of the whole slide."""
-    result: SlideResult | None
-    """The vote over `class_map.voting`; None if there is none."""
-    reason: str = ""
-    """Why there is no vote."""
-    examples: tuple[PatchExample, ...] = ()
-    """The strongest patches; see `wsikit.export.classmap.strongest_patches`."""
-    tissue_mm2: float | None = None
-    """Area of the tissue mask; None if no mask was made."""
-    unreadable_fraction: float | None = None
-    """Share of the tissue patches whose pixels could not be read, 0 to 1; None if nothing was read."""
-    quality: tuple[tuple[str, str], ...] = ()
-    """Further rows for the quality table."""
-    provenance: tuple[Section, ...] = ()
-    """Versions, model name and fingerprint, parameters."""
-    created: str = ""
-    """When, as ISO 8601."""
+VIEWER_SCRIPTS = ("vendor/openseadragon/openseadragon.min.js", "templates/viewer.js")
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
@@ -110,269 +41,190 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
 
 def render_report(data: ReportData) -> str:
     """The page that `write_report` writes."""
-    environment = jinja2.Environment(
+    ahead = report_vote.leading(data)
+    packed = _packed(data)
+    layers = _layers(data) if packed is not None else ()
+    scripts = [inline_script(name) for name in VIEWER_SCRIPTS] if packed is not None else []
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            slide_id=data.class_map.slide_id,
+            notice=data.class_map.notice,
+            research_use=RESEARCH_USE,
+            created=data.created,
+            verdict=state(data.class_map, data.result, data.reason),
+            verdict_color=report_vote.verdict_color(data),
+            pictures=report_parts.pictures(data),
+            bars=report_vote.bars(data),
+            vote_facts=report_vote.vote_facts(data),
+            second=report_vote.second_subtype(data),
+            composition=report_parts.composition_rows(data.class_map),
+            groups=report_parts.groups(data, ahead),
+            ahead=None if ahead is None else class_title(data.class_map, ahead),
+            quality=report_parts.quality(data),
+            provenance=data.provenance,
+            policy=content_policy([str(script) for script in scripts], served=isinstance(data.pyramid, ServedPyramid)),
+            layers=layers,
+            depth=_depth(data, packed),
+            scripts=scripts,
+            page_data=None if packed is None else in_script(_page_data(data, packed, layers)),
+            tiles=in_script(_tiles(data.pyramid)) if isinstance(data.pyramid, EmbeddedPyramid) else None,
+        )
+    )
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Templates of this package; all text is escaped, whatever the template is called."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("wsikit.export"),
-        # by hand, as the default leaves templates that do not end in .html unescaped
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja").render(
-        slide_id=data.class_map.slide_id,
-        notice=data.class_map.notice,
-        research_use=RESEARCH_USE,
-        created=data.created,
-        verdict=state(data.class_map, data.result, data.reason),
-        verdict_color=_verdict_color(data),
-        pictures=_pictures(data),
-        bars=_bars(data),
-        vote_facts=_vote_facts(data),
-        composition=_composition(data.class_map),
-        groups=_groups(data),
-        quality=_quality(data),
-        provenance=data.provenance,
-    )
 
 
-# ---- pictures
+def in_script(value: Any) -> Markup:
+    """JSON that may stand inside a script element: no text in it can end the element or open another."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for char in ("<", ">", "&", "\u2028", "\u2029"):
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)
 
 
-def _data_uri(pixels: Pixels, kind: str) -> str:
-    """The picture inside the page: JPEG for tissue, PNG for flat colour."""
-    file = io.BytesIO()
-    options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "jpeg" else {}
-    Image.fromarray(pixels).save(file, format=kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+@cache
+def inline_script(name: str) -> Markup:
+    """A script of this package, to stand inside a page."""
+    text = resources.files("wsikit.export").joinpath(name).read_text(encoding="utf-8")
+    # a pointer to a source map would make the browser's tools ask for a file that is not there
+    lines = [line for line in text.splitlines() if not line.startswith("//# sourceMappingURL=")]
+    return Markup("\n" + "\n".join(lines) + "\n")
 
 
-def _pictures(data: ReportData) -> dict[str, Any]:
-    """Slide and map at one size, with what is laid over them in percent of that size."""
-    class_map = data.class_map
-    size = picture_size(class_map.grid, *PICTURE_PX)
-    slide = np.asarray(Image.fromarray(data.thumbnail).resize(size, Image.Resampling.LANCZOS))
-    width_um = class_map.grid.slide_px[0] * class_map.grid.slide_mpp[0]
-    height_um = class_map.grid.slide_px[1] * class_map.grid.slide_mpp[1]
-    length_um = nice_length_um(width_um)
-    mpp_x, mpp_y = class_map.grid.slide_mpp
+def content_policy(scripts: list[str], *, served: bool = False) -> str:
+    """The page's content security policy: these scripts, pictures from the page itself, and nothing else.
+
+    A served page may also ask its own server for pictures.
+    """
+    hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") for script in scripts]
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
+    pictures = "data: 'self'" if served else "data:"
+    return f"default-src 'none'; img-src {pictures}; style-src 'unsafe-inline'; script-src {allowed}"
+
+
+# ---- what the viewer needs
+
+
+def _packed(data: ReportData) -> PackedPatches | None:
+    if data.pyramid is None:
+        return None
+    shown = [example.row for example in data.examples]
+    return pack(data.class_map, data.words, shown, max_bytes=data.patch_bytes)
+
+
+def _layers(data: ReportData) -> tuple[Layer, ...]:
+    known = {"gate": data.words.gate, "novelty": data.words.novelty}
+    return map_layers(data.class_map, {name: values for name, values in known.items() if values is not None})
+
+
+def _page_data(data: ReportData, packed: PackedPatches, layers: tuple[Layer, ...]) -> dict[str, Any]:
+    class_map, grid = data.class_map, data.class_map.grid
+    assert data.pyramid is not None
+    frame = data.pyramid.frame
+    second = report_vote.second_subtype(data)
     return {
-        "slide": _data_uri(slide, "jpeg"),
-        "map": _data_uri(paint_map(class_map, data.thumbnail, size), "jpeg"),
-        "width": size[0],
-        "height": size[1],
-        "side_by_side": width_um < SIDE_BY_SIDE * height_um,
-        "bar_percent": 100 * length_um / width_um,
-        "bar_label": format_length(length_um),
-        "mpp": f"{mpp_x:.4g} µm/px" if mpp_x == mpp_y else f"{mpp_x:.4g} × {mpp_y:.4g} µm/px",
-        "size_mm": f"{width_um / 1000:.3g} × {height_um / 1000:.3g} mm",
-        "pins": _pins(data),
-        "tags": _tags(class_map),
-        "predicted": bool((class_map.labels >= 0).any()),
-        "n_patches": len(class_map.labels),
-    }
-
-
-def _pins(data: ReportData) -> list[dict[str, Any]]:
-    """Where the patches shown below lie on the slide."""
-    grid = data.class_map.grid
-    pins = []
-    for example, name in zip(data.examples, _pin_names(data)):
-        x, y = data.class_map.coords[example.row]
-        label = int(data.class_map.labels[example.row])
-        pins.append(
+        "slide": {"scale": list(frame.scale), "unit_um": frame.unit_um},
+        "source": _source(data.pyramid),
+        "grid": {"side": list(grid.side), "stride": list(grid.stride), "um_per_px": _short(grid.target_mpp)},
+        "classes": [
+            {"code": code, "title": class_title(class_map, index), "color": hex_color(class_map.colors[index])}
+            for index, code in enumerate(class_map.classes)
+        ],
+        "layers": [
+            {
+                "key": layer.key,
+                "url": f"data:image/png;base64,{base64.b64encode(layer.png).decode('ascii')}",
+                "width": layer.width,
+                "height": layer.height,
+            }
+            for layer in layers
+        ],
+        "pins": [
             {
                 "name": name,
-                "label_below": float(y) < PIN_LABEL_ROOM * grid.slide_px[1],
-                "left": 100 * float(x) / grid.slide_px[0],
-                "top": 100 * float(y) / grid.slide_px[1],
-                "width": 100 * grid.side[0] / grid.slide_px[0],
-                "height": 100 * grid.side[1] / grid.slide_px[1],
-                "color": hex_color(data.class_map.colors[label]),
+                "color": hex_color(class_map.colors[int(class_map.labels[example.row])]),
+                "box": [*class_map.coords[example.row].tolist(), *grid.side],
             }
-        )
-    return pins
-
-
-def _pin_names(data: ReportData) -> list[str]:
-    """ "PD 1", "PD 2", "UD 1": counted per class in the order given."""
-    counts: dict[int, int] = {}
-    names = []
-    for example in data.examples:
-        label = int(data.class_map.labels[example.row])
-        if label < 0:
-            raise RequestError(f"{data.class_map.slide_id}: patch {example.row} has no prediction and cannot be shown")
-        counts[label] = counts.get(label, 0) + 1
-        names.append(f"{data.class_map.classes[label]} {counts[label]}")
-    return names
-
-
-def _tags(class_map: ClassMap) -> list[dict[str, Any]]:
-    width, height = class_map.grid.slide_px
-    return [
-        {"code": class_map.classes[tag.index], "left": 100 * tag.x / width, "top": 100 * tag.y / height}
-        for tag in class_tags(class_map)
-        if tag.room / width > TAG_ROOM
-    ]
-
-
-# ---- the vote
-
-
-def _verdict_color(data: ReportData) -> str:
-    if data.result is None or data.result.label is None:
-        return "#6b6b6b"
-    return hex_color(data.class_map.colors[data.class_map.voting[data.result.label]])
-
-
-def _bars(data: ReportData) -> list[dict[str, Any]]:
-    """One row per voting class; empty where no patch voted."""
-    if data.result is None or data.result.leading is None:
-        return []
-    return [
-        {
-            "title": class_title(data.class_map, index),
-            "color": hex_color(data.class_map.colors[index]),
-            "percent": 100 * float(prob),
-            "prob": format_prob(float(prob)),
-            "fraction": format_share(float(fraction)),
-        }
-        for index, prob, fraction in zip(data.class_map.voting, data.result.probs, data.result.fractions)
-    ]
-
-
-def _vote_facts(data: ReportData) -> list[tuple[str, str]]:
-    result = data.result
-    if result is None:
-        return []
-    effective = math.floor(result.n_effective * 10) / 10
-    return [
-        ("Method", METHOD_WORDS[result.method]),
-        ("Margin between the two ahead", f"{result.margin:.3f}" if math.isfinite(result.margin) else "–"),
-        ("Patches that voted", f"{result.n_patches:,}"),
-        ("Effective number of votes", f"{effective:,.0f}" if effective >= 100 else f"{effective:g}"),
-        ("Patches that did not vote (background)", f"{result.n_weightless:,}"),
-        ("Patches without prediction", f"{result.n_unpredicted:,}"),
-    ]
-
-
-# ---- composition
-
-
-def _composition(class_map: ClassMap) -> list[dict[str, Any]]:
-    """Rows of the table that is also the map's legend."""
-    shares = [share for share in composition(class_map) if share.index >= 0 or share.n_patches]
-    areas = format_areas([share.area_mm2 for share in shares])
-    return [_composition_row(class_map, share, area) for share, area in zip(shares, areas)]
-
-
-def _composition_row(class_map: ClassMap, share: ClassShare, area: str) -> dict[str, Any]:
-    predicted = bool((class_map.labels >= 0).any())
-    if share.index >= 0:
-        title, votes = class_title(class_map, share.index), class_map.classes[share.index] not in class_map.background
-    else:
-        title, votes = ("No prediction" if predicted else "Tissue patches"), False
-    return {
-        "title": title,
-        "swatch": _data_uri(swatch(class_map, share.index, (72, 24)), "png"),
-        "area": area,
-        "share": format_share(share.share) if math.isfinite(share.share) else "–",
-        "n_patches": f"{share.n_patches:,}",
-        "mean_prob": format_prob(share.mean_prob),
-        "votes": votes or share.index < 0,
-        "present": share.n_patches > 0,
-    }
-
-
-# ---- patches
-
-
-def _groups(data: ReportData) -> list[dict[str, Any]]:
-    """The patches shown, under their classes; a voting class that was not found is named too."""
-    if not (data.class_map.labels >= 0).any():
-        return []
-    cards: dict[int, list[dict[str, Any]]] = {index: [] for index in data.class_map.voting}
-    for example, name in zip(data.examples, _pin_names(data)):
-        label = int(data.class_map.labels[example.row])
-        cards.setdefault(label, []).append(_card(data.class_map, example, name))
-    counts = np.bincount(data.class_map.labels[data.class_map.labels >= 0], minlength=len(data.class_map.classes))
-    return [
-        {
-            "title": class_title(data.class_map, label),
-            "color": hex_color(data.class_map.colors[label]),
-            "n_patches": int(counts[label]),
-            "cards": found,
-        }
-        for label, found in cards.items()
-        if found or not counts[label]
-    ]
-
-
-def _card(class_map: ClassMap, example: PatchExample, name: str) -> dict[str, Any]:
-    label = int(class_map.labels[example.row])
-    x, y = (int(value) for value in class_map.coords[example.row])
-    side_um = class_map.grid.patch_px * class_map.grid.target_mpp
-    bar_um = nice_length_um(side_um, share=0.4)
-    probs = class_map.probs[example.row] if class_map.probs is not None else []
-    facts = [(fact.name, f"{_number(fact.value)} {fact.unit}".strip()) for fact in example.facts]
-    return {
-        "name": name,
-        "image": _data_uri(example.image, "jpeg"),
-        "alt": f"Patch {name}: {class_title(class_map, label)}, at x {x}, y {y} px of level 0",
-        "place": f"x {x:,} · y {y:,} px",
-        "bar_percent": 100 * bar_um / side_um,
-        "bar_label": format_length(bar_um),
-        "caption": example.caption,
-        "facts": facts[:FACTS_SHOWN],
-        "more_facts": facts[FACTS_SHOWN:],
-        "gate": None if example.gate is None or not math.isfinite(example.gate) else format_prob(example.gate),
-        "probs": [
-            {
-                "code": code,
-                "prob": format_prob(float(prob)),
-                "percent": 100 * float(prob),
-                "color": hex_color(color),
-                "own": index == label,
-            }
-            for index, (code, color, prob) in enumerate(zip(class_map.classes, class_map.colors, probs))
+            for example, name in zip(data.examples, report_parts.pin_names(data))
         ],
+        "second": None if second is None else second["box"],
+        "captioned": data.words.captions is not None,
+        "patches": packed.block,
     }
 
 
-def _number(value: float) -> str:
-    """Two digits, three from 100 on: more than that a patch cannot tell.
+def _source(pyramid: EmbeddedPyramid | ServedPyramid) -> dict[str, Any]:
+    """Size and levels of the pyramid, for the page."""
+    frame = pyramid.frame
+    if isinstance(pyramid, ServedPyramid):
+        levels = [
+            _level(level.level, level.size, level.tile_px, 1 / level.downsample, frame.unit_um * level.downsample)
+            for level in pyramid.levels
+        ]
+        served: Mapping[str, Any] = {"kind": "served", "base": pyramid.tiles, "patches": pyramid.patches}
+    else:
+        numbers = sorted({level for level, _, _ in pyramid.tiles})
+        levels = [
+            _level(
+                level,
+                frame.level_size(level),
+                (TILE_PX, TILE_PX),
+                2.0 ** (level - frame.deepest),
+                frame.level_um(level),
+            )
+            for level in range(numbers[0], numbers[-1] + 1)
+        ]
+        served = {"kind": "embedded"}
+    return {**served, "width": frame.size[0], "height": frame.size[1], "levels": levels}
 
-    >>> _number(5019.0), _number(0.0894), _number(29.6), _number(0.0)
-    ('5,020', '0.089', '30', '0')
-    """
-    digits = 3 if abs(value) >= 100 else 2
-    rounded = float(f"{value:.{digits}g}")
-    return f"{rounded:,.0f}" if abs(rounded) >= 10 else f"{rounded:g}"
+
+def _level(level: int, size: tuple[int, int], tile_px: tuple[int, int], scale: float, um: float) -> dict[str, Any]:
+    return {
+        "level": level,
+        "width": size[0],
+        "height": size[1],
+        "tile": list(tile_px),
+        "scale": scale,
+        "um": _short(um),
+    }
 
 
-# ---- quality
+def _tiles(pyramid: EmbeddedPyramid) -> dict[str, str]:
+    return {
+        f"{level}/{col}_{row}": base64.b64encode(jpeg).decode("ascii")
+        for (level, col, row), jpeg in sorted(pyramid.tiles.items())
+    }
 
 
-def _quality(data: ReportData) -> list[dict[str, Any]]:
-    """Rows (name, value, whether to mark it)."""
-    class_map = data.class_map
-    grid = class_map.grid
-    width, height = grid.slide_px
-    mpp_x, mpp_y = grid.slide_mpp
-    given = class_map.mpp_source.startswith(GIVEN_SCALES)
-    source = f"{class_map.mpp_source}{', not stated by the slide file' if given else ''}"
-    rows = [
-        {"name": "Pixel size", "value": f"{mpp_x:.5g} × {mpp_y:.5g} µm/px ({source})", "mark": given},
-        {"name": "Slide", "value": f"{width:,} × {height:,} px", "mark": False},
-        {
-            "name": "Patches",
-            "value": f"{len(class_map.labels):,} of {grid.patch_px} px at {grid.target_mpp:g} µm/px",
-            "mark": False,
-        },
-    ]
-    if data.tissue_mm2 is not None:
-        rows.append({"name": "Tissue", "value": f"{format_areas([data.tissue_mm2])[0]} mm²", "mark": False})
-    if data.unreadable_fraction is not None:
-        unreadable = data.unreadable_fraction
-        rows.append({"name": "Unreadable patches", "value": format_share(unreadable), "mark": unreadable > 0})
-    rows.extend({"name": name, "value": value, "mark": False} for name, value in data.quality)
-    return rows
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _depth(data: ReportData, packed: PackedPatches | None) -> str:
+    """How deep the page's pixels go, and what of the patches it lacks, in words."""
+    if packed is None or data.pyramid is None:
+        return ""
+    frame = data.pyramid.frame
+    if isinstance(data.pyramid, ServedPyramid):
+        words = f"All of the slide at full resolution, {_short(frame.unit_um)} µm/px."
+    else:
+        whole, deep = (frame.level_um(level) for level in (data.pyramid.whole_level, data.pyramid.deep_level))
+        words = f"This page holds the whole slide at {_short(whole)} µm/px"
+        words += f", and at {_short(deep)} µm/px around the patches shown below." if deep < whole else "."
+        if min(whole, deep) > frame.unit_um * 1.01 or deep < whole:
+            words += " The command wsikit view shows all of it at full resolution."
+    if packed.left_out:
+        words += f" Left out for want of room, but for the patches shown: {' and '.join(packed.left_out)}."
+    return words

@@ -14,9 +14,22 @@ RESEARCH_USE = "Research use only. Not for diagnosis."
 METHOD_WORDS = {
     "mean": "Mean probability",
     "hard": "Share of patches",
+    "log": "Product of experts",
+    "soft_clinical": "Clinically guided mean probability",
     "confidence": "Certainty-weighted probability",
+    "gate": "Gate-weighted probability",
+    "topk": "Mean of the surest patches",
+    "quantile": "Quantile of the probabilities",
+    "threshold": "Share of patches over a threshold",
+    "noisy_or": "Noisy-or of the patches",
+    "attention": "Attention-weighted probability",
 }
-"""What a slide's probability is, by `SlideResult.method`."""
+"""What a slide's score per class is, by `SlideResult.method`."""
+
+
+def method_words(method: str) -> str:
+    """What a slide's score per class is; a method that is not known here goes by its own name."""
+    return METHOD_WORDS.get(method, method)
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ def state(class_map: ClassMap, result: SlideResult | None, reason: str = "") -> 
     if result.leading is None:
         return Verdict("No subtype called", f"Abstained: {result.reason}.", called=False)
     patches = f"{result.n_patches:,} voting patch{'es' if result.n_patches != 1 else ''}"
-    standing = f"{METHOD_WORDS[result.method]}: {_standing(class_map, result)}"
+    standing = f"{method_words(result.method)}: {_standing(class_map, result)}"
     if result.label is None:
         return Verdict("No subtype called", f"Abstained: {result.reason}. {standing} · {patches}", called=False)
     title = class_title(class_map, voting[result.label])

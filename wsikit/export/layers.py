@@ -1,0 +1,249 @@
+"""Map layers for a page: per-patch values as small transparent PNGs that lie over the slide, with their legends.
+
+Frame: one raster cell per stride of the patch grid (several where patches overlap), from the slide's top-left corner.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from wsikit.export.classmap import ClassMap
+from wsikit.export.overlay import BORDER_TONE, HATCH_PX
+from wsikit.export.palette import RGB, hex_color
+from wsikit.export.words import class_title
+
+Pixels = npt.NDArray[np.uint8]
+
+CIVIDIS: tuple[RGB, ...] = (
+    (0, 34, 78),
+    (18, 53, 112),
+    (59, 73, 108),
+    (87, 93, 109),
+    (112, 113, 115),
+    (138, 134, 120),
+    (165, 156, 116),
+    (195, 179, 105),
+    (225, 204, 85),
+    (254, 232, 56),
+)
+"""Ten stops of cividis (Nuñez, Anderton, Renslow 2018): read alike with and without colour-vision deficiency."""
+
+CELL_PX = 32
+"""Raster px per cell, so that smooth scaling in the browser blurs no more than the rim of a patch."""
+RIM = 12
+"""A region's rim is this part of a cell wide, one raster px at least."""
+RASTER_PX = 4096
+"""Longest side of a raster; large slides get fewer px per cell."""
+SPLIT = 4
+"""Cells per stride where patches overlap: borders lie within a fifth of a stride of the true ones."""
+UNSURE, CERTAIN, BACKGROUND = 0.5, 1.0, 0.22
+"""Opacity within the class layer, before the reader's own slider."""
+GREY: RGB = (70, 70, 70)
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """One row of a layer's legend."""
+
+    text: str
+    color: str
+    """As CSS writes it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One map over the slide."""
+
+    key: str
+    """subtype, probability-UD, gate, …"""
+    title: str
+    short: str
+    """For a button."""
+    png: bytes
+    """RGBA."""
+    width: float
+    """Level-0 px that the picture spans along x; its pixels are square in cells."""
+    height: float
+    legend: tuple[LegendEntry, ...] = ()
+    """Of a map of classes."""
+    ramp: tuple[str, ...] = ()
+    """Colours from low to high, of a map of values."""
+    low: str = ""
+    high: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How values become colours."""
+
+    key: str
+    title: str
+    short: str
+    top: float = 1.0
+    """Value at the upper end."""
+    low: str = "0"
+    """Words at both ends."""
+    high: str = "1"
+    note: str = ""
+
+
+_KNOWN = (
+    _Scale("gate", "Weight of the text (gate)", "Gate", low="0: image alone", high="1: text alone"),
+    _Scale(
+        "novelty",
+        "Novelty",
+        "Novelty",
+        top=2.0,
+        low="0: as in training",
+        high="2 and more",
+        note="Above 1 (the middle of the scale) the patch is unlike what the model was trained on.",
+    ),
+)
+
+
+def map_layers(class_map: ClassMap, values: Mapping[str, npt.NDArray[np.floating]] | None = None) -> tuple[Layer, ...]:
+    """The classes, the probability of each voting class, and further values per patch.
+
+    Parameters
+    ----------
+    values
+        (N,) per name: "gate" runs from 0 to 1, "novelty" from 0 to 2, where 1 is the edge of what the model knows.
+        A name without any finite value makes no layer.
+    """
+    if not len(class_map.labels):
+        return ()
+    raster = _Raster(class_map)
+    if not (class_map.labels >= 0).any():
+        return (_patches(class_map, raster),)
+    layers = [_classes(class_map, raster)]
+    if class_map.probs is not None:
+        for index in class_map.voting:
+            title = f"Probability of {class_title(class_map, index)}"
+            column = np.asarray(class_map.probs[:, index], dtype=np.float64)
+            code = class_map.classes[index]
+            layers.append(_ramp(raster, _Scale(f"probability-{code}", title, f"p({code})"), column))
+    for scale in _KNOWN:
+        column = np.asarray((values or {}).get(scale.key, ()), dtype=np.float64)
+        if np.isfinite(column).any():
+            layers.append(_ramp(raster, scale, column))
+    return tuple(layers)
+
+
+class _Raster:
+    """Nearest patch for each raster pixel."""
+
+    def __init__(self, class_map: ClassMap) -> None:
+        grid = class_map.grid
+        overlapping = grid.stride[0] < grid.side[0] * (1 - 1e-9)
+        per_stride = SPLIT if overlapping else 1
+        n_cells = [max(1, int(np.ceil(px / stride - 1e-9))) for px, stride in zip(grid.slide_px, grid.stride)]
+        self.zoom = max(1, min(CELL_PX, RASTER_PX // (max(n_cells) * per_stride)))
+        mosaic = class_map.mosaic
+        picks = []
+        for edges, count, stride in zip((mosaic.y_edges, mosaic.x_edges), n_cells[::-1], grid.stride[::-1]):
+            centres = (np.arange(count * per_stride) + 0.5) * (stride / per_stride)
+            index = np.searchsorted(edges, centres, side="right") - 1
+            picks.append(np.where((index >= 0) & (index < len(edges) - 1), index, -1))
+        rows, cols = picks
+        patch = mosaic.patch[np.clip(rows, 0, None)][:, np.clip(cols, 0, None)]
+        self.patch: npt.NDArray[np.int64] = np.where((rows < 0)[:, None] | (cols < 0)[None, :], -1, patch)
+        """(n_rows, n_cols) row in the patch table, -1 = no patch."""
+        self.span = n_cells[0] * grid.stride[0], n_cells[1] * grid.stride[1]
+        """Width and height, level-0 px."""
+
+    def enlarge(self, cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return cells.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
+
+
+def _classes(class_map: ClassMap, raster: _Raster) -> Layer:
+    labels = np.append(class_map.labels, -2)[raster.patch]
+    colors = np.array([*class_map.colors, (255, 255, 255), GREY], dtype=np.uint8)
+    chance = 1 / len(class_map.classes)
+    certainty = np.clip((np.nan_to_num(class_map.top_probs, nan=1.0) - chance) / (1 - chance), 0, 1)
+    opacity = UNSURE + (CERTAIN - UNSURE) * certainty
+    background = [class_map.classes.index(code) for code in class_map.background]
+    opacity = np.where(np.isin(class_map.labels, background), BACKGROUND, opacity)
+    alpha = np.append(opacity, 0.0)[raster.patch]
+    big = raster.enlarge(labels)
+    rgba = np.dstack([colors[big], np.rint(raster.enlarge(alpha) * 255).astype(np.uint8)])
+    _outline(rgba, big, class_map, max(1, raster.zoom // RIM))
+    _hatch(rgba, big == -1)
+    legend = [
+        LegendEntry(class_title(class_map, index), hex_color(class_map.colors[index]))
+        for index in range(len(class_map.classes))
+        if (class_map.labels == index).any()
+    ]
+    if (class_map.labels < 0).any():
+        legend.append(LegendEntry("No prediction (hatched)", hex_color(GREY)))
+    note = "The deeper the colour, the more probable the patch's own class."
+    return Layer("subtype", "Class of each patch", "Class", _png(rgba), *raster.span, legend=tuple(legend), note=note)
+
+
+def _outline(rgba: Pixels, labels: npt.NDArray[np.int64], class_map: ClassMap, width: int) -> None:
+    """A darker rim of `width` px inside each region of a voting class: regions are seen without their colours too."""
+    edge = np.zeros(labels.shape, dtype=bool)
+    for axis in (0, 1):
+        differs = np.swapaxes(np.diff(labels, axis=axis) != 0, 0, axis)
+        sides = np.swapaxes(edge, 0, axis)
+        for step in range(width):
+            sides[: len(sides) - 1 - step] |= differs[step:]
+            sides[1 + step :] |= differs[: len(differs) - step]
+    edge &= np.isin(labels, class_map.voting)
+    rgba[edge, :3] = (rgba[edge, :3] * BORDER_TONE).astype(np.uint8)
+    rgba[edge, 3] = 255
+
+
+def _ramp(raster: _Raster, scale: _Scale, values: npt.NDArray[np.float64]) -> Layer:
+    """A map of values (N,)."""
+    cells = np.append(values / scale.top, np.nan)[raster.patch]
+    rgba = np.zeros((*cells.shape, 4), dtype=np.uint8)
+    known = np.isfinite(cells)
+    stops = np.array(CIVIDIS, dtype=np.float64)
+    at = np.clip(cells[known], 0, 1) * (len(stops) - 1)
+    below = np.minimum(at.astype(int), len(stops) - 2)
+    rgba[known, :3] = np.rint(stops[below] + (stops[below + 1] - stops[below]) * (at - below)[:, None])
+    rgba[known, 3] = 255
+    big = raster.enlarge(rgba)
+    unknown = raster.enlarge((raster.patch >= 0) & ~known)
+    big[unknown] = (*GREY, 128)
+    _hatch(big, unknown)
+    colors = tuple(hex_color(stop) for stop in CIVIDIS)
+    return Layer(
+        scale.key,
+        scale.title,
+        scale.short,
+        _png(big),
+        *raster.span,
+        ramp=colors,
+        low=scale.low,
+        high=scale.high,
+        note=scale.note,
+    )
+
+
+def _patches(class_map: ClassMap, raster: _Raster) -> Layer:
+    """Where the patches lie, when no model was asked."""
+    rgba = np.zeros((*raster.patch.shape, 4), dtype=np.uint8)
+    rgba[raster.patch >= 0] = (86, 110, 140, 255)
+    legend = (LegendEntry("Tissue patches", "#566e8c"),)
+    return Layer("patches", "Tissue patches", "Patches", _png(raster.enlarge(rgba)), *raster.span, legend=legend)
+
+
+def _hatch(rgba: Pixels, where: npt.NDArray[np.bool_]) -> None:
+    rows, cols = np.nonzero(where)
+    white = (rows + cols) % HATCH_PX < 2
+    rgba[rows[white], cols[white]] = (255, 255, 255, 255)
+
+
+def _png(rgba: Pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(rgba, "RGBA").save(file, format="png", optimize=True)
+    return file.getvalue()
