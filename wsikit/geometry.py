@@ -102,7 +102,8 @@ def mpp_fault(mpp: tuple[float, float], *, magnification: float | None = None) -
 class PatchGrid:
     """A global patch grid, anchored at level-0 (0, 0), row-major. Sides stay floats; only places are rounded.
 
-    The last column and row may reach over the slide's edge, so that no tissue at the edge is lost.
+    The last column and row may reach over the slide's edge, so that no tissue at the edge is lost. Patches that
+    another tool chose may lie off any such grid: then `anchored` is False, and only sizes and scales are known of it.
     """
 
     slide_px: tuple[int, int]
@@ -115,6 +116,8 @@ class PatchGrid:
     """µm/px of a delivered patch."""
     overlap_px: int = 0
     """Shared border of neighbours, px at `target_mpp`."""
+    anchored: bool = True
+    """False: places follow no columns and rows; patches may overlap in any way."""
 
     def __post_init__(self) -> None:
         if self.patch_px < 1:
@@ -139,7 +142,7 @@ class PatchGrid:
         '0.5um_224px'
         """
         overlap = f"_{self.overlap_px}ov" if self.overlap_px else ""
-        return f"{self.target_mpp:.6g}um_{self.patch_px}px{overlap}"
+        return f"{self.target_mpp:.6g}um_{self.patch_px}px{overlap}{'' if self.anchored else '_free'}"
 
     @property
     def side(self) -> tuple[float, float]:
@@ -182,18 +185,42 @@ class PatchGrid:
         return self.coords(cols, rows)
 
     def index_of(self, coords: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Columns and rows, int64 (N,) each, of `coords` (N, 2) in level-0 px."""
+        """Columns and rows, int64 (N,) each, of `coords` (N, 2) in level-0 px.
+
+        RequestError if the grid is not anchored: its places follow no columns and rows.
+        """
+        if not self.anchored:
+            raise RequestError(
+                f"patches of {self.name} lie where another tool put them, in no columns and rows: what needs neighbours "
+                "(smoothing) does not apply to them"
+            )
         places = np.asarray(coords, dtype=np.float64) / np.asarray(self.stride)
         index = np.rint(places).astype(np.int64)
         return index[:, 0], index[:, 1]
 
+    def fault(self, coords: npt.NDArray[np.integer[Any]]) -> str | None:
+        """Why `coords` (N, 2) cannot be the places of this grid's patches, in words, or None."""
+        if self.anchored:
+            cols, rows = self.index_of(coords)
+            inside = (cols >= 0) & (cols < self.n_cols) & (rows >= 0) & (rows < self.n_rows)
+            if not (inside.all() and np.array_equal(self.coords(cols, rows), coords)):
+                return f"coordinates are not on the grid {self.name}; use the table's own grid"
+            number = rows * self.n_cols + cols
+        else:
+            if not ((coords >= 0) & (coords < np.asarray(self.slide_px))).all():
+                return "coordinates lie outside of the slide"
+            number = coords[:, 1].astype(np.int64) * self.slide_px[0] + coords[:, 0]
+        return "two patches have the same place" if len(np.unique(number)) != len(coords) else None
+
     def to_json(self) -> dict[str, Any]:
+        free = {} if self.anchored else {"anchored": False}
         return {
             "slide_px": list(self.slide_px),
             "slide_mpp": list(self.slide_mpp),
             "patch_px": self.patch_px,
             "target_mpp": self.target_mpp,
             "overlap_px": self.overlap_px,
+            **free,
         }
 
     @classmethod
@@ -204,6 +231,7 @@ class PatchGrid:
             patch_px=int(record["patch_px"]),
             target_mpp=float(record["target_mpp"]),
             overlap_px=int(record["overlap_px"]),
+            anchored=bool(record.get("anchored", True)),
         )
 
     def _level0(self, px_at_target: int) -> tuple[float, float]:

@@ -61,12 +61,9 @@ class ClassMap:
             raise RequestError(f"{where}: background {self.background} is not among the classes {self.classes}")
         if n and not -1 <= self.labels.min() <= self.labels.max() < c:
             raise RequestError(f"{where}: labels must lie between -1 and {c - 1}")
-        cols, rows = self.grid.index_of(self.coords)
-        inside = (cols >= 0) & (cols < self.grid.n_cols) & (rows >= 0) & (rows < self.grid.n_rows)
-        if not (inside.all() and np.array_equal(self.grid.coords(cols, rows), self.coords)):
-            raise RequestError(f"{where}: coordinates are not on the grid {self.grid.name}; use the table's own grid")
-        if len(np.unique(rows * self.grid.n_cols + cols)) != n:
-            raise RequestError(f"{where}: two patches have the same place")
+        fault = self.grid.fault(self.coords)
+        if fault:
+            raise RequestError(f"{where}: {fault}")
 
     @property
     def voting(self) -> tuple[int, ...]:

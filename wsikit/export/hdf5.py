@@ -102,9 +102,7 @@ def choose_features(table: PatchTable, name: str | None) -> str | None:
     there = feature_columns(table)
     if name is None:
         if len(there) > 1:
-            raise RequestError(
-                f"{table.folder}: features by several encoders: name one with --features: {_names(there)}"
-            )
+            raise RequestError(f"{table.folder}: several features: name one of {_names(there)} (--features)")
         return there[0] if there else None
     wanted = name if name.startswith(FEATURES) else f"{FEATURES}{name}"
     if wanted not in there:

@@ -36,12 +36,9 @@ class Places:
         coords = np.asarray(self.coords)
         if coords.ndim != 2 or coords.shape[1] != 2 or not np.issubdtype(coords.dtype, np.integer):
             raise RequestError(f"coordinates of shape {coords.shape}, {coords.dtype}: expected integers (patches, 2)")
-        cols, rows = self.grid.index_of(coords)
-        n_cols, n_rows = self.grid.n_cols, self.grid.n_rows
-        if not ((cols >= 0) & (cols < n_cols) & (rows >= 0) & (rows < n_rows)).all():
-            raise RequestError(f"coordinates are not on the grid {self.grid.name} of this slide")
-        if len(coords) and np.bincount(rows * n_cols + cols).max() > 1:
-            raise RequestError("two patches have the same place: each may vote once")
+        fault = self.grid.fault(coords)
+        if fault:
+            raise RequestError(f"{fault}: each patch may vote once")
 
 
 @dataclass(frozen=True, eq=False)
