@@ -36,10 +36,9 @@ class Rules:
 
     stroma_rich: float = 0.50
     """Schwannian stroma of the tumour's area above which it is stroma-rich."""
-    stroma_band: tuple[float, float] = (0.45, 0.55)
     differentiating: float = 0.05
-    """Share of differentiating neuroblasts above which it is D. At 5 % sources differ."""
-    differentiating_band: tuple[float, float] = (0.04, 0.06)
+    """Share of differentiating neuroblasts above which it is D. At 5 % sources differ. Of areas that stand in for
+    cells it is no limit of INPC's."""
     neuropil_grade: int = 1
     """Least grade with which a patch shows neuropil: 1 scant, 2 moderate, 3 abundant."""
     neuropil_share: float = 0.01
@@ -55,8 +54,8 @@ class Rules:
     """Side of the squares that the intervals draw; as in the vote."""
 
     def __post_init__(self) -> None:
-        shares = (self.stroma_rich, self.differentiating, self.neuropil_share, *self.stroma_band)
-        if not all(0 <= share <= 1 for share in (*shares, *self.differentiating_band)):
+        shares = (self.stroma_rich, self.differentiating, self.neuropil_share)
+        if not all(0 <= share <= 1 for share in shares):
             raise RequestError(f"INPC rules: a share outside 0 … 1 in {self}")
         if self.neuropil_grade not in (1, 2, 3) or not self.block_mm > 0:
             raise RequestError(f"INPC rules: neuropil grade {self.neuropil_grade}, blocks of {self.block_mm} mm")
@@ -254,18 +253,18 @@ class _Told:
             None if facts.neuropil is None else np.where(facts.neuropil >= rules.neuropil_grade, facts.neuropil, 0)
         )
         weights = {STROMA: facts.stroma_mm2, NEUROPIL: neuropil, DIFFERENTIATING: facts.differentiating}
+        weights |= facts.ranking
         return {name: _strongest(np.asarray(weights[name]) * (self.tumour > 0)) for name in self.shares}
 
     def borderline(self, rules: Rules, decision: _Decision) -> list[str]:
         """Shares near the limits that decide this slide."""
-        limits = {STROMA: (rules.stroma_rich, rules.stroma_band, "stroma-poor or stroma-rich")}
+        limits = {STROMA: (rules.stroma_rich, _STROMA_BAND, "stroma-poor or stroma-rich")}
         if not self.stroma_rich(rules) or decision.nodules:
-            twice = min(1.0, 2 * rules.neuropil_share)
-            limits[NEUROPIL] = (rules.neuropil_share, (rules.neuropil_share / 2, twice), f"{UD} or {PD}")
-            limits[DIFFERENTIATING] = (rules.differentiating, rules.differentiating_band, f"{PD} or {D}")
+            limits[NEUROPIL] = (rules.neuropil_share, _NEUROPIL_BAND, f"{UD} or {PD}")
+            limits[DIFFERENTIATING] = (rules.differentiating, _DIFFERENTIATING_BAND, f"{PD} or {D}")
         said = []
-        for name, (limit, (low, high), open_between) in limits.items():
-            share = self.shares.get(name)
+        for name, (limit, band, open_between) in limits.items():
+            share, (low, high) = self.shares.get(name), (round(limit * factor, 9) for factor in band)
             if share is None:
                 continue
             if low <= round(share.value, 9) <= high:
@@ -277,6 +276,8 @@ class _Told:
         return said
 
 
+_STROMA_BAND, _DIFFERENTIATING_BAND, _NEUROPIL_BAND = (0.9, 1.1), (0.8, 1.2), (0.5, 2.0)
+"""Borderline, as multiples of the limits: stroma 45 to 55 %, differentiating 4 to 6 %."""
 _UNMEASURED = {
     STROMA: "Schwannian stroma (not measured)",
     NEUROPIL: "neuropil (not measured)",

@@ -49,6 +49,8 @@ class PatchFacts:
     proxies: Mapping[str, str] = field(default_factory=dict)
     """Quantity (`STROMA`, `NEUROPIL`, `DIFFERENTIATING`, or "tumour") to what stands in for it, in words; nothing
     where it was itself counted."""
+    ranking: Mapping[str, Floats] = field(default_factory=dict)
+    """Quantity to (N,) which patches show it best, where that is not the quantity itself."""
 
     def __post_init__(self) -> None:
         n = len(self.cells)
@@ -108,6 +110,11 @@ def facts_from_classes(
             f"classes {list(inputs.classes)} are not those of INPC: the rules need a model of {_UD}, {_PD} and {_D}"
         )
     label = np.array(["", *classes])[inputs.labels + 1]
+
+    def of(codes: tuple[str, ...]) -> Floats:
+        chosen = [index for index, code in enumerate(inputs.classes) if code in codes]
+        return np.where(np.isin(label, codes), inputs.weights * inputs.probs[:, chosen].sum(axis=1), 0.0)
+
     area = pitch_mm**2 * np.nan_to_num(np.asarray(inputs.weights, dtype=np.float64))
     tumour = area > 0
     return PatchFacts(
@@ -122,6 +129,7 @@ def facts_from_classes(
             DIFFERENTIATING: "area proxy: area of patches called D, not cells counted; larger than the share of cells",
             "tumour": "area of patches by the model, less its background classes",
         },
+        ranking={NEUROPIL: of((_PD, _D)), DIFFERENTIATING: of((_D,))},
     )
 
 

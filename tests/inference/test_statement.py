@@ -1,0 +1,139 @@
+"""INPC's rules over a store: which columns they read, what is kept, and when it is made anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsikit.errors import RequestError, StoreError
+from wsikit.inference.statement import inpc_words, patch_facts, state_inpc, stored_statement
+from wsikit.inference.voting import vote
+from wsikit.slides.registry import open_slide
+from wsikit.slides.store import SlideStore
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.tile import tile
+from wsikit.voting import VoteParameters
+from wsikit.voting.inpc import Rules
+from wsikit.voting.prognosis import Clinical
+
+CODES = ["UD", "PD", "D", "other"]
+FACT_NAMES = ["tissue_share", "spindle_share", "fibrillary_share", "nuclei", "ganglion_like_share"]
+
+
+@pytest.fixture
+def store(slide_path: Path, tmp_path: Path) -> SlideStore:
+    """A disc of tissue, 0.14 mm², in patches of 64 px at 0.5 µm/px."""
+    with open_slide(slide_path) as slide:
+        return tile(slide, tmp_path / "s.zarr", patches=PatchParameters(0.5, 64), executor=None)
+
+
+def write(table: PatchTable, name: str, values: np.ndarray, revision: int = 1, **attributes: object) -> None:
+    spec = ColumnSpec(name, "float32", values.shape[1], attributes)
+    for rows in table.prepare([spec], Receipt("test", revision)):
+        table.write(name, rows, values[rows])
+
+
+def predicted(store: SlideStore, *, d_patches: int, revision: int = 1, codes: list[str] = CODES) -> PatchTable:
+    """Every patch PD, but the first few D."""
+    table = store.patches()
+    probs = np.tile([0.1, 0.7, 0.1, 0.1], (len(table), 1))
+    probs[:d_patches] = [0.0, 0.1, 0.8, 0.1]
+    probs[d_patches - 1] = [0.0, 0.0, 0.9, 0.1]
+    model = {"background": codes[3:], "name": "m", "version": "1", "fingerprint": "f"}
+    write(table, "probability", probs[:, : len(codes)], revision, names=codes, model=model)
+    return table
+
+
+def measured(table: PatchTable, *, revision: int = 1, **facts: float) -> None:
+    usual = {"tissue_share": 1.0, "spindle_share": 0.1, "fibrillary_share": 0.2, "nuclei": 10, "ganglion_like_share": 0}
+    row = [float({**usual, **facts}[name]) for name in FACT_NAMES]
+    write(table, "caption_facts", np.tile(row, (len(table), 1)), revision, names=FACT_NAMES)
+
+
+SMALL = Rules(tumour_mm2=0.01)
+
+
+def test_the_statement_is_kept_beside_the_vote_and_told_by_the_store(store: SlideStore):
+    table = predicted(store, d_patches=20)
+    made = state_inpc(store, rules=SMALL)
+    assert made.category == "D"
+    assert stored_statement(table) == made
+    assert store.findings()["vote (inpc_rule)"] == "D"
+    vote(store, parameters=VoteParameters(min_patches=1))
+    assert set(table.votes()) == {"inpc_rule", "mean"}
+
+
+def test_without_facts_stroma_is_missing_and_with_them_it_is_measured(store: SlideStore):
+    table = predicted(store, d_patches=1)
+    assert "Schwannian stroma (not measured)" in state_inpc(store, rules=SMALL).missing
+    measured(table, spindle_share=0.3)
+    found = state_inpc(store, rules=SMALL)
+    # a tenth of what is no stroma is background by the model
+    assert found.evidence["stroma"].value == pytest.approx(0.3 / (0.3 + 0.9 * 0.7), abs=1e-6)
+    assert found.assumptions == ()
+    measured(table, spindle_share=0.9, revision=2)
+    assert state_inpc(store, rules=SMALL).category == "GN"
+
+
+def test_classes_and_facts_answer_as_asked_for(store: SlideStore):
+    table = predicted(store, d_patches=30)
+    measured(table, ganglion_like_share=0.0)
+    assert state_inpc(store, rules=SMALL).category == "D"
+    by_facts = state_inpc(store, rules=SMALL, source="facts")
+    assert by_facts.category == "PD"
+    assert "ganglion-like" in by_facts.proxies["differentiating"]
+    share = state_inpc(store, rules=SMALL, source="classes").evidence["differentiating"].value
+    assert share == pytest.approx(30 / len(table))
+    with pytest.raises(RequestError, match="auto, classes, facts"):
+        state_inpc(store, source="votes")
+
+
+def test_the_area_is_that_of_the_patches(store: SlideStore):
+    table = predicted(store, d_patches=1)
+    assert patch_facts(table).neuroblastic_mm2.sum() == pytest.approx(0.9 * len(table) * 0.032**2)
+
+
+def test_a_statement_is_made_anew_when_what_it_rests_on_changes_and_only_then(store: SlideStore):
+    table = predicted(store, d_patches=20)
+    first = state_inpc(store, rules=SMALL)
+    kept = table.vote_receipt("inpc_rule")
+    state_inpc(store, rules=SMALL)
+    assert table.vote_receipt("inpc_rule") == kept
+    assert state_inpc(store, rules=SMALL, clinical=Clinical(treated=True)).category is None
+    predicted(store, d_patches=1, revision=2)
+    assert state_inpc(store, rules=SMALL) != first
+
+
+def test_age_is_not_written_into_the_store(store: SlideStore):
+    table = predicted(store, d_patches=20)
+    state_inpc(store, rules=SMALL, clinical=Clinical(age_months=31.4159, mki="low", treated=False))
+    text = (table.folder / "votes" / "inpc_rule" / "zarr.json").read_text(encoding="utf-8")
+    assert "31.4159" not in text
+
+
+def test_the_words_name_the_strongest_patch_and_the_disagreement(store: SlideStore):
+    table = predicted(store, d_patches=20)
+    assert inpc_words(table) == []
+    state_inpc(store, rules=SMALL)
+    voted = vote(store, parameters=VoteParameters(min_patches=1))
+    said = "\n".join(inpc_words(table, voted, ("UD", "PD", "D")))
+    x, y = table.coords[19]
+    assert f"most differentiating: patch at {x}, {y} px" in said
+    assert "The vote says PD, the INPC rule says D" in said
+    assert "Research use only" in said
+
+
+def test_other_models_and_bare_tables_are_refused_with_the_way_out(store: SlideStore):
+    with pytest.raises(StoreError, match="Run wsikit caption"):
+        state_inpc(store)
+    table = predicted(store, d_patches=1, codes=["a", "b", "c", "other"])
+    with pytest.raises(StoreError, match="no predictions of UD, PD and D"):
+        state_inpc(store, source="classes")
+    with pytest.raises(StoreError, match="measured facts"):
+        state_inpc(store)
+    measured(table)
+    assert state_inpc(store, rules=SMALL).category == "PD"
