@@ -172,13 +172,15 @@ def test_a_captioner_that_is_not_there_is_said_before_any_slide_is_touched(
 
 
 def test_a_run_describes_with_the_captioner_that_its_model_was_trained_with(
-    slide_path: Path, tmp_path: Path, start: Callable[..., RunSummary], model_folder: Path
+    slide_path: Path, tmp_path: Path, model_folder: Path
 ) -> None:
-    config = model_folder / "config.json"
-    record = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps({**record, "captioner": "morphometry-in-slide", "mpp": 1.0}), encoding="utf-8")
-    assert start(slide_path).exit_status == 0
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]["captioner"] == "morphometry-in-slide"
+    taught = shutil.copytree(model_folder, tmp_path / "model")
+    record = json.loads((taught / "config.json").read_text(encoding="utf-8"))
+    changed = {**record, "captioner": "morphometry-in-slide", "mpp": 1.0}
+    (taught / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert run(collect([slide_path]), tmp_path / "out", parameters=RunParameters(model=str(taught))).exit_status == 0
+    configuration = json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]
+    assert configuration["captioner"] == "morphometry-in-slide"
     table = store_of(tmp_path).patches()
     assert table.attributes("caption")["captioner"] == "morphometry-in-slide"
     assert any("In its slide: " in text for text in table.read("caption").tolist())
