@@ -35,9 +35,9 @@ def test_import_and_help_load_nothing_heavy(code: str) -> None:
 
 
 def test_every_verb_has_a_light_module_with_a_command() -> None:
-    from wsikit.cli.main import VERBS
+    from wsikit.cli.main import VERBS, module_of
 
-    modules = [verb.replace("-", "_") for verb in VERBS]
+    modules = [module_of(verb) for verb in VERBS]
     verbs = "\n".join(f"import wsikit.cli.{name}; wsikit.cli.{name}.command.name" for name in modules)
     assert loaded_after(verbs) & (HEAVY - {"numpy"}) == set()
 

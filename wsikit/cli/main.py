@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,8 @@ VERBS = {
     "patients": "Put the slides of each patient of a run together.",
     "search": "Find patches by what their captions and facts say.",
     "verify": "Read stores again: checksums, and bytes against the source.",
-    "export": "Write a store's map, GeoJSON, report or table.",
+    "export": "Write a store's maps, regions, report, tables, files of other tools.",
+    "import": "Bring patches, features, regions of other tools into a store.",
     "train": "Train MMLNB on labelled patches with captions.",
     "evaluate": "Measure a trained model on labelled patches.",
     "ablate": "What the text adds: arms of MMLNB side by side, by cross-validation.",
@@ -35,8 +37,18 @@ VERBS = {
 EXIT_FAILED, EXIT_WRONG_REQUEST = 1, 2
 
 
+def module_of(verb: str) -> str:
+    """Name of the module of a verb; `import` cannot be one.
+
+    >>> module_of("finetune-captioner"), module_of("import")
+    ('finetune_captioner', 'import_')
+    """
+    name = verb.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
 class LazyGroup(click.Group):
-    """Verbs are modules `wsikit.cli.<verb>` with an object `command`; help lists them without importing any."""
+    """Verbs are modules `wsikit.cli.<module_of(verb)>` with an object `command`; help lists them without importing any."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -44,7 +56,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"wsikit.cli.{name.replace('-', '_')}").command
+        command: click.Command = importlib.import_module(f"wsikit.cli.{module_of(name)}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

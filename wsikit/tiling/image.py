@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 IMAGE_REVISION = 3
 PLAN_NAME = "plan.json"
-OUR_FOLDERS = ("labels", "patches", "associated", "wsikit")
+OUR_FOLDERS = ("labels", "maps", "patches", "associated", "wsikit")
 _FLUORESCENCE_FILL = 0
 
 

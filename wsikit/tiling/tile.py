@@ -84,7 +84,7 @@ def tile(
     # a slide without scale, or too coarse for these patches, is refused now, not after its pixels were copied
     check_enlargement(opened.path, max(opened.mpp) * _finest_kept(opened, image), patches.mpp)
     try:
-        written = _bring_pixels(opened, folder, slide_id, tissue, image, executor, progress)
+        written = bring_pixels(opened, folder, slide_id, tissue, image, executor, progress)
         add_patches(written, patches=patches, tissue=tissue, stages=stages, executor=executor, progress=progress)
     except OSError as error:
         if isinstance(error, WsikitError):
@@ -96,7 +96,7 @@ def tile(
     return written
 
 
-def _bring_pixels(
+def bring_pixels(
     slide: Slide,
     folder: Path,
     slide_id: str | None,
@@ -105,7 +105,10 @@ def _bring_pixels(
     executor: Executor,
     progress: Progress,
 ) -> SlideStore:
-    """Pixels and, where only tissue is kept, the tissue label, which then comes from the slide itself."""
+    """Bring the pixels of a store up to date and, where only tissue is kept, the tissue label too.
+
+    That label then comes from the slide itself. No patch table is written.
+    """
     source = ImageSource.of(slide)
     only_tissue = source.tissue_only(image)
     found = source_tissue_receipt(source.fingerprint, tissue) if only_tissue else None
@@ -175,7 +178,18 @@ def add_patches(
     receipt = write_tissue(store, tissue or TissueParameters())
     table = write_patches(store, patches or PatchParameters(), receipt)
     progress.finish()
+    fill_stages(store, table, stages, executor or Executor(), progress)
+
+
+def fill_stages(
+    store: SlideStore,
+    table: PatchTable,
+    stages: Sequence[Callable[[PatchTable], ColumnStage]],
+    executor: Executor,
+    progress: Progress = SILENT,
+) -> None:
+    """Bring the columns of `stages` of a table up to date, in one pass over the patches."""
     wanted = [stage(table) for stage in stages]
     progress.start(" and ".join(stage.name for stage in wanted), len(table), "patches")
-    fill_columns(store, table, wanted, executor or Executor(), progress.advance)
+    fill_columns(store, table, wanted, executor, progress.advance)
     progress.finish()
