@@ -101,7 +101,7 @@ def import_patches(
         The store has a table of the same grid with other patches.
     """
     target = place(store)
-    opened = _slide_of(target, slide)
+    opened = _slide_of(path, target, slide)
     found, findings = check_import(path, opened, layout=layout, side_px=side_px)
     found = replace(found, encoder=encoder) if encoder else found
     fatal = [finding.text for finding in findings if finding.fatal]
@@ -135,14 +135,12 @@ def import_roi(
     return table, write_roi(table, read_roi(Path(path), classes=classes))
 
 
-def _slide_of(target: Path, slide: Slide | str | os.PathLike[str] | None) -> Slide:
+def _slide_of(path: str | os.PathLike[str], target: Path, slide: Slide | str | os.PathLike[str] | None) -> Slide:
     if slide is None:
         try:
             return SlideStore(target)
         except StoreError as error:
-            raise RequestError(
-                f"{target}: no slide store yet. Name the slide that the file is of (--slide)."
-            ) from error
+            raise RequestError(f"{target}: no slide store yet. Name the slide of {path} (--slide).") from error
     return open_slide(slide) if isinstance(slide, str | os.PathLike) else slide
 
 

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 @click.command(name="import")
 @click.argument("path", type=click.Path(exists=True, dir_okay=False))
-@click.option(
-    "-o", "--out", type=click.Path(), metavar="STORE", help="The slide store: one that is there, or a new one."
-)
+@click.option("-o", "--out", type=click.Path(), metavar="STORE", help="The store: one that is there, or a new one.")
 @click.option("--slide", type=click.Path(exists=True), help="The slide that PATH is of; needed for a new store.")
 @click.option(
     "--from",
@@ -29,9 +27,7 @@ if TYPE_CHECKING:
 @click.option("--side", type=float, metavar="px", help="Side of a patch in level-0 px, where PATH does not say it.")
 @click.option("--patch-size", type=int, metavar="px", help="Side of a patch as the encoder read it, if not said.")
 @click.option("--encoder", metavar="NAME", help="Name of the features, where PATH names none (CLAM).")
-@click.option(
-    "--class", "classes", multiple=True, metavar="NAME", help="roi: classes that count; default: all regions."
-)
+@click.option("--class", "classes", multiple=True, metavar="NAME", help="roi: classes that count; default: all.")
 @click.option("--check", is_flag=True, help="Only say what is wrong with PATH; write nothing. Needs --slide or -o.")
 @click.option("--assume-mpp", type=float, metavar="µm/px", help="Pixel size of --slide where it states none.")
 @grid_option

@@ -23,6 +23,7 @@ VERBS = {
     "search": "Find patches by what their captions and facts say.",
     "verify": "Read stores again: checksums, and bytes against the source.",
     "export": "Write a store's maps, regions, report, tables, files of other tools.",
+    "view": "Show a store, or a run, in the browser, down to full resolution.",
     "import": "Bring patches, features, regions of other tools into a store.",
     "train": "Train MMLNB on labelled patches with captions.",
     "evaluate": "Measure a trained model on labelled patches.",
@@ -48,7 +49,7 @@ def module_of(verb: str) -> str:
 
 
 class LazyGroup(click.Group):
-    """Verbs are modules `wsikit.cli.<module_of(verb)>` with an object `command`; help lists them without importing any."""
+    """Verbs are modules (`module_of`) with an object `command`; help lists them without importing any."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)

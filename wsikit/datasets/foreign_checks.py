@@ -95,7 +95,7 @@ def _check_places(found: Foreign, slide_px: tuple[int, int]) -> Iterator[Finding
     if outside.any():
         x, y = coords[int(outside.argmax())]
         yield Finding(
-            f"{int(outside.sum())} of {len(coords)} places lie outside of the slide of {slide_px[0]} × {slide_px[1]} px, "
+            f"{int(outside.sum())} of {len(coords)} places lie outside the slide ({slide_px[0]} × {slide_px[1]} px), "
             f"the first at x={x:.0f} y={y:.0f}: another slide, or another level's pixels?",
             True,
         )

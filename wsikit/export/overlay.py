@@ -27,6 +27,8 @@ TISSUE_COLOR = (86, 110, 140)
 """Of patches on a map without any prediction."""
 BORDER_TONE = 0.55
 HATCH_PX = 6
+UNREAD_TONES = (90, 170)
+"""Stripes over what could not be read of the slide."""
 LINE_OPACITY = 0.85
 LINE_CELL_PX = 4
 """Picture px from patch to patch below which outlines are left out: they would only darken the map."""
@@ -62,10 +64,10 @@ def paint_map(class_map: ClassMap, thumbnail: Pixels, size: tuple[int, int]) -> 
         return base.round().astype(np.uint8)
     row_index, col_index, inside = cells
     labels = np.where(inside, class_map.cell_labels[np.ix_(row_index, col_index)], -2)
-    colors, opacity = _paint_of_cells(class_map)
+    colors, opacity = paint_of_cells(class_map)
     alpha = np.where(inside, opacity[np.ix_(row_index, col_index)], 0.0)[..., None]
     color = colors[labels]  # -1 and -2 pick the last two rows
-    painted = _tint(base, color, alpha.astype(np.float32))
+    painted = tint(base, color, alpha.astype(np.float32))
     painted = hatch(painted, labels) if (class_map.labels >= 0).any() else painted
     if class_map.grid.stride[0] * size[0] >= LINE_CELL_PX * class_map.grid.slide_px[0]:
         painted = _draw_borders(painted, labels, colors, class_map)
@@ -73,9 +75,14 @@ def paint_map(class_map: ClassMap, thumbnail: Pixels, size: tuple[int, int]) -> 
 
 
 def grey_slide(thumbnail: Pixels, size: tuple[int, int]) -> Floats:
-    """(h, w, 3) luminance of the slide, lightened so that colour shows on dense tissue too."""
-    grey = Image.fromarray(thumbnail).convert("L").resize(size, Image.Resampling.LANCZOS)
-    light = 255.0 - (255.0 - np.asarray(grey, dtype=np.float32)) * 0.72
+    """(h, w, 3) luminance of the slide at `size` (width, height), lightened: colour shows on dense tissue too."""
+    return to_grey(np.asarray(Image.fromarray(thumbnail).convert("L").resize(size, Image.Resampling.LANCZOS)))
+
+
+def to_grey(pixels: Pixels) -> Floats:
+    """(h, w, 3) lightened luminance of (h, w, 3) RGB or (h, w) grey."""
+    grey = pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
+    light = 255.0 - (255.0 - grey.astype(np.float32)) * 0.72
     return np.repeat(light[..., None], 3, axis=2)
 
 
@@ -95,7 +102,7 @@ def cells_of_pixels(
     return indices[0], indices[1], within[0][:, None] & within[1][None, :]
 
 
-def _paint_of_cells(class_map: ClassMap) -> tuple[Floats, Floats]:
+def paint_of_cells(class_map: ClassMap) -> tuple[Floats, Floats]:
     """(C + 2, 3) colour of each label, then of -2 and -1; (n_rows, n_cols) opacity of each cell."""
     n_classes = len(class_map.classes)
     without = UNPREDICTED_COLOR if (class_map.labels >= 0).any() else TISSUE_COLOR
@@ -109,15 +116,15 @@ def _paint_of_cells(class_map: ClassMap) -> tuple[Floats, Floats]:
     return colors, class_map.mosaic.spread(opacity.astype(np.float32), 0.0)
 
 
-def _tint(base: Floats, color: Floats, alpha: Floats) -> Floats:
+def tint(base: Floats, color: Floats, alpha: Floats) -> Floats:
     """`color` over `base`; multiplied with the grey beneath, it keeps the tissue's texture."""
     return (base * (1 - alpha) + color * (0.35 + 0.65 * base / 255.0) * alpha).astype(np.float32)
 
 
-def hatch(painted: Floats, labels: npt.NDArray[np.int64]) -> Floats:
-    """White diagonals over patches without prediction, which must not be taken for a class."""
+def hatch(painted: Floats, labels: npt.NDArray[np.int64], start: int = 0) -> Floats:
+    """White diagonals where labels are -1: no prediction, not to be taken for a class. `start`: x + y of the corner."""
     height, width = labels.shape
-    diagonal = np.arange(height)[:, None] + np.arange(width)[None, :]
+    diagonal = start + np.arange(height)[:, None] + np.arange(width)[None, :]
     stripes = (labels == -1) & (diagonal % HATCH_PX < 2)
     return np.where(stripes[..., None], 0.2 * painted + 0.8 * 255.0, painted).astype(np.float32)
 
@@ -153,7 +160,7 @@ def swatch(class_map: ClassMap, index: int, size: tuple[int, int]) -> Pixels:
         color, alpha = class_map.colors[index], np.full(width, BACKGROUND_OPACITY)
     else:
         color, alpha = class_map.colors[index], np.linspace(FAINTEST, STRONGEST, width)
-    painted = _tint(base, np.array(color, dtype=np.float32), alpha[None, :, None].astype(np.float32))
+    painted = tint(base, np.array(color, dtype=np.float32), alpha[None, :, None].astype(np.float32))
     painted = hatch(painted, labels) if index < 0 and any_prediction else painted
     return painted.round().astype(np.uint8)
 

@@ -69,6 +69,36 @@ def _omero(channels: int) -> dict[str, Any]:
     }
 
 
+def map_image(
+    *,
+    name: str,
+    mpp: tuple[float, float],
+    downsamples: Sequence[tuple[float, float]],
+    channels: Sequence[tuple[str, str, tuple[float, float]]],
+) -> dict[str, Any]:
+    """attributes.ome of a pyramid (c, y, x) of quantities. `downsamples`: slide px per map px by level, the slide's
+    level-0 pixel being `mpp` µm; `channels`: name, colour (RRGGBB), lowest and highest value shown."""
+    return {
+        "version": NGFF_VERSION,
+        "multiscales": [_multiscale(name, mpp, downsamples, kind="mean", channel_axis=True)],
+        "omero": {
+            "rdefs": {"model": "color" if len(channels) > 1 else "greyscale", "defaultT": 0, "defaultZ": 0},
+            "channels": [
+                {
+                    "label": label,
+                    "color": color,
+                    "active": True,
+                    "coefficient": 1,
+                    "family": "linear",
+                    "inverted": False,
+                    "window": {"min": low, "max": high, "start": low, "end": high},
+                }
+                for label, color, (low, high) in channels
+            ],
+        },
+    }
+
+
 def label_image(
     *,
     name: str,
