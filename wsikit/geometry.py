@@ -210,7 +210,8 @@ class PatchGrid:
             if not ((coords >= 0) & (coords < np.asarray(self.slide_px))).all():
                 return "coordinates lie outside of the slide"
             number = coords[:, 1].astype(np.int64) * self.slide_px[0] + coords[:, 0]
-        return "two patches have the same place" if len(np.unique(number)) != len(coords) else None
+        number.sort()  # several times faster than np.unique, which hashes integers
+        return "two patches have the same place" if (number[1:] == number[:-1]).any() else None
 
     def to_json(self) -> dict[str, Any]:
         free = {} if self.anchored else {"anchored": False}

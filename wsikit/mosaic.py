@@ -55,6 +55,11 @@ def cut_mosaic(grid: PatchGrid, coords: npt.NDArray[np.int64], priority: npt.NDA
     """
     x, y = _axes(grid, coords)
     n_cols, n_rows = len(x.edges) - 1, len(y.edges) - 1
+    if x.count.max(initial=0) <= 1 and y.count.max(initial=0) <= 1:  # nothing overlaps: nothing to rank
+        patch = np.full((n_rows, n_cols), -1, dtype=np.int64)
+        inside = (x.count > 0) & (y.count > 0)
+        patch[y.first[inside], x.first[inside]] = np.flatnonzero(inside)
+        return Mosaic(x.edges, y.edges, patch)
     first_to_last = np.lexsort((-np.arange(len(coords)), priority))
     rank = np.empty(len(coords), dtype=np.int64)
     rank[first_to_last] = np.arange(len(coords))

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -63,39 +63,41 @@ def write_geojson(
     n_features = 0
     with atomic_write(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
-        for feature in itertools.chain(_features(class_map, per), detections):
+        for feature in itertools.chain(_regions(class_map, per), map(_json, detections)):
             file.write(",\n" if n_features else "\n")
-            file.write(json.dumps(feature, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+            file.write(feature)
             n_features += 1
         file.write("\n]}\n")
     return n_features
 
 
-def _features(class_map: ClassMap, per: Per) -> Iterator[dict[str, Any]]:
-    """One feature at a time, classes in order, the regions of a class from top to bottom."""
+def _regions(class_map: ClassMap, per: Per) -> Iterator[str]:
+    """One feature at a time, as JSON, classes in order, the regions of a class from top to bottom."""
     region, label_of_region = components(class_map.cell_labels)
     if len(label_of_region) == 0:
         return
     shapes = outlines(region, label_of_region)
     measures = _measure(class_map, region, label_of_region)
+    x = [f"[{value}," for value in class_map.mosaic.x_edges.tolist()]
+    y = [f"{value}]" for value in class_map.mosaic.y_edges.tolist()]
     for group in _groups(label_of_region, per):
         label = int(label_of_region[group[0]])
-        polygons = [_polygon(class_map, shapes[index]) for index in group]
-        yield {
-            "type": "Feature",
-            "id": str(uuid.uuid5(_NAMESPACE, f"{class_map.slide_id}/{class_map.classes[label]}/{per}/{group[0]}")),
-            "geometry": (
-                {"type": "Polygon", "coordinates": polygons[0]}
-                if len(polygons) == 1
-                else {"type": "MultiPolygon", "coordinates": polygons}
-            ),
-            "properties": {
-                "objectType": "annotation",
-                "classification": _classification(class_map, label),
-                "measurements": measures.of(group),
-                "metadata": _metadata(class_map, label),
-            },
+        polygons = _polygons(shapes[group[0] : group[-1] + 1], x, y)  # a group is a run of regions
+        one = len(polygons) == 1
+        geometry = f'{{"type":"{"Polygon" if one else "MultiPolygon"}","coordinates":'
+        geometry += polygons[0] if one else f"[{','.join(polygons)}]"
+        properties = {
+            "objectType": "annotation",
+            "classification": _classification(class_map, label),
+            "measurements": measures.of(group),
+            "metadata": _metadata(class_map, label),
         }
+        number = uuid.uuid5(_NAMESPACE, f"{class_map.slide_id}/{class_map.classes[label]}/{per}/{group[0]}")
+        yield f'{{"type":"Feature","id":"{number}","geometry":{geometry}}},"properties":{_json(properties)}}}'
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _detections(class_map: ClassMap, measurements: Mapping[str, npt.NDArray[np.floating]]) -> Iterator[dict[str, Any]]:
@@ -130,13 +132,20 @@ def _groups(label_of_region: npt.NDArray[np.int64], per: Per) -> Iterator[npt.ND
     """Indices of the regions that go into one feature each."""
     everything = np.arange(len(label_of_region))
     borders = everything[1:] if per == "region" else np.flatnonzero(np.diff(label_of_region)) + 1
-    yield from np.split(everything, borders)
+    yield from np.split(everything, borders) if len(borders) < len(everything) - 1 else everything[:, None]
 
 
-def _polygon(class_map: ClassMap, region: Region) -> list[list[list[int]]]:
-    """Rings of a region, shell first, as lists of [x, y] in level-0 px."""
-    x, y = class_map.mosaic.x_edges, class_map.mosaic.y_edges
-    return [np.stack([x[ring[:, 0]], y[ring[:, 1]]], axis=1).tolist() for ring in (region.shell, *region.holes)]
+def _polygons(regions: Sequence[Region], x: Sequence[str], y: Sequence[str]) -> list[str]:
+    """Each region as JSON: its rings, shell first, of [x, y]; `x` and `y` say each column's and row's half of a point.
+
+    As text at once: a list per corner, of which a speckled slide has a million, would take longer than all the rest.
+    """
+    rings = [ring for region in regions for ring in (region.shell, *region.holes)]
+    corners = np.concatenate(rings)
+    points = [x[col] + y[row] for col, row in zip(corners[:, 0].tolist(), corners[:, 1].tolist(), strict=True)]
+    ends = np.cumsum([len(ring) for ring in rings]).tolist()
+    texts = iter([f"[{','.join(points[start:stop])}]" for start, stop in zip([0, *ends], ends)])
+    return [f"[{','.join(itertools.islice(texts, 1 + len(region.holes)))}]" for region in regions]
 
 
 def _metadata(class_map: ClassMap, label: int) -> dict[str, str]:
@@ -170,7 +179,7 @@ class _Measures:
         area = float(self.area_mm2[group].sum())
         # a group is a run of regions; a patch may own cells in two regions of it
         owners = self.owners[self.owner_starts[group[0]] : self.owner_starts[group[-1] + 1]]
-        found = {"area_mm2": round(area, 6), "n_patches": len(np.unique(owners))}
+        found = {"area_mm2": round(area, 6), "n_patches": len(_distinct(owners))}
         probability = float(self.prob_mm2[group].sum()) / area
         if np.isfinite(probability):
             found["mean_probability"] = round(probability, 6)
@@ -183,7 +192,7 @@ def _measure(class_map: ClassMap, region: npt.NDArray[np.int64], label_of_region
     owners = class_map.mosaic.patch.ravel()[cells]
     area_mm2 = class_map.mosaic.area_px.ravel()[cells].astype(np.float64) * class_map.mm2_per_px
     n_regions, n_patches = len(label_of_region), len(class_map.labels)
-    pair_region, pair_owner = np.divmod(np.unique(numbers * n_patches + owners), n_patches)
+    pair_region, pair_owner = np.divmod(_distinct(numbers * n_patches + owners), n_patches)
     return _Measures(
         area_mm2=_sums(numbers, area_mm2, n_regions),
         prob_mm2=_sums(numbers, area_mm2 * class_map.top_probs[owners], n_regions),
@@ -195,3 +204,9 @@ def _measure(class_map: ClassMap, region: npt.NDArray[np.int64], label_of_region
 def _sums(numbers: npt.NDArray[np.int64], values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.float64]:
     """(count,) sum of the `values` (K,) of each number (K,)."""
     return np.asarray(np.bincount(numbers, values, count), dtype=np.float64)
+
+
+def _distinct(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Each of `values` (K,) once, rising. np.unique hashes integers, which takes some ten times as long."""
+    ordered = np.sort(values)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered

@@ -59,7 +59,9 @@ def outlines(region: Ints, label_of_region: Ints) -> list[Region]:
     holes: list[list[Ints]] = [[] for _ in label_of_region]
     outer = _signed_areas(corners, starts) > 0
     closed, closed_starts = _close(corners, starts)
-    for ring, region_index, is_shell in zip(np.split(closed, closed_starts[1:]), owner.tolist(), outer.tolist()):
+    bounds = np.append(closed_starts, len(closed)).tolist()
+    for start, stop, region_index, is_shell in zip(bounds, bounds[1:], owner.tolist(), outer.tolist()):
+        ring = closed[start:stop]
         if is_shell:
             shells[region_index] = ring
         else:
