@@ -2,28 +2,69 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from wsikit.cli.options import grid_option
 
+FORMATS = (
+    "png",
+    "geojson",
+    "ngff-labels",
+    "ome-tiff",
+    "tiff",
+    "csv",
+    "parquet",
+    "report",
+    "trident",
+    "clam",
+    "stamp",
+    "atlaspatch",
+)
+
 
 @click.command()
 @click.argument("store", type=click.Path())
+@click.option("--to", required=True, type=click.Choice(FORMATS), help="What to write.")
 @click.option(
-    "--to", required=True, type=click.Choice(["png", "geojson", "report", "csv", "tiff"]), help="What to write."
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(),
+    help="The file to write; for ngff-labels the store itself or a new .zarr, for other tools' files a folder.",
 )
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="The file to write.")
 @grid_option
+@click.option("--method", default="mean", show_default=True, metavar="NAME", help="png, report: which vote to show.")
 @click.option(
-    "--method",
-    default="mean",
-    show_default=True,
-    type=click.Choice(["mean", "hard", "confidence"]),
-    help="Which vote to show.",
+    "--column",
+    metavar="NAME",
+    help="png: a column as heat map: gate, entropy, margin, novelty, probability:PD, caption_facts:nuclei_per_mm2 …",
 )
-def command(store: str, to: str, out: str, grid: str | None, method: str) -> None:
-    """Write a map (PNG), regions for QuPath (GeoJSON, level-0 px), a report (HTML), the patch table (CSV) or
-    the pixels (tiled pyramidal TIFF, from the store's own bytes)."""
-    from wsikit.batch.export import export
+@click.option("--patches", is_flag=True, help="geojson: each patch too, as a detection with its measurements.")
+@click.option("--per", type=click.Choice(["class", "region"]), help="geojson: one annotation per class, or per region.")
+@click.option("--features", metavar="NAME", help="trident, clam, stamp, atlaspatch: which features, of several.")
+@click.option("--mpp", type=float, metavar="µm/px", help="ome-tiff: scale of its finest level; default 2.")
+@click.option("--style", type=click.Choice(["over", "map"]), help="ome-tiff: classes over the grey slide, or alone.")
+def command(store: str, to: str, out: str, grid: str | None, method: str, **options: Any) -> None:
+    """Write one output of a slide store.
 
-    click.echo(f"{export(store, to, out, grid=grid, method=method)}")
+    \b
+    png          subtype map, or any column (--column), over the slide: legend, scale bar, units
+    geojson      regions per class, and patches, for QuPath (level-0 px)
+    ngff-labels  classes as OME-Zarr label, probabilities and gate as OME-Zarr image
+    ome-tiff     classes over the slide as a pyramid (--mpp, --style)
+    tiff         the slide's pixels as a tiled pyramid, from the store's own bytes
+    csv parquet  the patch table, one row per patch (level-0 px)
+    report       one HTML file
+    trident clam stamp atlaspatch   places, and features where there are any, as these tools keep them
+    """
+    from wsikit.batch.export import ExportOptions, export
+
+    chosen = ExportOptions(**options)
+    written = export(store, to, out, grid=grid, method=method, options=chosen, on_note=_tell)
+    click.echo(f"{written}")
+
+
+def _tell(note: str) -> None:
+    click.echo(f"note: {note}", err=True)

@@ -35,7 +35,7 @@ STAMP_VERSION = "2.0.0"
 SQUARE_TOLERANCE = 0.01
 """Relative. These tools know one side per patch: pixels less square than this are refused."""
 
-NOMINAL_TOLERANCE = 0.025
+NOMINAL_TOLERANCE = 0.012
 """Relative. A magnification this near a whole number is written as that number."""
 
 _ROWS_AT_ONCE = 1 << 14

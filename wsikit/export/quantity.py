@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +110,7 @@ def known_quantities(table: PatchTable) -> list[str]:
     return found + (list(DERIVED) if "probability" in columns else [])
 
 
-def _entry(table: PatchTable, values: npt.NDArray[np.generic], column: str, entry: str) -> npt.NDArray[np.generic]:
+def _entry(table: PatchTable, values: npt.NDArray[Any], column: str, entry: str) -> npt.NDArray[Any]:
     """(N,) of a column, which may hold several entries per row."""
     names = [str(name) for name in table.attributes(column).get("names", ())]
     if values.ndim == 1:
@@ -128,7 +129,7 @@ def _derived(table: PatchTable, name: str) -> Quantity:
         raise StoreError(f"{table.folder}: {name} is computed from probabilities. Run wsikit predict first.")
     probs = table.read("probability").astype(np.float64)
     n_classes = probs.shape[1]
-    missing = np.isnan(probs).any(axis=1)
+    missing: npt.NDArray[np.bool_] = np.asarray(np.isnan(probs).any(axis=1))
     if name == "entropy":
         with np.errstate(divide="ignore", invalid="ignore"):
             values = -np.where(probs > 0, probs * np.log2(probs), 0.0).sum(axis=1)
