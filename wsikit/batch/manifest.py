@@ -54,6 +54,9 @@ class SlideEntry:
     patient: str = ""
     """Whose it is, as the manifest says; empty if it does not."""
 
+    roi: str | None = None
+    """GeoJSON of the regions that are looked at; None: the whole slide."""
+
     def open(self) -> Slide:
         """Open the slide with the pixel size that holds for it.
 

@@ -36,6 +36,7 @@ from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
 from wsikit.store.place import local_folder
 from wsikit.store.table import PatchTable
+from wsikit.tiling.drawn import Roi, read_roi
 from wsikit.tiling.patches import PatchParameters, quality_stage
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
@@ -63,6 +64,10 @@ class RunParameters:
     tissue: TissueParameters = field(default_factory=TissueParameters)
     image: ImageParameters = field(default_factory=ImageParameters)
     vote: VoteParameters = field(default_factory=VoteParameters)
+    roi_classes: tuple[str, ...] = ()
+    """Of the regions that slides come with (`SlideEntry.roi`), the classes that count; none: all."""
+    min_roi: float = Roi.min_share
+    """Least share of a patch that lies inside of them."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -193,6 +198,9 @@ def _run_slide(entry: SlideEntry, job: _Job) -> SlideRow:
     config = job.predictor.model.config
     with entry.open() as slide:
         patches, too_coarse = _patches_for(slide, config.mpp, config.patch_px, job.parameters)
+        if entry.roi is not None:
+            roi = read_roi(entry.roi, classes=job.parameters.roi_classes, min_share=job.parameters.min_roi)
+            patches = replace(patches, roi=roi)
         store = tile(
             slide,
             job.out / "slides" / f"{entry.slide_id}.zarr",

@@ -31,6 +31,26 @@ def assume_mpp_option(function: F) -> F:
     )(function)
 
 
+def roi_options(function: F) -> F:
+    """--roi, --roi-class and --min-roi."""
+    function = click.option(
+        "--min-roi",
+        default=0.5,
+        show_default=True,
+        metavar="SHARE",
+        help="Least share of a patch inside the regions, 0–1.",
+    )(function)
+    function = click.option(
+        "--roi-class", "roi_classes", multiple=True, metavar="NAME", help="Classes of regions that count; default: all."
+    )(function)
+    return click.option(
+        "--roi",
+        type=click.Path(exists=True),
+        metavar="GEOJSON|DIR",
+        help="Look only inside these regions (QuPath's GeoJSON, level-0 px): a file, or a folder of <slide>.geojson.",
+    )(function)
+
+
 def grid_option(function: F) -> F:
     return click.option("--grid", metavar="NAME", help="Patch grid, e.g. 0.5um_224px; needed if a store has several.")(
         function

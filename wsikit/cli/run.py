@@ -13,6 +13,7 @@ from wsikit.cli.options import (
     executor_options,
     image_options,
     model_option,
+    roi_options,
     slides_argument,
 )
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     help="How a slide's patches are put together; wsikit vote has more to set.",
 )
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@roi_options
 @image_options
 @assume_mpp_option
 @executor_options
@@ -67,6 +69,9 @@ def command(
     min_tissue: float,
     vote_method: str,
     device: str,
+    roi: str | None,
+    roi_classes: tuple[str, ...],
+    min_roi: float,
     image: ImageParameters,
     assume_mpp: float | None,
     scheduler: str,
@@ -84,6 +89,7 @@ def command(
 
     from wsikit.batch.manifest import collect
     from wsikit.batch.records import taken_ids
+    from wsikit.batch.rois import with_rois
     from wsikit.batch.runner import RunParameters
     from wsikit.errors import ModelError, RequestError
     from wsikit.models.config import DEFAULT_MODEL, find_model
@@ -95,12 +101,15 @@ def command(
     except ModelError as error:
         raise RequestError(str(error)) from error  # a wrong request: nothing was started
     entries = collect(slides, manifest=manifest, assume_mpp=assume_mpp, taken=taken_ids(Path(out)))
+    entries = with_rois(entries, roi) if roi else entries
     parameters = RunParameters(
         model=model,
         captioner=request.captioner,
         captioner_options=request.options,
         caption_budget=request.budget,
         min_tissue=min_tissue,
+        roi_classes=roi_classes,
+        min_roi=min_roi,
         image=image,
         vote=VoteParameters(vote_method),
     )

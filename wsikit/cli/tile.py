@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsikit.cli.options import assume_mpp_option, executor_of, executor_options, image_options, slides_argument
+from wsikit.cli.options import (
+    assume_mpp_option,
+    executor_of,
+    executor_options,
+    image_options,
+    roi_options,
+    slides_argument,
+)
 
 if TYPE_CHECKING:
     from wsikit.tiling.plan import ImageParameters
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--min-tissue", default=0.25, show_default=True, metavar="SHARE", help="Least share of a patch that is tissue, 0–1."
 )
+@roi_options
 @image_options
 @assume_mpp_option
 @executor_options
@@ -37,6 +45,9 @@ def command(
     patch_size: int,
     overlap: int,
     min_tissue: float,
+    roi: str | None,
+    roi_classes: tuple[str, ...],
+    min_roi: float,
     image: ImageParameters,
     assume_mpp: float | None,
     scheduler: str,
@@ -46,17 +57,22 @@ def command(
 
     Run again after an interruption, it does only what is missing.
     """
+    from dataclasses import replace
+
     from rich.console import Console
 
     from wsikit.batch.manifest import collect
+    from wsikit.batch.rois import with_rois
     from wsikit.cli.progress import TerminalProgress
     from wsikit.errors import RequestError, WsikitError
     from wsikit.store.place import place
+    from wsikit.tiling.drawn import read_roi
     from wsikit.tiling.patches import PatchParameters
     from wsikit.tiling.tile import tile
 
     patches = PatchParameters(mpp, patch_size, overlap, min_tissue)
     entries = collect(slides, assume_mpp=assume_mpp)
+    entries = with_rois(entries, roi) if roi else entries
     target = place(out)
     single = target.suffix == ".zarr"
     if single and len(entries) > 1:
@@ -67,12 +83,14 @@ def command(
         for entry in entries:
             folder = target if single else target / f"{entry.slide_id}.zarr"
             try:
+                inside = read_roi(entry.roi, classes=roi_classes, min_share=min_roi) if entry.roi else None
+                wanted = replace(patches, roi=inside)
                 with (
                     entry.open() as slide,
-                    tile(slide, folder, patches=patches, image=image, executor=executor, progress=progress) as store,
+                    tile(slide, folder, patches=wanted, image=image, executor=executor, progress=progress) as store,
                 ):
                     progress.finish()
-                    table = store.patches(patches.grid(store).name)
+                    table = store.patches(wanted.grid(store).name)
                     area = store.tissue_record()["area_mm2"]
                     click.echo(f"{folder}: {len(table)} patches of {table.name}, {area:.4g} mm² of tissue")
             except WsikitError as error:

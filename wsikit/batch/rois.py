@@ -1,0 +1,44 @@
+"""Which file of drawn regions belongs to which slide of a batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+from wsikit.batch.manifest import SlideEntry
+from wsikit.errors import RequestError
+
+_SUFFIXES = (".geojson", ".json")
+
+
+def with_rois(entries: Sequence[SlideEntry], roi: str | os.PathLike[str]) -> list[SlideEntry]:
+    """Give each slide its regions (GeoJSON).
+
+    Parameters
+    ----------
+    roi
+        A file, for a single slide; or a folder with <slide_id>.geojson, or <name of the slide file>.geojson with or
+        without the slide's own suffix. A slide without such a file then fails, and is not taken whole.
+
+    Raises
+    ------
+    RequestError
+        There is no such file or folder, or one file for several slides.
+    """
+    place = Path(roi)
+    if place.is_file():
+        if len(entries) > 1:
+            raise RequestError(f"{place}: one file of regions for {len(entries)} slides; give a folder of them")
+        return [replace(entry, roi=str(place)) for entry in entries]
+    if not place.is_dir():
+        raise RequestError(f"{place}: no such file or folder. Give the regions as GeoJSON.")
+    return [replace(entry, roi=str(_file_of(entry, place))) for entry in entries]
+
+
+def _file_of(entry: SlideEntry, folder: Path) -> Path:
+    slide = PurePath(entry.path)
+    names = (entry.slide_id, slide.stem, slide.name)
+    found = (folder / f"{name}{suffix}" for name in names for suffix in _SUFFIXES)
+    return next((path for path in found if path.is_file()), folder / f"{entry.slide_id}{_SUFFIXES[0]}")
