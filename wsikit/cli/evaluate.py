@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from wsikit.models.mmlnb import MMLNB
+    from wsikit.training.config import TrainConfig
+
+VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
+"""As `wsikit.training.vote_validation.METHODS`, which would load torch for a help text."""
 
 
 @click.command()
@@ -20,6 +29,12 @@ import click
 @click.option("--part", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Of a split into folds.")
 @click.option("--allow-seen", is_flag=True, help="Measure on patients of the training too; it is recorded.")
+@click.option(
+    "--fit-vote",
+    "vote_method",
+    type=click.Choice(VOTE_METHODS),
+    help="Instead of measuring: fit this voting method on the validation part, into OUT/vote.json.",
+)
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for figures.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
@@ -31,11 +46,16 @@ def command(
     part: str,
     fold: int,
     allow_seen: bool,
+    vote_method: str | None,
     out: str,
     device: str,
     as_json: bool,
 ) -> int:
-    """Measure a model: OUT/metrics.json and OUT/figures, at patch, slide and patient level."""
+    """Measure a model: OUT/metrics.json and OUT/figures, at patch, slide and patient level.
+
+    With --fit-vote, find the parameters of a vote on the validation slides of --split instead; wsikit vote
+    --parameters OUT/vote.json uses them.
+    """
     import json
     from pathlib import Path
 
@@ -45,6 +65,8 @@ def command(
 
     loaded = load_model(model)
     settings = read_config(config or Path(loaded.folder or model).parent / CONFIG_COPY, TrainConfig, data=data)
+    if vote_method is not None:
+        return _fit_vote(loaded, settings, out, split_file, fold, vote_method, device, as_json)
     metrics = run_evaluation(
         loaded,
         settings,
@@ -63,4 +85,42 @@ def command(
         figures = record["patch"]
         auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]
         click.echo(f"{way:40s} AUC {'–' if auc is None else f'{auc:.3f}'}  balanced accuracy {balanced:.3f}")
+    return 0
+
+
+def _fit_vote(
+    model: MMLNB,
+    settings: TrainConfig,
+    out: str,
+    split_file: str | None,
+    fold: int,
+    method: str,
+    device: str,
+    as_json: bool,
+) -> int:
+    import json
+    from pathlib import Path
+
+    from wsikit.errors import RequestError
+    from wsikit.inference.predict import Predictor
+    from wsikit.training.vote_validation import FILE, run_vote_fit
+
+    if split_file is None:
+        raise RequestError("--fit-vote needs --split: the splits.json that says which slides validate.")
+    fitted = run_vote_fit(
+        Predictor(model, device=device).model,  # type: ignore[arg-type]
+        settings,
+        Path(out),
+        split_file=Path(split_file),
+        fold=fold,
+        method=method,
+        tell=lambda text: click.echo(text, err=True),
+    )
+    if as_json:
+        click.echo(json.dumps(fitted.to_json(), ensure_ascii=False))
+        return 0
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in fitted.scores.items())
+    click.echo(f"{method} on {fitted.slides} validation slides: Brier score {scores}")
+    click.echo(f"min_margin {fitted.parameters.min_margin:.3f}: {fitted.abstains}")
+    click.echo(f"{Path(out) / FILE}")
     return 0

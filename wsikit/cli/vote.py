@@ -11,7 +11,7 @@ from wsikit.cli.options import grid_option, stores_argument
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wsikit.voting import SlideResult, ThresholdRule
+    from wsikit.voting import SlideResult, ThresholdRule, VoteParameters
 
 METHODS = (
     "mean",
@@ -69,6 +69,9 @@ DEFAULT_WEIGHTS = "tissue,readable,quality,overlap"
     metavar="NAMES",
     help=f"What a patch's voice is multiplied with, of {', '.join(WEIGHTS)}; empty: nothing.",
 )
+@click.option(
+    "--temperature", default=1.0, show_default=True, metavar="T", help="Softens the patches' probabilities, if above 1."
+)
 @click.option("--kappa", default=1.0, show_default=True, metavar="X", help="confidence: exponent.")
 @click.option("--alpha", default=10.0, show_default=True, metavar="W", help="soft_clinical: weight of neuropil.")
 @click.option("--beta", default=10.0, show_default=True, metavar="W", help="soft_clinical: of Schwannian stroma.")
@@ -87,32 +90,70 @@ DEFAULT_WEIGHTS = "tissue,readable,quality,overlap"
 )
 @click.option("--block", "block_um", default=500.0, show_default=True, metavar="µm", help="Side of a square drawn.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Of the draws.")
+@click.option(
+    "--parameters",
+    "fitted",
+    type=click.Path(dir_okay=False),
+    metavar="JSON",
+    help="As wsikit evaluate --fit-vote wrote them; options given beside win.",
+)
+@click.option("--inpc", "state", is_flag=True, help="State INPC's rules beside the vote (research use only).")
 @grid_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per store on standard output.")
+@click.pass_context
 def command(
-    stores: tuple[str, ...], grid: str | None, as_json: bool, weights: str, rule: str | None, **settings: Any
+    context: click.Context,
+    stores: tuple[str, ...],
+    grid: str | None,
+    as_json: bool,
+    weights: str,
+    rule: str | None,
+    fitted: str | None,
+    state: bool,
+    **settings: Any,
 ) -> int:
     """Put the patches of STORE together: a subtype per slide with its margin, or an abstention with its reason."""
     import json
+    from dataclasses import replace
 
     from wsikit.cli.stores import for_each_store
+    from wsikit.inference.statement import inpc_words, refuse_other_model, state_inpc
     from wsikit.inference.voting import vote
     from wsikit.slides.store import SlideStore
     from wsikit.voting import VoteParameters
+    from wsikit.voting.fitted import read_fitted
 
     chosen = tuple(name.strip() for name in weights.split(",") if name.strip())
     parameters = VoteParameters(rule=_rule(rule), weights=chosen, **settings)
+    found = None
+    if fitted is not None:
+        found = read_fitted(fitted)
+        parameters = replace(found.parameters, **_typed(context, parameters))
 
     def decide(store: str) -> str:
         opened = SlideStore(store)
+        table = opened.patches(grid)
+        if found is not None:
+            refuse_other_model(found, table)
         result = vote(opened, parameters=parameters, grid=grid)
-        record = opened.patches(grid).votes()[parameters.method]
+        record = table.votes()[parameters.method]
+        statement = state_inpc(opened, grid=grid, rules=found.rules if found else None) if state else None
         if as_json:
-            click.echo(json.dumps({"store": store, **record}))
+            beside = {} if statement is None else {"inpc": statement.to_json()}
+            click.echo(json.dumps({"store": store, **record, **beside}))
             return ""
-        return _words(result, record["classes"])
+        lines = inpc_words(table, result, tuple(record["classes"])) if state else []
+        return "\n".join([_words(result, record["classes"]), *lines])
 
     return for_each_store(stores, decide)
+
+
+def _typed(context: click.Context, parameters: VoteParameters) -> dict[str, Any]:
+    """The settings that stand on the command line."""
+    from click.core import ParameterSource
+
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    return {name: getattr(parameters, name) for name in given if hasattr(parameters, name)}
 
 
 def _rule(text: str | None) -> ThresholdRule | None:

@@ -15,6 +15,7 @@ from wsikit.errors import RequestError, StoreError
 from wsikit.inference.opening import StoreLike, coords_digest, open_store
 from wsikit.store.receipts import Receipt, digest_of
 from wsikit.store.table import PatchTable
+from wsikit.voting.fitted import FittedVote
 from wsikit.voting.inpc import CATEGORIES, STROMA_POOR, InpcStatement, Rules, disagreement, inpc
 from wsikit.voting.inpc_facts import PatchFacts, facts_from_captions, facts_from_classes
 from wsikit.voting.inputs import vote_inputs
@@ -112,10 +113,28 @@ def inpc_words(table: PatchTable, vote: SlideResult | None = None, classes: tupl
     for name, rows in statement.top_rows.items():
         for row in rows[:1]:
             x, y = coords[row].tolist()
-            text = " ".join(str(texts[row]).split())
+            text = "".join(one if one.isprintable() else " " for one in str(texts[row]))
             text = text if len(text) <= _CAPTION_CHARS else text[: _CAPTION_CHARS - 1] + "…"
             lines.append(f"  most {name}: patch at {x}, {y} px" + (f": {text}" if text else ""))
     return lines
+
+
+def refuse_other_model(fitted: FittedVote, table: PatchTable) -> None:
+    """Raise if a table's predictions are not by the model that voting parameters were fitted for.
+
+    Raises
+    ------
+    RequestError
+        Naming both.
+    """
+    if _PROBABILITY not in table.columns():
+        return
+    model = table.attributes(_PROBABILITY)["model"]
+    if fitted.model and model["fingerprint"] != fitted.model:
+        raise RequestError(
+            f"{table.folder}: predictions by {model['name']} ({model['fingerprint'][:12]}), the voting parameters were "
+            f"fitted for model {fitted.model[:12]}. Fit them for this model, or vote without them."
+        )
 
 
 def _joined(measured: PatchFacts, of_classes: PatchFacts) -> PatchFacts:

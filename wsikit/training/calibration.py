@@ -6,6 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.training.bootstrap import BINS
+from wsikit.voting.temperature import at_temperature
+
+__all__ = ["RANGE", "at_temperature", "fit_temperature", "reliability"]
 
 RANGE = (0.05, 20.0)
 """Of temperatures that are tried."""
@@ -28,13 +31,6 @@ def fit_temperature(truth: npt.NDArray[np.int64], probs: npt.NDArray[np.floating
 
     found = minimize_scalar(nll, bounds=tuple(np.log(RANGE)), method="bounded")
     return float(np.exp(found.x))
-
-
-def at_temperature(probs: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.float64]:
-    """`probs` (N, C) softened (above 1) or sharpened; the order of the classes stays."""
-    scaled = np.log(np.maximum(np.asarray(probs, dtype=np.float64), 1e-12)) / temperature
-    exponent = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return exponent / exponent.sum(axis=1, keepdims=True)
 
 
 def reliability(

@@ -288,12 +288,12 @@ _UNMEASURED = {
 def _decide(told: _Told, rules: Rules) -> _Decision:
     if told.stroma_rich(rules):
         return _decide_rich(told, rules)
-    category, reason = _decide_poor(told.shares, rules)
+    category, reason = decide_poor(told.shares, rules)
     assumed = () if STROMA in told.shares else ("stroma-poor (Schwannian stroma below 50 %)",)
     return _Decision(category, reason, assumed)
 
 
-def _decide_poor(shares: Mapping[str, Share], rules: Rules) -> tuple[str | None, str]:
+def decide_poor(shares: Mapping[str, Share], rules: Rules) -> tuple[str | None, str]:
     """UD, PD or D; or why none of them."""
     if NEUROPIL not in shares:
         return None, f"neuropil was not measured, so that {UD} cannot be told from {PD}"
@@ -316,7 +316,7 @@ def _decide_rich(told: _Told, rules: Rules) -> _Decision:
     for one in np.flatnonzero(areas >= least):
         inside = number == one
         shares = _Told(_only(told.facts, inside), rules).shares
-        nodules.append(Nodule(float(areas[one]), _decide_poor(shares, rules)[0], int(np.flatnonzero(inside)[0])))
+        nodules.append(Nodule(float(areas[one]), decide_poor(shares, rules)[0], int(np.flatnonzero(inside)[0])))
     if nodules:
         nodules.sort(key=lambda nodule: -nodule.area_mm2)
         return _Decision(MAYBE_GNB_N if outlined is None else GNB_N, nodules=tuple(nodules))

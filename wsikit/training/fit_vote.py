@@ -1,0 +1,173 @@
+"""Voting parameters fitted on validation slides: temperature, each method's own numbers, the margin to call a slide.
+
+Nothing of a test slide is looked at; the guards raise if a patient is on both sides.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+from wsikit.voting.inpc import DIFFERENTIATING, NEUROPIL, Rules, decide_poor
+from wsikit.voting.parameters import ThresholdRule, VoteParameters, VoteRule
+from wsikit.voting.result import SlideResult
+from wsikit.voting.shares import Share
+from wsikit.voting.vote import Evidence, vote
+
+Floats = npt.NDArray[np.float64]
+
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "mean": {"temperature": TEMPERATURES},
+    "hard": {},
+    "log": {"temperature": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)},
+    "soft_clinical": {"beta": (0.0, 3.0, 10.0, 30.0), "gamma": (0.1, 1.0, 3.0, 10.0), "temperature": TEMPERATURES},
+    "confidence": {"kappa": (0.25, 0.5, 1.0, 2.0, 4.0), "temperature": TEMPERATURES},
+    "gate": {"temperature": TEMPERATURES},
+    "attention": {"temperature": TEMPERATURES},
+    "topk": {"k": (5, 10, 20, 50), "temperature": TEMPERATURES},
+    "quantile": {"quantile": (0.5, 0.6, 0.75, 0.9), "temperature": TEMPERATURES},
+    "noisy_or": {"temperature": TEMPERATURES},
+    "threshold": {"t": (0.5, 0.7, 0.9), "min_frac": (0.02, 0.05, 0.1, 0.2)},
+}
+"""Values tried, all with all. Of soft_clinical only ratios matter, so alpha stays. Few, as there are few slides."""
+MAX_ERROR = 0.05
+"""Of the slides that are called: what min_margin is to keep to on the validation slides."""
+LEAST_SLIDES = 3
+_MOST_LIMITS = 40
+
+
+@dataclass(frozen=True, eq=False)
+class VoteSlide:
+    """A slide whose truth is known."""
+
+    slide: str
+    patient: str
+    probs: Floats
+    """(M, C) over the voting classes; NaN without prediction."""
+    weights: Floats
+    """(M,)."""
+    truth: Floats
+    """(C,) share of each class, sum 1: one 1 for a slide of one label."""
+    evidence: Evidence = field(default_factory=Evidence)
+
+
+def fit_parameters(slides: Sequence[VoteSlide], start: VoteParameters) -> VoteParameters:
+    """The parameters of `start.method` with the least mean Brier score over `slides`; equals go to the earlier.
+
+    Brier: squared difference between the slide's probabilities and its truth, summed over the classes. What the
+    method's grid does not name, and the margin, stay as in `start`.
+    """
+    if len(slides) < LEAST_SLIDES:
+        raise RequestError(f"{len(slides)} validation slides are too few to fit a vote; {LEAST_SLIDES} are the least")
+    scored = [(brier(slides, candidate), index, candidate) for index, candidate in enumerate(_candidates(start))]
+    return min(scored, key=lambda one: one[:2])[2]
+
+
+def brier(slides: Sequence[VoteSlide], parameters: VoteRule) -> float:
+    """Mean Brier score; a slide of which no patch votes is answered with equal shares."""
+    return float(np.mean([((answer(slide, parameters) - slide.truth) ** 2).sum() for slide in slides]))
+
+
+def answer(slide: VoteSlide, parameters: VoteRule) -> Floats:
+    """(C,) what the vote says of a slide, sum 1."""
+    result = _voted(slide, parameters)
+    if result.leading is None:
+        return np.full(len(slide.truth), 1 / len(slide.truth))
+    # a rule answers with a class, not with shares
+    return np.eye(len(slide.truth))[result.leading] if parameters.method == "threshold" else result.probs
+
+
+def fit_margin(
+    slides: Sequence[VoteSlide], parameters: VoteParameters, *, max_error: float = MAX_ERROR
+) -> tuple[VoteParameters, str]:
+    """The least min_margin with which at most `max_error` of the slides called are called wrong; and how it came about.
+
+    Where no margin does it, that of `parameters` stays.
+    """
+    voted = [(_voted(slide, parameters), int(slide.truth.argmax())) for slide in slides]
+    margins = np.array([result.margin for result, _ in voted if result.leading is not None])
+    wrong = np.array([result.leading != truth for result, truth in voted if result.leading is not None])
+    for margin in sorted({0.0, *np.clip(margins, 0, 1).tolist()}):
+        called = margins >= margin
+        if called.sum() >= LEAST_SLIDES and wrong[called].mean() <= max_error:
+            said = f"{int(wrong[called].sum())} of {int(called.sum())} slides called are wrong, {len(voted)} in all"
+            return replace(parameters, min_margin=float(margin)), said
+    return parameters, f"no margin keeps errors at {max_error:g}: left at {parameters.min_margin:g}"
+
+
+def fit_rules(shares: Sequence[Mapping[str, Share]], truth: Sequence[str], start: Rules | None = None) -> Rules:
+    """INPC's rules with the limits for proxies that call most validation slides right, balanced over the grades.
+
+    Parameters
+    ----------
+    shares
+        Evidence of each slide's statement; slides without neuropil or differentiation are left out.
+    truth
+        UD, PD or D of each.
+    """
+    start = start or Rules()
+    told = [(s, t) for s, t in zip(shares, truth, strict=True) if NEUROPIL in s and DIFFERENTIATING in s]
+    if len({t for _, t in told}) < 2:
+        return start
+    limits = [_between([s[name].value for s, _ in told], usual) for name, usual in _usual(start)]
+    best, found = -1.0, start
+    for neuropil, differentiating in itertools.product(*limits):
+        rules = replace(start, neuropil_share=neuropil, differentiating=differentiating)
+        right = [(decide_poor(s, rules)[0] == t, t) for s, t in told]
+        score = float(np.mean([np.mean([r for r, t in right if t == one]) for one in {t for _, t in told}]))
+        if score > best + 1e-12:
+            best, found = score, rules
+    return found
+
+
+def refuse_tested(validation: Iterable[tuple[str, str]], test: Iterable[tuple[str, str]]) -> None:
+    """Raise if a slide or a patient, given as (slide, patient), is in both.
+
+    Raises
+    ------
+    RequestError
+        Naming one.
+    """
+    fitted, tested = list(validation), list(test)
+    for index, what in ((0, "slide"), (1, "patient")):
+        shared = sorted({one[index] for one in fitted} & {one[index] for one in tested})
+        if shared:
+            raise RequestError(
+                f"{len(shared)} {what}(s) are in validation and in test, such as {shared[0]!r}; a vote fitted on them "
+                "would be tested on what it knows. Split by patient."
+            )
+
+
+def _voted(slide: VoteSlide, parameters: VoteRule) -> SlideResult:
+    return vote(slide.probs, replace(parameters, resamples=0), weights=slide.weights, evidence=slide.evidence)
+
+
+def _candidates(start: VoteParameters) -> list[VoteParameters]:
+    grid = GRIDS[start.method]
+    found = [start]
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values, strict=True))
+        if start.rule is not None and start.method == "threshold":
+            settings = {"rule": ThresholdRule(start.rule.target, **settings)}
+        found.append(replace(start, **settings))
+    return found
+
+
+def _usual(start: Rules) -> tuple[tuple[str, float], tuple[str, float]]:
+    return (NEUROPIL, start.neuropil_share), (DIFFERENTIATING, start.differentiating)
+
+
+def _between(values: Sequence[float], usual: float) -> list[float]:
+    """The usual limit, and the middles between neighbouring values: all that makes a difference."""
+    ordered = np.unique(values)
+    middles = (ordered[1:] + ordered[:-1]) / 2
+    if len(middles) > _MOST_LIMITS:
+        middles = np.quantile(middles, np.linspace(0, 1, _MOST_LIMITS))
+    return [usual, *middles.tolist()]

@@ -1,0 +1,80 @@
+"""Voting parameters as fitted on validation slides: a small JSON file that `wsikit vote --parameters` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wsikit.errors import RequestError
+from wsikit.voting.inpc import Rules
+from wsikit.voting.parameters import VoteParameters
+
+FORMAT = "wsikit voting parameters, 1"
+
+
+@dataclass(frozen=True)
+class FittedVote:
+    """Parameters, and what they were fitted on."""
+
+    parameters: VoteParameters
+    classes: tuple[str, ...]
+    """Codes of the voting classes."""
+    model: str
+    """Fingerprint of the model whose probabilities they were fitted on."""
+    slides: int
+    """Validation slides."""
+    patients: tuple[str, ...]
+    """Hashes of their patients."""
+    split_sha256: str
+    """Of the split file; empty where there was none."""
+    fold: int
+    scores: Mapping[str, float]
+    """Mean Brier score over these slides, lower is better: "fitted", "as by default", "prevalence" (what the slides
+    hold on average, said of each)."""
+    abstains: str
+    """How min_margin was found, in words."""
+    rules: Rules | None = None
+    """INPC's rules with the limits of the proxies fitted; None where the classes are not those of INPC."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "format": FORMAT,
+            **{key: value for key, value in vars(self).items() if key not in ("parameters", "rules")},
+            "classes": list(self.classes),
+            "patients": list(self.patients),
+            "scores": dict(self.scores),
+            "parameters": self.parameters.to_json(),
+            "rules": None if self.rules is None else asdict(self.rules),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> FittedVote:
+        """The inverse of `to_json`."""
+        fields = {key: value for key, value in record.items() if key != "format"}
+        fields["parameters"] = VoteParameters.from_json(record["parameters"])
+        fields["classes"], fields["patients"] = tuple(record["classes"]), tuple(record["patients"])
+        fields["rules"] = None if record["rules"] is None else Rules(**record["rules"])
+        return cls(**fields)
+
+
+def read_fitted(path: str | Path) -> FittedVote:
+    """Read what `wsikit evaluate --fit-vote` wrote.
+
+    Raises
+    ------
+    RequestError
+        If the file is not there, or not one of these.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise RequestError(f"{path}: not voting parameters; wsikit evaluate --fit-vote writes them.")
+        return FittedVote.from_json(record)
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file. wsikit evaluate --fit-vote writes it.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise RequestError(f"{path}: damaged voting parameters ({error}). Fit them again.") from error
