@@ -61,6 +61,8 @@ class VoteRule:
     """Difference of the two classes ahead below which the vote abstains, 0 to 1."""
     max_novel: float = 0.5
     """Share of the voting weight unlike the training patches above which the vote abstains, 0 to 1."""
+    temperature: float = 1.0
+    """Softens the patches' probabilities first, or below 1 sharpens them, > 0; as fitted on validation slides."""
     kappa: float = 1.0
     """confidence: exponent of the certainty, > 0."""
     alpha: float = 10.0
@@ -93,7 +95,7 @@ class VoteRule:
             raise RequestError(f"voting method {self.method!r} is not known: use one of {', '.join(METHODS)}")
         at_least_0 = ("min_patches", "alpha", "beta", "gamma", "resamples", "second_mm2", "seed")
         _bounds(self, at_least_0, lambda value: value >= 0, "0 or more")
-        _bounds(self, ("kappa", "block_um"), lambda value: value > 0, "more than 0")
+        _bounds(self, ("kappa", "block_um", "temperature"), lambda value: value > 0, "more than 0")
         _bounds(
             self, ("min_margin", "max_novel", "quantile"), lambda value: value <= 1 and value >= 0, "between 0 and 1"
         )

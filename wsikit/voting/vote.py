@@ -20,6 +20,7 @@ from wsikit.voting.methods import certainty, choices, clinical_weights, means, t
 from wsikit.voting.parameters import VoteRule
 from wsikit.voting.regions import UNPREDICTED, WEIGHTLESS, Places, class_raster
 from wsikit.voting.result import Floats, RuleOutcome, SlideResult
+from wsikit.voting.temperature import at_temperature
 
 SUM_TOLERANCE = 1e-2
 """Rows may miss 1 by this much: float16 softmax over a few classes does, logits do not hide within it."""
@@ -98,6 +99,8 @@ def vote(
     target = _target(rule, matrix.shape[1], classes)
     predicted = np.asarray(~np.isnan(matrix).any(axis=1))
     rows = matrix[predicted] / matrix[predicted].sum(axis=1, keepdims=True)
+    if rule.temperature != 1 and len(rows):
+        rows = at_temperature(rows, rule.temperature)
     w = given[predicted] * _method_weights(rule, rows, evidence, predicted)
     voters = np.flatnonzero(predicted)[w > 0]
     poll = Poll(
