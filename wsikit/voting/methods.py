@@ -197,7 +197,7 @@ def clinical_weights(
         w = alpha·q[1] + beta·q[2], but gamma where q[0] is the greatest (first of equals) or nothing is known.
     double_softmax
         Put q through a softmax first, as the published code does: with alpha = beta the weights of all patches with
-        key tissue then lie within (6.16, 7.88] for alpha = 10, practically a mask.
+        key tissue then lie between 6.16 and 7.88 for alpha = 10, practically a mask.
 
     Returns
     -------

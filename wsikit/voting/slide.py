@@ -100,7 +100,7 @@ def _prepare(patches: SlidePatches, parameters: VoteParameters) -> tuple[VoteInp
         if factor is not None:
             total = total * factor
             applied.append(name)
-    if "overlap" in parameters.weights and patches.grid.overlap_px:
+    if "overlap" in parameters.weights and (patches.grid.overlap_px or not patches.grid.anchored):
         # last: only those that vote share a place
         factor = weighing.overlap_weight(patches.grid, patches.coords, np.nan_to_num(total) > 0)
         total = np.where(np.isnan(total), np.nan, np.nan_to_num(total) * factor)

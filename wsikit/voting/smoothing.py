@@ -57,6 +57,8 @@ def smooth(
         return matrix
     if method not in ("median", "mrf"):
         raise RequestError(f"smoothing {method!r} is not known: use none, median or mrf")
+    if not grid.anchored:
+        raise RequestError("patches that do not lie on a regular grid have no neighbours to be smoothed with")
     cols, rows = grid.index_of(coords)
     cols, rows = cols - cols.min() + 1, rows - rows.min() + 1  # a border of nothing around all
     field = np.full((matrix.shape[1], int(rows.max()) + 2, int(cols.max()) + 2), np.nan)
