@@ -61,6 +61,14 @@ def test_what_is_missing_says_nothing_and_stays_missing(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_handed_on_across_a_missing_patch(method):
+    probs = np.array([[0.9, 0.1], [np.nan, np.nan], [0.4, 0.6]])
+    grid = grid_of(3, 1)
+    after = smooth(probs, grid, grid.all_coords(), method=method, coupling=2.0)
+    assert after[[0, 2]] == pytest.approx(probs[[0, 2]])
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_patch_not_in_the_table_is_as_one_without_prediction(method):
     rng = np.random.default_rng(0)
     grid = grid_of(9, 6)
