@@ -212,11 +212,11 @@ def test_ranks_over_blocks_are_ranks_over_patches_to_the_width_of_a_bin(method):
 
 
 def test_a_draw_takes_no_more_than_k_voices_of_a_crowd_that_says_the_same():
-    """100 patches of 0.9 and 400 of 0.3: the 150 highest are all of the one and 50 of the other."""
-    probs = np.repeat([[0.9, 0.1], [0.3, 0.7]], [100, 400], axis=0)
+    """100 patches of 0.9 and 400 of 0.2: the 150 highest are all of the one and 50 of the other."""
+    probs = np.repeat([[0.9, 0.1], [0.2, 0.8]], [100, 400], axis=0)
     count = tally(VoteRule("topk", k=150), probs, np.ones(500))
     sums = count.block_sums(np.arange(500) % 10, 10).sum(axis=0)
-    raw = np.array([(100 * 0.9 + 50 * 0.3) / 150, 0.7])
+    raw = np.array([(100 * 0.9 + 50 * 0.2) / 150, 0.8])
     assert count.score(sums) == pytest.approx(raw / raw.sum())
     assert count.point() == pytest.approx(raw / raw.sum())
 
