@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,11 @@ import pytest
 from wsikit.export.classmap import ClassMap
 from wsikit.export.palette import class_colors
 from wsikit.geometry import PatchGrid
+from wsikit.slides.store import SlideStore
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.tile import tile
 
 CLASSES = ("UD", "PD", "D", "other")
 NAMES = ("undifferentiated", "poorly differentiated", "differentiating", "other tissue")
@@ -74,3 +81,51 @@ def small_map() -> ClassMap:
 def thumbnail() -> np.ndarray:
     """Even pink, uint8 (60, 80, 3): what is not pink-grey on a map was painted."""
     return np.full((60, 80, 3), (230, 190, 215), dtype=np.uint8)
+
+
+def fill_column(table: PatchTable, name: str, values: np.ndarray, **attributes: object) -> None:
+    """Write a column by hand."""
+    dtype = "str" if values.dtype == object else values.dtype.name
+    width = values.shape[1] if values.ndim == 2 else None
+    for rows in table.prepare([ColumnSpec(name, dtype, width, attributes)], Receipt("test", 1, {"name": name})):
+        table.write(name, rows, values[rows])
+
+
+def add_findings(table: PatchTable) -> None:
+    """What caption and predict would write, made up: row 0 could not be read."""
+    rng = np.random.default_rng(4)
+    n = len(table)
+    probs = rng.dirichlet(np.ones(4), n).astype(np.float32)
+    probs[0] = np.nan
+    gate = rng.uniform(0, 1, n).astype(np.float32)
+    gate[0] = np.nan
+    model = {
+        "name": "made up", "version": "1", "fingerprint": "0", "class_names": list(NAMES), "background": ["other"],
+        "colors": ["#d55e00", "#f0e442", "#0072b2", "#8c8c8c"], "notice": "made up",
+    }  # fmt: skip
+    fill_column(table, "probability", probs, names=list(CLASSES), model=model)
+    fill_column(table, "gate", gate)
+    fill_column(table, "features_uni", rng.normal(size=(n, 6)).astype(np.float16))
+    facts = np.stack([rng.uniform(1000, 9000, n), rng.uniform(0, 1, n)], axis=1).astype(np.float32)
+    fill_column(table, "caption_facts", facts, names=["nuclei_per_mm2", "=fat_share"])
+    captions = np.asarray([f"patch {row}" for row in range(n)], dtype=object)
+    captions[1] = '=HYPERLINK("http://evil")'
+    captions[2] = "small, round\nnuclei"
+    fill_column(table, "caption", captions)
+
+
+@pytest.fixture(scope="session")
+def made_up_store(tmp_path_factory: pytest.TempPathFactory, write_slide: Callable, pixels: np.ndarray) -> Path:
+    """The disc in patches of 100 level-0 px (50 px at 1 µm/px), with made-up findings."""
+    folder = tmp_path_factory.mktemp("made_up")
+    slide = write_slide(folder / "disc.tiff", pixels)
+    store = tile(slide, folder / "disc.zarr", patches=PatchParameters(1.0, 50))
+    add_findings(store.patches())
+    return store.folder
+
+
+@pytest.fixture
+def store(made_up_store: Path, tmp_path: Path) -> SlideStore:
+    """A copy that a test may write to."""
+    shutil.copytree(made_up_store, tmp_path / "disc.zarr")
+    return SlideStore(tmp_path / "disc.zarr")

@@ -145,3 +145,49 @@ def test_a_failure_in_mid_write_leaves_the_old_file_and_nothing_else(tmp_path, s
 def test_an_unknown_grouping_is_refused(tmp_path, small_map):
     with pytest.raises(RequestError, match="region"):
         write_geojson(tmp_path / "map.geojson", small_map, per="patch")
+
+
+def test_patches_are_detections_with_their_own_measurements_after_the_regions(tmp_path, class_map_of):
+    raster = np.array([[0, 0, 3], [-1, 1, -2]])
+    class_map = class_map_of(raster, slide_px=(3 * 224 - 24, 2 * 224))
+    gate = np.array([0.25, np.nan, 0.5, 0.75, 1.0])
+    features = written(tmp_path / "map.geojson", class_map, patches={"gate": gate})
+    kinds = [feature["properties"]["objectType"] for feature in features]
+    assert kinds == ["annotation"] * 3 + ["detection"] * 5
+    detections = features[3:]
+    for row, feature in enumerate(detections):
+        x, y = class_map.coords[row]
+        assert shape(feature["geometry"]).equals(shapely.box(x, y, min(x + 224, 648), y + 224))  # cut at the edge
+        found = feature["properties"]["measurements"]
+        assert found.get("gate", np.nan) == pytest.approx(gate[row], nan_ok=True)
+        assert ("probability" in found) == (class_map.labels[row] >= 0)
+    assert "classification" not in detections[3]["properties"]
+    assert detections[2]["properties"]["classification"] == {"name": "other tissue", "color": [140, 140, 140]}
+    assert len({feature["id"] for feature in features}) == 8
+
+
+def test_patches_are_written_one_by_one(tmp_path, class_map_of, monkeypatch):
+    """A million of them must not be held at once."""
+    from wsikit.export import geojson
+
+    class_map = class_map_of(np.zeros((3, 3), dtype=int))
+    held, most = 0, 0
+
+    def counted(found):
+        nonlocal held, most
+        for feature in found:
+            held += 1
+            most = max(most, held)
+            yield feature
+            held -= 1
+
+    original = geojson._detections
+    monkeypatch.setattr(geojson, "_detections", lambda *arguments: counted(original(*arguments)))
+    assert write_geojson(tmp_path / "map.geojson", class_map, patches={}) == 10
+    assert most == 1
+
+
+def test_a_measurement_of_another_length_is_refused(tmp_path, small_map):
+    with pytest.raises(RequestError, match="'gate' is not one value per patch"):
+        write_geojson(tmp_path / "map.geojson", small_map, patches={"gate": np.zeros(3)})
+    assert not list(tmp_path.iterdir())
