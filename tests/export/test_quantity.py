@@ -17,6 +17,8 @@ def test_a_column_an_entry_and_their_units(store):
     nuclei = read_quantity(table, "caption_facts:nuclei_per_mm2")
     assert (nuclei.title, nuclei.unit, nuclei.limits) == ("Nuclei per mm²", "per mm²", None)
     assert np.array_equal(nuclei.values, table.read("caption_facts")[:, 0].astype(float))
+    second = read_quantity(table, "probability:PD")
+    assert np.array_equal(second.values, table.read("probability")[:, 1].astype(float), equal_nan=True)
     assert not nuclei.of_model
     assert gate.of_model
 
