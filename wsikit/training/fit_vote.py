@@ -22,11 +22,11 @@ from wsikit.voting.vote import Evidence, vote
 
 Floats = npt.NDArray[np.float64]
 
-TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+TEMPERATURES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "mean": {"temperature": TEMPERATURES},
     "hard": {},
-    "log": {"temperature": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)},
+    "log": {"temperature": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)},
     "soft_clinical": {"beta": (0.0, 3.0, 10.0, 30.0), "gamma": (0.1, 1.0, 3.0, 10.0), "temperature": TEMPERATURES},
     "confidence": {"kappa": (0.25, 0.5, 1.0, 2.0, 4.0), "temperature": TEMPERATURES},
     "gate": {"temperature": TEMPERATURES},
