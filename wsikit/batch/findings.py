@@ -46,7 +46,7 @@ def gather(store: SlideStore, table: PatchTable, *, method: str = "mean", not_pr
     """
     coords = table.coords
     predicted = not_predicted is None and "probability" in table.columns()
-    common = {
+    common: dict[str, Any] = {
         "slide_id": store.slide_id,
         "grid": table.grid,
         "mpp_source": store.mpp_source,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from wsikit.batch import records
+from wsikit.batch.index import write_index
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.outputs import SlideSummary, write_outputs
 from wsikit.batch.records import SlideRow
@@ -109,7 +110,7 @@ def run(
     entries
         The slides; see `wsikit.batch.manifest.collect`.
     out
-        Folder for slides/, results/, failures/, slides.csv and run.json. Other files in it are left alone.
+        Folder for slides/, results/, failures/, index.html, slides.csv and run.json. Other files in it are left alone.
     on_slide, on_start
         Told of each slide's end (its row) and beginning.
 
@@ -140,6 +141,7 @@ def run(
         row = _attempt(entry, job)
         rows.append(row)
         records.write_table(folder)
+        write_index(folder)
         if on_slide:
             on_slide(row)
     return RunSummary(tuple(rows))

@@ -79,9 +79,9 @@ def command(
 ) -> int:
     """From slide files to a subtype, a map, captions and a report for each.
 
-    SLIDE|DIR… are files and folders (searched with all below them). Results lie in OUT: slides.csv has one row per
-    slide, results/<slide_id>/ holds map.png, subtype.geojson (QuPath) and report.html, slides/ the stores,
-    failures/ a traceback per failed slide. Run again, it does only what is missing.
+    SLIDE|DIR… are files and folders (searched with all below them). Results lie in OUT: index.html shows all slides,
+    slides.csv has one row per slide, results/<slide_id>/ holds report.html, map.png, subtype.geojson (QuPath) and
+    result.json, slides/ the stores, failures/ a traceback per failed slide. Run again, it does only what is missing.
 
     Exit status: 0 all done, 1 some slides failed, 2 the request itself is wrong.
     """
@@ -172,7 +172,7 @@ def _close(console: Console, summary: RunSummary, out: str) -> None:
     from wsikit.batch.records import DONE
 
     done = sum(row.status == DONE for row in summary.rows)
-    console.print(f"{done} of {len(summary.rows)} slides done. Table: {Path(out) / 'slides.csv'}", highlight=False)
+    console.print(f"{done} of {len(summary.rows)} slides done. All of them: {Path(out) / 'index.html'}", highlight=False)
     if done:
         console.print(f"Maps and reports: {Path(out) / 'results'}/<slide_id>/map.png, report.html", highlight=False)
     if summary.failed:

@@ -142,14 +142,18 @@ class _Raster:
 
     def __init__(self, class_map: ClassMap) -> None:
         grid = class_map.grid
+        self._slide_px = grid.slide_px
         overlapping = grid.stride[0] < grid.side[0] * (1 - 1e-9)
         per_stride = SPLIT if overlapping else 1
         n_cells = [max(1, int(np.ceil(px / stride - 1e-9))) for px, stride in zip(grid.slide_px, grid.stride)]
         self.zoom = max(1, min(CELL_PX, RASTER_PX // (max(n_cells) * per_stride)))
         mosaic = class_map.mosaic
         picks = []
-        for edges, count, stride in zip((mosaic.y_edges, mosaic.x_edges), n_cells[::-1], grid.stride[::-1]):
-            centres = (np.arange(count * per_stride) + 0.5) * (stride / per_stride)
+        for axis, edges in ((1, mosaic.y_edges), (0, mosaic.x_edges)):
+            borders = np.arange(n_cells[axis] * per_stride + 1) * (grid.stride[axis] / per_stride)
+            # of what lies on the slide: the last cells may reach over its edge
+            borders = np.minimum(borders, grid.slide_px[axis])
+            centres = (borders[:-1] + borders[1:]) / 2
             index = np.searchsorted(edges, centres, side="right") - 1
             picks.append(np.where((index >= 0) & (index < len(edges) - 1), index, -1))
         rows, cols = picks
@@ -161,6 +165,15 @@ class _Raster:
 
     def enlarge(self, cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return cells.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
+
+    def png(self, rgba: Pixels) -> bytes:
+        """The picture, transparent where the last patches reach over the slide's edge."""
+        for axis, (slide_px, span) in enumerate(zip(self._slide_px[::-1], self.span[::-1])):
+            inside = round(slide_px / span * rgba.shape[axis])
+            np.swapaxes(rgba, 0, axis)[inside:, :, 3] = 0
+        file = io.BytesIO()
+        Image.fromarray(rgba, "RGBA").save(file, format="png", optimize=True)
+        return file.getvalue()
 
 
 def _classes(class_map: ClassMap, raster: _Raster) -> Layer:
@@ -184,7 +197,8 @@ def _classes(class_map: ClassMap, raster: _Raster) -> Layer:
     if (class_map.labels < 0).any():
         legend.append(LegendEntry("No prediction (hatched)", hex_color(GREY)))
     note = "The deeper the colour, the more probable the patch's own class."
-    return Layer("subtype", "Class of each patch", "Class", _png(rgba), *raster.span, legend=tuple(legend), note=note)
+    png = raster.png(rgba)
+    return Layer("subtype", "Class of each patch", "Class", png, *raster.span, legend=tuple(legend), note=note)
 
 
 def _outline(rgba: Pixels, labels: npt.NDArray[np.int64], class_map: ClassMap, width: int) -> None:
@@ -220,7 +234,7 @@ def _ramp(raster: _Raster, scale: _Scale, values: npt.NDArray[np.float64]) -> La
         scale.key,
         scale.title,
         scale.short,
-        _png(big),
+        raster.png(big),
         *raster.span,
         ramp=colors,
         low=scale.low,
@@ -234,16 +248,10 @@ def _patches(class_map: ClassMap, raster: _Raster) -> Layer:
     rgba = np.zeros((*raster.patch.shape, 4), dtype=np.uint8)
     rgba[raster.patch >= 0] = (86, 110, 140, 255)
     legend = (LegendEntry("Tissue patches", "#566e8c"),)
-    return Layer("patches", "Tissue patches", "Patches", _png(raster.enlarge(rgba)), *raster.span, legend=legend)
+    return Layer("patches", "Tissue patches", "Patches", raster.png(raster.enlarge(rgba)), *raster.span, legend=legend)
 
 
 def _hatch(rgba: Pixels, where: npt.NDArray[np.bool_]) -> None:
     rows, cols = np.nonzero(where)
     white = (rows + cols) % HATCH_PX < 2
     rgba[rows[white], cols[white]] = (255, 255, 255, 255)
-
-
-def _png(rgba: Pixels) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(rgba, "RGBA").save(file, format="png", optimize=True)
-    return file.getvalue()

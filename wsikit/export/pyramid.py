@@ -26,8 +26,8 @@ Place = tuple[int, int, int]
 TILE_PX = 256
 QUALITY = 84
 """Of the embedded tiles: for looking at, nothing is measured on them."""
-WHOLE_BYTES = 3_600_000
-DEEP_BYTES = 3_200_000
+WHOLE_BYTES = 6_000_000
+DEEP_BYTES = 2_400_000
 """JPEG bytes of the whole slide and of the surroundings of the shown patches. As base64 they take a third more."""
 FINEST_UM = 0.2
 """µm/px: finer than this (40× and more) a page holds nothing."""

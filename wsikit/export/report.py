@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -39,8 +39,8 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
         partial.write_text(page, encoding="utf-8")
 
 
-def render_report(data: ReportData) -> str:
-    """The page that `write_report` writes."""
+def render_report(data: ReportData, *, home: str | None = None) -> str:
+    """The page that `write_report` writes; `home` is the address of the page of all slides, if there is one."""
     ahead = report_vote.leading(data)
     packed = _packed(data)
     layers = _layers(data) if packed is not None else ()
@@ -53,6 +53,7 @@ def render_report(data: ReportData) -> str:
             notice=data.class_map.notice,
             research_use=RESEARCH_USE,
             created=data.created,
+            home=home,
             verdict=state(data.class_map, data.result, data.reason),
             verdict_color=report_vote.verdict_color(data),
             pictures=report_parts.pictures(data),
@@ -64,7 +65,10 @@ def render_report(data: ReportData) -> str:
             ahead=None if ahead is None else class_title(data.class_map, ahead),
             quality=report_parts.quality(data),
             provenance=data.provenance,
-            policy=content_policy([str(script) for script in scripts], served=isinstance(data.pyramid, ServedPyramid)),
+            policy=content_policy(
+                [str(script) for script in scripts],
+                pictures="data: 'self'" if isinstance(data.pyramid, ServedPyramid) else "data:",
+            ),
             layers=layers,
             depth=_depth(data, packed),
             scripts=scripts,
@@ -103,14 +107,10 @@ def inline_script(name: str) -> Markup:
     return Markup("\n" + "\n".join(lines) + "\n")
 
 
-def content_policy(scripts: list[str], *, served: bool = False) -> str:
-    """The page's content security policy: these scripts, pictures from the page itself, and nothing else.
-
-    A served page may also ask its own server for pictures.
-    """
+def content_policy(scripts: Sequence[str], *, pictures: str = "data:") -> str:
+    """A page's content security policy: these scripts, pictures from these sources, and nothing else."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") for script in scripts]
     allowed = " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
-    pictures = "data: 'self'" if served else "data:"
     return f"default-src 'none'; img-src {pictures}; style-src 'unsafe-inline'; script-src {allowed}"
 
 

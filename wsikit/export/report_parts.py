@@ -151,13 +151,13 @@ def groups(data: ReportData, ahead: int | None) -> list[dict[str, Any]]:
     if not (data.class_map.labels >= 0).any():
         return []
     cards: dict[int, list[dict[str, Any]]] = {index: [] for index in data.class_map.voting}
-    doubting = []
+    doubting: list[dict[str, Any]] = []
     for example, name in zip(data.examples, pin_names(data)):
         label = int(data.class_map.labels[example.row])
         card = _card(data.class_map, example, name)
         (doubting if example.doubting else cards.setdefault(label, [])).append(card)
     counts = np.bincount(data.class_map.labels[data.class_map.labels >= 0], minlength=len(data.class_map.classes))
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "kind": "" if ahead is None else ("For" if label == ahead else "Against"),
             "title": class_title(data.class_map, label),

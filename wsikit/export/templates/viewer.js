@@ -410,4 +410,5 @@
   byId("zoom-in").addEventListener("click", () => viewer.viewport.zoomBy(1.6));
   byId("zoom-out").addEventListener("click", () => viewer.viewport.zoomBy(1 / 1.6));
   byId("zoom-home").addEventListener("click", () => viewer.viewport.goHome());
+  byId("full-screen").addEventListener("click", () => (document.fullscreenElement ? document.exitFullscreen() : byId("live").requestFullscreen()));
 })();

@@ -1,0 +1,163 @@
+"""Which stores the viewer may show: one store, or those of a run's folder. Nothing outside of them is ever opened.
+
+What is asked for is looked up by name among what was found; no address is ever turned into a path.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from urllib.parse import quote
+
+from wsikit.batch.findings import Findings, gather, whole_slide
+from wsikit.batch.index import Addresses, render_index
+from wsikit.batch.outputs import thumbnail_jpeg
+from wsikit.batch.records import DONE, SlideRow, read_rows
+from wsikit.batch.report_input import report_data
+from wsikit.errors import RequestError, StoreError
+from wsikit.export.pyramid import encode_jpeg, hatch
+from wsikit.export.report import render_report
+from wsikit.slides.store import SlideStore
+from wsikit.store.place import is_url, place
+from wsikit.tiling.stream import read_patches
+from wsikit.view.tiles import TileSet
+
+OPEN_STORES = 8
+"""Stores kept open at a time."""
+PATCH_BYTES = 40_000_000
+"""Compressed bytes that a served page may spend on its patches: it stays on this computer."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which of a store's results are shown."""
+
+    method: str | None = None
+    """Of the vote; None: the one that there is, "mean" first."""
+    grid: str | None = None
+
+
+class Shown:
+    """One open store with what its page is made of."""
+
+    def __init__(self, store: SlideStore, choice: Choice, home: str | None = None) -> None:
+        self._home = home
+        self.store = store
+        self.tiles = TileSet(store)
+        table = store.patches(choice.grid)
+        votes = list(table.votes())
+        method = choice.method or ("mean" if "mean" in votes or not votes else votes[0])
+        self._found: Findings = gather(store, table, method=method)
+
+    def page(self) -> str:
+        """The report's page, with pixels from this server."""
+        served = self.tiles.pyramid("tile/", "patch/")
+        return render_report(
+            report_data(self._found, whole_slide(self.store), served=served, patch_bytes=PATCH_BYTES), home=self._home
+        )
+
+    def thumbnail(self) -> bytes:
+        return thumbnail_jpeg(self._found, whole_slide(self.store))
+
+    def patch(self, row: int) -> bytes | None:
+        """A patch as the model saw it, JPEG; None if there is no such row."""
+        coords = self._found.class_map.coords
+        if not 0 <= row < len(coords):
+            return None
+        batch = read_patches(self.store, self._found.class_map.grid, coords[row : row + 1])
+        pixels = batch.images[0] if batch.readable[0] else hatch(batch.images.shape[2:0:-1])
+        return encode_jpeg(pixels, 92, "444")
+
+
+class Library:
+    """The stores that a viewer shows, opened when they are asked for. Safe to use from several threads.
+
+    Parameters
+    ----------
+    root
+        A slide store, or the folder of a run (with slides/ and results/).
+
+    Raises
+    ------
+    RequestError
+        There is neither at `root`.
+    StoreError
+        The store leads out of itself by a symbolic link.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], choice: Choice | None = None) -> None:
+        self._choice = choice or Choice()
+        self._lock = Lock()
+        self._open: dict[str, Shown] = {}
+        self.root = place(root)
+        has_slides = not is_url(root) and (self.root / "slides").is_dir()
+        self.is_run = has_slides and not (self.root / "zarr.json").exists()
+        if self.is_run:
+            self._stores = _stores_of(Path(self.root))
+            if not self._stores:
+                raise RequestError(f"{self.root}: no slide store below slides/. Give a store, or the folder of a run.")
+        else:
+            store = SlideStore(self.root)
+            check_contained(self.root)
+            self._stores = {store.slide_id: self.root}
+            store.close()
+
+    def names(self) -> list[str]:
+        """Ids of the slides that can be shown."""
+        return sorted(self._stores)
+
+    def shown(self, slide_id: str) -> Shown | None:
+        """An open store; None if there is none of this name."""
+        if slide_id not in self._stores:
+            return None
+        with self._lock:
+            known = self._open.pop(slide_id, None)
+            if known is None:
+                check_contained(self._stores[slide_id])
+                known = Shown(SlideStore(self._stores[slide_id]), self._choice, home="/" if self.is_run else None)
+                while len(self._open) >= OPEN_STORES:
+                    # another thread that is still reading from it opens again what it needs
+                    self._open.pop(next(iter(self._open))).store.close()
+            self._open[slide_id] = known  # last used, last in the order
+            return known
+
+    def index(self) -> str:
+        """The page of all slides of a run."""
+        root = Path(self.root).resolve()
+        kept = root / "results"
+        rows = [
+            row
+            for row in read_rows(root)
+            if (kept / row.slide_id / "row.json").resolve().is_relative_to(root)  # not brought in by a link
+        ]
+        return render_index(rows, self._addresses, title=Path(self.root).resolve().name)
+
+    def _addresses(self, row: SlideRow) -> Addresses:
+        if row.slide_id not in self._stores or row.status != DONE:
+            return Addresses(None, None)
+        slide = f"slide/{quote(row.slide_id, safe='')}/"
+        return Addresses(slide, f"{slide}thumbnail.jpg")
+
+
+def check_contained(folder: Path) -> None:
+    """StoreError if a symbolic link in a local store leads out of it. What lies at a URL has none."""
+    if is_url(folder):
+        return
+    root = folder.resolve()
+    for parent, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise StoreError(f"{path}: a link that leads out of the store, which is not shown. Remove it.")
+
+
+def _stores_of(out: Path) -> dict[str, Path]:
+    """Stores below `out`/slides by slide id; what a link brings in from elsewhere is left out."""
+    root = out.resolve()
+    found: dict[str, Path] = {}
+    for path in sorted((out / "slides").glob("*.zarr")):
+        if (path / "zarr.json").is_file() and path.resolve().is_relative_to(root):
+            found[path.name.removesuffix(".zarr")] = path
+    return found

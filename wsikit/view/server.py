@@ -1,0 +1,195 @@
+"""The viewer's server: a fixed list of addresses, on this computer only, that reads and never writes.
+
+Threads of the standard library's HTTP server: decoding a tile holds up no other, and nothing is installed for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from wsikit.errors import WsikitError
+from wsikit.view.library import Library, Shown
+
+logger = logging.getLogger(__name__)
+
+ADDRESS = "127.0.0.1"
+IDLE_S = 30
+"""Seconds after which a silent connection is given up."""
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+}
+"""Of every answer: no other page may show, read or keep what is sent."""
+
+HTML, JPEG, TEXT = "text/html; charset=utf-8", "image/jpeg", "text/plain; charset=utf-8"
+Answer = tuple[str, bytes, dict[str, str]]
+"""Type, body, further headers."""
+
+
+class Viewer:
+    """A running viewer; use as a context, or `serve` until interrupted.
+
+    Parameters
+    ----------
+    port
+        0: any free one.
+
+    Raises
+    ------
+    OSError
+        The port is taken.
+    """
+
+    def __init__(self, library: Library, port: int = 0) -> None:
+        self.library = library
+        handler = type("Handler", (_Handler,), {"library": library})
+        self._server = _Server((ADDRESS, port), handler)
+        self.port = int(self._server.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://{ADDRESS}:{self.port}/"
+
+    def serve(self) -> None:
+        """Answer until interrupted."""
+        try:
+            self._server.serve_forever()
+        finally:
+            self._server.server_close()
+
+    def __enter__(self) -> Viewer:
+        self._thread = threading.Thread(target=self._server.serve_forever, name="wsikit-view", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        logger.debug("connection from %s broke off", client_address, exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """GET and HEAD of the addresses in `_routes`; all else is refused."""
+
+    library: Library
+    protocol_version = "HTTP/1.1"
+    server_version = "wsikit"
+    sys_version = ""
+    timeout = IDLE_S
+
+    def do_GET(self) -> None:  # noqa: N802 (the name is http.server's)
+        self._answer(body=True)
+
+    def do_HEAD(self) -> None:  # noqa: N802
+        self._answer(body=False)
+
+    def _refuse(self) -> None:
+        self.close_connection = True  # what the request carries is not read
+        self._send(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"This viewer only reads.\n", {"Allow": "GET, HEAD"}, body=True)
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
+
+    def _answer(self, *, body: bool) -> None:
+        if not self._asked_by_name():
+            self._send(HTTPStatus.FORBIDDEN, TEXT, b"This viewer answers to 127.0.0.1 and localhost only.\n", body=body)
+            return
+        try:
+            found = _route(self.library, urlsplit(self.path).path)
+        except (WsikitError, OSError) as error:
+            logger.warning("%s", error)
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, TEXT, f"{error}\n".encode(), body=body)
+            return
+        if found is None:
+            self._send(HTTPStatus.NOT_FOUND, TEXT, b"There is nothing here.\n", body=body)
+            return
+        kind, content, headers = found
+        status = HTTPStatus.FOUND if "Location" in headers else HTTPStatus.OK
+        self._send(status, kind, content, headers, body=body)
+
+    def _asked_by_name(self) -> bool:
+        """Whether the request names this server: a foreign name that leads here (DNS rebinding) is refused."""
+        port = self.connection.getsockname()[1]
+        return self.headers.get("Host", "").lower() in {f"{ADDRESS}:{port}", f"localhost:{port}"}
+
+    def _send(
+        self, status: HTTPStatus, kind: str, content: bytes, headers: dict[str, str] | None = None, *, body: bool
+    ) -> None:
+        self.send_response(status)
+        for name, value in {**_HEADERS, **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is http.server's)
+        logger.debug(format, *args)
+
+
+# ---- addresses
+
+
+def _route(library: Library, path: str) -> Answer | None:
+    """What lies at a path; None for nothing."""
+    if path == "/":
+        if library.is_run:
+            return HTML, library.index().encode(), {}
+        (name,) = library.names()
+        return TEXT, b"", {"Location": f"/slide/{quote(name, safe='')}/"}
+    match = re.fullmatch(r"/slide/([^/]+)/(.*)", path)
+    if match is None:
+        return None
+    shown = library.shown(unquote(match[1]))
+    if shown is None:
+        return None
+    for pattern, answer in _SLIDE:
+        rest = re.fullmatch(pattern, match[2])
+        if rest:
+            return answer(shown, *(int(number) for number in rest.groups()))
+    return None
+
+
+def _page(shown: Shown) -> Answer:
+    return HTML, shown.page().encode(), {}
+
+
+def _thumbnail(shown: Shown) -> Answer:
+    return JPEG, shown.thumbnail(), {}
+
+
+def _tile(shown: Shown, level: int, col: int, row: int) -> Answer | None:
+    tile = shown.tiles.tile(level, col, row)
+    return None if tile is None else (JPEG, tile.jpeg, {"X-Wsikit-Tile": "own" if tile.own else "encoded"})
+
+
+def _patch(shown: Shown, row: int) -> Answer | None:
+    jpeg = shown.patch(row)
+    return None if jpeg is None else (JPEG, jpeg, {})
+
+
+_SLIDE: tuple[tuple[str, Callable[..., Answer | None]], ...] = (
+    (r"", _page),
+    (r"thumbnail\.jpg", _thumbnail),
+    (r"tile/(\d{1,3})/(\d{1,9})_(\d{1,9})\.jpg", _tile),
+    (r"patch/(\d{1,12})\.jpg", _patch),
+)
+"""Below /slide/<id>/: numbers only, so that no address can name a file."""
