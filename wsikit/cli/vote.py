@@ -77,7 +77,7 @@ DEFAULT_WEIGHTS = "tissue,readable,quality,overlap"
 @click.option("--beta", default=10.0, show_default=True, metavar="W", help="soft_clinical: of Schwannian stroma.")
 @click.option("--gamma", default=0.1, show_default=True, metavar="W", help="soft_clinical: of other tissue.")
 @click.option("--double-softmax", is_flag=True, help="soft_clinical: as the published code does.")
-@click.option("--top", "k", default=20, show_default=True, metavar="K", help="topk: patches per class.")
+@click.option("--top", "k", default=50, show_default=True, metavar="K", help="topk: patches per class.")
 @click.option("--quantile", default=0.9, show_default=True, metavar="Q", help="quantile: which, 0 to 1.")
 @click.option(
     "--rule", metavar="CLASS:P:SHARE", help="threshold: CLASS if SHARE of the vote has p ≥ P, such as D:0.5:0.05."

@@ -73,8 +73,8 @@ class VoteRule:
     """soft_clinical: weight of a patch whose likeliest tissue is no key tissue, ≥ 0."""
     double_softmax: bool = False
     """soft_clinical: put the tissue probabilities through a softmax once more, as the published code does."""
-    k: int = 20
-    """topk: patches per class, ≥ 1."""
+    k: int = 50
+    """topk: patches per class, ≥ 1. Below some 1.5 × `min_patches` their weights seldom let the vote speak."""
     quantile: float = 0.9
     """quantile: which one of each class's probabilities, 0 to 1."""
     rule: ThresholdRule | None = None
