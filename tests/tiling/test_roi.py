@@ -57,10 +57,11 @@ def test_the_share_of_a_patch_is_exact():
     assert share.dtype == np.float32
 
 
-def test_shares_add_up_to_the_regions_area_whatever_its_shape():
+@pytest.mark.parametrize("n_corners", [200, 5000])
+def test_shares_add_up_to_the_regions_area_whatever_its_shape(n_corners):
     rng = np.random.default_rng(0)
-    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
-    radius = 400 * (1 + 0.3 * rng.uniform(-1, 1, 200))
+    angle = np.linspace(0, 2 * np.pi, n_corners, endpoint=False)
+    radius = 400 * (1 + 0.3 * rng.uniform(-1, 1, n_corners))
     shape = shapely.make_valid(
         shapely.Polygon(np.stack([500 + radius * np.cos(angle), 500 + radius * np.sin(angle)], 1))
     )
@@ -69,6 +70,9 @@ def test_shares_add_up_to_the_regions_area_whatever_its_shape():
     # whole coordinates are what a table has; here fractions let the squares tile the plane
     share = Roi(shape, "blob").share(np.stack([x.ravel(), y.ravel()], axis=1), (side, side))
     assert share.sum() * side**2 == pytest.approx(shape.area, rel=1e-5)
+    some = rng.choice(len(share), 100, replace=False)
+    boxes = shapely.box(x.ravel(), y.ravel(), x.ravel() + side, y.ravel() + side)[some]
+    np.testing.assert_allclose(share[some], shapely.area(shapely.intersection(boxes, shape)) / side**2, atol=1e-6)
 
 
 def test_only_patches_inside_are_tiled_and_their_share_is_kept(slide_path, tmp_path):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 _AREAS = ("Polygon", "MultiPolygon")
+_PIECE_CORNERS = 256
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,41 @@ class Roi:
         found = shapely.contains_properly(self.shape, boxes).astype(np.float64)
         border = np.flatnonzero(shapely.intersects(self.shape, boxes) & (found == 0))
         if len(border):
-            areas = shapely.area(shapely.intersection(boxes[border], self.shape))
-            found[border] = areas / (side[0] * side[1])
+            pieces = _pieces(self.shape)
+            box, piece = shapely.STRtree(pieces).query(boxes[border])
+            rectangles = shapely.bounds(boxes[border])
+            # cutting with a rectangle leaves seams without area, and is far faster than intersecting
+            areas = [
+                shapely.clip_by_rect(pieces[j], *rectangles[i]).area
+                for i, j in zip(box.tolist(), piece.tolist(), strict=True)
+            ]
+            found[border] = np.bincount(box, areas, len(border)) / (side[0] * side[1])
         return np.clip(found, 0.0, 1.0).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """For receipts: what decides which patches are kept. Equal shapes drawn in another order are equal."""
         return {"shape": hashlib.sha256(self.shape.normalize().wkb).hexdigest(), "min_share": self.min_share}
+
+
+def _pieces(shape: BaseGeometry) -> npt.NDArray[Any]:
+    """`shape` cut into pieces of few corners, which do not overlap: a patch meets some of them, and not all corners."""
+    import shapely
+
+    done, left = [], [shape]
+    while left:
+        part = left.pop()
+        if shapely.get_num_coordinates(part) <= _PIECE_CORNERS:
+            done.append(part)
+            continue
+        x0, y0, x1, y1 = part.bounds
+        wide = x1 - x0 > y1 - y0
+        middle = (x0 + x1) / 2 if wide else (y0 + y1) / 2
+        halves = ((x0, y0, middle, y1), (middle, y0, x1, y1)) if wide else ((x0, y0, x1, middle), (x0, middle, x1, y1))
+        cut = [shapely.clip_by_rect(part, *half) for half in halves]
+        # corners so near to each other that no cut parts them
+        stuck = any(shapely.get_num_coordinates(half) >= shapely.get_num_coordinates(part) for half in cut)
+        (done if stuck else left).extend(half for half in cut if not half.is_empty)
+    return np.asarray(done, dtype=object)
 
 
 def read_roi(path: str | Path, *, classes: Sequence[str] = (), min_share: float = Roi.min_share) -> Roi:
