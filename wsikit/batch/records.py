@@ -108,7 +108,7 @@ def clear_failure(out: Path, slide_id: str) -> None:
 
 
 def write_run(
-    out: Path, configuration: Mapping[str, Any], entries: Sequence[SlideEntry], *, model_fingerprint: str
+    out: Path, configuration: Mapping[str, Any], entries: Sequence[SlideEntry], *, model_fingerprint: str | None
 ) -> None:
     """Write run.json: what was asked for, and with which versions. Whose slides are stays known from earlier runs."""
     record = {
