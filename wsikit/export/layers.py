@@ -39,13 +39,20 @@ CELL_PX = 32
 """Raster px per cell, so that smooth scaling in the browser blurs no more than the rim of a patch."""
 RIM = 12
 """A region's rim is this part of a cell wide, one raster px at least."""
-RASTER_PX = 4096
+RASTER_PX = 3072
 """Longest side of a raster; large slides get fewer px per cell."""
 SPLIT = 4
 """Cells per stride where patches overlap: borders lie within a fifth of a stride of the true ones."""
 UNSURE, CERTAIN, BACKGROUND = 0.5, 1.0, 0.22
 """Opacity within the class layer, before the reader's own slider."""
 GREY: RGB = (70, 70, 70)
+SHADES, STEPS = 8, 64
+"""Of a class's colour from unsure to certain, and of a scale of values: pictures of few colours are small."""
+
+Palette = list[tuple[int, int, int, float]]
+"""Red, green, blue from 0 to 255, opacity from 0 to 1."""
+CLEAR, UNKNOWN, WHITE, FIRST = 0, 1, 2, 3
+"""Entries of every palette: no patch, a patch without value, the hatching over it, and where colours begin."""
 
 
 @dataclass(frozen=True)
@@ -166,43 +173,54 @@ class _Raster:
     def enlarge(self, cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return cells.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
 
-    def png(self, rgba: Pixels) -> bytes:
-        """The picture, transparent where the last patches reach over the slide's edge."""
+    def png(self, indices: Pixels, palette: Palette) -> bytes:
+        """The picture, transparent where the last patches reach over the slide's edge.
+
+        `indices` (h, w) point into `palette`, whose first entry is transparent.
+        """
         for axis, (slide_px, span) in enumerate(zip(self._slide_px[::-1], self.span[::-1])):
-            inside = round(slide_px / span * rgba.shape[axis])
-            np.swapaxes(rgba, 0, axis)[inside:, :, 3] = 0
+            inside = round(slide_px / span * indices.shape[axis])
+            np.swapaxes(indices, 0, axis)[inside:] = CLEAR
+        picture = Image.fromarray(indices, "P")
+        picture.putpalette([value for *color, _ in palette for value in color])
         file = io.BytesIO()
-        Image.fromarray(rgba, "RGBA").save(file, format="png", optimize=True)
+        picture.save(file, format="png", transparency=bytes(round(255 * alpha) for *_, alpha in palette))
         return file.getvalue()
 
 
 def _classes(class_map: ClassMap, raster: _Raster) -> Layer:
-    labels = np.append(class_map.labels, -2)[raster.patch]
-    colors = np.array([*class_map.colors, (255, 255, 255), GREY], dtype=np.uint8)
-    chance = 1 / len(class_map.classes)
-    certainty = np.clip((np.nan_to_num(class_map.top_probs, nan=1.0) - chance) / (1 - chance), 0, 1)
-    opacity = UNSURE + (CERTAIN - UNSURE) * certainty
+    n_classes = len(class_map.classes)
     background = [class_map.classes.index(code) for code in class_map.background]
-    opacity = np.where(np.isin(class_map.labels, background), BACKGROUND, opacity)
-    alpha = np.append(opacity, 0.0)[raster.patch]
-    big = raster.enlarge(labels)
-    rgba = np.dstack([colors[big], np.rint(raster.enlarge(alpha) * 255).astype(np.uint8)])
-    _outline(rgba, big, class_map, max(1, raster.zoom // RIM))
-    _hatch(rgba, big == -1)
+    palette: Palette = [(0, 0, 0, 0.0), (*GREY, 1.0), (255, 255, 255, 1.0)]
+    for index, color in enumerate(class_map.colors):
+        shares = np.linspace(UNSURE, CERTAIN, SHADES) if index not in background else [BACKGROUND] * SHADES
+        palette += [(*color, float(share)) for share in shares]
+    rims = len(palette)
+    palette += [(*(int(value * BORDER_TONE) for value in color), 1.0) for color in class_map.colors]  # type: ignore[misc]
+
+    certainty = (np.nan_to_num(class_map.top_probs, nan=1.0) - 1 / n_classes) / (1 - 1 / n_classes)
+    shade = np.rint(np.clip(certainty, 0, 1) * (SHADES - 1)).astype(np.int64)
+    index_of = np.where(class_map.labels < 0, UNKNOWN, FIRST + class_map.labels * SHADES + shade)
+    picture = raster.enlarge(np.append(index_of, CLEAR)[raster.patch].astype(np.uint8))
+    labels = raster.enlarge(np.append(class_map.labels, -2)[raster.patch].astype(np.int16))
+    if raster.zoom >= RIM // 2:
+        edge = _rims(labels, class_map, max(1, raster.zoom // RIM))
+        picture[edge] = (rims + labels[edge]).astype(np.uint8)
+    _hatch(picture)
     legend = [
         LegendEntry(class_title(class_map, index), hex_color(class_map.colors[index]))
-        for index in range(len(class_map.classes))
+        for index in range(n_classes)
         if (class_map.labels == index).any()
     ]
     if (class_map.labels < 0).any():
         legend.append(LegendEntry("No prediction (hatched)", hex_color(GREY)))
     note = "The deeper the colour, the more probable the patch's own class."
-    png = raster.png(rgba)
+    png = raster.png(picture, palette)
     return Layer("subtype", "Class of each patch", "Class", png, *raster.span, legend=tuple(legend), note=note)
 
 
-def _outline(rgba: Pixels, labels: npt.NDArray[np.int64], class_map: ClassMap, width: int) -> None:
-    """A darker rim of `width` px inside each region of a voting class: regions are seen without their colours too."""
+def _rims(labels: npt.NDArray[np.int16], class_map: ClassMap, width: int) -> npt.NDArray[np.bool_]:
+    """Where the rims of `width` px inside the regions of voting classes lie: regions show without their colours too."""
     edge = np.zeros(labels.shape, dtype=bool)
     for axis in (0, 1):
         differs = np.swapaxes(np.diff(labels, axis=axis) != 0, 0, axis)
@@ -210,33 +228,28 @@ def _outline(rgba: Pixels, labels: npt.NDArray[np.int64], class_map: ClassMap, w
         for step in range(width):
             sides[: len(sides) - 1 - step] |= differs[step:]
             sides[1 + step :] |= differs[: len(differs) - step]
-    edge &= np.isin(labels, class_map.voting)
-    rgba[edge, :3] = (rgba[edge, :3] * BORDER_TONE).astype(np.uint8)
-    rgba[edge, 3] = 255
+    return edge & np.isin(labels, class_map.voting)
 
 
 def _ramp(raster: _Raster, scale: _Scale, values: npt.NDArray[np.float64]) -> Layer:
     """A map of values (N,)."""
-    cells = np.append(values / scale.top, np.nan)[raster.patch]
-    rgba = np.zeros((*cells.shape, 4), dtype=np.uint8)
-    known = np.isfinite(cells)
+    palette: Palette = [(0, 0, 0, 0.0), (*GREY, 0.5), (255, 255, 255, 1.0)]
     stops = np.array(CIVIDIS, dtype=np.float64)
-    at = np.clip(cells[known], 0, 1) * (len(stops) - 1)
-    below = np.minimum(at.astype(int), len(stops) - 2)
-    rgba[known, :3] = np.rint(stops[below] + (stops[below + 1] - stops[below]) * (at - below)[:, None])
-    rgba[known, 3] = 255
-    big = raster.enlarge(rgba)
-    unknown = raster.enlarge((raster.patch >= 0) & ~known)
-    big[unknown] = (*GREY, 128)
-    _hatch(big, unknown)
-    colors = tuple(hex_color(stop) for stop in CIVIDIS)
+    at = np.linspace(0, len(stops) - 1, STEPS)
+    for channels in zip(*(np.interp(at, np.arange(len(stops)), stops[:, channel]) for channel in range(3))):
+        red, green, blue = (round(value) for value in channels)
+        palette.append((red, green, blue, 1.0))
+    step = np.rint(np.clip(np.nan_to_num(values / scale.top), 0, 1) * (STEPS - 1)).astype(np.int64)
+    index_of = np.where(np.isfinite(values), FIRST + step, UNKNOWN)
+    picture = raster.enlarge(np.append(index_of, CLEAR)[raster.patch].astype(np.uint8))
+    _hatch(picture)
     return Layer(
         scale.key,
         scale.title,
         scale.short,
-        raster.png(big),
+        raster.png(picture, palette),
         *raster.span,
-        ramp=colors,
+        ramp=tuple(hex_color(stop) for stop in CIVIDIS),
         low=scale.low,
         high=scale.high,
         note=scale.note,
@@ -245,13 +258,14 @@ def _ramp(raster: _Raster, scale: _Scale, values: npt.NDArray[np.float64]) -> La
 
 def _patches(class_map: ClassMap, raster: _Raster) -> Layer:
     """Where the patches lie, when no model was asked."""
-    rgba = np.zeros((*raster.patch.shape, 4), dtype=np.uint8)
-    rgba[raster.patch >= 0] = (86, 110, 140, 255)
+    palette: Palette = [(0, 0, 0, 0.0), (86, 110, 140, 1.0)]
+    picture = raster.enlarge((raster.patch >= 0).astype(np.uint8))
     legend = (LegendEntry("Tissue patches", "#566e8c"),)
-    return Layer("patches", "Tissue patches", "Patches", raster.png(raster.enlarge(rgba)), *raster.span, legend=legend)
+    return Layer("patches", "Tissue patches", "Patches", raster.png(picture, palette), *raster.span, legend=legend)
 
 
-def _hatch(rgba: Pixels, where: npt.NDArray[np.bool_]) -> None:
-    rows, cols = np.nonzero(where)
+def _hatch(picture: Pixels) -> None:
+    """White diagonals over what is not known, which must not be taken for a value."""
+    rows, cols = np.nonzero(picture == UNKNOWN)
     white = (rows + cols) % HATCH_PX < 2
-    rgba[rows[white], cols[white]] = (255, 255, 255, 255)
+    picture[rows[white], cols[white]] = WHITE

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,11 @@ from wsikit.export.classmap import ClassMap
 
 PAGE_BYTES = 3_000_000
 """Compressed bytes that a page may spend on its patches."""
+
+MOST_NUMBERS = 3_000_000
+"""What a browser unpacks in a few seconds; more is not packed."""
+OWN_NUMBERS = 12
+"""Of a patch beside its facts: place, class, probabilities, gate …"""
 
 Columns = dict[str, Any]
 
@@ -63,12 +67,15 @@ def pack(
     kept = np.zeros(len(class_map.labels), dtype=bool)
     kept[list(shown)] = True
     everything = np.ones_like(kept)
-    steps: list[tuple[tuple[str, ...], Callable[[], Columns]]] = [
-        ((), lambda: _columns(class_map, words, everything, everything)),
-        (("measured facts",), lambda: _columns(class_map, words, everything, kept)),
-        (("measured facts", "captions"), lambda: _columns(class_map, words, kept, kept)),
+    n_facts = 0 if words.facts is None else words.facts.shape[1]
+    steps: list[tuple[tuple[str, ...], int, Callable[[], Columns]]] = [
+        ((), n_facts, lambda: _columns(class_map, words, everything, everything)),
+        (("measured facts",), 0, lambda: _columns(class_map, words, everything, kept)),
+        (("measured facts", "captions"), 0, lambda: _columns(class_map, words, kept, kept)),
     ]
-    for left_out, make in steps:
+    for left_out, n_wide, make in steps:
+        if len(kept) * (OWN_NUMBERS + n_wide) > MOST_NUMBERS:
+            continue  # too much to be tried: no page of a size that opens could hold it
         block = _compress(make())
         if len(block) <= max_bytes:
             return PackedPatches(base64.b64encode(block).decode("ascii"), left_out)
@@ -126,15 +133,25 @@ def _captions(
 
 
 def _rounded(values: npt.NDArray[np.float64], digits: int) -> list[float | None]:
-    return [round(value, digits) if math.isfinite(value) else None for value in values.tolist()]
+    return _plain(np.round(values, digits))
 
 
 def _significant(values: npt.NDArray[np.float64]) -> list[float | None]:
     """To three digits."""
-    return [float(f"{value:.3g}") if math.isfinite(value) else None for value in values.tolist()]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 10.0 ** (2 - np.floor(np.log10(np.abs(values))))
+        rounded = np.where(np.isfinite(scale), np.rint(values * scale) / scale, values)
+    return _plain(rounded)
+
+
+def _plain(values: npt.NDArray[np.float64]) -> list[float | None]:
+    known = np.isfinite(values)
+    if known.all():
+        return list(values.tolist())
+    return [value if is_known else None for value, is_known in zip(values.tolist(), known.tolist())]
 
 
 def _compress(columns: Columns) -> bytes:
     text = json.dumps(columns, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # no time stamp: the same slide gives the same page
-    return gzip.compress(text.encode("utf-8"), compresslevel=6, mtime=0)
+    return gzip.compress(text.encode("utf-8"), compresslevel=5, mtime=0)

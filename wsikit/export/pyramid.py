@@ -194,7 +194,7 @@ def embed(
             break
         deep = last
         for level in range(whole + 1, last + 1):
-            for place in frame.tiles_over(level, _around(box)):
+            for place in frame.tiles_over(level, _around((box[0], box[1], box[2], box[3]))):
                 pyramid.add(place)
     return EmbeddedPyramid(frame, pyramid.tiles, whole, deep)
 

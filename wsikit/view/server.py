@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _asked_by_name(self) -> bool:
         """Whether the request names this server: a foreign name that leads here (DNS rebinding) is refused."""
-        port = self.connection.getsockname()[1]
+        port = int(self.connection.getsockname()[1])
         return self.headers.get("Host", "").lower() in {f"{ADDRESS}:{port}", f"localhost:{port}"}
 
     def _send(
