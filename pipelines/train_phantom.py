@@ -57,7 +57,8 @@ NOTICE = (
     "its output on real tissue means nothing and must not be used."
 )
 LIMITS = (
-    "It has never seen real tissue. On real slides it gives an answer all the same, and that answer means nothing.",
+    "It has never seen real tissue. Most real patches are unlike its training patches, and a slide of such is not "
+    "called; what it says of patches there means nothing.",
     "The phantom's differences between the classes are cleaner than those of real tumours.",
     "One scale only; stains other than H&E were not seen.",
     "The classes are those of single patches; the INPC category of a tumour is not a vote over patches.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from wsikit.errors import ModelError
 from wsikit.inference.predict import PatchPrediction, Predictor
 from wsikit.models.io import load_model, read_config
 from wsikit.phantom import phantom_patches
+from wsikit.slides import open_slide
 from wsikit.training.floor import colour_histogram, fit_histogram_floor
 
 SEEDS = range(77_000, 77_006)
@@ -173,3 +175,25 @@ def test_every_figure_of_the_card_is_one_of_the_metrics():
 
 def test_the_configuration_is_read_without_the_weights():
     assert read_config("phantom-mmlnb").patch_px == 224
+
+
+def test_unseen_synthetic_slides_are_familiar(predictor: Predictor, patches):
+    novelty = predictor.predict(patches[0], patches[2]).novelty
+    assert (novelty > 1).mean() < 0.06
+
+
+@pytest.mark.parametrize(
+    ("name", "assumed_mpp"),
+    [("her2st_C2_pyramid.tif", None), ("serrated_adenoma_gallery-01_half.tif", 0.5), ("CMU-1-Small-Region.svs", None)],
+)
+def test_real_breast_and_colon_are_unlike_anything_it_was_trained_on(
+    predictor: Predictor, slides_dir: Path, name: str, assumed_mpp: float | None
+):
+    with open_slide(slides_dir / name, mpp=assumed_mpp) as slide:
+        side = 224 * 0.5 / slide.mpp[0]
+        width, height = slide.dimensions
+        places = np.random.default_rng(0).uniform(0, 1, (150, 2)) * (width - side, height - side)
+        drawn = [slide.read_region(int(x), int(y), 224, 224, mpp=0.5) for x, y in places]
+    tissue = np.stack([image for image in drawn if (image.min(axis=2) < 200).mean() > 0.5][:40])
+    assert len(tissue) >= 20
+    assert (predictor.predict(tissue, [None] * len(tissue)).novelty > 1).mean() > 0.75

@@ -67,7 +67,8 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str
         if model.novelty is not None:
             model.novelty.save(staging / NOVELTY_FILE)
         save_weights(model, str(staging / WEIGHTS_FILE))
-        (staging / WEIGHTS_FILE).chmod(0o644)  # safetensors too writes for the owner alone
+        for weights in staging.glob("*.safetensors"):
+            weights.chmod(0o644)  # safetensors too writes for the owner alone
         os.replace(staging, folder)
     except BaseException:
         for path in staging.iterdir():
