@@ -169,17 +169,17 @@
 
   // ---- marks on the slide
 
-  function mark(name) {
-    const element = document.createElement("div");
+  function mark(name, text) {
+    const element = document.createElement(text === undefined ? "div" : "span");
     element.className = name;
+    element.textContent = text === undefined ? "" : text;
     return element;
   }
 
   function addPins() {
     data.pins.forEach((pin) => {
       const element = mark("pin-live");
-      const label = document.createElement("span");
-      label.textContent = pin.name;
+      const label = mark("", pin.name);
       label.style.borderBottomColor = pin.color;
       element.append(label);
       viewer.addOverlay({ element, location: toView(...pin.box) });
@@ -213,29 +213,19 @@
     say("patch-place", `x ${patches.x[i].toLocaleString("en")} · y ${patches.y[i].toLocaleString("en")} px · row ${row}${pinned ? " · kept (Esc)" : ""}`);
     const text = patches.caption && patches.caption[i] >= 0 ? patches.captions[patches.caption[i]] : "";
     say("patch-caption", text || (data.captioned ? "No caption for this patch." : ""));
-    fill(byId("patch-probs"), patches.probs && label >= 0 ? data.classes.map((item, c) => bar(item, patches.probs[c][i], c === label)).flat() : []);
-    fill(byId("patch-facts"), facts(i).map(([name, value]) => factRow(name, value)));
+    byId("patch-probs").replaceChildren(...(patches.probs && label >= 0 ? data.classes.map((item, c) => bar(item, patches.probs[c][i], c === label)).flat() : []));
+    byId("patch-facts").replaceChildren(...facts(i).map(([name, value]) => factRow(name, value)));
     picture(i, row);
   }
 
-  function fill(parent, children) {
-    parent.replaceChildren(...children);
-  }
-
   function bar(item, value, own) {
-    const code = document.createElement("span");
-    const number = document.createElement("span");
-    const track = document.createElement("div");
-    const inner = document.createElement("div");
-    code.textContent = item.code;
-    number.textContent = value === null ? "–" : value.toFixed(2);
-    track.className = "track";
-    inner.className = "fill";
+    const track = mark("track");
+    const inner = mark("fill");
     inner.style.width = `${100 * (value || 0)}%`;
     inner.style.background = item.color;
-    if (own) code.className = number.className = "own";
     track.append(inner);
-    return [code, track, number];
+    const words = own ? "own" : "";
+    return [mark(words, item.code), track, mark(words, value === null ? "–" : value.toFixed(2))];
   }
 
   function facts(i) {
@@ -256,13 +246,8 @@
 
   function factRow(name, value) {
     const row = document.createElement("tr");
-    const head = document.createElement("th");
-    const cell = document.createElement("td");
-    head.scope = "row";
-    cell.className = "num";
-    head.textContent = name;
-    cell.textContent = value;
-    row.append(head, cell);
+    const head = Object.assign(document.createElement("th"), { scope: "row", textContent: name });
+    row.append(head, Object.assign(document.createElement("td"), { className: "num", textContent: value }));
     return row;
   }
 
@@ -356,10 +341,7 @@
   function start() {
     addLayers();
     addPins();
-    if (data.second) {
-      const element = mark("second-live");
-      viewer.addOverlay({ element, location: toView(...data.second) });
-    }
+    if (data.second) viewer.addOverlay({ element: mark("second-live"), location: toView(...data.second) });
     showLayer(data.layers.length ? data.layers[0].key : null);
     ["animation", "resize", "open", "update-viewport"].forEach((name) => viewer.addHandler(name, scale));
     if (patches.x.length) viewer.viewport.fitBounds(tissueBox(), true);
