@@ -50,8 +50,8 @@ class Mosaic:
 def cut_mosaic(grid: PatchGrid, coords: npt.NDArray[np.int64], priority: npt.NDArray[np.floating]) -> Mosaic:
     """Cut the slide at the borders of the patches at `coords` (N, 2) of `grid`.
 
-    Where patches overlap, a place belongs to the patch with the highest `priority` (N,), then to the first in
-    the table. No two patches may have the same place.
+    Where patches overlap, a place belongs to the patch with the highest `priority` (N,), then to the one
+    further up, then further left. No two patches may have the same place.
     """
     x, y = _axes(grid, coords)
     n_cols, n_rows = len(x.edges) - 1, len(y.edges) - 1
@@ -60,7 +60,7 @@ def cut_mosaic(grid: PatchGrid, coords: npt.NDArray[np.int64], priority: npt.NDA
         inside = (x.count > 0) & (y.count > 0)
         patch[y.first[inside], x.first[inside]] = np.flatnonzero(inside)
         return Mosaic(x.edges, y.edges, patch)
-    first_to_last = np.lexsort((-np.arange(len(coords)), priority))
+    first_to_last = np.lexsort((-coords[:, 0], -coords[:, 1], priority))
     rank = np.empty(len(coords), dtype=np.int64)
     rank[first_to_last] = np.arange(len(coords))
     owner = np.full((n_rows, n_cols), -1, dtype=np.int64)

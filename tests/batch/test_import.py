@@ -130,7 +130,7 @@ def test_places_off_every_grid_are_kept_exactly_and_can_be_read_mapped_and_voted
 def test_overlapping_free_patches_cover_their_union(slide_path, tmp_path):
     import shapely
 
-    from wsikit.export.mosaic import cut_mosaic
+    from wsikit.mosaic import cut_mosaic
     from wsikit.geometry import PatchGrid
     from wsikit.mosaic import shared_areas
 

@@ -224,3 +224,18 @@ def test_the_stages_are_found_where_they_were() -> None:
     assert stages.vote is vote
     assert stages.stored_vote is stored_vote
     assert stages.VoteParameters is VoteParameters
+
+
+def test_regions_that_were_drawn_restrict_the_vote_and_drawing_others_votes_again(store: SlideStore) -> None:
+    table = store.patches()
+    everything = vote(store, parameters=FREE)
+    d_patches = table.read("probability").argmax(axis=1) == 2
+    write(table, "roi", d_patches.astype(np.float32))
+    inside = vote(store, parameters=FREE)
+    assert everything.label == 1
+    assert inside.label == 2
+    assert "roi" in inside.weighted_by
+    assert inside.n_patches <= d_patches.sum()
+    assert vote(store, parameters=replace(FREE, weights=("tissue",))).label == 1
+    write(table, "roi", np.full(len(table), 0.5, np.float32), version=2)
+    np.testing.assert_allclose(vote(store, parameters=FREE).probs, everything.probs)

@@ -28,8 +28,8 @@ METHODS = (
 )
 """As `wsikit.voting.METHODS`, which would load NumPy for a help text."""
 
-WEIGHTS = ("tissue", "readable", "quality", "overlap", "key_tissue")
-DEFAULT_WEIGHTS = "tissue,readable,quality,overlap"
+WEIGHTS = ("tissue", "readable", "quality", "roi", "overlap", "key_tissue")
+DEFAULT_WEIGHTS = "tissue,readable,quality,roi,overlap"
 
 
 @click.command()

@@ -27,7 +27,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 Smoothing = Literal["none", "median", "mrf"]
 SMOOTHINGS: tuple[str, ...] = get_args(Smoothing)
 
-WEIGHTS = ("tissue", "readable", "quality", "overlap", "key_tissue")
+WEIGHTS = ("tissue", "readable", "quality", "roi", "overlap", "key_tissue")
 """What a patch's voice may be multiplied with, beside its share of the voting classes."""
 
 
@@ -117,7 +117,7 @@ class VoteParameters(VoteRule):
     """One of `SMOOTHINGS`: over the neighbours on the patch grid, before anything else."""
     coupling: float = 0.5
     """mrf: how much one neighbour of a class speaks for it, in units of log odds, ≥ 0."""
-    weights: tuple[str, ...] = field(default=("tissue", "readable", "quality", "overlap"))
+    weights: tuple[str, ...] = field(default=("tissue", "readable", "quality", "roi", "overlap"))
     """Of `WEIGHTS`; they multiply, each as far as it is known for the slide."""
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from wsikit.voting.result import Floats, SlideResult
 from wsikit.voting.smoothing import smooth
 from wsikit.voting.vote import Evidence, vote
 
-COLUMNS = ("tissue", "readable", "blur", "pen", "gate", "attention", "key_tissue", "novelty")
+COLUMNS = ("tissue", "readable", "blur", "pen", "roi", "gate", "attention", "key_tissue", "novelty")
 """What a vote may make use of beside the probabilities."""
 
 
@@ -45,7 +45,7 @@ class SlidePatches:
 def columns_for(parameters: VoteParameters) -> tuple[str, ...]:
     """The `COLUMNS` that a vote with `parameters` looks at, where they exist."""
     wanted = {"novelty"}
-    wanted.update(name for name in ("tissue", "readable", "key_tissue") if name in parameters.weights)
+    wanted.update(name for name in ("tissue", "readable", "roi", "key_tissue") if name in parameters.weights)
     wanted.update({"blur", "pen"} if "quality" in parameters.weights else ())
     wanted.update({"soft_clinical": ("key_tissue",), "gate": ("gate",)}.get(parameters.method, ()))
     wanted.update(("attention",) if parameters.method == "attention" else ())
@@ -117,6 +117,8 @@ def _weight(name: str, columns: Mapping[str, npt.NDArray[np.floating]], paramete
         return None
     if name == "tissue":
         return weighing.tissue_weight(columns["tissue"])
+    if name == "roi":
+        return weighing.roi_weight(columns["roi"])
     if name == "readable":
         return weighing.readable_weight(columns["readable"])
     return clinical_weights(

@@ -22,6 +22,11 @@ def tissue_weight(share: npt.ArrayLike) -> Floats:
     return np.clip(np.nan_to_num(np.asarray(share, dtype=np.float64)), 0, 1)
 
 
+def roi_weight(share: npt.ArrayLike) -> Floats:
+    """The share of each patch (N,) inside the regions that were drawn; none where it is not known."""
+    return np.clip(np.nan_to_num(np.asarray(share, dtype=np.float64)), 0, 1)
+
+
 def readable_weight(readable: npt.ArrayLike) -> Floats:
     """1 where all of a patch (N,) could be read, else 0."""
     return np.asarray(np.asarray(readable, dtype=np.float64) >= 1, dtype=np.float64)
