@@ -1,4 +1,4 @@
-"""Classify a folder of slides, set by a YAML file: python pipelines/classify_slides.py pipelines/configs/classify_slides.yaml
+"""Classify a folder of slides: python pipelines/classify_slides.py pipelines/configs/classify_slides.yaml
 
 The same as `wsikit run`, in a form to copy and change: every step is a call of the public API.
 """

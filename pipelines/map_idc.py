@@ -139,7 +139,8 @@ def main() -> int:
     fold = fold_of(given.ablation, set(table.files))
 
     entries = collect([str(path)], manifest=None, assume_mpp=None, taken={})
-    parameters = RunParameters(model=str(given.ablation / f"models/fold{fold}"))  # and the captioner it was trained with
+    # with the captioner that the model was trained with, as by default
+    parameters = RunParameters(model=str(given.ablation / f"models/fold{fold}"))
     summary = run(entries, given.out / "run", parameters=parameters)
     (row,) = summary.rows
     logger.info("%s: %s %s", row.slide_id, row.status, row.subtype or row.reason or row.error)

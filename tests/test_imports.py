@@ -10,8 +10,9 @@ import pytest
 import wsikit
 
 HEAVY = {
-    "torch", "transformers", "timm", "zarr", "dask", "distributed", "pandas", "scipy", "skimage", "sklearn", "matplotlib",
-    "openslide", "tiffslide", "tifffile", "imagecodecs", "shapely", "pydantic", "numpy", "rich", "h5py", "PIL",
+    "torch", "transformers", "timm", "zarr", "dask", "distributed", "pandas", "scipy", "skimage", "sklearn",
+    "matplotlib", "openslide", "tiffslide", "tifffile", "imagecodecs", "shapely", "pydantic", "numpy", "rich", "h5py",
+    "PIL",
 }  # fmt: skip
 
 

@@ -130,9 +130,8 @@ def test_places_off_every_grid_are_kept_exactly_and_can_be_read_mapped_and_voted
 def test_overlapping_free_patches_cover_their_union(slide_path, tmp_path):
     import shapely
 
-    from wsikit.mosaic import cut_mosaic
     from wsikit.geometry import PatchGrid
-    from wsikit.mosaic import shared_areas
+    from wsikit.mosaic import cut_mosaic, shared_areas
 
     coords = np.random.default_rng(0).integers(0, 1000, (40, 2))
     grid = PatchGrid((1050, 1050), (0.5, 0.5), 50, 1.0, 0, False)

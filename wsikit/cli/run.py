@@ -172,7 +172,8 @@ def _close(console: Console, summary: RunSummary, out: str) -> None:
     from wsikit.batch.records import DONE
 
     done = sum(row.status == DONE for row in summary.rows)
-    console.print(f"{done} of {len(summary.rows)} slides done. All of them: {Path(out) / 'index.html'}", highlight=False)
+    page = Path(out) / "index.html"
+    console.print(f"{done} of {len(summary.rows)} slides done. All of them: {page}", highlight=False)
     if done:
         console.print(f"Maps and reports: {Path(out) / 'results'}/<slide_id>/map.png, report.html", highlight=False)
     if summary.failed:

@@ -76,13 +76,13 @@ def predict(
     texts = table.receipt("caption") if "caption" in table.columns() else None
     if texts is not None:
         _mind_words(str(table.attributes("caption").get("captioner", "")), config)
-    inputs = {"patches": coords_digest(table), "model": predictor.model.fingerprint}
+    inputs = {"patches": coords_digest(table), "model": predictor.model.fingerprint or ""}
     if texts is not None:
         inputs["caption"] = texts.digest
     receipt = Receipt("predict", PREDICT_REVISION, {}, inputs)
     attributes = {"names": list(config.classes), "model": model_record(predictor)}
     width = len(config.classes)
-    specs = (
+    specs: tuple[ColumnSpec, ...] = (
         ColumnSpec("probability", "float32", width, attributes),
         ColumnSpec("probability_image", "float32", width, attributes),
         ColumnSpec("probability_text", "float32", width, attributes),
@@ -174,4 +174,5 @@ def _predictor(model: Predictor | str | os.PathLike[str] | None, device: str) ->
 
     if isinstance(model, Predictor):
         return model
-    return Predictor(load_model(os.fspath(model) if model is not None else DEFAULT_MODEL), device=device)
+    loaded = load_model(os.fspath(model) if model is not None else DEFAULT_MODEL)
+    return Predictor(loaded, device=device)  # type: ignore[arg-type]

@@ -49,7 +49,8 @@ class Novelty:
             )
         x = np.asarray(training, dtype=np.float64)
         mean, spread = x.mean(axis=0), x.std(axis=0)
-        spread = np.maximum(spread, _LEAST_SPREAD * max(float(spread.max()), np.finfo(np.float32).tiny))
+        widest = max(float(spread.max()), float(np.finfo(np.float32).tiny))
+        spread = np.maximum(spread, _LEAST_SPREAD * widest)
         z = (x - mean) / spread
         correlation = (1 - _SHRINKAGE) * (z.T @ z) / len(z) + _SHRINKAGE * np.eye(len(mean))
         values, vectors = np.linalg.eigh(correlation)
