@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,16 @@ def test_the_words_name_the_strongest_patch_and_the_disagreement(store: SlideSto
     assert f"most differentiating: patch at {x}, {y} px" in said
     assert "The vote says PD, the INPC rule says D" in said
     assert "Research use only" in said
+
+
+def test_nothing_is_stated_of_tissue_that_the_model_does_not_know(store: SlideStore):
+    table = predicted(store, d_patches=20)
+    state_inpc(store, rules=SMALL)
+    voted = vote(store, parameters=VoteParameters(min_patches=1))
+    (line,) = inpc_words(table, replace(voted, novel_share=0.7), ("UD", "PD", "D"))
+    assert "not stated" in line
+    assert "70.0 %" in line
+    assert len(inpc_words(table, replace(voted, novel_share=0.3), ("UD", "PD", "D"))) > 1
 
 
 def test_other_models_and_bare_tables_are_refused_with_the_way_out(store: SlideStore):

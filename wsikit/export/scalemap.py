@@ -188,7 +188,7 @@ def _draw_side(pen: Pen, quantity: Quantity, scale: Scale, notes: list[Line], x:
         box = (x, y, _BAR_IN, 24 / DPI)
         pen.image(hatch(paint, np.full(paint.shape[:2], -1)).round().astype(np.uint8), box)
         pen.frame(box, "#9a9a9a")
-        label = f"No value ({missing:,} patches)"
+        label = f"No value ({missing:,} {'patch' if missing == 1 else 'patches'})"
         pen.text(label, x + _BAR_IN + 0.12, y, Line(label, 9.5, INK))
         y += 0.3
     pen.lines(notes, x, y)

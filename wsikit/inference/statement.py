@@ -19,6 +19,7 @@ from wsikit.voting.fitted import FittedVote
 from wsikit.voting.inpc import CATEGORIES, STROMA_POOR, InpcStatement, Rules, disagreement, inpc
 from wsikit.voting.inpc_facts import PatchFacts, facts_from_captions, facts_from_classes
 from wsikit.voting.inputs import vote_inputs
+from wsikit.voting.parameters import VoteParameters
 from wsikit.voting.prognosis import Clinical
 from wsikit.voting.result import SlideResult
 
@@ -99,10 +100,15 @@ def patch_facts(table: PatchTable, *, source: str = "auto") -> PatchFacts:
 
 def inpc_words(table: PatchTable, vote: SlideResult | None = None, classes: tuple[str, ...] = STROMA_POOR) -> list[str]:
     """The statement kept in a table in lines for people, its strongest patches with their captions, and how it differs
-    from `vote`, whose `label` counts `classes`. Empty if there is no statement."""
+    from `vote`, whose `label` counts `classes`. Empty if there is no statement; one line where most of the tissue is
+    unlike what the model was trained on."""
     statement = stored_statement(table)
     if statement is None:
         return []
+    if vote is not None and (vote.novel_share or 0.0) > VoteParameters.max_novel:
+        # its areas are those of classes that the model cannot judge here
+        unlike = f"{100 * (vote.novel_share or 0.0):.1f} % of what voted looks unlike anything the model was trained on"
+        return [f"INPC rule: not stated, as {unlike}"]
     lines = statement.words()
     if vote is not None and set(classes) == set(STROMA_POOR):
         called = None if vote.label is None else classes[vote.label]
