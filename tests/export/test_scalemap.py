@@ -66,7 +66,7 @@ def test_scale_bar_unit_legend_and_notice_are_written(class_map_of, thumbnail):
     values = [*range(8), np.nan]
     said = [t.get_text() for t in draw_scale_map(class_map, quantity(values, unit="per mm²"), thumbnail).texts]
     assert "per mm²" in said
-    assert any("No value (1 patches)" in text for text in said)
+    assert any("No value (1 patch)" in text for text in said)
     assert any(text in ("50 µm", "100 µm") for text in said)
     assert any("Not for diagnosis" in text for text in said)
     assert not any("demonstration" in text for text in said)  # measured, not said by a model
