@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from wsikit.errors import ModelError
 from wsikit.models.config import TOKENIZER_FILE
@@ -82,19 +82,20 @@ class CaptionTokenizer:
 
     @classmethod
     def train(cls, captions: Iterable[str], *, vocabulary: int, max_tokens: int) -> CaptionTokenizer:
-        """Learn a WordPiece vocabulary of at most `vocabulary` entries from captions, in lower case.
+        """Learn a vocabulary of at most `vocabulary` entries from captions, in lower case: byte-pair merges of letters.
 
-        Digits are split one by one: measured numbers are many, their digits are ten.
+        Digits are split one by one: measured numbers are many, their digits are ten. Equal captions give equal ids, in
+        any process: an encoder that one process taught to read is used in others. (The library's WordPiece does not:
+        which of two equally frequent pairs it merges, and under which id, hangs on the order of a hash table.)
         """
-        tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL[1]))
+        tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[1]))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]
         )
-        tokenizer.decoder = decoders.WordPiece()
         tokenizer.train_from_iterator(
             captions,
-            trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False),
+            trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False),
         )
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
