@@ -53,14 +53,8 @@ class Handler(BaseHTTPRequestHandler):
             server.pixels.append(pixels)
             shade = int(pixels[0, 0, 0])
             server.asked[shade] += 1
-            server.under_way += 1
-            server.most_under_way = max(server.most_under_way, server.under_way)
             times = server.asked[shade]
-        try:
-            server.reply(self, shade, times)
-        finally:
-            with server.lock:
-                server.under_way -= 1
+        server.reply(self, shade, times)
 
     def say(self, text: str | None, *, ended: str = "stop") -> None:
         choice = {"index": 0, "finish_reason": ended, "message": {"role": "assistant", "content": text}}
@@ -100,7 +94,6 @@ class Server(ThreadingHTTPServer):
         self.requests: list[dict] = []
         self.headers: list[dict] = []
         self.pixels: list[npt.NDArray[np.uint8]] = []
-        self.under_way = self.most_under_way = 0
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
@@ -149,13 +142,21 @@ def test_captions_come_in_the_order_of_the_patches_whatever_the_order_of_the_ans
 
 
 def test_no_more_requests_are_under_way_than_allowed(server: Server) -> None:
+    under_way, seen = 0, []
+
     def slowly(handler: Handler, shade: int, times: int) -> None:
+        nonlocal under_way
+        with server.lock:
+            under_way += 1
+            seen.append(under_way)
         time.sleep(0.03)
+        with server.lock:
+            under_way -= 1  # before the answer: with that the client may send the next
         normal(handler, shade, times)
 
     server.reply = slowly
     texts(ServerCaptioner(server.url, concurrency=3), *range(15))
-    assert server.most_under_way == 3
+    assert max(seen) == 3
     assert len(server.requests) == 15
 
 
