@@ -8,6 +8,9 @@ from typing import Any
 NGFF_VERSION = "0.5"
 _CHANNELS = {1: (("grey", "FFFFFF"),), 3: (("R", "FF0000"), ("G", "00FF00"), ("B", "0000FF"))}
 
+Channel = tuple[str, str, tuple[float, float]]
+"""Name, colour (RRGGBB), lowest and highest value shown."""
+
 
 def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """zarr.json of a group."""
@@ -39,7 +42,7 @@ def multiscale_image(
     return {
         "version": NGFF_VERSION,
         "multiscales": [_multiscale(name, mpp, downsamples, kind="mean", channel_axis=True)],
-        "omero": _omero(channels),
+        "omero": _omero(_pixel_channels(channels)),
     }
 
 
@@ -48,12 +51,19 @@ def multiscale_image_04(
 ) -> dict[str, Any]:
     """.zattrs of the same pyramid as NGFF 0.4 has it (Zarr v2): what QuPath and older readers open."""
     multiscale = _multiscale(name, mpp, downsamples, kind="mean", channel_axis=True)
-    return {"multiscales": [{"version": "0.4", **multiscale}], "omero": {**_omero(channels), "version": "0.4"}}
-
-
-def _omero(channels: int) -> dict[str, Any]:
     return {
-        "rdefs": {"model": "color", "defaultT": 0, "defaultZ": 0},
+        "multiscales": [{"version": "0.4", **multiscale}],
+        "omero": {**_omero(_pixel_channels(channels)), "version": "0.4"},
+    }
+
+
+def _pixel_channels(channels: int) -> list[Channel]:
+    return [(label, color, (0, 255)) for label, color in _CHANNELS[channels]]
+
+
+def _omero(channels: Sequence[Channel], *, model: str = "color") -> dict[str, Any]:
+    return {
+        "rdefs": {"model": model, "defaultT": 0, "defaultZ": 0},
         "channels": [
             {
                 "label": label,
@@ -62,9 +72,9 @@ def _omero(channels: int) -> dict[str, Any]:
                 "coefficient": 1,
                 "family": "linear",
                 "inverted": False,
-                "window": {"min": 0, "max": 255, "start": 0, "end": 255},
+                "window": {"min": low, "max": high, "start": low, "end": high},
             }
-            for label, color in _CHANNELS[channels]
+            for label, color, (low, high) in channels
         ],
     }
 
@@ -74,28 +84,14 @@ def map_image(
     name: str,
     mpp: tuple[float, float],
     downsamples: Sequence[tuple[float, float]],
-    channels: Sequence[tuple[str, str, tuple[float, float]]],
+    channels: Sequence[Channel],
 ) -> dict[str, Any]:
     """attributes.ome of a pyramid (c, y, x) of quantities. `downsamples`: slide px per map px by level, the slide's
     level-0 pixel being `mpp` µm; `channels`: name, colour (RRGGBB), lowest and highest value shown."""
     return {
         "version": NGFF_VERSION,
         "multiscales": [_multiscale(name, mpp, downsamples, kind="mean", channel_axis=True)],
-        "omero": {
-            "rdefs": {"model": "color" if len(channels) > 1 else "greyscale", "defaultT": 0, "defaultZ": 0},
-            "channels": [
-                {
-                    "label": label,
-                    "color": color,
-                    "active": True,
-                    "coefficient": 1,
-                    "family": "linear",
-                    "inverted": False,
-                    "window": {"min": low, "max": high, "start": low, "end": high},
-                }
-                for label, color, (low, high) in channels
-            ],
-        },
+        "omero": _omero(channels, model="color" if len(channels) > 1 else "greyscale"),
     }
 
 
