@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions import fact_f1, load_captioner
-from wsikit.inference.budget import NOBODY, Budget, choose, look_of
+from wsikit.inference.budget import NO_ROW, Budget, choose, similarity_features
 from wsikit.inference.predict import PatchPrediction, Predictor
 from wsikit.models.io import load_model
 from wsikit.phantom import SUBTYPES, make_phantom
@@ -96,7 +96,7 @@ def agreement(slides: list[Slide], sources: list[npt.NDArray[np.int64]]) -> dict
     own, shared, drawn = [], [], []
     rng = np.random.default_rng(1)
     for slide, source in zip(slides, sources):
-        for row in np.flatnonzero((source != NOBODY) & (source != np.arange(len(source)))):
+        for row in np.flatnonzero((source != NO_ROW) & (source != np.arange(len(source)))):
             own.append(slide.captions[row])
             shared.append(slide.captions[source[row]])
             drawn.append(slide.captions[rng.integers(len(source))])
@@ -117,7 +117,7 @@ class Classifier:
     def predict(self, sources: list[npt.NDArray[np.int64]]) -> PatchPrediction:
         """With the captions of the rows in `sources`."""
         parts = [
-            self.predictor.predict(slide.images, [None if row == NOBODY else slide.captions[row] for row in source])
+            self.predictor.predict(slide.images, [None if row == NO_ROW else slide.captions[row] for row in source])
             for slide, source in zip(self.slides, sources)
         ]
         return PatchPrediction(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(parts[0])))
@@ -125,7 +125,7 @@ class Classifier:
     def row(self, look: str, budget: float, similarity: float, sources: list[npt.NDArray[np.int64]]) -> Row:
         """Figures of one choice."""
         found, clear, rows = self.predict(sources), self.clear, np.concatenate(sources)
-        told = clear & (rows != NOBODY)
+        told = clear & (rows != NO_ROW)
         n_classes = found.probs.shape[1]
         figures = measure(
             look, self.labels[clear], found.probs[clear].argmax(1), self.groups[clear], n_classes=n_classes, n_ordinal=3
@@ -142,7 +142,7 @@ class Classifier:
             budget=budget,
             similarity=similarity,
             asked=sum(int((source == np.arange(len(source))).sum()) for source in sources) / len(rows),
-            with_text=float((rows != NOBODY).mean()),
+            with_text=float((rows != NO_ROW).mean()),
             balanced_accuracy=figures.scores.balanced_accuracy,
             interval=figures.balanced_accuracy_interval,
             cost=cost,
@@ -155,7 +155,10 @@ class Classifier:
 def rows_of(slides: list[Slide], predictor: Predictor) -> Iterator[Row]:
     """All ways to compare patches, budgets and likenesses."""
     classifier = Classifier(slides, predictor)
-    for name, look in {"image branch": look_of(predictor), "stain and texture": look_of(None)}.items():
+    for name, look in {
+        "image branch": similarity_features(predictor),
+        "stain and texture": similarity_features(None),
+    }.items():
         features = [look.features(slide.images) for slide in slides]
         for share in SHARES:
             for similarity in LIKENESS if 0 < share < 1 else LIKENESS[:1]:

@@ -29,7 +29,7 @@ TISSUE_BLOCKS = 12
 CHILD = """
 import sys, time
 import dask.threaded, imagecodecs, scipy.ndimage, skimage.color, tifffile, zarr
-from wsikit.slides import tiff
+from wsikit.slides.formats.tiff import reader as tiff
 from wsikit.tissue import quality
 from wsikit.tiling.tile import tile
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.tiling.image import ImageSource, image_receipt, write_image

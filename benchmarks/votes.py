@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
-from wsikit.export.classmap import ClassMap
-from wsikit.export.geojson import write_geojson
-from wsikit.export.heatmap import write_map_png
-from wsikit.export.palette import class_colors
+from wsikit.exporters.classmap import ClassMap
+from wsikit.exporters.geojson import write_geojson
+from wsikit.exporters.heatmap import write_map_png
+from wsikit.exporters.palette import class_colors
 from wsikit.geometry import PatchGrid
 from wsikit.voting import SlidePatches, VoteParameters, vote_inputs, vote_slide
 
@@ -53,7 +53,7 @@ def make_patches(n_patches: int, stray: float) -> SlidePatches:
         "readable": np.ones(len(rows), np.float32),
         "blur": rng.uniform(0, 0.5, len(rows)).astype(np.float32),
         "pen": np.zeros(len(rows), np.float32),
-        "novelty": rng.uniform(0, 1.2, len(rows)).astype(np.float32),
+        "ood_score": rng.uniform(0, 1.2, len(rows)).astype(np.float32),
     }
     probs = (rows / rows.sum(axis=1, keepdims=True)).astype(np.float32)
     return SlidePatches(probs, CLASSES, BACKGROUND, grid, grid.all_coords(), columns)

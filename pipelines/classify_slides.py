@@ -17,7 +17,7 @@ from wsikit.batch.records import SlideRow, taken_ids
 from wsikit.batch.runner import RunParameters, run
 from wsikit.cli.progress import TerminalProgress
 from wsikit.errors import RequestError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.inference.stages import VoteParameters
 
 KNOWN = {"slides", "manifest", "out", "assume_mpp", "model", "captioner", "min_tissue", "vote", "workers", "device"}

@@ -20,10 +20,10 @@ from train_phantom import HERE, Settings, make_set
 from wsikit.captions import load_captioner
 from wsikit.models.io import load_model
 from wsikit.store.atomic import write_json
-from wsikit.training.arms import ARMS, ArmSettings, Bank, bank_of, fit_arm
 from wsikit.training.bootstrap import Sample, draw_groups, quantiles
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
+from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fit_arm
 
 logger = logging.getLogger("limit_phantom")
 

@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 
 from wsikit.batch.manifest import collect
 from wsikit.batch.runner import RunParameters, run
-from wsikit.datasets import Columns, read_table
-from wsikit.datasets.table import ImageTable
 from wsikit.slides.store import SlideStore
 from wsikit.training.bootstrap import Sample, draw_groups, quantiles
+from wsikit.training.datasets import Columns, read_table
+from wsikit.training.datasets.table import ImageTable
 from wsikit.training.metrics import balanced_accuracy
 
 logger = logging.getLogger("map_idc")

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict
 
 import wsikit
 from wsikit.captions import load_captioner, scrub
-from wsikit.export.palette import class_colors, hex_color
+from wsikit.exporters.palette import class_colors, hex_color
 from wsikit.inference.predict import Predictor
 from wsikit.models.config import ImageEncoderConfig, ModelConfig, PRMFConfig, TextEncoderConfig
 from wsikit.models.io import load_model, save_model
@@ -37,12 +37,12 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.phantom import CLASSES, SUBTYPES, make_phantom
 from wsikit.slides import open_slide
+from wsikit.training.baselines import colour_histogram, fit_histogram_floor
 from wsikit.training.card import model_card
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, refuse_shared_groups
-from wsikit.training.floor import colour_histogram, fit_histogram_floor
 from wsikit.training.metrics import Labels, Row, measure
-from wsikit.training.novelty import learn_novelty
+from wsikit.training.ood import fit_ood_detector
 from wsikit.training.stages import Stage, StagePlan
 from wsikit.training.trainer import TrainingSettings, train
 
@@ -77,7 +77,7 @@ class Data(_Strict):
     captioner: str
     train_seeds: tuple[int, int]
     test_seeds: tuple[int, int]
-    novelty_seeds: tuple[int, int]
+    ood_seeds: tuple[int, int]
     """Slides by which it is told how far off a patch may lie."""
     slide_px: int
     min_tissue: float
@@ -260,9 +260,9 @@ def main() -> int:
     epochs = train(model, training, settings.training, curriculum=curriculum, stages=settings.plan())
     seconds = {"patches": round(made - begun), "training": round(time.perf_counter() - made)}
 
-    others, _ = make_set(data.novelty_seeds, data, most=None, workers=workers)
+    others, _ = make_set(data.ood_seeds, data, most=None, workers=workers)
     refuse_shared_groups(test, others)
-    if fault := learn_novelty(model, training, others):
+    if fault := fit_ood_detector(model, training, others):
         logger.warning("%s", fault)
 
     predictions = predict_all(model, training, test, data.shuffle_seed)

@@ -34,17 +34,18 @@ from pydantic import BaseModel, ConfigDict
 import wsikit
 from wsikit.captions import FACTS, Morphometry, phrase
 from wsikit.captions.lexicon import TONE
-from wsikit.captions.vlm import FinetuneSettings, load_vlm
-from wsikit.captions.vlm.card import captioner_card
+from wsikit.captions.vlm import load_vlm
 from wsikit.captions.vlm.chat import Chat
 from wsikit.captions.vlm.files import RECORD_FILE, model_fingerprint
-from wsikit.captions.vlm.finetune import CARD_FILE, METRICS_FILE
 from wsikit.captions.vlm.loading import Place
-from wsikit.captions.vlm.scores import score_captions, score_terms
 from wsikit.captions.vlm.tiny import TinySize, build_tiny, save_tiny
-from wsikit.captions.vlm.trainer import Examples, fit
-from wsikit.captions.vlm.words import without_numbers
 from wsikit.phantom.patches import phantom_patches
+from wsikit.training.captioner.card import captioner_card
+from wsikit.training.captioner.finetune import CARD_FILE, METRICS_FILE
+from wsikit.training.captioner.scores import score_captions, score_terms
+from wsikit.training.captioner.settings import FinetuneSettings
+from wsikit.training.captioner.trainer import Examples, fit
+from wsikit.training.captioner.words import without_numbers
 
 logger = logging.getLogger("train_tiny_captioner")
 

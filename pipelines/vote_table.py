@@ -227,8 +227,8 @@ def make_phantoms(folder: Path) -> None:
 
 def phantoms_of(folder: Path) -> tuple[Asked, list[str]]:
     """The phantoms in `folder`, made if need be, and what to say of them."""
-    from wsikit.inference.statement import state_inpc
-    from wsikit.inference.voting import slide_patches
+    from wsikit.inference.inpc import apply_inpc
+    from wsikit.inference.vote import slide_patches
     from wsikit.phantom import SUBTYPES
     from wsikit.slides.store import SlideStore
     from wsikit.voting import voting_inputs
@@ -242,7 +242,7 @@ def phantoms_of(folder: Path) -> tuple[Asked, list[str]]:
             table = store.patches()
             patches = slide_patches(table, parameters)
             inputs = voting_inputs(patches, parameters)
-            stated.append(state_inpc(store).evidence)
+            stated.append(apply_inpc(store).evidence)
             evidence = Evidence(gate=table.read("gate"), key_tissue=patches.columns["key_tissue"])
         truth = np.eye(len(SUBTYPES))[SUBTYPES.index(subtype)]
         slides.append(VoteSlide(path.stem, path.stem, inputs.probs, inputs.weights, truth, evidence))

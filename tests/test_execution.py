@@ -9,7 +9,7 @@ from operator import attrgetter
 import pytest
 
 from wsikit.errors import RequestError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.geometry import PatchGrid
 
 TASKS = [PatchGrid((100, 100), (1.0, 1.0), side, 1.0) for side in range(1, 8)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from wsikit._version import __version__
 
 _HOME = {
     "PatchGrid": "wsikit.geometry",
@@ -16,7 +16,7 @@ _HOME = {
     "SlideStore": "wsikit.slides.store",
     "WsikitError": "wsikit.errors",
     "caption": "wsikit.inference.stages",
-    "export": "wsikit.batch.export",
+    "export": "wsikit.results.export",
     "load_model": "wsikit.models.io",
     "make_phantom": "wsikit.phantom",
     "open_slide": "wsikit.slides.registry",
@@ -31,7 +31,6 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 if TYPE_CHECKING:
-    from wsikit.batch.export import export
     from wsikit.batch.runner import run
     from wsikit.errors import WsikitError
     from wsikit.geometry import PatchGrid
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from wsikit.inference.stages import caption, predict, vote
     from wsikit.models.io import load_model
     from wsikit.phantom import make_phantom
+    from wsikit.results.export import export
     from wsikit.slides.registry import open_slide
     from wsikit.slides.store import SlideStore
     from wsikit.store.table import PatchTable

@@ -19,9 +19,9 @@ from wsikit.batch.runner import RunParameters, RunSummary, run
 from wsikit.captions import Caption, CaptionerOptions
 from wsikit.cli.main import main
 from wsikit.errors import RequestError, UnreachableError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.inference.budget import Budget
-from wsikit.inference.caption_columns import NOBODY, read_captions
+from wsikit.inference.caption_columns import NO_ROW, read_captions
 from wsikit.slides.store import SlideStore
 
 
@@ -107,7 +107,7 @@ def test_patches_beyond_the_budget_are_classified_by_the_image_alone(
     assert start(slide_path, captioner="some/model", caption_budget=Budget(10, 1.0)).exit_status == 0
     table = store_of(tmp_path).patches()
     found = read_captions(table)
-    silent = found.rows == NOBODY
+    silent = found.rows == NO_ROW
     assert captioner.asked <= 10
     assert silent.any()
     assert (table.read("gate")[silent] == 0).all()
@@ -145,10 +145,10 @@ def test_measured_captions_take_back_their_place_beside_quality(
     start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
 ) -> None:
     start(slide_path, caption_budget=Budget(4))
-    assert "caption_row" in store_of(tmp_path).patches().columns()
+    assert "caption_source" in store_of(tmp_path).patches().columns()
     start(slide_path)
     table = store_of(tmp_path).patches()
-    assert "caption_row" not in table.stored_columns()
+    assert "caption_source" not in table.stored_columns()
     assert all(table.read("caption"))
 
 

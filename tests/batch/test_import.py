@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from wsikit.batch.export import export
-from wsikit.batch.import_ import check_import, import_patches, import_roi
 from wsikit.cli.main import main
 from wsikit.errors import RequestError, StoreError
+from wsikit.results.export import export
+from wsikit.results.import_ import check_import, import_patches, import_roi
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
@@ -131,15 +131,15 @@ def test_overlapping_free_patches_cover_their_union(slide_path, tmp_path):
     import shapely
 
     from wsikit.geometry import PatchGrid
-    from wsikit.mosaic import cut_mosaic, shared_areas
+    from wsikit.partition import partition_slide, shared_areas
 
     coords = np.random.default_rng(0).integers(0, 1000, (40, 2))
     grid = PatchGrid((1050, 1050), (0.5, 0.5), 50, 1.0, 0, False)
-    mosaic = cut_mosaic(grid, coords, np.zeros(len(coords)))
+    partition = partition_slide(grid, coords, np.zeros(len(coords)))
     stop = np.minimum(coords + 100, 1050)
     boxes = shapely.box(coords[:, 0], coords[:, 1], stop[:, 0], stop[:, 1])
     truth = shapely.union_all(boxes).area
-    assert mosaic.area_px[mosaic.patch >= 0].sum() == truth
+    assert partition.area_px[partition.patch >= 0].sum() == truth
     assert shared_areas(grid, coords).sum() == pytest.approx(truth)
 
 

@@ -21,7 +21,7 @@ from wsikit.batch.records import DONE, ELSEWHERE, FAILED
 from wsikit.batch.runner import RunParameters, RunSummary, run
 from wsikit.cli.main import main
 from wsikit.errors import ModelError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides.store import SlideStore
 from wsikit.tiling import columns
 

@@ -77,7 +77,7 @@ def test_the_other_readers_read_what_the_slide_shows(
 def test_the_limit_decodes_the_tiles_under_the_patches_and_no_others(
     slide_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsikit.slides.tiff import TiffSlide
+    from wsikit.slides.formats.tiff.reader import TiffSlide
 
     decoded: list[tuple[int, int]] = []
     real = TiffSlide.tile

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsikit.captions import CaptionerOptions, load_captioner
-from wsikit.captions.choice import captioner_for, name_of
+from wsikit.captions.registry import captioner_for, name_of
 from wsikit.errors import ModelError, RequestError
 
 

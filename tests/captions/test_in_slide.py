@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pytest
 
 from wsikit.captions import Caption, load_captioner
-from wsikit.captions.base import SAMPLE_PATCHES, NeedsSlide, sample_rows
+from wsikit.captions.base import SAMPLE_PATCHES, FitsToSlide, sample_rows
+from wsikit.captions.cache import cached
 from wsikit.captions.in_slide import HEAD, WORDS, MorphometryInSlide, place_words, places, reference_of
 from wsikit.captions.lexicon import FACTS, TONE
-from wsikit.captions.remember import remembering
 from wsikit.errors import RequestError
 
 MPP = 4.0
@@ -31,15 +31,15 @@ def test_the_same_patch_is_the_darkest_of_a_pale_slide_and_the_palest_of_a_dark_
     patch = shaded([0.5])
     pale, dark = shaded(np.linspace(0.2, 0.45, 30)), shaded(np.linspace(0.55, 0.9, 30))
     captioner = load_captioner("morphometry-in-slide")
-    assert isinstance(captioner, NeedsSlide)
+    assert isinstance(captioner, FitsToSlide)
     body = TONE.index("body")
-    assert said(captioner.settle(pale, mpp=MPP).caption(patch, mpp=MPP)[0].text)[body] == WORDS["body"][-1]
-    assert said(captioner.settle(dark, mpp=MPP).caption(patch, mpp=MPP)[0].text)[body] == WORDS["body"][0]
+    assert said(captioner.fit(pale, mpp=MPP).caption(patch, mpp=MPP)[0].text)[body] == WORDS["body"][-1]
+    assert said(captioner.fit(dark, mpp=MPP).caption(patch, mpp=MPP)[0].text)[body] == WORDS["body"][0]
 
 
 def test_what_is_measured_is_what_the_plain_captioner_measures():
     patches = shaded(np.linspace(0.2, 0.9, 12))
-    placed = MorphometryInSlide().settle(patches, mpp=MPP).caption(patches, mpp=MPP)
+    placed = MorphometryInSlide().fit(patches, mpp=MPP).caption(patches, mpp=MPP)
     plain = load_captioner().caption(patches, mpp=MPP)
     assert [c.facts for c in placed] == [c.facts for c in plain]
     assert all(own.text.startswith(other.text) for own, other in zip(placed, plain, strict=True))
@@ -67,32 +67,32 @@ def test_no_word_means_two_things():
 
 def test_too_few_patches_or_bare_glass_place_nothing():
     patches = shaded([0.4] * 9)
-    assert HEAD not in MorphometryInSlide().settle(patches, mpp=MPP).caption(patches, mpp=MPP)[0].text
-    slide = MorphometryInSlide().settle(shaded(np.linspace(0.2, 0.9, 20)), mpp=MPP)
+    assert HEAD not in MorphometryInSlide().fit(patches, mpp=MPP).caption(patches, mpp=MPP)[0].text
+    slide = MorphometryInSlide().fit(shaded(np.linspace(0.2, 0.9, 20)), mpp=MPP)
     assert HEAD not in slide.caption(np.full((1, 24, 24, 3), 250, np.uint8), mpp=MPP)[0].text
 
 
 def test_patches_all_alike_are_not_placed_by_rounding():
     patches = shaded([0.4] * 20)
-    captions = MorphometryInSlide().settle(patches, mpp=MPP).caption(patches, mpp=MPP)
+    captions = MorphometryInSlide().fit(patches, mpp=MPP).caption(patches, mpp=MPP)
     assert len({c.text for c in captions}) == 1
 
 
 def test_a_receipt_tells_slides_apart():
-    settled = [MorphometryInSlide().settle(shaded(np.linspace(0.1, top, 20)), mpp=MPP) for top in (0.5, 0.5, 0.9)]
+    settled = [MorphometryInSlide().fit(shaded(np.linspace(0.1, top, 20)), mpp=MPP) for top in (0.5, 0.5, 0.9)]
     first, same, other = (one.fingerprint() for one in settled)
     assert first == same != other
 
 
 def test_where_cells_are_told_and_before_a_slide_was_seen_it_refuses():
     with pytest.raises(RequestError, match="Use morphometry"):
-        MorphometryInSlide().settle(shaded([0.4]), mpp=0.5)
+        MorphometryInSlide().fit(shaded([0.4]), mpp=0.5)
     with pytest.raises(RequestError, match="settle it"):
         MorphometryInSlide().caption(shaded([0.4]), mpp=MPP)
 
 
 def test_equal_pixels_of_two_slides_are_not_remembered_as_one():
-    assert isinstance(remembering(MorphometryInSlide()), MorphometryInSlide)
+    assert isinstance(cached(MorphometryInSlide()), MorphometryInSlide)
 
 
 @pytest.mark.parametrize("n", [0, 1, SAMPLE_PATCHES, SAMPLE_PATCHES + 1, 100_000])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsikit.captions import Caption
-from wsikit.captions.remember import Remembering, pixel_key
+from wsikit.captions.cache import CachedCaptioner, pixel_key
 
 
 class Echo:
@@ -40,7 +40,7 @@ def patches(shades: list[int]) -> npt.NDArray[np.uint8]:
 @given(st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=9), min_size=1, max_size=6))
 def test_every_patch_gets_its_own_words_and_each_content_is_asked_about_once(batches: list[list[int]]) -> None:
     echo = Echo()
-    captioner = Remembering(echo)
+    captioner = CachedCaptioner(echo)
     for batch in batches:
         assert [c.text for c in captioner.caption(patches(batch), mpp=0.5)] == [f"shade {n}" for n in batch]
     everything = [n for batch in batches for n in batch]
@@ -50,7 +50,7 @@ def test_every_patch_gets_its_own_words_and_each_content_is_asked_about_once(bat
 
 def test_a_failure_is_not_remembered() -> None:
     echo = Echo(fails=3)
-    captioner = Remembering(echo)
+    captioner = CachedCaptioner(echo)
     captioner.caption(patches([3, 3, 4]), mpp=0.5)
     echo.fails = None
     assert not captioner.caption(patches([3]), mpp=0.5)[0].failure
@@ -66,7 +66,7 @@ def test_the_same_pixels_at_another_scale_or_shape_are_another_patch() -> None:
 
 def test_memory_is_bounded_by_what_was_used_last() -> None:
     echo = Echo()
-    captioner = Remembering(echo, most=2)
+    captioner = CachedCaptioner(echo, most=2)
     for shade in (1, 2, 1, 3, 1, 2):
         captioner.caption(patches([shade]), mpp=0.5)
     assert echo.seen == [1, 2, 3, 2]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsikit.captions import FACTS, phrase, scrub
-from wsikit.captions.safety import judge
+from wsikit.captions.filter import judge
 
 GOOD = (
     "Abundant neuropil with Homer Wright rosettes; small round nuclei, salt-and-pepper chromatin. No necrosis.",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wsikit.captions import FACTS, load_captioner, parse, phrase
+from wsikit.captions.color_texture import tone_facts
 from wsikit.captions.lexicon import TONE
-from wsikit.captions.tone import tone_facts
 from wsikit.errors import RequestError
 
 

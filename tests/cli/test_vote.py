@@ -58,7 +58,7 @@ def test_every_default_is_that_of_the_vote() -> None:
 
 def test_options_become_parameters(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = "--method threshold --rule PD:0.6:0.25 --smooth mrf --coupling 0.3 --weights tissue --block 200 --seed 4"
-    more = "--resamples 50 --min-second 0.01 --max-novel 0.6 --min-margin 0.05 --min-patches 2"
+    more = "--resamples 50 --min-second 0.01 --max-ood 0.6 --min-margin 0.05 --min-patches 2"
     assert call("vote", store, *options.split(), *more.split(), "--json") == 0
     said = json.loads(capsys.readouterr().out)
     receipt = SlideStore(store).patches().vote_receipt("threshold")

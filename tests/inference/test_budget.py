@@ -9,7 +9,7 @@ import pytest
 
 from wsikit.captions.descriptor import describe_patches
 from wsikit.errors import RequestError
-from wsikit.inference.budget import NOBODY, Budget, choose
+from wsikit.inference.budget import NO_ROW, Budget, choose
 from wsikit.phantom import make_phantom
 from wsikit.slides import open_slide
 from wsikit.tiling.stream import read_patches
@@ -36,7 +36,7 @@ def test_representatives_describe_themselves_and_never_exceed_the_budget() -> No
     features, coords, _ = kinds(noise=0.8)
     for captions in (0, 1, 7, 60, 199, 200, 500):
         source = choose(features, coords, Budget(captions, 0.7))
-        stand = np.unique(source[source != NOBODY])
+        stand = np.unique(source[source != NO_ROW])
         assert len(stand) <= captions
         assert (source[stand] == stand).all()
     assert (source == np.arange(len(features))).all()
@@ -50,7 +50,7 @@ def test_the_choice_is_the_same_every_time() -> None:
 
 def test_the_more_likeness_is_asked_for_the_fewer_share() -> None:
     features, coords, _ = kinds(noise=0.8)
-    shares = [(choose(features, coords, Budget(20, s)) != NOBODY).mean() for s in (0.0, 0.3, 0.6, 0.9, 1.0)]
+    shares = [(choose(features, coords, Budget(20, s)) != NO_ROW).mean() for s in (0.0, 0.3, 0.6, 0.9, 1.0)]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > shares[-1] == pytest.approx(20 / len(features))
 
@@ -59,8 +59,8 @@ def test_equal_patches_share_at_the_strictest_likeness() -> None:
     features, coords, _ = kinds()
     doubled = np.concatenate([features, features])
     source = choose(doubled, np.concatenate([coords, coords]), Budget(len(features), 1.0))
-    assert (source != NOBODY).mean() > 0.6
-    with_text = np.flatnonzero(source != NOBODY)
+    assert (source != NO_ROW).mean() > 0.6
+    with_text = np.flatnonzero(source != NO_ROW)
     assert np.allclose(doubled[with_text], doubled[source[with_text]])
 
 
@@ -71,15 +71,15 @@ def test_among_alike_patches_those_chosen_are_spread_over_the_slide() -> None:
     stand = np.unique(source)
     quarters = {(x > 20_000, y > 20_000) for x, y in coords[stand].tolist()}
     assert len(quarters) == 4
-    assert (source != NOBODY).all()
+    assert (source != NO_ROW).all()
 
 
 def test_a_patch_that_cannot_be_read_neither_stands_nor_shares() -> None:
     features, coords, _ = kinds()
     features[::3] = np.nan
     source = choose(features, coords, Budget(10, 0.0))
-    assert (source[::3] == NOBODY).all()
-    assert np.isfinite(features[np.unique(source[source != NOBODY])]).all()
+    assert (source[::3] == NO_ROW).all()
+    assert np.isfinite(features[np.unique(source[source != NO_ROW])]).all()
 
 
 def test_no_patches_and_one_patch_are_no_special_case() -> None:

@@ -16,11 +16,11 @@ import pytest
 
 from wsikit.captions import Caption, load_captioner
 from wsikit.captions.base import SAMPLE_PATCHES, Captioner, batch_of, in_parallel
-from wsikit.captions.remember import Remembering
+from wsikit.captions.cache import CachedCaptioner
 from wsikit.errors import ModelError
 from wsikit.inference.budget import Budget
 from wsikit.inference.caption import caption
-from wsikit.inference.caption_columns import NOBODY, read_captions, summarize_captions
+from wsikit.inference.caption_columns import NO_ROW, read_captions, summarize_captions
 from wsikit.slides.store import SlideStore
 from wsikit.store import table as table_module
 from wsikit.store.table import JOURNALS
@@ -146,9 +146,9 @@ def test_older_captions_stay_until_all_new_ones_are_there(store: SlideStore) -> 
 
 def test_measured_captions_leave_nothing_of_a_language_model_behind(store: SlideStore) -> None:
     table = caption(store, captioner=Teller(), budget=Budget(9, 0.5))
-    assert (read_captions(table).rows == NOBODY).any()
+    assert (read_captions(table).rows == NO_ROW).any()
     caption(store, captioner="morphometry")
-    assert not {"caption_row", "caption_failure", "caption_raw"} & set(table.stored_columns())
+    assert not {"caption_source", "caption_failure", "caption_raw"} & set(table.stored_columns())
     assert (read_captions(table).rows == np.arange(len(table))).all()
     assert "caption_facts" in table.columns()
 
@@ -184,7 +184,7 @@ def test_patches_that_cannot_be_read_are_recorded_not_described(
     found = read_captions(table)
     assert 0 < unread.sum() < len(table)
     assert (found.failures[unread] == "the patch could not be read").all()
-    assert (found.rows[unread] == NOBODY).all()
+    assert (found.rows[unread] == NO_ROW).all()
     assert all(found.texts[~unread])
 
 
@@ -196,7 +196,7 @@ def test_equal_pixels_are_described_once_in_a_store_and_across_stores(
     whole = PatchParameters(0.5, 96, min_tissue=1.0)
     stores = [tile(write_slide(tmp_path / f"{n}.tiff", even), tmp_path / f"{n}.zarr", patches=whole) for n in "ab"]
     teller = Teller()
-    captioner = Remembering(teller)
+    captioner = CachedCaptioner(teller)
     tables = [caption(store, captioner=captioner) for store in stores]
     kinds = len(set(own_words(stores[0])))
     assert kinds < len(tables[0])
@@ -221,7 +221,7 @@ def test_a_larger_budget_goes_on_from_a_smaller_one(store: SlideStore) -> None:
     small, large = Teller(), Teller()
     table = caption(store, captioner=small, budget=Budget(8, 0.9))
     assert small.asked <= 8
-    first = set(read_captions(table).rows.tolist()) - {NOBODY}
+    first = set(read_captions(table).rows.tolist()) - {NO_ROW}
     caption(store, captioner=large, budget=Budget(len(table), 0.9))
     assert large.asked == len(table) - len(first)
 
@@ -232,8 +232,8 @@ def test_a_shared_caption_names_its_row_and_the_rest_stays_without_text(store: S
     words = own_words(store)
     assert teller.asked <= 12
     for text, row in zip(found.texts, found.rows):
-        assert text == ("" if row == NOBODY else words[row])
-    assert all(found.rows[row] == row for row in set(found.rows.tolist()) - {NOBODY})
+        assert text == ("" if row == NO_ROW else words[row])
+    assert all(found.rows[row] == row for row in set(found.rows.tolist()) - {NO_ROW})
 
 
 def test_facts_measured_on_another_patch_are_not_given_away(store: SlideStore) -> None:
@@ -250,8 +250,8 @@ def test_who_does_not_say_that_it_runs_in_parallel_does_not() -> None:
     assert in_parallel(load_captioner("morphometry"))
     assert not in_parallel(Teller())
     assert isinstance(Teller(), Captioner)
-    assert isinstance(Remembering(Teller()), Captioner)
-    assert batch_of(Remembering(Teller())) == Teller.batch
+    assert isinstance(CachedCaptioner(Teller()), Captioner)
+    assert batch_of(CachedCaptioner(Teller())) == Teller.batch
 
 
 def test_patches_are_placed_in_their_slide_and_the_same_slide_is_not_described_twice(
@@ -261,7 +261,7 @@ def test_patches_are_placed_in_their_slide_and_the_same_slide_is_not_described_t
     table = caption(store, captioner="morphometry-in-slide")
     images = read_patches(store, table.grid, table.coords).images
     assert 100 < len(images) <= SAMPLE_PATCHES
-    expected = load_captioner("morphometry-in-slide").settle(images, mpp=1.0).caption(images, mpp=1.0)
+    expected = load_captioner("morphometry-in-slide").fit(images, mpp=1.0).caption(images, mpp=1.0)
     texts = table.read("caption").tolist()
     assert texts == [found.text for found in expected]
     assert sum("In its slide" in text for text in texts) > 50

@@ -17,7 +17,7 @@ from wsikit.inference.predict import PatchPrediction, Predictor
 from wsikit.models.io import load_model, read_config
 from wsikit.phantom import phantom_patches
 from wsikit.slides import open_slide
-from wsikit.training.floor import colour_histogram, fit_histogram_floor
+from wsikit.training.baselines import colour_histogram, fit_histogram_floor
 
 SEEDS = range(77_000, 77_006)
 """Slides of no training and no reported test."""
@@ -37,7 +37,7 @@ def patches() -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def assert_same(one: PatchPrediction, two: PatchPrediction) -> None:
-    for name in ("probs", "gate", "probs_image", "probs_text", "novelty"):
+    for name in ("probs", "gate", "probs_image", "probs_text", "ood_score"):
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), atol=1e-5, err_msg=name)
 
 
@@ -59,7 +59,7 @@ def test_a_row_does_not_depend_on_its_batch(predictor: Predictor, patches):
     one_by_one = PatchPrediction(
         *(
             np.concatenate([getattr(single, name) for single in alone])
-            for name in ("probs", "gate", "probs_image", "probs_text", "novelty")
+            for name in ("probs", "gate", "probs_image", "probs_text", "ood_score")
         )
     )
     assert_same(together, one_by_one)
@@ -178,8 +178,8 @@ def test_the_configuration_is_read_without_the_weights():
 
 
 def test_unseen_synthetic_slides_are_familiar(predictor: Predictor, patches):
-    novelty = predictor.predict(patches[0], patches[2]).novelty
-    assert (novelty > 1).mean() < 0.06
+    ood_score = predictor.predict(patches[0], patches[2]).ood_score
+    assert (ood_score > 1).mean() < 0.06
 
 
 @pytest.mark.parametrize(
@@ -196,4 +196,4 @@ def test_real_breast_and_colon_are_unlike_anything_it_was_trained_on(
         drawn = [slide.read_region(int(x), int(y), 224, 224, mpp=0.5) for x, y in places]
     tissue = np.stack([image for image in drawn if (image.min(axis=2) < 200).mean() > 0.5][:40])
     assert len(tissue) >= 20
-    assert (predictor.predict(tissue, [None] * len(tissue)).novelty > 1).mean() > 0.75
+    assert (predictor.predict(tissue, [None] * len(tissue)).ood_score > 1).mean() > 0.75

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from wsikit.errors import RequestError, StoreError
-from wsikit.inference.statement import inpc_words, patch_facts, state_inpc, stored_statement
-from wsikit.inference.voting import vote
+from wsikit.inference.inpc import apply_inpc, inpc_summary, patch_facts, stored_inpc
+from wsikit.inference.vote import vote
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
@@ -60,9 +60,9 @@ SMALL = Rules(tumour_mm2=0.01)
 
 def test_the_statement_is_kept_beside_the_vote_and_told_by_the_store(store: SlideStore):
     table = predicted(store, d_patches=20)
-    made = state_inpc(store, rules=SMALL)
+    made = apply_inpc(store, rules=SMALL)
     assert made.category == "D"
-    assert stored_statement(table) == made
+    assert stored_inpc(table) == made
     assert store.findings()["vote (inpc_rule)"] == "D"
     vote(store, parameters=VoteParameters(min_patches=1))
     assert set(table.votes()) == {"inpc_rule", "mean"}
@@ -70,27 +70,27 @@ def test_the_statement_is_kept_beside_the_vote_and_told_by_the_store(store: Slid
 
 def test_without_facts_stroma_is_missing_and_with_them_it_is_measured(store: SlideStore):
     table = predicted(store, d_patches=1)
-    assert "Schwannian stroma (not measured)" in state_inpc(store, rules=SMALL).missing
+    assert "Schwannian stroma (not measured)" in apply_inpc(store, rules=SMALL).missing
     measured(table, spindle_share=0.3)
-    found = state_inpc(store, rules=SMALL)
+    found = apply_inpc(store, rules=SMALL)
     # a tenth of what is no stroma is background by the model
     assert found.evidence["stroma"].value == pytest.approx(0.3 / (0.3 + 0.9 * 0.7), abs=1e-6)
     assert found.assumptions == ()
     measured(table, spindle_share=0.9, revision=2)
-    assert state_inpc(store, rules=SMALL).category == "GN"
+    assert apply_inpc(store, rules=SMALL).category == "GN"
 
 
 def test_classes_and_facts_answer_as_asked_for(store: SlideStore):
     table = predicted(store, d_patches=30)
     measured(table, ganglion_like_share=0.0)
-    assert state_inpc(store, rules=SMALL).category == "D"
-    by_facts = state_inpc(store, rules=SMALL, source="facts")
+    assert apply_inpc(store, rules=SMALL).category == "D"
+    by_facts = apply_inpc(store, rules=SMALL, source="facts")
     assert by_facts.category == "PD"
     assert "ganglion-like" in by_facts.proxies["differentiating"]
-    share = state_inpc(store, rules=SMALL, source="classes").evidence["differentiating"].value
+    share = apply_inpc(store, rules=SMALL, source="classes").evidence["differentiating"].value
     assert share == pytest.approx(30 / len(table))
     with pytest.raises(RequestError, match="auto, classes, facts"):
-        state_inpc(store, source="votes")
+        apply_inpc(store, source="votes")
 
 
 def test_the_area_is_that_of_the_patches(store: SlideStore):
@@ -100,28 +100,28 @@ def test_the_area_is_that_of_the_patches(store: SlideStore):
 
 def test_a_statement_is_made_anew_when_what_it_rests_on_changes_and_only_then(store: SlideStore):
     table = predicted(store, d_patches=20)
-    first = state_inpc(store, rules=SMALL)
+    first = apply_inpc(store, rules=SMALL)
     kept = table.vote_receipt("inpc_rule")
-    state_inpc(store, rules=SMALL)
+    apply_inpc(store, rules=SMALL)
     assert table.vote_receipt("inpc_rule") == kept
-    assert state_inpc(store, rules=SMALL, clinical=Clinical(treated=True)).category is None
+    assert apply_inpc(store, rules=SMALL, clinical=Clinical(treated=True)).category is None
     predicted(store, d_patches=1, revision=2)
-    assert state_inpc(store, rules=SMALL) != first
+    assert apply_inpc(store, rules=SMALL) != first
 
 
 def test_age_is_not_written_into_the_store(store: SlideStore):
     table = predicted(store, d_patches=20)
-    state_inpc(store, rules=SMALL, clinical=Clinical(age_months=31.4159, mki="low", treated=False))
+    apply_inpc(store, rules=SMALL, clinical=Clinical(age_months=31.4159, mki="low", treated=False))
     text = (table.folder / "votes" / "inpc_rule" / "zarr.json").read_text(encoding="utf-8")
     assert "31.4159" not in text
 
 
 def test_the_words_name_the_strongest_patch_and_the_disagreement(store: SlideStore):
     table = predicted(store, d_patches=20)
-    assert inpc_words(table) == []
-    state_inpc(store, rules=SMALL)
+    assert inpc_summary(table) == []
+    apply_inpc(store, rules=SMALL)
     voted = vote(store, parameters=VoteParameters(min_patches=1))
-    said = "\n".join(inpc_words(table, voted, ("UD", "PD", "D")))
+    said = "\n".join(inpc_summary(table, voted, ("UD", "PD", "D")))
     x, y = table.coords[19]
     assert f"most differentiating: patch at {x}, {y} px" in said
     assert "The vote says PD, the INPC rule says D" in said
@@ -130,21 +130,21 @@ def test_the_words_name_the_strongest_patch_and_the_disagreement(store: SlideSto
 
 def test_nothing_is_stated_of_tissue_that_the_model_does_not_know(store: SlideStore):
     table = predicted(store, d_patches=20)
-    state_inpc(store, rules=SMALL)
+    apply_inpc(store, rules=SMALL)
     voted = vote(store, parameters=VoteParameters(min_patches=1))
-    (line,) = inpc_words(table, replace(voted, novel_share=0.7), ("UD", "PD", "D"))
+    (line,) = inpc_summary(table, replace(voted, ood_fraction=0.7), ("UD", "PD", "D"))
     assert "not stated" in line
     assert "70.0 %" in line
-    assert len(inpc_words(table, replace(voted, novel_share=0.3), ("UD", "PD", "D"))) > 1
+    assert len(inpc_summary(table, replace(voted, ood_fraction=0.3), ("UD", "PD", "D"))) > 1
 
 
 def test_other_models_and_bare_tables_are_refused_with_the_way_out(store: SlideStore):
     with pytest.raises(StoreError, match="Run wsikit caption"):
-        state_inpc(store)
+        apply_inpc(store)
     table = predicted(store, d_patches=1, codes=["a", "b", "c", "other"])
     with pytest.raises(StoreError, match="no predictions of UD, PD and D"):
-        state_inpc(store, source="classes")
+        apply_inpc(store, source="classes")
     with pytest.raises(StoreError, match="measured facts"):
-        state_inpc(store)
+        apply_inpc(store)
     measured(table)
-    assert state_inpc(store, rules=SMALL).category == "PD"
+    assert apply_inpc(store, rules=SMALL).category == "PD"

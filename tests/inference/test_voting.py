@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from wsikit.errors import StoreError
-from wsikit.export.classmap import ClassMap, composition
+from wsikit.exporters.classmap import ClassMap, composition
 from wsikit.inference import stages
-from wsikit.inference.voting import slide_patches, stored_vote, vote, voted_inputs
+from wsikit.inference.vote import slide_patches, stored_vote, vote, voted_inputs
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
@@ -77,7 +77,7 @@ def test_areas_are_those_of_the_map(store: SlideStore) -> None:
     )
     shares = composition(class_map)
     assert areas.mm2 == pytest.approx([share.area_mm2 for share in shares[:3]])
-    assert areas.weightless_mm2 == pytest.approx(shares[3].area_mm2)
+    assert areas.background_mm2 == pytest.approx(shares[3].area_mm2)
     assert areas.unpredicted_mm2 == pytest.approx(shares[4].area_mm2)
 
 
@@ -90,7 +90,7 @@ def receipt_of(store: SlideStore, method: str = "mean") -> Receipt:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"min_patches": 2}, {"min_margin": 0.01}, {"max_novel": 0.4}, {"block_um": 99}, {"seed": 1}, {"resamples": 10},
+        {"min_patches": 2}, {"min_margin": 0.01}, {"max_ood": 0.4}, {"block_um": 99}, {"seed": 1}, {"resamples": 10},
         {"level": 0.9}, {"smooth": "median"}, {"weights": ("tissue",)}, {"second_mm2": 0.1}, {"kappa": 2},
         {"rule": ThresholdRule("D")},
     ],
@@ -105,11 +105,11 @@ def test_every_parameter_is_in_the_receipt(store: SlideStore, changed: dict) -> 
 
 def test_equal_parameters_and_columns_keep_the_result(store: SlideStore, monkeypatch: pytest.MonkeyPatch) -> None:
     first = vote(store, parameters=FREE)
-    monkeypatch.setattr("wsikit.inference.voting.vote_slide", None)  # nobody may vote again
+    monkeypatch.setattr("wsikit.inference.vote.vote_slide", None)  # nobody may vote again
     assert vote(store, parameters=FREE).to_json() == first.to_json()
 
 
-@pytest.mark.parametrize("name", ["novelty", "readable", "blur", "pen"])
+@pytest.mark.parametrize("name", ["ood_score", "readable", "blur", "pen"])
 def test_a_column_that_comes_or_changes_makes_the_vote_anew(store: SlideStore, name: str) -> None:
     table = store.patches()
     table.drop(name)
@@ -127,7 +127,7 @@ def test_a_column_that_comes_or_changes_makes_the_vote_anew(store: SlideStore, n
 
 
 def test_novelty_in_the_store_makes_the_vote_abstain(store: SlideStore) -> None:
-    write(store.patches(), "novelty", np.full(len(store.patches()), 3.0, np.float32))
+    write(store.patches(), "ood_score", np.full(len(store.patches()), 3.0, np.float32))
     result = vote(store, parameters=FREE)
     assert result.abstained
     assert "100 % of what voted looks unlike" in result.reason
@@ -163,9 +163,9 @@ def test_soft_clinical_weighs_by_what_captions_measured(store: SlideStore) -> No
     assert receipt_of(store, "soft_clinical").inputs.keys() == {
         "patches",
         "probability",
-        "novelty",
+        "ood_score",
         "caption_facts",
-    } - {"novelty"}
+    } - {"ood_score"}
 
 
 def test_captions_that_could_not_measure_key_tissue_are_told(store: SlideStore) -> None:
@@ -182,7 +182,7 @@ def old_vote(store: SlideStore) -> PatchTable:
     table = store.patches()
     record = {
         "method": "mean", "label": 0, "probs": [0.9, 0.1, None], "fractions": [1.0, 0.0, 0.0], "n_patches": 7,
-        "n_unpredicted": 0, "n_weightless": 0, "n_effective": 7.0, "margin": 0.8, "leading": 0, "abstained": False,
+        "n_unpredicted": 0, "n_background": 0, "n_effective": 7.0, "margin": 0.8, "leading": 0, "abstained": False,
         "reason": "", "classes": ["UD", "PD", "D"],
     }  # fmt: skip
     table.write_vote("mean", record, Receipt("vote", 1, {"min_patches": 3, "min_margin": 0.0}, {"probability": "x"}))

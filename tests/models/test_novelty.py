@@ -9,10 +9,10 @@ import pytest
 
 from wsikit.errors import ModelError
 from wsikit.inference.predict import Predictor
-from wsikit.models.config import NOVELTY_FILE
+from wsikit.models.config import OOD_FILE
 from wsikit.models.io import fingerprint, load_model, save_model
 from wsikit.models.mmlnb import MMLNB
-from wsikit.models.novelty import Novelty
+from wsikit.models.ood import OodDetector
 
 RNG = np.random.default_rng(3)
 MIX = RNG.normal(size=(8, 8)) * np.array([1, 1, 1, 1, 1, 1, 1, 50.0])
@@ -24,57 +24,57 @@ def cloud(n: int) -> np.ndarray:
 
 
 def test_one_in_a_hundred_of_the_same_kind_is_novel():
-    found = Novelty.fit(cloud(4000), cloud(4000)).of(cloud(20_000))
+    found = OodDetector.fit(cloud(4000), cloud(4000)).of(cloud(20_000))
     assert 0.006 < (found > 1).mean() < 0.014
 
 
 def test_distance_is_that_of_mahalanobis_by_the_closed_form():
     turn = np.eye(8) + 0.3 * MIX / np.abs(MIX).max(axis=0)
     training, asked = (RNG.normal(size=(n, 8)) @ turn * np.arange(1, 9) for n in (50_000, 50))
-    novelty = Novelty.fit(training, training[:500])
+    ood_score = OodDetector.fit(training, training[:500])
     difference = asked - training.mean(axis=0)
     exact = np.sqrt(np.einsum("ij,jk,ik->i", difference, np.linalg.inv(np.cov(training.T)), difference))
-    np.testing.assert_allclose(novelty.of(asked) * novelty.limit, exact, rtol=0.05)  # shrinkage moves it a little
+    np.testing.assert_allclose(ood_score.of(asked) * ood_score.limit, exact, rtol=0.05)  # shrinkage moves it a little
 
 
 def test_a_small_step_where_training_never_went_is_farther_than_a_wide_one_where_it_went():
     training = np.zeros((500, 2))
     training[:, 0] = RNG.normal(size=500) * 10
     training[:, 1] = training[:, 0] + RNG.normal(size=500) * 0.1
-    novelty = Novelty.fit(training, training)
-    along, across = novelty.of(np.array([[15.0, 15.0], [5.0, -5.0]]))
+    ood_score = OodDetector.fit(training, training)
+    along, across = ood_score.of(np.array([[15.0, 15.0], [5.0, -5.0]]))
     assert along < 1 < across
 
 
 def test_a_feature_that_stood_still_in_training_does_not_blow_up():
     training = np.hstack([RNG.normal(size=(300, 3)), np.full((300, 1), 2.0)])
     asked = np.append(training[0], []) + np.array([0, 0, 0, 1e-4])
-    assert Novelty.fit(training, training).of(asked[None])[0] < 2
+    assert OodDetector.fit(training, training).of(asked[None])[0] < 2
 
 
 def test_too_few_held_out_patches_are_refused():
     with pytest.raises(ModelError, match="99 held-out"):
-        Novelty.fit(cloud(500), cloud(99))
+        OodDetector.fit(cloud(500), cloud(99))
 
 
 def test_a_model_folder_keeps_it_and_counts_it_in_the_fingerprint(tiny_model: MMLNB, tmp_path: Path):
     width = tiny_model.image.width
     bare = save_model(tiny_model, tmp_path / "bare", card="")
     features = RNG.normal(size=(300, width)).astype(np.float32)
-    tiny_model.novelty = Novelty.fit(features, features)
+    tiny_model.ood_score = OodDetector.fit(features, features)
     folder = save_model(tiny_model, tmp_path / "knows", card="")
-    loaded = load_model(folder).novelty
-    np.testing.assert_array_equal(loaded.of(features), tiny_model.novelty.of(features))
+    loaded = load_model(folder).ood_score
+    np.testing.assert_array_equal(loaded.of(features), tiny_model.ood_score.of(features))
     assert fingerprint(folder) != fingerprint(bare)
-    assert load_model(bare).novelty is None
+    assert load_model(bare).ood_score is None
 
 
 def test_a_damaged_or_foreign_file_is_named(tiny_model: MMLNB, tmp_path: Path):
     folder = save_model(tiny_model, tmp_path / "tiny", card="")
-    Novelty(np.zeros(3, np.float32), np.eye(3, dtype=np.float32), 1.0).save(folder / NOVELTY_FILE)
-    with pytest.raises(ModelError, match=NOVELTY_FILE):
+    OodDetector(np.zeros(3, np.float32), np.eye(3, dtype=np.float32), 1.0).save(folder / OOD_FILE)
+    with pytest.raises(ModelError, match=OOD_FILE):
         load_model(folder)
-    (folder / NOVELTY_FILE).write_bytes(b"torn")
+    (folder / OOD_FILE).write_bytes(b"torn")
     with pytest.raises(ModelError, match="damaged"):
         load_model(folder)
 
@@ -82,12 +82,12 @@ def test_a_damaged_or_foreign_file_is_named(tiny_model: MMLNB, tmp_path: Path):
 def test_predictions_tell_it_of_each_patch_and_nan_where_the_model_does_not_know(tiny_model: MMLNB):
     patches = RNG.integers(0, 256, (150, 64, 64, 3)).astype(np.uint8)
     predictor = Predictor(tiny_model, device="cpu")
-    assert np.isnan(predictor.predict(patches[:3], [None] * 3).novelty).all()
+    assert np.isnan(predictor.predict(patches[:3], [None] * 3).ood_score).all()
     from wsikit.training.forward import image_features
 
     features = image_features(tiny_model, patches)
-    tiny_model.novelty = Novelty.fit(features, features)
+    tiny_model.ood_score = OodDetector.fit(features, features)
     white = np.full((1, 64, 64, 3), 255, np.uint8)
-    found = predictor.predict(np.concatenate([patches[:9], white]), [None] * 10).novelty
-    np.testing.assert_allclose(found[:9], tiny_model.novelty.of(features[:9]), rtol=1e-3)
+    found = predictor.predict(np.concatenate([patches[:9], white]), [None] * 10).ood_score
+    np.testing.assert_allclose(found[:9], tiny_model.ood_score.of(features[:9]), rtol=1e-3)
     assert found[9] > 1 > found[:9].mean()

@@ -15,8 +15,9 @@ from PIL import Image
 
 from wsikit.batch.manifest import collect
 from wsikit.errors import ReadError, SlideError, UnsupportedSlideError
-from wsikit.slides import dicom_files, jpeg, open_slide
-from wsikit.slides.dicom import DicomSlide
+from wsikit.slides import jpeg, open_slide
+from wsikit.slides.formats.dicom import files as dicom_files
+from wsikit.slides.formats.dicom.reader import DicomSlide
 
 J2K_LOSSLESS, J2K = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"
 ONE_COLOUR_SPACE = {"colorspace": "RGB", "outcolorspace": "RGB"}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from wsikit.errors import ReadError, SlideError
 from wsikit.slides import jpeg, open_slide
-from wsikit.slides.ndpi import NdpiSlide
+from wsikit.slides.formats.ndpi.reader import NdpiSlide
 from wsikit.slides.registry import choose_reader
 
 SIZES = ((640, 480), (320, 240))

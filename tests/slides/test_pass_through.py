@@ -9,7 +9,7 @@ import tifffile
 
 from wsikit.errors import ReadError
 from wsikit.slides import jpeg, jpeg2k, open_slide
-from wsikit.slides.tiff import TiffSlide
+from wsikit.slides.formats.tiff.reader import TiffSlide
 
 LOSSLESS = {"codecformat": "j2k", "level": 0}
 NO_TRANSFORM = {**LOSSLESS, "mct": False}

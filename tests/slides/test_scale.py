@@ -9,7 +9,7 @@ from PIL import Image
 
 from wsikit.errors import RequestError, ScaleError
 from wsikit.slides import open_slide
-from wsikit.slides.scale import Scale, from_resolution, settle
+from wsikit.slides.scale import Scale, from_resolution, resolve
 
 
 def test_the_files_own_pixel_size_is_used_with_its_provenance(pyramid):
@@ -115,7 +115,7 @@ def test_an_option_rescues_a_slide_whose_own_pixel_size_is_absurd(tmp_path, leve
 
 
 def test_an_option_against_the_magnification_is_used_but_said(caplog):
-    settled = settle("slide", Scale(None, "unknown"), 40.0, given=5.0, given_source="option")
+    settled = resolve("slide", Scale(None, "unknown"), 40.0, given=5.0, given_source="option")
     assert settled.mpp == (5.0, 5.0)
     assert "contradicts" in caplog.text
 

@@ -13,10 +13,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-import wsikit.slides.openslide
+import wsikit.slides.formats.openslide
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, UnsupportedSlideError, WsikitError
 from wsikit.slides import open_slide
-from wsikit.slides.tiff import TiffSlide
+from wsikit.slides.formats.tiff.reader import TiffSlide
 
 APERIO = "Aperio Image Library v12.0.0\r\n640x480 (64x64) |AppMag = 40|MPP = 0.2500|User = dr.who|Filename = S12-3456"
 
@@ -297,8 +297,10 @@ def test_openslide_is_opened_again_once_after_a_damaged_tile(
         with pytest.raises(ReadError):
             slide.read_region(200, 140, 20, 20)
         opened = []
-        real_open = wsikit.slides.openslide._open
-        monkeypatch.setattr(wsikit.slides.openslide, "_open", lambda path: opened.append(path) or real_open(path))
+        real_open = wsikit.slides.formats.openslide._open
+        monkeypatch.setattr(
+            wsikit.slides.formats.openslide, "_open", lambda path: opened.append(path) or real_open(path)
+        )
         for x in range(0, 100, 20):
             slide.read_region(x, 0, 20, 20)
         assert len(opened) <= 1

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wsikit.slides.tiles import Crew, TileCache, paste_boxes, plan_paste
+from wsikit.slides.tile_cache import DecodePool, TileCache, paste_boxes, plan_paste
 
 LEVEL_PX, TILE_PX = (1000, 700), (128, 96)
 
@@ -110,7 +110,7 @@ def test_boxes_anywhere_come_out_as_they_are_and_each_tile_is_asked_for_once(thr
     boxes[0] = (1500, 900, 50, 50)  # outside
     boxes[1] = (-80, -60, 70, 50)
     picture, out = Picture(), np.zeros((60, 260, 260, 3), np.uint8)
-    with Crew(threads) as crew:
+    with DecodePool(threads) as crew:
         assert paste_boxes(picture, 0, boxes, out, crew).all()
     for (x, y, width, height), image in zip(boxes.tolist(), out, strict=True):
         assert np.array_equal(image[:height, :width], picture.box(x, y, width, height))
@@ -126,7 +126,7 @@ def test_boxes_anywhere_come_out_as_they_are_and_each_tile_is_asked_for_once(thr
 
 def test_no_box_needs_no_tile() -> None:
     picture = Picture()
-    with Crew() as crew:
+    with DecodePool() as crew:
         assert len(paste_boxes(picture, 0, np.empty((0, 4), np.int64), np.empty((0, 5, 5, 3), np.uint8), crew)) == 0
     assert picture.asked == []
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wsikit.slides.store import SlideStore
-from wsikit.store.place import place
+from wsikit.store.paths import place
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from wsikit.errors import RequestError, StoreError, UnreachableError
 from wsikit.store.atomic import atomic_write, new_node, write_bytes, write_json
-from wsikit.store.place import bytes_below, is_local, is_url, place, read_range, remove_tree
+from wsikit.store.paths import bytes_below, is_local, is_url, place, read_range, remove_tree
 from wsikit.store.shards import ShardedLevel, pack_shard
 
 

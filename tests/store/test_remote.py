@@ -12,16 +12,16 @@ import numpy.typing as npt
 import pytest
 import zarr
 
-from wsikit.batch.export import export
 from wsikit.batch.manifest import collect
 from wsikit.cli.main import main
 from wsikit.errors import RequestError, StoreError, UnreachableError, UnsupportedSlideError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.geometry import PatchGrid
 from wsikit.inference.stages import caption
+from wsikit.results.export import export
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
-from wsikit.store.place import place
+from wsikit.store.paths import place
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ROWS_PER_CHUNK, ColumnSpec, PatchTable
 from wsikit.tiling.patches import PatchParameters

@@ -23,7 +23,7 @@ import dask.threaded  # noqa: F401
 import scipy.ndimage  # noqa: F401
 import zarr  # noqa: F401
 
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides import tiff  # noqa: F401
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters

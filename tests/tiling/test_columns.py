@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides.store import SlideStore
 from wsikit.store import table as table_module
 from wsikit.store.receipts import Receipt

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from wsikit.errors import SlideError, StoreError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides.store import SlideStore
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters

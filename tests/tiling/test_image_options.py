@@ -16,7 +16,7 @@ import tifffile
 import zarr
 
 from wsikit.errors import RequestError, ScaleError, StoreError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.tiling import regions as regions_module
@@ -315,7 +315,7 @@ def test_a_tile_that_cannot_pass_is_coded_as_those_around_it(pixels: npt.NDArray
         resolutionunit="CENTIMETER",
         metadata=None,
     )
-    from wsikit.tiling.framing import read_head
+    from wsikit.tiling.jpeg_headers import read_head
 
     store = make(path, tmp_path / "s.zarr", {})
     record = store.level_record(0)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides.store import SlideStore
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters

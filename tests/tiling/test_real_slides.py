@@ -9,7 +9,7 @@ import openslide
 import pytest
 import zarr
 
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides.registry import open_slide
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters

@@ -12,9 +12,9 @@ import shapely
 from wsikit.cli.main import main
 from wsikit.errors import RequestError
 from wsikit.slides.store import SlideStore
-from wsikit.tiling.drawn import Roi, read_regions, read_roi
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
+from wsikit.tiling.roi import Roi, read_regions, read_roi
 from wsikit.tiling.tile import tile
 
 PATCHES = PatchParameters(1.0, 50)  # 100 level-0 px on slides of 0.5 µm/px

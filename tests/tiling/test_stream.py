@@ -13,9 +13,9 @@ import pytest
 from wsikit.errors import ReadError
 from wsikit.geometry import PatchGrid
 from wsikit.slides.base import BaseSlide, SlideInfo
-from wsikit.slides.openslide import OpenSlideSlide
+from wsikit.slides.formats.openslide import OpenSlideSlide
 from wsikit.slides.registry import open_slide
-from wsikit.slides.tiles import DecodedTiles, TileCache, mosaic
+from wsikit.slides.tile_cache import DecodedTiles, TileCache, assemble
 from wsikit.tiling import stream
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.stream import iterate_patches, plan_super_tiles, read_patches
@@ -48,7 +48,7 @@ class CountingSlide(BaseSlide):
         return None
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-        return mosaic(
+        return assemble(
             (x, y, width, height), (TILE, TILE), lambda column, row, keep: self.tile(level, column, row, keep=keep)
         )
 

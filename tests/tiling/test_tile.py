@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from wsikit.errors import ReadError, ScaleError, StoreError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.tiling import plan as plan_module

@@ -19,8 +19,8 @@ from wsikit.inference.predict import Predictor
 from wsikit.models.io import load_model
 from wsikit.training.ablation import AblationConfig, jobs, load_patches, run_ablation
 from wsikit.training.ablation_report import drawn_units, summarise
-from wsikit.training.branches import train_image_branch, train_text_branch
 from wsikit.training.config import read_config
+from wsikit.training.unimodal import train_image_branch, train_text_branch
 
 ONE_THREAD = os.cpu_count() or 1
 """Workers that leave each one thread: several add up in another order from run to run."""

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from wsikit.models.concat import Concatenation
 from wsikit.models.prmf import PRMF
-from wsikit.training.arms import Arm, ArmSettings, Bank, fit_arm
 from wsikit.training.curriculum import CurriculumSchedule
+from wsikit.training.fusion_variants import Arm, ArmSettings, Bank, fit_arm
 
 EVEN = np.ones(3, np.float32)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from wsikit.captions.vlm.finetune import _claim
 from wsikit.errors import RequestError
+from wsikit.training.captioner.finetune import _claim
 from wsikit.training.checkpoints import RUN_FILE, prepare
 
 LEFT = f".{RUN_FILE}.{'0' * 32}.partial"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from wsikit.captions import load_captioner
-from wsikit.datasets.table import ImageTable
 from wsikit.errors import RequestError
 from wsikit.training.config import CaptionsConfig
 from wsikit.training.data import PatchSet, patch_set, refuse_shared_groups
+from wsikit.training.datasets.table import ImageTable
 from wsikit.training.texts import with_captions
 
 
@@ -126,7 +126,7 @@ def test_a_captioner_that_needs_the_slide_is_settled_on_each_by_itself():
     texts = with_captions(replace(data, slides=slides).select(mixed), spec, mpp=4.0).captions
     for slide in "ab":
         own = images[slides == slide]
-        expected = load_captioner("morphometry-in-slide").settle(own, mpp=4.0).caption(own, mpp=4.0)
+        expected = load_captioner("morphometry-in-slide").fit(own, mpp=4.0).caption(own, mpp=4.0)
         assert sorted(text for text, row in zip(texts, mixed) if slides[row] == slide) == sorted(
             c.text for c in expected
         )

@@ -29,8 +29,8 @@ from wsikit.training.fit_vote import (
 )
 from wsikit.training.vote_validation import fit, run_vote_fit
 from wsikit.voting import METHODS, Evidence, ThresholdRule, VoteParameters, vote
-from wsikit.voting.fitted import FittedVote, read_fitted
-from wsikit.voting.shares import Share
+from wsikit.voting.area_fractions import Share
+from wsikit.voting.fitted_parameters import FittedVote, read_fitted
 from wsikit.voting.temperature import at_temperature
 
 

@@ -11,8 +11,8 @@ from wsikit.captions.in_slide import HEAD, LIMITS, WORDS
 from wsikit.models.config import TextEncoderConfig
 from wsikit.models.encoders import TextEncoder
 from wsikit.models.tokenizer import CaptionTokenizer
-from wsikit.training.literacy import drawn_captions, teach_reading
 from wsikit.training.settings import FitSettings
+from wsikit.training.text_pretraining import drawn_captions, teach_reading
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.688, 4.0])

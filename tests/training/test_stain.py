@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wsikit.errors import RequestError
+from wsikit.inference.stain import GLASS, Macenko, Reinhard
 from wsikit.training.data import PatchSet
-from wsikit.training.stain import GLASS, Macenko, Reinhard
 
 
 def tissue(shift: tuple[int, int, int], n: int = 6, seed: int = 0) -> np.ndarray:

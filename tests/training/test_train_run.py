@@ -12,13 +12,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from wsikit.captions.vlm.patients import patient_id
 from wsikit.cli.main import main
 from wsikit.errors import ModelError, RequestError
 from wsikit.inference.predict import Predictor
 from wsikit.models.io import load_model
-from wsikit.training.build import build_model, load_data
+from wsikit.training.captioner.patients import patient_id
 from wsikit.training.config import CaptionsConfig, TrainConfig, read_config
+from wsikit.training.factory import build_model, load_data
 from wsikit.training.texts import with_captions
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def test_real_patches_of_several_classes(
 ):
     place = data_dir / "patches" / f"{collection}.zip"
     if classes is None:
-        from wsikit.datasets import read_names
+        from wsikit.training.datasets import read_names
 
         classes = sorted(set(map(str, read_names(place, pattern).classes)))
     data = {"names": {"images": "elsewhere.zip", "pattern": pattern}, "mpp": 0.5, "patch_px": 32, "group": "file"}

@@ -18,9 +18,9 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMFOutput
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.training.augment import disturb_captions, jitter_stain, turn
+from wsikit.training.baselines import colour_histogram, fit_histogram_floor, fit_text_floor
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
-from wsikit.training.floor import colour_histogram, fit_histogram_floor, fit_text_floor
 from wsikit.training.forward import outputs_of
 from wsikit.training.stages import Stage, StagePlan
 from wsikit.training.trainer import EpochRecord, TrainingSettings, loss_of, train

@@ -12,9 +12,9 @@ import pytest
 import tifffile
 
 from wsikit.batch.index import write_index
-from wsikit.batch.outputs import write_outputs
 from wsikit.batch.records import DONE, FAILED, SlideRow, write_row
 from wsikit.inference.stages import vote
+from wsikit.results.outputs import write_outputs
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec
@@ -61,7 +61,7 @@ def predict_by_hand(store: SlideStore) -> None:
     columns: list[tuple[ColumnSpec, Any]] = [
         (ColumnSpec("probability", "float32", 4, {"names": list(CLASSES), "model": model}), probs),
         (ColumnSpec("gate", "float32"), np.linspace(0, 1, n, dtype=np.float32)),
-        (ColumnSpec("novelty", "float32"), np.linspace(0.2, 1.2, n, dtype=np.float32)),
+        (ColumnSpec("ood_score", "float32"), np.linspace(0.2, 1.2, n, dtype=np.float32)),
         (ColumnSpec("caption", "str"), captions),
         (ColumnSpec("caption_facts", "float32", 2, named), facts),
     ]

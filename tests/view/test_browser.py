@@ -87,14 +87,14 @@ def test_the_report_opens_from_disk_without_network_and_without_an_error(
 def test_maps_toggle_and_change_what_is_seen(visit: Visit, browser: Any, report: str, wait: Wait) -> None:
     visit(report)
     seen = {}
-    for key in ("", "subtype", "probability-UD", "gate", "novelty"):
+    for key in ("", "subtype", "probability-UD", "gate", "ood_score"):
         browser.find_element("css selector", f"input[name=layer][value='{key}']").click()
         settled(wait, browser)
         seen[key] = slide_picture(browser)
     assert all(np.abs(seen[key] - seen[""]).mean() > 3 for key in seen if key)
     assert np.abs(seen["gate"] - seen["subtype"]).mean() > 3
     shown = browser.find_elements("css selector", ".layer-legend:not([hidden])")
-    assert [legend.get_attribute("data-layer") for legend in shown] == ["novelty"]
+    assert [legend.get_attribute("data-layer") for legend in shown] == ["ood_score"]
 
 
 def test_opacity_and_the_m_key_take_the_map_away(visit: Visit, browser: Any, report: str, wait: Wait) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsikit.batch.outputs import FILES, write_outputs
+from wsikit.results.outputs import FILES, write_outputs
 from wsikit.slides.store import SlideStore
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wsikit.errors import RequestError
-from wsikit.voting.inpc import InpcStatement, Rules, disagreement, inpc
+from wsikit.voting.inpc import InpcResult, Rules, disagreement, inpc
 from wsikit.voting.inpc_facts import PatchFacts, facts_from_captions, facts_from_classes
 from wsikit.voting.prognosis import Clinical, Mki, mki_class, neuroblastoma_group
 
@@ -302,7 +302,7 @@ def test_the_top_rows_are_those_that_say_most():
 def test_a_statement_survives_json():
     for facts in (table(), nodular(20), table(n=4), table(stroma=None, neuropil=None)):
         statement = inpc(facts, clinical=Clinical(12, Mki(100, 5000)))
-        assert InpcStatement.from_json(json.loads(json.dumps(statement.to_json()))) == statement
+        assert InpcResult.from_json(json.loads(json.dumps(statement.to_json()))) == statement
     assert Clinical.from_json(json.loads(json.dumps(Clinical(12, Mki(1, 9)).to_json()))) == Clinical(12, Mki(1, 9))
 
 

@@ -99,7 +99,7 @@ def test_gate_and_attention_are_weights(method, name):
     result = vote(probs, method=method, weights=weights, evidence=Evidence(**{name: given}), **FREE)
     w = weights[5:] * given[5:]
     assert result.probs == pytest.approx((w[:, None] * probs[5:]).sum(axis=0) / w.sum())
-    assert result.n_weightless == 5
+    assert result.n_background == 5
 
 
 def test_topk_is_the_weighted_mean_of_the_k_highest_of_each_class():

@@ -31,7 +31,7 @@ def slides(draw: st.DrawFn) -> SlidePatches:
     probs[rng.random(n) < draw(st.sampled_from([0.0, 0.5, 1.0]))] = np.nan
     known: dict[str, np.ndarray] = {"gate": rng.random(n), "attention": rng.random(n)}
     known["key_tissue"] = rng.dirichlet(np.ones(3), n)
-    for name in ("tissue", "readable", "blur", "pen", "novelty"):
+    for name in ("tissue", "readable", "blur", "pen", "ood_score"):
         if draw(st.booleans()):
             known[name] = np.where(rng.random(n) < 0.1, np.nan, np.round(rng.random(n) * 1.5, 1).clip(0, 1))
     return SlidePatches(probs, CLASSES, ("other",), grid, coords, known)
@@ -47,7 +47,7 @@ def parameters(method: str, smooth: str) -> VoteParameters:
 def test_a_result_never_contradicts_itself(patches: SlidePatches, method: str, smooth: str) -> None:
     result = vote_slide(patches, parameters(method, smooth))
     n = len(patches.probs)
-    assert result.n_patches + result.n_weightless + result.n_unpredicted == n
+    assert result.n_patches + result.n_background + result.n_unpredicted == n
     assert result.n_unpredicted == np.isnan(patches.probs).any(axis=1).sum()
     assert result.abstained == (result.label is None) == bool(result.reason)
     assert (result.leading is None) == (result.n_patches == 0)
@@ -64,7 +64,7 @@ def test_a_result_never_contradicts_itself(patches: SlidePatches, method: str, s
     if result.interval is not None:
         assert (result.interval.low <= result.interval.high).all()
     areas = result.areas
-    total = areas.mm2.sum() + areas.weightless_mm2 + areas.unpredicted_mm2
+    total = areas.mm2.sum() + areas.background_mm2 + areas.unpredicted_mm2
     assert total <= np.prod(patches.grid.slide_px) * 0.25e-6 * (1 + 1e-9)
     assert (total > 0) == (n > 0)
     if result.second is not None:
@@ -86,4 +86,4 @@ def test_the_order_of_the_patches_changes_nothing(patches: SlidePatches, method:
     assert other.probs == pytest.approx(one.probs, nan_ok=True)
     assert other.reason == one.reason
     assert other.areas.mm2 == pytest.approx(one.areas.mm2)
-    assert other.novel_share == pytest.approx(one.novel_share)
+    assert other.ood_fraction == pytest.approx(one.ood_fraction)

@@ -11,7 +11,7 @@ import pytest
 
 from wsikit.errors import RequestError
 from wsikit.geometry import PatchGrid
-from wsikit.mosaic import shared_areas
+from wsikit.partition import shared_areas
 from wsikit.voting import (
     METHODS,
     Evidence,
@@ -63,7 +63,7 @@ def test_areas_are_the_pixels_of_each_class_counted_one_by_one():
     areas = vote_slide(patches).areas
     for index in range(3):
         assert areas.mm2[index] == pytest.approx(covered_px(patches, labels.ravel() == index) * MM2)
-    assert areas.weightless_mm2 == pytest.approx(covered_px(patches, labels.ravel() == 3) * MM2)
+    assert areas.background_mm2 == pytest.approx(covered_px(patches, labels.ravel() == 3) * MM2)
     assert areas.unpredicted_mm2 == pytest.approx(covered_px(patches, labels.ravel() == -1) * MM2)
     assert areas.percent == pytest.approx(100 * areas.mm2 / areas.mm2.sum())
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_seen_has_no_voice():
     for column in ("pen", "blur"):
         patches = slide(labels, **{column: spoilt.astype(np.float32)})
         result = vote_slide(patches, VoteParameters(min_patches=1))
-        assert (result.label, result.n_weightless) == (1, 42)
+        assert (result.label, result.n_background) == (1, 42)
         assert vote_slide(patches, VoteParameters(weights=(), min_patches=1)).label == 2
 
 
@@ -203,30 +203,30 @@ def test_patches_without_weight_or_prediction_tear_a_region_apart():
 
 
 def test_tissue_unlike_the_training_makes_the_vote_abstain_and_says_so():
-    novelty = np.where(np.arange(100) < 62, 1.4, 0.7).astype(np.float32)
-    patches = slide(np.ones((10, 10), int), novelty=novelty)
+    ood_score = np.where(np.arange(100) < 62, 1.4, 0.7).astype(np.float32)
+    patches = slide(np.ones((10, 10), int), ood_score=ood_score)
     result = vote_slide(patches)
     assert result.abstained
     assert result.leading == 1
-    assert result.novel_share == pytest.approx(0.62)
+    assert result.ood_fraction == pytest.approx(0.62)
     assert "62 % of what voted looks unlike anything the model was trained on, more than 50 %" in result.reason
-    assert vote_slide(patches, VoteParameters(max_novel=0.7)).label == 1
+    assert vote_slide(patches, VoteParameters(max_ood=0.7)).label == 1
 
 
 def test_novelty_counts_the_weight_of_patches_that_voted_only():
     labels = np.ones((10, 10), int)
     labels[:5] = 3  # background, however strange
-    novelty = np.where(np.arange(100) < 50, 9.0, np.nan)
-    novelty[50:60] = 2.0
-    novelty[60:90] = 0.5
+    ood_score = np.where(np.arange(100) < 50, 9.0, np.nan)
+    ood_score[50:60] = 2.0
+    ood_score[60:90] = 0.5
     tissue = np.where(np.arange(100) < 60, 0.5, 1.0)
-    result = vote_slide(slide(labels, novelty=novelty, tissue=tissue))
-    assert result.novel_share == pytest.approx(10 * 0.5 / (10 * 0.5 + 30))
+    result = vote_slide(slide(labels, ood_score=ood_score, tissue=tissue))
+    assert result.ood_fraction == pytest.approx(10 * 0.5 / (10 * 0.5 + 30))
 
 
 def test_a_model_that_knows_nothing_of_novelty_says_nothing():
-    assert vote_slide(slide(np.ones((5, 5), int))).novel_share is None
-    assert vote_slide(slide(np.ones((5, 5), int), novelty=np.full(25, np.nan))).novel_share is None
+    assert vote_slide(slide(np.ones((5, 5), int))).ood_fraction is None
+    assert vote_slide(slide(np.ones((5, 5), int), ood_score=np.full(25, np.nan))).ood_fraction is None
 
 
 def test_smoothing_comes_before_the_vote_and_is_told():
@@ -282,19 +282,19 @@ def test_a_model_with_one_voting_class_calls_it(method):
 
 
 def test_everything_is_reported_though_the_vote_abstains():
-    patches = slide(blobs(), novelty=np.full(1200, 0.5))
+    patches = slide(blobs(), ood_score=np.full(1200, 0.5))
     result = vote_slide(patches, VoteParameters(min_margin=1.0, second_mm2=0.1))
     assert result.abstained
     assert result.second is not None
     assert result.areas is not None
     assert result.interval is not None
-    assert result.novel_share == 0
+    assert result.ood_fraction == 0
     assert result.leading == 1
 
 
 @pytest.mark.parametrize("method", ["mean", "threshold"])
 def test_a_full_result_survives_strict_json(method):
-    patches = slide(blobs(), novelty=np.full(1200, 0.5), tissue=np.full(1200, 0.9))
+    patches = slide(blobs(), ood_score=np.full(1200, 0.5), tissue=np.full(1200, 0.9))
     result = vote_slide(patches, VoteParameters(method, rule=ThresholdRule("D"), smooth="median", second_mm2=0.1))
     record = json.loads(json.dumps(result.to_json(), allow_nan=False))
     back = SlideResult.from_json(record)
@@ -308,10 +308,10 @@ def test_a_full_result_survives_strict_json(method):
 
 def test_a_record_of_an_older_version_opens_with_what_it_knew():
     result = vote(np.tile([0.8, 0.2], (30, 1)))
-    old = ("method", "label", "probs", "fractions", "n_patches", "n_unpredicted", "n_weightless", "n_effective")
+    old = ("method", "label", "probs", "fractions", "n_patches", "n_unpredicted", "n_background", "n_effective")
     record = {key: result.to_json()[key] for key in (*old, "margin", "leading", "abstained", "reason")}
     back = SlideResult.from_json(record)
-    assert (back.label, back.areas, back.interval, back.novel_share) == (0, None, None, None)
+    assert (back.label, back.areas, back.interval, back.ood_fraction) == (0, None, None, None)
 
 
 def test_parameters_survive_json_and_older_ones_open():
@@ -338,8 +338,8 @@ def test_contradictions_are_refused():
         VoteParameters(weights=("tisue",))
     with pytest.raises(RequestError, match="blurry"):
         VoteParameters(smooth="blurry")
-    with pytest.raises(RequestError, match="novelty of shape"):
-        vote([[0.5, 0.5]], VoteRule(), evidence=Evidence(novelty=np.ones((3,))))
+    with pytest.raises(RequestError, match="ood_score of shape"):
+        vote([[0.5, 0.5]], VoteRule(), evidence=Evidence(ood_score=np.ones((3,))))
 
 
 def test_an_undefined_margin_is_none_in_json():

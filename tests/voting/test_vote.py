@@ -119,7 +119,7 @@ def test_undecided_patches_have_no_voice_in_a_confidence_vote():
     crowd = np.full((1000, 3), 1 / 3)
     result = vote(np.vstack([crowd, [[0.8, 0.1, 0.1]]]), method="confidence", **FREE)
     assert result.probs == pytest.approx([0.8, 0.1, 0.1])
-    assert (result.n_patches, result.n_weightless) == (1, 1000)
+    assert (result.n_patches, result.n_background) == (1, 1000)
     assert vote(crowd, method="confidence", **FREE).abstained
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import quote
 
 from wsikit.batch.records import DONE, FAILED, SlideRow, read_rows
-from wsikit.export.report import content_policy, environment, inline_script
-from wsikit.export.units import format_areas, format_share
-from wsikit.export.words import RESEARCH_USE
+from wsikit.exporters.report import content_policy, environment, inline_script
+from wsikit.exporters.summary_text import RESEARCH_USE
+from wsikit.exporters.units import format_areas, format_share
 from wsikit.store.atomic import atomic_write
 
 CALLED, ABSTAINED = "called", "abstained"

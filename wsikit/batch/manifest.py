@@ -14,9 +14,9 @@ from pathlib import Path, PurePath
 
 from wsikit.errors import RequestError
 from wsikit.slides.base import Slide
-from wsikit.slides.dicom_files import level_0_files
+from wsikit.slides.formats.dicom.files import level_0_files
 from wsikit.slides.registry import open_slide
-from wsikit.store.place import is_url, place
+from wsikit.store.paths import is_url, place
 
 SLIDE_SUFFIXES = frozenset(
     [

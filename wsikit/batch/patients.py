@@ -13,7 +13,7 @@ from wsikit.batch import records
 from wsikit.batch.records import SlideRow
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write
-from wsikit.store.place import is_url
+from wsikit.store.paths import is_url
 from wsikit.voting.patients import PatientResult, SlideOfPatient, combine_slides
 
 TABLE = "patients.csv"

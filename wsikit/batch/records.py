@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import wsikit
+from wsikit._version import versions
 from wsikit.batch.manifest import SlideEntry
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write, write_json
@@ -38,7 +36,6 @@ _FIXED = [
     "seconds",
     "error",
 ]
-_PACKAGES = ("numpy", "zarr", "dask", "torch", "timm", "transformers", "scikit-image", "openslide-python", "tifffile")
 
 
 @dataclass(frozen=True)
@@ -131,17 +128,6 @@ def read_patients(out: Path) -> dict[str, str]:
     except json.JSONDecodeError as error:
         raise RequestError(f"{path}: damaged ({error}). Remove it; wsikit run writes it anew.") from error
     return dict(record.get("patients", {}))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    found = {"wsikit": wsikit.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _row_path(out: Path, slide_id: str) -> Path:

@@ -19,27 +19,27 @@ from filelock import FileLock, Timeout
 from wsikit.batch import records
 from wsikit.batch.index import write_index
 from wsikit.batch.manifest import SlideEntry
-from wsikit.batch.outputs import SlideSummary, write_outputs
 from wsikit.batch.records import SlideRow
 from wsikit.captions import Captioner, CaptionerOptions, load_captioner
 from wsikit.captions.base import in_parallel
-from wsikit.captions.choice import captioner_for
-from wsikit.captions.remember import remembering
+from wsikit.captions.cache import cached
+from wsikit.captions.registry import captioner_for
 from wsikit.errors import RequestError, WsikitError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.geometry import MAX_ENLARGEMENT, SCALE_TOLERANCE
 from wsikit.inference.budget import Budget
 from wsikit.inference.caption_columns import drop_stale
 from wsikit.inference.stages import VoteParameters, caption, caption_stage, predict, vote, why_not_applicable
 from wsikit.progress import SILENT, Progress
+from wsikit.results.outputs import SlideSummary, write_outputs
 from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
-from wsikit.store.place import local_folder
+from wsikit.store.paths import local_folder
 from wsikit.store.table import PatchTable
-from wsikit.tiling.drawn import Roi, read_roi
 from wsikit.tiling.patches import PatchParameters, quality_stage
 from wsikit.tiling.plan import ImageParameters
+from wsikit.tiling.roi import Roi, read_roi
 from wsikit.tiling.tile import tile
 from wsikit.tissue.parameters import TissueParameters
 
@@ -130,7 +130,7 @@ def run(
     spec = parameters.captioner or captioner_for(predictor.model.config.captioner)
     parameters = replace(parameters, captioner=spec)
     # equal pixels are described once in the whole run
-    captioner = remembering(load_captioner(spec, parameters.captioner_options, device=device))
+    captioner = cached(load_captioner(spec, parameters.captioner_options, device=device))
     folder.mkdir(parents=True, exist_ok=True)
     records.write_run(folder, parameters.to_json(), entries, model_fingerprint=predictor.model.fingerprint)
     job = _Job(folder, parameters, executor or Executor(), predictor, captioner, progress)

@@ -104,10 +104,10 @@ def _stream(job: Job) -> Timings:
 
 def _decode_each_tile(job: Job) -> Timings:
     """Each tile that the patches need is decoded once, and dropped: no patch is made of it."""
-    from wsikit.slides.tiles import Crew, DecodedTiles, plan_paste
+    from wsikit.slides.tile_cache import DecodedTiles, DecodePool, plan_paste
     from wsikit.tiling.stream import plan_patches
 
-    with _opened(job) as slide, Crew(job.threads) as crew:
+    with _opened(job) as slide, DecodePool(job.threads) as crew:
         plans = plan_patches(slide, _grid(job, slide.dimensions), _corners(job))
         encoded = _encoded(slide)
         if not isinstance(slide, DecodedTiles):
@@ -133,7 +133,7 @@ def _decode_each_tile(job: Job) -> Timings:
 
 def _encoded(slide: Any) -> Callable[[int, int, int], bytes | None] | None:
     """How the bytes of a tile are fetched without being decoded, if that can be had."""
-    from wsikit.slides.encoded import EncodedTiles
+    from wsikit.slides.encoded_tiles import EncodedTiles
 
     if slide.info.kind == "store":
         return slide.chunk if slide.holds_pixels else None  # type: ignore[no-any-return]

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "Caption": "wsikit.captions.base",
     "Captioner": "wsikit.captions.base",
-    "CaptionerOptions": "wsikit.captions.choice",
+    "CaptionerOptions": "wsikit.captions.registry",
     "FACTS": "wsikit.captions.lexicon",
-    "FactScore": "wsikit.captions.reading",
+    "FactScore": "wsikit.captions.parse",
     "Morphometry": "wsikit.captions.morphometry",
-    "fact_f1": "wsikit.captions.reading",
-    "load_captioner": "wsikit.captions.choice",
+    "fact_f1": "wsikit.captions.parse",
+    "load_captioner": "wsikit.captions.registry",
     "packaged_captioners": "wsikit.captions.vlm.files",
-    "parse": "wsikit.captions.reading",
+    "parse": "wsikit.captions.parse",
     "phrase": "wsikit.captions.lexicon",
-    "scrub": "wsikit.captions.reading",
+    "scrub": "wsikit.captions.parse",
 }
 
 __all__ = [
@@ -37,10 +37,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from wsikit.captions.base import Caption, Captioner
-    from wsikit.captions.choice import CaptionerOptions, load_captioner
     from wsikit.captions.lexicon import FACTS, phrase
     from wsikit.captions.morphometry import Morphometry
-    from wsikit.captions.reading import FactScore, fact_f1, parse, scrub
+    from wsikit.captions.parse import FactScore, fact_f1, parse, scrub
+    from wsikit.captions.registry import CaptionerOptions, load_captioner
     from wsikit.captions.vlm.files import packaged_captioners
 
 

@@ -53,10 +53,10 @@ class Captioner(Protocol):
 
 
 @runtime_checkable
-class NeedsSlide(Protocol):
+class FitsToSlide(Protocol):
     """A captioner whose words depend on the slide: it sees some of its patches before it describes any."""
 
-    def settle(self, images: npt.NDArray[np.uint8], *, mpp: float) -> Captioner:
+    def fit(self, images: npt.NDArray[np.uint8], *, mpp: float) -> Captioner:
         """The captioner for the slide that has these patches, uint8 (B, H, W, 3) at `mpp` µm per pixel."""
 
 

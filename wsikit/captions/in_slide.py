@@ -71,7 +71,7 @@ def place_words(found: Mapping[str, float]) -> str:
 
 
 class MorphometryInSlide:
-    """Captioner that measures, and says how a patch stands among those of its slide. It sees the slide first: `settle`.
+    """Captioner that measures, and says how a patch stands among those of its slide. It sees the slide first: `fit`.
 
     Only where tone is told, on pixels coarser than 0.6 µm.
     """
@@ -80,10 +80,10 @@ class MorphometryInSlide:
     fact_names: tuple[str, ...] = Morphometry.fact_names
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, version, and what measures. Settled, it has the slide's reference besides."""
+        """Name, version, and what measures. FittedToSlide, it has the slide's reference besides."""
         return {"captioner": self.name, "version": _VERSION, "measured": Morphometry().fingerprint()}
 
-    def settle(self, images: npt.NDArray[np.uint8], *, mpp: float) -> Settled:
+    def fit(self, images: npt.NDArray[np.uint8], *, mpp: float) -> FittedToSlide:
         """Look at a slide: a sample of its patches, uint8 (B, H, W, 3) at `mpp` µm per pixel.
 
         Raises
@@ -97,7 +97,7 @@ class MorphometryInSlide:
                 f"captioner {self.name!r}: at {mpp:g} µm/px single cells are told, not tone; it places patches where "
                 f"pixels are coarser than {finest} µm. Use morphometry."
             )
-        return Settled(reference_of(Morphometry().caption(images, mpp=mpp)))
+        return FittedToSlide(reference_of(Morphometry().caption(images, mpp=mpp)))
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
         """Refuse: no patch has a place before its slide was looked at."""
@@ -105,7 +105,7 @@ class MorphometryInSlide:
 
 
 @dataclass(frozen=True)
-class Settled:
+class FittedToSlide:
     """`MorphometryInSlide`, settled on a slide."""
 
     reference: dict[str, tuple[float, float]]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.lexicon import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT
-from wsikit.captions.reading import TERMS, parse
+from wsikit.captions.parse import TERMS, parse
 from wsikit.errors import RequestError
 
 _AMOUNTS = (SCANT, MODERATE, ABUNDANT)

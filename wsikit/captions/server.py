@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.base import Caption, check_patches
-from wsikit.captions.safety import whole_sentences
+from wsikit.captions.filter import whole_sentences
 from wsikit.errors import ModelError, RequestError, UnreachableError
 
 if TYPE_CHECKING:

@@ -45,8 +45,8 @@ def command(
     from rich.console import Console
 
     from wsikit.captions import load_captioner
-    from wsikit.captions.choice import MORPHOMETRY
-    from wsikit.captions.remember import remembering
+    from wsikit.captions.cache import cached
+    from wsikit.captions.registry import MORPHOMETRY
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
     from wsikit.errors import RequestError
@@ -57,7 +57,7 @@ def command(
         raise RequestError("--model chooses patches for a budget: give --caption-budget N with it")
     executor = executor_of(scheduler, workers)
     # equal pixels are described once for all stores
-    captioner = remembering(load_captioner(request.captioner or MORPHOMETRY, request.options, device=device))
+    captioner = cached(load_captioner(request.captioner or MORPHOMETRY, request.options, device=device))
     predictor = None
     if model:
         from wsikit.inference.predict import Predictor

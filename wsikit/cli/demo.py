@@ -25,7 +25,7 @@ def command(out: str, seed: int) -> int:
     from wsikit.batch.records import taken_ids
     from wsikit.batch.runner import RunParameters
     from wsikit.cli.run import run_in_terminal
-    from wsikit.execution import Executor
+    from wsikit.executor import Executor
     from wsikit.phantom import make_phantom
 
     console = Console()

@@ -106,7 +106,7 @@ def check_versions() -> Iterator[Check]:
     import platform
     import sys
 
-    import wsikit
+    from wsikit._version import __version__
 
     found = f"{platform.python_version()} ({platform.platform(terse=True)}, {platform.machine()})"
     yield Check(
@@ -118,7 +118,7 @@ def check_versions() -> Iterator[Check]:
         "wsikit",
         requirements is not None,
         False,
-        wsikit.__version__ if requirements is not None else f"{wsikit.__version__}, not installed as a package",
+        __version__ if requirements is not None else f"{__version__}, not installed as a package",
         "run `pip install .` in its folder; until then what it requires cannot be looked up",
     )
     for requirement in requirements or []:
@@ -216,7 +216,7 @@ def _round_trip(codec: str) -> str:
 
 def check_devices() -> Iterator[Check]:
     """CPUs, and the GPU that models would run on. None is needed: models run on the CPU, only slower."""
-    from wsikit.execution import available_cpus
+    from wsikit.executor import available_cpus
 
     yield Check("devices", "CPU", True, False, f"{available_cpus()} for this process")
 

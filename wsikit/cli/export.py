@@ -39,7 +39,7 @@ FORMATS = (
 @click.option(
     "--column",
     metavar="NAME",
-    help="png: a column as heat map: gate, entropy, margin, novelty, probability:PD, caption_facts:nuclei_per_mm2 …",
+    help="png: a column as heat map: gate, entropy, margin, ood_score, probability:PD, caption_facts:nuclei_per_mm2 …",
 )
 @click.option("--patches", is_flag=True, help="geojson: each patch too, as a detection with its measurements.")
 @click.option("--per", type=click.Choice(["class", "region"]), help="geojson: one annotation per class, or per region.")
@@ -59,7 +59,7 @@ def command(store: str, to: str, out: str, grid: str | None, method: str, **opti
     report       one HTML file
     trident clam stamp atlaspatch   places, and features where there are any, as these tools keep them
     """
-    from wsikit.batch.export import ExportOptions, export
+    from wsikit.results.export import ExportOptions, export
 
     chosen = ExportOptions(**options)
     written = export(store, to, out, grid=grid, method=method, options=chosen, on_note=_tell)

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from wsikit.captions.vlm.settings import FinetuneSettings
+    from wsikit.training.captioner.settings import FinetuneSettings
 
 
 @click.command()
@@ -55,9 +55,9 @@ def command(
     settings = _settings(config, options)
     from rich.console import Console
 
-    from wsikit.captions.vlm.finetune import finetune_captioner
-    from wsikit.captions.vlm.folds import out_of_fold_captions
-    from wsikit.datasets import read_table
+    from wsikit.training.captioner.finetune import finetune_captioner
+    from wsikit.training.captioner.folds import out_of_fold_captions
+    from wsikit.training.datasets import read_table
 
     console = Console()
     read = read_table(table, images, needs_class=False)
@@ -93,8 +93,8 @@ def _settings(config: str | None, options: dict[str, Any]) -> FinetuneSettings:
     import yaml
     from pydantic import ValidationError
 
-    from wsikit.captions.vlm.settings import FinetuneSettings
     from wsikit.errors import RequestError
+    from wsikit.training.captioner.settings import FinetuneSettings
 
     values: dict[str, Any] = {}
     if config is not None:

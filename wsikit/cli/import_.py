@@ -57,10 +57,10 @@ def command(
     """
     from rich.console import Console
 
-    from wsikit.batch.import_ import REGIONS, check_import, import_patches, import_roi
     from wsikit.batch.manifest import SlideEntry
     from wsikit.cli.progress import TerminalProgress
     from wsikit.errors import RequestError
+    from wsikit.results.import_ import REGIONS, check_import, import_patches, import_roi
 
     if layout == REGIONS or (layout == "auto" and path.lower().endswith((".geojson", ".json"))):
         if out is None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-import wsikit
+from wsikit._version import __version__
 from wsikit.errors import RequestError, WsikitError
 
 VERBS = {
@@ -66,7 +66,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(wsikit.__version__, prog_name="wsikit")
+@click.version_option(__version__, prog_name="wsikit")
 @click.option("-v", "--verbose", count=True, help="Say more: -v warnings and choices, -vv everything.")
 def cli(verbose: int) -> None:
     """From a whole-slide image to a subtype, a map, and the words and pixels behind it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from wsikit.execution import Executor
+    from wsikit.executor import Executor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -161,6 +161,6 @@ def model_option(function: F) -> F:
 
 def executor_of(scheduler: str, workers: int | None) -> Executor:
     """The executor that the two options name."""
-    from wsikit.execution import Executor
+    from wsikit.executor import Executor
 
     return Executor(scheduler, workers)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wsikit.batch.runner import RunParameters, RunSummary
     from wsikit.cli.captioner_options import CaptionRequest
     from wsikit.cli.progress import TerminalProgress
-    from wsikit.execution import Executor
+    from wsikit.executor import Executor
     from wsikit.tiling.plan import ImageParameters
 
 

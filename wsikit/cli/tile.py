@@ -65,9 +65,9 @@ def command(
     from wsikit.batch.rois import with_rois
     from wsikit.cli.progress import TerminalProgress
     from wsikit.errors import RequestError, WsikitError
-    from wsikit.store.place import place
-    from wsikit.tiling.drawn import read_roi
+    from wsikit.store.paths import place
     from wsikit.tiling.patches import PatchParameters
+    from wsikit.tiling.roi import read_roi
     from wsikit.tiling.tile import tile
 
     patches = PatchParameters(mpp, patch_size, overlap, min_tissue)

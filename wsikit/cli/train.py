@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from wsikit.training.learner import EpochRecord
+    from wsikit.training.module import EpochRecord
 
 
 @click.command()

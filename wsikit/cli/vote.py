@@ -48,7 +48,7 @@ DEFAULT_WEIGHTS = "tissue,readable,quality,roi,overlap"
     "--min-margin", default=0.1, show_default=True, metavar="SHARE", help="Abstain if the two ahead differ by less."
 )
 @click.option(
-    "--max-novel",
+    "--max-ood",
     default=0.5,
     show_default=True,
     metavar="SHARE",
@@ -117,11 +117,11 @@ def command(
     from dataclasses import replace
 
     from wsikit.cli.stores import for_each_store
-    from wsikit.inference.statement import inpc_words, refuse_other_model, state_inpc
-    from wsikit.inference.voting import vote
+    from wsikit.inference.inpc import apply_inpc, inpc_summary, refuse_other_model
+    from wsikit.inference.vote import vote
     from wsikit.slides.store import SlideStore
     from wsikit.voting import VoteParameters
-    from wsikit.voting.fitted import read_fitted
+    from wsikit.voting.fitted_parameters import read_fitted
 
     chosen = tuple(name.strip() for name in weights.split(",") if name.strip())
     parameters = VoteParameters(rule=_rule(rule), weights=chosen, **settings)
@@ -137,12 +137,12 @@ def command(
             refuse_other_model(found, table)
         result = vote(opened, parameters=parameters, grid=grid)
         record = table.votes()[parameters.method]
-        statement = state_inpc(opened, grid=grid, rules=found.rules if found else None) if state else None
+        statement = apply_inpc(opened, grid=grid, rules=found.rules if found else None) if state else None
         if as_json:
             beside = {} if statement is None else {"inpc": statement.to_json()}
             click.echo(json.dumps({"store": store, **record, **beside}))
             return ""
-        lines = inpc_words(table, result, tuple(record["classes"])) if state else []
+        lines = inpc_summary(table, result, tuple(record["classes"])) if state else []
         return "\n".join([_words(result, record["classes"]), *lines])
 
     return for_each_store(stores, decide)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from wsikit.captions.descriptor import DESCRIPTOR_REVISION, describe_patches
 from wsikit.errors import RequestError
-from wsikit.inference.caption_columns import NOBODY
+from wsikit.inference.caption_columns import NO_ROW
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
@@ -56,18 +56,18 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Look:
+class SimilarityFeatures:
     """How patches are compared, and by what record it is known again."""
 
     features: Features
     record: dict[str, Any]
 
 
-def look_of(predictor: Predictor | None) -> Look:
+def similarity_features(predictor: Predictor | None) -> SimilarityFeatures:
     """By a model's image branch, where there is a model; else by stain and texture."""
     if predictor is None:
-        return Look(describe_patches, {"descriptor": DESCRIPTOR_REVISION})
-    return Look(lambda images: _image_branch(predictor, images), {"model": predictor.model.fingerprint})
+        return SimilarityFeatures(describe_patches, {"descriptor": DESCRIPTOR_REVISION})
+    return SimilarityFeatures(lambda images: _image_branch(predictor, images), {"model": predictor.model.fingerprint})
 
 
 def choose(features: Floats, coords: npt.NDArray[np.int64], budget: Budget) -> npt.NDArray[np.int64]:
@@ -86,9 +86,9 @@ def choose(features: Floats, coords: npt.NDArray[np.int64], budget: Budget) -> n
     Returns
     -------
     int64 (N,)
-        A row number: its own for representatives; `NOBODY` for patches that stay without text.
+        A row number: its own for representatives; `NO_ROW` for patches that stay without text.
     """
-    source = np.full(len(features), NOBODY, dtype=np.int64)
+    source = np.full(len(features), NO_ROW, dtype=np.int64)
     usable = np.flatnonzero(np.isfinite(features).all(axis=1)) if features.size else np.empty(0, np.int64)
     if len(usable) <= budget.captions:
         source[usable] = usable

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.base import Captioner, NeedsSlide, in_parallel, sample_rows
-from wsikit.execution import Executor
+from wsikit.captions.base import Captioner, FitsToSlide, in_parallel, sample_rows
+from wsikit.executor import Executor
 from wsikit.inference.budget import Budget
 from wsikit.inference.caption_columns import drop_stale
-from wsikit.inference.opening import StoreLike, coords_digest, open_store
-from wsikit.inference.slow_captions import CAPTION_REVISION, SlowCaptions
+from wsikit.inference.generative import CAPTION_REVISION, SlowCaptions
 from wsikit.progress import SILENT, Progress
-from wsikit.slides.store import SlideStore
+from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.receipts import Receipt
-from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.store.table import ColumnSpec, PatchTable, coords_digest
 from wsikit.tiling.columns import ColumnStage, fill_columns
 from wsikit.tiling.stream import iterate_patches
 
 if TYPE_CHECKING:
-    from wsikit.captions.choice import CaptionerOptions
+    from wsikit.captions.registry import CaptionerOptions
     from wsikit.inference.predict import Predictor
 
 _AT_ONCE = 64
@@ -66,7 +65,7 @@ def caption(
     PatchTable
         With `caption`, text (N,), empty where there is none, and `caption_facts`, float32 (N, F), NaN where a fact
         could not be measured; the facts' names are in its attribute `names`. Generative captioners, and budgets, add
-        `caption_row`, `caption_failure` and `caption_raw`: see
+        `caption_source`, `caption_failure` and `caption_raw`: see
         `wsikit.inference.caption_columns`.
 
     Raises
@@ -79,7 +78,7 @@ def caption(
     opened = open_store(store)
     table = opened.patches(grid)
     describer = load_captioner(captioner, options, device=device) if isinstance(captioner, str) else captioner
-    if isinstance(describer, NeedsSlide):
+    if isinstance(describer, FitsToSlide):
         describer = _settled(describer, opened, table)
     if budget is not None and budget.captions >= len(table):
         budget = None  # it asks for no less than everything
@@ -93,14 +92,14 @@ def caption(
     return table
 
 
-def _settled(captioner: NeedsSlide, store: SlideStore, table: PatchTable) -> Captioner:
+def _settled(captioner: FitsToSlide, store: SlideStore, table: PatchTable) -> Captioner:
     """The captioner for this slide, by a sample of its readable patches; the same sample each time."""
     coords = table.coords[sample_rows(len(table))]
     seen = []
     for _, batch in iterate_patches(store, table.grid, coords, _ranges(len(coords))):
         seen.append(batch.images[batch.readable])
     side = table.grid.patch_px
-    return captioner.settle(np.concatenate([np.empty((0, side, side, 3), np.uint8), *seen]), mpp=table.grid.target_mpp)
+    return captioner.fit(np.concatenate([np.empty((0, side, side, 3), np.uint8), *seen]), mpp=table.grid.target_mpp)
 
 
 def _ranges(n: int) -> list[slice]:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.safety import judge
+from wsikit.captions.filter import judge
 from wsikit.store.table import PatchTable
 
-OWN_COLUMNS = ("caption_failure", "caption_row", "caption_raw")
+OWN_COLUMNS = ("caption_failure", "caption_source", "caption_raw")
 """Beside `caption`, where not every patch simply has its own."""
 
-NOBODY = -1
+NO_ROW = -1
 """In place of a row number: no caption."""
 
 UNREADABLE = "the patch could not be read"
@@ -76,11 +76,11 @@ def read_captions(table: PatchTable) -> CaptionColumns | None:
     receipts = [table.receipt(name) for name in OWN_COLUMNS if name in there]
     if len(receipts) == len(OWN_COLUMNS) and all(found == known for found in receipts):
         return CaptionColumns(
-            texts, table.read("caption_row"), table.read("caption_failure"), table.read("caption_raw")
+            texts, table.read("caption_source"), table.read("caption_failure"), table.read("caption_raw")
         )
     said = np.array([bool(text) for text in texts], dtype=bool)
     none = np.full(len(texts), "", dtype=object)
-    return CaptionColumns(texts, np.where(said, np.arange(len(texts)), NOBODY), none, none.copy())
+    return CaptionColumns(texts, np.where(said, np.arange(len(texts)), NO_ROW), none, none.copy())
 
 
 def summarize_captions(table: PatchTable) -> CaptionSummary | None:
@@ -90,6 +90,6 @@ def summarize_captions(table: PatchTable) -> CaptionSummary | None:
         return None
     own = found.rows == np.arange(len(found.rows))
     failed = [str(reason) for reason in found.failures if reason]
-    shared = (found.rows != NOBODY) & ~own
+    shared = (found.rows != NO_ROW) & ~own
     scrubbed = sum(bool(text) and judge(str(raw)).scrubbed for raw, text in zip(found.raw, found.texts))
     return CaptionSummary(len(own), int(own.sum()), int(shared.sum()), Counter(failed), scrubbed)

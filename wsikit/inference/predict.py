@@ -32,7 +32,7 @@ class PatchPrediction:
     """(B, C) of the auxiliary head on the image alone."""
     probs_text: npt.NDArray[np.float32]
     """(B, C) of the auxiliary head on the caption alone; NaN where there is none."""
-    novelty: npt.NDArray[np.float32]
+    ood_score: npt.NDArray[np.float32]
     """(B,) how unlike the training patches: above 1, farther off than 99 % of held-out ones; NaN where the model does
     not know them."""
 
@@ -62,7 +62,7 @@ class Predictor:
         self.device = torch.device("cuda" if cuda and device != "cpu" else "cpu")
         self.model = model.to(self.device).eval()
         self.batch = batch
-        self._told_of_truncation = False
+        self._truncation_warned = False
 
     def check(self, *, patch_px: int, mpp: float) -> None:
         """Refuse patches of a size or scale that the model was not trained on; call it before reading any.
@@ -123,8 +123,8 @@ class Predictor:
         self, images: npt.NDArray[np.uint8], captions: Sequence[str | None]
     ) -> tuple[npt.NDArray[np.float32], ...]:
         tokens = self.model.read(captions)
-        if tokens.truncated and not self._told_of_truncation:
-            self._told_of_truncation = True
+        if tokens.truncated and not self._truncation_warned:
+            self._truncation_warned = True
             logger.warning("captions longer than %d tokens are cut", self.model.config.text_max_tokens)
         features = self.model.image(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
         read = (tokens.ids, tokens.mask, tokens.present)
@@ -135,7 +135,7 @@ class Predictor:
         return probs, out.gate.float().cpu().numpy(), probs_image, probs_text, self._novelty(features)
 
     def _novelty(self, features: torch.Tensor) -> npt.NDArray[np.float32]:
-        known = self.model.novelty
+        known = self.model.ood_detector
         if known is None:
             return np.full(len(features), np.nan, dtype=np.float32)
         return known.of(features.float().cpu().numpy())

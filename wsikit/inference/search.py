@@ -13,8 +13,7 @@ import numpy as np
 from wsikit.captions.search import Patches, count_terms, find, understand
 from wsikit.errors import StoreError
 from wsikit.inference.caption_columns import read_captions
-from wsikit.inference.opening import StoreLike, open_store
-from wsikit.slides.store import SlideStore
+from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.atomic import atomic_write
 from wsikit.store.table import PatchTable
 

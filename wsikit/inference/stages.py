@@ -14,12 +14,11 @@ import numpy.typing as npt
 
 from wsikit.errors import ModelError
 from wsikit.inference.caption import caption, caption_stage
-from wsikit.inference.opening import StoreLike, coords_digest, open_store
-from wsikit.inference.voting import stored_vote, vote
+from wsikit.inference.vote import stored_vote, vote
 from wsikit.progress import SILENT, Progress
-from wsikit.slides.store import SlideStore
+from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.receipts import Receipt
-from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.store.table import ColumnSpec, PatchTable, coords_digest
 from wsikit.tiling.stream import iterate_patches
 from wsikit.voting.parameters import VoteParameters
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PREDICT_REVISION = 1
-NOVELTY = "novelty"
+OOD_SCORE = "ood_score"
 
 __all__ = ["VoteParameters", "caption", "caption_stage", "predict", "stored_vote", "vote", "why_not_applicable"]
 
@@ -57,7 +56,7 @@ def predict(
     PatchTable
         With `probability`, float32 (N, C) in the model's class order, `gate`, float32 (N,): how far the text was
         trusted, 0 without text; `probability_image` and `probability_text`, float32 (N, C): each branch alone. NaN
-        where a patch could not be read (and for the text branch where there is no text). And `novelty`, float32
+        where a patch could not be read (and for the text branch where there is no text). And `ood_score`, float32
         (N,), above 1 where a patch is unlike all that the model was trained on; models that do not know what that
         looked like leave it out.
 
@@ -75,7 +74,7 @@ def predict(
         raise ModelError(f"{opened.folder}: model {config.name} does not apply: {fault}.")
     texts = table.receipt("caption") if "caption" in table.columns() else None
     if texts is not None:
-        _mind_words(str(table.attributes("caption").get("captioner", "")), config)
+        _warn_captioner_mismatch(str(table.attributes("caption").get("captioner", "")), config)
     inputs = {"patches": coords_digest(table), "model": predictor.model.fingerprint or ""}
     if texts is not None:
         inputs["caption"] = texts.digest
@@ -88,10 +87,10 @@ def predict(
         ColumnSpec("probability_text", "float32", width, attributes),
         ColumnSpec("gate", "float32", attributes={"unit": "0 image only … 1 text only"}),
     )
-    if predictor.model.novelty is not None:
-        specs = (*specs, ColumnSpec(NOVELTY, "float32", attributes={"unit": "above 1: unlike the training patches"}))
-    elif NOVELTY in table.columns():
-        table.drop(NOVELTY)  # another model's
+    if predictor.model.ood_detector is not None:
+        specs = (*specs, ColumnSpec(OOD_SCORE, "float32", attributes={"unit": "above 1: unlike the training patches"}))
+    elif OOD_SCORE in table.columns():
+        table.drop(OOD_SCORE)  # another model's
     ranges = table.prepare(specs, receipt)
     progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
     coords = table.coords
@@ -121,9 +120,9 @@ def why_not_applicable(config: ModelConfig, store: SlideStore, table: PatchTable
     return None
 
 
-def _mind_words(captioner: str, config: ModelConfig) -> None:
+def _warn_captioner_mismatch(captioner: str, config: ModelConfig) -> None:
     """Warn where a model reads words of another kind than it was trained on: it may misjudge how far to trust them."""
-    from wsikit.captions.choice import name_of
+    from wsikit.captions.registry import name_of
 
     taught = name_of(config.captioner)
     if captioner and captioner != taught:
@@ -155,7 +154,7 @@ def _predict_rows(
         name: np.full((len(images), width), np.nan, dtype=np.float32)
         for name in ("probability", "probability_image", "probability_text")
     }
-    columns |= {name: np.full(len(images), np.nan, dtype=np.float32) for name in ("gate", NOVELTY)}
+    columns |= {name: np.full(len(images), np.nan, dtype=np.float32) for name in ("gate", OOD_SCORE)}
     seen = np.flatnonzero(readable)
     if len(seen):
         found = predictor.predict(images[seen], [captions[index] for index in seen])
@@ -163,7 +162,7 @@ def _predict_rows(
         columns["probability_image"][seen] = found.probs_image
         columns["probability_text"][seen] = found.probs_text
         columns["gate"][seen] = found.gate
-        columns[NOVELTY][seen] = found.novelty
+        columns[OOD_SCORE][seen] = found.ood_score
     return columns
 
 

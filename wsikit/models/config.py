@@ -17,7 +17,7 @@ WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 METRICS_FILE = "metrics.json"
 TOKENIZER_FILE = "tokenizer.json"
-NOVELTY_FILE = "novelty.safetensors"
+OOD_FILE = "novelty.safetensors"
 DEFAULT_MODEL = "phantom-mmlnb"
 
 _ZOO = Path(__file__).parent / "zoo"

@@ -19,7 +19,7 @@ from wsikit.models.config import (
     CONFIG_FILE,
     DEFAULT_MODEL,
     METRICS_FILE,
-    NOVELTY_FILE,
+    OOD_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     find_model,
@@ -27,7 +27,7 @@ from wsikit.models.config import (
     read_config,
 )
 from wsikit.models.mmlnb import MMLNB
-from wsikit.models.novelty import Novelty
+from wsikit.models.ood import OodDetector
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.store.atomic import write_json
 
@@ -64,8 +64,8 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str
         if metrics is not None:
             write_json(staging / METRICS_FILE, metrics)
         model.tokenizer.save(staging)
-        if model.novelty is not None:
-            model.novelty.save(staging / NOVELTY_FILE)
+        if model.ood_detector is not None:
+            model.ood_detector.save(staging / OOD_FILE)
         save_weights(model, str(staging / WEIGHTS_FILE))
         for weights in staging.glob("*.safetensors"):
             weights.chmod(0o644)  # safetensors too writes for the owner alone
@@ -99,8 +99,8 @@ def load_model(name_or_dir: str | Path = DEFAULT_MODEL) -> MMLNB:
         raise ModelError(
             f"{weights}: these weights do not fit config.json ({_first_reason(error)}); copy the model's folder again."
         ) from error
-    if (folder / NOVELTY_FILE).is_file():
-        model.novelty = Novelty.load(folder / NOVELTY_FILE, width=model.image.width)
+    if (folder / OOD_FILE).is_file():
+        model.ood_detector = OodDetector.load(folder / OOD_FILE, width=model.image.width)
     model.folder = folder
     model.fingerprint = fingerprint(folder)
     card = folder / CARD_FILE
@@ -112,8 +112,8 @@ def fingerprint(folder: str | Path) -> str:
     """sha256 over what decides predictions: configuration, weights, tokenizer, novelty. The card may be edited."""
     digest = hashlib.sha256()
     known = [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE]
-    if (Path(folder) / NOVELTY_FILE).is_file():
-        known.append(NOVELTY_FILE)
+    if (Path(folder) / OOD_FILE).is_file():
+        known.append(OOD_FILE)
     for name in known:
         content = hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()
         digest.update(f"{name} {content}\n".encode())

@@ -11,7 +11,7 @@ from wsikit.captions import scrub
 from wsikit.errors import ModelError
 from wsikit.models.config import ModelConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder
-from wsikit.models.novelty import Novelty
+from wsikit.models.ood import OodDetector
 from wsikit.models.prmf import PRMF, PRMFOutput
 from wsikit.models.tokenizer import CaptionTokenizer, Tokens
 
@@ -29,7 +29,7 @@ class MMLNB(nn.Module):
         That folder.
     card : str
         The model card that lay in it, Markdown.
-    novelty : Novelty or None
+    ood_detector : OodDetector or None
         What its training patches looked like to the image branch, if that is known.
     """
 
@@ -46,7 +46,7 @@ class MMLNB(nn.Module):
         self.fingerprint: str | None = None
         self.folder: Path | None = None
         self.card = ""
-        self.novelty: Novelty | None = None
+        self.ood_detector: OodDetector | None = None
         self.image = ImageEncoder(config.image, patch_px=config.patch_px)
         self.text = TextEncoder(config.text)
         self.fusion = PRMF(

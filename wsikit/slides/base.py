@@ -20,7 +20,7 @@ from wsikit.errors import BrokenSlideError, ReadError, RequestError
 from wsikit.geometry import downsample_of
 from wsikit.slides import scale
 from wsikit.slides.region import RegionPlan, plan_region, resample
-from wsikit.store.place import is_url
+from wsikit.store.paths import is_url
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class BaseSlide(ABC):
 
     def __init__(self, info: SlideInfo, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
         self._given = (mpp, mpp_source)
-        settled = scale.settle(
+        settled = scale.resolve(
             info.path,
             scale.Scale(info.mpp, info.mpp_source, info.mpp_fault),
             info.magnification,

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from wsikit.store.place import place
+from wsikit.store.paths import place
 
 BLOCK_BYTES = 1 << 16
 BLOCKS = 32
@@ -42,7 +42,7 @@ def _companions(path: Path) -> list[Path]:
     with open(path, "rb") as file:
         if file.read(132)[128:] != b"DICM":
             return []
-    from wsikit.slides.dicom_files import same_series
+    from wsikit.slides.formats.dicom.files import same_series
 
     return sorted(Path(other.path) for other in same_series(str(path)) if Path(other.path).name != path.name)
 

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from wsikit.errors import BrokenSlideError, RequestError, SlideError, UnsupportedSlideError, WsikitError
 from wsikit.slides.base import BaseSlide, MppLike, Slide
-from wsikit.store.place import is_url
+from wsikit.store.paths import is_url
 
 logger = logging.getLogger(__name__)
 
 READERS = {
-    "tiff": "wsikit.slides.tiff:TiffSlide",
-    "ndpi": "wsikit.slides.ndpi:NdpiSlide",
-    "dicom": "wsikit.slides.dicom:DicomSlide",
-    "openslide": "wsikit.slides.openslide:OpenSlideSlide",
-    "tiffslide": "wsikit.slides.tiffslide:TiffSlideSlide",
-    "image": "wsikit.slides.image:ImageSlide",
+    "tiff": "wsikit.slides.formats.tiff.reader:TiffSlide",
+    "ndpi": "wsikit.slides.formats.ndpi.reader:NdpiSlide",
+    "dicom": "wsikit.slides.formats.dicom.reader:DicomSlide",
+    "openslide": "wsikit.slides.formats.openslide:OpenSlideSlide",
+    "tiffslide": "wsikit.slides.formats.tiffslide:TiffSlideSlide",
+    "image": "wsikit.slides.formats.image:ImageSlide",
     "store": "wsikit.slides.store:SlideStore",
 }
 """Readers by name, best first."""
@@ -175,7 +175,7 @@ def _choose_for_tiff(path: str) -> str:
         return _choose_for_ndpi(path)
     if vendor not in _TILED_FOR_US:
         return "openslide"
-    from wsikit.slides.tiff_layout import APERIO_J2K_YCBCR, tile_compression
+    from wsikit.slides.formats.tiff.layout import APERIO_J2K_YCBCR, tile_compression
 
     compression = tile_compression(path)
     if compression is None:
@@ -185,7 +185,7 @@ def _choose_for_tiff(path: str) -> str:
 
 
 def _choose_for_ndpi(path: str) -> str:
-    from wsikit.slides.ndpi_layout import read_ndpi_layout
+    from wsikit.slides.formats.ndpi.layout import read_ndpi_layout
 
     try:
         read_ndpi_layout(path, "ndpi")

@@ -38,7 +38,7 @@ NO_SCALE = Scale(None, UNKNOWN)
 
 
 def stated(mpp_x: float | None, mpp_y: float | None, source: str) -> Scale:
-    """The scale that a file states. Not checked yet: `settle` does that."""
+    """The scale that a file states. Not checked yet: `resolve` does that."""
     if mpp_x is None or mpp_y is None:
         return NO_SCALE
     return Scale((mpp_x, mpp_y), source)
@@ -60,7 +60,7 @@ def as_pair(mpp: float | tuple[float, float]) -> tuple[float, float]:
     return float(mpp), float(mpp)
 
 
-def settle(
+def resolve(
     path: str,
     in_file: Scale,
     magnification: float | None,

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from wsikit.errors import SlideError, StoreError
 from wsikit.slides.base import BaseSlide
 from wsikit.slides.fingerprint import fingerprint
-from wsikit.slides.tiles import DecodedTiles, SlideTiles
-from wsikit.store.place import is_local, place
+from wsikit.slides.tile_cache import DecodedTiles, SlideTiles
+from wsikit.store.paths import is_local, place
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -17,9 +17,9 @@ from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
 from wsikit.slides.source_levels import SourceLevels
 from wsikit.slides.store_levels import Levels, StoreLevels
-from wsikit.slides.tiles import mosaic
+from wsikit.slides.tile_cache import assemble
 from wsikit.store.level_format import LevelFormat
-from wsikit.store.place import place, reaching, zarr_store
+from wsikit.store.paths import place, reaching, zarr_store
 from wsikit.store.table import PatchTable
 
 STORE_FORMAT = 2
@@ -220,7 +220,7 @@ class SlideStore(BaseSlide):
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
         tile_px = self._levels.tile_px[level]
-        return mosaic(
+        return assemble(
             (x, y, width, height), tile_px, lambda col, row, keep: self._levels.tile(level, col, row, keep=keep)
         )
 
@@ -256,3 +256,11 @@ class SlideStore(BaseSlide):
         if not path.is_file():
             return {}
         return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["vendor"])
+
+
+StoreLike = SlideStore | str | os.PathLike[str]
+
+
+def open_store(store: StoreLike) -> SlideStore:
+    """The store itself, or the one at a path."""
+    return store if isinstance(store, SlideStore) else SlideStore(store)

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ReadError, StoreError
-from wsikit.slides.chunk import ChunkError, decode_chunk
-from wsikit.slides.tiles import SlideTiles, mosaic
+from wsikit.slides.decode import ChunkError, decode_chunk
+from wsikit.slides.tile_cache import SlideTiles, assemble
 from wsikit.store.chunk_files import ChunkFiles
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.shards import ShardedLevel
@@ -51,7 +51,7 @@ class StoreLevels:
 
     def read(self, level: int, box: tuple[int, int, int, int]) -> Pixels:
         """Pixels of a box (x, y, width, height) inside the level, uint8 (height, width, 3), or ReadError."""
-        return mosaic(box, self.tile_px[level], lambda col, row, keep: self.tile(level, col, row, keep=keep))
+        return assemble(box, self.tile_px[level], lambda col, row, keep: self.tile(level, col, row, keep=keep))
 
     def tile(self, level: int, col: int, row: int, *, keep: bool = True) -> Pixels:
         """One whole tile, uint8 (h, w, 3), not to be written to; ReadError where it is not to be had."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.errors import StoreError
-from wsikit.store.place import place, upload
+from wsikit.store.paths import place, upload
 from wsikit.store.remote import RemotePath
 
 PARTIAL_SUFFIX = ".partial"

@@ -15,7 +15,7 @@ from typing import Any
 import zarr
 
 from wsikit.store.atomic import new_node
-from wsikit.store.place import remove_tree
+from wsikit.store.paths import remove_tree
 from wsikit.store.table import JOURNALS, PatchTable
 
 _MARK = "wsikit"

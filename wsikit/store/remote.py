@@ -168,7 +168,7 @@ class RemotePath:
         return self.read_bytes().decode(encoding)
 
     def read_range(self, offset: int, length: int) -> bytes:
-        """See `wsikit.store.place.read_range`."""
+        """See `wsikit.store.paths.read_range`."""
         with self._answering():
             if offset < 0:
                 return bytes(self._fs.cat_file(self.key, start=offset))[:length]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import StoreError
-from wsikit.store.place import is_local, read_range
+from wsikit.store.paths import is_local, read_range
 
 MISSING = 2**64 - 1
 """Offset and length of a chunk that is not there: zarr reads its fill value."""

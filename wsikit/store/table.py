@@ -20,7 +20,7 @@ import zarr
 from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid
 from wsikit.store.atomic import new_node
-from wsikit.store.place import place, reaching, remove_tree, zarr_store
+from wsikit.store.paths import place, reaching, remove_tree, zarr_store
 from wsikit.store.receipts import Receipt
 from wsikit.store.remote import RemotePath
 
@@ -277,6 +277,13 @@ class PatchTable:
                 with reaching(path):
                     group = zarr.open_group(zarr_store(path.parent), mode="r", zarr_format=3)
                 yield path.parent.name, group
+
+
+def coords_digest(table: PatchTable) -> str:
+    """Identity of a table's patches: which were kept, of which grid, of which pixels."""
+    receipt = table.receipt("coords")
+    assert receipt is not None
+    return receipt.digest
 
 
 def _attributes(node: zarr.Array | zarr.Group) -> dict[str, Any]:

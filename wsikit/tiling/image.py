@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsikit.errors import SlideError, StoreError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.slides.base import Slide
-from wsikit.slides.encoded import EncodedTiles, TileSource
+from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import remove_partials, write_json
-from wsikit.store.place import is_url, place, remove_tree
+from wsikit.store.paths import is_url, place, remove_tree
 from wsikit.store.receipts import Receipt
-from wsikit.tiling import records
+from wsikit.tiling import zarr_metadata as records
 from wsikit.tiling.plan import ImageParameters, LevelPlan, plan_levels, plan_shards
 from wsikit.tiling.regions import background_tiles
 from wsikit.tiling.shard import PLAN_FOLDER, ShardResult, ShardTask, write_shard

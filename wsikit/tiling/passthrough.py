@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from wsikit.errors import ReadError
 from wsikit.slides.base import Slide
-from wsikit.slides.encoded import EncodedRows, EncodedTiles, TileSource
+from wsikit.slides.encoded_tiles import EncodedRows, EncodedTiles, TileSource
 from wsikit.slides.jpeg import JpegError
 from wsikit.store.shards import Chunk
-from wsikit.tiling.framing import Framer, read_head
+from wsikit.tiling.jpeg_headers import Framer, read_head
 from wsikit.tiling.plan import TilePlan
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from wsikit.store.labels import Label, list_labels, write_label
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.columns import ColumnStage
-from wsikit.tiling.drawn import Roi
+from wsikit.tiling.roi import Roi
 from wsikit.tissue.mask import TissueMask, TissueParameters, tissue_mask
 
 TISSUE_REVISION = 1

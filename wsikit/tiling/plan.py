@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from wsikit.errors import RequestError
 from wsikit.geometry import downsample_of
-from wsikit.slides.encoded import TileSource
+from wsikit.slides.encoded_tiles import TileSource
 from wsikit.store.level_format import LevelFormat
 
 SMALLEST_LEVEL_PX = 4096

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ReadError
-from wsikit.execution import available_cpus
+from wsikit.executor import available_cpus
 from wsikit.geometry import PatchGrid
 from wsikit.slides.base import Slide
 from wsikit.slides.region import RegionPlans, plan_regions, resample
-from wsikit.slides.tiles import Crew, DecodedTiles, paste_boxes
+from wsikit.slides.tile_cache import DecodedTiles, DecodePool, paste_boxes
 
 SUPER_TILE_PX = 4 << 20
 """At most this many pixels are read as one where a slide does not hand out its tiles: 12 MB as RGB."""
@@ -89,7 +89,7 @@ def read_patches(
         This is one of several calls that walk down the slide, and nobody else reads it meanwhile: what lies above is
         not kept in memory. Like `threads` it changes the speed, not the pixels.
     """
-    with Crew(threads) as crew:
+    with DecodePool(threads) as crew:
         return _read(slide, plan_patches(slide, grid, coords), crew, in_order)
 
 
@@ -105,7 +105,10 @@ def iterate_patches(
 
     `threads` decode side by side, by default one per CPU. At most two batches are in memory beside the caller's.
     """
-    with Crew(threads or available_cpus()) as crew, ThreadPoolExecutor(1, thread_name_prefix="wsikit-read") as ahead:
+    with (
+        DecodePool(threads or available_cpus()) as crew,
+        ThreadPoolExecutor(1, thread_name_prefix="wsikit-read") as ahead,
+    ):
 
         def begin(rows: slice) -> Future[PatchBatch]:
             return ahead.submit(_read, slide, plan_patches(slide, grid, coords[rows]), crew, True)
@@ -120,7 +123,7 @@ def iterate_patches(
             yield pending[0], pending[1].result()
 
 
-def _read(slide: Slide, plans: RegionPlans, crew: Crew, in_order: bool) -> PatchBatch:
+def _read(slide: Slide, plans: RegionPlans, crew: DecodePool, in_order: bool) -> PatchBatch:
     width, height = plans.out
     images = np.empty((len(plans), height, width, 3), dtype=np.uint8)
     if plans.resampled:
@@ -132,7 +135,7 @@ def _read(slide: Slide, plans: RegionPlans, crew: Crew, in_order: bool) -> Patch
 
 
 def _read_resampled(
-    slide: Slide, plans: RegionPlans, images: npt.NDArray[np.uint8], crew: Crew, in_order: bool
+    slide: Slide, plans: RegionPlans, images: npt.NDArray[np.uint8], crew: DecodePool, in_order: bool
 ) -> npt.NDArray[np.bool_]:
     """As `_read_boxes`, with every box brought to the patch's scale: a few boxes at a time, in one piece of memory."""
     readable = np.ones(len(plans), dtype=bool)
@@ -157,7 +160,7 @@ def _read_resampled(
 
 
 def _read_boxes(
-    slide: Slide, level: int, boxes: npt.NDArray[np.int64], out: npt.NDArray[np.uint8], crew: Crew, in_order: bool
+    slide: Slide, level: int, boxes: npt.NDArray[np.int64], out: npt.NDArray[np.uint8], crew: DecodePool, in_order: bool
 ) -> npt.NDArray[np.bool_]:
     """Read boxes (N, 4) of a level into out[i, :height, :width]; bool (N,): which of them could be read."""
     if isinstance(slide, DecodedTiles):

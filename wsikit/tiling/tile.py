@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from wsikit.errors import StoreError, WsikitError
-from wsikit.execution import Executor
+from wsikit.executor import Executor
 from wsikit.geometry import check_enlargement
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import remove_partials
-from wsikit.store.place import place
+from wsikit.store.paths import place
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable
 from wsikit.tiling.columns import ColumnStage, fill_columns
@@ -84,7 +84,7 @@ def tile(
     # a slide without scale, or too coarse for these patches, is refused now, not after its pixels were copied
     check_enlargement(opened.path, max(opened.mpp) * _finest_kept(opened, image), patches.mpp)
     try:
-        written = bring_pixels(opened, folder, slide_id, tissue, image, executor, progress)
+        written = write_pixels(opened, folder, slide_id, tissue, image, executor, progress)
         add_patches(written, patches=patches, tissue=tissue, stages=stages, executor=executor, progress=progress)
     except OSError as error:
         if isinstance(error, WsikitError):
@@ -96,7 +96,7 @@ def tile(
     return written
 
 
-def bring_pixels(
+def write_pixels(
     slide: Slide,
     folder: Path,
     slide_id: str | None,

@@ -17,8 +17,8 @@ import numpy as np
 from wsikit.errors import ReadError, StoreError, UnreachableError, WsikitError
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
-from wsikit.slides.chunk import ChunkError, decode_chunk
-from wsikit.slides.encoded import EncodedTiles
+from wsikit.slides.decode import ChunkError, decode_chunk
+from wsikit.slides.encoded_tiles import EncodedTiles
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.tissue.glass import Glass, find_glass
+from wsikit.tissue.background import Glass, find_glass
 from wsikit.tissue.parameters import TissueParameters
 from wsikit.tissue.pen import Ink, find_ink, pen_marks
 from wsikit.tissue.regions import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.tissue.glass import block_statistics
+from wsikit.tissue.background import block_statistics
 from wsikit.tissue.parameters import TissueParameters
 from wsikit.tissue.regions import Mask, close_gaps, drop_small, extremes, fill_holes, row_strips
 

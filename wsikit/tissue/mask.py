@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.tissue.background import is_fluorescence
 from wsikit.tissue.brightfield import brightfield_mask
 from wsikit.tissue.fluorescence import fluorescence_mask
-from wsikit.tissue.glass import is_fluorescence
 from wsikit.tissue.overview import read_overview
 from wsikit.tissue.parameters import TissueParameters
 

@@ -28,18 +28,18 @@ from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMF
 from wsikit.store.atomic import write_json
-from wsikit.training.arms import ARMS, ArmSettings, Bank, bank_of, fit_arm
-from wsikit.training.assess import floors
-from wsikit.training.branches import image_probs, train_image_branch, train_text_branch
-from wsikit.training.build import build_model, load_data
 from wsikit.training.config import TrainConfig
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
-from wsikit.training.literacy import VOCABULARY_FROM, drawn_captions, teach_reading
-from wsikit.training.novelty import learn_novelty
+from wsikit.training.evaluation import floors
+from wsikit.training.factory import build_model, load_data
+from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fit_arm
+from wsikit.training.ood import fit_ood_detector
 from wsikit.training.settings import FitSettings
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split, check_parts, folds, read_splits, write_splits
+from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, teach_reading
 from wsikit.training.texts import with_captions
+from wsikit.training.unimodal import image_probs, train_image_branch, train_text_branch
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     of_arms, gates, robust = _run_arms(config, model, training, test, weight, seed)
     _write_predictions(out / job.file, parts[TEST], probs | of_arms, gates)
     if job.seed == config.folds.training_seeds[0]:
-        learn_novelty(model, training, test)
+        fit_ood_detector(model, training, test)
         _keep_model(config, model, robust, out / "models" / f"fold{job.fold}", job)
     return f"seed {job.seed}, fold {job.fold}"
 

@@ -29,9 +29,9 @@ from wsikit.training.ablation import (
     jobs,
     load_patches,
 )
-from wsikit.training.arms import ARMS
 from wsikit.training.bootstrap import Sample, draw_groups, quantiles
 from wsikit.training.data import PatchSet
+from wsikit.training.fusion_variants import ARMS
 
 DRAWS = 1000
 MEASURES = ("auc", "balanced_accuracy")

@@ -13,12 +13,12 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from wsikit.captions.choice import IN_SLIDE, MEASURING
-from wsikit.datasets.table import Columns
+from wsikit.captions.registry import IN_SLIDE, MEASURING
 from wsikit.errors import RequestError
-from wsikit.export.palette import class_colors, hex_color
+from wsikit.exporters.palette import class_colors, hex_color
 from wsikit.models.config import PRMFConfig
 from wsikit.training.curriculum import CurriculumSchedule
+from wsikit.training.datasets.table import Columns
 from wsikit.training.settings import ReadingSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
 
@@ -39,14 +39,14 @@ class TableSource(_Strict):
 
 
 class NamesSource(_Strict):
-    """A folder or a zip of images whose names tell the class; see `wsikit.datasets.read_names`."""
+    """A folder or a zip of images whose names tell the class; see `wsikit.training.datasets.read_names`."""
 
     images: str
     pattern: str
 
 
 class StoresSource(_Strict):
-    """Slide stores with drawn regions; see `wsikit.datasets.read_stores`."""
+    """Slide stores with drawn regions; see `wsikit.training.datasets.read_stores`."""
 
     manifest: str
 

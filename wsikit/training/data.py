@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.datasets.classes import class_indices
-from wsikit.datasets.table import ImageTable
 from wsikit.errors import RequestError
+from wsikit.training.datasets.classes import class_indices
+from wsikit.training.datasets.table import ImageTable
 
 Group = Literal["patient", "slide", "file"]
 OddSizes = Literal["refuse", "drop", "mirror"]

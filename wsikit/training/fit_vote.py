@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.voting.area_fractions import Share
 from wsikit.voting.inpc import DIFFERENTIATING, NEUROPIL, Rules, decide_poor
 from wsikit.voting.parameters import ThresholdRule, VoteParameters, VoteRule
 from wsikit.voting.result import SlideResult
-from wsikit.voting.shares import Share
 from wsikit.voting.vote import Evidence, vote
 
 Floats = npt.NDArray[np.float64]

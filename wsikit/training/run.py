@@ -19,25 +19,25 @@ import numpy as np
 import torch
 import yaml
 
-import wsikit
-from wsikit.captions.vlm.patients import patient_id
+from wsikit._version import __version__
 from wsikit.errors import RequestError
 from wsikit.models.config import METRICS_FILE
 from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.store.atomic import write_json
-from wsikit.training.assess import assess
-from wsikit.training.build import Loaded, build_model, load_data
 from wsikit.training.calibration import at_temperature, fit_temperature
+from wsikit.training.captioner.patients import patient_id
 from wsikit.training.card import training_card
 from wsikit.training.config import TrainConfig
 from wsikit.training.data import PatchSet
+from wsikit.training.evaluation import assess
+from wsikit.training.factory import Loaded, build_model, load_data
 from wsikit.training.figures import save_figures
 from wsikit.training.forward import outputs_of
-from wsikit.training.learner import EpochRecord
-from wsikit.training.literacy import VOCABULARY_FROM, drawn_captions, teach_reading
-from wsikit.training.novelty import learn_novelty
+from wsikit.training.module import EpochRecord
+from wsikit.training.ood import fit_ood_detector
 from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
+from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, teach_reading
 from wsikit.training.texts import with_captions
 from wsikit.training.trainer import train
 
@@ -92,7 +92,7 @@ def run_training(
         resume=resume,
     )
     seconds = time.perf_counter() - begun
-    if fault := learn_novelty(model, training, validation):
+    if fault := fit_ood_detector(model, training, validation):
         tell.said(fault)
     temperature = fit_temperature(validation.labels, outputs_of(model, validation).probs)
 
@@ -197,8 +197,10 @@ def versions() -> dict[str, str]:
     import timm
     import transformers
 
-    modules = (wsikit, torch, timm, transformers, sklearn, np)
-    return {"python": platform.python_version()} | {m.__name__: str(m.__version__) for m in modules}
+    modules = (torch, timm, transformers, sklearn, np)
+    return {"python": platform.python_version(), "wsikit": __version__} | {
+        m.__name__: str(m.__version__) for m in modules
+    }
 
 
 def _check_out(out: Path, resume: bool) -> None:

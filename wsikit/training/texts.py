@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions import load_captioner
-from wsikit.captions.base import Captioner, NeedsSlide, sample_rows
-from wsikit.captions.vlm import refuse_seen_patients
+from wsikit.captions.base import Captioner, FitsToSlide, sample_rows
 from wsikit.captions.vlm.files import RECORD_FILE
 from wsikit.errors import RequestError
+from wsikit.training.captioner.patients import refuse_seen_patients
 from wsikit.training.config import CaptionsConfig
 from wsikit.training.data import PatchSet
 
@@ -39,13 +39,13 @@ def with_captions(
         return data
     _refuse_seen(config.captioner, data)
     captioner = load_captioner(config.captioner)
-    if not isinstance(captioner, NeedsSlide):
+    if not isinstance(captioner, FitsToSlide):
         return data.with_captions(_described(captioner, data, np.arange(len(data)), mpp, tell))
     slides = data.groups if data.slides is None else data.slides
     texts = np.full(len(data), "", dtype=object)
     for slide in np.unique(slides):
         rows = np.flatnonzero(slides == slide)
-        settled = captioner.settle(data.images[rows[sample_rows(len(rows))]], mpp=mpp)
+        settled = captioner.fit(data.images[rows[sample_rows(len(rows))]], mpp=mpp)
         texts[rows] = _described(settled, data, rows, mpp, tell)
     return data.with_captions(texts.tolist())
 

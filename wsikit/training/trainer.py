@@ -27,9 +27,9 @@ from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, refuse_shared_groups
 from wsikit.training.fitting import adamw
 from wsikit.training.forward import outputs_of
-from wsikit.training.learner import EpochRecord, Learner
 from wsikit.training.losses import loss_of
 from wsikit.training.metrics import value_of
+from wsikit.training.module import EpochRecord, Learner
 from wsikit.training.settings import TrainingSettings
 from wsikit.training.stages import StagePlan
 

@@ -13,19 +13,19 @@ import numpy.typing as npt
 
 from wsikit.captions import load_captioner
 from wsikit.captions.lexicon import FACTS
-from wsikit.captions.vlm.patients import patient_id
 from wsikit.errors import RequestError
 from wsikit.models.config import METRICS_FILE
 from wsikit.models.mmlnb import MMLNB
 from wsikit.store.atomic import write_json
-from wsikit.training.build import load_data
+from wsikit.training.captioner.patients import patient_id
 from wsikit.training.config import TrainConfig
 from wsikit.training.data import PatchSet
+from wsikit.training.factory import load_data
 from wsikit.training.fit_vote import VoteSlide, brier, fit_margin, fit_parameters, fit_rules, refuse_tested
 from wsikit.training.forward import Outputs, outputs_of
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, read_splits
 from wsikit.training.texts import with_captions
-from wsikit.voting.fitted import FittedVote
+from wsikit.voting.fitted_parameters import FittedVote
 from wsikit.voting.inpc import STROMA_POOR, Rules, inpc
 from wsikit.voting.inpc_facts import facts_from_classes
 from wsikit.voting.inputs import vote_inputs

@@ -11,16 +11,16 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import quote
 
-from wsikit.batch.findings import Findings, gather, whole_slide
 from wsikit.batch.index import Addresses, render_index
-from wsikit.batch.outputs import thumbnail_jpeg
 from wsikit.batch.records import DONE, SlideRow, read_rows
-from wsikit.batch.report_input import report_data
 from wsikit.errors import RequestError, StoreError
-from wsikit.export.pyramid import encode_jpeg, hatch
-from wsikit.export.report import render_report
+from wsikit.exporters.pyramid import encode_jpeg, hatch
+from wsikit.exporters.report import render_report
+from wsikit.results.load import StoredResults, load_results, whole_slide
+from wsikit.results.outputs import thumbnail_jpeg
+from wsikit.results.report import report_data
 from wsikit.slides.store import SlideStore
-from wsikit.store.place import is_url, place
+from wsikit.store.paths import is_url, place
 from wsikit.tiling.stream import read_patches
 from wsikit.view.tiles import TileSet
 
@@ -49,7 +49,7 @@ class Shown:
         table = store.patches(choice.grid)
         votes = list(table.votes())
         method = choice.method or ("mean" if "mean" in votes or not votes else votes[0])
-        self._found: Findings = gather(store, table, method=method)
+        self._found: StoredResults = load_results(store, table, method=method)
 
     def page(self) -> str:
         """The report's page, with pixels from this server."""

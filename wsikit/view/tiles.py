@@ -14,7 +14,7 @@ from functools import cached_property
 from threading import Lock
 
 from wsikit.errors import ReadError
-from wsikit.export.pyramid import Box, Frame, ServedLevel, ServedPyramid, encode_jpeg, frame_of, hatch, read_tile
+from wsikit.exporters.pyramid import Box, Frame, ServedLevel, ServedPyramid, encode_jpeg, frame_of, hatch, read_tile
 from wsikit.slides.store import SlideStore
 
 QUALITY = 90

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.voting.area_fractions import Share, block_patches, connected, share_of
 from wsikit.voting.inpc_facts import DIFFERENTIATING, NEUROPIL, STROMA, Floats, PatchFacts
 from wsikit.voting.prognosis import Clinical, Mki, neuroblastoma_group
-from wsikit.voting.shares import Share, block_patches, connected, share_of
 
 UD, PD, D = STROMA_POOR = ("UD", "PD", "D")
 GNB_I, GN = "GNB-I", "GN"
@@ -73,7 +73,7 @@ class Nodule:
 
 
 @dataclass(frozen=True)
-class InpcStatement:
+class InpcResult:
     """What the rules make of a slide."""
 
     category: str | None
@@ -124,7 +124,7 @@ class InpcStatement:
         }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> InpcStatement:
+    def from_json(cls, record: Mapping[str, Any]) -> InpcResult:
         """The inverse of `to_json`."""
         fields = dict(record)
         fields["evidence"] = {name: Share(**share) for name, share in record["evidence"].items()}
@@ -152,7 +152,7 @@ class InpcStatement:
 _NAMES = {STROMA: "Schwannian stroma", NEUROPIL: "neuropil in", DIFFERENTIATING: "differentiating neuroblasts"}
 
 
-def inpc(facts: PatchFacts, *, clinical: Clinical | None = None, rules: Rules | None = None) -> InpcStatement:
+def inpc(facts: PatchFacts, *, clinical: Clinical | None = None, rules: Rules | None = None) -> InpcResult:
     """Apply INPC's rules to a slide.
 
     Parameters
@@ -166,7 +166,7 @@ def inpc(facts: PatchFacts, *, clinical: Clinical | None = None, rules: Rules | 
 
     Returns
     -------
-    InpcStatement
+    InpcResult
         Stroma above 50 % of the tumour: GN without neuroblastic foci, else GNB-I, or GNB-N with a nodule. Else UD
         without neuropil, D with more than 5 % differentiating neuroblasts, or PD (Shimada et al. 1999).
     """
@@ -181,7 +181,7 @@ def inpc(facts: PatchFacts, *, clinical: Clinical | None = None, rules: Rules | 
     category, doubts = decision.category, list(told.borderline(rules, decision))
     if isinstance(clinical.mki, Mki) and clinical.mki.doubt:
         doubts.append(clinical.mki.doubt)
-    return InpcStatement(
+    return InpcResult(
         category=category,
         reason=decision.reason,
         tumour_mm2=told.tumour_mm2,
@@ -197,7 +197,7 @@ def inpc(facts: PatchFacts, *, clinical: Clinical | None = None, rules: Rules | 
     )
 
 
-def disagreement(statement: InpcStatement, vote: str | None, *, doubt: str = "") -> str:
+def disagreement(statement: InpcResult, vote: str | None, *, doubt: str = "") -> str:
     """What vote and rule say apart, in a sentence; empty where they agree.
 
     `vote` is the code that the vote gave the slide, None if it abstained, for the reason `doubt`.

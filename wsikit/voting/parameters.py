@@ -59,7 +59,7 @@ class VoteRule:
     """Effective patches below which the vote abstains."""
     min_margin: float = 0.1
     """Difference of the two classes ahead below which the vote abstains, 0 to 1."""
-    max_novel: float = 0.5
+    max_ood: float = 0.5
     """Share of the voting weight unlike the training patches above which the vote abstains, 0 to 1."""
     temperature: float = 1.0
     """Softens the patches' probabilities first, or below 1 sharpens them, > 0; as fitted on validation slides."""
@@ -96,9 +96,7 @@ class VoteRule:
         at_least_0 = ("min_patches", "alpha", "beta", "gamma", "resamples", "second_mm2", "seed")
         _bounds(self, at_least_0, lambda value: value >= 0, "0 or more")
         _bounds(self, ("kappa", "block_um", "temperature"), lambda value: value > 0, "more than 0")
-        _bounds(
-            self, ("min_margin", "max_novel", "quantile"), lambda value: value <= 1 and value >= 0, "between 0 and 1"
-        )
+        _bounds(self, ("min_margin", "max_ood", "quantile"), lambda value: value <= 1 and value >= 0, "between 0 and 1")
         _bounds(self, ("level",), lambda value: 0 < value < 1, "above 0 and below 1")
         _bounds(self, ("k",), lambda value: value >= 1, "1 or more")
         if self.method == "threshold" and self.rule is None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from wsikit.errors import RequestError
 from wsikit.geometry import PatchGrid
-from wsikit.mosaic import Mosaic, cut_mosaic
+from wsikit.partition import Partition, partition_slide
 from wsikit.voting.result import Areas, SecondSubtype
 
 Floats = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ class Places:
 class ClassRaster:
     """The cells of a slide with the class that each one votes for."""
 
-    mosaic: Mosaic
+    partition: Partition
     labels: Ints
     """(n_rows, n_cols) class, or `WEIGHTLESS`, `UNPREDICTED`, `NOTHING`."""
     top: Floats
@@ -54,7 +54,7 @@ class ClassRaster:
 
     def areas(self, n_classes: int) -> Areas:
         """Area per class and of what did not vote."""
-        px = self.mosaic.area_px.astype(np.float64).ravel()
+        px = self.partition.area_px.astype(np.float64).ravel()
         mm2: Floats = np.bincount(self.labels.ravel() - NOTHING, px, n_classes - NOTHING) * np.float64(self.mm2_per_px)
         return Areas(mm2[-NOTHING:], float(mm2[WEIGHTLESS - NOTHING]), float(mm2[UNPREDICTED - NOTHING]))
 
@@ -74,18 +74,18 @@ class ClassRaster:
         from scipy import ndimage
 
         regions, _ = ndimage.label(self.labels == index)  # cells that share a border, not merely a corner
-        sizes = np.bincount(regions.ravel(), self.mosaic.area_px.ravel())
+        sizes = np.bincount(regions.ravel(), self.partition.area_px.ravel())
         sizes[0] = 0
         rows, cols = np.nonzero(regions == sizes.argmax())
-        px = self.mosaic.area_px[rows, cols]
-        x, y = self.mosaic.x_edges, self.mosaic.y_edges
+        px = self.partition.area_px[rows, cols]
+        x, y = self.partition.x_edges, self.partition.y_edges
         left, top, right, bottom = x[cols.min()], y[rows.min()], x[cols.max() + 1], y[rows.max() + 1]
         area_mm2 = float(px.sum() * self.mm2_per_px)
         return SecondSubtype(
             index=index,
             area_mm2=area_mm2,
             share=area_mm2 / voted_mm2,
-            mean_probability=float(px @ self.top[self.mosaic.patch[rows, cols]] / px.sum()),
+            mean_probability=float(px @ self.top[self.partition.patch[rows, cols]] / px.sum()),
             box_px=(int(left), int(top), int(right - left), int(bottom - top)),
         )
 
@@ -101,6 +101,6 @@ def class_raster(places: Places, labels: Ints, top: Floats) -> ClassRaster:
         (N,) probability that each patch gives to its class; any number where it has none.
     """
     priority = np.where(labels >= 0, top, labels) if places.certainty is None else places.certainty
-    mosaic = cut_mosaic(places.grid, places.coords, np.nan_to_num(priority, nan=float(UNPREDICTED)))
+    partition = partition_slide(places.grid, places.coords, np.nan_to_num(priority, nan=float(UNPREDICTED)))
     mpp = places.grid.slide_mpp
-    return ClassRaster(mosaic, mosaic.spread(labels, NOTHING), top, mpp[0] * mpp[1] / 1e6)
+    return ClassRaster(partition, partition.spread(labels, NOTHING), top, mpp[0] * mpp[1] / 1e6)

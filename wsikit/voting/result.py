@@ -45,7 +45,7 @@ class Areas:
 
     mm2: Floats
     """(C,) of the voting patches whose most probable class this is."""
-    weightless_mm2: float
+    background_mm2: float
     """Of patches with a prediction that did not vote, such as background."""
     unpredicted_mm2: float
     """Of patches without a prediction."""
@@ -104,7 +104,7 @@ class SlideResult:
     """Patches that voted."""
     n_unpredicted: int
     """Patches without a prediction (unreadable, not run): they did not vote."""
-    n_weightless: int
+    n_background: int
     """Patches with a prediction and weight 0, such as background: they did not vote."""
     n_effective: float
     """(Σw)²/Σw² of the voting patches: as many equal voices would weigh the same."""
@@ -122,7 +122,7 @@ class SlideResult:
     """None where the places of the patches are not known."""
     second: SecondSubtype | None = None
     """None if there is no other class in one piece of the least area."""
-    novel_share: float | None = None
+    ood_fraction: float | None = None
     """Weighted share of voting patches unlike the training patches; None where the model cannot tell."""
     rule: RuleOutcome | None = None
     """Of the method threshold."""
@@ -154,7 +154,7 @@ class SlideResult:
             known["interval"] = _interval(known["interval"])
         if known.get("areas") is not None:
             areas = known["areas"]
-            known["areas"] = Areas(_floats(areas["mm2"]), areas["weightless_mm2"], areas["unpredicted_mm2"])
+            known["areas"] = Areas(_floats(areas["mm2"]), areas["background_mm2"], areas["unpredicted_mm2"])
         if known.get("second") is not None:
             known["second"] = SecondSubtype(**{**known["second"], "box_px": tuple(known["second"]["box_px"])})
         if known.get("rule") is not None:

@@ -1,6 +1,6 @@
 """From everything that is known of a slide's patches to its result: smooth, split off the background, weigh, vote.
 
-Plain arrays in, `SlideResult` out: what reads them from a store is `wsikit.inference.voting`.
+Plain arrays in, `SlideResult` out: what reads them from a store is `wsikit.inference.vote`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wsikit.voting.result import Floats, SlideResult
 from wsikit.voting.smoothing import smooth
 from wsikit.voting.vote import Evidence, vote
 
-COLUMNS = ("tissue", "readable", "blur", "pen", "roi", "gate", "attention", "key_tissue", "novelty")
+COLUMNS = ("tissue", "readable", "blur", "pen", "roi", "gate", "attention", "key_tissue", "ood_score")
 """What a vote may make use of beside the probabilities."""
 
 
@@ -44,7 +44,7 @@ class SlidePatches:
 
 def columns_for(parameters: VoteParameters) -> tuple[str, ...]:
     """The `COLUMNS` that a vote with `parameters` looks at, where they exist."""
-    wanted = {"novelty"}
+    wanted = {"ood_score"}
     wanted.update(name for name in ("tissue", "readable", "roi", "key_tissue") if name in parameters.weights)
     wanted.update({"blur", "pen"} if "quality" in parameters.weights else ())
     wanted.update({"soft_clinical": ("key_tissue",), "gate": ("gate",)}.get(parameters.method, ()))
@@ -68,7 +68,7 @@ def vote_slide(patches: SlidePatches, parameters: VoteParameters | None = None) 
     parameters = parameters or VoteParameters()
     inputs, applied, n_smoothed = _prepare(patches, parameters)
     columns = patches.columns
-    evidence = Evidence(**{name: columns.get(name) for name in ("gate", "attention", "key_tissue", "novelty")})
+    evidence = Evidence(**{name: columns.get(name) for name in ("gate", "attention", "key_tissue", "ood_score")})
     places = Places(patches.grid, patches.coords, inputs.certainty)
     result = vote(
         inputs.probs, parameters, weights=inputs.weights, evidence=evidence, places=places, classes=inputs.classes

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
-from wsikit.voting.doubt import Poll, doubts, effective, find_interval, leader, share_tally
 from wsikit.voting.methods import certainty, choices, clinical_weights, means, tally
 from wsikit.voting.parameters import VoteRule
 from wsikit.voting.regions import UNPREDICTED, WEIGHTLESS, Places, class_raster
 from wsikit.voting.result import Floats, RuleOutcome, SlideResult
 from wsikit.voting.temperature import at_temperature
+from wsikit.voting.uncertainty import Poll, doubts, effective, find_interval, leader, share_tally
 
 SUM_TOLERANCE = 1e-2
 """Rows may miss 1 by this much: float16 softmax over a few classes does, logits do not hide within it."""
@@ -36,7 +36,7 @@ class Evidence:
     """(M,) ≥ 0, of a model that was trained on slides; the weights of the method attention. NaN: none."""
     key_tissue: npt.ArrayLike | None = None
     """(M, 3) probabilities of other tissue, neuropil, Schwannian stroma; for soft_clinical. NaN: not known."""
-    novelty: npt.ArrayLike | None = None
+    ood_score: npt.ArrayLike | None = None
     """(M,) > 1: unlike anything the model was trained on. NaN: not known."""
 
 
@@ -111,7 +111,7 @@ def vote(
         predicted=predicted,
         target=target,
         n_unpredicted=int((~predicted).sum()),
-        n_weightless=int(predicted.sum()) - len(voters),
+        n_background=int(predicted.sum()) - len(voters),
     )
     return _result(poll, evidence, places) if len(voters) else _nobody(poll, places)
 
@@ -128,7 +128,7 @@ def _result(poll: Poll, evidence: Evidence, places: Places | None) -> SlideResul
         limits = (rule.rule.t, rule.rule.min_frac)
         outcome = RuleOutcome(poll.target, *limits, share, leading == poll.target, share_low, share_high)
     n_effective = effective(poll, leading)
-    novel = _novel_share(evidence, poll)
+    novel = _ood_fraction(evidence, poll)
     reason = doubts(rule, n_effective, margin, outcome, novel)
     result = SlideResult(
         method=rule.method,
@@ -137,7 +137,7 @@ def _result(poll: Poll, evidence: Evidence, places: Places | None) -> SlideResul
         fractions=means(np.append(w @ choices(poll.probs), w.sum())),
         n_patches=len(w),
         n_unpredicted=poll.n_unpredicted,
-        n_weightless=poll.n_weightless,
+        n_background=poll.n_background,
         n_effective=n_effective,
         margin=margin,
         leading=leading,
@@ -145,7 +145,7 @@ def _result(poll: Poll, evidence: Evidence, places: Places | None) -> SlideResul
         reason=reason,
         interval=interval,
         no_interval=no_interval,
-        novel_share=novel,
+        ood_fraction=novel,
         rule=outcome,
     )
     return _placed(result, poll, places)
@@ -236,26 +236,26 @@ def _given(values: npt.ArrayLike | None, what: str, method: str, predicted: npt.
     return _column(values, len(predicted), what)[predicted]
 
 
-def _novel_share(evidence: Evidence, poll: Poll) -> float | None:
+def _ood_fraction(evidence: Evidence, poll: Poll) -> float | None:
     """Weighted share of the voting patches unlike the training patches; None if it is known of none."""
-    if evidence.novelty is None:
+    if evidence.ood_score is None:
         return None
-    novelty = _column(evidence.novelty, len(poll.predicted), "novelty")[poll.voters]
-    known = ~np.isnan(novelty)
+    ood_score = _column(evidence.ood_score, len(poll.predicted), "ood_score")[poll.voters]
+    known = ~np.isnan(ood_score)
     if not known.any():
         return None
-    return float(poll.weights[known] @ (novelty[known] > 1) / poll.weights[known].sum())
+    return float(poll.weights[known] @ (ood_score[known] > 1) / poll.weights[known].sum())
 
 
 def _nobody(poll: Poll, places: Places | None) -> SlideResult:
     """An abstention for want of any voting patch."""
-    n_unpredicted, n_weightless = poll.n_unpredicted, poll.n_weightless
-    if n_unpredicted and n_weightless:
-        why = f"{n_unpredicted} without prediction, {n_weightless} of weight 0"
+    n_unpredicted, n_background = poll.n_unpredicted, poll.n_background
+    if n_unpredicted and n_background:
+        why = f"{n_unpredicted} without prediction, {n_background} of weight 0"
     elif n_unpredicted:
         why = f"all {n_unpredicted} are without prediction"
-    elif n_weightless:
-        why = f"all {n_weightless} have weight 0 (background, undecided, or not to be seen)"
+    elif n_background:
+        why = f"all {n_background} have weight 0 (background, undecided, or not to be seen)"
     else:
         why = "the slide has no patches"
     nothing = np.full(poll.probs.shape[1], math.nan)
@@ -266,7 +266,7 @@ def _nobody(poll: Poll, places: Places | None) -> SlideResult:
         fractions=nothing.copy(),
         n_patches=0,
         n_unpredicted=n_unpredicted,
-        n_weightless=n_weightless,
+        n_background=n_background,
         n_effective=0.0,
         margin=math.nan,
         leading=None,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.geometry import PatchGrid
-from wsikit.mosaic import shared_areas
+from wsikit.partition import shared_areas
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from wsikit.captions.vlm.tiny import TinySize, build_tiny, save_tiny
-from wsikit.datasets import ImageTable
+from wsikit.training.datasets import ImageTable
 
 PX = 56
 WORDS = ("Abundant blood. No neuropil.", "No blood. Abundant neuropil.", "No blood. Scant neuropil.")

@@ -23,22 +23,17 @@ from click.testing import CliRunner
 from PIL import Image
 
 from wsikit.captions import fact_f1
-from wsikit.captions.vlm import (
-    FinetuneSettings,
-    finetune_captioner,
-    load_vlm,
-    merge_adapter,
-    out_of_fold_captions,
-    refuse_seen_patients,
-)
-from wsikit.captions.vlm.adapters import add_lora, resolve_targets
+from wsikit.captions.vlm import load_vlm
 from wsikit.captions.vlm.files import ADAPTER_WEIGHTS, find_adapter, model_fingerprint
-from wsikit.captions.vlm.finetune import prepare
 from wsikit.captions.vlm.loading import choose_place, load_base
-from wsikit.captions.vlm.settings import LANGUAGE_TARGETS
 from wsikit.cli.finetune_captioner import command
-from wsikit.datasets import ImageTable
 from wsikit.errors import ModelError, RequestError
+from wsikit.training.captioner.adapters import add_lora, merge_adapter, resolve_targets
+from wsikit.training.captioner.finetune import finetune_captioner, prepare
+from wsikit.training.captioner.folds import out_of_fold_captions
+from wsikit.training.captioner.patients import refuse_seen_patients
+from wsikit.training.captioner.settings import LANGUAGE_TARGETS, FinetuneSettings
+from wsikit.training.datasets import ImageTable
 
 Make = Callable[..., ImageTable]
 QUICK = FinetuneSettings(
@@ -149,7 +144,7 @@ def test_the_adapter_on_disk_says_what_was_validated(tiny_folder: Path, tmp_path
     table = make_table(40, patients=5)
     settings = QUICK.model_copy(update={"epochs": 4, "lr": 0.05, "schedule": "constant"})
     record = finetune_captioner(table, model=tiny_folder, out=tmp_path / "out", settings=settings, device="cpu")
-    from wsikit.captions.vlm.patients import patient_id
+    from wsikit.training.captioner.patients import patient_id
 
     rows = [i for i, name in enumerate(table.patients) if patient_id(name or "") in record["patients"]["validated"]]
     said = load_vlm(tiny_folder, adapter=tmp_path / "out", device="cpu").describe(table.images(rows))
@@ -244,7 +239,7 @@ def test_killed_in_mid_training_it_goes_on_to_the_same_adapter(
     assert not (cut / "wsikit.json").exists()
 
     whole = CliRunner().invoke(command, arguments("whole"), catch_exceptions=False)
-    with caplog.at_level(logging.INFO, logger="wsikit.captions.vlm.trainer"):
+    with caplog.at_level(logging.INFO, logger="wsikit.training.captioner.trainer"):
         resumed = CliRunner().invoke(command, arguments("cut"), catch_exceptions=False)
     assert "going on from checkpoint-" in caplog.text
     assert whole.exit_code == resumed.exit_code == 0
@@ -257,7 +252,7 @@ def test_killed_in_mid_training_it_goes_on_to_the_same_adapter(
 
 
 def test_a_checkpoint_cut_in_half_is_not_gone_on_from(tmp_path: Path) -> None:
-    from wsikit.captions.vlm.trainer import last_checkpoint
+    from wsikit.training.captioner.trainer import last_checkpoint
 
     for step, state in ((9, "{}"), (10, '{"epoch": 1'), (11, None)):
         folder = tmp_path / f"checkpoint-{step}"

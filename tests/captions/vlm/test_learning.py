@@ -14,14 +14,16 @@ import torch
 
 import wsikit.captions
 from wsikit.captions import Morphometry, fact_f1, parse
-from wsikit.captions.vlm import FinetuneSettings, finetune_captioner, load_vlm, packaged_captioners
+from wsikit.captions.vlm import load_vlm, packaged_captioners
 from wsikit.captions.vlm.chat import Chat
 from wsikit.captions.vlm.loading import choose_place, load_base
-from wsikit.captions.vlm.scores import best_constant
 from wsikit.captions.vlm.tiny import save_tiny
-from wsikit.captions.vlm.words import without_numbers
-from wsikit.datasets import ImageTable
 from wsikit.phantom.patches import PhantomPatch, phantom_patches
+from wsikit.training.captioner.finetune import finetune_captioner
+from wsikit.training.captioner.scores import best_constant
+from wsikit.training.captioner.settings import FinetuneSettings
+from wsikit.training.captioner.words import without_numbers
+from wsikit.training.datasets import ImageTable
 
 NAME = "phantom-captioner"
 FOLDER = Path(wsikit.captions.__file__).parent / "zoo" / NAME

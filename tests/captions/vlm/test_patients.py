@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wsikit.captions.vlm import refuse_seen_patients
-from wsikit.captions.vlm.patients import (
+from wsikit.errors import RequestError
+from wsikit.training.captioner.patients import (
     folds_of,
     hold_out,
     patient_id,
     patients_of,
+    refuse_seen_patients,
     refuse_shared_patients,
 )
-from wsikit.datasets import ImageTable
-from wsikit.errors import RequestError
+from wsikit.training.datasets import ImageTable
 
 Make = Callable[..., ImageTable]
 PATIENTS = [f"p{n}" for n in np.random.default_rng(0).integers(0, 17, 300)]

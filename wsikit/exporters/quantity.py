@@ -1,0 +1,147 @@
+"""One number per patch, by name: what heat maps, detections and float maps show, with its unit and natural range.
+
+`probability:PD`, `gate`, `caption_facts:nuclei_per_mm2`: column, and entry where a column holds several. `entropy` and
+`margin` are computed from the probabilities.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError, StoreError
+from wsikit.store.table import PatchTable
+
+DERIVED = ("entropy", "margin")
+"""Not stored: entropy of the class probabilities in bit; difference of the two classes ahead."""
+
+_PROBABILITIES = ("probability", "probability_image", "probability_text")
+_SHARE_UNITS = ("0 … 1", "share of the patch's area", "share")
+_TITLES = {
+    "gate": "Gate: weight of the caption",
+    "entropy": "Entropy of the class probabilities",
+    "margin": "Margin of the two classes ahead",
+    "ood_score": "OodDetector against the training patches",
+    "tissue": "Tissue",
+    "roi": "Region of interest",
+    "probability_image": "Probability, image alone",
+    "probability_text": "Probability, caption alone",
+}
+_FACT_ENDING = re.compile(r"_(share|um|per_mm2)$")
+_UNITS = {"gate": "0 image … 1 caption", "entropy": "bit", "margin": "", "ood_score": "× the 99 % limit of training"}
+
+
+@dataclass(frozen=True, eq=False)
+class Quantity:
+    """A number for each patch of a table."""
+
+    name: str
+    """As asked for, e.g. probability:PD."""
+    title: str
+    """For people."""
+    unit: str
+    """Empty for pure numbers."""
+    values: npt.NDArray[np.float64]
+    """(N,); NaN where there is none."""
+    limits: tuple[float, float] | None
+    """Range that the quantity has by nature, such as 0 to 1; None: whatever was found."""
+    of_model: bool = False
+    """Whether a classifier says so, whose notice then goes with it; else it was measured."""
+
+
+def read_quantity(table: PatchTable, name: str) -> Quantity:
+    """Read one quantity of a table.
+
+    Parameters
+    ----------
+    name
+        `column`, or `column:entry` for a column of several entries (by its name: class, fact), or one of `DERIVED`.
+
+    Raises
+    ------
+    StoreError
+        There is no such column yet.
+    RequestError
+        The column has several entries and none is named, or it holds text.
+    """
+    column, _, entry = name.partition(":")
+    if column in DERIVED and column not in table.columns():
+        return _derived(table, column)
+    if column not in table.columns() or column == "coords":
+        raise StoreError(
+            f"{table.folder}: no column {column!r} to show; there are {', '.join(known_quantities(table))}."
+        )
+    attributes = table.attributes(column)
+    values = _entry(table, table.read(column), column, entry)
+    if values.dtype == object:
+        raise RequestError(f"column {column} holds text, which has no place on a scale. Name a column of numbers.")
+    unit = str(attributes.get("unit", "")) or _UNITS.get(column, "")
+    title = _TITLES.get(column, column.replace("_", " "))
+    limits: tuple[float, float] | None = None
+    if column in _PROBABILITIES:
+        title = f"{'Probability' if column == 'probability' else title}: {entry}"
+        unit, limits = "", (0.0, 1.0)
+    elif column == "caption_facts":
+        unit, title = _fact_unit(entry), _FACT_ENDING.sub("", entry).replace("_", " ").capitalize()
+        title = f"{title} {unit}" if unit.startswith("per ") else title
+    elif column in ("gate", "roi", "readable") or unit in _SHARE_UNITS:
+        unit, limits = _UNITS.get(column, unit), (0.0, 1.0)
+    elif column in _UNITS:
+        unit = _UNITS[column]
+    of_model = column in (*_PROBABILITIES, "gate", "ood_score")
+    return Quantity(name, title, unit, values.astype(np.float64), limits, of_model)
+
+
+def known_quantities(table: PatchTable) -> list[str]:
+    """Names that `read_quantity` takes for a table; columns of unnamed entries (features) are left out."""
+    found: list[str] = []
+    columns = table.columns()
+    for column in columns:
+        if column == "coords" or table.is_text(column):
+            continue
+        if table.width(column) is None:
+            found.append(column)
+        else:
+            found += [f"{column}:{name}" for name in table.attributes(column).get("names", ())]
+    return found + (list(DERIVED) if "probability" in columns else [])
+
+
+def _entry(table: PatchTable, values: npt.NDArray[Any], column: str, entry: str) -> npt.NDArray[Any]:
+    """(N,) of a column, which may hold several entries per row."""
+    names = [str(name) for name in table.attributes(column).get("names", ())]
+    if values.ndim == 1:
+        if entry:
+            raise RequestError(f"column {column} has one value per patch: ask for {column!r} without {entry!r}")
+        return values
+    labels = names or [str(index) for index in range(values.shape[1])]
+    if entry not in labels:
+        shown = ", ".join(f"{column}:{label}" for label in labels[:12]) + (", …" if len(labels) > 12 else "")
+        raise RequestError(f"column {column} has {values.shape[1]} values per patch: ask for one of {shown}")
+    return values[:, labels.index(entry)]
+
+
+def _derived(table: PatchTable, name: str) -> Quantity:
+    if "probability" not in table.columns():
+        raise StoreError(f"{table.folder}: {name} is computed from probabilities. Run wsikit predict first.")
+    probs = table.read("probability").astype(np.float64)
+    n_classes = probs.shape[1]
+    missing: npt.NDArray[np.bool_] = np.asarray(np.isnan(probs).any(axis=1))
+    if name == "entropy":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = -np.where(probs > 0, probs * np.log2(probs), 0.0).sum(axis=1)
+        limits = (0.0, float(np.log2(n_classes)))
+    else:
+        ranked = np.sort(np.where(missing[:, None], 0.0, probs), axis=1)
+        values, limits = ranked[:, -1] - ranked[:, -2], (0.0, 1.0)
+    return Quantity(name, _TITLES[name], _UNITS[name], np.where(missing, np.nan, values), limits, True)
+
+
+def _fact_unit(fact: str) -> str:
+    from wsikit.captions.lexicon import FACTS
+
+    unit = FACTS[fact].unit if fact in FACTS else ""
+    return {"density": "optical density", "count": "per patch", "ratio": ""}.get(unit, unit)

@@ -1,0 +1,230 @@
+"""One slide's report as one HTML file that opens by double click, with no network.
+
+What it says is gathered in `report_parts` and `report_vote` as plain values; how it looks is
+`templates/report.html.jinja`, where all text is escaped; how it zooms is OpenSeadragon, from `vendor`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from wsikit.exporters import report_parts, report_vote
+from wsikit.exporters.layers import Layer, map_layers
+from wsikit.exporters.palette import hex_color
+from wsikit.exporters.patchdata import PackedPatches, pack
+from wsikit.exporters.pyramid import TILE_PX, EmbeddedPyramid, ServedPyramid
+from wsikit.exporters.report_data import Fact, PatchExample, ReportData, Section
+from wsikit.exporters.summary_text import RESEARCH_USE, class_title, state
+from wsikit.store.atomic import atomic_write
+
+__all__ = ["Fact", "PatchExample", "ReportData", "Section", "content_policy", "render_report", "write_report"]
+
+VIEWER_SCRIPTS = ("vendor/openseadragon/openseadragon.min.js", "templates/viewer.js")
+
+
+def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
+    """Write the report, one HTML file with everything in it, atomically."""
+    page = render_report(data)
+    with atomic_write(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+
+
+def render_report(data: ReportData, *, home: str | None = None) -> str:
+    """The page that `write_report` writes; `home` is the address of the page of all slides, if there is one."""
+    ahead = report_vote.leading(data)
+    packed = _packed(data)
+    layers = _layers(data) if packed is not None else ()
+    scripts = [inline_script(name) for name in VIEWER_SCRIPTS] if packed is not None else []
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            slide_id=data.class_map.slide_id,
+            notice=data.class_map.notice,
+            research_use=RESEARCH_USE,
+            created=data.created,
+            home=home,
+            verdict=state(data.class_map, data.result, data.reason),
+            verdict_color=report_vote.verdict_color(data),
+            pictures=report_parts.pictures(data),
+            bars=report_vote.bars(data),
+            vote_facts=report_vote.vote_facts(data),
+            second=report_vote.second_subtype(data),
+            composition=report_parts.composition_rows(data.class_map),
+            groups=report_parts.groups(data, ahead),
+            ahead=None if ahead is None else class_title(data.class_map, ahead),
+            quality=report_parts.quality(data),
+            provenance=data.provenance,
+            policy=content_policy(
+                [str(script) for script in scripts],
+                pictures="data: 'self'" if isinstance(data.pyramid, ServedPyramid) else "data:",
+            ),
+            layers=layers,
+            depth=_depth(data, packed),
+            scripts=scripts,
+            page_data=None if packed is None else in_script(_page_data(data, packed, layers)),
+            tiles=in_script(_tiles(data.pyramid)) if isinstance(data.pyramid, EmbeddedPyramid) else None,
+        )
+    )
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Templates of this package; all text is escaped, whatever the template is called."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("wsikit.exporters"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def in_script(value: Any) -> Markup:
+    """JSON that may stand inside a script element: no text in it can end the element or open another."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for char in ("<", ">", "&", "\u2028", "\u2029"):
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)
+
+
+@cache
+def inline_script(name: str) -> Markup:
+    """A script of this package, to stand inside a page."""
+    text = resources.files("wsikit.export").joinpath(name).read_text(encoding="utf-8")
+    # a pointer to a source map would make the browser's tools ask for a file that is not there
+    lines = [line for line in text.splitlines() if not line.startswith("//# sourceMappingURL=")]
+    return Markup("\n" + "\n".join(lines) + "\n")
+
+
+def content_policy(scripts: Sequence[str], *, pictures: str = "data:") -> str:
+    """A page's content security policy: these scripts, pictures from these sources, and nothing else."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") for script in scripts]
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
+    return f"default-src 'none'; img-src {pictures}; style-src 'unsafe-inline'; script-src {allowed}"
+
+
+# ---- what the viewer needs
+
+
+def _packed(data: ReportData) -> PackedPatches | None:
+    if data.pyramid is None:
+        return None
+    shown = [example.row for example in data.examples]
+    return pack(data.class_map, data.words, shown, max_bytes=data.patch_bytes)
+
+
+def _layers(data: ReportData) -> tuple[Layer, ...]:
+    known = {"gate": data.words.gate, "ood_score": data.words.ood_score}
+    return map_layers(data.class_map, {name: values for name, values in known.items() if values is not None})
+
+
+def _page_data(data: ReportData, packed: PackedPatches, layers: tuple[Layer, ...]) -> dict[str, Any]:
+    class_map, grid = data.class_map, data.class_map.grid
+    assert data.pyramid is not None
+    frame = data.pyramid.frame
+    second = report_vote.second_subtype(data)
+    return {
+        "slide": {"scale": list(frame.scale), "unit_um": frame.unit_um},
+        "source": _source(data.pyramid),
+        "grid": {"side": list(grid.side), "stride": list(grid.stride), "um_per_px": _short(grid.target_mpp)},
+        "classes": [
+            {"code": code, "title": class_title(class_map, index), "color": hex_color(class_map.colors[index])}
+            for index, code in enumerate(class_map.classes)
+        ],
+        "layers": [
+            {
+                "key": layer.key,
+                "url": f"data:image/png;base64,{base64.b64encode(layer.png).decode('ascii')}",
+                "width": layer.width,
+                "height": layer.height,
+            }
+            for layer in layers
+        ],
+        "pins": [
+            {
+                "name": name,
+                "color": hex_color(class_map.colors[int(class_map.labels[example.row])]),
+                "box": [*class_map.coords[example.row].tolist(), *grid.side],
+            }
+            for example, name in zip(data.examples, report_parts.pin_names(data))
+        ],
+        "second": None if second is None else second["box"],
+        "captioned": data.words.captions is not None,
+        "patches": packed.block,
+    }
+
+
+def _source(pyramid: EmbeddedPyramid | ServedPyramid) -> dict[str, Any]:
+    """Size and levels of the pyramid, for the page."""
+    frame = pyramid.frame
+    if isinstance(pyramid, ServedPyramid):
+        levels = [
+            _level(level.level, level.size, level.tile_px, 1 / level.downsample, frame.unit_um * level.downsample)
+            for level in pyramid.levels
+        ]
+        served: Mapping[str, Any] = {"kind": "served", "base": pyramid.tiles, "patches": pyramid.patches}
+    else:
+        numbers = sorted({level for level, _, _ in pyramid.tiles})
+        levels = [
+            _level(
+                level,
+                frame.level_size(level),
+                (TILE_PX, TILE_PX),
+                2.0 ** (level - frame.deepest),
+                frame.level_um(level),
+            )
+            for level in range(numbers[0], numbers[-1] + 1)
+        ]
+        served = {"kind": "embedded"}
+    return {**served, "width": frame.size[0], "height": frame.size[1], "levels": levels}
+
+
+def _level(level: int, size: tuple[int, int], tile_px: tuple[int, int], scale: float, um: float) -> dict[str, Any]:
+    return {
+        "level": level,
+        "width": size[0],
+        "height": size[1],
+        "tile": list(tile_px),
+        "scale": scale,
+        "um": _short(um),
+    }
+
+
+def _tiles(pyramid: EmbeddedPyramid) -> dict[str, str]:
+    return {
+        f"{level}/{col}_{row}": base64.b64encode(jpeg).decode("ascii")
+        for (level, col, row), jpeg in sorted(pyramid.tiles.items())
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _depth(data: ReportData, packed: PackedPatches | None) -> str:
+    """How deep the page's pixels go, and what of the patches it lacks, in words."""
+    if packed is None or data.pyramid is None:
+        return ""
+    frame = data.pyramid.frame
+    if isinstance(data.pyramid, ServedPyramid):
+        words = f"All of the slide at full resolution, {_short(frame.unit_um)} µm/px."
+    else:
+        whole, deep = (frame.level_um(level) for level in (data.pyramid.whole_level, data.pyramid.deep_level))
+        words = f"This page holds the whole slide at {_short(whole)} µm/px"
+        words += f", and at {_short(deep)} µm/px around the patches shown below." if deep < whole else "."
+        if min(whole, deep) > frame.unit_um * 1.01 or deep < whole:
+            words += " The command wsikit view shows all of it at full resolution."
+    if packed.left_out:
+        words += f" Left out for want of room, but for the patches shown: {' and '.join(packed.left_out)}."
+    return words

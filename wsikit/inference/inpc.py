@@ -1,0 +1,207 @@
+"""INPC's rules over a store's patch table; the statement is kept in the table beside the votes, under votes/inpc_rule.
+
+Captions' facts give stroma; neuropil and differentiation come from the model's classes where it has those of INPC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError, StoreError
+from wsikit.slides.store import StoreLike, open_store
+from wsikit.store.receipts import Receipt, digest_of
+from wsikit.store.table import PatchTable, coords_digest
+from wsikit.voting.fitted_parameters import FittedVote
+from wsikit.voting.inpc import CATEGORIES, STROMA_POOR, InpcResult, Rules, disagreement, inpc
+from wsikit.voting.inpc_facts import PatchFacts, facts_from_captions, facts_from_classes
+from wsikit.voting.inputs import vote_inputs
+from wsikit.voting.parameters import VoteParameters
+from wsikit.voting.prognosis import Clinical
+from wsikit.voting.result import SlideResult
+
+STATEMENT_REVISION = 1
+NAME = "inpc_rule"
+"""Where it is kept among the votes of a table."""
+
+Source = Literal["auto", "classes", "facts"]
+SOURCES: tuple[str, ...] = get_args(Source)
+
+_FACTS, _PROBABILITY = "caption_facts", "probability"
+_CAPTION_CHARS = 160
+
+
+def apply_inpc(
+    store: StoreLike,
+    *,
+    grid: str | None = None,
+    source: str = "auto",
+    clinical: Clinical | None = None,
+    rules: Rules | None = None,
+) -> InpcResult:
+    """Apply INPC's rules to what a store's table knows, and keep the statement there.
+
+    Parameters
+    ----------
+    source
+        Whence neuropil and differentiation: "classes", areas of patches that a model of UD, PD and D called so;
+        "facts", measured by captions; "auto", the former if there is such a model's prediction. Stroma is always from
+        facts; without them it is not known.
+    clinical
+        Age, MKI, treatment, as far as known. Only the statement is kept, not they.
+
+    Raises
+    ------
+    StoreError
+        If the table has no predictions of such a model and no facts, or not those that `source` asks for.
+    """
+    opened = open_store(store)
+    table = opened.patches(grid)
+    used = _columns(table, source)
+    clinical, rules = clinical or Clinical(), rules or Rules()
+    receipt = _receipt(table, used, source, clinical, rules)
+    known = table.vote_receipt(NAME)
+    if known is not None and known.digest == receipt.digest:
+        return _read(table)
+    statement = inpc(patch_facts(table, source=source), clinical=clinical, rules=rules)
+    index = None if statement.category is None else CATEGORIES.index(statement.category)
+    table.write_vote(NAME, {**statement.to_json(), "label": index, "classes": list(CATEGORIES)}, receipt)
+    return statement
+
+
+def stored_inpc(table: PatchTable) -> InpcResult | None:
+    """The statement kept in a table, or None."""
+    return _read(table) if table.vote_receipt(NAME) is not None else None
+
+
+def patch_facts(table: PatchTable, *, source: str = "auto") -> PatchFacts:
+    """What a table knows of its patches for INPC's rules; see `apply_inpc`."""
+    used = _columns(table, source)
+    cells = np.stack(table.grid.index_of(table.coords), axis=1)
+    pitch_mm = float(np.sqrt(table.grid.cell_area_mm2))
+    of_classes, tumour = None, None
+    if _PROBABILITY in used:
+        attributes = table.attributes(_PROBABILITY)
+        probs, codes = table.read(_PROBABILITY), attributes["names"]
+        background = attributes["model"]["background"]
+        tumour = vote_inputs(probs, codes, background).weights
+        if _has_inpc_classes(table):
+            of_classes = facts_from_classes(probs, codes, background, cells=cells, pitch_mm=pitch_mm)
+    if _FACTS not in used:
+        assert of_classes is not None
+        return of_classes
+    names = table.attributes(_FACTS)["names"]
+    found = facts_from_captions(table.read(_FACTS), names, cells=cells, pitch_mm=pitch_mm, tumour=tumour)
+    return found if of_classes is None or source == "facts" else _joined(found, of_classes)
+
+
+def inpc_summary(
+    table: PatchTable, vote: SlideResult | None = None, classes: tuple[str, ...] = STROMA_POOR
+) -> list[str]:
+    """The statement kept in a table in lines for people, its strongest patches with their captions, and how it differs
+    from `vote`, whose `label` counts `classes`. Empty if there is no statement; one line where most of the tissue is
+    unlike what the model was trained on."""
+    statement = stored_inpc(table)
+    if statement is None:
+        return []
+    if vote is not None and (vote.ood_fraction or 0.0) > VoteParameters.max_ood:
+        # its areas are those of classes that the model cannot judge here
+        unlike = (
+            f"{100 * (vote.ood_fraction or 0.0):.1f} % of what voted looks unlike anything the model was trained on"
+        )
+        return [f"INPC rule: not stated, as {unlike}"]
+    lines = statement.words()
+    if vote is not None and set(classes) == set(STROMA_POOR):
+        called = None if vote.label is None else classes[vote.label]
+        said = disagreement(statement, called, doubt=vote.reason)
+        lines += [f"  {said}"] if said else []
+    coords = table.coords
+    texts = table.read("caption") if "caption" in table.columns() else np.full(len(table), "", dtype=object)
+    for name, rows in statement.top_rows.items():
+        for row in rows[:1]:
+            x, y = coords[row].tolist()
+            text = "".join(one if one.isprintable() else " " for one in str(texts[row]))
+            text = text if len(text) <= _CAPTION_CHARS else text[: _CAPTION_CHARS - 1] + "…"
+            lines.append(f"  most {name}: patch at {x}, {y} px" + (f": {text}" if text else ""))
+    return lines
+
+
+def refuse_other_model(fitted: FittedVote, table: PatchTable) -> None:
+    """Raise if a table's predictions are not by the model that voting parameters were fitted for.
+
+    Raises
+    ------
+    RequestError
+        Naming both.
+    """
+    if _PROBABILITY not in table.columns():
+        return
+    model = table.attributes(_PROBABILITY)["model"]
+    if fitted.model and model["fingerprint"] != fitted.model:
+        raise RequestError(
+            f"{table.folder}: predictions by {model['name']} ({model['fingerprint'][:12]}), the voting parameters were "
+            f"fitted for model {fitted.model[:12]}. Fit them for this model, or vote without them."
+        )
+
+
+def _joined(measured: PatchFacts, of_classes: PatchFacts) -> PatchFacts:
+    """Stroma and tumour as measured; neuropil and differentiation as the classes say, over that tumour's area."""
+    share: npt.NDArray[np.float64] = np.divide(
+        measured.neuroblastic_mm2,
+        of_classes.neuroblastic_mm2,
+        out=np.zeros(len(measured)),
+        where=of_classes.neuroblastic_mm2 > 0,
+    )
+    assert of_classes.differentiating is not None
+    return replace(
+        measured,
+        neuropil=of_classes.neuropil,
+        differentiating=of_classes.differentiating * share,
+        neuroblasts=measured.neuroblastic_mm2,
+        ranking=of_classes.ranking,
+        proxies={**of_classes.proxies, **{k: v for k, v in measured.proxies.items() if k in ("stroma", "tumour")}},
+    )
+
+
+def _columns(table: PatchTable, source: str) -> tuple[str, ...]:
+    """The columns that a statement reads."""
+    if source not in SOURCES:
+        raise RequestError(f"INPC statement from {source!r}: expected one of {', '.join(SOURCES)}")
+    there = set(table.columns())
+    by_classes = _PROBABILITY in there and _has_inpc_classes(table)
+    if source == "classes" and not by_classes:
+        raise StoreError(f"{table.folder}: no predictions of UD, PD and D. Run wsikit predict with such a model first.")
+    if not by_classes and _FACTS not in there:
+        raise StoreError(
+            f"{table.folder}: neither predictions of UD, PD and D nor measured facts. Run wsikit caption first."
+        )
+    if source == "facts" and _FACTS not in there:
+        raise StoreError(f"{table.folder}: no measured facts. Run wsikit caption --captioner morphometry first.")
+    return tuple(name for name in (_PROBABILITY, _FACTS) if name in there)
+
+
+def _has_inpc_classes(table: PatchTable) -> bool:
+    attributes = table.attributes(_PROBABILITY)
+    background = set(attributes["model"]["background"])
+    return set(attributes["names"]) - background == set(STROMA_POOR)
+
+
+def _receipt(table: PatchTable, used: tuple[str, ...], source: str, clinical: Clinical, rules: Rules) -> Receipt:
+    inputs = {"patches": coords_digest(table)}
+    for name in used:
+        found = table.receipt(name)
+        assert found is not None
+        inputs[name] = found.digest
+    # of a patient's age and treatment a digest is kept, as stores travel
+    parameters: dict[str, Any] = {"source": source, "rules": asdict(rules), "clinical": digest_of(clinical.to_json())}
+    return Receipt("inpc", STATEMENT_REVISION, parameters, inputs)
+
+
+def _read(table: PatchTable) -> InpcResult:
+    record = dict(table.votes()[NAME])
+    for name in ("label", "classes"):
+        record.pop(name)
+    return InpcResult.from_json(record)

@@ -1,0 +1,176 @@
+"""The vote stage: from a store's patch table to the slide's result, kept in the table under votes/<method>.
+
+It looks at the columns that are there and says which; how they are put together is `wsikit.voting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import StoreError
+from wsikit.slides.store import StoreLike, open_store
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import PatchTable, coords_digest
+from wsikit.voting.inputs import VoteInputs
+from wsikit.voting.parameters import VoteParameters
+from wsikit.voting.result import RESULT_VERSION, SlideResult
+from wsikit.voting.slide import SlidePatches, columns_for, vote_slide, voting_inputs
+from wsikit.voting.weights import key_tissue
+
+VOTE_REVISION = 2
+
+NEUROPIL_FACT, STROMA_FACT = "fibrillary_share", "spindle_share"
+"""What captions measure of key tissue: neuropil-like fibrils and spindle stroma."""
+
+
+def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: str | None = None) -> SlideResult:
+    """Put a slide's patches together; the result is kept in the table under votes/<method>.
+
+    Parameters
+    ----------
+    parameters
+        Method, smoothing, weights, and when to abstain. A result that was made with the same parameters from the same
+        columns is kept, one of an older version is made again.
+    grid
+        Name of the patch grid; not needed where the store has one only.
+
+    Raises
+    ------
+    StoreError
+        If the patches have no predictions yet, or not what the method weighs by.
+    """
+    opened = open_store(store)
+    table = opened.patches(grid)
+    parameters = parameters or VoteParameters()
+    used = _columns_used(table, parameters)
+    receipt = _receipt(table, parameters, used)
+    known = table.vote_receipt(parameters.method)
+    if known is not None and known.digest == receipt.digest:
+        return stored_vote(table, parameters.method)
+    patches = _read(table, parameters, used)
+    result = vote_slide(patches, parameters)
+    codes = [code for code in patches.classes if code not in patches.background]
+    table.write_vote(parameters.method, {**result.to_json(), "classes": codes}, receipt)
+    return result
+
+
+def stored_vote(table: PatchTable, method: str) -> SlideResult:
+    """The slide result kept in a table; KeyError if there is none by `method`.
+
+    One that an older version of wsikit wrote is made anew with its own parameters, in memory: nothing is written.
+    """
+    record = table.votes()[method]
+    if record.get("version") == RESULT_VERSION:
+        return SlideResult.from_json(record)
+    try:
+        patches = slide_patches(table, _parameters_of(table, method))
+    except StoreError:  # its columns are gone: what it says is all there is
+        return SlideResult.from_json(record)
+    return vote_slide(patches, _parameters_of(table, method))
+
+
+def voted_inputs(table: PatchTable, method: str) -> VoteInputs:
+    """What each patch brought to the vote kept in a table: probabilities and label after smoothing, and its weight.
+
+    KeyError if there is no vote by `method`.
+    """
+    if method not in table.votes():
+        raise KeyError(method)
+    parameters = _parameters_of(table, method)
+    return voting_inputs(slide_patches(table, parameters), parameters)
+
+
+def slide_patches(table: PatchTable, parameters: VoteParameters | None = None) -> SlidePatches:
+    """What a table knows of its patches, as far as a vote with `parameters` looks at it.
+
+    Raises
+    ------
+    StoreError
+        If the patches have no predictions yet, or not what the method weighs by.
+    """
+    parameters = parameters or VoteParameters()
+    return _read(table, parameters, _columns_used(table, parameters))
+
+
+def _parameters_of(table: PatchTable, method: str) -> VoteParameters:
+    receipt = table.vote_receipt(method)
+    said: Mapping[str, Any] = receipt.parameters if receipt is not None else {}
+    return VoteParameters.from_json({**said, "method": method})
+
+
+def _columns_used(table: PatchTable, parameters: VoteParameters) -> dict[str, str]:
+    """What the vote looks at, and the column of the table that holds it."""
+    there = set(table.columns())
+    if "probability" not in there:
+        store = table.folder.parent.parent
+        raise StoreError(f"{table.folder}: no predictions to vote with. Run wsikit predict {store} first.")
+    used = {"probability": "probability"}
+    for name in columns_for(parameters):
+        if name in there:
+            used[name] = name
+        elif name == "key_tissue" and "caption_facts" in there:
+            used[name] = "caption_facts"
+    needed = {"soft_clinical": "key_tissue", "gate": "gate", "attention": "attention"}.get(parameters.method)
+    if needed is not None and needed not in used:
+        raise StoreError(_lacking(table, parameters.method, needed))
+    return used
+
+
+def _lacking(table: PatchTable, method: str, needed: str) -> str:
+    advice = {
+        "key_tissue": "Run wsikit caption --captioner morphometry first, which measures neuropil and spindle stroma",
+        "gate": "Predict with a model that reads captions",
+        "attention": "Write a column attention, one weight per patch, or choose another method",
+    }[needed]
+    return f"{table.folder}: voting method {method} weighs by {needed}, which is not known here. {advice}."
+
+
+def _receipt(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]) -> Receipt:
+    """Of a vote: every parameter, every column read, and the patches' places."""
+    inputs = {"patches": coords_digest(table)}
+    for column in sorted(set(used.values())):
+        found = table.receipt(column)
+        if found is None:
+            raise StoreError(f"{table.folder}: column {column} has no receipt; run the stage that makes it again.")
+        inputs[column] = found.digest
+    return Receipt("vote", VOTE_REVISION, parameters.to_json(), inputs)
+
+
+def _read(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]) -> SlidePatches:
+    attributes = table.attributes("probability")
+    columns = {}
+    for name, column in used.items():
+        if name == "key_tissue" and column == "caption_facts":
+            columns[name] = _measured_tissue(table, required=parameters.method == "soft_clinical")
+        elif name != "probability":
+            columns[name] = table.read(column)
+    return SlidePatches(
+        probs=table.read("probability"),
+        classes=tuple(attributes["names"]),
+        background=tuple(attributes["model"]["background"]),
+        grid=table.grid,
+        coords=table.coords,
+        columns=columns,
+    )
+
+
+def _measured_tissue(table: PatchTable, *, required: bool) -> npt.NDArray[np.float64]:
+    """Key tissue (N, 3) by the captions' facts: as sure as the words that are used for them."""
+    from wsikit.captions.lexicon import FACTS
+
+    names = list(table.attributes("caption_facts")["names"])
+    facts = table.read("caption_facts")
+    unknown = np.full(len(table), np.nan)
+    shares, grades = [], []
+    for fact in (NEUROPIL_FACT, STROMA_FACT):
+        shares.append(facts[:, names.index(fact)] if fact in names else unknown)
+        absent, scant, moderate = (limit for limit, _ in FACTS[fact].grades[:3])
+        grades.append((absent, scant, moderate))
+    found = key_tissue(*shares, neuropil_grades=grades[0], stroma_grades=grades[1])
+    if required and len(table) and np.isnan(found).all():
+        raise StoreError(_lacking(table, "soft_clinical", "key_tissue"))
+    return found

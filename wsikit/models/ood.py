@@ -1,0 +1,94 @@
+"""How unlike its training patches a patch is, by the image branch's features. NumPy and safetensors; no torch.
+
+The Mahalanobis distance to the training features (Lee et al. 2018, arXiv 1807.03888, with one cloud for all classes),
+in units of the distance below which 99 % of held-out patches of the same kind lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import ModelError
+
+HELD_OUT_SHARE = 0.99
+_SHRINKAGE = 0.01  # of the correlations towards none; features that never vary together are many in a small encoder
+_LEAST_SPREAD = 1e-3  # relative to the widest; a feature that stood still in training must not decide alone
+_LEAST_HELD_OUT = 100  # of fewer, nobody knows the farthest hundredth
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class OodDetector:
+    """The cloud of a model's training features."""
+
+    mean: Floats
+    """(D,)"""
+    whiten: Floats
+    """(D, D): (features − mean) @ whiten has variance 1 in all directions over the training patches."""
+    limit: float
+    """Distance below which `HELD_OUT_SHARE` of the held-out patches lie, > 0."""
+
+    @classmethod
+    def fit(cls, training: npt.NDArray[np.floating], held_out: npt.NDArray[np.floating]) -> OodDetector:
+        """The cloud of training features (N, D), its limit by held-out features (M, D) of other slides.
+
+        Raises
+        ------
+        ModelError
+            If there are fewer than 100 held-out patches, or fewer than two for training.
+        """
+        if len(held_out) < _LEAST_HELD_OUT or len(training) < 2:
+            raise ModelError(
+                f"{len(training)} training and {len(held_out)} held-out patches: too few to tell what is unlike them; "
+                f"give 2 and {_LEAST_HELD_OUT} at least"
+            )
+        x = np.asarray(training, dtype=np.float64)
+        mean, spread = x.mean(axis=0), x.std(axis=0)
+        widest = max(float(spread.max()), float(np.finfo(np.float32).tiny))
+        spread = np.maximum(spread, _LEAST_SPREAD * widest)
+        z = (x - mean) / spread
+        correlation = (1 - _SHRINKAGE) * (z.T @ z) / len(z) + _SHRINKAGE * np.eye(len(mean))
+        values, vectors = np.linalg.eigh(correlation)
+        whiten = vectors / np.sqrt(values) / spread[:, None]
+        cloud = cls(mean.astype(np.float32), whiten.astype(np.float32), 1.0)
+        return cls(cloud.mean, cloud.whiten, float(np.quantile(cloud.of(held_out), HELD_OUT_SHARE)))
+
+    def of(self, features: npt.NDArray[np.floating]) -> Floats:
+        """(N,) ood_score of features (N, D): above 1, farther off than 99 % of the held-out patches."""
+        distance = np.linalg.norm((np.asarray(features, dtype=np.float32) - self.mean) @ self.whiten, axis=1)
+        return np.asarray(distance / self.limit, dtype=np.float32)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        from safetensors.numpy import save_file
+
+        save_file({"mean": self.mean, "whiten": self.whiten, "limit": np.array([self.limit], np.float32)}, str(path))
+
+    @classmethod
+    def load(cls, path: Path, *, width: int) -> OodDetector:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ModelError
+            If it is damaged, or of an encoder of another width than `width`.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            saved = load_file(str(path))
+            mean, whiten, limit = saved["mean"], saved["whiten"], float(saved["limit"][0])
+        except (SafetensorError, OSError, KeyError, IndexError) as error:
+            raise ModelError(f"{path}: damaged or of another kind ({error}); copy the model's folder again.") from error
+        if mean.shape != (width,) or whiten.shape != (width, width) or not limit > 0:
+            raise ModelError(
+                f"{path}: features of {mean.shape}, expected ({width},), as the image branch gives them; copy the "
+                "model's folder again."
+            )
+        return cls(mean, whiten, limit)

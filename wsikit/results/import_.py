@@ -1,0 +1,232 @@
+"""Patches, features and regions that other tools made, into a slide store.
+
+A store's patches are never replaced: features join a table whose places are the same, else they get a table of their
+own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError, StoreError
+from wsikit.executor import Executor
+from wsikit.exporters.hdf5 import FEATURES
+from wsikit.exporters.palette import class_colors, hex_color
+from wsikit.geometry import PatchGrid, coverage
+from wsikit.progress import SILENT, Progress
+from wsikit.results.interop import ExternalPatches, read_external
+from wsikit.results.interop_checks import Finding, check_external
+from wsikit.results.interop_grid import grid_of
+from wsikit.slides.base import Slide
+from wsikit.slides.registry import open_slide
+from wsikit.slides.store import SlideStore
+from wsikit.store.atomic import remove_partials
+from wsikit.store.paths import place
+from wsikit.store.receipts import Receipt, digest_of
+from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.tiling.patches import quality_stage, write_roi, write_share, write_tissue
+from wsikit.tiling.plan import ImageParameters
+from wsikit.tiling.roi import read_roi
+from wsikit.tiling.tile import fill_stages, write_pixels
+from wsikit.tissue.parameters import TissueParameters
+
+IMPORT_REVISION = 1
+REGIONS = "roi"
+"""Layout name of GeoJSON regions."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came into a store."""
+
+    store: SlideStore
+    table: PatchTable
+    layout: str
+    columns: tuple[str, ...]
+    """Written from the file, `coords` included where the table is new."""
+    findings: tuple[Finding, ...]
+    """What is worth knowing; nothing of it stood in the way."""
+
+
+def check_import(
+    path: str | os.PathLike[str], slide: Slide, *, layout: str = "auto", side_px: float | None = None
+) -> tuple[ExternalPatches, list[Finding]]:
+    """Read a file and hold it against its slide, and do no more. See `read_external` and `check_external`."""
+    found = read_external(Path(path), layout=layout, slide_mpp=slide.mpp)
+    return found, check_external(found, slide_px=slide.dimensions, slide_mpp=slide.mpp, side_px=side_px)
+
+
+def import_patches(
+    path: str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    *,
+    slide: Slide | str | os.PathLike[str] | None = None,
+    layout: str = "auto",
+    side_px: float | None = None,
+    patch_px: int | None = None,
+    encoder: str | None = None,
+    image: ImageParameters | None = None,
+    executor: Executor | None = None,
+    progress: Progress = SILENT,
+) -> Imported:
+    """Bring the patches, and features or probabilities, of another tool's file into a store.
+
+    Rows come in row-major order, as in every table; the file's order is not kept.
+
+    Parameters
+    ----------
+    slide
+        The slide that the file is of; not needed where `store` is there already.
+    layout
+        "trident", "clam", "stamp", "atlaspatch", "wsinfer"; "auto" looks at what the file holds.
+    side_px, patch_px
+        Side of a patch in level-0 px, and in px as it was read, where the file does not say or says it wrongly.
+    encoder
+        Name of the features, where the file names none (CLAM) or another than is wanted.
+    image
+        How pixels are stored, where the store is made now.
+
+    Raises
+    ------
+    RequestError
+        The file is none of these, or does not fit the slide: what is wrong with it, each in one sentence.
+    StoreError
+        The store has a table of the same grid with other patches.
+    """
+    target = place(store)
+    opened = _slide_of(path, target, slide)
+    found, findings = check_import(path, opened, layout=layout, side_px=side_px)
+    found = replace(found, encoder=encoder) if encoder else found
+    fatal = [finding.text for finding in findings if finding.fatal]
+    if fatal:
+        raise RequestError(f"{path} ({found.layout}) does not fit {opened.path}: {'; '.join(fatal)}.")
+    image = image or ImageParameters()
+    written = (
+        opened
+        if isinstance(opened, SlideStore) and opened.folder == target
+        else write_pixels(opened, target, None, TissueParameters(), image, executor or Executor(), progress)
+    )
+    table, order, is_new = _table_for(written, found, side_px or found.side_px, patch_px or found.patch_px)
+    columns = _write_columns(table, found, order)
+    fill_stages(written, table, (quality_stage,), executor or Executor(), progress)
+    return Imported(written, table, found.layout, (*(("coords",) if is_new else ()), *columns), tuple(findings))
+
+
+def import_roi(
+    path: str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] = (),
+    grid: str | None = None,
+) -> tuple[PatchTable, npt.NDArray[np.float32]]:
+    """Write the column `roi` of a store: each patch's share inside of the regions of a GeoJSON file, float32 (N,).
+
+    No patch is removed; votes weigh by the column. `classes` are the names that count; none: all.
+    """
+    opened = SlideStore(store)
+    table = opened.patches(grid)
+    return table, write_roi(table, read_roi(Path(path), classes=classes))
+
+
+def _slide_of(path: str | os.PathLike[str], target: Path, slide: Slide | str | os.PathLike[str] | None) -> Slide:
+    if slide is None:
+        try:
+            return SlideStore(target)
+        except StoreError as error:
+            raise RequestError(f"{target}: no slide store yet. Name the slide of {path} (--slide).") from error
+    return open_slide(slide) if isinstance(slide, str | os.PathLike) else slide
+
+
+def _table_for(
+    store: SlideStore, found: ExternalPatches, side_px: float | None, patch_px: int | None
+) -> tuple[PatchTable, npt.NDArray[np.int64], bool]:
+    """The table of the file's patches, the file's row for each of its rows, and whether it is new."""
+    assert side_px is not None  # else a fatal finding
+    coords = np.rint(found.coords).astype(np.int64)
+    order = np.lexsort((coords[:, 0], coords[:, 1]))
+    coords = coords[order]
+    grid = grid_of(
+        coords,
+        slide_px=store.dimensions,
+        slide_mpp=store.mpp,
+        side_px=side_px,
+        patch_px=patch_px or round(side_px),
+        overlap_px=found.overlap_px or 0,
+    )
+    folder = store.folder / "patches" / grid.name
+    if grid.name in store.grids():
+        table = PatchTable(folder)
+        if np.array_equal(table.coords, coords):
+            return table, order, False
+        raise StoreError(
+            f"{folder}: holds {len(table)} patches already, other ones than the {len(coords)} of {found.path}. Import "
+            "into another store."
+        )
+    remove_partials(store.folder)
+    return _new_table(store, folder, grid, coords, found), order, True
+
+
+def _new_table(
+    store: SlideStore, folder: Path, grid: PatchGrid, coords: npt.NDArray[np.int64], found: ExternalPatches
+) -> PatchTable:
+    tissue = write_tissue(store, TissueParameters())
+    parameters = {"layout": found.layout, "file": Path(found.path).name, "coords": digest_of(coords.tolist())}
+    receipt = Receipt("import", IMPORT_REVISION, parameters, {"tissue": tissue.digest})
+    table = PatchTable.create(folder, grid, coords, receipt)
+    mask, downsample = store.tissue()
+    write_share(table, "tissue", coverage(mask, downsample, coords, grid.side), receipt)
+    return table
+
+
+def _write_columns(table: PatchTable, found: ExternalPatches, order: npt.NDArray[np.int64]) -> list[str]:
+    """Features or probabilities of the file, in the table's order; the names of their columns."""
+    coords = table.receipt("coords")
+    assert coords is not None
+    for values, name, attributes in _columns_of(found):
+        data = np.ascontiguousarray(values[order])
+        parameters = {"layout": found.layout, "file": Path(found.path).name, "values": _digest(data)}
+        receipt = Receipt("import", IMPORT_REVISION, parameters, {"patches": coords.digest})
+        spec = ColumnSpec(name, data.dtype.name, data.shape[1], {**attributes, "imported_from": found.layout})
+        for rows in table.prepare([spec], receipt):
+            table.write(name, rows, data[rows])
+    return [name for _, name, _ in _columns_of(found)]
+
+
+def _columns_of(found: ExternalPatches) -> list[tuple[npt.NDArray[Any], str, dict[str, Any]]]:
+    columns: list[tuple[npt.NDArray[Any], str, dict[str, Any]]] = []
+    if found.features is not None:
+        columns.append((found.features, f"{FEATURES}{_column_name(found.encoder)}", {"encoder": found.encoder}))
+    if found.probs is not None:
+        columns.append((found.probs, "probability", {"names": list(found.classes), "model": _model(found)}))
+    return columns
+
+
+def _column_name(encoder: str) -> str:
+    """An encoder's name as part of a column's: no folder can be reached by it."""
+    return "".join(char if char.isalnum() or char in "-." else "_" for char in encoder).strip("._") or "imported"
+
+
+def _model(found: ExternalPatches) -> dict[str, Any]:
+    """What maps and votes want to know of a model; of this one no more is known than its classes."""
+    return {
+        "name": found.layout,
+        "version": "",
+        "fingerprint": digest_of([found.layout, list(found.classes)]),
+        "class_names": list(found.classes),
+        "colors": [hex_color(color) for color in class_colors(found.classes)],
+        "background": [],
+        "notice": "",
+    }
+
+
+def _digest(values: npt.NDArray[Any]) -> str:
+    import hashlib
+
+    return hashlib.sha256(values.tobytes()).hexdigest()

@@ -1,0 +1,316 @@
+"""Patch places and features that other tools wrote: TRIDENT, CLAM, STAMP 2, AtlasPatch, wsinfer. Read, not judged.
+
+Places come out in level-0 px whatever the file holds; what does not fit is for `wsikit.results.interop_checks` to say.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+
+if TYPE_CHECKING:
+    import h5py
+
+LAYOUTS = ("trident", "clam", "stamp", "atlaspatch", "wsinfer")
+_PROB = "prob_"
+
+
+@dataclass(frozen=True, eq=False)
+class ExternalPatches:
+    """A slide's patches as another tool knows them."""
+
+    layout: str
+    path: str
+    coords: npt.NDArray[np.float64]
+    """(N, 2) top-left corners, x then y, level-0 px; not rounded."""
+    side_px: float | None
+    """Of a patch, level-0 px; None: the file does not say."""
+    patch_px: int | None
+    """Of a patch as it was read by the encoder; None: the file does not say."""
+    overlap_px: int | None
+    """Border shared by neighbours, px as `patch_px`; None: not said."""
+    features: npt.NDArray[Any] | None = None
+    """(N, D) float16 or float32."""
+    encoder: str = ""
+    probs: npt.NDArray[np.float32] | None = None
+    """(N, C), wsinfer only."""
+    classes: tuple[str, ...] = ()
+    slide_px: tuple[int, int] | None = None
+    """Width and height of level 0, as the file states it."""
+    magnification: tuple[float, float] | None = None
+    """Of the slide and of the patches, as the file states them."""
+    unit: str | None = None
+    """Of the places in the file."""
+    missing: tuple[str, ...] = ()
+    """Attributes that the layout has and the file has not."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[float, float]) -> ExternalPatches:
+    """Read one slide's file.
+
+    Parameters
+    ----------
+    path
+        A file of coordinates or of features. To features of CLAM, which say nothing of the patches' size, the file
+        `../patches/<name>.h5` is read too.
+    layout
+        One of `LAYOUTS`, or "auto": by what the file holds.
+    slide_mpp
+        Level-0 µm/px of the slide along x and y, for places in µm.
+
+    Raises
+    ------
+    RequestError
+        It is none of these layouts, or lacks what the layout cannot do without.
+    """
+    file = Path(path)
+    if layout not in (*LAYOUTS, "auto"):
+        raise RequestError(f"layout {layout!r}: choose one of auto, {', '.join(LAYOUTS)}")
+    if not file.is_file():
+        what = "a folder; give the file of one slide" if file.is_dir() else "no such file"
+        raise RequestError(f"{file}: {what}")
+    if file.suffix.lower() == ".csv":
+        return _read_wsinfer(file, layout)
+    if file.suffix.lower() == ".pt":
+        raise RequestError(f"{file}: a tensor without places. Give the file in h5_files/ that belongs to it.")
+    import h5py
+
+    try:
+        with h5py.File(file, "r") as opened:
+            found = _recognize(opened) if layout == "auto" else layout
+            if found is None:
+                raise RequestError(
+                    f"{file}: of none of the known layouts; it holds {_contents(opened)}. Say which with --from."
+                )
+            if "coords" not in opened:
+                raise RequestError(f"{file}: no places (dataset coords) in it; it holds {_contents(opened)}")
+            return _READERS[found](file, opened, slide_mpp)
+    except OSError as error:
+        raise RequestError(f"{file}: not an HDF5 file that can be read ({error})") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise RequestError(f"{file}: not as {layout} writes it ({error})") from error
+
+
+def _recognize(file: h5py.File) -> str | None:
+    if "feats" in file and ("stamp_version" in file.attrs or "feat_type" in file.attrs or "unit" in file.attrs):
+        return "stamp"
+    coords = file.get("coords")
+    if coords is None:
+        return None
+    if coords.ndim == 2 and coords.shape[1] == 5:
+        return "atlaspatch"
+    if "patch_level" in coords.attrs:
+        return "clam"
+    if {"target_magnification", "patch_size_level0", "level0_magnification"} & set(coords.attrs):
+        return "trident"
+    if "features" in file and not coords.attrs:
+        return "clam"
+    return None
+
+
+def _read_trident(path: Path, file: h5py.File, slide_mpp: tuple[float, float]) -> ExternalPatches:
+    attributes = _plain(file["coords"].attrs)
+    needed = ("patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap")
+    features = file.get("features")
+    return ExternalPatches(
+        layout="trident",
+        path=str(path),
+        coords=_places(file["coords"]),
+        side_px=_side(attributes),
+        patch_px=_whole(attributes.get("patch_size")),
+        overlap_px=_whole(attributes.get("overlap")),
+        features=None if features is None else _vectors(features),
+        encoder="" if features is None else str(_plain(features.attrs).get("encoder", path.parent.name)),
+        slide_px=_size(attributes),
+        magnification=_magnification(attributes),
+        unit="px",
+        missing=tuple(name for name in needed if name not in attributes),
+        attributes=attributes,
+    )
+
+
+def _read_clam(path: Path, file: h5py.File, slide_mpp: tuple[float, float]) -> ExternalPatches:
+    features = file.get("features")
+    attributes = _plain(file["coords"].attrs)
+    if not attributes:
+        beside = path.parent.parent / "patches" / path.name
+        if beside.is_file():
+            import h5py
+
+            with h5py.File(beside, "r") as places:
+                attributes = _plain(places["coords"].attrs)
+    patch_px = _whole(attributes.get("patch_size"))
+    downsample = attributes.get("downsample", 1.0 if attributes.get("patch_level") == 0 else None)
+    return ExternalPatches(
+        layout="clam",
+        path=str(path),
+        coords=_places(file["coords"]),
+        side_px=None if patch_px is None or downsample is None else patch_px * float(np.mean(downsample)),
+        patch_px=patch_px,
+        overlap_px=None,
+        features=None if features is None else _vectors(features),
+        encoder="" if features is None else _encoder_of_folder(path),
+        unit="px",
+        missing=tuple(name for name in ("patch_size", "patch_level", "downsample") if name not in attributes),
+        attributes=attributes,
+    )
+
+
+def _read_stamp(path: Path, file: h5py.File, slide_mpp: tuple[float, float]) -> ExternalPatches:
+    attributes = _plain(file.attrs)
+    needed = ("unit", "tile_size_um", "tile_size_px")
+    side_um = attributes.get("tile_size_um")
+    in_um = attributes.get("unit") == "um"
+    coords = _places(file["coords"])
+    return ExternalPatches(
+        layout="stamp",
+        path=str(path),
+        coords=coords / np.asarray(slide_mpp) if in_um else coords,
+        side_px=None if side_um is None else float(side_um) / slide_mpp[0],
+        patch_px=_whole(attributes.get("tile_size_px")),
+        overlap_px=0,
+        features=_vectors(file["feats"]),
+        encoder=str(attributes.get("extractor", path.parent.name)),
+        unit=str(attributes["unit"]) if "unit" in attributes else None,
+        missing=tuple(name for name in needed if name not in attributes),
+        attributes=attributes,
+    )
+
+
+def _read_atlaspatch(path: Path, file: h5py.File, slide_mpp: tuple[float, float]) -> ExternalPatches:
+    attributes = _plain(file.attrs)
+    rows = np.asarray(file["coords"][:], dtype=np.float64)
+    group = file.get("features")
+    encoders = sorted(group) if group is not None else []
+    if len(encoders) > 1:
+        raise ValueError(f"features by {', '.join(encoders)}; keep one of them in the file")
+    side = _side(attributes)
+    if side is None and len(rows) and (rows[:, 4] == 0).all():
+        side = float(rows[0, 2])
+    needed = ("patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap")
+    return ExternalPatches(
+        layout="atlaspatch",
+        path=str(path),
+        coords=rows[:, :2],
+        side_px=side,
+        patch_px=_whole(attributes.get("patch_size")),
+        overlap_px=_whole(attributes.get("overlap")),
+        features=_vectors(group[encoders[0]]) if group is not None and encoders else None,
+        encoder=encoders[0] if encoders else "",
+        slide_px=_size(attributes),
+        magnification=_magnification(attributes),
+        unit="px",
+        missing=tuple(name for name in needed if name not in attributes),
+        attributes=attributes,
+    )
+
+
+_READERS = {"trident": _read_trident, "clam": _read_clam, "stamp": _read_stamp, "atlaspatch": _read_atlaspatch}
+
+
+def _read_wsinfer(path: Path, layout: str) -> ExternalPatches:
+    if layout not in ("auto", "wsinfer"):
+        raise RequestError(f"{path}: a CSV; {layout} writes HDF5")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or [])
+        lacking = [name for name in ("minx", "miny", "width", "height") if name not in columns]
+        classes = tuple(name.removeprefix(_PROB) for name in columns if name.startswith(_PROB))
+        if lacking or not classes:
+            raise RequestError(
+                f"{path}: columns {', '.join(columns)}; wsinfer writes minx, miny, width, height, prob_…"
+            )
+        try:
+            rows = [[float(row[name]) for name in columns if name in _BOX or name.startswith(_PROB)] for row in reader]
+            order = [name for name in columns if name in _BOX or name.startswith(_PROB)]
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"{path}, line {reader.line_num}: not a number ({error})") from error
+    table = np.asarray(rows, dtype=np.float64).reshape(-1, len(order))
+    box = {name: table[:, order.index(name)] for name in _BOX}
+    widths = np.unique(np.concatenate([box["width"], box["height"]]))
+    if len(widths) > 1:
+        raise RequestError(f"{path}: patches of different size ({widths.min():g} to {widths.max():g} px)")
+    return ExternalPatches(
+        layout="wsinfer",
+        path=str(path),
+        coords=np.stack([box["minx"], box["miny"]], axis=1),
+        side_px=float(widths[0]) if len(widths) else None,
+        patch_px=None,
+        overlap_px=None,
+        probs=table[:, [order.index(f"{_PROB}{name}") for name in classes]].astype(np.float32),
+        classes=classes,
+        unit="px",
+    )
+
+
+_BOX = ("minx", "miny", "width", "height")
+
+
+def _places(dataset: h5py.Dataset) -> npt.NDArray[np.float64]:
+    values = np.asarray(dataset[:], dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] != 2:
+        raise ValueError(f"coords of shape {values.shape}, expected (N, 2)")
+    return values
+
+
+def _vectors(dataset: h5py.Dataset) -> npt.NDArray[Any]:
+    """(N, D); some tools keep an axis of length 1 before it."""
+    values = np.asarray(dataset[:])
+    if values.ndim == 3 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim != 2:
+        raise ValueError(f"features of shape {values.shape}, expected (N, D)")
+    return values if values.dtype == np.float16 else values.astype(np.float32)
+
+
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as Python values: bytes as text, NumPy scalars as numbers."""
+    found: dict[str, Any] = {}
+    for name, value in attributes.items():
+        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        found[name] = value.item() if isinstance(value, np.generic) else value
+    return found
+
+
+def _side(attributes: Mapping[str, Any]) -> float | None:
+    """Level-0 px: as stated, or from the magnifications."""
+    if "patch_size_level0" in attributes:
+        return float(attributes["patch_size_level0"])
+    magnification = _magnification(attributes)
+    if magnification is None or "patch_size" not in attributes:
+        return None
+    return float(attributes["patch_size"]) * magnification[0] / magnification[1]
+
+
+def _magnification(attributes: Mapping[str, Any]) -> tuple[float, float] | None:
+    if "level0_magnification" not in attributes or "target_magnification" not in attributes:
+        return None
+    return float(attributes["level0_magnification"]), float(attributes["target_magnification"])
+
+
+def _size(attributes: Mapping[str, Any]) -> tuple[int, int] | None:
+    if "level0_width" not in attributes or "level0_height" not in attributes:
+        return None
+    return int(attributes["level0_width"]), int(attributes["level0_height"])
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else round(float(value))
+
+
+def _encoder_of_folder(path: Path) -> str:
+    """CLAM names no encoder; by custom the folder above h5_files does."""
+    return path.parent.parent.name if path.parent.name == "h5_files" else path.parent.name
+
+
+def _contents(file: h5py.File) -> str:
+    return ", ".join(f"{name} {getattr(file[name], 'shape', '')}".strip() for name in file) or "nothing"

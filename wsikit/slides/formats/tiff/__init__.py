@@ -1,0 +1,1 @@
+"""Tiled TIFF slides: Aperio SVS, OME-TIFF, Philips, generic."""

@@ -1,0 +1,210 @@
+"""Tiled TIFF slides (SVS, OME-TIFF, Philips, generic), tile by tile. Places are px of the level read.
+
+tifffile gives the structure, positioned reads fetch the bytes, JPEG is decoded strictly and all else by imagecodecs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import tifffile
+
+from wsikit.errors import ReadError, RequestError
+from wsikit.slides import jpeg, jpeg2k
+from wsikit.slides.base import WHITE, MppLike, Pixels
+from wsikit.slides.encoded_tiles import TileSource
+from wsikit.slides.formats.tiff import philips
+from wsikit.slides.formats.tiff.layout import (
+    APERIO_J2K_YCBCR,
+    GREY_0_IS_WHITE,
+    JPEG,
+    JPEG_2000,
+    RGB,
+    YCBCR,
+    TiffLevel,
+    read_layout,
+)
+from wsikit.slides.formats.tiff.page import read_associated
+from wsikit.slides.region import RegionPlan, resample
+from wsikit.slides.tile_reader import TiledFileSlide, in_words
+from wsikit.slides.to_rgb import to_rgb, ycbcr_to_rgb
+
+_TRIED_HEADS = 8
+"""So many tiles of a level are looked at for one whose head tells what the level's tiles are."""
+
+_GAP_BYTES = 1 << 16
+"""Between tiles that are fetched with one read."""
+
+
+class TiffSlide(TiledFileSlide):
+    """A tiled TIFF slide, read from its own tiles: exact at every level."""
+
+    reader: ClassVar[str] = "tiff"
+
+    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+        self._layout = read_layout(path, self.reader)
+        super().__init__(self._layout.info, mpp=mpp, mpp_source=mpp_source)
+
+    def tile_px(self, level: int) -> tuple[int, int]:
+        """Width and height of the tiles of `level`, px."""
+        return self._layout.levels[level].tile_width, self._layout.levels[level].tile_height
+
+    def tile_source(self, level: int) -> TileSource | None:
+        """What the stored tiles of `level` share; None if no decoder of JPEG or JPEG 2000 gives our pixels from them.
+
+        That is so for other codecs, for channels stored apart, for grey of which 0 is white, and for JPEG 2000 of other
+        than 8 bits or of YCbCr that only the TIFF around it knows of (Aperio's 33003).
+        """
+        return self._sources[level]
+
+    def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
+        """The bytes of one tile as the file stores them; None where it stores none.
+
+        Raises
+        ------
+        RequestError
+            The tile's channels are stored apart, so that no bytes stand for the whole tile.
+        ReadError
+            The file ends before the tile does.
+        """
+        layout = self._layout.levels[level]
+        if layout.planes > 1:
+            raise RequestError(f"{self.path}: level {level} stores each channel apart; its tiles cannot be passed on")
+        return self._fetch(level, column, row, layout.tile_number(column, row))
+
+    def encoded_row(self, level: int, columns: Sequence[int], row: int) -> list[bytes | memoryview | None]:
+        """`encoded_tile` of several tiles of a row, in rising columns, with one read where they lie together."""
+        layout = self._layout.levels[level]
+        numbers = [layout.tile_number(column, row) for column in columns]
+        offsets, counts = layout.offsets[numbers].tolist(), layout.counts[numbers].tolist()
+        stored = [(offset, offset + count) for offset, count in zip(offsets, counts, strict=True) if count]
+        start, stop = min(stored, default=(0, 0))[0], max((end for _, end in stored), default=0)
+        if layout.planes > 1 or stop - start > sum(counts) + _GAP_BYTES:
+            return [self.encoded_tile(level, column, row) for column in columns]
+        block = memoryview(self._bytes(self._file, level, columns[0], row, start, stop - start))
+        return [
+            block[offset - start : offset - start + count] if count else None
+            for offset, count in zip(offsets, counts, strict=True)
+        ]
+
+    @cached_property
+    def _sources(self) -> tuple[TileSource | None, ...]:
+        return tuple(self._source(level) for level in range(len(self._layout.levels)))
+
+    def _source(self, level: int) -> TileSource | None:
+        layout = self._layout.levels[level]
+        if layout.planes > 1 or layout.photometric == GREY_0_IS_WHITE:
+            return None
+        channels = 1 if layout.grey else 3
+        if layout.compression == JPEG:
+            rgb = layout.photometric == RGB
+            return TileSource(self.tile_px(level), channels=channels, tables=layout.jpeg_tables, rgb=rgb)
+        if layout.compression not in JPEG_2000 or layout.compression == APERIO_J2K_YCBCR:
+            return None
+        head = self._jpeg2k_head(level)
+        if head is None or not head.plain or head.components != channels:
+            return None
+        if layout.photometric == YCBCR and not head.own_transform:
+            return None
+        return TileSource(self.tile_px(level), codec="jpeg2k", channels=channels)
+
+    def _jpeg2k_head(self, level: int) -> jpeg2k.Head | None:
+        """Head of the first tiles of a level that can be read: all tiles of a level come from one encoder."""
+        layout = self._layout.levels[level]
+        for number in np.flatnonzero(layout.counts)[:_TRIED_HEADS]:
+            row, column = divmod(int(number), layout.stored_columns)
+            try:
+                head = jpeg2k.read_head(self._fetch(level, column, row, int(number)) or b"")
+            except ReadError:
+                continue
+            if head is not None:
+                return head
+        return None
+
+    def _read_associated(self, name: str) -> Pixels:
+        if self.info.vendor == "philips":
+            return philips.read_associated(self.path, name)
+        number = self._layout.associated_series[name]
+        with tifffile.TiffFile(self.path) as tiff:
+            return read_associated(self.path, name, tiff, tiff.series[number].keyframe)
+
+    def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
+        layout = self._layout.levels[level]
+        planes = []
+        for plane in range(layout.planes):
+            number = layout.tile_number(column, row, plane)
+            encoded = self._fetch(level, column, row, number)
+            if encoded is None:
+                return self._missing_tile(level, column, row)
+            planes.append(self._decode(level, column, row, number, encoded))
+        samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+        if layout.ycbcr:
+            samples = ycbcr_to_rgb(samples)
+        if samples.dtype == np.uint8 and samples.shape[2] == 3:
+            return np.ascontiguousarray(samples)
+        return to_rgb(samples, white_level=self._layout.white_level, inverted=layout.photometric == GREY_0_IS_WHITE)
+
+    def _decode(self, level: int, column: int, row: int, number: int, encoded: bytes) -> np.ndarray:
+        """Samples (tile height, tile width, channels) of one stored tile."""
+        layout = self._layout.levels[level]
+        try:
+            if layout.compression == JPEG:
+                rgb = layout.photometric == RGB and layout.planes == 1
+                stream = jpeg.self_contained(encoded, layout.jpeg_tables, rgb=rgb)
+                samples = jpeg.decode(stream, self.tile_px(level), grey=layout.grey)
+            else:
+                samples = _decode_other(layout, number, encoded)
+            return _full_tile(samples, column, row, layout)
+        except Exception as error:  # the decoders raise errors of many kinds for damaged bytes
+            raise self._read_error(level, column, row, in_words(error)) from error
+
+    def _missing_tile(self, level: int, column: int, row: int) -> Pixels:
+        """A tile that the file leaves out on purpose: white; in an Aperio pyramid, what the finer level shows there."""
+        layout = self._layout.levels[level]
+        if level == 0 or self.info.vendor != "aperio":
+            return np.full((layout.tile_height, layout.tile_width, 3), WHITE, dtype=np.uint8)
+        finer = self._layout.levels[level - 1]
+        step_x, step_y = finer.width / layout.width, finer.height / layout.height
+        left, top = column * layout.tile_width * step_x, row * layout.tile_height * step_y
+        right, bottom = left + layout.tile_width * step_x, top + layout.tile_height * step_y
+        x, y = int(left), int(top)
+        box = (x, y, int(np.ceil(right)) - x, int(np.ceil(bottom)) - y)
+        plan = RegionPlan(level - 1, box, (left - x, top - y, right - x, bottom - y), self.tile_px(level))
+        return resample(self.read_box(plan.level, plan.box), plan.crop, plan.out).copy()
+
+    def _fetch(self, level: int, column: int, row: int, number: int) -> bytes | None:
+        layout = self._layout.levels[level]
+        offset, count = int(layout.offsets[number]), int(layout.counts[number])
+        if count == 0:
+            return None
+        return self._bytes(self._file, level, column, row, offset, count)
+
+
+def _decode_other(layout: TiffLevel, number: int, encoded: bytes) -> np.ndarray:
+    """Samples (h, w, channels) of a tile that is not JPEG.
+
+    Deflate and Zstandard notice damage by themselves. A JPEG 2000 stream's end mark is looked for. WebP, LZW and
+    plain tiles carry nothing to check.
+    """
+    if layout.compression in JPEG_2000 and not jpeg2k.is_whole(encoded):
+        raise ValueError("the JPEG 2000 stream ends too early")
+    decoded, _, _ = layout.decode(encoded, number)
+    assert decoded is not None
+    samples: np.ndarray = decoded[0]
+    return samples
+
+
+def _full_tile(samples: np.ndarray, column: int, row: int, layout: TiffLevel) -> np.ndarray:
+    """Some writers shorten the tiles at the right and lower edge: fill them up. What is added lies outside."""
+    height, width = samples.shape[:2]
+    if (width, height) == (layout.tile_width, layout.tile_height):
+        return samples
+    needed_width = min(layout.tile_width, layout.width - column * layout.tile_width)
+    needed_height = min(layout.tile_height, layout.height - row * layout.tile_height)
+    if not (needed_width <= width <= layout.tile_width and needed_height <= height <= layout.tile_height):
+        raise ValueError(f"the tile holds {width}×{height} px where {needed_width}×{needed_height} px are expected")
+    rest = ((0, layout.tile_height - height), (0, layout.tile_width - width), (0, 0))
+    return np.pad(samples, rest, mode="edge")

@@ -1,0 +1,153 @@
+"""Slides read with TiffSlide (tifffile behind zarr). Places are px of the level read.
+
+TiffSlide shows a damaged JPEG tile as grey without a word, so each tile is decoded strictly once before it is shown.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+import tiffslide
+
+from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
+from wsikit.slides import jpeg
+from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
+from wsikit.slides.formats.tiff.layout import COMPRESSIONS, JPEG, RGB, structure_fault
+from wsikit.slides.formats.tiff.page import read_associated
+from wsikit.slides.properties import allowed
+from wsikit.slides.scale import stated
+from wsikit.slides.to_rgb import to_rgb
+
+
+class TiffSlideSlide(BaseSlide):
+    """A TIFF slide behind TiffSlide: in tiles or in strips."""
+
+    reader: ClassVar[str] = "tiffslide"
+
+    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+        self._slide: tiffslide.TiffSlide | None = _open(path)
+        self._checked: set[tuple[int, int]] = set()
+        try:
+            super().__init__(_info(path, self.reader, self._slide), mpp=mpp, mpp_source=mpp_source)
+            self._pages = [level.keyframe for level in _series(self._slide).levels]
+            self._check_readable()
+        except SlideError:
+            self.close()
+            raise
+        except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+            self.close()
+            raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
+
+    def close(self) -> None:
+        if self._slide is not None:
+            self._slide.close()
+            self._slide = None
+
+    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        slide = self._open_slide()
+        self._check_tiles(slide, level, (x, y, width, height))
+        page = self._pages[level]
+        try:
+            group: Any = slide.zarr_group
+            array = group[str(level)] if len(self._pages) > 1 else next(iter(group.arrays()))[1]
+            samples = np.asarray(array[y : y + height, x : x + width])
+        except Exception as error:  # tifffile, zarr and the decoders each raise errors of their own
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise ReadError(self.path, level, (x, y, width, height), words) from error
+        samples = samples.reshape(height, width, -1)
+        white_level = 255 if samples.dtype == np.uint8 else 65535
+        return to_rgb(samples, white_level=white_level, inverted=int(page.photometric) == 0)
+
+    def _read_associated(self, name: str) -> Pixels:
+        slide = self._open_slide()
+        return read_associated(self.path, name, slide.ts_tifffile, slide.associated_images.series_map[name].keyframe)
+
+    def _check_tiles(self, slide: tiffslide.TiffSlide, level: int, box: tuple[int, int, int, int]) -> None:
+        """Raise ReadError if a JPEG tile or strip that `box` touches is damaged."""
+        page = self._pages[level]
+        if int(page.compression) != JPEG:
+            return
+        width = page.tilewidth if page.is_tiled else page.imagewidth
+        height = page.tilelength if page.is_tiled else page.rowsperstrip
+        columns = -(-page.imagewidth // width)
+        for row in range(box[1] // height, (box[1] + box[3] - 1) // height + 1):
+            for column in range(box[0] // width, (box[0] + box[2] - 1) // width + 1):
+                number = row * columns + column
+                if (level, number) in self._checked or not page.databytecounts[number]:
+                    continue
+                with slide.ts_tifffile.filehandle.lock:
+                    handle = slide.ts_tifffile.filehandle
+                    handle.seek(page.dataoffsets[number])
+                    encoded = handle.read(page.databytecounts[number])
+                try:
+                    rgb = int(page.photometric) == RGB
+                    jpeg.decode(jpeg.self_contained(encoded, page.jpegtables, rgb=rgb), (width, height))
+                except jpeg.JpegError as error:
+                    place = (column * width, row * height, width, height)
+                    raise ReadError(self.path, level, place, str(error)) from error
+                self._checked.add((level, number))
+
+    def _open_slide(self) -> tiffslide.TiffSlide:
+        if self._slide is None:
+            raise RequestError(f"{self.path}: the slide is closed; open it again")
+        return self._slide
+
+
+def _open(path: str) -> tiffslide.TiffSlide:
+    try:
+        slide = tiffslide.TiffSlide(path)
+        refusal = _refusal(slide)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except NotImplementedError as error:
+        message = f"{path}: TiffSlide cannot read it ({error}). Open it with reader='auto'."
+        raise UnsupportedSlideError(message) from error
+    except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+        raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
+    if refusal is not None:
+        slide.close()
+        raise UnsupportedSlideError(f"{path}: {refusal}")
+    return slide
+
+
+def _refusal(slide: tiffslide.TiffSlide) -> str | None:
+    """Why a slide that TiffSlide opens cannot be read with it, with what to do; or None."""
+    if slide.ts_tifffile.is_ndpi:
+        return "a Hamamatsu NDPI, of which TiffSlide would show damaged parts as grey. Open it with reader='ndpi'."
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        # TiffSlide warns where it parses a vendor's metadata in part only
+        code = int(_series(slide).keyframe.compression)
+    return None if code in COMPRESSIONS else f"compressed by method {code}, for which there is no decoder here."
+
+
+def _series(slide: tiffslide.TiffSlide) -> Any:
+    return slide.ts_tifffile.series[slide.properties["tiffslide.series-index"]]
+
+
+def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
+    properties = slide.properties
+    vendor = properties[tiffslide.PROPERTY_NAME_VENDOR] or ("ome" if slide.ts_tifffile.is_ome else "generic-tiff")
+    page = _series(slide).keyframe
+    source = "vendor property aperio.MPP" if vendor == "aperio" else "TIFF XResolution"
+    scale = stated(properties[tiffslide.PROPERTY_NAME_MPP_X], properties[tiffslide.PROPERTY_NAME_MPP_Y], source)
+    power = properties[tiffslide.PROPERTY_NAME_OBJECTIVE_POWER]
+    width, height = slide.dimensions
+    return SlideInfo(
+        path=path,
+        reader=reader,
+        vendor=vendor,
+        kind="tiled" if page.is_tiled else "plain",
+        dimensions=(width, height),
+        level_dimensions=tuple(slide.level_dimensions),
+        level_downsamples=true_downsamples(slide.level_dimensions),
+        mpp=scale.mpp,
+        mpp_source=scale.source,
+        magnification=float(power) if power else None,
+        tile_px=(page.tilewidth, page.tilelength) if page.is_tiled else None,
+        compression=COMPRESSIONS[int(page.compression)],
+        associated=tuple(sorted({"label", "macro", "thumbnail"} & set(slide.associated_images))),
+        icc_profile=slide._profile,
+        properties=allowed({name: value for name, value in properties.items() if value is not None}),
+    )

@@ -1,0 +1,179 @@
+"""The metadata of a store's image: levels, root, vendor group, associated images. Small files, written by hand.
+
+They are plain JSON, so that nothing heavier than json is needed to write a store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.slides.base import Slide
+from wsikit.slides.store import STORE_FORMAT
+from wsikit.store import ngff
+from wsikit.store.atomic import flush, write_bytes, write_json
+from wsikit.store.level_format import LevelFormat
+from wsikit.store.paths import is_local, place
+from wsikit.store.receipts import Receipt
+from wsikit.tiling.encode import encode
+from wsikit.tiling.plan import ImageParameters, LevelPlan
+from wsikit.tiling.shard import ShardResult
+
+_PICTURE_QUALITY = 90
+
+
+def level_attributes(
+    level: LevelPlan, parameters: ImageParameters, results: Sequence[ShardResult], *, dropped: int, exact: bool
+) -> dict[str, Any]:
+    """What is to be said of a level's pixels. `exact`: the reader's 8-bit pixels are all that the source has."""
+    recoded = sum(result.recoded for result in results)
+    fidelity = _fidelity(level)
+    attributes: dict[str, Any] = {
+        "fidelity": fidelity,
+        "lossless": recoded == 0
+        and not dropped
+        and (level.source is not None or (fidelity == "pixels" and exact and level.source_level is not None)),
+        "origin": _origin(level),
+        "source_level": level.source_level,
+        "missing_tiles": sum(result.missing for result in results),
+        "recoded_tiles": recoded,
+        "unreadable_tiles": sorted([col, row] for result in results for col, row in result.unreadable),
+    }
+    if level.source is not None and level.source.subsampled:
+        # a decoder of the whole image would look across the borders of the pieces for the colours beside them
+        attributes["chunk_border_upsampling"] = True
+    if dropped:
+        attributes |= {"background": "dropped", "dropped_tiles": dropped}
+    if fidelity == "encoded":
+        attributes["codec"] = {"name": "jpeg", "quality": parameters.jpeg_quality, "subsampling": "444"}
+    return attributes
+
+
+def _fidelity(level: LevelPlan) -> str:
+    """bytes: the source's own; coefficients: its own, with other headers; pixels: exact; encoded: near."""
+    if level.source is not None:
+        return "coefficients" if level.source.rewrapped else "bytes"
+    return "encoded" if level.format.codec == "jpeg" else "pixels"
+
+
+def _origin(level: LevelPlan) -> str:
+    if level.source_level is None:
+        return "averaged from the level before"
+    return "the source's own tiles" if level.source else "decoded and encoded again"
+
+
+def write_level(folder: Path, level: LevelPlan, attributes: dict[str, Any], parameters: ImageParameters) -> None:
+    """Metadata of one level: Zarr v3, and v2 beside it for the portable profile."""
+    array = folder / str(level.level)
+    if parameters.profile == "portable":
+        write_json(array / ".zarray", level.format.to_zarr2(), sync=False)
+    write_json(array / "zarr.json", level.format.to_zarr(attributes), sync=False)
+
+
+def write_root(
+    slide: Slide,
+    folder: Path,
+    *,
+    slide_id: str,
+    receipt: Receipt,
+    levels: Sequence[LevelPlan],
+    parameters: ImageParameters,
+    lossless: bool,
+) -> None:
+    """The root's metadata, which commit the store: until they are there, it is none."""
+    info = slide.info
+    downsamples = [level.downsample for level in levels]
+    record: dict[str, Any] = {
+        "format": STORE_FORMAT,
+        "slide_id": slide_id,
+        "pixels": "source" if parameters.pixels == "none" else "stored",
+        "lossless": lossless,
+        "dimensions": list(info.dimensions),
+        "mpp": list(info.mpp) if info.mpp else None,
+        "mpp_source": info.mpp_source,
+        "magnification": info.magnification,
+        "downsamples": [list(downsample) for downsample in downsamples],
+        "source": {
+            "name": Path(info.path).name,
+            "vendor": info.vendor,
+            "reader": info.reader,
+            "compression": info.compression,
+            "fingerprint": receipt.inputs["source"],
+        },
+        "receipt": receipt.to_json(),
+    }
+    attributes: dict[str, Any] = {"wsikit": record}
+    if parameters.pixels == "none":
+        record["source"]["path"] = str(place(info.path).absolute())
+    else:
+        channels = levels[0].format.channels
+        image: dict[str, Any] = {"name": slide_id, "mpp": info.mpp, "downsamples": downsamples, "channels": channels}
+        attributes["ome"] = ngff.multiscale_image(**image)
+        if parameters.profile == "portable":
+            write_json(folder / ".zattrs", ngff.multiscale_image_04(**image))
+            write_json(folder / ".zgroup", {"zarr_format": 2})
+    write_json(folder / "zarr.json", ngff.group(attributes))
+
+
+def move_source(folder: Path, slide: Slide) -> None:
+    """Write down the new place of the slide that a store without pixels reads from."""
+    path = folder / "zarr.json"
+    root = json.loads(path.read_text(encoding="utf-8"))
+    source = root["attributes"]["wsikit"]["source"]
+    source |= {"name": Path(slide.path).name, "path": str(place(slide.path).absolute())}
+    write_json(path, root)
+
+
+def flush_metadata(folder: Path, levels: Sequence[LevelPlan]) -> None:
+    """See to it that all metadata but the root's are on the disk, before that commits them. Shards are already."""
+    if not is_local(folder):
+        return
+    names = [str(level.level) for level in levels] + ["associated", "wsikit"]
+    small = [path for name in names for path in _small_files(folder / name)]
+    with ThreadPoolExecutor(8) as pool:  # a disk takes many flushes at once in about the time of one
+        list(pool.map(flush, small))
+
+
+def _small_files(folder: Path) -> list[Path]:
+    if folder.name.isdigit():
+        return [path for path in (folder / "zarr.json", folder / ".zarray") if path.is_file()]
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def write_vendor_group(slide: Slide, folder: Path) -> None:
+    """Vendor properties (allow-listed by the reader) and the colour profile, out of NGFF's way."""
+    vendor = {"vendor": dict(slide.info.properties or {})}
+    profile = slide.info.icc_profile
+    if profile:
+        write_bytes(folder / "wsikit" / "icc" / "c" / "0", profile, sync=False)
+        write_json(folder / "wsikit" / "icc" / "zarr.json", ngff.byte_array(len(profile)), sync=False)
+    write_json(folder / "wsikit" / "zarr.json", ngff.group(vendor), sync=False)
+
+
+def write_associated(slide: Slide, folder: Path, *, keep_label: bool) -> None:
+    """The images that come with a slide, each an NGFF image; label and macro only where they were asked for."""
+    names = [name for name in slide.info.associated if keep_label or name not in ("label", "macro")]
+    if not names:
+        return
+    for name in names:
+        _write_picture(folder / "associated" / name, name, slide.associated(name))
+    write_json(folder / "associated" / "zarr.json", ngff.group({}), sync=False)
+
+
+def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8]) -> None:
+    height, width = pixels.shape[:2]
+    form = LevelFormat(width, height, (width, height), "jpeg", chunks_per_shard=None)
+    write_bytes(folder / "0" / form.object_key(0, 0), encode(pixels, form, quality=_PICTURE_QUALITY), sync=False)
+    attributes = {"unreadable_tiles": [], "fidelity": "encoded", "lossless": False}
+    write_json(folder / "0" / "zarr.json", form.to_zarr(attributes), sync=False)
+    write_json(
+        folder / "zarr.json",
+        ngff.group({"ome": ngff.multiscale_image(name=name, mpp=None, downsamples=[(1.0, 1.0)])}),
+        sync=False,
+    )

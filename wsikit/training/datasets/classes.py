@@ -1,0 +1,71 @@
+"""From what stands in a table to the classes of a model: strictly, so that no patch gets a class by accident."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+from wsikit.training.datasets.table import ImageTable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A table whose classes are those of a model, and what was left out."""
+
+    table: ImageTable
+    dropped: dict[str, int]
+    """Rows left out, by what stood in them."""
+
+
+def map_classes(table: ImageTable, mapping: Mapping[str, str], *, drop_others: bool = False) -> Mapped:
+    """Give each row the class that its value stands for.
+
+    Parameters
+    ----------
+    mapping
+        What stands in the table, to a class's code; several values may stand for one class.
+    drop_others
+        Leave out rows of any other value, and count them. Default: refuse.
+
+    Raises
+    ------
+    RequestError
+        If a row has no value, or one that `mapping` does not know, or if no row is left.
+    """
+    others = Counter(str(value) for value in table.classes if value not in mapping)
+    if others and not drop_others:
+        row = next(i for i, value in enumerate(table.classes) if value not in mapping)
+        raise RequestError(
+            f"{table.source}: {table.files[row]} is of class {table.classes[row]!r}; expected one of "
+            f"{', '.join(map(repr, mapping))} ({sum(others.values())} row(s) like that). Map it, or set drop_others."
+        )
+    rows = [i for i, value in enumerate(table.classes) if value in mapping]
+    if not rows:
+        raise RequestError(f"{table.source}: no row is of one of {', '.join(map(repr, mapping))}. Check the mapping.")
+    if others:
+        logger.info("%s: %d rows of other classes left out", table.source, sum(others.values()))
+    kept = table.select(rows)
+    return Mapped(replace(kept, classes=tuple(mapping[str(value)] for value in kept.classes)), dict(others))
+
+
+def class_indices(table: ImageTable, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Index of each row's class in `classes`, int64 (N,).
+
+    Raises
+    ------
+    RequestError
+        If a row has none of them.
+    """
+    places = {code: index for index, code in enumerate(classes)}
+    for name, code in zip(table.files, table.classes, strict=True):
+        if code not in places:
+            raise RequestError(f"{table.source}: {name} is of class {code!r}, not one of {', '.join(classes)}.")
+    return np.array([places[str(code)] for code in table.classes], dtype=np.int64)

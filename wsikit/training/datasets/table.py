@@ -1,0 +1,253 @@
+"""Tables of patches: row i of every field is one patch, from reading to training. CSV beside a folder or zip of images.
+
+The contract is MMLNB's: file_name, description, class; further patient, slide, x, y. Images are decoded when asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from wsikit.errors import RequestError
+from wsikit.training.datasets.images import Files, Image, ImageFiles, Pixels, open_files, same_file
+
+Text = tuple[str | None, ...]
+
+_NOTHING = frozenset(["", "nan", "na", "n/a", "none", "null"])
+"""What stands in a cell that holds nothing, in lower case: as pandas, R and people write it."""
+
+
+class Columns(BaseModel):
+    """Names of a CSV's columns. A column that you name must be there; the others are used where they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = "file_name"
+    """Image file, relative to the folder or in the zip. Always needed."""
+    description: str | None = "description"
+    """Caption; None: not read."""
+    label: str | None = "class"
+    patient: str | None = "patient"
+    slide: str | None = "slide"
+    x: str | None = "x"
+    y: str | None = "y"
+    """Top-left corner of the patch on its slide."""
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """N patches. All fields have length N; a column that the source does not have is None throughout."""
+
+    files: tuple[str, ...]
+    """What names a patch, unique."""
+    captions: Text
+    classes: Text
+    patients: Text
+    slides: Text
+    coords: npt.NDArray[np.float64] | None
+    """(N, 2), x then y, as the source gives them."""
+    source: str
+    """Where the table came from, for messages."""
+    pixels: Pixels
+    rows: tuple[int, ...]
+    """Row of `pixels` behind each patch: a selection keeps its images."""
+    mpp: float | None = None
+    """µm/px of the images, where the source knows it (stores do, image files do not)."""
+
+    def __post_init__(self) -> None:
+        fields = (self.captions, self.classes, self.patients, self.slides, self.rows)
+        n = len(self.files)
+        if {len(field) for field in fields} != {n} or (self.coords is not None and self.coords.shape != (n, 2)):
+            raise RequestError(f"{self.source}: columns of different lengths; there must be one value per patch")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def images(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> list[Image]:
+        """Images of these rows, each uint8 (H, W, 3) RGB, decoded now.
+
+        Raises
+        ------
+        WsikitError
+            If one cannot be read; the message names it.
+        """
+        return self.pixels.read([self.rows[row] for row in rows])
+
+    def select(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> ImageTable:
+        """The same table with only these rows, in this order, images included."""
+        chosen = [int(row) for row in rows]
+
+        def pick(values: Text) -> Text:
+            return tuple(values[row] for row in chosen)
+
+        return replace(
+            self,
+            files=tuple(self.files[row] for row in chosen),
+            captions=pick(self.captions),
+            classes=pick(self.classes),
+            patients=pick(self.patients),
+            slides=pick(self.slides),
+            coords=None if self.coords is None else self.coords[chosen],
+            rows=tuple(self.rows[row] for row in chosen),
+        )
+
+
+def read_table(
+    csv: str | Path | None, images: str | Path, *, columns: Columns | None = None, needs_class: bool = True
+) -> ImageTable:
+    """Read a CSV and find its images.
+
+    Parameters
+    ----------
+    csv
+        A path, or the name of a member of the zip `images`. None: the only CSV that lies with the images.
+    images
+        A folder or a zip.
+    columns
+        Names of the columns; MMLNB's by default.
+    needs_class
+        Whether every row must have a class.
+
+    Raises
+    ------
+    RequestError
+        If a column, a file, a class or a number is missing or wrong, or an image is named twice. The message names
+        the file, the line, what was found, what was expected, and what to do.
+    """
+    names = columns or Columns()
+    files = open_files(images)
+    where, content = _find_csv(csv, files)
+    lines = _read_lines(where, content)
+    header, found = lines[0][1], lines[1:]
+    places = _places(where, header, names, needs_class)
+
+    def column(key: str) -> Text:
+        place = places[key]
+        return tuple(None if place is None else _cell(cells[place]) for _, cells in found)
+
+    image_names = _image_names(where, files, [(line, cells[places["file"] or 0]) for line, cells in found])
+    classes = column("label")
+    if needs_class:
+        for (line, _), value in zip(found, classes, strict=True):
+            if value is None:
+                raise RequestError(
+                    f"{where}, line {line}: no class in column {names.label!r}. Give the row its class, or take it out."
+                )
+    return ImageTable(
+        files=image_names,
+        captions=column("description"),
+        classes=classes,
+        patients=column("patient"),
+        slides=column("slide"),
+        coords=_coords(where, names, [line for line, _ in found], column),
+        source=where,
+        pixels=ImageFiles(files, image_names),
+        rows=tuple(range(len(image_names))),
+    )
+
+
+def _find_csv(given: str | Path | None, files: Files) -> tuple[str, bytes]:
+    """Its name for messages, and its content."""
+    if given is not None and Path(given).is_file():
+        return str(given), Path(given).read_bytes()
+    tables = [name for name in files.names() if name.lower().endswith(".csv")]
+    if given is None and len(tables) != 1:
+        raise RequestError(
+            f"{files.place}: {len(tables)} CSV files lie with the images ({', '.join(tables[:5]) or 'none'}); "
+            "say which is the table."
+        )
+    name = tables[0] if given is None else str(given)
+    if name not in tables:
+        raise RequestError(
+            f"{given}: no such file, and no such CSV in {files.place} (there: {', '.join(tables[:5]) or 'none'})."
+        )
+    return f"{files.place}/{name}", files.read([name])[0]
+
+
+def _read_lines(where: str, content: bytes) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of the header and each row that is not blank; all rows as wide as the header."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where}: not UTF-8 ({error}). Save the table as CSV in UTF-8.") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    if len(lines) < 2:
+        raise RequestError(f"{where}: {len(lines)} line(s); expected a header and at least one row.")
+    width = len(lines[0][1])
+    for line, cells in lines:
+        if len(cells) != width:
+            raise RequestError(
+                f"{where}, line {line}: {len(cells)} cells where the header has {width}. "
+                "Put texts that hold commas in quotes."
+            )
+    return [(line, [cell.strip() for cell in cells]) for line, cells in lines]
+
+
+def _places(where: str, header: list[str], names: Columns, needs_class: bool) -> dict[str, int | None]:
+    """Index of each column that is used; None where there is none."""
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise RequestError(f"{where}: two columns are called {twice[0]!r}. Rename one.")
+    needed = {"file", *names.model_fields_set} | ({"label"} if needs_class else set())
+    places: dict[str, int | None] = {}
+    for key, name in names.model_dump().items():
+        places[key] = header.index(name) if name in header else None
+        if places[key] is None and key in needed and (name is not None or key == "label"):
+            raise RequestError(
+                f"{where}: no column {name!r} for the {key} (there: {', '.join(header)}). Name it in columns."
+            )
+    return places
+
+
+def _image_names(where: str, files: Files, cells: Sequence[tuple[int, str]]) -> tuple[str, ...]:
+    first: dict[str, int] = {}
+    for line, cell in cells:
+        if not cell:
+            raise RequestError(f"{where}, line {line}: no file name. Name the image, or take the row out.")
+        name = same_file(cell)
+        if name in first:
+            raise RequestError(
+                f"{where}, line {line}: {name} was named on line {first[name]} already. Keep one row per image."
+            )
+        first[name] = line
+    if missing := files.missing(list(first)):
+        raise RequestError(
+            f"{where}, line {first[missing[0]]}: {missing[0]} is not in {files.place} ({len(missing)} of {len(first)} "
+            "images are not). Give the folder or zip that holds them."
+        )
+    return tuple(first)
+
+
+def _coords(
+    where: str, names: Columns, lines: Sequence[int], column: Callable[[str], Text]
+) -> npt.NDArray[np.float64] | None:
+    """(N, 2), or None where the table has no places."""
+    xs, ys = column("x"), column("y")
+    if all(value is None for value in (*xs, *ys)):
+        return None
+    coords = np.empty((len(lines), 2))
+    for axis, (name, values) in enumerate(((names.x, xs), (names.y, ys))):
+        for row, value in enumerate(values):
+            try:
+                coords[row, axis] = float(value or "nan")
+            except ValueError:
+                coords[row, axis] = math.nan
+            if not math.isfinite(coords[row, axis]):
+                raise RequestError(
+                    f"{where}, line {lines[row]}: {value!r} in column {name!r}; expected a number in every row. "
+                    f"Correct it, or set {'xy'[axis]} of columns to null."
+                )
+    return coords
+
+
+def _cell(text: str) -> str | None:
+    return None if text.lower() in _NOTHING else text

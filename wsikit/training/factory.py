@@ -1,0 +1,147 @@
+"""What a configuration describes, made: the patches and the untrained model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from wsikit.captions import scrub
+from wsikit.errors import ModelError, RequestError
+from wsikit.models.config import ImageEncoderConfig, ModelConfig, TextEncoderConfig
+from wsikit.models.encoders import text_config_of
+from wsikit.models.mmlnb import MMLNB
+from wsikit.models.tokenizer import CaptionTokenizer
+from wsikit.training.config import DataConfig, TrainConfig
+from wsikit.training.data import Prepared, patch_set
+from wsikit.training.datasets import Columns, map_classes, read_names, read_stores, read_table
+from wsikit.training.datasets.table import ImageTable
+
+__all__ = ["Loaded", "build_model", "load_data"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The patches of a configuration."""
+
+    prepared: Prepared
+    dropped_classes: dict[str, int]
+    """Patches left out, by the class that no class of the model stands for."""
+
+    def words(self) -> str:
+        """What they are and what was left out, in a sentence or two."""
+        said = self.prepared.words()
+        if self.dropped_classes:
+            listed = ", ".join(f"{n} {name}" for name, n in self.dropped_classes.items())
+            said += f" Left out, of other classes: {listed}."
+        return said
+
+
+def load_data(config: TrainConfig) -> Loaded:
+    """The patches that the configuration names, with the table's own captions.
+
+    Raises
+    ------
+    RequestError
+        If something is missing or does not fit; the message names it.
+    """
+    data = config.data
+    table = _table(data)
+    if data.mpp is not None and table.mpp is not None and abs(data.mpp / table.mpp - 1) > 0.01:
+        raise RequestError(f"{table.source}: patches at {table.mpp:g} µm/px, the configuration says {data.mpp:g}.")
+    mpp = table.mpp or data.mpp
+    assert mpp is not None  # the configuration was checked
+    mapped = map_classes(table, config.values, drop_others=data.drop_others)
+    prepared = patch_set(
+        mapped.table, config.codes, patch_px=data.patch_px, mpp=mpp, group=data.group, odd_sizes=data.odd_sizes
+    )
+    if config.captions.source == "none":
+        prepared = replace(prepared, patches=prepared.patches.with_captions([""] * len(prepared.patches)))
+    return Loaded(prepared, mapped.dropped)
+
+
+def _table(data: DataConfig) -> ImageTable:
+    if data.table is not None:
+        columns = Columns(**data.table.columns.model_dump(exclude_unset=True))
+        return read_table(data.table.csv, data.table.images, columns=columns)
+    if data.names is not None:
+        return read_names(data.names.images, data.names.pattern)
+    assert data.stores is not None
+    return read_stores(data.stores.manifest)
+
+
+def build_model(config: TrainConfig, captions: tuple[str, ...], *, mpp: float) -> MMLNB:
+    """The untrained model (its encoders trained, where weights are named). Equal seeds give equal weights.
+
+    Parameters
+    ----------
+    captions
+        Of the training patches alone: a vocabulary from nothing is learnt from them.
+    mpp
+        µm/px of the patches as the model sees them.
+    """
+    text, folder = config.text, None
+    if text.pretrained is not None:
+        folder = _on_this_disk(text.pretrained)
+        tokenizer = CaptionTokenizer.load(folder, max_tokens=text.max_tokens)
+        encoder = text_config_of(folder)
+    else:
+        assert text.model_type is not None
+        words = [scrub(caption) for caption in captions if caption] or [""]
+        tokenizer = CaptionTokenizer.train(words, vocabulary=text.vocabulary, max_tokens=text.max_tokens)
+        # two more places than tokens: RoBERTa and its kind count positions from the padding's id on
+        usual = {"max_position_embeddings": text.max_tokens + 2, "pad_token_id": 0}
+        options = usual | text.options | {"vocab_size": tokenizer.vocabulary}
+        encoder = TextEncoderConfig(model_type=text.model_type, options=options)
+    torch.manual_seed(config.training.seed)
+    model = MMLNB(_model_config(config, encoder, mpp), tokenizer)
+    if folder is not None:
+        model.text.load_weights(folder)
+    if config.image.weights is not None:
+        model.image.load_weights(_image_weights(config.image.weights))
+    return model
+
+
+def _model_config(config: TrainConfig, text: TextEncoderConfig, mpp: float) -> ModelConfig:
+    image = config.image
+    captions = config.captions
+    return ModelConfig(
+        name=config.name,
+        version=config.version,
+        classes=config.codes,
+        class_names=tuple(c.name or c.code for c in config.classes),
+        colors=config.colors,
+        background=config.background,
+        mpp=round(mpp, 6),
+        patch_px=config.data.patch_px,
+        stain=config.data.stain,
+        captioner=captions.captioner or captions.source,
+        text_max_tokens=config.text.max_tokens,
+        prmf=config.prmf,
+        image=ImageEncoderConfig(name=image.name, options=image.options, mean=image.mean, std=image.std),
+        text=text,
+        notice=config.notice,
+    )
+
+
+def _image_weights(name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    return _on_this_disk(name) / "model.safetensors"
+
+
+def _on_this_disk(name: str) -> Path:
+    """A folder, or that of a hub id in the local cache; nothing is downloaded."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError) as error:
+        raise ModelError(
+            f"{name}: neither a file or folder on this disk nor a model in the local cache of the hub. "
+            "Nothing is downloaded: fetch it first, or give its path."
+        ) from error
