@@ -5,9 +5,9 @@ Importing this package loads nothing heavy; each name is fetched when it is firs
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from wsikit._lazy import lazy_names
 from wsikit._version import __version__
 
 _HOME = {
@@ -46,12 +46,7 @@ if TYPE_CHECKING:
     from wsikit.tissue.mask import tissue_mask
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'wsikit' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

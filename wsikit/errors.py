@@ -2,6 +2,7 @@
 
 WsikitError
 ├── RequestError   the request itself is wrong; nothing was started (exit status 2)
+│   └── PluginError   a plug-in is missing or cannot be imported
 ├── SlideError     a file cannot be used as a slide
 │   ├── UnsupportedSlideError   a format, codec or shape that no reader here knows
 │   └── BrokenSlideError        a known format whose content is damaged
@@ -21,6 +22,10 @@ class WsikitError(Exception):
 
 class RequestError(WsikitError, ValueError):
     """The request itself is wrong: a contradiction between options, an impossible number."""
+
+
+class PluginError(RequestError):
+    """A plug-in that is asked for is not installed, or its import fails."""
 
 
 class SlideError(WsikitError):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsikit._lazy import lazy_names
 
 _HOME = {
     "Caption": "wsikit.captions.base",
@@ -44,9 +45,4 @@ if TYPE_CHECKING:
     from wsikit.captions.vlm.files import packaged_captioners
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'wsikit.captions' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOME)

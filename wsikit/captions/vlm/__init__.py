@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsikit._lazy import lazy_names
 
 _HOME = {
     "Sampling": "wsikit.captions.vlm.decoding",
@@ -25,9 +26,4 @@ if TYPE_CHECKING:
     from wsikit.captions.vlm.model import VisionLanguage, load_vlm
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'wsikit.captions.vlm' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOME)

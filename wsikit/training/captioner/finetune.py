@@ -18,6 +18,7 @@ import peft
 import torch
 import transformers
 
+from wsikit._version import __version__
 from wsikit.captions.parse import scrub
 from wsikit.captions.vlm.chat import DEFAULT_PROMPT, Chat
 from wsikit.captions.vlm.files import (
@@ -32,7 +33,6 @@ from wsikit.captions.vlm.files import (
 )
 from wsikit.captions.vlm.loading import choose_place, load_base
 from wsikit.captions.vlm.model import DEFAULT_IMAGE_PX
-from wsikit._version import __version__
 from wsikit.errors import RequestError, WsikitError
 from wsikit.store.atomic import foreign_names, write_json
 from wsikit.training.captioner.adapters import add_lora

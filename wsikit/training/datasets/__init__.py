@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsikit._lazy import lazy_names
 
 _HOME = {
     "Columns": "wsikit.training.datasets.table",
@@ -23,9 +24,4 @@ if TYPE_CHECKING:
     from wsikit.training.datasets.table import Columns, ImageTable, read_table
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'wsikit.training.datasets' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOME)
