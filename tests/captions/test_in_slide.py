@@ -10,8 +10,8 @@ from wsikit.captions import Caption, load_captioner
 from wsikit.captions.base import SAMPLE_PATCHES, FitsToSlide, sample_rows
 from wsikit.captions.cache import cached
 from wsikit.captions.in_slide import HEAD, WORDS, MorphometryInSlide, place_words, places, reference_of
-from wsikit.captions.lexicon import FACTS, TONE
 from wsikit.errors import RequestError
+from wsikit.facts import FACTS, TONE
 
 MPP = 4.0
 
@@ -32,9 +32,9 @@ def test_the_same_patch_is_the_darkest_of_a_pale_slide_and_the_palest_of_a_dark_
     pale, dark = shaded(np.linspace(0.2, 0.45, 30)), shaded(np.linspace(0.55, 0.9, 30))
     captioner = load_captioner("morphometry-in-slide")
     assert isinstance(captioner, FitsToSlide)
-    body = TONE.index("body")
-    assert said(captioner.fit(pale, mpp=MPP).caption(patch, mpp=MPP)[0].text)[body] == WORDS["body"][-1]
-    assert said(captioner.fit(dark, mpp=MPP).caption(patch, mpp=MPP)[0].text)[body] == WORDS["body"][0]
+    body = TONE.index("od_p50")
+    assert said(captioner.fit(pale, mpp=MPP).caption(patch, mpp=MPP)[0].text)[body] == WORDS["od_p50"][-1]
+    assert said(captioner.fit(dark, mpp=MPP).caption(patch, mpp=MPP)[0].text)[body] == WORDS["od_p50"][0]
 
 
 def test_what_is_measured_is_what_the_plain_captioner_measures():

@@ -67,7 +67,7 @@ def test_densities_are_said_per_mm2_and_sizes_in_um():
 
 
 def test_a_fact_finer_than_the_pixels_is_refused():
-    with pytest.raises(RequestError, match="0.6 is the coarsest"):
+    with pytest.raises(RequestError, match="only up to 0.6"):
         phrase({"fibrillary_share": 0.3}, 1.0)
     with pytest.raises(RequestError, match="unknown fact 'charm'"):
         phrase({"charm": 0.3}, 0.5)

@@ -24,16 +24,16 @@ def tone_facts(image: Pixels, mpp: float) -> dict[str, float]:
     ratio = od.red / np.maximum(od.green, _LEAST_DENSITY)
     return (
         {
-            "hue": (red + 0.01) / (green + 0.01),
-            "warmth": (blue + 0.01) / (green + 0.01),
-            "hue_variety": float(ratio[stained].std()),
+            "red_green_od_ratio": (red + 0.01) / (green + 0.01),
+            "blue_green_od_ratio": (blue + 0.01) / (green + 0.01),
+            "red_green_od_ratio_sd": float(ratio[stained].std()),
             "nuclear_stain": quantile(od.red.ravel(), 0.9),
-            "ground": quantile(od.green.ravel(), 0.1),
-            "body": quantile(od.green.ravel(), 0.5),
-            "darkest": quantile(od.green.ravel(), 0.9),
+            "od_p10": quantile(od.green.ravel(), 0.1),
+            "od_p50": quantile(od.green.ravel(), 0.5),
+            "od_p90": quantile(od.green.ravel(), 0.9),
         }
-        | _texture(od.red, od, "nuclear_grain")
-        | _texture(od.green, od, "grain", "patchiness")
+        | _texture(od.red, od, "nuclear_texture_sd")
+        | _texture(od.green, od, "fine_texture_sd", "coarse_texture_sd")
     )
 
 

@@ -9,7 +9,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from wsikit.captions.parse import parse, scrub
+from wsikit.captions.parser import parse
+from wsikit.scrub import scrub
 
 SAFETY_REVISION = 1
 """Raised when the same text gets another verdict: it stands in the receipts."""

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.base import Caption
-from wsikit.captions.lexicon import FACTS, TONE
 from wsikit.captions.morphometry import Morphometry
 from wsikit.errors import RequestError
+from wsikit.facts import FACTS, TONE
 
 _VERSION = 1  # raise it when the same patch of the same slide gets other words
 _LOW, _HIGH = 10.0, 90.0  # per cent of the slide's patches; a fact's place is 0 at the former and 1 at the latter
@@ -29,16 +29,16 @@ LIMITS = (0.1, 0.4, 0.6, 0.9)
 WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split())
     for name, words in {
-        "hue": "pinkest pinker halfway bluer bluest",
-        "warmth": "coldest colder tepid warmer warmest",
-        "hue_variety": "plainest plainer ordinary richer richest",
+        "red_green_od_ratio": "pinkest pinker halfway bluer bluest",
+        "blue_green_od_ratio": "coldest colder tepid warmer warmest",
+        "red_green_od_ratio_sd": "plainest plainer ordinary richer richest",
         "nuclear_stain": "weakest weaker average stronger strongest",
-        "ground": "loosest looser medial tighter tightest",
-        "body": "thinnest thinner middling thicker thickest",
-        "darkest": "faintest fainter common bolder boldest",
-        "nuclear_grain": "calmest calmer regular busier busiest",
-        "grain": "smoothest smoother normal rougher roughest",
-        "patchiness": "evenest evener typical patchier patchiest",
+        "od_p10": "loosest looser medial tighter tightest",
+        "od_p50": "thinnest thinner middling thicker thickest",
+        "od_p90": "faintest fainter common bolder boldest",
+        "nuclear_texture_sd": "calmest calmer regular busier busiest",
+        "fine_texture_sd": "smoothest smoother normal rougher roughest",
+        "coarse_texture_sd": "evenest evener typical patchier patchiest",
     }.items()
 }
 """Five words of each fact of the tone, from far below the slide's other patches to far above them."""

@@ -17,12 +17,13 @@ from wsikit.captions.base import Caption, check_patches
 from wsikit.captions.cells import far_from_nuclei, pale_facts, shape_facts
 from wsikit.captions.color_texture import tone_facts
 from wsikit.captions.colours import Colours, adapt_stains, halved, is_even, share, sort_colours
-from wsikit.captions.lexicon import BARE, DARK, FACTS, phrase
+from wsikit.captions.lexicon import BARE, DARK, phrase
 from wsikit.captions.lumina import find_spaces
 from wsikit.captions.nuclei import Nuclei, NucleusRule, find_nuclei
 from wsikit.captions.pixels import Densities, Pixels, box_mean, densities, dilate, halve_mask, shrink
 from wsikit.captions.rosettes import count_rings
 from wsikit.captions.texture import texture_of
+from wsikit.facts import FACTS
 
 _VERSION = 2  # raise it when the same patch gets other facts or words
 _FINE_MPP = 0.5  # nuclei and fibrils are looked at here, or at the patch's own scale where that is coarser

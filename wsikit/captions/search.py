@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.lexicon import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT
-from wsikit.captions.parse import TERMS, parse
+from wsikit.captions.parser import TERMS, parse
 from wsikit.errors import RequestError
+from wsikit.facts import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT
 
 _AMOUNTS = (SCANT, MODERATE, ABUNDANT)
 _GRADED = {"cellularity": (ABSENT, *_AMOUNTS)}  # an ordinal whose lowest step is a find too

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.captions.in_slide import WORDS, place_words
-from wsikit.captions.lexicon import FACTS, TONE, grades, phrase
+from wsikit.captions.lexicon import grades, phrase
+from wsikit.facts import FACTS, TONE
 from wsikit.models.encoders import TextEncoder
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.training.fitting import fit

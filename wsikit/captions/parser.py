@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsikit.captions.lexicon import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT, TONE, TONE_HEAD
+from wsikit.captions.lexicon import TONE_HEAD
 from wsikit.errors import RequestError
+from wsikit.facts import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT, TONE
 
 # Longer wordings first where one holds another.
 _TERMS = {
@@ -91,14 +92,6 @@ _CELLS = {
 
 _TONE = re.compile(rf"\b{TONE_HEAD}: ([a-z, ]*)\.")
 _TONE_WORDS = {word: (FACTS[name].term, word) for name in TONE for _, word in FACTS[name].grades}
-
-_LABEL_WORDS = re.compile(
-    r"(?:\b(?:poorly|well|moderately)[-\s]+)?\b\w*differentiat\w*\b(?:\s+subtype\b)?"
-    r"|\bganglioneuro\w*\b|\b(?:un)?favou?rabl[ey]\b(?:\s+histology\b)?|\bINPC\b|\bShimada\b(?:'s)?",
-    re.IGNORECASE,
-)
-# Codes count in capitals only, and not within names such as D2-40 or PD-L1
-_CODES = re.compile(r"(?<![\w-])(?:UD|PD|D|GN|(?:GNB|NB)(?:-(?:UD|PD|D|I|N))?|[UF]H)(?!\w|-?\d|-L\d)")
 
 
 def parse(text: str) -> dict[str, str]:
@@ -199,21 +192,3 @@ def fact_f1(references: Sequence[str], candidates: Sequence[str], *, graded: boo
 def _pairs(terms: dict[str, str], graded: bool) -> set[tuple[str, str]]:
     amounts = (SCANT, MODERATE, ABUNDANT)
     return {(term, PRESENT if not graded and value in amounts else value) for term, value in terms.items()}
-
-
-def scrub(text: str) -> str:
-    """Take out the words that name the diagnosis, so that a text branch cannot read the label.
-
-    Removed are: (un)differentiated, differentiating and their kin with "poorly" and the like, ganglioneuro…,
-    (un)favourable, INPC, Shimada, and the codes UD, PD, D, NB, GNB, GN, FH, UH. D2-40, PD-L1 and 3D stay.
-
-    Examples
-    --------
-    >>> scrub("Poorly differentiated neuroblastoma (PD) with moderate neuropil; D2-40 negative.")
-    'neuroblastoma with moderate neuropil; D2-40 negative.'
-    """
-    bare = _CODES.sub("", _LABEL_WORDS.sub("", text))
-    bare = re.sub(r"\([\s,;:/.]*\)", "", bare)
-    bare = re.sub(r"\s+([,.;:)])", r"\1", re.sub(r"\s{2,}", " ", bare))
-    bare = re.sub(r"([,;:])(?:\s*[,;:])+", r"\1", bare)
-    return re.sub(r"^[\s,;:.]+", "", bare).strip()
