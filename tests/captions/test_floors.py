@@ -31,7 +31,9 @@ print(*sys.modules)
 def loaded_with_only(allowed: set[str], code: str) -> set[str]:
     """Names of the modules in memory after `code`, in a process where nothing but `allowed` can be imported."""
     script = BLOCK.format(allowed=allowed) + code
-    return set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    )
 
 
 def test_facts_and_the_scrubber_need_the_standard_library_only() -> None:
