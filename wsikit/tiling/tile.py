@@ -60,7 +60,7 @@ def tile(
         What a patch is (µm/px, px), what tissue is (µm, mm²), how pixels are stored.
     stages
         Which columns to compute from the patches, in one pass over them: given the table, each says what it computes.
-        Quality, and whatever else is needed (`wsikit.inference.stages.caption_stage`).
+        Quality, and whatever else is needed (`wsikit.inference.caption.caption_stage`).
     executor
         Where the tasks run; by default one thread per CPU.
 

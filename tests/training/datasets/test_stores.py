@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wsikit.inference.stages import caption
+from wsikit.inference.caption import caption
 
 from wsikit.errors import RequestError
 from wsikit.slides import open_slide
