@@ -12,7 +12,7 @@ import pytest
 
 import wsikit
 from wsikit.captions import CaptionerOptions, load_captioner
-from wsikit.captions.registry import captioner_for, check_captioner, name_of
+from wsikit.captions.registry import captioner_for, captioner_identity, check_captioner, name_of
 from wsikit.errors import PluginError, RequestError
 from wsikit.testing import check_captioner as check_conformance
 from wsikit.tiling.tile import tile
@@ -72,6 +72,7 @@ def test_it_is_known_by_its_name_and_used_with_models_trained_on_it() -> None:
     check_captioner("toy#Stroma")
     assert name_of("toy#Stroma") == "toy"
     assert captioner_for("toy#Stroma") == "toy#Stroma"
+    assert captioner_identity("toy#Stroma")["package"] == "toy 0.1"
 
 
 def test_without_the_package_its_name_is_unknown() -> None:

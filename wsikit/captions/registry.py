@@ -22,7 +22,7 @@ from typing import Any
 from wsikit.captions.base import Captioner
 from wsikit.captions.vlm.files import packaged_captioners
 from wsikit.errors import PluginError, RequestError, WsikitError
-from wsikit.plugins import load_plugin, plugin_names
+from wsikit.plugins import load_plugin, plugin_names, plugin_package
 
 MORPHOMETRY, IN_SLIDE = "morphometry", "morphometry-in-slide"
 MEASURING = (MORPHOMETRY, IN_SLIDE)
@@ -165,6 +165,29 @@ def name_of(spec: str) -> str:
     ('morphometry', 'server', 'tiny')
     """
     return "server" if _SERVER.match(spec) else Path(spec.partition("#")[0]).name
+
+
+def captioner_identity(captioner: str | Captioner, options: CaptionerOptions | None = None) -> dict[str, Any]:
+    """What decides the captions of a captioner, JSON-ready, without loading it: its name, its settings, the names, sizes and
+    times of its files, and the version of a plug-in's package. Of a loaded captioner, its name and fingerprint."""
+    if not isinstance(captioner, str):
+        return {"name": captioner.name, "fingerprint": captioner.fingerprint()}
+    files: dict[str, list[list[Any]]] = {}
+    for part in captioner.split("#"):
+        if Path(part).is_dir():
+            files[part] = [
+                [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+                for path in sorted(Path(part).iterdir())
+                if path.is_file()
+            ]
+    identity: dict[str, Any] = {
+        "spec": captioner,
+        "options": {} if options is None else options.given(),
+        "files": files,
+    }
+    if _is_plugin(captioner):
+        identity["package"] = plugin_package("captioners", captioner.partition("#")[0])
+    return identity
 
 
 def _is_plugin(spec: str) -> bool:
