@@ -106,7 +106,7 @@ def test_fact_f1_of_known_pairs():
     assert (score.precision, score.recall, score.n_reference) == (1 / 3, 1 / 4, 4)
     assert score.f1 == pytest.approx(2 / 7)
     assert fact_f1(["nothing known"], [""]).f1 == 0
-    with pytest.raises(RequestError, match="pair up"):
+    with pytest.raises(RequestError, match="expected equal numbers"):
         fact_f1(["a"], [])
 
 

@@ -18,7 +18,7 @@ DARK, BARE = 0.5, 0.95
 TONE_HEAD = "Tone"
 """First word of the sentence on colour and texture. Each of its words has one meaning there, and none elsewhere."""
 
-# How a term is worded. The first group is always said when measured, the second only when it is there.
+# Wording of the terms. The first two groups are stated whenever they were measured, the third if it is not absent.
 _MATRIX = (
     ("fibrillary_share", "fibrillary matrix (neuropil-like)"),
     ("rosette_like", "rosette-like rings"),
@@ -29,7 +29,7 @@ _MATRIX = (
     ("necrosis_share", "necrosis-like areas"),
 )
 _STAINS = (("haematoxylin_share", "haematoxylin"), ("eosin_share", "eosin"))
-_IF_THERE = (
+_IF_PRESENT = (
     ("fat_share", "fat"),
     ("lumen_share", "lumens"),
     ("brown_share", "brown pigment"),
@@ -39,7 +39,7 @@ _IF_THERE = (
     ("pen_share", "pen"),
     ("blur_um", "blur"),
 )
-_ALONE = {
+_ONLY_SENTENCE = {
     "black_share": "Not a stained bright field: black abundant",
     "blank_share": "Bare glass: blank abundant",
     "grey_share": "No stain colour: grey abundant",
@@ -53,57 +53,67 @@ _CELLULARITY = {
 
 
 def grades(facts: Mapping[str, float]) -> dict[str, str]:
-    """Term to grade of the facts that `phrase` puts into words, as `parse` would read them back."""
-    spoken = [name for name in _spoken(facts) if name in facts]
-    return {FACTS[name].term: FACTS[name].grade(facts[name]) for name in spoken}
+    """Term to grade of the facts that `phrase` states: what `wsikit.captions.parse` returns for its text.
+
+    Examples
+    --------
+    >>> grades({"nuclei_per_mm2": 900.0})
+    {'cellularity': 'scant'}
+    """
+    return {FACTS[name].term: FACTS[name].grade(facts[name]) for name in _stated(facts) if name in facts}
 
 
 def phrase(facts: Mapping[str, float], mpp: float) -> str:
-    """Say facts in one to three sentences.
+    """A caption of one to three sentences that states facts.
 
     Parameters
     ----------
     facts
-        Name to value, as in `FACTS`. What is absent is not spoken of.
+        Name to value, as in `wsikit.facts.FACTS`. Facts that are missing are not stated.
     mpp
-        µm per pixel of the patch they were measured on.
+        Pixel size of the patch on which they were measured, µm per pixel.
 
     Raises
     ------
     RequestError
-        If a fact is unknown, or cannot be measured at `mpp`.
+        A fact is unknown, or is not measured at `mpp`.
+
+    Examples
+    --------
+    >>> phrase({"nuclei_per_mm2": 912.0, "fat_share": 0.3}, 1.2)
+    'Sparsely cellular, 910 nuclei per mm². Fat moderate (30 %).'
     """
     for name in facts:
         if name not in FACTS:
-            raise RequestError(f"unknown fact {name!r}; known are {', '.join(FACTS)}")
+            raise RequestError(f"unknown fact {name!r}; known: {', '.join(FACTS)}")
         if mpp > FACTS[name].coarsest_mpp:
             raise RequestError(f"{name} cannot be measured at {mpp} µm/px: only up to {FACTS[name].coarsest_mpp} µm/px")
         if mpp <= FACTS[name].finest_mpp:
             raise RequestError(
                 f"{name} is not reported at {mpp} µm/px: only at pixel sizes above {FACTS[name].finest_mpp} µm/px"
             )
-    alone = _no_brightfield(facts)
-    if alone:
-        return f"{_ALONE[alone]} ({_percent(facts[alone])})."
-    sentences = [_cells(facts), _matter(facts), _tone_words(facts)]
+    only = _no_brightfield(facts)
+    if only:
+        return f"{_ONLY_SENTENCE[only]} ({_percent(facts[only])})."
+    sentences = [_cells(facts), _tissue(facts), _tone_words(facts)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _spoken(facts: Mapping[str, float]) -> list[str]:
-    """Names of the facts that the sentences speak of."""
-    there = [name for name, _ in _IF_THERE if name in facts and FACTS[name].grade(facts[name]) != ABSENT]
-    alone = _no_brightfield(facts)
-    if alone:
-        return [alone]
+def _stated(facts: Mapping[str, float]) -> list[str]:
+    """Names of the facts that the sentences state, whether measured or not."""
+    present = [name for name, _ in _IF_PRESENT if name in facts and FACTS[name].grade(facts[name]) != ABSENT]
+    only = _no_brightfield(facts)
+    if only:
+        return [only]
     cells = ["nuclei_per_mm2"] if "nuclei_per_mm2" in facts else []
     if cells and FACTS["nuclei_per_mm2"].grade(facts["nuclei_per_mm2"]) != ABSENT:
         cells += ["nuclear_diameter_um", "elongated_nuclei_share", "nuclear_size_cv", "nuclear_density"]
     stains = [] if "nuclei_per_mm2" in facts else [name for name, _ in _STAINS]
-    return cells + stains + [name for name, _ in _MATRIX] + there + list(TONE)
+    return cells + stains + [name for name, _ in _MATRIX] + present + list(TONE)
 
 
 def _no_brightfield(facts: Mapping[str, float]) -> str:
-    """The fact that leaves no stain to speak of, if there is one."""
+    """The fact by which the patch has no stained bright field; empty if it has one."""
     if facts.get("black_share", 0.0) >= DARK:
         return "black_share"
     if facts.get("blank_share", 0.0) >= BARE:
@@ -125,12 +135,12 @@ def _cells(facts: Mapping[str, float]) -> str:
     return f"{head}: {size} ({facts['nuclear_diameter_um']:.1f} µm), {shape}, {variation} in size, {chromatin}."
 
 
-def _matter(facts: Mapping[str, float]) -> str:
-    spoken = set(_spoken(facts))
+def _tissue(facts: Mapping[str, float]) -> str:
+    stated = set(_stated(facts))
     parts = [
         _amount(name, words, facts[name])
-        for name, words in (*_STAINS, *_MATRIX, *_IF_THERE)
-        if name in facts and name in spoken
+        for name, words in (*_STAINS, *_MATRIX, *_IF_PRESENT)
+        if name in facts and name in stated
     ]
     text = ", ".join(parts)
     return text[:1].upper() + text[1:] + "." if text else ""

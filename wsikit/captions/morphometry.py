@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from wsikit.captions.base import Caption, check_patches
 from wsikit.captions.cells import far_from_nuclei, pale_facts, shape_facts
-from wsikit.captions.color_texture import tone_facts
+from wsikit.captions.color_texture import color_texture_facts
 from wsikit.captions.colours import Colours, adapt_stains, halved, is_even, share, sort_colours
 from wsikit.captions.lexicon import BARE, DARK, phrase
 from wsikit.captions.lumina import find_spaces
@@ -95,7 +95,7 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
     even = is_even(fine.green)
     facts |= _quality(image, mpp, judge_focus=not even and facts["tissue_share"] > _FOCUS_TISSUE)
     if mpp > _FIBRIL_MPP and not even:
-        facts |= tone_facts(image, mpp)
+        facts |= color_texture_facts(image, mpp)
     if even or mpp > FACTS["nuclei"].coarsest_mpp:
         return facts | _stains(colours) | _empty(coarse, colours)
     nuclei = find_nuclei(fine)

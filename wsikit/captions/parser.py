@@ -1,6 +1,6 @@
-"""Captions read back: terms with their grades from anyone's text, negation included; fact-F1; the label scrubber.
+"""Parser of captions: from a text to terms with grades, including negation. And fact-F1, which compares two captions.
 
-Texts may be ours, a person's or a language model's. Only words of the vocabulary are understood; the rest is skipped.
+Texts may be written by our captioners, a person or a language model. Words outside the vocabulary are ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TERMS = {
     "blur": r"blur\w*|out of focus",
 }
 TERMS = tuple(_TERMS)
-"""Names of what a tissue may hold, as `parse` gives them; what it says of nuclei comes beside these."""
+"""Terms for components of tissue, as `parse` returns them. It also returns terms for nuclei, colour and texture."""
 
 _GRADES = {
     ABSENT: r"absent|none|not (?:seen|present|found|identified)|not",
@@ -95,14 +95,14 @@ _TONE_WORDS = {word: (FACTS[name].term, word) for name in TONE for _, word in FA
 
 
 def parse(text: str) -> dict[str, str]:
-    """Read a caption: term to grade.
+    """Parse a caption: term to grade.
 
     Returns
     -------
     dict
-        Matter ("neuropil", "blood", …) to "absent", "scant", "moderate", "abundant" or, where no amount is given,
-        "present"; nuclei ("nuclear_size", "chromatin", …) to their words. A term said twice keeps the first grade
-        that is more than "present".
+        Components of tissue ("neuropil", "blood", …) to "absent", "scant", "moderate", "abundant" or, if no amount is
+        given, "present"; nuclei ("nuclear_size", "chromatin", …), colour and texture to their words. If a term occurs
+        twice, the first grade other than "present" is kept.
 
     Examples
     --------
@@ -120,8 +120,8 @@ def parse(text: str) -> dict[str, str]:
         for grade, pattern in words.items():
             if re.search(rf"(?<![\w-])(?:{pattern})(?![\w-])", text, re.IGNORECASE):
                 read.setdefault(term, grade)
-    said = re.findall(r"[a-z]+", tone[1]) if tone else []
-    return read | dict(_TONE_WORDS[word] for word in said if word in _TONE_WORDS)
+    words_of_tone = re.findall(r"[a-z]+", tone[1]) if tone else []
+    return read | dict(_TONE_WORDS[word] for word in words_of_tone if word in _TONE_WORDS)
 
 
 def _clauses(text: str) -> list[list[tuple[str, str]]]:
@@ -137,8 +137,8 @@ def _clauses(text: str) -> list[list[tuple[str, str]]]:
 
 
 def _read_clause(tokens: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Terms with grades. Amounts stand before or after within a comma; a denial holds to the end of the clause,
-    unless an amount comes in between."""
+    """Terms with grades. An amount precedes or follows its terms, up to the next comma; a negation applies up to
+    the end of the clause, unless an amount follows it."""
     found: list[list[str]] = []
     denied, amount, open_terms = False, "", 0
     for kind, name in tokens:
@@ -160,27 +160,39 @@ def _read_clause(tokens: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class FactScore:
-    """Agreement of candidate captions with reference captions, added up over all pairs."""
+    """Agreement of candidate captions with reference captions, micro-averaged over all pairs."""
 
     precision: float
     recall: float
     f1: float
     n_reference: int
-    """Facts in the references."""
+    """Number of facts in the references."""
 
 
 def fact_f1(references: Sequence[str], candidates: Sequence[str], *, graded: bool = False) -> FactScore:
-    """Micro-F1 over (term, value) pairs of captions. "No neuropil" and "neuropil" disagree.
+    """Micro-averaged F1 over the (term, grade) pairs of captions. "No neuropil" and "neuropil" disagree.
 
     Parameters
     ----------
     references, candidates
-        Texts, one by one about the same patch.
+        Texts; the i-th of each describe the same patch.
     graded
-        Whether amounts must agree too; else only absent against there.
+        Whether amounts must agree as well; otherwise only presence and absence.
+
+    Raises
+    ------
+    RequestError
+        The numbers of texts differ.
+
+    Examples
+    --------
+    >>> fact_f1(["Abundant neuropil. No necrosis."], ["Scant neuropil."]).f1
+    0.6666666666666666
     """
     if len(references) != len(candidates):
-        raise RequestError(f"{len(references)} reference captions and {len(candidates)} candidates: they must pair up")
+        raise RequestError(
+            f"{len(references)} reference captions and {len(candidates)} candidates: expected equal numbers"
+        )
     hits = n_reference = n_candidate = 0
     for reference, candidate in zip(references, candidates):
         truth, claim = (_pairs(parse(text), graded) for text in (reference, candidate))

@@ -168,8 +168,8 @@ def name_of(spec: str) -> str:
 
 
 def captioner_identity(captioner: str | Captioner, options: CaptionerOptions | None = None) -> dict[str, Any]:
-    """What decides the captions of a captioner, JSON-ready, without loading it: its name, its settings, the names, sizes and
-    times of its files, and the version of a plug-in's package. Of a loaded captioner, its name and fingerprint."""
+    """Whatever decides the captions of a captioner, JSON-ready, without loading it: its name, its settings, the names,
+    sizes and times of its files, the version of a plug-in's package. For a loaded captioner: name and fingerprint."""
     if not isinstance(captioner, str):
         return {"name": captioner.name, "fingerprint": captioner.fingerprint()}
     files: dict[str, list[list[Any]]] = {}
