@@ -71,14 +71,14 @@ def test_sampling_is_repeated_by_its_seed_and_changed_by_another(tiny_folder: Pa
 
 
 def test_sampling_draws_words_as_often_as_their_probabilities_say() -> None:
-    from wsikit.captions.vlm.decoding import _OwnDraw
+    from wsikit.captions.vlm.decoding import _SeededSampling
 
     scores = torch.log(torch.tensor([[0.5, 0.3, 0.2]])).expand(4000, 3)
-    draw = _OwnDraw(Sampling(seed=5, temperature=1.0), [str(i).encode() for i in range(4000)])
+    draw = _SeededSampling(Sampling(seed=5, temperature=1.0), [str(i).encode() for i in range(4000)])
     drawn = draw(torch.zeros(1, 1, dtype=torch.long), scores).argmax(dim=1)
     assert np.bincount(drawn.numpy(), minlength=3) / 4000 == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
 
 
 def test_a_temperature_of_zero_is_refused() -> None:
-    with pytest.raises(RequestError, match="above 0"):
+    with pytest.raises(RequestError, match="expected more than 0"):
         Sampling(seed=1, temperature=0.0)

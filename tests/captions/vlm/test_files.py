@@ -41,7 +41,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     from transformers import BertConfig
 
     BertConfig(hidden_size=32, num_attention_heads=2).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="a bert model, not one that turns image and text into text"):
+    with pytest.raises(ModelError, match="a bert model, not an image-text-to-text model"):
         load_vlm(tmp_path, device="cpu")
 
 
@@ -84,7 +84,7 @@ def test_what_decides_no_caption_is_not_in_the_fingerprint(copy: Path, name: str
 
 
 def test_large_weights_are_told_apart_by_header_size_and_samples(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module, "_WHOLE_UP_TO", 1000)
+    monkeypatch.setattr(files_module, "_FULL_HASH_BYTES", 1000)
     seen = {model_fingerprint(copy)}
     weights = copy / "model.safetensors"
     for at in (20, weights.stat().st_size // 2, -1):
