@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from wsikit._lazy import Once
 from wsikit.models.config import DEFAULT_MODEL
 from wsikit.models.protocol import ModelInfo, PatchModel
 from wsikit.models.registry import describe_model, load_patch_model
@@ -19,7 +19,7 @@ class LazyModel:
     """What a model is, and the model itself when it is needed."""
 
     info: ModelInfo
-    load: Callable[[], PatchModel]
+    load: Once[PatchModel]
 
     @classmethod
     def of(cls, model: ModelLike | None, *, device: str = "auto") -> LazyModel:
@@ -32,13 +32,6 @@ class LazyModel:
         """
         if model is not None and not isinstance(model, str | os.PathLike):
             loaded = model
-            return cls(loaded.info, lambda: loaded)
+            return cls(loaded.info, Once(lambda: loaded))
         spec = DEFAULT_MODEL if model is None else model
-        kept: list[PatchModel] = []
-
-        def load() -> PatchModel:
-            if not kept:
-                kept.append(load_patch_model(spec, device=device))  # type: ignore[arg-type]
-            return kept[0]
-
-        return cls(describe_model(spec), load)
+        return cls(describe_model(spec), Once(lambda: load_patch_model(spec, device=device)))  # type: ignore[arg-type]
