@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wsikit._lazy import Once
 from wsikit.models.config import DEFAULT_MODEL
-from wsikit.models.protocol import ModelInfo, PatchModel
+from wsikit.models.protocol import Columns, ModelInfo, PatchModel
 from wsikit.models.registry import describe_model, load_patch_model
 
 ModelLike = PatchModel | str | os.PathLike[str]
@@ -21,6 +22,11 @@ class LazyModel:
     info: ModelInfo
     load: Once[PatchModel]
 
+    @property
+    def predict(self) -> Callable[..., Columns]:
+        """As `PatchModel.predict`; the model is loaded now."""
+        return self.load().predict
+
     @classmethod
     def of(cls, model: ModelLike | None, *, device: str = "auto") -> LazyModel:
         """From a model, its name or its folder; None: the packaged one. A name or folder is described, not loaded.
@@ -30,6 +36,8 @@ class LazyModel:
         ModelError, PluginError
             There is no such model, or its folder is incomplete.
         """
+        if isinstance(model, LazyModel):
+            return model
         if model is not None and not isinstance(model, str | os.PathLike):
             loaded = model
             return cls(loaded.info, Once(lambda: loaded))
