@@ -176,10 +176,9 @@ class Stage(ABC):
     def stored(self, work: SlideWork) -> Receipt | None:
         """Of the complete result that is stored; None if there is none, or only a part."""
 
-    def is_done(self, work: SlideWork) -> bool:
-        """Whether the stored result is the one that it would give now."""
-        known = self.stored(work)
-        return known is not None and known.digest == self.receipt(work).digest
+    def anything_stored(self, work: SlideWork) -> bool:
+        """Whether there is a complete result, whatever it was made from. Loads no model."""
+        return self.stored(work) is not None
 
 
 class WorkStage(Stage):
@@ -196,6 +195,9 @@ class TableStage(Stage):
     @abstractmethod
     def columns(self, work: SlideWork) -> ColumnStage:
         """Its columns."""
+
+    def anything_stored(self, work: SlideWork) -> bool:
+        return self.gives[0] in work.table.columns()
 
     def receipt(self, work: SlideWork) -> Receipt:
         return self.columns(work).receipt
