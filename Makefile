@@ -9,7 +9,7 @@ CHECKED := wsikit tests pipelines benchmarks
 # the examples in the docstrings of the package as it is installed, together with the tests
 EVERYTHING := --doctest-modules --pyargs tests/ wsikit
 
-.PHONY: demo test test-all doctest lint clean
+.PHONY: demo test test-all lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/wsikit demo
@@ -20,14 +20,12 @@ test: $(VENV)/installed-test
 test-all: $(VENV)/installed-test
 	$(BIN)/pytest -n 2 $(EVERYTHING)
 
-doctest: $(VENV)/installed-test
-	$(BIN)/pytest --doctest-modules --pyargs wsikit
-
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy wsikit
+	$(BIN)/pytest --doctest-modules --pyargs wsikit
 
 # as any user installs it: not editable, dependencies resolved by pip
 $(VENV)/installed: setup.cfg pyproject.toml $(shell find wsikit -type f -not -name '*.pyc' 2>/dev/null)
