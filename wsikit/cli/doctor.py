@@ -341,11 +341,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _show(checks: list[Check], can_run: bool) -> None:
     """Print the checks as tables."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from wsikit.cli.console import make_console
+
+    console = make_console()
     for group in dict.fromkeys(check.group for check in checks):
         table = Table(title=group, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
         for _ in range(3):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wsikit.inference.caption import caption
 
 from wsikit.errors import RequestError
+from wsikit.inference.caption import caption
 from wsikit.slides import open_slide
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
