@@ -157,7 +157,7 @@ BANNED = {
     "beside": "next to, with, compared with",
 }  # fmt: skip
 
-STORED_NAMES = {"novelty.safetensors", '"novelty"', '"novel_share"', "`novelty`", "`novel_share`"}
+STORED_NAMES = {"novelty.safetensors", "novel_share", "max_novel", '"novelty"', "`novelty`"}
 """Names in files that earlier versions wrote: the model's file, and the columns of store format 2."""
 
 _WORDS = re.compile(
