@@ -46,7 +46,7 @@ def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
     assert len(table) == 0
     assert table.prepare([SPEC], receipt()) == []
     assert table.read("probability").shape == (0, 2)
-    assert list(table.frame().columns) == ["x", "y", "probability_a", "probability_b"]
+    assert list(table.frame().columns) == ["x", "y", "probability:a", "probability:b"]
 
 
 def test_a_column_with_a_missing_chunk_is_not_complete_and_not_read(table: PatchTable) -> None:
@@ -128,3 +128,30 @@ def test_receipts_differ_by_everything_that_counts() -> None:
     ]
     assert len({receipt.digest for receipt in [base, *others]}) == 5
     assert Receipt.from_json(base.to_json()).digest == base.digest
+
+
+def test_a_frame_names_entries_by_column_and_has_units(tmp_path: Path) -> None:
+    table = PatchTable.create(tmp_path / "t", GRID, GRID.all_coords()[:3], receipt())
+    facts = ColumnSpec("caption_facts", "float32", 2, {"names": ["nuclei_per_mm2", "no_such_fact"]})
+    tissue = ColumnSpec("tissue", "float32", attributes={"unit": "share of the patch's area"})
+    for spec in (facts, tissue, SPEC):
+        for rows in table.prepare([spec], receipt()):
+            table.write(spec.name, rows, np.zeros((3, *([spec.width] if spec.width else []))))
+    frame = table.frame()
+    assert list(frame.columns) == [
+        *("x", "y", "caption_facts:nuclei_per_mm2", "caption_facts:no_such_fact"),
+        *("probability:a", "probability:b", "tissue"),
+    ]
+    assert frame.attrs["units"] == {
+        "x": "level-0 px",
+        "y": "level-0 px",
+        "caption_facts:nuclei_per_mm2": "per mm²",
+        "tissue": "share of the patch's area",
+    }
+
+
+def test_a_table_shows_its_grid_rows_and_columns(table: PatchTable) -> None:
+    fill(table)
+    assert repr(table) == f"<PatchTable {str(table.folder)!r}: grid {GRID.name}, {N} patches, columns coords, probability>"
+    shown = table._repr_html_()
+    assert "224 × 224 px at 0.5 µm/px" in shown and "float32 · a, b" in shown and f"{N:,}" in shown

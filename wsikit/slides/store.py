@@ -6,9 +6,10 @@ Image coordinates as in every slide: level-0 px. Tiles are read by position from
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,15 @@ from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
 from wsikit.slides.source_levels import SourceLevels
 from wsikit.slides.store_levels import Levels, StoreLevels
 from wsikit.slides.tile_cache import assemble
+from wsikit.store import format2_names
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import place, reaching, zarr_store
-from wsikit.store.table import PatchTable
+from wsikit.store.table import STORE_FORMAT, PatchTable
 
-STORE_FORMAT = 2
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+READABLE_FORMATS = (format2_names.FORMAT, STORE_FORMAT)
 
 TISSUE, UNREADABLE = 1, 2
 """Values of labels/tissue; 0 is glass."""
@@ -106,9 +111,10 @@ class SlideStore(BaseSlide):
         if "wsikit" not in attributes or "downsamples" not in attributes["wsikit"]:
             raise StoreError(f"{folder}: a Zarr group that wsikit did not write. Give the slide it was made from.")
         found = attributes["wsikit"]["format"]
-        if found != STORE_FORMAT:
+        if found not in READABLE_FORMATS:
             what_to_do = "Update wsikit." if found > STORE_FORMAT else "Tile the slide again."
-            raise StoreError(f"{folder}: store format {found}, this version reads {STORE_FORMAT}. {what_to_do}")
+            read = " and ".join(map(str, READABLE_FORMATS))
+            raise StoreError(f"{folder}: store format {found}, this version reads {read}. {what_to_do}")
         return dict(attributes["wsikit"])
 
     @property
@@ -170,9 +176,9 @@ class SlideStore(BaseSlide):
         """The patch table of `grid`; without a name, of the only grid there is."""
         names = self.grids()
         if grid is None and len(names) == 1:
-            return PatchTable(self.folder / "patches" / names[0])
+            grid = names[0]
         if grid in names:
-            return PatchTable(self.folder / "patches" / grid)
+            return PatchTable(self.folder / "patches" / grid, store_format=int(self.record["format"]))
         if not names:
             raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
         raise StoreError(
@@ -209,6 +215,41 @@ class SlideStore(BaseSlide):
                 said = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
                 found[f"vote ({method})"] = said
         return found
+
+    def show(self, *, grid: str | None = None, column: str | None = None, method: str = "mean") -> Figure:
+        """The slide with the subtype map over it, or with a column as a heat map: a figure that Jupyter displays.
+
+        Axes are in mm. A store without predictions shows the slide alone. See `wsikit.results.display.show`.
+
+        Parameters
+        ----------
+        grid
+            Name of the patch grid, where several have predictions.
+        column
+            Quantity to draw in place of the classes, such as "ood_score" or "caption_facts:nuclei_per_mm2".
+        method
+            Vote that is stated in the title.
+        """
+        figure: Figure = _display().show(self, grid=grid, column=column, method=method)
+        return figure
+
+    def gallery(
+        self, n: int = 12, by: str | None = None, *, grid: str | None = None, lowest: bool = False
+    ) -> Figure:
+        """`n` patches with their captions: a figure that Jupyter displays.
+
+        See `wsikit.results.display.gallery`.
+
+        Parameters
+        ----------
+        by
+            Quantity whose highest (or `lowest`) values are shown, such as "probability:PD"; None: patches evenly
+            spaced over the table.
+        grid
+            Name of the patch grid, where the store has several.
+        """
+        figure: Figure = _display().gallery(self, n, by, grid=grid, lowest=lowest)
+        return figure
 
     def _repr_html_(self) -> str:
         from wsikit.slides.html import slide_html
@@ -256,6 +297,11 @@ class SlideStore(BaseSlide):
         if not path.is_file():
             return {}
         return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["vendor"])
+
+
+def _display() -> Any:
+    """`wsikit.results.display`, which lies above this package: the one module that is imported upwards, and late."""
+    return importlib.import_module("wsikit.results.display")
 
 
 StoreLike = SlideStore | str | os.PathLike[str]

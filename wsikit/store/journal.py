@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Journal:
 
     def __init__(self, table: PatchTable, identity: str) -> None:
         self._all = table.folder / JOURNALS
+        self._names = table.names
         self.folder: Path = self._all / identity[:32]
 
     def read(self) -> list[dict[str, Any]]:
@@ -43,7 +44,8 @@ class Journal:
             if not path.parent.name.startswith("."):
                 attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
                 found.append((attributes[_MARK]["time"], attributes["records"]))
-        return [record for _, records in sorted(found, key=lambda piece: piece[0]) for record in records]
+        ordered = [record for _, records in sorted(found, key=lambda piece: piece[0]) for record in records]
+        return [_with_facts(record, self._names.facts) for record in ordered]
 
     def add(self, records: Sequence[dict[str, Any]]) -> None:
         """Keep some records, JSON-ready; after this call nothing but the disk's end loses them."""
@@ -52,7 +54,8 @@ class Journal:
         for group in (self._all, self.folder):
             if not (group / "zarr.json").is_file():
                 self._group(group, {_MARK: {"journal": True}})
-        piece = {_MARK: {"journal": True, "time": time.time()}, "records": list(records)}
+        stored = [_with_facts(record, self._names.stored_facts) for record in records]
+        piece = {_MARK: {"journal": True, "time": time.time()}, "records": stored}
         self._group(self.folder / uuid.uuid4().hex, piece)
 
     def clear(self) -> None:
@@ -71,3 +74,8 @@ class Journal:
     def _group(folder: Path, attributes: dict[str, Any]) -> None:
         with new_node(folder) as partial:
             zarr.create_group(partial, attributes=attributes)
+
+
+def _with_facts(record: dict[str, Any], renamed: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """A record whose entry `facts`, if there is one, has other names."""
+    return {**record, "facts": renamed(record["facts"])} if "facts" in record else record

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.slides.base import Slide
-from wsikit.slides.store import STORE_FORMAT
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import is_local, place
 from wsikit.store.receipts import Receipt
+from wsikit.store.table import STORE_FORMAT
 from wsikit.tiling.encode import encode
 from wsikit.tiling.plan import ImageParameters, LevelPlan
 from wsikit.tiling.shard import ShardResult
