@@ -299,4 +299,5 @@ def _bilinear(
     fx, fy = x - col, y - row
     top = integral[row, col] * (1 - fx) + integral[row, col + 1] * fx
     bottom = integral[row + 1, col] * (1 - fx) + integral[row + 1, col + 1] * fx
-    return top * (1 - fy) + bottom * fy
+    found: npt.NDArray[np.float64] = top * (1 - fy) + bottom * fy
+    return found

@@ -152,6 +152,10 @@ def test_a_frame_names_entries_by_column_and_has_units(tmp_path: Path) -> None:
 
 def test_a_table_shows_its_grid_rows_and_columns(table: PatchTable) -> None:
     fill(table)
-    assert repr(table) == f"<PatchTable {str(table.folder)!r}: grid {GRID.name}, {N} patches, columns coords, probability>"
+    assert (
+        repr(table) == f"<PatchTable {str(table.folder)!r}: grid {GRID.name}, {N} patches, columns coords, probability>"
+    )
     shown = table._repr_html_()
-    assert "224 × 224 px at 0.5 µm/px" in shown and "float32 · a, b" in shown and f"{N:,}" in shown
+    assert "224 × 224 px at 0.5 µm/px" in shown
+    assert "float32 · a, b" in shown
+    assert f"{N:,}" in shown

@@ -28,7 +28,6 @@ import zarr  # noqa: F401
 
 from wsikit.executor import Executor
 from wsikit.slides import tiff  # noqa: F401
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tissue import quality  # noqa: F401
@@ -40,9 +39,7 @@ def start(slide: Path, store: Path, image: ImageParameters) -> int:
     if child == 0:
         status = 1
         try:
-            tile(
-                slide, store, slide_id="s", image=image, patches=PatchParameters(0.5, 128), executor=Executor(workers=2)
-            )
+            tile(slide, store, slide_id="s", image=image, patch_px=128, executor=Executor(workers=2))
             status = 0
         except BaseException:
             traceback.print_exc()

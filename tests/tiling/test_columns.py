@@ -16,7 +16,6 @@ from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec
 from wsikit.tiling import columns
 from wsikit.tiling.columns import ColumnStage, fill_columns
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 
@@ -43,7 +42,7 @@ def stage(name: str, sign: int = 1) -> ColumnStage:
 def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlideStore:
     """A store whose patch table is written in chunks of 10 rows."""
     monkeypatch.setattr(table_module, "ROWS_PER_CHUNK", 10)
-    return tile(slide_path, tmp_path / "s.zarr", image=ImageParameters(tile_px=64), patches=PatchParameters(0.5, 96))
+    return tile(slide_path, tmp_path / "s.zarr", image=ImageParameters(tile_px=64), patch_px=96)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 from wsikit.errors import SlideError, StoreError
 from wsikit.executor import Executor
 from wsikit.slides.store import SlideStore
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tiling.verify import verify
@@ -48,7 +47,7 @@ def make(slide: Path, store: Path, listener: Listener | None = None) -> SlideSto
         store,
         slide_id="s",
         image=SMALL,
-        patches=PatchParameters(0.5, 128),
+        patch_px=128,
         executor=Executor(workers=1),
         **progress,  # type: ignore[arg-type]
     )

@@ -23,7 +23,7 @@ from wsikit.tiling import regions as regions_module
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.stream import read_patches
-from wsikit.tiling.tile import tile
+from wsikit.tiling.tile import tile, tile_slide
 from wsikit.tiling.verify import verify
 
 PATCHES = PatchParameters(mpp=0.5, patch_px=128)
@@ -31,7 +31,7 @@ PATCHES = PatchParameters(mpp=0.5, patch_px=128)
 
 def make(slide: Path, store: Path, image: dict[str, Any], patches: PatchParameters = PATCHES) -> SlideStore:
     parameters = ImageParameters(**{"tile_px": 64, "chunks_per_shard": 4, "regions": "all", **image})
-    return tile(slide, store, image=parameters, patches=patches, executor=Executor(workers=2))
+    return tile_slide(slide, store, image=parameters, patches=patches, executor=Executor(workers=2))
 
 
 def whole(slide: Any, level: int = 0) -> npt.NDArray[np.uint8]:

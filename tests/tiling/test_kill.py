@@ -17,7 +17,6 @@ import tifffile
 
 from wsikit.executor import Executor
 from wsikit.slides.store import SlideStore
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tiling.verify import verify
@@ -36,7 +35,7 @@ def make(slide: Path, store: Path, image: ImageParameters) -> SlideStore:
         store,
         slide_id="s",
         image=image,
-        patches=PatchParameters(0.5, 128),
+        patch_px=128,
         executor=Executor(workers=2),
     )
 

@@ -15,7 +15,7 @@ from wsikit.slides.store import SlideStore
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.roi import Roi, read_regions, read_roi
-from wsikit.tiling.tile import tile
+from wsikit.tiling.tile import tile_slide
 
 PATCHES = PatchParameters(1.0, 50)  # 100 level-0 px on slides of 0.5 µm/px
 NO_PIXELS = ImageParameters(pixels="none")
@@ -76,10 +76,10 @@ def test_shares_add_up_to_the_regions_area_whatever_its_shape(n_corners):
 
 
 def test_only_patches_inside_are_tiled_and_their_share_is_kept(slide_path, tmp_path):
-    whole = tile(slide_path, tmp_path / "a.zarr", patches=PATCHES, image=NO_PIXELS).patches()
+    whole = tile_slide(slide_path, tmp_path / "a.zarr", patches=PATCHES, image=NO_PIXELS).patches()
     roi = read_roi(drawn(tmp_path / "r.geojson", (LEFT, None)))
     parameters = PatchParameters(1.0, 50, roi=roi)
-    table = tile(slide_path, tmp_path / "b.zarr", patches=parameters, image=NO_PIXELS).patches()
+    table = tile_slide(slide_path, tmp_path / "b.zarr", patches=parameters, image=NO_PIXELS).patches()
     expected = whole.coords[whole.coords[:, 0] <= 600]
     assert 0 < len(expected) < len(whole)
     assert np.array_equal(table.coords, expected)
@@ -92,7 +92,7 @@ def test_how_much_must_lie_inside_can_be_said(slide_path, tmp_path):
     counts = {}
     for least in (0.0, 0.5, 0.51, 1.0):
         parameters = PatchParameters(1.0, 50, roi=read_roi(path, min_share=least))
-        table = tile(slide_path, tmp_path / f"{least}.zarr", patches=parameters, image=NO_PIXELS).patches()
+        table = tile_slide(slide_path, tmp_path / f"{least}.zarr", patches=parameters, image=NO_PIXELS).patches()
         counts[least] = int((table.coords[:, 0] == 600).sum())
         assert table.coords[:, 0].max() <= 600
     assert counts[0.0] == counts[0.5] > 0
@@ -106,7 +106,7 @@ def test_another_region_redoes_the_table_and_the_same_one_keeps_it(slide_path, t
     receipts = []
     for roi in (first, redrawn, other, None):
         parameters = PatchParameters(1.0, 50, roi=roi)
-        table = tile(slide_path, tmp_path / "s.zarr", patches=parameters, image=NO_PIXELS).patches()
+        table = tile_slide(slide_path, tmp_path / "s.zarr", patches=parameters, image=NO_PIXELS).patches()
         receipts.append(table.receipt("coords").digest)
     assert receipts[0] == receipts[1]
     assert len(set(receipts)) == 3
@@ -114,7 +114,7 @@ def test_another_region_redoes_the_table_and_the_same_one_keeps_it(slide_path, t
 
 
 def test_a_table_made_without_regions_has_the_receipt_it_always_had(slide_path, tmp_path):
-    table = tile(slide_path, tmp_path / "s.zarr", patches=PATCHES, image=NO_PIXELS).patches()
+    table = tile_slide(slide_path, tmp_path / "s.zarr", patches=PATCHES, image=NO_PIXELS).patches()
     assert dict(table.receipt("coords").parameters) == {
         "mpp": 1.0, "patch_px": 50, "overlap_px": 0, "min_tissue": 0.25,
     }  # fmt: skip

@@ -27,7 +27,7 @@ PATCHES = PatchParameters(mpp=0.5, patch_px=128)
 
 
 def make(slide: Path, store: Path, **changes: Any) -> SlideStore:
-    return tile(slide, store, **{"image": SMALL, "patches": PATCHES, "executor": Executor(workers=2), **changes})
+    return tile(slide, store, **{"image": SMALL, "patch_px": 128, "executor": Executor(workers=2), **changes})
 
 
 def times(store: Path, folder: str) -> dict[str, int]:
@@ -163,17 +163,17 @@ def test_a_changed_source_is_noticed_and_everything_redone(
 
 
 def test_a_changed_threshold_redoes_the_patches_and_keeps_the_pixels(slide_path: Path, tmp_path: Path) -> None:
-    many = make(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 128, min_tissue=0.01))
+    many = make(slide_path, tmp_path / "s.zarr", patch_px=128, min_tissue=0.01)
     n_many = len(many.patches())
     before = times(many.folder, "0")
-    few = make(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 128, min_tissue=0.95))
+    few = make(slide_path, tmp_path / "s.zarr", patch_px=128, min_tissue=0.95)
     assert len(few.patches()) < n_many
     assert times(few.folder, "0") == before
 
 
 def test_a_store_holds_several_grids(slide_path: Path, tmp_path: Path) -> None:
     make(slide_path, tmp_path / "s.zarr")
-    store = make(slide_path, tmp_path / "s.zarr", patches=PatchParameters(1.0, 64))
+    store = make(slide_path, tmp_path / "s.zarr", mpp=1.0, patch_px=64)
     assert store.grids() == ["0.5um_128px", "1um_64px"]
     with pytest.raises(StoreError, match="0.5um_128px, 1um_64px"):
         store.patches()

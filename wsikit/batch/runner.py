@@ -40,7 +40,7 @@ from wsikit.store.table import PatchTable
 from wsikit.tiling.patches import PatchParameters, quality_stage
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.roi import Roi, read_roi
-from wsikit.tiling.tile import tile
+from wsikit.tiling.tile import tile_slide
 from wsikit.tissue.parameters import TissueParameters
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _run_slide(entry: SlideEntry, job: _Job) -> SlideRow:
         if entry.roi is not None:
             roi = read_roi(entry.roi, classes=job.parameters.roi_classes, min_share=job.parameters.min_roi)
             patches = replace(patches, roi=roi)
-        store = tile(
+        store = tile_slide(
             slide,
             job.out / "slides" / f"{entry.slide_id}.zarr",
             slide_id=entry.slide_id,

@@ -1,6 +1,6 @@
 """Figures of a store for notebooks: the slide with its map, and patches with their captions.
 
-`SlideStore.show` and `SlideStore.gallery` return what is drawn here. Figures are shown by Jupyter and leave pyplot alone.
+`SlideStore.show` and `SlideStore.gallery` return what is drawn here. Jupyter displays the figures without pyplot.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -22,7 +23,7 @@ from wsikit.exporters.classmap import ClassMap, composition
 from wsikit.exporters.overlay import paint_map, picture_size
 from wsikit.exporters.palette import hex_color
 from wsikit.exporters.quantity import Quantity, read_quantity
-from wsikit.exporters.scalemap import COLORMAP, Scale, paint_values
+from wsikit.exporters.scalemap import COLORMAP, OPACITY, Scale, paint_values
 from wsikit.exporters.summary_text import RESEARCH_USE, class_title, state
 from wsikit.exporters.units import format_share
 from wsikit.results.load import load_results, whole_slide
@@ -82,15 +83,15 @@ def show(store: SlideStore, *, grid: str | None = None, column: str | None = Non
         scale = Scale.of(quantity)
         drawn = _slide_figure(store, paint_values(class_map, quantity.values, scale, picture, size), store.slide_id)
         _color_bar(drawn, quantity, scale)
-        _footnote(drawn.figure, class_map if quantity.of_model else None)
+        _footnote(drawn.figure, class_map.notice if quantity.of_model else "")
         return drawn.figure
     if not class_map.classes:
         return _slide_figure(store, picture, store.slide_id).figure
     verdict = state(class_map, found.result, found.reason)
-    title = f"{store.slide_id}\n{verdict.headline}"
+    title = "\n".join((store.slide_id, verdict.headline, textwrap.fill(verdict.detail, 100)))
     drawn = _slide_figure(store, paint_map(class_map, picture, size), title)
     _class_legend(drawn, class_map)
-    _footnote(drawn.figure, class_map)
+    _footnote(drawn.figure, class_map.notice)
     return drawn.figure
 
 
@@ -130,26 +131,35 @@ def gallery(
     n_columns = max(1, min(GALLERY_COLUMNS, len(rows)))
     n_lines = max(1, -(-len(rows) // n_columns))
     texts = [_caption_lines(str(captions[row])) for row in rows]
-    height = PATCH_IN + 0.32 + (0.15 * max((text.count("\n") + 1 for text in texts if text), default=0))
-    figure = NotebookFigure(figsize=(PATCH_IN * n_columns, height * n_lines), dpi=DPI, layout="constrained")
+    of_model = quantity is not None and quantity.of_model
+    height = PATCH_IN + 0.35 + 0.12 * max((text.count("\n") + 1 for text in texts if text), default=0)
+    figure = NotebookFigure(
+        figsize=(PATCH_IN * n_columns, height * n_lines + (0.9 if of_model else 0.5)), dpi=DPI, layout="constrained"
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots(n_lines, n_columns, squeeze=False)
-    for axis in axes.flat:
+    for axis in axes.flat[len(rows) :]:
         axis.set_axis_off()
     for axis, row, image, text in zip(axes.flat, rows, batch.images, texts):
         x, y = (int(value) for value in table.coords[row])
-        value = "" if quantity is None else f"{quantity.values[row]:.3g} {quantity.unit} · ".replace("  ", " ")
+        value = "" if quantity is None else _value_words(quantity, int(row)) + " · "
         axis.imshow(image)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_color("#c8c8c8")
         axis.set_title(f"{value}x {x}, y {y}", fontsize=8)
-        axis.text(0.0, -0.03, text, transform=axis.transAxes, va="top", ha="left", fontsize=7)
+        axis.set_xlabel(text, fontsize=7, loc="left")
+    if of_model:
+        _footnote(figure, str(table.attributes("probability")["model"]["notice"]), 44 * n_columns)
     figure.suptitle(_gallery_title(store, table, len(rows), quantity, lowest), fontsize=10)
     return figure
 
 
 @dataclass(frozen=True)
 class _Drawn:
+    """A figure and the axes with the slide."""
+
     figure: NotebookFigure
-    axes: object
+    axes: Axes
 
 
 def _grid_to_show(store: SlideStore, grid: str | None) -> str | None:
@@ -193,20 +203,24 @@ def _class_legend(drawn: _Drawn, class_map: ClassMap) -> None:
             words = f"{name}: {format_share(share.share)}" if share.index >= 0 else name
             handles.append(Patch(color=color, label=words))
     if handles:
-        drawn.figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, title="Share of area")
+        drawn.figure.legend(
+            handles=handles, loc="outside right upper", fontsize=8, frameon=False, title="Share of area"
+        )
 
 
 def _color_bar(drawn: _Drawn, quantity: Quantity, scale: Scale) -> None:
     shades = ScalarMappable(Normalize(scale.low, scale.high), COLORMAP)
-    label = f"{quantity.title}, {quantity.unit}" if quantity.unit else quantity.title
-    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((scale.below, scale.above), "neither")
-    drawn.figure.colorbar(shades, ax=drawn.axes, label=label, extend=extend, shrink=0.8)
+    named = not quantity.unit or quantity.title.endswith(quantity.unit)
+    label = quantity.title if named else f"{quantity.title}, {quantity.unit}"
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
+        (scale.below, scale.above), "neither"
+    )
+    drawn.figure.colorbar(shades, ax=drawn.axes, label=label, extend=extend, shrink=0.8, alpha=OPACITY)
 
 
-def _footnote(figure: Figure, class_map: ClassMap | None) -> None:
-    """What must be read with a model's output: its notice, and that it is for research only."""
-    notice = class_map.notice if class_map is not None else ""
-    figure.supxlabel(textwrap.fill(f"{notice} {RESEARCH_USE}".strip(), 110), fontsize=7, x=0.01, ha="left")
+def _footnote(figure: Figure, notice: str, characters: int = 110) -> None:
+    """The notice that the model's output carries, and that all of this is for research only."""
+    figure.supxlabel(textwrap.fill(f"{notice} {RESEARCH_USE}".strip(), characters), fontsize=7, x=0.01, ha="left")
 
 
 def _chosen_rows(table: PatchTable, n: int, quantity: Quantity | None, lowest: bool) -> npt.NDArray[np.int64]:
@@ -224,7 +238,17 @@ def _chosen_rows(table: PatchTable, n: int, quantity: Quantity | None, lowest: b
 
 def _caption_lines(text: str) -> str:
     lines = textwrap.wrap("".join(one if one.isprintable() else " " for one in text), CAPTION_CHARS)
-    return "\n".join(lines if len(lines) <= CAPTION_LINES else [*lines[: CAPTION_LINES - 1], lines[CAPTION_LINES - 1] + " …"])
+    return "\n".join(
+        lines if len(lines) <= CAPTION_LINES else [*lines[: CAPTION_LINES - 1], lines[CAPTION_LINES - 1] + " …"]
+    )
+
+
+def _value_words(quantity: Quantity, row: int) -> str:
+    """Value of one patch with its unit, to three digits."""
+    value = float(quantity.values[row])
+    if quantity.limits is not None:
+        return f"{value:.3f}"
+    return f"{value:,.0f} {quantity.unit}".rstrip() if abs(value) >= 100 else f"{value:.3g} {quantity.unit}".rstrip()
 
 
 def _gallery_title(store: SlideStore, table: PatchTable, n: int, quantity: Quantity | None, lowest: bool) -> str:
@@ -232,4 +256,4 @@ def _gallery_title(store: SlideStore, table: PatchTable, n: int, quantity: Quant
     title = f"{store.slide_id}: {n} of {len(table):,} patches, {grid.patch_px} px at {grid.target_mpp:g} µm/px"
     if quantity is None:
         return title
-    return f"{title}, {'lowest' if lowest else 'highest'} {quantity.title}"
+    return f"{title}\n{'lowest' if lowest else 'highest'} first: {quantity.title}"

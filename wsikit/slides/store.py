@@ -188,11 +188,13 @@ class SlideStore(BaseSlide):
     def tissue(self) -> tuple[npt.NDArray[np.bool_], tuple[float, float]]:
         """Tissue mask, bool (h, w), and its downsample along x and y (level-0 px per mask px)."""
         downsample = self.tissue_record()["downsample"]
-        return self._tissue_label() == TISSUE, (float(downsample[0]), float(downsample[1]))
+        mask: npt.NDArray[np.bool_] = self._tissue_label() == TISSUE
+        return mask, (float(downsample[0]), float(downsample[1]))
 
     def unreadable_mask(self) -> npt.NDArray[np.bool_]:
         """Where the slide could not be read, bool (h, w), at the tissue mask's downsample."""
-        return self._tissue_label() == UNREADABLE
+        mask: npt.NDArray[np.bool_] = self._tissue_label() == UNREADABLE
+        return mask
 
     def tissue_record(self) -> dict[str, Any]:
         """What was found with the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
@@ -233,9 +235,7 @@ class SlideStore(BaseSlide):
         figure: Figure = _display().show(self, grid=grid, column=column, method=method)
         return figure
 
-    def gallery(
-        self, n: int = 12, by: str | None = None, *, grid: str | None = None, lowest: bool = False
-    ) -> Figure:
+    def gallery(self, n: int = 12, by: str | None = None, *, grid: str | None = None, lowest: bool = False) -> Figure:
         """`n` patches with their captions: a figure that Jupyter displays.
 
         See `wsikit.results.display.gallery`.

@@ -148,6 +148,8 @@ def _renamed_parameters(
     renamed: dict[str, Any] = {}
     for key, value in record.items():
         if isinstance(value, Mapping):
-            value = _renamed_keys(value, facts) if key == FACT_PARAMETER else _renamed_parameters(value, parameters, facts)
+            value = (
+                _renamed_keys(value, facts) if key == FACT_PARAMETER else _renamed_parameters(value, parameters, facts)
+            )
         renamed[parameters.get(key, key)] = value
     return renamed

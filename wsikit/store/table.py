@@ -74,6 +74,15 @@ class PatchTable:
     ------
     StoreError
         There is no patch table at `folder`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> grid = PatchGrid((1000, 800), (0.5, 0.5), 224, 0.5)
+    >>> made = PatchTable.create(tempfile.mkdtemp() + "/table", grid, grid.all_coords(), Receipt("patches", 1))
+    >>> table = PatchTable(made.folder)
+    >>> len(table), table.columns(), list(table.frame())
+    (20, ['coords'], ['x', 'y'])
     """
 
     def __init__(self, folder: str | Path, *, store_format: int | None = None) -> None:
@@ -315,7 +324,7 @@ class PatchTable:
         unit = str(self.attributes(name).get("unit", ""))
         return " · ".join(part for part in (kind, shown, unit) if part)
 
-    def _array(self, name: str, mode: str = "r") -> zarr.Array:
+    def _array(self, name: str, mode: str = "r") -> zarr.Array[Any]:
         folder = self._column_folder(name)
         try:
             with reaching(folder):
@@ -377,7 +386,7 @@ def coords_digest(table: PatchTable) -> str:
     return receipt.digest
 
 
-def _attributes(node: zarr.Array | zarr.Group) -> dict[str, Any]:
+def _attributes(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
     return dict(node.attrs)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +94,41 @@ def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueM
     return receipt
 
 
+class ChosenPatches(NamedTuple):
+    """The patches of a grid that are kept, row-major."""
+
+    coords: npt.NDArray[np.int64]
+    """(N, 2) x, y of the top-left corners, level-0 px."""
+    tissue: npt.NDArray[np.float32]
+    """(N,) fraction of the patch that is tissue."""
+    roi: npt.NDArray[np.float32] | None
+    """(N,) fraction of the patch in the region of interest; None without one."""
+
+
+def choose_patches(
+    grid: PatchGrid,
+    mask: npt.NDArray[np.bool_],
+    unreadable: npt.NDArray[np.bool_],
+    downsample: tuple[float, float],
+    parameters: PatchParameters,
+) -> ChosenPatches:
+    """The patches of `grid` with enough tissue, or with parts that could not be read, inside the region of interest.
+
+    `mask` and `unreadable` are bool (h, w), at `downsample` (x, y) level-0 px per mask px.
+    """
+    everywhere = grid.all_coords()
+    share = coverage(mask, downsample, everywhere, grid.side)
+    unseen = coverage(unreadable, downsample, everywhere, grid.side) if unreadable.any() else np.zeros_like(share)
+    # patches without any tissue are left out, even at min_tissue 0
+    kept = (share + unseen >= parameters.min_tissue) & (share + unseen > 0)
+    if parameters.roi is None:
+        return ChosenPatches(everywhere[kept], share[kept], None)
+    inside = np.zeros(len(everywhere), dtype=np.float32)
+    inside[kept] = parameters.roi.share(everywhere[kept], grid.side)
+    kept &= (inside >= parameters.roi.min_share) & (inside > 0)
+    return ChosenPatches(everywhere[kept], share[kept], inside[kept])
+
+
 def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receipt) -> PatchTable:
     """Bring the patch table of one grid up to date: coords, tissue share and, with a region of interest, its share.
 
@@ -113,21 +148,11 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
         if known is not None and known.digest == receipt.digest and needed <= set(table.columns()):
             return table
     mask, downsample = store.tissue()
-    unreadable = store.unreadable_mask()
-    everywhere = grid.all_coords()
-    share = coverage(mask, downsample, everywhere, grid.side)
-    unseen = coverage(unreadable, downsample, everywhere, grid.side) if unreadable.any() else np.zeros_like(share)
-    # at least some tissue, whatever the threshold: an empty patch says nothing
-    kept = (share + unseen >= parameters.min_tissue) & (share + unseen > 0)
-    inside = None
-    if parameters.roi is not None:
-        inside = np.zeros(len(everywhere), dtype=np.float32)
-        inside[kept] = parameters.roi.share(everywhere[kept], grid.side)
-        kept &= (inside >= parameters.roi.min_share) & (inside > 0)
-    table = PatchTable.create(folder, grid, everywhere[kept], receipt)
-    write_share(table, "tissue", share[kept], receipt)
-    if parameters.roi is not None and inside is not None:
-        write_share(table, ROI, inside[kept], receipt, source=parameters.roi.source)
+    chosen = choose_patches(grid, mask, store.unreadable_mask(), downsample, parameters)
+    table = PatchTable.create(folder, grid, chosen.coords, receipt)
+    write_share(table, "tissue", chosen.tissue, receipt)
+    if parameters.roi is not None and chosen.roi is not None:
+        write_share(table, ROI, chosen.roi, receipt, source=parameters.roi.source)
     return table
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ class Roi:
                 for i, j in zip(box.tolist(), piece.tolist(), strict=True)
             ]
             found[border] = np.bincount(box, areas, len(border)) / (side[0] * side[1])
-        return np.clip(found, 0.0, 1.0).astype(np.float32)
+        clipped: npt.NDArray[np.float32] = np.clip(found, 0.0, 1.0).astype(np.float32)
+        return clipped
 
     def to_json(self) -> dict[str, Any]:
         """For receipts: what decides which patches are kept. Equal shapes drawn in another order are equal."""
@@ -96,6 +98,14 @@ def _pieces(shape: BaseGeometry) -> npt.NDArray[Any]:
         stuck = any(shapely.get_num_coordinates(half) >= shapely.get_num_coordinates(part) for half in cut)
         (done if stuck else left).extend(half for half in cut if not half.is_empty)
     return np.asarray(done, dtype=object)
+
+
+RoiLike = Roi | str | os.PathLike[str]
+
+
+def as_roi(roi: RoiLike | None) -> Roi | None:
+    """The region itself, or the one that a GeoJSON file draws; see `read_roi`."""
+    return roi if roi is None or isinstance(roi, Roi) else read_roi(Path(roi))
 
 
 def read_roi(path: str | Path, *, classes: Sequence[str] = (), min_share: float = Roi.min_share) -> Roi:
