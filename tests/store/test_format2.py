@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import wsikit
-from wsikit.inference.stages import stored_vote
+from wsikit.inference.vote import stored_vote
 from wsikit.results.export import ExportOptions
 from wsikit.slides.store import SlideStore
 from wsikit.store.format2_names import COLUMNS, FACTS, VOTE_KEYS, Names

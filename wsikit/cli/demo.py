@@ -21,11 +21,8 @@ def command(out: str, seed: int) -> int:
 
     from rich.console import Console
 
-    from wsikit.batch.manifest import collect
-    from wsikit.batch.records import taken_ids
-    from wsikit.batch.runner import RunParameters
     from wsikit.cli.run import run_in_terminal
-    from wsikit.executor import Executor
+    from wsikit.models.registry import describe_model
     from wsikit.phantom import make_phantom
 
     console = Console()
@@ -35,8 +32,7 @@ def command(out: str, seed: int) -> int:
         console.print("Making a synthetic slide of 3,584 × 3,072 px at 0.5 µm/px (1.8 × 1.5 mm) …", highlight=False)
         make_phantom(slide, size_px=(3584, 3072), mpp=0.5, subtype="PD", seed=seed)
     results = folder / "results"
-    entries = collect([slide], taken=taken_ids(results))
-    summary = run_in_terminal(entries, str(results), RunParameters(), Executor(), "auto")
+    summary = run_in_terminal([str(slide)], str(results), notice=describe_model().notice)
     for row in summary.rows:
         pages = results / "results" / row.slide_id
         console.print(f"\nTruth of this slide: poorly differentiated (PD). Found: {row.subtype or 'no subtype'}.")

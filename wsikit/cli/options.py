@@ -159,6 +159,15 @@ def model_option(function: F) -> F:
     )(function)
 
 
+def stain_option(function: F) -> F:
+    return click.option(
+        "--stain",
+        metavar="METHOD[:REFERENCE]",
+        help="Normalise the stain before the model: macenko, macenko:REFERENCE or reinhard:REFERENCE, where REFERENCE "
+        "is a picture, a slide or a store with the wanted stain. Default: as scanned.",
+    )(function)
+
+
 def executor_of(scheduler: str, workers: int | None) -> Executor:
     """The executor that the two options name."""
     from wsikit.executor import Executor

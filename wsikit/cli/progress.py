@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import TracebackType
 from typing import Self
 
@@ -52,6 +53,7 @@ class TerminalProgress:
             disable=not console.is_terminal,
         )
         self._stage: TaskID | None = None
+        self._prefix = ""
         self._slides: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -73,9 +75,16 @@ class TerminalProgress:
         if self._slides is not None:
             self._bars.advance(self._slides)
 
+    def for_slide(self, slide_id: str) -> TerminalProgress:
+        """A listener for one slide of the batch: its stages have bars of their own."""
+        child = copy.copy(self)
+        child._stage = None
+        child._prefix = f"{slide_id[:24]}: " if self._slides is not None else ""
+        return child
+
     def start(self, stage: str, total: int, unit: str) -> None:
         self.finish()
-        self._stage = self._bars.add_task(stage, total=total, unit=unit)
+        self._stage = self._bars.add_task(f"{self._prefix}{stage}", total=total, unit=unit)
 
     def advance(self, done: int = 1) -> None:
         if self._stage is not None:

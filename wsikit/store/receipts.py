@@ -32,7 +32,7 @@ class Receipt:
     stage: str
     """Name of the stage that wrote the column."""
     revision: int
-    """Raised by hand whenever the stage's results change for equal input, so that only such changes recompute columns."""
+    """Raised by hand when the stage gives other results for equal input; only then are its columns computed again."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Every option that can change the result; JSON values."""
     inputs: Mapping[str, str] = field(default_factory=dict)

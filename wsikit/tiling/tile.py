@@ -78,7 +78,7 @@ def tile(
         How pixels are stored.
     stages
         Columns to compute from the patches, all in one pass over them. Each is a function of the table that returns
-        a `ColumnStage`. By default the quality measures.
+        a `ColumnStage` (`quality_stage`, `wsikit.inference.caption.caption_stage`). By default the quality measures.
     executor
         Where the tasks run; by default one thread per CPU.
 
@@ -138,7 +138,7 @@ def tile_slide(
     patches, tissue, image = patches or PatchParameters(), tissue or TissueParameters(), image or ImageParameters()
     executor = executor or Executor()
     # a slide without pixel size, or too coarse for these patches, is refused before its pixels are copied
-    check_enlargement(opened.path, max(opened.mpp) * _finest_kept(opened, image), patches.mpp)
+    check_enlargement(opened.path, max(opened.mpp) * finest_kept(opened, image), patches.mpp)
     try:
         written = write_pixels(opened, folder, slide_id, tissue, image, executor, progress)
         add_patches(written, patches=patches, tissue=tissue, stages=stages, executor=executor, progress=progress)
@@ -211,7 +211,7 @@ def _has_tissue(store: SlideStore, receipt: Receipt) -> bool:
         return False
 
 
-def _finest_kept(slide: Slide, image: ImageParameters) -> float:
+def finest_kept(slide: Slide, image: ImageParameters) -> float:
     """Downsample of the finest level that is stored."""
     level = image.levels[0] if image.levels and image.pixels == "keep" else 0
     return max(slide.level_downsamples[min(level, len(slide.level_downsamples) - 1)])
@@ -235,18 +235,4 @@ def add_patches(
     receipt = write_tissue(store, tissue or TissueParameters())
     table = write_patches(store, patches or PatchParameters(), receipt)
     progress.finish()
-    fill_stages(store, table, stages, executor or Executor(), progress)
-
-
-def fill_stages(
-    store: SlideStore,
-    table: PatchTable,
-    stages: Sequence[Callable[[PatchTable], ColumnStage]],
-    executor: Executor,
-    progress: Progress = SILENT,
-) -> None:
-    """Compute the columns of `stages` that are missing or out of date, in one pass over the patches."""
-    wanted = [stage(table) for stage in stages]
-    progress.start(" and ".join(stage.name for stage in wanted), len(table), "patches")
-    fill_columns(store, table, wanted, executor, progress.advance)
-    progress.finish()
+    fill_columns(store, table, [stage(table) for stage in stages], executor, progress)
