@@ -1,4 +1,4 @@
-"""A slide store at a URL: the same as on a disk, resumable, and never white for want of an answer."""
+"""A slide store at a URL: the same as on a disk, resumable, and never white where the server does not answer."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_remote_store_is_the_local_one_at_another_place(slide_path: Path, loca
     assert verdict.shards
 
 
-def test_words_and_exports_of_a_remote_store_are_those_of_a_local_one(
+def test_captions_and_exports_of_a_remote_store_equal_those_of_a_local_one(
     slide_path: Path, local: SlideStore, memory: str, tmp_path: Path
 ) -> None:
     url = f"{memory}/x.zarr"
@@ -89,7 +89,7 @@ def test_zarr_opens_a_remote_store_by_its_url(slide_path: Path, s3: str, pixels:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.95])
-def test_an_interrupted_upload_is_no_store_of_two_halves_and_is_finished_by_the_next_run(
+def test_an_interrupted_upload_is_not_a_store_and_is_finished_by_the_next_run(
     slide_path: Path,
     local: SlideStore,
     memory: str,
@@ -101,7 +101,7 @@ def test_an_interrupted_upload_is_no_store_of_two_halves_and_is_finished_by_the_
     tile(slide_path, f"{memory}/whole.zarr", slide_id="x", executor=one)
     url = f"{memory}/x.zarr"
     first = memory_writes(int(share * len(whole)))
-    with pytest.raises(UnreachableError, match="the cable"):
+    with pytest.raises(UnreachableError, match="connection lost"):
         tile(slide_path, url, executor=one)
     if not (place(url) / "zarr.json").exists():
         with pytest.raises(StoreError, match="not a complete slide store"):
@@ -146,16 +146,16 @@ def test_without_an_answer_nothing_is_white_or_missing(
     coords = table.coords
     fresh = SlideStore(url)
     lose()
-    asked: list[Callable[[], Any]] = [
+    reads: list[Callable[[], Any]] = [
         lambda: fresh.read_box(0, (0, 0, 300, 300)),
         lambda: read_patches(fresh, table.grid, coords[:3]),
         lambda: table.read("tissue"),
         lambda: SlideStore(url),
         lambda: verify(fresh),
     ]
-    for ask in asked:
+    for read in reads:
         with pytest.raises(UnreachableError, match=r"s3://slides-\w+/x\.zarr"):
-            ask()
+            read()
 
 
 def call(*arguments: object) -> int:
@@ -179,7 +179,7 @@ def test_every_verb_takes_a_url(slide_path: Path, s3: str, tmp_path: Path, capsy
     assert [(entry.slide_id, entry.path) for entry in collect([f"{s3}/slides", url])] == [("x", url)]
 
 
-def test_what_is_no_store_is_refused_in_words(
+def test_a_folder_that_is_not_a_store_is_refused_with_a_message(
     slide_path: Path, memory: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UnsupportedSlideError, match="slide stores"):

@@ -58,7 +58,7 @@ def test_a_column_with_a_missing_chunk_is_not_complete_and_not_read(table: Patch
     assert table.prepare([SPEC], receipt()) == [second], "only what is missing is asked for again"
 
 
-def test_a_chunk_of_nothing_but_fill_values_counts_as_written(table: PatchTable) -> None:
+def test_a_chunk_of_only_fill_values_counts_as_written(table: PatchTable) -> None:
     for rows in table.prepare([SPEC], receipt()):
         table.write("probability", rows, np.full((rows.stop - rows.start, 2), np.nan))
     assert "probability" in table.columns()
@@ -71,7 +71,7 @@ def test_an_equal_receipt_keeps_a_column_and_another_one_replaces_it(table: Patc
     assert "probability" not in table.columns()
 
 
-def test_one_of_several_columns_missing_asks_for_its_rows(table: PatchTable) -> None:
+def test_rows_that_one_of_several_columns_lacks_are_requested(table: PatchTable) -> None:
     fill(table)
     other = ColumnSpec("gate", "float32")
     assert table.prepare([SPEC, other], receipt()) == table.chunks()
@@ -101,7 +101,7 @@ def test_zarr_alone_opens_a_column(table: PatchTable) -> None:
     assert array.attrs["names"] == ["a", "b"]
 
 
-def test_a_new_choice_of_patches_voids_what_was_computed_for_the_old(table: PatchTable) -> None:
+def test_a_new_choice_of_patches_removes_the_columns_of_the_old_one(table: PatchTable) -> None:
     fill(table)
     table.write_vote("mean", {"label": 0}, receipt())
     fresh = PatchTable.create(table.folder, GRID, GRID.all_coords()[:10], receipt(min_tissue=0.5))
@@ -118,7 +118,7 @@ def test_votes_are_kept_by_method_with_their_receipt(table: PatchTable) -> None:
     assert table.columns() == ["coords"]
 
 
-def test_receipts_differ_by_everything_that_counts() -> None:
+def test_receipts_differ_by_stage_revision_parameters_and_inputs() -> None:
     base = Receipt("caption", 1, {"a": 1}, {"patches": "x"})
     others = [
         Receipt("predict", 1, {"a": 1}, {"patches": "x"}),

@@ -24,7 +24,7 @@ import scipy.ndimage  # noqa: F401
 import zarr  # noqa: F401
 
 from wsikit.executor import Executor
-from wsikit.slides import tiff  # noqa: F401
+from wsikit.slides.formats.tiff import reader  # noqa: F401
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tissue import quality  # noqa: F401

@@ -1,4 +1,4 @@
-"""Columns computed in one pass over the patches, whoever lacks which rows."""
+"""Columns computed in one pass over the patches, whichever rows each of them lacks."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def test_stages_that_lack_the_same_rows_share_one_read(store: SlideStore, rows_r
     assert (table.read("a") > 0).all()
 
 
-def test_after_an_interruption_each_stage_gets_the_rows_that_it_lacks(store: SlideStore, rows_read: list[int]) -> None:
+def test_after_an_interruption_each_stage_computes_the_rows_that_it_lacks(
+    store: SlideStore, rows_read: list[int]
+) -> None:
     table = store.patches()
     fill_columns(store, table, [stage("a")], Executor())
     whole = table.read("a")

@@ -36,7 +36,7 @@ _COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard"}
 
 
 class SlideStore(BaseSlide):
-    """A store made by `wsikit tile`: a slide, and what was found out about it.
+    """A store written by `wsikit tile`: a slide with its tissue label, patch tables and results.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ class SlideStore(BaseSlide):
     Raises
     ------
     StoreError
-        If there is no complete store of ours at `path`.
+        There is no complete store of wsikit at `path`, or its format is not supported.
     UnreachableError
-        If the place that a URL names does not answer.
+        The server of a URL does not answer.
     """
 
     reader = "store"
@@ -94,7 +94,7 @@ class SlideStore(BaseSlide):
 
     @staticmethod
     def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
-        """`attributes.wsikit` of a committed store; StoreError with the next step otherwise."""
+        """`attributes.wsikit` of a complete store of a readable format; StoreError otherwise."""
         path = place(folder) / "zarr.json"
         try:
             attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
@@ -173,7 +173,13 @@ class SlideStore(BaseSlide):
         )
 
     def patches(self, grid: str | None = None) -> PatchTable:
-        """The patch table of `grid`; without a name, of the only grid there is."""
+        """The patch table of `grid`; without a name, of the only grid.
+
+        Raises
+        ------
+        StoreError
+            There is no such grid, or there are several and none is named.
+        """
         names = self.grids()
         if grid is None and len(names) == 1:
             grid = names[0]
@@ -182,7 +188,7 @@ class SlideStore(BaseSlide):
         if not names:
             raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
         raise StoreError(
-            f"{self.folder}: patch grid {grid!r} asked for; there are {', '.join(names)}. Name one of them."
+            f"{self.folder}: patch grid {grid!r} requested; there are {', '.join(names)}. Name one of them."
         )
 
     def tissue(self) -> tuple[npt.NDArray[np.bool_], tuple[float, float]]:
@@ -204,7 +210,7 @@ class SlideStore(BaseSlide):
         return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["wsikit"])
 
     def findings(self) -> dict[str, str]:
-        """What is in the store beside pixels, in words: tissue, patch tables with their columns, votes."""
+        """Contents of the store besides pixels, for display: tissue, patch tables with their columns, votes."""
         found: dict[str, str] = {}
         if (self.folder / "labels" / "tissue").is_dir():
             record = self.tissue_record()
@@ -214,8 +220,8 @@ class SlideStore(BaseSlide):
             found[f"patches {name}"] = f"{len(table)} rows: {', '.join(table.columns())}"
             for method, vote in table.votes().items():
                 label = vote["label"]
-                said = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
-                found[f"vote ({method})"] = said
+                words = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
+                found[f"vote ({method})"] = words
         return found
 
     def show(self, *, grid: str | None = None, column: str | None = None, method: str = "mean") -> Figure:

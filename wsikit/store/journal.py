@@ -1,6 +1,7 @@
-"""Records kept piece by piece beside a patch table, for work too slow to lose a chunk of rows of it.
+"""Intermediate results of slow stages, stored next to a patch table in small pieces.
 
-Each piece is a zarr group with attributes only: it is there whole or not at all, on a disk and at a URL.
+A chunk of a column can be minutes of work; a piece is one batch. Each piece is a zarr group with attributes only, and
+is written atomically, on a disk and at a URL.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _MARK = "wsikit"
 
 
 class Journal:
-    """Records of one piece of work on one table; another `identity` is another journal.
+    """The intermediate results of one computation on one table.
 
     Parameters
     ----------
     table
-        The records live and die with it: another choice of patches makes them void.
+        Its journals are removed with it, since they do not apply to another choice of patches.
     identity
-        What decides the records' content, as hex; equal work finds its records again.
+        Hex digest of everything that decides the records' content; an equal computation finds its records again.
     """
 
     def __init__(self, table: PatchTable, identity: str) -> None:
@@ -38,7 +39,7 @@ class Journal:
         self.folder: Path = self._all / identity[:32]
 
     def read(self) -> list[dict[str, Any]]:
-        """All records, in the order of their pieces' times within one run; none if there is no journal."""
+        """All records, ordered by the time of their piece; empty without a journal."""
         found = []
         for path in self.folder.glob("*/zarr.json"):
             if not path.parent.name.startswith("."):
@@ -48,7 +49,7 @@ class Journal:
         return [_with_facts(record, self._names.facts) for record in ordered]
 
     def add(self, records: Sequence[dict[str, Any]]) -> None:
-        """Keep some records, JSON-ready; after this call nothing but the disk's end loses them."""
+        """Store some records of JSON values; after this call they survive a crash."""
         if not records:
             return
         for group in (self._all, self.folder):
@@ -64,7 +65,7 @@ class Journal:
             remove_tree(self.folder)
 
     def clear_others(self) -> None:
-        """Remove all journals of the table but this one: they belong to words that were replaced."""
+        """Remove all other journals of the table: they belong to columns that were replaced."""
         if self._all.exists():
             for path in list(self._all.glob("*/zarr.json")):
                 if path.parent != self.folder and f'"{_MARK}"' in path.read_text(encoding="utf-8"):
