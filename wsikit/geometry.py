@@ -192,7 +192,7 @@ class PatchGrid:
         """
         if not self.anchored:
             raise RequestError(
-                f"patches of {self.name} lie where another tool put them, in no columns and rows: what needs "
+                f"patches of {self.name} were imported and lie in no columns and rows: what needs "
                 "neighbours (smoothing) does not apply to them"
             )
         places = np.asarray(coords, dtype=np.float64) / np.asarray(self.stride)

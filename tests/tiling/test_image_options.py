@@ -317,12 +317,12 @@ def test_a_re_encoded_tile_has_the_colour_coding_of_its_neighbours(
         resolutionunit="CENTIMETER",
         metadata=None,
     )
-    from wsikit.tiling.jpeg_headers import read_head
+    from wsikit.tiling.jpeg_headers import read_header
 
     store = make(path, tmp_path / "s.zarr", {})
     record = store.level_record(0)
     assert record["recoded_tiles"] + len(record["unreadable_tiles"]) == 1
-    heads = {read_head(chunk).rgb for row in range(9) for col in range(12) if (chunk := _chunk(store, col, row))}
+    heads = {read_header(chunk).rgb for row in range(9) for col in range(12) if (chunk := _chunk(store, col, row))}
     assert heads == {True}
 
 

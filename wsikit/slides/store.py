@@ -136,11 +136,11 @@ class SlideStore(BaseSlide):
         return self._levels.tile_px[level]
 
     def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> npt.NDArray[np.uint8]:
-        """One whole tile, uint8 (h, w, 3), not to be written to; ReadError where it is not to be had."""
+        """One complete tile, uint8 (h, w, 3), read-only; ReadError where it cannot be read."""
         return self._levels.tile(level, column, row, keep=keep)
 
     def level_format(self, level: int) -> LevelFormat:
-        """How a level lies in the store; StoreError if the store holds no pixels."""
+        """Format of a level in the store; StoreError if the store holds no pixels."""
         self._check_holds_pixels()
         return self._stored.formats[level]
 
@@ -158,7 +158,7 @@ class SlideStore(BaseSlide):
         return self._stored.encoded(level, col, row)
 
     def level_record(self, level: int) -> dict[str, Any]:
-        """What a level's metadata say of its pixels: fidelity, lossless, missing_tiles, …; nothing without pixels."""
+        """Attributes of a level's pixels: fidelity, lossless, missing_tiles, …; empty without pixels."""
         if not self.holds_pixels:
             return {}
         text = (self.folder / str(level) / "zarr.json").read_text(encoding="utf-8")
@@ -306,7 +306,11 @@ class SlideStore(BaseSlide):
 
 
 def _display() -> Any:
-    """`wsikit.results.display`, which lies above this package: the one module that is imported upwards, and late."""
+    """The module `wsikit.results.display`.
+
+    It lies above this package. It is the one exception to the order of imports, and is imported only when a figure is
+    requested.
+    """
     return importlib.import_module("wsikit.results.display")
 
 

@@ -35,7 +35,7 @@ class Journal:
 
     def __init__(self, table: PatchTable, identity: str) -> None:
         self._all = table.folder / JOURNALS
-        self._names = table.names
+        self._names = table.stored_names
         self.folder: Path = self._all / identity[:32]
 
     def read(self) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def reaching(where: Place) -> Iterator[None]:
 def read_range(where: Place, offset: int, length: int) -> bytes:
     """`length` bytes from `offset`, fewer at the end of the file; a negative offset counts from the end.
 
-    One positioned read on a disk, one ranged request elsewhere. FileNotFoundError if nothing is there.
+    One positioned read on a disk, one ranged request elsewhere. FileNotFoundError if there is no such file.
     """
     if isinstance(where, RemotePath):
         return where.read_range(offset, length)

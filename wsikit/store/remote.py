@@ -106,7 +106,7 @@ class RemotePath:
     def absolute(self) -> RemotePath:
         return self
 
-    # ---- what is there
+    # ---- existence and listing
 
     def exists(self) -> bool:
         return self._kind() is not None
@@ -207,7 +207,7 @@ class RemotePath:
                 self._fs.rm(found)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: remote folders are there as soon as something lies in them."""
+        """Does nothing: a remote folder exists as soon as it holds an object."""
 
     # ---- below
 

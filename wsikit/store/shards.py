@@ -40,7 +40,7 @@ def index_bytes(chunks_per_side: int) -> int:
     return chunks_per_side**2 * 16 + _CRC_BYTES
 
 
-class EncodedHead:
+class SharedHeader:
     """The first bytes that many chunks share, with their checksum, which is thus computed once."""
 
     __slots__ = ("crc", "data")
@@ -53,7 +53,7 @@ class EncodedHead:
 class Chunk(NamedTuple):
     """A chunk in two pieces, so that it is not copied before it is written."""
 
-    head: EncodedHead
+    head: SharedHeader
     body: bytes
 
     def join(self) -> bytes:

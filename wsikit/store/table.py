@@ -87,7 +87,7 @@ class PatchTable:
 
     def __init__(self, folder: str | Path, *, store_format: int | None = None) -> None:
         self.folder = place(folder)
-        self.names = Names(_store_format(self.folder) if store_format is None else store_format)
+        self.stored_names = Names(_store_format(self.folder) if store_format is None else store_format)
         """Translation between the names on disk and those in memory."""
         try:
             with reaching(self.folder):
@@ -143,7 +143,7 @@ class PatchTable:
     def receipt(self, name: str) -> Receipt | None:
         """Receipt of a column, or None if there is no such column. The column may be incomplete."""
         stored = self._stored_receipt(name)
-        return None if stored is None else self.names.receipt(stored, self._stored_receipt)
+        return None if stored is None else self.stored_names.receipt(stored, self._stored_receipt)
 
     def _stored_receipt(self, name: str) -> Receipt | None:
         """Receipt of a column as it is on disk."""
@@ -155,16 +155,16 @@ class PatchTable:
         return None if record is None else Receipt.from_json(record)
 
     def _column_folder(self, name: str) -> Path:
-        return self.folder / self.names.stored_column(name)
+        return self.folder / self.stored_names.stored_column(name)
 
     def _receipt_json(self, receipt: Receipt) -> dict[str, Any]:
         """A receipt as it is written to disk."""
-        return self.names.stored_receipt(receipt, self._stored_receipt).to_json()
+        return self.stored_names.stored_receipt(receipt, self._stored_receipt).to_json()
 
     def attributes(self, name: str) -> dict[str, Any]:
         """Attributes of a column: class names, fact names, unit."""
         stored = {key: value for key, value in self._array(name).attrs.items() if key != _MARK}
-        return self.names.attributes(name, stored)
+        return self.stored_names.attributes(name, stored)
 
     def is_text(self, name: str) -> bool:
         """Whether a column holds text."""
@@ -193,7 +193,7 @@ class PatchTable:
         return [slice(first, min(first + ROWS_PER_CHUNK, len(self))) for first in range(0, len(self), ROWS_PER_CHUNK)]
 
     def is_current(self, name: str, receipt: Receipt) -> bool:
-        """Whether the column `name` is complete and was made under an equal receipt. Nothing is changed."""
+        """Whether the column `name` is complete and has an equal receipt. Read-only."""
         known = self.receipt(name)
         return known is not None and known.digest == receipt.digest and not self._missing_chunks(name)
 
@@ -239,24 +239,25 @@ class PatchTable:
         remove_tree(self._column_folder(name))
 
     def write_vote(self, method: str, record: Mapping[str, Any], receipt: Receipt) -> None:
-        """Store a slide result under votes/<method>: attributes only."""
+        """Store a slide-level result under votes/<method>, as attributes."""
         folder = self.folder / "votes" / method
         with reaching(folder):
             zarr.open_group(zarr_store(folder.parent), mode="a", zarr_format=3)
         with new_node(folder) as partial:
             zarr.create_group(
-                partial, attributes={_MARK: self._receipt_json(receipt), "result": self.names.stored_vote(record)}
+                partial,
+                attributes={_MARK: self._receipt_json(receipt), "result": self.stored_names.stored_vote(record)},
             )
 
     def votes(self) -> dict[str, dict[str, Any]]:
-        """Slide results by method."""
-        return {name: self.names.vote(_attributes(group)["result"]) for name, group in self._vote_groups()}
+        """Slide-level results by method."""
+        return {name: self.stored_names.vote(_attributes(group)["result"]) for name, group in self._vote_groups()}
 
     def vote_receipt(self, method: str) -> Receipt | None:
-        """Receipt of a slide result, or None."""
+        """Receipt of a slide-level result, or None."""
         for name, group in self._vote_groups():
             if name == method:
-                return self.names.receipt(Receipt.from_json(_attributes(group)[_MARK]), self._stored_receipt)
+                return self.stored_names.receipt(Receipt.from_json(_attributes(group)[_MARK]), self._stored_receipt)
         return None
 
     def frame(self) -> pd.DataFrame:
@@ -322,7 +323,7 @@ class PatchTable:
         return f"<table style='border-collapse:collapse'>{rows}</table>"
 
     def _column_words(self, name: str) -> str:
-        """Type, entries and unit of a column for people."""
+        """Type, entries and unit of a column, for display."""
         kind = "text" if self.is_text(name) else str(self._array(name).dtype)
         entries = self.entries(name)
         shown = ", ".join(entries[:8]) + (f", … ({len(entries)})" if len(entries) > 8 else "")
@@ -344,7 +345,7 @@ class PatchTable:
         names = sorted(
             path.parent.name for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith(".")
         )
-        return ["coords", *sorted(self.names.column(name) for name in names if name not in _NO_COLUMNS)]
+        return ["coords", *sorted(self.stored_names.column(name) for name in names if name not in _NO_COLUMNS)]
 
     def _missing_chunks(self, name: str) -> list[int]:
         if name == "coords":
@@ -372,7 +373,7 @@ class PatchTable:
                 dtype=spec.dtype,
                 fill_value=np.nan if floats else None,
                 dimension_names=("patch", "entry")[: 1 + len(tail)],
-                attributes={_MARK: made, **self.names.stored_attributes(spec.name, spec.attributes)},
+                attributes={_MARK: made, **self.stored_names.stored_attributes(spec.name, spec.attributes)},
                 config=_WRITE_ALL,
             )
 
@@ -385,7 +386,7 @@ class PatchTable:
 
 
 def coords_digest(table: PatchTable) -> str:
-    """Identity of a table's patches: which were kept, of which grid, of which pixels."""
+    """Digest of a table's patches: their selection, grid and pixels."""
     receipt = table.receipt("coords")
     assert receipt is not None
     return receipt.digest
@@ -398,8 +399,7 @@ def _attributes(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
 def _fact_units() -> dict[str, str]:
     """Unit of each measured fact that has one.
 
-    The facts are defined by the captions, which lie above this package; they are imported only when a data frame is
-    asked for.
+    The table of facts belongs to the captions, above this package; it is imported late, for data frames only.
     """
     facts = importlib.import_module("wsikit.captions.lexicon").FACTS
     words = {"density": "optical density", "count": "per patch", "ratio": ""}
@@ -407,7 +407,7 @@ def _fact_units() -> dict[str, str]:
 
 
 def _store_format(table: Path) -> int:
-    """Format of the store that a table lies in; the present one where there is no store around it."""
+    """Format of the store that contains a table; the present format for a table outside of a store."""
     try:
         text = (table.parent.parent / "zarr.json").read_text(encoding="utf-8")
         return int(json.loads(text)["attributes"]["wsikit"]["format"])

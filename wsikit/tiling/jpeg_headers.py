@@ -12,54 +12,54 @@ from dataclasses import dataclass
 from wsikit.slides import jpeg2k
 from wsikit.slides.encoded_tiles import TileSource
 from wsikit.slides.jpeg import JpegError, self_contained
-from wsikit.store.shards import Chunk, EncodedHead
+from wsikit.store.shards import Chunk, SharedHeader
 
 _EOI = b"\xff\xd9"
 _SOF_KINDS = frozenset({0xC0, 0xC1, 0xC2})
 _SOS, _RST0, _RST7, _TEM, _APP14 = 0xDA, 0xD0, 0xD7, 0x01, 0xEE
 _NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})  # tables, reserved, arithmetic conditioning
-_MAX_HEADS = 64
-_NO_HEAD = EncodedHead(b"")
+_MAX_HEADERS = 64
+_NO_HEADER = SharedHeader(b"")
 
 
-class Framer:
+class ChunkConverter:
     """Converts the tiles of one level to chunks. Headers are cached: tiles of one encoder share their header."""
 
     def __init__(self, source: TileSource) -> None:
         self.source = source
-        self._heads: dict[bytes, EncodedHead] = {}
+        self._headers: dict[bytes, SharedHeader] = {}
         """Header of a stored tile → header of the chunk made from it."""
         self._lengths: list[int] = []
         """Lengths of the cached headers, in order of first use."""
 
-    def frame(self, tile: bytes | memoryview) -> Chunk:
+    def convert(self, tile: bytes | memoryview) -> Chunk:
         """The chunk for a stored tile, in pieces; JpegError with the reason if the tile cannot be passed through."""
         view = memoryview(tile)
         if len(view) < 2 or view[-1] != 0xD9 or view[-2] != 0xFF:
             view = _without_padding(view)  # DICOM pads frames to even length
         for length in self._lengths:
-            head = self._heads.get(bytes(view[:length]))
+            head = self._headers.get(bytes(view[:length]))
             if head is not None:
                 return Chunk(head, bytes(view[length:]))
-        return self._frame_new(view)
+        return self._convert_new(view)
 
-    def _frame_new(self, view: memoryview) -> Chunk:
+    def _convert_new(self, view: memoryview) -> Chunk:
         tile = bytes(view)
         if self.source.codec == "jpeg2k":
             _check_jpeg2k(tile, self.source)
-            return Chunk(_NO_HEAD, tile)
+            return Chunk(_NO_HEADER, tile)
         chunk = self_contained(tile, self.source.tables, rgb=self.source.rgb)
-        length = check_head(tile, self.source).length
-        head = EncodedHead(chunk[: len(chunk) - len(tile) + length])
-        if len(self._heads) < _MAX_HEADS:
-            self._heads[tile[:length]] = head
+        length = check_header(tile, self.source).length
+        head = SharedHeader(chunk[: len(chunk) - len(tile) + length])
+        if len(self._headers) < _MAX_HEADERS:
+            self._headers[tile[:length]] = head
             if length not in self._lengths:
                 self._lengths.append(length)
         return Chunk(head, bytes(view[length:]))
 
 
 @dataclass(frozen=True)
-class Head:
+class JpegHeader:
     """Header of a JPEG stream."""
 
     length: int
@@ -74,7 +74,7 @@ class Head:
     """Whether an Adobe marker states that the components are R, G, B."""
 
 
-def read_head(stream: bytes) -> Head:
+def read_header(stream: bytes) -> JpegHeader:
     """Parse a JPEG stream's header; JpegError if it is damaged, truncated, or of an unsupported kind."""
     position, frame, rgb = 2, b"", False
     while position + 4 <= len(stream):
@@ -97,17 +97,17 @@ def read_head(stream: bytes) -> Head:
             rgb = segment[11] == 0
         position += 2 + length
         if marker == _SOS:
-            return _head(frame, position, rgb)
+            return _parsed(frame, position, rgb)
     raise JpegError("its header is truncated")
 
 
-def _head(frame: bytes, length: int, rgb: bool) -> Head:
+def _parsed(frame: bytes, length: int, rgb: bool) -> JpegHeader:
     if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
         raise JpegError("it has no complete frame header")
     factors = [divmod(frame[7 + 3 * i], 16) for i in range(frame[5])]
     across, down = factors[0]
     others = factors[1:] or [factors[0]]
-    return Head(
+    return JpegHeader(
         length=length,
         width=int.from_bytes(frame[3:5], "big"),
         height=int.from_bytes(frame[1:3], "big"),
@@ -118,9 +118,9 @@ def _head(frame: bytes, length: int, rgb: bool) -> Head:
     )
 
 
-def check_head(tile: bytes, source: TileSource) -> Head:
+def check_header(tile: bytes, source: TileSource) -> JpegHeader:
     """A JPEG tile's header; JpegError if its bits, size or components do not fit the level."""
-    head = read_head(tile)
+    head = read_header(tile)
     if head.bits != 8:
         raise JpegError(f"{head.bits} bits per sample where 8 are expected")
     _check_shape((head.width, head.height), head.components, source)

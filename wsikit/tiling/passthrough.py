@@ -11,7 +11,7 @@ from wsikit.slides.base import Slide
 from wsikit.slides.encoded_tiles import EncodedRows, EncodedTiles, TileSource
 from wsikit.slides.jpeg import JpegError
 from wsikit.store.shards import Chunk
-from wsikit.tiling.jpeg_headers import Framer, read_head
+from wsikit.tiling.jpeg_headers import ChunkConverter, read_header
 from wsikit.tiling.plan import TilePlan
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class PassedTiles:
 def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Sequence[TilePlan | None]) -> PassedTiles:
     """Fetch `tiles` of a level and convert them to chunks; None stays None."""
     assert isinstance(slide, EncodedTiles)
-    framer = Framer(source)
+    converter = ChunkConverter(source)
     in_rows = slide if isinstance(slide, EncodedRows) else None
     passed = PassedTiles([None] * len(tiles))
     for positions in _rows(tiles):
@@ -53,7 +53,7 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
             try:
                 if isinstance(stored, ReadError):
                     raise stored
-                passed.chunks[position] = framer.frame(stored)
+                passed.chunks[position] = converter.convert(stored)
             except JpegError as fault:
                 logger.debug("%s: level %d, %s: %s", slide.path, source_level, tiles[position], fault)
                 passed.unfit.append(position)
@@ -61,7 +61,7 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
                 passed.unreadable.append(position)
     first = next((chunk for chunk in passed.chunks if chunk is not None), None)
     if first is not None and source.codec == "jpeg":
-        head = read_head(first.join())
+        head = read_header(first.join())
         passed.rgb, passed.subsampling = head.rgb, head.subsampling
     return passed
 
