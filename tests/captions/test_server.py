@@ -26,6 +26,7 @@ from wsikit.inference.caption import caption
 from wsikit.inference.caption_columns import read_captions, summarize_captions
 from wsikit.slides.store import SlideStore
 from wsikit.store import table as table_module
+from wsikit.testing import check_captioner
 from wsikit.tiling.tile import tile
 
 Reply = Callable[["Handler", int, int], None]
@@ -128,6 +129,10 @@ def shades(*values: int) -> npt.NDArray[np.uint8]:
 
 def texts(captioner: Captioner, *values: int) -> list[str]:
     return [found.failure or found.text for found in captioner.caption(shades(*values), mpp=0.5)]
+
+
+def test_it_conforms(server: Server) -> None:
+    check_captioner(ServerCaptioner(server.url, concurrency=4))
 
 
 def test_captions_come_in_the_order_of_the_patches_whatever_the_order_of_the_answers(server: Server) -> None:

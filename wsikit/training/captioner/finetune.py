@@ -19,7 +19,6 @@ import torch
 import transformers
 
 from wsikit._version import __version__
-from wsikit.captions.parse import scrub
 from wsikit.captions.vlm.chat import DEFAULT_PROMPT, Chat
 from wsikit.captions.vlm.files import (
     ADAPTER_FOLDER,
@@ -34,6 +33,7 @@ from wsikit.captions.vlm.files import (
 from wsikit.captions.vlm.loading import choose_place, load_base
 from wsikit.captions.vlm.model import DEFAULT_IMAGE_PX
 from wsikit.errors import RequestError, WsikitError
+from wsikit.scrub import scrub
 from wsikit.store.atomic import names_in, write_json
 from wsikit.training.captioner.adapters import add_lora
 from wsikit.training.captioner.card import adapter_card
