@@ -127,9 +127,9 @@ class BaseSlide(ABC):
         )
         self._info = replace(info, mpp=settled.mpp, mpp_source=settled.source, mpp_fault=settled.fault)
 
-    @abstractmethod
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        """Pixels of a box that lies within `level`, in its px: uint8 (height, width, 3), or ReadError."""
+        """Pixels of a box that lies within `level`, in px of the level: uint8 (height, width, 3), or ReadError."""
+        raise NotImplementedError(f"reader {self.reader!r} implements neither _read_level nor read_box")
 
     def _read_associated(self, name: str) -> Pixels:
         """One of `info.associated`, uint8 (h, w, 3). A reader that lists any reads them."""
@@ -228,7 +228,8 @@ class BaseSlide(ABC):
         ScaleError
             `mpp` is asked for but the slide's own is unknown, or `mpp` is over twice finer than the slide.
         """
-        return self.read_plan(self.plan(x, y, width, height, mpp=mpp, level=level))
+        plan = self.plan(x, y, width, height, mpp=mpp, level=level)
+        return self.read_plan(plan) if plan.resampled else self.read_box(plan.level, plan.box)
 
     def read_plan(self, plan: RegionPlan) -> Pixels:
         """Carry out a plan: uint8 (out height, out width, 3). Large reductions pass in bands, in bounded memory."""
@@ -289,7 +290,7 @@ class BaseSlide(ABC):
         for share_x, share_y in ((0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.75, 0.25), (0.25, 0.75)):
             x, y = min(width - 1, int(width * share_x)), min(height - 1, int(height * share_y))
             try:
-                self._read_level(0, x, y, 1, 1)
+                self.read_box(0, (x, y, 1, 1))
             except ReadError as error:
                 fault = error
                 logger.debug("%s: probe at x=%d y=%d: %s", self.path, x, y, error.reason)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
-from wsikit.slides.source_levels import SourceLevels
-from wsikit.slides.store_levels import Levels, StoreLevels
-from wsikit.slides.tile_cache import assemble
+from wsikit.slides.source_levels import open_source, tiles_of
+from wsikit.slides.store_levels import StoreLevels
+from wsikit.slides.tile_reader import TileReader
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import place, reaching, zarr_store
 from wsikit.store.table import PatchTable
@@ -54,12 +54,14 @@ class SlideStore(BaseSlide):
         self.holds_pixels: bool = self.record["pixels"] == "stored"
         """False: pixels are read from the slide that the store was made from."""
         downsamples = [(float(x), float(y)) for x, y in self.record["downsamples"]]
-        self._levels: Levels
+        self._source: BaseSlide | None = None
+        self._levels: TileReader
         if self.holds_pixels:
             self._levels = self._stored = StoreLevels(self.folder, len(downsamples))
         else:
-            self._levels = found = SourceLevels(self.folder, self.record)
-            downsamples = found.downsamples
+            self._source = open_source(self.folder, self.record)
+            self._levels = tiles_of(self._source)
+            downsamples = list(self._source.level_downsamples)
         source = self.record["source"]
         kept = self.record["mpp"]
         width, height = self.record["dimensions"]
@@ -70,12 +72,12 @@ class SlideStore(BaseSlide):
                 vendor=source["vendor"],
                 kind="store",
                 dimensions=(int(width), int(height)),
-                level_dimensions=tuple(self._levels.dimensions),
+                level_dimensions=self._levels.level_dimensions,
                 level_downsamples=tuple(downsamples),
                 mpp=(float(kept[0]), float(kept[1])) if kept else None,
                 mpp_source=self.record["mpp_source"],
                 magnification=self.record["magnification"],
-                tile_px=self._levels.tile_px[0],
+                tile_px=self._levels.tile_px(0),
                 compression=_COMPRESSIONS[self._stored.formats[0].codec]
                 if self.holds_pixels
                 else source["compression"],
@@ -123,11 +125,13 @@ class SlideStore(BaseSlide):
     @property
     def unreadable_tiles(self) -> list[list[tuple[int, int]]]:
         """Per level, the tiles (column, row) whose pixels could not be read from the source."""
-        return [sorted(tiles) for tiles in self._levels.unreadable]
+        if not self.holds_pixels:
+            return [[] for _ in self.level_dimensions]
+        return [sorted(tiles) for tiles in self._stored.unreadable]
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""
-        return self._levels.tile_px[level]
+        return self._levels.tile_px(level)
 
     def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> npt.NDArray[np.uint8]:
         """One whole tile, uint8 (h, w, 3), not to be written to; ReadError where it is not to be had."""
@@ -216,17 +220,19 @@ class SlideStore(BaseSlide):
         return slide_html(self, self.findings())
 
     def close(self) -> None:
-        self._levels.close()
+        """Release file handles. Closing twice is not an error."""
+        if self._source is not None:
+            self._source.close()
+        else:
+            self._stored.close()
 
-    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-        tile_px = self._levels.tile_px[level]
-        return assemble(
-            (x, y, width, height), tile_px, lambda col, row, keep: self._levels.tile(level, col, row, keep=keep)
-        )
+    def read_box(self, level: int, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+        """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), white outside the level."""
+        return self._levels.read_box(level, box)
 
     def _read_associated(self, name: str) -> npt.NDArray[np.uint8]:
         with contextlib.closing(StoreLevels(self.folder / "associated" / name, 1)) as levels:
-            return levels.read(0, (0, 0, *levels.dimensions[0]))
+            return levels.read_box(0, (0, 0, *levels.level_dimensions[0]))
 
     def _associated_names(self) -> tuple[str, ...]:
         return tuple(sorted(path.parent.name for path in (self.folder / "associated").glob("*/zarr.json")))

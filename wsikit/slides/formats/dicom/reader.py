@@ -20,8 +20,7 @@ from wsikit.slides.encoded_tiles import TileSource
 from wsikit.slides.formats.dicom import files as dicom_files
 from wsikit.slides.formats.dicom.files import DicomFile, Frames
 from wsikit.slides.formats.openslide import OpenSlideSlide
-from wsikit.slides.tile_cache import SlideTiles
-from wsikit.slides.tile_reader import PositionedFile, TileDecoding, in_words
+from wsikit.slides.tile_reader import PositionedFile, TileReader, in_words
 
 _JPEG = "1.2.840.10008.1.2.4.50"
 _PART_PX = (512, 512)
@@ -38,7 +37,7 @@ class _Level(NamedTuple):
     """(rows, columns): number of the frame at each place; -1 where there is none."""
 
 
-class DicomSlide(TileDecoding, OpenSlideSlide):
+class DicomSlide(OpenSlideSlide, TileReader):
     """A DICOM slide, level by level.
 
     Frames of baseline JPEG and of JPEG 2000, 8 bits, one for each place of the level, are decoded here: exact at every
@@ -49,9 +48,9 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
     reader: ClassVar[str] = "dicom"
 
     def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        self._tiles = SlideTiles()
+        TileReader.__init__(self)
         self._files: list[PositionedFile] = []
-        super().__init__(path, mpp=mpp, mpp_source=mpp_source)
+        OpenSlideSlide.__init__(self, path, mpp=mpp, mpp_source=mpp_source)
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the frames of `level`, px; where OpenSlide reads it, of the parts that it is read in."""
@@ -88,12 +87,13 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
         super().close()
         for file in self._files:
             file.close()
-        self._tiles = SlideTiles()
+        self._forget_tiles()
 
-    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+    def read_box(self, level: int, box: tuple[int, int, int, int]) -> Pixels:
+        """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), white outside the level."""
         if self._levels[level] is None:
-            return super()._read_level(level, x, y, width, height)
-        return self._read_tiles(level, x, y, width, height)
+            return OpenSlideSlide.read_box(self, level, box)
+        return TileReader.read_box(self, level, box)
 
     def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
         found = self._levels[level]
@@ -115,7 +115,7 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
     def _part(self, level: int, column: int, row: int) -> Pixels:
         x, y = column * _PART_PX[0], row * _PART_PX[1]
         width, height = self.level_dimensions[level]
-        return super()._read_level(level, x, y, min(_PART_PX[0], width - x), min(_PART_PX[1], height - y))
+        return self._read_level(level, x, y, min(_PART_PX[0], width - x), min(_PART_PX[1], height - y))
 
     def _frame_level(self, level: int) -> _Level:
         found = self._levels[level]

@@ -83,7 +83,12 @@ class TiffLevel:
     """tifffile's decoder of one tile: (bytes, number, jpegtables=…) → samples (1, h, w, channels)."""
 
     def tile_number(self, column: int, row: int, plane: int = 0) -> int:
+        """Index of a tile in `offsets` and `counts`."""
         return (plane * self.stored_rows + row) * self.stored_columns + column
+
+    def byte_range(self, number: int) -> tuple[int, int]:
+        """Offset and number of bytes of a tile in the file; no bytes if the file does not store the tile."""
+        return int(self.offsets[number]), int(self.counts[number])
 
 
 @dataclass(frozen=True)

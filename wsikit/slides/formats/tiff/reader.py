@@ -73,7 +73,8 @@ class TiffSlide(TiledFileSlide):
         layout = self._layout.levels[level]
         if layout.planes > 1:
             raise RequestError(f"{self.path}: level {level} stores each channel apart; its tiles cannot be passed on")
-        return self._fetch(level, column, row, layout.tile_number(column, row))
+        offset, count = layout.byte_range(layout.tile_number(column, row))
+        return self._bytes(self._file, level, column, row, offset, count) if count else None
 
     def encoded_row(self, level: int, columns: Sequence[int], row: int) -> list[bytes | memoryview | None]:
         """`encoded_tile` of several tiles of a row, in rising columns, with one read where they lie together."""
@@ -117,7 +118,7 @@ class TiffSlide(TiledFileSlide):
         for number in np.flatnonzero(layout.counts)[:_TRIED_HEADS]:
             row, column = divmod(int(number), layout.stored_columns)
             try:
-                head = jpeg2k.read_head(self._fetch(level, column, row, int(number)) or b"")
+                head = jpeg2k.read_head(self._bytes(self._file, level, column, row, *layout.byte_range(int(number))))
             except ReadError:
                 continue
             if head is not None:
@@ -136,9 +137,10 @@ class TiffSlide(TiledFileSlide):
         planes = []
         for plane in range(layout.planes):
             number = layout.tile_number(column, row, plane)
-            encoded = self._fetch(level, column, row, number)
-            if encoded is None:
+            offset, count = layout.byte_range(number)
+            if not count:
                 return self._missing_tile(level, column, row)
+            encoded = self._bytes(self._file, level, column, row, offset, count)
             planes.append(self._decode(level, column, row, number, encoded))
         samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
         if layout.ycbcr:
@@ -174,13 +176,6 @@ class TiffSlide(TiledFileSlide):
         box = (x, y, int(np.ceil(right)) - x, int(np.ceil(bottom)) - y)
         plan = RegionPlan(level - 1, box, (left - x, top - y, right - x, bottom - y), self.tile_px(level))
         return resample(self.read_box(plan.level, plan.box), plan.crop, plan.out).copy()
-
-    def _fetch(self, level: int, column: int, row: int, number: int) -> bytes | None:
-        layout = self._layout.levels[level]
-        offset, count = int(layout.offsets[number]), int(layout.counts[number])
-        if count == 0:
-            return None
-        return self._bytes(self._file, level, column, row, offset, count)
 
 
 def _decode_other(layout: TiffLevel, number: int, encoded: bytes) -> np.ndarray:
