@@ -16,6 +16,8 @@ from PIL import Image
 
 from wsikit.errors import RequestError, ScaleError
 from wsikit.slides import Slide, open_slide
+from wsikit.slides.registry import reader_class
+from wsikit.testing import check_reader
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -39,6 +41,9 @@ class ReaderTests(ABC):
     def slide(self, path: Path) -> Slide:
         with open_slide(path, self.reader) as slide:
             yield slide
+
+    def test_it_passes_the_checks_that_plug_ins_are_held_to(self, path):
+        check_reader(reader_class(self.reader), path)
 
     def test_info_states_what_the_file_is(self, slide, truth):
         info = slide.info

@@ -6,19 +6,16 @@ import base64
 import html
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from wsikit.errors import ReadError
-
-if TYPE_CHECKING:
-    from wsikit.slides.base import BaseSlide, SlideInfo
+from wsikit.slides.types import Slide, SlideInfo
 
 CARD_THUMBNAIL_PX = 256
 
 
-def slide_html(slide: BaseSlide, findings: Mapping[str, str] | None = None) -> str:
+def slide_html(slide: Slide, findings: Mapping[str, str] | None = None) -> str:
     """The card, as HTML without scripts or outside references. `findings` are further rows."""
     rows = "".join(
         f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(name)}</th>"
@@ -67,7 +64,7 @@ def _level_words(info: SlideInfo, level: int) -> str:
     return f"{width} × {height} px ({downsample:.5g}×)"
 
 
-def _thumbnail_html(slide: BaseSlide) -> str:
+def _thumbnail_html(slide: Slide) -> str:
     try:
         pixels = slide.thumbnail(CARD_THUMBNAIL_PX)
     except ReadError as error:

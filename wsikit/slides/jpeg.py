@@ -55,7 +55,8 @@ def decode(stream: bytes, max_size: tuple[int, int] | None = None, *, grey: bool
         height, width = simplejpeg.decode_jpeg_header(stream, strict=True)[:2]
         if max_size is not None and (width > max_size[0] or height > max_size[1]):
             raise JpegError(f"a JPEG of {width}×{height} px where {max_size[0]}×{max_size[1]} px are expected")
-        return simplejpeg.decode_jpeg(stream, colorspace="GRAY" if grey else "RGB", strict=True)
+        pixels: Pixels = simplejpeg.decode_jpeg(stream, colorspace="GRAY" if grey else "RGB", strict=True)
+        return pixels
     except JpegError:
         raise
     except ValueError as error:

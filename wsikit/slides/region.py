@@ -235,9 +235,9 @@ def resample(
         shrunk = _average_columns(shrunk, left, step_x, out[0])
     if step_x >= 1 and step_y >= 1:
         # an average of uint8 needs no clipping
-        np.copyto(into, np.rint(shrunk, out=shrunk), casting="unsafe")  # type: ignore[call-overload]
+        np.copyto(into, np.rint(shrunk, out=shrunk), casting="unsafe")
         return into
-    part = pixels if shrunk is pixels else np.rint(shrunk).astype(np.uint8)  # type: ignore[call-overload]
+    part = pixels if shrunk is pixels else np.rint(shrunk).astype(np.uint8)
     near = (0.0 if step_x >= 1 else left, 0.0 if step_y >= 1 else top)
     far = (float(out[0]) if step_x >= 1 else right, float(out[1]) if step_y >= 1 else bottom)
     into[:] = _enlarge(part, (*near, *far), out)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
+from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
 from wsikit.slides.store_levels import StoreLevels
 from wsikit.slides.tile_reader import TileReader
@@ -190,7 +191,7 @@ class SlideStore(BaseSlide):
 
     def unreadable_mask(self) -> npt.NDArray[np.bool_]:
         """Where the slide could not be read, bool (h, w), at the tissue mask's downsample."""
-        return self._tissue_label() == UNREADABLE
+        return np.equal(self._tissue_label(), UNREADABLE)
 
     def tissue_record(self) -> dict[str, Any]:
         """What was found with the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
@@ -215,8 +216,6 @@ class SlideStore(BaseSlide):
         return found
 
     def _repr_html_(self) -> str:
-        from wsikit.slides.html import slide_html
-
         return slide_html(self, self.findings())
 
     def close(self) -> None:

@@ -48,7 +48,8 @@ def ycbcr_to_rgb(pixels: Pixels) -> Pixels:
     luma, blue, red = (pixels[..., i].astype(np.float32) for i in range(3))
     blue, red = blue - 128, red - 128
     rgb = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=-1)
-    return np.rint(rgb).clip(0, 255).astype(np.uint8)
+    rounded: Pixels = np.rint(rgb).clip(0, 255).astype(np.uint8)
+    return rounded
 
 
 def _to_8_bit(samples: npt.NDArray[np.generic], white_level: int) -> Pixels:

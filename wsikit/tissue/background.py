@@ -111,4 +111,5 @@ def _commonest(colours: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     key = keys[np.argmax(counts)]
     centre = np.array([key // 4096, key // 64 % 64, key % 64]) * 4 + 2
     near = np.abs(colours - centre).max(axis=1) <= 6
-    return colours[near].mean(axis=0, dtype=np.float64)
+    mean: npt.NDArray[np.float64] = colours[near].mean(axis=0, dtype=np.float64)
+    return mean

@@ -112,7 +112,8 @@ def _stain(od: npt.NDArray[np.float32], glass: Glass) -> tuple[npt.NDArray[np.fl
 def _is_black(rgb: npt.NDArray[np.uint8]) -> Mask:
     """Dark and colourless: densely packed nuclei are as dark, but purple."""
     brightest, darkest = extremes(rgb)
-    return (brightest <= _BORDER_MAX) & (brightest - darkest <= _BORDER_TINT)
+    black: Mask = (brightest <= _BORDER_MAX) & (brightest - darkest <= _BORDER_TINT)
+    return black
 
 
 def local_sd(image: npt.NDArray[np.float32], window: int) -> npt.NDArray[np.float32]:
@@ -120,7 +121,8 @@ def local_sd(image: npt.NDArray[np.float32], window: int) -> npt.NDArray[np.floa
 
     mean = ndi.uniform_filter(image, window, mode="nearest")
     square = ndi.uniform_filter(image * image, window, mode="nearest")
-    return np.sqrt(np.maximum(square - mean * mean, 0))
+    deviation: npt.NDArray[np.float32] = np.sqrt(np.maximum(square - mean * mean, 0))
+    return deviation
 
 
 def _least_stain(rgb: npt.NDArray[np.uint8], glass: Glass, floor: float) -> float:

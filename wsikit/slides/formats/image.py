@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides import jpeg
@@ -82,7 +82,7 @@ def _image_info(path: str, reader: str) -> SlideInfo:
             frames = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError:
         raise _too_large(path) from None
-    except (Image.UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
         raise UnsupportedSlideError(f"{path}: not a picture that Pillow knows. Open it with reader='auto'.") from error

@@ -10,8 +10,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tiffslide
+from tiffslide.tiffslide import (
+    PROPERTY_NAME_MPP_X,
+    PROPERTY_NAME_MPP_Y,
+    PROPERTY_NAME_OBJECTIVE_POWER,
+    PROPERTY_NAME_VENDOR,
+)
 
-from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
+from wsikit.errors import BrokenSlideError, ReadError, RequestError, UnsupportedSlideError, WsikitError
 from wsikit.slides import jpeg
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff.layout import COMPRESSIONS, JPEG, RGB, structure_fault
@@ -33,7 +39,7 @@ class TiffSlideSlide(BaseSlide):
             super().__init__(_info(path, self.reader, self._slide), mpp=mpp, mpp_source=mpp_source)
             self._pages = [level.keyframe for level in _series(self._slide).levels]
             self._check_readable()
-        except SlideError:
+        except WsikitError:
             self.close()
             raise
         except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
@@ -128,11 +134,11 @@ def _series(slide: tiffslide.TiffSlide) -> Any:
 
 def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
     properties = slide.properties
-    vendor = properties[tiffslide.PROPERTY_NAME_VENDOR] or ("ome" if slide.ts_tifffile.is_ome else "generic-tiff")
+    vendor = properties[PROPERTY_NAME_VENDOR] or ("ome" if slide.ts_tifffile.is_ome else "generic-tiff")
     page = _series(slide).keyframe
     source = "vendor property aperio.MPP" if vendor == "aperio" else "TIFF XResolution"
-    scale = stated(properties[tiffslide.PROPERTY_NAME_MPP_X], properties[tiffslide.PROPERTY_NAME_MPP_Y], source)
-    power = properties[tiffslide.PROPERTY_NAME_OBJECTIVE_POWER]
+    scale = stated(properties[PROPERTY_NAME_MPP_X], properties[PROPERTY_NAME_MPP_Y], source)
+    power = properties[PROPERTY_NAME_OBJECTIVE_POWER]
     width, height = slide.dimensions
     return SlideInfo(
         path=path,
