@@ -71,7 +71,7 @@ def picture_npy(tmp_path: Path, levels: list[npt.NDArray[np.uint8]]) -> Path:
     return path
 
 
-def test_a_file_that_no_built_in_reader_knows_is_opened_by_the_plug_in_that_reads_it(picture_npy, levels) -> None:
+def test_a_file_that_no_built_in_reader_supports_is_opened_by_the_plug_in_that_reads_it(picture_npy, levels) -> None:
     assert choose_reader(str(picture_npy)) == "numpy"
     with wsikit.open_slide(picture_npy) as slide:
         assert (slide.info.reader, slide.mpp, slide.mpp_source) == ("numpy", (0.5, 0.5), "file name")

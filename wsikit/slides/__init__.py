@@ -1,4 +1,4 @@
-"""Slide files → pixels: `open_slide` picks the reader. Places are level-0 px, sizes are px of what is asked for."""
+"""Pixels from slide files: `open_slide` chooses the reader. Positions are level-0 px, sizes are px of the output."""
 
 from __future__ import annotations
 

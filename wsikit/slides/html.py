@@ -1,4 +1,4 @@
-"""A slide as an HTML card for notebooks: thumbnail and facts. Label and macro are never shown: they name people."""
+"""A slide as an HTML card for notebooks: thumbnail and facts. Label and macro are never shown: they can show names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CARD_THUMBNAIL_PX = 256
 
 
 def slide_html(slide: Slide, findings: Mapping[str, str] | None = None) -> str:
-    """The card, as HTML without scripts or outside references. `findings` are further rows."""
+    """The card, as HTML without scripts or external references. `findings` are additional rows."""
     rows = "".join(
         f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(name)}</th>"
         f"<td style='text-align:left'>{html.escape(value).replace(chr(10), '<br>')}</td></tr>"
@@ -29,7 +29,7 @@ def slide_html(slide: Slide, findings: Mapping[str, str] | None = None) -> str:
 
 
 def facts(info: SlideInfo) -> dict[str, str]:
-    """The facts that a person wants first, in words with units; one line per level. For the card and `wsikit info`."""
+    """The main facts, as text with units; one line per level. For the card and `wsikit info`."""
     width, height = info.dimensions
     found = {"slide": info.path, "format": _format_words(info), "size": f"{width} × {height} px"}
     if info.mpp:

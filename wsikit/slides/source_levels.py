@@ -57,8 +57,8 @@ def open_source(folder: Path, record: dict[str, Any]) -> BaseSlide:
 
     source = record["source"]
     stated = place(source["path"])
-    beside = [folder.parent / source["name"]] if is_local(folder) else []
-    path = next((path for path in (stated, *beside) if path.exists()), None)
+    neighbour = [folder.parent / source["name"]] if is_local(folder) else []
+    path = next((path for path in (stated, *neighbour) if path.exists()), None)
     how = f"Copy it back, or give its new path: wsikit tile NEW_PLACE --pixels none -o {folder}"
     if path is None:
         raise StoreError(f"{folder}: holds no pixels, and its slide {stated} is not there. {how}")

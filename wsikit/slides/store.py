@@ -1,6 +1,6 @@
-"""A slide store read as a slide: one Zarr group with the pixels, the tissue label and the patch tables.
+"""A slide store as a slide: one Zarr group with the pixels, the tissue label and the patch tables.
 
-Image coordinates as in every slide: level-0 px. Tiles are read by position from the shards, without zarr.
+Positions are level-0 px, as for every slide. Tiles are read by byte range from the shards, without zarr.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard"}
 
 
 class SlideStore(BaseSlide):
-    """A store made by `wsikit tile`: a slide, and what was found out about it.
+    """A store made by `wsikit tile`: a slide with its tissue mask, patch tables and results.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class SlideStore(BaseSlide):
         self.folder = place(path)
         self.record = self.read_record(self.folder)
         self.holds_pixels: bool = self.record["pixels"] == "stored"
-        """False: pixels are read from the slide that the store was made from."""
+        """False if pixels are read from the slide that the store was made from."""
         downsamples = [(float(x), float(y)) for x, y in self.record["downsamples"]]
         self._source: BaseSlide | None = None
         self._levels: TileReader
@@ -120,7 +120,7 @@ class SlideStore(BaseSlide):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what the pixels were made from and how; what is derived from them depends on it."""
+        """Digest of the source and the parameters of the pixels; everything derived from the pixels depends on it."""
         return str(self.record["receipt"]["digest"])
 
     @property
@@ -135,16 +135,16 @@ class SlideStore(BaseSlide):
         return self._levels.tile_px(level)
 
     def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> npt.NDArray[np.uint8]:
-        """One whole tile, uint8 (h, w, 3), not to be written to; ReadError where it is not to be had."""
+        """One whole tile, uint8 (h, w, 3), read-only; ReadError if it cannot be read. See `TileReader.tile`."""
         return self._levels.tile(level, column, row, keep=keep)
 
     def level_format(self, level: int) -> LevelFormat:
-        """How a level lies in the store; StoreError if the store holds no pixels."""
+        """How a level is stored; StoreError if the store holds no pixels."""
         self._check_holds_pixels()
         return self._stored.formats[level]
 
     def chunk(self, level: int, col: int, row: int) -> bytes | None:
-        """The bytes of one tile as they are stored; None where there are none (the fill value).
+        """The bytes of one tile as they are stored; None if it is not stored (fill value).
 
         Raises
         ------
@@ -157,7 +157,7 @@ class SlideStore(BaseSlide):
         return self._stored.encoded(level, col, row)
 
     def level_record(self, level: int) -> dict[str, Any]:
-        """What a level's metadata say of its pixels: fidelity, lossless, missing_tiles, …; nothing without pixels."""
+        """Metadata of a level: fidelity, lossless, missing_tiles, …; empty if the store holds no pixels."""
         if not self.holds_pixels:
             return {}
         text = (self.folder / str(level) / "zarr.json").read_text(encoding="utf-8")
@@ -181,7 +181,7 @@ class SlideStore(BaseSlide):
         if not names:
             raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
         raise StoreError(
-            f"{self.folder}: patch grid {grid!r} asked for; there are {', '.join(names)}. Name one of them."
+            f"{self.folder}: patch grid {grid!r} was requested; there are {', '.join(names)}. Name one of them."
         )
 
     def tissue(self) -> tuple[npt.NDArray[np.bool_], tuple[float, float]]:
@@ -194,14 +194,14 @@ class SlideStore(BaseSlide):
         return np.equal(self._tissue_label(), UNREADABLE)
 
     def tissue_record(self) -> dict[str, Any]:
-        """What was found with the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
+        """Record of the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
         path = self.folder / "labels" / "tissue" / "zarr.json"
         if not path.is_file():
             raise StoreError(f"{self.folder}: no tissue label yet. Run wsikit tile again to add it.")
         return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["wsikit"])
 
     def findings(self) -> dict[str, str]:
-        """What is in the store beside pixels, in words: tissue, patch tables with their columns, votes."""
+        """Contents of the store besides pixels, as text: tissue, patch tables with their columns, votes."""
         found: dict[str, str] = {}
         if (self.folder / "labels" / "tissue").is_dir():
             record = self.tissue_record()
@@ -211,8 +211,8 @@ class SlideStore(BaseSlide):
             found[f"patches {name}"] = f"{len(table)} rows: {', '.join(table.columns())}"
             for method, vote in table.votes().items():
                 label = vote["label"]
-                said = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
-                found[f"vote ({method})"] = said
+                outcome = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
+                found[f"vote ({method})"] = outcome
         return found
 
     def _repr_html_(self) -> str:

@@ -14,47 +14,47 @@ Size = tuple[int, int]
 MppLike = float | tuple[float, float]
 
 WHITE = 255
-"""Outside of its scanned area a slide is white, as glass is."""
+"""Outside its scanned area a slide is white, like glass."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlideInfo:
-    """What is known of a slide without reading its pixels."""
+    """Facts about a slide that are known without reading its pixels."""
 
     path: str
-    """As given when it was opened."""
+    """The path as it was given to `open_slide`."""
     reader: str
     """Name of the reader that opened it, as `open_slide(reader=…)` takes it."""
     vendor: str
-    """Who wrote the file: aperio, hamamatsu, dicom, ome, generic-tiff, …"""
+    """Writer of the file: aperio, hamamatsu, dicom, ome, generic-tiff, …"""
     kind: str
-    """tiled: a slide in tiles; plain: one picture, held in memory; store: a SlideStore."""
+    """tiled: a slide stored as tiles; plain: one picture, kept in memory; store: a SlideStore."""
     dimensions: Size
     """Width and height of level 0, px."""
     level_dimensions: tuple[Size, ...]
     """Width and height of each level, px, finest first."""
     level_downsamples: tuple[tuple[float, float], ...]
-    """Level-0 px per px of each level, along x and y: true ratios, never rounded to whole numbers that they are not."""
+    """Level-0 px per px of each level, along x and y: exact ratios, not rounded to whole numbers."""
     mpp: tuple[float, float] | None
-    """µm per level-0 px, (x, y); None if unknown or not credible."""
+    """µm per level-0 px, (x, y); None if unknown or implausible."""
     mpp_source: str
-    """Who states it: vendor property …, TIFF XResolution, OME-XML, DICOM PixelSpacing, sidecar, option, manifest."""
+    """Source of `mpp`: vendor property …, TIFF XResolution, OME-XML, DICOM PixelSpacing, sidecar, option, manifest."""
     mpp_fault: str | None = None
-    """Why a stated pixel size is not used; None if it is used or if none is stated."""
+    """Why a stated pixel size is not used; None if it is used, or if none is stated."""
     magnification: float | None = None
-    """Of the objective, as stated. A label for people: no size is computed from it."""
+    """Magnification of the objective, as stated. For display only: no size is computed from it."""
     tile_px: Size | None = None
-    """Width and height of the tiles in which the file stores level 0, px."""
+    """Width and height of the tiles of level 0 in the file, px."""
     compression: str | None = None
-    """Of level 0: JPEG, JPEG 2000, WebP, deflate, …"""
+    """Codec of level 0: JPEG, JPEG 2000, WebP, deflate, …"""
     associated: tuple[str, ...] = ()
-    """Names of the images that come with the slide: thumbnail, label, macro. Label and macro may show identity."""
+    """Names of the images stored with the slide: thumbnail, label, macro. Label and macro can identify the patient."""
     icc_profile: bytes | None = None
     properties: dict[str, str] | None = None
-    """The file's own properties, by allow-list (`wsikit.slides.properties`)."""
+    """Properties of the file that are on the allow-list (`wsikit.slides.properties`)."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values. Of the ICC profile only its size in bytes."""
+        """Plain JSON values. The ICC profile is replaced by its size in bytes."""
         record = asdict(self)
         profile = record.pop("icc_profile")
         record["icc_profile_bytes"] = len(profile) if profile else 0
@@ -63,7 +63,7 @@ class SlideInfo:
 
 
 class Slide(Protocol):
-    """What the stages of wsikit need of a slide, whether it is a scanner's file or a SlideStore."""
+    """The interface of a slide that all stages of wsikit use: a scanner's file or a SlideStore."""
 
     @property
     def path(self) -> str: ...

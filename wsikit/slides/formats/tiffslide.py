@@ -1,6 +1,6 @@
-"""Slides read with TiffSlide (tifffile behind zarr). Places are px of the level read.
+"""Slides read with TiffSlide (tifffile and zarr). Positions are px of the level read.
 
-TiffSlide shows a damaged JPEG tile as grey without a word, so each tile is decoded strictly once before it is shown.
+TiffSlide returns a damaged JPEG tile as grey without an error, so each tile is first decoded strictly once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wsikit.slides.to_rgb import to_rgb
 
 
 class TiffSlideSlide(BaseSlide):
-    """A TIFF slide behind TiffSlide: in tiles or in strips."""
+    """A TIFF slide read by TiffSlide, in tiles or in strips."""
 
     reader: ClassVar[str] = "tiffslide"
 
@@ -42,7 +42,7 @@ class TiffSlideSlide(BaseSlide):
         except WsikitError:
             self.close()
             raise
-        except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+        except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
             self.close()
             raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
 
@@ -59,7 +59,7 @@ class TiffSlideSlide(BaseSlide):
             group: Any = slide.zarr_group
             array = group[str(level)] if len(self._pages) > 1 else next(iter(group.arrays()))[1]
             samples = np.asarray(array[y : y + height, x : x + width])
-        except Exception as error:  # tifffile, zarr and the decoders each raise errors of their own
+        except Exception as error:  # tifffile, zarr and the decoders each raise their own errors
             words = " ".join(str(error).split()) or type(error).__name__
             raise ReadError(self.path, level, (x, y, width, height), words) from error
         samples = samples.reshape(height, width, -1)
@@ -71,7 +71,7 @@ class TiffSlideSlide(BaseSlide):
         return read_associated(self.path, name, slide.ts_tifffile, slide.associated_images.series_map[name].keyframe)
 
     def _check_tiles(self, slide: tiffslide.TiffSlide, level: int, box: tuple[int, int, int, int]) -> None:
-        """Raise ReadError if a JPEG tile or strip that `box` touches is damaged."""
+        """Raise ReadError if a JPEG tile or strip that overlaps `box` is damaged."""
         page = self._pages[level]
         if int(page.compression) != JPEG:
             return
@@ -110,7 +110,7 @@ def _open(path: str) -> tiffslide.TiffSlide:
     except NotImplementedError as error:
         message = f"{path}: TiffSlide cannot read it ({error}). Open it with reader='auto'."
         raise UnsupportedSlideError(message) from error
-    except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+    except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
     if refusal is not None:
         slide.close()
@@ -119,11 +119,11 @@ def _open(path: str) -> tiffslide.TiffSlide:
 
 
 def _refusal(slide: tiffslide.TiffSlide) -> str | None:
-    """Why a slide that TiffSlide opens cannot be read with it, with what to do; or None."""
+    """Why a slide that TiffSlide opens cannot be read with it, with the next step; or None."""
     if slide.ts_tifffile.is_ndpi:
         return "a Hamamatsu NDPI, of which TiffSlide would show damaged parts as grey. Open it with reader='ndpi'."
     with warnings.catch_warnings(action="ignore", category=UserWarning):
-        # TiffSlide warns where it parses a vendor's metadata in part only
+        # TiffSlide warns if it parses the metadata of a vendor only in part
         code = int(_series(slide).keyframe.compression)
     return None if code in COMPRESSIONS else f"compressed by method {code}, for which there is no decoder here."
 
