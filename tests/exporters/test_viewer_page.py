@@ -151,7 +151,7 @@ def test_patches_for_the_class_ahead_come_first(data):
 
 
 def test_the_viewer_engine_is_the_release_that_its_licence_file_speaks_of():
-    folder = resources.files("wsikit.export") / "vendor" / "openseadragon"
+    folder = resources.files("wsikit.exporters") / "vendor" / "openseadragon"
     script = (folder / "openseadragon.min.js").read_bytes()
     assert hashlib.sha256(script).hexdigest() == "14d587cd3ee7c4861f1a41077ce642029364a21029956ba635bd8fb1202cf9ad"
     assert b"openseadragon 6.1.1" in script[:200]

@@ -1,4 +1,4 @@
-"""DICOM slides: frames as tiles, with or without offset tables; the colour space of frames; damage; what is not passed through."""
+"""DICOM slides: frames as tiles, with or without offset tables; colour spaces; damage; files read by OpenSlide."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_pixels_of_other_kinds_are_refused_with_the_next_step(tmp_path, pixels, 
 
 
 def write_aperio_jpeg(path, pixels) -> None:
-    """An SVS as Aperio writes it: RGB in JPEG without colour transform, separate tables, and no marker that states it."""
+    """An SVS as Aperio writes it: RGB in JPEG without colour transform, separate tables, no marker for it."""
     streams = []
     for y in range(0, pixels.shape[0], 64):
         for x in range(0, pixels.shape[1], 64):

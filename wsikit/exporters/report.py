@@ -101,7 +101,7 @@ def in_script(value: Any) -> Markup:
 @cache
 def inline_script(name: str) -> Markup:
     """A script of this package, to stand inside a page."""
-    text = resources.files("wsikit.export").joinpath(name).read_text(encoding="utf-8")
+    text = resources.files("wsikit.exporters").joinpath(name).read_text(encoding="utf-8")
     # a pointer to a source map would make the browser's tools ask for a file that is not there
     lines = [line for line in text.splitlines() if not line.startswith("//# sourceMappingURL=")]
     return Markup("\n" + "\n".join(lines) + "\n")

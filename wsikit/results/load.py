@@ -11,7 +11,7 @@ import numpy.typing as npt
 from wsikit.errors import ReadError
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.palette import parse_color
-from wsikit.inference.stages import stored_vote
+from wsikit.inference.vote import stored_vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
 from wsikit.tissue.overview import read_overview

@@ -66,8 +66,9 @@ def write_outputs(
         Why no model was run on this slide, or None.
     """
     found = load_results(store, table, method=method, not_predicted=not_predicted)
-    receipt = _receipt(found, method)
-    if not _up_to_date(folder, receipt):
+    receipt = outputs_receipt(found, method)
+    stored = stored_outputs_receipt(folder)
+    if stored is None or stored.digest != receipt.digest:
         thumbnail = whole_slide(store)
         write_map_png(folder / "map.png", found.class_map, thumbnail, found.result, reason=found.reason)
         write_geojson(folder / "subtype.geojson", found.class_map)
@@ -106,7 +107,8 @@ def thumbnail_jpeg(found: StoredResults, whole: np.ndarray) -> bytes:
     return encode_jpeg(np.hstack([slide, gap, paint_map(found.class_map, whole, size)]), 85)
 
 
-def _receipt(found: StoredResults, method: str) -> Receipt:
+def outputs_receipt(found: StoredResults, method: str) -> Receipt:
+    """Of the files that `write_outputs` would write from these results."""
     table = found.table
     names = ("coords", "readable", "caption", "probability") if found.result is not None else ("coords", "readable")
     receipts = {name: table.receipt(name) for name in names}
@@ -117,9 +119,11 @@ def _receipt(found: StoredResults, method: str) -> Receipt:
     return Receipt("outputs", OUTPUTS_REVISION, {"method": method, "reason": found.reason}, inputs)
 
 
-def _up_to_date(folder: Path, receipt: Receipt) -> bool:
+def stored_outputs_receipt(folder: Path) -> Receipt | None:
+    """Of the files in `folder`; None if one of `FILES` is missing or their provenance cannot be read."""
     try:
-        kept = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["receipt"]["digest"]
+        record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["receipt"]
+        receipt = Receipt.from_json(record)
     except (OSError, json.JSONDecodeError, KeyError):
-        return False
-    return bool(kept == receipt.digest) and all((folder / name).is_file() for name in FILES)
+        return None
+    return receipt if all((folder / name).is_file() for name in FILES) else None
