@@ -123,7 +123,10 @@ class StoredResults:
     @property
     def classes(self) -> tuple[str, ...]:
         """Codes of the classes that vote; the indices in `result` count these."""
-        return tuple(self.class_map.classes[index] for index in self.class_map.voting)
+        if not self._predicted:
+            return ()
+        background = self.model["background"]
+        return tuple(code for code in self._probability["names"] if code not in background)
 
     @property
     def subtype(self) -> str | None:
@@ -176,11 +179,8 @@ class StoredResults:
         return self.table.frame()
 
     def __repr__(self) -> str:
-        if self.result is None:
-            said = f"no vote: {self.reason}"
-        else:
-            said = self.result.summary()
-        return f"<StoredResults {self.slide_id}, {len(self.table):,} patches of {self.table.name}: {said}>"
+        text = f"no vote: {self.reason}" if self.result is None else self.result.summary()
+        return f"<StoredResults {self.slide_id}, {len(self.table):,} patches of {self.table.name}: {text}>"
 
     def _repr_html_(self) -> str:
         """Slide, patches and vote as a table, for notebooks."""

@@ -16,7 +16,7 @@ from wsikit.batch.records import DONE, SlideRow, read_rows
 from wsikit.errors import RequestError, StoreError
 from wsikit.exporters.pyramid import encode_jpeg, hatch
 from wsikit.exporters.report import render_report
-from wsikit.results.load import StoredResults, load_results, whole_slide
+from wsikit.results.load import StoredResults
 from wsikit.results.outputs import thumbnail_jpeg
 from wsikit.results.report import report_data
 from wsikit.slides.store import SlideStore
@@ -49,24 +49,22 @@ class Shown:
         table = store.patches(choice.grid)
         votes = list(table.votes())
         method = choice.method or ("mean" if "mean" in votes or not votes else votes[0])
-        self._found: StoredResults = load_results(store, table, method=method)
+        self._results = StoredResults(store, table.name, method)
 
     def page(self) -> str:
         """The report's page, with pixels from this server."""
         served = self.tiles.pyramid("tile/", "patch/")
-        return render_report(
-            report_data(self._found, whole_slide(self.store), served=served, patch_bytes=PATCH_BYTES), home=self._home
-        )
+        return render_report(report_data(self._results, served=served, patch_bytes=PATCH_BYTES), home=self._home)
 
     def thumbnail(self) -> bytes:
-        return thumbnail_jpeg(self._found, whole_slide(self.store))
+        return thumbnail_jpeg(self._results)
 
     def patch(self, row: int) -> bytes | None:
         """A patch as the model saw it, JPEG; None if there is no such row."""
-        coords = self._found.class_map.coords
+        coords = self._results.class_map.coords
         if not 0 <= row < len(coords):
             return None
-        batch = read_patches(self.store, self._found.class_map.grid, coords[row : row + 1])
+        batch = read_patches(self.store, self._results.class_map.grid, coords[row : row + 1])
         pixels = batch.images[0] if batch.readable[0] else hatch(batch.images.shape[2:0:-1])
         return encode_jpeg(pixels, 92, "444")
 
