@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +134,14 @@ def test_results_without_predictions_say_why(stores: dict[str, Path]) -> None:
     assert "no model was run" in results._repr_html_()
     older = StoredResults(SlideStore(stores["predicted"]), not_predicted="too coarse")
     assert (older.result, older.reason) == (None, "too coarse")
+
+
+def test_voting_and_exporting_import_no_torch(stores: dict[str, Path], tmp_path: Path) -> None:
+    formats = ("png", "geojson", "ngff-labels", "ome-tiff", "csv", "parquet", "report", "trident")
+    code = (
+        f"import sys, wsikit\nstore = {str(stores['predicted'])!r}\nwsikit.vote(store)\n"
+        f"for to in {formats!r}: wsikit.export(store, to, {str(tmp_path)!r} + '/o.' + to)\n"
+        "print(sorted({'torch', 'transformers', 'timm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

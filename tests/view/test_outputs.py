@@ -29,8 +29,8 @@ def test_the_statement_says_the_vote_by_class_code(record: dict, made: Path) -> 
     assert record["areas"]["area_mm2"]["PD"] == pytest.approx(left * (112 * 0.5e-3) ** 2, rel=0.02)
     assert list(record["probability"]) == ["UD", "PD", "D"]
     assert sum(record["probability"].values()) == pytest.approx(1)
-    assert record["interval"] is None  # a slide of a quarter mm² has too few squares to draw from
-    assert "squares" in record["no_interval"]
+    assert record["interval"] is None  # a slide of a quarter mm² has too few blocks to resample
+    assert "blocks" in record["no_interval"]
     assert record["mpp_x_um"] == 0.5
     assert record["model"] == {"name": "by hand", "version": "1", "fingerprint": "abc"}
     assert "Not for diagnosis" in record["use"]

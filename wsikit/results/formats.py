@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from wsikit.errors import PluginError, RequestError, StoreError
 from wsikit.plugins import load_plugin, plugin_names
 from wsikit.store.atomic import PARTIAL_SUFFIX, atomic_write, flush
-from wsikit.store.paths import is_url, upload
+from wsikit.store.paths import upload
+from wsikit.store.remote import RemotePath
 
 if TYPE_CHECKING:
     from wsikit.results.load import StoredResults
@@ -44,10 +45,13 @@ OPTIONS = ("column", "patches", "per", "features", "mpp", "style", "on_note")
 class Exporter(Protocol):
     """Writes one slide's results in one format; see the module for the optional attributes."""
 
-    name: str
-    """What users type: `wsikit export --to NAME`."""
-    folder: bool
-    """Whether `path` is a folder to write into; else it is the file to write."""
+    @property
+    def name(self) -> str:
+        """What users type: `wsikit export --to NAME`."""
+
+    @property
+    def folder(self) -> bool:
+        """Whether `path` is a folder to write into; otherwise it is the file to write."""
 
     def write(self, results: StoredResults, path: Path, **options: Any) -> None:
         """Write `results` to `path`.
@@ -158,15 +162,15 @@ def new_files(target: Path) -> Iterator[Path]:
 
     Files that are in `target` already stay, unless a new one has the same name.
     """
-    remote = is_url(target)
-    parent = Path(tempfile.gettempdir()) if remote else target.parent
+    remote = target if isinstance(target, RemotePath) else None
+    parent = target.parent if remote is None else Path(tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
     partial = parent / f".{target.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
     partial.mkdir()
     try:
         yield partial
-        if remote:
-            upload(partial, target)
+        if remote is not None:
+            upload(partial, remote)
         elif target.exists():
             files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
             for path in files:

@@ -159,7 +159,7 @@ class _Reads:
 
     def results(self, path: Path) -> StoredResults:
         opened = _counting(SlideStore, ("read_region", "thumbnail", "chunk", "tile", "tissue_record"), self)(path)
-        opened.patches = self._patches(opened)  # type: ignore[method-assign]
+        opened.patches = self._patches(opened)
         return StoredResults(opened)
 
     def tick(self) -> None:
@@ -168,10 +168,11 @@ class _Reads:
             raise _Interrupted
 
     def _patches(self, store: SlideStore) -> Callable[[str | None], PatchTable]:
-        table = _counting(PatchTable, ("read", "columns", "attributes"), self)
+        counting_table = _counting(PatchTable, ("read", "columns", "attributes"), self)
 
         def patches(grid: str | None = None) -> PatchTable:
-            return table(store.folder / "patches" / (grid or store.grids()[0]))
+            table: PatchTable = counting_table(store.folder / "patches" / (grid or store.grids()[0]))
+            return table
 
         return patches
 

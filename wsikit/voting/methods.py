@@ -163,7 +163,7 @@ def normalised(scores: Floats) -> Floats:
     """(…, C) divided by their sum; equal shares where all are 0."""
     total = scores.sum(axis=-1, keepdims=True)
     even = np.full_like(scores, 1 / scores.shape[-1])
-    return np.divide(scores, total, out=even, where=total > 0)
+    return np.asarray(np.divide(scores, total, out=even, where=total > 0), dtype=np.float64)
 
 
 def choices(probs: Floats) -> Floats:
@@ -173,7 +173,7 @@ def choices(probs: Floats) -> Floats:
     [[1.0, 0.0], [0.5, 0.5]]
     """
     best = probs == probs.max(axis=1, keepdims=True)
-    return best / best.sum(axis=1, keepdims=True)
+    return np.asarray(best / best.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def certainty(probs: Floats, kappa: float) -> Floats:

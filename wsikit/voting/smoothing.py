@@ -79,7 +79,7 @@ def smooth(
     smoothed = np.ascontiguousarray(found[:, rows, cols].T)
     smoothed[missing] = np.nan
     with np.errstate(invalid="ignore", divide="ignore"):
-        even = smoothed / smoothed.sum(axis=1, keepdims=True)
+        even: Floats = np.asarray(smoothed / smoothed.sum(axis=1, keepdims=True))
     # all class medians may be 0 where neighbours are certain of different classes: the patch then keeps its own values
     lost = ~missing & ~np.isfinite(even).all(axis=1)
     even[lost] = matrix[lost]
