@@ -67,7 +67,7 @@ def _check_size(found: ExternalPatches, given: float | None) -> Iterator[Finding
         yield Finding(f"the size of a patch is not stated{lacking}: give it in level-0 px (--side)", True)
     if found.layout == "stamp" and found.unit != "um":
         yield Finding(
-            f"the unit of the coordinates is {found.unit or 'not stated'}; STAMP 2 writes um. Is the file from STAMP 1?",
+            f"the unit of the coordinates is {found.unit or 'not stated'}; STAMP 2 writes um. Is it from STAMP 1?",
             True,
         )
 
