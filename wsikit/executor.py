@@ -102,18 +102,17 @@ def _check_workers(client: Any, scheduler: str) -> None:
 def _map_on_threads(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, done: Callable[[Task], None]
 ) -> list[Result]:
-    from dask.callbacks import Callback
     from dask.threaded import get
 
-    # the index is the argument, not the task: Dask would walk through a task that is a dataclass
-    graph = {("task", index): (lambda index: function(tasks[index]), index) for index in range(len(tasks))}
+    def carry_out(index: int) -> Result:
+        result = function(tasks[index])
+        done(tasks[index])  # not by Dask's callbacks, which are global: two maps may run in two threads
+        return result
 
-    def posttask(key: Any, *_: Any) -> None:
-        done(tasks[key[1]])
-
+    # the index is the argument, not the task: Dask would walk through a task that is a dataclass.
     # Dask's scheduler itself: building the same graph by dask.delayed costs a millisecond per task
-    with Callback(posttask=posttask):
-        return list(get(graph, list(graph), num_workers=workers))
+    graph = {("task", index): (carry_out, index) for index in range(len(tasks))}
+    return list(get(graph, list(graph), num_workers=workers))
 
 
 def _ignore(task: Any) -> None:

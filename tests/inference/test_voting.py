@@ -11,17 +11,24 @@ import pytest
 
 from wsikit.errors import StoreError
 from wsikit.exporters.classmap import ClassMap, composition
-from wsikit.inference import stages
-from wsikit.inference.vote import slide_patches, stored_vote, vote, voted_inputs
+from wsikit.inference.vote import slide_patches, stored_vote, vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
-from wsikit.voting import ThresholdRule, VoteParameters, vote_slide
+from wsikit.voting import ThresholdRule, VoteInputs, VoteParameters, vote_slide, voting_inputs
 
 CLASSES = ("UD", "PD", "D", "other")
 FREE = VoteParameters(min_patches=1, min_margin=0, block_um=100)
+
+
+def voted_inputs(table: PatchTable, method: str) -> VoteInputs:
+    """What each patch brings to a vote: probabilities and label after smoothing, and its weight."""
+    kept = table.vote_receipt(method)
+    assert kept is not None
+    parameters = VoteParameters.from_json({**kept.parameters, "method": method})
+    return voting_inputs(slide_patches(table, parameters), parameters)
 
 
 def write(table: PatchTable, name: str, values: np.ndarray, attributes: dict | None = None, version: int = 1) -> None:
@@ -218,12 +225,6 @@ def voted_inputs_without_smoothing(table: PatchTable) -> np.ndarray:
     from wsikit.voting import voting_inputs
 
     return voting_inputs(slide_patches(table), VoteParameters()).labels
-
-
-def test_the_stages_are_found_where_they_were() -> None:
-    assert stages.vote is vote
-    assert stages.stored_vote is stored_vote
-    assert stages.VoteParameters is VoteParameters
 
 
 def test_regions_that_were_drawn_restrict_the_vote_and_drawing_others_votes_again(store: SlideStore) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from wsikit.errors import ModelError
-from wsikit.inference.predict import Predictor
 from wsikit.models.config import OOD_FILE
 from wsikit.models.io import fingerprint, load_model, save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.ood import OodDetector
+from wsikit.models.predictor import Predictor
 
 RNG = np.random.default_rng(3)
 MIX = RNG.normal(size=(8, 8)) * np.array([1, 1, 1, 1, 1, 1, 1, 50.0])
@@ -61,12 +61,12 @@ def test_a_model_folder_keeps_it_and_counts_it_in_the_fingerprint(tiny_model: MM
     width = tiny_model.image.width
     bare = save_model(tiny_model, tmp_path / "bare", card="")
     features = RNG.normal(size=(300, width)).astype(np.float32)
-    tiny_model.ood_score = OodDetector.fit(features, features)
+    tiny_model.ood_detector = OodDetector.fit(features, features)
     folder = save_model(tiny_model, tmp_path / "knows", card="")
-    loaded = load_model(folder).ood_score
-    np.testing.assert_array_equal(loaded.of(features), tiny_model.ood_score.of(features))
+    loaded = load_model(folder).ood_detector
+    np.testing.assert_array_equal(loaded.of(features), tiny_model.ood_detector.of(features))
     assert fingerprint(folder) != fingerprint(bare)
-    assert load_model(bare).ood_score is None
+    assert load_model(bare).ood_detector is None
 
 
 def test_a_damaged_or_foreign_file_is_named(tiny_model: MMLNB, tmp_path: Path):
@@ -82,12 +82,12 @@ def test_a_damaged_or_foreign_file_is_named(tiny_model: MMLNB, tmp_path: Path):
 def test_predictions_tell_it_of_each_patch_and_nan_where_the_model_does_not_know(tiny_model: MMLNB):
     patches = RNG.integers(0, 256, (150, 64, 64, 3)).astype(np.uint8)
     predictor = Predictor(tiny_model, device="cpu")
-    assert np.isnan(predictor.predict(patches[:3], [None] * 3).ood_score).all()
+    assert "ood_score" not in predictor.predict(patches[:3], [None] * 3)
     from wsikit.training.forward import image_features
 
     features = image_features(tiny_model, patches)
-    tiny_model.ood_score = OodDetector.fit(features, features)
+    tiny_model.ood_detector = OodDetector.fit(features, features)
     white = np.full((1, 64, 64, 3), 255, np.uint8)
-    found = predictor.predict(np.concatenate([patches[:9], white]), [None] * 10).ood_score
-    np.testing.assert_allclose(found[:9], tiny_model.ood_score.of(features[:9]), rtol=1e-3)
+    found = predictor.predict(np.concatenate([patches[:9], white]), [None] * 10)["ood_score"]
+    np.testing.assert_allclose(found[:9], tiny_model.ood_detector.of(features[:9]), rtol=1e-3)
     assert found[9] > 1 > found[:9].mean()

@@ -47,7 +47,9 @@ def test_paper_mode_is_the_published_formula():
 
 
 def test_paper_block_has_the_published_number_of_parameters():
-    assert PRMF(768, 512, mode="paper").block_parameters() == 722_177
+    prmf = PRMF(768, 512, mode="paper")
+    block = (prmf.project_text, prmf.project_image, prmf.gate)  # without the classifiers
+    assert sum(p.numel() for part in block for p in part.parameters()) == 722_177
 
 
 def test_robust_mode_is_its_formula():

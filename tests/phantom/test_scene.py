@@ -8,7 +8,7 @@ import pytest
 from wsikit.phantom.cells import OBJECT_KINDS
 from wsikit.phantom.recipe import Disc, draw_recipe
 from wsikit.phantom.render import NOISE_SIDE, OBJECT_MARGIN_UM, Scene
-from wsikit.phantom.sprites import KINDS_DRAWN, bank
+from wsikit.phantom.sprites import KINDS, bank
 from wsikit.phantom.textures import textures
 
 
@@ -87,7 +87,7 @@ def test_neuropil_and_structureless_matrix_have_the_same_values_in_another_order
     assert abs(np.corrcoef(made["fibrils"].ravel(), made["grains"].ravel())[0, 1]) < 0.02
 
 
-@pytest.mark.parametrize("kind", KINDS_DRAWN)
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_drawing_is_cut_off_at_its_edge(kind: str) -> None:
     drawings = bank(kind, 0.5)
     for stack, idle in ((drawings.keep, 1), (drawings.add, 0)):

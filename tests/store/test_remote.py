@@ -17,7 +17,7 @@ from wsikit.cli.main import main
 from wsikit.errors import RequestError, StoreError, UnreachableError, UnsupportedSlideError
 from wsikit.executor import Executor
 from wsikit.geometry import PatchGrid
-from wsikit.inference.stages import caption
+from wsikit.inference.caption import caption
 from wsikit.results.export import export
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.metrics import (
+    accuracy_score,
     balanced_accuracy_score,
     cohen_kappa_score,
+    confusion_matrix,
     f1_score,
     log_loss,
+    recall_score,
     roc_auc_score,
 )
 
@@ -70,6 +73,26 @@ def test_kappa_counts_steps_on_the_biological_order():
 def test_a_class_that_does_not_occur_weighs_nothing():
     truth, predicted = np.array([0, 0, 1]), np.array([0, 2, 1])
     assert balanced_accuracy(truth, predicted) == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_the_scores_of_a_prediction_are_those_of_scikit_learn_also_where_classes_are_missing():
+    rng = np.random.default_rng(3)
+    truth, predicted = rng.choice([0, 2, 3], 400), rng.integers(0, 4, 400)
+    found = score(truth, predicted, n_classes=5, n_ordinal=3)
+    ordinal = (truth < 3) & (predicted < 3)
+    assert found.confusion == tuple(map(tuple, confusion_matrix(truth, predicted, labels=range(5)).tolist()))
+    assert found.accuracy == pytest.approx(accuracy_score(truth, predicted))
+    assert found.balanced_accuracy == pytest.approx(recall_score(truth, predicted, labels=[0, 2, 3], average="macro"))
+    assert found.macro_f1 == pytest.approx(f1_score(truth, predicted, labels=[0, 2, 3], average="macro"))
+    assert found.kappa == pytest.approx(cohen_kappa_score(truth[ordinal], predicted[ordinal]))
+    quadratic = cohen_kappa_score(truth[ordinal], predicted[ordinal], weights="quadratic")
+    assert found.kappa_quadratic == pytest.approx(quadratic)
+
+
+def test_kappa_is_undefined_without_an_order_and_with_one_class():
+    one = np.zeros(5, dtype=np.int64)
+    assert score(one, one, n_classes=3, n_ordinal=3).kappa is None
+    assert score(TRUTH, PREDICTED, n_classes=4, n_ordinal=0).kappa_quadratic is None
 
 
 def test_all_figures_are_those_of_scikit_learn_also_on_a_draw_of_patients():

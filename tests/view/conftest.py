@@ -13,7 +13,7 @@ import tifffile
 
 from wsikit.batch.index import write_index
 from wsikit.batch.records import DONE, FAILED, SlideRow, write_row
-from wsikit.inference.stages import vote
+from wsikit.inference.vote import vote
 from wsikit.results.outputs import write_outputs
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt

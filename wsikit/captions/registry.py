@@ -112,6 +112,22 @@ def name_of(spec: str) -> str:
     return "server" if _SERVER.match(spec) else Path(spec.partition("#")[0]).name
 
 
+def captioner_identity(captioner: str | Captioner, options: CaptionerOptions | None = None) -> dict[str, Any]:
+    """What decides a captioner's captions, JSON-ready, without loading it: its name, its settings, and the names, sizes
+    and times of its files. Of a captioner that is loaded, its fingerprint."""
+    if not isinstance(captioner, str):
+        return {"name": captioner.name, "fingerprint": captioner.fingerprint()}
+    files = {}
+    for part in captioner.split("#"):
+        if Path(part).is_dir():
+            files[part] = [
+                [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+                for path in sorted(Path(part).iterdir())
+                if path.is_file()
+            ]
+    return {"spec": captioner, "options": {} if options is None else options.given(), "files": files}
+
+
 def _server(spec: str, options: CaptionerOptions) -> Captioner:
     from wsikit.captions.server import Decoding, ServerCaptioner
 

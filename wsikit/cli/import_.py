@@ -58,9 +58,8 @@ def command(
     the slide is refused with the reasons: µm instead of px, no patch size, duplicate rows, NaN, coordinates outside of
     the slide.
     """
-    from rich.console import Console
-
     from wsikit.batch.manifest import SlideEntry
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.errors import RequestError
     from wsikit.results.import_ import REGIONS, check_import, import_patches, import_roi
@@ -87,7 +86,7 @@ def command(
     if out is None:
         raise RequestError("name the store to write: -o STORE")
     opened = None if slide is None else SlideEntry("", slide, assume_mpp=assume_mpp).open()
-    with TerminalProgress(Console()) as progress:
+    with TerminalProgress(make_console()) as progress:
         done = import_patches(
             path,
             out,

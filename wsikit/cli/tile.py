@@ -59,10 +59,9 @@ def command(
     """
     from dataclasses import replace
 
-    from rich.console import Console
-
     from wsikit.batch.manifest import collect
     from wsikit.batch.rois import with_rois
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.errors import RequestError, WsikitError
     from wsikit.store.paths import place
@@ -79,7 +78,7 @@ def command(
         raise RequestError(f"{out}: one store for {len(entries)} slides; give a folder with -o")
     executor = executor_of(scheduler, workers)
     failed = 0
-    with TerminalProgress(Console()) as progress:
+    with TerminalProgress(make_console()) as progress:
         for entry in entries:
             folder = target if single else target / f"{entry.slide_id}.zarr"
             try:

@@ -107,11 +107,6 @@ class PRMF(nn.Module):
             self.head_image = nn.Linear(d, n_classes)
         self.head_text = nn.Linear(d, n_classes)
 
-    def block_parameters(self) -> int:
-        """Parameters of the fusion itself: projections and gate, without the classifiers."""
-        parts = (self.project_text, self.project_image, self.gate)
-        return sum(p.numel() for part in parts for p in part.parameters())
-
     def reliability(self, text: Tensor, image: Tensor) -> Tensor:
         """The gate before curriculum and missing texts, c in (0, 1).
 

@@ -335,10 +335,11 @@ _MAKERS = {
 }
 
 
-KINDS_DRAWN = tuple(_MAKERS)
+KINDS = tuple(_MAKERS)
+"""All kinds of object that `bank` draws."""
 
 
 @lru_cache(maxsize=64)
 def bank(kind: str, mpp: float) -> Bank:
-    """The sprites of `kind` at `mpp` µm per pixel, drawn when first asked for."""
+    """The sprites of `kind`, one of `KINDS`, at `mpp` µm per pixel, drawn at first use."""
     return _MAKERS[kind](mpp)

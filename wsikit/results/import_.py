@@ -31,10 +31,11 @@ from wsikit.store.atomic import remove_partials
 from wsikit.store.paths import place
 from wsikit.store.receipts import Receipt, digest_of
 from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.tiling.columns import fill_columns
 from wsikit.tiling.patches import quality_stage, write_roi, write_share, write_tissue
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.roi import read_roi
-from wsikit.tiling.tile import fill_stages, write_pixels
+from wsikit.tiling.tile import write_pixels
 from wsikit.tissue.parameters import TissueParameters
 
 IMPORT_REVISION = 1
@@ -133,7 +134,7 @@ def import_patches(
     )
     table, order, is_new = _table_for(written, found, side_px or found.side_px, patch_px or found.patch_px)
     columns = _write_columns(table, found, order)
-    fill_stages(written, table, (quality_stage,), executor or Executor(), progress)
+    fill_columns(written, table, [quality_stage(table)], executor, progress)
     return Imported(written, table, found.layout, (*(("coords",) if is_new else ()), *columns), tuple(findings))
 
 

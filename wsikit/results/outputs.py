@@ -23,7 +23,15 @@ from wsikit.store.atomic import write_bytes, write_json
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable
 
-__all__ = ["FILES", "SlideSummary", "summarize", "thumbnail_jpeg", "write_outputs"]
+__all__ = [
+    "FILES",
+    "SlideSummary",
+    "outputs_receipt",
+    "stored_outputs_receipt",
+    "summarize",
+    "thumbnail_jpeg",
+    "write_outputs",
+]
 
 OUTPUTS_REVISION = 3
 FILES = ("map.png", "subtype.geojson", "report.html", "result.json", "thumbnail.jpg")
@@ -52,8 +60,9 @@ def write_outputs(
         Why no model was run on this slide, or None.
     """
     results = StoredResults(store, table.name, method, not_predicted)
-    receipt = _receipt(results)
-    if not _up_to_date(folder, receipt):
+    receipt = outputs_receipt(results)
+    stored = stored_outputs_receipt(folder)
+    if stored is None or stored.digest != receipt.digest:
         class_map = results.class_map
         write_map_png(folder / "map.png", class_map, results.thumbnail, results.result, reason=results.reason)
         write_geojson(folder / "subtype.geojson", class_map)
@@ -72,7 +81,8 @@ def thumbnail_jpeg(results: StoredResults) -> bytes:
     return encode_jpeg(np.hstack([slide, gap, paint_map(results.class_map, results.thumbnail, size)]), 85)
 
 
-def _receipt(results: StoredResults) -> Receipt:
+def outputs_receipt(results: StoredResults) -> Receipt:
+    """Receipt of the files that `write_outputs` would write from these results."""
     table, method, predicted = results.table, results.method, results.result is not None
     names = ("coords", "readable", "caption", "probability") if predicted else ("coords", "readable")
     receipts = {name: table.receipt(name) for name in names}
@@ -83,9 +93,11 @@ def _receipt(results: StoredResults) -> Receipt:
     return Receipt("outputs", OUTPUTS_REVISION, {"method": method, "reason": results.reason}, inputs)
 
 
-def _up_to_date(folder: Path, receipt: Receipt) -> bool:
+def stored_outputs_receipt(folder: Path) -> Receipt | None:
+    """Receipt of the files in `folder`; None if one of `FILES` is missing or their provenance cannot be read."""
     try:
-        kept = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["receipt"]["digest"]
+        record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["receipt"]
+        receipt = Receipt.from_json(record)
     except (OSError, json.JSONDecodeError, KeyError):
-        return False
-    return bool(kept == receipt.digest) and all((folder / name).is_file() for name in FILES)
+        return None
+    return receipt if all((folder / name).is_file() for name in FILES) else None

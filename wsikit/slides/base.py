@@ -181,6 +181,11 @@ class BaseSlide(ABC):
         return self._info.mpp_source
 
     @property
+    def given_mpp(self) -> tuple[MppLike | None, str]:
+        """The pixel size that was given when the slide was opened, µm/px, and its source; None if none was given."""
+        return self._given
+
+    @property
     def magnification(self) -> float | None:
         return self._info.magnification
 

@@ -154,6 +154,11 @@ class PatchTable:
         """The row ranges that are written as one, in order."""
         return [slice(first, min(first + ROWS_PER_CHUNK, len(self))) for first in range(0, len(self), ROWS_PER_CHUNK)]
 
+    def is_current(self, name: str, receipt: Receipt) -> bool:
+        """Whether the column `name` is complete and was made under an equal receipt. Nothing is changed."""
+        known = self.receipt(name)
+        return known is not None and known.digest == receipt.digest and not self._missing_chunks(name)
+
     def prepare(self, specs: Sequence[ColumnSpec], receipt: Receipt) -> list[slice]:
         """Make the columns of `specs` ready for `receipt`; return the row ranges that are still to be computed.
 

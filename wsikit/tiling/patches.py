@@ -66,15 +66,24 @@ def source_tissue_receipt(fingerprint: str, parameters: TissueParameters) -> Rec
     return Receipt("tissue", TISSUE_REVISION, parameters.to_json(), {"source": fingerprint})
 
 
+def tissue_receipt(store: SlideStore, parameters: TissueParameters) -> Receipt:
+    """Of the tissue label of a store: of its own pixels, or of the slide's where only tissue was stored."""
+    if store.record["receipt"]["inputs"].get("tissue") is not None:
+        return source_tissue_receipt(store.record["source"]["fingerprint"], parameters)
+    return Receipt("tissue", TISSUE_REVISION, parameters.to_json(), {"image": store.fingerprint})
+
+
+def patches_receipt(parameters: PatchParameters, tissue: Receipt) -> Receipt:
+    """Of a patch table."""
+    return Receipt("patches", PATCHES_REVISION, parameters.to_json(), {"tissue": tissue.digest})
+
+
 def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueMask | None = None) -> Receipt:
     """Bring labels/tissue up to date; return its receipt.
 
     `found` is the mask if it was found on the slide itself (where only tissue is stored); else it is found here.
     """
-    of_slide = store.record["receipt"]["inputs"].get("tissue") is not None
-    receipt = Receipt("tissue", TISSUE_REVISION, parameters.to_json(), {"image": store.fingerprint})
-    if of_slide:
-        receipt = source_tissue_receipt(store.record["source"]["fingerprint"], parameters)
+    receipt = tissue_receipt(store, parameters)
     try:
         if found is None and store.tissue_record()["receipt"]["digest"] == receipt.digest:
             list_labels(store.folder)
@@ -104,7 +113,7 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
     """
     check_enlargement(store.path, max(store.mpp) * max(store.level_downsamples[0]), parameters.mpp)
     grid = parameters.grid(store)
-    receipt = Receipt("patches", PATCHES_REVISION, parameters.to_json(), {"tissue": tissue.digest})
+    receipt = patches_receipt(parameters, tissue)
     folder = store.folder / "patches" / grid.name
     if grid.name in store.grids():
         table = PatchTable(folder)

@@ -60,7 +60,7 @@ def tile(
         What a patch is (µm/px, px), what tissue is (µm, mm²), how pixels are stored.
     stages
         Which columns to compute from the patches, in one pass over them: given the table, each says what it computes.
-        Quality, and whatever else is needed (`wsikit.inference.stages.caption_stage`).
+        Quality, and whatever else is needed (`wsikit.inference.caption.caption_stage`).
     executor
         Where the tasks run; by default one thread per CPU.
 
@@ -82,7 +82,7 @@ def tile(
     patches, tissue, image = patches or PatchParameters(), tissue or TissueParameters(), image or ImageParameters()
     executor = executor or Executor()
     # a slide without scale, or too coarse for these patches, is refused now, not after its pixels were copied
-    check_enlargement(opened.path, max(opened.mpp) * _finest_kept(opened, image), patches.mpp)
+    check_enlargement(opened.path, max(opened.mpp) * finest_kept(opened, image), patches.mpp)
     try:
         written = write_pixels(opened, folder, slide_id, tissue, image, executor, progress)
         add_patches(written, patches=patches, tissue=tissue, stages=stages, executor=executor, progress=progress)
@@ -154,7 +154,7 @@ def _has_tissue(store: SlideStore, receipt: Receipt) -> bool:
         return False
 
 
-def _finest_kept(slide: Slide, image: ImageParameters) -> float:
+def finest_kept(slide: Slide, image: ImageParameters) -> float:
     """Downsample of the finest level that is kept."""
     level = image.levels[0] if image.levels and image.pixels == "keep" else 0
     return max(slide.level_downsamples[min(level, len(slide.level_downsamples) - 1)])
@@ -178,18 +178,4 @@ def add_patches(
     receipt = write_tissue(store, tissue or TissueParameters())
     table = write_patches(store, patches or PatchParameters(), receipt)
     progress.finish()
-    fill_stages(store, table, stages, executor or Executor(), progress)
-
-
-def fill_stages(
-    store: SlideStore,
-    table: PatchTable,
-    stages: Sequence[Callable[[PatchTable], ColumnStage]],
-    executor: Executor,
-    progress: Progress = SILENT,
-) -> None:
-    """Bring the columns of `stages` of a table up to date, in one pass over the patches."""
-    wanted = [stage(table) for stage in stages]
-    progress.start(" and ".join(stage.name for stage in wanted), len(table), "patches")
-    fill_columns(store, table, wanted, executor, progress.advance)
-    progress.finish()
+    fill_columns(store, table, [stage(table) for stage in stages], executor, progress)

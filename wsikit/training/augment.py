@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -44,30 +42,25 @@ def jitter_stain(images: Tensor, rng: np.random.Generator, *, scale: float, shif
     return (torch.exp(-density) * 256 - 1).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def disturb_captions(
-    captions: Sequence[str], rng: np.random.Generator, *, drop: float, swap: float
-) -> tuple[list[str | None], npt.NDArray[np.bool_]]:
-    """Take away some captions and give some patches another's.
+def disturb(
+    n: int, rng: np.random.Generator, *, drop: float, swap: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Choose, for a batch of `n` patches, which captions are removed and which are swapped.
 
     Parameters
     ----------
     drop, swap : float
-        Probability per patch of losing its caption, of getting one of the batch at random.
+        Probability per patch of losing its caption, and of getting the caption of a random patch of the batch.
 
     Returns
     -------
-    captions : list of str or None
-    own : bool (B,)
-        True where the caption is there and the patch's own.
+    source : int64 (n,)
+        Patch whose caption each patch gets.
+    dropped : bool (n,)
+        True where the caption is removed.
+    own : bool (n,)
+        True where the caption is kept and the patch's own.
     """
-    source, dropped, own = disturb(len(captions), rng, drop=drop, swap=swap)
-    return [None if lost else captions[i] for lost, i in zip(dropped, source)], own
-
-
-def disturb(
-    n: int, rng: np.random.Generator, *, drop: float, swap: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which of a batch's `n` captions each patch gets (B,), which lose theirs, and which keep their own, bool (B,)."""
     fate = rng.random(n)
     dropped, swapped = fate < drop, (fate >= drop) & (fate < drop + swap)
     source = np.where(swapped, rng.integers(n, size=n), np.arange(n))

@@ -100,18 +100,10 @@ class Sample:
         with np.errstate(divide="ignore", invalid="ignore"):
             confusion = np.tensordot(weights, self._confusion, axes=1)  # (D, C, C)
             n = confusion.sum(axis=(1, 2))
-            hits, truths, said = np.einsum("dcc->dc", confusion), confusion.sum(axis=2), confusion.sum(axis=1)
-            occurs = truths > 0
             of_class = self._aucs(weights)
-            k = self._n_ordinal
-            ordered = confusion[:, :k, :k]
             values = {
-                "accuracy": hits.sum(axis=1) / n,
-                "balanced_accuracy": _mean_over(hits / truths, occurs),
-                "macro_f1": _mean_over(2 * hits / (truths + said), occurs),
+                **confusion_measures(confusion, n_ordinal=self._n_ordinal),
                 "auc": of_class.mean(axis=1),
-                "kappa": _kappa(ordered, 1.0 - np.eye(k)),
-                "kappa_quadratic": _kappa(ordered, np.subtract.outer(np.arange(k), np.arange(k)) ** 2.0),
                 "ece": np.abs(weights @ self._gap).sum(axis=1) / n,
                 "brier": weights @ self._brier / n,
                 "nll": weights @ self._nll / n,
@@ -137,6 +129,38 @@ class Sample:
             pairs = above.sum(axis=1) * below.sum(axis=1)
             found[:, index] = (above * (passed + below / 2)).sum(axis=1) / pairs
         return found
+
+
+def confusion_measures(confusion: Floats, *, n_ordinal: int = 0) -> dict[str, Floats]:
+    """Accuracy, balanced accuracy, macro-F1 and kappa of D confusion matrices.
+
+    Parameters
+    ----------
+    confusion : float (D, C, C)
+        Counts or summed weights; rows are the truth, columns the prediction.
+    n_ordinal : int
+        The first so many classes are ordered; kappa is over these alone. 0: no order and no kappa.
+
+    Returns
+    -------
+    dict of float (D,)
+        `accuracy`; `balanced_accuracy` and `macro_f1`, means over the classes that occur in the truth; `kappa`, and
+        `kappa_quadratic`, weighted by the squared distance on the order. NaN where not defined.
+
+    >>> confusion_measures(np.array([[[3.0, 1.0], [0.0, 2.0]]]))["balanced_accuracy"]
+    array([0.875])
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        hits, truths, called = np.einsum("dcc->dc", confusion), confusion.sum(axis=2), confusion.sum(axis=1)
+        occurs = truths > 0
+        ordered, order = confusion[:, :n_ordinal, :n_ordinal], np.arange(n_ordinal)
+        return {
+            "accuracy": hits.sum(axis=1) / confusion.sum(axis=(1, 2)),
+            "balanced_accuracy": _mean_over(hits / truths, occurs),
+            "macro_f1": _mean_over(2 * hits / (truths + called), occurs),
+            "kappa": _kappa(ordered, 1.0 - np.eye(n_ordinal)),
+            "kappa_quadratic": _kappa(ordered, np.subtract.outer(order, order) ** 2.0),
+        }
 
 
 def draw_groups(n_groups: int, *, draws: int, seed: int) -> Floats:

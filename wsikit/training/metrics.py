@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score
 
 from wsikit.errors import RequestError
-from wsikit.training.bootstrap import MEASURES, Sample, draw_groups, quantiles
+from wsikit.training.bootstrap import MEASURES, Sample, confusion_measures, draw_groups, quantiles
 
 Labels = npt.NDArray[np.int64]
 
@@ -83,29 +82,28 @@ def score(truth: Labels, predicted: Labels, *, n_classes: int, n_ordinal: int) -
     n_ordinal : int
         The first so many classes are ordered; kappa is taken over them alone.
     """
-    present = np.unique(truth)
-    kappas = _kappas(truth, predicted, n_ordinal)
+    confusion = _confusion(truth, predicted, n_classes)
+    values = {name: float(value[0]) for name, value in confusion_measures(confusion[None], n_ordinal=n_ordinal).items()}
+    kappa, kappa_quadratic = (None if np.isnan(k) else k for k in (values["kappa"], values["kappa_quadratic"]))
     return Scores(
         n=len(truth),
-        accuracy=accuracy(truth, predicted),
-        balanced_accuracy=balanced_accuracy(truth, predicted),
-        macro_f1=float(f1_score(truth, predicted, labels=present, average="macro", zero_division=0)),
-        kappa=kappas[0],
-        kappa_quadratic=kappas[1],
-        confusion=tuple(map(tuple, confusion_matrix(truth, predicted, labels=np.arange(n_classes)).tolist())),
+        accuracy=values["accuracy"],
+        balanced_accuracy=values["balanced_accuracy"],
+        macro_f1=values["macro_f1"],
+        kappa=kappa,
+        kappa_quadratic=kappa_quadratic,
+        confusion=tuple(map(tuple, confusion.astype(np.int64).tolist())),
     )
 
 
-def accuracy(truth: Labels, predicted: Labels) -> float:
-    """Share of items predicted right."""
-    return float(np.mean(truth == predicted))
-
-
 def balanced_accuracy(truth: Labels, predicted: Labels) -> float:
-    """Mean recall over the classes that occur in `truth`."""
-    n = np.bincount(truth)
-    right = np.bincount(truth[truth == predicted], minlength=len(n))
-    return float(np.mean(right[n > 0] / n[n > 0]))
+    """Mean recall over the classes that occur in `truth`.
+
+    >>> balanced_accuracy(np.array([0, 0, 1]), np.array([0, 2, 1]))
+    0.75
+    """
+    n_classes = 1 + int(max(truth.max(), predicted.max()))
+    return float(confusion_measures(_confusion(truth, predicted, n_classes)[None])["balanced_accuracy"][0])
 
 
 def value_of(truth: Labels, probs: npt.NDArray[np.floating], measure: str, *, n_ordinal: int = 0) -> float:
@@ -162,13 +160,7 @@ def _intervals(sample: Sample) -> dict[str, tuple[float, float]]:
     return {name: quantiles(values) or (np.nan, np.nan) for name, values in drawn.values.items()}
 
 
-def _kappas(truth: Labels, predicted: Labels, n_ordinal: int) -> tuple[float | None, float | None]:
-    rows = (truth < n_ordinal) & (predicted < n_ordinal)
-    a, b = truth[rows], predicted[rows]
-    if len(np.union1d(a, b)) < 2:
-        return None, None
-    order = np.arange(n_ordinal)
-    return (
-        float(cohen_kappa_score(a, b, labels=order)),
-        float(cohen_kappa_score(a, b, labels=order, weights="quadratic")),
-    )
+def _confusion(truth: Labels, predicted: Labels, n_classes: int) -> npt.NDArray[np.float64]:
+    """(C, C) counts; rows are the truth."""
+    counts = np.bincount(truth * n_classes + predicted, minlength=n_classes**2)
+    return counts.reshape(n_classes, n_classes).astype(np.float64)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wsikit.errors import RequestError
-from wsikit.inference.stages import caption
+from wsikit.inference.caption import caption
 from wsikit.slides import open_slide
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
