@@ -141,7 +141,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         try:
             settings = AutoConfig.for_model(config.model_type, **config.options)
-            self.body = AutoModel.from_config(settings, trust_remote_code=False)
+            self.body = AutoModel.from_config(settings, trust_remote_code=False)  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"text encoder {config.model_type!r}: {reason}") from error
@@ -154,7 +154,8 @@ class TextEncoder(nn.Module):
             found: Tensor = pooled
             return found
         weights = mask.unsqueeze(2).to(out.last_hidden_state.dtype)  # (B, L, 1)
-        return (out.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        mean: Tensor = (out.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return mean
 
     def load_weights(self, folder: Path) -> None:
         """Load the encoder's weights from a local folder of transformers (config.json, model.safetensors).
