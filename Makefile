@@ -1,8 +1,9 @@
 # Each target sets up its environment by itself, in .venv. First `make demo` or `make test`, then `make lint`.
-# On a machine without a GPU, `make demo TORCH=cpu` installs the small build of torch (see README.md).
+# On a machine without a GPU, `make demo TORCH_INDEX=ADDRESS` installs the small build of torch (see README.md).
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?= default
+# address of the package index with the wanted build of torch; empty: the default one
+TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := wsikit tests pipelines benchmarks
@@ -30,9 +31,9 @@ lint: $(VENV)/installed-lint
 # as any user installs it: not editable, dependencies resolved by pip
 $(VENV)/installed: setup.cfg pyproject.toml $(shell find wsikit -type f -not -name '*.pyc' 2>/dev/null)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing wsikit and what it needs into $(VENV): several GB with torch for CUDA, about 2 GB with TORCH=cpu."
+	@echo "Installing wsikit and what it needs into $(VENV): several GB with torch for CUDA, about 2 GB with a CPU build."
 	@echo "This takes some minutes the first time."
-	test $(TORCH) != cpu || $(PIP) install torch torchvision --index-url https://download.pytorch.org/whl/cpu
+	test -z "$(TORCH_INDEX)" || $(PIP) install torch torchvision --index-url "$(TORCH_INDEX)"
 	$(PIP) install .
 	touch $@
 

@@ -94,6 +94,7 @@ def test_the_manifest_of_the_run_says_whose_slides_are(tmp_path: Path):
     entries = collect([], manifests=[path])
     assert [entry.patient for entry in entries] == ["P", ""]
     out = tmp_path / "out"
+    out.mkdir()
     (out / "run.json").write_text(json.dumps({"patients": {"x": "P", "z": "P"}}))
     records.write_row(out, row("x", "PD"))
     (found,) = combine_patients(out).results

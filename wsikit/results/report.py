@@ -124,7 +124,7 @@ def _fact_table(
     found: StoredResults, there: set[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], npt.NDArray[np.float64] | None]:
     """Names and units for people and (N, F) values in them, the most telling facts first."""
-    from wsikit.captions.lexicon import FACTS
+    from wsikit.facts import FACTS
 
     if "caption_facts" not in there:
         return (), (), None
