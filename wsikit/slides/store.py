@@ -1,6 +1,6 @@
-"""A slide store read as a slide: one Zarr group with the pixels, the tissue label and the patch tables.
+"""A slide store as a slide: one Zarr group with the pixels, the tissue label and the patch tables.
 
-Image coordinates as in every slide: level-0 px. Tiles are read by position from the shards, without zarr.
+Positions are level-0 px, as for every slide. Tiles are read by byte range from the shards, without zarr.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
-from wsikit.slides.source_levels import SourceLevels
-from wsikit.slides.store_levels import Levels, StoreLevels
-from wsikit.slides.tile_cache import assemble
+from wsikit.slides.html import slide_html
+from wsikit.slides.source_levels import open_source, tiles_of
+from wsikit.slides.store_levels import StoreLevels
+from wsikit.slides.tile_reader import TileReader
 from wsikit.store import format2_names
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import place, reaching, zarr_store
@@ -57,14 +58,16 @@ class SlideStore(BaseSlide):
         self.folder = place(path)
         self.record = self.read_record(self.folder)
         self.holds_pixels: bool = self.record["pixels"] == "stored"
-        """False: pixels are read from the slide that the store was made from."""
+        """False if pixels are read from the slide that the store was made from."""
         downsamples = [(float(x), float(y)) for x, y in self.record["downsamples"]]
-        self._levels: Levels
+        self._source: BaseSlide | None = None
+        self._levels: TileReader
         if self.holds_pixels:
             self._levels = self._stored = StoreLevels(self.folder, len(downsamples))
         else:
-            self._levels = found = SourceLevels(self.folder, self.record)
-            downsamples = found.downsamples
+            self._source = open_source(self.folder, self.record)
+            self._levels = tiles_of(self._source)
+            downsamples = list(self._source.level_downsamples)
         source = self.record["source"]
         kept = self.record["mpp"]
         width, height = self.record["dimensions"]
@@ -75,12 +78,12 @@ class SlideStore(BaseSlide):
                 vendor=source["vendor"],
                 kind="store",
                 dimensions=(int(width), int(height)),
-                level_dimensions=tuple(self._levels.dimensions),
+                level_dimensions=self._levels.level_dimensions,
                 level_downsamples=tuple(downsamples),
                 mpp=(float(kept[0]), float(kept[1])) if kept else None,
                 mpp_source=self.record["mpp_source"],
                 magnification=self.record["magnification"],
-                tile_px=self._levels.tile_px[0],
+                tile_px=self._levels.tile_px(0),
                 compression=_COMPRESSIONS[self._stored.formats[0].codec]
                 if self.holds_pixels
                 else source["compression"],
@@ -123,17 +126,19 @@ class SlideStore(BaseSlide):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what the pixels were made from and how; what is derived from them depends on it."""
+        """Digest of the source and the parameters of the pixels; everything derived from the pixels depends on it."""
         return str(self.record["receipt"]["digest"])
 
     @property
     def unreadable_tiles(self) -> list[list[tuple[int, int]]]:
         """Per level, the tiles (column, row) whose pixels could not be read from the source."""
-        return [sorted(tiles) for tiles in self._levels.unreadable]
+        if not self.holds_pixels:
+            return [[] for _ in self.level_dimensions]
+        return [sorted(tiles) for tiles in self._stored.unreadable]
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""
-        return self._levels.tile_px[level]
+        return self._levels.tile_px(level)
 
     def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> npt.NDArray[np.uint8]:
         """One complete tile, uint8 (h, w, 3), read-only; ReadError where it cannot be read."""
@@ -145,7 +150,7 @@ class SlideStore(BaseSlide):
         return self._stored.formats[level]
 
     def chunk(self, level: int, col: int, row: int) -> bytes | None:
-        """The bytes of one tile as they are stored; None where there are none (the fill value).
+        """The bytes of one tile as they are stored; None if it is not stored (fill value).
 
         Raises
         ------
@@ -203,7 +208,7 @@ class SlideStore(BaseSlide):
         return mask
 
     def tissue_record(self) -> dict[str, Any]:
-        """What was found with the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
+        """Record of the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
         path = self.folder / "labels" / "tissue" / "zarr.json"
         if not path.is_file():
             raise StoreError(f"{self.folder}: no tissue label yet. Run wsikit tile again to add it.")
@@ -258,22 +263,22 @@ class SlideStore(BaseSlide):
         return figure
 
     def _repr_html_(self) -> str:
-        from wsikit.slides.html import slide_html
-
         return slide_html(self, self.findings())
 
     def close(self) -> None:
-        self._levels.close()
+        """Release file handles. Closing twice is not an error."""
+        if self._source is not None:
+            self._source.close()
+        else:
+            self._stored.close()
 
-    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-        tile_px = self._levels.tile_px[level]
-        return assemble(
-            (x, y, width, height), tile_px, lambda col, row, keep: self._levels.tile(level, col, row, keep=keep)
-        )
+    def read_box(self, level: int, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+        """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), white outside the level."""
+        return self._levels.read_box(level, box)
 
     def _read_associated(self, name: str) -> npt.NDArray[np.uint8]:
         with contextlib.closing(StoreLevels(self.folder / "associated" / name, 1)) as levels:
-            return levels.read(0, (0, 0, *levels.dimensions[0]))
+            return levels.read_box(0, (0, 0, *levels.level_dimensions[0]))
 
     def _associated_names(self) -> tuple[str, ...]:
         return tuple(sorted(path.parent.name for path in (self.folder / "associated").glob("*/zarr.json")))

@@ -233,7 +233,7 @@ def _average(levels: StoreLevels, above: LevelPlan, box: Box) -> Pixels:
     x, y, width, height = box
     factor = BUILT_DOWNSAMPLE
     right, bottom = min(factor * (x + width), above.format.width), min(factor * (y + height), above.format.height)
-    pixels = levels.read(above.level, (factor * x, factor * y, right - factor * x, bottom - factor * y))
+    pixels = levels.read_box(above.level, (factor * x, factor * y, right - factor * x, bottom - factor * y))
     missing = (factor * height - pixels.shape[0], factor * width - pixels.shape[1])
     if any(missing):
         pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")

@@ -277,7 +277,7 @@ def _mpp_seen(material: Material, chat: Chat, settings: FinetuneSettings) -> flo
     mpp = settings.mpp or material.table.mpp
     if mpp is None:
         return None
-    return mpp * material.table.images([0])[0].shape[0] / chat.image_px
+    return float(mpp * material.table.images([0])[0].shape[0] / chat.image_px)
 
 
 def _ids(material: Material, rows: Sequence[int]) -> list[str]:
