@@ -51,7 +51,7 @@ _HOME = {
     "vote": "wsikit.inference.vote",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = sorted(["__version__", *_HOME], key=str.lower)
 
 if TYPE_CHECKING:
     from wsikit.batch.manifest import SlideEntry

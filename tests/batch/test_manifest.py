@@ -80,7 +80,7 @@ def test_an_assumed_scale_stays_apart_from_a_stated_one(folder: Path) -> None:
         ("path,mpp_x\na/x.svs,0.25\n", "line 2.*both"),
         ("path\nnone.svs\n", "line 2.*no such file"),
         ("path,slide_id\na/x.svs,../up\n", "letters, digits"),
-        ("path,slide_id\na/x.svs,s\nb/x.svs,s\n", "stands twice"),
+        ("path,slide_id\na/x.svs,s\nb/x.svs,s\n", "duplicate slide_id"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_its_line(folder: Path, text: str, message: str) -> None:

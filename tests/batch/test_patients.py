@@ -66,7 +66,7 @@ def test_every_slide_of_a_patient_is_in_the_table(out: Path, capsys: pytest.Capt
     assert table["Q"]["left_out"] == (
         "c: abstained: margin 0.010 is below 0.1; never: missing: not in this folder's results"
     )
-    assert "nobody's: stray" in capsys.readouterr().err
+    assert "no patient ID: stray" in capsys.readouterr().err
 
 
 def test_a_complete_run_ends_with_0_though_a_slide_abstained(tmp_path: Path):
@@ -94,6 +94,7 @@ def test_the_manifest_of_the_run_says_whose_slides_are(tmp_path: Path):
     entries = collect([], manifests=[path])
     assert [entry.patient for entry in entries] == ["P", ""]
     out = tmp_path / "out"
+    out.mkdir()
     (out / "run.json").write_text(json.dumps({"patients": {"x": "P", "z": "P"}}))
     records.write_row(out, row("x", "PD"))
     (found,) = combine_patients(out).results

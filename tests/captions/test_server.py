@@ -27,7 +27,6 @@ from wsikit.inference.caption_columns import read_captions, summarize_captions
 from wsikit.slides.store import SlideStore
 from wsikit.store import table as table_module
 from wsikit.testing import check_captioner
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 
 Reply = Callable[["Handler", int, int], None]
@@ -316,7 +315,7 @@ def test_the_fingerprint_depends_on_model_prompt_and_decoding_and_not_on_the_add
 def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlideStore:
     """Some 60 patches of 96 px, in chunks of 20 rows."""
     monkeypatch.setattr(table_module, "ROWS_PER_CHUNK", 20)
-    return tile(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 96))
+    return tile(slide_path, tmp_path / "s.zarr", patch_px=96)
 
 
 def test_a_server_that_dies_and_comes_back_is_not_asked_again_for_what_it_said(store: SlideStore) -> None:

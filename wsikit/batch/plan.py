@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsikit._version import versions
 from wsikit.batch.finished import finished_row, slide_request
 from wsikit.batch.manifest import SlideEntry
-from wsikit.errors import WsikitError
+from wsikit.errors import StoreError, WsikitError
 from wsikit.models.protocol import ModelInfo
 
 if TYPE_CHECKING:
@@ -137,12 +137,12 @@ def plan_slide(work: SlideWork, rates: Mapping[str, float]) -> PlannedSlide:
     from wsikit.batch.stages import STAGES
 
     stages: list[PlannedStage] = []
-    stale: set[str] = set()  # what the stages that are to be done give
+    will_change: dict[str, State] = {}  # what the stages give that are, or may have to be, done
     for stage in STAGES:
-        planned = _plan_stage(stage, work, stale)
+        planned = _plan_stage(stage, work, will_change)
         stages.append(planned)
         if planned.state in ("missing", "redo", "unknown"):
-            stale.update(stage.gives)
+            will_change.update(dict.fromkeys(stage.gives, planned.state))
     n_patches, exact = _count_patches(work, stages)
     slide = PlannedSlide(
         work.entry, tuple(stages), n_patches=n_patches, patches_exact=exact, source_bytes=_size(work.entry.path)
@@ -150,39 +150,32 @@ def plan_slide(work: SlideWork, rates: Mapping[str, float]) -> PlannedSlide:
     return replace(slide, seconds=_estimate(slide, rates))
 
 
-def _plan_stage(stage: Stage, work: SlideWork, stale: set[str]) -> PlannedStage:
+def _plan_stage(stage: Stage, work: SlideWork, will_change: Mapping[str, State]) -> PlannedStage:
     planned = PlannedStage(stage.name, stage.needs, stage.gives, stage.where(work.shared), "done")
-    before = [name for name in stage.needs if name in stale]
-    if before:
-        there = _anything_stored(stage, work)
-        reason = f"made from {', '.join(before)}, which will be made again" if there else ""
-        return replace(planned, state="redo" if there else "missing", reason=reason)
+    changing = [name for name in stage.needs if will_change.get(name) in ("missing", "redo")]
+    uncertain = [name for name in stage.needs if will_change.get(name) == "unknown"]
     try:
+        if changing or uncertain:
+            if not stage.anything_stored(work):
+                return replace(planned, state="missing")
+            if changing:
+                return replace(planned, state="redo", reason=f"made from {', '.join(changing)}, which will change")
+            return replace(planned, state="unknown", reason=f"made from {', '.join(uncertain)}")
         why = stage.skipped(work)
         if why is not None:
             return replace(planned, state="skipped", reason=why)
-        if planned.where == "device" and stage.name == "captions" and not _captioner_known(work):
+        if stage.name == "captions" and planned.where == "device":
+            if not stage.anything_stored(work):
+                return replace(planned, state="missing")
             return replace(planned, state="unknown", reason="the captioner has to be loaded to compare")
         stored, wanted = stage.stored(work), stage.receipt(work)
-    except WsikitError as error:
-        return replace(planned, state="unknown", reason=str(error))
+    except StoreError:
+        return replace(planned, state="missing")  # there is no store, or no table, yet
     if stored is None:
         return replace(planned, state="missing")
     if stored.digest == wanted.digest:
         return planned
     return replace(planned, state="redo", reason=difference(stored, wanted))
-
-
-def _captioner_known(work: SlideWork) -> bool:
-    """Whether the captioner's identity is known without loading a model."""
-    return work.shared.captioner.parallel
-
-
-def _anything_stored(stage: Stage, work: SlideWork) -> bool:
-    try:
-        return stage.stored(work) is not None
-    except WsikitError:
-        return False
 
 
 def difference(stored: Receipt, wanted: Receipt) -> str:

@@ -223,8 +223,11 @@ def run(
         device=device,
     )
     folder = prepared.out
-    _make_folder(folder)
     finished = prepared.finished()
+    shared = prepared.shared() if len(finished) < len(prepared.entries) else None
+    if shared is not None:
+        shared.captioner.load()  # a captioner that is not there is reported before any slide is touched
+    _make_folder(folder)
     plan = prepared.plan([PlannedSlide(entry, finished=entry.slide_id in finished) for entry in prepared.entries])
     write_json(folder / RUN_FILE, plan.to_json() | {"patients": prepared.patients()})
     open_entries = [entry for entry in prepared.entries if entry.slide_id not in finished]
@@ -234,13 +237,13 @@ def run(
         for row in kept:
             on_slide(row)
     rows = {row.slide_id: row for row in kept}
-    if open_entries:
+    if shared is not None:
         from wsikit.batch.log import RunLog
         from wsikit.batch.scheduler import Job, carry_out_slides
 
         log = RunLog(folder)
         log.write("run", slides=len(prepared.entries), finished=len(finished), model=prepared.model.info.name)
-        job = Job(open_entries, prepared.requests, prepared.shared(), progress, log, on_start, on_slide)
+        job = Job(open_entries, prepared.requests, shared, progress, log, on_start, on_slide)
         rows |= {row.slide_id: row for row in carry_out_slides(job)}
     elif not (folder / "slides.csv").is_file() or not (folder / "index.html").is_file():
         from wsikit.batch.index import write_index
@@ -391,7 +394,7 @@ def _prepare(
         tissue=tissue,
         image=image,
         stain=stain,
-        vote=vote if isinstance(vote, VoteParameters) else VoteParameters(vote),  # type: ignore[arg-type]
+        vote=vote if isinstance(vote, VoteParameters) else VoteParameters(vote),
         roi_classes=tuple(roi_classes),
         min_roi=min_roi,
     )

@@ -215,6 +215,8 @@ def _attempt(entry: SlideEntry, job: Job, turns: _Turns) -> SlideRow:
                 row = _run_slide(entry, job, turns)
                 records.clear_failure(out, entry.slide_id)
             except WsikitError as error:
+                if job.shared.cannot_go_on(error):
+                    raise
                 row = replace(row, error=str(error))
                 _keep_traceback(out, entry)
             except Exception as error:  # any slide may fail in its own way; the batch goes on and reports it

@@ -8,13 +8,14 @@ them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from wsikit._lazy import Once
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.parameters import RunParameters
 from wsikit.captions.base import Captioner, in_parallel
@@ -29,7 +30,7 @@ from wsikit.inference.vote import vote, vote_receipt
 from wsikit.models.lazy import LazyModel
 from wsikit.models.protocol import GivesImageFeatures
 from wsikit.progress import Progress
-from wsikit.results.load import load_results
+from wsikit.results.load import StoredResults
 from wsikit.results.outputs import SlideSummary, outputs_receipt, stored_outputs_receipt, write_outputs
 from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
@@ -62,7 +63,7 @@ class LazyCaptioner:
     spec: str
     parallel: bool
     """Whether it runs on workers; known without loading it."""
-    load: Callable[[], Captioner]
+    load: Once[Captioner]
 
     @classmethod
     def of(cls, captioner: str | Captioner, options: Any = None, *, device: str = "auto") -> LazyCaptioner:
@@ -78,18 +79,11 @@ class LazyCaptioner:
 
         if not isinstance(captioner, str):
             given = cached(captioner)
-            return cls(given.name, in_parallel(given), lambda: given)
+            return cls(given.name, in_parallel(given), Once(lambda: given))
         check_captioner(captioner)
-        kept: list[Captioner] = []
-
-        def load() -> Captioner:
-            if not kept:  # equal pixels are described once in the whole run
-                kept.append(cached(load_captioner(captioner, options, device=device)))
-            return kept[0]
-
-        if captioner in MEASURING:
-            return cls(captioner, True, load)
-        return cls(captioner, False, load)
+        # equal pixels are described once in the whole run
+        load = Once(lambda: cached(load_captioner(captioner, options, device=device)))
+        return cls(captioner, captioner in MEASURING, load)
 
 
 @dataclass(frozen=True)
@@ -101,6 +95,10 @@ class Shared:
     model: LazyModel
     captioner: LazyCaptioner
     executor: Executor = field(default_factory=Executor)
+
+    def cannot_go_on(self, error: BaseException) -> bool:
+        """Whether `error` is that the model or the captioner cannot be loaded: no slide can be done then."""
+        return error is self.model.load.error or error is self.captioner.load.error
 
 
 class SlideWork:
@@ -178,10 +176,9 @@ class Stage(ABC):
     def stored(self, work: SlideWork) -> Receipt | None:
         """Of the complete result that is stored; None if there is none, or only a part."""
 
-    def is_done(self, work: SlideWork) -> bool:
-        """Whether the stored result is the one that it would give now."""
-        known = self.stored(work)
-        return known is not None and known.digest == self.receipt(work).digest
+    def anything_stored(self, work: SlideWork) -> bool:
+        """Whether there is a complete result, whatever it was made from. Loads no model."""
+        return self.stored(work) is not None
 
 
 class WorkStage(Stage):
@@ -198,6 +195,9 @@ class TableStage(Stage):
     @abstractmethod
     def columns(self, work: SlideWork) -> ColumnStage:
         """Its columns."""
+
+    def anything_stored(self, work: SlideWork) -> bool:
+        return self.gives[0] in work.table.columns()
 
     def receipt(self, work: SlideWork) -> Receipt:
         return self.columns(work).receipt
@@ -354,8 +354,7 @@ class Outputs(WorkStage):
 
     def receipt(self, work: SlideWork) -> Receipt:
         method = work.shared.parameters.vote.method
-        found = load_results(work.store, work.table, method=method, not_predicted=work.why_not_predicted())
-        return outputs_receipt(found, method)
+        return outputs_receipt(StoredResults(work.store, work.table.name, method, work.why_not_predicted()))
 
     def stored(self, work: SlideWork) -> Receipt | None:
         return stored_outputs_receipt(work.results)
@@ -408,10 +407,13 @@ def carry_out(stages: Sequence[Stage], work: SlideWork, progress: Progress) -> N
 
 
 def _fill_table(stages: Sequence[TableStage], work: SlideWork, progress: Progress) -> None:
-    wanted = [stage.columns(work) for stage in stages if stage.skipped(work) is None]
-    if wanted:
-        fill_columns(work.store, work.table, wanted, work.shared.executor, progress)
-        drop_stale(work.table)
+    """On workers all in one pass; on the device one after the other, as each may read what the one before gave."""
+    for where, group in groupby(stages, key=lambda stage: stage.where(work.shared)):
+        together = [stage for stage in group if stage.skipped(work) is None]
+        for joined in [together] if where == "workers" else [[stage] for stage in together]:
+            columns = [stage.columns(work) for stage in joined]
+            fill_columns(work.store, work.table, columns, work.shared.executor, progress)
+            drop_stale(work.table)
 
 
 def _patches_for(slide: Slide, shared: Shared) -> tuple[PatchParameters, str | None]:

@@ -42,11 +42,10 @@ def command(
     budget replaces it. Output that is not a caption (loops, refusals, truncated or non-English text) and requests that
     fail are recorded in caption_failure. Exit status 1: no patch of a store could be described.
     """
-    from rich.console import Console
-
     from wsikit.captions import load_captioner
     from wsikit.captions.cache import cached
     from wsikit.captions.registry import MORPHOMETRY
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
     from wsikit.errors import RequestError
@@ -64,7 +63,7 @@ def command(
 
         similarity = load_patch_model(model, device=device)  # type: ignore[arg-type]
     mute: list[str] = []
-    with TerminalProgress(Console()) as progress:
+    with TerminalProgress(make_console()) as progress:
 
         def describe(store: str) -> str:
             table = caption(

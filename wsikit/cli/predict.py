@@ -15,8 +15,7 @@ from wsikit.cli.options import grid_option, model_option, stain_option, stores_a
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 def command(stores: tuple[str, ...], model: str | None, stain: str | None, grid: str | None, device: str) -> int:
     """Classify every readable patch of STORE from what the model reads: its image and, if there is one, its caption."""
-    from rich.console import Console
-
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
     from wsikit.inference.predict import predict
@@ -24,7 +23,7 @@ def command(stores: tuple[str, ...], model: str | None, stain: str | None, grid:
 
     lazy = LazyModel.of(model, device=device)
     click.echo(lazy.info.notice, err=True)
-    with TerminalProgress(Console()) as progress:
+    with TerminalProgress(make_console()) as progress:
 
         def classify(store: str) -> str:
             table = predict(store, model=lazy, stain=stain, grid=grid, progress=progress)

@@ -127,12 +127,11 @@ def _describe(model: str | None) -> str:
 
 def run_in_terminal(slides: list[str], out: str, *, notice: str, **settings: Any) -> RunResult:
     """Run a batch with progress and a closing table on the terminal. `settings` are those of `wsikit.run`."""
-    from rich.console import Console
-
     from wsikit.batch.run import run
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
 
-    console = Console()
+    console = make_console()
     console.print(f"[bold yellow]{notice}[/]")
     with TerminalProgress(console) as progress:
         result = run(slides, out, progress=progress, on_slide=lambda row: _tell(progress, console, row), **settings)

@@ -33,7 +33,7 @@ _Batch = tuple[slice, npt.NDArray[np.uint8] | None, npt.NDArray[np.bool_]]
 def predict(
     store: StoreLike,
     *,
-    model: ModelLike | LazyModel | None = None,
+    model: ModelLike | None = None,
     stain: str | None = None,
     grid: str | None = None,
     device: str = "auto",
@@ -81,7 +81,7 @@ def predict(
     >>> table.read("probability").shape[1]
     4
     """
-    lazy = model if isinstance(model, LazyModel) else LazyModel.of(model, device=device)
+    lazy = LazyModel.of(model, device=device)
     opened = open_store(store)
     table = opened.patches(grid)
     fault = why_not_applicable(lazy.info, opened, table)

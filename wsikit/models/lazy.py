@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wsikit._lazy import Once
 from wsikit.models.config import DEFAULT_MODEL
-from wsikit.models.protocol import ModelInfo, PatchModel
+from wsikit.models.protocol import Columns, ModelInfo, PatchModel
 from wsikit.models.registry import describe_model, load_patch_model
 
 ModelLike = PatchModel | str | os.PathLike[str]
@@ -19,7 +20,12 @@ class LazyModel:
     """What a model is, and the model itself when it is needed."""
 
     info: ModelInfo
-    load: Callable[[], PatchModel]
+    load: Once[PatchModel]
+
+    @property
+    def predict(self) -> Callable[..., Columns]:
+        """As `PatchModel.predict`; the model is loaded now."""
+        return self.load().predict
 
     @classmethod
     def of(cls, model: ModelLike | None, *, device: str = "auto") -> LazyModel:
@@ -30,15 +36,10 @@ class LazyModel:
         ModelError, PluginError
             There is no such model, or its folder is incomplete.
         """
+        if isinstance(model, LazyModel):
+            return model
         if model is not None and not isinstance(model, str | os.PathLike):
             loaded = model
-            return cls(loaded.info, lambda: loaded)
+            return cls(loaded.info, Once(lambda: loaded))
         spec = DEFAULT_MODEL if model is None else model
-        kept: list[PatchModel] = []
-
-        def load() -> PatchModel:
-            if not kept:
-                kept.append(load_patch_model(spec, device=device))  # type: ignore[arg-type]
-            return kept[0]
-
-        return cls(describe_model(spec), load)
+        return cls(describe_model(spec), Once(lambda: load_patch_model(spec, device=device)))  # type: ignore[arg-type]

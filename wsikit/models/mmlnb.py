@@ -91,4 +91,5 @@ class MMLNB(nn.Module):
         rows = present.nonzero().squeeze(1)  # without captions the text branch is not run at all
         if len(rows):
             t = t.index_copy(0, rows, self.text(ids[rows], mask[rows]).to(t.dtype))
-        return self.fusion(t, v, present=present, rho=rho)
+        output: PRMFOutput = self.fusion(t, v, present=present, rho=rho)
+        return output

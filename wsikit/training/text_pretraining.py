@@ -96,7 +96,8 @@ class Reader(nn.Module):
         mask = self._mask[rows]
         length = int(mask.sum(dim=1).max())
         device = next(self.head.parameters()).device
-        return self.head(self.encoder(self._ids[rows, :length].to(device), mask[:, :length].to(device)))
+        places: Tensor = self.head(self.encoder(self._ids[rows, :length].to(device), mask[:, :length].to(device)))
+        return places
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         found = self.read(rows.cpu())

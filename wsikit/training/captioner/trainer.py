@@ -99,8 +99,8 @@ def fit(
     trainer = _CaptionTrainer(
         model=model,
         args=arguments,
-        train_dataset=rows,  # type: ignore[arg-type]  # a list is a dataset
-        eval_dataset=[{"row": -1 - row} for row in range(len(validation))],  # type: ignore[arg-type]
+        train_dataset=rows,  # a list is a dataset
+        eval_dataset=[{"row": -1 - row} for row in range(len(validation))],
         data_collator=_Collator(chat, training, validation, settings.turns),
         callbacks=[_Teller(tell)] if tell else None,
     )
