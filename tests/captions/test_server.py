@@ -145,7 +145,7 @@ def test_captions_come_in_the_order_of_the_patches_whatever_the_order_of_the_ans
     assert found == [f"Shade {n} of neuropil." for n in (1, 2, 3, 4, 5)]
 
 
-def test_no_more_requests_are_under_way_than_allowed(server: Server) -> None:
+def test_concurrent_requests_are_limited(server: Server) -> None:
     under_way, seen = 0, []
 
     def slowly(handler: Handler, shade: int, times: int) -> None:
@@ -175,7 +175,7 @@ def test_the_exact_pixels_and_the_prompt_are_sent_and_decoding_is_greedy(server:
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_or_broken_moment_is_tried_again_and_counted(server: Server, status: int) -> None:
+def test_temporary_errors_are_retried_and_counted(server: Server, status: int) -> None:
     def second_time(handler: Handler, shade: int, times: int) -> None:
         normal(handler, shade, times) if times > 2 else handler.send({"error": {"message": "busy"}}, status)
 
@@ -207,7 +207,7 @@ def cut_mid_body(handler: Handler) -> None:
     ],
     ids=["500", "429", "slow", "cut", "garbage", "html", "no choice", "list", "length", "filter"],
 )
-def test_what_fails_for_good_is_a_failure_of_that_patch_alone(
+def test_a_permanent_failure_affects_its_own_patch_only(
     server: Server, fault: Callable[[Handler], None], reason: str
 ) -> None:
     server.reply = lambda handler, shade, times: fault(handler) if shade == 2 else normal(handler, shade, times)
@@ -230,14 +230,14 @@ def test_an_empty_response_is_left_to_the_filter(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("status", "reason"), [(401, "--api-key-env"), (404, "refuses"), (400, "refuses")])
-def test_what_would_fail_for_every_patch_ends_the_work(server: Server, status: int, reason: str) -> None:
+def test_an_error_that_affects_every_patch_ends_the_run(server: Server, status: int, reason: str) -> None:
     server.reply = lambda handler, shade, times: handler.send({"error": {"message": "no such thing"}}, status)
     with pytest.raises(ModelError, match=reason) as caught:
         texts(ServerCaptioner(server.url), 1, 2)
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_is_gone_ends_the_work_with_one_line(server: Server) -> None:
+def test_a_lost_server_ends_the_run_with_one_line(server: Server) -> None:
     captioner = ServerCaptioner(server.url, retries=1)
     server.die()
     with pytest.raises(UnreachableError, match="repeat the command") as caught:
@@ -318,7 +318,7 @@ def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tile(slide_path, tmp_path / "s.zarr", patch_px=96)
 
 
-def test_a_server_that_dies_and_comes_back_is_not_asked_again_for_what_it_said(store: SlideStore) -> None:
+def test_after_a_restart_of_the_server_finished_captions_are_not_requested_again(store: SlideStore) -> None:
     first = Server()
     limit = 37
 

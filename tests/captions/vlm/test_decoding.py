@@ -55,19 +55,19 @@ def test_a_checkpoint_cannot_bring_decoding_habits_along(tiny_folder: Path, pict
     shutil.copytree(tiny_folder, other)
     path = other / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | habits))
-    plain, told = (load_vlm(folder, image_px=56, device="cpu", max_new_tokens=10) for folder in (tiny_folder, other))
-    assert [c.text for c in told.caption(pictures, mpp=0.5)] == [c.text for c in plain.caption(pictures, mpp=0.5)]
-    assert told.fingerprint()["model"] == plain.fingerprint()["model"]
+    plain, changed = (load_vlm(folder, image_px=56, device="cpu", max_new_tokens=10) for folder in (tiny_folder, other))
+    assert [c.text for c in changed.caption(pictures, mpp=0.5)] == [c.text for c in plain.caption(pictures, mpp=0.5)]
+    assert changed.fingerprint()["model"] == plain.fingerprint()["model"]
 
 
 def test_sampling_is_repeated_by_its_seed_and_changed_by_another(tiny_folder: Path, pictures: Pictures) -> None:
-    def say(seed: int) -> list[str]:
+    def texts(seed: int) -> list[str]:
         captioner = load_vlm(
             tiny_folder, image_px=56, device="cpu", max_new_tokens=12, sample=Sampling(seed, temperature=2.0)
         )
         return [caption.text for caption in captioner.caption(pictures, mpp=0.5)]
 
-    assert say(1) == say(1) != say(2)
+    assert texts(1) == texts(1) != texts(2)
 
 
 def test_sampling_draws_words_as_often_as_their_probabilities_say() -> None:
