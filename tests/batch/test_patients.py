@@ -66,7 +66,7 @@ def test_every_slide_of_a_patient_is_in_the_table(out: Path, capsys: pytest.Capt
     assert table["Q"]["left_out"] == (
         "c: abstained: margin 0.010 is below 0.1; never: missing: not in this folder's results"
     )
-    assert "nobody's: stray" in capsys.readouterr().err
+    assert "no patient ID: stray" in capsys.readouterr().err
 
 
 def test_a_complete_run_ends_with_0_though_a_slide_abstained(tmp_path: Path):

@@ -103,7 +103,7 @@ def test_no_tile_is_read_that_no_patch_needs() -> None:
 
 
 @pytest.mark.parametrize("mpp", [0.3, 0.5, 0.61, 0.9, 1.0])
-def test_with_its_tiles_or_by_regions_a_slide_gives_the_same_patches(mpp: float) -> None:
+def test_patches_are_equal_with_and_without_access_to_tiles(mpp: float) -> None:
     slide = CountingSlide(damaged=True)
 
     class Regions(CountingSlide):
@@ -123,7 +123,7 @@ def test_with_its_tiles_or_by_regions_a_slide_gives_the_same_patches(mpp: float)
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("mpp", [0.5, 0.8])
-def test_a_damaged_tile_costs_the_patches_on_it_and_no_others(mpp: float, threads: int) -> None:
+def test_a_damaged_tile_makes_only_the_patches_on_it_unreadable(mpp: float, threads: int) -> None:
     grid = PatchGrid(SIZE, (0.5, 0.5), 100, mpp)
     coords, side = grid.all_coords(), grid.side[0]
     batch = read_patches(CountingSlide(damaged=True), grid, coords, threads=threads)

@@ -6,9 +6,10 @@ Positions are level-0 px, as for every slide. Tiles are read by byte range from 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,15 @@ from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
 from wsikit.slides.store_levels import StoreLevels
 from wsikit.slides.tile_reader import TileReader
+from wsikit.store import format2_names
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import place, reaching, zarr_store
-from wsikit.store.table import PatchTable
+from wsikit.store.table import STORE_FORMAT, PatchTable
 
-STORE_FORMAT = 2
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+READABLE_FORMATS = (format2_names.FORMAT, STORE_FORMAT)
 
 TISSUE, UNREADABLE = 1, 2
 """Values of labels/tissue; 0 is glass."""
@@ -32,7 +37,7 @@ _COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard"}
 
 
 class SlideStore(BaseSlide):
-    """A store made by `wsikit tile`: a slide with its tissue mask, patch tables and results.
+    """A store written by `wsikit tile`: a slide with its tissue label, patch tables and results.
 
     Parameters
     ----------
@@ -42,9 +47,9 @@ class SlideStore(BaseSlide):
     Raises
     ------
     StoreError
-        If there is no complete store of ours at `path`.
+        There is no complete store of wsikit at `path`, or its format is not supported.
     UnreachableError
-        If the place that a URL names does not answer.
+        The server of a URL does not answer.
     """
 
     reader = "store"
@@ -92,7 +97,7 @@ class SlideStore(BaseSlide):
 
     @staticmethod
     def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
-        """`attributes.wsikit` of a committed store; StoreError with the next step otherwise."""
+        """`attributes.wsikit` of a complete store of a readable format; StoreError otherwise."""
         path = place(folder) / "zarr.json"
         try:
             attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
@@ -109,9 +114,10 @@ class SlideStore(BaseSlide):
         if "wsikit" not in attributes or "downsamples" not in attributes["wsikit"]:
             raise StoreError(f"{folder}: a Zarr group that wsikit did not write. Give the slide it was made from.")
         found = attributes["wsikit"]["format"]
-        if found != STORE_FORMAT:
+        if found not in READABLE_FORMATS:
             what_to_do = "Update wsikit." if found > STORE_FORMAT else "Tile the slide again."
-            raise StoreError(f"{folder}: store format {found}, this version reads {STORE_FORMAT}. {what_to_do}")
+            read = " and ".join(map(str, READABLE_FORMATS))
+            raise StoreError(f"{folder}: store format {found}, this version reads {read}. {what_to_do}")
         return dict(attributes["wsikit"])
 
     @property
@@ -135,11 +141,11 @@ class SlideStore(BaseSlide):
         return self._levels.tile_px(level)
 
     def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> npt.NDArray[np.uint8]:
-        """One whole tile, uint8 (h, w, 3), read-only; ReadError if it cannot be read. See `TileReader.tile`."""
+        """One complete tile, uint8 (h, w, 3), read-only; ReadError where it cannot be read."""
         return self._levels.tile(level, column, row, keep=keep)
 
     def level_format(self, level: int) -> LevelFormat:
-        """How a level is stored; StoreError if the store holds no pixels."""
+        """Format of a level in the store; StoreError if the store holds no pixels."""
         self._check_holds_pixels()
         return self._stored.formats[level]
 
@@ -157,7 +163,7 @@ class SlideStore(BaseSlide):
         return self._stored.encoded(level, col, row)
 
     def level_record(self, level: int) -> dict[str, Any]:
-        """Metadata of a level: fidelity, lossless, missing_tiles, …; empty if the store holds no pixels."""
+        """Attributes of a level's pixels: fidelity, lossless, missing_tiles, …; empty without pixels."""
         if not self.holds_pixels:
             return {}
         text = (self.folder / str(level) / "zarr.json").read_text(encoding="utf-8")
@@ -172,26 +178,34 @@ class SlideStore(BaseSlide):
         )
 
     def patches(self, grid: str | None = None) -> PatchTable:
-        """The patch table of `grid`; without a name, of the only grid there is."""
+        """The patch table of `grid`; without a name, of the only grid.
+
+        Raises
+        ------
+        StoreError
+            There is no such grid, or there are several and none is named.
+        """
         names = self.grids()
         if grid is None and len(names) == 1:
-            return PatchTable(self.folder / "patches" / names[0])
+            grid = names[0]
         if grid in names:
-            return PatchTable(self.folder / "patches" / grid)
+            return PatchTable(self.folder / "patches" / grid, store_format=int(self.record["format"]))
         if not names:
             raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
         raise StoreError(
-            f"{self.folder}: patch grid {grid!r} was requested; there are {', '.join(names)}. Name one of them."
+            f"{self.folder}: patch grid {grid!r} requested; there are {', '.join(names)}. Name one of them."
         )
 
     def tissue(self) -> tuple[npt.NDArray[np.bool_], tuple[float, float]]:
         """Tissue mask, bool (h, w), and its downsample along x and y (level-0 px per mask px)."""
         downsample = self.tissue_record()["downsample"]
-        return self._tissue_label() == TISSUE, (float(downsample[0]), float(downsample[1]))
+        mask: npt.NDArray[np.bool_] = self._tissue_label() == TISSUE
+        return mask, (float(downsample[0]), float(downsample[1]))
 
     def unreadable_mask(self) -> npt.NDArray[np.bool_]:
         """Where the slide could not be read, bool (h, w), at the tissue mask's downsample."""
-        return np.equal(self._tissue_label(), UNREADABLE)
+        mask: npt.NDArray[np.bool_] = self._tissue_label() == UNREADABLE
+        return mask
 
     def tissue_record(self) -> dict[str, Any]:
         """Record of the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
@@ -201,7 +215,7 @@ class SlideStore(BaseSlide):
         return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["wsikit"])
 
     def findings(self) -> dict[str, str]:
-        """Contents of the store besides pixels, as text: tissue, patch tables with their columns, votes."""
+        """Contents of the store besides pixels, for display: tissue, patch tables with their columns, votes."""
         found: dict[str, str] = {}
         if (self.folder / "labels" / "tissue").is_dir():
             record = self.tissue_record()
@@ -211,9 +225,42 @@ class SlideStore(BaseSlide):
             found[f"patches {name}"] = f"{len(table)} rows: {', '.join(table.columns())}"
             for method, vote in table.votes().items():
                 label = vote["label"]
-                outcome = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
-                found[f"vote ({method})"] = outcome
+                words = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
+                found[f"vote ({method})"] = words
         return found
+
+    def show(self, *, grid: str | None = None, column: str | None = None, method: str = "mean") -> Figure:
+        """The slide with the subtype map over it, or with a column as a heat map: a figure that Jupyter displays.
+
+        Axes are in mm. A store without predictions shows the slide alone. See `wsikit.results.display.show`.
+
+        Parameters
+        ----------
+        grid
+            Name of the patch grid, where several have predictions.
+        column
+            Quantity to draw in place of the classes, such as "ood_score" or "caption_facts:nuclei_per_mm2".
+        method
+            Vote that is stated in the title.
+        """
+        figure: Figure = _display().show(self, grid=grid, column=column, method=method)
+        return figure
+
+    def gallery(self, n: int = 12, by: str | None = None, *, grid: str | None = None, lowest: bool = False) -> Figure:
+        """`n` patches with their captions: a figure that Jupyter displays.
+
+        See `wsikit.results.display.gallery`.
+
+        Parameters
+        ----------
+        by
+            Quantity whose highest (or `lowest`) values are shown, such as "probability:PD"; None: patches evenly
+            spaced over the table.
+        grid
+            Name of the patch grid, where the store has several.
+        """
+        figure: Figure = _display().gallery(self, n, by, grid=grid, lowest=lowest)
+        return figure
 
     def _repr_html_(self) -> str:
         return slide_html(self, self.findings())
@@ -261,6 +308,15 @@ class SlideStore(BaseSlide):
         if not path.is_file():
             return {}
         return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["vendor"])
+
+
+def _display() -> Any:
+    """The module `wsikit.results.display`.
+
+    It lies above this package. It is the one exception to the order of imports, and is imported only when a figure is
+    requested.
+    """
+    return importlib.import_module("wsikit.results.display")
 
 
 StoreLike = SlideStore | str | os.PathLike[str]
