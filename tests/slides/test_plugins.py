@@ -22,7 +22,6 @@ from wsikit.slides.registry import choose_reader, reader_names
 from wsikit.slides.store import SlideStore
 from wsikit.testing import check_reader
 from wsikit.tiling.image import ImageParameters
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 
 TOYS = Path(__file__).parents[1] / "plugins"
@@ -106,9 +105,8 @@ def test_wsikit_info_shows_what_a_plug_in_opens(picture_npy, plugins, option) ->
 
 
 def test_what_a_plug_in_opens_is_tiled_and_a_store_without_pixels_finds_it_again(picture_npy, tmp_path) -> None:
-    grid = PatchParameters(mpp=0.5, patch_px=64)
-    stored = tile(picture_npy, tmp_path / "stored.zarr", patches=grid, image=ImageParameters(codec="zstd"))
-    virtual = tile(picture_npy, tmp_path / "virtual.zarr", patches=grid, image=ImageParameters(pixels="none"))
+    stored = tile(picture_npy, tmp_path / "stored.zarr", mpp=0.5, patch_px=64, image=ImageParameters(codec="zstd"))
+    virtual = tile(picture_npy, tmp_path / "virtual.zarr", mpp=0.5, patch_px=64, image=ImageParameters(pixels="none"))
     with open_slide(picture_npy) as slide, stored, virtual, SlideStore(virtual.path) as again:
         assert stored.record["source"]["reader"] == "numpy"
         for store in (stored, again):
