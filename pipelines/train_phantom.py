@@ -37,7 +37,7 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.phantom import CLASSES, SUBTYPES, make_phantom
 from wsikit.slides import open_slide
-from wsikit.training.baselines import colour_histogram, fit_histogram_floor
+from wsikit.training.baselines import colour_histogram, fit_histogram_baseline
 from wsikit.training.card import model_card
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, refuse_shared_groups
@@ -211,7 +211,7 @@ def predict_all(
     whole = predictor.predict(test.images, test.captions)
     silent = predictor.predict(test.images, [None] * len(test))
     shuffled = predictor.predict(test.images, [test.captions[i] for i in order])
-    floor = fit_histogram_floor(training.images, training.labels)
+    floor = fit_histogram_baseline(training.images, training.labels)
     return {
         "floor: colour histogram + logistic regression": (floor.predict(colour_histogram(test.images)), None),
         "image alone": (whole.probs_image.argmax(axis=1), None),

@@ -226,7 +226,7 @@ def train(settings: Settings, training: Patches, validation: Patches, folder: Pa
             validation=validation.examples(),
             settings=settings.training,
             folder=Path(work),
-            tell=lambda share, figures: logger.info("%.0f %% %s", 100 * share, figures),
+            on_epoch=lambda share, figures: logger.info("%.0f %% %s", 100 * share, figures),
         )
     write_folder(model, processor, settings, folder)
     return {

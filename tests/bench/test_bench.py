@@ -124,7 +124,7 @@ def test_a_reader_that_never_answers_is_given_up(
 def test_the_bottleneck_is_the_largest_share() -> None:
     assert "bottleneck is decoding" in Bottleneck(0.8, 0.05, 0.15).line
     assert "bottleneck is reading the file" in Bottleneck(0.2, 0.6, 0.2).line
-    assert "15% putting patches together" in Bottleneck(0.8, 0.05, 0.15).line
+    assert "15% assembling patches" in Bottleneck(0.8, 0.05, 0.15).line
 
 
 def test_a_slide_smaller_than_a_patch_is_refused(slide_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from wsikit.errors import RequestError
 from wsikit.phantom import CLASSES, PhantomPatch, phantom_patches
-from wsikit.phantom.floor import colour_histogram, histogram_floor
+from wsikit.phantom.floor import colour_histogram, histogram_baseline
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_floor_finds_what_colour_tells_and_nothing_more() -> None:
     noise = rng.random((60, 608))
     told = noise.copy()
     told[np.arange(60), labels] += 5
-    assert histogram_floor((told, labels), (told, labels))["balanced_accuracy"] == 1
-    blind = histogram_floor((noise, labels), (rng.random((60, 608)), labels))
+    assert histogram_baseline((told, labels), (told, labels))["balanced_accuracy"] == 1
+    blind = histogram_baseline((noise, labels), (rng.random((60, 608)), labels))
     assert blind["balanced_accuracy"] < 0.6
     assert blind["chance"] == pytest.approx(0.3333)

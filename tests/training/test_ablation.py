@@ -102,7 +102,7 @@ def test_figures_are_means_over_the_seeds_of_what_sklearn_says_of_the_same_predi
     assert low <= results[key].auc_gain[0] <= high
     assert results["PRMF robust|no captions"].gate == 0
     assert results["concatenation|measured captions"].gate is None
-    assert len(results) == 3 + 3 + 9 + 1  # floors; image, text, mean; arms by captions; fitted on shuffled
+    assert len(results) == 3 + 3 + 9 + 1  # baselines; image, text, mean; arms by captions; fitted on shuffled
 
 
 def test_a_run_that_was_cut_off_does_what_is_missing_and_only_that(config, finished, tmp_path):

@@ -30,7 +30,7 @@ def test_a_folder_left_by_a_kill_before_its_first_file_is_taken(tmp_path: Path):
 def test_a_captioner_is_not_tuned_into_a_folder_whose_training_is_the_users(tmp_path: Path):
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "diary.txt").write_text("mine")
-    with pytest.raises(RequestError, match="something already"):
+    with pytest.raises(RequestError, match="not empty"):
         _claim(tmp_path, {"seed": 0})
     (tmp_path / "training" / "diary.txt").rename(tmp_path / "training" / LEFT)
     _claim(tmp_path, {"seed": 0})

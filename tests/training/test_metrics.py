@@ -145,7 +145,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals_and_zero_with_itself
     assert high - low < alone["high"] - alone["low"]
     swapped = paired_difference(truth, probs, better, patients, "auc")
     assert swapped == pytest.approx((-difference, -high, -low))
-    with pytest.raises(RequestError, match="there are accuracy"):
+    with pytest.raises(RequestError, match="expected one of accuracy"):
         paired_difference(truth, probs, probs, patients, "acc")
 
 
@@ -175,7 +175,7 @@ def test_slides_and_patients_are_the_means_of_their_patches():
 
 def test_a_slide_of_several_classes_has_no_one_truth():
     found = report(patches(TRUTH, np.zeros(7)), np.eye(4)[PREDICTED], classes=tuple("abcd"), n_ordinal=0)
-    assert found["patient"] == {"reason": "1 of 1 patients have patches of several classes, so no one truth"}
+    assert found["patient"] == {"reason": "1 of 1 patients have patches of several classes, so no single truth"}
     assert found["slide"] == {"reason": "the data do not name the slide of every patch"}
 
 

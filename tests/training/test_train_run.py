@@ -107,7 +107,7 @@ def test_train_then_evaluate_then_predict(table: Path, tmp_path: Path, capsys: p
 
     seen = ("evaluate", out / "model", "-o", tmp_path / "all", "--device", "cpu")
     assert call(*seen) == 2
-    assert "was trained or chosen on" in capsys.readouterr().err
+    assert "was trained or selected on" in capsys.readouterr().err
     chosen = ("evaluate", out / "model", "--split", out / "splits.json", "-o", tmp_path / "ev", "--device", "cpu")
     assert call(*chosen, "--json") == 0
     said = json.loads(capsys.readouterr().out)
@@ -159,11 +159,11 @@ def test_one_fold_of_several_is_trained_and_the_split_kept_whole(table: Path, tm
     [
         ({"trainig": {}}, "trainig: Extra inputs are not permitted"),
         ({"classes": [{"code": "UD"}, {"code": "UD"}]}, "must differ"),
-        ({"classes": [{"code": "UD", "values": ["x"]}, {"code": "D", "values": ["x"]}]}, "a value stands for two"),
+        ({"classes": [{"code": "UD", "values": ["x"]}, {"code": "D", "values": ["x"]}]}, "one value is mapped to two"),
         ({"classes": [{"code": "o", "background": True}, {"code": "D"}]}, "those that vote come first"),
         ({"data": {"patch_px": 32}}, "give one of table, names and stores"),
         ({"data": {"patch_px": 32, "table": {"images": "x"}}}, "give mpp"),
-        ({"captions": {"source": "csv"}}, "source 'csv' and csv None do not go together"),
+        ({"captions": {"source": "csv"}}, "source 'csv' and csv None cannot be combined"),
         ({"text": {"max_tokens": 9}}, "give model_type .* or pretrained"),
         ({"stages": [{"name": "late", "since": 0.5, "learns": ["fusion"]}]}, "the first must begin at 0"),
         ({"training": TINY["training"] | {"epochs": 2}}, "take more epochs"),

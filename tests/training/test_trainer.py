@@ -18,7 +18,7 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMFOutput
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.training.augment import disturb, jitter_stain, turn
-from wsikit.training.baselines import colour_histogram, fit_histogram_floor, fit_text_floor
+from wsikit.training.baselines import colour_histogram, fit_histogram_baseline, fit_text_baseline
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.forward import outputs_of
@@ -222,7 +222,7 @@ def test_a_finished_run_that_is_resumed_learns_no_further(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda folder: run(toy_model(), epochs=3, checkpoints=folder), "a run was begun here. Resume it"),
+        (lambda folder: run(toy_model(), epochs=3, checkpoints=folder), "holds an unfinished run. Resume it"),
         (lambda folder: run(toy_model(), epochs=4, checkpoints=folder, resume=True), "differs in curriculum, settings"),
         (
             lambda folder: run(toy_model(), epochs=3, checkpoints=folder, resume=True, validation=toy_set(seed=7)),
@@ -239,7 +239,7 @@ def test_a_run_is_gone_on_with_only_as_what_it_was(tmp_path: Path, change: Calla
 def test_words_that_name_the_class_show_in_the_floor_of_words_as_written():
     labels = np.arange(60) % 2
     captions = [f"nuclei, {('undifferentiated', 'differentiating')[label]}" for label in labels]
-    written, read = (fit_text_floor(captions, labels, scrubbed=scrubbed) for scrubbed in (False, True))
+    written, read = (fit_text_baseline(captions, labels, scrubbed=scrubbed) for scrubbed in (False, True))
     assert (written.predict(captions) == labels).all()
     assert (read.predict(captions) == labels).mean() == 0.5
 
@@ -319,5 +319,5 @@ def test_the_colour_histogram_is_a_recount_of_the_pixels():
 
 def test_the_floor_solves_what_colour_alone_tells():
     data, fresh = toy_set(), toy_set(seed=4)
-    floor = fit_histogram_floor(data.images, data.labels)
+    floor = fit_histogram_baseline(data.images, data.labels)
     assert (floor.predict(colour_histogram(fresh.images)) == fresh.labels).all()

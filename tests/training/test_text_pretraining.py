@@ -12,7 +12,7 @@ from wsikit.models.config import TextEncoderConfig
 from wsikit.models.encoders import TextEncoder
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.training.settings import FitSettings
-from wsikit.training.text_pretraining import drawn_captions, teach_reading
+from wsikit.training.text_pretraining import drawn_captions, pretrain_text_encoder
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.688, 4.0])
@@ -36,7 +36,7 @@ def test_facts_that_are_never_told_at_a_scale_do_not_spoil_the_figure():
     tokenizer = CaptionTokenizer.train(captions, vocabulary=300, max_tokens=128)
     options = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": tokenizer.vocabulary}
     encoder = TextEncoder(TextEncoderConfig(model_type="distilbert", options=options))
-    share = teach_reading(encoder, tokenizer, mpp=0.688, n=64, settings=FitSettings(epochs=1, batch=32), seed=0)
+    share = pretrain_text_encoder(encoder, tokenizer, mpp=0.688, n=64, settings=FitSettings(epochs=1, batch=32), seed=0)
     assert np.isfinite(share)
 
 
@@ -48,7 +48,9 @@ def test_an_encoder_from_nothing_learns_to_read_what_it_has_not_seen():
     torch.manual_seed(0)
     encoder = TextEncoder(TextEncoderConfig(model_type="distilbert", options=options))
     settings = FitSettings(epochs=10, batch=32, lr=5e-3, weight_decay=0.0)
-    assert teach_reading(encoder, tokenizer, mpp=4.0, n=1500, settings=settings, seed=0) > 0.5  # untaught: below 0
+    assert (
+        pretrain_text_encoder(encoder, tokenizer, mpp=4.0, n=1500, settings=settings, seed=0) > 0.5
+    )  # untaught: below 0
 
 
 def test_drawn_places_in_a_slide_are_those_that_the_words_tell():

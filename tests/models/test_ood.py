@@ -61,12 +61,12 @@ def test_a_model_folder_keeps_it_and_counts_it_in_the_fingerprint(tiny_model: MM
     width = tiny_model.image.width
     bare = save_model(tiny_model, tmp_path / "bare", card="")
     features = RNG.normal(size=(300, width)).astype(np.float32)
-    tiny_model.ood_score = OodDetector.fit(features, features)
+    tiny_model.ood_detector = OodDetector.fit(features, features)
     folder = save_model(tiny_model, tmp_path / "knows", card="")
-    loaded = load_model(folder).ood_score
-    np.testing.assert_array_equal(loaded.of(features), tiny_model.ood_score.of(features))
+    loaded = load_model(folder).ood_detector
+    np.testing.assert_array_equal(loaded.of(features), tiny_model.ood_detector.of(features))
     assert fingerprint(folder) != fingerprint(bare)
-    assert load_model(bare).ood_score is None
+    assert load_model(bare).ood_detector is None
 
 
 def test_a_damaged_or_foreign_file_is_named(tiny_model: MMLNB, tmp_path: Path):
@@ -86,8 +86,8 @@ def test_predictions_tell_it_of_each_patch_and_nan_where_the_model_does_not_know
     from wsikit.training.forward import image_features
 
     features = image_features(tiny_model, patches)
-    tiny_model.ood_score = OodDetector.fit(features, features)
+    tiny_model.ood_detector = OodDetector.fit(features, features)
     white = np.full((1, 64, 64, 3), 255, np.uint8)
     found = predictor.predict(np.concatenate([patches[:9], white]), [None] * 10).ood_score
-    np.testing.assert_allclose(found[:9], tiny_model.ood_score.of(features[:9]), rtol=1e-3)
+    np.testing.assert_allclose(found[:9], tiny_model.ood_detector.of(features[:9]), rtol=1e-3)
     assert found[9] > 1 > found[:9].mean()
