@@ -1,4 +1,4 @@
-"""The colour-histogram floor of the phantom: how well its classes are told apart without seeing any form.
+"""Colour-histogram baseline of the phantom: how well its classes are separable by colour only.
 
     python benchmarks/phantom_floor.py --train 60 --test 30 --per-slide 16 --json floor.json
 

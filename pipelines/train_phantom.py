@@ -1,8 +1,8 @@
 """Train the packaged demonstration model on synthetic tissue: python pipelines/train_phantom.py -o OUT
 
-Makes training slides and unseen ones, captions their patches by measurement, trains, evaluates beside the floor of a
-colour histogram, and writes OUT/model with card and metrics (packaged as wsikit/models/zoo/<name>). Same seeds, same
-model.
+Makes training and held-out slides, captions their patches by measurement, trains, evaluates in comparison with a
+colour-histogram baseline, and writes OUT/model with card and metrics (packaged as wsikit/models/zoo/<name>). Same
+seeds, same model.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Data(_Strict):
     train_seeds: tuple[int, int]
     test_seeds: tuple[int, int]
     ood_seeds: tuple[int, int]
-    """Slides by which it is told how far off a patch may lie."""
+    """Slides whose patches set the limit of the OOD score."""
     slide_px: int
     min_tissue: float
     most_per_training_slide: int

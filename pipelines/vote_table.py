@@ -76,8 +76,8 @@ def voting(slide: VoteSlide) -> npt.NDArray[np.bool_]:
 def fit_attention(slides: Sequence[VoteSlide], *, seed: int) -> Callable[[VoteSlide], VoteSlide]:
     """Learn attention from the truth of `slides` (Brier); returns what gives a slide its weights."""
     torch.manual_seed(seed)
-    told = np.concatenate([features_of(slide)[voting(slide)] for slide in slides])
-    middle, spread = told.mean(axis=0), told.std(axis=0) + 1e-6
+    voting_features = np.concatenate([features_of(slide)[voting(slide)] for slide in slides])
+    middle, spread = voting_features.mean(axis=0), voting_features.std(axis=0) + 1e-6
 
     def tensors(slide: VoteSlide) -> tuple[torch.Tensor, ...]:
         rows = voting(slide)
@@ -85,14 +85,14 @@ def fit_attention(slides: Sequence[VoteSlide], *, seed: int) -> Callable[[VoteSl
         arrays = (scaled, slide.probs[rows], slide.weights[rows], slide.truth)
         return tuple(torch.tensor(array, dtype=torch.float32) for array in arrays)
 
-    pool = Attention(told.shape[1])
+    pool = Attention(voting_features.shape[1])
     optimiser = torch.optim.AdamW(pool.parameters(), lr=1e-2, weight_decay=1e-2)
     bags = [tensors(slide) for slide in slides if voting(slide).any()]
     for _ in range(STEPS):
         loss = torch.zeros(())
         for features, probs, weights, truth in bags:
-            voice = pool(features) * weights
-            loss = loss + ((voice @ probs / voice.sum() - truth) ** 2).sum() / len(bags)
+            weight = pool(features) * weights
+            loss = loss + ((weight @ probs / weight.sum() - truth) ** 2).sum() / len(bags)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -109,7 +109,7 @@ def fit_attention(slides: Sequence[VoteSlide], *, seed: int) -> Callable[[VoteSl
 
 
 def ask_all(slides: Sequence[VoteSlide], folds: npt.NDArray[np.int64], methods: Sequence[str], *, seed: int) -> Asked:
-    """Every method, fitted on the other folds; beside them its usual numbers, and the prevalence."""
+    """Every method, fitted on the other folds; compared with its default parameters and with the prevalence."""
     truth = np.stack([slide.truth for slide in slides])
     answers = {name: np.zeros_like(truth) for name in (*methods, *_plain(methods), PREVALENCE)}
     chosen: dict[str, list[str]] = {name: [] for name in methods}
@@ -295,7 +295,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["patients", "phantoms"])
     parser.add_argument("folder", type=Path, help="OUT of wsikit ablate, or where phantoms are or will be.")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="Markdown; figures go beside it as .json.")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="Markdown; metrics are written next to it as .json."
+    )
     parser.add_argument("--arm", default="PRMF robust|measured captions", help="Which of the ablation's predictions.")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -19,19 +19,19 @@ from wsikit.tiling.tile import tile
 
 def test_every_reader_has_its_numbers_or_a_reason(slide_path: Path, tmp_path: Path) -> None:
     tile(slide_path, tmp_path / "s.zarr").close()
-    told: list[int] = []
+    calls: list[int] = []
     result = bench(
         slide_path,
         store=tmp_path / "s.zarr",
         patches=6,
         repeat=2,
         others=("openslide", "tiffslide", "cucim"),
-        on_pass=lambda: told.append(1),
+        on_pass=lambda: calls.append(1),
     )
     record = json.loads(json.dumps(result.to_json()))
     assert record["patches"] == 6
     assert record["source_mp"] == pytest.approx(6 * 224 * 224 / 1e6)
-    assert len(told) == 3 * 6
+    assert len(calls) == 3 * 6
     for name in ("limit", "wsikit", "store", "openslide", "tiffslide", "cucim"):
         found = record[name]
         if "reason" in found:

@@ -1,4 +1,4 @@
-"""Patches to train on: labelled by the truth, repeatable, split by slide, not told apart by colour alone."""
+"""Patches to train on: labelled by the truth, repeatable, split by slide, not separable by colour alone."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_floor_finds_what_colour_tells_and_nothing_more() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     noise = rng.random((60, 608))
-    told = noise.copy()
-    told[np.arange(60), labels] += 5
-    assert histogram_baseline((told, labels), (told, labels))["balanced_accuracy"] == 1
+    shifted = noise.copy()
+    shifted[np.arange(60), labels] += 5
+    assert histogram_baseline((shifted, labels), (shifted, labels))["balanced_accuracy"] == 1
     blind = histogram_baseline((noise, labels), (rng.random((60, 608)), labels))
     assert blind["balanced_accuracy"] < 0.6
     assert blind["chance"] == pytest.approx(0.3333)

@@ -49,9 +49,9 @@ def test_fractions_agree_with_a_walk_over_single_pixels(made: PhantomTruth) -> N
     for row, column in ((1, 2), (2, 3), (3, 1), (4, 4)):
         x, y = np.meshgrid(np.arange(0.7, 112, 1.3) + column * 112, np.arange(0.4, 112, 1.3) + row * 112)
         kind = scene.fields.at(x, y).kind
-        told = made.facts.fractions[row * made.grid.n_cols + column]
+        stated = made.facts.fractions[row * made.grid.n_cols + column]
         for n in others:
-            assert told[n] == pytest.approx((kind == n).mean(), abs=0.03)
+            assert stated[n] == pytest.approx((kind == n).mean(), abs=0.03)
 
 
 def test_fractions_sum_to_one_and_beyond_the_edge_is_glass(made: PhantomTruth) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: ours is removed when the run is over, so nobody else's may be taken for it."""
+"""The folder of a run's checkpoints: it is removed at the end of a run, so no other folder may be taken for it."""
 
 from __future__ import annotations
 

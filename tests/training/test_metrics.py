@@ -149,8 +149,8 @@ def test_a_paired_difference_is_narrower_than_two_intervals_and_zero_with_itself
         paired_difference(truth, probs, probs, patients, "acc")
 
 
-def test_what_cannot_be_told_is_none_with_the_reason():
-    """The official code swallowed the error, and nobody learnt that a class was missing."""
+def test_an_undefined_metric_is_none_with_the_reason():
+    """The official code ignored the error, so a missing class went unnoticed."""
     truth, probs, patients = guesses()
     rows = truth != 2
     found = report(patches(truth[rows], patients[rows]), probs[rows], classes=("a", "b", "c"), n_ordinal=0)["patch"]

@@ -18,7 +18,7 @@ from wsikit.training.text_pretraining import drawn_captions, pretrain_text_encod
 @pytest.mark.parametrize("mpp", [0.5, 0.688, 4.0])
 def test_a_drawn_place_is_the_grade_that_the_words_tell(mpp):
     captions, places, names = drawn_captions(200, mpp=mpp, seed=0)
-    told = 0
+    stated = 0
     for text, row in zip(captions, places, strict=True):
         read = parse(text)
         for name, place in zip(names, row, strict=True):
@@ -27,11 +27,11 @@ def test_a_drawn_place_is_the_grade_that_the_words_tell(mpp):
             if np.isfinite(place) and name not in ("blank_share", "black_share", "grey_share"):
                 grade = fact.grades[int(place * len(fact.grades))][1]
                 assert read[fact.term] == grade, (name, text)
-                told += 1
-    assert told > 1000
+                stated += 1
+    assert stated > 1000
 
 
-def test_facts_that_are_never_told_at_a_scale_do_not_spoil_the_figure():
+def test_facts_that_are_never_stated_at_a_scale_do_not_spoil_the_figure():
     captions, _, _ = drawn_captions(200, mpp=0.688, seed=5)
     tokenizer = CaptionTokenizer.train(captions, vocabulary=300, max_tokens=128)
     options = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": tokenizer.vocabulary}
@@ -58,12 +58,12 @@ def test_drawn_places_in_a_slide_are_those_that_the_words_tell():
     columns = [column for column, name in enumerate(names) if name.endswith(" in the slide")]
     assert len(columns) == len(WORDS)
     assert places.shape == (300, len(names))
-    told = 0
+    stated = 0
     for text, row in zip(captions, places, strict=True):
         _, _, sentence = text.partition(f"{HEAD}: ")
         assert np.isfinite(row[columns]).all() == bool(sentence) == ("Tone: " in text)
         for column, word, words in zip(columns, sentence.rstrip(".").split(", "), WORDS.values(), strict=False):
             if sentence:
                 assert words[sum(row[column] >= limit for limit in LIMITS)] == word
-                told += 1
-    assert told > 1000
+                stated += 1
+    assert stated > 1000

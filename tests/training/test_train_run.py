@@ -42,7 +42,7 @@ COLOURS = {"UD": (90, 40, 130), "PD": (150, 80, 160), "D": (220, 170, 200)}
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A folder of 72 patches of 12 patients, each of one class, whose colour and words tell it; t.csv beside."""
+    """A folder of 72 patches of 12 patients, each of one class, which colour and words reveal; and t.csv."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "data"
     folder.mkdir()

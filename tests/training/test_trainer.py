@@ -264,7 +264,7 @@ def test_a_part_once_frozen_keeps_weights_and_batch_statistics_to_the_last_bit()
     assert not all(torch.equal(states[0][name], states[1][name]) for name in kept)
 
 
-def test_the_gate_is_taught_to_open_for_texts_worth_more_than_the_image_and_close_for_wrong_and_foreign_ones():
+def test_the_gate_is_taught_to_open_for_texts_worth_more_than_the_image_and_close_for_wrong_and_swapped_ones():
     labels = torch.tensor([0, 0, 0, 0])
     right, wrong = [5.0, 0.0], [0.0, 5.0]
     present, own = torch.tensor([True, True, True, False]), torch.tensor([True, True, False, False])

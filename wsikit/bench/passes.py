@@ -107,7 +107,7 @@ def _decode_each_tile(job: Job) -> Timings:
     from wsikit.slides.tile_cache import DecodedTiles, DecodePool, plan_paste
     from wsikit.tiling.stream import plan_patches
 
-    with _opened(job) as slide, DecodePool(job.threads) as crew:
+    with _opened(job) as slide, DecodePool(job.threads) as pool:
         plans = plan_patches(slide, _grid(job, slide.dimensions), _corners(job))
         encoded = _encoded(slide)
         if not isinstance(slide, DecodedTiles):
@@ -125,9 +125,9 @@ def _decode_each_tile(job: Job) -> Timings:
             for column, row in tiles[share]:
                 slide.tile(level, column, row, keep=False)
 
-        timings = _timed(lambda: crew.share(decode))
+        timings = _timed(lambda: pool.share(decode))
         if encoded is not None:
-            timings["io_seconds"] = _timed(lambda: crew.share(fetch))["seconds"]
+            timings["io_seconds"] = _timed(lambda: pool.share(fetch))["seconds"]
         return timings
 
 

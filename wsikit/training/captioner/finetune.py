@@ -263,8 +263,8 @@ def _claim(out: Path, request: dict[str, Any]) -> None:
             )
         return
     # a folder with our name but without our request is not ours (unless empty), and ours is removed at the end
-    strangers = foreign_names(out / CHECKPOINTS) or [name for name in foreign_names(out) if name != CHECKPOINTS]
-    if strangers or (out.exists() and not out.is_dir()):
+    unknown = foreign_names(out / CHECKPOINTS) or [name for name in foreign_names(out) if name != CHECKPOINTS]
+    if unknown or (out.exists() and not out.is_dir()):
         raise RequestError(f"{out}: not empty; give a new folder, nothing is overwritten.")
     write_json(path, request)
 
