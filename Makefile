@@ -1,7 +1,14 @@
-# Two targets do everything: `make demo` and `make test`. Each sets up its environment by itself.
+# Each target sets up its environment by itself, in .venv. First `make demo` or `make test`, then `make lint`.
+# On a machine without a GPU, `make demo TORCH_INDEX=ADDRESS` installs the small build of torch (see README.md).
 PYTHON ?= python3
 VENV ?= .venv
+# address of the package index with the wanted build of torch; empty: the default one
+TORCH_INDEX ?=
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CHECKED := wsikit tests pipelines benchmarks
+# the examples in the docstrings of the package as it is installed, together with the tests
+EVERYTHING := --doctest-modules --pyargs tests/ wsikit
 
 .PHONY: demo test test-all lint clean
 
@@ -9,26 +16,33 @@ demo: $(VENV)/installed
 	$(BIN)/wsikit demo
 
 test: $(VENV)/installed-test
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow" $(EVERYTHING)
 
 test-all: $(VENV)/installed-test
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 $(EVERYTHING)
 
-lint: $(VENV)/installed-test
-	$(BIN)/pip install --quiet ruff mypy
-	$(BIN)/ruff check wsikit tests pipelines benchmarks
-	$(BIN)/ruff format --check wsikit tests pipelines benchmarks
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy wsikit
+	$(BIN)/pytest --doctest-modules --pyargs wsikit
 
 # as any user installs it: not editable, dependencies resolved by pip
 $(VENV)/installed: setup.cfg pyproject.toml $(shell find wsikit -type f -not -name '*.pyc' 2>/dev/null)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet .
+	@echo "Installing wsikit and what it needs into $(VENV): several GB with torch for CUDA, about 2 GB with a CPU build."
+	@echo "This takes some minutes the first time."
+	test -z "$(TORCH_INDEX)" || $(PIP) install torch torchvision --index-url "$(TORCH_INDEX)"
+	$(PIP) install .
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet '.[test]'
+	$(PIP) install '.[test]'
+	touch $@
+
+$(VENV)/installed-lint: $(VENV)/installed-test
+	$(PIP) install '.[test,lint]'
 	touch $@
 
 clean:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from wsikit.captions import fact_f1, load_captioner
 from wsikit.inference.budget import NO_ROW, Budget, choose, similarity_features
-from wsikit.inference.predict import PatchPrediction, Predictor
 from wsikit.models.io import load_model
+from wsikit.models.predictor import Columns, Predictor
 from wsikit.phantom import SUBTYPES, make_phantom
 from wsikit.slides import open_slide
 from wsikit.tiling.stream import read_patches
@@ -114,27 +114,36 @@ class Classifier:
         self.groups = np.repeat(np.arange(len(slides)), [len(slide.labels) for slide in slides])
         self.full = self.predict([np.arange(len(slide.labels)) for slide in slides])
 
-    def predict(self, sources: list[npt.NDArray[np.int64]]) -> PatchPrediction:
+    def predict(self, sources: list[npt.NDArray[np.int64]]) -> Columns:
         """With the captions of the rows in `sources`."""
         parts = [
             self.predictor.predict(slide.images, [None if row == NO_ROW else slide.captions[row] for row in source])
             for slide, source in zip(self.slides, sources)
         ]
-        return PatchPrediction(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(parts[0])))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def row(self, look: str, budget: float, similarity: float, sources: list[npt.NDArray[np.int64]]) -> Row:
         """Figures of one choice."""
         found, clear, rows = self.predict(sources), self.clear, np.concatenate(sources)
         stated = clear & (rows != NO_ROW)
-        n_classes = found.probs.shape[1]
+        n_classes = found["probability"].shape[1]
         figures = measure(
-            look, self.labels[clear], found.probs[clear].argmax(1), self.groups[clear], n_classes=n_classes, n_ordinal=3
+            look,
+            self.labels[clear],
+            found["probability"][clear].argmax(1),
+            self.groups[clear],
+            n_classes=n_classes,
+            n_ordinal=3,
         )
         cost = paired_difference(
-            self.labels[clear], self.full.probs[clear], found.probs[clear], self.groups[clear], "balanced_accuracy"
+            self.labels[clear],
+            self.full["probability"][clear],
+            found["probability"][clear],
+            self.groups[clear],
+            "balanced_accuracy",
         )
         text, own = (
-            balanced_accuracy(self.labels[stated], of.probs_text[stated].argmax(1)) if stated.any() else None
+            balanced_accuracy(self.labels[stated], of["probability_text"][stated].argmax(1)) if stated.any() else None
             for of in (found, self.full)
         )
         return Row(

@@ -10,15 +10,8 @@ import sys
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 
-from wsikit.batch.manifest import collect
-from wsikit.batch.records import SlideRow, taken_ids
-from wsikit.batch.runner import RunParameters, run
-from wsikit.cli.progress import TerminalProgress
-from wsikit.errors import RequestError
-from wsikit.executor import Executor
-from wsikit.inference.stages import VoteParameters
+import wsikit
 
 KNOWN = {"slides", "manifest", "out", "assume_mpp", "model", "captioner", "min_tissue", "vote", "workers", "device"}
 
@@ -28,7 +21,7 @@ def load(path: Path) -> dict:
     config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     unknown = sorted(set(config) - KNOWN)
     if unknown:
-        raise RequestError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(KNOWN))}")
+        raise wsikit.RequestError(f"{path}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(KNOWN))}")
     return config
 
 
@@ -38,32 +31,19 @@ def main() -> int:
     arguments.add_argument("-o", "--out", help="Overrides the configuration's out.")
     given = arguments.parse_args()
     config = load(given.config)
-    out = Path(given.out or config["out"])
-
-    entries = collect(
-        config.get("slides", []),
-        manifest=config.get("manifest"),
-        assume_mpp=config.get("assume_mpp"),
-        taken=taken_ids(out),
+    slides = [*config.get("slides", []), *([config["manifest"]] if config.get("manifest") else [])]
+    settings = {
+        name: config[name] for name in ("model", "captioner", "min_tissue", "workers", "device") if name in config
+    }
+    result = wsikit.run(
+        slides,
+        given.out or config["out"],
+        mpp=config.get("assume_mpp"),
+        vote=wsikit.VoteParameters(**config.get("vote", {})),
+        on_slide=lambda row: print(f"{row.slide_id}: {row.verdict()}", flush=True),
+        **settings,
     )
-    chosen = {name: config[name] for name in ("model", "captioner", "min_tissue") if name in config}
-    parameters = RunParameters(**chosen, vote=VoteParameters(**config.get("vote", {})))
-    console = Console()
-
-    def tell(row: SlideRow) -> None:
-        console.print(f"{row.slide_id}: {row.status} {row.subtype or row.reason or row.error or ''}", highlight=False)
-
-    with TerminalProgress(console) as progress:
-        summary = run(
-            entries,
-            out,
-            parameters=parameters,
-            executor=Executor(workers=config.get("workers")),
-            device=config.get("device", "auto"),
-            progress=progress,
-            on_slide=tell,
-        )
-    return summary.exit_status
+    return result.exit_status
 
 
 if __name__ == "__main__":

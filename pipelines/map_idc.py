@@ -19,8 +19,7 @@ import numpy as np
 import tifffile
 from matplotlib.figure import Figure
 
-from wsikit.batch.manifest import collect
-from wsikit.batch.runner import RunParameters, run
+from wsikit import run
 from wsikit.slides.store import SlideStore
 from wsikit.training.bootstrap import Sample, draw_groups, quantiles
 from wsikit.training.datasets import Columns, read_table
@@ -138,11 +137,8 @@ def main() -> int:
     cells = stitch(table, path)
     fold = fold_of(given.ablation, set(table.files))
 
-    entries = collect([str(path)], manifest=None, assume_mpp=None, taken={})
     # with the captioner that the model was trained with, as by default
-    parameters = RunParameters(model=str(given.ablation / f"models/fold{fold}"))
-    summary = run(entries, given.out / "run", parameters=parameters)
-    (row,) = summary.rows
+    (row,) = run(path, given.out / "run", model=given.ablation / f"models/fold{fold}")
     logger.info("%s: %s %s", row.slide_id, row.status, row.subtype or row.reason or row.error)
     patches = SlideStore(given.out / "run" / "slides" / f"{row.slide_id}.zarr").patches(None)
     of_cell = {tuple(cell): place for place, cell in enumerate(np.asarray(patches.coords) // PATCH_PX)}
@@ -156,7 +152,7 @@ def main() -> int:
     (given.out / "score.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     draw(tifffile.imread(path), truth, probs, cells, given.out / "map.png")
     logger.info("%s", json.dumps(record, indent=2))
-    return summary.exit_status
+    return 0 if row.status == "done" else 1
 
 
 if __name__ == "__main__":

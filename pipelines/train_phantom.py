@@ -30,10 +30,10 @@ from pydantic import BaseModel, ConfigDict
 import wsikit
 from wsikit.captions import load_captioner, scrub
 from wsikit.exporters.palette import class_colors, hex_color
-from wsikit.inference.predict import Predictor
 from wsikit.models.config import ImageEncoderConfig, ModelConfig, PRMFConfig, TextEncoderConfig
 from wsikit.models.io import load_model, save_model
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.predictor import Predictor
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.phantom import CLASSES, SUBTYPES, make_phantom
 from wsikit.slides import open_slide
@@ -214,11 +214,11 @@ def predict_all(
     floor = fit_histogram_baseline(training.images, training.labels)
     return {
         "floor: colour histogram + logistic regression": (floor.predict(colour_histogram(test.images)), None),
-        "image alone": (whole.probs_image.argmax(axis=1), None),
-        "text alone": (whole.probs_text.argmax(axis=1), None),
-        FUSED: (whole.probs.argmax(axis=1), whole.gate),
-        "PRMF, no captions": (silent.probs.argmax(axis=1), silent.gate),
-        "PRMF, shuffled captions": (shuffled.probs.argmax(axis=1), shuffled.gate),
+        "image alone": (whole["probability_image"].argmax(axis=1), None),
+        "text alone": (whole["probability_text"].argmax(axis=1), None),
+        FUSED: (whole["probability"].argmax(axis=1), whole["gate"]),
+        "PRMF, no captions": (silent["probability"].argmax(axis=1), silent["gate"]),
+        "PRMF, shuffled captions": (shuffled["probability"].argmax(axis=1), shuffled["gate"]),
     }
 
 

@@ -212,8 +212,7 @@ def patients_of(out: Path, arm: str) -> tuple[Asked, list[str]]:
 
 def make_phantoms(folder: Path) -> None:
     """Slides of each subtype and seed, and a run over them, as far as they are not there."""
-    from wsikit.batch.manifest import collect
-    from wsikit.batch.runner import run
+    from wsikit import run
     from wsikit.phantom import SUBTYPES, make_phantom
     from wsikit.phantom.truth import truth_paths
 
@@ -222,7 +221,7 @@ def make_phantoms(folder: Path) -> None:
             path = folder / "slides" / f"{subtype}_{seed}.tiff"
             if not truth_paths(path)[0].exists():
                 make_phantom(path, size_px=(2560, 2560), subtype=subtype, seed=seed)
-    run(collect([folder / "slides"]), folder / "run", device="cpu")
+    run(folder / "slides", folder / "run", device="cpu")
 
 
 def phantoms_of(folder: Path) -> tuple[Asked, list[str]]:

@@ -1,4 +1,4 @@
-"""A light face: what importing wsikit and asking for help load, and what they must not."""
+"""The import of wsikit and the help of a verb load no heavy package."""
 
 from __future__ import annotations
 

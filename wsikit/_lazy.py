@@ -1,11 +1,14 @@
-"""Names of a package that are imported when they are first used (PEP 562), so that importing the package is cheap."""
+"""Things made when they are first used: names of a package (PEP 562), and values that are expensive to make."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -14,14 +17,48 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     Parameters
     ----------
     homes
-        Public name to the module that defines it.
+        Public name to the module that defines it; `module:name` where it has another name there.
     """
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(homes[name]), name)
+        module, _, attribute = homes[name].partition(":")
+        value = getattr(importlib.import_module(module), attribute or name)
         setattr(sys.modules[package], name, value)
         return value
 
     return get
+
+
+class Once(Generic[T]):
+    """A value that is made when it is first asked for, once, whichever thread asks.
+
+    Attributes
+    ----------
+    error
+        What making it raised; the next call raises the same again without trying.
+
+    >>> numbers = Once(lambda: print("made") or 7)
+    >>> numbers(), numbers()
+    made
+    (7, 7)
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._values: list[T] = []
+        self.error: Exception | None = None
+
+    def __call__(self) -> T:
+        with self._lock:
+            if self.error is not None:
+                raise self.error
+            if not self._values:
+                try:
+                    self._values.append(self._make())
+                except Exception as error:
+                    self.error = error
+                    raise
+            return self._values[0]

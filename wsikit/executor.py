@@ -66,21 +66,23 @@ class Executor:
     def _map_on_cluster(
         self, function: Callable[[Task], Result], tasks: Sequence[Task], done: Callable[[Task], None]
     ) -> list[Result]:
-        from distributed import Client, LocalCluster, as_completed
+        import distributed
+
+        untyped: Any = distributed  # the library has no type hints
 
         with contextlib.ExitStack() as stack:
             target: Any = self.scheduler
             if self.scheduler == "processes":
                 count = self.workers or available_cpus()
                 target = stack.enter_context(
-                    LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
+                    untyped.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
                 )
-            client = stack.enter_context(Client(target))
+            client = stack.enter_context(untyped.Client(target))
             _check_workers(client, self.scheduler)
             futures = client.map(function, tasks, pure=False)
             index_of = {future.key: index for index, future in enumerate(futures)}
             results: dict[int, Result] = {}
-            for future, result in as_completed(futures, with_results=True):
+            for future, result in untyped.as_completed(futures, with_results=True):
                 results[index_of[future.key]] = result
                 done(tasks[index_of[future.key]])
             # released before the workers go, or the scheduler would try to compute them again
@@ -102,18 +104,17 @@ def _check_workers(client: Any, scheduler: str) -> None:
 def _map_on_threads(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, done: Callable[[Task], None]
 ) -> list[Result]:
-    from dask.callbacks import Callback
     from dask.threaded import get
 
-    # the index is the argument, not the task: Dask would walk through a task that is a dataclass
-    graph = {("task", index): (lambda index: function(tasks[index]), index) for index in range(len(tasks))}
+    def carry_out(index: int) -> Result:
+        result = function(tasks[index])
+        done(tasks[index])  # not by Dask's callbacks, which are global: two maps may run in two threads
+        return result
 
-    def posttask(key: Any, *_: Any) -> None:
-        done(tasks[key[1]])
-
+    # the index is the argument, not the task: Dask would walk through a task that is a dataclass.
     # Dask's scheduler itself: building the same graph by dask.delayed costs a millisecond per task
-    with Callback(posttask=posttask):
-        return list(get(graph, list(graph), num_workers=workers))
+    graph = {("task", index): (carry_out, index) for index in range(len(tasks))}
+    return list(get(graph, list(graph), num_workers=workers))
 
 
 def _ignore(task: Any) -> None:

@@ -12,14 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wsikit.batch import runner
-from wsikit.batch.manifest import collect
 from wsikit.batch.records import DONE, FAILED
-from wsikit.batch.runner import RunParameters, RunSummary, run
-from wsikit.captions import Caption, CaptionerOptions
+from wsikit.batch.run import RunResult, run
+from wsikit.captions import Caption, CaptionerOptions, registry
 from wsikit.cli.main import main
 from wsikit.errors import RequestError, UnreachableError
-from wsikit.executor import Executor
 from wsikit.inference.budget import Budget
 from wsikit.inference.caption_columns import NO_ROW, read_captions
 from wsikit.slides.store import SlideStore
@@ -51,17 +48,17 @@ class Counting:
 def captioner(monkeypatch: pytest.MonkeyPatch) -> Counting:
     """Stands in for whatever the run names as its captioner."""
     counting = Counting()
-    monkeypatch.setattr(runner, "load_captioner", counting.load)
+    monkeypatch.setattr(registry, "load_captioner", counting.load)
+    monkeypatch.setattr(registry, "check_captioner", lambda spec: None)
     return counting
 
 
 @pytest.fixture
-def start(model_folder: Path, tmp_path: Path) -> Callable[..., RunSummary]:
+def start(model_folder: Path, tmp_path: Path) -> Callable[..., RunResult]:
     """Runs slides into tmp_path/out with the tiny model."""
 
-    def run_it(*slides: Path, **changes: Any) -> RunSummary:
-        parameters = RunParameters(model=str(model_folder), **changes)
-        return run(collect(slides), tmp_path / "out", parameters=parameters, executor=Executor(workers=2), device="cpu")
+    def run_it(*slides: Path, **changes: Any) -> RunResult:
+        return run(slides, tmp_path / "out", model=model_folder, workers=2, device="cpu", **changes)
 
     return run_it
 
@@ -71,7 +68,7 @@ def store_of(tmp_path: Path, slide_id: str = "disc") -> SlideStore:
 
 
 def test_generated_captions_reach_the_model_and_are_kept(
-    start: Callable[..., RunSummary],
+    start: Callable[..., RunResult],
     captioner: Counting,
     tmp_path: Path,
     slide_path: Path,
@@ -91,7 +88,7 @@ def test_generated_captions_reach_the_model_and_are_kept(
 
 
 def test_a_captioner_is_loaded_once_and_equal_slides_are_described_once(
-    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], captioner: Counting, tmp_path: Path, slide_path: Path
 ) -> None:
     twin = shutil.copy(slide_path, tmp_path / "twin.tiff")
     start(slide_path, twin, captioner="some/model")
@@ -102,7 +99,7 @@ def test_a_captioner_is_loaded_once_and_equal_slides_are_described_once(
 
 
 def test_patches_beyond_the_budget_are_classified_by_the_image_alone(
-    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], captioner: Counting, tmp_path: Path, slide_path: Path
 ) -> None:
     assert start(slide_path, captioner="some/model", caption_budget=Budget(10, 1.0)).exit_status == 0
     table = store_of(tmp_path).patches()
@@ -120,7 +117,7 @@ def test_patches_beyond_the_budget_are_classified_by_the_image_alone(
 
 
 def test_a_server_lost_in_the_middle_fails_the_slide_and_the_next_run_goes_on(
-    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], captioner: Counting, tmp_path: Path, slide_path: Path
 ) -> None:
     captioner.gone_after = 24
     summary = start(slide_path, captioner="some/model")
@@ -132,7 +129,7 @@ def test_a_server_lost_in_the_middle_fails_the_slide_and_the_next_run_goes_on(
 
 
 def test_the_report_says_which_words_were_written_about_another_patch(
-    start: Callable[..., RunSummary], captioner: Counting, tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], captioner: Counting, tmp_path: Path, slide_path: Path
 ) -> None:
     report = tmp_path / "out" / "results" / "disc" / "report.html"
     start(slide_path, captioner="some/model", caption_budget=Budget(2, 0.0))
@@ -142,7 +139,7 @@ def test_the_report_says_which_words_were_written_about_another_patch(
 
 
 def test_measured_captions_take_back_their_place_beside_quality(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path
 ) -> None:
     start(slide_path, caption_budget=Budget(4))
     assert "caption_source" in store_of(tmp_path).patches().columns()
@@ -153,7 +150,7 @@ def test_measured_captions_take_back_their_place_beside_quality(
 
 
 def test_a_captioner_that_is_not_there_is_said_before_any_slide_is_touched(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path, capsys: pytest.CaptureFixture[str]
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RequestError, match="unknown captioner"):
         start(slide_path, captioner="oracle")
@@ -178,7 +175,7 @@ def test_a_run_describes_with_the_captioner_that_its_model_was_trained_with(
     record = json.loads((taught / "config.json").read_text(encoding="utf-8"))
     changed = {**record, "captioner": "morphometry-in-slide", "mpp": 1.0}
     (taught / "config.json").write_text(json.dumps(changed), encoding="utf-8")
-    assert run(collect([slide_path]), tmp_path / "out", parameters=RunParameters(model=str(taught))).exit_status == 0
+    assert run(slide_path, tmp_path / "out", model=taught).exit_status == 0
     configuration = json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]
     assert configuration["captioner"] == "morphometry-in-slide"
     table = store_of(tmp_path).patches()

@@ -56,7 +56,7 @@ def test_a_file_named_outright_is_tried_whatever_it_is_called(folder: Path) -> N
 def test_a_manifest_gives_paths_beside_it_ids_and_scales(folder: Path) -> None:
     manifest = folder / "slides.csv"
     manifest.write_text("path,slide_id,mpp,mpp_x,mpp_y\na/x.svs,case-1,0.25,,\nb/x.svs,,,0.25,0.26\nb/x.tif,,,,\n")
-    entries = collect([], manifest=manifest)
+    entries = collect([], manifests=[manifest])
     assert [(entry.slide_id, entry.mpp) for entry in entries] == [
         ("case-1", 0.25),
         ("b__x.svs", (0.25, 0.26)),
@@ -67,7 +67,7 @@ def test_a_manifest_gives_paths_beside_it_ids_and_scales(folder: Path) -> None:
 def test_an_assumed_scale_stays_apart_from_a_stated_one(folder: Path) -> None:
     manifest = folder / "slides.csv"
     manifest.write_text("path,mpp\na/x.svs,0.25\n")
-    entry = collect([], manifest=manifest, assume_mpp=0.5)[0]
+    entry = collect([], manifests=[manifest], assume_mpp=0.5)[0]
     assert (entry.mpp, entry.assume_mpp) == (0.25, 0.5)
 
 
@@ -80,14 +80,14 @@ def test_an_assumed_scale_stays_apart_from_a_stated_one(folder: Path) -> None:
         ("path,mpp_x\na/x.svs,0.25\n", "line 2.*both"),
         ("path\nnone.svs\n", "line 2.*no such file"),
         ("path,slide_id\na/x.svs,../up\n", "letters, digits"),
-        ("path,slide_id\na/x.svs,s\nb/x.svs,s\n", "stands twice"),
+        ("path,slide_id\na/x.svs,s\nb/x.svs,s\n", "duplicate slide_id"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_its_line(folder: Path, text: str, message: str) -> None:
     manifest = folder / "slides.csv"
     manifest.write_text(text)
     with pytest.raises(RequestError, match=message):
-        collect([], manifest=manifest)
+        collect([], manifests=[manifest])
 
 
 def test_a_folder_without_slides_and_a_missing_path_are_wrong_requests(folder: Path) -> None:

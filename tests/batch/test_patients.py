@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsikit.batch import records
-from wsikit.batch.manifest import SlideEntry, collect
+from wsikit.batch.manifest import collect
 from wsikit.batch.patients import combine_patients
 from wsikit.batch.records import SlideRow
 from wsikit.cli.main import main
@@ -66,7 +66,7 @@ def test_every_slide_of_a_patient_is_in_the_table(out: Path, capsys: pytest.Capt
     assert table["Q"]["left_out"] == (
         "c: abstained: margin 0.010 is below 0.1; never: missing: not in this folder's results"
     )
-    assert "nobody's: stray" in capsys.readouterr().err
+    assert "no patient ID: stray" in capsys.readouterr().err
 
 
 def test_a_complete_run_ends_with_0_though_a_slide_abstained(tmp_path: Path):
@@ -91,11 +91,11 @@ def test_the_manifest_of_the_run_says_whose_slides_are(tmp_path: Path):
     for name in ("x.svs", "y.svs"):
         (tmp_path / name).write_bytes(b"")
     path = manifest(tmp_path, "path,patient", "x.svs,P", "y.svs,")
-    entries = collect([], manifest=path)
+    entries = collect([], manifests=[path])
     assert [entry.patient for entry in entries] == ["P", ""]
     out = tmp_path / "out"
-    records.write_run(out, {}, entries, model_fingerprint="")
-    records.write_run(out, {}, [SlideEntry("z", "z.svs", patient="P")], model_fingerprint="")
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps({"patients": {"x": "P", "z": "P"}}))
     records.write_row(out, row("x", "PD"))
     (found,) = combine_patients(out).results
     assert found.counted == ("x",)

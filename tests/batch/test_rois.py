@@ -9,7 +9,7 @@ import pytest
 
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.rois import with_rois
-from wsikit.batch.runner import RunParameters, run
+from wsikit.batch.run import run
 from wsikit.errors import RequestError
 from wsikit.slides.store import SlideStore
 from wsikit.tiling.plan import ImageParameters
@@ -36,8 +36,8 @@ def test_a_run_predicts_and_votes_inside_of_the_regions_only(slide_path, model_f
     feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
     (tmp_path / "disc.geojson").write_text(json.dumps(feature))
     entries = with_rois([SlideEntry("disc", str(slide_path))], tmp_path / "disc.geojson")
-    parameters = RunParameters(model=str(model_folder), image=ImageParameters(pixels="none"), min_roi=1.0)
-    (row,) = run(entries, tmp_path / "out", parameters=parameters, device="cpu").rows
+    settings = {"model": model_folder, "image": ImageParameters(pixels="none"), "min_roi": 1.0, "device": "cpu"}
+    (row,) = run(entries, tmp_path / "out", **settings).rows
     assert row.status == "done", row.error
     table = SlideStore(tmp_path / "out" / "slides" / "disc.zarr").patches()
     assert 0 < len(table) == row.n_patches
@@ -45,6 +45,6 @@ def test_a_run_predicts_and_votes_inside_of_the_regions_only(slide_path, model_f
     assert (table.read("roi") == 1).all()
     assert len(table.read("probability")) == len(table)
     (tmp_path / "disc.geojson").write_text("{}")
-    (row,) = run(entries, tmp_path / "out", parameters=parameters, device="cpu").rows
+    (row,) = run(entries, tmp_path / "out", **settings).rows
     assert row.status == "failed"
     assert "disc.geojson" in (row.error or "")

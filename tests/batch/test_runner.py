@@ -15,13 +15,11 @@ import pytest
 import tifffile
 from filelock import FileLock
 
-from wsikit.batch import runner
-from wsikit.batch.manifest import collect
+from wsikit.batch import stages
 from wsikit.batch.records import DONE, ELSEWHERE, FAILED
-from wsikit.batch.runner import RunParameters, RunSummary, run
+from wsikit.batch.run import RunResult, run
 from wsikit.cli.main import main
 from wsikit.errors import ModelError
-from wsikit.executor import Executor
 from wsikit.slides.store import SlideStore
 from wsikit.tiling import columns
 
@@ -29,13 +27,11 @@ OUTPUTS = ("map.png", "subtype.geojson", "report.html")
 
 
 @pytest.fixture
-def start(model_folder: Path, tmp_path: Path) -> Callable[..., RunSummary]:
+def start(model_folder: Path, tmp_path: Path) -> Callable[..., RunResult]:
     """Runs slides into tmp_path/out with the tiny model."""
 
-    def run_it(*slides: Path, assume_mpp: float | None = None, **changes: Any) -> RunSummary:
-        parameters = RunParameters(model=str(model_folder), **changes)
-        entries = collect(slides, assume_mpp=assume_mpp)
-        return run(entries, tmp_path / "out", parameters=parameters, executor=Executor(workers=2), device="cpu")
+    def run_it(*slides: Path, assume_mpp: float | None = None, **changes: Any) -> RunResult:
+        return run(slides, tmp_path / "out", model=model_folder, mpp=assume_mpp, workers=2, device="cpu", **changes)
 
     return run_it
 
@@ -50,7 +46,7 @@ def stamps(folder: Path) -> dict[str, int]:
 
 
 def test_one_bad_slide_never_stops_the_others(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path
 ) -> None:
     for folder in ("a", "b"):
         (tmp_path / "in" / folder).mkdir(parents=True)
@@ -77,7 +73,7 @@ def test_one_bad_slide_never_stops_the_others(
 
 
 def test_running_again_changes_nothing_that_is_done_and_retries_what_failed(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path
 ) -> None:
     late = tmp_path / "late.tiff"
     late.write_bytes(b"II*\0" + b"\1" * 500)
@@ -92,15 +88,15 @@ def test_running_again_changes_nothing_that_is_done_and_retries_what_failed(
     assert table(tmp_path / "out")["late"]["status"] == DONE
 
 
-@pytest.mark.parametrize("stage", ["caption_stage", "predict", "vote", "write_outputs"])
+@pytest.mark.parametrize("stage", ["caption_stage", "predict_stage", "vote", "write_outputs"])
 def test_a_run_broken_off_in_any_stage_is_finished_by_the_next(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     def break_off(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, stage, break_off)
+        patched.setattr(stages, stage, break_off)
         with pytest.raises(KeyboardInterrupt):
             start(slide_path)
     pixels = stamps(tmp_path / "out" / "slides" / "disc.zarr" / "0")
@@ -110,7 +106,7 @@ def test_a_run_broken_off_in_any_stage_is_finished_by_the_next(
 
 
 def test_quality_and_captions_come_from_one_pass_over_the_patches(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
     real = columns.read_patches
@@ -127,7 +123,7 @@ def test_quality_and_captions_come_from_one_pass_over_the_patches(
 
 
 def test_other_settings_redo_what_depends_on_them_only(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path
 ) -> None:
     start(slide_path, min_tissue=0.1)
     store = tmp_path / "out" / "slides" / "disc.zarr"
@@ -140,7 +136,7 @@ def test_other_settings_redo_what_depends_on_them_only(
 
 
 def test_a_missing_scale_is_refused_with_three_ways_and_an_assumed_one_is_recorded(
-    start: Callable[..., RunSummary], tmp_path: Path, pixels: npt.NDArray[np.uint8]
+    start: Callable[..., RunResult], tmp_path: Path, pixels: npt.NDArray[np.uint8]
 ) -> None:
     path = tmp_path / "noscale.tiff"
     tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", metadata=None)
@@ -150,14 +146,14 @@ def test_a_missing_scale_is_refused_with_three_ways_and_an_assumed_one_is_record
     assert (row.status, row.mpp_x, row.mpp_source) == (DONE, 0.5, "assumed (--assume-mpp)")
 
 
-def test_an_assumed_scale_does_not_override_a_stated_one(start: Callable[..., RunSummary], slide_path: Path) -> None:
+def test_an_assumed_scale_does_not_override_a_stated_one(start: Callable[..., RunResult], slide_path: Path) -> None:
     row = start(slide_path, assume_mpp=0.25).rows[0]
     assert row.mpp_x == pytest.approx(0.5)
     assert row.mpp_source == "TIFF XResolution"
 
 
 def test_a_slide_too_coarse_for_the_model_is_done_without_a_subtype(
-    start: Callable[..., RunSummary], tmp_path: Path, pixels: npt.NDArray[np.uint8]
+    start: Callable[..., RunResult], tmp_path: Path, pixels: npt.NDArray[np.uint8]
 ) -> None:
     path = tmp_path / "coarse.tiff"
     resolution = (1e4 / 8.0, 1e4 / 8.0)
@@ -172,7 +168,7 @@ def test_a_slide_too_coarse_for_the_model_is_done_without_a_subtype(
 
 
 def test_a_fluorescence_slide_is_not_asked_about_subtypes(
-    start: Callable[..., RunSummary], tmp_path: Path, pixels: npt.NDArray[np.uint8]
+    start: Callable[..., RunResult], tmp_path: Path, pixels: npt.NDArray[np.uint8]
 ) -> None:
     path = tmp_path / "dapi.tiff"
     resolution = (1e4 / 0.5, 1e4 / 0.5)
@@ -192,7 +188,7 @@ def test_a_fluorescence_slide_is_not_asked_about_subtypes(
 
 
 def test_unreadable_tiles_are_counted_and_not_classified(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path, damage_tile: Callable[..., None]
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path, damage_tile: Callable[..., None]
 ) -> None:
     damage_tile(slide_path, 5, 4)
     damage_tile(slide_path, 2, 2, page=1)  # the model's scale is read from this level
@@ -208,7 +204,7 @@ def test_unreadable_tiles_are_counted_and_not_classified(
 
 
 def test_a_slide_that_another_run_works_on_is_left_to_it(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path
 ) -> None:
     lock = tmp_path / "out" / "slides" / ".disc.lock"
     lock.parent.mkdir(parents=True)
@@ -221,12 +217,12 @@ def test_a_slide_that_another_run_works_on_is_left_to_it(
 
 def test_a_missing_model_stops_the_run_before_any_slide(tmp_path: Path, slide_path: Path) -> None:
     with pytest.raises(ModelError, match="no-such-model"):
-        run(collect([slide_path]), tmp_path / "out", parameters=RunParameters(model="no-such-model"))
+        run(slide_path, tmp_path / "out", model="no-such-model")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_map_uses_the_predictions_own_coordinates(
-    start: Callable[..., RunSummary], tmp_path: Path, slide_path: Path
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path
 ) -> None:
     from shapely.geometry import shape
     from shapely.ops import unary_union

@@ -1,4 +1,4 @@
-"""`wsikit caption` as a user types it: budgets, prompts, what does not go together, and how it ends."""
+"""`wsikit caption` as a user calls it: budgets, prompts, contradictory options, exit status."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(slide_path: Path, tmp_path: Path) -> SlideStore:
 
 
 class Parrot:
-    """Says what it is told to say, and remembers how it was asked for."""
+    """Returns the given captions in turn, and records the options with which it was loaded."""
 
     name, fact_names, batch = "parrot", (), 8
 
@@ -57,14 +57,16 @@ def parrot(monkeypatch: pytest.MonkeyPatch) -> Parrot:
     return bird
 
 
-def test_a_budget_tells_who_was_described_and_who_shares(store: SlideStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_a_budget_the_summary_counts_own_and_shared_captions(
+    store: SlideStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("caption", store.folder, "--caption-budget", 3, "--similarity", 0.2) == 0
     found = summarize_captions(store.patches())
     assert found.own == 3
     assert f"3 of {found.patches} patches described by morphometry" in capsys.readouterr().out
 
 
-def test_failures_and_words_taken_out_are_told(
+def test_failures_and_removed_words_are_reported(
     store: SlideStore, parrot: Parrot, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("caption", store.folder, "--captioner", "some/bird") == 0
@@ -75,12 +77,12 @@ def test_failures_and_words_taken_out_are_told(
     assert found.own + found.failures["refusal"] == found.patches
 
 
-def test_a_store_that_could_not_be_described_at_all_is_a_failure(store: SlideStore, parrot: Parrot) -> None:
+def test_a_store_without_any_successful_caption_is_a_failure(store: SlideStore, parrot: Parrot) -> None:
     parrot.words = ["I'm sorry."]
     assert call("caption", store.folder, "--captioner", "some/bird") == 1
 
 
-def test_a_prompt_is_a_text_or_the_file_that_holds_it(store: SlideStore, parrot: Parrot, tmp_path: Path) -> None:
+def test_a_prompt_is_a_text_or_a_file_with_the_text(store: SlideStore, parrot: Parrot, tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("What is\nthere?\n", encoding="utf-8")
     for given, asked in ((tmp_path / "prompt.txt", "What is\nthere?"), ("Why?", "Why?"), ("x" * 5000, "x" * 5000)):
         call("caption", store.folder, "--captioner", "some/bird", "--prompt", given, "--device", "cpu")
@@ -101,12 +103,12 @@ def test_a_prompt_is_a_text_or_the_file_that_holds_it(store: SlideStore, parrot:
         ["--captioner", "http://127.0.0.1:9/v1#m", "--api-key-env", "NO_SUCH_VARIABLE_HERE"],
     ],
 )
-def test_what_does_not_go_together_is_a_wrong_request(store: SlideStore, arguments: list[str]) -> None:
+def test_contradictory_options_are_a_wrong_request(store: SlideStore, arguments: list[str]) -> None:
     assert call("caption", store.folder, *arguments) == 2
     assert "caption" not in store.patches().stored_columns()
 
 
-def test_the_commonest_reasons_come_first_and_the_numbers_add_up() -> None:
+def test_the_most_frequent_reasons_come_first_and_the_numbers_add_up() -> None:
     found = CaptionSummary(100, 50, 10, {"loop": 1, "empty": 20, "refusal": 3, "cut off": 2}, 0)
     assert found.silent == 14
     assert in_words(found, "x") == (

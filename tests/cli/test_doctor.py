@@ -1,4 +1,4 @@
-"""What `wsikit doctor` says of an installation, whole and with parts missing."""
+"""`wsikit doctor` on a complete installation, with missing parts, and with plug-ins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-import torch  # noqa: F401 - asks metadata for versions once, and must not be told those that tests make up
+import torch  # noqa: F401 - reads versions from metadata at its import, before a test replaces them
 from click.testing import CliRunner, Result
 
 from wsikit.cli import doctor
@@ -19,13 +19,13 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture
 def few_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two packages are required, and the model is taken for fine: what remains is quick."""
+    """Only two packages are required, and the model is not loaded: the other checks are quick."""
     monkeypatch.setattr(doctor, "own_requirements", lambda: ["numpy>=2.0", "zarr>=3.1"])
     monkeypatch.setattr(doctor, "check_model", lambda: doctor.Check("models", "packaged model", True, True, "fine"))
     monkeypatch.setattr(doctor, "check_captioner", lambda: doctor.Check("models", "captioner", True, True, "fine"))
 
 
-def test_this_installation_is_examined_from_python_to_the_packaged_model() -> None:
+def test_all_parts_of_this_installation_are_checked() -> None:
     result = run("--json")
     record = json.loads(result.stdout)
     found = {check["name"]: check for check in record["checks"]}
@@ -39,14 +39,14 @@ def test_this_installation_is_examined_from_python_to_the_packaged_model() -> No
     assert broken == []
 
 
-def test_all_is_well_ends_with_status_0(few_packages: None, tmp_path: Path) -> None:
+def test_a_complete_installation_ends_with_status_0(few_packages: None, tmp_path: Path) -> None:
     result = run("--folder", str(tmp_path))
     assert result.return_value == 0
     assert "wsikit run can run here" in result.stdout
     assert "pip install" not in result.stdout
 
 
-def test_a_missing_package_is_named_with_the_line_that_installs_it(
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(
     few_packages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "own_requirements", lambda: ["numpy>=2.0", "no-such-package>=1.2"])
@@ -57,7 +57,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
     assert json.loads(run("--json").stdout)["pip"] == 'pip install "no-such-package>=1.2"'
 
 
-def test_a_package_that_is_too_old_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: "1.26.4")
     check = doctor.check_requirement("numpy>=2.0")
     assert (check.ok, check.needed) == (False, True)
@@ -72,7 +72,7 @@ def test_a_package_that_cannot_be_imported_counts_as_missing(monkeypatch: pytest
     assert "no_such_module" in check.found
 
 
-def test_the_main_job_runs_without_what_only_other_verbs_need(
+def test_the_main_job_runs_without_packages_that_only_other_verbs_need(
     few_packages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def version(name: str) -> str:
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_written_to_stops_the_main_job(few_packages: Non
     assert "missing: writable" in result.stdout
 
 
-def test_a_folder_that_is_yet_to_be_made_is_judged_by_the_one_above(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_tested_by_the_folder_above_it(tmp_path: Path) -> None:
     written, free = doctor.check_disk(str(tmp_path / "not" / "yet"))
     assert written.ok
     assert written.found == str(tmp_path)
@@ -148,3 +148,40 @@ def test_a_driver_without_a_gpu_in_torch_is_a_finding(monkeypatch: pytest.Monkey
     _, gpu = doctor.check_devices()
     assert not gpu.ok
     assert "sees no GPU" in gpu.found
+
+
+def install(folder: Path, name: str, module: str, entry_points: str) -> None:
+    """Make `folder` a place on sys.path with an installed distribution: its module and its metadata."""
+    info = folder / f"{name.replace('-', '_')}-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    (folder / f"{name.replace('-', '_')}.py").write_text(module)
+
+
+def test_a_working_plugin_is_listed_and_a_broken_one_is_a_failed_check_with_its_error(
+    few_packages: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "a", "toy-good", "def write(): ...\n", "[wsikit.exporters]\ntoy-text = toy_good:write\n")
+    install(
+        tmp_path / "b",
+        "toy-bad",
+        "import no_such_library\n",
+        "[wsikit.captioners]\ntoy-captioner = toy_bad:Captioner\n",
+    )
+    for folder in ("a", "b"):
+        monkeypatch.syspath_prepend(str(tmp_path / folder))
+
+    found = {check["name"]: check for check in json.loads(run("--json").stdout)["checks"]}
+    assert found["exporters"]["ok"]
+    assert "toy-text" in found["exporters"]["found"]
+    assert "toy-captioner" not in found["captioners"]["found"]
+    broken = found["captioners: toy-captioner"]
+    assert (broken["ok"], broken["needed"]) == (False, False)
+    assert "toy-bad 0.1" in broken["found"]
+    assert "No module named 'no_such_library'" in broken["found"]
+    assert "pip uninstall toy-bad" in broken["fix"]
+
+    shown = run()
+    assert shown.return_value == 0, "a broken plug-in does not stop the main job"
+    assert "broken" in shown.stdout

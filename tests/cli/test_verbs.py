@@ -1,4 +1,4 @@
-"""The verbs as a user types them, one after the other, on one store."""
+"""The verbs as a user calls them, one after the other, on one store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import wsikit
-from wsikit.cli.main import VERBS, main
+from wsikit.cli.main import VERBS, cli, main
 
 
 def call(*arguments: object) -> int:
@@ -25,7 +25,7 @@ def test_every_verb_prints_its_help(verb: str, capsys: pytest.CaptureFixture[str
     assert "Usage: wsikit" in capsys.readouterr().out
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--version") == 0
     assert wsikit.__version__ in capsys.readouterr().out
 
@@ -37,7 +37,7 @@ def test_a_wrong_request_ends_with_2(arguments: list[str]) -> None:
     assert call(*arguments) == 2
 
 
-def test_the_stages_one_by_one_make_what_run_makes(
+def test_the_stages_called_one_by_one_give_the_outputs_of_run(
     slide_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "disc.zarr"
@@ -53,11 +53,11 @@ def test_the_stages_one_by_one_make_what_run_makes(
         assert (tmp_path / name).stat().st_size > 0
     with open(tmp_path / "m.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {"x", "y", "tissue", "readable", "caption", "probability_UD", "gate"} <= set(rows[0])
+    assert {"x", "y", "tissue", "readable", "caption", "probability:UD", "gate"} <= set(rows[0])
     assert all(row["caption"] for row in rows)
 
 
-def test_a_stage_before_its_turn_says_what_comes_first(
+def test_a_stage_that_is_called_too_early_reports_which_stage_comes_first(
     slide_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = tmp_path / "disc.zarr"
@@ -85,3 +85,40 @@ def test_one_bad_slide_does_not_stop_tile(slide_path: Path, tmp_path: Path, caps
     assert call("tile", bad, slide_path, "-o", tmp_path / "stores") == 1
     assert (tmp_path / "stores" / "disc.zarr" / "zarr.json").is_file()
     assert "bad.svs" in capsys.readouterr().err
+
+
+def test_verbose_is_accepted_before_and_after_the_verb(slide_path: Path) -> None:
+    import logging
+
+    for arguments in (["-v", "info", slide_path], ["info", slide_path, "-v"], ["info", "--verbose", slide_path]):
+        assert call(*arguments) == 0
+        assert logging.getLogger("wsikit").level == logging.INFO
+    assert call("info", slide_path, "-vv") == 0
+    assert logging.getLogger("wsikit").level == logging.DEBUG
+    assert call("info", slide_path) == 0
+    assert logging.getLogger("wsikit").level == logging.ERROR
+
+
+def test_a_misspelt_verb_gets_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("tiel") == 2
+    assert "No such verb 'tiel'. Did you mean 'tile'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (PermissionError(13, "Permission denied", "/no/entry.csv"), 2, "/no/entry.csv: Permission denied"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 1, "pip install wsikit"),
+    ],
+)
+def test_a_missing_permission_or_package_is_reported_in_one_line(
+    error: Exception, status: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "main", fail)
+    assert call("tile", "x.svs") == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("wsikit: ")
+    assert words in line

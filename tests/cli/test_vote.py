@@ -1,4 +1,4 @@
-"""`wsikit vote`: options on the command line become parameters, and results become one line."""
+"""`wsikit vote`: options of the command line become parameters, and a result is printed in one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from wsikit.cli.main import main
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 from wsikit.voting import METHODS, WEIGHTS, ThresholdRule, VoteParameters
 
@@ -32,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, write_slide: Any, pixels: An
     """A store whose patches are UD in the left half, PD in the right."""
     folder = tmp_path_factory.mktemp("vote")
     path = folder / "s.zarr"
-    table = tile(write_slide(folder / "d.tiff", pixels), path, patches=PatchParameters(0.5, 96)).patches()
+    table = tile(write_slide(folder / "d.tiff", pixels), path, patch_px=96).patches()
     left = table.coords[:, 0] < 500
     probs = np.where(left[:, None], [0.8, 0.15, 0.05], [0.1, 0.85, 0.05]).astype(np.float32)
     model = {"background": [], "class_names": ["u", "p", "d"], "colors": ["#d55e00"] * 3, "notice": "", "name": "m"}
@@ -42,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, write_slide: Any, pixels: An
     return path
 
 
-def test_the_names_that_stand_in_for_a_heavy_import_are_those_of_the_vote() -> None:
+def test_the_names_of_methods_and_weights_in_the_options_are_those_of_the_vote() -> None:
     assert verb.METHODS == METHODS
     assert verb.WEIGHTS == WEIGHTS
     assert tuple(verb.DEFAULT_WEIGHTS.split(",")) == VoteParameters().weights
@@ -73,7 +72,9 @@ def test_options_become_parameters(store: Path, capsys: pytest.CaptureFixture[st
     assert said["smoothing"] == "mrf"
 
 
-def test_a_line_says_subtype_interval_and_second_subtype(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_line_of_a_result_has_subtype_interval_and_second_subtype(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("vote", store, "--min-patches", 1, "--min-margin", 0, "--block", 100, "--min-second", 0.001) == 0
     line = capsys.readouterr().out
     assert "s.zarr: PD, margin" in line
@@ -83,6 +84,6 @@ def test_a_line_says_subtype_interval_and_second_subtype(store: Path, capsys: py
 
 
 @pytest.mark.parametrize("rule", ["PD", "PD:0.5", "PD:x:0.1", "PD:0.5:0", "NO:0.5:0.1"])
-def test_a_rule_that_is_none_is_a_wrong_request(store: Path, rule: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_rule_is_a_wrong_request(store: Path, rule: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("vote", store, "--method", "threshold", "--rule", rule) == 2
     assert rule.split(":")[0] in capsys.readouterr().err

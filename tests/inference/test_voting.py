@@ -11,17 +11,23 @@ import pytest
 
 from wsikit.errors import StoreError
 from wsikit.exporters.classmap import ClassMap, composition
-from wsikit.inference import stages
-from wsikit.inference.vote import slide_patches, stored_vote, vote, voted_inputs
+from wsikit.inference.vote import slide_patches, stored_vote, vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
-from wsikit.voting import ThresholdRule, VoteParameters, vote_slide
+from wsikit.voting import ThresholdRule, VoteInputs, VoteParameters, vote_slide, voting_inputs
 
 CLASSES = ("UD", "PD", "D", "other")
 FREE = VoteParameters(min_patches=1, min_margin=0, block_um=100)
+
+
+def voted_inputs(table: PatchTable, method: str) -> VoteInputs:
+    """What each patch brings to a vote: probabilities and label after smoothing, and its weight."""
+    kept = table.vote_receipt(method)
+    assert kept is not None
+    parameters = VoteParameters.from_json({**kept.parameters, "method": method})
+    return voting_inputs(slide_patches(table, parameters), parameters)
 
 
 def write(table: PatchTable, name: str, values: np.ndarray, attributes: dict | None = None, version: int = 1) -> None:
@@ -36,7 +42,7 @@ def write(table: PatchTable, name: str, values: np.ndarray, attributes: dict | N
 def tiled(tmp_path_factory: pytest.TempPathFactory, write_slide, pixels) -> Path:
     """A store of overlapping patches with their quality, without predictions."""
     folder = tmp_path_factory.mktemp("tiled")
-    tile(write_slide(folder / "disc.tiff", pixels), folder / "s.zarr", patches=PatchParameters(0.5, 96, overlap_px=32))
+    tile(write_slide(folder / "disc.tiff", pixels), folder / "s.zarr", patch_px=96, overlap_px=32)
     return folder / "s.zarr"
 
 
@@ -197,7 +203,7 @@ def test_a_result_of_an_older_version_is_made_anew(store: SlideStore) -> None:
     assert "version" not in table.votes()["mean"]  # showing writes nothing
     parameters = VoteParameters(min_patches=3, min_margin=0)
     assert vote(store, parameters=parameters).to_json() == shown.to_json()
-    assert table.votes()["mean"]["version"] == 2
+    assert table.votes()["mean"]["version"] == 3
 
 
 def test_an_old_result_without_its_predictions_is_shown_as_it_is(store: SlideStore) -> None:
@@ -218,12 +224,6 @@ def voted_inputs_without_smoothing(table: PatchTable) -> np.ndarray:
     from wsikit.voting import voting_inputs
 
     return voting_inputs(slide_patches(table), VoteParameters()).labels
-
-
-def test_the_stages_are_found_where_they_were() -> None:
-    assert stages.vote is vote
-    assert stages.stored_vote is stored_vote
-    assert stages.VoteParameters is VoteParameters
 
 
 def test_regions_that_were_drawn_restrict_the_vote_and_drawing_others_votes_again(store: SlideStore) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from wsikit.errors import ModelError
-from wsikit.inference.predict import Predictor
 from wsikit.models.config import OOD_FILE
 from wsikit.models.io import fingerprint, load_model, save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.ood import OodDetector
+from wsikit.models.predictor import Predictor
 
 RNG = np.random.default_rng(3)
 MIX = RNG.normal(size=(8, 8)) * np.array([1, 1, 1, 1, 1, 1, 1, 50.0])
@@ -82,12 +82,12 @@ def test_a_damaged_ood_file_or_one_of_another_encoder_is_named(tiny_model: MMLNB
 def test_predictions_have_an_ood_score_per_patch_and_nan_without_a_detector(tiny_model: MMLNB):
     patches = RNG.integers(0, 256, (150, 64, 64, 3)).astype(np.uint8)
     predictor = Predictor(tiny_model, device="cpu")
-    assert np.isnan(predictor.predict(patches[:3], [None] * 3).ood_score).all()
+    assert "ood_score" not in predictor.predict(patches[:3], [None] * 3)
     from wsikit.training.forward import image_features
 
     features = image_features(tiny_model, patches)
     tiny_model.ood_detector = OodDetector.fit(features, features)
     white = np.full((1, 64, 64, 3), 255, np.uint8)
-    found = predictor.predict(np.concatenate([patches[:9], white]), [None] * 10).ood_score
+    found = predictor.predict(np.concatenate([patches[:9], white]), [None] * 10)["ood_score"]
     np.testing.assert_allclose(found[:9], tiny_model.ood_detector.of(features[:9]), rtol=1e-3)
     assert found[9] > 1 > found[:9].mean()

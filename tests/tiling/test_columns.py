@@ -1,4 +1,4 @@
-"""Columns computed in one pass over the patches, whoever lacks which rows."""
+"""Columns computed in one pass over the patches, whichever rows each of them lacks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pytest
 
 from wsikit.executor import Executor
+from wsikit.progress import Progress, Silent
 from wsikit.slides.store import SlideStore
 from wsikit.store import table as table_module
 from wsikit.store.receipts import Receipt
-from wsikit.store.table import ColumnSpec
+from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling import columns
-from wsikit.tiling.columns import ColumnStage, fill_columns
-from wsikit.tiling.patches import PatchParameters
+from wsikit.tiling.columns import ColumnStage, DeviceWork, fill_columns
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 
@@ -39,11 +39,25 @@ def stage(name: str, sign: int = 1) -> ColumnStage:
     return ColumnStage(name, (ColumnSpec(name, "float32"),), receipt, Mean(name, sign))
 
 
+class Counted(Silent):
+    """Progress that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int]] = []
+        self.rows: list[int] = []
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self.stages.append((stage, total))
+
+    def advance(self, done: int = 1) -> None:
+        self.rows.append(done)
+
+
 @pytest.fixture
 def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlideStore:
     """A store whose patch table is written in chunks of 10 rows."""
     monkeypatch.setattr(table_module, "ROWS_PER_CHUNK", 10)
-    return tile(slide_path, tmp_path / "s.zarr", image=ImageParameters(tile_px=64), patches=PatchParameters(0.5, 96))
+    return tile(slide_path, tmp_path / "s.zarr", image=ImageParameters(tile_px=64), patch_px=96)
 
 
 @pytest.fixture
@@ -63,14 +77,17 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_stages_that_lack_the_same_rows_share_one_read(store: SlideStore, rows_read: list[int]) -> None:
     table = store.patches()
     assert len(table) > 20
-    told: list[int] = []
-    fill_columns(store, table, [stage("a"), stage("b", -1)], Executor(workers=2), told.append)
-    assert sum(rows_read) == sum(told) == len(table)
+    progress = Counted()
+    fill_columns(store, table, [stage("a"), stage("b", -1)], Executor(workers=2), progress)
+    assert sum(rows_read) == sum(progress.rows) == len(table)
+    assert progress.stages == [("a and b", len(table))]
     assert np.array_equal(table.read("a"), -table.read("b"))
     assert (table.read("a") > 0).all()
 
 
-def test_after_an_interruption_each_stage_gets_the_rows_that_it_lacks(store: SlideStore, rows_read: list[int]) -> None:
+def test_after_an_interruption_each_stage_computes_the_rows_that_it_lacks(
+    store: SlideStore, rows_read: list[int]
+) -> None:
     table = store.patches()
     fill_columns(store, table, [stage("a")], Executor())
     whole = table.read("a")
@@ -95,3 +112,22 @@ def test_stages_that_are_complete_read_nothing(store: SlideStore, rows_read: lis
     assert rows_read == []
     fill_columns(store, table, [stage("a"), stage("b", -1)], Executor())
     assert sum(rows_read) == len(table), "a changed parameter redoes what depends on it"
+
+
+def test_a_device_stage_runs_in_its_place_and_only_if_it_is_not_done(store: SlideStore, rows_read: list[int]) -> None:
+    table = store.patches()
+    order: list[str] = []
+
+    def run(store: SlideStore, table: PatchTable, progress: Progress) -> None:
+        assert "a" in table.columns(), "stages before it are complete"
+        assert "b" not in table.columns(), "stages after it have not begun"
+        order.append("device")
+        for rows in table.prepare(device.specs, device.receipt):
+            table.write("d", rows, np.zeros(rows.stop - rows.start))
+
+    device = ColumnStage("d", (ColumnSpec("d", "float32"),), Receipt("d", 1), DeviceWork(run))
+    assert (stage("a").where, device.where) == ("workers", "device")
+    fill_columns(store, table, [stage("a"), device, stage("b")])
+    assert {"a", "b", "d"} <= set(table.columns())
+    fill_columns(store, table, [stage("a"), device, stage("b")])
+    assert order == ["device"]

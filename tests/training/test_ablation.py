@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from wsikit.cli.main import main
 from wsikit.errors import RequestError
-from wsikit.inference.predict import Predictor
 from wsikit.models.io import load_model
+from wsikit.models.predictor import Predictor
 from wsikit.training.ablation import AblationConfig, jobs, load_patches, run_ablation
 from wsikit.training.ablation_report import drawn_units, summarise
 from wsikit.training.config import read_config
@@ -130,7 +130,7 @@ def test_a_model_of_a_fold_predicts_as_its_arm_did(config, finished):
     found = predictor.predict(test.images, test.captions)
     with np.load(finished / "predictions" / "seed0_fold1.npz") as kept:
         np.testing.assert_array_equal(kept["rows"], splits[1]["test"])
-        np.testing.assert_allclose(found.probs, kept["probs/PRMF robust|measured captions"], atol=1e-3)
+        np.testing.assert_allclose(found["probability"], kept["probs/PRMF robust|measured captions"], atol=1e-3)
         np.testing.assert_allclose(found.gate, kept["gate/PRMF robust|measured captions"], atol=1e-3)
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from wsikit.cli.main import main
 from wsikit.errors import ModelError, RequestError
-from wsikit.inference.predict import Predictor
 from wsikit.models.io import load_model
+from wsikit.models.predictor import Predictor
 from wsikit.training.captioner.patients import patient_id
 from wsikit.training.config import CaptionsConfig, TrainConfig, read_config
 from wsikit.training.factory import build_model, load_data
@@ -101,7 +101,8 @@ def test_train_then_evaluate_then_predict(table: Path, tmp_path: Path, capsys: p
     assert str(table) not in (out / "model" / "metrics.json").read_text()  # the model may be shared, the place not
 
     model = load_model(out / "model")
-    probs = Predictor(model, device="cpu").predict(np.zeros((2, 32, 32, 3), np.uint8), ["neuropil absent", None]).probs
+    probs = Predictor(model, device="cpu").predict(np.zeros((2, 32, 32, 3), np.uint8), ["neuropil absent", None])
+    probs = probs["probability"]
     assert probs.shape == (2, 3)
     assert "Split by patient" in model.card
 

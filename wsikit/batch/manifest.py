@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from wsikit.errors import RequestError
-from wsikit.slides.base import Slide
-from wsikit.slides.formats.dicom.files import level_0_files
-from wsikit.slides.registry import open_slide
 from wsikit.store.paths import is_url, place
+
+if TYPE_CHECKING:
+    from wsikit.slides.base import Slide
 
 SLIDE_SUFFIXES = frozenset(
     [
@@ -48,7 +49,9 @@ class SlideEntry:
     slide_id: str
     path: str
     mpp: float | tuple[float, float] | None = None
-    """µm/px at level 0 as the manifest gives it: it overrides what the file states."""
+    """µm/px at level 0 as the manifest (or the caller) gives it: it overrides what the file states."""
+    mpp_source: str = "manifest"
+    """Who gives `mpp`."""
     assume_mpp: float | None = None
     """µm/px at level 0 if neither manifest, nor sidecar, nor file gives a credible one."""
     patient: str = ""
@@ -56,6 +59,13 @@ class SlideEntry:
 
     roi: str | None = None
     """GeoJSON of the regions that are looked at; None: the whole slide."""
+
+    @classmethod
+    def of(cls, slide: Slide) -> SlideEntry:
+        """The entry of an open slide. A pixel size that was given when it was opened holds for the batch too."""
+        given: Any = getattr(slide, "given_mpp", (None, ""))
+        mpp, source = given
+        return cls("", str(slide.path), mpp=mpp, mpp_source=source or "option")
 
     def open(self) -> Slide:
         """Open the slide with the pixel size that holds for it.
@@ -65,8 +75,10 @@ class SlideEntry:
         SlideError, ScaleError
             The file is no slide that can be read; its pixel size is nowhere given.
         """
+        from wsikit.slides.registry import open_slide
+
         if self.mpp is not None:
-            return open_slide(self.path, mpp=self.mpp, mpp_source="manifest")
+            return open_slide(self.path, mpp=self.mpp, mpp_source=self.mpp_source)
         slide = open_slide(self.path)
         if slide.info.mpp is None and self.assume_mpp is not None:
             slide.close()
@@ -77,7 +89,8 @@ class SlideEntry:
 def collect(
     inputs: Sequence[str | os.PathLike[str]],
     *,
-    manifest: str | os.PathLike[str] | None = None,
+    manifests: Sequence[str | os.PathLike[str]] = (),
+    entries: Sequence[SlideEntry] = (),
     assume_mpp: float | None = None,
     taken: Mapping[str, str] | None = None,
 ) -> list[SlideEntry]:
@@ -88,9 +101,11 @@ def collect(
     inputs
         Files and folders. Folders are searched, with all below them, for `SLIDE_SUFFIXES`. Of the DICOM files of one
         series, which are one slide, the one of the finest level stands for it.
-    manifest
-        CSV with a column `path` (relative to the CSV's folder, or absolute) and, where wanted, `slide_id`, `patient`
-        and `mpp` (µm/px; or `mpp_x` and `mpp_y`).
+    manifests
+        CSV files with a column `path` (relative to the CSV's folder, or absolute) and, where wanted, `slide_id`,
+        `patient` and `mpp` (µm/px; or `mpp_x` and `mpp_y`).
+    entries
+        Slides that are known already; an empty `slide_id` is filled in.
     assume_mpp
         µm/px for the slides that state none, or none that is credible, and whose row in the manifest gives none.
     taken
@@ -107,18 +122,19 @@ def collect(
     for item in inputs:
         found.extend(_from_input(place(item)))
     found = _one_per_series(found)
-    if manifest is not None:
+    for manifest in manifests:
         found.extend(_from_manifest(Path(manifest)))
+    found.extend((Path(entry.path).parent, entry) for entry in entries)
     unique: dict[str, tuple[Path, SlideEntry]] = {}
     for root, entry in found:
         key = _real_path(entry.path)
         if key not in unique or entry.mpp is not None or entry.patient:
             unique[key] = (root, entry)
     if not unique:
-        where = ", ".join(str(item) for item in (*inputs, *([manifest] if manifest else [])))
+        where = ", ".join(str(item) for item in (*inputs, *manifests))
         raise RequestError(f"{where or 'no input'}: no slide found. Looked for {' '.join(sorted(SLIDE_SUFFIXES))}.")
-    entries = _with_ids(list(unique.values()), dict(taken or {}))
-    return [replace(entry, assume_mpp=assume_mpp) for entry in entries]
+    named = _with_ids(list(unique.values()), dict(taken or {}))
+    return [entry if assume_mpp is None else replace(entry, assume_mpp=assume_mpp) for entry in named]
 
 
 def _from_input(path: Path) -> list[tuple[Path, SlideEntry]]:
@@ -144,9 +160,13 @@ def _slides_below(folder: Path) -> list[Path]:
 def _one_per_series(found: list[tuple[Path, SlideEntry]]) -> list[tuple[Path, SlideEntry]]:
     """One entry for each DICOM series: its other levels, its label and its macro come with it."""
     dicom = {Path(entry.path) for _, entry in found if entry.path.lower().endswith(".dcm")}
-    stands = level_0_files(sorted(dicom)) if len(dicom) > 1 else {}
+    if len(dicom) < 2:
+        return found
+    from wsikit.slides.formats.dicom.files import level_0_files
+
+    level_0 = level_0_files(sorted(dicom))
     return [
-        (root, entry) for root, entry in found if stands.get(Path(entry.path), Path(entry.path)) == Path(entry.path)
+        (root, entry) for root, entry in found if level_0.get(Path(entry.path), Path(entry.path)) == Path(entry.path)
     ]
 
 
@@ -206,7 +226,7 @@ def _with_ids(found: list[tuple[Path, SlideEntry]], taken: dict[str, str]) -> li
             raise RequestError(f"slide_id {slide_id!r}: use letters, digits and _ . + = @ - only")
     repeated = [slide_id for slide_id, count in Counter(given).items() if count > 1]
     if repeated:
-        raise RequestError(f"slide_id {repeated[0]!r} stands twice in the manifest: ids must be unique")
+        raise RequestError(f"slide_id {repeated[0]!r} is given twice (duplicate slide_id): ids must be unique")
     names = [entry.slide_id or _id_below(root, entry.path, suffix=False) for root, entry in found]
     shared = {name for name, count in Counter(names).items() if count > 1}
     entries: list[SlideEntry] = []

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsikit._version import versions
-from wsikit.batch.manifest import SlideEntry
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write, write_json
 
@@ -63,6 +61,15 @@ class SlideRow:
     seconds: float | None = None
     error: str | None = None
 
+    def verdict(self) -> str:
+        """The result in one line."""
+        if self.status != DONE:
+            return f"{self.status}: {self.error}" if self.error else self.status
+        if self.subtype is None:
+            return f"no subtype: {self.reason}"
+        margin = "" if self.margin is None else f", margin {self.margin:.2f}"
+        return f"{self.subtype}, p={self.probability[self.subtype]:.2f}{margin}"
+
 
 def write_row(out: Path, row: SlideRow) -> None:
     """Keep a slide's row beside its results."""
@@ -75,6 +82,19 @@ def read_rows(out: Path) -> list[SlideRow]:
     return [SlideRow(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
+def read_row(out: Path, slide_id: str) -> SlideRow | None:
+    """The row of one slide; None if it has none."""
+    path = _row_path(out, slide_id)
+    return SlideRow(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def flat_row(row: SlideRow) -> dict[str, Any]:
+    """A row with one entry per class probability, as in slides.csv."""
+    record = asdict(row)
+    probability = record.pop("probability")
+    return {**record, **{f"probability_{code}": value for code, value in probability.items()}}
+
+
 def write_table(out: Path) -> None:
     """Write slides.csv from all rows below `out`."""
     rows = read_rows(out)
@@ -85,9 +105,7 @@ def write_table(out: Path) -> None:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for row in rows:
-            record = asdict(row)
-            probability = record.pop("probability")
-            writer.writerow({**record, **{f"probability_{code}": value for code, value in probability.items()}})
+            writer.writerow(flat_row(row))
 
 
 def taken_ids(out: Path) -> dict[str, str]:
@@ -102,20 +120,6 @@ def failure_path(out: Path, slide_id: str) -> Path:
 def clear_failure(out: Path, slide_id: str) -> None:
     """Remove the traceback of an earlier attempt: the slide is done now."""
     failure_path(out, slide_id).unlink(missing_ok=True)
-
-
-def write_run(
-    out: Path, configuration: Mapping[str, Any], entries: Sequence[SlideEntry], *, model_fingerprint: str | None
-) -> None:
-    """Write run.json: what was asked for, and with which versions. Whose slides are stays known from earlier runs."""
-    record = {
-        "configuration": dict(configuration),
-        "slides": [asdict(entry) for entry in entries],
-        "patients": read_patients(out) | {entry.slide_id: entry.patient for entry in entries if entry.patient},
-        "model_fingerprint": model_fingerprint,
-        "versions": versions(),
-    }
-    write_json(out / "run.json", record)
 
 
 def read_patients(out: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     metavar="NAME|DIR",
-    help="With a budget: whose image branch tells which patches are alike; default: stain and texture do.",
+    help="With a budget: model whose image features decide which patches are similar; default: stain and texture.",
 )
 @click.option("--retry-failed", is_flag=True, help="Ask again for captions whose request failed; keep the others.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
@@ -38,15 +38,14 @@ def command(
 ) -> int:
     """Describe the patches of STORE in words: column caption, and caption_facts where facts are measured.
 
-    Stopped and run again, it goes on where it was; the same request keeps what is there, another prompt, model or
-    budget replaces it. What a captioner writes that is no caption (loops, refusals, torn or foreign text), and
-    requests that fail, are recorded as caption_failure. Exit status 1: a store could not be described at all.
+    After an interruption it continues where it stopped. The same request keeps what is there; another prompt, model or
+    budget replaces it. Output that is not a caption (loops, refusals, truncated or non-English text) and requests that
+    fail are recorded in caption_failure. Exit status 1: no patch of a store could be described.
     """
-    from rich.console import Console
-
     from wsikit.captions import load_captioner
     from wsikit.captions.cache import cached
     from wsikit.captions.registry import MORPHOMETRY
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
     from wsikit.errors import RequestError
@@ -58,21 +57,20 @@ def command(
     executor = executor_of(scheduler, workers)
     # equal pixels are described once for all stores
     captioner = cached(load_captioner(request.captioner or MORPHOMETRY, request.options, device=device))
-    predictor = None
+    similarity = None
     if model:
-        from wsikit.inference.predict import Predictor
-        from wsikit.models.io import load_model
+        from wsikit.models.registry import load_patch_model
 
-        predictor = Predictor(load_model(model), device=device)  # type: ignore[arg-type]
+        similarity = load_patch_model(model, device=device)  # type: ignore[arg-type]
     mute: list[str] = []
-    with TerminalProgress(Console()) as progress:
+    with TerminalProgress(make_console()) as progress:
 
         def describe(store: str) -> str:
             table = caption(
                 store,
                 captioner=captioner,
                 budget=request.budget,
-                model=predictor,
+                model=similarity,
                 retry_failed=retry_failed,
                 grid=grid,
                 executor=executor,

@@ -1,4 +1,4 @@
-"""Options of the captioner, for the verbs that describe patches. Light: nothing heavy until an option is used."""
+"""Options of the captioner, for the verbs that describe patches. Heavy packages are imported only when used."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SERVER_NAMES = ("concurrency", "timeout_s", "retries", "api_key_env")
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """What was asked for on the command line."""
+    """The captioner options of the command line."""
 
     captioner: str | None
-    """None: by default."""
+    """None: the default captioner."""
     options: CaptionerOptions
     budget: Budget | None
 
@@ -31,17 +31,17 @@ _OPTIONS = (
     click.option(
         "--captioner",
         metavar="NAME|DIR|ID|URL",
-        help="morphometry (measures; the default), morphometry-in-slide, a packaged captioner, a vision-language model "
-        "on this disk, or an OpenAI-compatible server: http://host:8000/v1 or …/v1#model. A run takes the one that its "
-        "model was trained with, if that comes with the package.",
+        help="morphometry (measured captions), morphometry-in-slide, a packaged captioner, a vision-language model on "
+        "this disk, or an OpenAI-compatible server: http://host:8000/v1 or …/v1#model. Default: morphometry; for "
+        "wsikit run the captioner of the model's training captions, if it is part of the package.",
     ),
-    click.option("--adapter", type=click.Path(), metavar="DIR", help="LoRA adapter of the model."),
-    click.option("--prompt", metavar="TEXT|FILE", help="What the model is asked; default: as it was trained."),
+    click.option("--adapter", type=click.Path(), metavar="DIR", help="Folder of a LoRA adapter for the model."),
+    click.option("--prompt", metavar="TEXT|FILE", help="Prompt of the model; default: the prompt of its training."),
     click.option(
         "--caption-budget",
         type=click.IntRange(0),
         metavar="N",
-        help="Describe at most N representative patches per slide; others like them share their captions.",
+        help="Describe at most N representative patches per slide; similar patches share their captions.",
     ),
     click.option(
         "--caption-similarity",
@@ -49,25 +49,46 @@ _OPTIONS = (
         "similarity",
         type=click.FloatRange(0, 1),
         metavar="S",
-        help="How like a patch must be to share a caption: 1 equal, 0 as unlike as any two patches of the slide.",
+        help="Minimum feature similarity (0–1) for a patch to share a caption; 1: equal features.",
     ),
-    click.option("--max-new-tokens", type=click.IntRange(1), metavar="N", help="Longest caption, tokens."),
-    click.option("--temperature", type=float, metavar="T", help="Draw words at random; default: the likeliest word."),
-    click.option("--seed", type=int, metavar="N", help="Of random words; recorded with the captions."),
-    click.option("--dtype", metavar="TYPE", help="Of the model: auto, float32, bfloat16, float16."),
-    click.option("--quantize", type=click.Choice(["4bit"]), help="Load the model in 4 bits (CUDA, bitsandbytes)."),
-    click.option("--batch", type=click.IntRange(1), metavar="N", help="Patches per call of the model."),
-    click.option("--concurrency", type=click.IntRange(1), metavar="N", help="Requests to the server at once [8]."),
-    click.option("--timeout", "timeout_s", type=float, metavar="s", help="Seconds for one answer of the server [120]."),
-    click.option("--retries", type=click.IntRange(0), metavar="N", help="How often a request is tried again [4]."),
     click.option(
-        "--api-key-env", metavar="VARIABLE", help="Environment variable with the server's key; default: no key is sent."
+        "--max-new-tokens", type=click.IntRange(1), metavar="N", help="Maximum length of a caption, in tokens."
+    ),
+    click.option("--temperature", type=float, metavar="T", help="Sampling temperature; default: greedy decoding."),
+    click.option("--seed", type=int, metavar="N", help="Seed of the sampling; recorded with the captions."),
+    click.option("--dtype", metavar="TYPE", help="Data type of the model: auto, float32, bfloat16, float16."),
+    click.option(
+        "--quantize",
+        type=click.Choice(["4bit"]),
+        help="Load the model with 4-bit quantization (needs CUDA and bitsandbytes).",
+    ),
+    click.option("--batch", type=click.IntRange(1), metavar="N", help="Batch size: patches per call of the model."),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Number of concurrent requests to the server; default: 8.",
+    ),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        type=float,
+        metavar="s",
+        help="Time limit of one request to the server, in seconds; default: 120.",
+    ),
+    click.option(
+        "--retries", type=click.IntRange(0), metavar="N", help="Number of retries of a failed request; default: 4."
+    ),
+    click.option(
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="Environment variable with the API key of the server; default: no key is sent.",
     ),
 )
 
 
 def captioner_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options above; the command gets them as one `request: CaptionRequest`."""
+    """The options above; the command receives them as one `request: CaptionRequest`."""
 
     @functools.wraps(function)
     def command(
@@ -90,7 +111,7 @@ def _budget(captions: int | None, similarity: float | None) -> Budget | None:
 
     if captions is None:
         if similarity is not None:
-            raise RequestError("--caption-similarity says who shares a caption: give --caption-budget N with it")
+            raise RequestError("--caption-similarity is used only with a caption budget; add --caption-budget N")
         return None
     from wsikit.inference.budget import SIMILARITY, Budget
 
@@ -98,7 +119,7 @@ def _budget(captions: int | None, similarity: float | None) -> Budget | None:
 
 
 def _prompt(text: str | None) -> str | None:
-    """The text itself, or that of the file so named."""
+    """The text itself, or the content of the file with this name."""
     from pathlib import Path
 
     from wsikit.errors import RequestError
@@ -109,7 +130,7 @@ def _prompt(text: str | None) -> str | None:
         path = Path(text)
         found = path.read_text(encoding="utf-8") if path.is_file() else text
     except (OSError, UnicodeDecodeError) as error:
-        if "\n" in text or len(text) > 255:  # too long for a name: it is the prompt
+        if "\n" in text or len(text) > 255:  # too long for a file name: it is the prompt
             return text
         raise RequestError(f"--prompt {text}: cannot be read as text ({error})") from error
     if not found.strip():

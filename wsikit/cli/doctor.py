@@ -1,4 +1,4 @@
-"""`wsikit doctor`: what this installation can do, tried out rather than looked up, and how to get what is missing."""
+"""`wsikit doctor`: tests what this installation can do, and reports how to install what is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_FOR_THE_MAIN_JOB = {
     "scikit-learn": "training and evaluation",
     "tiffslide": "a second reader",
 }
-"""Requirements that `wsikit run` does without, and what for they are wanted."""
+"""Requirements that `wsikit run` does not need, and what they are used for."""
 
 IMPORTED_AS = {
     "openslide-python": "openslide",
@@ -25,7 +25,7 @@ IMPORTED_AS = {
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",
 }
-"""Module of a package, where it is not the package's name with underscores."""
+"""Name of the module of a package, where it is not the package's name with underscores."""
 
 CODECS = {
     "JPEG": ("jpeg8", True),
@@ -35,25 +35,25 @@ CODECS = {
     "Deflate": ("zlib", False),
     "Zstandard": ("zstd", True),
 }
-"""Name in imagecodecs, and whether the main job needs it whatever the slide."""
+"""Name in imagecodecs, and whether `wsikit run` needs it for every slide."""
 
 LEAST_FREE_GB = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was tried."""
+    """The outcome of one test of the installation."""
 
     group: str
     name: str
     ok: bool
     needed: bool
-    """Whether the main job, `wsikit run`, cannot do without."""
+    """True if the main job, `wsikit run`, does not work without it."""
     found: str
     fix: str = ""
     """What to do about it."""
     pip: str = ""
-    """Requirement that brings what is missing, as pip takes it."""
+    """Requirement that installs what is missing, as pip reads it."""
 
 
 @click.command()
@@ -61,14 +61,14 @@ class Check:
     "--folder",
     default=".",
     type=click.Path(),
-    help="Where results would be written: is it writable, how many GB are free? Default: the current folder.",
+    help="Output folder to test: is it writable, how many GB are free? Default: the current folder.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def command(folder: str, as_json: bool) -> int:
-    """Check this installation: versions, readers, codecs, GPU, disk, captioner, packaged model.
+    """Check this installation: versions, readers, codecs, plug-ins, GPU, disk, captioner, packaged model.
 
-    Everything is tried out: packages are imported, codecs decode, the disk is written to. What is missing is named
-    together with the way to get it.
+    Each part is used, not only searched for: packages are imported, codecs decode an image, a file is written to the
+    disk. For each missing part the report shows how to install it. A broken plug-in is reported with its error.
 
     Exit status: 0 the main job (wsikit run) can run, 1 it cannot.
     """
@@ -89,6 +89,7 @@ def examine(folder: str) -> Iterator[Check]:
     yield from check_versions()
     yield from check_readers()
     yield from check_codecs()
+    yield from check_plugins()
     yield from check_devices()
     yield from check_disk(folder)
     yield check_captioner()
@@ -96,22 +97,20 @@ def examine(folder: str) -> Iterator[Check]:
 
 
 def pip_line(checks: list[Check]) -> str | None:
-    """The command that installs all that is missing; None if nothing is."""
+    """The command that installs all missing packages; None if none is missing."""
     wanted = [f'"{check.pip}"' for check in checks if not check.ok and check.pip]
     return f"pip install {' '.join(wanted)}" if wanted else None
 
 
 def check_versions() -> Iterator[Check]:
-    """Python, wsikit, and what wsikit requires, by its own metadata."""
+    """Python, wsikit, and the packages that wsikit's metadata require."""
     import platform
     import sys
 
     from wsikit._version import __version__
 
     found = f"{platform.python_version()} ({platform.platform(terse=True)}, {platform.machine()})"
-    yield Check(
-        "versions", "Python", sys.version_info >= (3, 11), True, found, "wsikit needs Python 3.11 or newer: install one"
-    )
+    yield Check("versions", "Python", sys.version_info >= (3, 11), True, found, "install Python 3.11 or newer")
     requirements = own_requirements()
     yield Check(
         "versions",
@@ -119,14 +118,14 @@ def check_versions() -> Iterator[Check]:
         requirements is not None,
         False,
         __version__ if requirements is not None else f"{__version__}, not installed as a package",
-        "run `pip install .` in its folder; until then what it requires cannot be looked up",
+        "run `pip install .` in its folder; without it the required packages are unknown",
     )
     for requirement in requirements or []:
         yield check_requirement(requirement)
 
 
 def own_requirements() -> list[str] | None:
-    """What wsikit requires without any extra, such as "numpy>=2.0"; None if it is not installed as a package."""
+    """Requirements of wsikit without extras, such as "numpy>=2.0"; None if it is not installed as a package."""
     from importlib import metadata
 
     try:
@@ -137,7 +136,7 @@ def own_requirements() -> list[str] | None:
 
 
 def check_requirement(requirement: str) -> Check:
-    """Whether a package is there, new enough, and can be imported. `requirement` is "name" or "name>=version"."""
+    """Whether a package is installed, recent enough and importable. `requirement`: "name" or "name>=version"."""
     import importlib
     from importlib import metadata
 
@@ -156,18 +155,18 @@ def check_requirement(requirement: str) -> Check:
         return finding(False, f"{version}, older than {least}", f'pip install --upgrade "{requirement}"')
     try:
         importlib.import_module(IMPORTED_AS.get(name, name.replace("-", "_")))
-    except Exception as error:  # whatever keeps a package from being imported is what was looked for
+    except Exception as error:  # any failure of the import is a finding
         return finding(False, f"{version}, but {_one_line(error)}", f'pip install --force-reinstall "{requirement}"')
     return finding(True, version)
 
 
 def check_readers() -> Iterator[Check]:
-    """The readers of slide files."""
+    """The readers of slide files that come with wsikit."""
     from wsikit.slides.registry import READERS
 
     for name in READERS:
         needed = name in ("openslide", "tiff", "store")
-        yield _try("readers", name, needed, partial(_load_reader, name), "see the packages that are missing above")
+        yield _try("readers", name, needed, partial(_load_reader, name), "install the packages reported above")
 
 
 def _load_reader(name: str) -> str:
@@ -182,10 +181,10 @@ def _load_reader(name: str) -> str:
 
 
 def check_codecs() -> Iterator[Check]:
-    """Codecs of slide files, each by decoding what it encoded; and the one that zarr must find by its name."""
+    """Codecs of slide files, each by an encode-decode round trip; and the codec that zarr finds by its name."""
     for name, (codec, needed) in CODECS.items():
         attempt = partial(_round_trip, codec)
-        yield _try("codecs", name, needed, attempt, "install imagecodecs again, with all its codecs", "imagecodecs")
+        yield _try("codecs", name, needed, attempt, "reinstall imagecodecs", "imagecodecs")
 
     def find_in_zarr() -> str:
         from zarr.registry import get_codec_class
@@ -196,7 +195,13 @@ def check_codecs() -> Iterator[Check]:
         found = get_codec_class(name)
         return f"{name}: {found.__module__}.{found.__qualname__}"
 
-    yield _try("codecs", "JPEG in Zarr", True, find_in_zarr, "run `pip install .` again: zarr finds it by entry point")
+    yield _try(
+        "codecs",
+        "JPEG in Zarr",
+        True,
+        find_in_zarr,
+        "reinstall wsikit: zarr finds this codec by an entry point of the package",
+    )
 
 
 def _round_trip(codec: str) -> str:
@@ -210,12 +215,32 @@ def _round_trip(codec: str) -> str:
     else:
         same = decode(encode(picture)).shape == picture.shape
     if not same:
-        raise ValueError("what it decodes is not what it encoded")
+        raise ValueError("the decoded data differ from the data that were encoded")
     return "decodes"
 
 
+def check_plugins() -> Iterator[Check]:
+    """The installed plug-ins of each group; each one that cannot be imported is a check of its own that fails."""
+    from wsikit.plugins import GROUPS, broken_plugins, plugin_names
+
+    broken = broken_plugins()
+    for group in GROUPS:
+        failed = {plugin.name for plugin in broken if plugin.group == group}
+        working = [name for name in plugin_names(group) if name not in failed]
+        yield Check("plug-ins", group, True, False, ", ".join(working) or "none installed")
+    for plugin in broken:
+        yield Check(
+            "plug-ins",
+            f"{plugin.group}: {plugin.name}",
+            False,
+            False,
+            f"package {plugin.package} cannot be imported: {_shorten(plugin.reason)}",
+            f"reinstall it, or remove it with `pip uninstall {plugin.package.split()[0]}`",
+        )
+
+
 def check_devices() -> Iterator[Check]:
-    """CPUs, and the GPU that models would run on. None is needed: models run on the CPU, only slower."""
+    """CPUs, and the GPU that models run on if there is one. No GPU is needed: models also run on the CPU, slower."""
     from wsikit.executor import available_cpus
 
     yield Check("devices", "CPU", True, False, f"{available_cpus()} for this process")
@@ -231,14 +256,16 @@ def check_devices() -> Iterator[Check]:
         if torch.backends.mps.is_available():
             return "Apple GPU (mps)"
         if shutil.which("nvidia-smi"):
-            raise RuntimeError(f"there is an NVIDIA driver, but torch {torch.__version__} sees no GPU")
+            raise RuntimeError(f"an NVIDIA driver is installed, but torch {torch.__version__} sees no GPU")
         return "none: models run on the CPU"
 
-    yield _try("devices", "GPU", False, find_gpu, "install a torch built for CUDA, then try `nvidia-smi`")
+    yield _try(
+        "devices", "GPU", False, find_gpu, "install a build of torch for CUDA, and test the driver with `nvidia-smi`"
+    )
 
 
 def check_disk(folder: str) -> Iterator[Check]:
-    """Whether the folder, or the nearest one above it that exists, can be written to, and the space left."""
+    """Whether the folder, or the nearest existing folder above it, is writable, and its free space."""
     import shutil
     import tempfile
 
@@ -253,13 +280,15 @@ def check_disk(folder: str) -> Iterator[Check]:
             os.fsync(file.fileno())
         return place
 
-    yield _try("disk", "writable", True, write, "choose another folder with --folder, or ask for the right to write")
+    yield _try(
+        "disk", "writable", True, write, "choose another folder with --folder, or ask for the permission to write"
+    )
     free = shutil.disk_usage(place).free / 1e9
     yield Check("disk", "free", free >= LEAST_FREE_GB, True, f"{free:,.1f} GB", f"free {LEAST_FREE_GB:g} GB or more")
 
 
 def check_captioner() -> Check:
-    """The captioner that needs no download, on one grey patch."""
+    """The default captioner, applied to one grey patch."""
 
     def describe() -> str:
         import numpy as np
@@ -270,11 +299,11 @@ def check_captioner() -> Check:
         captioner.caption(np.full((1, 224, 224, 3), 200, np.uint8), mpp=0.5)
         return f"{captioner.name}, {len(captioner.fact_names)} facts"
 
-    return _try("models", "captioner", True, describe, "install wsikit again: it comes with the package")
+    return _try("models", "captioner", True, describe, "reinstall wsikit: the captioner is part of the package")
 
 
 def check_model() -> Check:
-    """The packaged model, with its weights."""
+    """The packaged model, loaded with its weights."""
 
     def load() -> str:
         from wsikit.models.config import DEFAULT_MODEL, WEIGHTS_FILE, find_model
@@ -284,19 +313,24 @@ def check_model() -> Check:
         size = os.path.getsize(find_model(DEFAULT_MODEL) / WEIGHTS_FILE) / 1e6
         return f"{config.name} {config.version}, {'/'.join(config.classes)}, {size:.1f} MB"
 
-    return _try("models", "packaged model", True, load, "install wsikit again, or give another with --model DIR")
+    return _try("models", "packaged model", True, load, "reinstall wsikit, or use another model with --model DIR")
 
 
 def _try(group: str, name: str, needed: bool, attempt: Callable[[], str], fix: str, pip: str = "") -> Check:
-    """A check that passes if `attempt` returns what it found, and fails with the error that it raises."""
+    """A check that passes with the text that `attempt` returns, and fails with the error that it raises."""
     try:
         return Check(group, name, True, needed, attempt())
-    except Exception as error:  # the point of a check: any failure is a finding, and the next check goes on
+    except Exception as error:  # any failure is a finding, and the next check is run
         return Check(group, name, False, needed, _one_line(error), fix, pip)
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    return _shorten(str(error) or type(error).__name__)
+
+
+def _shorten(text: str) -> str:
+    """`text` in one line of at most 200 characters."""
+    text = " ".join(text.split())
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
@@ -306,12 +340,13 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _show(checks: list[Check], can_run: bool) -> None:
-    """Print the checks as tables for people."""
-    from rich.console import Console
+    """Print the checks as tables."""
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from wsikit.cli.console import make_console
+
+    console = make_console()
     for group in dict.fromkeys(check.group for check in checks):
         table = Table(title=group, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
         for _ in range(3):
@@ -329,7 +364,7 @@ def _show(checks: list[Check], can_run: bool) -> None:
         console.print(table, "")
     line = pip_line(checks)
     if line:
-        console.print("To get what is missing:", line, markup=False, soft_wrap=True)
+        console.print("To install what is missing:", line, markup=False, soft_wrap=True)
     if can_run:
         console.print("wsikit run can run here.", style="green")
     else:
@@ -341,4 +376,6 @@ def _verdict(check: Check) -> tuple[str, str]:
     """Word and style of a check's outcome."""
     if check.ok:
         return "ok", "green"
+    if check.group == "plug-ins":
+        return "broken", "yellow"
     return ("missing", "red") if check.needed else ("absent", "yellow")

@@ -102,7 +102,7 @@ def _fit_vote(
     from pathlib import Path
 
     from wsikit.errors import RequestError
-    from wsikit.inference.predict import Predictor
+    from wsikit.models.predictor import Predictor
     from wsikit.training.vote_validation import FILE, run_vote_fit
 
     if split_file is None:

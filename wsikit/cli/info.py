@@ -1,4 +1,4 @@
-"""`wsikit info`: what a slide is, without touching it."""
+"""`wsikit info`: what a slide is. Nothing is written."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "tiff", "openslide", "tiffslide", "image", "store"]),
-    help="Open with this reader; auto picks by what the file is.",
+    help="Open with this reader; auto: chosen by the content of the file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per slide and line on standard output.")
 def command(slides: tuple[str, ...], reader: str, as_json: bool) -> int:
-    """What SLIDE is: size in px and mm, pixel size in µm/px and who states it, magnification, levels, vendor, reader.
+    """Show what SLIDE is: size in px and mm, pixel size in µm/px and its source, magnification, levels, vendor, reader.
 
     Exit status: 0 all slides could be opened, 1 some could not, 2 the request itself is wrong.
     """
@@ -51,10 +51,10 @@ def command(slides: tuple[str, ...], reader: str, as_json: bool) -> int:
 
 
 def _show(info: SlideInfo) -> None:
-    """Print the facts as a table for people."""
-    from rich.console import Console
+    """Print the facts as a table."""
     from rich.table import Table
 
+    from wsikit.cli.console import make_console
     from wsikit.slides.html import facts
     from wsikit.slides.scale import how_to_give
 
@@ -63,7 +63,7 @@ def _show(info: SlideInfo) -> None:
     table.add_column(overflow="fold")
     for name, value in facts(info).items():
         table.add_row(name, value)
-    console = Console(highlight=False)
+    console = make_console()
     console.print(table)
     if info.mpp is None:
         console.print(how_to_give(info.path), markup=False, style="yellow")

@@ -1,7 +1,8 @@
-"""`wsikit`: finds the verb asked for and loads its module alone. Errors end as one line on standard error."""
+"""`wsikit`: imports only the module of the verb that is called. Errors end as one line on standard error."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import keyword
 import sys
@@ -13,26 +14,26 @@ from wsikit._version import __version__
 from wsikit.errors import RequestError, WsikitError
 
 VERBS = {
-    "info": "What a slide is: size, levels, µm/px and whence, vendor.",
-    "run": "Slides to subtype, map, captions and report: the main job.",
-    "tile": "Slide to store: pixels, tissue, patch table.",
+    "info": "Show what a slide is: size, levels, pixel size (mpp) and its source, vendor.",
+    "run": "The main job: slides to subtype, map, captions and report.",
+    "tile": "Convert slides to slide stores: pixels, tissue, patch table.",
     "caption": "Describe the patches of stores in words.",
     "predict": "Classify the patches of stores.",
-    "vote": "Put the patches of stores together: a subtype per slide.",
-    "patients": "Put the slides of each patient of a run together.",
-    "search": "Find patches by what their captions and facts say.",
-    "verify": "Read stores again: checksums, and bytes against the source.",
-    "export": "Write a store's maps, regions, report, tables, files of other tools.",
-    "view": "Show a store, or a run, in the browser, down to full resolution.",
-    "import": "Bring patches, features, regions of other tools into a store.",
+    "vote": "Aggregate patch predictions to a subtype per slide.",
+    "patients": "Aggregate the slides of a run per patient.",
+    "search": "Find patches by their captions and facts.",
+    "verify": "Verify stores: checksums, and tiles against the source slide.",
+    "export": "Export maps, regions, reports, tables, and files for other tools.",
+    "view": "Show a store or a run in the browser, at full resolution.",
+    "import": "Import patches, features and regions of other tools into a store.",
     "train": "Train MMLNB on labelled patches with captions.",
-    "evaluate": "Measure a trained model on labelled patches.",
-    "ablate": "What the text adds: arms of MMLNB side by side, by cross-validation.",
-    "finetune-captioner": "Teach a vision-language model the captions of a table (LoRA).",
-    "phantom": "Make synthetic slides with their truth.",
+    "evaluate": "Evaluate a trained model on labelled patches.",
+    "ablate": "Measure what the captions add: ablation of MMLNB by cross-validation.",
+    "finetune-captioner": "Fine-tune a vision-language model on captions (LoRA).",
+    "phantom": "Make synthetic slides with ground truth.",
     "demo": "Make a synthetic slide and run the main job on it.",
-    "bench": "How fast patches can be read from a slide, beside other readers.",
-    "doctor": "Check this installation: versions, readers, codecs, GPU, disk.",
+    "bench": "Measure how fast patches are read, compared with other readers.",
+    "doctor": "Check this installation: versions, readers, codecs, plug-ins, GPU, disk.",
 }
 
 EXIT_FAILED, EXIT_WRONG_REQUEST = 1, 2
@@ -49,7 +50,7 @@ def module_of(verb: str) -> str:
 
 
 class LazyGroup(click.Group):
-    """Verbs are modules (`module_of`) with an object `command`; help lists them without importing any."""
+    """Each verb is a module (`module_of`) with an object `command`. The help lists the verbs without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -58,34 +59,67 @@ class LazyGroup(click.Group):
         if name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"wsikit.cli.{module_of(name)}").command
+        if not any("--verbose" in parameter.opts for parameter in command.params):
+            command.params.append(_verbose_option())
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            advice = f"Did you mean {close[0]!r}?" if close else "wsikit --help lists the verbs."
+            ctx.fail(f"No such verb {args[0]!r}. {advice}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def _set_verbosity(ctx: click.Context, option: click.Parameter, count: int) -> None:
+    """Callback of -v: the higher of the two counts, before and after the verb, is used."""
+    verbose = max(count, ctx.find_root().meta.get("wsikit.verbose", 0))
+    ctx.find_root().meta["wsikit.verbose"] = verbose
+    _log(verbose)
+
+
+def _verbose_option() -> click.Option:
+    return click.Option(
+        ["-v", "--verbose"],
+        count=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_set_verbosity,
+        help="Verbose output: -v steps and decisions, -vv details for debugging.",
+    )
+
+
+def _log(verbose: int) -> None:
+    import logging
+
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    levels = {0: logging.ERROR, 1: logging.INFO}
+    logging.getLogger("wsikit").setLevel(levels.get(verbose, logging.DEBUG))
+
+
+@click.group(
+    cls=LazyGroup,
+    params=[_verbose_option()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="wsikit")
-@click.option("-v", "--verbose", count=True, help="Say more: -v warnings and choices, -vv everything.")
-def cli(verbose: int) -> None:
-    """From a whole-slide image to a subtype, a map, and the words and pixels behind it.
+def cli() -> None:
+    """From a whole-slide image to a subtype, a map, and the captions and patches that support it.
 
     Start with:  wsikit run my_slide.svs -o out
 
     For research use only. Not for diagnosis.
     """
-    import logging
-
-    levels = {0: logging.ERROR, 1: logging.INFO}
-    logging.basicConfig(level=levels.get(verbose, logging.DEBUG), format="%(levelname)s %(name)s: %(message)s")
-    if verbose < 2:
-        for noisy in ("distributed", "PIL", "matplotlib", "tifffile", "asyncio", "filelock"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit status 0 all done, 1 something failed, 2 the request itself is wrong."""
+    """Entry point. Exit status: 0 all done, 1 something failed, 2 the request itself is wrong."""
     try:
         status = cli.main(args=arguments, prog_name="wsikit", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -101,8 +135,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"wsikit: {error}", err=True)
         sys.exit(EXIT_FAILED)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("wsikit: stopped. What is finished is kept; run the same command again to go on.", err=True)
+        click.echo("wsikit: stopped. Finished work is kept; run the same command again to continue.", err=True)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "wsikit"):
+            raise
+        click.echo(
+            f"wsikit: the package {package} is not installed, and this verb needs it. Install wsikit with all the "
+            "packages that it needs: pip install wsikit. wsikit doctor lists what is missing.",
+            err=True,
+        )
+        sys.exit(EXIT_FAILED)
+    except PermissionError as error:
+        click.echo(
+            f"wsikit: {error.filename or 'a file'}: {error.strerror or 'permission denied'}. Choose another place, or "
+            "ask for the permission to read and write there.",
+            err=True,
+        )
+        sys.exit(EXIT_WRONG_REQUEST)
     sys.exit(status if isinstance(status, int) else 0)
 
 

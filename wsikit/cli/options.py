@@ -1,4 +1,4 @@
-"""Options that several verbs share. Light: nothing heavy is imported until an option is used."""
+"""Options that several verbs share. Heavy packages are imported only when an option is used."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def assume_mpp_option(function: F) -> F:
         "--assume-mpp",
         type=float,
         metavar="µm/px",
-        help="Pixel size at full resolution of slides that state none, e.g. 0.25. Recorded in every output.",
+        help="Pixel size at level 0 for slides that state none: about 0.25 for a 40× scan, 0.5 for 20×. Recorded in "
+        "every output.",
     )(function)
 
 
@@ -37,28 +38,33 @@ def roi_options(function: F) -> F:
         "--min-roi",
         default=0.5,
         show_default=True,
-        metavar="SHARE",
-        help="Least share of a patch inside the regions, 0–1.",
+        metavar="FRACTION",
+        help="Minimum fraction of a patch inside the regions, 0–1.",
     )(function)
     function = click.option(
-        "--roi-class", "roi_classes", multiple=True, metavar="NAME", help="Classes of regions that count; default: all."
+        "--roi-class",
+        "roi_classes",
+        multiple=True,
+        metavar="NAME",
+        help="Classes of regions that are used; default: all.",
     )(function)
     return click.option(
         "--roi",
         type=click.Path(exists=True),
         metavar="GEOJSON|DIR",
-        help="Look only inside these regions (QuPath's GeoJSON, level-0 px): a file, or a folder of <slide>.geojson.",
+        help="Use only patches inside these regions (GeoJSON of QuPath, level-0 px): a file, or a folder of "
+        "<slide>.geojson.",
     )(function)
 
 
 def grid_option(function: F) -> F:
-    return click.option("--grid", metavar="NAME", help="Patch grid, e.g. 0.5um_224px; needed if a store has several.")(
-        function
-    )
+    return click.option(
+        "--grid", metavar="NAME", help="Patch grid, e.g. 0.5um_224px; required if a store has several grids."
+    )(function)
 
 
 def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how pixels are stored; the command gets them as one `image: ImageParameters`."""
+    """The options of the stored pixels; the command receives them as one `image: ImageParameters`."""
 
     @functools.wraps(function)
     def command(
@@ -99,27 +105,29 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["auto", "all", "tissue"]),
                 default="auto",
                 show_default=True,
-                help="Which tiles are stored; auto: all where the slide's own bytes pass, else those with tissue.",
+                help="Tiles to store; auto: all tiles for lossless pass-through, otherwise only tiles with tissue.",
             ),
             click.option(
-                "--levels", metavar="0,1,…", help="Levels of the slide to store, 0 the finest; default: all of them."
+                "--levels", metavar="0,1,…", help="Levels of the slide to store; 0 is the finest; default: all."
             ),
             click.option(
                 "--codec",
                 type=click.Choice(["jpeg", "zstd"]),
                 default="jpeg",
                 show_default=True,
-                help="Of pixels whose own bytes cannot pass; zstd keeps them exactly, at several times the size.",
+                help="Codec for tiles that must be re-encoded; zstd is lossless and several times as large.",
             ),
             click.option(
                 "--profile",
                 type=click.Choice(["native", "portable"]),
                 default="native",
                 show_default=True,
-                help="portable: opens without any JPEG codec (napari, QuPath, browsers); several times as large.",
+                help="portable: readable without a JPEG codec (napari, QuPath, browsers); several times as large.",
             ),
             click.option(
-                "--keep-label", is_flag=True, help="Store label and macro image too. They can show a patient's name."
+                "--keep-label",
+                is_flag=True,
+                help="Also store the label and macro images. They can show a patient's name.",
             ),
         )
     ):
@@ -140,14 +148,14 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
 
 def executor_options(function: F) -> F:
     function = click.option(
-        "--workers", type=int, metavar="N", help="Threads (or processes) at once; default: one per CPU."
+        "--workers", type=int, metavar="N", help="Number of threads (or processes); default: one per CPU."
     )(function)
     return click.option(
         "--scheduler",
         default="threads",
         show_default=True,
         metavar="KIND|ADDRESS",
-        help="threads, processes, or a running Dask cluster such as tcp://host:8786.",
+        help="threads, processes, or the address of a Dask cluster such as tcp://host:8786.",
     )(function)
 
 
@@ -155,12 +163,21 @@ def model_option(function: F) -> F:
     return click.option(
         "--model",
         metavar="NAME|DIR",
-        help="Packaged model or a model's folder; default: the packaged demonstration model.",
+        help="Name of a packaged model, or the folder of a model; default: the packaged demonstration model.",
+    )(function)
+
+
+def stain_option(function: F) -> F:
+    return click.option(
+        "--stain",
+        metavar="METHOD[:REFERENCE]",
+        help="Normalise the stain of patches before the model: macenko, macenko:REFERENCE or reinhard:REFERENCE, where "
+        "REFERENCE is an image, a slide or a store with the target stain. Default: no normalisation.",
     )(function)
 
 
 def executor_of(scheduler: str, workers: int | None) -> Executor:
-    """The executor that the two options name."""
+    """The executor of the options --scheduler and --workers."""
     from wsikit.executor import Executor
 
     return Executor(scheduler, workers)

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import click
 
-from wsikit.cli.options import grid_option, model_option, stores_argument
+from wsikit.cli.options import grid_option, model_option, stain_option, stores_argument
 
 
 @click.command()
 @stores_argument
 @model_option
+@stain_option
 @grid_option
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-def command(stores: tuple[str, ...], model: str | None, grid: str | None, device: str) -> int:
-    """Classify every readable patch of STORE from its image and, if there is one, its caption."""
-    from rich.console import Console
-
+def command(stores: tuple[str, ...], model: str | None, stain: str | None, grid: str | None, device: str) -> int:
+    """Classify every readable patch of STORE from what the model reads: its image and, if there is one, its caption."""
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
-    from wsikit.inference.predict import Predictor
-    from wsikit.inference.stages import predict
-    from wsikit.models.config import DEFAULT_MODEL
-    from wsikit.models.io import load_model
+    from wsikit.inference.predict import predict
+    from wsikit.models.lazy import LazyModel
 
-    predictor = Predictor(load_model(model or DEFAULT_MODEL), device=device)  # type: ignore[arg-type]
-    click.echo(predictor.model.config.notice, err=True)
-    with TerminalProgress(Console()) as progress:
+    lazy = LazyModel.of(model, device=device)
+    click.echo(lazy.info.notice, err=True)
+    with TerminalProgress(make_console()) as progress:
 
         def classify(store: str) -> str:
-            table = predict(store, model=predictor, grid=grid, progress=progress)
-            return f"{len(table)} patches of {table.name} classified by {predictor.model.config.name}"
+            table = predict(store, model=lazy, stain=stain, grid=grid, progress=progress)
+            return f"{len(table)} patches of {table.name} classified by {lazy.info.name}"
 
         return for_each_store(stores, classify)

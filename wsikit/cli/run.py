@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsikit.cli.captioner_options import captioner_options
 from wsikit.cli.options import (
     assume_mpp_option,
-    executor_of,
     executor_options,
     image_options,
     model_option,
     roi_options,
     slides_argument,
+    stain_option,
 )
 
 # those that need nothing else to be set, and no column that a run does not make
 VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import Console
 
-    from wsikit.batch.manifest import SlideEntry
     from wsikit.batch.records import SlideRow
-    from wsikit.batch.runner import RunParameters, RunSummary
+    from wsikit.batch.run import RunResult
     from wsikit.cli.captioner_options import CaptionRequest
     from wsikit.cli.progress import TerminalProgress
-    from wsikit.executor import Executor
     from wsikit.tiling.plan import ImageParameters
 
 
@@ -53,8 +49,10 @@ if TYPE_CHECKING:
     default="mean",
     show_default=True,
     type=click.Choice(VOTE_METHODS),
-    help="How a slide's patches are put together; wsikit vote has more to set.",
+    help="How a slide's patch predictions are aggregated; wsikit vote has more settings.",
 )
+@stain_option
+@click.option("--dry-run", is_flag=True, help="Print what would be done and why, and change nothing.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @roi_options
 @image_options
@@ -68,6 +66,8 @@ def command(
     request: CaptionRequest,
     min_tissue: float,
     vote_method: str,
+    stain: str | None,
+    dry_run: bool,
     device: str,
     roi: str | None,
     roi_classes: tuple[str, ...],
@@ -85,64 +85,58 @@ def command(
 
     Exit status: 0 all done, 1 some slides failed, 2 the request itself is wrong.
     """
-    from pathlib import Path
-
-    from wsikit.batch.manifest import collect
-    from wsikit.batch.records import taken_ids
-    from wsikit.batch.rois import with_rois
-    from wsikit.batch.runner import RunParameters
     from wsikit.errors import ModelError, RequestError
-    from wsikit.models.config import DEFAULT_MODEL, find_model
-    from wsikit.voting import VoteParameters
 
-    model = model or DEFAULT_MODEL
     try:
-        find_model(model)
+        described = _describe(model)
     except ModelError as error:
         raise RequestError(str(error)) from error  # a wrong request: nothing was started
-    entries = collect(slides, manifest=manifest, assume_mpp=assume_mpp, taken=taken_ids(Path(out)))
-    entries = with_rois(entries, roi) if roi else entries
-    parameters = RunParameters(
-        model=model,
-        captioner=request.captioner,
-        captioner_options=request.options,
-        caption_budget=request.budget,
-        min_tissue=min_tissue,
-        roi_classes=roi_classes,
-        min_roi=min_roi,
-        image=image,
-        vote=VoteParameters(vote_method),
-    )
-    summary = run_in_terminal(entries, out, parameters, executor_of(scheduler, workers), device)
-    return summary.exit_status
+    settings: dict[str, Any] = {
+        "model": model,
+        "mpp": assume_mpp,
+        "captioner": request.captioner,
+        "captioner_options": request.options,
+        "caption_budget": request.budget,
+        "min_tissue": min_tissue,
+        "roi": roi,
+        "roi_classes": roi_classes,
+        "min_roi": min_roi,
+        "image": image,
+        "stain": stain,
+        "vote": vote_method,
+        "device": device,
+        "scheduler": scheduler,
+        "workers": workers,
+    }
+    given = [*slides, *([manifest] if manifest else [])]
+    if dry_run:
+        from wsikit.batch.run import plan_run
+
+        click.echo(str(plan_run(given, out, **settings)))
+        return 0
+    return run_in_terminal(given, out, notice=described, **settings).exit_status
 
 
-def run_in_terminal(
-    entries: Sequence[SlideEntry], out: str, parameters: RunParameters, executor: Executor, device: str
-) -> RunSummary:
-    """Run a batch with progress and a closing table on the terminal."""
-    from rich.console import Console
+def _describe(model: str | None) -> str:
+    """The notice of a model, which is only described."""
+    from wsikit.models.config import DEFAULT_MODEL
+    from wsikit.models.registry import describe_model
 
-    from wsikit.batch.runner import run
+    return describe_model(model or DEFAULT_MODEL).notice
+
+
+def run_in_terminal(slides: list[str], out: str, *, notice: str, **settings: Any) -> RunResult:
+    """Run a batch with progress and a closing table on the terminal. `settings` are those of `wsikit.run`."""
+    from wsikit.batch.run import run
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
-    from wsikit.models.config import read_config
 
-    console = Console()
-    notice = read_config(parameters.model).notice
+    console = make_console()
     console.print(f"[bold yellow]{notice}[/]")
     with TerminalProgress(console) as progress:
-        progress.slides(len(entries))
-        summary = run(
-            entries,
-            out,
-            parameters=parameters,
-            executor=executor,
-            device=device,
-            progress=progress,
-            on_slide=lambda row: _tell(progress, console, row),
-        )
-    _close(console, summary, out)
-    return summary
+        result = run(slides, out, progress=progress, on_slide=lambda row: _tell(progress, console, row), **settings)
+    _close(console, result, out)
+    return result
 
 
 def _tell(progress: TerminalProgress, console: Console, row: SlideRow) -> None:
@@ -154,10 +148,7 @@ def _tell(progress: TerminalProgress, console: Console, row: SlideRow) -> None:
     if row.status != DONE:
         console.print(f"[red]✗[/] [bold]{escape(row.slide_id)}[/]  {escape(row.error or row.status)}", highlight=False)
         return
-    if row.subtype is None:
-        verdict = f"no subtype: {row.reason}"
-    else:
-        verdict = f"{row.subtype}  p={row.probability[row.subtype]:.2f}  margin {row.margin:.2f}"
+    verdict = row.verdict()
     facts = (
         f"{row.n_patches} patches, {row.tissue_mm2:.3g} mm², {row.mpp_x:.4g} µm/px ({row.mpp_source}), "
         f"{row.seconds:.0f} s"
@@ -166,7 +157,7 @@ def _tell(progress: TerminalProgress, console: Console, row: SlideRow) -> None:
     console.print(f"    [dim]{escape(facts)}[/]", highlight=False)
 
 
-def _close(console: Console, summary: RunSummary, out: str) -> None:
+def _close(console: Console, summary: RunResult, out: str) -> None:
     from pathlib import Path
 
     from wsikit.batch.records import DONE
@@ -179,6 +170,6 @@ def _close(console: Console, summary: RunSummary, out: str) -> None:
     if summary.failed:
         console.print(
             f"Tracebacks of the {len(summary.failed)} failed: {Path(out) / 'failures'}. "
-            "Mend the cause and run the same command again: finished slides are kept.",
+            "Correct the cause and run the same command again: finished slides are kept.",
             highlight=False,
         )

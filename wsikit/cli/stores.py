@@ -1,4 +1,4 @@
-"""One verb over several stores: each is attempted, each failure is one line."""
+"""One verb applied to several stores: each store is attempted, and each failure is reported in one line."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from wsikit.errors import RequestError, WsikitError
 
 
 def for_each_store(stores: Sequence[str], act: Callable[[str], str]) -> int:
-    """Run `act` on each store and print what it says (if anything). Exit status: 1 if any failed."""
+    """Apply `act` to each store and print the text that it returns. The exit status: 1 if a store failed, else 0."""
     failed = 0
     for store in stores:
         try:
-            said = act(store)
+            report = act(store)
         except RequestError:
             raise
         except WsikitError as error:
             failed += 1
             click.echo(f"wsikit: {error}", err=True)
         else:
-            if said:
-                click.echo(f"{store}: {said}")
+            if report:
+                click.echo(f"{store}: {report}")
     return 1 if failed else 0

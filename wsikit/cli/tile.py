@@ -59,16 +59,15 @@ def command(
     """
     from dataclasses import replace
 
-    from rich.console import Console
-
     from wsikit.batch.manifest import collect
     from wsikit.batch.rois import with_rois
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.errors import RequestError, WsikitError
     from wsikit.store.paths import place
     from wsikit.tiling.patches import PatchParameters
     from wsikit.tiling.roi import read_roi
-    from wsikit.tiling.tile import tile
+    from wsikit.tiling.tile import tile_slide
 
     patches = PatchParameters(mpp, patch_size, overlap, min_tissue)
     entries = collect(slides, assume_mpp=assume_mpp)
@@ -79,7 +78,7 @@ def command(
         raise RequestError(f"{out}: one store for {len(entries)} slides; give a folder with -o")
     executor = executor_of(scheduler, workers)
     failed = 0
-    with TerminalProgress(Console()) as progress:
+    with TerminalProgress(make_console()) as progress:
         for entry in entries:
             folder = target if single else target / f"{entry.slide_id}.zarr"
             try:
@@ -87,7 +86,9 @@ def command(
                 wanted = replace(patches, roi=inside)
                 with (
                     entry.open() as slide,
-                    tile(slide, folder, patches=wanted, image=image, executor=executor, progress=progress) as store,
+                    tile_slide(
+                        slide, folder, patches=wanted, image=image, executor=executor, progress=progress
+                    ) as store,
                 ):
                     progress.finish()
                     table = store.patches(wanted.grid(store).name)

@@ -1,4 +1,4 @@
-"""`wsikit verify`: is a store whole, and is it what its source says?"""
+"""`wsikit verify`: is a store complete, and is it equal to its source?"""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from wsikit.cli.options import stores_argument
     "--source",
     type=click.Path(),
     metavar="SLIDE",
-    help="The slide it was made from: compares the bytes of every passed tile, and the pixels of a sample.",
+    help="Source slide of the store: compare the bytes of each pass-through tile, and the pixels of a sample.",
 )
 def command(stores: tuple[str, ...], source: str | None) -> int:
-    """Read STORE again, all of it: checksums, missing tiles, patch tables. Exit status 1 if anything is wrong."""
-    from rich.console import Console
+    """Verify all of STORE: checksums, missing tiles, patch tables.
 
+    Exit status: 0 all stores are complete, 1 at least one is not, 2 the request itself is wrong.
+    """
+    from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
     from wsikit.errors import RequestError
     from wsikit.tiling.verify import Verdict, verify
 
     if source is not None and len(stores) > 1:
-        raise RequestError(f"--source is of one store; {len(stores)} were given")
+        raise RequestError(f"--source belongs to one store, but {len(stores)} stores are given. Verify them one by one")
     verdicts: list[Verdict] = []
-    with TerminalProgress(Console()) as progress:
+    with TerminalProgress(make_console()) as progress:
 
         def check(store: str) -> str:
             verdict = verify(store, source=source, progress=progress)

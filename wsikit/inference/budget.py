@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,11 @@ import numpy.typing as npt
 from wsikit.captions.descriptor import DESCRIPTOR_REVISION, describe_patches
 from wsikit.errors import RequestError
 from wsikit.inference.caption_columns import NO_ROW
+from wsikit.models.protocol import GivesImageFeatures, PatchModel
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
 from wsikit.tiling.stream import iterate_patches
-
-if TYPE_CHECKING:
-    from wsikit.inference.predict import Predictor
 
 CHOICE_REVISION = 1
 """Raised when the same features lead to another choice."""
@@ -63,11 +61,12 @@ class SimilarityFeatures:
     record: dict[str, Any]
 
 
-def similarity_features(predictor: Predictor | None) -> SimilarityFeatures:
-    """By a model's image branch, where there is a model; else by stain and texture."""
-    if predictor is None:
+def similarity_features(model: GivesImageFeatures | None) -> SimilarityFeatures:
+    """Those of a model's image encoder, where there is a model; else of stain and texture."""
+    if model is None:
         return SimilarityFeatures(describe_patches, {"descriptor": DESCRIPTOR_REVISION})
-    return SimilarityFeatures(lambda images: _image_branch(predictor, images), {"model": predictor.model.fingerprint})
+    fingerprint = model.info.fingerprint if isinstance(model, PatchModel) else ""
+    return SimilarityFeatures(model.image_features, {"model": fingerprint})
 
 
 def choose(features: Floats, coords: npt.NDArray[np.int64], budget: Budget) -> npt.NDArray[np.int64]:
@@ -119,15 +118,6 @@ def read_features(store: SlideStore, table: PatchTable, features: Features, prog
         progress.advance(part.stop - part.start)
     progress.finish()
     return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
-
-
-def _image_branch(predictor: Predictor, images: npt.NDArray[np.uint8]) -> Floats:
-    import torch
-
-    with torch.inference_mode():
-        patches = torch.from_numpy(np.ascontiguousarray(images)).to(predictor.device)
-        found: Floats = predictor.model.image(patches).float().cpu().numpy()
-    return found
 
 
 def _standardised(features: Floats) -> npt.NDArray[np.float64]:

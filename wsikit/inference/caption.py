@@ -1,30 +1,30 @@
-"""The caption stage: words for the patches of a store. Measuring is spread over workers; generating is not."""
+"""The caption stage: a text for each patch of a store. Measuring runs on workers, generating on one device."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.base import Captioner, FitsToSlide, in_parallel, sample_rows
+from wsikit.captions.base import Captioner, FitsToSlide, in_parallel
+from wsikit.errors import RequestError
 from wsikit.executor import Executor
 from wsikit.inference.budget import Budget
-from wsikit.inference.caption_columns import drop_stale
-from wsikit.inference.generative import CAPTION_REVISION, SlowCaptions
+from wsikit.inference.caption_columns import CaptionWriter, drop_stale
+from wsikit.inference.generative_captions import CAPTION_REVISION, GenerativeCaptions
+from wsikit.inference.sample import sample_of_slide
+from wsikit.models.protocol import GivesImageFeatures, PatchModel
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.receipts import Receipt
-from wsikit.store.table import ColumnSpec, PatchTable, coords_digest
+from wsikit.store.table import PatchTable, coords_digest
 from wsikit.tiling.columns import ColumnStage, fill_columns
-from wsikit.tiling.stream import iterate_patches
 
 if TYPE_CHECKING:
     from wsikit.captions.registry import CaptionerOptions
-    from wsikit.inference.predict import Predictor
-
-_AT_ONCE = 64
 
 
 def caption(
@@ -34,7 +34,7 @@ def caption(
     options: CaptionerOptions | None = None,
     device: str = "auto",
     budget: Budget | None = None,
-    model: Predictor | None = None,
+    model: PatchModel | str | os.PathLike[str] | None = None,
     retry_failed: bool = False,
     grid: str | None = None,
     executor: Executor | None = None,
@@ -54,7 +54,8 @@ def caption(
     budget
         Describe that many patches at most and let others like them share; by default every patch is described.
     model
-        Whose image branch says which patches are alike; without it, stain and texture do.
+        With a budget: the model (or its name or folder) whose image features decide which patches are similar; without
+        it, features of stain and texture do.
     retry_failed
         Ask again for what failed, keeping the rest.
     grid
@@ -78,43 +79,36 @@ def caption(
     opened = open_store(store)
     table = opened.patches(grid)
     describer = load_captioner(captioner, options, device=device) if isinstance(captioner, str) else captioner
-    if isinstance(describer, FitsToSlide):
-        describer = _settled(describer, opened, table)
-    if budget is not None and budget.captions >= len(table):
-        budget = None  # it asks for no less than everything
-    if in_parallel(describer) and budget is None:
-        progress.start("captions", len(table), "patches")
-        fill_columns(opened, table, [caption_stage(table, describer)], executor or Executor(), progress.advance)
-        progress.finish()
-    else:
-        SlowCaptions(opened, table, describer, budget, model, progress).run(retry_failed)
+    stage = caption_stage(
+        opened, table, describer, budget=budget, model=_with_features(model, device), retry_failed=retry_failed
+    )
+    fill_columns(opened, table, [stage], executor, progress)
     drop_stale(table)
     return table
 
 
-def _settled(captioner: FitsToSlide, store: SlideStore, table: PatchTable) -> Captioner:
-    """The captioner for this slide, by a sample of its readable patches; the same sample each time."""
-    coords = table.coords[sample_rows(len(table))]
-    seen = []
-    for _, batch in iterate_patches(store, table.grid, coords, _ranges(len(coords))):
-        seen.append(batch.images[batch.readable])
-    side = table.grid.patch_px
-    return captioner.fit(np.concatenate([np.empty((0, side, side, 3), np.uint8), *seen]), mpp=table.grid.target_mpp)
+def caption_stage(
+    store: SlideStore,
+    table: PatchTable,
+    captioner: Captioner,
+    *,
+    budget: Budget | None = None,
+    model: GivesImageFeatures | None = None,
+    retry_failed: bool = False,
+) -> ColumnStage:
+    """The stage that `caption` carries out: on workers for a captioner that runs in parallel, else on its device.
 
-
-def _ranges(n: int) -> list[slice]:
-    return [slice(first, min(first + _AT_ONCE, n)) for first in range(0, n, _AT_ONCE)]
-
-
-def caption_stage(table: PatchTable, captioner: Captioner) -> ColumnStage:
-    """What `caption` computes with a captioner that runs in parallel, for `fill_columns`: alone, or beside others."""
-    names = list(captioner.fact_names)
+    A captioner that has to see the slide first (`FitsToSlide`) is given a sample of its patches here.
+    """
+    if isinstance(captioner, FitsToSlide):
+        captioner = _fitted(captioner, store, table)
+    if budget is not None and budget.captions >= len(table):
+        budget = None  # it allows every patch a caption
+    if not in_parallel(captioner) or budget is not None:
+        return GenerativeCaptions(store, table, captioner, budget, model, retry_failed).stage()
+    writer = CaptionWriter.of(captioner)
     receipt = Receipt("caption", CAPTION_REVISION, captioner.fingerprint(), {"patches": coords_digest(table)})
-    specs = (
-        ColumnSpec("caption", "str", attributes={"captioner": captioner.name}),
-        ColumnSpec("caption_facts", "float32", len(names), {"names": names, "captioner": captioner.name}),
-    )
-    return ColumnStage("captions", specs, receipt, _Describe(captioner))
+    return ColumnStage("captions", writer.specs, receipt, _Describe(captioner, writer))
 
 
 @dataclass(frozen=True)
@@ -122,15 +116,35 @@ class _Describe:
     """Captions of some patches (a picklable function)."""
 
     captioner: Captioner
+    writer: CaptionWriter
 
     def __call__(
         self, images: npt.NDArray[np.uint8], readable: npt.NDArray[np.bool_], mpp: float
     ) -> dict[str, npt.NDArray[Any]]:
-        names = self.captioner.fact_names
-        texts = np.full(len(images), "", dtype=object)
-        facts = np.full((len(images), len(names)), np.nan, dtype=np.float32)
+        columns = self.writer.blank(len(images))
         seen = np.flatnonzero(readable)
         for index, found in zip(seen, self.captioner.caption(images[seen], mpp=mpp), strict=True):
-            texts[index] = found.text
-            facts[index] = [found.facts.get(name, np.nan) for name in names]
-        return {"caption": texts, "caption_facts": facts}
+            columns["caption"][index] = found.text
+            self.writer.put_facts(columns, int(index), found.facts)
+        return columns
+
+
+def _with_features(model: PatchModel | str | os.PathLike[str] | None, device: str) -> GivesImageFeatures | None:
+    """A model whose image features are used; RequestError if it gives none."""
+    if model is None:
+        return None
+    if isinstance(model, str | os.PathLike):
+        from wsikit.models.registry import load_patch_model
+
+        model = load_patch_model(model, device=device)  # type: ignore[arg-type]
+    if not isinstance(model, GivesImageFeatures):
+        raise RequestError(
+            f"model {model.info.name} has no image features by which patches could be compared. Leave the model out: "
+            "stain and texture are compared then."
+        )
+    return model
+
+
+def _fitted(captioner: FitsToSlide, store: SlideStore, table: PatchTable) -> Captioner:
+    """The captioner fitted to this slide."""
+    return captioner.fit(sample_of_slide(store, table), mpp=table.grid.target_mpp)

@@ -1,4 +1,4 @@
-"""The caption columns of a patch table, read together: whoever wrote them, whatever was left by somebody before."""
+"""The caption columns of a patch table: one writer and one reader for all captioners."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.captions.base import Captioner
 from wsikit.captions.filter import judge
-from wsikit.store.table import PatchTable
+from wsikit.store.table import ColumnSpec, PatchTable
 
 OWN_COLUMNS = ("caption_failure", "caption_source", "caption_raw")
 """Beside `caption`, where not every patch simply has its own."""
@@ -21,6 +22,69 @@ NO_ROW = -1
 
 UNREADABLE = "the patch could not be read"
 SHARE_FAILED = "the caption it was to share failed"
+
+
+@dataclass(frozen=True)
+class CaptionWriter:
+    """The columns that a captioner gives, and how a caption is put into them.
+
+    Attributes
+    ----------
+    fact_names
+        Facts that the captioner may state, in the order of the column `caption_facts`.
+    with_sources
+        Whether `OWN_COLUMNS` are written too: for captions that may fail, be rewritten, or be shared between patches.
+    """
+
+    captioner: str
+    fact_names: tuple[str, ...]
+    with_sources: bool = False
+    made_by: Mapping[str, Any] | None = None
+    """Fingerprint of the captioner, stored with the columns."""
+
+    @classmethod
+    def of(cls, captioner: Captioner, *, with_sources: bool = False) -> CaptionWriter:
+        """The writer for a captioner."""
+        made_by = captioner.fingerprint() if with_sources else None
+        return cls(captioner.name, tuple(captioner.fact_names), with_sources, made_by)
+
+    @property
+    def specs(self) -> tuple[ColumnSpec, ...]:
+        """The columns."""
+        writer: dict[str, Any] = {"captioner": self.captioner}
+        if self.made_by is not None:
+            writer["made"] = dict(self.made_by)
+        specs = [ColumnSpec("caption", "str", attributes=writer)]
+        if self.with_sources:
+            specs += [
+                ColumnSpec(
+                    "caption_failure", "str", attributes={"meaning": "why there is no caption; empty: no failure"}
+                ),
+                ColumnSpec(
+                    "caption_raw", "str", attributes={"meaning": "what was written, where it is not the caption"}
+                ),
+                ColumnSpec("caption_source", "int64", attributes={"meaning": "row that is described; -1: no caption"}),
+            ]
+        if self.fact_names or not self.with_sources:
+            names = list(self.fact_names)
+            specs.append(ColumnSpec("caption_facts", "float32", len(names), {"names": names, **writer}))
+        return tuple(specs)
+
+    def blank(self, n: int) -> dict[str, npt.NDArray[Any]]:
+        """Columns of `n` rows without captions."""
+        columns: dict[str, npt.NDArray[Any]] = {
+            "caption": np.full(n, "", dtype=object),
+            "caption_facts": np.full((n, len(self.fact_names)), np.nan, dtype=np.float32),
+        }
+        if self.with_sources:
+            columns["caption_failure"] = np.full(n, "", dtype=object)
+            columns["caption_raw"] = np.full(n, "", dtype=object)
+            columns["caption_source"] = np.full(n, NO_ROW, dtype=np.int64)
+        return columns
+
+    def put_facts(self, columns: Mapping[str, npt.NDArray[Any]], index: int, facts: Mapping[str, float]) -> None:
+        """Put the facts of one patch into row `index`; a fact that was not measured is NaN."""
+        columns["caption_facts"][index] = [facts.get(name, np.nan) for name in self.fact_names]
 
 
 @dataclass(frozen=True)

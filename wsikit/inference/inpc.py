@@ -116,7 +116,7 @@ def inpc_summary(
     lines = statement.words()
     if vote is not None and set(classes) == set(STROMA_POOR):
         called = None if vote.label is None else classes[vote.label]
-        said = disagreement(statement, called, doubt=vote.reason)
+        said = disagreement(statement, called, reason=vote.reason)
         lines += [f"  {said}"] if said else []
     coords = table.coords
     texts = table.read("caption") if "caption" in table.columns() else np.full(len(table), "", dtype=object)

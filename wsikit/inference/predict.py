@@ -1,141 +1,220 @@
-"""Probabilities and gates of patches with their captions. Batches of pixels in, arrays out; no slides, no stores."""
+"""The predict stage: class probabilities for the patches of a store, by any `PatchModel`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from wsikit.errors import ModelError
-from wsikit.models.mmlnb import MMLNB
+from wsikit.inference.applicability import why_not_applicable
+from wsikit.inference.sample import sample_of_slide
+from wsikit.inference.stain import parse_stain
+from wsikit.models.lazy import LazyModel, ModelLike
+from wsikit.models.protocol import IMAGE, OOD_SCORE, TEXT, ModelInfo, PatchModel
+from wsikit.progress import SILENT, Progress
+from wsikit.slides.store import SlideStore, StoreLike, open_store
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ColumnSpec, PatchTable, coords_digest
+from wsikit.tiling.columns import ColumnStage, DeviceWork, fill_columns
+from wsikit.tiling.stream import iterate_patches
 
 logger = logging.getLogger(__name__)
 
-MPP_TOLERANCE = 0.01
-"""Relative. A field wrong by more than this is another scale, not rounding."""
+PREDICT_REVISION = 1
+
+_Batch = tuple[slice, npt.NDArray[np.uint8] | None, npt.NDArray[np.bool_]]
 
 
-@dataclass(frozen=True)
-class PatchPrediction:
-    """What the model says of a batch, row by row as the patches came."""
+def predict(
+    store: StoreLike,
+    *,
+    model: ModelLike | None = None,
+    stain: str | None = None,
+    grid: str | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> PatchTable:
+    """Classify every readable patch from what the model reads: its image, its caption, stored features.
 
-    probs: npt.NDArray[np.float32]
-    """(B, C) of patch and caption together."""
-    gate: npt.NDArray[np.float32]
-    """(B,) in [0, 1]: how much the caption counted; 0 where there is none."""
-    probs_image: npt.NDArray[np.float32]
-    """(B, C) of the auxiliary head on the image alone."""
-    probs_text: npt.NDArray[np.float32]
-    """(B, C) of the auxiliary head on the caption alone; NaN where there is none."""
-    ood_score: npt.NDArray[np.float32]
-    """(B,) how unlike the training patches: above 1, farther off than 99 % of held-out ones; NaN where the model does
-    not know them."""
-
-
-class Predictor:
-    """Runs a model over batches of patches.
+    What is complete under an equal receipt is kept, and the model is then not even loaded.
 
     Parameters
     ----------
-    model : MMLNB
-        As `load_model` gives it. It is moved to `device`.
-    device : "auto", "cpu" or "cuda"
-        auto takes a GPU where there is one.
-    batch : int
-        Patches per forward pass; longer inputs are cut. It changes memory and speed, not the result.
+    store
+        A slide store, or its path.
+    model
+        A `PatchModel`, the name of a packaged model or plug-in, or a model's folder; by default the packaged one.
+    stain
+        Normalise the stain of the patches before the model sees them: "macenko" or "reinhard", with the reference after
+        a colon (`wsikit.inference.stain.parse_stain`); None: as scanned.
+    grid
+        Name of the patch grid; not needed where the store has one only.
+    device
+        "auto", "cpu", "cuda".
+
+    Returns
+    -------
+    PatchTable
+        With the columns of the model (`ModelInfo.columns`): `probability`, float32 (N, C) in the model's class order,
+        NaN where a patch could not be read. MMLNB adds `gate`, float32 (N,), the weight of the text, 0 without text;
+        `probability_image` and `probability_text`, float32 (N, C), each branch alone; and `ood_score`, float32 (N,),
+        above 1 where a patch is out of the distribution of the training patches.
 
     Raises
     ------
     ModelError
-        If "cuda" is asked for and there is none.
+        The model does not apply (other patch size, scale or kind of stain than it was trained on), or cannot be loaded.
+    StoreError
+        Features that the model reads are not in the table.
+
+    Examples
+    --------
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.mkdtemp()
+    >>> slide = wsikit.make_phantom(f"{folder}/slide.tiff", size=(700, 700)).path
+    >>> table = wsikit.predict(wsikit.tile(slide, f"{folder}/slide.zarr"))
+    >>> table.read("probability").shape[1]
+    4
     """
+    lazy = LazyModel.of(model, device=device)
+    opened = open_store(store)
+    table = opened.patches(grid)
+    fault = why_not_applicable(lazy.info, opened, table)
+    if fault:
+        raise ModelError(f"{opened.folder}: model {lazy.info.name} does not apply: {fault}.")
+    fill_columns(opened, table, [predict_stage(table, lazy, stain=stain)], progress=progress)
+    return table
 
-    def __init__(self, model: MMLNB, *, device: Literal["auto", "cpu", "cuda"] = "auto", batch: int = 64) -> None:
-        cuda = torch.cuda.is_available()
-        if device == "cuda" and not cuda:
-            raise ModelError("device 'cuda': torch finds no GPU here; use 'cpu' or 'auto'.")
-        self.device = torch.device("cuda" if cuda and device != "cpu" else "cpu")
-        self.model = model.to(self.device).eval()
-        self.batch = batch
-        self._truncation_warned = False
 
-    def check(self, *, patch_px: int, mpp: float) -> None:
-        """Refuse patches of a size or scale that the model was not trained on; call it before reading any.
-
-        Raises
-        ------
-        ModelError
-            If either differs from the model's.
-        """
-        config = self.model.config
-        if patch_px != config.patch_px or abs(mpp / config.mpp - 1) > MPP_TOLERANCE:
-            raise ModelError(
-                f"model {config.name}: made for patches of {config.patch_px} px at {config.mpp} µm/px, these are "
-                f"{patch_px} px at {mpp:.4g} µm/px; tile with --patch-size {config.patch_px} --mpp {config.mpp}."
-            )
-
-    def predict(self, images: npt.NDArray[np.uint8], captions: Sequence[str | None]) -> PatchPrediction:
-        """Classify patches. A row depends on its own patch and caption alone, to float tolerance.
-
-        Parameters
-        ----------
-        images : uint8 (B, H, W, 3)
-            RGB at the model's mpp, H = W = the model's patch_px.
-        captions : sequence of str or None, length B
-            None or blank: the patch is classified by the image alone.
-
-        Raises
-        ------
-        ModelError
-            If shape, type or length do not fit.
-        """
-        self._check_batch(images, len(captions))
-        parts = [
-            self._forward(images[start : start + self.batch], captions[start : start + self.batch])
-            for start in range(0, len(images), self.batch)
-        ]
-        if not parts:
-            empty = np.empty((0, len(self.model.config.classes)), dtype=np.float32)
-            none = np.empty(0, dtype=np.float32)
-            return PatchPrediction(empty, none, empty.copy(), empty.copy(), none.copy())
-        return PatchPrediction(*(np.concatenate(arrays) for arrays in zip(*parts)))
-
-    def _check_batch(self, images: npt.NDArray[np.uint8], n_captions: int) -> None:
-        config = self.model.config
-        wanted = (config.patch_px, config.patch_px, 3)
-        if images.ndim != 4 or images.shape[1:] != wanted or images.dtype != np.uint8:
-            raise ModelError(
-                f"model {config.name}: takes uint8 patches (B, {', '.join(map(str, wanted))}) at {config.mpp} µm/px, "
-                f"got {images.dtype} {images.shape}; tile with --patch-size {config.patch_px} --mpp {config.mpp}."
-            )
-        if n_captions != len(images):
-            raise ModelError(
-                f"model {config.name}: {len(images)} patches and {n_captions} captions; give one (or None) each."
-            )
-
-    @torch.inference_mode()
-    def _forward(
-        self, images: npt.NDArray[np.uint8], captions: Sequence[str | None]
-    ) -> tuple[npt.NDArray[np.float32], ...]:
-        tokens = self.model.read(captions)
-        if tokens.truncated and not self._truncation_warned:
-            self._truncation_warned = True
-            logger.warning("captions longer than %d tokens are cut", self.model.config.text_max_tokens)
-        features = self.model.image(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
-        read = (tokens.ids, tokens.mask, tokens.present)
-        out = self.model.fuse(features, *(torch.from_numpy(array).to(self.device) for array in read))
-        logits = (out.logits, out.logits_img, out.logits_txt)
-        probs, probs_image, probs_text = (x.float().softmax(dim=1).cpu().numpy() for x in logits)
-        probs_text[~tokens.present] = np.nan
-        return probs, out.gate.float().cpu().numpy(), probs_image, probs_text, self._novelty(features)
-
-    def _novelty(self, features: torch.Tensor) -> npt.NDArray[np.float32]:
-        known = self.model.ood_detector
+def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = None) -> ColumnStage:
+    """The stage that `predict` carries out. That the model applies has been checked (`why_not_applicable`)."""
+    info = model.info
+    there = set(table.columns())
+    inputs = {"patches": coords_digest(table), "model": info.fingerprint}
+    needs = ["pixels"] if IMAGE in info.inputs else []
+    read = list(info.feature_columns)
+    if TEXT in info.inputs and "caption" in there:
+        _warn_captioner_mismatch(str(table.attributes("caption").get("captioner", "")), info)
+        read.append("caption")
+    for name in read:
+        known = table.receipt(name) if name in there else None
         if known is None:
-            return np.full(len(features), np.nan, dtype=np.float32)
-        return known.of(features.float().cpu().numpy())
+            raise ModelError(
+                f"{table.folder}: model {info.name} reads the column {name}, which is not there or not complete. "
+                "Import or compute these features first."
+            )
+        inputs[name] = known.digest
+    normalisation = parse_stain(stain) if stain is not None else None
+    parameters = {} if normalisation is None else {"stain": normalisation.fingerprint()}
+    receipt = Receipt("predict", PREDICT_REVISION, parameters, inputs)
+    attributes = {"names": list(info.classes), "model": info.record()}
+    specs = tuple(
+        ColumnSpec(column.name, "float32", len(info.classes), attributes)
+        if column.per_class
+        else ColumnSpec(column.name, "float32", attributes={"unit": column.unit} if column.unit else {})
+        for column in info.columns
+    )
+    work = _Predict(model, specs, receipt, tuple(read), normalisation)
+    return ColumnStage("predictions", specs, receipt, DeviceWork(work), needs=(*needs, *read))
+
+
+@dataclass(frozen=True)
+class _Predict:
+    """Brings the prediction columns of a table up to date."""
+
+    model: LazyModel
+    specs: tuple[ColumnSpec, ...]
+    receipt: Receipt
+    reads: tuple[str, ...]
+    """Columns of the table that the model reads."""
+    normalisation: Any
+
+    def __call__(self, store: SlideStore, table: PatchTable, progress: Progress) -> None:
+        progress.start("model", 1, "model")
+        model = self.model.load()
+        progress.finish()
+        ranges = table.prepare(self.specs, self.receipt)
+        if OOD_SCORE in table.columns() and OOD_SCORE not in {spec.name for spec in self.specs}:
+            table.drop(OOD_SCORE)  # another model's
+        progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
+        for rows, images, readable in self._batches(store, table, ranges):
+            columns = self._rows(model, table, rows, images, readable)
+            for spec in self.specs:
+                table.write(spec.name, rows, columns[spec.name])
+            progress.advance(rows.stop - rows.start)
+        progress.finish()
+
+    def _batches(self, store: SlideStore, table: PatchTable, ranges: list[slice]) -> Iterator[_Batch]:
+        """(rows, images or None, readable) of each range; pixels are read only for a model that sees them."""
+        if IMAGE not in self.model.info.inputs:
+            readable = table.read("readable") > 0 if "readable" in table.columns() else np.ones(len(table), bool)
+            yield from ((rows, None, readable[rows]) for rows in ranges)
+            return
+        transform = self._stain_transform(store, table)
+        for rows, batch in iterate_patches(store, table.grid, table.coords, ranges):
+            images = batch.images if transform is None else transform(batch.images)
+            yield rows, images, batch.readable
+
+    def _stain_transform(self, store: SlideStore, table: PatchTable) -> Callable[[Any], Any] | None:
+        """The stain normalisation fitted to this slide, by a fixed sample of its patches."""
+        if self.normalisation is None:
+            return None
+        fitted: Callable[[Any], Any] = self.normalisation.fit(sample_of_slide(store, table))
+        return fitted
+
+    def _rows(
+        self,
+        model: PatchModel,
+        table: PatchTable,
+        rows: slice,
+        images: npt.NDArray[np.uint8] | None,
+        readable: npt.NDArray[np.bool_],
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """The columns of some rows, NaN where a patch could not be read."""
+        columns: dict[str, npt.NDArray[np.float32]] = {}
+        for spec in self.specs:
+            shape = (len(readable),) if spec.width is None else (len(readable), spec.width)
+            columns[spec.name] = np.full(shape, np.nan, dtype=np.float32)
+        seen = np.flatnonzero(readable)
+        if not len(seen):
+            return columns
+        found = model.predict(**self._inputs(table, rows, images, seen))
+        for spec in self.specs:
+            values = np.asarray(found[spec.name], dtype=np.float32)
+            if values.shape != columns[spec.name][seen].shape:
+                raise ModelError(
+                    f"model {self.model.info.name}: column {spec.name} has shape {values.shape}, expected "
+                    f"{columns[spec.name][seen].shape}, as its description says."
+                )
+            columns[spec.name][seen] = values
+        return columns
+
+    def _inputs(
+        self, table: PatchTable, rows: slice, images: npt.NDArray[np.uint8] | None, seen: npt.NDArray[np.intp]
+    ) -> dict[str, Any]:
+        info = self.model.info
+        inputs: dict[str, Any] = {}
+        if images is not None:
+            inputs["images"] = images[seen]
+        if TEXT in info.inputs:
+            texts = table.read("caption", rows)[seen] if "caption" in self.reads else [None] * len(seen)
+            inputs["captions"] = [str(text) if text else None for text in texts]
+        if info.feature_columns:
+            parts = [table.read(name, rows)[seen] for name in info.feature_columns]
+            inputs["features"] = np.concatenate(parts, axis=1).astype(np.float32)
+        return inputs
+
+
+def _warn_captioner_mismatch(captioner: str, model: ModelInfo) -> None:
+    """Warn where a model reads captions of another kind than it was trained on: it may misjudge how far to trust
+    them."""
+    from wsikit.captions.registry import name_of
+
+    expected = name_of(model.captioner)
+    if captioner and captioner != expected:
+        logger.warning("model %s was trained on captions by %s, these are by %s", model.name, expected, captioner)

@@ -15,10 +15,9 @@ from wsikit.errors import StoreError
 from wsikit.slides.store import StoreLike, open_store
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable, coords_digest
-from wsikit.voting.inputs import VoteInputs
 from wsikit.voting.parameters import VoteParameters
 from wsikit.voting.result import RESULT_VERSION, SlideResult
-from wsikit.voting.slide import SlidePatches, columns_for, vote_slide, voting_inputs
+from wsikit.voting.slide import SlidePatches, columns_for, vote_slide
 from wsikit.voting.weights import key_tissue
 
 VOTE_REVISION = 2
@@ -28,7 +27,7 @@ NEUROPIL_FACT, STROMA_FACT = "fibrillary_share", "spindle_share"
 
 
 def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: str | None = None) -> SlideResult:
-    """Put a slide's patches together; the result is kept in the table under votes/<method>.
+    """Aggregate a slide's patch predictions to one result, which is kept in the table under votes/<method>.
 
     Parameters
     ----------
@@ -73,15 +72,15 @@ def stored_vote(table: PatchTable, method: str) -> SlideResult:
     return vote_slide(patches, _parameters_of(table, method))
 
 
-def voted_inputs(table: PatchTable, method: str) -> VoteInputs:
-    """What each patch brought to the vote kept in a table: probabilities and label after smoothing, and its weight.
+def vote_receipt(table: PatchTable, parameters: VoteParameters) -> Receipt:
+    """Of the vote that `vote` would make now.
 
-    KeyError if there is no vote by `method`.
+    Raises
+    ------
+    StoreError
+        If the patches have no predictions yet, or not what the method weighs by.
     """
-    if method not in table.votes():
-        raise KeyError(method)
-    parameters = _parameters_of(table, method)
-    return voting_inputs(slide_patches(table, parameters), parameters)
+    return _receipt(table, parameters, _columns_used(table, parameters))
 
 
 def slide_patches(table: PatchTable, parameters: VoteParameters | None = None) -> SlidePatches:
@@ -160,7 +159,7 @@ def _read(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]
 
 def _measured_tissue(table: PatchTable, *, required: bool) -> npt.NDArray[np.float64]:
     """Key tissue (N, 3) by the captions' facts: as sure as the words that are used for them."""
-    from wsikit.captions.lexicon import FACTS
+    from wsikit.facts import FACTS
 
     names = list(table.attributes("caption_facts")["names"])
     facts = table.read("caption_facts")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +105,24 @@ class ModelConfig(_Strict):
 def packaged_models() -> tuple[str, ...]:
     """Names of the models that come with the package."""
     return tuple(sorted(path.parent.name for path in _ZOO.glob(f"*/{CONFIG_FILE}")))
+
+
+def packaged_folder(name: str) -> Path:
+    """Folder of the packaged model `name`."""
+    return _ZOO / name
+
+
+def fingerprint(folder: str | Path) -> str:
+    """sha256 over what decides predictions: configuration, weights, tokenizer, OOD detector. The card may be edited."""
+    digest = hashlib.sha256()
+    known = [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE]
+    if (Path(folder) / OOD_FILE).is_file():
+        known.append(OOD_FILE)
+    for name in known:
+        with open(Path(folder) / name, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def find_model(name_or_dir: str | Path) -> Path:

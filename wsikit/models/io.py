@@ -3,7 +3,6 @@ patches looked like, novelty.safetensors. Nothing is unpickled or downloaded."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -20,9 +19,9 @@ from wsikit.models.config import (
     DEFAULT_MODEL,
     METRICS_FILE,
     OOD_FILE,
-    TOKENIZER_FILE,
     WEIGHTS_FILE,
     find_model,
+    fingerprint,
     packaged_models,
     read_config,
 )
@@ -106,18 +105,6 @@ def load_model(name_or_dir: str | Path = DEFAULT_MODEL) -> MMLNB:
     card = folder / CARD_FILE
     model.card = card.read_text(encoding="utf-8") if card.is_file() else ""
     return model.eval()
-
-
-def fingerprint(folder: str | Path) -> str:
-    """sha256 over what decides predictions: configuration, weights, tokenizer, novelty. The card may be edited."""
-    digest = hashlib.sha256()
-    known = [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE]
-    if (Path(folder) / OOD_FILE).is_file():
-        known.append(OOD_FILE)
-    for name in known:
-        content = hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()
-        digest.update(f"{name} {content}\n".encode())
-    return digest.hexdigest()
 
 
 def _first_reason(error: RuntimeError) -> str:

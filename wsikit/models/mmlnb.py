@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from wsikit.captions import scrub
 from wsikit.errors import ModelError
 from wsikit.models.config import ModelConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder
 from wsikit.models.ood import OodDetector
 from wsikit.models.prmf import PRMF, PRMFOutput
 from wsikit.models.tokenizer import CaptionTokenizer, Tokens
+from wsikit.scrub import scrub
 
 
 class MMLNB(nn.Module):

@@ -1,7 +1,8 @@
-"""Compute columns of a patch table from its patches: one task per chunk of rows, which reads its
-patches once and writes what each stage makes of them.
+"""Compute columns of a patch table from its patches.
 
-A task carries the store's path and a range of rows; no pixels, no open files.
+Stages that run on workers share one pass: one task per chunk of rows reads its patches once and writes what each stage
+makes of them. A task carries the store's path and a range of rows; no pixels, no open files. Stages that run on a
+device (a model on a GPU, a language model, a server) are called once, by the process that holds the device.
 """
 
 from __future__ import annotations
@@ -10,23 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.executor import Executor
+from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.stream import read_patches
 
 _BATCH_BYTES = 20 << 20
-"""Of pixels held by a worker at a time, some 128 patches of 224 px: a chunk of rows may have many times as many."""
+"""Pixels held by a worker at a time, some 128 patches of 224 px: a chunk of rows may hold many times as many."""
 
 
 class PatchFunction(Protocol):
-    """Turns patches into columns. Picklable, so that it can go to another process."""
+    """Computes columns from patches. Picklable, so that it can be sent to another process."""
 
     def __call__(
         self, images: npt.NDArray[np.uint8], readable: npt.NDArray[np.bool_], mpp: float
@@ -35,14 +37,36 @@ class PatchFunction(Protocol):
 
 
 @dataclass(frozen=True)
+class DeviceWork:
+    """Work of a stage that runs in the one process that holds a model."""
+
+    run: Callable[[SlideStore, PatchTable, Progress], None]
+    """Computes the stage's columns. Slow work stores intermediate results in a journal (`wsikit.store.journal`), and
+    replaces older columns only when all rows are computed."""
+
+
+@dataclass(frozen=True)
 class ColumnStage:
-    """Some columns that are computed together, and what they depend on."""
+    """Columns that are computed together: their inputs, their types, and the receipt that identifies their content."""
 
     name: str
-    """In a word, for people: quality, captions."""
+    """Shown in progress messages: quality, captions, predictions."""
     specs: tuple[ColumnSpec, ...]
+    """The columns that it computes."""
     receipt: Receipt
-    function: PatchFunction
+    """Equal receipts mean equal columns: columns that are complete under this receipt are kept."""
+    work: PatchFunction | DeviceWork
+    needs: tuple[str, ...] = ("pixels",)
+    """Inputs: "pixels", names of columns."""
+
+    @property
+    def where(self) -> Literal["workers", "device"]:
+        """Where it runs."""
+        return "device" if isinstance(self.work, DeviceWork) else "workers"
+
+    def is_done(self, table: PatchTable) -> bool:
+        """Whether all its columns are complete under its receipt. Read-only."""
+        return all(table.is_current(spec.name, self.receipt) for spec in self.specs)
 
 
 @dataclass(frozen=True)
@@ -58,25 +82,45 @@ def fill_columns(
     store: SlideStore,
     table: PatchTable,
     stages: Sequence[ColumnStage],
-    executor: Executor,
-    on_rows: Callable[[int], None] | None = None,
+    executor: Executor | None = None,
+    progress: Progress = SILENT,
 ) -> None:
-    """Compute what is missing of the stages' columns, in one pass: each patch is read once for all that want it.
+    """Compute the missing rows of the stages' columns, in the order of the stages.
 
-    After an interruption the stages may be at different rows; each is given those that it lacks. `on_rows` is told
-    how many rows were just written.
+    Consecutive stages on workers share one pass over the patches: each patch is read once. After an interruption, each
+    stage computes only the rows that it lacks. Columns that are up to date are kept.
     """
+    waiting: list[ColumnStage] = []
+    for stage in stages:
+        if stage.where == "workers":
+            waiting.append(stage)
+            continue
+        _fill_on_workers(store, table, waiting, executor or Executor(), progress)
+        waiting = []
+        assert isinstance(stage.work, DeviceWork)
+        if not stage.is_done(table):
+            stage.work.run(store, table, progress)
+    _fill_on_workers(store, table, waiting, executor or Executor(), progress)
+
+
+def _fill_on_workers(
+    store: SlideStore, table: PatchTable, stages: Sequence[ColumnStage], executor: Executor, progress: Progress
+) -> None:
     wanted: dict[tuple[int, int], list[ColumnStage]] = {}
     for stage in stages:
         for rows in table.prepare(stage.specs, stage.receipt):
             wanted.setdefault((rows.start, rows.stop), []).append(stage)
+    if not wanted:
+        return
     tasks = [
         _RowsTask(store.folder, store.fingerprint, table.name, slice(*rows), tuple(wanting))
         for rows, wanting in sorted(wanted.items(), key=lambda item: item[0])
     ]
-    executor.map(
-        _compute_rows, tasks, on_done=lambda task: on_rows(task.rows.stop - task.rows.start) if on_rows else None
-    )
+    named = {stage.name for _, wanting in wanted.items() for stage in wanting}
+    name = " and ".join(stage.name for stage in stages if stage.name in named)
+    progress.start(name, sum(task.rows.stop - task.rows.start for task in tasks), "patches")
+    executor.map(_compute_rows, tasks, on_done=lambda task: progress.advance(task.rows.stop - task.rows.start))
+    progress.finish()
 
 
 def _compute_rows(task: _RowsTask) -> None:
@@ -88,7 +132,8 @@ def _compute_rows(task: _RowsTask) -> None:
     for first in range(0, len(coords), at_once):
         batch = read_patches(store, grid, coords[first : first + at_once])
         for stage in task.stages:
-            columns = stage.function(batch.images, batch.readable, grid.target_mpp)
+            assert not isinstance(stage.work, DeviceWork)
+            columns = stage.work(batch.images, batch.readable, grid.target_mpp)
             for spec in stage.specs:
                 parts.setdefault(spec.name, []).append(columns[spec.name])
     for name, values in parts.items():
@@ -97,5 +142,5 @@ def _compute_rows(task: _RowsTask) -> None:
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, fingerprint: str) -> SlideStore:
-    """The store, opened once per process and state of its pixels: its decoded tiles serve all tasks."""
+    """The store, opened once per process and state of its pixels, so that tasks share its cache of decoded tiles."""
     return SlideStore(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.errors import RequestError
-from wsikit.store.atomic import foreign_names, write_json
+from wsikit.store.atomic import names_in, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def prepare(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path | Non
     """
     known = folder / RUN_FILE
     if not known.is_file():
-        if found := foreign_names(folder):
+        if found := names_in(folder):
             # not written by wsikit: our folder is removed with its content at the end of a run
             raise RequestError(f"{folder}: holds {found[0]} without {RUN_FILE}; give another folder.")
         folder.mkdir(parents=True, exist_ok=True)

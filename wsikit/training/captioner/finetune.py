@@ -19,7 +19,6 @@ import torch
 import transformers
 
 from wsikit._version import __version__
-from wsikit.captions.parse import scrub
 from wsikit.captions.vlm.chat import DEFAULT_PROMPT, Chat
 from wsikit.captions.vlm.files import (
     ADAPTER_FOLDER,
@@ -34,7 +33,8 @@ from wsikit.captions.vlm.files import (
 from wsikit.captions.vlm.loading import choose_place, load_base
 from wsikit.captions.vlm.model import DEFAULT_IMAGE_PX
 from wsikit.errors import RequestError, WsikitError
-from wsikit.store.atomic import foreign_names, write_json
+from wsikit.scrub import scrub
+from wsikit.store.atomic import names_in, write_json
 from wsikit.training.captioner.adapters import add_lora
 from wsikit.training.captioner.card import adapter_card
 from wsikit.training.captioner.patients import Patients, hold_out, patient_id, patients_of
@@ -263,7 +263,7 @@ def _claim(out: Path, request: dict[str, Any]) -> None:
             )
         return
     # a folder with our name but without our request is not ours (unless empty), and ours is removed at the end
-    unknown = foreign_names(out / CHECKPOINTS) or [name for name in foreign_names(out) if name != CHECKPOINTS]
+    unknown = names_in(out / CHECKPOINTS) or [name for name in names_in(out) if name != CHECKPOINTS]
     if unknown or (out.exists() and not out.is_dir()):
         raise RequestError(f"{out}: not empty; give a new folder, nothing is overwritten.")
     write_json(path, request)

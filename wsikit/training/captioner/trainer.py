@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from wsikit.captions.parse import fact_f1
+from wsikit.captions.parser import fact_f1
 from wsikit.captions.vlm.chat import Batch, Chat
 from wsikit.captions.vlm.decoding import Decoding
 from wsikit.captions.vlm.loading import Place

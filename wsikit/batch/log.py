@@ -1,0 +1,66 @@
+"""The run's log: one JSON line per start and end of a stage of a slide, in OUT/log.jsonl. Appended, never rewritten."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "log.jsonl"
+
+
+class RunLog:
+    """Appends events to OUT/log.jsonl. Safe to use from several threads."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out / LOG_FILE
+        self._lock = threading.Lock()
+        self._start = time.monotonic()
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event with its time: `time` (UTC) and `t`, seconds since the run began."""
+        record = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "t": round(time.monotonic() - self._start, 3),
+            "event": event,
+            **values,
+        }
+        line = json.dumps(record, ensure_ascii=False)
+        logger.info("%s", line)
+        with self._lock, open(self.path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    @contextmanager
+    def stage(self, slide_id: str, stage: str, where: str) -> Iterator[None]:
+        """Log the start and the end of a stage of a slide."""
+        self.write("start", slide=slide_id, stage=stage, where=where)
+        begun = time.monotonic()
+        outcome = "failed"
+        try:
+            yield
+            outcome = "done"
+        finally:
+            seconds = round(time.monotonic() - begun, 3)
+            self.write("end", slide=slide_id, stage=stage, where=where, outcome=outcome, seconds=seconds)
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """All events of the runs in `out`, oldest first; lines that a crash cut off are left out."""
+    path = out / LOG_FILE
+    if not path.is_file():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events

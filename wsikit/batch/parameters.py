@@ -1,0 +1,59 @@
+"""Everything that decides what a run computes, as one frozen value. Light: nothing heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from wsikit.voting.parameters import VoteParameters
+
+if TYPE_CHECKING:
+    from wsikit.captions.registry import CaptionerOptions
+    from wsikit.inference.budget import Budget
+    from wsikit.tiling.plan import ImageParameters
+    from wsikit.tissue.parameters import TissueParameters
+
+DEFAULT_MIN_TISSUE = 0.25
+DEFAULT_MIN_ROI = 0.5
+
+
+@dataclass(frozen=True)
+class RunParameters:
+    """Settings of a run. Patch size and scale are the model's."""
+
+    model: str = "phantom-mmlnb"
+    """Name or folder of the model."""
+    captioner: str | None = None
+    """As `wsikit.captions.load_captioner` takes it; None: the captioner that the model was trained with, where it comes
+    with the package, else morphometry."""
+    captioner_options: CaptionerOptions | None = None
+    caption_budget: Budget | None = None
+    """Per slide; None: every patch is described."""
+    overlap_px: int = 0
+    """Border that neighbouring patches share, px at the model's mpp."""
+    min_tissue: float = DEFAULT_MIN_TISSUE
+    """Least fraction of a patch that is tissue, 0–1."""
+    tissue: TissueParameters | None = None
+    image: ImageParameters | None = None
+    """How pixels are stored."""
+    stain: str | None = None
+    """Stain normalisation before the model; see `wsikit.inference.stain.parse_stain`."""
+    vote: VoteParameters = field(default_factory=VoteParameters)
+    roi_classes: tuple[str, ...] = ()
+    """Of the regions that slides come with (`SlideEntry.roi`), the classes that count; none: all."""
+    min_roi: float = DEFAULT_MIN_ROI
+    """Least fraction of a patch that lies inside of them."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, with the defaults filled in."""
+        from wsikit.tiling.plan import ImageParameters
+        from wsikit.tissue.parameters import TissueParameters
+
+        record = asdict(self)
+        if self.tissue is None:
+            record["tissue"] = asdict(TissueParameters())
+        if self.image is None:
+            record["image"] = asdict(ImageParameters())
+        options = self.captioner_options
+        record["captioner_options"] = {} if options is None else options.given()
+        return record

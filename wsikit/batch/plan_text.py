@@ -1,0 +1,95 @@
+"""A run plan as text for a terminal: one block per slide, and a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wsikit.batch.plan import PlannedSlide, RunPlan
+
+_MARKS = {"done": "✓", "missing": "+", "redo": "↻", "skipped": "–", "unknown": "?"}
+_SHOWN = 50
+"""Slides shown one by one; of more, those that are finished are only counted."""
+
+
+def plan_text(plan: RunPlan) -> str:
+    """The text of `wsikit run --dry-run`."""
+    lines = [
+        f"model      {plan.model.name} {plan.model.version}, patches of {plan.model.patch_px} px at "
+        f"{plan.model.mpp:g} µm/px, classes {', '.join(plan.model.classes)}",
+        f"captioner  {plan.captioner.get('spec') or plan.captioner.get('name')}",
+        f"output     {plan.out}",
+    ]
+    if plan.changes:
+        lines.append("changed since the run before:")
+        lines += [f"  {change}" for change in plan.changes]
+    many = len(plan.slides) > _SHOWN
+    lines.append("")
+    for slide in plan.slides:
+        if not (many and slide.finished):
+            lines += _slide_lines(slide)
+    lines += ["", *_summary(plan)]
+    return "\n".join(lines)
+
+
+def _slide_lines(slide: PlannedSlide) -> list[str]:
+    head = f"{slide.entry.slide_id}  ({slide.entry.path})"
+    if slide.fault:
+        return [f"✗ {head}", f"    {slide.fault}"]
+    if slide.finished:
+        return [f"✓ {head}: finished"]
+    if not slide.to_do:
+        return [f"✓ {head}: all stages are up to date"]
+    facts = []
+    if slide.n_patches is not None:
+        facts.append(f"{slide.n_patches} patches" if slide.patches_exact else f"up to {slide.n_patches} patches")
+    if slide.source_bytes is not None:
+        facts.append(f"source {_bytes(slide.source_bytes)}")
+    if slide.seconds is not None:
+        facts.append(f"about {_time(slide.seconds)}" if slide.patches_exact else f"up to about {_time(slide.seconds)}")
+    lines = [f"• {head}: {', '.join(facts)}"]
+    for stage in slide.stages:
+        reason = f"  {stage.reason}" if stage.reason else ""
+        lines.append(f"    {_MARKS[stage.state]} {stage.name:<15} {stage.state:<8} {stage.where:<8}{reason}".rstrip())
+    return lines
+
+
+def _summary(plan: RunPlan) -> list[str]:
+    slides = plan.slides
+    finished = sum(slide.finished for slide in slides)
+    faults = sum(bool(slide.fault) for slide in slides)
+    open_ = [slide for slide in slides if not slide.finished and not slide.fault]
+    parts = [f"{len(slides)} slides: {finished} finished, {len(open_)} to do"]
+    if faults:
+        parts.append(f"{faults} cannot be opened")
+    lines = [", ".join(parts) + "."]
+    if open_:
+        lines.append(_cost(plan, open_))
+    lines.append("✓ kept  + to be made  ↻ to be made again  – not for this slide  ? known later")
+    lines.append("Nothing was changed. Run the same command without --dry-run to carry it out.")
+    return lines
+
+
+def _cost(plan: RunPlan, slides: Sequence[PlannedSlide]) -> str:
+    patches = sum(slide.n_patches or 0 for slide in slides)
+    needed = sum(slide.source_bytes or 0 for slide in slides if any(stage.name == "pixels" for stage in slide.to_do))
+    seconds = sum(slide.seconds or 0.0 for slide in slides)
+    bound = "" if all(slide.patches_exact for slide in slides) else "up to "
+    free = "" if plan.free_bytes is None else f" of {_bytes(plan.free_bytes)} free"
+    return (
+        f"{bound}{patches} patches; disk about {_bytes(needed)}{free}; {bound}about {_time(seconds)} on this machine "
+        "(rough; measured rates replace the defaults after a first run)."
+    )
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,451 @@
+"""`wsikit.run` and `wsikit.plan_run`: from slides to subtypes, maps and reports. Every slide is attempted.
+
+This module is light: what a stage needs is imported when a slide is not finished.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsikit.batch import records
+from wsikit.batch.finished import finished_row
+from wsikit.batch.manifest import SlideEntry, collect
+from wsikit.batch.parameters import DEFAULT_MIN_ROI, DEFAULT_MIN_TISSUE, RunParameters
+from wsikit.batch.plan import (
+    RUN_FILE,
+    PlannedSlide,
+    RunPlan,
+    changes_since,
+    free_bytes,
+    measured_rates,
+    plan_slide,
+    requests_of,
+)
+from wsikit.batch.records import SlideRow
+from wsikit.batch.rois import with_rois
+from wsikit.errors import RequestError, WsikitError
+from wsikit.executor import Executor
+from wsikit.progress import SILENT, Progress
+from wsikit.store.atomic import write_json
+from wsikit.store.paths import local_folder
+from wsikit.voting.parameters import VoteParameters
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from wsikit.batch.stages import Shared
+    from wsikit.captions.base import Captioner
+    from wsikit.captions.registry import CaptionerOptions
+    from wsikit.inference.budget import Budget
+    from wsikit.models.lazy import LazyModel, ModelLike
+    from wsikit.slides.base import Slide
+    from wsikit.slides.store import SlideStore
+    from wsikit.tiling.plan import ImageParameters
+    from wsikit.tissue.parameters import TissueParameters
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: one row per slide, as in OUT/slides.csv."""
+
+    out: Path
+    rows: tuple[SlideRow, ...]
+
+    @property
+    def failed(self) -> tuple[SlideRow, ...]:
+        """Rows of the slides that failed."""
+        return tuple(row for row in self.rows if row.status == records.FAILED)
+
+    @property
+    def exit_status(self) -> int:
+        """0: every slide is done; 1: some are not."""
+        return 0 if all(row.status == records.DONE for row in self.rows) else 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[SlideRow]:
+        return iter(self.rows)
+
+    def __getitem__(self, slide: int | str) -> SlideRow:
+        """A row by its number or its slide id."""
+        if isinstance(slide, int):
+            return self.rows[slide]
+        for row in self.rows:
+            if row.slide_id == slide:
+                return row
+        raise KeyError(slide)
+
+    def store(self, slide: int | str = 0) -> SlideStore:
+        """The store of a slide, by its number or its slide id."""
+        from wsikit.slides.store import SlideStore
+
+        return SlideStore(self.out / "slides" / f"{self[slide].slide_id}.zarr")
+
+    def frame(self) -> pd.DataFrame:
+        """The rows as a data frame, with one column per class probability; µm/px, mm², seconds as named."""
+        import pandas as pd
+
+        return pd.DataFrame([records.flat_row(row) for row in self.rows])
+
+    def __repr__(self) -> str:
+        done = sum(row.status == records.DONE for row in self.rows)
+        lines = [f"<RunResult: {done} of {len(self.rows)} slides done, in {self.out}>"]
+        lines += [f"  {row.slide_id}: {row.verdict()}" for row in self.rows[:20]]
+        if len(self.rows) > 20:
+            lines.append(f"  … and {len(self.rows) - 20} more")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        cells = "".join(
+            f"<tr><td>{escape(row.slide_id)}</td><td>{escape(row.verdict())}</td>"
+            f"<td style='text-align:right'>{'' if row.n_patches is None else row.n_patches}</td>"
+            f"<td style='text-align:right'>{'' if row.tissue_mm2 is None else f'{row.tissue_mm2:.3g}'}</td></tr>"
+            for row in self.rows
+        )
+        head = "<tr><th>slide</th><th>result</th><th>patches</th><th>tissue, mm²</th></tr>"
+        return f"<table>{head}{cells}</table><p>{escape(str(self.out / 'index.html'))}</p>"
+
+
+def run(
+    slides: str | os.PathLike[str] | Slide | SlideEntry | Sequence[str | os.PathLike[str] | Slide | SlideEntry],
+    out: str | os.PathLike[str],
+    *,
+    model: ModelLike | None = None,
+    mpp: float | None = None,
+    captioner: str | Captioner | None = None,
+    captioner_options: CaptionerOptions | None = None,
+    caption_budget: int | Budget | None = None,
+    vote: str | VoteParameters = "mean",
+    roi: str | os.PathLike[str] | None = None,
+    roi_classes: Sequence[str] = (),
+    min_roi: float = DEFAULT_MIN_ROI,
+    min_tissue: float = DEFAULT_MIN_TISSUE,
+    overlap_px: int = 0,
+    stain: str | None = None,
+    tissue: TissueParameters | None = None,
+    image: ImageParameters | None = None,
+    workers: int | None = None,
+    scheduler: str = "threads",
+    device: str = "auto",
+    progress: Progress = SILENT,
+    on_slide: Callable[[SlideRow], None] | None = None,
+    on_start: Callable[[SlideEntry], None] | None = None,
+) -> RunResult:
+    """From slides to a subtype, a map, captions and a report for each: the main job.
+
+    Every slide is attempted; a broken one costs its row, not the batch. Run again into the same folder, it does only
+    what is missing or was asked for differently. Slides overlap: while the model works on one, the next is tiled and
+    described.
+
+    Parameters
+    ----------
+    slides
+        One slide or many: paths, folders (searched with all below them), a manifest (a path ending in .csv), open
+        slides, or entries.
+    out
+        Folder for slides/, results/, failures/, index.html, slides.csv, log.jsonl and run.json. Other files in it are
+        left alone.
+    model
+        A model (`PatchModel`), the name of a packaged model or plug-in, or a model's folder; by default the packaged
+        demonstration model. It decides the size and scale of the patches.
+    mpp
+        Pixel size, µm per level-0 px, of slides that state none (or none that is credible) and have none in a manifest.
+    captioner
+        A captioner, or what `wsikit.captions.load_captioner` takes; by default the one that the model was trained with.
+    captioner_options, caption_budget
+        Settings of a generative captioner; at most so many captions per slide, shared by similar patches.
+    vote
+        Method by which patches are aggregated, or all parameters of the vote.
+    roi
+        GeoJSON file, or folder of <slide>.geojson: only patches inside these regions are looked at.
+    roi_classes, min_roi
+        Classes of the regions that count (none: all), and the least fraction of a patch inside of them, 0–1.
+    min_tissue
+        Least fraction of a patch that is tissue, 0–1.
+    overlap_px
+        Border that neighbouring patches share, px at the model's mpp.
+    stain
+        Stain normalisation before the model: "macenko", "macenko:REFERENCE", "reinhard:REFERENCE".
+    tissue, image
+        What is tissue (µm, mm²), and how pixels are stored.
+    workers, scheduler
+        Threads or processes; "threads", "processes", or the address of a running Dask cluster.
+    device
+        "auto", "cpu" or "cuda".
+    on_slide, on_start
+        Called with each slide's row when it is over, and with its entry when it begins; one call at a time.
+
+    Returns
+    -------
+    RunResult
+        One row per slide.
+
+    Raises
+    ------
+    RequestError, ModelError, UnreachableError
+        Before any slide is touched: there is no slide, no such model or captioner, or the settings contradict each
+        other.
+
+    Examples
+    --------
+    >>> import os, tempfile, wsikit
+    >>> os.chdir(tempfile.mkdtemp())
+    >>> _ = wsikit.make_phantom("slide.tiff", size_px=(900, 900))
+    >>> result = wsikit.run("slide.tiff", "out")
+    >>> result[0].status, result[0].n_patches == len(result.store().patches())
+    ('done', True)
+    """
+    prepared = _prepare(
+        slides,
+        out,
+        model=model,
+        mpp=mpp,
+        captioner=captioner,
+        captioner_options=captioner_options,
+        caption_budget=caption_budget,
+        vote=vote,
+        roi=roi,
+        roi_classes=roi_classes,
+        min_roi=min_roi,
+        min_tissue=min_tissue,
+        overlap_px=overlap_px,
+        stain=stain,
+        tissue=tissue,
+        image=image,
+        executor=Executor(scheduler, workers),
+        device=device,
+    )
+    folder = prepared.out
+    finished = prepared.finished()
+    shared = prepared.shared() if len(finished) < len(prepared.entries) else None
+    if shared is not None:
+        shared.captioner.load()  # a captioner that is not there is reported before any slide is touched
+    _make_folder(folder)
+    plan = prepared.plan([PlannedSlide(entry, finished=entry.slide_id in finished) for entry in prepared.entries])
+    write_json(folder / RUN_FILE, plan.to_json() | {"patients": prepared.patients()})
+    open_entries = [entry for entry in prepared.entries if entry.slide_id not in finished]
+    kept = [finished[entry.slide_id] for entry in prepared.entries if entry.slide_id in finished]
+    progress.slides(len(prepared.entries))
+    if on_slide:
+        for row in kept:
+            on_slide(row)
+    rows = {row.slide_id: row for row in kept}
+    if shared is not None:
+        from wsikit.batch.log import RunLog
+        from wsikit.batch.scheduler import Job, carry_out_slides
+
+        log = RunLog(folder)
+        log.write("run", slides=len(prepared.entries), finished=len(finished), model=prepared.model.info.name)
+        job = Job(open_entries, prepared.requests, shared, progress, log, on_start, on_slide)
+        rows |= {row.slide_id: row for row in carry_out_slides(job)}
+    elif not (folder / "slides.csv").is_file() or not (folder / "index.html").is_file():
+        from wsikit.batch.index import write_index
+
+        records.write_table(folder)
+        write_index(folder)
+    return RunResult(folder, tuple(rows[entry.slide_id] for entry in prepared.entries))
+
+
+def plan_run(
+    slides: str | os.PathLike[str] | Slide | SlideEntry | Sequence[str | os.PathLike[str] | Slide | SlideEntry],
+    out: str | os.PathLike[str],
+    **settings: Any,
+) -> RunPlan:
+    """What `run` with the same arguments would do. Slides are opened; nothing is written and no model is loaded.
+
+    Parameters
+    ----------
+    slides, out, settings
+        As for `run`; listeners have no effect.
+
+    Examples
+    --------
+    >>> import os, tempfile, wsikit
+    >>> os.chdir(tempfile.mkdtemp())
+    >>> _ = wsikit.make_phantom("slide.tiff", size_px=(900, 900))
+    >>> plan = wsikit.plan_run("slide.tiff", "out")
+    >>> plan.slides[0].stages[0].state, os.path.exists("out")
+    ('missing', False)
+    """
+    for listener in ("progress", "on_slide", "on_start"):
+        settings.pop(listener, None)
+    executor = Executor(settings.pop("scheduler", "threads"), settings.pop("workers", None))
+    prepared = _prepare(slides, out, executor=executor, **settings)
+    finished = prepared.finished()
+    rates = measured_rates(prepared.out)
+    planned = [
+        PlannedSlide(entry, finished=True) if entry.slide_id in finished else prepared.plan_entry(entry, rates)
+        for entry in prepared.entries
+    ]
+    return replace(prepared.plan(planned), rates=rates)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A request that was checked as far as that is possible without opening slides."""
+
+    out: Path
+    entries: tuple[SlideEntry, ...]
+    parameters: RunParameters
+    model: LazyModel
+    captioner: str | Captioner
+    record: dict[str, Any]
+    """All settings, as JSON values."""
+    identity: dict[str, Any]
+    """Of the captioner."""
+    requests: dict[str, str | None]
+    executor: Executor
+    device: str
+
+    def finished(self) -> dict[str, SlideRow]:
+        """Rows of the slides that are finished as asked for, by slide id."""
+        found: dict[str, SlideRow] = {}
+        for entry in self.entries:
+            request = self.requests[entry.slide_id]
+            row = None if request is None else finished_row(self.out, entry, request)
+            if row is not None:
+                found[entry.slide_id] = row
+        return found
+
+    def shared(self) -> Shared:
+        """What all slides share. Imports what stages need."""
+        from wsikit.batch.stages import LazyCaptioner, Shared
+
+        captioner = LazyCaptioner.of(self.captioner, self.parameters.captioner_options, device=self.device)
+        return Shared(self.out, self.parameters, self.model, captioner, self.executor)
+
+    def plan(self, slides: Sequence[PlannedSlide]) -> RunPlan:
+        """The plan with these slides."""
+        plan = RunPlan(self.out, self.record, self.model.info, self.identity, tuple(slides))
+        return replace(plan, changes=changes_since(self.out, plan.to_json()), free_bytes=free_bytes(self.out))
+
+    def plan_entry(self, entry: SlideEntry, rates: dict[str, float]) -> PlannedSlide:
+        """The plan of one slide that is not finished."""
+        from wsikit.batch.stages import SlideWork
+
+        try:
+            work = SlideWork(entry, entry.open(), self.shared())
+        except (WsikitError, OSError) as error:
+            return PlannedSlide(entry, fault=str(error))
+        try:
+            return plan_slide(work, rates)
+        except (WsikitError, OSError) as error:
+            return PlannedSlide(entry, fault=str(error))
+        finally:
+            work.close()
+
+    def patients(self) -> dict[str, str]:
+        """Slide id to patient, as far as manifests of this and earlier runs say."""
+        return records.read_patients(self.out) | {
+            entry.slide_id: entry.patient for entry in self.entries if entry.patient
+        }
+
+
+def _prepare(
+    slides: Any,
+    out: str | os.PathLike[str],
+    *,
+    executor: Executor,
+    model: ModelLike | None = None,
+    mpp: float | None = None,
+    captioner: str | Captioner | None = None,
+    captioner_options: CaptionerOptions | None = None,
+    caption_budget: int | Budget | None = None,
+    vote: str | VoteParameters = "mean",
+    roi: str | os.PathLike[str] | None = None,
+    roi_classes: Sequence[str] = (),
+    min_roi: float = DEFAULT_MIN_ROI,
+    min_tissue: float = DEFAULT_MIN_TISSUE,
+    overlap_px: int = 0,
+    stain: str | None = None,
+    tissue: TissueParameters | None = None,
+    image: ImageParameters | None = None,
+    device: str = "auto",
+) -> _Prepared:
+    """Check a request and find its slides; nothing is written and no model is loaded."""
+    from wsikit.captions.registry import captioner_for, captioner_identity
+    from wsikit.models.lazy import LazyModel
+
+    folder = local_folder(out)
+    entries = _entries(slides, folder, mpp=mpp)
+    entries = with_rois(entries, roi) if roi is not None else entries
+    if not 0 <= min_tissue <= 1:
+        raise RequestError(f"min_tissue {min_tissue}: expected a fraction between 0 and 1")
+    lazy = LazyModel.of(model, device=device)
+    chosen = captioner if captioner is not None else captioner_for(lazy.info.captioner)
+    if isinstance(caption_budget, int):
+        from wsikit.inference.budget import Budget
+
+        caption_budget = Budget(caption_budget)
+    parameters = RunParameters(
+        model=lazy.info.name if model is None or not isinstance(model, str | os.PathLike) else os.fspath(model),
+        captioner=chosen if isinstance(chosen, str) else chosen.name,
+        captioner_options=captioner_options,
+        caption_budget=caption_budget,
+        overlap_px=overlap_px,
+        min_tissue=min_tissue,
+        tissue=tissue,
+        image=image,
+        stain=stain,
+        vote=vote if isinstance(vote, VoteParameters) else VoteParameters(vote),
+        roi_classes=tuple(roi_classes),
+        min_roi=min_roi,
+    )
+    record = parameters.to_json()
+    if stain is not None:
+        from wsikit.inference.stain import parse_stain
+
+        record["stain"] = {"spec": stain, **parse_stain(stain).fingerprint()}
+    identity = captioner_identity(chosen, captioner_options)
+    requests = requests_of(entries, record, lazy.info, identity)
+    return _Prepared(folder, tuple(entries), parameters, lazy, chosen, record, identity, requests, executor, device)
+
+
+def _entries(slides: Any, out: Path, *, mpp: float | None) -> list[SlideEntry]:
+    """The slides of a request, each once, with ids that do not collide with those in use in `out`."""
+    given = [slides] if isinstance(slides, str | os.PathLike | SlideEntry) or _is_slide(slides) else list(slides)
+    paths: list[str | os.PathLike[str]] = []
+    manifests: list[str | os.PathLike[str]] = []
+    ready: list[SlideEntry] = []
+    for item in given:
+        if isinstance(item, SlideEntry):
+            ready.append(item)
+        elif isinstance(item, str | os.PathLike):
+            (manifests if str(item).lower().endswith(".csv") else paths).append(item)
+        elif _is_slide(item):
+            ready.append(SlideEntry.of(item))
+        else:
+            raise RequestError(
+                f"slides: {type(item).__name__} given; expected paths, folders, a manifest (.csv), open slides or "
+                "entries"
+            )
+    if not given:
+        raise RequestError("no slide to run: give slides, folders or a manifest (.csv)")
+    taken = records.taken_ids(out)
+    if not ready:
+        return collect(paths, manifests=manifests, assume_mpp=mpp, taken=taken)
+    return collect(paths, manifests=manifests, entries=ready, assume_mpp=mpp, taken=taken)
+
+
+def _is_slide(item: Any) -> bool:
+    """Whether it is an open slide; `Slide` itself is not imported for that."""
+    return hasattr(item, "read_region") and hasattr(item, "path")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the output folder, or say in one line why that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"{folder}: cannot be made ({error.strerror or error}). Give a folder that may be written with -o."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise RequestError(f"{folder}: may not be written. Give another folder with -o, or ask for permission.")

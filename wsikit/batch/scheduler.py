@@ -1,0 +1,280 @@
+"""Carries out a plan: several slides on their way at once, each in its own stage.
+
+Three places work side by side: the workers (tiling, quality, measured captions), the device (generated captions,
+predictions), and the driver (vote, map, report). Each takes one slide at a time. So while the model works on one slide,
+the next is opened, masked, tiled and described. Whatever happens to a slide, the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from wsikit.batch import records
+from wsikit.batch.finished import mark_finished, unmark
+from wsikit.batch.index import write_index
+from wsikit.batch.log import RunLog
+from wsikit.batch.manifest import SlideEntry
+from wsikit.batch.records import SlideRow
+from wsikit.batch.stages import Shared, SlideWork, Where, carry_out, stage_groups
+from wsikit.errors import WsikitError
+from wsikit.progress import Progress
+from wsikit.store.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from wsikit.results.outputs import SlideSummary
+
+logger = logging.getLogger(__name__)
+
+SLIDES_AT_ONCE = 3
+"""One per place: workers, device, driver."""
+
+_TABLE_EVERY_S = 2.0
+"""slides.csv and index.html are made from all rows; not after each of 10,000 slides."""
+
+
+class Stopped(BaseException):
+    """Raised inside a slide's thread when the run is being stopped; what is written is kept."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the scheduler carries out."""
+
+    entries: Sequence[SlideEntry]
+    """Slides that are not finished."""
+    requests: Mapping[str, str | None]
+    """Slide id to the digest of what is asked for."""
+    shared: Shared
+    progress: Progress
+    log: RunLog
+    on_start: Callable[[SlideEntry], None] | None = None
+    on_slide: Callable[[SlideRow], None] | None = None
+
+
+def carry_out_slides(job: Job) -> list[SlideRow]:
+    """Carry out all slides of a job; one row each, in the order of the entries.
+
+    A KeyboardInterrupt stops all slides at their next step and is raised again; a second one does not wait for them.
+    """
+    queue = deque(enumerate(job.entries))
+    rows: dict[int, SlideRow] = {}
+    errors: list[BaseException] = []
+    turns = _Turns(job)
+    reporter = _Reporter(job)
+
+    def work() -> None:
+        while not turns.stopping.is_set():
+            try:
+                index, entry = queue.popleft()
+            except IndexError:
+                return
+            try:
+                rows[index] = _attempt(entry, job, turns)
+                reporter.report(rows[index])
+            except Stopped:
+                return
+            except BaseException as error:  # raised again by the thread that called the run
+                errors.append(error)
+                turns.stopping.set()
+                return
+
+    threads = [
+        threading.Thread(target=work, name=f"wsikit-slide-{number}", daemon=True)
+        for number in range(min(SLIDES_AT_ONCE, len(job.entries)))
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)
+    except BaseException:
+        turns.stopping.set()
+        for thread in threads:
+            thread.join()
+        raise
+    finally:
+        reporter.write()
+    if errors:
+        raise errors[0]
+    return [rows[index] for index in sorted(rows)]
+
+
+class _Turns:
+    """Each place takes one slide at a time; and all are asked to stop."""
+
+    def __init__(self, job: Job) -> None:
+        self.stopping = threading.Event()
+        self._locks: dict[Where, threading.Lock] = {
+            where: threading.Lock() for where in ("workers", "device", "driver")
+        }
+
+    def take(self, where: Where) -> threading.Lock:
+        """The lock of a place, taken; Stopped if the run is being stopped meanwhile."""
+        lock = self._locks[where]
+        while not lock.acquire(timeout=0.2):
+            if self.stopping.is_set():
+                raise Stopped
+        if self.stopping.is_set():
+            lock.release()
+            raise Stopped
+        return lock
+
+
+class _Reporter:
+    """Calls the listeners one at a time and keeps slides.csv and index.html up to date."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._lock = threading.Lock()
+        self._written = time.monotonic()
+        self._pending = False
+
+    def report(self, row: SlideRow) -> None:
+        with self._lock:
+            self._pending = True
+            if time.monotonic() - self._written > _TABLE_EVERY_S:
+                self._write()
+            if self._job.on_slide:
+                self._job.on_slide(row)
+
+    def write(self) -> None:
+        """Write the tables if there is something new."""
+        with self._lock:
+            if self._pending:
+                self._write()
+
+    def _write(self) -> None:
+        out = self._job.shared.out
+        records.write_table(out)
+        write_index(out)
+        self._written, self._pending = time.monotonic(), False
+
+
+class _Cancellable:
+    """Progress of one slide that stops the slide when the run is being stopped, and logs each stage."""
+
+    def __init__(self, progress: Progress, job: Job, slide_id: str, stopping: threading.Event) -> None:
+        self._progress, self._log, self._slide_id, self._stopping = progress, job.log, slide_id, stopping
+        self._stage: tuple[str, int, str, float] | None = None
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._check()
+        self._stage = (stage, total, unit, time.monotonic())
+        self._log.write("start", slide=self._slide_id, stage=stage, total=total, unit=unit)
+        self._progress.start(stage, total, unit)
+
+    def advance(self, done: int = 1) -> None:
+        self._check()
+        self._progress.advance(done)
+
+    def finish(self) -> None:
+        if self._stage is not None:
+            stage, total, unit, begun = self._stage
+            seconds = round(time.monotonic() - begun, 3)
+            self._log.write("end", slide=self._slide_id, stage=stage, total=total, unit=unit, seconds=seconds)
+            self._stage = None
+        self._progress.finish()
+
+    def slides(self, total: int) -> None:
+        return None
+
+    def for_slide(self, slide_id: str) -> Progress:
+        return self
+
+    def _check(self) -> None:
+        if self._stopping.is_set():
+            raise Stopped
+
+
+def _attempt(entry: SlideEntry, job: Job, turns: _Turns) -> SlideRow:
+    """One slide, whatever happens to it: its row, written beside its results."""
+    out = job.shared.out
+    lock_path = out / "slides" / f".{entry.slide_id}.lock"
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    row = SlideRow(entry.slide_id, entry.path, records.FAILED)
+    # the operating system drops the lock with the process that holds it: none is ever stale
+    lock = FileLock(lock_path, blocking=False)
+    if job.on_start:
+        job.on_start(entry)
+    try:
+        with lock:
+            try:
+                unmark(out, entry.slide_id)
+                row = _run_slide(entry, job, turns)
+                records.clear_failure(out, entry.slide_id)
+            except WsikitError as error:
+                if job.shared.cannot_go_on(error):
+                    raise
+                row = replace(row, error=str(error))
+                _keep_traceback(out, entry)
+            except Exception as error:  # any slide may fail in its own way; the batch goes on and reports it
+                row = replace(row, error=f"{entry.path}: unexpected {type(error).__name__}: {error}")
+                _keep_traceback(out, entry)
+            row = replace(row, seconds=round(time.monotonic() - started, 1))
+            records.write_row(out, row)
+            request = job.requests.get(entry.slide_id)
+            if row.status == records.DONE and request is not None:
+                mark_finished(out, entry, request)
+    except Timeout:
+        return replace(row, status=records.ELSEWHERE, error="another run is working on this slide")
+    return row
+
+
+def _run_slide(entry: SlideEntry, job: Job, turns: _Turns) -> SlideRow:
+    progress = _Cancellable(job.progress.for_slide(entry.slide_id), job, entry.slide_id, turns.stopping)
+    work: SlideWork | None = None
+    try:
+        for where, stages in stage_groups(job.shared):
+            taken = turns.take(where)
+            try:
+                if work is None:
+                    work = SlideWork(entry, entry.open(), job.shared)
+                carry_out(stages, work, progress)
+            finally:
+                taken.release()
+        assert work is not None
+        assert work.summary is not None
+        return _row(entry, work, work.summary)
+    finally:
+        progress.finish()
+        if work is not None:
+            work.close()
+
+
+def _keep_traceback(out: Path, entry: SlideEntry) -> None:
+    logger.debug("%s failed", entry.path, exc_info=True)
+    with atomic_write(records.failure_path(out, entry.slide_id)) as partial:
+        partial.write_text(f"{entry.path}\n\n{traceback.format_exc()}", encoding="utf-8")
+
+
+def _row(entry: SlideEntry, work: SlideWork, summary: SlideSummary) -> SlideRow:
+    store = work.store
+    tissue = store.tissue_record()
+    return SlideRow(
+        slide_id=entry.slide_id,
+        path=entry.path,
+        status=records.DONE,
+        subtype=summary.subtype,
+        probability=summary.probability,
+        margin=summary.margin,
+        abstained=summary.abstained,
+        reason=summary.reason,
+        n_patches=len(work.table),
+        tissue_mm2=round(tissue["area_mm2"], 4),
+        unreadable_fraction=summary.unreadable_fraction,
+        mpp_x=float(f"{store.mpp[0]:.6g}"),
+        mpp_y=float(f"{store.mpp[1]:.6g}"),
+        mpp_source=store.mpp_source,
+    )

@@ -1,0 +1,431 @@
+"""The stages of a slide, from its file to its results, as data and as work.
+
+A stage says what it needs, what it gives, where it runs, what receipt its result would have now, and what receipt the
+stored result has. If the two are equal there is nothing to do. The scheduler carries the stages out, the plan prints
+them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+from wsikit._lazy import Once
+from wsikit.batch.manifest import SlideEntry
+from wsikit.batch.parameters import RunParameters
+from wsikit.captions.base import Captioner, in_parallel
+from wsikit.errors import StoreError, WsikitError
+from wsikit.executor import Executor
+from wsikit.geometry import MAX_ENLARGEMENT, SCALE_TOLERANCE, check_enlargement
+from wsikit.inference.applicability import why_not_applicable
+from wsikit.inference.caption import caption_stage
+from wsikit.inference.caption_columns import drop_stale
+from wsikit.inference.predict import predict_stage
+from wsikit.inference.vote import vote, vote_receipt
+from wsikit.models.lazy import LazyModel
+from wsikit.models.protocol import GivesImageFeatures
+from wsikit.progress import Progress
+from wsikit.results.load import StoredResults
+from wsikit.results.outputs import SlideSummary, outputs_receipt, stored_outputs_receipt, write_outputs
+from wsikit.slides.base import Slide
+from wsikit.slides.store import SlideStore
+from wsikit.store.atomic import remove_partials
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import PatchTable
+from wsikit.tiling.columns import ColumnStage, fill_columns
+from wsikit.tiling.image import ImageSource, image_receipt
+from wsikit.tiling.patches import (
+    PatchParameters,
+    patches_receipt,
+    quality_stage,
+    source_tissue_receipt,
+    tissue_receipt,
+    write_patches,
+    write_tissue,
+)
+from wsikit.tiling.plan import ImageParameters
+from wsikit.tiling.roi import read_roi
+from wsikit.tiling.tile import finest_kept, write_pixels
+from wsikit.tissue.parameters import TissueParameters
+
+Where = Literal["workers", "device", "driver"]
+
+
+@dataclass(frozen=True)
+class LazyCaptioner:
+    """A captioner by its name, loaded when it is needed."""
+
+    spec: str
+    parallel: bool
+    """Whether it runs on workers; known without loading it."""
+    load: Once[Captioner]
+
+    @classmethod
+    def of(cls, captioner: str | Captioner, options: Any = None, *, device: str = "auto") -> LazyCaptioner:
+        """From a captioner or what `wsikit.captions.load_captioner` takes. The name is checked, nothing is loaded.
+
+        Raises
+        ------
+        RequestError
+            There is no captioner of that name.
+        """
+        from wsikit.captions.cache import cached
+        from wsikit.captions.registry import MEASURING, check_captioner, load_captioner
+
+        if not isinstance(captioner, str):
+            given = cached(captioner)
+            return cls(given.name, in_parallel(given), Once(lambda: given))
+        check_captioner(captioner)
+        # equal pixels are described once in the whole run
+        load = Once(lambda: cached(load_captioner(captioner, options, device=device)))
+        return cls(captioner, captioner in MEASURING, load)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all slides of a run share."""
+
+    out: Path
+    parameters: RunParameters
+    model: LazyModel
+    captioner: LazyCaptioner
+    executor: Executor = field(default_factory=Executor)
+
+    def cannot_go_on(self, error: BaseException) -> bool:
+        """Whether `error` is that the model or the captioner cannot be loaded: no slide can be done then."""
+        return error is self.model.load.error or error is self.captioner.load.error
+
+
+class SlideWork:
+    """One slide on its way through the stages. Its store is opened when the first stage that needs it asks for it."""
+
+    def __init__(self, entry: SlideEntry, slide: Slide, shared: Shared) -> None:
+        self.entry, self.slide, self.shared = entry, slide, shared
+        self.tissue = shared.parameters.tissue or TissueParameters()
+        self.image = shared.parameters.image or ImageParameters()
+        self.folder = shared.out / "slides" / f"{entry.slide_id}.zarr"
+        self.results = shared.out / "results" / entry.slide_id
+        self.patches, self.too_coarse = _patches_for(slide, shared)
+        if entry.roi is not None:
+            roi = read_roi(entry.roi, classes=shared.parameters.roi_classes, min_share=shared.parameters.min_roi)
+            self.patches = replace(self.patches, roi=roi)
+        self._store: SlideStore | None = None
+        self.summary: SlideSummary | None = None
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """The slide, with what is known of its tiles."""
+        return ImageSource.of(self.slide)
+
+    @property
+    def store(self) -> SlideStore:
+        """The slide's store; StoreError if there is none yet."""
+        if self._store is None:
+            self._store = SlideStore(self.folder)
+        return self._store
+
+    @store.setter
+    def store(self, store: SlideStore) -> None:
+        if self._store is not None and self._store is not store:
+            self._store.close()
+        self._store = store
+
+    @property
+    def table(self) -> PatchTable:
+        """The patch table that the model reads; StoreError if there is none yet."""
+        return self.store.patches(self.patches.grid(self.store).name)
+
+    def why_not_predicted(self) -> str | None:
+        """Why the model is not run on this slide, or None. Needs the tissue label."""
+        return self.too_coarse or why_not_applicable(self.shared.model.info, self.store, self.table)
+
+    def close(self) -> None:
+        """Close the slide and its store."""
+        self.slide.close()
+        if self._store is not None:
+            self._store.close()
+
+
+class Stage(ABC):
+    """One stage of a slide."""
+
+    name: str
+    needs: tuple[str, ...]
+    """What it reads: the source, "pixels", labels, columns."""
+    gives: tuple[str, ...]
+    """What it writes."""
+
+    def where(self, shared: Shared) -> Where:
+        """ "workers": spread over the executor. "device": by the process that holds a model. "driver": neither."""
+        return "workers"
+
+    def skipped(self, work: SlideWork) -> str | None:
+        """Why there is nothing to do for this slide, whatever is stored; None: it is to be done."""
+        return None
+
+    @abstractmethod
+    def receipt(self, work: SlideWork) -> Receipt:
+        """Of the result that it would give now. What it needs is there and up to date."""
+
+    @abstractmethod
+    def stored(self, work: SlideWork) -> Receipt | None:
+        """Of the complete result that is stored; None if there is none, or only a part."""
+
+    def anything_stored(self, work: SlideWork) -> bool:
+        """Whether there is a complete result, whatever it was made from. Loads no model."""
+        return self.stored(work) is not None
+
+
+class WorkStage(Stage):
+    """A stage that does its work in one call."""
+
+    @abstractmethod
+    def run(self, work: SlideWork, progress: Progress) -> None:
+        """Bring the result up to date."""
+
+
+class TableStage(Stage):
+    """A stage that computes columns of the patch table; neighbours on workers share one pass over the patches."""
+
+    @abstractmethod
+    def columns(self, work: SlideWork) -> ColumnStage:
+        """Its columns."""
+
+    def anything_stored(self, work: SlideWork) -> bool:
+        return self.gives[0] in work.table.columns()
+
+    def receipt(self, work: SlideWork) -> Receipt:
+        return self.columns(work).receipt
+
+    def stored(self, work: SlideWork) -> Receipt | None:
+        stage, table = self.columns(work), work.table
+        known = table.receipt(stage.specs[0].name)
+        if known is None:
+            return None
+        return known if all(table.is_current(spec.name, known) for spec in stage.specs) else None
+
+
+class Pixels(WorkStage):
+    """The slide's pixels in the store."""
+
+    name, needs, gives = "pixels", ("source",), ("pixels",)
+
+    def receipt(self, work: SlideWork) -> Receipt:
+        source = work.source
+        tissue = None
+        if source.tissue_only(work.image):
+            tissue = source_tissue_receipt(source.fingerprint, work.tissue)
+        return image_receipt(source, work.image, tissue)
+
+    def stored(self, work: SlideWork) -> Receipt | None:
+        try:
+            return Receipt.from_json(SlideStore.read_record(work.folder)["receipt"])
+        except (StoreError, KeyError):
+            return None
+
+    def run(self, work: SlideWork, progress: Progress) -> None:
+        finest = max(work.slide.mpp) * finest_kept(work.slide, work.image)
+        check_enlargement(work.slide.path, finest, work.patches.mpp)
+        slide_id, executor = work.entry.slide_id, work.shared.executor
+        work.store = write_pixels(work.slide, work.folder, slide_id, work.tissue, work.image, executor, progress)
+
+
+class Tissue(WorkStage):
+    """The tissue label."""
+
+    name, needs, gives = "tissue", ("pixels",), ("labels/tissue",)
+
+    def receipt(self, work: SlideWork) -> Receipt:
+        return tissue_receipt(work.store, work.tissue)
+
+    def stored(self, work: SlideWork) -> Receipt | None:
+        try:
+            return Receipt.from_json(work.store.tissue_record()["receipt"])
+        except (StoreError, KeyError):
+            return None
+
+    def run(self, work: SlideWork, progress: Progress) -> None:
+        remove_partials(work.store.folder)
+        progress.start("tissue", 1, "slide")
+        write_tissue(work.store, work.tissue)
+        progress.finish()
+
+
+class Patches(WorkStage):
+    """The patch table: places, tissue and, with a region of interest, the share inside of it."""
+
+    name, needs, gives = "patches", ("labels/tissue",), ("coords", "tissue")
+
+    def receipt(self, work: SlideWork) -> Receipt:
+        return patches_receipt(work.patches, tissue_receipt(work.store, work.tissue))
+
+    def stored(self, work: SlideWork) -> Receipt | None:
+        name = work.patches.grid(work.store).name
+        if name not in work.store.grids():
+            return None
+        needed = {"tissue"} if work.patches.roi is None else {"tissue", "roi"}
+        table = work.store.patches(name)
+        return table.receipt("coords") if needed <= set(table.columns()) else None
+
+    def run(self, work: SlideWork, progress: Progress) -> None:
+        progress.start("patches", 1, "slide")
+        write_patches(work.store, work.patches, tissue_receipt(work.store, work.tissue))
+        progress.finish()
+
+
+class Quality(TableStage):
+    """Readability and quality of each patch."""
+
+    name, needs, gives = "quality", ("pixels", "coords"), ("readable", "blur", "pen")
+
+    def columns(self, work: SlideWork) -> ColumnStage:
+        return quality_stage(work.table)
+
+
+class Captions(TableStage):
+    """A caption of each patch, and its facts: on workers where they are measured, else on the device."""
+
+    name, needs, gives = "captions", ("pixels", "coords"), ("caption", "caption_facts")
+
+    def where(self, shared: Shared) -> Where:
+        measured = shared.captioner.parallel and shared.parameters.caption_budget is None
+        return "workers" if measured else "device"
+
+    def columns(self, work: SlideWork) -> ColumnStage:
+        shared = work.shared
+        budget, model = shared.parameters.caption_budget, None
+        # with a budget, similar patches share captions; a model that does not apply must not decide which are similar
+        if budget is not None and budget.captions < len(work.table) and work.why_not_predicted() is None:
+            loaded = shared.model.load()
+            model = loaded if isinstance(loaded, GivesImageFeatures) else None
+        return caption_stage(work.store, work.table, shared.captioner.load(), budget=budget, model=model)
+
+
+class Predictions(TableStage):
+    """The model's columns."""
+
+    name, needs, gives = "predictions", ("pixels", "caption"), ("probability",)
+
+    def where(self, shared: Shared) -> Where:
+        return "device"
+
+    def skipped(self, work: SlideWork) -> str | None:
+        return work.why_not_predicted()
+
+    def columns(self, work: SlideWork) -> ColumnStage:
+        return predict_stage(work.table, work.shared.model, stain=work.shared.parameters.stain)
+
+
+class Vote(WorkStage):
+    """The slide's result."""
+
+    name, needs, gives = "vote", ("probability", "readable"), ("votes",)
+
+    def where(self, shared: Shared) -> Where:
+        return "driver"
+
+    def skipped(self, work: SlideWork) -> str | None:
+        return work.why_not_predicted()
+
+    def receipt(self, work: SlideWork) -> Receipt:
+        return vote_receipt(work.table, work.shared.parameters.vote)
+
+    def stored(self, work: SlideWork) -> Receipt | None:
+        return work.table.vote_receipt(work.shared.parameters.vote.method)
+
+    def run(self, work: SlideWork, progress: Progress) -> None:
+        progress.start("vote", 1, "slide")
+        vote(work.store, parameters=work.shared.parameters.vote, grid=work.table.name)
+        progress.finish()
+
+
+class Outputs(WorkStage):
+    """Map, outlines, report and JSON in the results folder."""
+
+    name, needs, gives = "map and report", ("votes", "caption", "probability"), ("results",)
+
+    def where(self, shared: Shared) -> Where:
+        return "driver"
+
+    def receipt(self, work: SlideWork) -> Receipt:
+        method = work.shared.parameters.vote.method
+        return outputs_receipt(StoredResults(work.store, work.table.name, method, work.why_not_predicted()))
+
+    def stored(self, work: SlideWork) -> Receipt | None:
+        return stored_outputs_receipt(work.results)
+
+    def run(self, work: SlideWork, progress: Progress) -> None:
+        progress.start(self.name, 1, "slide")
+        drop_stale(work.table)
+        work.summary = write_outputs(
+            work.store,
+            work.table,
+            work.results,
+            method=work.shared.parameters.vote.method,
+            not_predicted=work.why_not_predicted(),
+        )
+        progress.finish()
+
+
+STAGES: tuple[Stage, ...] = (Pixels(), Tissue(), Patches(), Quality(), Captions(), Predictions(), Vote(), Outputs())
+"""In the order in which a slide goes through them."""
+
+
+def stage_groups(shared: Shared) -> list[tuple[Where, list[Stage]]]:
+    """Stages that follow each other in the same place, as the scheduler carries them out."""
+    return [(where, list(stages)) for where, stages in groupby(STAGES, key=lambda stage: stage.where(shared))]
+
+
+def carry_out(stages: Sequence[Stage], work: SlideWork, progress: Progress) -> None:
+    """Bring the results of some stages of a slide up to date, in their order. What is up to date is kept.
+
+    Raises
+    ------
+    StoreError
+        Something could not be written; other errors as the stages raise them.
+    """
+    try:
+        for tables, group in groupby(stages, key=lambda stage: isinstance(stage, TableStage)):
+            if tables:
+                _fill_table([stage for stage in group if isinstance(stage, TableStage)], work, progress)
+                continue
+            for stage in group:
+                if isinstance(stage, WorkStage) and stage.skipped(work) is None:
+                    stage.run(work, progress)
+    except OSError as error:
+        if isinstance(error, WsikitError):
+            raise
+        raise StoreError(
+            f"{work.folder}: cannot be written ({error.strerror or error}); the slide is {work.slide.path}. Free "
+            "some space or repair the drive, and run again: what is written is kept."
+        ) from error
+
+
+def _fill_table(stages: Sequence[TableStage], work: SlideWork, progress: Progress) -> None:
+    """On workers all in one pass; on the device one after the other, as each may read what the one before gave."""
+    for where, group in groupby(stages, key=lambda stage: stage.where(work.shared)):
+        together = [stage for stage in group if stage.skipped(work) is None]
+        for joined in [together] if where == "workers" else [[stage] for stage in together]:
+            columns = [stage.columns(work) for stage in joined]
+            fill_columns(work.store, work.table, columns, work.shared.executor, progress)
+            drop_stale(work.table)
+
+
+def _patches_for(slide: Slide, shared: Shared) -> tuple[PatchParameters, str | None]:
+    """The patches a model wants; where the slide is too coarse for it, patches at the slide's own scale, and why."""
+    model, parameters = shared.model.info, shared.parameters
+    finest = float(f"{max(slide.mpp):.6g}")  # 16.783, not 16.782999999999998
+    too_coarse = finest > model.mpp * MAX_ENLARGEMENT * (1 + SCALE_TOLERANCE)
+    mpp = finest if too_coarse else model.mpp
+    wanted = PatchParameters(mpp, model.patch_px, parameters.overlap_px, parameters.min_tissue)
+    if not too_coarse:
+        return wanted, None
+    return (
+        wanted,
+        f"scanned at {finest:.4g} µm/px, the model reads {model.mpp:g} µm/px: too coarse to see what it looks for",
+    )

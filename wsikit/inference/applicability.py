@@ -1,0 +1,29 @@
+"""Does a model apply to the patches of a table? One check, used wherever a model meets a store."""
+
+from __future__ import annotations
+
+from wsikit.models.protocol import ModelInfo
+from wsikit.slides.store import SlideStore
+from wsikit.store.table import PatchTable
+
+MPP_TOLERANCE = 0.01
+"""Relative. A field of view wrong by more than 1 % is another scale, not rounding."""
+
+FLUORESCENCE = "fluorescence"
+
+
+def why_not_applicable(model: ModelInfo, store: SlideStore, table: PatchTable) -> str | None:
+    """Why a model must not classify the patches of a table, with what to do, or None if it applies.
+
+    It reads the patch size (px and µm/px) of the grid and the kind of stain; no pixels.
+    """
+    grid = table.grid
+    if grid.patch_px != model.patch_px or abs(grid.target_mpp / model.mpp - 1) > MPP_TOLERANCE:
+        return (
+            f"it reads patches of {model.patch_px} px at {model.mpp:g} µm/px, these are {grid.patch_px} px at "
+            f"{grid.target_mpp:.4g} µm/px. Tile the slide again with --patch-size {model.patch_px} --mpp {model.mpp:g}"
+        )
+    stain = store.tissue_record()["stain"]
+    if stain != "brightfield" and model.stain != stain:
+        return f"it was trained on {model.stain}, this slide is {stain}"
+    return None

@@ -1,0 +1,211 @@
+"""Captions that only one process can make: by a generative captioner, or within a budget.
+
+A generative captioner does about one patch a second and runs alone on its device. So patches are decoded ahead while
+it works, each batch is kept in a journal as soon as it is there (a chunk of a column is 512 rows: a kill would cost
+minutes of work, and smaller chunks would leave many small files in the store), and the columns are written when all is
+there: until then older captions stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.captions.base import Caption, Captioner, batch_of
+from wsikit.captions.cache import CachedCaptioner, pixel_key
+from wsikit.captions.filter import SAFETY_REVISION, judge
+from wsikit.inference.budget import CHOICE_REVISION, Budget, choose, read_features, similarity_features
+from wsikit.inference.caption_columns import (
+    NO_ROW,
+    OWN_COLUMNS,
+    SHARE_FAILED,
+    UNREADABLE,
+    CaptionWriter,
+    read_captions,
+)
+from wsikit.models.protocol import GivesImageFeatures
+from wsikit.progress import SILENT, Progress
+from wsikit.slides.store import SlideStore
+from wsikit.store.journal import Journal
+from wsikit.store.receipts import Receipt, digest_of
+from wsikit.store.table import PatchTable, coords_digest
+from wsikit.tiling.columns import ColumnStage, DeviceWork
+from wsikit.tiling.stream import iterate_patches
+
+CAPTION_REVISION = 1
+"""Raised when the same captioner's words become other columns."""
+
+
+class GenerativeCaptions:
+    """The captions of one table, made one batch after the other; each batch is kept as soon as it is there."""
+
+    def __init__(
+        self,
+        store: SlideStore,
+        table: PatchTable,
+        captioner: Captioner,
+        budget: Budget | None,
+        model: GivesImageFeatures | None,
+        retry_failed: bool = False,
+    ) -> None:
+        self.store, self.table = store, table
+        self.captioner = captioner if isinstance(captioner, CachedCaptioner) else CachedCaptioner(captioner)
+        self.budget = budget
+        self.retry_failed = retry_failed
+        self.similarity = similarity_features(model)
+        self.writer = CaptionWriter.of(self.captioner, with_sources=True)
+        self.progress: Progress = SILENT
+        self.patches = coords_digest(table)
+        self.journal = Journal(table, digest_of([self.captioner.fingerprint(), self.patches]))
+        self.described: dict[int, dict[str, Any]] = {}
+        """Row to what the captioner said of it."""
+        self.failed: dict[int, Caption] = {}
+        """Row to the failure of the request, which is not a word of the captioner."""
+
+    def stage(self) -> ColumnStage:
+        """The stage that brings the caption columns up to date."""
+        attempts = self._attempts()
+        if attempts is None:
+            receipt = self._receipt(0)
+        elif self.retry_failed and self._restore_columns():
+            receipt = self._receipt(attempts + 1)
+        else:
+            receipt = self._receipt(attempts)
+        return ColumnStage("captions", self.writer.specs, receipt, DeviceWork(partial(self._run, receipt)))
+
+    def _run(self, receipt: Receipt, store: SlideStore, table: PatchTable, progress: Progress) -> None:
+        self.progress = progress
+        self._restore_journal()
+        source = self._source()
+        self._describe(source)
+        self._write(source, receipt)
+        self.journal.clear_others()
+        if self.budget is None:
+            self.journal.clear()  # the columns hold it all; with a budget, a larger one goes on from here
+
+    def _receipt(self, attempt: int) -> Receipt:
+        parameters: dict[str, Any] = {"captioner": self.captioner.fingerprint(), "safety": SAFETY_REVISION}
+        if self.budget is not None:
+            parameters["budget"] = self._choice()
+        if attempt:
+            parameters["attempt"] = attempt
+        return Receipt("caption", CAPTION_REVISION, parameters, {"patches": self.patches})
+
+    def _choice(self) -> dict[str, Any]:
+        assert self.budget is not None
+        numbers = {"captions": self.budget.captions, "similarity": self.budget.similarity}
+        return {**numbers, "look": self.similarity.record, "revision": CHOICE_REVISION}
+
+    def _attempts(self) -> int | None:
+        """How often failures were asked for again, if the columns are up to date but for that; else None."""
+        needed = ["caption", *OWN_COLUMNS, *(["caption_facts"] if self.captioner.fact_names else [])]
+        if not set(needed) <= set(self.table.columns()):
+            return None
+        attempt = 0
+        for name in needed:
+            known = self.table.receipt(name)
+            assert known is not None
+            attempt = int(known.parameters.get("attempt", 0))
+            if known.digest != self._receipt(attempt).digest:
+                return None
+        return attempt
+
+    def _restore_columns(self) -> bool:
+        """Take what the columns hold for said, but for requests that failed; False if there are none of these."""
+        found = read_captions(self.table)
+        assert found is not None
+        named = self.captioner.fact_names if "caption_facts" in self.table.columns() else ()
+        facts = self.table.read("caption_facts") if named else np.empty((len(found.rows), 0))
+        missing = False
+        for row, (text, failure, raw) in enumerate(zip(found.texts, found.failures, found.raw)):
+            own_words = bool(failure and raw) and judge(str(raw)).failure == failure
+            if found.rows[row] == row or own_words:
+                stated = {name: value for name, value in zip(named, facts[row].tolist()) if value == value}
+                self.described[row] = {"row": row, "raw": str(raw or text), "facts": stated}
+            elif failure and failure != UNREADABLE and not str(failure).startswith(SHARE_FAILED):
+                missing = True
+        return missing
+
+    def _restore_journal(self) -> None:
+        """What an interrupted run has said already."""
+        for record in self.journal.read():
+            self.described[int(record["row"])] = record
+            self.captioner.add(record["key"], Caption(record["raw"], record["facts"], self.captioner.name))
+
+    def _source(self) -> npt.NDArray[np.int64]:
+        """Whose caption each row gets, int64 (N,)."""
+        if self.budget is None:
+            return np.arange(len(self.table))
+        kept = Journal(self.table, digest_of([self._choice(), self.patches]))
+        for record in kept.read():
+            return np.asarray(record["source"], dtype=np.int64)
+        features = read_features(self.store, self.table, self.similarity.features, self.progress)
+        source = choose(features, self.table.coords, self.budget)
+        kept.add([{"source": source.tolist()}])
+        return source
+
+    def _describe(self, source: npt.NDArray[np.int64]) -> None:
+        """Ask for what is missing; patches are decoded ahead meanwhile."""
+        wanted = np.array(
+            [row for row in np.unique(source[source != NO_ROW]) if row not in self.described], dtype=np.int64
+        )
+        size = batch_of(self.captioner)
+        ranges = [slice(first, min(first + size, len(wanted))) for first in range(0, len(wanted), size)]
+        mpp = self.table.grid.target_mpp
+        self.progress.start("captions", len(wanted), "patches")
+        for part, batch in iterate_patches(self.store, self.table.grid, self.table.coords[wanted], ranges):
+            rows = wanted[part]
+            self.failed.update({int(row): Caption("", failure=UNREADABLE) for row in rows[~batch.readable]})
+            images = batch.images[batch.readable]
+            found = self.captioner.caption(images, mpp=mpp) if len(images) else []
+            self._keep(zip(rows[batch.readable].tolist(), images, found, strict=True), mpp)
+            self.progress.advance(len(rows))
+        self.progress.finish()
+
+    def _keep(self, found: Iterable[tuple[int, npt.NDArray[np.uint8], Caption]], mpp: float) -> None:
+        records: list[dict[str, Any]] = []
+        for row, image, said in found:
+            if said.failure:
+                self.failed[row] = said
+            else:
+                facts = {name: float(value) for name, value in said.facts.items()}
+                records.append({"row": row, "key": pixel_key(image, mpp), "raw": said.text, "facts": facts})
+        self.journal.add(records)
+        self.described.update({record["row"]: record for record in records})
+
+    def _write(self, source: npt.NDArray[np.int64], receipt: Receipt) -> None:
+        """Bring the columns up to date; only now are older captions replaced."""
+        specs = self.writer.specs
+        for rows in self.table.prepare(specs, receipt):
+            columns = self._columns(rows, source)
+            for spec in specs:
+                self.table.write(spec.name, rows, columns[spec.name])
+
+    def _columns(self, rows: slice, source: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        columns = self.writer.blank(rows.stop - rows.start)
+        for index, row in enumerate(range(rows.start, rows.stop)):
+            described = int(source[row])
+            if described == NO_ROW:
+                continue
+            text, failure, raw = self._verdict(described)
+            if failure and described != row:
+                failure, raw = f"{SHARE_FAILED}: {failure}", ""
+            columns["caption"][index], columns["caption_failure"][index] = text, failure
+            columns["caption_raw"][index] = raw
+            columns["caption_source"][index] = NO_ROW if failure else described
+            if described == row and row in self.described:  # measurements of another patch are not its own
+                self.writer.put_facts(columns, index, self.described[row]["facts"])
+        return columns
+
+    def _verdict(self, row: int) -> tuple[str, str, str]:
+        """Caption, failure and raw text of a described row."""
+        if row not in self.described:
+            failed = self.failed[row]
+            return "", failed.failure, failed.text
+        raw = str(self.described[row]["raw"])
+        verdict = judge(raw)
+        return verdict.text, verdict.failure, raw if raw != verdict.text else ""

@@ -1,0 +1,149 @@
+"""What the rest of wsikit needs of a model that classifies patches: what it is (`ModelInfo`) and what it does
+(`PatchModel`). No torch here: a run can decide that nothing is to do without loading a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import ModelError
+
+Input = str
+"""What a model reads of a patch: "image", "text", or "features:NAME" for a stored column `features_NAME`."""
+
+IMAGE: Input = "image"
+TEXT: Input = "text"
+FEATURES = "features:"
+"""Prefix of an input that is a stored feature column."""
+
+PROBABILITY = "probability"
+"""The column that every model gives: float32 (N, C), rows sum to 1."""
+
+OOD_SCORE = "ood_score"
+"""Optional column, float32 (N,): above 1, farther from the training patches than 99 % of held-out ones."""
+
+
+@dataclass(frozen=True)
+class ModelColumn:
+    """A column that a model gives, one row per patch, float32."""
+
+    name: str
+    per_class: bool = False
+    """(N, C) in the order of the model's classes, else (N,)."""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is, known without loading its weights."""
+
+    name: str
+    version: str
+    architecture: str
+    """Built in ("mmlnb"), or the name of a plug-in of the entry-point group `wsikit.models`."""
+    fingerprint: str
+    """sha256 of the files that decide predictions. Equal fingerprints give equal predictions."""
+    patch_px: int
+    """Side of a patch, px at `mpp`."""
+    mpp: float
+    """µm/px of the patches."""
+    stain: str
+    """"brightfield", "fluorescence", or a stain's name, all of which but fluorescence are brightfield."""
+    classes: tuple[str, ...]
+    """Codes in the order of the probabilities."""
+    class_names: tuple[str, ...]
+    colors: tuple[str, ...]
+    """One "#rrggbb" per class."""
+    background: tuple[str, ...] = ()
+    """Codes of classes that do not vote, such as other tissue."""
+    notice: str = "Research use only. Not for diagnosis."
+    """Shown on every output of the model."""
+    captioner: str = "morphometry"
+    """Name of the captioner whose captions the model was trained on; what a run describes patches with."""
+    inputs: tuple[Input, ...] = (IMAGE,)
+    """What `PatchModel.predict` is called with."""
+    columns: tuple[ModelColumn, ...] = (ModelColumn(PROBABILITY, per_class=True),)
+    """What `PatchModel.predict` returns."""
+
+    def __post_init__(self) -> None:
+        n = len(self.classes)
+        if n < 2 or len(set(self.classes)) != n or len(self.class_names) != n or len(self.colors) != n:
+            raise ModelError(
+                f"model {self.name}: {n} classes, {len(self.class_names)} names and {len(self.colors)} colours; "
+                "expected two or more different classes with one name and one colour each."
+            )
+        if PROBABILITY not in {column.name for column in self.columns if column.per_class}:
+            raise ModelError(f"model {self.name}: gives no column {PROBABILITY!r} with one entry per class.")
+        wrong = [name for name in self.inputs if name not in (IMAGE, TEXT) and not name.startswith(FEATURES)]
+        if wrong or not self.inputs:
+            raise ModelError(
+                f"model {self.name}: inputs {self.inputs}; expected some of 'image', 'text', 'features:NAME'."
+            )
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """Columns of the patch table that hold the features it reads."""
+        return tuple("features_" + name.removeprefix(FEATURES) for name in self.inputs if name.startswith(FEATURES))
+
+    def record(self) -> dict[str, Any]:
+        """What is stored with the predictions: enough to vote, to draw and to warn without the model."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
+            "colors": list(self.colors),
+            "background": list(self.background),
+            "notice": self.notice,
+        }
+
+
+Columns = Mapping[str, npt.NDArray[np.floating]]
+
+
+@runtime_checkable
+class PatchModel(Protocol):
+    """A model of patches. Any object with these two members can be given to `wsikit.predict` and `wsikit.run`.
+
+    A row of its output depends on its own patch alone, never on the others of the batch.
+    """
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def predict(self) -> Callable[..., Columns]:
+        """Classify B patches: a method.
+
+        It is called with one keyword per entry of `info.inputs`: `images`, uint8 (B, P, P, 3) RGB at `info.mpp`;
+        `captions`, a list of B str or None; `features`, float32 (B, D), the concatenation of the feature columns.
+
+        Returns
+        -------
+        One float array per entry of `info.columns`: (B, C) or (B,); NaN where it is not defined.
+        """
+
+
+@runtime_checkable
+class GivesImageFeatures(Protocol):
+    """A model whose image encoder can be used by itself, to find patches that look alike."""
+
+    def image_features(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Features (B, D) of patches, uint8 (B, P, P, 3)."""
+
+
+class ModelKind(Protocol):
+    """What an entry point of the group `wsikit.models` must be: usually the model's class itself."""
+
+    def describe(self, folder: Path | None) -> ModelInfo:
+        """What the model in `folder` is, without loading weights. `folder` is None if the model was asked for by the
+        plug-in's name alone."""
+
+    def load(self, folder: Path | None, *, device: Literal["auto", "cpu", "cuda"]) -> PatchModel:
+        """The model, ready to predict."""

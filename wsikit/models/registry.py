@@ -1,0 +1,114 @@
+"""From a model's name or folder to what it is, and to the loaded model. Built-in architectures and plug-ins alike.
+
+A folder's `config.json` names its `architecture`: "mmlnb", or a plug-in of the entry-point group `wsikit.models`.
+No torch is imported before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from wsikit.errors import ModelError
+from wsikit.models.config import CONFIG_FILE, DEFAULT_MODEL, packaged_folder, packaged_models
+from wsikit.models.protocol import ModelInfo, ModelKind, PatchModel
+from wsikit.plugins import load_plugin, plugin_names
+
+Device = Literal["auto", "cpu", "cuda"]
+ModelSpec = str | os.PathLike[str]
+
+MMLNB = "mmlnb"
+
+
+def describe_model(spec: ModelSpec = DEFAULT_MODEL) -> ModelInfo:
+    """What a model is, without loading it: its name, classes, scale, inputs and fingerprint.
+
+    Parameters
+    ----------
+    spec
+        Name of a packaged model, folder of a model, or name of an installed plug-in of the group `wsikit.models`.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or its folder is incomplete or damaged.
+    PluginError
+        Its architecture is a plug-in that is not installed or cannot be imported.
+
+    Examples
+    --------
+    >>> info = describe_model("phantom-mmlnb")
+    >>> info.classes, info.patch_px, info.mpp, info.inputs
+    (('UD', 'PD', 'D', 'other'), 224, 0.5, ('image', 'text'))
+    """
+    kind, folder = _find(spec)
+    return kind.describe(folder)
+
+
+def load_patch_model(spec: ModelSpec = DEFAULT_MODEL, *, device: Device = "auto") -> PatchModel:
+    """Load a model, ready to predict.
+
+    Parameters
+    ----------
+    spec
+        As for `describe_model`.
+    device
+        "auto" takes a GPU where there is one.
+
+    Raises
+    ------
+    ModelError, PluginError
+        As for `describe_model`; also if a library that it needs is not installed, or there is no GPU for "cuda".
+
+    Examples
+    --------
+    >>> model = load_patch_model("phantom-mmlnb", device="cpu")
+    >>> import numpy as np
+    >>> columns = model.predict(images=np.full((1, 224, 224, 3), 200, np.uint8), captions=["no nuclei"])
+    >>> columns["probability"].shape
+    (1, 4)
+    """
+    kind, folder = _find(spec)
+    try:
+        return kind.load(folder, device=device)
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"model {os.fspath(spec)!r}: the package {error.name!r} is not installed here. Install it "
+            f"(pip install wsikit brings all that models need)."
+        ) from error
+
+
+def _find(spec: ModelSpec) -> tuple[ModelKind, Path | None]:
+    """The architecture of a model, and its folder."""
+    name = os.fspath(spec)
+    if name in packaged_models():
+        folder: Path | None = packaged_folder(name)
+    elif Path(name).is_dir():
+        folder = Path(name)
+    elif name in plugin_names("models"):
+        return cast(ModelKind, load_plugin("models", name)), None
+    else:
+        known = ", ".join((*packaged_models(), *plugin_names("models"))) or "none"
+        raise ModelError(
+            f"model {name!r} not found: neither a folder nor one of the packaged or installed models ({known}). Give "
+            "a model's folder, or one of these names; nothing is ever downloaded."
+        )
+    architecture = _architecture(cast(Path, folder))
+    if architecture == MMLNB:
+        from wsikit.models.mmlnb_kind import MMLNB_KIND
+
+        return MMLNB_KIND, folder
+    return cast(ModelKind, load_plugin("models", architecture)), folder
+
+
+def _architecture(folder: Path) -> str:
+    path = folder / CONFIG_FILE
+    try:
+        record: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return MMLNB  # its own check names what is missing
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not JSON ({error}); copy the model's folder again.") from error
+    return str(record.get("architecture", MMLNB)) if isinstance(record, dict) else MMLNB
