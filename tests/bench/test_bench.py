@@ -1,4 +1,4 @@
-"""Readers side by side on a small slide: the same patches, honest about who cannot."""
+"""Readers compared on a small slide: the same patches; a reader that fails gives a reason."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_every_reader_has_its_numbers_or_a_reason(slide_path: Path, tmp_path: Pa
     assert shares["decode"] + shares["io"] + shares["overhead"] == pytest.approx(1, abs=0.01)
 
 
-def test_a_file_that_others_cannot_read_is_said_in_a_line(slide_path: Path, tmp_path: Path) -> None:
+def test_a_file_that_others_cannot_read_gives_a_one_line_reason(slide_path: Path, tmp_path: Path) -> None:
     tile(slide_path, tmp_path / "s.zarr").close()
     result = bench(tmp_path / "s.zarr", patches=4, repeat=1, others=("openslide", "tiffslide"))
     assert result.readers["wsikit"].patches_per_s
@@ -108,7 +108,7 @@ def test_a_process_that_dies_is_a_reason_not_a_hang(slide_path: Path, monkeypatc
     assert result.bottleneck is None
 
 
-def test_a_reader_that_never_answers_is_given_up(
+def test_a_reader_that_never_answers_is_stopped(
     slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from wsikit.bench import measure

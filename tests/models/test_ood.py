@@ -23,7 +23,7 @@ def cloud(n: int) -> np.ndarray:
     return RNG.normal(size=(n, 8)) @ MIX + 7
 
 
-def test_one_in_a_hundred_of_the_same_kind_is_novel():
+def test_one_in_a_hundred_in_distribution_patches_scores_above_1():
     found = OodDetector.fit(cloud(4000), cloud(4000)).of(cloud(20_000))
     assert 0.006 < (found > 1).mean() < 0.014
 
@@ -46,7 +46,7 @@ def test_a_small_step_where_training_never_went_is_farther_than_a_wide_one_where
     assert along < 1 < across
 
 
-def test_a_feature_that_stood_still_in_training_does_not_blow_up():
+def test_a_feature_that_is_constant_in_training_does_not_dominate():
     training = np.hstack([RNG.normal(size=(300, 3)), np.full((300, 1), 2.0)])
     asked = np.append(training[0], []) + np.array([0, 0, 0, 1e-4])
     assert OodDetector.fit(training, training).of(asked[None])[0] < 2

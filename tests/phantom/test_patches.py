@@ -7,7 +7,7 @@ import pytest
 
 from wsikit.errors import RequestError
 from wsikit.phantom import CLASSES, PhantomPatch, phantom_patches
-from wsikit.phantom.floor import colour_histogram, histogram_baseline
+from wsikit.phantom.baseline import colour_histogram, histogram_baseline
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_histogram_counts_every_pixel_once() -> None:
     assert squares[512 + 31] == pytest.approx(0.25)
 
 
-def test_floor_finds_what_colour_tells_and_nothing_more() -> None:
+def test_the_baseline_finds_colour_differences_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     noise = rng.random((60, 608))

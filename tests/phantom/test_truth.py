@@ -175,7 +175,7 @@ def test_truth_comes_back_as_it_was_written(made: PhantomTruth) -> None:
     assert "Not tissue" in json.loads(Path(made.path).with_name("d.truth.json").read_text(encoding="utf-8"))["notice"]
 
 
-def test_a_missing_or_foreign_truth_is_named(tmp_path: Path) -> None:
+def test_a_missing_truth_or_one_of_another_version_is_named(tmp_path: Path) -> None:
     with pytest.raises(WsikitError, match="Only slides of `wsikit phantom`"):
         load_truth(tmp_path / "slide.tiff")
     (tmp_path / "slide.truth.json").write_text('{"schema": "other/1"}', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Arms on features: what they share, what shuffling does, and two branches of 80 % whose fusion is better than both."""
+"""Fusion variants on features: shared parts, shuffled captions, and fusion of two branches that beats both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVEN = np.ones(3, np.float32)
 
 def limited(n: int, seed: int, *, share: float = 0.7) -> Bank:
     """Three classes. Image and text each show the class in `share` of the patches, independently, and nothing in the
-    rest, where a guess is right in a third: 80 % each. Both also show what the patch is like, whatever its class."""
+    rest, where a guess is right in a third: 80 % each. Both also contain class-independent content."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(3, size=n)
     likeness = rng.normal(size=(n, 4))
@@ -36,7 +36,7 @@ def accuracy(probs: np.ndarray, bank: Bank) -> float:
 
 
 def stage(fusion: PRMF, bank: Bank) -> PRMF:
-    """The image side as a stage of its own leaves it."""
+    """The image projection after its own stage."""
     side = [*fusion.project_image.parameters(), *fusion.head_image.parameters()]
     optimiser = torch.optim.AdamW(side, lr=5e-3)
     for _ in range(150):
@@ -75,14 +75,14 @@ def test_shuffled_texts_close_the_gate_and_cost_at_most_a_point_against_the_imag
     assert accuracy(shuffled.probs, bank) >= accuracy(own.probs_image, bank) - 0.01
 
 
-def test_without_texts_the_gate_is_shut_and_the_image_speaks(fitted):
+def test_without_texts_the_gate_is_closed_and_the_image_decides(fitted):
     arm, bank = fitted
     silent = arm.predict(bank.without_captions())
     assert (silent.gate == 0).all()
     assert accuracy(silent.probs, bank) >= accuracy(silent.probs_image, bank) - 0.01
 
 
-def test_fitting_leaves_the_image_side_as_its_stage_did(fitted):
+def test_fitting_keeps_the_image_projection_of_its_stage(fitted):
     _, bank = fitted
     image_stage = PRMF(bank.text.shape[1], bank.image.shape[2], 32, mode="robust")
     settings = ArmSettings(epochs=3, batch=256)
@@ -94,7 +94,7 @@ def test_fitting_leaves_the_image_side_as_its_stage_did(fitted):
     assert not on.fusion.head_text.weight.equal(image_stage.head_text.weight)
 
 
-def test_the_other_arms_begin_from_nothing_whatever_the_scale_of_the_features(fitted):
+def test_the_other_arms_start_from_scratch_whatever_the_scale_of_the_features(fitted):
     _, bank = fitted
     wide = Bank(500 * bank.image + 20, 0.01 * bank.text - 3, bank.present, bank.labels)
     image_stage = PRMF(bank.text.shape[1], bank.image.shape[2], 32, mode="robust")

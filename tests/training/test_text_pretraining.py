@@ -1,4 +1,4 @@
-"""Captions drawn at random, and an encoder from nothing that learns to read them."""
+"""Captions drawn at random, and an encoder that is pretrained on them from scratch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsikit.training.text_pretraining import drawn_captions, pretrain_text_encod
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.688, 4.0])
-def test_a_drawn_place_is_the_grade_that_the_words_tell(mpp):
+def test_a_drawn_position_is_the_grade_that_the_words_state(mpp):
     captions, places, names = drawn_captions(200, mpp=mpp, seed=0)
     stated = 0
     for text, row in zip(captions, places, strict=True):
@@ -31,7 +31,7 @@ def test_a_drawn_place_is_the_grade_that_the_words_tell(mpp):
     assert stated > 1000
 
 
-def test_facts_that_are_never_stated_at_a_scale_do_not_spoil_the_figure():
+def test_facts_that_are_never_stated_at_a_scale_do_not_affect_the_metric():
     captions, _, _ = drawn_captions(200, mpp=0.688, seed=5)
     tokenizer = CaptionTokenizer.train(captions, vocabulary=300, max_tokens=128)
     options = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": tokenizer.vocabulary}
@@ -40,7 +40,7 @@ def test_facts_that_are_never_stated_at_a_scale_do_not_spoil_the_figure():
     assert np.isfinite(share)
 
 
-def test_an_encoder_from_nothing_learns_to_read_what_it_has_not_seen():
+def test_an_encoder_from_scratch_predicts_the_facts_of_held_out_captions():
     captions, _, _ = drawn_captions(1500, mpp=4.0, seed=5)
     tokenizer = CaptionTokenizer.train(captions, vocabulary=300, max_tokens=96)
     options = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64, "vocab_size": tokenizer.vocabulary}
@@ -53,7 +53,7 @@ def test_an_encoder_from_nothing_learns_to_read_what_it_has_not_seen():
     )  # untaught: below 0
 
 
-def test_drawn_places_in_a_slide_are_those_that_the_words_tell():
+def test_drawn_positions_in_a_slide_are_those_that_the_words_state():
     captions, places, names = drawn_captions(300, mpp=4.0, seed=0, in_slide=True)
     columns = [column for column, name in enumerate(names) if name.endswith(" in the slide")]
     assert len(columns) == len(WORDS)

@@ -171,7 +171,7 @@ def test_one_fold_of_several_is_trained_and_the_split_kept_whole(table: Path, tm
         ({"data": {"patch_px": 32, "mpp": 1, "table": {"images": "${NO_SUCH_PLACE}/x"}}}, "NO_SUCH_PLACE is not set"),
     ],
 )
-def test_what_is_wrong_in_a_configuration_is_said(tmp_path: Path, changes: dict[str, Any], said: str):
+def test_errors_in_a_configuration_are_reported(tmp_path: Path, changes: dict[str, Any], said: str):
     data = {"table": {"images": "x"}, "mpp": 0.5, "patch_px": 32}
     with pytest.raises(RequestError, match=said):
         read_config(write(tmp_path, **{"data": data} | changes), TrainConfig)
@@ -216,7 +216,7 @@ def test_out_of_fold_captions_are_checked_fold_by_fold(table: Path, tmp_path: Pa
         with_captions(data, source, mpp=0.5)
 
 
-def test_the_vocabulary_is_learnt_from_what_the_model_is_given_alone(table: Path):
+def test_the_vocabulary_is_learnt_from_the_captions_that_the_model_reads(table: Path):
     config = read_config(config_of(table), TrainConfig)
     one = build_model(config, ("neuropil absent",), mpp=0.5)
     two = build_model(config, ("neuropil absent", "rosettes"), mpp=0.5)
@@ -224,7 +224,7 @@ def test_the_vocabulary_is_learnt_from_what_the_model_is_given_alone(table: Path
     assert one.config.mpp == 0.5
 
 
-def test_encoders_that_are_not_on_this_disk_are_not_fetched(table: Path):
+def test_encoders_that_are_not_local_are_not_downloaded(table: Path):
     config = config_of(table, image={"name": "lcnet_035", "weights": "timm/nothing_of_the_kind"})
     with pytest.raises(ModelError, match="Nothing is downloaded"):
         build_model(read_config(config, TrainConfig), ("a",), mpp=0.5)

@@ -190,7 +190,7 @@ toy.run(toy.toy_model(), epochs=4, checkpoints=Path(sys.argv[2]), validation=val
 """
 
 
-def test_a_run_killed_in_its_course_comes_to_the_same_weights_and_records(tmp_path: Path):
+def test_a_killed_and_resumed_run_gives_the_same_weights_and_records(tmp_path: Path):
     whole, resumed = toy_model(), toy_model()
     wanted = run(whole, epochs=4, checkpoints=tmp_path / "whole", validation=toy_set(seed=7))
     command = [sys.executable, "-c", KILLED, __file__, str(tmp_path / "cut"), "2"]
@@ -209,7 +209,7 @@ def test_a_run_killed_in_its_course_comes_to_the_same_weights_and_records(tmp_pa
     assert figures(found) == figures(wanted)
 
 
-def test_a_finished_run_that_is_resumed_learns_no_further(tmp_path: Path):
+def test_a_finished_run_that_is_resumed_trains_no_further(tmp_path: Path):
     one, two = toy_model(), toy_model()
     still = {"image": 0.0, "text": 0.0, "fusion": 0.0}
     changes: dict[str, object] = {"epochs": 12, "lr": still, "weight_decay": 0.0, "patience": 2}
@@ -230,13 +230,13 @@ def test_a_finished_run_that_is_resumed_learns_no_further(tmp_path: Path):
         ),
     ],
 )
-def test_a_run_is_gone_on_with_only_as_what_it_was(tmp_path: Path, change: Callable[[Path], object], said: str):
+def test_a_run_resumes_only_unchanged(tmp_path: Path, change: Callable[[Path], object], said: str):
     run(toy_model(), epochs=3, checkpoints=tmp_path)
     with pytest.raises(RequestError, match=said):
         change(tmp_path)
 
 
-def test_words_that_name_the_class_show_in_the_floor_of_words_as_written():
+def test_words_that_name_the_class_show_in_the_baseline_of_words_as_written():
     labels = np.arange(60) % 2
     captions = [f"nuclei, {('undifferentiated', 'differentiating')[label]}" for label in labels]
     written, read = (fit_text_baseline(captions, labels, scrubbed=scrubbed) for scrubbed in (False, True))
@@ -317,7 +317,7 @@ def test_the_colour_histogram_is_a_recount_of_the_pixels():
         np.testing.assert_allclose(features[row], np.concatenate(counts) / 35, rtol=1e-6)
 
 
-def test_the_floor_solves_what_colour_alone_tells():
+def test_the_colour_baseline_solves_a_colour_task():
     data, fresh = toy_set(), toy_set(seed=4)
     floor = fit_histogram_baseline(data.images, data.labels)
     assert (floor.predict(colour_histogram(fresh.images)) == fresh.labels).all()

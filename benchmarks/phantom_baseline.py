@@ -1,6 +1,6 @@
 """Colour-histogram baseline of the phantom: how well its classes are separable by colour only.
 
-    python benchmarks/phantom_floor.py --train 60 --test 30 --per-slide 16 --json floor.json
+    python benchmarks/phantom_baseline.py --train 60 --test 30 --per-slide 16 --json floor.json
 
 Logistic regression on colour histograms, trained on some slides and tested on slides of other seeds: for all four
 patch classes, and for the three tumour classes alone.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from wsikit.phantom import CLASSES, phantom_patches
-from wsikit.phantom.floor import colour_histogram, histogram_baseline
+from wsikit.phantom.baseline import colour_histogram, histogram_baseline
 
 TEST_SEEDS = 500_000
 
