@@ -1,6 +1,6 @@
 """What a model folder's config.json says: classes, scale, encoders, fusion, notice. No torch here.
 
-`find_model` and `read_config` answer before anything heavy is imported.
+`find_model` and `read_config` import nothing heavy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ImageEncoderConfig(_Strict):
     """Further arguments of `timm.create_model` or of the plug-in, such as channels or img_size."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Mean and standard deviation, RGB in [0, 1], that the encoder expects removed. Default: ImageNet's."""
+    """Mean and standard deviation, RGB in [0, 1], of the encoder's input normalisation. Default: ImageNet's."""
 
 
 class TextEncoderConfig(_Strict):
@@ -59,14 +59,14 @@ class PRMFConfig(_Strict):
 
 
 class ModelConfig(_Strict):
-    """All that is needed to rebuild a model, and to know what it may be asked."""
+    """Everything needed to rebuild a model and to check that it applies."""
 
     format: Literal[1] = 1
     architecture: Literal["mmlnb"] = "mmlnb"
     name: str
     version: str
     classes: tuple[str, ...] = Field(min_length=2)
-    """Codes in the order of the outputs; those that vote stand in biological order (UD < PD < D)."""
+    """Codes in the order of the outputs; voting classes are in biological order (UD < PD < D)."""
     class_names: tuple[str, ...]
     colors: tuple[str, ...]
     """One "#rrggbb" per class."""
@@ -84,15 +84,15 @@ class ModelConfig(_Strict):
     image: ImageEncoderConfig
     text: TextEncoderConfig
     notice: str = Field(min_length=1)
-    """What every output of the model must say."""
+    """Notice that every output of the model must contain."""
 
     @model_validator(mode="after")
     def _one_name_and_color_per_class(self) -> ModelConfig:
         n = len(self.classes)
         if len(set(self.classes)) != n or len(self.class_names) != n or len(self.colors) != n:
             raise ValueError("classes must differ, and class_names and colors must have one entry for each")
-        strangers = set(self.background) - set(self.classes)
-        if strangers or len(self.background) >= n:
+        unknown = set(self.background) - set(self.classes)
+        if unknown or len(self.background) >= n:
             raise ValueError(f"background {self.background} must name some, not all, of the classes {self.classes}")
         return self
 

@@ -44,7 +44,7 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str
     card : str
         The model card, Markdown: what it was trained on, what it reached, what it must not be used for.
     metrics : dict, optional
-        The figures that the card tells, JSON-ready; kept beside it as metrics.json.
+        The metrics of the card, JSON-ready; saved next to it as metrics.json.
 
     Raises
     ------
