@@ -125,7 +125,7 @@ def test_atlaspatch_has_five_columns_and_its_features_by_name(store, source, tmp
         assert file.attrs["num_patches"] == len(table)
 
 
-def test_without_features_there_are_places_only_and_it_is_said(store, tmp_path):
+def test_without_features_only_coordinates_are_written_with_a_note(store, tmp_path):
     store.patches().drop("features_uni")
     notes: list[str] = []
     for layout in ("trident", "clam", "atlaspatch"):
@@ -133,7 +133,9 @@ def test_without_features_there_are_places_only_and_it_is_said(store, tmp_path):
         (path,) = (tmp_path / layout).rglob("*.h5")
         with h5py.File(path) as file:
             assert set(file) == {"coords"}
-    assert all(f"{layout} got only coordinates" in note for layout, note in zip(("trident", "clam", "atlaspatch"), notes))
+    assert all(
+        f"{layout} got only coordinates" in note for layout, note in zip(("trident", "clam", "atlaspatch"), notes)
+    )
     assert len(notes) == 3
     with pytest.raises(RequestError, match="hold features"):
         export(store, "stamp", tmp_path / "stamp")

@@ -132,7 +132,7 @@ def test_only_weights_that_are_known_and_asked_for_are_taken_and_named():
     assert vote_slide(patches, VoteParameters(weights=("readable",))).weighted_by == ()
 
 
-def test_what_cannot_be_seen_has_no_voice():
+def test_unreadable_and_unusable_patches_have_weight_0():
     """Sure D patches under ink, or out of focus, against as many PD patches."""
     labels = np.ones((6, 10), int)
     labels[:, :7] = 2
@@ -144,7 +144,7 @@ def test_what_cannot_be_seen_has_no_voice():
         assert vote_slide(patches, VoteParameters(weights=(), min_patches=1)).label == 2
 
 
-def test_quality_that_was_not_measured_takes_nothing_away():
+def test_unmeasured_quality_does_not_reduce_the_weight():
     assert quality_weight([np.nan, 0.25, 1.0], [0.0, np.nan, 0.0]).tolist() == [1.0, 1.0, 0.0]
 
 
@@ -202,7 +202,7 @@ def test_patches_without_weight_or_prediction_tear_a_region_apart():
     assert second.area_mm2 == pytest.approx(100 * 0.0025)
 
 
-def test_tissue_unlike_the_training_makes_the_vote_abstain_and_says_so():
+def test_out_of_distribution_tissue_makes_the_vote_abstain_with_this_reason():
     ood_score = np.where(np.arange(100) < 62, 1.4, 0.7).astype(np.float32)
     patches = slide(np.ones((10, 10), int), ood_score=ood_score)
     result = vote_slide(patches)
@@ -213,7 +213,7 @@ def test_tissue_unlike_the_training_makes_the_vote_abstain_and_says_so():
     assert vote_slide(patches, VoteParameters(max_ood=0.7)).label == 1
 
 
-def test_novelty_counts_the_weight_of_patches_that_voted_only():
+def test_the_out_of_distribution_fraction_is_weighted_over_voting_patches():
     labels = np.ones((10, 10), int)
     labels[:5] = 3  # background, however strange
     ood_score = np.where(np.arange(100) < 50, 9.0, np.nan)
@@ -224,12 +224,12 @@ def test_novelty_counts_the_weight_of_patches_that_voted_only():
     assert result.ood_fraction == pytest.approx(10 * 0.5 / (10 * 0.5 + 30))
 
 
-def test_a_model_that_knows_nothing_of_novelty_says_nothing():
+def test_without_scores_there_is_no_out_of_distribution_fraction():
     assert vote_slide(slide(np.ones((5, 5), int))).ood_fraction is None
     assert vote_slide(slide(np.ones((5, 5), int), ood_score=np.full(25, np.nan))).ood_fraction is None
 
 
-def test_smoothing_comes_before_the_vote_and_is_told():
+def test_smoothing_comes_before_the_vote_and_is_reported():
     labels = np.ones((8, 8), int)
     labels[3, 3] = 2
     patches = slide(labels)
