@@ -18,7 +18,7 @@ from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
-from wsikit.tiling.tile import tile
+from wsikit.tiling.tile import tile_slide
 from wsikit.voting import Places
 
 NO_PIXELS = ImageParameters(pixels="none")
@@ -26,7 +26,7 @@ FEATURES_OF = {"trident": "**/features_uni/*.h5", "clam": "h5_files/*.h5", "stam
 
 
 def with_features(slide, folder: Path, patches: PatchParameters) -> tuple[SlideStore, np.ndarray]:
-    store = tile(slide, folder, patches=patches, image=NO_PIXELS)
+    store = tile_slide(slide, folder, patches=patches, image=NO_PIXELS)
     table = store.patches()
     vectors = np.random.default_rng(0).normal(size=(len(table), 5)).astype(np.float16)
     for rows in table.prepare([ColumnSpec("features_uni", "float16", 5)], Receipt("made up", 1)):

@@ -334,7 +334,7 @@ def test_parameters_survive_json_and_older_ones_open():
 
 def test_contradictions_are_refused():
     patches = slide(np.ones((3, 3), int))
-    with pytest.raises(RequestError, match="same place"):
+    with pytest.raises(RequestError, match="same coordinates"):
         vote_slide(replace(patches, coords=np.zeros_like(patches.coords)))
     with pytest.raises(RequestError, match="not on the grid"):
         vote_slide(replace(patches, coords=patches.coords + 7))

@@ -146,7 +146,7 @@ def _derived(table: PatchTable, name: str) -> Quantity:
 
 
 def _fact_unit(fact: str) -> str:
-    from wsikit.captions.lexicon import FACTS
+    from wsikit.facts import FACTS
 
     unit = FACTS[fact].unit if fact in FACTS else ""
     return {"density": "optical density", "count": "per patch", "ratio": ""}.get(unit, unit)

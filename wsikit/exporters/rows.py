@@ -47,7 +47,7 @@ def harmless(text: str) -> str:
 def write_csv(path: str | os.PathLike[str], table: PatchTable) -> None:
     """Write all complete columns except feature vectors, one row per patch, atomically.
 
-    x, y are level-0 px; a column with named entries becomes one column per entry: probability_PD. UTF-8, RFC 4180.
+    x, y are level-0 px; columns of named entries become one column each: probability:PD. UTF-8, RFC 4180.
     """
     import pandas as pd
 
@@ -72,7 +72,10 @@ def write_parquet(path: str | os.PathLike[str], table: PatchTable, *, slide_id: 
     import pyarrow.parquet as pq
 
     fields = _fields(table)
-    units = {field.name: str(table.attributes(field.column).get("unit", "")) for field in fields}
+    known: dict[str, str] = {}
+    for column in {field.column for field in fields}:
+        known.update(table.units(column))
+    units = {field.name: known.get(field.name, "") for field in fields}
     about = {
         "slide_id": slide_id,
         "grid": table.grid.to_json(),
@@ -102,7 +105,7 @@ def _fields(table: PatchTable) -> list[_Field]:
         if table.width(column) is None or not names:
             fields.append(_Field(column, column, None))
         else:
-            fields += [_Field(f"{column}_{name}", column, index) for index, name in enumerate(names)]
+            fields += [_Field(f"{column}:{name}", column, index) for index, name in enumerate(names)]
     return fields
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from wsikit.errors import StoreError
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
-from wsikit.tiling.jpeg_headers import Head, read_head
+from wsikit.tiling.jpeg_headers import JpegHeader, read_header
 
 BIGTIFF_BYTES = 3 << 30
 """Above this size BigTIFF is written: a classic TIFF is limited to 4 GB."""
@@ -81,8 +81,8 @@ def _resolution(store: SlideStore, level: int) -> dict[str, Any]:
     return {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
 
 
-def _colour(head: Head | None) -> dict[str, Any]:
-    """Colour space of the JPEG tiles, which TIFF states once per level."""
+def _colour(head: JpegHeader | None) -> dict[str, Any]:
+    """How JPEG tiles code colour, which TIFF says once for a level."""
     if head is not None and head.rgb:
         # tifffile labels RGB JPEG as YCbCr unless outcolorspace is given
         return {"compressionargs": {"outcolorspace": "RGB"}}
@@ -106,6 +106,6 @@ def _pixels(store: SlideStore, level: int) -> Iterator[npt.NDArray[np.uint8] | N
             yield store.tile(level, col, row, keep=False) if present else None
 
 
-def _first_head(store: SlideStore, level: int) -> Head | None:
-    """Header of the level's first tile; None if the level has no tile."""
-    return next((read_head(stream) for stream in _streams(store, level) if stream), None)
+def _first_head(store: SlideStore, level: int) -> JpegHeader | None:
+    """Header of the level's first tile; None if it stores no tile."""
+    return next((read_header(stream) for stream in _streams(store, level) if stream), None)

@@ -134,7 +134,7 @@ class GenerativeCaptions:
         """What an interrupted run has said already."""
         for record in self.journal.read():
             self.described[int(record["row"])] = record
-            self.captioner.learn(record["key"], Caption(record["raw"], record["facts"], self.captioner.name))
+            self.captioner.add(record["key"], Caption(record["raw"], record["facts"], self.captioner.name))
 
     def _source(self) -> npt.NDArray[np.int64]:
         """Whose caption each row gets, int64 (N,)."""

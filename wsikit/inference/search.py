@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsikit.captions.search import Patches, count_terms, find, understand
+from wsikit.captions.search import Patches, count_terms, find, parse_query
 from wsikit.errors import StoreError
 from wsikit.inference.caption_columns import read_captions
 from wsikit.slides.store import SlideStore, StoreLike, open_store
@@ -77,7 +77,7 @@ def search(
     StoreError
         A store has neither captions nor facts.
     """
-    wanted = understand(query)
+    wanted = parse_query(query)
     hits: list[Hit] = []
     total = 0
     alone = dict.fromkeys(wanted, 0)

@@ -159,7 +159,7 @@ def _read(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]
 
 def _measured_tissue(table: PatchTable, *, required: bool) -> npt.NDArray[np.float64]:
     """Key tissue (N, 3) by the captions' facts: as sure as the words that are used for them."""
-    from wsikit.captions.lexicon import FACTS
+    from wsikit.facts import FACTS
 
     names = list(table.attributes("caption_facts")["names"])
     facts = table.read("caption_facts")

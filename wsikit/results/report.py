@@ -122,7 +122,7 @@ def _fact_table(
     results: StoredResults, there: set[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], npt.NDArray[np.float64] | None]:
     """Names and units for display and the (N, F) values in these units; `FIRST_FACTS` first."""
-    from wsikit.captions.lexicon import FACTS
+    from wsikit.facts import FACTS
 
     if "caption_facts" not in there:
         return (), (), None

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.lexicon import ABSENT, ABUNDANT, FACTS, MODERATE, SCANT
 from wsikit.errors import RequestError
+from wsikit.facts import ABSENT, ABUNDANT, FACTS, MODERATE, SCANT
 from wsikit.voting.inputs import vote_inputs
 
 Floats = npt.NDArray[np.float64]
@@ -147,7 +147,7 @@ def facts_from_captions(
     Parameters
     ----------
     values
-        (N, F) facts as in `wsikit.captions.lexicon.FACTS`; NaN where not measured.
+        (N, F) facts as in `wsikit.facts.FACTS`; NaN where not measured.
     names
         F names of facts.
     tumour
