@@ -1,9 +1,11 @@
-"""A whole slide: weights, areas, a second subtype, unlike tissue, and what is said when the vote abstains."""
+"""A whole slide: weights, areas, a second subtype, out-of-distribution tissue, and the reasons of an abstention."""
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from wsikit.errors import RequestError
 from wsikit.geometry import PatchGrid
 from wsikit.partition import shared_areas
+from wsikit.store.format2_names import PARAMETERS, VOTE_KEYS
 from wsikit.voting import (
     METHODS,
     Evidence,
@@ -25,6 +28,8 @@ from wsikit.voting import (
     vote_slide,
     voting_inputs,
 )
+from wsikit.voting.parameters import OLD_NAMES as OLD_PARAMETERS
+from wsikit.voting.result import OLD_NAMES as OLD_RESULT_NAMES
 from wsikit.voting.weights import key_tissue, overlap_weight, quality_weight
 
 CLASSES, BACKGROUND = ("UD", "PD", "D", "other"), ("other",)
@@ -323,6 +328,22 @@ def test_a_record_with_the_names_of_version_2_opens():
     back = SlideResult.from_json(record)
     assert back.ood_fraction == 1
     assert back.to_json() == result.to_json()
+
+
+def test_old_names_are_those_of_store_format_2():
+    assert OLD_RESULT_NAMES == VOTE_KEYS
+    assert OLD_PARAMETERS == PARAMETERS
+
+
+def test_voting_imports_numpy_only():
+    code = (
+        "import sys, wsikit.voting, wsikit.voting.inpc, wsikit.voting.patients, wsikit.voting.fitted_parameters\n"
+        "heavy = {'torch', 'zarr', 'scipy', 'pandas', 'PIL', 'dask', 'matplotlib'} & set(sys.modules)\n"
+        "rooms = {name.split('.')[1] for name in sys.modules if name.startswith('wsikit.')}\n"
+        "print(sorted(heavy), sorted(rooms & {'store', 'slides', 'captions', 'models', 'tiling', 'tissue'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] []"
 
 
 def test_parameters_survive_json_and_older_ones_open():
