@@ -132,11 +132,11 @@ def test_a_column_that_comes_or_changes_makes_the_vote_anew(store: SlideStore, n
     assert len({without.digest, with_it.digest, receipt_of(store).digest}) == 3
 
 
-def test_novelty_in_the_store_makes_the_vote_abstain(store: SlideStore) -> None:
+def test_out_of_distribution_tissue_makes_the_vote_abstain(store: SlideStore) -> None:
     write(store.patches(), "ood_score", np.full(len(store.patches()), 3.0, np.float32))
     result = vote(store, parameters=FREE)
     assert result.abstained
-    assert "100 % of what voted looks unlike" in result.reason
+    assert "100 % of the voting weight is out-of-distribution tissue" in result.reason
     assert result.areas is not None
 
 

@@ -14,5 +14,5 @@ REVISIONS = {
     "caption": 1,
     "predict": 1,
     "vote": 2,
-    "outputs": 2,
+    "outputs": 3,
 }
