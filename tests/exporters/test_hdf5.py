@@ -133,7 +133,9 @@ def test_without_features_there_are_places_only_and_it_is_said(store, tmp_path):
         (path,) = (tmp_path / layout).rglob("*.h5")
         with h5py.File(path) as file:
             assert set(file) == {"coords"}
-    assert all(f"{layout} got only coordinates" in note for layout, note in zip(("trident", "clam", "atlaspatch"), notes))
+    assert all(
+        f"{layout} got only coordinates" in note for layout, note in zip(("trident", "clam", "atlaspatch"), notes)
+    )
     assert len(notes) == 3
     with pytest.raises(RequestError, match="hold features"):
         export(store, "stamp", tmp_path / "stamp")

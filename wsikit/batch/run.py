@@ -394,7 +394,7 @@ def _prepare(
         tissue=tissue,
         image=image,
         stain=stain,
-        vote=vote if isinstance(vote, VoteParameters) else VoteParameters(vote),  # type: ignore[arg-type]
+        vote=vote if isinstance(vote, VoteParameters) else VoteParameters(vote),
         roi_classes=tuple(roi_classes),
         min_roi=min_roi,
     )

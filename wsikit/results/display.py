@@ -26,7 +26,7 @@ from wsikit.exporters.quantity import Quantity, read_quantity
 from wsikit.exporters.scalemap import COLORMAP, OPACITY, Scale, paint_values
 from wsikit.exporters.summary_text import RESEARCH_USE, class_title, state
 from wsikit.exporters.units import format_share
-from wsikit.results.load import load_results, whole_slide
+from wsikit.results.load import StoredResults
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
 from wsikit.tiling.stream import read_patches
@@ -71,11 +71,11 @@ def show(store: SlideStore, *, grid: str | None = None, column: str | None = Non
     StoreError
         There is no such grid or column, or several grids could be meant.
     """
-    picture = whole_slide(store)
+    picture = StoredResults(store).thumbnail
     name = _grid_to_show(store, grid)
     if name is None and column is None:
         return _slide_figure(store, picture, store.slide_id).figure
-    found = load_results(store, store.patches(name), method=method)
+    found = StoredResults(store, name, method)
     class_map = found.class_map
     size = picture_size(class_map.grid, round(SHOWN_IN * 2 * DPI), round(SHOWN_IN * 2 * DPI))
     if column is not None:

@@ -21,7 +21,6 @@ from wsikit.results.load import StoredResults
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 from wsikit.voting.parameters import VoteParameters
 
@@ -72,7 +71,7 @@ def make_stores(folder: Path) -> dict[str, Path]:
     found = {}
     for kind, source in (("predicted", slide), ("unpredicted", slide), ("empty", glass)):
         path = folder / f"{kind}.zarr"
-        with tile(source, path, patches=PatchParameters(2 * MPP, 32)) as store:
+        with tile(source, path, mpp=2 * MPP, patch_px=32) as store:
             if kind != "unpredicted":
                 _predict(store)
         found[kind] = path
