@@ -1,4 +1,4 @@
-"""Patches and features of other tools into stores: what comes back is what went out, and what cannot fit is named."""
+"""Import of patches and features of other tools: exports come back equal, files that do not fit are refused."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_each_mistake_is_named_in_a_line(slide_path, tmp_path, coords, features,
     assert not (tmp_path / "a.zarr").exists()
 
 
-def test_pixels_of_the_patches_own_scale_are_told_from_micrometres(write_slide, pixels, tmp_path):
+def test_pixels_at_the_scale_of_the_patches_are_distinguished_from_micrometres(write_slide, pixels, tmp_path):
     slide = open_slide(write_slide(tmp_path / "s.tiff", pixels), mpp=0.4)
     at_scale = {**TRIDENT, "patch_size": 25, "patch_size_level0": 100}
     for factor, expected in ((0.25, "patches' own scale"), (0.4, "µm")):
