@@ -33,12 +33,12 @@ from pydantic import BaseModel, ConfigDict
 
 import wsikit
 from wsikit.captions import FACTS, Morphometry, phrase
-from wsikit.captions.lexicon import TONE
 from wsikit.captions.vlm import load_vlm
 from wsikit.captions.vlm.chat import Chat
 from wsikit.captions.vlm.files import RECORD_FILE, model_fingerprint
 from wsikit.captions.vlm.loading import Place
 from wsikit.captions.vlm.tiny import TinySize, build_tiny, save_tiny
+from wsikit.facts import TONE
 from wsikit.phantom.patches import phantom_patches
 from wsikit.training.captioner.card import captioner_card
 from wsikit.training.captioner.finetune import CARD_FILE, METRICS_FILE

@@ -21,7 +21,7 @@ def test_an_overlap_that_is_not_smaller_than_the_patch_is_refused(overlap: int) 
 
 
 @pytest.mark.parametrize("mpp", [float("nan"), 0.0, -0.5, float("inf")])
-def test_a_target_scale_that_is_no_positive_number_is_refused(mpp: float) -> None:
+def test_a_target_pixel_size_that_is_not_positive_is_refused(mpp: float) -> None:
     with pytest.raises(RequestError, match="positive"):
         grid(target_mpp=mpp)
 
@@ -31,7 +31,7 @@ def test_the_side_of_a_patch_is_exact_for_odd_scales_and_differs_per_axis() -> N
     assert side == pytest.approx((224 * 0.5 / 0.2525, 224 * 0.5 / 0.4999), rel=1e-12)
 
 
-def test_places_do_not_drift_along_a_row_of_fractional_strides() -> None:
+def test_coordinates_do_not_drift_along_a_row_of_fractional_strides() -> None:
     g = grid(slide_px=(200_000, 1_000), slide_mpp=(0.2503, 0.2503))
     x = g.coords(np.arange(g.n_cols), np.zeros(g.n_cols, dtype=int))[:, 0]
     assert np.abs(x - np.arange(g.n_cols) * 224 * 0.5 / 0.2503).max() <= 0.5
@@ -44,7 +44,7 @@ def test_the_grid_covers_the_slide_and_no_column_lies_wholly_outside() -> None:
         assert last < width <= last + g.side[0] + 0.5
 
 
-def test_overlapping_patches_cover_the_slide_without_a_superfluous_column() -> None:
+def test_overlapping_patches_cover_the_slide_without_an_extra_column() -> None:
     g = grid(slide_px=(1000, 448), overlap_px=112)
     assert g.stride == (224.0, 224.0)
     assert g.n_cols == 4  # 0, 224, 448, 672: the last reaches 1120 ≥ 1000; three would reach 896
@@ -85,18 +85,18 @@ def test_a_read_takes_the_coarsest_level_that_holds_the_detail(target: float, le
     assert plan_read([0.25, 0.5, 2.0], target_mpp=target) == level
 
 
-def test_more_than_twofold_enlargement_is_refused_with_a_number_that_works() -> None:
+def test_more_than_twofold_enlargement_is_refused_with_the_finest_possible_pixel_size() -> None:
     check_enlargement("s.svs", 1.0, 0.5)
     with pytest.raises(ScaleError, match=r"s\.svs.*Ask for 0\.75 µm/px or more"):
         check_enlargement("s.svs", 1.5, 0.5)
 
 
 @pytest.mark.parametrize("mpp", [0.0, 0.00499, 25.4, 352.8, float("nan"), -0.5])
-def test_an_absurd_pixel_size_is_named(mpp: float) -> None:
+def test_an_implausible_pixel_size_is_reported(mpp: float) -> None:
     assert "outside 0.05–20" in (mpp_fault((mpp, mpp)) or "")
 
 
-def test_a_pixel_size_that_contradicts_the_magnification_is_named() -> None:
+def test_a_pixel_size_that_contradicts_the_magnification_is_reported() -> None:
     assert "contradicts" in (mpp_fault((5.0, 5.0), magnification=40) or "")
     assert mpp_fault((0.17, 0.17), magnification=40) is None
     assert mpp_fault((0.46, 0.46), magnification=20) is None

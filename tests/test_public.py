@@ -1,4 +1,4 @@
-"""The public face: everything in `wsikit.__all__` can be fetched, is documented, and needs no inner import to be used."""
+"""The public face: every name in `wsikit.__all__` is documented and needs no inner import to be used."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def test_every_type_of_a_public_signature_is_public(name: str) -> None:
                 assert found in exported, f"wsikit.{name}({parameter}) needs {found.__module__}.{found.__name__}"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CLASSES if dataclasses.is_dataclass(getattr(wsikit, name))]
-)
+@pytest.mark.parametrize("name", [name for name in CLASSES if dataclasses.is_dataclass(getattr(wsikit, name))])
 def test_every_type_of_a_public_dataclass_is_public(name: str) -> None:
     exported = {getattr(wsikit, other) for other in CLASSES}
     for field, annotation in hints_of(getattr(wsikit, name)).items():

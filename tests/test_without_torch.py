@@ -13,7 +13,6 @@ import pytest
 
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 
 MODEL_LIBRARIES = ("torch", "torchvision", "transformers", "timm", "peft", "accelerate")
@@ -75,7 +74,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory, write_slide, pixels) -> Path
 @pytest.fixture
 def voted(slide: Path, tmp_path: Path) -> Path:
     """A store with stored probabilities, as a model writes them."""
-    table = tile(slide, tmp_path / "voted.zarr", patches=PatchParameters(0.5, 96)).patches()
+    table = tile(slide, tmp_path / "voted.zarr", mpp=0.5, patch_px=96).patches()
     probs = np.tile(np.array([0.8, 0.15, 0.05], np.float32), (len(table.coords), 1))
     model = {
         "name": "m", "version": "1", "fingerprint": "0", "notice": "",

@@ -1,15 +1,15 @@
-"""The errors that wsikit raises on purpose. Each message is one line: where, what was found, what to do.
+"""The errors that wsikit raises. Each message is one line: the file, what was found, what was expected, the next step.
 
 WsikitError
 ├── RequestError   the request itself is wrong; nothing was started (exit status 2)
 │   └── PluginError   a plug-in is missing or cannot be imported
 ├── SlideError     a file cannot be used as a slide
-│   ├── UnsupportedSlideError   a format, codec or shape that no reader here knows
+│   ├── UnsupportedSlideError   a format, codec or shape that no reader supports
 │   └── BrokenSlideError        a known format whose content is damaged
-├── ScaleError     the pixel size is missing, absurd, or too coarse for what is asked
+├── ScaleError     the pixel size is missing, implausible, or too coarse for the request
 ├── ReadError      the pixels of one region could not be read
-├── StoreError     a slide store is incomplete, foreign or of another schema
-├── UnreachableError   a remote place does not answer; nothing is known of what lies there
+├── StoreError     a slide store is incomplete, of another format, or not written by wsikit
+├── UnreachableError   a remote place does not answer; whether a file exists there is unknown
 └── ModelError     a model folder is missing, damaged, or does not apply
 """
 
@@ -17,15 +17,15 @@ from __future__ import annotations
 
 
 class WsikitError(Exception):
-    """Base of all errors that wsikit raises on purpose."""
+    """Base class of all errors that wsikit raises."""
 
 
 class RequestError(WsikitError, ValueError):
-    """The request itself is wrong: a contradiction between options, an impossible number."""
+    """The request itself is wrong: contradictory options, an impossible number."""
 
 
 class PluginError(RequestError):
-    """A plug-in that is asked for is not installed, or its import fails."""
+    """A requested plug-in is not installed, or its import fails."""
 
 
 class SlideError(WsikitError):
@@ -33,19 +33,19 @@ class SlideError(WsikitError):
 
 
 class UnsupportedSlideError(SlideError):
-    """The file is of a format, codec or shape that no reader at hand can read."""
+    """The file is of a format, codec or shape that no installed reader supports."""
 
 
 class BrokenSlideError(SlideError):
-    """The file is of a known format, but its content is damaged or not a slide."""
+    """The file has a supported format, but its content is damaged or not a slide."""
 
 
 class ScaleError(WsikitError, ValueError):
-    """The pixel size (µm per pixel) is missing, absurd, or too coarse for what is asked."""
+    """The pixel size (µm per pixel) is missing, implausible, or too coarse for the request."""
 
 
 class ReadError(WsikitError, OSError):
-    """The pixels of one region could not be read. They are never replaced by white.
+    """The pixels of one region could not be read. They are never replaced by white pixels.
 
     Attributes
     ----------
@@ -76,13 +76,13 @@ class ReadError(WsikitError, OSError):
 
 
 class StoreError(WsikitError):
-    """A slide store is incomplete, foreign, or of a schema that this version does not know."""
+    """A slide store is incomplete, not written by wsikit, or of a format that this version does not support."""
 
 
 class UnreachableError(WsikitError):
     """A remote place does not answer: no network, no permission, no such bucket.
 
-    Neither a StoreError nor an OSError on purpose: whoever takes these for "missing" or "damaged" must not take this.
+    It is deliberately neither a StoreError nor an OSError, since handlers of these treat a file as missing or damaged.
     """
 
 

@@ -77,21 +77,21 @@ class Executor:
     ) -> list[Result]:
         import distributed
 
-        dask: Any = distributed  # which has no type hints
+        untyped: Any = distributed  # the library has no type hints
 
         with contextlib.ExitStack() as stack:
             target: Any = self.scheduler
             if self.scheduler == "processes":
                 count = self.workers or available_cpus()
                 target = stack.enter_context(
-                    dask.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
+                    untyped.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
                 )
-            client = stack.enter_context(dask.Client(target))
+            client = stack.enter_context(untyped.Client(target))
             _check_workers(client, self.scheduler)
             futures = client.map(function, tasks, pure=False)
             index_of = {future.key: index for index, future in enumerate(futures)}
             results: dict[int, Result] = {}
-            for future, result in dask.as_completed(futures, with_results=True):
+            for future, result in untyped.as_completed(futures, with_results=True):
                 results[index_of[future.key]] = result
                 done(tasks[index_of[future.key]])
             # released before the workers stop, or the scheduler would compute them again

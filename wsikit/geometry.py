@@ -1,6 +1,6 @@
-"""Where to read and how much: grids, levels, scales, coverage. Pure: no file, no pixels, no torch.
+"""Geometry of patches and levels: grids, pixel sizes, coverage. Pure functions: no files, no pixels, no torch.
 
-Places are level-0 pixels (x, y) of a patch's top-left corner; sizes name their frame.
+Coordinates are level-0 pixels (x, y) of a patch's top-left corner; sizes state their frame.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ import numpy.typing as npt
 from wsikit.errors import RequestError, ScaleError
 
 SCALE_TOLERANCE = 1e-3
-"""Relative. Scanners write 0.2502 for 0.25; that must not cost us a level."""
+"""Relative. Scanners state 0.2502 for 0.25; such a difference must not select a finer level."""
 
 MPP_RANGE = (0.05, 20.0)
-"""µm/px a tiled slide may state: below is finer than light resolves, above is a macro photograph."""
+"""Plausible µm/px of a slide: below is finer than the resolution of light, above is a macro photograph."""
 
 MAGNIFICATION_MPP = 10.0
 """µm/px × magnification of the usual scanners (0.25 at 40x, 0.5 at 20x)."""
 
 MAGNIFICATION_FACTOR = 3.0
-"""Scanners and cameras differ by up to about two; a factor beyond three is a contradiction."""
+"""Scanners and cameras differ by a factor of up to about 2; more than 3 is a contradiction."""
 
 MAX_ENLARGEMENT = 2.0
-"""A region may be asked for at most this much finer than the slide was scanned."""
+"""Maximum factor by which a requested pixel size may be finer than that of the scan."""
 
 HOW_TO_GIVE_MPP = (
     "Give the pixel size in µm: a column mpp in the manifest, the option --assume-mpp 0.25 "
-    '(open_slide(…, mpp=0.25)), or a file {sidecar} beside it holding {{"mpp": 0.25}}'
+    '(open_slide(…, mpp=0.25)), or a file {sidecar} next to it with {{"mpp": 0.25}}'
 )
 
 
 def downsample_of(size0: int, size: int) -> float:
     """Downsample of a level along one axis, from the two sizes in pixels.
 
-    Scanners round a level's size down or up. Where `size` is `size0` divided by a whole number and rounded
-    either way, the downsample is that whole number, not the raw ratio, which would move the far corner.
+    Scanners round a level's size down or up. Where `size` is `size0` divided by an integer and rounded either way, the
+    downsample is that integer. The plain ratio would shift the lower right corner.
 
     >>> downsample_of(3567, 1783)
     2.0
@@ -48,7 +48,7 @@ def downsample_of(size0: int, size: int) -> float:
     3.9985
     """
     if size0 < 1 or size < 1:
-        raise ScaleError(f"a level of {size} px under a level of {size0} px has no downsample")
+        raise ScaleError(f"a level of {size} px below a level of {size0} px has no downsample")
     ratio = max(1, round(size0 / size))
     if size in (size0 // ratio, math.ceil(size0 / ratio)):
         return float(ratio)
@@ -56,9 +56,9 @@ def downsample_of(size0: int, size: int) -> float:
 
 
 def plan_read(level_mpps: Sequence[float], *, target_mpp: float) -> int:
-    """The coarsest level that still holds the detail of `target_mpp` (µm/px); else the finest.
+    """Index of the coarsest level that is at least as fine as `target_mpp` (µm/px); else that of the finest.
 
-    `level_mpps` is (L,) in µm/px along one axis, finest first. How far a read may enlarge is `check_enlargement`.
+    `level_mpps` is (L,) in µm/px along one axis, finest first. `check_enlargement` limits how far a read may enlarge.
 
     >>> plan_read([0.25, 0.5, 1.0], target_mpp=0.75)
     1
@@ -79,7 +79,7 @@ def check_enlargement(path: str, finest_mpp: float, target_mpp: float) -> None:
 
 
 def mpp_fault(mpp: tuple[float, float], *, magnification: float | None = None) -> str | None:
-    """What is wrong with a stated pixel size (µm/px; x, y), in words, or None.
+    """The problem with a stated pixel size (µm/px; x, y), or None.
 
     >>> mpp_fault((0.25, 0.25), magnification=40)
     >>> mpp_fault((0.00499, 0.00499))
@@ -90,7 +90,7 @@ def mpp_fault(mpp: tuple[float, float], *, magnification: float | None = None) -
     if not all(math.isfinite(value) and low <= value <= high for value in mpp):
         return f"{named} is outside {low:g}–{high:g} µm/px"
     if max(mpp) > 2 * min(mpp):
-        return f"{named} is not credible: the axes differ more than twofold"
+        return f"{named} is not plausible: the axes differ by more than a factor of 2"
     if magnification and magnification > 0:
         expected = MAGNIFICATION_MPP / magnification
         if not expected / MAGNIFICATION_FACTOR <= mpp[0] <= expected * MAGNIFICATION_FACTOR:
@@ -100,10 +100,11 @@ def mpp_fault(mpp: tuple[float, float], *, magnification: float | None = None) -
 
 @dataclass(frozen=True, slots=True)
 class PatchGrid:
-    """A global patch grid, anchored at level-0 (0, 0), row-major. Sides stay floats; only places are rounded.
+    """A regular grid of patches over a slide, anchored at level-0 (0, 0), row-major.
 
-    The last column and row may reach over the slide's edge, so that no tissue at the edge is lost. Patches that
-    another tool chose may lie off any such grid: then `anchored` is False, and only sizes and scales are known of it.
+    Sides are floats; only coordinates are rounded. The last column and row may extend beyond the slide's edge, so that
+    no tissue at the edge is lost. Patches imported from other tools may not lie on such a grid: then `anchored` is
+    False, and only the sizes are defined.
     """
 
     slide_px: tuple[int, int]
@@ -111,13 +112,13 @@ class PatchGrid:
     slide_mpp: tuple[float, float]
     """Level-0 µm/px along x and y."""
     patch_px: int
-    """Side of a delivered patch, px at `target_mpp`."""
+    """Side of a patch, px at `target_mpp`."""
     target_mpp: float
-    """µm/px of a delivered patch."""
+    """Pixel size of a patch, µm/px."""
     overlap_px: int = 0
-    """Shared border of neighbours, px at `target_mpp`."""
+    """Overlap of neighbouring patches, px at `target_mpp`."""
     anchored: bool = True
-    """False: places follow no columns and rows; patches may overlap in any way."""
+    """False: patches lie in no columns and rows, and may overlap in any way."""
 
     def __post_init__(self) -> None:
         if self.patch_px < 1:
@@ -169,7 +170,7 @@ class PatchGrid:
 
     @property
     def cell_area_mm2(self) -> float:
-        """Area that one patch stands for where patches overlap (stride × stride), mm²."""
+        """Area of one grid cell (stride × stride), mm²; smaller than a patch where patches overlap."""
         return ((self.patch_px - self.overlap_px) * self.target_mpp / 1000.0) ** 2
 
     def coords(self, cols: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -191,7 +192,7 @@ class PatchGrid:
         """
         if not self.anchored:
             raise RequestError(
-                f"patches of {self.name} lie where another tool put them, in no columns and rows: what needs "
+                f"patches of {self.name} were imported and lie in no columns and rows: what needs "
                 "neighbours (smoothing) does not apply to them"
             )
         places = np.asarray(coords, dtype=np.float64) / np.asarray(self.stride)
@@ -199,7 +200,7 @@ class PatchGrid:
         return index[:, 0], index[:, 1]
 
     def fault(self, coords: npt.NDArray[np.integer[Any]]) -> str | None:
-        """Why `coords` (N, 2) cannot be the places of this grid's patches, in words, or None."""
+        """Why `coords` (N, 2) cannot be coordinates of this grid's patches, or None."""
         if self.anchored:
             cols, rows = self.index_of(coords)
             inside = (cols >= 0) & (cols < self.n_cols) & (rows >= 0) & (rows < self.n_rows)
@@ -210,8 +211,8 @@ class PatchGrid:
             if not ((coords >= 0) & (coords < np.asarray(self.slide_px))).all():
                 return "coordinates lie outside of the slide"
             number = coords[:, 1].astype(np.int64) * self.slide_px[0] + coords[:, 0]
-        number.sort()  # several times faster than np.unique, which hashes integers
-        return "two patches have the same place" if (number[1:] == number[:-1]).any() else None
+        number.sort()  # several times faster than np.unique
+        return "two patches have the same coordinates" if (number[1:] == number[:-1]).any() else None
 
     def to_json(self) -> dict[str, Any]:
         free = {} if self.anchored else {"anchored": False}
@@ -241,7 +242,7 @@ class PatchGrid:
 
     def _count(self, axis: int) -> int:
         beyond_first = self.slide_px[axis] - self.side[axis]
-        # 1e-6 px: a slide that is a whole number of patches wide must not gain one by rounding
+        # 1e-6 px: rounding must not add a patch to a slide that is an exact multiple of patches wide
         return 1 + max(0, math.ceil(beyond_first / self.stride[axis] - 1e-6))
 
 
@@ -256,7 +257,7 @@ def coverage(
     Parameters
     ----------
     mask
-        bool (h, w), covering the slide from level-0 (0, 0). What lies outside is not mask.
+        bool (h, w), covering the slide from level-0 (0, 0). Outside it counts as False.
     downsample
         Level-0 px per mask px along x and y.
     coords
@@ -272,7 +273,7 @@ def coverage(
     [1.0, 0.5]
     """
     corners = np.asarray(coords, dtype=np.float64).reshape(-1, 2)
-    # whole numbers, in place: of a large slide's mask nothing larger is to be held
+    # integers, computed in place: a large slide's mask needs no larger array
     integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.int32)
     inner = integral[1:, 1:]
     np.cumsum(mask, axis=0, out=inner)
@@ -292,11 +293,12 @@ def coverage(
 def _bilinear(
     integral: npt.NDArray[np.int32], x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """`integral` at fractional places: exact for an integral image, whose cells are bilinear. Places are clamped."""
+    """`integral` at fractional coordinates (clamped). Exact for an integral image, whose cells are bilinear."""
     height, width = integral.shape[0] - 1, integral.shape[1] - 1
     x, y = np.clip(x, 0, width), np.clip(y, 0, height)
     col, row = np.minimum(x.astype(np.int64), width - 1), np.minimum(y.astype(np.int64), height - 1)
     fx, fy = x - col, y - row
     top = integral[row, col] * (1 - fx) + integral[row, col + 1] * fx
     bottom = integral[row + 1, col] * (1 - fx) + integral[row + 1, col + 1] * fx
-    return top * (1 - fy) + bottom * fy
+    found: npt.NDArray[np.float64] = top * (1 - fy) + bottom * fy
+    return found

@@ -1,6 +1,6 @@
-"""The slide cut at every patch border, so that each place belongs to one patch and no area is counted twice.
+"""Partition of a slide at all patch borders, so that each point belongs to one patch and no area is counted twice.
 
-Edges are level-0 pixels and equal the patches' own coordinates; cells end at the slide's edge.
+Edges are level-0 pixels, equal to the patches' coordinates; cells end at the slide's edge.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from wsikit.geometry import PatchGrid
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 MAX_CELLS = 1 << 27
-"""Of a partition: 1 GB of 64-bit numbers; 10⁶ patches side by side take 10⁶."""
+"""Maximum number of cells of a partition: 1 GB of 64-bit numbers; 10⁶ adjacent patches need 10⁶."""
 
 MIN_CELL_PX = 0.5
-"""Level-0 px. A strip narrower than this is rounding of the grid, not overlap of its patches."""
+"""Level-0 px. A narrower strip is a rounding error of the grid, not an overlap of its patches."""
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """A rectangle of cells around all patches of a map."""
+    """A rectangular array of cells that contains all patches of a map."""
 
     x_edges: npt.NDArray[np.int64]
-    """(n_cols + 1,) borders of the columns, level-0 px, rising."""
+    """(n_cols + 1,) borders of the columns, level-0 px, ascending."""
     y_edges: npt.NDArray[np.int64]
-    """(n_rows + 1,) borders of the rows, level-0 px, rising."""
+    """(n_rows + 1,) borders of the rows, level-0 px, ascending."""
     patch: npt.NDArray[np.int64]
     """(n_rows, n_cols) row in the patch table of the patch that owns the cell; -1 = no patch."""
 
@@ -48,14 +48,19 @@ class Partition:
 
 
 def partition_slide(grid: PatchGrid, coords: npt.NDArray[np.int64], priority: npt.NDArray[np.floating]) -> Partition:
-    """Cut the slide at the borders of the patches at `coords` (N, 2) of `grid`.
+    """Partition the slide at the borders of the patches at `coords` (N, 2) of `grid`.
 
-    Where patches overlap, a place belongs to the patch with the highest `priority` (N,), then to the one
-    further up, then further left. No two patches may have the same place.
+    Where patches overlap, a point belongs to the patch with the highest `priority` (N,), then to the one with the
+    smaller y, then the smaller x. Coordinates must be unique.
+
+    >>> grid = PatchGrid((300, 100), (0.5, 0.5), 100, 0.5)
+    >>> found = partition_slide(grid, np.array([[0, 0], [200, 0]]), np.array([1.0, 1.0]))
+    >>> found.patch.tolist(), found.area_px.tolist()
+    ([[0, -1, 1]], [[10000, 10000, 10000]])
     """
     x, y = _axes(grid, coords)
     n_cols, n_rows = len(x.edges) - 1, len(y.edges) - 1
-    if x.count.max(initial=0) <= 1 and y.count.max(initial=0) <= 1:  # nothing overlaps: nothing to rank
+    if x.count.max(initial=0) <= 1 and y.count.max(initial=0) <= 1:  # no overlap, so no ranking
         patch = np.full((n_rows, n_cols), -1, dtype=np.int64)
         inside = (x.count > 0) & (y.count > 0)
         patch[y.first[inside], x.first[inside]] = np.flatnonzero(inside)
@@ -72,15 +77,15 @@ def partition_slide(grid: PatchGrid, coords: npt.NDArray[np.int64], priority: np
 
 
 def shared_areas(grid: PatchGrid, coords: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Area that each of the patches at `coords` (N, 2) stands for, level-0 px²: a place under n of them counts 1/n.
+    """Area assigned to each of the patches at `coords` (N, 2), level-0 px²: a point in n patches counts 1/n for each.
 
-    (N,); their sum is the area of the slide that the patches cover together. No two may have the same place.
+    Returns (N,); the sum is the area of the union of the patches on the slide. Coordinates must be unique.
     """
     x, y = _axes(grid, coords)
     n_cols, n_rows = len(x.edges) - 1, len(y.edges) - 1
     covering = np.zeros((n_rows, n_cols), dtype=np.int64)
     for col, row, inside in _cells(x, y):
-        covering[row[inside], col[inside]] += 1  # a patch has a cell at most once per step: no index comes twice
+        covering[row[inside], col[inside]] += 1  # each patch has at most one cell per step, so no index is repeated
     share = np.diff(y.edges)[:, None] * np.diff(x.edges)[None, :] / np.maximum(covering, 1)
     areas = np.zeros(len(coords))
     for col, row, inside in _cells(x, y):
@@ -100,14 +105,14 @@ def _axes(grid: PatchGrid, coords: npt.NDArray[np.int64]) -> tuple[_Axis, _Axis]
     n_cells = (len(x.edges) - 1) * (len(y.edges) - 1)
     if n_cells > MAX_CELLS:
         raise RequestError(
-            f"{len(coords)} patches in so many different columns and rows that they cut the slide into {n_cells:.2g} "
-            f"cells, more than {MAX_CELLS:.2g}: no map can be made of them"
+            f"{len(coords)} patches lie in so many different columns and rows that they divide the slide into "
+            f"{n_cells:.2g} cells, more than {MAX_CELLS:.2g}. No map can be drawn; use patches on a regular grid."
         )
     return x, y
 
 
 def _cells(x: _Axis, y: _Axis) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]]:
-    """One cell of every patch at a time: its column and row (N,), and whether it lies on the slide and in the patch."""
+    """One cell of every patch per step: its column and row (N,), and whether it lies on the slide and in the patch."""
     for down in range(int(y.count.max(initial=0))):
         for right in range(int(x.count.max(initial=0))):
             yield x.first + right, y.first + down, (right < x.count) & (down < y.count)
@@ -115,7 +120,7 @@ def _cells(x: _Axis, y: _Axis) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDAr
 
 @dataclass(frozen=True)
 class _Axis:
-    """Cells along one axis. With overlap a stride falls into two cells: covered by one patch more, and by one less."""
+    """Cells along one axis. With overlap, a stride has two cells: one covered by one more patch than the other."""
 
     edges: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
@@ -125,7 +130,7 @@ class _Axis:
 
     @classmethod
     def between(cls, starts: npt.NDArray[np.int64], side: float, slide_px: int) -> _Axis:
-        """Cells of patches that lie anywhere: cut at every border of every patch."""
+        """Cells of patches at arbitrary positions: divided at every border of every patch."""
         stops = np.minimum(np.rint(starts + side).astype(np.int64), slide_px)
         edges = np.unique(np.concatenate([starts, stops]))
         first = np.searchsorted(edges, starts)
@@ -142,7 +147,7 @@ class _Axis:
             return cls(np.zeros(1, dtype=np.int64), none, none)
         start, stop = int(index.min()), int(index.max()) + whole + int(split)
         strides = np.arange(start, stop + 1, dtype=np.float64) * stride
-        # rounded as PatchGrid.coords rounds: an edge is its patch's own coordinate
+        # rounded as in PatchGrid.coords, so that an edge equals its patch's coordinate
         edges = np.rint(np.stack([strides, strides + rest], axis=1).ravel() if split else strides).astype(np.int64)
         edges = edges[: (int(index.max()) - start) * per_stride + per_patch + 1]
         n_inside = int((edges[:-1] < slide_px).sum())

@@ -68,6 +68,20 @@ def load_plugin(group: Group, name: str) -> Any:
         ) from error
 
 
+def plugin_package(group: Group, name: str) -> str:
+    """Distribution, with its version, that announces the plug-in `name` of `group`; nothing is imported.
+
+    Raises
+    ------
+    PluginError
+        There is no such plug-in.
+    """
+    found = [point for point in _points(group) if point.name == name]
+    if not found:
+        raise PluginError(f"no plug-in {name!r} for wsikit.{group} is installed")
+    return _package(found[0])
+
+
 def broken_plugins() -> list[BrokenPlugin]:
     """Every installed plug-in that cannot be imported, with the reason. Imports all plug-ins."""
     broken = []

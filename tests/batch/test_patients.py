@@ -25,7 +25,7 @@ def row(slide_id: str, subtype: str | None = "PD", *, tissue_mm2: float = 10.0, 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A run of four slides: two of patient P, of which one failed; Q's abstained; one has no patient id."""
+    """A run of four slides: two of patient P, of which one failed; Q's abstained; one has no patient ID."""
     for one in (
         row("a", "D", tissue_mm2=30),
         SlideRow("b", "/s/b.svs", records.FAILED, error="/s/b.svs: not a slide"),
@@ -56,7 +56,7 @@ def read_table(out: Path) -> dict[str, dict[str, str]]:
 
 def test_every_slide_of_a_patient_is_in_the_table(out: Path, capsys: pytest.CaptureFixture[str]):
     path = manifest(out, "slide_id,patient", "a,P", "b,P", "d,P", "c,Q", "never,Q")
-    assert call("patients", out, "--manifest", path) == 1  # one failed, one is missing, one has no patient id
+    assert call("patients", out, "--manifest", path) == 1  # one failed, one is missing, one has no patient ID
     table = read_table(out)
     assert (table["P"]["slides"], table["P"]["counted"]) == ("3", "2")
     assert (table["P"]["mean_subtype"], table["P"]["worst_subtype"], table["P"]["worst_slides"]) == ("D", "UD", "d")
@@ -66,7 +66,7 @@ def test_every_slide_of_a_patient_is_in_the_table(out: Path, capsys: pytest.Capt
     assert table["Q"]["left_out"] == (
         "c: abstained: margin 0.010 is below 0.1; never: missing: not in this folder's results"
     )
-    assert "no patient id: stray" in capsys.readouterr().err
+    assert "no patient ID: stray" in capsys.readouterr().err
 
 
 def test_a_complete_run_ends_with_0_though_a_slide_abstained(tmp_path: Path):

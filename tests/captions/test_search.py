@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsikit.captions.search import MEASURED, SAID, SHARED, Patches, count_terms, find, fit, understand
+from wsikit.captions.search import MEASURED, SHARED, STATED, Patches, count_terms, find, grade_match, parse_query
 from wsikit.errors import RequestError
 
 TEXTS = [
@@ -21,13 +21,13 @@ TEXTS = [
 ]
 
 
-def told(texts: list[str], **facts: list[float]) -> Patches:
+def captioned(texts: list[str], **facts: list[float]) -> Patches:
     values = np.array(list(facts.values()), np.float32).T if facts else np.empty((len(texts), 0), np.float32)
     return Patches(texts, np.ones(len(texts), bool), values, list(facts))
 
 
 def rows(query: str, patches: Patches | None = None) -> list[int]:
-    return [match.row for match in find(patches or told(TEXTS), understand(query))]
+    return [match.row for match in find(patches or captioned(TEXTS), parse_query(query))]
 
 
 @pytest.mark.parametrize(
@@ -55,57 +55,57 @@ def test_a_query_finds_what_is_stated_and_nothing_else(query: str, expected: lis
 
 @given(st.lists(st.sampled_from([*TEXTS, "Lymphocytes.", "   "]), max_size=8))
 def test_silence_is_no_absence(texts: list[str]) -> None:
-    patches = told(texts)
+    patches = captioned(texts)
     for match in find(patches, {"rosettes": "absent"}):
         assert "rosettes" in texts[match.row].lower()
-    assert find(told([""] * 5), {"rosettes": "absent"}) == []
+    assert find(captioned([""] * 5), {"rosettes": "absent"}) == []
 
 
 def test_what_is_measured_counts_as_what_is_said() -> None:
-    patches = told(["", "", ""], rosette_like=[0.0, 3.0, np.nan], fibrillary_share=[0.5, 0.5, 0.5])
-    (match,) = find(patches, understand("neuropil without rosettes"))
+    patches = captioned(["", "", ""], rosette_like=[0.0, 3.0, np.nan], fibrillary_share=[0.5, 0.5, 0.5])
+    (match,) = find(patches, parse_query("neuropil without rosettes"))
     assert match.row == 0
     assert {term: known.source for term, known in match.why.items()} == {"neuropil": MEASURED, "rosettes": MEASURED}
 
 
 def test_words_that_the_measurement_contradicts_are_not_believed() -> None:
-    patches = told(["Abundant neuropil.", "Abundant neuropil."], fibrillary_share=[0.02, 0.4])
+    patches = captioned(["Abundant neuropil.", "Abundant neuropil."], fibrillary_share=[0.02, 0.4])
     assert rows("neuropil", patches) == [1]
 
 
 def test_a_shared_caption_counts_less_and_says_so() -> None:
     patches = Patches(["Abundant neuropil.", "Abundant neuropil."], np.array([False, True]), np.empty((2, 0)))
-    own, shared = find(patches, understand("abundant neuropil"))
-    assert (own.row, own.why["neuropil"].source) == (1, SAID)
+    own, shared = find(patches, parse_query("abundant neuropil"))
+    assert (own.row, own.why["neuropil"].source) == (1, STATED)
     assert (shared.row, shared.why["neuropil"].source) == (0, SHARED)
     assert own.score > shared.score
 
 
 def test_among_equals_more_of_what_is_wanted_comes_first() -> None:
-    patches = told([""] * 3, fibrillary_share=[0.35, 0.9, 0.5], necrosis_share=[0.0, 0.0, 0.0])
+    patches = captioned([""] * 3, fibrillary_share=[0.35, 0.9, 0.5], necrosis_share=[0.0, 0.0, 0.0])
     assert rows("abundant neuropil, no necrosis", patches) == [1, 2, 0]
 
 
 def test_an_amount_far_from_the_one_wanted_speaks_against() -> None:
-    assert fit("neuropil", "scant", "abundant") == 0
-    assert fit("neuropil", "abundant", "absent") == 0
-    assert 0 < fit("neuropil", "abundant", "moderate") < fit("neuropil", "abundant", "abundant") == 1
-    assert fit("nuclear_size", "small", "large") == 0
+    assert grade_match("neuropil", "scant", "abundant") == 0
+    assert grade_match("neuropil", "abundant", "absent") == 0
+    assert 0 < grade_match("neuropil", "abundant", "moderate") < grade_match("neuropil", "abundant", "abundant") == 1
+    assert grade_match("nuclear_size", "small", "large") == 0
 
 
 def test_a_query_without_a_known_word_is_refused_with_those_that_are() -> None:
     with pytest.raises(RequestError, match="neuropil, rosettes"):
-        understand("purple unicorn")
+        parse_query("purple unicorn")
 
 
 def test_every_term_that_is_listed_is_understood() -> None:
     with pytest.raises(RequestError) as caught:
-        understand("?")
-    listed = str(caught.value).split("Ask for ")[1].split(", cellularity")[0].split(", ")
+        parse_query("?")
+    listed = str(caught.value).split("Search for ")[1].split(", cellularity")[0].split(", ")
     assert len(listed) > 15
     for term in listed:
-        assert understand(f"no {term}") == {term.replace(" ", "_"): "absent"}
+        assert parse_query(f"no {term}") == {term.replace(" ", "_"): "absent"}
 
 
-def test_which_term_nothing_fits_is_told() -> None:
-    assert count_terms(told(TEXTS), understand("necrosis without rosettes")) == {"necrosis": 1, "rosettes": 2}
+def test_which_term_nothing_fits_is_captioned() -> None:
+    assert count_terms(captioned(TEXTS), parse_query("necrosis without rosettes")) == {"necrosis": 1, "rosettes": 2}

@@ -26,7 +26,7 @@ from wsikit.inference.caption import caption
 from wsikit.inference.caption_columns import read_captions, summarize_captions
 from wsikit.slides.store import SlideStore
 from wsikit.store import table as table_module
-from wsikit.tiling.patches import PatchParameters
+from wsikit.testing import check_captioner
 from wsikit.tiling.tile import tile
 
 Reply = Callable[["Handler", int, int], None]
@@ -129,6 +129,10 @@ def shades(*values: int) -> npt.NDArray[np.uint8]:
 
 def texts(captioner: Captioner, *values: int) -> list[str]:
     return [found.failure or found.text for found in captioner.caption(shades(*values), mpp=0.5)]
+
+
+def test_it_conforms(server: Server) -> None:
+    check_captioner(ServerCaptioner(server.url, concurrency=4))
 
 
 def test_captions_come_in_the_order_of_the_patches_whatever_the_order_of_the_answers(server: Server) -> None:
@@ -311,7 +315,7 @@ def test_the_fingerprint_tells_model_prompt_and_decoding_apart_and_not_the_addre
 def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlideStore:
     """Some 60 patches of 96 px, in chunks of 20 rows."""
     monkeypatch.setattr(table_module, "ROWS_PER_CHUNK", 20)
-    return tile(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 96))
+    return tile(slide_path, tmp_path / "s.zarr", patch_px=96)
 
 
 def test_a_server_that_dies_and_comes_back_is_not_asked_again_for_what_it_said(store: SlideStore) -> None:

@@ -53,7 +53,7 @@ def test_the_stages_called_one_by_one_give_the_outputs_of_run(
         assert (tmp_path / name).stat().st_size > 0
     with open(tmp_path / "m.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {"x", "y", "tissue", "readable", "caption", "probability_UD", "gate"} <= set(rows[0])
+    assert {"x", "y", "tissue", "readable", "caption", "probability:UD", "gate"} <= set(rows[0])
     assert all(row["caption"] for row in rows)
 
 

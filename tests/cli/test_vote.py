@@ -16,7 +16,6 @@ from wsikit.cli.main import main
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 from wsikit.voting import METHODS, WEIGHTS, ThresholdRule, VoteParameters
 
@@ -32,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, write_slide: Any, pixels: An
     """A store whose patches are UD in the left half, PD in the right."""
     folder = tmp_path_factory.mktemp("vote")
     path = folder / "s.zarr"
-    table = tile(write_slide(folder / "d.tiff", pixels), path, patches=PatchParameters(0.5, 96)).patches()
+    table = tile(write_slide(folder / "d.tiff", pixels), path, patch_px=96).patches()
     left = table.coords[:, 0] < 500
     probs = np.where(left[:, None], [0.8, 0.15, 0.05], [0.1, 0.85, 0.05]).astype(np.float32)
     model = {"background": [], "class_names": ["u", "p", "d"], "colors": ["#d55e00"] * 3, "notice": "", "name": "m"}

@@ -15,7 +15,6 @@ from wsikit.geometry import PatchGrid
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 
 CLASSES = ("UD", "PD", "D", "other")
@@ -119,7 +118,7 @@ def made_up_store(tmp_path_factory: pytest.TempPathFactory, write_slide: Callabl
     """The disc in patches of 100 level-0 px (50 px at 1 µm/px), with made-up findings."""
     folder = tmp_path_factory.mktemp("made_up")
     slide = write_slide(folder / "disc.tiff", pixels)
-    store = tile(slide, folder / "disc.zarr", patches=PatchParameters(1.0, 50))
+    store = tile(slide, folder / "disc.zarr", mpp=1.0, patch_px=50)
     add_findings(store.patches())
     return store.folder
 

@@ -85,7 +85,7 @@ def test_the_mean_probability_is_that_of_the_class_over_its_own_patches(class_ma
     [
         ({"coords": np.array([[1, 0], [224, 0]])}, "not on the grid"),
         ({"coords": np.array([[0, 0], [448, 0]])}, "not on the grid"),
-        ({"coords": np.array([[0, 0], [0, 0]])}, "same place"),
+        ({"coords": np.array([[0, 0], [0, 0]])}, "same coordinates"),
         ({"coords": np.array([[0.0, 0.0], [224.0, 0.0]])}, "integers"),
         ({"labels": np.array([0, 4])}, "between -1 and 3"),
         ({"labels": np.array([0])}, "labels of shape"),

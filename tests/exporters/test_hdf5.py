@@ -10,7 +10,7 @@ import torch
 from wsikit.errors import RequestError
 from wsikit.exporters.hdf5 import PatchSource, write_layout
 from wsikit.geometry import PatchGrid
-from wsikit.results.export import ExportOptions, export
+from wsikit.results.export import export
 
 
 @pytest.fixture
@@ -133,7 +133,9 @@ def test_without_features_there_are_places_only_and_it_is_said(store, tmp_path):
         (path,) = (tmp_path / layout).rglob("*.h5")
         with h5py.File(path) as file:
             assert set(file) == {"coords"}
-    assert all(f"{layout} got places only" in note for layout, note in zip(("trident", "clam", "atlaspatch"), notes))
+    assert all(
+        f"{layout} got only coordinates" in note for layout, note in zip(("trident", "clam", "atlaspatch"), notes)
+    )
     assert len(notes) == 3
     with pytest.raises(RequestError, match="hold features"):
         export(store, "stamp", tmp_path / "stamp")
@@ -149,9 +151,9 @@ def test_of_several_encoders_one_must_be_named(store, tmp_path):
         table.write("features_other", rows, np.zeros((rows.stop - rows.start, 3)))
     with pytest.raises(RequestError, match="other, uni"):
         export(store, "stamp", tmp_path / "s")
-    export(store, "stamp", tmp_path / "s", options=ExportOptions(features="uni"))
+    export(store, "stamp", tmp_path / "s", features="uni")
     with pytest.raises(RequestError, match="no features 'third'"):
-        export(store, "stamp", tmp_path / "s", options=ExportOptions(features="third"))
+        export(store, "stamp", tmp_path / "s", features="third")
 
 
 def test_an_empty_slide_keeps_its_shapes(store, source, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import tiffslide
 from wsikit.errors import RequestError, ScaleError
 from wsikit.exporters import ome_tiff
 from wsikit.exporters.ome_tiff import write_ome_tiff
-from wsikit.results.export import ExportOptions, export
+from wsikit.results.export import export
 from wsikit.slides.registry import open_slide
 
 OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
@@ -28,7 +28,7 @@ class White:
 
 def test_size_and_levels_follow_from_the_scale(store, tmp_path, monkeypatch):
     monkeypatch.setattr(ome_tiff, "SMALLEST_PX", 200)
-    export(store, "ome-tiff", tmp_path / "o.ome.tiff", options=ExportOptions(mpp=1.0))
+    export(store, "ome-tiff", tmp_path / "o.ome.tiff", mpp=1.0)
     with tifffile.TiffFile(tmp_path / "o.ome.tiff") as tiff:
         assert tiff.is_ome
         assert [level.shape for level in tiff.series[0].levels] == [(550, 750, 3), (275, 375, 3), (138, 188, 3)]
@@ -73,7 +73,7 @@ def test_alone_each_patch_has_exactly_its_colour_at_its_place(class_map_of, tmp_
 
 
 def test_over_the_slide_glass_stays_grey_and_tissue_shows_through(store, tmp_path):
-    export(store, "ome-tiff", tmp_path / "o.tif", options=ExportOptions(mpp=1.0))
+    export(store, "ome-tiff", tmp_path / "o.tif", mpp=1.0)
     picture = tifffile.imread(tmp_path / "o.tif").astype(int)
     assert np.ptp(picture[5:40, 5:40], axis=2).max() <= 2
     x, y = (store.patches().coords[len(store.patches()) // 2] * 0.5).astype(int)
@@ -118,7 +118,7 @@ def test_what_cannot_be_asked_is_refused_and_nothing_is_left(store, class_map_of
         ({"mpp": 0.1}, ScaleError),
     ):
         with pytest.raises(error):
-            export(store, "ome-tiff", tmp_path / "o.tif", options=ExportOptions(**options))
+            export(store, "ome-tiff", tmp_path / "o.tif", **options)
     with pytest.raises(RequestError, match="style"):
         write_ome_tiff(tmp_path / "o.tif", class_map_of(np.zeros((2, 2), int)), White(), style="none")
     assert not list(tmp_path.glob("o.*"))

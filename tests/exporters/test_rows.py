@@ -23,7 +23,7 @@ def test_every_row_and_value_comes_back_whatever_the_block_size(store, tmp_path,
     assert len(frame) == len(table) > 7
     assert np.array_equal(frame[["x", "y"]], table.coords)
     for index, code in enumerate(("UD", "PD", "D", "other")):
-        np.testing.assert_allclose(frame[f"probability_{code}"], table.read("probability")[:, index], rtol=1e-6)
+        np.testing.assert_allclose(frame[f"probability:{code}"], table.read("probability")[:, index], rtol=1e-6)
     assert np.isnan(frame["gate"][0])
     assert frame["caption"][2] == "small, round\nnuclei"
     assert not [name for name in frame.columns if name.startswith("features")]

@@ -10,7 +10,7 @@ from PIL import Image
 from wsikit.errors import RequestError
 from wsikit.exporters.quantity import Quantity
 from wsikit.exporters.scalemap import OPACITY, Scale, draw_scale_map, paint_values, write_scale_png
-from wsikit.results.export import ExportOptions, export
+from wsikit.results.export import export
 
 
 def quantity(values, limits=None, unit="µm"):
@@ -75,7 +75,7 @@ def test_scale_bar_unit_legend_and_notice_are_written(class_map_of, thumbnail):
 
 def test_the_file_is_a_picture_and_the_same_each_time(store, tmp_path):
     for name in ("a.png", "b.png"):
-        export(store, "png", tmp_path / name, options=ExportOptions(column="probability:PD"))
+        export(store, "png", tmp_path / name, column="probability:PD")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as picture:
         assert min(picture.size) > 500
@@ -83,7 +83,7 @@ def test_the_file_is_a_picture_and_the_same_each_time(store, tmp_path):
 
 def test_an_option_of_another_format_is_refused(store, tmp_path):
     with pytest.raises(RequestError, match="--to png"):
-        export(store, "csv", tmp_path / "a.csv", options=ExportOptions(column="gate"))
+        export(store, "csv", tmp_path / "a.csv", column="gate")
 
 
 def test_a_failed_write_leaves_nothing(class_map_of, thumbnail, tmp_path, monkeypatch):

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_left_out_but_for_the_patches_shown_and_that_is_sai
     assert unpacked(less.block)["facts"][0][1] is not None
     none = pack(data.class_map, noisy, [1], max_bytes=1)
     assert unpacked(none.block)["row"] == [1]
-    assert "Left out for want of room" in render_report(replace(data, patch_bytes=1))
+    assert "Left out to limit the page" in render_report(replace(data, patch_bytes=1))
 
 
 def test_the_same_slide_gives_the_same_page(data):
@@ -139,7 +139,7 @@ def test_the_vote_is_shown_with_its_interval_its_areas_and_a_second_subtype(data
     )
     html = render_report(replace(data, result=result))
     text = re.sub(r"<[^>]+>|\s+", " ", html).replace("\N{NO-BREAK SPACE}", " ")
-    for words in ("0.55 – 0.82", "0.310 – 0.640", "98.7 %", "42 squares of 500 µm", "0.50 mm²", "12.5 %"):
+    for words in ("0.55 – 0.82", "0.310 – 0.640", "98.7 %", "42 blocks of 500 µm", "0.50 mm²", "12.5 %"):
         assert words in text, words
     assert re.search(r"Second subtype.*Undifferentiated \(UD\).*0\.71", text)
     assert page_data(html)["second"] == [10, 20, 300, 400]

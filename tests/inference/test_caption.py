@@ -26,7 +26,7 @@ from wsikit.store import table as table_module
 from wsikit.store.table import JOURNALS
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.stream import read_patches
-from wsikit.tiling.tile import tile
+from wsikit.tiling.tile import tile, tile_slide
 
 
 class SlowCaptioner:
@@ -66,7 +66,7 @@ class SlowCaptioner:
 def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlideStore:
     """Some 60 patches in chunks of 20 rows."""
     monkeypatch.setattr(table_module, "ROWS_PER_CHUNK", 20)
-    return tile(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 96))
+    return tile(slide_path, tmp_path / "s.zarr", patch_px=96)
 
 
 def expected_texts(store: SlideStore) -> list[str]:
@@ -178,7 +178,7 @@ def test_patches_that_cannot_be_read_are_recorded_not_described(
     slide_path: Path, tmp_path: Path, damage_tile: Any
 ) -> None:
     damage_tile(slide_path, 5, 4)
-    store = tile(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 96))
+    store = tile(slide_path, tmp_path / "s.zarr", patch_px=96)
     table = caption(store, captioner=SlowCaptioner())
     unread = table.read("readable") == 0
     found = read_captions(table)
@@ -194,13 +194,15 @@ def test_equal_pixels_are_described_once_in_a_store_and_across_stores(
     even = np.full_like(pixels, 240)
     even[200:900, 200:1200] = np.tile(pixels[500:516, 700:716], (44, 63, 1))[:700, :1000]
     whole = PatchParameters(0.5, 96, min_tissue=1.0)
-    stores = [tile(write_slide(tmp_path / f"{n}.tiff", even), tmp_path / f"{n}.zarr", patches=whole) for n in "ab"]
-    captioner = SlowCaptioner()
-    captioner = CachedCaptioner(captioner)
+    stores = [
+        tile_slide(write_slide(tmp_path / f"{n}.tiff", even), tmp_path / f"{n}.zarr", patches=whole) for n in "ab"
+    ]
+    slow = SlowCaptioner()
+    captioner = CachedCaptioner(slow)
     tables = [caption(store, captioner=captioner) for store in stores]
     kinds = len(set(expected_texts(stores[0])))
     assert kinds < len(tables[0])
-    assert captioner.asked == kinds
+    assert slow.asked == kinds
     for store, table in zip(stores, tables):
         assert read_captions(table).texts.tolist() == expected_texts(store)
 
@@ -255,7 +257,7 @@ def test_a_captioner_runs_in_parallel_only_if_it_declares_it() -> None:
 
 
 def test_captions_relative_to_the_slide_are_fitted_once_and_kept(slide_path: Path, tmp_path: Path) -> None:
-    store = tile(slide_path, tmp_path / "coarse.zarr", patches=PatchParameters(1.0, 32))
+    store = tile(slide_path, tmp_path / "coarse.zarr", mpp=1.0, patch_px=32)
     table = caption(store, captioner="morphometry-in-slide")
     images = read_patches(store, table.grid, table.coords).images
     assert 100 < len(images) <= SAMPLE_PATCHES

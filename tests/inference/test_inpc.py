@@ -15,7 +15,6 @@ from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 from wsikit.voting import VoteParameters
 from wsikit.voting.inpc import Rules
@@ -29,7 +28,7 @@ FACT_NAMES = ["tissue_share", "spindle_share", "fibrillary_share", "nuclei", "ga
 def store(slide_path: Path, tmp_path: Path) -> SlideStore:
     """A disc of tissue, 0.14 mm², in patches of 64 px at 0.5 µm/px."""
     with open_slide(slide_path) as slide:
-        return tile(slide, tmp_path / "s.zarr", patches=PatchParameters(0.5, 64), executor=None)
+        return tile(slide, tmp_path / "s.zarr", patch_px=64, executor=None)
 
 
 def write(table: PatchTable, name: str, values: np.ndarray, revision: int = 1, **attributes: object) -> None:

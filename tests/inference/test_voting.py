@@ -15,7 +15,6 @@ from wsikit.inference.vote import slide_patches, stored_vote, vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 from wsikit.voting import ThresholdRule, VoteInputs, VoteParameters, vote_slide, voting_inputs
 
@@ -43,7 +42,7 @@ def write(table: PatchTable, name: str, values: np.ndarray, attributes: dict | N
 def tiled(tmp_path_factory: pytest.TempPathFactory, write_slide, pixels) -> Path:
     """A store of overlapping patches with their quality, without predictions."""
     folder = tmp_path_factory.mktemp("tiled")
-    tile(write_slide(folder / "disc.tiff", pixels), folder / "s.zarr", patches=PatchParameters(0.5, 96, overlap_px=32))
+    tile(write_slide(folder / "disc.tiff", pixels), folder / "s.zarr", patch_px=96, overlap_px=32)
     return folder / "s.zarr"
 
 
@@ -204,7 +203,7 @@ def test_a_result_of_an_older_version_is_computed_again(store: SlideStore) -> No
     assert "version" not in table.votes()["mean"]  # showing writes nothing
     parameters = VoteParameters(min_patches=3, min_margin=0)
     assert vote(store, parameters=parameters).to_json() == shown.to_json()
-    assert table.votes()["mean"]["version"] == 2
+    assert table.votes()["mean"]["version"] == 3
 
 
 def test_an_old_result_without_its_predictions_is_shown_unchanged(store: SlideStore) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel
 
-from wsikit.errors import ModelError
-from wsikit.models.config import ImageEncoderConfig, TextEncoderConfig
+from wsikit.errors import ModelError, PluginError
+from wsikit.models.config import ImageEncoderConfig, ModelConfig, TextEncoderConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder, text_config_of
+from wsikit.models.io import load_model, save_model
+from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import CaptionTokenizer
 
 SMALL = {
@@ -60,6 +64,74 @@ def test_patches_are_normalised_inside():
 def test_an_encoder_that_timm_does_not_hold_is_refused_and_never_fetched(name: str, message: str):
     with pytest.raises(ModelError, match=message):
         ImageEncoder(ImageEncoderConfig(name=name), patch_px=64)
+
+
+@pytest.fixture
+def announce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Install a distribution that announces encoders, as pip would, for the duration of a test."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "plugins")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(**encoders: str) -> None:
+        folder = tmp_path / "toy-0.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0.1\n")
+        lines = [f"{name} = {value}" for name, value in encoders.items()]
+        (folder / "entry_points.txt").write_text("\n".join(["[wsikit.encoders]", *lines]))
+        importlib.invalidate_caches()
+
+    return install
+
+
+def test_an_encoder_of_another_package_is_found_by_its_name(announce: Callable[..., None]):
+    announce(toy="toy_encoder:ColourEncoder")
+    encoder = ImageEncoder(ImageEncoderConfig(name="toy", options={"width": 5}), patch_px=64)
+    assert encoder.width == 5
+    assert encoder(patches(3)).shape == (3, 5)
+
+
+def test_a_model_with_an_encoder_of_another_package_is_saved_and_loaded(
+    announce: Callable[..., None], tiny_config: ModelConfig, tmp_path: Path
+):
+    announce(toy="toy_encoder:ColourEncoder")
+    config = tiny_config.model_copy(update={"image": ImageEncoderConfig(name="toy", options={"width": 12})})
+    torch.manual_seed(0)
+    model = MMLNB(config, CaptionTokenizer.train(["dense nuclei"], vocabulary=60, max_tokens=24)).eval()
+    save_model(model, tmp_path / "model", card="a card")
+    loaded = load_model(tmp_path / "model")
+    with torch.no_grad():
+        assert torch.equal(loaded.image(patches(2)), model.image(patches(2)))
+
+
+def test_weights_of_an_encoder_of_another_package_come_from_safetensors(announce: Callable[..., None], tmp_path: Path):
+    announce(toy="toy_encoder:ColourEncoder")
+    config = ImageEncoderConfig(name="toy")
+    first, second = ImageEncoder(config, patch_px=64), ImageEncoder(config, patch_px=64)
+    save_file(first.body.state_dict(), tmp_path / "weights.safetensors")
+    second.load_weights(tmp_path / "weights.safetensors")
+    assert torch.equal(first(patches(2)), second(patches(2)))
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "error", "message"),
+    [
+        ("no_such_module:Encoder", {}, PluginError, r"package toy 0\.1\) cannot be imported: ModuleNotFoundError"),
+        ("toy_encoder:ColourEncoder", {"depth": 3}, ModelError, "cannot be built with options.*depth"),
+        ("builtins:dict", {}, ModelError, "gave dict; expected a torch.nn.Module with an integer num_features"),
+    ],
+)
+def test_a_broken_encoder_of_another_package_is_named_with_its_error(
+    announce: Callable[..., None], value: str, options: dict, error: type[Exception], message: str
+):
+    announce(toy=value)
+    with pytest.raises(error, match=f"toy.*{message}"):
+        ImageEncoder(ImageEncoderConfig(name="toy", options=options), patch_px=64)
+
+
+def test_the_error_for_an_unknown_encoder_lists_the_plug_ins(announce: Callable[..., None]):
+    announce(toy="toy_encoder:ColourEncoder")
+    with pytest.raises(ModelError, match="installed: toy"):
+        ImageEncoder(ImageEncoderConfig(name="toi"), patch_px=64)
 
 
 def test_an_image_encoder_takes_weights_from_safetensors_and_leaves_their_classifier(tmp_path: Path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -125,3 +127,13 @@ def test_the_command_makes_a_folder_of_slides(tmp_path: Path) -> None:
     assert wrong.exit_code == 2
     assert "WIDTHxHEIGHT" in wrong.output
     assert CliRunner().invoke(command, [str(tmp_path / "x.tiff"), "--count", "2"]).exit_code == 2
+
+
+def test_importing_the_package_loads_no_torch_and_making_a_slide_neither(tmp_path: Path) -> None:
+    code = (
+        "import sys, wsikit.phantom; heavy = {'torch', 'transformers', 'sklearn', 'scipy', 'tifffile'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        f"wsikit.phantom.make_phantom({str(tmp_path / 'p.tiff')!r}, size_px=(512, 512))\n"
+        "assert not {'torch', 'transformers', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

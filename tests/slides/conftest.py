@@ -1,4 +1,4 @@
-"""Small slides made for the tests of readers. Every level has content of its own, so that a wrong level shows."""
+"""Small slides made for the tests of readers. Every level has different content, so that a wrong level is noticed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MPP = 0.25
 
 
 def _texture(width: int, height: int, seed: int) -> Pixels:
-    """Smooth colour noise, uint8 (height, width, 3): codecs keep it, and no two places look alike."""
+    """Smooth colour noise, uint8 (height, width, 3): codecs keep it, and no two places are equal."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(1.5))).astype(float)
     return np.clip((smooth - 128) * 4 + 128, 0, 255).astype(np.uint8)
@@ -121,7 +121,7 @@ def patch_tag() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def tiles_of() -> Callable[[Pixels, int], list[Pixels]]:
-    """tiles_of(pixels, side): tiles row by row, filled up with white."""
+    """tiles_of(pixels, side): tiles row by row, padded with white."""
     return _tiles_of
 
 
@@ -150,7 +150,7 @@ def write_dicom() -> Callable[..., Path]:
 
 
 def _tiles_of(pixels: Pixels, side: int) -> list[Pixels]:
-    """Tiles of `side` px row by row, filled up with white."""
+    """Tiles of `side` px row by row, padded with white."""
     height, width = pixels.shape[:2]
     tiles = []
     for y in range(0, height, side):

@@ -1,4 +1,4 @@
-"""DICOM slides: frames as tiles, with or without offset tables; colour as frames say; damage; what is left alone."""
+"""DICOM slides: frames as tiles, with or without offset tables; colour spaces; damage; files read by OpenSlide."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_every_level_is_the_frames_of_its_file(series, frames):
 
 
 @pytest.mark.parametrize("name", ["gcp_wsi2dcm_jpeg.dcm", "gcp_wsi2dcm_jpeg2000.dcm"])
-def test_every_frame_of_a_real_file_holds_the_readers_pixels(slides_dir, name):
+def test_every_frame_of_a_real_file_decodes_to_the_readers_pixels(slides_dir, name):
     with open_slide(slides_dir / "dicom" / name) as slide, openslide.OpenSlide(slide.path) as truth:
         source = slide.tile_source(0)
         side = source.tile_px[0]
@@ -128,7 +128,7 @@ def test_frames_are_found_with_any_offset_table_or_none(one, frames, options):
         (ONE_COLOUR_SPACE, "RGB"),
     ],
 )
-def test_colour_is_as_the_frame_says(one, levels, tiles_of, encoding, photometric):
+def test_the_colour_space_is_that_of_the_frame(one, levels, tiles_of, encoding, photometric):
     stored = [encode(tile, **encoding) for tile in tiles_of(levels[1], 64)]
     with open_slide(one(stored, photometric=photometric)) as slide:
         pixels, source = whole(slide), slide.tile_source(0)
@@ -137,7 +137,7 @@ def test_colour_is_as_the_frame_says(one, levels, tiles_of, encoding, photometri
         np.testing.assert_array_equal(decoded(tile), pixels[64:128, 64:128])
 
 
-def test_rgb_frames_that_do_not_speak_of_colour_are_what_the_file_says(one, levels, tiles_of):
+def test_frames_that_do_not_state_their_colour_space_use_that_of_the_file(one, levels, tiles_of):
     stored = [encode(tile, **ONE_COLOUR_SPACE) for tile in tiles_of(levels[1], 64)]
     adobe = stored[0].index(b"\xff\xee")
     assert stored[0][adobe + 4 : adobe + 9] == b"Adobe"
@@ -157,7 +157,9 @@ def test_rgb_frames_that_do_not_speak_of_colour_are_what_the_file_says(one, leve
         (J2K, "YBR_ICT", {"level": 40, "reversible": False, "mct": False}, False),
     ],
 )
-def test_jpeg_2000_frames_pass_if_their_stream_holds_rgb(one, levels, tiles_of, syntax, photometric, options, passes):
+def test_jpeg_2000_frames_are_passed_through_if_they_decode_to_rgb(
+    one, levels, tiles_of, syntax, photometric, options, passes
+):
     stored = [imagecodecs.jpeg2k_encode(tile, codecformat="j2k", **options) for tile in tiles_of(levels[1], 64)]
     path = one(stored, syntax=syntax, photometric=photometric)
     with open_slide(path) as slide, openslide.OpenSlide(path) as truth:
@@ -169,7 +171,7 @@ def test_jpeg_2000_frames_pass_if_their_stream_holds_rgb(one, levels, tiles_of, 
             np.testing.assert_array_equal(pixels, whole(slide)[128:192, 192:256])
 
 
-def test_frames_of_a_sparse_file_lie_where_it_says_and_the_rest_is_white(one, frames):
+def test_frames_of_a_sparse_file_are_at_their_stated_positions_and_the_rest_is_white(one, frames):
     places = [(column, row) for row in range(4) for column in range(5) if (column + row) % 3]
     stored = [frames[1][row * 5 + column] for column, row in places][::-1]
     path = one(stored, positions=[(column * 64, row * 64) for column, row in places][::-1])
@@ -196,15 +198,15 @@ def test_frames_of_a_sparse_file_lie_where_it_says_and_the_rest_is_white(one, fr
         {"attributes": {"NumberOfOpticalPaths": 2}},
     ],
 )
-def test_frames_that_are_not_one_for_each_place_do_not_pass(one, options):
-    """OpenSlide refuses some of these; what would come of them is asked without it."""
+def test_frames_that_are_not_one_per_position_are_not_passed_through(one, options):
+    """OpenSlide refuses some of these files, so their frames are examined without it."""
     header = dicom_files.read_header(str(one(**options)))
     slide = DicomSlide.__new__(DicomSlide)
     slide._files = []
     assert slide._level(header) is None
 
 
-def test_what_does_not_pass_is_read_by_openslide(slides_dir):
+def test_frames_that_are_not_passed_through_are_read_by_openslide(slides_dir):
     path = slides_dir / "dicom" / "gcp_wsi2dcm_raw.dcm"
     with open_slide(path) as slide, openslide.OpenSlide(path) as truth:
         assert slide.tile_source(0) is None
@@ -215,7 +217,7 @@ def test_what_does_not_pass_is_read_by_openslide(slides_dir):
         np.testing.assert_array_equal(slide.tile(0, 1, 0), expected)
 
 
-def test_slides_that_openslide_cannot_put_together_are_refused_with_what_to_do(series, frames, one, write_dicom):
+def test_slides_that_openslide_cannot_open_are_refused_with_the_next_step(series, frames, one, write_dicom):
     for attributes, words in (
         ({"TotalPixelMatrixFocalPlanes": 3}, "of 3 focal planes.*Export one plane"),
         ({"ConcatenationUID": "1.2.3.9", "InConcatenationNumber": 1}, "the others are missing"),
@@ -244,7 +246,7 @@ def test_a_damaged_frame_is_an_error_and_its_neighbours_still_read(one, frames):
             np.testing.assert_array_equal(slide.read_region(192, 64, 64, 64), decoded(frames[1][8]))
 
 
-def test_a_damaged_item_head_is_an_error(one, frames):
+def test_a_damaged_item_header_is_an_error(one, frames):
     path = one()
     data = bytearray(path.read_bytes())
     start = data.index(frames[1][7])
@@ -263,7 +265,7 @@ def test_only_whole_items_make_a_frame():
 
 
 @pytest.mark.parametrize("options", [{}, {"basic_table": False}, {"extended_table": True}])
-def test_a_file_cut_off_says_which_frames_are_gone(one, frames, options):
+def test_a_truncated_file_names_the_missing_frames(one, frames, options):
     path = one(**options)
     cut = path.read_bytes().index(frames[1][15]) + 40
     with open(path, "r+b") as file:
@@ -302,11 +304,11 @@ def test_a_series_in_a_folder_is_one_slide_named_by_its_finest_level(series, tmp
     }
 
 
-def test_files_of_a_series_given_one_by_one_are_one_slide_and_a_single_one_stands_for_itself(series):
+def test_files_of_a_series_given_one_by_one_are_one_slide_and_a_single_file_is_a_slide(series):
     assert [entry.slide_id for entry in collect(sorted(series.iterdir()))] == ["m"]
     assert [entry.slide_id for entry in collect([series / "z.dcm"])] == ["z"]
 
 
-def test_files_of_no_slide_are_all_kept_and_each_says_what_is_wrong(slides_dir):
+def test_files_that_are_not_a_slide_are_all_kept_and_each_is_reported(slides_dir):
     entries = collect([slides_dir / "dicom_malformed"])
     assert len(entries) == 5 - 2  # two come with the level of their series

@@ -1,4 +1,4 @@
-"""A pyramid whose second level is 3.9985 times smaller: other tools take that for 3 or for 4."""
+"""A pyramid whose second level is 3.9985 times smaller: other tools round that to 3 or 4."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_field_of_view_is_right_to_a_thousandth(slide_path, reader, mpp):
 
 @pytest.mark.parametrize("reader", ["tiff", "openslide"])
 def test_a_patch_far_from_the_corner_is_in_place(slide_path, reader):
-    """By int(3.9985) = 3 its place would be off by a quarter of the slide."""
+    """With int(3.9985) = 3 the position would be wrong by a quarter of the slide."""
     bar = int(BARS[-2])
     with open_slide(slide_path, reader) as slide:
         region = slide.read_region(bar - 400, 0, 224, 4, mpp=1.0)

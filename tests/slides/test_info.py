@@ -44,7 +44,7 @@ def test_a_broken_slide_does_not_stop_the_others_and_is_counted(tmp_path, pyrami
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_missing_scale_is_said_with_the_ways_to_give_it(tmp_path, levels, write_pyramid):
+def test_a_missing_scale_is_reported_with_the_ways_to_give_it(tmp_path, levels, write_pyramid):
     path = write_pyramid(tmp_path / "slide.tiff", levels, mpp=None)
     words = " ".join(run(str(path)).stdout.split())
     assert "not stated" in words

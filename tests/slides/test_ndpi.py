@@ -1,4 +1,4 @@
-"""NDPI from its restart intervals: pixels, tiles that stand for themselves, damage, and what is left to OpenSlide."""
+"""NDPI read by its restart intervals: pixels, tiles that decode alone, damage, and files read by OpenSlide."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def path(tmp_path, images, write_ndpi) -> Path:
     return write_ndpi(tmp_path / "slide.ndpi", images(columns=4))
 
 
-def test_every_tile_of_a_real_ndpi_stands_for_itself_and_holds_the_readers_pixels(slides_dir):
+def test_every_tile_of_a_real_ndpi_decodes_alone_to_the_readers_pixels(slides_dir):
     with open_slide(slides_dir / "test3-DAPI-2-387.ndpi") as slide:
         for level, (width, height) in enumerate(slide.level_dimensions):
             source = slide.tile_source(level)
@@ -100,7 +100,7 @@ def test_level_0_is_openslides_whatever_the_width_of_an_interval(tmp_path, image
                 np.testing.assert_array_equal(whole(slide, level), decoded(made[level]["stream"]))
 
 
-def test_where_colour_is_stored_coarsely_only_edges_of_tiles_differ_from_one_decode(tmp_path, images, write_ndpi):
+def test_with_subsampled_chroma_only_edges_of_tiles_differ_from_a_decode_of_the_level(tmp_path, images, write_ndpi):
     made = images(1, "4:2:0")
     with open_slide(write_ndpi(tmp_path / "slide.ndpi", made)) as slide:
         differ = np.flatnonzero((whole(slide) != decoded(made[0]["stream"])).any(axis=(1, 2)))
@@ -136,7 +136,7 @@ def test_offsets_beyond_4_gb_and_any_file_name(tmp_path, images, write_ndpi):
         np.testing.assert_array_equal(whole(slide), decoded(made[0]["stream"]))
 
 
-def test_an_image_too_large_for_a_jpeg_head_states_no_size_there(tmp_path, images, write_ndpi):
+def test_an_image_too_large_for_a_jpeg_header_states_no_size_there(tmp_path, images, write_ndpi):
     made = images(4)
     truth = decoded(made[0]["stream"])
     frame = made[0]["stream"].index(b"\xff\xc0")
@@ -155,12 +155,12 @@ def test_a_small_level_without_restart_markers_is_one_tile(tmp_path, images, tex
 
 
 @pytest.mark.parametrize(("height", "blocks"), [(480, 23), (80, 27)])  # of 80 MCUs; 27: as many as if a row held three
-def test_intervals_that_do_not_stand_in_columns_are_left_to_openslide(
+def test_intervals_that_are_not_aligned_in_columns_are_read_by_openslide(
     tmp_path, texture, ndpi_image, write_ndpi, height, blocks
 ):
     path = write_ndpi(tmp_path / "slide.ndpi", [ndpi_image(texture(640, height, 0), blocks=blocks)])
     assert choose_reader(str(path)) == "openslide"
-    with pytest.raises(SlideError, match="cannot be cut at its restart markers"):
+    with pytest.raises(SlideError, match="cannot be divided at its restart markers"):
         NdpiSlide(str(path))
 
 
@@ -187,7 +187,7 @@ DAMAGE = {
     "zeros": lambda data: bytes(len(data)),
     "zeros but for its end": lambda data: bytes(len(data) - 2) + data[-2:],
     "another's end mark": lambda data: data[:-1] + bytes([0xD0 + (data[-1] - 0xD0 + 3) % 8]),
-    "foreign bytes": lambda data: np.random.default_rng(0).bytes(len(data) - 2) + data[-2:],
+    "random bytes": lambda data: np.random.default_rng(0).bytes(len(data) - 2) + data[-2:],
 }
 
 
@@ -206,7 +206,7 @@ def test_a_damaged_interval_is_an_error_and_never_grey(path, images, kind, resta
         np.testing.assert_array_equal(slide.read_region(0, 0, 640, 256), truth[:256])
 
 
-def test_a_file_that_ends_within_a_tile_says_so(path, images, restart_starts):
+def test_a_file_that_ends_within_a_tile_is_reported(path, images, restart_starts):
     end = 12 + restart_starts(images(4)[0]["stream"])[100] + 5
     with open_slide(path) as slide:
         with open(path, "r+b") as file:

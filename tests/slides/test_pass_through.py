@@ -1,4 +1,4 @@
-"""Which tiles of a TIFF slide may pass as they are stored, and that any decoder gives the reader's pixels from them."""
+"""Which tiles of a TIFF slide can be passed through, and that any decoder gives the reader's pixels from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def decoded(tile: bytes, source) -> np.ndarray:
 
 
 def check_tiles(slide) -> None:
-    """Every stored tile of every level, decoded by imagecodecs, is what the reader shows there."""
+    """Every stored tile of every level, decoded by imagecodecs, equals the reader's pixels there."""
     for level, (width, height) in enumerate(slide.level_dimensions):
         source = slide.tile_source(level)
         assert source.tile_px == (64, 64)
@@ -49,7 +49,7 @@ def check_tiles(slide) -> None:
         ("jpeg2000", 33005, {"codecformat": "j2k", "level": 30, "reversible": False}),
     ],
 )
-def test_every_colour_tile_that_passes_holds_the_readers_pixels(
+def test_every_passed_through_colour_tile_decodes_to_the_readers_pixels(
     tmp_path, levels, write_pyramid, patch_tag, compression, code, options
 ):
     path = write_pyramid(tmp_path / "slide.tiff", levels[1:], compression=compression, compressionargs=options)
@@ -61,7 +61,7 @@ def test_every_colour_tile_that_passes_holds_the_readers_pixels(
 
 
 @pytest.mark.parametrize("compression", ["jpeg", "jpeg2000"])
-def test_every_grey_tile_that_passes_holds_the_readers_pixels(tmp_path, levels, write_pyramid, compression):
+def test_every_passed_through_grey_tile_decodes_to_the_readers_pixels(tmp_path, levels, write_pyramid, compression):
     grey = [np.ascontiguousarray(level[..., 0]) for level in levels[1:]]
     path = write_pyramid(tmp_path / "slide.tiff", grey, compression=compression, photometric="minisblack")
     with open_slide(path) as slide:
@@ -75,12 +75,12 @@ def test_every_grey_tile_that_passes_holds_the_readers_pixels(tmp_path, levels, 
         (np.s_[...], {"compression": "deflate"}, {}),
         (np.s_[...], {"compression": "webp"}, {}),
         (np.s_[..., 0], {"compression": "jpeg", "photometric": "miniswhite"}, {}),
-        # YCbCr that only the TIFF around the stream knows of
+        # YCbCr that only the TIFF states, not the stream
         (np.s_[...], {"compression": "jpeg2000", "compressionargs": NO_TRANSFORM}, {259: 33003}),
         (np.s_[...], {"compression": "jpeg2000", "compressionargs": NO_TRANSFORM, "extratags": EQUAL_SIZES}, {262: 6}),
     ],
 )
-def test_tiles_that_a_plain_decoder_would_show_otherwise_do_not_pass(
+def test_tiles_that_a_plain_decoder_decodes_differently_are_not_passed_through(
     tmp_path, levels, write_pyramid, patch_tag, pixels, options, tags
 ):
     path = write_pyramid(tmp_path / "slide.tiff", [np.ascontiguousarray(levels[2][pixels])], **options)
@@ -90,7 +90,7 @@ def test_tiles_that_a_plain_decoder_would_show_otherwise_do_not_pass(
         assert slide.tile_source(0) is None
 
 
-def test_channels_apart_and_more_than_8_bits_do_not_pass(tmp_path, levels):
+def test_separate_channels_and_more_than_8_bits_are_not_passed_through(tmp_path, levels):
     apart, deep = tmp_path / "apart.tiff", tmp_path / "deep.tiff"
     options = {"tile": (64, 64), "photometric": "rgb", "compression": "jpeg2000"}
     tifffile.imwrite(apart, levels[2].transpose(2, 0, 1), planarconfig="separate", **options)
@@ -100,7 +100,7 @@ def test_channels_apart_and_more_than_8_bits_do_not_pass(tmp_path, levels):
             assert slide.tile_source(0) is None
 
 
-def test_one_damaged_tile_does_not_keep_its_level_from_passing(tmp_path, levels, write_pyramid, overwrite_tile):
+def test_one_damaged_tile_does_not_prevent_pass_through_of_its_level(tmp_path, levels, write_pyramid, overwrite_tile):
     path = write_pyramid(tmp_path / "slide.tiff", levels[1:], compression="jpeg2000")
     overwrite_tile(path, 0, lambda tile: bytes(len(tile)))
     with TiffSlide(str(path)) as slide:
@@ -109,7 +109,7 @@ def test_one_damaged_tile_does_not_keep_its_level_from_passing(tmp_path, levels,
             slide.read_region(0, 0, 8, 8)
 
 
-def test_real_tiles_of_jpeg_2000_hold_the_readers_pixels(slides_dir):
+def test_real_tiles_of_jpeg_2000_decode_to_the_readers_pixels(slides_dir):
     with open_slide(slides_dir / "CMU-1-Small-Region.jp2.tiff") as slide:
         source = slide.tile_source(0)
         side = source.tile_px[0]
@@ -119,7 +119,7 @@ def test_real_tiles_of_jpeg_2000_hold_the_readers_pixels(slides_dir):
 
 
 @pytest.mark.parametrize("codecformat", ["j2k", "jp2"])
-def test_the_head_of_a_jpeg_2000_stream_says_what_was_encoded(levels, codecformat):
+def test_the_header_of_a_jpeg_2000_stream_describes_what_was_encoded(levels, codecformat):
     options = {"codecformat": codecformat, "level": 0}
     tile = levels[0][:48, :80]
     head = jpeg2k.read_head(imagecodecs.jpeg2k_encode(tile, **options))
@@ -131,7 +131,7 @@ def test_the_head_of_a_jpeg_2000_stream_says_what_was_encoded(levels, codecforma
     assert (deep.components, deep.bits, deep.plain) == (1, 16, False)
 
 
-def test_bytes_that_are_no_whole_jpeg_2000_stream_have_no_head(levels):
+def test_bytes_that_are_not_a_complete_jpeg_2000_stream_have_no_header(levels):
     stream = imagecodecs.jpeg2k_encode(levels[0][:48, :80], codecformat="jp2", level=0)
     for broken in (b"", bytes(200), stream[:60], b"\xff\xd8\xff" + bytes(50), stream[:120]):
         assert jpeg2k.read_head(broken) is None

@@ -97,7 +97,7 @@ def test_levels_scale_and_pixels_are_openslides(write, spacings):
             np.testing.assert_array_equal(slide.read_region(0, 0, *size, level=level), expected)
 
 
-def test_tiles_that_hold_no_pixels_are_white_and_all_others_pass(write):
+def test_tiles_without_pixels_are_white_and_all_others_are_passed_through(write):
     path = write()
     with tifffile.TiffFile(path, mode="r+b", is_philips=False) as tiff:
         for code in (324, 325):  # offsets and sizes: Philips writes 0 in both
@@ -118,7 +118,7 @@ def test_tiles_that_hold_no_pixels_are_white_and_all_others_pass(write):
             np.testing.assert_array_equal(pixels[inside], box[inside])
 
 
-def test_label_and_macro_come_when_asked_for_and_identity_does_not(write, texture):
+def test_label_and_macro_are_read_on_request_and_identity_is_not(write, texture):
     path = write(images={"MACROIMAGE": picture(texture, 5), "LABELIMAGE": picture(texture, 6)})
     with open_slide(path) as slide, openslide.OpenSlide(path) as truth:
         assert slide.info.associated == ("label", "macro")

@@ -16,6 +16,8 @@ from PIL import Image
 
 from wsikit.errors import RequestError, ScaleError
 from wsikit.slides import Slide, open_slide
+from wsikit.slides.registry import reader_class
+from wsikit.testing import check_reader
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -40,6 +42,9 @@ class ReaderTests(ABC):
         with open_slide(path, self.reader) as slide:
             yield slide
 
+    def test_it_passes_the_conformance_checks(self, path):
+        check_reader(reader_class(self.reader), path)
+
     def test_info_states_what_the_file_is(self, slide, truth):
         info = slide.info
         assert info.reader == self.reader
@@ -60,7 +65,7 @@ class ReaderTests(ABC):
             region = slide.read_region(x, y, 70, 50, level=level)
             np.testing.assert_array_equal(region, pixels[61:111, 37:107])
 
-    def test_the_mpp_of_a_level_delivers_its_pixels_untouched(self, slide, truth):
+    def test_the_mpp_of_a_level_returns_its_pixels_unchanged(self, slide, truth):
         for level, pixels in enumerate(truth):
             mpp = 0.25 * 2**level * 1.0005  # scanners do not state round numbers
             np.testing.assert_array_equal(slide.read_region(8, 16, 60, 40, mpp=mpp), self.box(pixels, level, 60, 40))
@@ -76,7 +81,7 @@ class ReaderTests(ABC):
         exact = area_average(truth[0], 20, 30, 20 + 64 * step, 30 + 48 * step, (64, 48))
         assert np.abs(region - exact).max() < 0.6
 
-    def test_a_fractional_place_is_honoured(self, slide, truth, area_average):
+    def test_a_fractional_position_is_exact(self, slide, truth, area_average):
         region = slide.read_region(20.37, 30.81, 40, 40, mpp=0.3)
         exact = area_average(truth[0], 20.37, 30.81, 20.37 + 48, 30.81 + 48, (40, 40))
         assert np.abs(region - exact).max() < 0.6
@@ -89,7 +94,7 @@ class ReaderTests(ABC):
         np.testing.assert_array_equal(region[5:, :10], truth[0][:15, -10:])
         assert (slide.read_region(width + 500, height + 500, 8, 8, mpp=1.1) == 255).all()
 
-    def test_a_region_is_read_alike_alone_or_within_a_larger_one(self, slide):
+    def test_a_region_is_the_same_alone_or_within_a_larger_one(self, slide):
         large = slide.read_region(100, 100, 60, 60, mpp=0.5)
         small = slide.read_region(100 + 20 * 2, 100 + 30 * 2, 20, 10, mpp=0.5)
         np.testing.assert_array_equal(small, large[30:40, 20:40])
@@ -161,7 +166,7 @@ class ReaderTests(ABC):
         for (x, y), region in zip(places, regions):
             np.testing.assert_array_equal(region, truth[0][y : y + 64, x : x + 64])
 
-    def test_what_is_read_may_be_changed_without_harm(self, slide, truth):
+    def test_changing_what_was_read_does_not_change_the_slide(self, slide, truth):
         slide.read_region(0, 0, 64, 64)[:] = 0
         np.testing.assert_array_equal(slide.read_region(0, 0, 64, 64), truth[0][:64, :64])
 

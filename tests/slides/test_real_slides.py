@@ -16,6 +16,8 @@ from PIL import Image
 
 from wsikit.errors import ScaleError, SlideError
 from wsikit.slides import open_slide
+from wsikit.slides.registry import choose_reader, reader_class
+from wsikit.testing import check_reader
 
 # reader, mpp at level 0 or None, source of the mpp, levels
 GOOD = {
@@ -126,8 +128,8 @@ def test_coarser_levels_and_other_codecs_are_tifffiles_to_the_last_bit(slides_di
             np.testing.assert_array_equal(pixels, entry.asarray())
 
 
-def test_pixel_values_that_spell_their_coordinates_are_where_they_belong(slides_dir):
-    """XYC-half-mpp.tiff: red is y, green is x, each halved; a place off by one shows."""
+def test_pixel_values_that_encode_their_coordinates_are_in_place(slides_dir):
+    """XYC-half-mpp.tiff: red is y, green is x, each halved; an error of one pixel is visible."""
     whole = tifffile.imread(slides_dir / "XYC-half-mpp.tiff")
     with open_slide(slides_dir / "XYC-half-mpp.tiff") as slide:
         for x, y in ((0, 0), (1, 2), (101, 307), (480, 480)):
@@ -162,8 +164,8 @@ def test_the_card_never_shows_label_or_macro(slides_dir):
         assert "b414003d" not in str(slide.info.to_json())  # the operator's id
 
 
-def test_nothing_but_our_own_words_reaches_the_terminal(slides_dir):
-    """Libraries print and warn when they meet odd files; a user must see one line each."""
+def test_no_output_of_libraries_reaches_the_terminal(slides_dir):
+    """Libraries print and warn when they meet odd files; a user must see one line per file."""
     script = (
         "import sys\nfrom wsikit.slides import open_slide\nfrom wsikit.errors import SlideError\n"
         "for path in sys.argv[1:]:\n"
@@ -174,3 +176,12 @@ def test_nothing_but_our_own_words_reaches_the_terminal(slides_dir):
     paths = [str(slides_dir / name) for name in (*BROKEN, *GOOD)]
     done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CMU-1-Small-Region.svs", "test3-DAPI-2-387.ndpi", "her2st_C2_pyramid.tif", "dicom/gcp_wsi2dcm_jpeg.dcm"],
+)
+def test_the_reader_of_a_real_slide_passes_the_conformance_checks(slides_dir, name):
+    path = str(slides_dir / name)
+    check_reader(reader_class(choose_reader(path)), path)

@@ -1,4 +1,4 @@
-"""Plans for regions and how they are carried out, without any file."""
+"""Plans of regions and their execution, without any file."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def test_the_field_of_view_is_exact_at_any_mpp_and_on_both_axes(mpp):
 
 
 @pytest.mark.parametrize("mpp", [0.15, 0.5, 1.0, 3.3])
-def test_the_corner_lies_where_it_was_asked_for(mpp):
+def test_the_corner_is_exactly_where_it_was_requested(mpp):
     plan = plan_region(DOWNSAMPLES, MPP, 1003, 2005, 100, 100, mpp=mpp)
     ds_x, ds_y = DOWNSAMPLES[plan.level]
     assert (plan.box[0] + plan.crop[0]) * ds_x == pytest.approx(1003, abs=0.05 * ds_x)
     assert (plan.box[1] + plan.crop[1]) * ds_y == pytest.approx(2005, abs=0.05 * ds_y)
 
 
-def test_the_level_is_the_coarsest_that_holds_the_detail_on_both_axes():
+def test_the_level_is_the_coarsest_with_the_detail_on_both_axes():
     assert plan_region(DOWNSAMPLES, MPP, 0, 0, 9, 9, mpp=0.99).level == 0
     assert plan_region(DOWNSAMPLES, MPP, 0, 0, 9, 9, mpp=1.0).level == 0  # y: 0.26 × 3.9985 = 1.04
     assert plan_region(DOWNSAMPLES, MPP, 0, 0, 9, 9, mpp=1.04).level == 1
     assert plan_region(DOWNSAMPLES, MPP, 0, 0, 9, 9, mpp=100).level == 2
 
 
-def test_an_mpp_per_axis_may_be_asked_for():
+def test_an_mpp_per_axis_can_be_requested():
     plan = plan_region([(1.0, 1.0)], MPP, 0, 0, 10, 10, mpp=MPP)
     assert not plan.resampled
 
@@ -60,7 +60,7 @@ def test_level_reads_are_never_resampled():
 
 
 def test_without_a_pixel_size_only_levels_can_be_read():
-    with pytest.raises(ScaleError, match="not known"):
+    with pytest.raises(ScaleError, match="pixel size is unknown"):
         plan_region(DOWNSAMPLES, None, 0, 0, 10, 10, mpp=0.5)
 
 

@@ -1,4 +1,4 @@
-"""Which reader opens what, and what a user is told when none does."""
+"""Which reader opens a file, and the error message if no reader does."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from wsikit.slides import open_slide
 from wsikit.slides.registry import choose_reader
 
 
-def test_a_slide_is_known_by_its_content_not_by_its_name(tmp_path, pyramid, picture):
+def test_a_slide_is_identified_by_its_content_not_by_its_name(tmp_path, pyramid, picture):
     shutil.copy(pyramid, tmp_path / "slide.jpg")
     shutil.copy(picture, tmp_path / "picture.svs")
     assert choose_reader(str(tmp_path / "slide.jpg")) == "tiff"
     assert choose_reader(str(tmp_path / "picture.svs")) == "image"
 
 
-def test_the_choice_is_said_in_info_and_log(pyramid, caplog):
+def test_the_choice_is_stated_in_info_and_log(pyramid, caplog):
     with caplog.at_level(logging.DEBUG), open_slide(pyramid) as slide:
         assert slide.info.reader == "tiff"
     assert f"{pyramid}: read with tiff" in caplog.text
@@ -45,7 +45,7 @@ def test_pictures_of_common_formats_open(tmp_path, levels, suffix):
         np.testing.assert_array_equal(slide.read_region(0, 0, 640, 480), np.asarray(truth.convert("RGB")))
 
 
-def test_a_transparent_picture_lies_over_white(tmp_path, levels):
+def test_a_transparent_picture_is_blended_with_white(tmp_path, levels):
     path = tmp_path / "picture.png"
     alpha = np.zeros(levels[0].shape[:2], np.uint8)
     Image.fromarray(np.dstack([levels[0], alpha])).save(path)
@@ -53,7 +53,7 @@ def test_a_transparent_picture_lies_over_white(tmp_path, levels):
         assert (slide.read_region(0, 0, 640, 480) == 255).all()
 
 
-def test_a_16_bit_grey_picture_keeps_its_tones(tmp_path):
+def test_a_16_bit_grey_picture_keeps_its_grey_levels(tmp_path):
     path = tmp_path / "picture.png"
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     Image.fromarray(ramp).save(path)
@@ -62,7 +62,7 @@ def test_a_16_bit_grey_picture_keeps_its_tones(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_picture_cut_off_is_refused(tmp_path, levels, suffix):
+def test_a_truncated_picture_is_refused(tmp_path, levels, suffix):
     path = tmp_path / f"picture.{suffix}"
     Image.fromarray(levels[0]).save(path)
     data = path.read_bytes()
@@ -71,7 +71,7 @@ def test_a_picture_cut_off_is_refused(tmp_path, levels, suffix):
         open_slide(path)
 
 
-def test_an_unknown_reader_is_the_callers_mistake(pyramid):
+def test_an_unknown_reader_is_an_error_of_the_caller(pyramid):
     with pytest.raises(RequestError, match="choose auto or one of tiff, ndpi, dicom, openslide"):
         open_slide(pyramid, "bioformats")
 
@@ -106,7 +106,7 @@ def test_where_no_reader_can_the_reason_is_that_of_the_best_one(tmp_path):
         ("notes.txt", b"hello" * 50, "not a slide or picture of any format known here"),
     ],
 )
-def test_what_is_no_slide_is_refused_in_one_line_that_says_what_it_is(tmp_path, name, content, words):
+def test_a_file_that_is_not_a_slide_is_refused_in_one_line_that_explains_what_it_is(tmp_path, name, content, words):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(SlideError) as caught:

@@ -1,4 +1,4 @@
-"""Who states a slide's pixel size, whether it is believed, and what a user is told."""
+"""The source of a slide's pixel size, whether it is plausible, and the messages about it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_pixel_size_that_contradicts_the_magnification_is_refused(tmp_path, le
             _ = slide.mpp
 
 
-def test_the_vendors_statement_goes_before_the_resolution_tag(tmp_path, levels, write_pyramid):
+def test_the_vendors_pixel_size_takes_precedence_over_the_resolution_tag(tmp_path, levels, write_pyramid):
     description = "Aperio Image Library v12\r\n640x480|AppMag = 20|MPP = 0.4990"
     path = write_pyramid(tmp_path / "slide.svs", levels, mpp=0.3, description=description)
     for reader in ("tiff", "openslide", "tiffslide"):
@@ -65,7 +65,7 @@ def test_the_vendors_statement_goes_before_the_resolution_tag(tmp_path, levels, 
             assert slide.info.magnification == 20, reader
 
 
-def test_option_goes_before_sidecar_and_sidecar_before_file(tmp_path, levels, write_pyramid):
+def test_an_option_takes_precedence_over_a_sidecar_and_a_sidecar_over_the_file(tmp_path, levels, write_pyramid):
     path = write_pyramid(tmp_path / "slide.tiff", levels, mpp=0.25)
     sidecar = tmp_path / "slide.tiff.json"
     sidecar.write_text(json.dumps({"mpp_x": 0.3, "mpp_y": 0.31}))
@@ -88,14 +88,14 @@ def test_option_goes_before_sidecar_and_sidecar_before_file(tmp_path, levels, wr
         ('{"mpp": NaN}', "outside"),
     ],
 )
-def test_a_wrong_sidecar_is_refused_rather_than_passed_over(tmp_path, levels, write_pyramid, text, words):
+def test_a_wrong_sidecar_is_refused_not_ignored(tmp_path, levels, write_pyramid, text, words):
     path = write_pyramid(tmp_path / "slide.tiff", levels, mpp=0.25)
     (tmp_path / "slide.tiff.json").write_text(text)
     with open_slide(path) as slide, pytest.raises(ScaleError, match=words):
         _ = slide.mpp
 
 
-def test_a_json_file_of_another_kind_beside_the_slide_is_left_alone(tmp_path, levels, write_pyramid):
+def test_a_json_file_of_another_kind_next_to_the_slide_is_ignored(tmp_path, levels, write_pyramid):
     path = write_pyramid(tmp_path / "slide.tiff", levels, mpp=0.25)
     (tmp_path / "slide.tiff.json").write_text('{"annotations": []}')
     with open_slide(path) as slide:
@@ -103,30 +103,30 @@ def test_a_json_file_of_another_kind_beside_the_slide_is_left_alone(tmp_path, le
 
 
 @pytest.mark.parametrize("mpp", [0, -0.25, float("nan"), float("inf"), 300, "a lot", (0.25, 7.0)])
-def test_an_impossible_option_is_the_callers_mistake(pyramid, mpp):
+def test_an_impossible_option_is_an_error_of_the_caller(pyramid, mpp):
     with pytest.raises(RequestError):
         open_slide(pyramid, mpp=mpp)
 
 
-def test_an_option_rescues_a_slide_whose_own_pixel_size_is_absurd(tmp_path, levels, write_pyramid):
+def test_an_option_replaces_an_absurd_pixel_size_of_the_slide(tmp_path, levels, write_pyramid):
     path = write_pyramid(tmp_path / "absurd.tiff", levels, mpp=0.00499)
     with open_slide(path, mpp=0.5) as slide:
         assert (slide.mpp, slide.mpp_source, slide.info.mpp_fault) == ((0.5, 0.5), "option", None)
 
 
-def test_an_option_against_the_magnification_is_used_but_said(caplog):
-    settled = resolve("slide", Scale(None, "unknown"), 40.0, given=5.0, given_source="option")
-    assert settled.mpp == (5.0, 5.0)
+def test_an_option_that_contradicts_the_magnification_is_used_with_a_warning(caplog):
+    resolved = resolve("slide", Scale(None, "unknown"), 40.0, given=5.0, given_source="option")
+    assert resolved.mpp == (5.0, 5.0)
     assert "contradicts" in caplog.text
 
 
-def test_a_resolution_without_unit_is_no_scale():
+def test_a_resolution_without_unit_is_not_a_scale():
     assert from_resolution(40000.0, 40000.0, 1, "TIFF XResolution").mpp is None
     assert from_resolution(0.0, 0.0, 3, "TIFF XResolution").mpp is None
     assert from_resolution(40000.0, 20000.0, 3, "TIFF XResolution").mpp == (0.25, 0.5)
 
 
-def test_72_dpi_of_a_picture_are_no_scale(tmp_path, levels):
+def test_72_dpi_of_a_picture_is_not_a_scale(tmp_path, levels):
     path = tmp_path / "photo.jpg"
     Image.fromarray(levels[0]).save(path, dpi=(72, 72))
     with open_slide(path) as slide, pytest.raises(ScaleError, match="outside"):

@@ -42,13 +42,13 @@ def test_big_endian_and_bigtiff(tmp_path, levels, options):
         np.testing.assert_array_equal(whole(slide), levels[0])
 
 
-def test_planes_stored_apart_are_put_together(tmp_path, levels):
+def test_planes_stored_separately_are_combined(tmp_path, levels):
     path = tmp_path / "planar.tiff"
     planes = levels[0].transpose(2, 0, 1)
     tifffile.imwrite(path, planes, tile=(64, 64), photometric="rgb", planarconfig="separate", compression="deflate")
     with open_slide(path, "tiff") as slide:
         np.testing.assert_array_equal(whole(slide), levels[0])
-        with pytest.raises(RequestError, match="each channel apart"):
+        with pytest.raises(RequestError, match="each channel separately"):
             slide.encoded_tile(0, 0, 0)
 
 
@@ -91,7 +91,7 @@ def test_16_bit_is_scaled_by_one_white_level_for_the_whole_slide(tmp_path, level
         np.testing.assert_array_equal(whole(slide)[..., 1], levels[0][..., 0])
 
 
-def test_transparent_pixels_lie_over_white(tmp_path, levels):
+def test_transparent_pixels_are_blended_with_white(tmp_path, levels):
     alpha = np.full(levels[0].shape[:2], 255, np.uint8)
     alpha[100:200], alpha[200:300] = 0, 128
     path = tmp_path / "alpha.tiff"
@@ -113,7 +113,7 @@ def test_transparent_pixels_lie_over_white(tmp_path, levels):
         (np.zeros((128, 128, 4), np.uint8), {"photometric": "separated"}, "CMYK"),
     ],
 )
-def test_pixels_of_other_kinds_are_refused_with_what_to_do(tmp_path, pixels, options, words):
+def test_pixels_of_other_kinds_are_refused_with_the_next_step(tmp_path, pixels, options, words):
     path = tmp_path / ("odd.ome.tiff" if options.get("ome") else "odd.tiff")
     tifffile.imwrite(path, pixels, tile=(64, 64), **options)
     with pytest.raises(UnsupportedSlideError, match=f"{words}.*Convert it first"):
@@ -121,7 +121,7 @@ def test_pixels_of_other_kinds_are_refused_with_what_to_do(tmp_path, pixels, opt
 
 
 def write_aperio_jpeg(path, pixels) -> None:
-    """An SVS as Aperio writes it: RGB in JPEG without colour transform, tables apart, and no marker that says so."""
+    """An SVS as Aperio writes it: RGB in JPEG without colour transform, separate tables, no marker for it."""
     streams = []
     for y in range(0, pixels.shape[0], 64):
         for x in range(0, pixels.shape[1], 64):
@@ -136,7 +136,7 @@ def write_aperio_jpeg(path, pixels) -> None:
 
 
 def split_tables(streams: list[bytes]) -> tuple[bytes, list[bytes]]:
-    """Move the tables, equal in all streams, into one stream of tables; drop what tells the colours."""
+    """Move the tables, equal in all streams, into one stream of tables; drop the markers of the colour space."""
     shared, tiles = [], []
     for number, stream in enumerate(streams):
         position, kept, marker = 2, [b"\xff\xd8"], 0
@@ -160,7 +160,7 @@ def split_tables(streams: list[bytes]) -> tuple[bytes, list[bytes]]:
 def test_aperio_rgb_jpeg_with_shared_tables_has_the_colours_that_openslide_shows(tmp_path, levels, patch_tag):
     path = tmp_path / "slide.svs"
     write_aperio_jpeg(path, levels[0])
-    patch_tag(path, 262, 2)  # tifffile writes YCbCr beside JPEG
+    patch_tag(path, 262, 2)  # tifffile writes YCbCr with JPEG
     with TiffSlide(str(path)) as slide, openslide.OpenSlide(path) as truth:
         assert slide.tile_source(0).tables is not None
         expected = np.asarray(truth.read_region((0, 0), 0, slide.dimensions))[..., :3]
@@ -195,7 +195,7 @@ def test_raw_tiles_are_the_files_bytes_and_decode_alone(tmp_path, levels, write_
 
 
 def leave_out_tile(path, number: int, page: int = 0) -> None:
-    """Say in the file that a tile was never stored: no bytes."""
+    """Mark a tile as not stored: no bytes."""
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         tag = tiff.pages[page].tags["TileByteCounts"]
         counts = list(tag.value)
@@ -213,7 +213,7 @@ def test_a_tile_that_was_never_stored_is_white(tmp_path, levels, write_pyramid):
         assert not (region[64:128, :64] == 255).all()
 
 
-def test_a_tile_that_aperio_left_out_of_a_coarse_level_shows_the_finer_one(tmp_path, levels, write_pyramid):
+def test_a_tile_that_aperio_omits_from_a_coarse_level_shows_the_finer_one(tmp_path, levels, write_pyramid):
     path = write_pyramid(tmp_path / "sparse.svs", levels[:2], description=APERIO)
     leave_out_tile(path, 6, page=1)
     with TiffSlide(str(path)) as slide:
@@ -226,13 +226,13 @@ DAMAGE = {
     "cut short": lambda tile: tile[: len(tile) // 2] + bytes(len(tile) - len(tile) // 2),
     "a hole": lambda tile: tile[: len(tile) // 2] + bytes(100) + tile[len(tile) // 2 + 100 :],
     "zeros only": lambda tile: bytes(len(tile)),
-    "foreign bytes": lambda tile: tile[:400] + np.random.default_rng(5).bytes(300) + tile[700:],
+    "random bytes": lambda tile: tile[:400] + np.random.default_rng(5).bytes(300) + tile[700:],
 }
 
 
 # OpenSlide notices a stream that ends early only if nothing decodable takes its place
 NOTICED = [(reader, damage) for reader in ("tiff", "tiffslide") for damage in DAMAGE]
-NOTICED += [("openslide", "zeros only"), ("openslide", "foreign bytes")]
+NOTICED += [("openslide", "zeros only"), ("openslide", "random bytes")]
 
 
 @pytest.mark.parametrize(("reader", "damage"), NOTICED)
@@ -263,8 +263,8 @@ def test_a_damaged_jpeg_tile_is_an_error_and_its_neighbours_still_read(
 
 
 @pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
-def test_threads_beside_a_damaged_tile_read_on(tmp_path, levels, write_pyramid, overwrite_tile, reader):
-    """OpenSlide refuses everything on a handle after one failed read, also what another thread is reading."""
+def test_threads_continue_to_read_next_to_a_damaged_tile(tmp_path, levels, write_pyramid, overwrite_tile, reader):
+    """After one failed read, OpenSlide refuses all reads with the same handle, also those of other threads."""
     path = write_pyramid(tmp_path / "damaged.tiff", levels[:1], compression="jpeg")
     with tifffile.TiffFile(path) as tiff:
         truth = tiff.pages[0].asarray()
@@ -317,18 +317,18 @@ def test_a_tile_of_zeros_is_an_error_in_every_codec(tmp_path, levels, write_pyra
 
 
 @pytest.mark.parametrize("compression", ["deflate", "jpeg2000"])
-def test_a_tile_cut_short_is_an_error(tmp_path, levels, write_pyramid, overwrite_tile, compression):
-    """OpenJPEG decodes what is left of a stream to a blurred picture without a word."""
+def test_a_truncated_tile_is_an_error(tmp_path, levels, write_pyramid, overwrite_tile, compression):
+    """OpenJPEG decodes a truncated stream to a blurred picture without an error."""
     path = write_pyramid(tmp_path / "damaged.tiff", levels, compression=compression)
     overwrite_tile(path, 23, DAMAGE["cut short"])
     with TiffSlide(str(path)) as slide, pytest.raises(ReadError):
         slide.read_region(200, 140, 20, 20)
 
 
-def test_a_file_cut_off_opens_and_says_which_region_is_gone(tmp_path, levels, write_pyramid):
+def test_a_truncated_file_opens_and_names_the_missing_region(tmp_path, levels, write_pyramid):
     path = write_pyramid(tmp_path / "short.tiff", levels[:1], compression="jpeg")
     with tifffile.TiffFile(path) as tiff:
-        assert tiff.pages[0].offset < 100  # the directory lies in front, so the file opens
+        assert tiff.pages[0].offset < 100  # the directory is at the start, so the file opens
         end = tiff.pages[0].dataoffsets[75]
     with open(path, "r+b") as file:
         file.truncate(end + 10)
@@ -338,7 +338,7 @@ def test_a_file_cut_off_opens_and_says_which_region_is_gone(tmp_path, levels, wr
             slide.read_region(330, 460, 10, 10)
 
 
-def test_a_file_whose_directory_is_cut_off_is_refused(tmp_path, levels):
+def test_a_file_with_a_truncated_directory_is_refused(tmp_path, levels):
     path = tmp_path / "short.tiff"
     tifffile.imwrite(path, levels[0], tile=(64, 64), photometric="rgb")
     with open(path, "r+b") as file:
@@ -349,7 +349,7 @@ def test_a_file_whose_directory_is_cut_off_is_refused(tmp_path, levels):
         open_slide(path)
 
 
-def test_a_slide_of_nothing_but_damaged_tiles_is_refused(tmp_path, levels, write_pyramid, overwrite_tile):
+def test_a_slide_with_only_damaged_tiles_is_refused(tmp_path, levels, write_pyramid, overwrite_tile):
     path = write_pyramid(tmp_path / "dead.tiff", levels[2:], compression="jpeg")
     for number in range(6):
         overwrite_tile(path, number, DAMAGE["zeros only"])
@@ -357,7 +357,7 @@ def test_a_slide_of_nothing_but_damaged_tiles_is_refused(tmp_path, levels, write
         open_slide(path)
 
 
-def test_a_directory_of_another_picture_is_no_level(tmp_path, levels, caplog):
+def test_a_directory_of_another_picture_is_not_a_level(tmp_path, levels, caplog):
     path = tmp_path / "extra.tiff"
     with tifffile.TiffWriter(path) as writer:
         writer.write(levels[0], tile=(64, 64), photometric="rgb", metadata=None)
@@ -378,7 +378,7 @@ def test_identity_in_the_file_stays_in_the_file(tmp_path, levels, write_pyramid)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_damage_anywhere_in_a_file_ends_in_an_error_of_ours(tmp_path, levels, write_pyramid, seed):
+def test_damage_anywhere_in_a_file_raises_a_wsikit_error(tmp_path, levels, write_pyramid, seed):
     """Directory, tags or tiles: what libraries raise for it must not reach the user, nor more than one line."""
     whole_file = write_pyramid(tmp_path / "slide.svs", levels[1:], compression="jpeg", description=APERIO).read_bytes()
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ def tile_of(value: int, size: int = 10) -> npt.NDArray[np.uint8]:
     return np.full((size, size, 3), value, np.uint8)
 
 
-def test_threads_that_want_the_same_tile_have_it_made_once() -> None:
+def test_a_tile_that_several_threads_request_is_made_once() -> None:
     cache, calls, all_wait = TileCache(), [], threading.Barrier(8)
 
     def make() -> npt.NDArray[np.uint8]:
@@ -35,7 +35,7 @@ def test_threads_that_want_the_same_tile_have_it_made_once() -> None:
     assert len(calls) == 1
 
 
-def test_a_failure_is_the_makers_and_who_waited_tries_again() -> None:
+def test_a_failure_is_raised_by_its_thread_and_waiting_threads_try_again() -> None:
     cache, outcomes = TileCache(), iter([ValueError("first"), None])
     waiting, lock = threading.Event(), threading.Lock()
 
@@ -67,7 +67,7 @@ def test_the_cache_is_bounded_in_bytes_and_drops_the_oldest() -> None:
     assert [key for key in range(4) if cache.get(key) is None] == [1]
 
 
-def test_a_tile_that_is_not_to_be_kept_leaves_the_cache_and_makes_room() -> None:
+def test_a_tile_that_is_not_kept_leaves_the_cache_and_frees_its_memory() -> None:
     cache = TileCache(max_bytes=2 * 300)
     for key in range(2):
         cache.get_or_make(key, lambda: tile_of(1))
@@ -78,7 +78,7 @@ def test_a_tile_that_is_not_to_be_kept_leaves_the_cache_and_makes_room() -> None
 
 
 class Picture:
-    """A level of noise in tiles; counts how often each is asked for."""
+    """A level of noise in tiles; counts how often each is requested."""
 
     def __init__(self) -> None:
         self.pixels = np.random.default_rng(0).integers(0, 256, (*LEVEL_PX[::-1], 3), dtype=np.uint8)
@@ -91,7 +91,7 @@ class Picture:
     def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> npt.NDArray[np.uint8]:
         self.asked.append((column, row))
         x, y = column * TILE_PX[0], row * TILE_PX[1]
-        whole = np.full((TILE_PX[1], TILE_PX[0], 3), 77, np.uint8)  # padding that nobody must see
+        whole = np.full((TILE_PX[1], TILE_PX[0], 3), 77, np.uint8)  # padding that must not appear
         part = self.pixels[y : y + TILE_PX[1], x : x + TILE_PX[0]]
         whole[: part.shape[0], : part.shape[1]] = part
         return whole
@@ -104,14 +104,14 @@ class Picture:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_boxes_anywhere_come_out_as_they_are_and_each_tile_is_asked_for_once(threads: int) -> None:
+def test_boxes_at_any_position_are_exact_and_each_tile_is_requested_once(threads: int) -> None:
     rng = np.random.default_rng(1)
     boxes = np.column_stack([rng.integers(-300, 1300, 60), rng.integers(-300, 1000, 60), rng.integers(1, 260, (60, 2))])
     boxes[0] = (1500, 900, 50, 50)  # outside
     boxes[1] = (-80, -60, 70, 50)
     picture, out = Picture(), np.zeros((60, 260, 260, 3), np.uint8)
-    with DecodePool(threads) as crew:
-        assert paste_boxes(picture, 0, boxes, out, crew).all()
+    with DecodePool(threads) as pool:
+        assert paste_boxes(picture, 0, boxes, out, pool).all()
     for (x, y, width, height), image in zip(boxes.tolist(), out, strict=True):
         assert np.array_equal(image[:height, :width], picture.box(x, y, width, height))
     needed = {
@@ -126,8 +126,8 @@ def test_boxes_anywhere_come_out_as_they_are_and_each_tile_is_asked_for_once(thr
 
 def test_no_box_needs_no_tile() -> None:
     picture = Picture()
-    with DecodePool() as crew:
-        assert len(paste_boxes(picture, 0, np.empty((0, 4), np.int64), np.empty((0, 5, 5, 3), np.uint8), crew)) == 0
+    with DecodePool() as pool:
+        assert len(paste_boxes(picture, 0, np.empty((0, 4), np.int64), np.empty((0, 5, 5, 3), np.uint8), pool)) == 0
     assert picture.asked == []
 
 

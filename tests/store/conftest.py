@@ -28,7 +28,7 @@ class Server:
         self.endpoint = f"http://{host}:{port}"
 
     def stop(self) -> None:
-        """Nobody answers any more."""
+        """Stop the server."""
         self._server.stop()
 
 
@@ -71,7 +71,7 @@ def new_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Server], s
 
 
 def _forget_connections() -> None:
-    """Clients keep the address that they were made with."""
+    """Clients cache the address of their server."""
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
@@ -87,7 +87,7 @@ def s3(server: Server, new_bucket: Callable[[Server], str]) -> str:
 
 @pytest.fixture
 def s3_to_lose(server: Server, new_bucket: Callable[[Server], str]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """URL of an empty bucket on a server of its own, and what makes that vanish."""
+    """URL of an empty bucket on its own server, and a function that stops this server."""
     own = Server()
     yield new_bucket(own), own.stop
     own.stop()
@@ -114,7 +114,7 @@ def memory_writes(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], lis
         def _open(self: MemoryFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:
             if "r" not in mode:
                 if allowed is not None and len(written) >= allowed:
-                    raise ConnectionResetError("somebody pulled the cable")
+                    raise ConnectionResetError("connection lost")
                 written.append(path)
             return original(self, path, mode, **options)
 

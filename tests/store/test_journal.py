@@ -1,4 +1,4 @@
-"""Records kept piece by piece beside a table, on a disk and at a URL."""
+"""Intermediate results stored in pieces next to a table, on a disk and at a URL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def table(tmp_path: Path) -> PatchTable:
     return PatchTable.create(tmp_path / "t", grid, grid.all_coords()[:7], Receipt("patches", 1))
 
 
-def test_what_was_added_is_read_back_in_order_by_whoever_comes_next(table: PatchTable) -> None:
+def test_records_are_read_back_in_order_by_the_next_run(table: PatchTable) -> None:
     assert Journal(table, "a").read() == []
     for number in range(3):
         Journal(table, "a").add([{"row": 2 * number}, {"row": 2 * number + 1}])
@@ -36,7 +36,7 @@ def test_what_was_added_is_read_back_in_order_by_whoever_comes_next(table: Patch
     assert [record["row"] for record in Journal(table, "a").read()] == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_journal_is_no_column_and_zarr_finds_nothing_strange(table: PatchTable) -> None:
+def test_a_journal_is_not_a_column_and_is_valid_zarr(table: PatchTable) -> None:
     Journal(table, "a").add([{"row": 1}])
     assert table.stored_columns() == ["coords"]
     with warnings.catch_warnings():
@@ -45,22 +45,22 @@ def test_a_journal_is_no_column_and_zarr_finds_nothing_strange(table: PatchTable
     assert "journals/a" in found
 
 
-def test_clearing_leaves_other_peoples_files_alone(table: PatchTable) -> None:
+def test_clearing_keeps_files_that_wsikit_did_not_write(table: PatchTable) -> None:
     one, two = Journal(table, "a"), Journal(table, "b")
     one.add([{"row": 1}])
     two.add([{"row": 2}])
-    foreign = one.folder.parent / "notes" / "zarr.json"
-    foreign.parent.mkdir()
-    foreign.write_text("{}")
+    other = one.folder.parent / "notes" / "zarr.json"
+    other.parent.mkdir()
+    other.write_text("{}")
     one.clear_others()
     assert (one.read(), two.read()) == ([{"row": 1}], [])
     one.clear()
     one.clear()
     assert one.read() == []
-    assert foreign.is_file()
+    assert other.is_file()
 
 
-def test_another_choice_of_patches_voids_the_journal(table: PatchTable) -> None:
+def test_another_choice_of_patches_removes_the_journal(table: PatchTable) -> None:
     Journal(table, "a").add([{"row": 1}])
     PatchTable.create(table.folder, table.grid, table.grid.all_coords()[:3], Receipt("patches", 2))
     assert Journal(table, "a").read() == []
@@ -85,7 +85,7 @@ class Breaking:
         return [Caption(f"Neuropil {n}.") for n in range(len(images))]
 
 
-def test_captions_in_a_remote_store_go_on_where_they_broke_off(slide_path: Path, remote: str) -> None:
+def test_interrupted_captions_in_a_remote_store_are_continued(slide_path: Path, remote: str) -> None:
     tile(slide_path, f"{remote}/s.zarr")
     store = SlideStore(f"{remote}/s.zarr")
     with pytest.raises(ModelError):

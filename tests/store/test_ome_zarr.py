@@ -9,7 +9,6 @@ import pytest
 
 from wsikit.slides.store import SlideStore
 from wsikit.store.paths import place
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 
 io = pytest.importorskip("ome_zarr.io", reason="ome-zarr is not installed: pip install 'wsikit[test]'")
@@ -18,7 +17,7 @@ reader = pytest.importorskip("ome_zarr.reader", reason="ome-zarr is not installe
 
 @pytest.fixture
 def store(slide_path: Path, tmp_path: Path) -> SlideStore:
-    return tile(slide_path, tmp_path / "x.zarr", patches=PatchParameters(0.5, 224))
+    return tile(slide_path, tmp_path / "x.zarr", patch_px=224)
 
 
 def read(store: SlideStore) -> dict[str, reader.Node]:
@@ -42,7 +41,7 @@ def test_the_levels_have_the_right_shapes_scales_and_pixels(store: SlideStore) -
         assert scale["scale"] == pytest.approx([1.0, *mpp])
 
 
-def test_the_tissue_label_is_found_and_lies_on_the_image(store: SlideStore) -> None:
+def test_the_tissue_label_is_aligned_with_the_image(store: SlideStore) -> None:
     found = read(store)["labels/tissue"]
     mask, downsample = store.tissue()
     assert np.array_equal(np.asarray(found.data[0]) == 1, mask)
@@ -52,8 +51,8 @@ def test_the_tissue_label_is_found_and_lies_on_the_image(store: SlideStore) -> N
     assert len(found.data) == len(store.level_dimensions)
 
 
-def test_a_store_at_a_url_is_read_as_well(slide_path: Path, s3: str) -> None:
-    tile(slide_path, f"{s3}/x.zarr", patches=PatchParameters(0.5, 224))
+def test_a_store_at_a_url_is_read(slide_path: Path, s3: str) -> None:
+    tile(slide_path, f"{s3}/x.zarr", patch_px=224)
     location = io.parse_url(f"{s3}/x.zarr")
     assert location is not None
     (image, *_) = reader.Reader(location)()

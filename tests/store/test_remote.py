@@ -1,4 +1,4 @@
-"""A slide store at a URL: the same as on a disk, resumable, and never white for want of an answer."""
+"""A slide store at a URL: the same as on a disk, resumable, and never white where the server does not answer."""
 
 from __future__ import annotations
 
@@ -24,21 +24,19 @@ from wsikit.slides.store import SlideStore
 from wsikit.store.paths import place
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ROWS_PER_CHUNK, ColumnSpec, PatchTable
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.stream import read_patches
 from wsikit.tiling.tile import tile
 from wsikit.tiling.verify import verify
 
 TWO = Executor("threads", 2)
-PATCHES = PatchParameters(0.5, 224)
 MADE = Receipt("test", 1)
 
 
 @pytest.fixture
 def local(slide_path: Path, tmp_path: Path) -> SlideStore:
     """The same slide in a store on a disk."""
-    return tile(slide_path, tmp_path / "local" / "x.zarr", patches=PATCHES, executor=TWO)
+    return tile(slide_path, tmp_path / "local" / "x.zarr", executor=TWO)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -50,7 +48,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_remote_store_is_the_local_one_at_another_place(slide_path: Path, local: SlideStore, remote: str) -> None:
     url = f"{remote}/x.zarr"
-    tile(slide_path, url, patches=PATCHES, executor=TWO)
+    tile(slide_path, url, executor=TWO)
     assert files(place(url)) == files(local.folder)
     with SlideStore(url) as store:
         box = (0, 0, *store.dimensions)
@@ -66,11 +64,11 @@ def test_a_remote_store_is_the_local_one_at_another_place(slide_path: Path, loca
     assert verdict.shards
 
 
-def test_words_and_exports_of_a_remote_store_are_those_of_a_local_one(
+def test_captions_and_exports_of_a_remote_store_equal_those_of_a_local_one(
     slide_path: Path, local: SlideStore, memory: str, tmp_path: Path
 ) -> None:
     url = f"{memory}/x.zarr"
-    tile(slide_path, url, patches=PATCHES, executor=TWO)
+    tile(slide_path, url, executor=TWO)
     said = caption(url, executor=TWO).read("caption")
     assert said.tolist() == caption(local, executor=TWO).read("caption").tolist()
     for to in ("csv", "tiff"):
@@ -82,7 +80,7 @@ def test_words_and_exports_of_a_remote_store_are_those_of_a_local_one(
 
 def test_zarr_opens_a_remote_store_by_its_url(slide_path: Path, s3: str, pixels: npt.NDArray[np.uint8]) -> None:
     url = f"{s3}/x.zarr"
-    tile(slide_path, url, patches=PATCHES, executor=TWO)
+    tile(slide_path, url, executor=TWO)
     group = zarr.open_group(url, mode="r")
     level = group["0"][:].transpose(1, 2, 0)
     assert level.shape == pixels.shape
@@ -91,7 +89,7 @@ def test_zarr_opens_a_remote_store_by_its_url(slide_path: Path, s3: str, pixels:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.95])
-def test_an_interrupted_upload_is_no_store_of_two_halves_and_is_finished_by_the_next_run(
+def test_an_interrupted_upload_is_not_a_store_and_is_finished_by_the_next_run(
     slide_path: Path,
     local: SlideStore,
     memory: str,
@@ -100,16 +98,16 @@ def test_an_interrupted_upload_is_no_store_of_two_halves_and_is_finished_by_the_
 ) -> None:
     one = Executor("threads", 1)
     whole = memory_writes(None)
-    tile(slide_path, f"{memory}/whole.zarr", slide_id="x", patches=PATCHES, executor=one)
+    tile(slide_path, f"{memory}/whole.zarr", slide_id="x", executor=one)
     url = f"{memory}/x.zarr"
     first = memory_writes(int(share * len(whole)))
-    with pytest.raises(UnreachableError, match="the cable"):
-        tile(slide_path, url, patches=PATCHES, executor=one)
+    with pytest.raises(UnreachableError, match="connection lost"):
+        tile(slide_path, url, executor=one)
     if not (place(url) / "zarr.json").exists():
         with pytest.raises(StoreError, match="not a complete slide store"):
             SlideStore(url)
     second = memory_writes(None)
-    tile(slide_path, url, patches=PATCHES, executor=one)
+    tile(slide_path, url, executor=one)
     assert files(place(url)) == files(local.folder)
     shards = [name for name in first if "/c/0/" in name and "/patches/" not in name and "/labels/" not in name]
     assert not set(shards) & set(second), "what had arrived is not sent again"
@@ -143,21 +141,21 @@ def test_without_an_answer_nothing_is_white_or_missing(
 ) -> None:
     bucket, lose = s3_to_lose
     url = f"{bucket}/x.zarr"
-    store = tile(slide_path, url, patches=PATCHES, executor=TWO)
+    store = tile(slide_path, url, executor=TWO)
     table = store.patches()
     coords = table.coords
     fresh = SlideStore(url)
     lose()
-    asked: list[Callable[[], Any]] = [
+    reads: list[Callable[[], Any]] = [
         lambda: fresh.read_box(0, (0, 0, 300, 300)),
         lambda: read_patches(fresh, table.grid, coords[:3]),
         lambda: table.read("tissue"),
         lambda: SlideStore(url),
         lambda: verify(fresh),
     ]
-    for ask in asked:
+    for read in reads:
         with pytest.raises(UnreachableError, match=r"s3://slides-\w+/x\.zarr"):
-            ask()
+            read()
 
 
 def call(*arguments: object) -> int:
@@ -181,7 +179,7 @@ def test_every_verb_takes_a_url(slide_path: Path, s3: str, tmp_path: Path, capsy
     assert [(entry.slide_id, entry.path) for entry in collect([f"{s3}/slides", url])] == [("x", url)]
 
 
-def test_what_is_no_store_is_refused_in_words(
+def test_a_folder_that_is_not_a_store_is_refused_with_a_message(
     slide_path: Path, memory: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UnsupportedSlideError, match="slide stores"):
@@ -195,8 +193,8 @@ def test_what_is_no_store_is_refused_in_words(
 
 
 def test_a_remote_store_can_be_tiled_again_as_any_slide(slide_path: Path, memory: str, tmp_path: Path) -> None:
-    tile(slide_path, f"{memory}/x.zarr", patches=PATCHES, executor=TWO)
-    again = tile(f"{memory}/x.zarr", tmp_path / "again.zarr", patches=PATCHES, executor=TWO)
+    tile(slide_path, f"{memory}/x.zarr", executor=TWO)
+    again = tile(f"{memory}/x.zarr", tmp_path / "again.zarr", executor=TWO)
     assert again.dimensions == SlideStore(f"{memory}/x.zarr").dimensions
     assert verify(again, source=f"{memory}/x.zarr").ok
 
@@ -205,7 +203,7 @@ def test_a_remote_store_without_pixels_reads_the_slide_on_the_disk(
     slide_path: Path, memory: str, pixels: npt.NDArray[np.uint8]
 ) -> None:
     image = ImageParameters(pixels="none")
-    store = tile(slide_path, f"{memory}/x.zarr", patches=PATCHES, image=image, executor=TWO)
+    store = tile(slide_path, f"{memory}/x.zarr", image=image, executor=TWO)
     assert np.array_equal(store.read_box(0, (300, 200, 400, 300)), pixels[200:500, 300:700])
     slide_path.rename(slide_path.with_name("elsewhere.tiff"))
     with pytest.raises(StoreError, match="is not there"):

@@ -53,7 +53,7 @@ def test_chunks_are_found_by_column_and_row(level: Path) -> None:
     shards.close()
 
 
-def test_more_shards_than_may_be_open_are_read_all_the_same(level: Path) -> None:
+def test_more_shards_than_may_be_open_are_read(level: Path) -> None:
     shards = ShardedLevel(level, SIDE, max_open=1)
     for _ in range(3):
         assert shards.chunk(0, 0) == jpeg(10)
@@ -62,7 +62,7 @@ def test_more_shards_than_may_be_open_are_read_all_the_same(level: Path) -> None
 
 
 @pytest.mark.parametrize("place", ["chunk", "index", "tail"])
-def test_a_flipped_byte_or_a_lost_tail_raises_and_names_the_file(level: Path, place: str) -> None:
+def test_a_flipped_byte_or_a_truncated_file_raises_and_names_the_file(level: Path, place: str) -> None:
     path = level / "c/0/0/0"
     data = bytearray(path.read_bytes())
     if place == "tail":
@@ -75,7 +75,7 @@ def test_a_flipped_byte_or_a_lost_tail_raises_and_names_the_file(level: Path, pl
         shards.chunk(0, 0)
 
 
-def test_a_shard_that_is_not_there_has_no_index(tmp_path: Path) -> None:
+def test_a_missing_shard_has_no_index(tmp_path: Path) -> None:
     assert read_index(tmp_path / "none", SIDE) is None
 
 
@@ -87,7 +87,7 @@ def test_an_array_of_encoded_bytes_cannot_be_written_through_zarr(level: Path) -
     assert (level / "c/0/0/0").read_bytes() == before
 
 
-def test_a_file_written_atomically_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_an_interrupted_atomic_write_leaves_no_file(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b.json"
     write_json(target, {"x": 1})
     with pytest.raises(RuntimeError), atomic_write(target) as partial:  # noqa: PT012
@@ -97,7 +97,7 @@ def test_a_file_written_atomically_is_there_whole_or_not_at_all(tmp_path: Path) 
     assert [path.name for path in target.parent.iterdir()] == ["b.json"]
 
 
-def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
+def test_a_folder_that_wsikit_did_not_write_is_never_replaced(tmp_path: Path) -> None:
     theirs = tmp_path / "label"
     theirs.mkdir()
     (theirs / "thesis.txt").write_text("mine")

@@ -46,7 +46,7 @@ def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
     assert len(table) == 0
     assert table.prepare([SPEC], receipt()) == []
     assert table.read("probability").shape == (0, 2)
-    assert list(table.frame().columns) == ["x", "y", "probability_a", "probability_b"]
+    assert list(table.frame().columns) == ["x", "y", "probability:a", "probability:b"]
 
 
 def test_a_column_with_a_missing_chunk_is_not_complete_and_not_read(table: PatchTable) -> None:
@@ -58,7 +58,7 @@ def test_a_column_with_a_missing_chunk_is_not_complete_and_not_read(table: Patch
     assert table.prepare([SPEC], receipt()) == [second], "only what is missing is asked for again"
 
 
-def test_a_chunk_of_nothing_but_fill_values_counts_as_written(table: PatchTable) -> None:
+def test_a_chunk_of_only_fill_values_counts_as_written(table: PatchTable) -> None:
     for rows in table.prepare([SPEC], receipt()):
         table.write("probability", rows, np.full((rows.stop - rows.start, 2), np.nan))
     assert "probability" in table.columns()
@@ -71,7 +71,7 @@ def test_an_equal_receipt_keeps_a_column_and_another_one_replaces_it(table: Patc
     assert "probability" not in table.columns()
 
 
-def test_one_of_several_columns_missing_asks_for_its_rows(table: PatchTable) -> None:
+def test_rows_that_one_of_several_columns_lacks_are_requested(table: PatchTable) -> None:
     fill(table)
     other = ColumnSpec("gate", "float32")
     assert table.prepare([SPEC, other], receipt()) == table.chunks()
@@ -101,7 +101,7 @@ def test_zarr_alone_opens_a_column(table: PatchTable) -> None:
     assert array.attrs["names"] == ["a", "b"]
 
 
-def test_a_new_choice_of_patches_voids_what_was_computed_for_the_old(table: PatchTable) -> None:
+def test_a_new_choice_of_patches_removes_the_columns_of_the_old_one(table: PatchTable) -> None:
     fill(table)
     table.write_vote("mean", {"label": 0}, receipt())
     fresh = PatchTable.create(table.folder, GRID, GRID.all_coords()[:10], receipt(min_tissue=0.5))
@@ -118,7 +118,7 @@ def test_votes_are_kept_by_method_with_their_receipt(table: PatchTable) -> None:
     assert table.columns() == ["coords"]
 
 
-def test_receipts_differ_by_everything_that_counts() -> None:
+def test_receipts_differ_by_stage_revision_parameters_and_inputs() -> None:
     base = Receipt("caption", 1, {"a": 1}, {"patches": "x"})
     others = [
         Receipt("predict", 1, {"a": 1}, {"patches": "x"}),
@@ -128,3 +128,34 @@ def test_receipts_differ_by_everything_that_counts() -> None:
     ]
     assert len({receipt.digest for receipt in [base, *others]}) == 5
     assert Receipt.from_json(base.to_json()).digest == base.digest
+
+
+def test_a_frame_names_entries_by_column_and_has_units(tmp_path: Path) -> None:
+    table = PatchTable.create(tmp_path / "t", GRID, GRID.all_coords()[:3], receipt())
+    facts = ColumnSpec("caption_facts", "float32", 2, {"names": ["nuclei_per_mm2", "no_such_fact"]})
+    tissue = ColumnSpec("tissue", "float32", attributes={"unit": "share of the patch's area"})
+    for spec in (facts, tissue, SPEC):
+        for rows in table.prepare([spec], receipt()):
+            table.write(spec.name, rows, np.zeros((3, *([spec.width] if spec.width else []))))
+    frame = table.frame()
+    assert list(frame.columns) == [
+        *("x", "y", "caption_facts:nuclei_per_mm2", "caption_facts:no_such_fact"),
+        *("probability:a", "probability:b", "tissue"),
+    ]
+    assert frame.attrs["units"] == {
+        "x": "level-0 px",
+        "y": "level-0 px",
+        "caption_facts:nuclei_per_mm2": "per mm²",
+        "tissue": "share of the patch's area",
+    }
+
+
+def test_a_table_shows_its_grid_rows_and_columns(table: PatchTable) -> None:
+    fill(table)
+    assert (
+        repr(table) == f"<PatchTable {str(table.folder)!r}: grid {GRID.name}, {N} patches, columns coords, probability>"
+    )
+    shown = table._repr_html_()
+    assert "224 × 224 px at 0.5 µm/px" in shown
+    assert "float32 · a, b" in shown
+    assert f"{N:,}" in shown

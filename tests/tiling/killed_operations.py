@@ -24,8 +24,7 @@ import scipy.ndimage  # noqa: F401
 import zarr  # noqa: F401
 
 from wsikit.executor import Executor
-from wsikit.slides import tiff  # noqa: F401
-from wsikit.tiling.patches import PatchParameters
+from wsikit.slides.formats.tiff import reader  # noqa: F401
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tissue import quality  # noqa: F401
@@ -56,9 +55,7 @@ def run(slide: str, store: Path, image: ImageParameters, stop: Stop, at: int) ->
         status = 1
         try:
             stop.at = at
-            tile(
-                slide, store, slide_id="s", image=image, patches=PatchParameters(0.5, 128), executor=Executor(workers=1)
-            )
+            tile(slide, store, slide_id="s", image=image, patch_px=128, executor=Executor(workers=1))
             status = 0
         except BaseException:
             traceback.print_exc()

@@ -3,7 +3,7 @@
     killed_runs.py SLIDE STORE IMAGE_PARAMETERS_AS_JSON KILLS SEED
 
 Everything is imported once; each attempt is a fork of this process, in which no other thread lives, so that an attempt
-costs no more than what it lives. A store that is finished in spite of them is compared and begun anew. Prints as JSON
+costs only its own run time. A store that is finished despite the kills is compared and started again. Prints as JSON
 how many different states the killed left behind, and in how many different ones the finished ended: one, if all is
 well.
 """
@@ -27,8 +27,7 @@ import scipy.ndimage  # noqa: F401
 import zarr  # noqa: F401
 
 from wsikit.executor import Executor
-from wsikit.slides import tiff  # noqa: F401
-from wsikit.tiling.patches import PatchParameters
+from wsikit.slides.formats.tiff import reader  # noqa: F401
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tissue import quality  # noqa: F401
@@ -40,9 +39,7 @@ def start(slide: Path, store: Path, image: ImageParameters) -> int:
     if child == 0:
         status = 1
         try:
-            tile(
-                slide, store, slide_id="s", image=image, patches=PatchParameters(0.5, 128), executor=Executor(workers=2)
-            )
+            tile(slide, store, slide_id="s", image=image, patch_px=128, executor=Executor(workers=2))
             status = 0
         except BaseException:
             traceback.print_exc()

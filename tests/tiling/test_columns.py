@@ -1,4 +1,4 @@
-"""Columns computed in one pass over the patches, whoever lacks which rows."""
+"""Columns computed in one pass over the patches, whichever rows each of them lacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling import columns
 from wsikit.tiling.columns import ColumnStage, DeviceWork, fill_columns
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 
@@ -58,7 +57,7 @@ class Counted(Silent):
 def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SlideStore:
     """A store whose patch table is written in chunks of 10 rows."""
     monkeypatch.setattr(table_module, "ROWS_PER_CHUNK", 10)
-    return tile(slide_path, tmp_path / "s.zarr", image=ImageParameters(tile_px=64), patches=PatchParameters(0.5, 96))
+    return tile(slide_path, tmp_path / "s.zarr", image=ImageParameters(tile_px=64), patch_px=96)
 
 
 @pytest.fixture
@@ -86,7 +85,9 @@ def test_stages_that_lack_the_same_rows_share_one_read(store: SlideStore, rows_r
     assert (table.read("a") > 0).all()
 
 
-def test_after_an_interruption_each_stage_gets_the_rows_that_it_lacks(store: SlideStore, rows_read: list[int]) -> None:
+def test_after_an_interruption_each_stage_computes_the_rows_that_it_lacks(
+    store: SlideStore, rows_read: list[int]
+) -> None:
     table = store.patches()
     fill_columns(store, table, [stage("a")], Executor())
     whole = table.read("a")

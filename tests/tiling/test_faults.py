@@ -14,7 +14,6 @@ import pytest
 from wsikit.errors import SlideError, StoreError
 from wsikit.executor import Executor
 from wsikit.slides.store import SlideStore
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tiling.verify import verify
@@ -48,7 +47,7 @@ def make(slide: Path, store: Path, listener: Listener | None = None) -> SlideSto
         store,
         slide_id="s",
         image=SMALL,
-        patches=PatchParameters(0.5, 128),
+        patch_px=128,
         executor=Executor(workers=1),
         **progress,  # type: ignore[arg-type]
     )
@@ -64,7 +63,7 @@ def no_room() -> Iterator[Callable[[int], None]]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_without_room_is_named_with_slide_and_region_and_the_next_run_goes_on(
+def test_a_full_disk_is_reported_with_slide_and_region_and_the_next_run_continues(
     slide_path: Path, tmp_path: Path, no_room: Callable[[int], None], contents: Callable[[Path], dict[str, str]]
 ) -> None:
     make(slide_path, tmp_path / "whole.zarr")
@@ -85,7 +84,7 @@ def test_a_disk_without_room_is_named_with_slide_and_region_and_the_next_run_goe
     assert contents(store) == contents(tmp_path / "whole.zarr")
 
 
-def test_a_slide_that_vanishes_is_not_taken_for_one_of_unreadable_tiles(
+def test_a_removed_slide_is_not_recorded_as_unreadable_tiles(
     slide_path: Path, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
 ) -> None:
     make(slide_path, tmp_path / "whole.zarr")
@@ -118,7 +117,7 @@ def test_a_slide_that_is_still_being_copied_is_refused_at_the_end(slide_path: Pa
     assert verify(make(slide_path, tmp_path / "s.zarr"), source=slide_path).problems == ()
 
 
-def test_another_run_of_other_parameters_does_not_keep_what_an_interrupted_one_left(
+def test_a_run_with_other_parameters_does_not_reuse_an_interrupted_one(
     slide_path: Path,
     tmp_path: Path,
     pixels: npt.NDArray[np.uint8],
@@ -138,7 +137,7 @@ def test_another_run_of_other_parameters_does_not_keep_what_an_interrupted_one_l
     assert contents(again.folder) == contents(make(slide_path, tmp_path / "fresh.zarr").folder)
 
 
-def test_a_plan_left_over_by_a_kill_right_after_the_commit_is_removed(
+def test_a_plan_left_by_a_kill_after_the_commit_is_removed(
     slide_path: Path, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
 ) -> None:
     store = tmp_path / "s.zarr"
@@ -150,7 +149,7 @@ def test_a_plan_left_over_by_a_kill_right_after_the_commit_is_removed(
     assert contents(store) == before
 
 
-def test_only_leftovers_of_our_own_making_are_removed(slide_path: Path, tmp_path: Path) -> None:
+def test_only_temporary_files_of_wsikit_are_removed(slide_path: Path, tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
     make(slide_path, store)
     theirs, ours = store / "notes.partial", store / f"zarr.json.{'0a' * 16}.partial"

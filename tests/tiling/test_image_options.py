@@ -23,7 +23,7 @@ from wsikit.tiling import regions as regions_module
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.stream import read_patches
-from wsikit.tiling.tile import tile
+from wsikit.tiling.tile import tile, tile_slide
 from wsikit.tiling.verify import verify
 
 PATCHES = PatchParameters(mpp=0.5, patch_px=128)
@@ -31,7 +31,7 @@ PATCHES = PatchParameters(mpp=0.5, patch_px=128)
 
 def make(slide: Path, store: Path, image: dict[str, Any], patches: PatchParameters = PATCHES) -> SlideStore:
     parameters = ImageParameters(**{"tile_px": 64, "chunks_per_shard": 4, "regions": "all", **image})
-    return tile(slide, store, image=parameters, patches=patches, executor=Executor(workers=2))
+    return tile_slide(slide, store, image=parameters, patches=patches, executor=Executor(workers=2))
 
 
 def whole(slide: Any, level: int = 0) -> npt.NDArray[np.uint8]:
@@ -64,7 +64,7 @@ def write_tiled(path: Path, pixels: npt.NDArray[np.uint8], compression: str | in
 # ---- exact pixels
 
 
-def test_zstd_keeps_the_pixels_of_a_slide_whose_bytes_cannot_pass(slide_path: Path, tmp_path: Path) -> None:
+def test_zstd_keeps_the_pixels_of_a_slide_without_pass_through(slide_path: Path, tmp_path: Path) -> None:
     store = make(slide_path, tmp_path / "s.zarr", {"codec": "zstd"})
     with open_slide(slide_path) as slide:
         for level in range(2):
@@ -130,7 +130,7 @@ def test_only_tiles_with_tissue_or_its_margin_are_stored(
     assert size_of(store.folder / "0") < size_of(everything.folder / "0")
 
 
-def test_a_lost_tile_is_found_among_dropped_ones(
+def test_a_missing_tile_is_found_among_dropped_ones(
     slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(regions_module, "SMALLEST_LEVEL_PX", 800)
@@ -140,7 +140,7 @@ def test_a_lost_tile_is_found_among_dropped_ones(
     assert any("are missing where" in problem for problem in verify(SlideStore(store.folder)).problems)
 
 
-def test_background_is_kept_where_bytes_pass_and_dropped_where_they_do_not(
+def test_background_is_stored_with_pass_through_and_dropped_without(
     pixels: npt.NDArray[np.uint8], slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(regions_module, "SMALLEST_LEVEL_PX", 800)
@@ -173,12 +173,12 @@ def test_chosen_levels_keep_the_slides_own_coordinates(slide_path: Path, tmp_pat
     assert max(store.thumbnail(200).shape) == 200
 
 
-def test_a_level_that_is_too_coarse_for_the_patches_or_not_there_is_refused(slide_path: Path, tmp_path: Path) -> None:
+def test_a_level_that_is_missing_or_too_coarse_for_the_patches_is_refused(slide_path: Path, tmp_path: Path) -> None:
     with pytest.raises(ScaleError, match="1"):
         make(slide_path, tmp_path / "s.zarr", {"levels": (1,)}, PatchParameters(mpp=0.25, patch_px=64))
     with pytest.raises(RequestError, match="levels 0 to 1"):
         make(slide_path, tmp_path / "s.zarr", {"levels": (0, 2)})
-    with pytest.raises(RequestError, match="rising"):
+    with pytest.raises(RequestError, match="ascending"):
         ImageParameters(levels=(1, 0))
 
 
@@ -199,7 +199,7 @@ def test_a_store_without_pixels_works_as_one_with_them(slide_path: Path, tmp_pat
         store.chunk(0, 0, 0)
 
 
-def test_a_store_without_pixels_finds_its_slide_beside_it_and_says_when_it_does_not(
+def test_a_store_without_pixels_finds_its_slide_next_to_it_or_reports_it_missing(
     slide_path: Path, tmp_path: Path
 ) -> None:
     make(slide_path, tmp_path / "none.zarr", {"pixels": "none"})
@@ -212,7 +212,7 @@ def test_a_store_without_pixels_finds_its_slide_beside_it_and_says_when_it_does_
     assert SlideStore(moved / "none.zarr").dimensions == (1500, 1100)
 
 
-def test_a_store_without_pixels_takes_the_new_place_of_its_slide_and_keeps_its_columns(
+def test_a_store_without_pixels_takes_the_new_path_of_its_slide_and_keeps_its_columns(
     slide_path: Path, tmp_path: Path
 ) -> None:
     store = make(slide_path, tmp_path / "stores" / "none.zarr", {"pixels": "none"})
@@ -237,7 +237,7 @@ def test_a_changed_slide_is_not_read_for_a_store_without_pixels(
 # ---- label and macro
 
 
-def test_label_and_macro_travel_only_when_asked_for(slides_dir: Path, tmp_path: Path) -> None:
+def test_label_and_macro_are_stored_only_on_request(slides_dir: Path, tmp_path: Path) -> None:
     from openslide import OpenSlide
 
     path = slides_dir / "CMU-1-Small-Region.svs"
@@ -256,7 +256,7 @@ def test_label_and_macro_travel_only_when_asked_for(slides_dir: Path, tmp_path: 
 # ---- portable
 
 
-def test_a_portable_store_opens_with_the_codecs_that_every_reader_has(
+def test_a_portable_store_opens_with_built_in_codecs(
     slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ome_zarr_models.v04.image import Image as Image04
@@ -287,7 +287,9 @@ def test_a_damaged_portable_chunk_is_found(slide_path: Path, tmp_path: Path) -> 
 # ---- tiles among others
 
 
-def test_a_tile_that_cannot_pass_is_coded_as_those_around_it(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+def test_a_re_encoded_tile_has_the_colour_coding_of_its_neighbours(
+    pixels: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
     """A TIFF written from the store says the colour coding once for all tiles."""
     path = tmp_path / "aperio-like.tiff"
 
@@ -315,12 +317,12 @@ def test_a_tile_that_cannot_pass_is_coded_as_those_around_it(pixels: npt.NDArray
         resolutionunit="CENTIMETER",
         metadata=None,
     )
-    from wsikit.tiling.jpeg_headers import read_head
+    from wsikit.tiling.jpeg_headers import read_header
 
     store = make(path, tmp_path / "s.zarr", {})
     record = store.level_record(0)
     assert record["recoded_tiles"] + len(record["unreadable_tiles"]) == 1
-    heads = {read_head(chunk).rgb for row in range(9) for col in range(12) if (chunk := _chunk(store, col, row))}
+    heads = {read_header(chunk).rgb for row in range(9) for col in range(12) if (chunk := _chunk(store, col, row))}
     assert heads == {True}
 
 

@@ -17,7 +17,6 @@ import tifffile
 
 from wsikit.executor import Executor
 from wsikit.slides.store import SlideStore
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tiling.verify import verify
@@ -36,7 +35,7 @@ def make(slide: Path, store: Path, image: ImageParameters) -> SlideStore:
         store,
         slide_id="s",
         image=image,
-        patches=PatchParameters(0.5, 128),
+        patch_px=128,
         executor=Executor(workers=2),
     )
 
@@ -59,7 +58,7 @@ def slide(tmp_path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
 
 
 @pytest.mark.parametrize("kind", list(IMAGES))
-def test_a_run_killed_again_and_again_ends_in_the_same_bytes(
+def test_a_run_killed_repeatedly_ends_in_the_same_bytes(
     slide: Path, tmp_path: Path, kind: str, contents: Callable[[Path], dict[str, str]]
 ) -> None:
     image = IMAGES[kind]
@@ -77,9 +76,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_run_ended_before_any_change_to_the_disk_is_finished_by_the_next(
-    slide: Path, tmp_path: Path, step: int
-) -> None:
+def test_a_run_ended_before_any_single_write_is_finished_by_the_next(slide: Path, tmp_path: Path, step: int) -> None:
     image = ImageParameters(tile_px=128, chunks_per_shard=8, codec="zstd", regions="all")
     script = Path(__file__).with_name("killed_operations.py")
     arguments = [str(slide), str(tmp_path), json.dumps(asdict(image)), "1", str(step)]

@@ -13,7 +13,7 @@ from wsikit.executor import Executor
 from wsikit.slides.registry import open_slide
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
-from wsikit.tiling.tile import tile
+from wsikit.tiling.tile import tile, tile_slide
 from wsikit.tiling.verify import verify
 
 PASSED = {
@@ -43,7 +43,7 @@ def test_a_slide_is_stored_verified_and_read_back_equal(slides_dir: Path, tmp_pa
     with open_slide(path, mpp=mpp) as slide:
         image = ImageParameters(codec="zstd", regions="all")  # exact, whether bytes pass or not
         patches = PatchParameters(mpp=max(mpp), patch_px=224)
-        store = tile(slide, tmp_path / "s.zarr", image=image, patches=patches, executor=Executor(workers=2))
+        store = tile_slide(slide, tmp_path / "s.zarr", image=image, patches=patches, executor=Executor(workers=2))
         assert store.record["lossless"] is True
         assert store.level_record(0)["fidelity"] == PASSED.get(name, "pixels")
         assert verify(store, source=path).problems == ()

@@ -1,4 +1,4 @@
-"""Regions that people drew: exact shares of patches, tiling and runs that look inside of them only."""
+"""Drawn regions: exact fractions of patches, and tiling and runs limited to the regions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsikit.slides.store import SlideStore
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.roi import Roi, read_regions, read_roi
-from wsikit.tiling.tile import tile
+from wsikit.tiling.tile import tile_slide
 
 PATCHES = PatchParameters(1.0, 50)  # 100 level-0 px on slides of 0.5 µm/px
 NO_PIXELS = ImageParameters(pixels="none")
@@ -58,7 +58,7 @@ def test_the_share_of_a_patch_is_exact():
 
 
 @pytest.mark.parametrize("n_corners", [200, 5000])
-def test_shares_add_up_to_the_regions_area_whatever_its_shape(n_corners):
+def test_shares_sum_to_the_area_of_the_region_for_any_shape(n_corners):
     rng = np.random.default_rng(0)
     angle = np.linspace(0, 2 * np.pi, n_corners, endpoint=False)
     radius = 400 * (1 + 0.3 * rng.uniform(-1, 1, n_corners))
@@ -75,11 +75,11 @@ def test_shares_add_up_to_the_regions_area_whatever_its_shape(n_corners):
     np.testing.assert_allclose(share[some], shapely.area(shapely.intersection(boxes, shape)) / side**2, atol=1e-6)
 
 
-def test_only_patches_inside_are_tiled_and_their_share_is_kept(slide_path, tmp_path):
-    whole = tile(slide_path, tmp_path / "a.zarr", patches=PATCHES, image=NO_PIXELS).patches()
+def test_only_patches_inside_are_tiled_and_their_share_is_stored(slide_path, tmp_path):
+    whole = tile_slide(slide_path, tmp_path / "a.zarr", patches=PATCHES, image=NO_PIXELS).patches()
     roi = read_roi(drawn(tmp_path / "r.geojson", (LEFT, None)))
     parameters = PatchParameters(1.0, 50, roi=roi)
-    table = tile(slide_path, tmp_path / "b.zarr", patches=parameters, image=NO_PIXELS).patches()
+    table = tile_slide(slide_path, tmp_path / "b.zarr", patches=parameters, image=NO_PIXELS).patches()
     expected = whole.coords[whole.coords[:, 0] <= 600]
     assert 0 < len(expected) < len(whole)
     assert np.array_equal(table.coords, expected)
@@ -87,34 +87,34 @@ def test_only_patches_inside_are_tiled_and_their_share_is_kept(slide_path, tmp_p
     assert table.attributes("roi")["source"] == "r.geojson"
 
 
-def test_how_much_must_lie_inside_can_be_said(slide_path, tmp_path):
+def test_the_minimum_fraction_inside_can_be_chosen(slide_path, tmp_path):
     path = drawn(tmp_path / "r.geojson", (LEFT, None))
     counts = {}
     for least in (0.0, 0.5, 0.51, 1.0):
         parameters = PatchParameters(1.0, 50, roi=read_roi(path, min_share=least))
-        table = tile(slide_path, tmp_path / f"{least}.zarr", patches=parameters, image=NO_PIXELS).patches()
+        table = tile_slide(slide_path, tmp_path / f"{least}.zarr", patches=parameters, image=NO_PIXELS).patches()
         counts[least] = int((table.coords[:, 0] == 600).sum())
         assert table.coords[:, 0].max() <= 600
     assert counts[0.0] == counts[0.5] > 0
     assert counts[0.51] == counts[1.0] == 0
 
 
-def test_another_region_redoes_the_table_and_the_same_one_keeps_it(slide_path, tmp_path):
+def test_another_region_replaces_the_table_and_the_same_one_keeps_it(slide_path, tmp_path):
     first = read_roi(drawn(tmp_path / "a.geojson", (LEFT, None)))
     redrawn = read_roi(drawn(tmp_path / "b.geojson", (shapely.reverse(LEFT), "Tumour")))
     other = read_roi(drawn(tmp_path / "c.geojson", (RING, None)))
     receipts = []
     for roi in (first, redrawn, other, None):
         parameters = PatchParameters(1.0, 50, roi=roi)
-        table = tile(slide_path, tmp_path / "s.zarr", patches=parameters, image=NO_PIXELS).patches()
+        table = tile_slide(slide_path, tmp_path / "s.zarr", patches=parameters, image=NO_PIXELS).patches()
         receipts.append(table.receipt("coords").digest)
     assert receipts[0] == receipts[1]
     assert len(set(receipts)) == 3
     assert "roi" not in table.columns()
 
 
-def test_a_table_made_without_regions_has_the_receipt_it_always_had(slide_path, tmp_path):
-    table = tile(slide_path, tmp_path / "s.zarr", patches=PATCHES, image=NO_PIXELS).patches()
+def test_a_table_without_regions_has_an_unchanged_receipt(slide_path, tmp_path):
+    table = tile_slide(slide_path, tmp_path / "s.zarr", patches=PATCHES, image=NO_PIXELS).patches()
     assert dict(table.receipt("coords").parameters) == {
         "mpp": 1.0, "patch_px": 50, "overlap_px": 0, "min_tissue": 0.25,
     }  # fmt: skip
@@ -145,12 +145,12 @@ def test_a_multipolygon_and_a_single_feature_are_read(tmp_path):
     [
         ("{", "not GeoJSON"),
         ('{"features": [{"geometry": null}]}', "not GeoJSON"),
-        ('{"features": []}', "holds none"),
+        ('{"features": []}', "has no features"),
         ('{"features": [{"geometry": {"type": "Point", "coordinates": [1, 2]}}]}', "is a Point"),
         ('{"features": [{"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}}]}', "not GeoJSON"),
     ],
 )
-def test_what_is_no_region_is_refused_with_the_file(tmp_path, text, said):
+def test_an_invalid_region_is_refused_with_the_file(tmp_path, text, said):
     path = tmp_path / "r.geojson"
     path.write_text(text)
     with pytest.raises(RequestError, match=said) as caught:

@@ -15,7 +15,8 @@ from wsikit.geometry import PatchGrid
 from wsikit.slides.base import BaseSlide, SlideInfo
 from wsikit.slides.formats.openslide import OpenSlideSlide
 from wsikit.slides.registry import open_slide
-from wsikit.slides.tile_cache import DecodedTiles, TileCache, assemble
+from wsikit.slides.tile_cache import DecodedTiles, TileCache
+from wsikit.slides.tile_reader import TileReader
 from wsikit.tiling import stream
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.stream import iterate_patches, plan_super_tiles, read_patches
@@ -24,14 +25,16 @@ SIZE, TILE = (1500, 1100), 128
 BAD = (3, 2)
 
 
-class CountingSlide(BaseSlide):
+class CountingSlide(BaseSlide, TileReader):
     """Noise in 128-px tiles, one of which can be damaged. Counts how often each is decoded."""
 
     reader = "counting"
+    read_box = TileReader.read_box
 
     def __init__(self, *, damaged: bool = False, cache: TileCache | None = None) -> None:
-        super().__init__(
-            SlideInfo("noise", "counting", "none", "tiled", SIZE, (SIZE,), ((1.0, 1.0),), (0.5, 0.5), "made up")
+        TileReader.__init__(self)
+        BaseSlide.__init__(
+            self, SlideInfo("noise", "counting", "none", "tiled", SIZE, (SIZE,), ((1.0, 1.0),), (0.5, 0.5), "made up")
         )
         self.pixels = np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3), dtype=np.uint8)
         self.decoded: Counter[tuple[int, int]] = Counter()
@@ -41,18 +44,10 @@ class CountingSlide(BaseSlide):
     def tile_px(self, level: int) -> tuple[int, int]:
         return TILE, TILE
 
-    def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> npt.NDArray[np.uint8]:
-        return self._cache.get_or_make((column, row), lambda: self._decode(column, row), keep=keep)
-
     def close(self) -> None:
         return None
 
-    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-        return assemble(
-            (x, y, width, height), (TILE, TILE), lambda column, row, keep: self.tile(level, column, row, keep=keep)
-        )
-
-    def _decode(self, column: int, row: int) -> npt.NDArray[np.uint8]:
+    def _decode_tile(self, level: int, column: int, row: int) -> npt.NDArray[np.uint8]:
         self.decoded[column, row] += 1
         if self._damaged and (column, row) == BAD:
             raise ReadError(self.path, 0, (column * TILE, row * TILE, TILE, TILE), "damaged")
@@ -108,14 +103,14 @@ def test_no_tile_is_read_that_no_patch_needs() -> None:
 
 
 @pytest.mark.parametrize("mpp", [0.3, 0.5, 0.61, 0.9, 1.0])
-def test_with_its_tiles_or_by_regions_a_slide_gives_the_same_patches(mpp: float) -> None:
+def test_patches_are_equal_with_and_without_access_to_tiles(mpp: float) -> None:
     slide = CountingSlide(damaged=True)
 
     class Regions(CountingSlide):
         tile_px = None  # type: ignore[assignment]  # hands out no tiles
 
-        def _read_level(self, *box: int) -> npt.NDArray[np.uint8]:
-            return slide._read_level(*box)
+        def read_box(self, level: int, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+            return slide.read_box(level, box)
 
     grid = PatchGrid(SIZE, slide.mpp, 112, mpp)
     assert isinstance(slide, DecodedTiles)
@@ -128,7 +123,7 @@ def test_with_its_tiles_or_by_regions_a_slide_gives_the_same_patches(mpp: float)
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("mpp", [0.5, 0.8])
-def test_a_damaged_tile_costs_the_patches_on_it_and_no_others(mpp: float, threads: int) -> None:
+def test_a_damaged_tile_makes_only_the_patches_on_it_unreadable(mpp: float, threads: int) -> None:
     grid = PatchGrid(SIZE, (0.5, 0.5), 100, mpp)
     coords, side = grid.all_coords(), grid.side[0]
     batch = read_patches(CountingSlide(damaged=True), grid, coords, threads=threads)

@@ -27,7 +27,7 @@ PATCHES = PatchParameters(mpp=0.5, patch_px=128)
 
 
 def make(slide: Path, store: Path, **changes: Any) -> SlideStore:
-    return tile(slide, store, **{"image": SMALL, "patches": PATCHES, "executor": Executor(workers=2), **changes})
+    return tile(slide, store, **{"image": SMALL, "patch_px": 128, "executor": Executor(workers=2), **changes})
 
 
 def times(store: Path, folder: str) -> dict[str, int]:
@@ -87,7 +87,7 @@ def test_a_store_states_its_scale_and_where_it_came_from(slide_path: Path, tmp_p
 
 
 class InterruptedError(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -106,7 +106,7 @@ def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 31])
-def test_an_interrupted_store_is_no_store_and_is_finished_by_the_next_run(
+def test_an_interrupted_store_is_not_a_store_and_is_finished_by_the_next_run(
     slide_path: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -148,7 +148,7 @@ def test_a_second_run_writes_nothing(slide_path: Path, tmp_path: Path) -> None:
     assert times(tmp_path / "s.zarr", ".") == before
 
 
-def test_a_changed_source_is_noticed_and_everything_redone(
+def test_a_changed_source_is_detected_and_everything_computed_again(
     slide_path: Path,
     tmp_path: Path,
     pixels: npt.NDArray[np.uint8],
@@ -162,24 +162,24 @@ def test_a_changed_source_is_noticed_and_everything_redone(
     assert contents(again.folder) == contents(fresh.folder)
 
 
-def test_a_changed_threshold_redoes_the_patches_and_keeps_the_pixels(slide_path: Path, tmp_path: Path) -> None:
-    many = make(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 128, min_tissue=0.01))
+def test_a_changed_threshold_replaces_the_patches_and_keeps_the_pixels(slide_path: Path, tmp_path: Path) -> None:
+    many = make(slide_path, tmp_path / "s.zarr", patch_px=128, min_tissue=0.01)
     n_many = len(many.patches())
     before = times(many.folder, "0")
-    few = make(slide_path, tmp_path / "s.zarr", patches=PatchParameters(0.5, 128, min_tissue=0.95))
+    few = make(slide_path, tmp_path / "s.zarr", patch_px=128, min_tissue=0.95)
     assert len(few.patches()) < n_many
     assert times(few.folder, "0") == before
 
 
 def test_a_store_holds_several_grids(slide_path: Path, tmp_path: Path) -> None:
     make(slide_path, tmp_path / "s.zarr")
-    store = make(slide_path, tmp_path / "s.zarr", patches=PatchParameters(1.0, 64))
+    store = make(slide_path, tmp_path / "s.zarr", mpp=1.0, patch_px=64)
     assert store.grids() == ["0.5um_128px", "1um_64px"]
     with pytest.raises(StoreError, match="0.5um_128px, 1um_64px"):
         store.patches()
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(
+def test_a_folder_that_wsikit_did_not_write_is_not_changed(
     slide_path: Path, tmp_path: Path, contents: Callable[[Path], dict[str, str]]
 ) -> None:
     theirs = tmp_path / "s.zarr"
@@ -208,7 +208,7 @@ def test_unreadable_tiles_are_recorded_and_never_white(
     assert store.read_region(300, 500, 200, 100).shape == (100, 200, 3)
 
 
-def test_a_slide_without_scale_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_slide_without_pixel_size_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     import tifffile
 
     path = tmp_path / "noscale.tiff"
@@ -239,7 +239,7 @@ def test_a_dask_cluster_writes_the_same_bytes_as_threads(
     assert contents(tmp_path / "threads.zarr") == contents(tmp_path / "cluster.zarr")
 
 
-def test_progress_is_told_of_every_stage_and_ends_at_its_total(slide_path: Path, tmp_path: Path) -> None:
+def test_progress_reports_every_stage_and_ends_at_its_total(slide_path: Path, tmp_path: Path) -> None:
     class Listener:
         def __init__(self) -> None:
             self.stages: dict[str, list[int]] = {}

@@ -42,7 +42,7 @@ def store(jpeg_path: Path, tmp_path: Path) -> SlideStore:
     return tile(jpeg_path, tmp_path / "s.zarr", image=SMALL, executor=Executor(workers=2))
 
 
-def test_a_store_of_passed_bytes_is_whole_and_equal_to_its_source(store: SlideStore, jpeg_path: Path) -> None:
+def test_a_store_with_pass_through_is_intact_and_equal_to_its_source(store: SlideStore, jpeg_path: Path) -> None:
     verdict = verify(store, source=jpeg_path)
     assert verdict.problems == ()
     assert store.record["lossless"] is True
@@ -50,7 +50,7 @@ def test_a_store_of_passed_bytes_is_whole_and_equal_to_its_source(store: SlideSt
     assert verdict.compared_pixels > 0
 
 
-def test_an_encoded_store_is_whole_and_near_its_source(slide_path: Path, tmp_path: Path) -> None:
+def test_an_encoded_store_is_intact_and_close_to_its_source(slide_path: Path, tmp_path: Path) -> None:
     store = tile(slide_path, tmp_path / "e.zarr", image=SMALL, executor=Executor(workers=2))
     assert store.record["lossless"] is False
     verdict = verify(store, source=slide_path)
@@ -58,7 +58,7 @@ def test_an_encoded_store_is_whole_and_near_its_source(slide_path: Path, tmp_pat
     assert verdict.compared_bytes == 0
 
 
-def test_a_flipped_byte_a_lost_shard_and_a_leftover_are_found(store: SlideStore) -> None:
+def test_a_flipped_byte_a_missing_shard_and_a_temporary_file_are_found(store: SlideStore) -> None:
     flipped, lost = store.folder / "0/c/0/0/0", store.folder / "0/c/0/1/1"
     data = bytearray(flipped.read_bytes())
     data[500] ^= 1
@@ -71,7 +71,7 @@ def test_a_flipped_byte_a_lost_shard_and_a_leftover_are_found(store: SlideStore)
     assert "left over" in problems
 
 
-def test_other_bytes_than_the_sources_are_found(
+def test_bytes_that_differ_from_the_source_are_found(
     store: SlideStore, jpeg_path: Path, pixels: npt.NDArray[np.uint8]
 ) -> None:
     tifffile.imwrite(jpeg_path, pixels[::-1], tile=(128, 128), photometric="rgb", compression="jpeg")
@@ -86,7 +86,7 @@ def test_an_incomplete_column_is_found(store: SlideStore) -> None:
     assert any("column readable is incomplete" in problem for problem in verify(store).problems)
 
 
-def test_recorded_unreadable_tiles_are_no_fault_of_the_store(
+def test_recorded_unreadable_tiles_are_not_a_problem_of_the_store(
     jpeg_path: Path, tmp_path: Path, damage_tile: Callable[..., None]
 ) -> None:
     damage_tile(jpeg_path, 5, 4)

@@ -88,7 +88,7 @@ def test_holes_are_filled_by_their_area_in_mm2(canvas: Any, box: Callable[..., M
 
 
 @pytest.mark.parametrize("colour", PENS)
-def test_pen_on_the_glass_is_left_out(
+def test_pen_on_the_glass_is_excluded(
     canvas: Any, box: Callable[..., Mask], overlap: Callable[[Mask, Mask], float], colour: Any
 ) -> None:
     drawn, tissue = canvas(500, 600), box(500, 600, 200, 100, 400, 350)
@@ -100,7 +100,7 @@ def test_pen_on_the_glass_is_left_out(
 
 
 @pytest.mark.parametrize("colour", ["blue", "dark blue", "green", "black"])
-def test_a_pen_stroke_is_left_out_where_it_runs_over_tissue(canvas: Any, box: Callable[..., Mask], colour: Any) -> None:
+def test_a_pen_stroke_over_tissue_is_excluded(canvas: Any, box: Callable[..., Mask], colour: Any) -> None:
     drawn, stroke = canvas(500, 600), box(500, 600, 240, 20, 280, 580)
     drawn.stain(box(500, 600, 150, 150, 400, 450), (0.4, 0.8, 0.45))
     drawn.pen(stroke, PENS[colour])
@@ -110,13 +110,13 @@ def test_a_pen_stroke_is_left_out_where_it_runs_over_tissue(canvas: Any, box: Ca
     assert found[300:380, 160:440].all()
 
 
-def test_the_faded_edge_of_a_pen_stroke_is_left_out(canvas: Any, box: Callable[..., Mask]) -> None:
+def test_the_faded_edge_of_a_pen_stroke_is_excluded(canvas: Any, box: Callable[..., Mask]) -> None:
     drawn = canvas(500, 600)
     drawn.pen(box(500, 600, 200, 100, 300, 500), PENS["blue"], softness=20.0)
     assert mask_from_image(drawn.image(), 8.0).area_mm2 == 0
 
 
-def test_a_blue_stain_is_not_taken_for_blue_pen(
+def test_a_blue_stain_is_not_mistaken_for_blue_pen(
     canvas: Any, box: Callable[..., Mask], overlap: Callable[[Mask, Mask], float]
 ) -> None:
     """Giemsa, trichrome: the hue of a pen, but with cells in it."""
@@ -136,7 +136,7 @@ def test_black_within_tissue_is_pigment_and_on_glass_it_is_pen(canvas: Any, box:
 
 
 @pytest.mark.parametrize("level", [0, 14, 60])
-def test_a_black_scanner_border_is_left_out(
+def test_a_black_scanner_border_is_excluded(
     canvas: Any, box: Callable[..., Mask], overlap: Callable[[Mask, Mask], float], level: int
 ) -> None:
     drawn, tissue = canvas(500, 600), box(500, 600, 150, 160, 350, 420)
@@ -149,7 +149,7 @@ def test_a_black_scanner_border_is_left_out(
     assert overlap(found.mask, tissue) > 0.97
 
 
-def test_a_black_border_along_tissue_without_any_glass_is_left_out(canvas: Any) -> None:
+def test_a_black_border_along_tissue_without_any_glass_is_excluded(canvas: Any) -> None:
     drawn = canvas(300, 300)
     drawn.stain(np.ones((300, 300), bool))
     image = drawn.image()
@@ -189,10 +189,10 @@ def test_a_section_is_found_on_glass_of_any_tint(
     assert overlap(mask_from_image(drawn.image(), 8.0).mask, tissue) > 0.97
 
 
-def test_glass_beside_a_fill_of_another_white_is_glass(
+def test_glass_next_to_a_fill_of_another_white_is_glass(
     canvas: Any, box: Callable[..., Mask], overlap: Callable[[Mask, Mask], float]
 ) -> None:
-    """Scanners fill what they did not scan with a constant; the glass beside it is darker and tinted."""
+    """Scanners fill what they did not scan with a constant; the glass next to it is darker and tinted."""
     drawn, tissue = canvas(500, 500, glass=(226, 200, 213)), box(500, 500, 250, 150, 400, 400)
     drawn.stain(tissue)
     image = drawn.image()
@@ -228,7 +228,7 @@ def test_brown_and_pale_counterstain_are_kept(
 def test_pale_fat_is_kept_with_its_empty_cells(
     canvas: Any, box: Callable[..., Mask], overlap: Callable[[Mask, Mask], float]
 ) -> None:
-    """Walls 1 px wide around cells of 50-120 µm, beside some stroma. Nine tenths of it are as clear as glass."""
+    """Walls 1 px wide around cells of 50-120 µm, next to some stroma. Nine tenths of the area are as clear as glass."""
     drawn, fat = canvas(400, 400), box(400, 400, 100, 100, 300, 260)
     seeds = drawn.rng.uniform(0, 400, (2200, 2))
     y, x = np.mgrid[:400, :400]
@@ -243,7 +243,7 @@ def test_pale_fat_is_kept_with_its_empty_cells(
     assert overlap(found, fat | box(400, 400, 100, 260, 300, 290)) > 0.93
 
 
-def test_dust_bubbles_and_the_edge_of_the_cover_glass_are_left_out(canvas: Any) -> None:
+def test_dust_bubbles_and_the_edge_of_the_cover_glass_are_excluded(canvas: Any) -> None:
     drawn = canvas(500, 500)
     y, x = np.mgrid[:500, :500]
     ring = np.abs(np.hypot(y - 300, x - 300) - 70) < 2
@@ -304,7 +304,7 @@ def test_sparse_nuclei_make_one_tissue_though_it_is_dark_between_them(
     assert overlap(mask_from_image(np.stack([signal] * 3, axis=-1).astype(np.uint8), 8.0).mask, tissue) > 0.9
 
 
-def test_bright_fluorescence_in_one_colour_is_no_stain(box: Callable[..., Mask]) -> None:
+def test_bright_fluorescence_in_one_colour_is_not_stain(box: Callable[..., Mask]) -> None:
     image = np.zeros((300, 400, 3), np.uint8)
     image[box(300, 400, 60, 80, 240, 320), 1] = 190
     found = mask_from_image(image, 8.0)
@@ -312,7 +312,7 @@ def test_bright_fluorescence_in_one_colour_is_no_stain(box: Callable[..., Mask])
     assert found.area_mm2 == pytest.approx(180 * 240 * 0.008**2, rel=0.07)
 
 
-def test_a_grey_glow_that_fades_evenly_is_no_stain(canvas: Any, box: Callable[..., Mask]) -> None:
+def test_a_grey_signal_that_fades_gradually_is_not_stain(canvas: Any, box: Callable[..., Mask]) -> None:
     """Autofluorescence, bright and of one piece: neither scattered nor of one colour."""
     drawn = canvas(300, 400)
     glow = ndi.gaussian_filter(drawn.rng.normal(size=(300, 400)), 4)
@@ -339,13 +339,13 @@ def test_the_steps_of_a_noiseless_dark_field_are_not_tissue(box: Callable[..., M
     assert mask_from_image(image, 8.0).area_mm2 == 0
 
 
-def test_the_kind_of_slide_can_be_said_instead_of_guessed(canvas: Any) -> None:
+def test_the_kind_of_slide_can_be_given_instead_of_detected(canvas: Any) -> None:
     image = canvas(100, 100).image()
     assert mask_from_image(image, 8.0, TissueParameters(stain="fluorescence")).stain == "fluorescence"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 700)])
-def test_a_tiny_overview_does_no_harm(size: tuple[int, int]) -> None:
+def test_a_tiny_overview_gives_a_mask(size: tuple[int, int]) -> None:
     assert mask_from_image(np.full((*size, 3), 240, np.uint8), 8.0).mask.shape == size
 
 
@@ -357,6 +357,6 @@ def test_absurd_parameters_are_refused(setting: dict[str, Any]) -> None:
         TissueParameters(**setting)
 
 
-def test_an_overview_that_is_no_rgb_image_is_refused() -> None:
+def test_an_overview_that_is_not_an_rgb_image_is_refused() -> None:
     with pytest.raises(RequestError, match="uint8"):
         mask_from_image(np.zeros((10, 10), np.uint8), 8.0)

@@ -52,7 +52,7 @@ def test_blur_of_the_same_place_is_the_same_at_another_scale(colon: Image8) -> N
         np.testing.assert_allclose(np.median(same), np.median(fine), atol=0.06)
 
 
-def test_camera_noise_does_not_pass_for_focus(colon: Image8) -> None:
+def test_camera_noise_is_not_mistaken_for_focus(colon: Image8) -> None:
     rng = np.random.default_rng(0)
     blurred = _blurred(colon, 2.0, 0.5)
     noisy = np.clip(blurred + rng.normal(0, 2, blurred.shape), 0, 255).astype(np.uint8)
@@ -96,7 +96,7 @@ def test_half_a_patch_of_pen_counts_half(canvas: Any) -> None:
     assert patch_quality(drawn.image()[None], mpp=0.5)["pen"] == pytest.approx(0.5, abs=0.08)
 
 
-def test_focus_is_seen_in_fluorescence_of_one_colour(slides_dir: Path) -> None:
+def test_focus_is_measured_in_fluorescence_of_one_colour(slides_dir: Path) -> None:
     from wsikit.slides import open_slide
 
     with open_slide(slides_dir / "test3-DAPI-2-387.ndpi") as slide:
@@ -106,7 +106,7 @@ def test_focus_is_seen_in_fluorescence_of_one_colour(slides_dir: Path) -> None:
     assert np.median(patch_quality(_blurred(sharp, 3.0, 0.5), mpp=0.5)["blur"]) > 0.5
 
 
-def test_a_patch_is_measured_alone(patches: Image8) -> None:
+def test_a_patch_does_not_depend_on_its_batch(patches: Image8) -> None:
     together = patch_quality(patches, mpp=0.5)
     assert tuple(together) == QUALITY_NAMES
     for i in range(len(patches)):
@@ -128,7 +128,7 @@ def test_no_patches_give_empty_columns() -> None:
     assert [values.shape for values in found.values()] == [(0,)] * len(QUALITY_NAMES)
 
 
-def test_requests_that_make_no_sense_are_refused() -> None:
+def test_invalid_requests_are_refused() -> None:
     patch = np.zeros((1, 32, 32, 3), np.uint8)
     with pytest.raises(RequestError, match="positive"):
         patch_quality(patch, mpp=float("nan"))

@@ -1,4 +1,4 @@
-"""Masks of slides: read in blocks, unreadable parts marked; real slides as someone who looked at them found them."""
+"""Masks of slides: read in blocks, unreadable parts marked; real slides compared with manual outlines."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def painted(canvas: Any, box: Callable[..., Mask]) -> tuple[Image, Mask]:
     return drawn.image().repeat(4, axis=0).repeat(4, axis=1), section.repeat(4, axis=0).repeat(4, axis=1)
 
 
-def test_mask_pixels_lie_where_they_say(painted: tuple[Image, Mask]) -> None:
+def test_mask_pixels_cover_their_stated_positions(painted: tuple[Image, Mask]) -> None:
     pixels, section = painted
     found = tissue_mask(PaintedSlide(pixels))
     assert found.downsample == (4.0, 4.0)
@@ -83,7 +83,7 @@ def test_blocks_are_bounded_and_leave_no_seam(painted: tuple[Image, Mask]) -> No
     assert not unreadable.any()
 
 
-def test_what_cannot_be_read_is_marked_and_is_neither_glass_nor_tissue(
+def test_unreadable_area_is_marked_and_is_neither_glass_nor_tissue(
     painted: tuple[Image, Mask], box: Callable[..., Mask], overlap: Callable[[Mask, Mask], float]
 ) -> None:
     pixels, section = painted
@@ -98,12 +98,12 @@ def test_what_cannot_be_read_is_marked_and_is_neither_glass_nor_tissue(
     assert found.unreadable_fraction == pytest.approx(found.unreadable.mean())
 
 
-def test_a_slide_of_which_nothing_can_be_read_is_an_error(painted: tuple[Image, Mask]) -> None:
+def test_a_slide_without_any_readable_pixel_is_an_error(painted: tuple[Image, Mask]) -> None:
     with pytest.raises(ReadError, match="painted"):
         tissue_mask(PaintedSlide(painted[0], broken=(0, 0, 4000, 3000)))
 
 
-def test_the_rest_of_the_last_pixel_is_not_taken_for_light() -> None:
+def test_the_part_of_the_last_pixel_beyond_the_slide_is_not_mistaken_for_signal() -> None:
     """Beyond a slide it is white; on a dark field a sliver of it would glow along the edge."""
     dark = np.random.default_rng(0).poisson(4, (501, 701, 3)).astype(np.uint8)
 

@@ -18,7 +18,6 @@ from wsikit.results.outputs import write_outputs
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 from wsikit.view.library import Library
 from wsikit.view.server import Viewer
@@ -84,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, drawn: np.ndarray) -> Path:
     """A run's folder with one slide called, one that failed and one that abstained; its report is a real one."""
     out = tmp_path_factory.mktemp("run") / "out"
     source = jpeg_slide(out.parent / "disc.tiff", drawn)
-    with tile(source, out / "slides" / "disc.zarr", patches=PatchParameters(mpp=0.5, patch_px=112)) as store:
+    with tile(source, out / "slides" / "disc.zarr", patch_px=112) as store:
         predict_by_hand(store)
         summary = write_outputs(store, store.patches(), out / "results" / "disc")
     row = SlideRow("disc", str(source), DONE, "PD", summary.probability, 0.3, False, None, 40, 0.5, 0.0, 0.5, 0.5)

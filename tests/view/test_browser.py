@@ -213,7 +213,7 @@ def test_a_shown_patch_leads_to_its_place_at_full_resolution(
     settled(wait, browser)
     assert browser.find_element("id", "patch-some").get_attribute("data-row") == row
     assert browser.execute_script("return wsikitViewer.viewport.getZoom() / wsikitViewer.viewport.getHomeZoom()") > 2
-    assert "finest held here" not in text(browser, "zoom-label")
+    assert "finest level here" not in text(browser, "zoom-label")
 
 
 def test_without_scripts_and_on_paper_there_are_still_pictures(visit: Visit, browser: Any, report: str) -> None:

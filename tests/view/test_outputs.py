@@ -1,4 +1,4 @@
-"""What lies beside a report: the statement for programs, and the thumbnail."""
+"""The files next to a report: result.json for programs, and the thumbnail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def record(made: Path) -> dict:
     return json.loads((made / "results" / "disc" / "result.json").read_text("utf-8"), parse_constant=refuse)
 
 
-def test_the_statement_says_the_vote_by_class_code(record: dict, made: Path) -> None:
+def test_result_json_has_the_vote_by_class_code(record: dict, made: Path) -> None:
     assert (record["state"], record["subtype"], record["reason"]) == ("called", "PD", "")
     coords = SlideStore(made / "slides" / "disc.zarr").patches().coords
     left = (coords[:, 0] < 700).sum()
@@ -29,14 +29,14 @@ def test_the_statement_says_the_vote_by_class_code(record: dict, made: Path) -> 
     assert record["areas"]["area_mm2"]["PD"] == pytest.approx(left * (112 * 0.5e-3) ** 2, rel=0.02)
     assert list(record["probability"]) == ["UD", "PD", "D"]
     assert sum(record["probability"].values()) == pytest.approx(1)
-    assert record["interval"] is None  # a slide of a quarter mm² has too few squares to draw from
-    assert "squares" in record["no_interval"]
-    assert record["mpp_x_um"] == 0.5
+    assert record["interval"] is None  # a slide of a quarter mm² has too few blocks to resample
+    assert "blocks" in record["no_interval"]
+    assert record["mpp_x"] == 0.5
     assert record["model"] == {"name": "by hand", "version": "1", "fingerprint": "abc"}
     assert "Not for diagnosis" in record["use"]
 
 
-def test_a_slide_without_predictions_has_a_statement_too(made: Path, store_path: Path, tmp_path: Path) -> None:
+def test_a_slide_without_predictions_has_a_result_json_too(made: Path, store_path: Path, tmp_path: Path) -> None:
     with SlideStore(store_path) as store:
         write_outputs(store, store.patches(), tmp_path / "result", not_predicted="too coarse")
     record = json.loads((tmp_path / "result" / "result.json").read_text("utf-8"))

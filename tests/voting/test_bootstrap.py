@@ -1,4 +1,4 @@
-"""The interval by blocks: it covers the truth as often as it says, which one by single patches would not."""
+"""The block bootstrap interval has its nominal coverage; one that resamples single patches would not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from wsikit.geometry import PatchGrid
 from wsikit.voting import METHODS, Evidence, Places, ThresholdRule, VoteRule, vote
-from wsikit.voting.bootstrap import MAX_BLOCKS, blocks_of, resample
+from wsikit.voting.bootstrap import MAX_BLOCKS, MIN_BLOCKS, blocks_of, resample
 
 SIDE = 48  # patches; 50 µm each, so that a block of 400 µm holds 8 × 8
 GRID = PatchGrid((SIDE * 100, SIDE * 100), (0.5, 0.5), 100, 0.5)
@@ -15,15 +15,15 @@ PLACES = Places(GRID, GRID.all_coords())
 
 
 def patchwork(seed: int, share: float = 0.6) -> np.ndarray:
-    """36 squares of 400 µm, each of one mind: class 0 with probability `share`; (2304, 2) probabilities."""
+    """36 fully correlated blocks of 400 µm, each of class 0 with probability `share`; (2304, 2) probabilities."""
     rng = np.random.default_rng(seed)
-    minds = rng.random((6, 6)) < share
-    p = np.where(np.kron(minds, np.ones((8, 8))) > 0, 0.9, 0.1).ravel()
+    blocks = rng.random((6, 6)) < share
+    p = np.where(np.kron(blocks, np.ones((8, 8))) > 0, 0.9, 0.1).ravel()
     return np.stack([p, 1 - p], axis=1)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """95 % of 200 slides would be 190; a percentile interval of 36 squares falls short a bit."""
+def test_the_interval_covers_the_truth_about_as_often_as_its_level():
+    """95 % of 200 slides would be 190; a percentile interval of 36 blocks has slightly lower coverage."""
     truth, covered = 0.1 + 0.8 * 0.6, 0
     for seed in range(200):
         interval = vote(patchwork(seed), places=PLACES, block_um=400, resamples=400).interval
@@ -31,7 +31,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 176 <= covered <= 198
 
 
-def test_single_patches_would_promise_far_too_much():
+def test_resampling_single_patches_would_give_far_too_narrow_intervals():
     covered = 0
     for seed in range(60):
         interval = vote(patchwork(seed), places=PLACES, block_um=50, resamples=200).interval
@@ -39,8 +39,8 @@ def test_single_patches_would_promise_far_too_much():
     assert covered < 30
 
 
-def test_the_width_is_that_of_the_mean_of_squares():
-    """Percentiles of a mean of B equal squares: ± 1.96 · sd/√B, nearly."""
+def test_the_width_is_that_of_the_mean_of_blocks():
+    """Percentiles of a mean of B equal blocks: ± 1.96 · sd/√B, nearly."""
     p = np.kron(np.random.default_rng(3).random((6, 6)), np.ones((8, 8))).ravel()
     probs = np.stack([p, 1 - p], axis=1)
     interval = vote(probs, places=PLACES, block_um=400, resamples=4000).interval
@@ -98,16 +98,26 @@ def test_the_share_of_a_rule_has_an_interval_too():
     assert outcome.share == pytest.approx(0.1, abs=0.001)
 
 
-def test_few_squares_give_no_interval_and_say_so():
+@pytest.mark.parametrize("n_blocks", [MIN_BLOCKS - 1, MIN_BLOCKS])
+def test_there_is_an_interval_from_the_minimum_number_of_blocks_on(n_blocks):
+    coords = np.array([[block * 1000, 0] for block in range(n_blocks)])  # one patch per block of 500 µm
+    grid = PatchGrid((100_000, 1000), (0.5, 0.5), 100, 0.5)
+    result = vote(np.tile([0.9, 0.1], (n_blocks, 1)), places=Places(grid, coords), block_um=500)
+    assert (result.interval is not None) == (n_blocks >= MIN_BLOCKS)
+    if result.interval is not None:
+        assert result.interval.n_blocks == n_blocks
+
+
+def test_with_few_blocks_there_is_no_interval_and_the_reason_is_given():
     places = Places(GRID, GRID.all_coords()[:20])  # one row of 1 mm
     result = vote(np.tile([0.9, 0.1], (20, 1)), places=places, block_um=500)
     assert result.interval is None
-    assert result.no_interval == "2 squares of 500 µm with voting patches, fewer than 5"
-    assert vote(np.tile([0.9, 0.1], (20, 1)), places=places, resamples=0).no_interval == "none was asked for"
-    assert "places" in vote(np.tile([0.9, 0.1], (20, 1))).no_interval
+    assert result.no_interval == "2 blocks of 500 µm with voting patches, fewer than 5"
+    assert vote(np.tile([0.9, 0.1], (20, 1)), places=places, resamples=0).no_interval == "none was requested"
+    assert "coordinates" in vote(np.tile([0.9, 0.1], (20, 1))).no_interval
 
 
-def test_blocks_are_squares_of_the_stated_side_on_slides_of_unequal_pixels():
+def test_blocks_have_the_stated_side_on_slides_with_non_square_pixels():
     grid = PatchGrid((4000, 2000), (0.25, 0.5), 100, 0.5)
     coords = grid.all_coords()
     number, n_blocks, side_um = blocks_of(grid, coords, 200.0)
@@ -119,7 +129,7 @@ def test_blocks_are_squares_of_the_stated_side_on_slides_of_unequal_pixels():
     assert np.bincount(number).tolist() == [16] * 25
 
 
-def test_more_squares_than_needed_are_put_together():
+def test_beyond_the_maximum_number_blocks_are_made_larger():
     grid = PatchGrid((30_000, 30_000), (0.5, 0.5), 100, 0.5)
     number, n_blocks, side_um = blocks_of(grid, grid.all_coords(), 100.0)
     assert side_um == 400.0
@@ -127,7 +137,7 @@ def test_more_squares_than_needed_are_put_together():
     assert number.max() == n_blocks - 1
 
 
-def test_squares_far_apart_cost_no_memory_between_them():
+def test_blocks_far_apart_need_no_memory_for_the_space_between():
     grid = PatchGrid((10**9, 10**9), (0.5, 0.5), 100, 0.5)
     number, n_blocks, _ = blocks_of(grid, np.array([[0, 0], [10**9 - 200, 10**9 - 200]]), 100.0)
     assert (number.tolist(), n_blocks) == ([0, 1], 2)

@@ -67,10 +67,10 @@ def test_8_percent_differentiating_is_d_though_the_majority_votes_pd():
     assert "rule says D" in said
     assert "8.0 %" in said
     assert disagreement(statement, "D") == ""
-    assert disagreement(statement, None, doubt="margin 0.02 is below 0.1").endswith(
+    assert disagreement(statement, None, reason="margin 0.02 is below 0.1").endswith(
         "abstained: margin 0.02 is below 0.1."
     )
-    assert "no statement: neuropil was not measured" in disagreement(inpc(table(neuropil=None)), "PD")
+    assert "no category: neuropil was not measured" in disagreement(inpc(table(neuropil=None)), "PD")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_facts_that_are_missing_carry_no_category_and_no_group():
     known = Clinical(12, "low", False)
     without_cells = inpc(table(differentiating=None), clinical=known)
     assert (without_cells.category, without_cells.group) == (None, None)
-    assert "PD cannot be told from D" in without_cells.reason
+    assert "PD and D cannot be distinguished" in without_cells.reason
     assert inpc(table(neuropil=0.0, differentiating=None), clinical=known).category == "UD"
     assumed = inpc(table(stroma=None), clinical=known)
     assert (assumed.category, assumed.group) == ("PD", None)
@@ -230,18 +230,18 @@ def test_of_several_nodules_the_least_favourable_counts():
 
 
 @pytest.mark.parametrize(
-    ("count", "reading", "doubt"),
+    ("count", "reading", "borderline"),
     [
         (89, "low", True), (99, "low", True), (100, "intermediate", True), (200, "intermediate", True),
         (201, "high", True), (190, "intermediate", True), (210, "high", True),
         (50, "low", False), (145, "intermediate", False), (300, "high", False),
     ],
 )  # fmt: skip
-def test_mki_per_5000_with_its_borders(count, reading, doubt):
+def test_mki_per_5000_with_its_borders(count, reading, borderline):
     mki = Mki(count, 5000)
     assert mki.reading == reading == mki_class(count)
-    assert bool(mki.doubt) == doubt
-    assert any("MKI" in flag for flag in inpc(table(), clinical=Clinical(mki=mki)).borderline) == doubt
+    assert bool(mki.borderline) == borderline
+    assert any("MKI" in flag for flag in inpc(table(), clinical=Clinical(mki=mki)).borderline) == borderline
 
 
 def test_the_mki_interval_is_wilsons():
@@ -320,7 +320,7 @@ def test_class_probabilities_stand_in_for_facts_and_say_so():
     assert "area proxy" in statement.proxies["differentiating"]
     assert statement.assumptions
     assert "Schwannian stroma (not measured)" in statement.missing
-    with pytest.raises(RequestError, match="UD, PD and D"):
+    with pytest.raises(RequestError, match="UD, PD, D"):
         facts_from_classes(np.ones((1, 2)) / 2, ("benign", "IDC"), cells=cells[:1], pitch_mm=PITCH_MM)
 
 

@@ -168,7 +168,7 @@ def test_a_share_next_to_the_limit_of_the_rule_abstains_and_says_so():
     rule = VoteRule("threshold", rule=ThresholdRule(2, 0.5, 0.05))
     result = vote(rows_with_share(0.052), rule)
     assert (result.label, result.leading) == (None, 2)
-    assert "share 0.0520 is too near the rule's limit of 0.05" in result.reason
+    assert "share 0.0520 is too close to the rule's limit of 0.05" in result.reason
 
 
 def test_a_rule_that_does_not_hold_never_leaves_its_own_class_ahead():

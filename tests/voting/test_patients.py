@@ -64,7 +64,7 @@ def test_slides_of_two_models_or_of_one_name_are_refused():
     idc = SlideOfPatient("b", "IDC", {"benign": 0.2, "IDC": 0.8}, 1.0)
     with pytest.raises(RequestError, match="run both with one model"):
         combine_slides("p", [slide("a", "PD", 5, 0.2, 0.7, 0.1), idc])
-    with pytest.raises(RequestError, match="twice"):
+    with pytest.raises(RequestError, match="duplicate"):
         combine_slides("p", [idc, idc])
     for wrong in ({"label": None}, {"trouble": "failed"}, {"area_mm2": 0.0}):
         with pytest.raises(RequestError):

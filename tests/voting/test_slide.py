@@ -209,7 +209,7 @@ def test_tissue_unlike_the_training_makes_the_vote_abstain_and_says_so():
     assert result.abstained
     assert result.leading == 1
     assert result.ood_fraction == pytest.approx(0.62)
-    assert "62 % of what voted looks unlike anything the model was trained on, more than 50 %" in result.reason
+    assert "62 % of the voting weight is out-of-distribution tissue, more than 50 %" in result.reason
     assert vote_slide(patches, VoteParameters(max_ood=0.7)).label == 1
 
 
@@ -314,7 +314,19 @@ def test_a_record_of_an_older_version_opens_with_what_it_knew():
     assert (back.label, back.areas, back.interval, back.ood_fraction) == (0, None, None, None)
 
 
+def test_a_record_with_the_names_of_version_2_opens():
+    result = vote_slide(slide(np.ones((12, 12), int), ood_score=np.full(144, 2.0)))
+    record = result.to_json()
+    record["version"], record["novel_share"] = 2, record.pop("ood_fraction")
+    record["n_weightless"] = record.pop("n_background")
+    record["areas"]["weightless_mm2"] = record["areas"].pop("background_mm2")
+    back = SlideResult.from_json(record)
+    assert back.ood_fraction == 1
+    assert back.to_json() == result.to_json()
+
+
 def test_parameters_survive_json_and_older_ones_open():
+    assert VoteParameters.from_json({"max_novel": 0.3}).max_ood == 0.3
     parameters = VoteParameters("threshold", rule=ThresholdRule("D", 0.4, 0.1), smooth="mrf", weights=("overlap",))
     assert VoteParameters.from_json(json.loads(json.dumps(parameters.to_json()))) == parameters
     assert VoteParameters.from_json({"min_patches": 7, "min_margin": 0.2}) == VoteParameters("mean", 7, 0.2)
@@ -322,7 +334,7 @@ def test_parameters_survive_json_and_older_ones_open():
 
 def test_contradictions_are_refused():
     patches = slide(np.ones((3, 3), int))
-    with pytest.raises(RequestError, match="same place"):
+    with pytest.raises(RequestError, match="same coordinates"):
         vote_slide(replace(patches, coords=np.zeros_like(patches.coords)))
     with pytest.raises(RequestError, match="not on the grid"):
         vote_slide(replace(patches, coords=patches.coords + 7))
@@ -330,7 +342,7 @@ def test_contradictions_are_refused():
         vote_slide(replace(patches, columns={"tissue": np.ones(4)}))
     with pytest.raises(RequestError, match="tisue"):
         vote_slide(replace(patches, columns={"tisue": np.ones(9)}))
-    with pytest.raises(RequestError, match="3 places for 1 patches"):
+    with pytest.raises(RequestError, match="3 coordinates for 1 patches"):
         vote([[0.5, 0.5]], places=Places(patches.grid, patches.coords[:3]))
     with pytest.raises(RequestError, match="leave key_tissue out"):
         VoteParameters("soft_clinical", weights=("key_tissue",))

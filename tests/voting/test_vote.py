@@ -237,3 +237,27 @@ def test_without_background_every_class_votes_with_weight_one():
 def test_a_background_that_is_unknown_or_all_there_is_is_refused(background):
     with pytest.raises(RequestError):
         vote_inputs(some_probs(), ("UD", "PD", "D"), background=background)
+
+
+def test_a_result_shows_class_margin_and_interval_and_escapes_its_codes():
+    result = vote(np.tile([0.9, 0.1], (30, 1)), classes=["PD", "<b>"])
+    assert repr(result) == "<SlideResult PD, margin 0.80 (PD 0.90, <b> 0.10), 30 patches>"
+    page = result._repr_html_()
+    assert "<b>PD</b>" in page
+    assert "&lt;b&gt;" in page
+    assert "0.90" in page
+    assert "Not for diagnosis" in page
+
+
+def test_an_abstention_shows_its_reason():
+    result = vote(np.full((3, 2), np.nan), classes=["PD", "D"])
+    assert "abstained: no patch could vote: all 3 are without prediction" in repr(result)
+    assert "No subtype called" in result._repr_html_()
+
+
+def test_the_result_keeps_the_class_codes_and_reads_them_back():
+    result = vote(np.tile([0.9, 0.1], (30, 1)), classes=["PD", "D"])
+    assert (result.subtype, SlideResult.from_json(result.to_json()).classes) == ("PD", ("PD", "D"))
+    assert vote([[0.9, 0.1]] * 30).codes == ("class 0", "class 1")
+    with pytest.raises(RequestError, match="3 class codes for probabilities of 2 classes"):
+        vote([[0.9, 0.1]], classes=["UD", "PD", "D"])

@@ -25,15 +25,15 @@ class Patients:
     """The patients of a run."""
 
     results: tuple[PatientResult, ...]
-    """Sorted by patient id."""
+    """Sorted by patient ID."""
     weighted_by: str
     """Weight of the slides: "voting area", or "tissue area" if a result has no voting area."""
     without_patient: tuple[str, ...]
-    """Slides of the run that have no patient id."""
+    """Slides of the run that have no patient ID."""
 
     @property
     def complete(self) -> bool:
-        """Whether no slide failed, is missing or has no patient id. An abstention is a result."""
+        """Whether no slide failed, is missing or has no patient ID. An abstention is a result."""
         reasons = [reason for result in self.results for reason in result.left_out.values()]
         return not self.without_patient and all(reason.startswith("abstained") for reason in reasons)
 
@@ -47,7 +47,7 @@ def combine_patients(out: str | os.PathLike[str], *, manifest: str | os.PathLike
         Folder of a run.
     manifest
         CSV with a column `patient` and `slide_id` or `path` (relative to the CSV's folder, or absolute). By default,
-        the patient ids of the runs' manifests are used.
+        the patient IDs of the runs' manifests are used.
 
     Raises
     ------

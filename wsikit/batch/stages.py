@@ -30,7 +30,7 @@ from wsikit.inference.vote import vote, vote_receipt
 from wsikit.models.lazy import LazyModel
 from wsikit.models.protocol import ImageFeatureExtractor
 from wsikit.progress import Progress
-from wsikit.results.load import load_results
+from wsikit.results.load import StoredResults
 from wsikit.results.outputs import SlideSummary, outputs_receipt, stored_outputs_receipt, write_outputs
 from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
@@ -354,8 +354,7 @@ class Outputs(WorkStage):
 
     def receipt(self, work: SlideWork) -> Receipt:
         method = work.shared.parameters.vote.method
-        found = load_results(work.store, work.table, method=method, not_predicted=work.why_not_predicted())
-        return outputs_receipt(found, method)
+        return outputs_receipt(StoredResults(work.store, work.table.name, method, work.why_not_predicted()))
 
     def stored(self, work: SlideWork) -> Receipt | None:
         return stored_outputs_receipt(work.results)

@@ -136,7 +136,7 @@ def _encoded(slide: Any) -> Callable[[int, int, int], bytes | None] | None:
     from wsikit.slides.encoded_tiles import EncodedTiles
 
     if slide.info.kind == "store":
-        return slide.chunk if slide.holds_pixels else None  # type: ignore[no-any-return]
+        return slide.chunk if slide.holds_pixels else None
     return slide.encoded_tile if isinstance(slide, EncodedTiles) else None
 
 

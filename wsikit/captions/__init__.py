@@ -10,15 +10,15 @@ _HOME = {
     "Caption": "wsikit.captions.base",
     "Captioner": "wsikit.captions.base",
     "CaptionerOptions": "wsikit.captions.registry",
-    "FACTS": "wsikit.captions.lexicon",
-    "FactScore": "wsikit.captions.parse",
+    "FACTS": "wsikit.facts",
+    "FactScore": "wsikit.captions.parser",
     "Morphometry": "wsikit.captions.morphometry",
-    "fact_f1": "wsikit.captions.parse",
+    "fact_f1": "wsikit.captions.parser",
     "load_captioner": "wsikit.captions.registry",
     "packaged_captioners": "wsikit.captions.vlm.files",
-    "parse": "wsikit.captions.parse",
+    "parse": "wsikit.captions.parser",
     "phrase": "wsikit.captions.lexicon",
-    "scrub": "wsikit.captions.parse",
+    "scrub": "wsikit.scrub",
 }
 
 __all__ = [
@@ -38,11 +38,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from wsikit.captions.base import Caption, Captioner
-    from wsikit.captions.lexicon import FACTS, phrase
+    from wsikit.captions.lexicon import phrase
     from wsikit.captions.morphometry import Morphometry
-    from wsikit.captions.parse import FactScore, fact_f1, parse, scrub
+    from wsikit.captions.parser import FactScore, fact_f1, parse
     from wsikit.captions.registry import CaptionerOptions, load_captioner
     from wsikit.captions.vlm.files import packaged_captioners
+    from wsikit.facts import FACTS
+    from wsikit.scrub import scrub
 
 
 __getattr__ = lazy_names(__name__, _HOME)

@@ -1,4 +1,4 @@
-"""What a caption is and what a captioner must do. Nothing here measures, and nothing here needs more than NumPy."""
+"""The types of captions and captioners. Measures nothing; needs NumPy only."""
 
 from __future__ import annotations
 
@@ -14,69 +14,90 @@ from wsikit.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What was found on one patch."""
+    """The description of one patch.
+
+    Examples
+    --------
+    >>> Caption("Sparsely cellular.", {"nuclei_per_mm2": 900.0}, "morphometry").failure
+    ''
+    """
 
     text: str
     """One to three sentences."""
     facts: dict[str, float] = field(default_factory=dict)
-    """Fact name to value, in the units of `lexicon.FACTS`. What was not measured is absent; no value is NaN."""
+    """Fact name to value, in the units of `wsikit.facts.FACTS`. A fact that was not measured is absent, never NaN."""
     source: str = ""
     """Name of the captioner."""
     failure: str = ""
-    """Why there is no caption, in a few words; empty where there is one. `text` then is what came instead, or empty."""
+    """Reason why there is no caption, one short line; empty if there is one. With a failure, `text` is the rejected
+    output, or empty."""
 
 
 SAMPLE_PATCHES = 512
-"""Patches of a slide that a captioner sees before it describes any."""
+"""Maximum number of patches that a captioner is fitted to, per slide."""
 
 BATCH = 8
-"""Patches given in one call to a captioner that does not say how many it wants: what a kill may cost."""
+"""Default batch size: captions of this many patches are lost at most when a run is killed."""
 
 
 @runtime_checkable
 class Captioner(Protocol):
-    """Anything that describes patches. A caption depends on its patch alone, never on its neighbours in the batch.
+    """Anything that describes patches. A caption depends on its own patch only, never on other patches in the batch.
 
-    It may have two attributes more. `parallel`, bool: several threads or processes may call it at once; without it
-    nobody but one thread does. `batch`, int: how many patches it takes best in one call; without it `BATCH`.
+    Two attributes are optional. `parallel` (bool, default False): the captioner is picklable, and several threads or
+    processes may call it concurrently. `batch` (int, default `BATCH`): the preferred batch size.
+
+    `wsikit.testing.check_captioner` tests this contract.
     """
 
     name: str
     fact_names: tuple[str, ...]
-    """All facts it may state, in the order of the store's columns; empty if it states none."""
+    """All facts that its captions may state, in the order of the store's columns; empty if there are none."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides its words, JSON-ready: equal fingerprints give equal captions. Goes into the receipt."""
+        """Everything that decides its captions, JSON-ready. Equal fingerprints imply equal captions; the fingerprint is
+        part of the column's receipt."""
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
-        """Describe patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in their order."""
+        """Captions of patches, uint8 (B, H, W, 3) RGB at `mpp` µm per pixel: a list of B, in the same order."""
 
 
 @runtime_checkable
 class FitsToSlide(Protocol):
-    """A captioner whose words depend on the slide: it sees some of its patches before it describes any."""
+    """A captioner whose captions depend on the slide: it is fitted to a sample of the slide's patches first."""
 
     def fit(self, images: npt.NDArray[np.uint8], *, mpp: float) -> Captioner:
         """The captioner for the slide that has these patches, uint8 (B, H, W, 3) at `mpp` µm per pixel."""
 
 
 def sample_rows(n: int) -> npt.NDArray[np.int64]:
-    """Rows of the patches by which a slide of `n` patches is known: `SAMPLE_PATCHES` at most, evenly spread."""
+    """Rows of the patches that a captioner is fitted to, int64, sorted: up to `SAMPLE_PATCHES` of `n`, evenly spaced.
+
+    Examples
+    --------
+    >>> sample_rows(3).tolist(), len(sample_rows(100_000))
+    ([0, 1, 2], 512)
+    """
     return np.unique(np.linspace(0, n - 1, min(n, SAMPLE_PATCHES)).astype(np.int64))
 
 
 def in_parallel(captioner: Captioner) -> bool:
-    """Whether several threads may call it at once. A language model on one device says no by saying nothing."""
+    """Whether several threads or processes may call it concurrently: its attribute `parallel`, default False."""
     return bool(getattr(captioner, "parallel", False))
 
 
 def batch_of(captioner: Captioner) -> int:
-    """How many patches it is given in one call."""
+    """Its batch size: its attribute `batch`, default `BATCH`."""
     return max(1, int(getattr(captioner, "batch", BATCH)))
 
 
 def check_patches(images: npt.NDArray[np.uint8], mpp: float) -> None:
-    """Raise `RequestError` unless `images` is uint8 (B, H, W, 3) with H, W ≥ 1 and `mpp` is a positive number."""
+    """Raise `RequestError` unless `images` is uint8 (B, H, W, 3) with H, W ≥ 1 and `mpp` is a positive number.
+
+    Examples
+    --------
+    >>> check_patches(np.zeros((2, 8, 8, 3), np.uint8), 0.5)
+    """
     shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
     if shape is None or len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:] or dtype != np.uint8:
         raise RequestError(f"patches of shape {shape}, {dtype}: expected uint8 (batch, height, width, 3)")

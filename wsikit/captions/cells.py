@@ -1,6 +1,6 @@
-"""What the nuclei of a patch say together: size, shape, stain, large pale ones, nucleoli. Facts as numbers.
+"""Facts of the nuclei of a patch: size, shape, stain, share of large pale nuclei, nucleoli.
 
-A large pale nucleus with a nucleolus in pink cytoplasm is like a ganglion cell's. What it is, a pathologist says.
+A large pale nucleus with a nucleolus in pink cytoplasm is called ganglion-like; the diagnosis is the pathologist's.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ import numpy.typing as npt
 from wsikit.captions.nuclei import Nuclei
 from wsikit.captions.pixels import Densities, Mask, box_mean, dilate, halve, halve_mask, quantile
 
-FEWEST = 8
-"""With fewer whole nuclei, medians and shares of nuclei are not stated."""
+MIN_NUCLEI = 8
+"""With fewer complete nuclei, medians and shares of nuclei are not reported."""
 
 _ELONGATED_ASPECT = 0.5
-_DARK_QUANTILE = 0.8  # of the densities: the patch's ordinary, dark nuclei
-_LARGE_UM, _PALE = 8.0, 0.70  # diameter; density relative to the dark ones
+_DARK_QUANTILE = 0.8  # of the densities: the patch's typical dark nuclei
+_LARGE_UM, _PALE = 8.0, 0.70  # diameter; density relative to the dark nuclei
 _CELL_LARGE_UM, _CELL_PALE, _CELL_CYTOPLASM = 6.5, 0.80, 0.9
-_NUCLEOLUS = 1.9  # darkest pixel within a nucleus over its median
-_NUCLEOLUS_WITHIN = 0.65  # of the radius: further out lies the membrane
-_PALE_ASPECT = 0.6  # long pale nuclei are fibroblasts or endothelium cut flat
+_NUCLEOLUS = 1.9  # maximum over median density within a nucleus
+_NUCLEOLUS_WITHIN = 0.65  # of the radius: the membrane lies further out
+_PALE_ASPECT = 0.6  # long pale nuclei are fibroblasts or tangentially cut endothelium
 _CYTOPLASM_UM = 4.0
-_INTACT_UM2 = 20.0  # 5 µm across: smaller dark bodies are shrunken, or grazed by the knife
+_INTACT_UM2 = 20.0  # diameter 5 µm: smaller dark bodies are pyknotic, or only touched by the section
 
 
 def shape_facts(nuclei: Nuclei) -> dict[str, float]:
-    """Medians and shares over the nuclei that lie wholly in the patch; none if there are fewer than `FEWEST`.
+    """Medians and shares over the nuclei that lie completely in the patch; empty if fewer than `MIN_NUCLEI`.
 
-    The diameter is the median by area: half of the nuclear area lies in nuclei that wide or wider. So fragments of
-    nuclei with open chromatin, which are many and small, weigh little.
+    The diameter is the area-weighted median: half of the nuclear area belongs to nuclei of that diameter or more. Small
+    fragments of nuclei with open chromatin, which are many, then have little weight.
     """
     whole = ~nuclei.cut
-    if np.count_nonzero(whole) < FEWEST:
+    if np.count_nonzero(whole) < MIN_NUCLEI:
         return {}
     diameter, aspect, area = nuclei.diameter_um[whole], nuclei.aspect[whole], nuclei.area_um2[whole]
     order = np.argsort(diameter, kind="stable")
@@ -47,12 +47,12 @@ def shape_facts(nuclei: Nuclei) -> dict[str, float]:
 
 
 def pale_facts(nuclei: Nuclei, od: Densities) -> dict[str, float]:
-    """Shares of large pale nuclei, and of pale ones with a nucleolus that lie in pink cytoplasm.
+    """Shares of large pale nuclei, and of pale nuclei with a nucleolus in pink cytoplasm (ganglion-like).
 
-    Pale is relative to the patch's own dark nuclei: where all are pale alike, none is found.
+    Pale is relative to the patch's own dark nuclei: if all are equally pale, none is found.
     """
     whole = ~nuclei.cut
-    if np.count_nonzero(whole) < FEWEST:
+    if np.count_nonzero(whole) < MIN_NUCLEI:
         return {}
     paleness = nuclei.density / quantile(nuclei.density, _DARK_QUANTILE)
     rounded = whole & (nuclei.aspect > _PALE_ASPECT)
@@ -69,7 +69,7 @@ def pale_facts(nuclei: Nuclei, od: Densities) -> dict[str, float]:
 
 
 def _cytoplasm(nuclei: Nuclei, od: Densities) -> npt.NDArray[np.float64]:
-    """Green density just around each nucleus over the median between the nuclei of the patch, (N,)."""
+    """OD in green around each nucleus, over the median between the nuclei of the patch, (N,)."""
     between = ~dilate(nuclei.labels > 0, 1)
     stained = od.green[between & (od.green > 0.08)]
     if stained.size == 0:
@@ -85,7 +85,7 @@ def _cytoplasm(nuclei: Nuclei, od: Densities) -> npt.NDArray[np.float64]:
 
 
 def _nucleolus(nuclei: Nuclei, index: int, od: Densities) -> float:
-    """Red density of the darkest pixel well inside a nucleus over the median there."""
+    """Maximum over median OD in red in the inner part of a nucleus."""
     y, x = nuclei.y[index], nuclei.x[index]
     reach = _NUCLEOLUS_WITHIN * nuclei.diameter_um[index] / 2 / nuclei.mpp
     top, left = max(0, int(y - reach)), max(0, int(x - reach))
@@ -100,4 +100,4 @@ def far_from_nuclei(nuclei: Nuclei, distance_um: float) -> Mask:
     """bool (h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2`."""
     intact = np.concatenate([[False], nuclei.area_um2 >= _INTACT_UM2])
     near = halve_mask(intact[nuclei.labels], 0).astype(np.float32)
-    return box_mean(near, distance_um / np.sqrt(3.0) / (2 * nuclei.mpp)) < 1e-4  # a square of that half-width is empty
+    return box_mean(near, distance_um / np.sqrt(3.0) / (2 * nuclei.mpp)) < 1e-4  # an empty square of that half-width

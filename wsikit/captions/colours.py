@@ -1,7 +1,8 @@
-"""What the colour of a pixel says: glass, black, grey, ink, brown, red cells, haematoxylin, eosin. No shapes here.
+"""Classification of pixels by colour: glass, black, grey, ink, brown, red blood cells, haematoxylin, eosin.
 
-Ratios of optical densities tell dyes apart whatever the thickness: both H&E dyes absorb green most, haematoxylin red
-nearly as much, eosin hardly; red cells blue nearly as much as green; inks red most; soot and dust all alike.
+Ratios of optical densities (OD) identify dyes independently of the section's thickness. Haematoxylin and eosin absorb
+green most; haematoxylin absorbs red nearly as much, eosin hardly. Red blood cells absorb blue nearly as much as green;
+inks absorb red most; soot and dust absorb all channels equally.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ import numpy as np
 
 from wsikit.captions.pixels import Densities, Mask, Plane, box_mean, halve, quantile, smooth
 
-_STAINED = 0.24  # sum of the three densities; glass scanned at 222 and up stays below
-_TINT = 0.04  # green over the mean of red and blue; pale stain has it, glass, unless itself tinted, has not
-_BLACK = 0.795  # least density of black: no channel above grey value 40
-_DARK = 1.0  # middle density: light in one channel alone is fluorescence, or black all the same
-_COLOURLESS = 0.2  # spread of the channels over their mean; H&E has 0.4 and more
+_STAINED = 0.24  # sum of the three ODs; glass with grey values of 222 and more is below
+_TINT = 0.04  # OD of green above the mean of red and blue; pale stain exceeds it, untinted glass does not
+_BLACK = 0.795  # minimum OD of black: no channel above grey value 40
+_DARK = 1.0  # median OD of the channels: light in one channel only is fluorescence, or black
+_COLOURLESS = 0.2  # range of the channels over their mean; H&E has 0.4 and more
 _INK_RED = 1.3  # red over green, and green over mean, of blue and green inks
 _INK_DENSITY = 0.3
 _BROWN_BLUE = 1.15  # blue over green of DAB and melanin
 _BROWN_DENSITY = 0.25
 _RED_CELL_BLUE = 0.72  # blue over green: eosin has 0.4-0.75, red cells 0.75-0.95 unless colours were normalised
-_RED_CELL_ABOVE = 0.1  # where cells are not resolved, also this much above the median of the patch's pink
+_RED_CELL_ABOVE = 0.1  # where cells are not resolved: at least this much above the median of the pink pixels
 _RED_CELL_GREEN = 0.12
 _RED_CELL_RED = 0.45  # red over green
-_CELL_MPP = 1.5  # up to here single red cells roughen the picture; bone and colloid are as red, and smooth:
-_ROUGH, _ROUGH_UM = 0.11, 5.0  # mean deviation over mean of the green density; bone 0.03-0.1, red cells 0.12-0.35
+_CELL_MPP = 1.5  # up to here red blood cells are resolved, with a rough texture; bone and colloid are smooth:
+_ROUGH, _ROUGH_UM = 0.11, 5.0  # mean deviation over mean of the OD in green; bone 0.03-0.1, red blood cells 0.12-0.35
 _MIDDLE = 0.45  # red over green between eosin (0.1-0.3) and haematoxylin (0.55-1)
 _MIDDLE_RANGE = (0.38, 0.55)
 _ENOUGH_UM2 = 200.0
@@ -34,12 +35,12 @@ _ENOUGH_UM2 = 200.0
 
 @dataclass(frozen=True, slots=True)
 class Colours:
-    """Kinds of pixel, bool (h, w) each; no pixel is of two kinds, and some are of none."""
+    """Classes of pixels, bool (h, w) each. They do not overlap; some pixels belong to none."""
 
     blank: Mask
-    """Bright, hardly tinted: glass, lumens, fat dissolved by processing."""
+    """Bright with little colour: glass, lumens, fat dissolved by processing."""
     black: Mask
-    """Black, or light in one channel alone: scanner border, dark field."""
+    """Black, or light in one channel only: scanner border, dark field."""
     grey: Mask
     """Dark without colour: soot, dust, black ink, pigment."""
     ink: Mask
@@ -54,7 +55,7 @@ class Colours:
 
 
 def sort_colours(od: Densities) -> Colours:
-    """Sort the pixels of a patch by colour, haematoxylin and eosin by the average stain."""
+    """Classify the pixels of a patch by colour; haematoxylin and eosin by the average stain."""
     red, green, blue = od.red, od.green, od.blue
     total = red + green + blue
     blank = (total < _STAINED) & (green - (red + blue) / 2 < _TINT)
@@ -76,7 +77,7 @@ def sort_colours(od: Densities) -> Colours:
 
 
 def _red_cells(od: Densities, free: Mask) -> Mask:
-    """Redder than this patch's eosin, in spots and not in single pixels."""
+    """Pixels redder than the eosin of this patch, in spots rather than single pixels."""
     red, green, blue = od.red, od.green, od.blue
     pink = free & (green > _RED_CELL_GREEN) & (red < _RED_CELL_RED * green)
     if not pink.any():
@@ -93,9 +94,9 @@ def _red_cells(od: Densities, free: Mask) -> Mask:
 
 
 def adapt_stains(colours: Colours, od: Densities, nuclei: Mask) -> Colours:
-    """Part haematoxylin from eosin half-way between this patch's nuclei and its pinkest pixels.
+    """Separate haematoxylin from eosin midway between this patch's nuclei and its pinkest pixels.
 
-    Where there is too little of either to tell, the average stain stays.
+    If there are too few pixels of either, the separation by the average stain is kept.
 
     Parameters
     ----------
@@ -120,10 +121,16 @@ def halved(od: Densities) -> Densities:
 
 
 def share(mask: Mask) -> float:
-    """Fraction of the patch that is `mask`."""
+    """Fraction of the patch that is `mask`.
+
+    Examples
+    --------
+    >>> share(np.array([[True, False]]))
+    0.5
+    """
     return float(np.count_nonzero(mask) / mask.size)
 
 
-def is_even(green: Plane) -> bool:
-    """Whether the patch is one even colour: the green density varies by less than a grey level or two."""
+def is_uniform(green: Plane) -> bool:
+    """Whether the patch has a uniform colour: the OD in green varies by less than one or two grey levels."""
     return float(green.std()) < 0.004

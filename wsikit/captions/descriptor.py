@@ -1,8 +1,8 @@
-"""A patch in a few numbers of stain and texture, to tell which patches look alike. No model, no facts, no words.
+"""A feature vector of stain and texture for each patch, by which similar patches are grouped. No model, no facts.
 
-Per pixel of the patch halved: optical density, unmixed into haematoxylin and eosin by fixed vectors (for other stains
-just two directions of colour); per patch: amounts, tails, how much detail at each of five scales, and how far fibres
-run together. Frames: uint8 (B, H, W, 3) in, float32 (B, D) out.
+Per pixel, after averaging 2 × 2 px: optical density, unmixed into haematoxylin and eosin by fixed vectors (for other
+stains these are two directions in colour space). Per patch: means, percentiles, detail at five scales, and coherence of
+the structure tensor. uint8 (B, H, W, 3) in, float32 (B, 28) out.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ import numpy as np
 import numpy.typing as npt
 
 DESCRIPTOR_REVISION = 1
-"""Raised when the same patch gets other numbers."""
+"""Raise it when the same patch gets other features."""
 
 _DENSITY = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)
-# Ruifrok and Johnston 2001: densities in red, green, blue of haematoxylin, eosin and DAB
+# Ruifrok and Johnston 2001: optical densities in red, green, blue of haematoxylin, eosin and DAB
 _STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 _UNMIX = np.linalg.inv(np.array(_STAINS)).astype(np.float32)[:, :2]
-_TAILS = (5.0, 25.0, 50.0, 75.0, 95.0)  # per cent
+_PERCENTILES = (5.0, 25.0, 50.0, 75.0, 95.0)
 _BANDS_PX = (1.0, 2.0, 4.0, 8.0)  # of the halved patch: 1 to 8 µm at 0.5 µm/px
-_FIBRE_PX = 16  # a fibre's direction is looked for over so many pixels
-_LEAST_PX = 4  # a smaller patch is not halved
+_FIBRE_PX = 16  # window for the direction of fibres
+_MIN_PX = 4  # a smaller patch is not halved
 
 Plane = npt.NDArray[np.float32]
 
 
 def describe_patches(images: npt.NDArray[np.uint8]) -> Plane:
-    """Numbers of patches, float32 (B, D): each depends on its own patch alone. `images` is uint8 (B, H, W, 3)."""
+    """Features of patches, float32 (B, 28), of `images`, uint8 (B, H, W, 3). Each row depends on its own patch only.
+
+    Examples
+    --------
+    >>> describe_patches(np.full((2, 8, 8, 3), 128, np.uint8)).shape
+    (2, 28)
+    """
     return np.stack([_one(image) for image in images]) if len(images) else np.zeros((0, 0), np.float32)
 
 
@@ -35,13 +41,13 @@ def _one(image: npt.NDArray[np.uint8]) -> Plane:
     haematoxylin, eosin = np.moveaxis(density @ _UNMIX, 2, 0)
     values = [density.mean(axis=(0, 1)), density.std(axis=(0, 1))]
     for plane in (haematoxylin, eosin):
-        values += [np.percentile(plane, _TAILS), _detail(plane)]
+        values += [np.percentile(plane, _PERCENTILES), _detail(plane)]
     values.append(_direction(eosin))
     return np.concatenate(values).astype(np.float32)
 
 
 def _detail(plane: Plane) -> npt.NDArray[np.float64]:
-    """Spread of what each blur takes away, and of what is left."""
+    """Standard deviation of the detail removed by each blur, and of the rest."""
     from scipy import ndimage as ndi
 
     spreads = []
@@ -53,7 +59,7 @@ def _detail(plane: Plane) -> npt.NDArray[np.float64]:
 
 
 def _direction(plane: Plane) -> npt.NDArray[np.float64]:
-    """Mean and spread of how far edges point one way, 0 … 1: the structure tensor's coherence."""
+    """Mean and standard deviation of the coherence of the structure tensor, 0 (no direction) to 1 (one direction)."""
     from scipy import ndimage as ndi
 
     smooth = ndi.gaussian_filter(plane, 1.0)
@@ -64,9 +70,9 @@ def _direction(plane: Plane) -> npt.NDArray[np.float64]:
 
 
 def _halved(density: Plane) -> Plane:
-    """Blocks of 2 × 2 px averaged: the scanner's noise is no likeness."""
+    """Mean of blocks of 2 × 2 px: removes scanner noise, which must not decide what is similar."""
     height, width = (side // 2 * 2 for side in density.shape[:2])
-    if min(height, width) < _LEAST_PX:
+    if min(height, width) < _MIN_PX:
         return density
     rows = density[0:height:2, :width] + density[1:height:2, :width]
     return np.asarray((rows[:, 0::2] + rows[:, 1::2]) / 4, dtype=np.float32)

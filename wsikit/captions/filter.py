@@ -1,6 +1,7 @@
-"""Is this text a caption? Loops, refusals, torn ends and texts about something else are named; label words go out.
+"""Filter for the output of generative captioners: rejects loops, refusals, truncated and unrelated text; removes label
+words.
 
-Text in, words out: no pixels, no model. What is refused here is kept by the caller, but never shown to a classifier.
+Text in, text out: no pixels, no model. Rejected text is kept by the caller, but a classifier never reads it.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from wsikit.captions.parse import parse, scrub
+from wsikit.captions.parser import parse
+from wsikit.scrub import scrub
 
 SAFETY_REVISION = 1
-"""Raised when the same text gets another verdict: it stands in the receipts."""
+"""Raise it when the same text gets another verdict. It is part of the receipts."""
 
-MOST_WORDS = 400
-"""More than three times what 256 tokens hold: whoever talks on like that does not describe a patch."""
+MAX_WORDS = 400
+"""Maximum length, more than three times that of 256 tokens: a longer text does not describe a patch."""
 
-_LONGEST_LOOP = 12  # words; longer repeats show in the share of distinct trigrams
-_REPEATS = 4  # the same words so many times in a row
-_LEAST_FOR_VARIETY = 30  # trigrams; on fewer their variety says nothing
-_LEAST_VARIETY = 0.5  # distinct of all trigrams; measured captions have 0.97 and more
-_FOREIGN = 0.1  # share of letters that are neither Latin nor Greek (µ, α, β)
+_LONGEST_LOOP = 12  # words; longer repeats are found by the share of distinct trigrams
+_REPEATS = 4  # the same words this many times in a row
+_MIN_TRIGRAMS = 30  # the share of distinct ones is not meaningful for fewer
+_MIN_DISTINCT = 0.5  # share of distinct trigrams; measured captions have 0.97 and more
+_MAX_OTHER_SCRIPT = 0.1  # share of letters that are neither Latin nor Greek (µ, α, β)
 
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*|[^\w\s]", re.UNICODE)
 _SENTENCE_END = re.compile(r"[.!?…][\"')\]]*(?=\s|$)")
@@ -31,11 +33,11 @@ _REFUSAL = re.compile(
     r"|\bno image (?:was|is|has been)\b|\bplease (?:provide|upload|share|consult)\b|\bI can help you\b",
     re.IGNORECASE,
 )
-_TORN = re.compile(
+_TRUNCATED = re.compile(
     r"(?:[,;:(\[/–—-]|\b(?:a|an|the|and|or|of|with|without|in|on|at|to|by|from|for|is|are|no|which|that|as))$",
     re.IGNORECASE,
 )
-# Words of histology beyond the vocabulary of `reading`: a caption about breast or lymph node is a caption too.
+# Words of histology beyond the vocabulary of the parser: captions of breast or lymph node are accepted as well
 _HISTOLOGY = re.compile(
     r"\b(?:tissue|cells?|cellular\w*|nucle(?:us|i|ar|ol\w*)|cytoplasm\w*|chromatin|strom\w+|epitheli\w+|gland\w*|"
     r"tumou?r\w*|neoplas\w+|carcinom\w*|neuroblast\w*|blastema\w*|fibro\w*|fibrous|collagen\w*|muscle|vessel\w*|"
@@ -48,21 +50,21 @@ _HISTOLOGY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A captioner's text, judged."""
+    """The result of the filter for one text."""
 
     text: str
-    """What a classifier may read: tidy, whole sentences, without label words; empty if there is a failure."""
+    """What a classifier may read: complete sentences without label words; empty if there is a failure."""
     failure: str = ""
-    """Why it is no caption, in a few words; empty if it is one."""
+    """Why the text was rejected, in a few words; empty if it was accepted."""
     scrubbed: bool = False
-    """Whether words were taken out that name the diagnosis."""
+    """Whether words that name the diagnosis were removed."""
 
 
 def judge(raw: str) -> Verdict:
-    """Judge what a captioner wrote.
+    """Accept or reject the output of a captioner.
 
-    A last sentence that breaks off is left out if a whole one stands before it. Equal texts get equal verdicts, and
-    the text of a verdict, judged again, stays as it is.
+    A truncated last sentence is removed if a complete one precedes it. Equal texts get equal verdicts, and the text of
+    a verdict passes the filter unchanged.
 
     Examples
     --------
@@ -80,34 +82,45 @@ def judge(raw: str) -> Verdict:
         bare = scrub(text)
         if failure or bare == text:
             return Verdict("" if failure else text, failure, scrubbed)
-        text, scrubbed = bare, True  # what is left is judged again: "with a poorly differentiated" tears an end
+        text, scrubbed = bare, True  # judged again: the removal may leave a truncated end ("with a")
 
 
 def fault(text: str) -> str:
-    """What is wrong with a text as a whole: empty, refusal, wrong script, loop, too long, not about tissue; or ""."""
+    """Why a whole text is rejected: empty, refusal, wrong script, loop, too long, not about tissue; "" if it is not.
+
+    Examples
+    --------
+    >>> fault("The weather is fine today.")
+    'no word about tissue'
+    """
     if not re.search(r"[^\W\d_]", text):
         return "empty"
-    if _is_foreign(text):
+    if _is_other_script(text):
         return "wrong script"
     if _REFUSAL.search(text):
         return "refusal"
     words = [word.lower() for word in _WORD.findall(text)]
     if _loops(words) or re.search(r"(\S)\1{9,}", text):
         return "loop"
-    if len(words) > MOST_WORDS:
-        return f"more than {MOST_WORDS} words"
+    if len(words) > MAX_WORDS:
+        return f"more than {MAX_WORDS} words"
     if not _HISTOLOGY.search(text) and not parse(text):
         return "no word about tissue"
     return ""
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text ends as a sentence, or as a lone phrase, may end.
+    """Whether a text ends like a complete sentence or a complete single phrase.
 
-    "Nuclei with", "a few (" and "ganglion-" do not; nor does what follows a whole sentence without a stop of its own.
+    "Nuclei with", "a few (" and "ganglion-" do not; nor does text after a complete sentence that has no full stop.
+
+    Examples
+    --------
+    >>> is_whole("Abundant neuropil"), is_whole("No necrosis. Nuclei with")
+    (True, False)
     """
     stripped = text.rstrip()
-    if not stripped or _TORN.search(stripped):
+    if not stripped or _TRUNCATED.search(stripped):
         return False
     if stripped.count("(") > stripped.count(")") or stripped.count("[") > stripped.count("]"):
         return False
@@ -115,16 +128,22 @@ def is_whole(text: str) -> bool:
 
 
 def whole_sentences(text: str) -> str:
-    """The text up to the end of its last whole sentence; empty if there is none."""
+    """The text up to the end of its last complete sentence; empty if there is none.
+
+    Examples
+    --------
+    >>> whole_sentences("No necrosis. The nuclei are")
+    'No necrosis.'
+    """
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     return text[: ends[-1]] if ends else ""
 
 
-def _is_foreign(text: str) -> bool:
+def _is_other_script(text: str) -> bool:
     letters = [sign for sign in text if sign.isalpha()]
-    # "micro sign" is Greek's µ under its own name
+    # the character "micro sign" is a Greek µ with its own Unicode name
     known = sum(unicodedata.name(sign, "").startswith(("LATIN", "GREEK", "MICRO")) for sign in letters)
-    return known < (1 - _FOREIGN) * len(letters)
+    return known < (1 - _MAX_OTHER_SCRIPT) * len(letters)
 
 
 def _loops(words: list[str]) -> bool:
@@ -136,4 +155,4 @@ def _loops(words: list[str]) -> bool:
             if run >= (_REPEATS - 1) * length:
                 return True
     trigrams = [tuple(words[place : place + 3]) for place in range(len(words) - 2)]
-    return len(trigrams) >= _LEAST_FOR_VARIETY and len(set(trigrams)) < _LEAST_VARIETY * len(trigrams)
+    return len(trigrams) >= _MIN_TRIGRAMS and len(set(trigrams)) < _MIN_DISTINCT * len(trigrams)

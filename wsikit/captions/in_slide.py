@@ -1,8 +1,9 @@
-"""Where a patch stands among the patches of its slide: bluer than most, the smoothest there are.
+"""Captions that rank a patch among the patches of its slide: bluer than most, the smoothest of all.
 
-Stains and scanners differ between slides, so one patch's colour says little by itself; a pathologist judges it beside
-the rest of the slide, which an image branch that sees single patches cannot. Here the slide is looked at first (a
-sample of it), and each measured caption ends with a sentence about the patch's tone within that slide.
+Stains and scanners differ between slides, so the colour of one patch is little information by itself; a pathologist
+compares it with the rest of the slide, which an image branch that sees single patches cannot do. This captioner is
+first fitted to a sample of the slide's patches. Each measured caption then ends with a sentence on the rank of the
+patch's colour and texture in that slide.
 """
 
 from __future__ import annotations
@@ -15,100 +16,117 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.base import Caption
-from wsikit.captions.lexicon import FACTS, TONE
 from wsikit.captions.morphometry import Morphometry
 from wsikit.errors import RequestError
+from wsikit.facts import FACTS, TONE
 
-_VERSION = 1  # raise it when the same patch of the same slide gets other words
-_LOW, _HIGH = 10.0, 90.0  # per cent of the slide's patches; a fact's place is 0 at the former and 1 at the latter
-_LEAST_PATCHES = 10  # of fewer nobody can say what is usual
-_LEAST_SPREAD = 1e-3  # where all patches are alike, none is placed by noise
+_VERSION = 1  # raise it when the same patch of the same slide gets another caption
+_LOW, _HIGH = 10.0, 90.0  # percentiles of the slide's patches; the relative position is 0 at the lower, 1 at the upper
+_MIN_PATCHES = 10  # percentiles of fewer patches are not meaningful
+_MIN_SPREAD = 1e-3  # where all patches are alike, rounding errors must not rank them
 
 LIMITS = (0.1, 0.4, 0.6, 0.9)
-"""Places that part the five words of a fact."""
+"""Relative positions that separate the five words of a fact."""
 WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split())
     for name, words in {
-        "hue": "pinkest pinker halfway bluer bluest",
-        "warmth": "coldest colder tepid warmer warmest",
-        "hue_variety": "plainest plainer ordinary richer richest",
+        "red_green_od_ratio": "pinkest pinker halfway bluer bluest",
+        "blue_green_od_ratio": "coldest colder tepid warmer warmest",
+        "red_green_od_ratio_sd": "plainest plainer ordinary richer richest",
         "nuclear_stain": "weakest weaker average stronger strongest",
-        "ground": "loosest looser medial tighter tightest",
-        "body": "thinnest thinner middling thicker thickest",
-        "darkest": "faintest fainter common bolder boldest",
-        "nuclear_grain": "calmest calmer regular busier busiest",
-        "grain": "smoothest smoother normal rougher roughest",
-        "patchiness": "evenest evener typical patchier patchiest",
+        "od_p10": "loosest looser medial tighter tightest",
+        "od_p50": "thinnest thinner middling thicker thickest",
+        "od_p90": "faintest fainter common bolder boldest",
+        "nuclear_texture_sd": "calmest calmer regular busier busiest",
+        "fine_texture_sd": "smoothest smoother normal rougher roughest",
+        "coarse_texture_sd": "evenest evener typical patchier patchiest",
     }.items()
 }
-"""Five words of each fact of the tone, from far below the slide's other patches to far above them."""
+"""Five words for each fact of colour and texture, from far below the slide's other patches to far above them."""
 HEAD = "In its slide"
+"""First words of the sentence."""
 
 Reference = Mapping[str, tuple[float, float]]
-"""Fact to its value at place 0 and at place 1."""
+"""Fact to its values at relative positions 0 and 1: the slide's 10th and 90th percentiles."""
 
 
 def reference_of(captions: list[Caption]) -> dict[str, tuple[float, float]]:
-    """What is usual in a slide, from captions of some of its patches; empty if too few of these tell of tone."""
-    told = np.array([[caption.facts[name] for name in TONE] for caption in captions if TONE[0] in caption.facts])
-    if len(told) < _LEAST_PATCHES:
+    """Percentiles of a slide, from the facts of a sample of its patches; empty if too few of them have these facts."""
+    values = np.array([[caption.facts[name] for name in TONE] for caption in captions if TONE[0] in caption.facts])
+    if len(values) < _MIN_PATCHES:
         return {}
-    low, high = np.percentile(told, (_LOW, _HIGH), axis=0)
-    high = np.maximum(high, low + _LEAST_SPREAD)
+    low, high = np.percentile(values, (_LOW, _HIGH), axis=0)
+    high = np.maximum(high, low + _MIN_SPREAD)
     return {name: (round(float(a), 6), round(float(b), 6)) for name, a, b in zip(TONE, low, high, strict=True)}
 
 
-def places(facts: Mapping[str, float], reference: Reference) -> dict[str, float]:
-    """Where each fact of the tone stands: 0 where a tenth of the slide's patches lies below, 1 where a tenth lies
-    above, beyond them outside of 0 … 1. Empty if the facts tell of no tone."""
+def relative_positions(facts: Mapping[str, float], reference: Reference) -> dict[str, float]:
+    """Facts of colour and texture relative to the slide: 0 at its 10th percentile, 1 at its 90th, linear, unbounded.
+
+    Empty if `facts` has none of them.
+
+    Examples
+    --------
+    >>> relative_positions({"od_p50": 0.5}, {"od_p50": (0.25, 0.75)})
+    {'od_p50': 0.5}
+    """
     return {name: (facts[name] - low) / (high - low) for name, (low, high) in reference.items() if name in facts}
 
 
-def place_words(found: Mapping[str, float]) -> str:
-    """The sentence of some places; empty if there are none."""
-    words = [WORDS[name][int(np.searchsorted(LIMITS, found[name], side="right"))] for name in TONE if name in found]
+def rank_sentence(positions: Mapping[str, float]) -> str:
+    """The sentence for some relative positions; empty if there are none.
+
+    Examples
+    --------
+    >>> rank_sentence({"red_green_od_ratio": 1.2, "od_p50": 0.5})
+    'In its slide: bluest, middling.'
+    """
+    words = [
+        WORDS[name][int(np.searchsorted(LIMITS, positions[name], side="right"))] for name in TONE if name in positions
+    ]
     return f"{HEAD}: {', '.join(words)}." if words else ""
 
 
 class MorphometryInSlide:
-    """Captioner that measures, and says how a patch stands among those of its slide. It sees the slide first: `fit`.
+    """Captioner that measures, and ranks each patch among those of its slide. Call `fit` on the slide first.
 
-    Only where tone is told, on pixels coarser than 0.6 µm.
+    For pixel sizes above 0.6 µm only, where colour and texture are measured.
     """
 
     name = "morphometry-in-slide"
     fact_names: tuple[str, ...] = Morphometry.fact_names
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, version, and what measures. FittedToSlide, it has the slide's reference besides."""
+        """Name, version, and the fingerprint of the measurements. After `fit`, the slide's percentiles are added."""
         return {"captioner": self.name, "version": _VERSION, "measured": Morphometry().fingerprint()}
 
     def fit(self, images: npt.NDArray[np.uint8], *, mpp: float) -> FittedToSlide:
-        """Look at a slide: a sample of its patches, uint8 (B, H, W, 3) at `mpp` µm per pixel.
+        """Measure a sample of a slide's patches, uint8 (B, H, W, 3) at `mpp` µm per pixel.
 
         Raises
         ------
         RequestError
-            If tone is not told at `mpp`.
+            Colour and texture are not measured at `mpp`.
         """
         finest = FACTS[TONE[0]].finest_mpp
         if mpp <= finest:
             raise RequestError(
-                f"captioner {self.name!r}: at {mpp:g} µm/px single cells are told, not tone; it places patches where "
-                f"pixels are coarser than {finest} µm. Use morphometry."
+                f"captioner {self.name!r} needs pixels coarser than {finest} µm, got {mpp:g} µm/px: on finer pixels "
+                "cells are described, not colour and texture. Use morphometry."
             )
         return FittedToSlide(reference_of(Morphometry().caption(images, mpp=mpp)))
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
-        """Refuse: no patch has a place before its slide was looked at."""
-        raise RequestError(f"captioner {self.name!r} describes patches within a slide: settle it on one first")
+        """Always raises `RequestError`: only the captioner that `fit` returns can rank patches."""
+        raise RequestError(f"captioner {self.name!r} ranks patches within a slide: call fit() on the slide first")
 
 
 @dataclass(frozen=True)
 class FittedToSlide:
-    """`MorphometryInSlide`, settled on a slide."""
+    """`MorphometryInSlide`, fitted to a slide."""
 
     reference: dict[str, tuple[float, float]]
+    """Fact to the slide's 10th and 90th percentiles; empty: no patch is ranked."""
 
     name = MorphometryInSlide.name
     parallel = True
@@ -116,16 +134,16 @@ class FittedToSlide:
     fact_names = Morphometry.fact_names
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the unsettled one, and what is usual in the slide."""
+        """The fingerprint of `MorphometryInSlide`, and the percentiles of the slide."""
         return {
             **MorphometryInSlide().fingerprint(),
             "slide": {name: list(pair) for name, pair in self.reference.items()},
         }
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
-        """Measure and place patches, uint8 (B, H, W, 3) at `mpp` µm per pixel; each depends on itself and the slide."""
-        return [self._placed(caption) for caption in Morphometry().caption(images, mpp=mpp)]
+        """Captions of patches, uint8 (B, H, W, 3) at `mpp` µm per pixel; each depends on its patch and the slide."""
+        return [self._ranked(caption) for caption in Morphometry().caption(images, mpp=mpp)]
 
-    def _placed(self, caption: Caption) -> Caption:
-        sentence = place_words(places(caption.facts, self.reference))
+    def _ranked(self, caption: Caption) -> Caption:
+        sentence = rank_sentence(relative_positions(caption.facts, self.reference))
         return replace(caption, text=f"{caption.text} {sentence}".rstrip(), source=self.name)

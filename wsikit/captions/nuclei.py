@@ -1,7 +1,8 @@
-"""Nuclei of one patch: found by haematoxylin, split by depth, measured in µm. Places in px of the densities given.
+"""Nuclear segmentation of one patch: thresholded haematoxylin, split by the distance transform, measured in µm.
 
-Thresholds follow the patch's own staining, between floors. The numbers in `NucleusRule` were tuned on four images with
-outlined nuclei (`benchmarks/captions.py` names them) and hold on four others.
+Positions are in px of the densities given. Thresholds adapt to the patch's staining, with lower bounds. The parameters
+in `NucleusRule` were tuned on four images with annotated nuclei (listed in `benchmarks/captions.py`) and tested on four
+others.
 """
 
 from __future__ import annotations
@@ -29,36 +30,36 @@ from wsikit.captions.pixels import (
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int32]
 
-_BACK, _ON, _STAY = 1, 2, 3
+_PREVIOUS, _NEXT, _STAY = 1, 2, 3  # directions along one axis
 _DEPTH_STEPS = 4096  # per px of depth
 
 
 @dataclass(frozen=True, slots=True)
 class NucleusRule:
-    """How nuclei are told from the rest. Lengths in µm, areas in µm², densities in optical density."""
+    """Parameters of the nuclear segmentation. Lengths in µm, areas in µm², densities in optical density (OD)."""
 
     green_weight: float = 0.05
-    """Of the green density, taken off the red: eosin's leak into red."""
+    """Fraction of the OD in green that is subtracted from red: absorption of eosin in red."""
     blue_weight: float = 0.4
-    """Of the blue density, taken off the red: red cells and brown chromogen."""
+    """Fraction of the OD in blue that is subtracted from red: red blood cells and brown chromogen."""
     blur_um: float = 0.35
     least_density: float = 0.06
-    """No nucleus is paler, however pale the patch."""
+    """Lower bound of the threshold, for pale patches."""
     otsu_share: float = 0.9
-    """Of the patch's Otsu threshold."""
+    """Factor on the Otsu threshold of the patch."""
     local_weight: float = 0.8
-    """Of the local mean against the patch's threshold."""
+    """Weight of the local mean relative to the threshold of the patch."""
     local_factor: float = 1.2
     local_um: float = 6.0
     hole_um2: float = 20.0
-    """Holes up to here are filled …"""
+    """Holes up to this area are filled …"""
     hole_share: float = 0.67
-    """… if their mean density is at least this share of the patch's threshold: pale chromatin, not a gap."""
+    """… if their mean density is at least this share of the threshold: pale chromatin, not a gap between nuclei."""
     depth_blur_um: float = 0.7
     apart_um: float = 2.0
-    """Two depth maxima nearer than this are one nucleus."""
+    """Distance maxima nearer than this belong to one nucleus."""
     least_contrast: float = 0.05
-    """Mean density above that just around, in haematoxylin: less is mucus, cytoplasm, or out of focus."""
+    """Lower bound of the haematoxylin density above the surroundings: less is mucus, cytoplasm, or out of focus."""
     around_um: float = 2.0
     least_um2: float = 12.0
     most_um2: float = 400.0
@@ -76,11 +77,11 @@ class Nuclei:
     area_um2: Floats
     """(N,)."""
     aspect: Floats
-    """Shorter over longer axis of the ellipse with the same second moments, (N,)."""
+    """Minor over major axis of the ellipse with the same second moments, (N,)."""
     density: Floats
-    """Mean optical density in red, where haematoxylin absorbs and eosin hardly, (N,)."""
+    """Mean optical density in red, where haematoxylin absorbs and eosin hardly does, (N,)."""
     cut: Mask
-    """Touches the edge of the patch, (N,)."""
+    """Whether it touches the edge of the patch, (N,)."""
     mpp: float
 
     def __len__(self) -> int:
@@ -93,21 +94,31 @@ class Nuclei:
 
     @property
     def number(self) -> float:
-        """How many: those cut by the edge count half, so that neighbouring patches add up."""
+        """Number of nuclei; those cut by the edge count half, so that counts of neighbouring patches add up."""
         return float(len(self) - 0.5 * np.count_nonzero(self.cut))
 
 
 def find_nuclei(od: Densities, rule: NucleusRule = NucleusRule()) -> Nuclei:
-    """Find the nuclei of a patch.
+    """Segment the nuclei of a patch.
 
     Parameters
     ----------
     od
         Optical densities, 0.25 to 1.5 µm per pixel.
     rule
-        Thresholds.
+        Parameters.
+
+    Examples
+    --------
+    >>> from wsikit.captions.pixels import densities
+    >>> y, x = np.mgrid[:64, :64]
+    >>> disc = np.hypot(y - 32, x - 32) < 8  # diameter 8 µm
+    >>> image = np.where(disc[..., None], (80, 50, 130), (235, 190, 215)).astype(np.uint8)
+    >>> nuclei = find_nuclei(densities(image, 0.5))
+    >>> len(nuclei), float(nuclei.diameter_um[0].round(1))
+    (1, 8.1)
     """
-    # in place, here and below: what fits a core's own cache is worth a third of the time
+    # in place, here and below: staying in the CPU cache saves a third of the time
     haematoxylin = od.blue * np.float32(-rule.blue_weight)
     haematoxylin -= np.float32(rule.green_weight) * od.green
     haematoxylin += od.red
@@ -125,46 +136,46 @@ def find_nuclei(od: Densities, rule: NucleusRule = NucleusRule()) -> Nuclei:
 
 
 def _split(mask: Mask, mpp: float, rule: NucleusRule) -> Labels:
-    """Part touching nuclei: each pixel belongs to the depth maximum that steepest ascent leads to."""
+    """Separate touching nuclei: each pixel belongs to the distance maximum that steepest ascent leads to."""
     depth = smooth(depth_below(mask), rule.depth_blur_um / mpp)
-    places, tops = _climb(depth, mask)
+    pixels, tops = _climb(depth, mask)
     labels = np.zeros(mask.shape, np.int32)
-    if places.size:
+    if pixels.size:
         is_peak = np.zeros(mask.size, bool)
         is_peak[tops] = True
         peaks = np.flatnonzero(is_peak)
         label_of = np.zeros(mask.size, np.int32)
         label_of[peaks] = _merge_near(peaks, depth.ravel()[peaks], mask.shape[1], max(2.0, rule.apart_um / mpp)) + 1
-        labels.ravel()[places] = label_of[tops]
+        labels.ravel()[pixels] = label_of[tops]
     return labels
 
 
 def _climb(depth: Plane, mask: Mask) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Flat indices of the mask's pixels, and of the local maximum above each."""
     height, width = mask.shape
-    # Four low bits name the way, two for the column and two for the row, so that maxima find height and way at once;
-    # staying is the highest name, and so wins a tie
+    # The four low bits encode the direction, two for the column and two for the row, so that a maximum gives height and
+    # direction at once; staying has the highest code, and so is preferred among equal heights
     keys = np.zeros((height + 2, width + 2), np.int32)
     np.copyto(keys[1:-1, 1:-1], (depth * _DEPTH_STEPS).astype(np.int32) << 4, where=mask)
-    across = np.maximum(keys[:, :-2] + (_BACK << 2), keys[:, 2:] + (_ON << 2))
+    across = np.maximum(keys[:, :-2] + (_PREVIOUS << 2), keys[:, 2:] + (_NEXT << 2))
     np.maximum(across, keys[:, 1:-1] + (_STAY << 2), out=across)
-    best = np.maximum(across[:-2] + _BACK, across[2:] + _ON)
+    best = np.maximum(across[:-2] + _PREVIOUS, across[2:] + _NEXT)
     np.maximum(best, across[1:-1] + _STAY, out=best)
-    step = np.array([0, -1, 1, 0])  # by name
+    step = np.array([0, -1, 1, 0])  # by direction code
     offsets = (step[None, :] * width + step[:, None]).ravel()
-    places = np.flatnonzero(mask)
-    tops = places + offsets[best.ravel()[places] & 15]
+    pixels = np.flatnonzero(mask)
+    tops = pixels + offsets[best.ravel()[pixels] & 15]
     jump = np.zeros(mask.size, np.int64)
     while True:
-        jump[places] = tops
+        jump[pixels] = tops
         onward = jump[tops]
         if np.array_equal(onward, tops):
-            return places, tops
+            return pixels, tops
         tops = onward
 
 
 def _merge_near(peaks: npt.NDArray[np.int64], height: Plane, width: int, apart_px: float) -> npt.NDArray[np.int64]:
-    """For each of n peaks the peak it belongs to: the highest that a chain of near, higher peaks leads to."""
+    """For each of n peaks the peak it is merged into: the end of a chain of near, ever higher peaks."""
     into = np.arange(len(peaks))
     points = np.stack([peaks // width, peaks % width], axis=1).astype(np.float64)
     pairs = cKDTree(points).query_pairs(apart_px, output_type="ndarray")
@@ -173,7 +184,7 @@ def _merge_near(peaks: npt.NDArray[np.int64], height: Plane, width: int, apart_p
     rank = np.empty(len(peaks), np.int64)
     rank[np.lexsort((-peaks, height))] = np.arange(len(peaks))
     pairs = np.take_along_axis(pairs, np.argsort(rank[pairs], axis=1), axis=1)
-    pairs = pairs[np.argsort(rank[pairs[:, 1]])]  # the last written wins: the highest neighbour
+    pairs = pairs[np.argsort(rank[pairs[:, 1]])]  # the last assignment is kept: the highest neighbour
     into[pairs[:, 0]] = pairs[:, 1]
     while not np.array_equal(onward := into[into], into):
         into = onward
@@ -181,9 +192,9 @@ def _merge_near(peaks: npt.NDArray[np.int64], height: Plane, width: int, apart_p
 
 
 def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: NucleusRule) -> Nuclei:
-    """Measure every label; drop what is too small or too large for a nucleus."""
-    places = np.flatnonzero(labels).astype(np.int32)
-    member = labels.ravel()[places].astype(np.intp) - 1
+    """Measure every label; drop those that are too small, too large or too pale for a nucleus."""
+    pixels = np.flatnonzero(labels).astype(np.int32)
+    member = labels.ravel()[pixels].astype(np.intp) - 1
     n = int(labels.max(initial=0))
     size_px = np.bincount(member, minlength=n)
     area: Floats = size_px * np.float64(mpp**2)
@@ -191,8 +202,8 @@ def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: 
     def mean(values: npt.NDArray[Any]) -> Floats:
         return np.bincount(member, values, n) / np.maximum(size_px, 1)
 
-    row = places // labels.shape[1]
-    y, x = row.astype(np.float64), (places - row * labels.shape[1]).astype(np.float64)
+    row = pixels // labels.shape[1]
+    y, x = row.astype(np.float64), (pixels - row * labels.shape[1]).astype(np.float64)
     cx, cy = mean(x), mean(y)
     # 1/12 px²: a pixel is a square, not a point
     xx, yy = mean(x * x) - cx * cx + 1 / 12, mean(y * y) - cy * cy + 1 / 12
@@ -204,7 +215,7 @@ def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: 
         cut[edge] = True
     around = _around(haematoxylin, labels > 0, rule.around_um / mpp)
     half_y, half_x = (np.minimum(axis / 2, n_half - 1).astype(np.intp) for axis, n_half in zip((cy, cx), around.shape))
-    contrast = mean(haematoxylin.ravel()[places]) - around[half_y, half_x]
+    contrast = mean(haematoxylin.ravel()[pixels]) - around[half_y, half_x]
     kept = (area >= rule.least_um2) & (area <= rule.most_um2) & (contrast >= rule.least_contrast)
     number = np.concatenate([[0], np.where(kept, np.cumsum(kept), 0)]).astype(np.int32)
     return Nuclei(
@@ -213,14 +224,14 @@ def _measure(labels: Labels, red: Plane, haematoxylin: Plane, mpp: float, rule: 
         y=cy[kept],
         area_um2=area[kept],
         aspect=aspect[kept],
-        density=mean(red.ravel()[places])[kept],
+        density=mean(red.ravel()[pixels])[kept],
         cut=cut[1:][kept],
         mpp=mpp,
     )
 
 
 def _around(plane: Plane, mask: Mask, sigma_px: float) -> Plane:
-    """Mean of `plane` outside the mask near each pixel, (h // 2, w // 2); 0 deep inside."""
+    """Mean of `plane` outside the mask around each pixel, (h // 2, w // 2); 0 far from the outside."""
     outside = (~mask).astype(np.float32)
     total, weight = box_mean(np.stack([halve(plane * outside), halve(outside)]), sigma_px / 2)
     return np.maximum(total, 0) / np.maximum(weight, 0.02)

@@ -1,7 +1,8 @@
-"""Rosette-like rings: nuclei around a core of matrix whose fibrils run inwards. Centres in µm from the patch's corner.
+"""Rosette-like rings: nuclei around a core of matrix whose fibrils point to the centre. Positions in µm from the
+patch's top left corner.
 
-A ring of nuclei alone is no rosette: gaps in a sheet of cells, glands and vessels have one too. What tells a Homer
-Wright rosette is its core: no lumen, and fibrils that point to the middle.
+A ring of nuclei alone is not specific: gaps in sheets of cells, glands and vessels have one as well. A Homer Wright
+rosette differs in its core: no lumen, and fibrils that point to the centre.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from wsikit.captions.texture import Texture
 Numbers = npt.NDArray[np.floating[Any]]
 
 _CORE_UM = (7.0, 16.0)  # radius of the matrix inside
-_BELT_UM = (-2.0, 7.0)  # where the nuclei of the ring lie, from the core's radius
+_BELT_UM = (-2.0, 7.0)  # distance of the ring's nuclei from the edge of the core
 _SECTORS, _FILLED = 12, 6
 _APART_UM = 5.0
-_SHADE = 0.4  # most share of a pixel of the core that nuclei cover
-_INWARDS = 0.10  # least excess of fibrils that point to the middle over fibrils that run round it
-_MIDDLE_UM = 2.0  # nearer than that to the middle there is no inwards
+_SHADE = 0.4  # maximum share of a core pixel that is covered by nuclei
+_MIN_RADIAL = 0.10  # minimum excess of radial over tangential fibrils
+_CENTRE_UM = 2.0  # closer to the centre, the radial direction is undefined
 
 
 def count_rings(nuclei: Nuclei, texture: Texture, colours: Colours) -> int:
-    """Number of rosette-like rings: 6 of 12 sectors around a core of inward fibrils hold a nucleus.
+    """Number of rosette-like rings: at least 6 of 12 sectors around a core with radial fibrils contain a nucleus.
 
     Parameters
     ----------
@@ -45,26 +46,26 @@ def count_rings(nuclei: Nuclei, texture: Texture, colours: Colours) -> int:
     y, x, radius = _cores(nuclei, colours, 2 * texture.mpp)
     ringed = _filled_sectors(nuclei, y, x, radius) >= _FILLED
     cores = zip(y[ringed], x[ringed], radius[ringed])
-    return sum(_inward(texture, *core) > _INWARDS for core in cores)
+    return sum(_radial(texture, *core) > _MIN_RADIAL for core in cores)
 
 
 def _cores(nuclei: Nuclei, colours: Colours, mpp: float) -> tuple[Numbers, Numbers, Numbers]:
-    """Middles (y, x) and radii, µm, of the gaps between nuclei that are of a core's size and not empty.
+    """Centres (y, x) and radii, µm, of the gaps between nuclei that have the size of a core and are stained.
 
-    Looked for at `mpp`, about 2 µm: rings are some 30 µm wide.
+    The search runs at `mpp`, about 2 µm: rings are some 30 µm wide.
     """
     free = halve(halve((nuclei.labels > 0).astype(np.float32))) <= _SHADE
     radius = smooth(depth_below(free, max(2, round(_CORE_UM[1] / mpp) + 2)), 1.5 / mpp) * mpp
     filled = ~halve_mask(colours.blank | colours.red_cell, 0.25)
     core = (radius >= _CORE_UM[0]) & (radius <= _CORE_UM[1]) & filled
     side = 2 * max(1, round(_APART_UM / mpp)) + 1
-    order = radius + np.linspace(0, 1e-3, radius.size, dtype=np.float32).reshape(radius.shape)  # no two are equal
+    order = radius + np.linspace(0, 1e-3, radius.size, dtype=np.float32).reshape(radius.shape)  # breaks ties
     y, x = np.nonzero(core & (ndi.maximum_filter(order, side) == order))
     return (y + 0.5) * mpp, (x + 0.5) * mpp, radius[y, x]
 
 
 def _filled_sectors(nuclei: Nuclei, y: Numbers, x: Numbers, radius: Numbers) -> npt.NDArray[np.int64]:
-    """Number of sectors that hold a nucleus, for each of n rings of the given middles and core radii, µm."""
+    """Number of sectors that contain a nucleus, for each of n rings with the given centres and core radii, µm."""
     dy = (nuclei.y + 0.5) * nuclei.mpp - y[:, None]  # (n, N)
     dx = (nuclei.x + 0.5) * nuclei.mpp - x[:, None]
     beyond = np.hypot(dy, dx) - radius[:, None]
@@ -75,16 +76,16 @@ def _filled_sectors(nuclei: Nuclei, y: Numbers, x: Numbers, radius: Numbers) -> 
     return filled.sum(axis=1)
 
 
-def _inward(texture: Texture, y: float, x: float, radius: float) -> float:
-    """How much the fibrils of a core point to its middle: 1 all do, 0 as many as not, -1 all run round it."""
+def _radial(texture: Texture, y: float, x: float, radius: float) -> float:
+    """Radial alignment of the fibrils of a core: 1 all radial, 0 as many radial as tangential, -1 all tangential."""
     height, width = texture.matrix.shape
-    top, left = (max(0, int((place - radius) / texture.mpp)) for place in (y, x))
+    top, left = (max(0, int((centre - radius) / texture.mpp)) for centre in (y, x))
     bottom = min(height, int((y + radius) / texture.mpp) + 1)
     right = min(width, int((x + radius) / texture.mpp) + 1)
     dy = (np.arange(top, bottom)[:, None] + 0.5) * texture.mpp - y
     dx = (np.arange(left, right)[None, :] + 0.5) * texture.mpp - x
     square = dy * dy + dx * dx
-    xx, yy, xy = texture.tensor[:, top:bottom, left:right] * ((square <= radius**2) & (square > _MIDDLE_UM**2))
-    # the gradient lies across a fibril: along the radius it speaks against
+    xx, yy, xy = texture.tensor[:, top:bottom, left:right] * ((square <= radius**2) & (square > _CENTRE_UM**2))
+    # the gradient is perpendicular to a fibril, so the minus below
     along = ((xx - yy) * (dx * dx - dy * dy) + 4 * xy * dx * dy) / np.maximum(square, 1e-6)
     return float(-along.sum() / max(float((xx + yy).sum()), 1e-9))

@@ -1,7 +1,8 @@
-"""Patches by what is said or measured of them: a query in words against captions and facts. Texts in, row numbers out.
+"""Search for patches by a query in words, in captions and measured facts. Texts in, row numbers out.
 
-A patch is found if every term of the query holds there, said in its caption or measured on it, and nothing speaks
-against it. Silence is no absence: "without rosettes" finds patches of which it is stated that there are none.
+A patch matches if every term of the query is stated in its caption or measured on it, and neither source contradicts
+it. A missing statement is not an absence: "without rosettes" finds patches for which rosettes are stated or measured
+to be absent.
 """
 
 from __future__ import annotations
@@ -12,84 +13,99 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.lexicon import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT
-from wsikit.captions.parse import TERMS, parse
+from wsikit.captions.parser import TERMS, parse
 from wsikit.errors import RequestError
+from wsikit.facts import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT
 
 _AMOUNTS = (SCANT, MODERATE, ABUNDANT)
-_GRADED = {"cellularity": (ABSENT, *_AMOUNTS)}  # an ordinal whose lowest step is a find too
-_NEXT_TO = 0.5  # an amount beside the one asked for; also "present" where an amount is asked for
-_IF_ANY = {SCANT: 0.7, PRESENT: 0.8, MODERATE: 0.85, ABUNDANT: 1.0}  # asked for without an amount: more is better
-_BORROWED = 0.9  # what a caption shared with another patch says is less sure
+_GRADED = {"cellularity": (ABSENT, *_AMOUNTS)}  # here the lowest grade is a finding as well
+_ADJACENT = 0.5  # score of a neighbouring amount; also of "present" if the query has an amount
+_ANY_AMOUNT = {SCANT: 0.7, PRESENT: 0.8, MODERATE: 0.85, ABUNDANT: 1.0}  # no amount in the query: more is better
+_SHARED_WEIGHT = 0.9  # a caption shared with another patch is weaker evidence
 
-SAID, MEASURED, SHARED = "said", "measured", "said of a patch like it"
+STATED, MEASURED, SHARED = "stated", "measured", "stated for a similar patch"
+"""Sources of evidence: the patch's own caption, a measured fact, a shared caption."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of a term on a patch."""
+    """The grade of a term on a patch, and its source."""
 
     grade: str
     source: str
-    """`SAID`, `MEASURED` or `SHARED`."""
+    """`STATED`, `MEASURED` or `SHARED`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A patch that fits a query."""
+    """A patch that matches a query."""
 
     row: int
     score: float
-    """0 … 1: how well the amounts fit, mean over the terms."""
+    """0 to 1: how well the amounts match, mean over the terms."""
     why: dict[str, Evidence]
-    """By term of the query."""
+    """Evidence by term of the query."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """What is known of N patches."""
+    """Captions and facts of N patches."""
 
     texts: Sequence[str]
-    """N captions, empty where there is none."""
+    """N captions; empty if there is none."""
     own: npt.NDArray[np.bool_]
-    """(N,) False where the caption is that of another patch."""
+    """(N,) False if the caption is that of another patch."""
     facts: npt.NDArray[np.float32]
-    """(N, F) measured on the patch itself; NaN where not measured."""
+    """(N, F) measured on the patch itself; NaN if not measured."""
     fact_names: Sequence[str] = ()
 
 
-def understand(query: str) -> dict[str, str]:
-    """The terms of a query with the grade that each is wanted at.
+def parse_query(query: str) -> dict[str, str]:
+    """Parse a query: term to the grade that is searched for.
 
     Raises
     ------
     RequestError
-        If there is no word of the vocabulary in it.
+        The query has no word of the vocabulary.
 
     Examples
     --------
-    >>> understand("neuropil without rosettes, densely cellular")
+    >>> parse_query("neuropil without rosettes, densely cellular")
     {'neuropil': 'present', 'rosettes': 'absent', 'cellularity': 'abundant'}
     """
     wanted = parse(query)
     if not wanted:
         known = ", ".join(term.replace("_", " ") for term in TERMS)
         raise RequestError(
-            f"query {query!r}: no word of the vocabulary in it. Ask for {known}, cellularity or nuclei, "
+            f"query {query!r}: no word of the vocabulary in it. Search for {known}, cellularity or nuclei, "
             'e.g. "abundant neuropil, no necrosis" or "densely cellular, small round nuclei".'
         )
     return wanted
 
 
 def find(patches: Patches, wanted: Mapping[str, str]) -> list[Match]:
-    """Rows that fit terms with grades, as `understand` gives them, the best first.
+    """Rows that match the terms of a query, best first.
 
-    Among equals, first those with more of what was asked for, then by row.
+    Parameters
+    ----------
+    wanted
+        Term to grade, as `parse_query` returns them.
+
+    Returns
+    -------
+    list of Match
+        Sorted by score, then by the measured amount of what was searched for, then by row.
+
+    Examples
+    --------
+    >>> patches = Patches(["Abundant neuropil.", "No neuropil."], np.array([True, True]), np.empty((2, 0), np.float32))
+    >>> [match.row for match in find(patches, parse_query("neuropil"))]
+    [0]
     """
     measured = _measurements(patches, wanted)
     matches = []
     for row, text in enumerate(patches.texts):
-        match = _match(row, wanted, _said(text, bool(patches.own[row])), _graded(measured, row))
+        match = _match(row, wanted, _stated(text, bool(patches.own[row])), _graded(measured, row))
         if match is not None:
             matches.append(match)
     strength = {match.row: _strength(measured, wanted, match.row) for match in matches}
@@ -97,46 +113,52 @@ def find(patches: Patches, wanted: Mapping[str, str]) -> list[Match]:
 
 
 def count_terms(patches: Patches, wanted: Mapping[str, str]) -> dict[str, int]:
-    """How many patches fit each term alone: tells which one nothing fits."""
+    """Number of patches that match each term alone: shows which term has no match."""
     return {term: len(find(patches, {term: grade})) for term, grade in wanted.items()}
 
 
 def _match(
-    row: int, wanted: Mapping[str, str], said: Mapping[str, Evidence], measured: Mapping[str, Evidence]
+    row: int, wanted: Mapping[str, str], stated: Mapping[str, Evidence], measured: Mapping[str, Evidence]
 ) -> Match | None:
     why: dict[str, Evidence] = {}
-    fits: list[float] = []
+    weights: list[float] = []
     for term, grade in wanted.items():
-        known = [evidence[term] for evidence in (measured, said) if term in evidence]
-        scores = [fit(term, grade, evidence.grade) for evidence in known]
+        known = [evidence[term] for evidence in (measured, stated) if term in evidence]
+        scores = [grade_match(term, grade, evidence.grade) for evidence in known]
         if not scores or min(scores) <= 0:
-            return None  # nobody says so, or somebody says otherwise
+            return None  # no evidence, or evidence against it
         best = int(np.argmax(scores))
         why[term] = known[best]
-        fits.append(scores[best] * (_BORROWED if known[best].source == SHARED else 1.0))
-    return Match(row, float(np.mean(fits)), why)
+        weights.append(scores[best] * (_SHARED_WEIGHT if known[best].source == SHARED else 1.0))
+    return Match(row, float(np.mean(weights)), why)
 
 
-def fit(term: str, wanted: str, found: str) -> float:
-    """How well a grade that was found fits the one that is wanted, 0 (against it) … 1."""
+def grade_match(term: str, wanted: str, found: str) -> float:
+    """How well the grade found matches the grade wanted, 0 (contradicts it) to 1.
+
+    Examples
+    --------
+    >>> grade_match("neuropil", "abundant", "moderate"), grade_match("neuropil", "abundant", "absent")
+    (0.5, 0.0)
+    """
     steps = _GRADED.get(term, _AMOUNTS)
     if wanted == found:
-        return _IF_ANY[PRESENT] if wanted == PRESENT else 1.0
+        return _ANY_AMOUNT[PRESENT] if wanted == PRESENT else 1.0
     if wanted == PRESENT:
-        return _IF_ANY.get(found, 0.0)
+        return _ANY_AMOUNT.get(found, 0.0)
     if wanted in steps and found in steps:
-        return _NEXT_TO if abs(steps.index(wanted) - steps.index(found)) == 1 else 0.0
-    return _NEXT_TO if wanted in _AMOUNTS and found == PRESENT else 0.0
+        return _ADJACENT if abs(steps.index(wanted) - steps.index(found)) == 1 else 0.0
+    return _ADJACENT if wanted in _AMOUNTS and found == PRESENT else 0.0
 
 
-def _said(text: str, own: bool) -> dict[str, Evidence]:
+def _stated(text: str, own: bool) -> dict[str, Evidence]:
     if not text:
         return {}
-    return {term: Evidence(grade, SAID if own else SHARED) for term, grade in parse(text).items()}
+    return {term: Evidence(grade, STATED if own else SHARED) for term, grade in parse(text).items()}
 
 
 def _measurements(patches: Patches, wanted: Mapping[str, str]) -> dict[str, tuple[str, npt.NDArray[np.float32]]]:
-    """Term to its fact's name and values, of the terms wanted that can be measured."""
+    """Term to the name and values of its fact, for those of the wanted terms that were measured."""
     columns = {name: index for index, name in enumerate(patches.fact_names)}
     return {
         fact.term: (name, patches.facts[:, columns[name]])
@@ -156,7 +178,7 @@ def _graded(measured: Mapping[str, tuple[str, npt.NDArray[np.float32]]], row: in
 def _strength(
     measured: Mapping[str, tuple[str, npt.NDArray[np.float32]]], wanted: Mapping[str, str], row: int
 ) -> float:
-    """How much there is of what was wanted, and how little of what was not, against the patch that has most of it."""
+    """Measured amount of what was searched for, minus that of what should be absent, each relative to its maximum."""
     total = 0.0
     for term, (_, values) in measured.items():
         most = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0

@@ -1,7 +1,8 @@
-"""Direction and grain of the tissue between the nuclei, from the structure tensor. Planes at half the densities' size.
+"""Direction and roughness of the matrix between the nuclei, from the structure tensor. Planes at half the densities'
+size.
 
-Fibrils of a neurite mat are fine and turn within tens of µm; the fibres of spindle stroma and muscle run together.
-So both have a direction within 2 µm, and only the latter within 12 µm; structureless matrix has neither.
+Neurites are fine and change direction within tens of µm; the fibres of spindle stroma and muscle run in parallel. So
+both have a direction within 2 µm, only the latter within 12 µm, and structureless matrix at neither distance.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from wsikit.captions.pixels import Densities, Mask, Plane, box_mean, dilate, hal
 
 _NEAR_UM = 1.5
 _FAR_UM = 10.0
-_AROUND_NUCLEI_UM = 1.25  # the edge of a nucleus is the strongest gradient of all, and no fibre
-_SUPPORT_UM, _SUPPORT = 4.0, 0.5  # least share of matrix within some µm
-_TINY = 1e-7
+_AROUND_NUCLEI_UM = 1.25  # the edge of a nucleus is the strongest gradient, but no fibre
+_SUPPORT_UM, _SUPPORT = 4.0, 0.5  # minimum share of matrix within this distance
+_EPSILON = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +26,22 @@ class Texture:
     """(h // 2, w // 2) float32 each."""
 
     near: Plane
-    """Coherence within 1.5 µm: 0 no direction, 1 one direction."""
+    """Coherence within 1.5 µm: 0 no direction, 1 a single direction."""
     far: Plane
-    """Coherence within 10 µm, nuclei included: in spindle stroma they lie along the fibres."""
-    grain: Plane
-    """Mean gradient per pixel over the mean density: how rough the matrix is."""
+    """Coherence within 10 µm, including nuclei: in spindle stroma they are aligned with the fibres."""
+    roughness: Plane
+    """Root mean square gradient per pixel over the mean density."""
     stained: Mask
     """Not blank."""
     matrix: Mask
-    """Where there is matrix at all: stained, no nucleus, and not only a strip between nuclei."""
+    """Stained, not a nucleus, and not just a strip between nuclei."""
     tensor: Plane
-    """Products xx, yy, xy of the gradient's components, (3, h // 2, w // 2)."""
+    """Products xx, yy, xy of the components of the gradient, (3, h // 2, w // 2)."""
     mpp: float
 
 
 def texture_of(od: Densities, nuclei: Mask, blank: Mask) -> Texture:
-    """Measure the texture of what is neither nucleus nor blank.
+    """Measure the texture of the area that is neither nucleus nor blank.
 
     Parameters
     ----------
@@ -57,15 +58,15 @@ def texture_of(od: Densities, nuclei: Mask, blank: Mask) -> Texture:
     green = halve(od.green)
     planes = np.stack([*(halve(product) for product in _tensor(od.green)), green])
     xx, yy, xy, density = box_mean(planes * weight, _NEAR_UM / mpp)
-    support = np.maximum(box_mean(weight, _NEAR_UM / mpp), _TINY)
-    grain = np.sqrt(np.maximum(xx + yy, 0) / support) / (np.maximum(density, 0) / support + 0.02)
+    support = np.maximum(box_mean(weight, _NEAR_UM / mpp), _EPSILON)
+    roughness = np.sqrt(np.maximum(xx + yy, 0) / support) / (np.maximum(density, 0) / support + 0.02)
     matrix = (weight > 0) & (box_mean(weight, _SUPPORT_UM / mpp) > _SUPPORT)
     far = box_mean(np.stack(list(_tensor(green))) * stained, _FAR_UM / mpp)
-    return Texture(_coherence(xx, yy, xy), _coherence(*far), grain, stained, matrix, planes[:3], mpp)
+    return Texture(_coherence(xx, yy, xy), _coherence(*far), roughness, stained, matrix, planes[:3], mpp)
 
 
 def _tensor(plane: Plane) -> Iterator[Plane]:
-    """Products of the central differences, one by one: xx, yy, xy; zero at the edges of the patch."""
+    """Products of the central differences, in turn: xx, yy, xy; zero at the edges of the patch."""
     half = plane * np.float32(0.5)
     dy, dx = np.zeros_like(plane), np.zeros_like(plane)
     np.subtract(half[2:], half[:-2], out=dy[1:-1])
@@ -78,4 +79,4 @@ def _tensor(plane: Plane) -> Iterator[Plane]:
 
 def _coherence(xx: Plane, yy: Plane, xy: Plane) -> Plane:
     """Difference over sum of the eigenvalues of the structure tensor."""
-    return np.sqrt((xx - yy) ** 2 + 4 * xy * xy) / (np.maximum(xx + yy, 0) + _TINY)
+    return np.sqrt((xx - yy) ** 2 + 4 * xy * xy) / (np.maximum(xx + yy, 0) + _EPSILON)

@@ -8,31 +8,16 @@ import click
 
 from wsikit.cli.options import grid_option
 
-FORMATS = (
-    "png",
-    "geojson",
-    "ngff-labels",
-    "ome-tiff",
-    "tiff",
-    "csv",
-    "parquet",
-    "report",
-    "trident",
-    "clam",
-    "stamp",
-    "atlaspatch",
-)
-
 
 @click.command()
 @click.argument("store", type=click.Path())
-@click.option("--to", required=True, type=click.Choice(FORMATS), help="What to write.")
+@click.option("--to", required=True, metavar="FORMAT", help="One of the formats above, or the name of a plug-in.")
 @click.option(
     "-o",
     "--out",
     required=True,
     type=click.Path(),
-    help="The file to write; for ngff-labels the store itself or a new .zarr, for other tools' files a folder.",
+    help="File to write; for ngff-labels the store itself or a new .zarr, for the files of other tools a folder.",
 )
 @grid_option
 @click.option("--method", default="mean", show_default=True, metavar="NAME", help="png, report: which vote to show.")
@@ -41,10 +26,12 @@ FORMATS = (
     metavar="NAME",
     help="png: a column as heat map: gate, entropy, margin, ood_score, probability:PD, caption_facts:nuclei_per_mm2 …",
 )
-@click.option("--patches", is_flag=True, help="geojson: each patch too, as a detection with its measurements.")
+@click.option("--patches", is_flag=True, help="geojson: write each patch, too, as a detection with measurements.")
 @click.option("--per", type=click.Choice(["class", "region"]), help="geojson: one annotation per class, or per region.")
-@click.option("--features", metavar="NAME", help="trident, clam, stamp, atlaspatch: which features, of several.")
-@click.option("--mpp", type=float, metavar="µm/px", help="ome-tiff: scale of its finest level; default 2.")
+@click.option(
+    "--features", metavar="NAME", help="trident, clam, stamp, atlaspatch: which features, if there are several."
+)
+@click.option("--mpp", type=float, metavar="µm/px", help="ome-tiff: pixel size of the finest level; default 2.")
 @click.option("--style", type=click.Choice(["over", "map"]), help="ome-tiff: classes over the grey slide, or alone.")
 def command(store: str, to: str, out: str, grid: str | None, method: str, **options: Any) -> None:
     """Write one output of a slide store.
@@ -54,17 +41,18 @@ def command(store: str, to: str, out: str, grid: str | None, method: str, **opti
     geojson      regions per class, and patches, for QuPath (level-0 px)
     ngff-labels  classes as OME-Zarr label, probabilities and gate as OME-Zarr image
     ome-tiff     classes over the slide as a pyramid (--mpp, --style)
-    tiff         the slide's pixels as a tiled pyramid, from the store's own bytes
+    tiff         the slide's pixels as a tiled pyramid, from the bytes in the store
     csv parquet  the patch table, one row per patch (level-0 px)
     report       one HTML file
-    trident clam stamp atlaspatch   places, and features where there are any, as these tools keep them
-    """
-    from wsikit.results.export import ExportOptions, export
+    trident clam stamp atlaspatch   coordinates, and features if there are any, in the files of these tools
 
-    chosen = ExportOptions(**options)
-    written = export(store, to, out, grid=grid, method=method, options=chosen, on_note=_tell)
+    Plug-ins add formats: an unknown FORMAT lists all that are installed.
+    """
+    from wsikit.results.export import export
+
+    written = export(store, to, out, grid=grid, method=method, on_note=_note, **options)
     click.echo(f"{written}")
 
 
-def _tell(note: str) -> None:
-    click.echo(f"note: {note}", err=True)
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)

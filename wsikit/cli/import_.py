@@ -1,4 +1,4 @@
-"""`wsikit import`: what other tools made, into a store."""
+"""`wsikit import`: patches, features and regions of other tools into a store."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ if TYPE_CHECKING:
 
 @click.command(name="import")
 @click.argument("path", type=click.Path(exists=True, dir_okay=False))
-@click.option("-o", "--out", type=click.Path(), metavar="STORE", help="The store: one that is there, or a new one.")
-@click.option("--slide", type=click.Path(exists=True), help="The slide that PATH is of; needed for a new store.")
+@click.option("-o", "--out", type=click.Path(), metavar="STORE", help="The store, existing or new.")
+@click.option("--slide", type=click.Path(exists=True), help="The slide of PATH; needed for a new store.")
 @click.option(
     "--from",
     "layout",
     type=click.Choice(["auto", "trident", "clam", "stamp", "atlaspatch", "wsinfer", "roi"]),
     default="auto",
     show_default=True,
-    help="Who wrote PATH. roi: regions drawn on the slide (GeoJSON, level-0 px).",
+    help="Tool that wrote PATH. roi: regions drawn on the slide (GeoJSON, level-0 px).",
 )
-@click.option("--side", type=float, metavar="px", help="Side of a patch in level-0 px, where PATH does not say it.")
-@click.option("--patch-size", type=int, metavar="px", help="Side of a patch as the encoder read it, if not said.")
-@click.option("--encoder", metavar="NAME", help="Name of the features, where PATH names none (CLAM).")
-@click.option("--class", "classes", multiple=True, metavar="NAME", help="roi: classes that count; default: all.")
-@click.option("--check", is_flag=True, help="Only say what is wrong with PATH; write nothing. Needs --slide or -o.")
-@click.option("--assume-mpp", type=float, metavar="µm/px", help="Pixel size of --slide where it states none.")
+@click.option("--side", type=float, metavar="px", help="Side of a patch in level-0 px, if PATH does not state it.")
+@click.option(
+    "--patch-size", type=int, metavar="px", help="Side of a patch as the encoder read it, if PATH does not state it."
+)
+@click.option("--encoder", metavar="NAME", help="Name of the features, if PATH names none (CLAM).")
+@click.option("--class", "classes", multiple=True, metavar="NAME", help="roi: region classes to use; default: all.")
+@click.option("--check", is_flag=True, help="Only check PATH and write nothing. Needs --slide or -o.")
+@click.option("--assume-mpp", type=float, metavar="µm/px", help="Pixel size of --slide if it states none.")
 @grid_option
 @image_options
 @executor_options
@@ -49,11 +51,12 @@ def command(
     scheduler: str,
     workers: int | None,
 ) -> int:
-    """Bring patches, features or regions of other tools into a slide store.
+    """Import patches, features or regions of other tools into a slide store.
 
-    PATH is one slide's file: HDF5 of TRIDENT, CLAM, STAMP 2 or AtlasPatch, CSV of wsinfer, or GeoJSON of QuPath, whose
-    regions become the column roi (share of each patch inside), by which votes weigh. A file that does not fit the slide
-    is refused with the reasons: µm for px, no patch size, equal rows, NaN, places outside of the slide.
+    PATH is the file of one slide: HDF5 of TRIDENT, CLAM, STAMP 2 or AtlasPatch, CSV of wsinfer, or GeoJSON of QuPath.
+    GeoJSON regions become the column roi (fraction of each patch inside), which weights votes. A file that does not fit
+    the slide is refused with the reasons: µm instead of px, no patch size, duplicate rows, NaN, coordinates outside of
+    the slide.
     """
     from wsikit.batch.manifest import SlideEntry
     from wsikit.cli.console import make_console
@@ -63,7 +66,7 @@ def command(
 
     if layout == REGIONS or (layout == "auto" and path.lower().endswith((".geojson", ".json"))):
         if out is None:
-            raise RequestError("regions need a store that is there: -o STORE")
+            raise RequestError("regions need an existing store: -o STORE")
         table, share = import_roi(path, out, classes=classes, grid=grid)
         click.echo(
             f"{out}: column roi of {table.name}: {int((share > 0).sum())} of {len(share)} patches touch a region"
@@ -72,12 +75,12 @@ def command(
     if check:
         source = slide or out
         if source is None:
-            raise RequestError("--check holds the file against its slide: name it with --slide")
+            raise RequestError("--check compares the file with its slide: name it with --slide")
         found, findings = check_import(
             path, SlideEntry("", source, assume_mpp=assume_mpp).open(), layout=layout, side_px=side
         )
         for finding in findings:
-            click.echo(f"{'wrong' if finding.fatal else 'note'}: {finding.text}")
+            click.echo(f"{'fault' if finding.fatal else 'note'}: {finding.text}")
         click.echo(f"{path}: {found.layout}, {len(found.coords)} patches, {len(findings)} remarks")
         return 1 if any(finding.fatal for finding in findings) else 0
     if out is None:

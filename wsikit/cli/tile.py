@@ -67,7 +67,7 @@ def command(
     from wsikit.store.paths import place
     from wsikit.tiling.patches import PatchParameters
     from wsikit.tiling.roi import read_roi
-    from wsikit.tiling.tile import tile
+    from wsikit.tiling.tile import tile_slide
 
     patches = PatchParameters(mpp, patch_size, overlap, min_tissue)
     entries = collect(slides, assume_mpp=assume_mpp)
@@ -86,7 +86,9 @@ def command(
                 wanted = replace(patches, roi=inside)
                 with (
                     entry.open() as slide,
-                    tile(slide, folder, patches=wanted, image=image, executor=executor, progress=progress) as store,
+                    tile_slide(
+                        slide, folder, patches=wanted, image=image, executor=executor, progress=progress
+                    ) as store,
                 ):
                     progress.finish()
                     table = store.patches(wanted.grid(store).name)

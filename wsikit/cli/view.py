@@ -1,4 +1,4 @@
-"""`wsikit view`: a slide's report at full depth, in the browser, from this computer alone."""
+"""`wsikit view`: a slide's report at full resolution in the browser, served on this computer only."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from wsikit.cli.options import grid_option
 @click.command()
 @click.argument("path", type=click.Path(), metavar="STORE|OUT")
 @click.option(
-    "--port", default=0, show_default="any free one", type=click.IntRange(0, 65535), help="Port to listen on."
+    "--port", default=0, show_default="any free port", type=click.IntRange(0, 65535), help="Port to listen on."
 )
 @click.option("--open/--no-open", "open_browser", default=False, help="Open the browser.")
 @grid_option
-@click.option("--method", metavar="NAME", help="Which vote to show; by default mean, or the only one.")
+@click.option("--method", metavar="NAME", help="Which vote to show; default: mean, or the only one.")
 def command(path: str, port: int, open_browser: bool, grid: str | None, method: str | None) -> int:
-    """Show STORE, or all slides of a run's folder OUT, in the browser, down to full resolution.
+    """Show STORE, or all slides of a run's output folder OUT, in the browser at full resolution.
 
-    The server listens on 127.0.0.1 only, reads and never writes, and serves nothing but these stores. Stop it with
-    Ctrl-C.
+    The server listens on 127.0.0.1 only, never writes, and serves only these stores. Stop it with Ctrl-C.
     """
     from wsikit.errors import RequestError
     from wsikit.view.library import Choice, Library
@@ -29,10 +28,12 @@ def command(path: str, port: int, open_browser: bool, grid: str | None, method: 
     try:
         viewer = Viewer(library, port)
     except OSError as error:
-        raise RequestError(f"port {port}: {error.strerror or error}. Give another one, or none for any.") from error
+        raise RequestError(
+            f"port {port}: {error.strerror or error}. Give another port, or none for any free port."
+        ) from error
     names = library.names()
     if not library.is_run:
-        library.shown(names[0])  # what cannot be shown is told now
+        library.shown(names[0])  # errors of a single store appear now, not in the browser
     what = names[0] if not library.is_run else f"{len(names)} slides"
     click.echo(f"{what}: {viewer.url}  (this computer only; stop with Ctrl-C)")
     if open_browser:

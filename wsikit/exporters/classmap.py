@@ -1,6 +1,6 @@
-"""One slide's patch classes, on the patch table's own coordinates: what every map, outline and report is made of.
+"""The class of each patch of a slide, at the patch table's coordinates: the input of all maps, outlines and reports.
 
-Places are level-0 pixels; areas are patch areas, with overlaps counted once.
+Coordinates are level-0 pixels; areas are patch areas, with overlaps counted once.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from wsikit.geometry import PatchGrid
 from wsikit.partition import Partition, partition_slide
 
 APART_SIDES = 3.0
+"""Minimum distance of two example patches, in patch sides."""
 APART_SHARE = 0.07
+"""Minimum distance of two example patches, as a fraction of the map's longer side."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """The classes of a slide's patches. Also a map without predictions: every label -1, `probs` None."""
+    """The classes of a slide's patches. Without predictions every label is -1 and `probs` is None."""
 
     slide_id: str
     grid: PatchGrid
-    """Of the patch table: slide size, µm/px, side and stride of the patches."""
+    """Grid of the patch table: slide size, µm/px, side and stride of the patches."""
     mpp_source: str
-    """Whence the slide's µm/px came, such as "vendor property aperio.MPP" or "option"."""
+    """Source of the slide's pixel size, such as "vendor property aperio.MPP" or "option"."""
     coords: npt.NDArray[np.int64]
     """(N, 2) x, y of the patches' top-left corners, level-0 px, as in the patch table."""
     labels: npt.NDArray[np.int64]
@@ -38,13 +40,13 @@ class ClassMap:
     classes: tuple[str, ...]
     """C codes, in the model's order."""
     class_names: tuple[str, ...]
-    """C names for people."""
+    """C names for display."""
     colors: tuple[RGB, ...]
-    """C colours; `wsikit.exporters.palette.class_colors` gives safe ones."""
+    """C colours; `wsikit.exporters.palette.class_colors` gives colours that are safe for colour-deficient eyes."""
     background: tuple[str, ...] = ()
     """Codes that do not vote; drawn faintly."""
     notice: str = ""
-    """What the model's card wants said on every output, such as "demonstration model, synthetic tissue"."""
+    """Notice from the model card for every output, such as "demonstration model, synthetic tissue"."""
 
     def __post_init__(self) -> None:
         n, c = len(self.coords), len(self.classes)
@@ -67,12 +69,12 @@ class ClassMap:
 
     @property
     def voting(self) -> tuple[int, ...]:
-        """Indices of the classes that vote, in order: `SlideResult.label` counts among these."""
+        """Indices of the voting classes, in order; `SlideResult.label` is an index into these."""
         return tuple(index for index, code in enumerate(self.classes) if code not in self.background)
 
     @cached_property
     def top_probs(self) -> npt.NDArray[np.float64]:
-        """(N,) probability of each patch's own class; NaN without prediction or probabilities."""
+        """(N,) probability of each patch's class; NaN without prediction or probabilities."""
         top = np.full(len(self.labels), np.nan)
         if self.probs is not None:
             rows = np.flatnonzero(self.labels >= 0)
@@ -81,7 +83,7 @@ class ClassMap:
 
     @cached_property
     def partition(self) -> Partition:
-        """Cells with one owner each; where patches overlap the more certain one, a predicted one before others."""
+        """Cells, each assigned to one patch: where patches overlap, to the most probable predicted one."""
         priority = np.where(self.labels >= 0, np.nan_to_num(self.top_probs, nan=0.0), -1.0)
         return partition_slide(self.grid, self.coords, priority)
 
@@ -98,22 +100,22 @@ class ClassMap:
 
 @dataclass(frozen=True)
 class ClassShare:
-    """How much of the slide's patches one class takes."""
+    """Area and number of the patches of one class."""
 
     index: int
     """Into `ClassMap.classes`; -1 for patches without prediction."""
     area_mm2: float
     share: float
-    """Of the area of all predicted patches, 0 to 1; NaN for patches without prediction."""
+    """Share of the area of all predicted patches, 0 to 1; NaN for patches without prediction."""
     n_patches: int
     mean_prob: float
-    """Mean probability that these patches give to this class; NaN if unknown."""
+    """Mean probability of this class in these patches; NaN if unknown."""
 
 
 def composition(class_map: ClassMap) -> tuple[ClassShare, ...]:
     """One entry per class in order, then one for patches without prediction.
 
-    Areas are those of the patches, glass between the tissue included, within the slide's edges.
+    Areas are those of the patches within the slide, including glass between the tissue.
     """
     areas = _areas_mm2(class_map)
     n_classes = len(class_map.classes)
@@ -144,19 +146,19 @@ def _areas_mm2(class_map: ClassMap) -> npt.NDArray[np.float64]:
 
 
 def strongest_patches(class_map: ClassMap, class_index: int, count: int) -> list[int]:
-    """Table rows of the up to `count` patches of a class that are most certain of it, most certain first.
+    """Table rows of up to `count` patches of a class with the highest probability of it, highest first.
 
-    They show different places: along x or along y their corners lie at least `APART_SIDES` patch sides and
-    `APART_SHARE` of the map's longer side from each other. Equally probable patches come in table order.
+    They show different parts of the slide: along x or along y their corners are at least `APART_SIDES` patch sides and
+    `APART_SHARE` of the map's longer side apart. Equally probable patches are in table order.
     """
     rows = np.flatnonzero(class_map.labels == class_index)
     return _apart(class_map, rows[np.argsort(-class_map.top_probs[rows], kind="stable")], count)
 
 
 def opposing_patches(class_map: ClassMap, leading: int, count: int) -> list[int]:
-    """Table rows of the up to `count` patches of voting classes that speak most against class `leading`.
+    """Table rows of up to `count` patches of voting classes that contradict class `leading` most.
 
-    What counts is by how much another voting class is more probable; places differ as in `strongest_patches`.
+    They are ranked by how much more probable another voting class is; distances as in `strongest_patches`.
     """
     others = [index for index in class_map.voting if index != leading]
     if class_map.probs is None or not others:
@@ -167,13 +169,13 @@ def opposing_patches(class_map: ClassMap, leading: int, count: int) -> list[int]
 
 
 def _apart(class_map: ClassMap, rows: npt.NDArray[np.int64], count: int) -> list[int]:
-    """The first `count` of `rows`, in their order, that show different places."""
+    """The first `count` of `rows`, in their order, that are far enough apart."""
+    if not len(rows):
+        return []
     um = class_map.coords * np.asarray(class_map.grid.slide_mpp)
     side_um = class_map.grid.patch_px * class_map.grid.target_mpp
     # half a pixel of tolerance: coordinates are rounded, sides are not
-    apart = max(
-        APART_SIDES * side_um - max(class_map.grid.slide_mpp), APART_SHARE * float(np.ptp(um, axis=0).max(initial=0))
-    )
+    apart = max(APART_SIDES * side_um - max(class_map.grid.slide_mpp), APART_SHARE * float(np.ptp(um, axis=0).max()))
     free = np.ones(len(rows), dtype=bool)
     chosen: list[int] = []
     while len(chosen) < count and free.any():

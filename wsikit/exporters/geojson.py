@@ -1,4 +1,4 @@
-"""Subtype regions, and patches where wanted, as GeoJSON that QuPath opens: level-0 pixels, written as a stream.
+"""Subtype regions, and optionally patches, as GeoJSON for QuPath: level-0 pixels, written as a stream.
 
 Regions are merged per class, with their holes; patches are detections with their own measurements.
 """
@@ -24,7 +24,7 @@ from wsikit.store.atomic import atomic_write
 Per = Literal["class", "region"]
 
 _NAMESPACE = uuid.UUID("6f0d6a52-7b39-5f4e-9f0e-2a3f5c1d8e47")
-"""Of our feature ids: the same map gives the same ids, so that a second import can be told from a second result."""
+"""Namespace of the feature ids: the same map gives the same ids, so a repeated import is recognised."""
 
 
 def write_geojson(
@@ -41,12 +41,12 @@ def write_geojson(
     path
         The file to write.
     class_map
-        Patches without prediction are left out. Where patches overlap, the more certain one has the place.
+        Patches without prediction are left out. Where patches overlap, the more certain one is used.
     per
         "class": one annotation per class present. "region": one per connected region, with its own measurements.
     patches
-        Each patch too, as a detection after the regions, with these measurements: (N,) by name, NaN left out. An empty
-        mapping gives detections with the class and its probability only.
+        Write each patch too, as a detection after the regions, with these measurements: (N,) by name, NaN left out. An
+        empty mapping gives detections with the class and its probability only.
 
     Notes
     -----
@@ -101,7 +101,7 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def _detections(class_map: ClassMap, measurements: Mapping[str, npt.NDArray[np.floating]]) -> Iterator[dict[str, Any]]:
-    """Every patch, in the table's order: its square, cut at the slide's edge; without a class if it has none."""
+    """Every patch, in table order: its square, clipped to the slide; without a classification if it has no class."""
     right, bottom = class_map.grid.slide_px
     side_x, side_y = (round(side) for side in class_map.grid.side)
     named = {name: np.asarray(values, dtype=np.float64) for name, values in measurements.items()}
@@ -124,7 +124,7 @@ def _detections(class_map: ClassMap, measurements: Mapping[str, npt.NDArray[np.f
 
 
 def _classification(class_map: ClassMap, label: int) -> dict[str, Any]:
-    """As QuPath has it: a name, which people see, and its colour."""
+    """As in QuPath: a displayed name and its colour."""
     return {"name": class_map.class_names[label], "color": [int(value) for value in class_map.colors[label]]}
 
 
@@ -136,9 +136,9 @@ def _groups(label_of_region: npt.NDArray[np.int64], per: Per) -> Iterator[npt.ND
 
 
 def _polygons(regions: Sequence[Region], x: Sequence[str], y: Sequence[str]) -> list[str]:
-    """Each region as JSON: its rings, shell first, of [x, y]; `x` and `y` say each column's and row's half of a point.
+    """Each region as JSON: its rings, shell first, of [x, y]; `x` and `y` hold each column's and row's half of a point.
 
-    As text at once: a list per corner, of which a speckled slide has a million, would take longer than all the rest.
+    Text is built directly: one list per corner, of which a speckled slide has a million, would dominate the run time.
     """
     rings = [ring for region in regions for ring in (region.shell, *region.holes)]
     corners = np.concatenate(rings)
@@ -149,7 +149,7 @@ def _polygons(regions: Sequence[Region], x: Sequence[str], y: Sequence[str]) -> 
 
 
 def _metadata(class_map: ClassMap, label: int) -> dict[str, str]:
-    """QuPath keeps strings only."""
+    """QuPath accepts only strings."""
     mpp_x, mpp_y = class_map.grid.slide_mpp
     record = {
         "slide_id": class_map.slide_id,
@@ -161,7 +161,7 @@ def _metadata(class_map: ClassMap, label: int) -> dict[str, str]:
 
 
 class _Measures:
-    """Area, probability and patch counts of R regions, added up over any group of them."""
+    """Area, probability and patch counts of R regions, summed over any group of them."""
 
     def __init__(
         self,
@@ -207,6 +207,6 @@ def _sums(numbers: npt.NDArray[np.int64], values: npt.NDArray[np.floating], coun
 
 
 def _distinct(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Each of `values` (K,) once, rising. np.unique hashes integers, which takes some ten times as long."""
+    """The distinct `values` (K,), ascending. np.unique hashes integers, which takes about ten times as long."""
     ordered = np.sort(values)
     return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered

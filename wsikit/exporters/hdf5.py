@@ -1,7 +1,7 @@
-"""Patch places and features as other tools keep them: TRIDENT 0.3, CLAM, STAMP 2, AtlasPatch. HDF5, written whole.
+"""Patch coordinates and features in the HDF5 layouts of TRIDENT 0.3, CLAM, STAMP 2 and AtlasPatch, written atomically.
 
-Places are top-left corners in level-0 px, in STAMP's files µm. Nothing is resampled: what these tools know as a
-magnification is a label, and is chosen so that they read the field that wsikit read.
+Coordinates are top-left corners in level-0 px, in STAMP's files in µm. Nothing is resampled: a magnification in these
+files is a label, chosen so that the tools read the same field of view as wsikit.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
 
 LAYOUTS = ("trident", "clam", "stamp", "atlaspatch")
 FEATURES = "features_"
-"""How columns of features are named: features_<encoder>."""
+"""Prefix of feature columns: features_<encoder>."""
 
 STAMP_VERSION = "2.0.0"
-"""The first of this layout: STAMP refuses files of versions later than its own."""
+"""The first version with this layout: STAMP refuses files of versions later than its own."""
 
 SQUARE_TOLERANCE = 0.01
-"""Relative. These tools know one side per patch: pixels less square than this are refused."""
+"""Relative. These tools store one side per patch, so pixels that deviate more from a square are refused."""
 
 NOMINAL_TOLERANCE = 0.012
-"""Relative. A magnification this near a whole number is written as that number."""
+"""Relative. A magnification this close to a whole number is written as that number."""
 
 _ROWS_AT_ONCE = 1 << 14
 _MAGNIFICATIONS = ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5))
-"""(µm/px below which, magnification) as TRIDENT quantises."""
+"""(µm/px limit, magnification below it), as TRIDENT quantises."""
 
 
 @dataclass(frozen=True)
 class PatchSource:
-    """What is written: the patches of a table and, where `features` names a column, its vectors."""
+    """The data to write: the patches of a table and, if `features` names a column, its vectors."""
 
     slide_id: str
     table: PatchTable
     features: str | None
     file_name: str
-    """Of the slide file that the store was made from, without its folder."""
+    """Name of the slide file that the store was made from, without its folder."""
 
     @property
     def grid(self) -> PatchGrid:
@@ -59,7 +59,7 @@ class PatchSource:
 
     @property
     def stem(self) -> str:
-        """The slide's id as a file name: no folder can be reached by it."""
+        """The slide's id as a file name without path separators."""
         return re.sub(r"[^\w.+=@ -]+", "_", self.slide_id).lstrip(".") or "slide"
 
     @property
@@ -74,12 +74,12 @@ class PatchSource:
         if abs(x / y - 1) > SQUARE_TOLERANCE:
             raise RequestError(
                 f"{self.slide_id}: patches of {x:.1f} × {y:.1f} level-0 px (the slide's pixels are not square); this "
-                "layout knows one side only. Use CSV or Parquet."
+                "layout stores only one side. Use CSV or Parquet."
             )
         return round((x + y) / 2)
 
     def vectors(self, dtype: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-        """The features, some rows at a time."""
+        """The features, in blocks of rows."""
         assert self.features is not None
         for first in range(0, len(self.table), _ROWS_AT_ONCE):
             rows = slice(first, min(first + _ROWS_AT_ONCE, len(self.table)))
@@ -87,12 +87,12 @@ class PatchSource:
 
 
 def feature_columns(table: PatchTable) -> list[str]:
-    """Complete columns of a table that hold features: `features_<encoder>`, (N, D)."""
+    """Complete feature columns of a table: `features_<encoder>`, (N, D)."""
     return [name for name in table.columns() if name.startswith(FEATURES) and table.width(name) is not None]
 
 
 def choose_features(table: PatchTable, name: str | None) -> str | None:
-    """The feature column to write: the named one, the only one, or None.
+    """The feature column to write: the named one, the only one, or None if there is none.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def choose_features(table: PatchTable, name: str | None) -> str | None:
     there = feature_columns(table)
     if name is None:
         if len(there) > 1:
-            raise RequestError(f"{table.folder}: several features: name one of {_names(there)} (--features)")
+            raise RequestError(f"{table.folder}: several feature columns: name one of {_names(there)} (--features)")
         return there[0] if there else None
     wanted = name if name.startswith(FEATURES) else f"{FEATURES}{name}"
     if wanted not in there:
@@ -110,7 +110,9 @@ def choose_features(table: PatchTable, name: str | None) -> str | None:
     return wanted
 
 
-def write_layout(layout: str, folder: str | os.PathLike[str], source: PatchSource) -> list[Path]:
+def write_layout(
+    layout: str, folder: str | os.PathLike[str], source: PatchSource, *, final: str | os.PathLike[str] | None = None
+) -> list[Path]:
     """Write a slide's files of one tool into `folder`, each atomically; return them.
 
     Parameters
@@ -118,19 +120,22 @@ def write_layout(layout: str, folder: str | os.PathLike[str], source: PatchSourc
     layout
         One of `LAYOUTS`.
     folder
-        What the tool calls its job, data or output folder; files of other slides in it are left alone.
+        The tool's job, data or output folder; files of other slides in it are not changed.
+
+    final
+        The folder that the files name as theirs, if they are moved there afterwards; None: `folder`.
 
     Raises
     ------
     RequestError
-        STAMP has no file of places alone; pixels are not square; the scale has no magnification.
+        STAMP needs features; pixels are not square; there is no magnification for the pixel size.
     """
     writers = {"trident": _write_trident, "clam": _write_clam, "stamp": _write_stamp, "atlaspatch": _write_atlaspatch}
-    return writers[layout](Path(folder), source)
+    return writers[layout](Path(folder), source, Path(folder if final is None else final))
 
 
 def magnifications(grid: PatchGrid, side_px: int) -> tuple[int, int | float]:
-    """Of the slide and of the patches, as TRIDENT and AtlasPatch take them: their ratio gives the field that is read.
+    """Magnifications of slide and patches for TRIDENT and AtlasPatch: their ratio gives the field that these read.
 
     >>> magnifications(PatchGrid((9000, 9000), (0.25, 0.25), 224, 0.5), 448)
     (40, 20)
@@ -138,18 +143,18 @@ def magnifications(grid: PatchGrid, side_px: int) -> tuple[int, int | float]:
     mpp = sum(grid.slide_mpp) / 2
     level0 = next((magnification for limit, magnification in _MAGNIFICATIONS if mpp < limit), None)
     if level0 is None:
-        raise RequestError(f"a slide of {mpp:.4g} µm/px has no magnification (5x and more); use CSV, CLAM or STAMP")
+        raise RequestError(f"there is no magnification (5x or more) for {mpp:.4g} µm/px; use CSV, CLAM or STAMP")
     exact = level0 * grid.patch_px / side_px
     return level0, round(exact) if abs(round(exact) / exact - 1) <= NOMINAL_TOLERANCE else exact
 
 
 def nominal_field(grid: PatchGrid, side_px: int) -> float:
-    """Level-0 px that a tool reads which goes by `magnifications`, over those of the patch: 1 = the same field."""
+    """Side that a tool reads according to `magnifications`, relative to the patch's side: 1 = the same field."""
     level0, target = magnifications(grid, side_px)
     return grid.patch_px * level0 / target / side_px
 
 
-def _write_trident(job: Path, source: PatchSource) -> list[Path]:
+def _write_trident(job: Path, source: PatchSource, final: Path) -> list[Path]:
     grid, side = source.grid, source.side_px
     level0, target = magnifications(grid, side)
     folder = job / f"{target:.4g}x_{grid.patch_px}px_{grid.overlap_px}px_overlap"
@@ -160,7 +165,7 @@ def _write_trident(job: Path, source: PatchSource) -> list[Path]:
         "target_magnification": target,
         "overlap": grid.overlap_px,
         "name": source.stem,
-        "savetodir": str(folder),
+        "savetodir": str(final / folder.name),
         "level0_width": grid.slide_px[0],
         "level0_height": grid.slide_px[1],
     }
@@ -172,13 +177,14 @@ def _write_trident(job: Path, source: PatchSource) -> list[Path]:
         features = folder / f"features_{source.encoder}"
         written.append(features / f"{source.stem}.h5")
         with _new_file(written[-1]) as file:
-            file.create_dataset("coords", data=coords).attrs.update({**attributes, "savetodir": str(features)})
-            about = {"name": source.stem, "savetodir": str(features), "encoder": source.encoder}
+            stated = str(final / folder.name / features.name)
+            file.create_dataset("coords", data=coords).attrs.update({**attributes, "savetodir": stated})
+            about = {"name": source.stem, "savetodir": stated, "encoder": source.encoder}
             _write_vectors(file, "features", source, "float32").attrs.update(about)
     return written
 
 
-def _write_clam(folder: Path, source: PatchSource) -> list[Path]:
+def _write_clam(folder: Path, source: PatchSource, final: Path) -> list[Path]:
     coords = source.table.coords
     written = [folder / "patches" / f"{source.stem}.h5"]
     size = np.asarray(source.grid.slide_px, dtype=np.int64)
@@ -192,7 +198,7 @@ def _write_clam(folder: Path, source: PatchSource) -> list[Path]:
                 "downsampled_level_dim": size,
                 "level_dim": size,
                 "name": source.stem,
-                "save_path": str(folder / "patches"),
+                "save_path": str(final / "patches"),
             }
         )
     if source.features is not None:
@@ -204,11 +210,11 @@ def _write_clam(folder: Path, source: PatchSource) -> list[Path]:
     return written
 
 
-def _write_stamp(folder: Path, source: PatchSource) -> list[Path]:
+def _write_stamp(folder: Path, source: PatchSource, final: Path) -> list[Path]:
     if source.features is None:
         raise RequestError(
             f"{source.slide_id}: STAMP's files hold features, and the store has none. Import features first "
-            "(wsikit import), or export to trident, clam or atlaspatch, which have files of places alone."
+            "(wsikit import), or export to trident, clam or atlaspatch, which also have files with coordinates only."
         )
     grid = source.grid
     receipt = source.table.receipt(source.features)
@@ -230,7 +236,7 @@ def _write_stamp(folder: Path, source: PatchSource) -> list[Path]:
     return [path]
 
 
-def _write_atlaspatch(folder: Path, source: PatchSource) -> list[Path]:
+def _write_atlaspatch(folder: Path, source: PatchSource, final: Path) -> list[Path]:
     grid, side = source.grid, source.side_px
     level0, target = magnifications(grid, side)
     coords = source.table.coords
@@ -259,7 +265,7 @@ def _write_atlaspatch(folder: Path, source: PatchSource) -> list[Path]:
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file that takes its place only once it is whole."""
+    """An HDF5 file that appears under its name only when it is complete."""
     import h5py
 
     with atomic_write(path) as partial, h5py.File(partial, "w") as file:
@@ -276,14 +282,20 @@ def _write_vectors(file: h5py.File, name: str, source: PatchSource, dtype: str) 
 
 
 def _write_tensor(path: Path, source: PatchSource) -> None:
-    import torch
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            f"{path}: CLAM's .pt files need PyTorch, which is not installed (pip install torch)"
+        ) from error
 
     assert source.features is not None
     everything = np.empty((len(source.table), source.table.width(source.features) or 0), dtype=np.float32)
     for rows, values in source.vectors("float32"):
         everything[rows] = values
-    with atomic_write(path) as partial:
-        torch.save(torch.from_numpy(everything), partial)
+    # through an open file: given a path, torch writes the (temporary) file name into the archive
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        torch.save(torch.from_numpy(everything), file)
 
 
 def _names(columns: list[str]) -> str:

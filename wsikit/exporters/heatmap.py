@@ -1,6 +1,6 @@
-"""The subtype map as one PNG: picture, scale bar, legend with areas and doubt, the vote in words. Matplotlib, Agg.
+"""The subtype map as one PNG: image, scale bar, legend with areas and probabilities, the vote as text. Matplotlib, Agg.
 
-Everything is laid out in inches from the slide's own shape, so that any slide keeps its aspect and every text its size.
+The layout is computed in inches from the slide's shape, so that every slide keeps its aspect ratio and text its size.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from wsikit.exporters.page import INK, QUIET, WARN, Line, Pen, block_height, ell
 from wsikit.exporters.summary_text import RESEARCH_USE, class_title, state
 from wsikit.exporters.units import format_areas, format_length, format_prob, format_share, nice_length_um
 from wsikit.store.atomic import atomic_write
-from wsikit.voting.vote import SlideResult
+from wsikit.voting.result import SlideResult
 
 Pixels = npt.NDArray[np.uint8]
 
 DPI = 150
-PICTURE_IN = 8.0  # longest side of the picture
+PICTURE_IN = 8.0  # longest side of the image
 MARGIN_IN = 0.35
 GAP_IN = 0.3
 SCALE_IN = 0.5  # height of the strip with the scale bar
-SCALE_BAR_IN = 2.0  # at most
+SCALE_BAR_IN = 2.0  # maximum length
 LEGEND_IN = 5.0  # width of the legend
 ROW_IN = 0.27  # height of one of its rows
-THUMBNAIL_IN = 0.8  # a slide less wide or high than this shows nothing
-TAG_IN = 0.09  # a region with less room around its middle stays without its code
-BESIDE_BELOW = 1.25  # pictures less wide than this for their height have the legend beside them
+THUMBNAIL_IN = 0.8  # a smaller thumbnail is left out
+TAG_IN = 0.09  # a region with less space around its centre is shown without its code
+BESIDE_BELOW = 1.25  # images with a smaller ratio of width to height have the legend on their right
 
 
 def write_map_png(
@@ -45,16 +45,16 @@ def write_map_png(
     *,
     reason: str = "",
 ) -> None:
-    """Write the slide's subtype map, atomically. The same input gives the same bytes.
+    """Write the slide's subtype map, atomically. Equal input gives equal bytes.
 
     Parameters
     ----------
     path
         The PNG to write.
     class_map
-        Patches and their classes; also one without predictions, or without patches.
+        Patches and their classes; may have no predictions or no patches.
     thumbnail
-        uint8 (h, w, 3) RGB of the whole slide; 1,200 px or more along the longer side look sharp.
+        uint8 (h, w, 3) RGB of the whole slide; sharp from 1,200 px along the longer side.
     result
         The slide's vote over `class_map.voting`.
     reason
@@ -66,7 +66,7 @@ def write_map_png(
 
 
 def draw_map(class_map: ClassMap, thumbnail: Pixels, result: SlideResult | None = None, *, reason: str = "") -> Figure:
-    """The figure that `write_map_png` writes; needs no display and leaves pyplot alone."""
+    """The figure that `write_map_png` writes; needs no display and does not touch pyplot."""
     layout = _Layout.of(class_map, result, reason)
     figure = Figure(figsize=layout.page, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -82,13 +82,13 @@ def draw_map(class_map: ClassMap, thumbnail: Pixels, result: SlideResult | None 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where things go. Inches from the page's top-left corner."""
+    """Positions of all parts, inches from the page's top-left corner."""
 
     page: tuple[float, float]  # width, height
     picture: tuple[float, float, float, float]  # x, y, width, height
     picture_px: tuple[int, int]
     legend: tuple[float, float]  # x, y
-    thumbnail_room: tuple[float, float, float, float]  # x, y, width, height; what the legend leaves
+    thumbnail_room: tuple[float, float, float, float]  # x, y, width, height; space left by the legend
     head: list[Line]
     foot: list[Line]
 
@@ -114,7 +114,7 @@ class _Layout:
             room = (x, legend[1], MARGIN_IN + text_in - x, legend_in)
         page_height = bottom + 0.2 + block_height(foot) + MARGIN_IN
         return cls(
-            # whole pixels, so that the picture's pixels fall on the page's
+            # whole pixels, so that the image's pixels coincide with the page's
             page=(round((text_in + 2 * MARGIN_IN) * DPI) / DPI, round(page_height * DPI) / DPI),
             picture=(MARGIN_IN, top, width, height),
             picture_px=picture_px,
@@ -151,7 +151,7 @@ def _place_picture(pen: Pen, layout: _Layout, class_map: ClassMap, thumbnail: Pi
 
 
 def _place_thumbnail(pen: Pen, layout: _Layout, class_map: ClassMap, thumbnail: Pixels) -> None:
-    """The slide in its own colours, where there is room enough to see something; bottom right."""
+    """The slide in its own colours, bottom right, if there is enough space."""
     x, y, room_width, room_height = layout.thumbnail_room
     if min(room_width, room_height) <= 0:
         return
@@ -166,7 +166,7 @@ def _place_thumbnail(pen: Pen, layout: _Layout, class_map: ClassMap, thumbnail: 
 
 
 def draw_scale_bar(pen: Pen, class_map: ClassMap, picture: tuple[float, float, float, float]) -> None:
-    """Under the picture (x, y, width, height in inches), where no tissue can hide it, with its pixel size."""
+    """Scale bar and pixel size below the image (x, y, width, height in inches), not hidden by tissue."""
     x, y, width, height = picture
     um_per_in = class_map.grid.slide_px[0] * class_map.grid.slide_mpp[0] / width
     length_um = nice_length_um(um_per_in * SCALE_BAR_IN, share=1.0)
@@ -188,7 +188,7 @@ _SWATCH_IN, _NAME_IN = 0.5, 0.62
 
 
 def _rows(class_map: ClassMap) -> list[ClassShare]:
-    """Every class, also those that were not found; patches without prediction only where there are any."""
+    """Every class, including absent ones; patches without prediction only if there are any."""
     shares = composition(class_map)
     return [share for share in shares if share.index >= 0 or share.n_patches]
 
@@ -201,8 +201,8 @@ def _notes(class_map: ClassMap) -> list[Line]:
         "Areas are those of whole patches; overlaps count once.",
     ]
     if class_map.background:
-        silent = (class_title(class_map, class_map.classes.index(code)) for code in class_map.background)
-        notes.append(ellipsis(f"Does not vote: {', '.join(silent)}.", LEGEND_IN, 8.5))
+        background = (class_title(class_map, class_map.classes.index(code)) for code in class_map.background)
+        notes.append(ellipsis(f"Does not vote: {', '.join(background)}.", LEGEND_IN, 8.5))
     return [Line(note, 8.5, QUIET) for note in notes]
 
 

@@ -1,4 +1,4 @@
-"""Map layers for a page: per-patch values as small transparent PNGs that lie over the slide, with their legends.
+"""Map layers of the report's viewer: per-patch values as small transparent PNGs over the slide, with legends.
 
 Frame: one raster cell per stride of the patch grid (several where patches overlap), from the slide's top-left corner.
 """
@@ -33,26 +33,26 @@ CIVIDIS: tuple[RGB, ...] = (
     (225, 204, 85),
     (254, 232, 56),
 )
-"""Ten stops of cividis (Nuñez, Anderton, Renslow 2018): read alike with and without colour-vision deficiency."""
+"""Ten stops of cividis (Nuñez, Anderton, Renslow 2018): looks the same with and without colour-vision deficiency."""
 
 CELL_PX = 32
-"""Raster px per cell, so that smooth scaling in the browser blurs no more than the rim of a patch."""
+"""Raster px per cell, so that smooth scaling in the browser blurs only the edge of a patch."""
 RIM = 12
-"""A region's rim is this part of a cell wide, one raster px at least."""
+"""The rim of a region is 1/RIM of a cell wide, at least one raster px."""
 RASTER_PX = 3072
 """Longest side of a raster; large slides get fewer px per cell."""
 SPLIT = 4
-"""Cells per stride where patches overlap: borders lie within a fifth of a stride of the true ones."""
+"""Cells per stride where patches overlap: borders are within a fifth of a stride of the true ones."""
 UNSURE, CERTAIN, BACKGROUND = 0.5, 1.0, 0.22
-"""Opacity within the class layer, before the reader's own slider."""
+"""Opacity in the class layer, before the opacity slider of the page."""
 GREY: RGB = (70, 70, 70)
 SHADES, STEPS = 8, 64
-"""Of a class's colour from unsure to certain, and of a scale of values: pictures of few colours are small."""
+"""Number of shades of a class colour and of steps of a value scale: few colours make small files."""
 
 Palette = list[tuple[int, int, int, float]]
 """Red, green, blue from 0 to 255, opacity from 0 to 1."""
 CLEAR, UNKNOWN, WHITE, FIRST = 0, 1, 2, 3
-"""Entries of every palette: no patch, a patch without value, the hatching over it, and where colours begin."""
+"""Entries of every palette: no patch, patch without value, hatching over it, first colour."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class LegendEntry:
 
     text: str
     color: str
-    """As CSS writes it."""
+    """CSS colour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +72,17 @@ class Layer:
     """subtype, probability-UD, gate, …"""
     title: str
     short: str
-    """For a button."""
+    """Label of the button."""
     png: bytes
-    """RGBA."""
+    """PNG with transparency."""
     width: float
-    """Level-0 px that the picture spans along x; its pixels are square in cells."""
+    """Level-0 px that the image spans along x."""
     height: float
+    """Level-0 px that the image spans along y."""
     legend: tuple[LegendEntry, ...] = ()
-    """Of a map of classes."""
+    """For a map of classes."""
     ramp: tuple[str, ...] = ()
-    """Colours from low to high, of a map of values."""
+    """For a map of values: colours from low to high."""
     low: str = ""
     high: str = ""
     note: str = ""
@@ -89,7 +90,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class _Scale:
-    """How values become colours."""
+    """Mapping from values to colours."""
 
     key: str
     title: str
@@ -97,7 +98,7 @@ class _Scale:
     top: float = 1.0
     """Value at the upper end."""
     low: str = "0"
-    """Words at both ends."""
+    """Label of the lower end."""
     high: str = "1"
     note: str = ""
 
@@ -106,12 +107,12 @@ _KNOWN = (
     _Scale("gate", "Weight of the text (gate)", "Gate", low="0: image alone", high="1: text alone"),
     _Scale(
         "ood_score",
-        "OodDetector",
-        "OodDetector",
+        "Out-of-distribution score",
+        "OOD score",
         top=2.0,
-        low="0: as in training",
+        low="0: in distribution",
         high="2 and more",
-        note="Above 1 (the middle of the scale) the patch is unlike what the model was trained on.",
+        note="Above 1 (the middle of the scale) a patch is out-of-distribution: not represented in the training data.",
     ),
 )
 
@@ -122,8 +123,8 @@ def map_layers(class_map: ClassMap, values: Mapping[str, npt.NDArray[np.floating
     Parameters
     ----------
     values
-        (N,) per name: "gate" runs from 0 to 1, "ood_score" from 0 to 2, where 1 is the edge of what the model knows.
-        A name without any finite value makes no layer.
+        (N,) per name: "gate", shown from 0 to 1, and "ood_score", from 0 to 2, where 1 is the out-of-distribution
+        limit. Values without any finite number give no layer.
     """
     if not len(class_map.labels):
         return ()
@@ -145,7 +146,7 @@ def map_layers(class_map: ClassMap, values: Mapping[str, npt.NDArray[np.floating
 
 
 class _Raster:
-    """Nearest patch for each raster pixel."""
+    """The patch of each raster cell."""
 
     def __init__(self, class_map: ClassMap) -> None:
         grid = class_map.grid
@@ -158,7 +159,7 @@ class _Raster:
         picks = []
         for axis, edges in ((1, partition.y_edges), (0, partition.x_edges)):
             borders = np.arange(n_cells[axis] * per_stride + 1) * (grid.stride[axis] / per_stride)
-            # of what lies on the slide: the last cells may reach over its edge
+            # clipped to the slide: the last cells may extend beyond its edge
             borders = np.minimum(borders, grid.slide_px[axis])
             centres = (borders[:-1] + borders[1:]) / 2
             index = np.searchsorted(edges, centres, side="right") - 1
@@ -174,7 +175,7 @@ class _Raster:
         return cells.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
 
     def png(self, indices: Pixels, palette: Palette) -> bytes:
-        """The picture, transparent where the last patches reach over the slide's edge.
+        """The image, transparent where the last patches extend beyond the slide's edge.
 
         `indices` (h, w) point into `palette`, whose first entry is transparent.
         """
@@ -220,7 +221,7 @@ def _classes(class_map: ClassMap, raster: _Raster) -> Layer:
 
 
 def _rims(labels: npt.NDArray[np.int16], class_map: ClassMap, width: int) -> npt.NDArray[np.bool_]:
-    """Where the rims of `width` px inside the regions of voting classes lie: regions show without their colours too."""
+    """Rims of `width` px inside the regions of voting classes, so that regions are visible without colour, too."""
     edge = np.zeros(labels.shape, dtype=bool)
     for axis in (0, 1):
         differs = np.swapaxes(np.diff(labels, axis=axis) != 0, 0, axis)
@@ -257,7 +258,7 @@ def _ramp(raster: _Raster, scale: _Scale, values: npt.NDArray[np.float64]) -> La
 
 
 def _patches(class_map: ClassMap, raster: _Raster) -> Layer:
-    """Where the patches lie, when no model was asked."""
+    """The patches of a slide without predictions."""
     palette: Palette = [(0, 0, 0, 0.0), (86, 110, 140, 1.0)]
     picture = raster.enlarge((raster.patch >= 0).astype(np.uint8))
     legend = (LegendEntry("Tissue patches", "#566e8c"),)
@@ -265,7 +266,7 @@ def _patches(class_map: ClassMap, raster: _Raster) -> Layer:
 
 
 def _hatch(picture: Pixels) -> None:
-    """White diagonals over what is not known, which must not be taken for a value."""
+    """White diagonals over unknown values, so that they are not mistaken for a value."""
     rows, cols = np.nonzero(picture == UNKNOWN)
     white = (rows + cols) % HATCH_PX < 2
     picture[rows[white], cols[white]] = WHITE

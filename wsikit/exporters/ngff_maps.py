@@ -1,7 +1,7 @@
-"""A slide's map as OME-Zarr 0.5: the classes as a label image, probabilities and gate as one image of many channels.
+"""A slide's map as OME-Zarr 0.5: the classes as a label image, probabilities and gate as one multi-channel image.
 
-Pixels of both are patches: one per patch where they lie side by side, `FINER` per stride where they overlap. The frame
-is the slide's: µm from its level-0 corner.
+One pixel is one patch, or 1/`FINER` of a stride where patches overlap. The frame is the slide's: µm from its level-0
+corner.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from wsikit.store.receipts import Receipt
 SUBTYPE, MAPS = "subtype", "maps"
 UNPREDICTED_COLOR: RGB = (70, 70, 70)
 FINER = 4
-"""Map px per stride where patches overlap or lie on no grid: their borders are then right to an eighth of it."""
+"""Map px per stride where patches overlap or are not on a grid: their borders are then exact to 1/8 of a stride."""
 
 MAPS_REVISION = 1
 SMALLEST_PX = 64
-"""Levels are made until the longer side is at most this."""
+"""Pyramid levels are added until the longer side is at most this."""
 
 _MOST_LABELS = 254
 _CHUNK_CHANNELS = 1
@@ -56,9 +56,9 @@ def write_in_store(store: SlideStore, class_map: ClassMap, channels: Channels) -
 
 
 def write_apart(path: Path, store: SlideStore, class_map: ClassMap, channels: Channels) -> list[Path]:
-    """Write the maps as an OME-Zarr image of their own at `path`, with the subtype as its label; return the folders.
+    """Write the maps as a separate OME-Zarr image at `path`, with the subtype as its label; return the folders.
 
-    A file or folder that wsikit did not write is left alone (StoreError).
+    A file or folder that wsikit did not write is not replaced (StoreError).
     """
     receipt = _receipt(store, class_map, channels)
     n_levels = _write_image(path, class_map, channels, receipt)
@@ -67,7 +67,7 @@ def write_apart(path: Path, store: SlideStore, class_map: ClassMap, channels: Ch
 
 
 def subtype_label(class_map: ClassMap) -> Label:
-    """Values 1 … C are the classes in the model's order, C + 1 patches without prediction, 0 no patch."""
+    """Values 1 … C are the classes in the model's order, C + 1 is a patch without prediction, 0 no patch."""
     n_classes = len(class_map.classes)
     if n_classes > _MOST_LABELS:
         raise RequestError(f"{class_map.slide_id}: {n_classes} classes, a label image holds {_MOST_LABELS}")
@@ -81,7 +81,7 @@ def subtype_label(class_map: ClassMap) -> Label:
 
 
 def raster(class_map: ClassMap) -> tuple[npt.NDArray[np.int64], tuple[float, float]]:
-    """(h, w) table row of the patch at the middle of each map pixel, -1 for none, and level-0 px per map px (x, y).
+    """(h, w) table row of the patch at the centre of each map pixel, -1 for none, and level-0 px per map px (x, y).
 
     The raster covers the whole slide from level-0 (0, 0), in whole map pixels.
     """
@@ -103,7 +103,7 @@ def raster(class_map: ClassMap) -> tuple[npt.NDArray[np.int64], tuple[float, flo
 
 
 def _write_image(path: Path, class_map: ClassMap, channels: Channels, receipt: Receipt) -> int:
-    """Write float32 (c, y, x), coarser levels by the mean of what there is; return the number of levels."""
+    """Write float32 (c, y, x), coarser levels by the mean of the finite values; return the number of levels."""
     if not channels:
         raise RequestError(f"{class_map.slide_id}: no probabilities and no gate to map. Run wsikit predict first.")
     owners, downsample = raster(class_map)
@@ -133,7 +133,7 @@ def _write_image(path: Path, class_map: ClassMap, channels: Channels, receipt: R
 
 
 def _halve(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Mean of 2 × 2 px of (c, h, w), of those that have a value; NaN where none has."""
+    """Mean of the finite values of 2 × 2 px of (c, h, w); NaN where there is none."""
     height, width = (size + size % 2 for size in values.shape[1:])
     padded = np.full((values.shape[0], height, width), np.nan, dtype=np.float32)
     padded[:, : values.shape[1], : values.shape[2]] = values
@@ -144,7 +144,7 @@ def _halve(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _color(class_map: ClassMap, channel: str) -> str:
-    """Of a probability that of its class; else white."""
+    """Colour of a channel: that of the class for a probability, else white."""
     code = channel.removeprefix("probability ")
     if code == channel or code not in class_map.classes:
         return _GREYS
@@ -152,7 +152,7 @@ def _color(class_map: ClassMap, channel: str) -> str:
 
 
 def _window(values: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """What viewers show from black to full colour: 0 to 1, or up to the highest value."""
+    """Display range of viewers, from black to full colour: 0 to 1, or up to the highest value."""
     found = values[np.isfinite(values)]
     high = float(found.max()) if len(found) else 1.0
     return min(0.0, float(found.min()) if len(found) else 0.0), 1.0 if high <= 1.0 else high

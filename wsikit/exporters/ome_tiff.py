@@ -1,4 +1,4 @@
-"""The class map as a pyramidal OME-TIFF, over the slide or alone: to be zoomed into beside the slide. Tile by tile.
+"""The class map as a pyramidal OME-TIFF, over the slide or alone, to open next to the slide. Written tile by tile.
 
 Pixels are square in µm; the frame is the slide's, from its level-0 corner.
 """
@@ -29,7 +29,7 @@ BIGTIFF_BYTES = 3 << 30
 DEFAULT_MPP = 2.0
 
 _NAMESPACE = uuid.UUID("0d3ad0f4-52d9-5c7e-8d0e-6b7f2f0c1a55")
-"""tifffile's own choice would hold the address of the machine's network card."""
+"""Namespace of the file's UUID; tifffile's default would contain the MAC address of the machine."""
 
 Style = Literal["over", "map"]
 Pixels = npt.NDArray[np.uint8]
@@ -48,9 +48,9 @@ def write_ome_tiff(
     Parameters
     ----------
     slide
-        What the map is of; read tile by tile, so that memory stays flat.
+        The slide of the map; read tile by tile, so that memory use is constant.
     mpp
-        µm/px of the finest level; also written as physical size (OME-XML) and as resolution (TIFF).
+        µm/px of the finest level; written as physical size (OME-XML) and as resolution (TIFF).
     style
         "over": classes over the grey slide, JPEG 4:4:4. "map": classes alone on white, exact colours (Deflate).
 
@@ -59,7 +59,7 @@ def write_ome_tiff(
     RequestError
         `mpp` is not a positive number, or there is no such style.
     ScaleError
-        `mpp` is over twice finer than the slide.
+        `mpp` is more than twice finer than the slide.
     """
     import tifffile
 
@@ -111,12 +111,12 @@ def _options(level: _Level, style: Style) -> dict[str, Any]:
     if style == "map":
         return common | {"photometric": "rgb", "compression": "deflate", "predictor": True}
     jpeg = {"compression": "jpeg", "compressionargs": {"level": JPEG_QUALITY}, "subsampling": (1, 1)}
-    # tifffile turns RGB into YCbCr itself, and says so in the file
+    # tifffile converts RGB to YCbCr itself and records it in the file
     return common | {"photometric": "rgb"} | jpeg
 
 
 def _metadata(class_map: ClassMap, mpp: float) -> dict[str, Any]:
-    """tifffile writes it as OME-XML, and escapes what the slide's own name may hold."""
+    """Metadata that tifffile writes as OME-XML; it escapes the slide's name."""
     legend = "; ".join(
         f"{code} {name}: rgb{color}"
         for code, name, color in zip(class_map.classes, class_map.class_names, class_map.colors, strict=True)
@@ -178,7 +178,7 @@ class _Painter:
         return indices[0], indices[1], within[0][:, None] & within[1][None, :]
 
     def _base(self, level: _Level, left: int, top: int) -> npt.NDArray[np.float32]:
-        """(TILE_PX, TILE_PX, 3): the grey slide, or white; what cannot be read is striped."""
+        """(TILE_PX, TILE_PX, 3): the grey slide, or white; unreadable parts are striped."""
         if self._style == "map":
             return np.full((TILE_PX, TILE_PX, 3), 255.0, dtype=np.float32)
         x, y = (first * level.mpp / scale for first, scale in zip((left, top), self._map.grid.slide_mpp, strict=True))

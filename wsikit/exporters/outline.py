@@ -1,7 +1,7 @@
-"""Outlines of the regions of a label raster: rings of corner points, exact, holes kept. Pure NumPy.
+"""Outlines of the regions of a label raster: exact rings of corner points, with holes. NumPy and SciPy.
 
 A union of boxes with GEOS gives the same polygons, but took 100 s and more for the 10⁶ cells of a speckled slide;
-following the borders takes seconds, as each is walked once.
+border following visits each border once and takes seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _AWAY = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]])  # (row, col) step to the c
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A connected region of one label: cells that share a border, not merely a corner."""
+    """A connected region of one label; cells connect by edges, not by corners."""
 
     label: int
     shell: Ints
@@ -32,11 +32,14 @@ class Region:
 
 
 def components(labels: Ints) -> tuple[Ints, Ints]:
-    """Connected regions of `labels` (n_rows, n_cols): cells of equal label ≥ 0 that share a border.
+    """Connected regions of `labels` (n_rows, n_cols): cells of equal label ≥ 0 that share an edge.
 
     Returns
     -------
-    (n_rows, n_cols) region of each cell, -1 where the label is negative; and (R,) label of each region, rising.
+    (n_rows, n_cols) region of each cell, -1 where the label is negative; and (R,) label of each region, ascending.
+
+    >>> components(np.array([[0, 0], [1, -1]]))[1].tolist()
+    [0, 1]
     """
     region = np.full(labels.shape, -1, dtype=np.int64)
     owner: list[Ints] = []
@@ -50,7 +53,7 @@ def components(labels: Ints) -> tuple[Ints, Ints]:
 
 
 def outlines(region: Ints, label_of_region: Ints) -> list[Region]:
-    """The outline of each region, in the order of `label_of_region` (R,); `region` as `components` gives it."""
+    """The outline of each region, in the order of `label_of_region` (R,); `region` as returned by `components`."""
     if len(label_of_region) == 0:
         return []
     padded = np.pad(region, 1, constant_values=-1)
@@ -74,7 +77,7 @@ def outlines(region: Ints, label_of_region: Ints) -> list[Region]:
 
 
 def _rings(padded: Ints) -> tuple[Ints, Ints, Ints]:
-    """Corner points (K, 2) col, row of all rings, one ring after another; (Q,) where each starts; (Q,) its region."""
+    """Corner points (K, 2) col, row of all rings, concatenated; (Q,) start of each ring; (Q,) its region."""
     cells, sides, following = _borders(padded)
     order, starts = _walk(following)
     turned = sides[order] != sides[_before(order, starts)]  # a corner only where the direction changes
@@ -99,7 +102,7 @@ def _borders(padded: Ints) -> tuple[Ints, Ints, Ints]:
     ahead = cells + (_ALONG @ (width, 1))[sides]
     ahead_left = ahead + (_AWAY @ (width, 1))[sides]
     own = flat[cells]
-    # a region that meets itself at a corner is walked through it: a hole stays a hole and no ring touches itself
+    # where a region touches itself at a corner, the walk crosses over: holes stay holes and no ring touches itself
     left, straight = flat[ahead_left] == own, flat[ahead] == own
     cell = np.where(left, ahead_left, np.where(straight, ahead, cells))
     side = np.where(left, (sides + 3) % 4, np.where(straight, sides, (sides + 1) % 4))
@@ -107,8 +110,8 @@ def _borders(padded: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def _walk(following: Ints) -> tuple[Ints, Ints]:
-    """Follow the permutation `following` (E,): all its elements, cycle by cycle, and where each cycle starts."""
-    # plain lists: a walk is one step after another, and a step on a list costs a tenth of one on an array
+    """Follow the permutation `following` (E,): all its elements, cycle by cycle, and the start of each cycle."""
+    # plain lists: the walk is sequential, and a step on a list takes a tenth of the time of a step on an array
     next_of = following.tolist()
     seen = bytearray(len(next_of))
     order: list[int] = []
@@ -126,7 +129,7 @@ def _walk(following: Ints) -> tuple[Ints, Ints]:
 
 
 def _before(order: Ints, starts: Ints) -> Ints:
-    """(E,) the border walked before each of `order`, around its own ring."""
+    """(E,) the border before each one of `order` on its ring."""
     before = np.roll(order, 1)
     ends = np.append(starts[1:], len(order)) - 1
     before[starts] = order[ends]
@@ -142,6 +145,6 @@ def _signed_areas(corners: Ints, starts: Ints) -> npt.NDArray[np.float64]:
 
 
 def _close(corners: Ints, starts: Ints) -> tuple[Ints, Ints]:
-    """The rings with their first point repeated at the end, and where each starts then."""
+    """The rings with their first point repeated at the end, and the new start of each."""
     ends = np.append(starts[1:], len(corners))
     return np.insert(corners, ends, corners[starts], axis=0), starts + np.arange(len(starts))

@@ -1,4 +1,4 @@
-"""The map's picture: classes as translucent colour over the grey thumbnail, crisp at the patch borders. NumPy, Pillow.
+"""The map as an image: classes as translucent colours over the grey thumbnail, sharp at patch borders. NumPy, Pillow.
 
 Frame: the whole slide; output pixels are square in µm.
 """
@@ -19,23 +19,27 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 FAINTEST, STRONGEST = 0.38, 0.74
-"""Opacity of a class at chance and at certainty: never so faint that it reads as no tissue, never hiding the slide."""
+"""Opacity of a class at chance level and at certainty: always visible, and never hiding the slide."""
 BACKGROUND_OPACITY = 0.16
 UNPREDICTED_OPACITY = 0.45
 UNPREDICTED_COLOR = (70, 70, 70)
 TISSUE_COLOR = (86, 110, 140)
-"""Of patches on a map without any prediction."""
+"""Colour of patches on a map without predictions."""
 BORDER_TONE = 0.55
 HATCH_PX = 6
 UNREAD_TONES = (90, 170)
-"""Stripes over what could not be read of the slide."""
+"""Grey values of the stripes over unreadable parts of the slide."""
 LINE_OPACITY = 0.85
 LINE_CELL_PX = 4
-"""Picture px from patch to patch below which outlines are left out: they would only darken the map."""
+"""Image px per patch below which outlines are left out: they would only darken the map."""
 
 
 def picture_size(grid: PatchGrid, max_width: int, max_height: int) -> tuple[int, int]:
-    """Width and height in px, at least 1, of the largest picture of the slide that fits, square in µm."""
+    """Width and height in px, at least 1, of the largest image of the slide that fits; its pixels are square in µm.
+
+    >>> picture_size(PatchGrid((4000, 2000), (0.5, 0.5), 224, 0.5), 100, 100)
+    (100, 50)
+    """
     width_um, height_um = (px * mpp for px, mpp in zip(grid.slide_px, grid.slide_mpp))
     scale = min(max_width / width_um, max_height / height_um)
     return max(1, round(width_um * scale)), max(1, round(height_um * scale))
@@ -47,16 +51,16 @@ def paint_map(class_map: ClassMap, thumbnail: Pixels, size: tuple[int, int]) -> 
     Parameters
     ----------
     class_map
-        What to paint. Without any prediction the patches are shown in one neutral colour.
+        The classes to paint. Without predictions all patches have one neutral colour.
     thumbnail
         uint8 (h, w, 3) RGB of the whole slide.
     size
-        Width and height of the picture, px; see `picture_size`.
+        Width and height of the image, px; see `picture_size`.
 
     Returns
     -------
-    uint8 (height, width, 3). Tissue in grey, so that eosin and haematoxylin are not taken for a class; class
-    colours the stronger the more probable the class; background faint; unpredicted patches hatched.
+    uint8 (height, width, 3). Tissue is grey, so that eosin and haematoxylin are not mistaken for a class; the opacity
+    of a class increases with its probability; background is faint; unpredicted patches are hatched.
     """
     base = grey_slide(thumbnail, size)
     cells = cells_of_pixels(class_map, size)
@@ -75,7 +79,7 @@ def paint_map(class_map: ClassMap, thumbnail: Pixels, size: tuple[int, int]) -> 
 
 
 def grey_slide(thumbnail: Pixels, size: tuple[int, int]) -> Floats:
-    """(h, w, 3) luminance of the slide at `size` (width, height), lightened: colour shows on dense tissue too."""
+    """(h, w, 3) luminance of the slide at `size` (width, height), lightened so that colour shows on dense tissue."""
     return to_grey(np.asarray(Image.fromarray(thumbnail).convert("L").resize(size, Image.Resampling.LANCZOS)))
 
 
@@ -89,7 +93,7 @@ def to_grey(pixels: Pixels) -> Floats:
 def cells_of_pixels(
     class_map: ClassMap, size: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
-    """Partition row per picture row, column per picture column, and (h, w) whether the pixel lies on the partition."""
+    """Partition row per image row, column per image column, and (h, w) whether the pixel is on the partition."""
     partition = class_map.partition
     if partition.patch.size == 0:
         return None
@@ -117,12 +121,12 @@ def paint_of_cells(class_map: ClassMap) -> tuple[Floats, Floats]:
 
 
 def tint(base: Floats, color: Floats, alpha: Floats) -> Floats:
-    """`color` over `base`; multiplied with the grey beneath, it keeps the tissue's texture."""
+    """`color` over `base`, multiplied with its grey value so that the tissue's texture stays visible."""
     return (base * (1 - alpha) + color * (0.35 + 0.65 * base / 255.0) * alpha).astype(np.float32)
 
 
 def hatch(painted: Floats, labels: npt.NDArray[np.int64], start: int = 0) -> Floats:
-    """White diagonals where labels are -1: no prediction, not to be taken for a class. `start`: x + y of the corner."""
+    """White diagonals where labels are -1 (no prediction). `start`: x + y of the corner."""
     height, width = labels.shape
     diagonal = start + np.arange(height)[:, None] + np.arange(width)[None, :]
     stripes = (labels == -1) & (diagonal % HATCH_PX < 2)
@@ -130,7 +134,7 @@ def hatch(painted: Floats, labels: npt.NDArray[np.int64], start: int = 0) -> Flo
 
 
 def _draw_borders(painted: Floats, labels: npt.NDArray[np.int64], colors: Floats, class_map: ClassMap) -> Floats:
-    """Outline the regions of voting classes in a darker tone of their own colour, inside their own cells."""
+    """Outline the regions of voting classes in a darker tone of their colour, inside their own cells."""
     outlined = [*class_map.voting, -1]
     owned = np.isin(labels, outlined)
     border = np.zeros(labels.shape, dtype=bool)
@@ -146,9 +150,9 @@ def _draw_borders(painted: Floats, labels: npt.NDArray[np.int64], colors: Floats
 
 
 def swatch(class_map: ClassMap, index: int, size: tuple[int, int]) -> Pixels:
-    """uint8 (height, width, 3): the colours that a class takes over pale tissue, from unsure (left) to certain.
+    """uint8 (height, width, 3): the colours of a class over pale tissue, from uncertain (left) to certain.
 
-    `index` is into `class_map.classes`; -1 is the paint of patches without prediction.
+    `index` is into `class_map.classes`; -1 are patches without prediction.
     """
     width, height = size
     base = np.full((height, width, 3), 235.0, dtype=np.float32)
@@ -167,7 +171,7 @@ def swatch(class_map: ClassMap, index: int, size: tuple[int, int]) -> Pixels:
 
 @dataclass(frozen=True)
 class Tag:
-    """Where to write a class's code: well inside its largest region."""
+    """Position of a class's code on the map: well inside its largest region."""
 
     index: int
     """Into `ClassMap.classes`."""
@@ -175,11 +179,11 @@ class Tag:
     y: float
     """Level-0 px."""
     room: float
-    """Level-0 px (of the narrower axis) to the region's nearest border."""
+    """Distance to the region's nearest border, level-0 px (of the narrower axis)."""
 
 
 def class_tags(class_map: ClassMap) -> list[Tag]:
-    """One tag per voting class on the map, so that the map is read without its colours too."""
+    """One tag per voting class on the map, so that the map can be read without colour."""
     partition = class_map.partition
     cell_px = min(np.diff(partition.x_edges).max(initial=0), np.diff(partition.y_edges).max(initial=0))
     tags = []

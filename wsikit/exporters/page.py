@@ -1,4 +1,4 @@
-"""A page laid out in inches from its top-left corner: text that is measured before it is placed, boxes, pictures."""
+"""A page layout in inches from the top-left corner: measured text, boxes, images. Matplotlib, Agg."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def block_height(lines: list[Line]) -> float:
 
 @cache
 def _families() -> list[str]:
-    """The font that comes with matplotlib, so that pages are alike everywhere; then those at hand for Chinese ids."""
+    """Matplotlib's own font, so that pages are equal everywhere; then installed fonts for Chinese, Japanese, Korean."""
     installed = {font.name for font in fontManager.ttflist}
     return ["DejaVu Sans", *(name for name in _CJK_FONTS if name in installed)]
 
@@ -56,13 +56,13 @@ def _font(size: float, bold: bool) -> FontProperties:
 
 @cache
 def _drawable() -> frozenset[int]:
-    """Code points that the fonts at hand can draw."""
+    """Code points that the available fonts can draw."""
     paths = [findfont(FontProperties(family=name)) for name in _families()]
     return frozenset(code for path in paths for code in get_font(path).get_charmap())
 
 
 def drawable(text: str) -> str:
-    """`text` on one line, with □ for each character that no font at hand can draw.
+    """`text` on one line, with □ for each character that no available font can draw.
 
     >>> drawable("slide\\n1")
     'slide 1'
@@ -73,13 +73,15 @@ def drawable(text: str) -> str:
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
     """Inches."""
-    renderer = RendererAgg(1, 1, MEASURE_DPI)
-    width, _, _ = renderer.get_text_width_height_descent(text, _font(size, bold), ismath=False)
+    renderer = RendererAgg(1, 1, MEASURE_DPI)  # type: ignore[no-untyped-call]
+    width, _, _ = renderer.get_text_width_height_descent(  # type: ignore[no-untyped-call]
+        text, _font(size, bold), ismath=False
+    )
     return float(width) / MEASURE_DPI
 
 
 def wrap(line: Line, width_in: float) -> list[Line]:
-    """Break a line between words so that each part fits into `width_in`; a word that does not fit is shortened."""
+    """Break a line between words so that each part fits into `width_in`; a word that is too long is shortened."""
     parts: list[str] = []
     for word in drawable(line.text).split(" "):
         longer = f"{parts[-1]} {word}" if parts else word
@@ -91,7 +93,7 @@ def wrap(line: Line, width_in: float) -> list[Line]:
 
 
 def ellipsis(text: str, width_in: float, size: float, bold: bool = False) -> str:
-    """Shorten `text` in its middle, as ids differ at their ends, until it fits."""
+    """Shorten `text` in its middle (ids differ at their ends) until it fits."""
     text = drawable(text)
     if text_width(text, size, bold) <= width_in:
         return text
@@ -126,7 +128,7 @@ class Pen:
         )
 
     def tag(self, line: Line, x: float, y: float) -> None:
-        """Text with a white rim, its middle at (x, y)."""
+        """Text with a white outline, centred at (x, y)."""
         self._figure.text(
             x / self._page[0],
             1 - y / self._page[1],
@@ -137,7 +139,7 @@ class Pen:
             fontproperties=_font(line.size, line.bold),
             parse_math=False,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
-            zorder=10,  # above the picture
+            zorder=10,  # above the image
         )
 
     def lines(self, lines: list[Line], x: float, y: float) -> None:

@@ -1,4 +1,4 @@
-"""Colours that people with colour-vision deficiency can tell apart, over grey tissue and on white."""
+"""Class colours that can be distinguished with colour-vision deficiency, over grey tissue and on white."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CLASS_COLORS: tuple[RGB, ...] = (
     (86, 180, 233),  # sky blue
     (0, 0, 0),  # black
 )
-"""Of Okabe and Ito (2008), in an order in which the first three, dark, light and blue, stay farthest apart."""
+"""The palette of Okabe and Ito (2008), ordered so that the first three differ most."""
 
 BACKGROUND_COLOR: RGB = (140, 140, 140)
-"""Classes that do not vote."""
+"""Colour of classes that do not vote."""
 
 
 def class_colors(classes: tuple[str, ...], background: tuple[str, ...] = ()) -> tuple[RGB, ...]:
@@ -32,7 +32,7 @@ def class_colors(classes: tuple[str, ...], background: tuple[str, ...] = ()) -> 
     voting = [code for code in classes if code not in background]
     if len(voting) > len(CLASS_COLORS):
         raise RequestError(
-            f"{len(voting)} classes, but only {len(CLASS_COLORS)} colours can be told apart safely: "
+            f"{len(voting)} classes, but there are only {len(CLASS_COLORS)} colours that are safe to distinguish: "
             "give the colours yourself"
         )
     given = dict(zip(voting, CLASS_COLORS))
@@ -51,7 +51,7 @@ def parse_color(text: str) -> RGB:
 
 
 def hex_color(color: RGB) -> str:
-    """As CSS and matplotlib write it.
+    """The colour as CSS and matplotlib write it.
 
     >>> hex_color((213, 94, 0))
     '#d55e00'

@@ -1,6 +1,6 @@
-"""What a page knows of every patch: classes, probabilities, words and facts as one compressed block of columns.
+"""Per-patch data of a page: classes, probabilities, captions and facts as one compressed block of columns.
 
-Numbers are rounded to what a reader can use. What does not fit into the page is left out, the least needed first.
+Numbers are rounded to useful precision. If the data do not fit into the page, facts are left out first, then captions.
 """
 
 from __future__ import annotations
@@ -18,52 +18,58 @@ import numpy.typing as npt
 from wsikit.exporters.classmap import ClassMap
 
 PAGE_BYTES = 3_000_000
-"""Compressed bytes that a page may spend on its patches."""
+"""Maximum compressed size of a page's per-patch data, bytes."""
 
 MOST_NUMBERS = 3_000_000
-"""What a browser unpacks in a few seconds; more is not packed."""
+"""Numbers that a browser unpacks in a few seconds; more are not packed."""
 OWN_NUMBERS = 12
-"""Of a patch beside its facts: place, class, probabilities, gate …"""
+"""Numbers of a patch in addition to its facts: coordinates, class, probabilities, gate …"""
+
+SHARED_CAPTION = "[Written about a patch that looks like this one.]"
+"""Remark after a caption that a patch shares with a similar one."""
 
 Columns = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class PatchWords:
-    """What is known of the patches beside their classes. All (N,) in the order of the class map; None: not known."""
+    """Captions, facts and further columns of the patches, (N,) in the order of the class map; None: not available."""
 
     captions: npt.NDArray[np.object_] | None = None
     """Text; empty where there is none."""
-    borrowed: npt.NDArray[np.bool_] | None = None
-    """True where the caption was written about another patch that looks like this one."""
+    shared: npt.NDArray[np.bool_] | None = None
+    """True where the caption was written for a similar patch."""
     fact_names: tuple[str, ...] = ()
-    """F names for people."""
+    """F names for display."""
     fact_units: tuple[str, ...] = ()
     facts: npt.NDArray[np.floating] | None = None
-    """(N, F) in these units; NaN = not known."""
+    """(N, F) in these units; NaN = unknown."""
     gate: npt.NDArray[np.floating] | None = None
+    """Weight of the text in the fusion, 0 to 1."""
     ood_score: npt.NDArray[np.floating] | None = None
+    """Out-of-distribution score; above 1 a patch is out-of-distribution."""
     blur_um: npt.NDArray[np.floating] | None = None
     """Standard deviation of the blur, µm."""
     pen: npt.NDArray[np.floating] | None = None
-    """Share of the patch under marker ink."""
+    """Fraction of the patch under marker ink."""
     readable: npt.NDArray[np.bool_] | None = None
+    """Whether all pixels of the patch could be read."""
 
 
 @dataclass(frozen=True)
 class PackedPatches:
-    """The block, and what it lacks."""
+    """The packed block and what is left out."""
 
     block: str
     """base64 of gzip of JSON."""
     left_out: tuple[str, ...]
-    """What did not fit, in words; empty if all did."""
+    """What did not fit, in words; empty if everything did."""
 
 
 def pack(
     class_map: ClassMap, words: PatchWords, shown: Collection[int] = (), *, max_bytes: int = PAGE_BYTES
 ) -> PackedPatches:
-    """Pack all patches, or as much of them as `max_bytes` hold; the rows in `shown` keep everything."""
+    """Pack all patches, or as much of their data as fits into `max_bytes`; the rows in `shown` keep all of it."""
     kept = np.zeros(len(class_map.labels), dtype=bool)
     kept[list(shown)] = True
     everything = np.ones_like(kept)
@@ -75,13 +81,13 @@ def pack(
     ]
     for left_out, n_wide, make in steps:
         if len(kept) * (OWN_NUMBERS + n_wide) > MOST_NUMBERS:
-            continue  # too much to be tried: no page of a size that opens could hold it
+            continue  # no page of a usable size could hold it
         block = _compress(make())
         if len(block) <= max_bytes:
             return PackedPatches(base64.b64encode(block).decode("ascii"), left_out)
     rows = np.flatnonzero(kept)
     few = _columns(class_map, words, kept, kept, rows)
-    return PackedPatches(base64.b64encode(_compress(few)).decode("ascii"), ("all that is known of single patches",))
+    return PackedPatches(base64.b64encode(_compress(few)).decode("ascii"), ("all data of single patches",))
 
 
 def _columns(
@@ -120,14 +126,14 @@ def _columns(
 def _captions(
     words: PatchWords, at: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_]
 ) -> tuple[list[str], list[int]]:
-    """Each text once, and per patch its index; -1 for none."""
+    """Each distinct text once, and per patch its index; -1 for none."""
     assert words.captions is not None
     known: dict[str, int] = {}
     indices = []
     for row in at.tolist():
         text = str(words.captions[row]) if wanted[row] else ""
-        if text and words.borrowed is not None and words.borrowed[row]:
-            text += " [Written about a patch that looks like this one.]"
+        if text and words.shared is not None and words.shared[row]:
+            text += f" {SHARED_CAPTION}"
         indices.append(known.setdefault(text, len(known)) if text else -1)
     return list(known), indices
 

@@ -1,7 +1,7 @@
-"""The slide inside a page: a sparse pyramid of JPEG tiles, whole to some depth and deeper where patches are shown.
+"""The slide inside a page: a sparse pyramid of JPEG tiles, complete to some level and finer around example patches.
 
-Frame of the page: square pixels of the finest µm/px of the two axes, from the slide's top-left corner. Level `deepest`
-holds these pixels; each level above halves them, down to one pixel, as OpenSeadragon counts.
+Frame of the page: square pixels with the finer µm/px of the two axes, from the slide's top-left corner. Level
+`deepest` has these pixels; each lower level halves the size, down to one pixel, as in OpenSeadragon.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Place = tuple[int, int, int]
 
 TILE_PX = 256
 QUALITY = 84
-"""Of the embedded tiles: for looking at, nothing is measured on them."""
+"""JPEG quality of the embedded tiles; they are for viewing only."""
 WHOLE_BYTES = 6_000_000
 DEEP_BYTES = 2_400_000
-"""JPEG bytes of the whole slide and of the surroundings of the shown patches. As base64 they take a third more."""
+"""Maximum JPEG bytes of the whole slide, and of the surroundings of the shown patches. Base64 adds a third."""
 FINEST_UM = 0.2
-"""µm/px: finer than this (40× and more) a page holds nothing."""
+"""Finest embedded µm/px (above 40×)."""
 ALL_TILES_PX = 2048
-"""Up to this size the levels are embedded with their glass; finer ones where there is tissue."""
+"""Levels up to this size are embedded completely; finer ones only where there is tissue."""
 SURROUNDINGS = 0.6
-"""Of a patch's side: what is embedded on each side of a shown patch."""
+"""Margin around a shown patch that is embedded, in patch sides."""
 _LEAST_SIDE = 16
 
 
@@ -54,7 +54,7 @@ class Frame:
 
     @cached_property
     def scale(self) -> tuple[float, float]:
-        """Frame px per level-0 px, (x, y): 1 but for slides with oblong pixels."""
+        """Frame px per level-0 px, (x, y): 1, except for slides with non-square pixels."""
         return self.mpp[0] / self.unit_um, self.mpp[1] / self.unit_um
 
     @cached_property
@@ -88,7 +88,7 @@ class Frame:
         return (col * tile_px * step[0], row * tile_px * step[1], size[0] * step[0], size[1] * step[1]), size
 
     def tiles_over(self, level: int, box: Box, tile_px: int = TILE_PX) -> Iterator[Place]:
-        """The tiles of a level that meet a box of level-0 px."""
+        """The tiles of a level that intersect a box in level-0 px."""
         shrink = 2.0 ** (level - self.deepest)
         cols, rows = self.n_tiles(level, tile_px)
         ranges = []
@@ -105,15 +105,15 @@ class Frame:
 
 @dataclass(frozen=True)
 class EmbeddedPyramid:
-    """Tiles to put into a page."""
+    """Tiles that are embedded in a page."""
 
     frame: Frame
     tiles: dict[Place, bytes] = field(default_factory=dict)
     """JPEG of each tile."""
     whole_level: int = 0
-    """The deepest level that is there wherever there is tissue."""
+    """The finest level that is complete wherever there is tissue."""
     deep_level: int = 0
-    """The deepest level that is there around the shown patches."""
+    """The finest level that is complete around the shown patches."""
 
     @property
     def n_bytes(self) -> int:
@@ -122,10 +122,10 @@ class EmbeddedPyramid:
 
 @dataclass(frozen=True)
 class ServedLevel:
-    """One level whose tiles a server gives."""
+    """One level whose tiles come from a server."""
 
     level: int
-    """Name in the tile's address; they rise from coarse to fine without a gap."""
+    """Number in the tile's address; consecutive from coarse to fine."""
     size: tuple[int, int]
     """Width and height, px."""
     tile_px: tuple[int, int]
@@ -135,7 +135,7 @@ class ServedLevel:
 
 @dataclass(frozen=True)
 class ServedPyramid:
-    """Where a page finds its tiles: `<tiles><level>/<column>_<row>.jpg`, and patches at `<patches><row>.jpg`."""
+    """Addresses of a page's tiles: `<tiles><level>/<column>_<row>.jpg`, and of patches: `<patches><row>.jpg`."""
 
     frame: Frame
     levels: tuple[ServedLevel, ...]
@@ -162,17 +162,17 @@ def embed(
     Parameters
     ----------
     tissue
-        (N, 4) boxes (x, y, width, height), level-0 px: where the finer levels are wanted.
+        (N, 4) boxes (x, y, width, height), level-0 px, in which the finer levels are embedded.
     shown
         Boxes of the patches that the page shows, the most important first.
     whole_bytes, deep_bytes
-        JPEG bytes for all tissue, and for the surroundings of the shown patches.
+        Maximum JPEG bytes for all tissue, and for the surroundings of the shown patches.
 
     Returns
     -------
     EmbeddedPyramid
-        Whole down to the deepest level that the bytes allow; below it the surroundings of the `shown` as far as
-        theirs allow. Places that cannot be read are hatched in grey.
+        Complete to the finest level that `whole_bytes` allows; finer levels around the `shown` patches as far as
+        `deep_bytes` allows. Unreadable parts are hatched in grey.
     """
     frame = frame_of(slide)
     pyramid = _Maker(slide, frame)
@@ -200,9 +200,9 @@ def embed(
 
 
 def read_tile(slide: Slide, box: Box, size: tuple[int, int]) -> Pixels:
-    """Pixels of a field (x, y, width, height) of level 0 at `size`, uint8 (h, w, 3).
+    """Pixels of a field (x, y, width, height) in level-0 px, resampled to `size`, uint8 (h, w, 3).
 
-    What cannot be read is hatched in grey, never white; the rest of the field is shown.
+    Unreadable parts are hatched in grey, never white; the rest of the field is shown.
     """
     x, y, width, height = box
     mpp = (width * slide.mpp[0] / size[0], height * slide.mpp[1] / size[1])
@@ -228,7 +228,7 @@ def read_tile(slide: Slide, box: Box, size: tuple[int, int]) -> Pixels:
 
 
 def hatch(size: tuple[int, int]) -> Pixels:
-    """Grey diagonals, uint8 (h, w, 3): a place that cannot be read."""
+    """Grey diagonals for unreadable parts, uint8 (h, w, 3), of `size` (width, height)."""
     rows, cols = np.indices((size[1], size[0]))
     return np.repeat(np.where((rows + cols) % 12 < 4, 90, 170).astype(np.uint8)[..., None], 3, axis=2)
 
@@ -252,7 +252,7 @@ def _around(box: Box) -> Box:
 
 
 def _wanted(frame: Frame, level: int, tissue: npt.NDArray[np.float64]) -> list[Place]:
-    """The tiles of a level that are embedded: all of a coarse one, of a fine one those with tissue."""
+    """The tiles of a level to embed: all tiles of a coarse level; for a fine level those with tissue."""
     cols, rows = frame.n_tiles(level)
     if max(frame.level_size(level)) <= ALL_TILES_PX or not len(tissue):
         return [(level, col, row) for row in range(rows) for col in range(cols)]
@@ -269,7 +269,7 @@ def _wanted(frame: Frame, level: int, tissue: npt.NDArray[np.float64]) -> list[P
 
 
 class _Maker:
-    """Tiles in the making."""
+    """Encodes tiles and counts their bytes."""
 
     def __init__(self, slide: Slide, frame: Frame) -> None:
         self._slide, self._frame = slide, frame

@@ -1,4 +1,4 @@
-"""One number per patch, by name: what heat maps, detections and float maps show, with its unit and natural range.
+"""One number per patch, by name, with unit and natural range: the input of heat maps.
 
 `probability:PD`, `gate`, `caption_facts:nuclei_per_mm2`: column, and entry where a column holds several. `entropy` and
 `margin` are computed from the probabilities.
@@ -17,15 +17,15 @@ from wsikit.errors import RequestError, StoreError
 from wsikit.store.table import PatchTable
 
 DERIVED = ("entropy", "margin")
-"""Not stored: entropy of the class probabilities in bit; difference of the two classes ahead."""
+"""Computed, not stored: entropy of the class probabilities in bit; difference of the two highest probabilities."""
 
 _PROBABILITIES = ("probability", "probability_image", "probability_text")
 _SHARE_UNITS = ("0 … 1", "share of the patch's area", "share")
 _TITLES = {
     "gate": "Gate: weight of the caption",
     "entropy": "Entropy of the class probabilities",
-    "margin": "Margin of the two classes ahead",
-    "ood_score": "OodDetector against the training patches",
+    "margin": "Margin of the two leading classes",
+    "ood_score": "Out-of-distribution score",
     "tissue": "Tissue",
     "roi": "Region of interest",
     "probability_image": "Probability, image alone",
@@ -40,17 +40,17 @@ class Quantity:
     """A number for each patch of a table."""
 
     name: str
-    """As asked for, e.g. probability:PD."""
+    """As requested, such as probability:PD."""
     title: str
-    """For people."""
+    """For display."""
     unit: str
     """Empty for pure numbers."""
     values: npt.NDArray[np.float64]
-    """(N,); NaN where there is none."""
+    """(N,); NaN where there is no value."""
     limits: tuple[float, float] | None
-    """Range that the quantity has by nature, such as 0 to 1; None: whatever was found."""
+    """Natural range of the quantity, such as 0 to 1; None: the range of the values."""
     of_model: bool = False
-    """Whether a classifier says so, whose notice then goes with it; else it was measured."""
+    """Whether a classifier predicted it, whose notice is then shown; otherwise it was measured."""
 
 
 def read_quantity(table: PatchTable, name: str) -> Quantity:
@@ -78,7 +78,7 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
     attributes = table.attributes(column)
     values = _entry(table, table.read(column), column, entry)
     if values.dtype == object:
-        raise RequestError(f"column {column} holds text, which has no place on a scale. Name a column of numbers.")
+        raise RequestError(f"column {column} holds text, which cannot be drawn on a scale. Name a column of numbers.")
     unit = str(attributes.get("unit", "")) or _UNITS.get(column, "")
     title = _TITLES.get(column, column.replace("_", " "))
     limits: tuple[float, float] | None = None
@@ -97,7 +97,7 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
 
 
 def known_quantities(table: PatchTable) -> list[str]:
-    """Names that `read_quantity` takes for a table; columns of unnamed entries (features) are left out."""
+    """Names that `read_quantity` accepts for a table; columns of unnamed entries (features) are left out."""
     found: list[str] = []
     columns = table.columns()
     for column in columns:
@@ -115,12 +115,12 @@ def _entry(table: PatchTable, values: npt.NDArray[Any], column: str, entry: str)
     names = [str(name) for name in table.attributes(column).get("names", ())]
     if values.ndim == 1:
         if entry:
-            raise RequestError(f"column {column} has one value per patch: ask for {column!r} without {entry!r}")
+            raise RequestError(f"column {column} has one value per patch: name {column!r} without {entry!r}")
         return values
     labels = names or [str(index) for index in range(values.shape[1])]
     if entry not in labels:
         shown = ", ".join(f"{column}:{label}" for label in labels[:12]) + (", …" if len(labels) > 12 else "")
-        raise RequestError(f"column {column} has {values.shape[1]} values per patch: ask for one of {shown}")
+        raise RequestError(f"column {column} has {values.shape[1]} values per patch: name one of {shown}")
     return values[:, labels.index(entry)]
 
 
@@ -141,7 +141,7 @@ def _derived(table: PatchTable, name: str) -> Quantity:
 
 
 def _fact_unit(fact: str) -> str:
-    from wsikit.captions.lexicon import FACTS
+    from wsikit.facts import FACTS
 
     unit = FACTS[fact].unit if fact in FACTS else ""
     return {"density": "optical density", "count": "per patch", "ratio": ""}.get(unit, unit)

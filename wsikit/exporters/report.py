@@ -1,7 +1,7 @@
-"""One slide's report as one HTML file that opens by double click, with no network.
+"""One slide's report as a single HTML file that works offline.
 
-What it says is gathered in `report_parts` and `report_vote` as plain values; how it looks is
-`templates/report.html.jinja`, where all text is escaped; how it zooms is OpenSeadragon, from `vendor`.
+`report_parts` and `report_vote` prepare the content as plain values; `templates/report.html.jinja` is the page, in
+which all text is escaped; OpenSeadragon, from `vendor`, is the viewer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
 
 
 def render_report(data: ReportData, *, home: str | None = None) -> str:
-    """The page that `write_report` writes; `home` is the address of the page of all slides, if there is one."""
+    """The page that `write_report` writes; `home` is the address of the page of all slides, if any."""
     ahead = report_vote.leading(data)
     packed = _packed(data)
     layers = _layers(data) if packed is not None else ()
@@ -80,7 +80,7 @@ def render_report(data: ReportData, *, home: str | None = None) -> str:
 
 @cache
 def environment() -> jinja2.Environment:
-    """Templates of this package; all text is escaped, whatever the template is called."""
+    """Templates of this package; text is escaped in every template."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("wsikit.exporters"),
         autoescape=True,
@@ -91,7 +91,7 @@ def environment() -> jinja2.Environment:
 
 
 def in_script(value: Any) -> Markup:
-    """JSON that may stand inside a script element: no text in it can end the element or open another."""
+    """JSON that is safe inside a script element: no text in it can close the element or open another."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for char in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -100,21 +100,21 @@ def in_script(value: Any) -> Markup:
 
 @cache
 def inline_script(name: str) -> Markup:
-    """A script of this package, to stand inside a page."""
+    """A script of this package, to be placed inside a page."""
     text = resources.files("wsikit.exporters").joinpath(name).read_text(encoding="utf-8")
-    # a pointer to a source map would make the browser's tools ask for a file that is not there
+    # a reference to a source map would make the browser's developer tools request a missing file
     lines = [line for line in text.splitlines() if not line.startswith("//# sourceMappingURL=")]
     return Markup("\n" + "\n".join(lines) + "\n")
 
 
 def content_policy(scripts: Sequence[str], *, pictures: str = "data:") -> str:
-    """A page's content security policy: these scripts, pictures from these sources, and nothing else."""
+    """A page's content security policy: only these scripts and images from these sources are allowed."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") for script in scripts]
     allowed = " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
     return f"default-src 'none'; img-src {pictures}; style-src 'unsafe-inline'; script-src {allowed}"
 
 
-# ---- what the viewer needs
+# ---- data for the viewer
 
 
 def _packed(data: ReportData) -> PackedPatches | None:
@@ -213,7 +213,7 @@ def _short(value: float) -> float:
 
 
 def _depth(data: ReportData, packed: PackedPatches | None) -> str:
-    """How deep the page's pixels go, and what of the patches it lacks, in words."""
+    """The resolution of the pixels in the page, and which patch data are left out, in words."""
     if packed is None or data.pyramid is None:
         return ""
     frame = data.pyramid.frame
@@ -226,5 +226,5 @@ def _depth(data: ReportData, packed: PackedPatches | None) -> str:
         if min(whole, deep) > frame.unit_um * 1.01 or deep < whole:
             words += " The command wsikit view shows all of it at full resolution."
     if packed.left_out:
-        words += f" Left out for want of room, but for the patches shown: {' and '.join(packed.left_out)}."
+        words += f" Left out to limit the page's size, except for the patches shown: {' and '.join(packed.left_out)}."
     return words

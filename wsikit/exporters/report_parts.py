@@ -1,4 +1,4 @@
-"""The pieces of a report as plain values: pictures, composition, patches, quality. `report` lays them out."""
+"""The parts of a report as plain values: images, composition, patches, quality. `report` puts them into the page."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from wsikit.exporters.units import format_areas, format_length, format_prob, for
 Pixels = npt.NDArray[np.uint8]
 
 PICTURE_PX = (1200, 1000)
-"""Width and height that the two still pictures may take: twice their size on the page, to stay sharp when zoomed."""
+"""Maximum width and height of the two static images: twice their size on the page, to stay sharp when zoomed."""
 SIDE_BY_SIDE = 1.9
-"""Slides wider than this for their height have their two pictures one below the other."""
+"""Slides with a larger ratio of width to height have their two images one below the other."""
 FACTS_SHOWN = 6
 JPEG_QUALITY = 90
 TAG_ROOM = 0.012
-"""Of the slide's width: a region with less room around its middle stays without its code."""
+"""Fraction of the slide's width: a region with less space around its centre is shown without its code."""
 PIN_LABEL_ROOM = 0.08
-"""Of the slide's height: a pin this near to the upper edge has its label below it."""
+"""Fraction of the slide's height: a pin closer to the upper edge has its label below it."""
 GIVEN_SCALES = ("assumed", "option", "manifest", "sidecar")
-"""Beginnings of the sources of a pixel size that the slide's file did not state."""
+"""Prefixes of the sources of a pixel size that is not stated in the slide's file."""
 
 
 # ---- pictures
 
 
 def data_uri(pixels: Pixels, kind: str) -> str:
-    """The picture inside the page: JPEG for tissue, PNG for flat colour."""
+    """The image as a data URI: JPEG for tissue, PNG for flat colour."""
     file = io.BytesIO()
     options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "jpeg" else {}
     Image.fromarray(pixels).save(file, format=kind, **options)
@@ -47,7 +47,7 @@ def data_uri(pixels: Pixels, kind: str) -> str:
 
 
 def pictures(data: ReportData) -> dict[str, Any]:
-    """Slide and map at one size, with what is laid over them in percent of that size."""
+    """Slide and map at one size, with the positions of pins and tags over them in percent of that size."""
     class_map = data.class_map
     size = picture_size(class_map.grid, *PICTURE_PX)
     slide = np.asarray(Image.fromarray(data.thumbnail).resize(size, Image.Resampling.LANCZOS))
@@ -73,7 +73,7 @@ def pictures(data: ReportData) -> dict[str, Any]:
 
 
 def _pins(data: ReportData) -> list[dict[str, Any]]:
-    """Where the patches shown below lie on the slide."""
+    """Positions on the slide of the patches that are shown below."""
     grid = data.class_map.grid
     pins = []
     for example, name in zip(data.examples, pin_names(data)):
@@ -147,15 +147,15 @@ def _composition_row(class_map: ClassMap, share: ClassShare, area: str) -> dict[
 
 
 def groups(data: ReportData, ahead: int | None) -> list[dict[str, Any]]:
-    """The patches shown, under their classes, those for class `ahead` first; a class not found is named too."""
+    """The patches shown, by class, those of class `ahead` first; classes without patches are listed too."""
     if not (data.class_map.labels >= 0).any():
         return []
     cards: dict[int, list[dict[str, Any]]] = {index: [] for index in data.class_map.voting}
-    doubting: list[dict[str, Any]] = []
+    opposing: list[dict[str, Any]] = []
     for example, name in zip(data.examples, pin_names(data)):
         label = int(data.class_map.labels[example.row])
         card = _card(data.class_map, example, name)
-        (doubting if example.doubting else cards.setdefault(label, [])).append(card)
+        (opposing if example.opposing else cards.setdefault(label, [])).append(card)
     counts = np.bincount(data.class_map.labels[data.class_map.labels >= 0], minlength=len(data.class_map.classes))
     found: list[dict[str, Any]] = [
         {
@@ -168,10 +168,10 @@ def groups(data: ReportData, ahead: int | None) -> list[dict[str, Any]]:
         for label, shown in sorted(cards.items(), key=lambda item: item[0] != ahead)
         if shown or not counts[label]
     ]
-    if doubting and ahead is not None:
+    if opposing and ahead is not None:
         code = data.class_map.classes[ahead]
-        title = f"what speaks most against {code}, whatever its own class"
-        found.insert(1, {"kind": "Against", "title": title, "color": "#6b6b6b", "n_patches": None, "cards": doubting})
+        title = f"patches that contradict {code} most, of any class"
+        found.insert(1, {"kind": "Against", "title": title, "color": "#6b6b6b", "n_patches": None, "cards": opposing})
     return found
 
 
@@ -208,7 +208,7 @@ def _card(class_map: ClassMap, example: PatchExample, name: str) -> dict[str, An
 
 
 def _number(value: float) -> str:
-    """Two digits, three from 100 on: more than that a patch cannot tell.
+    """Two significant digits, three from 100 on: measurements of one patch are not more precise.
 
     >>> _number(5019.0), _number(0.0894), _number(29.6), _number(0.0)
     ('5,020', '0.089', '30', '0')
@@ -222,7 +222,7 @@ def _number(value: float) -> str:
 
 
 def quality(data: ReportData) -> list[dict[str, Any]]:
-    """Rows (name, value, whether to mark it)."""
+    """Rows: name, value, and whether it is highlighted."""
     class_map = data.class_map
     grid = class_map.grid
     width, height = grid.slide_px

@@ -1,4 +1,4 @@
-"""The vote of a report as plain values: bars with intervals, facts, the second subtype. No HTML."""
+"""The vote in a report as plain values: bars with intervals, facts, the second subtype. No HTML."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ NEUTRAL = "#6b6b6b"
 
 
 def verdict_color(data: ReportData) -> str:
-    """Of the class that is called."""
+    """Colour of the called class; grey if none is called."""
     if data.result is None or data.result.label is None:
         return NEUTRAL
     return hex_color(data.class_map.colors[data.class_map.voting[data.result.label]])
 
 
 def leading(data: ReportData) -> int | None:
-    """Index into the map's classes of the class ahead, called or not."""
+    """Index into the map's classes of the leading class, called or not."""
     if data.result is None or data.result.leading is None:
         return None
     return data.class_map.voting[data.result.leading]
@@ -77,16 +77,16 @@ def vote_facts(data: ReportData) -> list[tuple[str, str]]:
         return []
     effective = math.floor(result.n_effective * 10) / 10
     rows = [("Method", method_words(result.method))]
-    rows.append(("Margin between the two ahead", f"{result.margin:.3f}" if math.isfinite(result.margin) else "–"))
+    rows.append(("Margin of the two leading classes", f"{result.margin:.3f}" if math.isfinite(result.margin) else "–"))
     rows += _interval_facts(data)
     rows += [
         ("Patches that voted", f"{result.n_patches:,}"),
-        ("Effective number of votes", f"{effective:,.0f}" if effective >= 100 else f"{effective:g}"),
+        ("Effective sample size", f"{effective:,.0f}" if effective >= 100 else f"{effective:g}"),
         ("Patches that did not vote (background)", f"{result.n_background:,}"),
         ("Patches without prediction", f"{result.n_unpredicted:,}"),
     ]
     if result.ood_fraction is not None:
-        rows.append(("Unlike the training patches, by weight", format_share(float(result.ood_fraction))))
+        rows.append(("Out-of-distribution tissue, by weight", format_share(float(result.ood_fraction))))
     if result.smoothing != "none":
         rows.append(("Smoothed before the vote", f"{result.smoothing}: {result.n_smoothed:,} patches changed class"))
     if result.weighted_by:
@@ -102,11 +102,11 @@ def _interval_facts(data: ReportData) -> list[tuple[str, str]]:
         return [("Interval", f"none: {result.no_interval}")] if result.no_interval else []
     interval = result.interval
     low, high = interval.margin
-    blocks = f"{interval.n_blocks:,} squares of {interval.block_um:g} µm"
+    blocks = f"{interval.n_blocks:,} blocks of {interval.block_um:g} µm"
     return [
         (f"{interval.level:.0%} interval of the margin", f"{low:.3f} – {high:.3f}"),
-        ("The class ahead is ahead in", f"{format_share(interval.leading_share)} of the draws"),
-        ("Interval drawn from", blocks),
+        ("The leading class leads in", f"{format_share(interval.leading_share)} of the resamples"),
+        ("Bootstrap blocks", blocks),
     ]
 
 
@@ -120,7 +120,7 @@ def _rule_facts(data: ReportData) -> list[tuple[str, str]]:
 
 
 def second_subtype(data: ReportData) -> dict[str, Any] | None:
-    """The largest region of a class that is not the one ahead, with its box in level-0 px; None if there is none."""
+    """The largest region of a class other than the leading one, with its box in level-0 px; None if there is none."""
     second = data.result.second if data.result is not None else None
     if second is None:
         return None

@@ -1,6 +1,6 @@
-"""The patch table as CSV and Parquet, streamed some thousand rows at a time. Places are level-0 px.
+"""The patch table as CSV and Parquet, streamed in blocks of rows. Coordinates are level-0 px.
 
-Text in a CSV that a spreadsheet would run as a formula is written with an apostrophe before it.
+In a CSV, text that a spreadsheet would run as a formula is prefixed with an apostrophe.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1 << 15
 _DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""How a text may begin that LibreOffice Calc, Excel or Google Sheets takes for a formula or a command."""
+"""First characters of text that LibreOffice Calc, Excel or Google Sheets interprets as a formula or command."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Field:
 
 
 def harmless(text: str) -> str:
-    """`text` as it may stand in a CSV cell.
+    """`text` made safe for a CSV cell.
 
     >>> harmless("=HYPERLINK(A1)"), harmless("round nuclei")
     ("'=HYPERLINK(A1)", 'round nuclei')
@@ -45,9 +45,9 @@ def harmless(text: str) -> str:
 
 
 def write_csv(path: str | os.PathLike[str], table: PatchTable) -> None:
-    """Write all complete columns but feature vectors, one row per patch, atomically.
+    """Write all complete columns except feature vectors, one row per patch, atomically.
 
-    x, y are level-0 px; columns of named entries become one column each: probability_PD. UTF-8, RFC 4180.
+    x, y are level-0 px; columns of named entries become one column each: probability:PD. UTF-8, RFC 4180.
     """
     import pandas as pd
 
@@ -65,14 +65,17 @@ def write_csv(path: str | os.PathLike[str], table: PatchTable) -> None:
 def write_parquet(path: str | os.PathLike[str], table: PatchTable, *, slide_id: str) -> None:
     """Write all complete columns as Parquet (Zstandard), atomically.
 
-    As the CSV, and feature vectors as fixed-size lists. The file's metadata, key "wsikit", holds the slide's id, the
+    Like the CSV, with feature vectors as fixed-size lists. The file's metadata, key "wsikit", holds the slide's id, the
     grid (slide size in px, µm/px, patch side) and each column's unit, as JSON.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     fields = _fields(table)
-    units = {field.name: str(table.attributes(field.column).get("unit", "")) for field in fields}
+    known: dict[str, str] = {}
+    for column in {field.column for field in fields}:
+        known.update(table.units(column))
+    units = {field.name: known.get(field.name, "") for field in fields}
     about = {
         "slide_id": slide_id,
         "grid": table.grid.to_json(),
@@ -102,7 +105,7 @@ def _fields(table: PatchTable) -> list[_Field]:
         if table.width(column) is None or not names:
             fields.append(_Field(column, column, None))
         else:
-            fields += [_Field(f"{column}_{name}", column, index) for index, name in enumerate(names)]
+            fields += [_Field(f"{column}:{name}", column, index) for index, name in enumerate(names)]
     return fields
 
 

@@ -1,8 +1,7 @@
-"""One quantity of all patches as a heat map (PNG): picture, colour bar with units, scale bar, what is missing.
+"""One quantity of all patches as a heat map (PNG): image, colour bar with unit, scale bar, missing values.
 
-Colours are viridis: perceptually even, rising in lightness, safe for colour-deficient eyes, and never grey as the
-tissue beneath.
-Laid out in inches, as the class map is.
+Colours are viridis: perceptually uniform, increasing in lightness, safe for colour-deficient eyes, and never grey like
+the tissue below. The layout is computed in inches, as for the class map.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ Pixels = npt.NDArray[np.uint8]
 
 COLORMAP = "viridis"
 OPACITY = 0.85
-"""Of a patch's colour: high, so that what is read off the colour bar is right; the tissue still shows through."""
+"""Opacity of a patch's colour: high, so that colours match the colour bar, with the tissue still visible."""
 MISSING_COLOR = (128, 128, 128)
 TRIM_PERCENT = 1.0
-"""Of the patches at either end that do not stretch the scale of a quantity without natural limits."""
+"""Percentage of the patches at either end that is excluded from the scale of a quantity without natural limits."""
 
 _BAR_IN = 0.28
 _BAR_HEIGHT_IN = 3.4
@@ -43,7 +42,7 @@ _STEPS = 256
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to colours."""
+    """Mapping from values to colours."""
 
     low: float
     high: float
@@ -53,7 +52,7 @@ class Scale:
 
     @classmethod
     def of(cls, quantity: Quantity) -> Scale:
-        """Natural limits where there are any; else all but `TRIM_PERCENT` of the patches at either end."""
+        """The natural limits if there are any; else the range without `TRIM_PERCENT` of the patches at either end."""
         found = quantity.values[np.isfinite(quantity.values)]
         if quantity.limits is not None:
             low, high = quantity.limits
@@ -66,7 +65,7 @@ class Scale:
         return cls(low, high, bool((found < low).any()), bool((found > high).any()))
 
     def colors(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        """(…, 3) RGB, 0 to 255, of `values`; those beyond the scale take its ends."""
+        """(…, 3) RGB, 0 to 255, of `values`; values beyond the scale get the colours of its ends."""
         share = np.clip((np.nan_to_num(values, nan=self.low) - self.low) / (self.high - self.low), 0, 1)
         return (np.asarray(colormaps[COLORMAP](share))[..., :3] * 255).astype(np.float32)
 
@@ -77,7 +76,7 @@ def write_scale_png(path: str | os.PathLike[str], class_map: ClassMap, quantity:
     Parameters
     ----------
     class_map
-        Places of the patches, in the table's order; their classes are not shown.
+        Coordinates of the patches, in the table's order; their classes are not shown.
     thumbnail
         uint8 (h, w, 3) RGB of the whole slide.
     """
@@ -137,8 +136,8 @@ def draw_scale_map(class_map: ClassMap, quantity: Quantity, thumbnail: Pixels) -
 
 
 def _head(class_map: ClassMap, quantity: Quantity, width_in: float) -> list[Line]:
-    said = class_map.notice if quantity.of_model else ""
-    notice = wrap(Line(said, 10.5, WARN, bold=True), width_in) if said else []
+    text = class_map.notice if quantity.of_model else ""
+    notice = wrap(Line(text, 10.5, WARN, bold=True), width_in) if text else []
     return [
         Line(ellipsis(class_map.slide_id, width_in, 10.5), 10.5, QUIET),
         *wrap(Line(quantity.title, 17, INK, bold=True), width_in),
@@ -169,7 +168,7 @@ def _notes(quantity: Quantity, scale: Scale, *, overlapping: bool) -> list[Line]
 
 
 def _draw_side(pen: Pen, quantity: Quantity, scale: Scale, notes: list[Line], x: float, y: float) -> None:
-    """Colour bar, ticks with the unit, the paint of missing values, notes."""
+    """Colour bar, ticks with the unit, the colour of missing values, notes."""
     unit = ellipsis(quantity.unit, _SIDE_IN, 9.5)
     pen.text(unit, x, y, Line(unit, 9.5, INK))
     y += 0.3
@@ -195,7 +194,7 @@ def _draw_side(pen: Pen, quantity: Quantity, scale: Scale, notes: list[Line], x:
 
 
 def _ticks(scale: Scale) -> list[tuple[float, str]]:
-    """Round values within the scale; its ends carry ≤ and ≥ where values lie beyond them."""
+    """Round values within the scale; its ends are marked ≤ and ≥ where there are values beyond them."""
     span = scale.high - scale.low
     inner = [float(t) for t in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(scale.low, scale.high)]
     inside = [t for t in inner if scale.low - 1e-9 * span <= t <= scale.high + 1e-9 * span]

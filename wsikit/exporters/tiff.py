@@ -1,6 +1,6 @@
-"""A store's pixels as a tiled pyramidal TIFF, from the very bytes it holds where TIFF has their codec.
+"""A store's pixels as a tiled pyramidal TIFF; tiles are copied without decoding where TIFF has their codec.
 
-JPEG and JPEG 2000 are not decoded; chunks of exact pixels (Zstandard) become Deflate, as exact.
+JPEG and JPEG 2000 are passed through; lossless Zstandard chunks are re-encoded as Deflate, which is also lossless.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy.typing as npt
 from wsikit.errors import StoreError
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
-from wsikit.tiling.jpeg_headers import Head, read_head
+from wsikit.tiling.jpeg_headers import JpegHeader, read_header
 
 BIGTIFF_BYTES = 3 << 30
-"""Above this a classic TIFF may run out of its 4 GB."""
+"""Above this size BigTIFF is written: a classic TIFF is limited to 4 GB."""
 
 _JPEG, _JPEG_2000, _DEFLATE = 7, 34712, 8
 
@@ -26,16 +26,15 @@ _JPEG, _JPEG_2000, _DEFLATE = 7, 34712, 8
 def write_tiff(store: SlideStore, path: str | os.PathLike[str]) -> None:
     """Write all levels of a store as a tiled TIFF that OpenSlide, QuPath and tifffile open, atomically.
 
-    Each tile is the stream that the store holds, so that a slide whose bytes were passed through comes back bit by
-    bit. µm/px is written as the resolution; label and macro image are not.
+    Each tile is the stream in the store, so a slide that was stored by pass-through is restored bit by bit. µm/px is
+    written as the resolution; label and macro image are not written.
 
     Raises
     ------
     ReadError
-        A tile could not be read from the source when the store was made, or is damaged: such a file would show
-        something else there.
+        A tile could not be read from the source when the store was made, or is damaged.
     StoreError
-        The store holds no pixels, or tiles of a size that TIFF does not have.
+        The store holds no pixels, or its tile size is not possible in TIFF.
     """
     import tifffile
 
@@ -43,7 +42,7 @@ def write_tiff(store: SlideStore, path: str | os.PathLike[str]) -> None:
         width, height = store.level_format(level).tile_px
         if width % 16 or height % 16:
             raise StoreError(
-                f"{store.folder}: tiles of {width}×{height} px at level {level}; TIFF has multiples of 16 only. Tile "
+                f"{store.folder}: tiles of {width}×{height} px at level {level}; TIFF needs multiples of 16. Tile "
                 "the slide again with --codec zstd --profile portable to write it as TIFF."
             )
     stored = sum(file.stat().st_size for level in store.folder.glob("[0-9]*") for file in level.rglob("*"))
@@ -53,7 +52,7 @@ def write_tiff(store: SlideStore, path: str | os.PathLike[str]) -> None:
 
 
 def _level(store: SlideStore, level: int) -> dict[str, Any]:
-    """What tifffile is to write for one level."""
+    """Arguments of tifffile for one level."""
     form = store.level_format(level)
     grey = form.channels == 1
     shape = (form.height, form.width) if grey else (form.height, form.width, 3)
@@ -82,16 +81,16 @@ def _resolution(store: SlideStore, level: int) -> dict[str, Any]:
     return {"resolution": per_cm, "resolutionunit": "CENTIMETER"}
 
 
-def _colour(head: Head | None) -> dict[str, Any]:
+def _colour(head: JpegHeader | None) -> dict[str, Any]:
     """How JPEG tiles code colour, which TIFF says once for a level."""
     if head is not None and head.rgb:
-        # tifffile writes RGB JPEG as YCbCr unless told that the stream holds RGB
+        # tifffile labels RGB JPEG as YCbCr unless outcolorspace is given
         return {"compressionargs": {"outcolorspace": "RGB"}}
     return {"photometric": "ycbcr", "subsampling": head.subsampling if head else None}
 
 
 def _streams(store: SlideStore, level: int) -> Iterator[bytes]:
-    """The streams, row-major; no bytes where the store has no tile, which TIFF reads as an empty one."""
+    """The streams, row-major; empty where the store has no tile, which TIFF reads as an empty tile."""
     cols, rows = store.level_format(level).n_tiles
     for row in range(rows):
         for col in range(cols):
@@ -107,6 +106,6 @@ def _pixels(store: SlideStore, level: int) -> Iterator[npt.NDArray[np.uint8] | N
             yield store.tile(level, col, row, keep=False) if present else None
 
 
-def _first_head(store: SlideStore, level: int) -> Head | None:
-    """Head of the level's first tile; None if it has none at all."""
-    return next((read_head(stream) for stream in _streams(store, level) if stream), None)
+def _first_head(store: SlideStore, level: int) -> JpegHeader | None:
+    """Header of the level's first tile; None if it stores no tile."""
+    return next((read_header(stream) for stream in _streams(store, level) if stream), None)

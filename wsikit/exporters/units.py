@@ -1,4 +1,4 @@
-"""Numbers for people: lengths, areas, shares and probabilities, each said as finely as it is known. Pure."""
+"""Numbers for display: lengths, areas, percentages and probabilities, with useful precision. No I/O."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def nice_length_um(field_um: float, *, share: float = 0.25) -> float:
 
 
 def format_length(um: float) -> str:
-    """A length with the unit that reads best.
+    """A length in µm, or in mm from 1 mm on.
 
     >>> format_length(200.0), format_length(5000.0)
     ('200 µm', '5 mm')
@@ -31,7 +31,7 @@ def format_length(um: float) -> str:
 
 
 def format_areas(areas: Sequence[float]) -> list[str]:
-    """Areas for one column, all to the decimals that its largest needs; what is there never reads as nothing.
+    """Areas of one column, with the decimals that the largest needs; an area above 0 is never shown as 0.
 
     >>> format_areas([123.4, 0.4, 0.0]), format_areas([1.234, 0.001]), format_areas([])
     (['123', '< 1', '0'], ['1.23', '< 0.01'], [])
@@ -49,7 +49,7 @@ def format_areas(areas: Sequence[float]) -> list[str]:
 
 
 def format_share(share: float) -> str:
-    """A share of 1 in percent; what is there never reads as nothing, nor what is short of all as all.
+    """A fraction in percent; a value above 0 is never shown as 0 %, one below 1 never as 100 %.
 
     >>> format_share(0.123), format_share(0.0004), format_share(0.9996), format_share(0.0)
     ('12.3 %', '< 0.1 %', '> 99.9 %', '0 %')
@@ -62,7 +62,7 @@ def format_share(share: float) -> str:
 
 
 def format_prob(prob: float) -> str:
-    """A probability to two decimals, never rounded to certainty.
+    """A probability with two decimals, never rounded to 0 or 1.
 
     >>> format_prob(0.614), format_prob(0.999), format_prob(0.001), format_prob(1.0)
     ('0.61', '> 0.99', '< 0.01', '1.00')

@@ -134,7 +134,7 @@ class GenerativeCaptions:
         """Restore the captions of an interrupted run."""
         for record in self.journal.read():
             self.described[int(record["row"])] = record
-            self.captioner.learn(record["key"], Caption(record["raw"], record["facts"], self.captioner.name))
+            self.captioner.add(record["key"], Caption(record["raw"], record["facts"], self.captioner.name))
 
     def _source(self) -> npt.NDArray[np.int64]:
         """The row whose caption each row gets, int64 (N,)."""

@@ -140,7 +140,7 @@ def inpc_summary(
     lines = result.words()
     if vote is not None and set(classes) == set(STROMA_POOR):
         called = None if vote.label is None else classes[vote.label]
-        difference = disagreement(result, called, doubt=vote.reason)
+        difference = disagreement(result, called, reason=vote.reason)
         lines += [f"  {difference}"] if difference else []
     coords = table.coords
     texts = table.read("caption") if "caption" in table.columns() else np.full(len(table), "", dtype=object)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsikit.captions.search import Patches, count_terms, find, understand
+from wsikit.captions.search import Patches, count_terms, find, parse_query
 from wsikit.errors import StoreError
 from wsikit.inference.caption_columns import read_captions
 from wsikit.slides.store import SlideStore, StoreLike, open_store
@@ -88,7 +88,7 @@ def search(
     >>> result.terms, result.n_patches == len(store.patches())
     ({'neuropil': 'present', 'rosettes': 'absent'}, True)
     """
-    wanted = understand(query)
+    wanted = parse_query(query)
     matches: list[PatchMatch] = []
     total = 0
     n_by_term = dict.fromkeys(wanted, 0)

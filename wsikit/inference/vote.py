@@ -177,7 +177,7 @@ def _read(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]
 
 def _measured_tissue(table: PatchTable, *, required: bool) -> npt.NDArray[np.float64]:
     """Key tissue (N, 3) from the captions' facts, on the scale of the lexicon's grades."""
-    from wsikit.captions.lexicon import FACTS
+    from wsikit.facts import FACTS
 
     names = list(table.attributes("caption_facts")["names"])
     facts = table.read("caption_facts")

@@ -30,12 +30,12 @@ class _Strict(BaseModel):
 
 
 class ImageEncoderConfig(_Strict):
-    """An image encoder of timm, by name, without its classifier."""
+    """An image encoder without its classifier, by the name of a timm model or of a plug-in."""
 
     name: str
-    """As `timm.list_models()` spells it; never a name to be fetched from a hub."""
+    """As in `timm.list_models()`, or a plug-in of `wsikit.encoders`; never a name to be fetched from a hub."""
     options: dict[str, Any] = {}
-    """Further arguments of `timm.create_model`, such as channels or img_size."""
+    """Further arguments of `timm.create_model` or of the plug-in, such as channels or img_size."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Mean and standard deviation for input normalisation, RGB in [0, 1]. Default: ImageNet's."""

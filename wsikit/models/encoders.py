@@ -1,12 +1,14 @@
-"""The two branches' encoders: any of timm for patches, any of transformers for captions. Nothing is ever downloaded.
+"""Encoders of patches and captions: any timm model or plug-in, any transformers model. Nothing is ever downloaded.
 
-Both are built from configuration with random weights; trained ones come from safetensors on this disk.
+They are built from their configuration with random weights; trained weights come from local safetensors files.
+
+A plug-in of the entry-point group `wsikit.encoders` is a callable `(**options) -> torch.nn.Module`. The module has
+`num_features`, the width D of its output, and maps normalised patches, float (B, 3, H, W), to features, float (B, D).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -17,6 +19,7 @@ from transformers import AutoConfig, AutoModel
 
 from wsikit.errors import ModelError
 from wsikit.models.config import ImageEncoderConfig, TextEncoderConfig
+from wsikit.plugins import load_plugin, plugin_names
 
 
 class ImageEncoder(nn.Module):
@@ -25,13 +28,16 @@ class ImageEncoder(nn.Module):
     Parameters
     ----------
     config : ImageEncoderConfig
+        Its name is that of a timm model or, where timm has none of this name, of a plug-in.
     patch_px : int
-        Side of the patches, needed to learn the encoder's width.
+        Side of the patches, needed to measure the encoder's width.
 
     Raises
     ------
     ModelError
-        If timm has no such model, or it gives no (B, width) for such patches.
+        If there is no such encoder, its options do not fit, or it gives no (B, width) for such patches.
+    PluginError
+        If the plug-in of this name cannot be imported.
     """
 
     mean: Tensor
@@ -39,27 +45,24 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ImageEncoderConfig, *, patch_px: int) -> None:
         super().__init__()
-        if not timm.is_model(config.name):
-            raise ModelError(
-                f"image encoder {config.name!r}: timm {timm.__version__} has no such model; see timm.list_models()."
-            )
-        try:
-            self.body: nn.Module = timm.create_model(config.name, pretrained=False, num_classes=0, **config.options)
-        except TypeError as error:
-            raise ModelError(
-                f"image encoder {config.name!r}: options {config.options} do not fit ({error})."
-            ) from error
-        self._pretrained: dict[str, Any] = self.body.pretrained_cfg  # type: ignore[assignment]  # timm's own
+        self.body = _image_body(config)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
         self.width = self._measure(config.name, patch_px)
+        stated = getattr(self.body, "num_features", self.width)
+        if not timm.is_model(config.name) and stated != self.width:
+            raise ModelError(
+                f"image encoder {config.name!r}: its num_features is {stated}, but its features are {self.width} wide. "
+                "Report it to the authors of that plug-in."
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.permute(0, 3, 1, 2).float() / 255.0  # (B, 3, H, W)
-        return self.body((x - self.mean) / self.std)
+        features: Tensor = self.body((x - self.mean) / self.std)
+        return features
 
     def load_weights(self, path: Path) -> None:
-        """Take the encoder's weights from a safetensors file, as timm saves them; its classifier is left out.
+        """Load the encoder's weights from a safetensors file, as timm saves them; a classifier in it is left out.
 
         Raises
         ------
@@ -73,7 +76,7 @@ class ImageEncoder(nn.Module):
                 f"{path}: not readable as safetensors ({error}); pickled weights are not opened."
             ) from error
         wanted = self.body.state_dict()
-        classifier = str(self._pretrained.get("classifier", "head"))
+        classifier = str(getattr(self.body, "pretrained_cfg", {}).get("classifier", "head"))
         spare = {name for name in found.keys() - wanted.keys() if not name.startswith(classifier)}
         if spare or wanted.keys() - found.keys():
             odd = sorted(spare | (wanted.keys() - found.keys()))
@@ -93,8 +96,40 @@ class ImageEncoder(nn.Module):
         return int(features.shape[1])
 
 
+def _image_body(config: ImageEncoderConfig) -> nn.Module:
+    """The encoder with random weights, without a classifier."""
+    if timm.is_model(config.name):
+        try:
+            body: nn.Module = timm.create_model(config.name, pretrained=False, num_classes=0, **config.options)
+        except TypeError as error:
+            raise ModelError(
+                f"image encoder {config.name!r}: options {config.options} do not fit ({error})."
+            ) from error
+        return body
+    plugins = plugin_names("encoders")
+    if config.name not in plugins:
+        raise ModelError(
+            f"image encoder {config.name!r}: timm {timm.__version__} has no such model (see timm.list_models()), and "
+            f"no plug-in for wsikit.encoders has this name (installed: {', '.join(plugins) or 'none'})."
+        )
+    create = load_plugin("encoders", config.name)
+    try:
+        made = create(**config.options)
+    except Exception as error:  # a plug-in may fail in any way
+        raise ModelError(
+            f"image encoder {config.name!r}, a plug-in: cannot be built with options {config.options} "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if not isinstance(made, nn.Module) or not isinstance(getattr(made, "num_features", None), int):
+        raise ModelError(
+            f"image encoder {config.name!r}, a plug-in: gave {type(made).__name__}; expected a torch.nn.Module with an "
+            "integer num_features. Report it to the authors of that plug-in."
+        )
+    return made
+
+
 class TextEncoder(nn.Module):
-    """Token ids (B, L) to features (B, width): the pooler's output where there is one, else the mean over tokens.
+    """Token ids (B, L) to features (B, width): the pooler's output if the model has one, else the mean over tokens.
 
     Raises
     ------
@@ -106,7 +141,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         try:
             settings = AutoConfig.for_model(config.model_type, **config.options)
-            self.body = AutoModel.from_config(settings, trust_remote_code=False)
+            self.body = AutoModel.from_config(settings, trust_remote_code=False)  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"text encoder {config.model_type!r}: {reason}") from error
@@ -116,12 +151,14 @@ class TextEncoder(nn.Module):
         out = self.body(input_ids=ids, attention_mask=mask)
         pooled = getattr(out, "pooler_output", None)
         if pooled is not None:
-            return pooled
+            found: Tensor = pooled
+            return found
         weights = mask.unsqueeze(2).to(out.last_hidden_state.dtype)  # (B, L, 1)
-        return (out.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        mean: Tensor = (out.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        return mean
 
     def load_weights(self, folder: Path) -> None:
-        """Take the encoder's weights from a local folder of transformers (config.json, model.safetensors).
+        """Load the encoder's weights from a local folder of transformers (config.json, model.safetensors).
 
         Raises
         ------

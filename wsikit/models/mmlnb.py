@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from wsikit.captions import scrub
 from wsikit.errors import ModelError
 from wsikit.models.config import ModelConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder
 from wsikit.models.ood import OodDetector
 from wsikit.models.prmf import PRMF, PRMFOutput
 from wsikit.models.tokenizer import CaptionTokenizer, Tokens
+from wsikit.scrub import scrub
 
 
 class MMLNB(nn.Module):
@@ -96,4 +96,5 @@ class MMLNB(nn.Module):
         rows = present.nonzero().squeeze(1)  # without captions the text branch is not run
         if len(rows):
             t = t.index_copy(0, rows, self.text(ids[rows], mask[rows]).to(t.dtype))
-        return self.fusion(t, v, present=present, rho=rho)
+        output: PRMFOutput = self.fusion(t, v, present=present, rho=rho)
+        return output

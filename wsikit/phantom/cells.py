@@ -229,7 +229,8 @@ def rosette_radius(rosettes: Objects) -> FloatArray:
 
 def _blast_size(scale: float, u: FloatArray) -> FloatArray:
     """Size in sprite steps: the slide's scale, and a spread of about ±10 % between cells."""
-    return np.log(scale) / np.log(1.065) + 3.2 * (u - 0.5)
+    size: FloatArray = np.log(scale) / np.log(1.065) + 3.2 * (u - 0.5)
+    return size
 
 
 def _objects(kind: str, sites: Sites, keep: npt.NDArray[np.bool_], *, size_spread: float) -> Objects:
@@ -245,4 +246,5 @@ def _covered(sites: Sites, hindrance: Objects, radius_um: float, step: float = 1
         return np.zeros(len(sites), bool)
     tree = cKDTree(np.stack([hindrance.x, hindrance.y], axis=1))
     distance, nearest = tree.query(np.stack([sites.x, sites.y], axis=1))
-    return distance < radius_um * step ** hindrance.size[nearest]
+    covered: npt.NDArray[np.bool_] = distance < radius_um * step ** hindrance.size[nearest]
+    return covered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,8 @@ class Facts:
     @property
     def tumour(self) -> npt.NDArray[np.float32]:
         """(N,) area fraction of tumour: cells, neuropil and structureless matrix."""
-        return np.sum([self.fraction(kind) for kind in TUMOUR_KINDS], axis=0)
+        area: npt.NDArray[np.float32] = np.sum([self.fraction(kind) for kind in TUMOUR_KINDS], axis=0)
+        return area
 
     @property
     def n_maturing(self) -> npt.NDArray[np.int32]:
@@ -80,7 +82,7 @@ class Facts:
     def borderline(self) -> npt.NDArray[np.bool_]:
         """(N,) near a limit of the class rule, or a quarter hidden by an artefact: fair to leave out of a score."""
 
-        def near(value: npt.NDArray, name: str) -> npt.NDArray[np.bool_]:
+        def near(value: npt.NDArray[np.floating], name: str) -> npt.NDArray[np.bool_]:
             return (value > _DOUBT[name][0]) & (value < _DOUBT[name][1])
 
         tumour = self.tumour >= MIN_TUMOUR
@@ -149,12 +151,15 @@ def survey(scene: Scene, plot: Plot, box: PxBox, slide_px: tuple[int, int] | Non
     return Survey(kx * s, ky * s, kind, artefacts, objects)
 
 
-def _within(places: FloatArray, objects: Objects, kind: str, radius) -> npt.NDArray[np.bool_]:
+def _within(
+    places: FloatArray, objects: Objects, kind: str, radius: Callable[[Objects], FloatArray]
+) -> npt.NDArray[np.bool_]:
     chosen = objects.where(objects.kind == CODE[kind])
     if not len(chosen) or not len(places):
         return np.zeros(len(places), bool)
     distance, nearest = cKDTree(np.stack([chosen.x, chosen.y], axis=1)).query(places)
-    return distance < radius(chosen)[nearest]
+    within: npt.NDArray[np.bool_] = distance < radius(chosen)[nearest]
+    return within
 
 
 def tally(seen: Survey, mpp: float, stride: tuple[float, float], n_cols: int) -> Tally:

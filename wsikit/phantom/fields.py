@@ -200,7 +200,8 @@ class Fields:
         return best.astype(np.float32)
 
     def _finest(self, x: FloatArray, y: FloatArray) -> npt.NDArray[np.float32]:
-        return 0.006 * gradient_noise((key_of(self._keys[_TISSUE], 2),), x, y, 17.0, 0.1)[0]
+        noise: npt.NDArray[np.float32] = gradient_noise((key_of(self._keys[_TISSUE], 2),), x, y, 17.0, 0.1)[0]
+        return 0.006 * noise
 
     def _regions(self, x: FloatArray, y: FloatArray) -> npt.NDArray[np.float32]:
         """(6, ...): one per other tissue, then maturity."""
@@ -219,8 +220,9 @@ class Fields:
 
 
 def _pools(key: int, x: FloatArray, y: FloatArray, scale_um: float) -> npt.NDArray[np.float32]:
-    coarse = gradient_noise((key_of(key, 0),), x, y, scale_um, 0.45)[0]
-    return coarse + 0.4 * gradient_noise((key_of(key, 1),), x, y, 0.42 * scale_um, 1.2)[0]
+    coarse: npt.NDArray[np.float32] = gradient_noise((key_of(key, 0),), x, y, scale_um, 0.45)[0]
+    fine: npt.NDArray[np.float32] = gradient_noise((key_of(key, 1),), x, y, 0.42 * scale_um, 1.2)[0]
+    return coarse + 0.4 * fine
 
 
 @lru_cache(maxsize=1)

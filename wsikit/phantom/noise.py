@@ -142,7 +142,7 @@ def jittered_sites(key: int, box: Box, spacing_um: float, jitter: float) -> Site
 
 def smoothstep(value: FloatArray, low: float, high: float) -> FloatArray:
     """0 below `low`, 1 above `high`, a smooth ramp between."""
-    t = np.clip((value - low) / (high - low), 0.0, 1.0)
+    t: FloatArray = np.clip((value - low) / (high - low), 0.0, 1.0)
     return t * t * (3 - 2 * t)
 
 

@@ -206,7 +206,8 @@ class Scene:
             np.minimum(two, np.maximum(one, d), out=two)
             np.minimum(one, d, out=one)
         wall = np.clip(1.6 - 0.5 * (second - first), 0, 1)
-        return 0.5 * wall + 0.015
+        amount: Plane = 0.5 * wall + 0.015
+        return amount
 
     def _stamp(self, amounts: Plane, box: PxBox, objects: Objects) -> None:
         """Draw the objects, kind by kind, in an order that does not depend on the box."""
@@ -279,7 +280,8 @@ class Scene:
         dx, dy = self._offsets[2 * _TEXTURES.index("fibres")]
         column = (np.floor(x / self.mpp).astype(np.int64) + dx) % SIDE
         row = (np.floor(y / self.mpp).astype(np.int64) + dy) % SIDE
-        return fibre_angle(self.mpp)[row, column].astype(np.float64)
+        angle: FloatArray = fibre_angle(self.mpp)[row, column].astype(np.float64)
+        return angle
 
 
 def _window(texture: Plane, box: PxBox, offset: list[int]) -> Plane:
@@ -287,4 +289,5 @@ def _window(texture: Plane, box: PxBox, offset: list[int]) -> Plane:
     x, y, width, height = box
     rows, columns = np.arange(y, y + height) + offset[1], np.arange(x, x + width) + offset[0]
     # one axis after the other: several times faster than both at once
-    return texture.take(rows % texture.shape[0], axis=0).take(columns % texture.shape[1], axis=1)
+    part: Plane = texture.take(rows % texture.shape[0], axis=0).take(columns % texture.shape[1], axis=1)
+    return part

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 Stack = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 ANGLES = 12
 COARSE_ANGLES = 8
 """Of the large kinds, whose drawings cost more."""
@@ -36,9 +37,9 @@ class Bank:
 
     @property
     def half(self) -> int:
-        return self.keep.shape[-1] // 2
+        return int(self.keep.shape[-1]) // 2
 
-    def index(self, size: npt.NDArray, angle: npt.NDArray, variant: npt.NDArray) -> tuple[npt.NDArray[np.int64], ...]:
+    def index(self, size: Floats, angle: Floats, variant: Floats) -> tuple[npt.NDArray[np.int64], ...]:
         """Indices from a size (in steps from the middle), an angle (radians) and a uniform number, (N,) each."""
         n_sizes, n_angles, n_variants = self.keep.shape[:3]
         return (
@@ -113,7 +114,8 @@ class Canvas:
 
 
 def _soft(depth: Stack, width_um: float) -> Stack:
-    return np.clip(depth / width_um + 0.5, 0, 1)
+    edge: Stack = np.clip(depth / width_um + 0.5, 0, 1)
+    return edge
 
 
 def _layout(variants: int, sizes: int = SIZES, angles: int = ANGLES) -> tuple[int, Stack, Stack, tuple[int, int, int]]:

@@ -6,6 +6,7 @@ structureless matrix differ in their form and not in their colour.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -50,14 +51,16 @@ def fibre_angle(mpp: float) -> Texture:
 
 def _wave(rng: np.random.Generator, sigma_px: float) -> Texture:
     field = _filtered(rng, lambda fy, fx: np.exp(-2 * (np.pi * sigma_px) ** 2 * (fx**2 + fy**2)))
-    return (field / field.std()).astype(np.float32)
+    standardised: Texture = (field / field.std()).astype(np.float32)
+    return standardised
 
 
-def _filtered(rng: np.random.Generator, response) -> Texture:
+def _filtered(rng: np.random.Generator, response: Callable[[Texture, Texture], Texture]) -> Texture:
     fy = sfft.fftfreq(SIDE).astype(np.float32)[:, None]
     fx = sfft.rfftfreq(SIDE).astype(np.float32)[None, :]
     spectrum = sfft.rfft2(rng.standard_normal((SIDE, SIDE)).astype(np.float32))
-    return sfft.irfft2(spectrum * response(fy, fx), s=(SIDE, SIDE))
+    filtered: Texture = sfft.irfft2(spectrum * response(fy, fx), s=(SIDE, SIDE))
+    return filtered
 
 
 def _angles(bend_px: float, turns: float) -> Texture:
@@ -108,7 +111,8 @@ def _gaussianised(field: Texture) -> Texture:
     order = np.argsort(field, axis=None, kind="stable")
     ranks = np.empty(order.size, np.float64)
     ranks[order] = (np.arange(order.size) + 0.5) / order.size
-    return special.ndtri(ranks).reshape(field.shape).astype(np.float32)
+    normal: Texture = special.ndtri(ranks).reshape(field.shape).astype(np.float32)
+    return normal
 
 
 def _red_cells(rng: np.random.Generator, mpp: float) -> Texture:
@@ -133,4 +137,5 @@ def _red_cells(rng: np.random.Generator, mpp: float) -> Texture:
             xx = (int(cx) + np.arange(-reach, reach + 1)) % side
             view = np.ix_(yy, xx)
             out[view] = np.maximum(out[view], disc)
-    return ndimage.gaussian_filter(out, 0.25 / mpp, mode="wrap").astype(np.float32)
+    blurred: Texture = ndimage.gaussian_filter(out, 0.25 / mpp, mode="wrap").astype(np.float32)
+    return blurred

@@ -196,7 +196,8 @@ def load_truth(path: str | os.PathLike[str]) -> PhantomTruth:
 
 def recipe_record(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain JSON types."""
-    return json.loads(json.dumps(asdict(recipe)))
+    record: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return record
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

@@ -1,7 +1,7 @@
-"""Patches, features and regions that other tools made, into a slide store.
+"""Import patches, features and regions of other tools into a slide store.
 
-A store's patches are never replaced: features join a table whose places are the same, else they get a table of their
-own.
+A store's patches are never replaced: features are added to a table with the same coordinates; otherwise a new table is
+made.
 """
 
 from __future__ import annotations
@@ -45,21 +45,22 @@ REGIONS = "roi"
 
 @dataclass(frozen=True)
 class Imported:
-    """What came into a store."""
+    """The outcome of an import."""
 
     store: SlideStore
     table: PatchTable
     layout: str
+    """Which tool's layout the file has."""
     columns: tuple[str, ...]
-    """Written from the file, `coords` included where the table is new."""
+    """Columns written from the file, including `coords` where the table is new."""
     findings: tuple[Finding, ...]
-    """What is worth knowing; nothing of it stood in the way."""
+    """Remarks about the file; none of them prevents the import."""
 
 
 def check_import(
     path: str | os.PathLike[str], slide: Slide, *, layout: str = "auto", side_px: float | None = None
 ) -> tuple[ExternalPatches, list[Finding]]:
-    """Read a file and hold it against its slide, and do no more. See `read_external` and `check_external`."""
+    """Read a file and check it against its slide without writing. See `read_external` and `check_external`."""
     found = read_external(Path(path), layout=layout, slide_mpp=slide.mpp)
     return found, check_external(found, slide_px=slide.dimensions, slide_mpp=slide.mpp, side_px=side_px)
 
@@ -77,29 +78,46 @@ def import_patches(
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> Imported:
-    """Bring the patches, and features or probabilities, of another tool's file into a store.
+    """Import the patches, and features or probabilities, of another tool's file into a store.
 
-    Rows come in row-major order, as in every table; the file's order is not kept.
+    Rows are stored in row-major order, as in every table; the file's order is not kept.
 
     Parameters
     ----------
+    path
+        The file of one slide: HDF5, or CSV of wsinfer.
+    store
+        The slide store; it is created if it does not exist.
     slide
-        The slide that the file is of; not needed where `store` is there already.
+        The slide of the file; not needed if `store` exists.
     layout
-        "trident", "clam", "stamp", "atlaspatch", "wsinfer"; "auto" looks at what the file holds.
+        "trident", "clam", "stamp", "atlaspatch", "wsinfer"; "auto" recognises the layout by the file's content.
     side_px, patch_px
-        Side of a patch in level-0 px, and in px as it was read, where the file does not say or says it wrongly.
+        Side of a patch in level-0 px, and in px as the encoder read it, if the file does not state it correctly.
     encoder
-        Name of the features, where the file names none (CLAM) or another than is wanted.
+        Name of the features, if the file names none (CLAM) or another name is preferred.
     image
-        How pixels are stored, where the store is made now.
+        How pixels are stored in a new store.
+    executor
+        Where tiles are encoded; by default in this process.
+    progress
+        Receives the progress of storing pixels.
 
     Raises
     ------
     RequestError
-        The file is none of these, or does not fit the slide: what is wrong with it, each in one sentence.
+        The file has none of these layouts, or does not fit the slide; every fault is named in one sentence.
     StoreError
         The store has a table of the same grid with other patches.
+
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> _ = wsikit.make_phantom(f"{folder.name}/p.tif", size_px=(512, 512), seed=1)
+    >>> store = wsikit.tile(f"{folder.name}/p.tif", f"{folder.name}/p.zarr")
+    >>> _ = wsikit.export(store, "atlaspatch", f"{folder.name}/job", on_note=print)  # doctest: +ELLIPSIS
+    /...p.zarr: no features in the table; atlaspatch got only coordinates
+    >>> import_patches(f"{folder.name}/job/patches/p.h5", store.folder).layout
+    'atlaspatch'
     """
     target = place(store)
     opened = _slide_of(path, target, slide)
@@ -127,9 +145,22 @@ def import_roi(
     classes: Sequence[str] = (),
     grid: str | None = None,
 ) -> tuple[PatchTable, npt.NDArray[np.float32]]:
-    """Write the column `roi` of a store: each patch's share inside of the regions of a GeoJSON file, float32 (N,).
+    """Write the column `roi` of a store: the fraction of each patch inside the regions of a GeoJSON file, float32 (N,).
 
-    No patch is removed; votes weigh by the column. `classes` are the names that count; none: all.
+    No patch is removed; votes are weighted by the column.
+
+    Parameters
+    ----------
+    path
+        GeoJSON of QuPath, level-0 px.
+    classes
+        Names of the region classes that are used; empty: all.
+    grid
+        Name of the patch grid; needed only where the store has several.
+
+    Returns
+    -------
+    The table, and the column.
     """
     opened = SlideStore(store)
     table = opened.patches(grid)
@@ -141,15 +172,15 @@ def _slide_of(path: str | os.PathLike[str], target: Path, slide: Slide | str | o
         try:
             return SlideStore(target)
         except StoreError as error:
-            raise RequestError(f"{target}: no slide store yet. Name the slide of {path} (--slide).") from error
+            raise RequestError(f"{target}: no slide store there. Name the slide of {path} (--slide).") from error
     return open_slide(slide) if isinstance(slide, str | os.PathLike) else slide
 
 
 def _table_for(
     store: SlideStore, found: ExternalPatches, side_px: float | None, patch_px: int | None
 ) -> tuple[PatchTable, npt.NDArray[np.int64], bool]:
-    """The table of the file's patches, the file's row for each of its rows, and whether it is new."""
-    assert side_px is not None  # else a fatal finding
+    """The table of the file's patches, the file's row for each of its rows, and whether the table is new."""
+    assert side_px is not None  # otherwise there is a fatal finding
     coords = np.rint(found.coords).astype(np.int64)
     order = np.lexsort((coords[:, 0], coords[:, 1]))
     coords = coords[order]
@@ -167,7 +198,7 @@ def _table_for(
         if np.array_equal(table.coords, coords):
             return table, order, False
         raise StoreError(
-            f"{folder}: holds {len(table)} patches already, other ones than the {len(coords)} of {found.path}. Import "
+            f"{folder}: already holds {len(table)} patches that differ from the {len(coords)} of {found.path}. Import "
             "into another store."
         )
     remove_partials(store.folder)
@@ -187,7 +218,7 @@ def _new_table(
 
 
 def _write_columns(table: PatchTable, found: ExternalPatches, order: npt.NDArray[np.int64]) -> list[str]:
-    """Features or probabilities of the file, in the table's order; the names of their columns."""
+    """Write features or probabilities of the file in the table's order; return the names of their columns."""
     coords = table.receipt("coords")
     assert coords is not None
     for values, name, attributes in _columns_of(found):
@@ -210,12 +241,12 @@ def _columns_of(found: ExternalPatches) -> list[tuple[npt.NDArray[Any], str, dic
 
 
 def _column_name(encoder: str) -> str:
-    """An encoder's name as part of a column's: no folder can be reached by it."""
+    """An encoder's name as part of a column name, without path separators."""
     return "".join(char if char.isalnum() or char in "-." else "_" for char in encoder).strip("._") or "imported"
 
 
 def _model(found: ExternalPatches) -> dict[str, Any]:
-    """What maps and votes want to know of a model; of this one no more is known than its classes."""
+    """The model record that maps and votes need; here only the classes are known."""
     return {
         "name": found.layout,
         "version": "",

@@ -1,6 +1,6 @@
-"""Patch places and features that other tools wrote: TRIDENT, CLAM, STAMP 2, AtlasPatch, wsinfer. Read, not judged.
+"""Read patch coordinates and features that other tools wrote: TRIDENT, CLAM, STAMP 2, AtlasPatch, wsinfer.
 
-Places come out in level-0 px whatever the file holds; what does not fit is for `wsikit.results.interop_checks` to say.
+Coordinates are converted to level-0 px; `wsikit.results.interop_checks` checks whether they fit the slide.
 """
 
 from __future__ import annotations
@@ -25,33 +25,36 @@ _PROB = "prob_"
 
 @dataclass(frozen=True, eq=False)
 class ExternalPatches:
-    """A slide's patches as another tool knows them."""
+    """A slide's patches as another tool's file states them."""
 
     layout: str
     path: str
     coords: npt.NDArray[np.float64]
     """(N, 2) top-left corners, x then y, level-0 px; not rounded."""
     side_px: float | None
-    """Of a patch, level-0 px; None: the file does not say."""
+    """Side of a patch, level-0 px; None: not stated."""
     patch_px: int | None
-    """Of a patch as it was read by the encoder; None: the file does not say."""
+    """Side of a patch in px as the encoder read it; None: not stated."""
     overlap_px: int | None
-    """Border shared by neighbours, px as `patch_px`; None: not said."""
+    """Overlap of neighbours, px as in `patch_px`; None: not stated."""
     features: npt.NDArray[Any] | None = None
     """(N, D) float16 or float32."""
     encoder: str = ""
+    """Name of the encoder of the features."""
     probs: npt.NDArray[np.float32] | None = None
     """(N, C), wsinfer only."""
     classes: tuple[str, ...] = ()
+    """C class names of `probs`."""
     slide_px: tuple[int, int] | None = None
-    """Width and height of level 0, as the file states it."""
+    """Width and height of level 0, as stated in the file."""
     magnification: tuple[float, float] | None = None
-    """Of the slide and of the patches, as the file states them."""
+    """Magnifications of slide and patches, as stated in the file."""
     unit: str | None = None
-    """Of the places in the file."""
+    """Unit of the coordinates in the file."""
     missing: tuple[str, ...] = ()
-    """Attributes that the layout has and the file has not."""
+    """Attributes of the layout that the file lacks."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    """All attributes of the file."""
 
 
 def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[float, float]) -> ExternalPatches:
@@ -60,17 +63,17 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
     Parameters
     ----------
     path
-        A file of coordinates or of features. To features of CLAM, which say nothing of the patches' size, the file
-        `../patches/<name>.h5` is read too.
+        A file of coordinates or of features. CLAM's features do not state the patch size, so `../patches/<name>.h5` is
+        read, too.
     layout
-        One of `LAYOUTS`, or "auto": by what the file holds.
+        One of `LAYOUTS`, or "auto": recognised by the file's content.
     slide_mpp
-        Level-0 µm/px of the slide along x and y, for places in µm.
+        Level-0 µm/px of the slide along x and y, to convert coordinates in µm.
 
     Raises
     ------
     RequestError
-        It is none of these layouts, or lacks what the layout cannot do without.
+        The file has none of these layouts, or lacks data that the layout requires.
     """
     file = Path(path)
     if layout not in (*LAYOUTS, "auto"):
@@ -81,7 +84,7 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
     if file.suffix.lower() == ".csv":
         return _read_wsinfer(file, layout)
     if file.suffix.lower() == ".pt":
-        raise RequestError(f"{file}: a tensor without places. Give the file in h5_files/ that belongs to it.")
+        raise RequestError(f"{file}: a tensor without coordinates. Give the file in h5_files/ that belongs to it.")
     import h5py
 
     try:
@@ -89,15 +92,15 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
             found = _recognize(opened) if layout == "auto" else layout
             if found is None:
                 raise RequestError(
-                    f"{file}: of none of the known layouts; it holds {_contents(opened)}. Say which with --from."
+                    f"{file}: none of the known layouts; it holds {_contents(opened)}. Name the layout with --from."
                 )
             if "coords" not in opened:
-                raise RequestError(f"{file}: no places (dataset coords) in it; it holds {_contents(opened)}")
+                raise RequestError(f"{file}: no coordinates (dataset coords) in it; it holds {_contents(opened)}")
             return _READERS[found](file, opened, slide_mpp)
     except OSError as error:
-        raise RequestError(f"{file}: not an HDF5 file that can be read ({error})") from error
+        raise RequestError(f"{file}: not a readable HDF5 file ({error})") from error
     except (KeyError, ValueError, TypeError) as error:
-        raise RequestError(f"{file}: not as {layout} writes it ({error})") from error
+        raise RequestError(f"{file}: not written by {layout}, or damaged ({error})") from error
 
 
 def _recognize(file: h5py.File) -> str | None:
@@ -142,12 +145,12 @@ def _read_clam(path: Path, file: h5py.File, slide_mpp: tuple[float, float]) -> E
     features = file.get("features")
     attributes = _plain(file["coords"].attrs)
     if not attributes:
-        beside = path.parent.parent / "patches" / path.name
-        if beside.is_file():
+        coordinates = path.parent.parent / "patches" / path.name
+        if coordinates.is_file():
             import h5py
 
-            with h5py.File(beside, "r") as places:
-                attributes = _plain(places["coords"].attrs)
+            with h5py.File(coordinates, "r") as opened:
+                attributes = _plain(opened["coords"].attrs)
     patch_px = _whole(attributes.get("patch_size"))
     downsample = attributes.get("downsample", 1.0 if attributes.get("patch_level") == 0 else None)
     return ExternalPatches(
@@ -219,7 +222,7 @@ _READERS = {"trident": _read_trident, "clam": _read_clam, "stamp": _read_stamp, 
 
 def _read_wsinfer(path: Path, layout: str) -> ExternalPatches:
     if layout not in ("auto", "wsinfer"):
-        raise RequestError(f"{path}: a CSV; {layout} writes HDF5")
+        raise RequestError(f"{path}: a CSV, but {layout} writes HDF5")
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or [])
@@ -263,7 +266,7 @@ def _places(dataset: h5py.Dataset) -> npt.NDArray[np.float64]:
 
 
 def _vectors(dataset: h5py.Dataset) -> npt.NDArray[Any]:
-    """(N, D); some tools keep an axis of length 1 before it."""
+    """(N, D); some tools store a leading axis of length 1."""
     values = np.asarray(dataset[:])
     if values.ndim == 3 and values.shape[0] == 1:
         values = values[0]
@@ -282,7 +285,7 @@ def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _side(attributes: Mapping[str, Any]) -> float | None:
-    """Level-0 px: as stated, or from the magnifications."""
+    """Side of a patch in level-0 px: as stated, or computed from the magnifications."""
     if "patch_size_level0" in attributes:
         return float(attributes["patch_size_level0"])
     magnification = _magnification(attributes)
@@ -308,7 +311,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _encoder_of_folder(path: Path) -> str:
-    """CLAM names no encoder; by custom the folder above h5_files does."""
+    """CLAM's files do not name the encoder; by convention the folder above h5_files does."""
     return path.parent.parent.name if path.parent.name == "h5_files" else path.parent.name
 
 

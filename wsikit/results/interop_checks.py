@@ -1,4 +1,4 @@
-"""What is wrong with places and features of another tool, one line each: units, sizes, doubles, gaps, other slides."""
+"""Checks of another tool's coordinates and features, one line per fault: units, sizes, duplicates, NaN, wrong slide."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from wsikit.geometry import MAGNIFICATION_MPP
 from wsikit.results.interop import ExternalPatches
 
 UNIT_TOLERANCE = 0.03
-"""Relative. A step this near to a suspected unit's is taken for it."""
+"""Relative. A step this close to the one expected for a wrong unit is attributed to that unit."""
 
 FIELD_TOLERANCE = 0.025
-"""Relative difference of the true field of view and the one that the magnifications name, below which all is well."""
+"""Accepted relative difference of the true field of view and the one that follows from the magnifications."""
 
-MAGNIFICATION_ROOM = (0.58, 1.25)
-"""Of the µm/px that a magnification names: tools call all from 0.3 to 0.6 µm/px 20x. Beyond, something is wrong."""
+MAGNIFICATION_RANGE = (0.58, 1.25)
+"""Accepted ratio of the slide's µm/px to that of its magnification: tools call all from 0.3 to 0.6 µm/px 20x."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong or worth knowing."""
+    """One fault or remark."""
 
     text: str
     """One line: what was found, what was expected."""
@@ -35,22 +35,22 @@ class Finding:
 def check_external(
     found: ExternalPatches, *, slide_px: tuple[int, int], slide_mpp: tuple[float, float], side_px: float | None = None
 ) -> list[Finding]:
-    """Hold a file against the slide that it is said to be of.
+    """Check a file against its slide.
 
     Parameters
     ----------
     slide_px, slide_mpp
         Level-0 size (px) and µm/px of the slide, x and y.
     side_px
-        Side of a patch in level-0 px as the user gives it, which then counts.
+        Side of a patch in level-0 px given by the user, which overrides the file's.
     """
     side = side_px or found.side_px
     findings = [*_check_size(found, side_px), *_check_vectors(found)]
     if not np.isfinite(found.coords).all():
-        return [*findings, Finding(f"{_bad_rows(found.coords)} rows have places that are not numbers", True)]
+        return [*findings, Finding(f"{_bad_rows(found.coords)} rows have coordinates that are not numbers", True)]
     unit = list(_check_units(found, side, slide_px, slide_mpp)) if side else []
     findings += unit
-    if not any(finding.fatal for finding in unit):  # in the wrong unit all places are wrong
+    if not any(finding.fatal for finding in unit):  # in a wrong unit all coordinates are wrong
         findings += _check_places(found, slide_px)
     if side:
         findings += _check_magnification(found, side, slide_mpp)
@@ -64,10 +64,10 @@ def _check_size(found: ExternalPatches, given: float | None) -> Iterator[Finding
         )
     if found.side_px is None and given is None:
         lacking = f" ({', '.join(found.missing)} missing)" if found.missing else ""
-        yield Finding(f"the size of a patch is not said{lacking}: give it in level-0 px (--side)", True)
+        yield Finding(f"the size of a patch is not stated{lacking}: give it in level-0 px (--side)", True)
     if found.layout == "stamp" and found.unit != "um":
         yield Finding(
-            f"the unit of the places is {found.unit or 'not said'}; STAMP 2 writes um. Was this written by STAMP 1?",
+            f"the unit of the coordinates is {found.unit or 'not stated'}; STAMP 2 writes um. Is it from STAMP 1?",
             True,
         )
 
@@ -77,7 +77,7 @@ def _check_vectors(found: ExternalPatches) -> Iterator[Finding]:
         if values is None:
             continue
         if len(values) != len(found.coords):
-            yield Finding(f"{len(values)} rows of {name} for {len(found.coords)} places", True)
+            yield Finding(f"{len(values)} rows of {name} for {len(found.coords)} coordinates", True)
         bad = _bad_rows(values)
         if bad:
             yield Finding(f"{bad} of {len(values)} rows of {name} hold NaN or infinity", True)
@@ -87,16 +87,16 @@ def _check_places(found: ExternalPatches, slide_px: tuple[int, int]) -> Iterator
     coords = found.coords
     if found.slide_px is not None and found.slide_px != slide_px:
         stated, real = ("{} × {}".format(*size) for size in (found.slide_px, slide_px))
-        yield Finding(f"written of a slide of {stated} px; this slide has {real} px", True)
-    doubles = len(coords) - len(np.unique(np.rint(coords), axis=0)) if len(coords) else 0
-    if doubles:
-        yield Finding(f"{doubles} rows have the place of another row", True)
+        yield Finding(f"written for a slide of {stated} px; this slide has {real} px", True)
+    duplicates = len(coords) - len(np.unique(np.rint(coords), axis=0)) if len(coords) else 0
+    if duplicates:
+        yield Finding(f"{duplicates} rows have the coordinates of another row", True)
     outside = ((coords < 0) | (coords >= np.asarray(slide_px))).any(axis=1)
     if outside.any():
         x, y = coords[int(outside.argmax())]
         yield Finding(
-            f"{int(outside.sum())} of {len(coords)} places lie outside the slide ({slide_px[0]} × {slide_px[1]} px), "
-            f"the first at x={x:.0f} y={y:.0f}: another slide, or another level's pixels?",
+            f"{int(outside.sum())} of {len(coords)} coordinates lie outside the slide ({slide_px[0]} × {slide_px[1]} "
+            f"px), the first at x={x:.0f} y={y:.0f}: another slide, or pixels of another level?",
             True,
         )
 
@@ -104,7 +104,7 @@ def _check_places(found: ExternalPatches, slide_px: tuple[int, int]) -> Iterator
 def _check_units(
     found: ExternalPatches, side: float, slide_px: tuple[int, int], slide_mpp: tuple[float, float]
 ) -> Iterator[Finding]:
-    """The step from patch to patch gives a wrong unit away: it must be that of level-0 px."""
+    """Detect a wrong unit by the step from patch to patch, which must be that of level-0 px."""
     step = _usual_step(found.coords)
     if step is None:
         return
@@ -123,11 +123,11 @@ def _check_units(
     elif abs(share / in_patch_px - 1) <= UNIT_TOLERANCE and not far:
         what = f"px of the patches' own scale ({found.patch_px} px a patch), not level-0 px"
     else:
-        return  # patches may overlap, or lie apart
-    said = f"neighbours lie {step * (mpp if found.layout == 'stamp' else 1):g} apart"
-    # where the file does not say how far patches overlap, the same step may be a true overlap
+        return  # patches may overlap, or have gaps
+    neighbours = f"neighbours are {step * (mpp if found.layout == 'stamp' else 1):g} apart"
+    # if the file does not state the overlap of patches, the same step may be a real overlap
     yield Finding(
-        f"{said}, a patch is {side:g} level-0 px ({side * mpp:g} µm) wide: the places look like {what}",
+        f"{neighbours}, a patch is {side:g} level-0 px ({side * mpp:g} µm) wide: the coordinates look like {what}",
         fatal=found.overlap_px is not None,
     )
 
@@ -138,9 +138,9 @@ def _check_magnification(found: ExternalPatches, side: float, slide_mpp: tuple[f
     mpp = sum(slide_mpp) / 2
     level0, target = found.magnification
     nominal = MAGNIFICATION_MPP / level0
-    if not MAGNIFICATION_ROOM[0] <= mpp / nominal <= MAGNIFICATION_ROOM[1]:
+    if not MAGNIFICATION_RANGE[0] <= mpp / nominal <= MAGNIFICATION_RANGE[1]:
         yield Finding(
-            f"the file says {level0:g}x (about {nominal:.3g} µm/px), this slide has {mpp:.4g} µm/px: "
+            f"the file states {level0:g}x (about {nominal:.3g} µm/px), this slide has {mpp:.4g} µm/px: "
             "one of the two is wrong; the slide's is used",
             False,
         )
@@ -148,14 +148,14 @@ def _check_magnification(found: ExternalPatches, side: float, slide_mpp: tuple[f
         field_um, named_um = side * mpp, found.patch_px * MAGNIFICATION_MPP / target
         if abs(named_um / field_um - 1) > FIELD_TOLERANCE:
             yield Finding(
-                f"a patch shows {field_um:.4g} µm, {target:g}x names {named_um:.4g} µm: the true field is kept "
+                f"a patch shows {field_um:.4g} µm, but {target:g}x would be {named_um:.4g} µm: the true field is kept "
                 f"({field_um / found.patch_px:.4g} µm/px)",
                 False,
             )
 
 
 def _usual_step(coords: npt.NDArray[np.float64]) -> float | None:
-    """The most frequent distance of neighbours in a row; None where no two patches share a row."""
+    """The most frequent distance of neighbours in a row; None if no two patches are in one row."""
     rounded = np.round(coords, 1)
     order = np.lexsort((rounded[:, 0], rounded[:, 1]))
     step = np.diff(rounded[order], axis=0)

@@ -1,4 +1,4 @@
-"""The patch grid that another tool's places lie on, if there is one. Pure; level-0 px."""
+"""The regular patch grid of another tool's coordinates, if there is one. No I/O; level-0 px."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from wsikit.geometry import PatchGrid
 
 _DIGITS = range(1, 7)
-"""Of µm/px that are tried: 0.5 before 0.500232."""
+"""Significant digits of the µm/px candidates: 0.5 is tried before 0.500232."""
 
 
 def grid_of(
@@ -24,9 +24,9 @@ def grid_of(
 ) -> PatchGrid:
     """A grid of patches of `side_px` level-0 px that holds all of `coords` (N, 2) exactly.
 
-    Other tools round a patch's side to whole pixels, and some round the step too: where a grid of this side, or of one
-    that rounds to it, has its patches at just these places, it is that grid; else one that is not `anchored`, of just
-    this side, whose places follow nothing.
+    Other tools round a patch's side to whole pixels, and some round the step, too. If a regular grid with this side, or
+    a side that rounds to it, has patches at exactly these coordinates, that grid is returned; otherwise a grid of this
+    side that is not `anchored`: its coordinates follow no rule.
     """
 
     def grid(mpp: float, *, anchored: bool = True) -> PatchGrid:
@@ -45,7 +45,7 @@ def grid_of(
 def _candidates(
     coords: npt.NDArray[np.int64], stated: float, patch_px: int, overlap_px: int, slide_mpp: float
 ) -> Iterator[float]:
-    """µm/px of the patches that would explain the places, round ones first."""
+    """µm/px of the patches that could explain the coordinates, round numbers first."""
     yield from (float(f"{stated:.{digits}g}") for digits in _DIGITS)
     yield stated
     step = stated * (patch_px - overlap_px) / slide_mpp

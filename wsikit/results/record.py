@@ -1,80 +1,103 @@
-"""A slide's result as plain JSON for programs: class codes as keys, units in the names of the numbers."""
+"""A slide's result as plain JSON for programs (result.json): class codes as keys, units in the names of the numbers."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from wsikit.exporters.summary_text import RESEARCH_USE
-from wsikit.results.load import StoredResults, unreadable_fraction
-from wsikit.voting import SlideResult
+from wsikit.results.load import StoredResults
+from wsikit.voting.result import SlideResult
 
-STATEMENT = "wsikit slide result, 1"
+RESULT_FORMAT = "wsikit slide result, 2"
+"""Version 1 had other names for some numbers; see docs/report.md."""
 
 
-def statement(found: StoredResults) -> dict[str, Any]:
-    """What result.json says. What is not known is null; nothing is NaN."""
-    store, class_map, result = found.store, found.class_map, found.result
+def result_record(results: StoredResults) -> dict[str, Any]:
+    """The content of result.json. Unknown values are null; nothing is NaN."""
+    store, class_map, result = results.store, results.class_map, results.result
     grid = class_map.grid
     tissue = store.tissue_record()
-    called = result is not None and result.label is not None
-    record: dict[str, Any] = {
-        "format": STATEMENT,
+    state = "not predicted" if result is None else "abstained" if result.label is None else "called"
+    return {
+        "format": RESULT_FORMAT,
         "use": RESEARCH_USE,
         "notice": class_map.notice,
-        "slide_id": store.slide_id,
+        "slide_id": results.slide_id,
         "source": {key: store.record["source"].get(key) for key in ("name", "vendor", "fingerprint")},
-        "state": "not predicted" if result is None else "called" if called else "abstained",
-        "reason": found.reason if result is None else result.reason,
-        "subtype": None,
+        "state": state,
+        "reason": results.reason if result is None else result.reason,
+        "subtype": results.subtype,
         "classes": {class_map.classes[index]: class_map.class_names[index] for index in class_map.voting},
-        **(_vote(found, result) if result is not None else {}),
+        **(_vote(results, result) if result is not None else {}),
         "tissue_area_mm2": float(tissue["area_mm2"]),
         "stain": tissue["stain"],
-        "unreadable_share": unreadable_fraction(found),
-        "mpp_x_um": store.mpp[0],
-        "mpp_y_um": store.mpp[1],
+        "unreadable_fraction": results.unreadable_fraction,
+        "mpp_x": store.mpp[0],
+        "mpp_y": store.mpp[1],
         "mpp_source": store.mpp_source,
         "patches": {
             "grid": grid.name,
             "count": len(class_map.labels),
             "side_px": grid.patch_px,
-            "scale_um_per_px": grid.target_mpp,
+            "mpp": grid.target_mpp,
             "overlap_px": grid.overlap_px,
         },
-        "model": {key: found.model[key] for key in ("name", "version", "fingerprint")} if found.model else None,
+        "model": {key: results.model[key] for key in ("name", "version", "fingerprint")} if results.model else None,
     }
-    return record
 
 
-def _vote(found: StoredResults, result: SlideResult) -> dict[str, Any]:
-    codes = [found.class_map.classes[index] for index in found.class_map.voting]
+@dataclass(frozen=True)
+class SlideSummary:
+    """The part of a slide's result that is a row of slides.csv, rounded."""
 
-    def code(index: int | None) -> str | None:
-        return None if index is None else codes[index]
+    subtype: str | None
+    probability: dict[str, float]
+    """By code of the voting classes."""
+    margin: float | None
+    abstained: bool
+    reason: str | None
+    unreadable_fraction: float
+    """Fraction of the patches that could not be read."""
 
+
+def summarize(results: StoredResults) -> SlideSummary:
+    """A slide's result as a row of slides.csv."""
+    result = results.result
+    return SlideSummary(
+        subtype=results.subtype,
+        probability={code: round(value, 4) for code, value in results.probability.items()},
+        margin=round(result.margin, 4) if result is not None and math.isfinite(result.margin) else None,
+        abstained=result is None or result.abstained,
+        reason=(results.reason if result is None else result.reason) or None,
+        unreadable_fraction=round(results.unreadable_fraction, 6),
+    )
+
+
+def _vote(results: StoredResults, result: SlideResult) -> dict[str, Any]:
+    codes = results.classes
     return {
-        "subtype": code(result.label),
-        "leading": code(result.leading),
+        "leading": None if result.leading is None else codes[result.leading],
         "method": result.method,
         "probability": _by_code(codes, result.probs),
         "margin": _plain(result.margin),
-        "patch_share": _by_code(codes, result.fractions),
+        "patch_fraction": _by_code(codes, result.fractions),
         "interval": _interval(codes, result),
         "no_interval": result.no_interval or None,
         "areas": _areas(codes, result),
         "second_subtype": _second(codes, result),
         "ood_fraction": _plain(result.ood_fraction),
-        "effective_votes": _plain(result.n_effective),
-        "patches_voted": result.n_patches,
-        "patches_background": result.n_background,
-        "patches_unpredicted": result.n_unpredicted,
+        "n_patches": result.n_patches,
+        "n_effective": _plain(result.n_effective),
+        "n_background": result.n_background,
+        "n_unpredicted": result.n_unpredicted,
         "smoothing": result.smoothing,
         "weighted_by": list(result.weighted_by),
     }
 
 
-def _interval(codes: list[str], result: SlideResult) -> dict[str, Any] | None:
+def _interval(codes: tuple[str, ...], result: SlideResult) -> dict[str, Any] | None:
     interval = result.interval
     if interval is None:
         return None
@@ -85,12 +108,12 @@ def _interval(codes: list[str], result: SlideResult) -> dict[str, Any] | None:
         "margin_low": _plain(interval.margin[0]),
         "margin_high": _plain(interval.margin[1]),
         "leading_share": _plain(interval.leading_share),
-        "blocks": interval.n_blocks,
-        "block_side_um": interval.block_um,
+        "n_blocks": interval.n_blocks,
+        "block_um": interval.block_um,
     }
 
 
-def _areas(codes: list[str], result: SlideResult) -> dict[str, Any] | None:
+def _areas(codes: tuple[str, ...], result: SlideResult) -> dict[str, Any] | None:
     areas = result.areas
     if areas is None:
         return None
@@ -102,7 +125,7 @@ def _areas(codes: list[str], result: SlideResult) -> dict[str, Any] | None:
     }
 
 
-def _second(codes: list[str], result: SlideResult) -> dict[str, Any] | None:
+def _second(codes: tuple[str, ...], result: SlideResult) -> dict[str, Any] | None:
     second = result.second
     if second is None:
         return None
@@ -116,7 +139,7 @@ def _second(codes: list[str], result: SlideResult) -> dict[str, Any] | None:
     }
 
 
-def _by_code(codes: list[str], values: Any) -> dict[str, float | None]:
+def _by_code(codes: tuple[str, ...], values: Any) -> dict[str, float | None]:
     return {code: _plain(float(value)) for code, value in zip(codes, values, strict=True)}
 
 

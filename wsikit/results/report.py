@@ -1,10 +1,11 @@
-"""What a report says, gathered from a store: patches for and against, words, quality, provenance, pixels."""
+"""The content of a report, gathered from a store: example patches, captions, quality, provenance, pixels."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import math
+import os
 import re
 from typing import Any
 
@@ -13,16 +14,16 @@ import numpy.typing as npt
 
 from wsikit._version import versions
 from wsikit.exporters.classmap import opposing_patches, strongest_patches
-from wsikit.exporters.patchdata import PAGE_BYTES, PatchWords
+from wsikit.exporters.patchdata import PAGE_BYTES, SHARED_CAPTION, PatchWords
 from wsikit.exporters.pyramid import ServedPyramid, embed
 from wsikit.exporters.report_data import Fact, PatchExample, ReportData, Section
 from wsikit.exporters.units import format_share
 from wsikit.inference.caption_columns import CaptionColumns, read_captions
-from wsikit.results.load import StoredResults, unreadable_fraction
+from wsikit.results.load import StoredResults
 from wsikit.tiling.stream import read_patches
 
 EXAMPLES_PER_CLASS = 4
-TELLING_FACTS = (
+FIRST_FACTS = (
     "nuclei_per_mm2",
     "nuclear_diameter_um",
     "fibrillary_share",
@@ -30,80 +31,77 @@ TELLING_FACTS = (
     "ganglion_like_share",
     "spindle_share",
 )
-"""What a pathologist asks of a neuroblastic tumour first; shown before all other facts."""
+"""Facts that matter most in a neuroblastic tumour; shown before all others."""
 BLUR_UM = 4.0
-"""Standard deviation of a blur, µm, where the column `blur` says 1."""
+"""Standard deviation of the blur, µm, at the value 1 of the column `blur`."""
 BLURRED_UM, INKED = 1.0, 0.05
-"""A patch counts as out of focus from this blur on (chromatin is lost), as inked from this share of its area on."""
+"""Limits from which on a patch counts as out of focus (µm; chromatin texture is lost) and as inked (area fraction)."""
 
 _UNITS = {"share": ("%", 100), "count": ("", 1), "ratio": ("", 1), "density": ("OD", 1), "per mm²": ("/mm²", 1)}
 _FACT_ENDING = re.compile(r"_(share|um|per_mm2)$")
 
 
 def report_data(
-    found: StoredResults,
-    thumbnail: np.ndarray,
-    *,
-    served: ServedPyramid | None = None,
-    patch_bytes: int = PAGE_BYTES,
+    results: StoredResults, *, served: ServedPyramid | None = None, patch_bytes: int = PAGE_BYTES
 ) -> ReportData:
-    """Everything that a report says about a slide.
+    """The complete content of a slide's report.
 
     Parameters
     ----------
-    thumbnail
-        uint8 (h, w, 3) of the whole slide.
     served
-        Where the page finds its pixels, if a server gives them; else they are embedded.
+        Addresses of the pixels, if a server provides them; otherwise pixels are embedded.
     patch_bytes
-        Compressed bytes that the page may spend on what it knows of its patches.
+        Maximum compressed size of the per-patch data in the page, bytes.
     """
-    words = _patch_words(found)
-    examples = _examples(found, words)
+    words = _patch_words(results)
+    examples = _examples(results, words)
     return ReportData(
-        class_map=found.class_map,
-        thumbnail=thumbnail,
-        result=found.result,
-        reason=found.reason,
+        class_map=results.class_map,
+        thumbnail=results.thumbnail,
+        result=results.result,
+        reason=results.reason,
         examples=examples,
-        tissue_mm2=float(found.store.tissue_record()["area_mm2"]),
-        unreadable_fraction=unreadable_fraction(found),
-        quality=_quality(found, words),
-        provenance=_provenance(found),
+        tissue_mm2=float(results.store.tissue_record()["area_mm2"]),
+        unreadable_fraction=results.unreadable_fraction,
+        quality=_quality(results, words),
+        provenance=_provenance(results),
         created=now(),
         words=words,
-        pyramid=served or embed(found.store, _boxes(found), _boxes(found, [example.row for example in examples])),
+        pyramid=served or embed(results.store, _boxes(results), _boxes(results, [example.row for example in examples])),
         patch_bytes=patch_bytes,
     )
 
 
 def now() -> str:
-    """ISO 8601, with the time zone."""
+    """The time, ISO 8601 with time zone; SOURCE_DATE_EPOCH (seconds since 1970) replaces the clock, if it is set."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH")
+    if fixed is not None:
+        return datetime.datetime.fromtimestamp(int(fixed), datetime.UTC).isoformat(timespec="seconds")
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _boxes(found: StoredResults, rows: list[int] | None = None) -> npt.NDArray[np.float64]:
+def _boxes(results: StoredResults, rows: list[int] | None = None) -> npt.NDArray[np.float64]:
     """(n, 4) x, y, width, height of patches, level-0 px."""
-    coords = found.class_map.coords[rows] if rows is not None else found.class_map.coords
-    sides = np.broadcast_to(np.asarray(found.class_map.grid.side), coords.shape)
+    coords = results.class_map.coords[rows] if rows is not None else results.class_map.coords
+    sides = np.broadcast_to(np.asarray(results.class_map.grid.side), coords.shape)
     return np.hstack([coords, sides]).astype(np.float64).reshape(-1, 4)
 
 
-def _patch_words(found: StoredResults) -> PatchWords:
-    """What the table says of every patch; predictions' own columns only where there are predictions to show."""
-    table = found.table
+def _patch_words(results: StoredResults) -> PatchWords:
+    """The per-patch columns of the table; columns of a model only if predictions are shown."""
+    table = results.table
     there = set(table.columns()) if len(table) else set()
-    predicted = found.class_map.probs is not None
+    predicted = results.class_map.probs is not None
 
     def column(name: str, wanted: bool = True) -> npt.NDArray[Any] | None:
         return table.read(name) if wanted and name in there else None
 
     captions = read_captions(table) if there else None
-    names, units, facts = _fact_table(found, there)
+    names, units, facts = _fact_table(results, there)
     blur, readable = column("blur"), column("readable")
     return PatchWords(
         captions=None if captions is None else captions.texts,
-        borrowed=None if captions is None else _borrowed(captions),
+        shared=None if captions is None else _shared(captions),
         fact_names=names,
         fact_units=units,
         facts=facts,
@@ -115,40 +113,40 @@ def _patch_words(found: StoredResults) -> PatchWords:
     )
 
 
-def _borrowed(captions: CaptionColumns) -> npt.NDArray[np.bool_]:
-    """(N,) whether the caption was written about another patch."""
+def _shared(captions: CaptionColumns) -> npt.NDArray[np.bool_]:
+    """(N,) whether the caption was written for a similar patch and is shared."""
     return np.asarray(captions.rows != np.arange(len(captions.rows)), dtype=bool)
 
 
 def _fact_table(
-    found: StoredResults, there: set[str]
+    results: StoredResults, there: set[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], npt.NDArray[np.float64] | None]:
-    """Names and units for people and (N, F) values in them, the most telling facts first."""
-    from wsikit.captions.lexicon import FACTS
+    """Names and units for display and the (N, F) values in these units; `FIRST_FACTS` first."""
+    from wsikit.facts import FACTS
 
     if "caption_facts" not in there:
         return (), (), None
-    known = list(found.table.attributes("caption_facts")["names"])
-    order = [name for name in TELLING_FACTS if name in known]
-    order += [name for name in known if name not in TELLING_FACTS]
-    values = np.asarray(found.table.read("caption_facts"), dtype=np.float64)
+    known = list(results.table.attributes("caption_facts")["names"])
+    order = [name for name in FIRST_FACTS if name in known]
+    order += [name for name in known if name not in FIRST_FACTS]
+    values = np.asarray(results.table.read("caption_facts"), dtype=np.float64)
     units = [_UNITS.get(FACTS[name].unit, (FACTS[name].unit, 1)) if name in FACTS else ("", 1) for name in order]
     factors = np.asarray([factor for _, factor in units], dtype=np.float64)
     names = tuple(_FACT_ENDING.sub("", name).replace("_", " ") for name in order)
     return names, tuple(unit for unit, _ in units), values[:, [known.index(name) for name in order]] * factors
 
 
-def _examples(found: StoredResults, words: PatchWords) -> tuple[PatchExample, ...]:
-    """The strongest patches of each voting class, and those that speak most against the class ahead where few do."""
-    class_map = found.class_map
+def _examples(results: StoredResults, words: PatchWords) -> tuple[PatchExample, ...]:
+    """The most probable patches of each voting class; if all are of the leading class, also patches against it."""
+    class_map = results.class_map
     rows = [row for index in class_map.voting for row in strongest_patches(class_map, index, EXAMPLES_PER_CLASS)]
     if not rows:
         return ()
-    doubting = _doubting(found, rows)
-    rows += doubting
+    opposing = _opposing(results, rows)
+    rows += opposing
     order = np.argsort(rows, kind="stable")
     coords = class_map.coords[np.asarray(rows)[order]]
-    images = read_patches(found.store, class_map.grid, coords).images[np.argsort(order)]
+    images = read_patches(results.store, class_map.grid, coords).images[np.argsort(order)]
     return tuple(
         PatchExample(
             row=row,
@@ -156,30 +154,30 @@ def _examples(found: StoredResults, words: PatchWords) -> tuple[PatchExample, ..
             caption=_caption(words, row),
             facts=_facts(words, row),
             gate=None if words.gate is None else float(words.gate[row]),
-            doubting=at >= len(rows) - len(doubting),
+            opposing=at >= len(rows) - len(opposing),
         )
         for at, (row, image) in enumerate(zip(rows, images, strict=True))
     )
 
 
-def _doubting(found: StoredResults, shown: list[int]) -> list[int]:
-    """Patches against the class ahead, where no patch of another class is there to be shown."""
-    result, class_map = found.result, found.class_map
+def _opposing(results: StoredResults, shown: list[int]) -> list[int]:
+    """Patches against the leading class, if no patch of another class is shown."""
+    result, class_map = results.result, results.class_map
     if result is None or result.leading is None:
         return []
-    ahead = class_map.voting[result.leading]
-    if any(class_map.labels[row] != ahead for row in shown):
+    leading = class_map.voting[result.leading]
+    if any(class_map.labels[row] != leading for row in shown):
         return []
-    return [row for row in opposing_patches(class_map, ahead, EXAMPLES_PER_CLASS) if row not in shown]
+    return [row for row in opposing_patches(class_map, leading, EXAMPLES_PER_CLASS) if row not in shown]
 
 
 def _caption(words: PatchWords, row: int) -> str | None:
-    """A patch's caption; where it was written about another patch, that is said."""
+    """A patch's caption, with a remark if it is shared with a similar patch."""
     if words.captions is None:
         return None
     text = str(words.captions[row])
-    borrowed = words.borrowed is not None and bool(words.borrowed[row])
-    return f"{text} [Written about a patch that looks like this one.]" if text and borrowed else text
+    shared = words.shared is not None and bool(words.shared[row])
+    return f"{text} {SHARED_CAPTION}" if text and shared else text
 
 
 def _facts(words: PatchWords, row: int) -> tuple[Fact, ...]:
@@ -193,8 +191,8 @@ def _facts(words: PatchWords, row: int) -> tuple[Fact, ...]:
     )
 
 
-def _quality(found: StoredResults, words: PatchWords) -> tuple[tuple[str, str], ...]:
-    rows = [("Kind of picture", str(found.store.tissue_record()["stain"]))]
+def _quality(results: StoredResults, words: PatchWords) -> tuple[tuple[str, str], ...]:
+    rows = [("Stain", str(results.store.tissue_record()["stain"]))]
     if words.blur_um is not None and np.isfinite(words.blur_um).any():
         share = float(np.nanmean(words.blur_um >= BLURRED_UM))
         rows.append((f"Out of focus (blur of {BLURRED_UM:g} µm and more)", f"{format_share(share)} of the patches"))
@@ -204,25 +202,25 @@ def _quality(found: StoredResults, words: PatchWords) -> tuple[tuple[str, str], 
     return tuple(rows)
 
 
-def _provenance(found: StoredResults) -> tuple[Section, ...]:
-    record = found.store.record
+def _provenance(results: StoredResults) -> tuple[Section, ...]:
+    record = results.store.record
     source = record["source"]
     slide = (
         ("File", str(source["name"])),
         ("Vendor", str(source["vendor"])),
         ("Reader", str(source["reader"])),
         ("Fingerprint", str(source["fingerprint"])),
-        ("Pixel size from", found.store.mpp_source),
+        ("Pixel size from", results.store.mpp_source),
     )
     sections = [Section("Slide", slide)]
-    if found.model:
+    if results.model:
         sections.append(
-            Section("Model", tuple((name, str(found.model[name])) for name in ("name", "version", "fingerprint")))
+            Section("Model", tuple((name, str(results.model[name])) for name in ("name", "version", "fingerprint")))
         )
     steps = []
-    receipts = [found.table.receipt(column) for column in ("coords", "caption", "probability")]
-    if found.result is not None:
-        receipts.append(found.table.vote_receipt(found.result.method))
+    receipts = [results.table.receipt(column) for column in ("coords", "caption", "probability")]
+    if results.result is not None:
+        receipts.append(results.table.vote_receipt(results.result.method))
     for receipt in receipts:
         if receipt is not None:
             settings = ", ".join(f"{name}={_short(value)}" for name, value in sorted(receipt.parameters.items()))

@@ -1,4 +1,4 @@
-"""The pixels of one chunk of a store's level: from bytes to RGB, by the level's format."""
+"""Decodes one chunk of a store's level to RGB, by the format of the level."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from wsikit.store.level_format import LevelFormat
 
 
 class ChunkError(ValueError):
-    """A chunk does not hold what its level says."""
+    """The bytes of a chunk do not fit the format of its level."""
 
 
 def decode_chunk(chunk: bytes, form: LevelFormat) -> npt.NDArray[np.uint8]:
-    """Pixels of a whole tile, uint8 (tile height, tile width, 3); ChunkError if the bytes are not those of one."""
+    """Pixels of a whole tile, uint8 (tile height, tile width, 3); ChunkError if the bytes do not decode to one."""
     width, height = form.tile_px
     try:
         if form.codec == "jpeg":
@@ -26,7 +26,7 @@ def decode_chunk(chunk: bytes, form: LevelFormat) -> npt.NDArray[np.uint8]:
             planes = np.frombuffer(imagecodecs.blosc_decode(chunk), dtype=np.uint8)
             samples = planes.reshape(form.channels, height, width).transpose(1, 2, 0)
         samples = samples.reshape(height, width, form.channels)
-    except Exception as error:  # each decoder has errors of its own
+    except Exception as error:  # each decoder raises its own errors
         words = " ".join(str(error).split()) or type(error).__name__
         raise ChunkError(words) from error
     return np.repeat(samples, 3, axis=2) if form.channels == 1 else np.ascontiguousarray(samples)

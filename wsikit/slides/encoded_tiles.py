@@ -1,4 +1,4 @@
-"""Tiles as a slide file stores them: what a reader hands out so that a store keeps the scanner's own bytes."""
+"""Access to the encoded tiles of a slide file, so that a store can keep the scanner's bytes unchanged."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ Codec = Literal["jpeg", "jpeg2k"]
 
 @dataclass(frozen=True)
 class TileSource:
-    """What all stored tiles of one level of a file share, if each can stand for itself."""
+    """Properties common to all encoded tiles of one level, if each tile can be decoded on its own."""
 
     tile_px: tuple[int, int]
-    """Width and height that every tile must have."""
+    """Width and height of every tile, px."""
     codec: Codec = "jpeg"
     channels: int = 3
     """3, or 1 for grey tiles."""
     tables: bytes | None = None
-    """TIFF's JPEGTables (SOI, tables, EOI) that the tiles lack, or None."""
+    """TIFF's JPEGTables (SOI, tables, EOI), which the tiles themselves lack, or None."""
     rgb: bool = False
-    """The container says that a JPEG's components are R, G, B."""
+    """The container states that the components of a JPEG are R, G, B."""
     rewrapped: bool = False
-    """The tiles are put together from pieces of the file's streams (NDPI): their coefficients are the scanner's, their
-    headers are not."""
+    """The tiles are assembled from pieces of the file's streams (NDPI): the coefficients are the scanner's, the headers
+    are new."""
     subsampled: bool = False
-    """Such tiles hold colour at fewer px than light: a decoder of the whole image would look beyond their borders."""
+    """Chroma has fewer px than luma in tiles cut from a larger JPEG: a decoder of the whole image would also use px
+    beyond the borders of a tile."""
 
 
 @runtime_checkable
 class EncodedTiles(Protocol):
-    """A slide that can hand out its tiles as they are stored, so that a store keeps them byte for byte."""
+    """A slide that gives access to its tiles as they are stored, so that a store can keep them byte for byte."""
 
     def tile_source(self, level: int) -> TileSource | None:
-        """What the tiles of `level` share; None if they are not such that each can stand for itself."""
+        """Common properties of the tiles of `level`; None if they cannot be decoded one by one."""
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
-        """One tile as it is stored, None where the file stores none; ReadError if its bytes cannot be read."""
+        """One tile as it is stored; None if the file stores none there; ReadError if its bytes cannot be read."""
 
 
 @runtime_checkable
 class EncodedRows(EncodedTiles, Protocol):
-    """One whose neighbouring tiles mostly lie one behind the other in the file, so that they are fetched together."""
+    """A slide whose neighbouring tiles are mostly contiguous in the file, so that one read fetches several."""
 
     def encoded_row(self, level: int, columns: Sequence[int], row: int) -> list[bytes | memoryview | None]:
-        """`encoded_tile` of several tiles of a row, in rising columns; ReadError if any of them cannot be read."""
+        """`encoded_tile` of several tiles of a row, columns ascending; ReadError if any of them cannot be read."""

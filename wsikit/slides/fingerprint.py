@@ -1,4 +1,4 @@
-"""Identity of a source file without reading all of it."""
+"""Fingerprint of a source file, without reading all of it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ BLOCKS = 32
 def fingerprint(path: str | os.PathLike[str]) -> str:
     """sha256 over the size and `BLOCKS` blocks spread evenly over the file, its first and last bytes among them.
 
-    A whole-slide image may have tens of gigabytes; a changed scan changes its tables and its tiles everywhere. Of the
-    other files of a slide (DICOM series, MIRAX) the names and sizes count. A folder (a store) is fingerprinted by its
-    files' names and sizes, and its root metadata.
+    A whole-slide image can have tens of gigabytes; another scan differs in its tables and in tiles everywhere. Other
+    files of the same slide (DICOM series, MIRAX) contribute their names and sizes. The fingerprint of a folder (a
+    store) covers the names and sizes of its files, and its root metadata.
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "a.svs")
+    ...     _ = open(path, "wb").write(bytes(1000))
+    ...     fingerprint(path).partition(":")[0]
+    'sampled-sha256'
     """
     source = place(path)
     if source.is_dir():

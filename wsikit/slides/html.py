@@ -1,4 +1,4 @@
-"""A slide as an HTML card for notebooks: thumbnail and facts. Label and macro are never shown: they name people."""
+"""A slide as an HTML card for notebooks: thumbnail and facts. Label and macro are never shown: they can show names."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import base64
 import html
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from wsikit.errors import ReadError
-
-if TYPE_CHECKING:
-    from wsikit.slides.base import BaseSlide, SlideInfo
+from wsikit.slides.types import Slide, SlideInfo
 
 CARD_THUMBNAIL_PX = 256
 
 
-def slide_html(slide: BaseSlide, findings: Mapping[str, str] | None = None) -> str:
-    """The card, as HTML without scripts or outside references. `findings` are further rows."""
+def slide_html(slide: Slide, findings: Mapping[str, str] | None = None) -> str:
+    """The card, as HTML without scripts or external references. `findings` are additional rows."""
     rows = "".join(
         f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(name)}</th>"
         f"<td style='text-align:left'>{html.escape(value).replace(chr(10), '<br>')}</td></tr>"
@@ -32,7 +29,7 @@ def slide_html(slide: BaseSlide, findings: Mapping[str, str] | None = None) -> s
 
 
 def facts(info: SlideInfo) -> dict[str, str]:
-    """The facts that a person wants first, in words with units; one line per level. For the card and `wsikit info`."""
+    """The main facts, as text with units; one line per level. For the card and `wsikit info`."""
     width, height = info.dimensions
     found = {"slide": info.path, "format": _format_words(info), "size": f"{width} × {height} px"}
     if info.mpp:
@@ -67,7 +64,7 @@ def _level_words(info: SlideInfo, level: int) -> str:
     return f"{width} × {height} px ({downsample:.5g}×)"
 
 
-def _thumbnail_html(slide: BaseSlide) -> str:
+def _thumbnail_html(slide: Slide) -> str:
     try:
         pixels = slide.thumbnail(CARD_THUMBNAIL_PX)
     except ReadError as error:

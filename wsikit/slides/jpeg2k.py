@@ -1,4 +1,4 @@
-"""What the head of a JPEG 2000 tile says of its pixels, and whether its stream is whole. Nothing is decoded here."""
+"""The header of a JPEG 2000 tile, and whether the stream is complete. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ _EOC = b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Head:
-    """Size and kind of the pixels of one stream."""
+    """Size and type of the pixels of one stream, from its header."""
 
     width: int
     height: int
     components: int
     bits: int
-    """Of a sample; 0 if the components differ."""
+    """Bits per sample; 0 if the components differ."""
     signed: bool
     subsampled: bool
-    """Some components are stored at less than full size."""
+    """Some components are stored at reduced size."""
     own_transform: bool
-    """The decoder turns the components to RGB by itself (the codestream's multi-component transform)."""
+    """The decoder converts the components to RGB itself (the multi-component transform of the codestream)."""
 
     @property
     def plain(self) -> bool:
-        """Whether there is one unsigned 8-bit sample of every component at every px."""
+        """Whether every px has one unsigned 8-bit sample of every component."""
         return self.bits == 8 and not self.signed and not self.subsampled
 
 
 def read_head(stream: bytes) -> Head | None:
-    """The head of a codestream, raw or in a JP2 file; None if it is not one.
+    """The header of a codestream, raw or in a JP2 file; None if it is neither.
 
     Source: ISO/IEC 15444-1, annex A (markers) and annex I (boxes).
     """
@@ -54,12 +54,12 @@ def read_head(stream: bytes) -> Head | None:
 
 
 def is_whole(stream: bytes) -> bool:
-    """Whether it ends as a stream does: one that was cut short decodes to a blurred picture without a word."""
+    """Whether the stream has its end marker: a truncated one decodes to a blurred picture without any error."""
     return stream.rstrip(b"\0").endswith(_EOC)
 
 
 def _codestream(stream: bytes) -> int | None:
-    """Where the codestream begins: at once, or in the jp2c box of a JP2 file."""
+    """Start of the codestream: byte 0, or the jp2c box of a JP2 file."""
     if not stream.startswith(_SIGNATURE):
         return 0
     position = 0

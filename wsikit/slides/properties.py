@@ -1,7 +1,7 @@
-"""Which of a slide file's own properties travel with it. One allow-list, with the reason for each group.
+"""Which properties of a slide file are kept. One allow-list, with the reason for each group.
 
-Slide files carry names, case numbers, barcodes, dates, operators and file names of the hospital, in fields that differ
-by vendor and that nobody can list. So nothing is passed on unless it is known to describe pixels or optics only.
+Slide files contain names, case numbers, barcodes, dates, operators and file names of the hospital, in fields that
+differ by vendor and cannot all be listed. A property is kept only if it is known to describe pixels or optics.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _OPTICS = {
-    # scale and optics: what the pixels mean physically
+    # scale and optics: the physical meaning of the pixels
     "aperio.AppMag",
     "aperio.MPP",
     "hamamatsu.SourceLens",
@@ -39,7 +39,7 @@ _OPTICS = {
     "ventana.ScanRes",
 }
 _DEVICE = {
-    # kind of device and software, which explain colour; never serial numbers, which lead to one laboratory
+    # type of device and software, which explain colour; no serial numbers, which identify a laboratory
     "dicom.Manufacturer",
     "dicom.ManufacturerModelName",
     "dicom.Modality",
@@ -49,7 +49,7 @@ _DEVICE = {
     "tiff.Software",
 }
 _LAYOUT = {
-    # where the pixels lie and how they are coded
+    # position and coding of the pixels
     "aperio.OriginalHeight",
     "aperio.OriginalWidth",
     "aperio.Originalheight",
@@ -76,5 +76,9 @@ ALLOWED = frozenset(_OPTICS | _DEVICE | _LAYOUT)
 
 
 def allowed(properties: Mapping[str, Any]) -> dict[str, str]:
-    """The properties that may travel, as text, sorted by name. All others are dropped before anything sees them."""
+    """The properties on the allow-list, as text, sorted by name. All others are dropped when the file is opened.
+
+    >>> allowed({"aperio.MPP": 0.25, "aperio.User": "Doe"})
+    {'aperio.MPP': '0.25'}
+    """
     return {name: str(properties[name]) for name in sorted(properties) if name in ALLOWED}

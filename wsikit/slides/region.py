@@ -1,6 +1,6 @@
-"""What to read for a region, as data, and how its pixels become the output. Pure: no file.
+"""Plans of regions (which box of which level is read), and resampling of their pixels. No file is read here.
 
-A region's place is its top-left corner in level-0 px; a plan's box and crop are pixels of the plan's level.
+The position of a region is its top-left corner in level-0 px; box and crop of a plan are px of the plan's level.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from wsikit.errors import RequestError, ScaleError
 from wsikit.geometry import SCALE_TOLERANCE, check_enlargement, plan_read
 
 ALIGNED_PX = 0.05
-"""A region at a level's own scale whose corner is nearer than this to a pixel corner is read, not interpolated:
-nobody sees a twentieth of a pixel, and interpolation would blur every one."""
+"""A region at a level's own scale is read without interpolation if its corner is closer than this to a pixel corner:
+a twentieth of a pixel is invisible, and interpolation would blur all pixels."""
 
 INTERPOLATION_MARGIN_PX = 2
-"""Pixels that bicubic interpolation needs beyond the crop, so that neighbouring regions meet without a seam."""
+"""Pixels that bicubic interpolation needs beyond the crop, so that there is no seam between neighbouring regions."""
 
 BAND_PX = 1 << 24
 """A larger box is read and reduced in bands of rows: 16 Mpx are 48 MB as RGB."""
 
 _BLOCK = 5
-"""Output rows (or columns) averaged by one matrix product: their weights are dense, though half of them are zero. Of
-five pixels, the fifteen numbers fill a vector register of sixteen."""
+"""Output rows (or columns) averaged by one matrix product. The weights are dense, although half of them are zero. Five
+pixels have fifteen numbers, which fill a vector register of sixteen."""
 
 _STRIP_BYTES = 1 << 20
-"""Source pixels turned to float32 at a time: what fits into the processor's cache."""
+"""Source pixels converted to float32 at a time: what fits into the processor's cache."""
 
 _SCRATCH_BYTES = 8 << 20
 """Larger scratch memory is not kept."""
@@ -50,19 +50,19 @@ class RegionPlan:
     level: int
     """0 is the finest."""
     box: tuple[int, int, int, int]
-    """x, y, width, height in px of `level`; may reach outside of it, where a slide is white."""
+    """x, y, width, height in px of `level`; parts outside the level are white."""
     crop: tuple[float, float, float, float]
     """left, top, right, bottom within `box`: the exact field of view."""
     out: tuple[int, int]
-    """Width and height delivered, px."""
+    """Width and height of the output, px."""
 
     @property
     def resampled(self) -> bool:
-        """False if the pixels delivered are the file's own."""
+        """False if the output pixels are those of the file, unchanged."""
         return self.crop != (0.0, 0.0, float(self.out[0]), float(self.out[1]))
 
     def bands(self, band_px: int = BAND_PX) -> Iterator[tuple[slice, RegionPlan]]:
-        """The same region in bands of output rows, each of which reads about `band_px` pixels or fewer."""
+        """The same region in bands of output rows; each band reads about `band_px` pixels or fewer."""
         _, _, box_width, box_height = self.box
         out_width, out_height = self.out
         rows = out_height
@@ -93,15 +93,15 @@ class RegionPlans:
 
     level: int
     boxes: npt.NDArray[np.int64]
-    """(N, 4): x, y, width, height in px of `level`; their sizes may differ by a pixel."""
+    """(N, 4): x, y, width, height in px of `level`; the sizes can differ by a pixel."""
     crops: npt.NDArray[np.float64]
     """(N, 4): left, top, right, bottom within the box."""
     out: tuple[int, int]
-    """Width and height delivered, px."""
+    """Width and height of the output, px."""
 
     @property
     def resampled(self) -> bool:
-        """False if the pixels delivered are the file's own, for all regions."""
+        """False if the output pixels of all regions are those of the file, unchanged."""
         return bool((self.crops != (0.0, 0.0, *self.out)).any())
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ def plan_region(
     level: int | None = None,
     path: str = "slide",
 ) -> RegionPlan:
-    """Plan the region of `width` × `height` output px whose top-left corner lies at level-0 px (`x`, `y`).
+    """Plan the region of `width` × `height` output px with its top-left corner at level-0 px (`x`, `y`).
 
     Parameters
     ----------
@@ -134,19 +134,19 @@ def plan_region(
     slide_mpp
         Level-0 µm/px (x, y); needed with `mpp` only.
     mpp
-        µm per output px, one number or (x, y). The field of view is exact. Where a level has this scale (within
-        0.1 %) and its pixels line up, they are delivered as they are.
+        µm per output px, one number or (x, y). The field of view is exact. If a level has this scale (within 0.1 %)
+        and its pixels are aligned with the region, they are used unchanged.
     level
-        Deliver pixels of this level as they are; the corner goes to the nearest of them. Level 0 if neither is given.
+        Use pixels of this level unchanged; the corner is rounded to the nearest pixel. Level 0 if neither is given.
     path
-        Named in errors.
+        Path of the slide, for error messages.
 
     Raises
     ------
     RequestError
-        Both `mpp` and `level` are given, there is no such level, or a number is not one that can be read.
+        Both `mpp` and `level` are given, the level does not exist, or a number is out of range.
     ScaleError
-        `mpp` is more than twice finer than the slide, or `slide_mpp` is not known.
+        `mpp` is more than twice as fine as the slide, or `slide_mpp` is unknown.
 
     >>> plan_region([(1.0, 1.0), (4.0, 4.0)], (0.25, 0.25), 0, 0, 224, 224, mpp=1.0)
     RegionPlan(level=1, box=(0, 0, 224, 224), crop=(0.0, 0.0, 224.0, 224.0), out=(224, 224))
@@ -155,7 +155,7 @@ def plan_region(
     """
     _check_request(path, width, height, mpp, level, len(level_downsamples))
     if not (math.isfinite(x) and math.isfinite(y)):
-        raise RequestError(f"{path}: a region at x={x} y={y} is nowhere; give level-0 px")
+        raise RequestError(f"{path}: a region at x={x} y={y} is not a position; give level-0 px")
     if mpp is None:
         return _plan_level(level_downsamples[level or 0], level or 0, x, y, width, height)
     corner = np.array([[x, y]], dtype=np.float64)
@@ -172,16 +172,20 @@ def plan_regions(
     mpp: float | tuple[float, float],
     path: str = "slide",
 ) -> RegionPlans:
-    """Plan many regions of one size and scale at once, each as `plan_region` would, which has the same parameters.
+    """Plan many regions of one size and scale at once. Parameters and result are as for `plan_region`.
 
     Parameters
     ----------
     corners
         (N, 2) top-left corners, x then y, level-0 px.
+
+    >>> plans = plan_regions([(1.0, 1.0)], (0.25, 0.25), np.array([[0, 0], [448, 0]]), 224, 224, mpp=0.5)
+    >>> plans.level, plans.boxes.tolist(), plans.resampled
+    (0, [[0, 0, 448, 448], [448, 0, 448, 448]], True)
     """
     _check_request(path, width, height, mpp, None, len(level_downsamples))
     if slide_mpp is None:
-        raise ScaleError(f"{path}: its pixel size is not known, so nothing can be read at {mpp} µm/px")
+        raise ScaleError(f"{path}: its pixel size is unknown, so nothing can be read at {mpp} µm/px")
     target = mpp if isinstance(mpp, tuple) else (mpp, mpp)
     for axis in (0, 1):
         check_enlargement(path, slide_mpp[axis] * level_downsamples[0][axis], target[axis])
@@ -202,22 +206,29 @@ def plan_regions(
 def resample(
     pixels: Pixels, crop: tuple[float, float, float, float], out: tuple[int, int], *, into: Pixels | None = None
 ) -> Pixels:
-    """Bring `crop` of `pixels` to `out`: exact area averages where it shrinks, bicubic where it grows.
+    """Resample `crop` of `pixels` to the size `out`: exact area averages to reduce, bicubic interpolation to enlarge.
 
     Parameters
     ----------
     pixels
         uint8 (h, w, 3).
     crop
-        left, top, right, bottom, px of `pixels`; fractions count by the area covered.
+        left, top, right, bottom, px of `pixels`; a partly covered pixel has a weight equal to the covered area.
     out
         Width and height, px.
     into
-        Where to write the result, of its shape; new memory if None.
+        Array of the output shape to write to; new memory if None.
 
     Returns
     -------
     uint8 (out height, out width, 3). Within 0.6 grey levels of the exact area average.
+
+    >>> pixels = np.zeros((4, 4, 3), np.uint8)
+    >>> pixels[:, 2:] = 200
+    >>> resample(pixels, (0, 0, 4, 4), (2, 1))[..., 0].tolist()
+    [[0, 200]]
+    >>> resample(pixels, (1, 0, 3, 4), (1, 2))[..., 0].tolist()
+    [[100], [100]]
     """
     if into is None:
         into = np.empty((out[1], out[0], 3), dtype=np.uint8)
@@ -235,9 +246,9 @@ def resample(
         shrunk = _average_columns(shrunk, left, step_x, out[0])
     if step_x >= 1 and step_y >= 1:
         # an average of uint8 needs no clipping
-        np.copyto(into, np.rint(shrunk, out=shrunk), casting="unsafe")  # type: ignore[call-overload]
+        np.copyto(into, np.rint(shrunk, out=shrunk), casting="unsafe")
         return into
-    part = pixels if shrunk is pixels else np.rint(shrunk).astype(np.uint8)  # type: ignore[call-overload]
+    part = pixels if shrunk is pixels else np.rint(shrunk).astype(np.uint8)
     near = (0.0 if step_x >= 1 else left, 0.0 if step_y >= 1 else top)
     far = (float(out[0]) if step_x >= 1 else right, float(out[1]) if step_y >= 1 else bottom)
     into[:] = _enlarge(part, (*near, *far), out)
@@ -255,7 +266,7 @@ def _check_request(
     if mpp is not None and level is not None:
         raise RequestError(f"{path}: a region is read at an mpp or at a level, not both (mpp={mpp}, level={level})")
     if width < 1 or height < 1:
-        raise RequestError(f"{path}: a region of {width}×{height} px is empty; ask for 1 px or more")
+        raise RequestError(f"{path}: a region of {width}×{height} px is empty; request 1 px or more")
     if level is not None and not 0 <= level < n_levels:
         raise RequestError(f"{path}: there is no level {level}; its levels are 0 to {n_levels - 1}")
     if mpp is not None:
@@ -272,27 +283,27 @@ def _plan_level(downsample: tuple[float, float], level: int, x: float, y: float,
 def _spans(
     starts: npt.NDArray[np.float64], out_px: int, step: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Along one axis: (N, 2) first px and number of px to read, and (N, 2) the crop's two ends within them.
+    """Along one axis: (N, 2) first px and number of px to read, and (N, 2) start and end of the crop within them.
 
     `starts` (N,) are px of the level, `step` is px of the level per output px.
     """
     if abs(step - 1) <= SCALE_TOLERANCE:
         step = 1.0
         starts = np.where(np.abs(starts - np.rint(starts)) <= ALIGNED_PX, np.rint(starts), starts)
-    starts, stops = _settle(starts), _settle(starts + out_px * step)
+    starts, stops = _snap(starts), _snap(starts + out_px * step)
     margin = INTERPOLATION_MARGIN_PX if step < 1 else 0
     first, last = np.floor(starts) - margin, np.ceil(stops) + margin
     return np.stack([first, last - first], 1).astype(np.int64), np.stack([starts - first, stops - first], 1)
 
 
-def _settle(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A place within 1e-6 px of a pixel corner is that corner: rounding must not cost a row for nothing."""
+def _snap(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Round places within 1e-6 px of a pixel corner to the corner: rounding errors must not add a row of pixels."""
     whole = np.rint(places)
     return np.where(np.abs(places - whole) < 1e-6, whole, places)
 
 
 def _whole_ratio(crop: tuple[float, float, float, float], step_x: float, step_y: float) -> tuple[int, int] | None:
-    """The reducing factors if both are whole numbers and the crop lies on pixel corners, else None."""
+    """The reduction factors if both are whole numbers and the crop starts and ends at pixel corners, else None."""
     numbers = (*crop, step_x, step_y)
     if min(step_x, step_y) < 1 or any(abs(number - round(number)) > 1e-6 for number in numbers):
         return None
@@ -300,7 +311,7 @@ def _whole_ratio(crop: tuple[float, float, float, float], step_x: float, step_y:
 
 
 def _reduce(pixels: Pixels, ratio: tuple[int, int]) -> Pixels:
-    """Averages of whole numbers of pixels, (x, y) `ratio`, by Pillow."""
+    """Averages over blocks of `ratio` (x, y) pixels, by Pillow."""
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(ratio))
 
 
@@ -308,8 +319,8 @@ def _average_rows(pixels: Pixels, start: float, step: float, n_out: int) -> npt.
     """Average rows: float32 (n_out, w, 3) of (h, w, 3), in scratch memory. Row i averages the px from start + i·step to
     start + (i+1)·step.
 
-    Pillow's box filter counts a pixel whole or not at all, which is wrong by up to 150 grey levels at a ratio of
-    1.3; here each source row counts by the part of it that is covered.
+    Pillow's box filter uses each pixel fully or not at all, which is wrong by up to 150 grey levels at a ratio of
+    1.3; here the weight of each source row is the part of it that is covered.
     """
     height, width, channels = pixels.shape
     flat = pixels.reshape(height, width * channels)
@@ -345,9 +356,9 @@ def _average_columns(pixels: npt.NDArray[np.generic], start: float, step: float,
 
 
 def _scratch(name: str, height: int, width: int) -> npt.NDArray[np.float32]:
-    """Memory (height, width) of this thread, which whoever asks for it by this name next gets again.
+    """Scratch memory (height, width) of this thread; the next call with the same name returns the same memory.
 
-    Fresh memory costs several times what is computed in it.
+    New memory costs several times as much time as the computation in it.
     """
     known: npt.NDArray[np.float32] | None = getattr(_memory, name, None)
     if known is None or known.size < height * width:
@@ -359,10 +370,10 @@ def _scratch(name: str, height: int, width: int) -> npt.NDArray[np.float32]:
 
 @lru_cache(maxsize=32)
 def _row_weights(start: float, step: float, n_out: int, n_in: int) -> tuple[list[int], npt.NDArray[np.float32]]:
-    """How much each source px counts for each output px, in blocks of `_BLOCK` output px; not to be written to.
+    """Weight of each source px in each output px, in blocks of `_BLOCK` output px. The arrays are shared: read-only.
 
-    Returns the first source px of each block, and float32 (blocks, _BLOCK, taps). The sums over a block are one small
-    matrix product: too small for BLAS to share it among threads, so that a patch depends on nothing but its plan.
+    Returns the first source px of each block, and float32 (blocks, _BLOCK, taps). The sums over a block are one matrix
+    product, too small for BLAS to split among threads, so that the result depends on the plan alone.
     """
     low = start + step * np.arange(-(-n_out // _BLOCK) * _BLOCK).reshape(-1, _BLOCK, 1)
     taps = min(n_in, math.ceil(step * _BLOCK) + 1)
@@ -377,7 +388,7 @@ def _column_weights(
     start: float, step: float, n_out: int, n_in: int, channels: int
 ) -> tuple[list[int], npt.NDArray[np.float32]]:
     """`_row_weights` as matrices, float32 (blocks, taps · channels, _BLOCK · channels), that average interleaved
-    channels where they lie: sorting them apart would cost more."""
+    channels in place: separating them would take longer."""
     first, weights = _row_weights(start, step, n_out, n_in)
     n_blocks, _, taps = weights.shape
     spread = np.zeros((n_blocks, taps, channels, _BLOCK, channels), dtype=np.float32)
@@ -389,8 +400,8 @@ def _column_weights(
 def _enlarge(pixels: Pixels, crop: tuple[float, float, float, float], out: tuple[int, int]) -> Pixels:
     """Bicubic interpolation, columns first.
 
-    One pass after the other: in a single call Pillow picks the order by the picture's shape, and as each pass clips,
-    a region would depend on how it was cut out.
+    Two passes, because in a single call Pillow chooses the order by the shape of the picture. Each pass clips, so a
+    region would then depend on its shape.
     """
     left, top, right, bottom = crop
     height = pixels.shape[0]

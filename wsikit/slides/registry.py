@@ -1,4 +1,7 @@
-"""Which reader opens a file: decided by what the file is, not by its name. Never falls back unsaid."""
+"""Which reader opens a file: decided by the content of the file, not by its name. `info.reader` states the choice.
+
+Built-in readers are asked first, then the plug-ins of the entry-point group `wsikit.readers` (see `wsikit.plugins`).
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,19 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from wsikit.errors import BrokenSlideError, RequestError, SlideError, UnsupportedSlideError, WsikitError
-from wsikit.slides.base import BaseSlide, MppLike, Slide
+from wsikit.errors import (
+    BrokenSlideError,
+    PluginError,
+    RequestError,
+    SlideError,
+    UnsupportedSlideError,
+    WsikitError,
+)
+from wsikit.plugins import load_plugin, plugin_names
+from wsikit.slides.base import BaseSlide
+from wsikit.slides.types import MppLike, Slide
 from wsikit.store.paths import is_url
 
 logger = logging.getLogger(__name__)
@@ -23,10 +36,10 @@ READERS = {
     "image": "wsikit.slides.formats.image:ImageSlide",
     "store": "wsikit.slides.store:SlideStore",
 }
-"""Readers by name, best first."""
+"""Built-in readers by name, best first."""
 
-_TILED_FOR_US = frozenset({None, "aperio", "generic-tiff", "philips"})
-"""What OpenSlide calls the TIFF files whose tiles lie side by side, so that we read them tile by tile ourselves."""
+_READ_BY_TILES = frozenset({None, "aperio", "generic-tiff", "philips"})
+"""OpenSlide's vendor names of the TIFF files whose tiles do not overlap, so that wsikit reads them tile by tile."""
 
 EXPORT = "Export the slide from the scanner's software as SVS, tiled TIFF, OME-TIFF or DICOM."
 
@@ -44,13 +57,13 @@ def open_slide(
     ----------
     path
         SVS, tiled TIFF, OME-TIFF, NDPI, MIRAX, DICOM, …; PNG, JPEG, BMP; or a `.zarr` folder made by `wsikit tile`,
-        which may lie at a URL, such as s3://bucket/slide.zarr.
+        which may be a URL, such as s3://bucket/slide.zarr.
     reader
-        auto, tiff, ndpi, dicom, openslide, tiffslide, image or store. `auto` picks by what the file is; `info.reader`
-        says which.
+        auto, tiff, ndpi, dicom, openslide, tiffslide, image, store, or the name of a plug-in. `auto` chooses by the
+        content of the file; `info.reader` states the reader that was used.
     mpp
-        µm per level-0 px, one number or (x, y), where the file states none or a wrong one. It goes before a sidecar
-        file `<slide file>.json`, and that before what the file states.
+        µm per level-0 px, one number or (x, y), for a file that states none or a wrong one. It takes precedence over a
+        sidecar file `<slide file>.json`, which takes precedence over the slide file.
     mpp_source
         Provenance recorded with `mpp`: option, manifest, assumed.
 
@@ -59,44 +72,81 @@ def open_slide(
     SlideError
         The file cannot be used as a slide: UnsupportedSlideError or BrokenSlideError, in one line.
     RequestError
-        There is no such reader, or `mpp` is not a pixel size.
+        There is no such reader, `mpp` is not a pixel size, or the reader is a plug-in that cannot be imported.
+
+    >>> import os, tempfile
+    >>> from PIL import Image
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "region.png")
+    >>> Image.new("RGB", (640, 480), "pink").save(path)
+    >>> with open_slide(path, mpp=0.5) as slide:
+    ...     slide.dimensions, slide.info.reader, slide.read_region(100, 100, 224, 224, mpp=1.0).shape
+    ((640, 480), 'image', (224, 224, 3))
+    >>> folder.cleanup()
     """
-    if reader != "auto" and reader not in READERS:
-        raise RequestError(f"there is no reader {reader!r}; choose auto or one of {', '.join(READERS)}")
+    if reader != "auto" and reader not in reader_names():
+        raise RequestError(f"there is no reader {reader!r}; choose auto or one of {', '.join(reader_names())}")
     name = os.fspath(path)
     if is_url(name):
         _check_remote(name, reader)
         return _open("store", name, mpp, mpp_source)
     _check_exists(name)
     if reader == "auto":
-        reader = choose_reader(name)
-        logger.debug("%s: read with %s", name, reader)
-        return _open(reader, name, mpp, mpp_source)
+        return _open_automatically(name, mpp, mpp_source)
     try:
         return _open(reader, name, mpp, mpp_source)
     except SlideError as error:
         can = _others(name, reader)
         if not can:
-            # then what is wrong is best said by the reader that fits the file
+            # then the reader that fits the file explains best what is wrong
             choose_reader(name)
             raise
-        # what to do is then not what the reader advised but another reader
+        # the next step is then another reader, not the advice of this one
         reason = str(error).removeprefix(f"{name}: ").partition(". ")[0]
         raise type(error)(
             f"{name}: reader {reader!r} cannot open it: {reason}. Readers that can: {', '.join(can)}."
         ) from error
 
 
+def reader_names() -> tuple[str, ...]:
+    """Names of all readers: the built-in ones, best first, then the installed plug-ins. Nothing is imported.
+
+    >>> reader_names()[:4]
+    ('tiff', 'ndpi', 'dicom', 'openslide')
+    """
+    return (*READERS, *_plugins())
+
+
 def choose_reader(path: str) -> str:
-    """Name of the best reader for what lies at `path`. Looks at its first bytes and its structure, not at pixels.
+    """Name of the best reader for `path`, by its first bytes and its structure; no pixels are read.
 
     Raises
     ------
     UnsupportedSlideError, BrokenSlideError
-        No reader can open it.
+        No reader can open it. The message also names the plug-ins that cannot be imported.
     """
     if is_url(path):
         return "store"
+    try:
+        return _choose_built_in(path)
+    except UnsupportedSlideError as error:
+        return _choose_plugin(path, error)
+
+
+def _open_automatically(path: str, mpp: MppLike | None, mpp_source: str) -> BaseSlide:
+    reader = choose_reader(path)
+    logger.debug("%s: read with %s", path, reader)
+    try:
+        return _open(reader, path, mpp, mpp_source)
+    except UnsupportedSlideError as error:
+        if reader not in READERS:
+            raise
+        plugin = _choose_plugin(path, error)
+        logger.info("%s; read with the plug-in %s", error, plugin)
+        return _open(plugin, path, mpp, mpp_source)
+
+
+def _choose_built_in(path: str) -> str:
     if os.path.isdir(path):
         return _choose_for_folder(path)
     head = _head(path)
@@ -108,33 +158,106 @@ def choose_reader(path: str) -> str:
     if _is_picture(head):
         return "image"
     if _is_dicom(head):
-        # OpenSlide says best what is wrong with it
+        # OpenSlide explains best what is wrong with it
         return "openslide"
     raise UnsupportedSlideError(f"{path}: {_what_it_may_be(path, head)}. {EXPORT}")
 
 
+def _plugins() -> tuple[str, ...]:
+    """Names of the installed plug-in readers. A built-in reader's name always means the built-in reader."""
+    return tuple(name for name in plugin_names("readers") if name not in READERS and name != "auto")
+
+
+def _choose_plugin(path: str, declined: UnsupportedSlideError) -> str:
+    """The first plug-in that reads `path`; otherwise the built-in readers' error `declined` is raised.
+
+    Plug-ins that cannot be imported, or fail when asked, are named in that error: one of them may be the reader that
+    the user needs.
+    """
+    failures = []
+    for name in _plugins():
+        try:
+            if _plugin_reads(name, path):
+                return name
+        except PluginError as error:
+            failures.append(str(error))
+    if not failures:
+        raise declined
+    raise UnsupportedSlideError(f"{declined} Not asked: {' '.join(failures)}") from declined
+
+
+def _plugin_reads(name: str, path: str) -> bool:
+    """Whether the plug-in `name` reads the file or folder at `path`."""
+    reader = load_plugin("readers", name)
+    _check_name(name, getattr(reader, "reader", name))
+    reads = getattr(reader, "reads", None)
+    if reads is None:
+        raise PluginError(f"plug-in {name!r} for wsikit.readers has no method reads(path, head).")
+    try:
+        return bool(reads(path, b"" if os.path.isdir(path) else _head(path)))
+    except Exception as error:  # a plug-in may fail in any way; the other readers must still be asked
+        raise PluginError(
+            f"plug-in {name!r} for wsikit.readers failed in reads(): {type(error).__name__}: {error}."
+        ) from error
+
+
 def reader_class(name: str) -> Callable[..., BaseSlide]:
-    """The class behind a reader's name, called as (path, mpp=…, mpp_source=…). Its libraries are imported here."""
-    module, attribute = READERS[name].split(":")
-    found: Callable[..., BaseSlide] = getattr(importlib.import_module(module), attribute)
-    return found
+    """The class behind a reader's name, called as (path, mpp=…, mpp_source=…). Its libraries are imported here.
+
+    Raises
+    ------
+    PluginError
+        `name` is neither a built-in reader nor an installed plug-in, or the plug-in cannot be imported.
+    """
+    found: Any
+    if name in READERS:
+        module, attribute = READERS[name].split(":")
+        found = getattr(importlib.import_module(module), attribute)
+    else:
+        found = load_plugin("readers", name)
+    opener: Callable[..., BaseSlide] = found
+    return opener
 
 
 def _open(reader: str, path: str, mpp: MppLike | None, mpp_source: str) -> BaseSlide:
     opener = reader_class(reader)
     try:
-        return opener(path, mpp=mpp, mpp_source=mpp_source)
+        slide = opener(path, mpp=mpp, mpp_source=mpp_source)
     except PermissionError:
         raise SlideError(f"{path}: you may not read this file. Ask its owner for permission.") from None
+    except WsikitError:
+        raise
+    except Exception as error:
+        if reader in READERS:
+            raise
+        # a plug-in may fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BrokenSlideError(f"{path}: the plug-in reader {reader!r} cannot open it ({reason}).") from error
+    if slide.info.reader != reader:
+        slide.close()
+        _check_name(reader, slide.info.reader)
+    return slide
+
+
+def _check_name(plugin: str, stated: str) -> None:
+    """A reader must be named as its entry point is: stores record the name, and open their source by it."""
+    if stated != plugin:
+        raise PluginError(
+            f"plug-in {plugin!r} for wsikit.readers calls itself {stated!r}: reader and the entry point need one name."
+        )
 
 
 def _others(path: str, refused: str) -> list[str]:
-    """Which other readers open the file: for the error of a reader that was asked for by name."""
+    """The other readers that can open the file, for the error of a reader that was chosen by name."""
     can = []
-    for name in READERS:
-        if name == refused or (name == "store") != os.path.isdir(path):
+    for name in reader_names():
+        if name == refused:
+            continue
+        if name in READERS and (name == "store") != os.path.isdir(path):
             continue
         try:
+            if name not in READERS and not _plugin_reads(name, path):
+                continue
             _open(name, path, None, "option").close()
         except (WsikitError, OSError) as error:
             logger.debug("%s: reader %s cannot open it either: %s", path, name, error)
@@ -165,7 +288,7 @@ def _choose_for_folder(path: str) -> str:
     if dicom:
         raise UnsupportedSlideError(f"{path}: a folder of DICOM files. Give one of them, such as {dicom[0].name}.")
     if folder.with_name(folder.name + ".mrxs").is_file():
-        raise UnsupportedSlideError(f"{path}: the data folder of a MIRAX slide. Give {folder.name}.mrxs beside it.")
+        raise UnsupportedSlideError(f"{path}: the data folder of a MIRAX slide. Give {folder.name}.mrxs next to it.")
     raise UnsupportedSlideError(f"{path}: a folder, not a slide. Give a slide file, or a .zarr made by wsikit tile.")
 
 
@@ -173,14 +296,14 @@ def _choose_for_tiff(path: str) -> str:
     vendor = _openslide_vendor(path)
     if vendor == "hamamatsu":
         return _choose_for_ndpi(path)
-    if vendor not in _TILED_FOR_US:
+    if vendor not in _READ_BY_TILES:
         return "openslide"
     from wsikit.slides.formats.tiff.layout import APERIO_J2K_YCBCR, tile_compression
 
     compression = tile_compression(path)
     if compression is None:
         return "openslide" if vendor is not None else "image"
-    # OpenSlide knows how Aperio halves the colour channels in this one; OpenJPEG alone does not
+    # Aperio stores colour at half the resolution in this codec: OpenSlide handles it, OpenJPEG alone does not
     return "openslide" if compression == APERIO_J2K_YCBCR else "tiff"
 
 
@@ -190,7 +313,7 @@ def _choose_for_ndpi(path: str) -> str:
     try:
         read_ndpi_layout(path, "ndpi")
     except SlideError as error:
-        logger.info("%s; left to OpenSlide", error)
+        logger.info("%s; read with OpenSlide", error)
         return "openslide"
     return "ndpi"
 
@@ -224,10 +347,10 @@ def _is_dicom(head: bytes) -> bool:
 
 
 def _what_it_may_be(path: str, head: bytes) -> str:
-    """What an unknown file seems to be, in words."""
+    """What an unknown file appears to be, in words."""
     suffix = Path(path).suffix.lower()
     if head.startswith(b"ZISRAWFILE"):
-        return "a Zeiss CZI that OpenSlide does not know"
+        return "a Zeiss CZI that OpenSlide does not support"
     if head.startswith(b"%PDF"):
         return "a PDF document, not a slide"
     if head.startswith(b"PK\x03\x04"):
@@ -235,7 +358,7 @@ def _what_it_may_be(path: str, head: bytes) -> str:
     if not head.strip(b"\0"):
         return "the file holds zeros only; its copy was probably interrupted"
     if suffix in (".dcm", ".dicom"):
-        return "not a DICOM slide: it lacks the DICOM file header, or is no whole-slide image"
+        return "not a DICOM slide: it lacks the DICOM file header, or is not a whole-slide image"
     if suffix in (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif"):
         return f"damaged, or not a slide: it is named {suffix} but does not begin as such a file does"
     return "not a slide or picture of any format known here"

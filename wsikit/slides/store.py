@@ -1,28 +1,34 @@
-"""A slide store read as a slide: one Zarr group with the pixels, the tissue label and the patch tables.
+"""A slide store as a slide: one Zarr group with the pixels, the tissue label and the patch tables.
 
-Image coordinates as in every slide: level-0 px. Tiles are read by position from the shards, without zarr.
+Positions are level-0 px, as for every slide. Tiles are read by byte range from the shards, without zarr.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
-from wsikit.slides.source_levels import SourceLevels
-from wsikit.slides.store_levels import Levels, StoreLevels
-from wsikit.slides.tile_cache import assemble
+from wsikit.slides.html import slide_html
+from wsikit.slides.source_levels import open_source, tiles_of
+from wsikit.slides.store_levels import StoreLevels
+from wsikit.slides.tile_reader import TileReader
+from wsikit.store import format2_names
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import place, reaching, zarr_store
-from wsikit.store.table import PatchTable
+from wsikit.store.table import STORE_FORMAT, PatchTable
 
-STORE_FORMAT = 2
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+READABLE_FORMATS = (format2_names.FORMAT, STORE_FORMAT)
 
 TISSUE, UNREADABLE = 1, 2
 """Values of labels/tissue; 0 is glass."""
@@ -31,7 +37,7 @@ _COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard"}
 
 
 class SlideStore(BaseSlide):
-    """A store made by `wsikit tile`: a slide, and what was found out about it.
+    """A store written by `wsikit tile`: a slide with its tissue label, patch tables and results.
 
     Parameters
     ----------
@@ -41,9 +47,9 @@ class SlideStore(BaseSlide):
     Raises
     ------
     StoreError
-        If there is no complete store of ours at `path`.
+        There is no complete store of wsikit at `path`, or its format is not supported.
     UnreachableError
-        If the place that a URL names does not answer.
+        The server of a URL does not answer.
     """
 
     reader = "store"
@@ -52,14 +58,16 @@ class SlideStore(BaseSlide):
         self.folder = place(path)
         self.record = self.read_record(self.folder)
         self.holds_pixels: bool = self.record["pixels"] == "stored"
-        """False: pixels are read from the slide that the store was made from."""
+        """False if pixels are read from the slide that the store was made from."""
         downsamples = [(float(x), float(y)) for x, y in self.record["downsamples"]]
-        self._levels: Levels
+        self._source: BaseSlide | None = None
+        self._levels: TileReader
         if self.holds_pixels:
             self._levels = self._stored = StoreLevels(self.folder, len(downsamples))
         else:
-            self._levels = found = SourceLevels(self.folder, self.record)
-            downsamples = found.downsamples
+            self._source = open_source(self.folder, self.record)
+            self._levels = tiles_of(self._source)
+            downsamples = list(self._source.level_downsamples)
         source = self.record["source"]
         kept = self.record["mpp"]
         width, height = self.record["dimensions"]
@@ -70,12 +78,12 @@ class SlideStore(BaseSlide):
                 vendor=source["vendor"],
                 kind="store",
                 dimensions=(int(width), int(height)),
-                level_dimensions=tuple(self._levels.dimensions),
+                level_dimensions=self._levels.level_dimensions,
                 level_downsamples=tuple(downsamples),
                 mpp=(float(kept[0]), float(kept[1])) if kept else None,
                 mpp_source=self.record["mpp_source"],
                 magnification=self.record["magnification"],
-                tile_px=self._levels.tile_px[0],
+                tile_px=self._levels.tile_px(0),
                 compression=_COMPRESSIONS[self._stored.formats[0].codec]
                 if self.holds_pixels
                 else source["compression"],
@@ -89,7 +97,7 @@ class SlideStore(BaseSlide):
 
     @staticmethod
     def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
-        """`attributes.wsikit` of a committed store; StoreError with the next step otherwise."""
+        """`attributes.wsikit` of a complete store of a readable format; StoreError otherwise."""
         path = place(folder) / "zarr.json"
         try:
             attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
@@ -106,9 +114,10 @@ class SlideStore(BaseSlide):
         if "wsikit" not in attributes or "downsamples" not in attributes["wsikit"]:
             raise StoreError(f"{folder}: a Zarr group that wsikit did not write. Give the slide it was made from.")
         found = attributes["wsikit"]["format"]
-        if found != STORE_FORMAT:
+        if found not in READABLE_FORMATS:
             what_to_do = "Update wsikit." if found > STORE_FORMAT else "Tile the slide again."
-            raise StoreError(f"{folder}: store format {found}, this version reads {STORE_FORMAT}. {what_to_do}")
+            read = " and ".join(map(str, READABLE_FORMATS))
+            raise StoreError(f"{folder}: store format {found}, this version reads {read}. {what_to_do}")
         return dict(attributes["wsikit"])
 
     @property
@@ -117,29 +126,31 @@ class SlideStore(BaseSlide):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what the pixels were made from and how; what is derived from them depends on it."""
+        """Digest of the source and the parameters of the pixels; everything derived from the pixels depends on it."""
         return str(self.record["receipt"]["digest"])
 
     @property
     def unreadable_tiles(self) -> list[list[tuple[int, int]]]:
         """Per level, the tiles (column, row) whose pixels could not be read from the source."""
-        return [sorted(tiles) for tiles in self._levels.unreadable]
+        if not self.holds_pixels:
+            return [[] for _ in self.level_dimensions]
+        return [sorted(tiles) for tiles in self._stored.unreadable]
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""
-        return self._levels.tile_px[level]
+        return self._levels.tile_px(level)
 
     def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> npt.NDArray[np.uint8]:
-        """One whole tile, uint8 (h, w, 3), not to be written to; ReadError where it is not to be had."""
+        """One complete tile, uint8 (h, w, 3), read-only; ReadError where it cannot be read."""
         return self._levels.tile(level, column, row, keep=keep)
 
     def level_format(self, level: int) -> LevelFormat:
-        """How a level lies in the store; StoreError if the store holds no pixels."""
+        """Format of a level in the store; StoreError if the store holds no pixels."""
         self._check_holds_pixels()
         return self._stored.formats[level]
 
     def chunk(self, level: int, col: int, row: int) -> bytes | None:
-        """The bytes of one tile as they are stored; None where there are none (the fill value).
+        """The bytes of one tile as they are stored; None if it is not stored (fill value).
 
         Raises
         ------
@@ -152,7 +163,7 @@ class SlideStore(BaseSlide):
         return self._stored.encoded(level, col, row)
 
     def level_record(self, level: int) -> dict[str, Any]:
-        """What a level's metadata say of its pixels: fidelity, lossless, missing_tiles, …; nothing without pixels."""
+        """Attributes of a level's pixels: fidelity, lossless, missing_tiles, …; empty without pixels."""
         if not self.holds_pixels:
             return {}
         text = (self.folder / str(level) / "zarr.json").read_text(encoding="utf-8")
@@ -167,36 +178,44 @@ class SlideStore(BaseSlide):
         )
 
     def patches(self, grid: str | None = None) -> PatchTable:
-        """The patch table of `grid`; without a name, of the only grid there is."""
+        """The patch table of `grid`; without a name, of the only grid.
+
+        Raises
+        ------
+        StoreError
+            There is no such grid, or there are several and none is named.
+        """
         names = self.grids()
         if grid is None and len(names) == 1:
-            return PatchTable(self.folder / "patches" / names[0])
+            grid = names[0]
         if grid in names:
-            return PatchTable(self.folder / "patches" / grid)
+            return PatchTable(self.folder / "patches" / grid, store_format=int(self.record["format"]))
         if not names:
             raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
         raise StoreError(
-            f"{self.folder}: patch grid {grid!r} asked for; there are {', '.join(names)}. Name one of them."
+            f"{self.folder}: patch grid {grid!r} requested; there are {', '.join(names)}. Name one of them."
         )
 
     def tissue(self) -> tuple[npt.NDArray[np.bool_], tuple[float, float]]:
         """Tissue mask, bool (h, w), and its downsample along x and y (level-0 px per mask px)."""
         downsample = self.tissue_record()["downsample"]
-        return self._tissue_label() == TISSUE, (float(downsample[0]), float(downsample[1]))
+        mask: npt.NDArray[np.bool_] = self._tissue_label() == TISSUE
+        return mask, (float(downsample[0]), float(downsample[1]))
 
     def unreadable_mask(self) -> npt.NDArray[np.bool_]:
         """Where the slide could not be read, bool (h, w), at the tissue mask's downsample."""
-        return self._tissue_label() == UNREADABLE
+        mask: npt.NDArray[np.bool_] = self._tissue_label() == UNREADABLE
+        return mask
 
     def tissue_record(self) -> dict[str, Any]:
-        """What was found with the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
+        """Record of the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
         path = self.folder / "labels" / "tissue" / "zarr.json"
         if not path.is_file():
             raise StoreError(f"{self.folder}: no tissue label yet. Run wsikit tile again to add it.")
         return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["wsikit"])
 
     def findings(self) -> dict[str, str]:
-        """What is in the store beside pixels, in words: tissue, patch tables with their columns, votes."""
+        """Contents of the store besides pixels, for display: tissue, patch tables with their columns, votes."""
         found: dict[str, str] = {}
         if (self.folder / "labels" / "tissue").is_dir():
             record = self.tissue_record()
@@ -206,27 +225,60 @@ class SlideStore(BaseSlide):
             found[f"patches {name}"] = f"{len(table)} rows: {', '.join(table.columns())}"
             for method, vote in table.votes().items():
                 label = vote["label"]
-                said = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
-                found[f"vote ({method})"] = said
+                words = f"abstained, {vote['reason']}" if label is None else vote["classes"][label]
+                found[f"vote ({method})"] = words
         return found
 
-    def _repr_html_(self) -> str:
-        from wsikit.slides.html import slide_html
+    def show(self, *, grid: str | None = None, column: str | None = None, method: str = "mean") -> Figure:
+        """The slide with the subtype map over it, or with a column as a heat map: a figure that Jupyter displays.
 
+        Axes are in mm. A store without predictions shows the slide alone. See `wsikit.results.display.show`.
+
+        Parameters
+        ----------
+        grid
+            Name of the patch grid, where several have predictions.
+        column
+            Quantity to draw in place of the classes, such as "ood_score" or "caption_facts:nuclei_per_mm2".
+        method
+            Vote that is stated in the title.
+        """
+        figure: Figure = _display().show(self, grid=grid, column=column, method=method)
+        return figure
+
+    def gallery(self, n: int = 12, by: str | None = None, *, grid: str | None = None, lowest: bool = False) -> Figure:
+        """`n` patches with their captions: a figure that Jupyter displays.
+
+        See `wsikit.results.display.gallery`.
+
+        Parameters
+        ----------
+        by
+            Quantity whose highest (or `lowest`) values are shown, such as "probability:PD"; None: patches evenly
+            spaced over the table.
+        grid
+            Name of the patch grid, where the store has several.
+        """
+        figure: Figure = _display().gallery(self, n, by, grid=grid, lowest=lowest)
+        return figure
+
+    def _repr_html_(self) -> str:
         return slide_html(self, self.findings())
 
     def close(self) -> None:
-        self._levels.close()
+        """Release file handles. Closing twice is not an error."""
+        if self._source is not None:
+            self._source.close()
+        else:
+            self._stored.close()
 
-    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-        tile_px = self._levels.tile_px[level]
-        return assemble(
-            (x, y, width, height), tile_px, lambda col, row, keep: self._levels.tile(level, col, row, keep=keep)
-        )
+    def read_box(self, level: int, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+        """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), white outside the level."""
+        return self._levels.read_box(level, box)
 
     def _read_associated(self, name: str) -> npt.NDArray[np.uint8]:
         with contextlib.closing(StoreLevels(self.folder / "associated" / name, 1)) as levels:
-            return levels.read(0, (0, 0, *levels.dimensions[0]))
+            return levels.read_box(0, (0, 0, *levels.level_dimensions[0]))
 
     def _associated_names(self) -> tuple[str, ...]:
         return tuple(sorted(path.parent.name for path in (self.folder / "associated").glob("*/zarr.json")))
@@ -256,6 +308,15 @@ class SlideStore(BaseSlide):
         if not path.is_file():
             return {}
         return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["vendor"])
+
+
+def _display() -> Any:
+    """The module `wsikit.results.display`.
+
+    It lies above this package. It is the one exception to the order of imports, and is imported only when a figure is
+    requested.
+    """
+    return importlib.import_module("wsikit.results.display")
 
 
 StoreLike = SlideStore | str | os.PathLike[str]

@@ -1,7 +1,4 @@
-"""Regions put together from decoded tiles, each decoded once and kept a while. Frame: pixels of one level.
-
-One large box is a mosaic of tiles; many boxes of patches are pasted tile by tile, straight to where they belong.
-"""
+"""A bounded cache of decoded tiles, and many boxes copied from them tile by tile. Frame: pixels of one level."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from wsikit.errors import ReadError
 Tile = npt.NDArray[np.uint8]
 
 CACHE_BYTES = 64 * 2**20
-"""Holds a row of 256-px tiles of tissue 85,000 px wide: a raster pass decodes each tile once."""
+"""Holds a row of 256-px tiles across 85,000 px of tissue, so that a row-major pass decodes each tile once."""
 
 OUTSIDE = 255
 """White, as glass is."""
@@ -28,7 +25,7 @@ OUTSIDE = 255
 
 @runtime_checkable
 class DecodedTiles(Protocol):
-    """A slide that hands out its tiles one by one. Safe to use from several threads."""
+    """A slide that gives access to its decoded tiles. Safe to use from several threads."""
 
     @property
     def level_dimensions(self) -> tuple[tuple[int, int], ...]:
@@ -38,10 +35,10 @@ class DecodedTiles(Protocol):
         """Width and height of the tiles of `level`, px."""
 
     def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> Tile:
-        """One whole tile, uint8 (h, w, 3), not to be written to; ReadError if it cannot be decoded.
+        """One whole tile, uint8 (h, w, 3), read-only; ReadError if it cannot be decoded.
 
-        Two threads that ask for the same tile at once have it decoded once. `keep` is False where nobody will ask for
-        it again: it then leaves the cache, or never enters it.
+        If two threads request the same tile at once, it is decoded once. With `keep` False, the tile will not be
+        needed again: it leaves the cache, or never enters it.
         """
 
 
@@ -70,10 +67,15 @@ class TileCache:
                 self._bytes -= oldest.nbytes
 
     def get_or_make(self, key: Hashable, make: Callable[[], Tile], *, keep: bool = True) -> Tile:
-        """The tile of `key`; made where it is not known, by one thread while the others that want it wait.
+        """The tile of `key`, read-only. A missing tile is made by one thread, and the others that need it wait.
 
-        It is forgotten if it is not to be kept: fresh memory costs as much as decoding does.
-        Where `make` fails its error is raised, and each that waited tries for itself.
+        Parameters
+        ----------
+        make
+            Decodes the tile. If it raises, this call raises the same error; each waiting thread then tries itself.
+        keep
+            False if the tile will not be needed again: it leaves the cache, or never enters it. New memory costs as
+            much time as decoding, so space in the cache is valuable.
         """
         while True:
             with self._lock:
@@ -87,17 +89,19 @@ class TileCache:
                 if other is None:
                     mine = self._being_made[key] = _BeingMade()
                     break
-            with other.lock:  # held until it is made
+            with other.lock:  # held until the tile is made
                 tile = other.tile
             if tile is not None:
                 if keep:
                     self.put(key, tile)
                 return tile
         try:
-            mine.tile = make()
+            tile = make()
+            tile.flags.writeable = False  # all readers share it
+            mine.tile = tile
             if keep:
-                self.put(key, mine.tile)
-            return mine.tile
+                self.put(key, tile)
+            return tile
         finally:
             with self._lock:
                 del self._being_made[key]
@@ -110,24 +114,8 @@ class TileCache:
         return tile
 
 
-class SlideTiles:
-    """The decoded tiles of one slide, in a cache that all slides of the process share: memory is bounded for them all.
-
-    Of a slide that is closed they go as others come; nobody can ask for them any more.
-    """
-
-    _shared = TileCache()
-
-    def __init__(self) -> None:
-        self._owner = object()
-
-    def get_or_make(self, key: Hashable, make: Callable[[], Tile], *, keep: bool = True) -> Tile:
-        """See `TileCache.get_or_make`; `key` is of this slide."""
-        return self._shared.get_or_make((self._owner, key), make, keep=keep)
-
-
 class _BeingMade:
-    """A tile that one thread is decoding; the lock is its own until then."""
+    """A tile that one thread is decoding. The thread holds the lock until the tile is there."""
 
     __slots__ = ("lock", "tile")
 
@@ -138,14 +126,14 @@ class _BeingMade:
 
 
 class DecodePool:
-    """Threads among which a piece of work is shared out. A crew of one is the caller, without a thread of its own."""
+    """Threads that share a piece of work. With one thread, the caller does the work itself."""
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="wsikit-tiles") if threads > 1 else None
 
     def share(self, work: Callable[[slice], None]) -> None:
-        """Call `work` with each thread's share of some sequence, as a slice; the first error comes up at the end."""
+        """Call `work` once per thread, with a slice that selects its share of a sequence. The first error is raised."""
         if self._pool is None:
             work(slice(None))
         else:
@@ -159,39 +147,9 @@ class DecodePool:
             self._pool.shutdown()
 
 
-def assemble(
-    box: tuple[int, int, int, int], tile_px: tuple[int, int], decode: Callable[[int, int, bool], Tile]
-) -> npt.NDArray[np.uint8]:
-    """Pixels of `box`, uint8 (height, width, 3), from the tiles that it touches.
-
-    Parameters
-    ----------
-    box
-        (x, y, width, height), px of the level, inside the level.
-    tile_px
-        Width and height of a tile, px.
-    decode
-        Gives the tile at (column, row), uint8 (h, w, 3); an edge tile may be short. Told also whether to keep it: what
-        lies beside this box may need a tile that the box holds a part of, not one that it holds whole.
-    """
-    x, y, width, height = box
-    tile_w, tile_h = tile_px
-    region = np.empty((height, width, 3), dtype=np.uint8)
-    for row in range(y // tile_h, (y + height - 1) // tile_h + 1):
-        top, bottom = max(y, row * tile_h), min(y + height, (row + 1) * tile_h)
-        for col in range(x // tile_w, (x + width - 1) // tile_w + 1):
-            left, right = max(x, col * tile_w), min(x + width, (col + 1) * tile_w)
-            whole = (right - left, bottom - top) == tile_px
-            tile = decode(col, row, not whole)
-            region[top - y : bottom - y, left - x : right - x] = tile[
-                top - row * tile_h : bottom - row * tile_h, left - col * tile_w : right - col * tile_w
-            ]
-    return region
-
-
 @dataclass(frozen=True, slots=True)
 class PastePlan:
-    """Which tiles N boxes need, and which piece of each tile goes where. Tiles and pieces are sorted row by row."""
+    """Which tiles N boxes need, and where each piece of a tile is copied to. Tiles and pieces are in row order."""
 
     tiles: npt.NDArray[np.int64]
     """(T, 2): column and row of each tile that a box touches."""
@@ -199,19 +157,30 @@ class PastePlan:
     """(T + 1,): the pieces of tile t are those from first_piece[t] to first_piece[t + 1]."""
     pieces: npt.NDArray[np.int64]
     """(P, 7): index of the box; left, top in the box; width, height; left, top in the tile. All px."""
-    reaching_out: npt.NDArray[np.int64]
-    """Indexes of the boxes that reach out of the level."""
+    beyond: npt.NDArray[np.int64]
+    """Indexes of the boxes that are partly or wholly outside the level."""
     keep: npt.NDArray[np.bool_]
-    """(T,): whether other boxes of a row-major pass may need the tile too."""
+    """(T,): whether later boxes of a row-major pass may need the tile too."""
 
 
 def plan_paste(
     boxes: npt.NDArray[np.int64], level_px: tuple[int, int], tile_px: tuple[int, int], *, in_order: bool
 ) -> PastePlan:
-    """Plan how `boxes`, (N, 4) of x, y, width, height in px of a level, are put together from its tiles.
+    """Plan how `boxes`, (N, 4) of x, y, width, height in px of a level, are copied from its tiles.
 
-    `in_order`: they are part of a row-major pass that one reader makes alone, so that no tile above them is needed
-    again. Otherwise the tiles above may be wanted too, by another who reads there at the same time.
+    Parameters
+    ----------
+    level_px, tile_px
+        Width and height of the level and of its tiles, px.
+    in_order
+        The boxes are part of a row-major pass over the level, and nothing else reads it at the same time: no tile
+        above them is needed again. If False, tiles above may also be needed by a concurrent reader.
+
+    >>> plan = plan_paste(np.array([[0, 0, 100, 50]]), (1000, 700), (64, 64), in_order=True)
+    >>> plan.tiles.tolist()
+    [[0, 0], [1, 0]]
+    >>> plan.pieces.tolist()  # box, left, top in the box, width, height, left, top in the tile
+    [[0, 0, 0, 64, 50, 0, 0], [0, 64, 0, 36, 50, 0, 0]]
     """
     tile = np.asarray(tile_px)
     start = np.maximum(boxes[:, :2], 0)
@@ -237,7 +206,7 @@ def plan_paste(
         tiles=tiles,
         first_piece=np.r_[new, len(box)],
         pieces=pieces,
-        reaching_out=np.flatnonzero((start != boxes[:, :2]).any(1) | (stop != boxes[:, :2] + boxes[:, 2:]).any(1)),
+        beyond=np.flatnonzero((start != boxes[:, :2]).any(1) | (stop != boxes[:, :2] + boxes[:, 2:]).any(1)),
         keep=keep,
     )
 
@@ -247,31 +216,31 @@ def paste_boxes(
     level: int,
     boxes: npt.NDArray[np.int64],
     out: npt.NDArray[np.uint8],
-    crew: DecodePool,
+    pool: DecodePool,
     *,
     in_order: bool = False,
 ) -> npt.NDArray[np.bool_]:
-    """Read `boxes` of `level` into `out`, decoding each tile that they touch once, and no other.
+    """Read `boxes` of `level` into `out`. Each tile that they overlap is decoded once; no other tile is decoded.
 
     Parameters
     ----------
     boxes
-        (N, 4): x, y, width, height in px of `level`. They may reach outside of it, where a slide is white.
+        (N, 4): x, y, width, height in px of `level`. Parts outside the level are white.
     out
         uint8 (N, H, W, 3): box i is written to out[i, :height, :width].
-    crew
-        Who decodes: the tiles are shared out among its threads.
+    pool
+        Its threads share the tiles to decode.
     in_order
         As for `plan_paste`.
 
     Returns
     -------
     bool (N,)
-        False where a tile of the box could not be decoded: the others are whole.
+        False for a box with a tile that could not be decoded; all other boxes are complete.
     """
     plan = plan_paste(boxes, slide.level_dimensions[level], slide.tile_px(level), in_order=in_order)
     readable = np.ones(len(boxes), dtype=bool)
-    for index in plan.reaching_out.tolist():
+    for index in plan.beyond.tolist():
         out[index] = OUTSIDE
 
     def paste(share: slice) -> None:
@@ -284,12 +253,12 @@ def paste_boxes(
             for index, left, top, width, height, x, y in pieces:
                 out[index, top : top + height, left : left + width] = tile[y : y + height, x : x + width]
 
-    crew.share(paste)
+    pool.share(paste)
     return readable
 
 
 def _tiles_of(plan: PastePlan, share: slice) -> Iterator[tuple[int, int, bool, list[list[int]]]]:
-    """Column, row, keep and pieces of each tile of a share of the plan."""
+    """Column, row, keep flag and pieces of each tile in a share of the plan."""
     tiles, keep = plan.tiles[share].tolist(), plan.keep[share].tolist()
     starts, stops = plan.first_piece[:-1][share].tolist(), plan.first_piece[1:][share].tolist()
     for (column, row), kept, start, stop in zip(tiles, keep, starts, stops, strict=True):

@@ -1,27 +1,48 @@
-"""What readers share that decode a file's own tiles themselves. Places are px of the level read.
+"""Boxes of pixels from tiles: one reader for tiled files and for slide stores. Frame: pixels of one level.
 
-Bytes come by positioned reads and no lock is held while reading or decoding, so threads run side by side. Decoded
-tiles are kept in a bounded cache.
+`read_box` copies from decoded tiles; each tile is decoded once and kept in a cache that all slides share. A subclass
+fetches and decodes one tile. No lock is held while bytes are read or decoded, so threads work in parallel.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from functools import partial
+
+import numpy as np
 
 from wsikit.errors import ReadError, RequestError
-from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo
-from wsikit.slides.tile_cache import SlideTiles, assemble
+from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels, Size, SlideInfo
+from wsikit.slides.tile_cache import TileCache
 
 
-class TileDecoding(BaseSlide):
-    """A slide some of whose levels are decoded tile by tile. A subclass says how, and where the tiles' bytes lie."""
+class TileReader(ABC):
+    """Levels of pixels that are stored as tiles.
 
-    _tiles: SlideTiles
+    A subclass implements `path`, `level_dimensions`, `tile_px` and `_decode_tile`. It is a slide (`TiledFileSlide`)
+    or the levels of a store.
+    """
+
+    _cache = TileCache()
+    """Shared by all slides of the process, so that memory is bounded for all of them together."""
+
+    def __init__(self) -> None:
+        self._forget_tiles()
+
+    @property
+    @abstractmethod
+    def path(self) -> str:
+        """Of the slide, for error messages."""
+
+    @property
+    @abstractmethod
+    def level_dimensions(self) -> tuple[Size, ...]:
+        """Width and height of each level, px, finest first."""
 
     @abstractmethod
-    def tile_px(self, level: int) -> tuple[int, int]:
+    def tile_px(self, level: int) -> Size:
         """Width and height of the tiles of `level`, px."""
 
     @abstractmethod
@@ -29,24 +50,52 @@ class TileDecoding(BaseSlide):
         """One whole tile, uint8 (tile height, tile width, 3), or ReadError."""
 
     def tile(self, level: int, column: int, row: int, *, keep: bool = True) -> Pixels:
-        """One whole tile, uint8 (tile height, tile width, 3); shared, so not to be written to. Edge tiles may be short.
+        """One whole tile, uint8 (tile height, tile width, 3), read-only because it is shared.
 
-        Two threads that ask for the same tile have it decoded once. `keep` is False where nobody will ask again.
+        If two threads request the same tile, it is decoded once. With `keep` False, the tile will not be needed again
+        and does not stay in the cache.
+
+        Raises
+        ------
+        ReadError
+            The tile cannot be read or decoded.
         """
-        return self._tiles.get_or_make((level, column, row), lambda: self._read_only(level, column, row), keep=keep)
+        decode = partial(self._decode_tile, level, column, row)
+        return self._cache.get_or_make((self._owner, level, column, row), decode, keep=keep)
 
-    def _read_only(self, level: int, column: int, row: int) -> Pixels:
-        tile = self._decode_tile(level, column, row)
-        tile.flags.writeable = False
-        return tile
+    def read_box(self, level: int, box: tuple[int, int, int, int]) -> Pixels:
+        """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), or ReadError.
 
-    def _read_tiles(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        return assemble(
-            (x, y, width, height), self.tile_px(level), lambda col, row, keep: self.tile(level, col, row, keep=keep)
-        )
+        Outside the level the pixels are white.
+        """
+        x, y, width, height = box
+        level_width, level_height = self.level_dimensions[level]
+        tile_width, tile_height = self.tile_px(level)
+        left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, level_width), min(y + height, level_height)
+        inside = (right - left, bottom - top) == (width, height)
+        pixels = np.empty((height, width, 3), np.uint8) if inside else np.full((height, width, 3), WHITE, np.uint8)
+        if right <= left or bottom <= top:
+            return pixels
+        for row in range(top // tile_height, (bottom - 1) // tile_height + 1):
+            upper, lower = max(top, row * tile_height), min(bottom, (row + 1) * tile_height)
+            for column in range(left // tile_width, (right - 1) // tile_width + 1):
+                first, last = max(left, column * tile_width), min(right, (column + 1) * tile_width)
+                # a neighbouring box may need a tile that is only partly in this one
+                keep = (last - first, lower - upper) != (tile_width, tile_height)
+                decode = partial(self._decode_tile, level, column, row)
+                tile = self._cache.get_or_make((self._owner, level, column, row), decode, keep=keep)
+                pixels[upper - y : lower - y, first - x : last - x] = tile[
+                    upper - row * tile_height : lower - row * tile_height,
+                    first - column * tile_width : last - column * tile_width,
+                ]
+        return pixels
+
+    def _forget_tiles(self) -> None:
+        """Cached tiles are no longer used. They leave the cache as other tiles enter it."""
+        self._owner = object()
 
     def _bytes(self, file: PositionedFile, level: int, column: int, row: int, offset: int, count: int) -> bytes:
-        """Bytes of a file that belong to a tile; ReadError if the file ends before they do."""
+        """The bytes of a tile; ReadError if the file ends before the tile does."""
         try:
             found = file.read(offset, count)
         except OSError as error:
@@ -57,7 +106,7 @@ class TileDecoding(BaseSlide):
         return found
 
     def _read_error(self, level: int, column: int, row: int, reason: str) -> ReadError:
-        """The error for a tile, naming the place that it covers."""
+        """The error for a tile, with the place that it covers."""
         level_width, level_height = self.level_dimensions[level]
         tile_width, tile_height = self.tile_px(level)
         x, y = column * tile_width, row * tile_height
@@ -65,13 +114,15 @@ class TileDecoding(BaseSlide):
         return ReadError(self.path, level, (x, y, width, height), reason)
 
 
-class TiledFileSlide(TileDecoding):
-    """A slide in one file, all of whose levels are decoded tile by tile."""
+class TiledFileSlide(BaseSlide, TileReader):
+    """A slide in one file, all of whose levels consist of tiles that wsikit decodes itself."""
+
+    read_box = TileReader.read_box
 
     def __init__(self, info: SlideInfo, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        super().__init__(info, mpp=mpp, mpp_source=mpp_source)
+        BaseSlide.__init__(self, info, mpp=mpp, mpp_source=mpp_source)
+        TileReader.__init__(self)
         self._file = PositionedFile(info.path)
-        self._tiles = SlideTiles()
         try:
             self._check_readable()
         except BaseException:
@@ -80,14 +131,11 @@ class TiledFileSlide(TileDecoding):
 
     def close(self) -> None:
         self._file.close()
-        self._tiles = SlideTiles()
-
-    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        return self._read_tiles(level, x, y, width, height)
+        self._forget_tiles()
 
 
 class PositionedFile:
-    """Reads at a byte offset, from any thread at once where the system can (pread), else one after the other."""
+    """Reads at a byte offset: in parallel from any thread where the system has `pread`, otherwise one at a time."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -95,7 +143,7 @@ class PositionedFile:
         self._lock = None if hasattr(os, "pread") else threading.Lock()
 
     def read(self, offset: int, count: int) -> bytes:
-        """Up to `count` bytes; fewer where the file ends. RequestError if it is closed."""
+        """Up to `count` bytes; fewer at the end of the file. RequestError if it is closed."""
         if self._file.closed:
             raise RequestError(f"{self._path}: the slide is closed; open it again")
         if self._lock is None:
@@ -105,7 +153,7 @@ class PositionedFile:
             return self._file.read(count) or b""
 
     def size(self) -> int:
-        """Of the file now, bytes."""
+        """Size of the file now, bytes."""
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
@@ -113,5 +161,5 @@ class PositionedFile:
 
 
 def in_words(error: Exception) -> str:
-    """What a decoder says is wrong, on one line."""
+    """A decoder's error message on one line."""
     return " ".join(str(error).split()) or type(error).__name__

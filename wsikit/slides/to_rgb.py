@@ -1,4 +1,4 @@
-"""From what files hold (grey, 16 bit, transparent, YCbCr) to uint8 RGB, by one rule for a whole slide."""
+"""Conversion of samples (grey, 16 bit, transparent, YCbCr) to uint8 RGB, by one rule for a whole slide."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ def to_rgb(samples: npt.NDArray[np.generic], *, white_level: int, inverted: bool
     Parameters
     ----------
     samples
-        As decoded.
+        Decoded samples.
     white_level
-        The sample value that becomes 255; 0 stays 0, and it is linear between. One number per slide, never per tile:
-        neighbours must match and intensities must compare.
+        Sample value that becomes 255; 0 stays 0, linear between. One number per slide, never per tile, so that
+        neighbouring tiles match and intensities are comparable.
     inverted
-        Grey of which 0 is white (TIFF MinIsWhite).
+        Grey with 0 as white (TIFF MinIsWhite).
 
-    Transparent pixels are laid over white.
+    Transparent pixels are blended with white.
+
+    >>> to_rgb(np.full((1, 1, 1), 4095, np.uint16), white_level=4095).tolist()
+    [[[255, 255, 255]]]
     """
     scaled = _to_8_bit(samples, white_level)
     channels = scaled.shape[2]
@@ -36,7 +39,11 @@ def to_rgb(samples: npt.NDArray[np.generic], *, white_level: int, inverted: bool
 
 
 def over_white(colour: Pixels, alpha: Pixels) -> Pixels:
-    """`colour` (h, w, 3) over white, by straight (not premultiplied) `alpha` (h, w). Opaque pixels stay as they are."""
+    """`colour` (h, w, 3) blended with white by straight (not premultiplied) `alpha` (h, w). Opaque px are unchanged.
+
+    >>> over_white(np.zeros((1, 1, 3), np.uint8), np.full((1, 1), 51, np.uint8)).tolist()
+    [[[204, 204, 204]]]
+    """
     if (alpha == 255).all():
         return np.ascontiguousarray(colour)
     share = alpha[..., None].astype(np.uint16)
@@ -44,11 +51,12 @@ def over_white(colour: Pixels, alpha: Pixels) -> Pixels:
 
 
 def ycbcr_to_rgb(pixels: Pixels) -> Pixels:
-    """Full-range BT.601, as JPEG has it: uint8 (h, w, 3) to uint8 (h, w, 3)."""
+    """Full-range BT.601, as used by JPEG: uint8 (h, w, 3) to uint8 (h, w, 3)."""
     luma, blue, red = (pixels[..., i].astype(np.float32) for i in range(3))
     blue, red = blue - 128, red - 128
     rgb = np.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=-1)
-    return np.rint(rgb).clip(0, 255).astype(np.uint8)
+    rounded: Pixels = np.rint(rgb).clip(0, 255).astype(np.uint8)
+    return rounded
 
 
 def _to_8_bit(samples: npt.NDArray[np.generic], white_level: int) -> Pixels:

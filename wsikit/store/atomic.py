@@ -1,7 +1,7 @@
-"""Files and zarr nodes that are there whole or not at all, on a local disk and at a URL.
+"""Atomic writes of files and zarr nodes, on a local disk and at a URL.
 
-On a disk they are written beside their place under another name, then renamed. An object store shows an object only
-once all of it has arrived: there they are written in one piece, and of a node its own metadata last.
+On a disk, content is written next to its target under a temporary name and then renamed. An object store shows an
+object only when it is complete: there each object is written in one piece, and a node's own metadata last.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from wsikit.store.paths import place, upload
 from wsikit.store.remote import RemotePath
 
 PARTIAL_SUFFIX = ".partial"
-"""Ending of a file still being written; zarr's local store uses the same. Safe to delete when no run is going."""
+"""Ending of a file that is being written; zarr's local store uses the same. May be deleted when no run is active."""
 
 _OUR_PARTIAL = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}$")
-"""With the random part of the name that we, and zarr's local store, give such files."""
+"""Such a name with its random part, as wsikit and zarr's local store create it."""
 
 SENDING = "wsikit-sending"
-"""Lies in a remote node while it is being sent, and after a send that was interrupted."""
+"""Object in a remote node while the node is being uploaded, and after an interrupted upload."""
 
 _PIECES_AT_ONCE = 1024
-"""The most that POSIX systems take in one call."""
+"""Maximum of POSIX systems in one call."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str] | RemotePath, *, sync: bool = True) -> Iterator[Path]:
-    """Yield a local path to write to; on success its content takes `path`'s place.
+    """Yield a local path to write to; on success its content replaces `path`.
 
-    On a disk it lies beside `path`, and is flushed before it is renamed; with `sync` False the caller flushes later
-    (`flush`), many files at once. What is meant for a URL is written to a temporary folder and then sent. On an
-    exception the temporary file is removed and `path` stays as it was. Missing folders are made.
+    On a disk, the temporary file lies next to `path` and is flushed before it is renamed; with `sync` False the caller
+    flushes later (`flush`), many files at once. Content for a URL is written to a temporary folder and then uploaded.
+    On an exception the temporary file is removed and `path` is unchanged. Missing folders are created.
     """
     target = place(path)
     if isinstance(target, RemotePath):
@@ -50,7 +50,7 @@ def atomic_write(path: str | os.PathLike[str] | RemotePath, *, sync: bool = True
             target.upload(local)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(target)
+    partial = _temporary_name(target)
     try:
         yield partial
         if sync:
@@ -62,7 +62,7 @@ def atomic_write(path: str | os.PathLike[str] | RemotePath, *, sync: bool = True
 
 
 def write_json(path: str | os.PathLike[str] | RemotePath, record: Any, *, sync: bool = True) -> None:
-    """Write `record` as readable JSON, atomically. NaN is refused: it is not JSON."""
+    """Write `record` as indented JSON, atomically. ValueError for NaN, which is not JSON."""
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path, text.encode("utf-8"), sync=sync)
 
@@ -80,7 +80,7 @@ def write_bytes(
 
 
 def write_pieces(path: str | os.PathLike[str] | RemotePath, pieces: Sequence[bytes], *, sync: bool = True) -> None:
-    """Write `pieces` one behind the other, atomically, without joining them in memory."""
+    """Write the concatenation of `pieces` atomically, without joining them in memory."""
     target = place(path)
     if isinstance(target, RemotePath):
         target.write_bytes(b"".join(pieces))
@@ -95,33 +95,33 @@ def write_pieces(path: str | os.PathLike[str] | RemotePath, pieces: Sequence[byt
 def _write_some(descriptor: int, pieces: Sequence[bytes]) -> None:
     """Write all of `pieces`; OSError where the disk is full."""
     written = os.writev(descriptor, pieces) if hasattr(os, "writev") else 0
-    if written < sum(map(len, pieces)):  # a system may take less than it was given, and says why at the next call
+    if written < sum(map(len, pieces)):  # a short write is allowed; the next call raises the error, if any
         rest = memoryview(b"".join(pieces))[written:]
         while rest:
             rest = rest[os.write(descriptor, rest) :]
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what interrupted writes left anywhere below `folder`. Only where no other run is at work on it."""
+    """Remove the temporary files of interrupted writes below `folder`. No other run may be writing there."""
     if isinstance(folder, RemotePath):
-        return  # nothing is written beside its place there
+        return  # remote writes leave no temporary files
     for left in sorted(folder.rglob(f"*{PARTIAL_SUFFIX}")):
         if not _OUR_PARTIAL.search(left.name):
-            continue  # somebody else's file that happens to end so
+            continue  # another program's file with the same ending
         if left.is_dir():
             shutil.rmtree(left)
         else:
-            left.unlink(missing_ok=True)  # it may have lain in a folder that is gone by now
+            left.unlink(missing_ok=True)  # its folder may have been removed just before
 
 
-def foreign_names(folder: Path) -> list[str]:
-    """What lies in a local folder, sorted, but for what interrupted writes of ours left; empty if there is none."""
+def names_in(folder: Path) -> list[str]:
+    """Names in a local folder, sorted, without the temporary files of interrupted writes; empty without a folder."""
     names = os.listdir(folder) if folder.is_dir() else []
     return sorted(name for name in names if not _OUR_PARTIAL.search(name))
 
 
 def flush(path: str | os.PathLike[str] | RemotePath) -> None:
-    """See to it that a file's content is on the disk. What lies at a URL is there once it is written."""
+    """Flush a file's content to the disk. Nothing to do at a URL."""
     if isinstance(path, RemotePath):
         return
     with open(path, "rb") as file:
@@ -130,9 +130,12 @@ def flush(path: str | os.PathLike[str] | RemotePath) -> None:
 
 @contextlib.contextmanager
 def new_node(folder: Path) -> Iterator[Path]:
-    """Yield a local path at which to make a zarr node; on success it takes the place of `folder`.
+    """Yield a local path at which to create a zarr node; on success the node replaces `folder`.
 
-    A node of ours that is there already is removed; something else is left alone and StoreError is raised.
+    Raises
+    ------
+    StoreError
+        `folder` exists and wsikit did not write it; it is left unchanged.
     """
     if isinstance(folder, RemotePath):
         with tempfile.TemporaryDirectory(prefix="wsikit-") as parent:
@@ -140,7 +143,7 @@ def new_node(folder: Path) -> Iterator[Path]:
             yield partial
             replace_folder(partial, folder)
         return
-    partial = _beside(folder, hidden=True)
+    partial = _temporary_name(folder, hidden=True)
     try:
         yield partial
         replace_folder(partial, folder)
@@ -150,23 +153,26 @@ def new_node(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(partial: Path, folder: Path) -> None:
-    """Put the zarr node `partial`, a local folder, in the place of `folder`, which may be remote.
+    """Replace `folder`, which may be remote, by the zarr node `partial`, a local folder.
 
-    A node of ours that is there already is removed; something else is left alone and StoreError is raised.
+    Raises
+    ------
+    StoreError
+        `folder` exists and wsikit did not write it; it is left unchanged.
     """
     there = folder.exists()
     if there and not _is_ours(folder):
         shutil.rmtree(partial)
-        raise StoreError(f"{folder}: something that wsikit did not write is in the way. Move it away and run again.")
+        raise StoreError(f"{folder}: exists, but wsikit did not write it. Move it to another place and run again.")
     if isinstance(folder, RemotePath):
         if there or len(list(partial.rglob("*"))) > 1:
             _send(partial, folder)
         else:
-            upload(partial, folder)  # nothing but metadata: it is there whole at once
+            upload(partial, folder)  # metadata only: a single object, which is atomic
             shutil.rmtree(partial)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    old = _beside(folder, hidden=True)
+    old = _temporary_name(folder, hidden=True)
     with contextlib.suppress(FileNotFoundError):
         folder.rename(old)
     partial.rename(folder)
@@ -175,13 +181,13 @@ def replace_folder(partial: Path, folder: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether we wrote the node at `folder`, or began to send it."""
+    """Whether wsikit wrote the node at `folder`, or began to upload it."""
     metadata = folder / "zarr.json"
     return (metadata.is_file() and '"wsikit"' in metadata.read_text(encoding="utf-8")) or (folder / SENDING).is_file()
 
 
 def _send(partial: Path, folder: RemotePath) -> None:
-    """Replace a remote node, which cannot be renamed: while it is under way it has a mark of ours and no metadata."""
+    """Replace a remote node, which cannot be renamed: during the upload it has a marker object and no metadata."""
     mark = folder / SENDING
     mark.write_bytes(b"")
     (folder / "zarr.json").unlink(missing_ok=True)
@@ -191,5 +197,5 @@ def _send(partial: Path, folder: RemotePath) -> None:
     shutil.rmtree(partial)
 
 
-def _beside(path: Path, *, hidden: bool = False) -> Path:
+def _temporary_name(path: Path, *, hidden: bool = False) -> Path:
     return path.with_name(f"{'.' if hidden else ''}{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")

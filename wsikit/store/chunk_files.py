@@ -1,4 +1,4 @@
-"""Chunks of an array without shards: a file each, named as Zarr v2 names it. Bytes only."""
+"""Chunks of an array without shards: one file per chunk, named as in Zarr v2. Encoded bytes; nothing is decoded."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 class ChunkFiles:
-    """Random access to the encoded chunks of one array. A chunk is addressed by (column, row)."""
+    """Random access to the encoded chunks of one array, by (column, row)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def chunk(self, col: int, row: int) -> bytes | None:
-        """The chunk's bytes, or None if it is not there."""
+        """The chunk's bytes, or None if it is not stored."""
         try:
             return (self.folder / "0" / str(row) / str(col)).read_bytes()
         except FileNotFoundError:

@@ -1,8 +1,7 @@
-"""The zarr codecs `imagecodecs_jpeg` and `imagecodecs_jpeg2k`: a chunk is one encoded picture. Named by this package's
-entry points in zarr.codecs.
+"""The zarr codecs `imagecodecs_jpeg` and `imagecodecs_jpeg2k`: a chunk is one encoded image. Registered by this
+package's entry points in zarr.codecs.
 
-Where imagecodecs brings the classes itself (2026.10 and later), they are those very classes, so that no environment
-sees two.
+Where imagecodecs provides the classes (2026.10 and later), they are used, so that each name has one implementation.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from wsikit.store.level_format import ZARR_CODECS
 
 @dataclass(frozen=True)
 class _Picture(ArrayBytesCodec):
-    """Decodes 8-bit pictures with 1 or 3 components. Arrays of it are read-only: their bytes are the scanner's."""
+    """Decoder of 8-bit images with 1 or 3 components. Its arrays are read-only: they hold the scanner's own bytes."""
 
     configuration: dict[str, Any] = field(default_factory=dict)
     name: ClassVar[str]
@@ -41,11 +40,11 @@ class _Picture(ArrayBytesCodec):
         return hash((self.name, tuple(sorted(self.configuration.items()))))
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        raise TypeError(f"{self.name}: the length of a stream is not known before it is encoded")
+        raise TypeError(f"{self.name}: the encoded length depends on the pixels")
 
     @abstractmethod
     def _decode(self, encoded: Any) -> npt.NDArray[np.uint8]:
-        """Pixels of one encoded picture, uint8 (h, w) or (h, w, 3)."""
+        """Pixels of one encoded image, uint8 (h, w) or (h, w, 3)."""
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         pixels = self._decode(chunk_bytes.as_numpy_array().view(np.uint8))
@@ -57,7 +56,7 @@ class _Picture(ArrayBytesCodec):
         return await asyncio.to_thread(self._decode_sync, chunk_bytes, chunk_spec)
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer | None:
-        raise TypeError(f"{self.name}: this array keeps encoded bytes and is read-only; write a new store instead")
+        raise TypeError(f"{self.name}: arrays of encoded source bytes are read-only; write a new store instead")
 
 
 class _Jpeg(_Picture):

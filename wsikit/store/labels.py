@@ -1,4 +1,4 @@
-"""Label images of a store: one NGFF 0.5 label under labels/<name>, there whole or not at all."""
+"""Label images of a store: an NGFF 0.5 label under labels/<name>, written atomically."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Label:
     names: Mapping[int, str]
     colors: Mapping[int, tuple[int, int, int]]
     record: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values kept beside it."""
+    """JSON values stored in its attributes."""
 
 
 def write_label(store: Path, label: Label, *, n_levels: int, mpp: tuple[float, float] | None, receipt: Receipt) -> None:
     """Write `label` into the store; one of the same name is replaced.
 
-    `n_levels` is the image's: NGFF's validators want as many of the label, here each half the one before. `mpp` is
-    level-0 µm/px.
+    `n_levels` is the number of levels of the image: NGFF requires as many of the label. Each has half the size of the
+    one before. `mpp` is level-0 µm/px.
     """
     folder = store / "labels" / label.name
     record = {**label.record, "downsample": list(label.downsample), "receipt": receipt.to_json()}
@@ -59,7 +59,7 @@ def write_label(store: Path, label: Label, *, n_levels: int, mpp: tuple[float, f
 
 
 def list_labels(store: Path) -> None:
-    """See to it that labels/zarr.json names the labels that are there: a run may have been killed before it did."""
+    """Update labels/zarr.json to the labels that exist: a run may have been killed before it was written."""
     path = store / "labels" / "zarr.json"
     names = sorted(found.parent.name for found in (store / "labels").glob("*/zarr.json") if found.parent.name[0] != ".")
     record = ngff.group({"ome": {"version": ngff.NGFF_VERSION, "labels": names}})

@@ -1,6 +1,6 @@
-"""How one image level lies in a store: its zarr metadata, and where each chunk is. Bytes only; nothing is decoded here.
+"""Format of one image level of a store: its zarr metadata, and the key of each chunk. Nothing is decoded here.
 
-The same knowledge serves writing and reading: zarr.json is made from a LevelFormat, and read back into one.
+Used for writing and for reading: zarr.json is made from a LevelFormat, and parsed into one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Codec = Literal["jpeg", "jpeg2k", "zstd"]
 
 ZARR_CODECS: Mapping[Codec, str] = {"jpeg": "imagecodecs_jpeg", "jpeg2k": "imagecodecs_jpeg2k", "zstd": "blosc"}
 """Codec of a chunk and its name in zarr.json. The first two are this package's entry points in zarr.codecs; Blosc with
-Zstandard is one of zarr's own, which every reader knows."""
+Zstandard is built into zarr and supported by every reader."""
 
 ZSTD_LEVEL = 5
 _BLOSC3 = {"typesize": 1, "cname": "zstd", "clevel": ZSTD_LEVEL, "shuffle": "noshuffle", "blocksize": 0}
@@ -25,7 +25,7 @@ _CRC: dict[str, Any] = {"name": "crc32c"}
 
 @dataclass(frozen=True)
 class LevelFormat:
-    """One level: uint8 (channels, height, width) in tiles, each a chunk."""
+    """One level: uint8 (channels, height, width), in tiles of one chunk each."""
 
     width: int
     height: int
@@ -35,9 +35,9 @@ class LevelFormat:
     channels: int = 3
     """3: R, G, B; 1: grey."""
     chunks_per_shard: int | None = 16
-    """Chunks along a shard's side; None: each chunk is a file of its own, and named as zarr v2 names it."""
+    """Chunks along a shard's side; None: one file per chunk, named as in Zarr v2."""
     fill: int = 255
-    """What a chunk that is not there reads as."""
+    """Value of the pixels of a chunk that is not stored."""
 
     @property
     def n_tiles(self) -> tuple[int, int]:
@@ -84,7 +84,7 @@ class LevelFormat:
         }
 
     def to_zarr2(self) -> dict[str, Any]:
-        """.zarray (Zarr v2) over the same chunk files, for readers of NGFF 0.4. Only without shards."""
+        """.zarray (Zarr v2) for the same chunk files, for readers of NGFF 0.4. ValueError with shards or JPEG."""
         if self.chunks_per_shard or self.codec != "zstd":
             raise ValueError("Zarr v2 has neither shards nor these codecs")
         return {
@@ -101,7 +101,7 @@ class LevelFormat:
 
     @classmethod
     def from_zarr(cls, record: Mapping[str, Any]) -> LevelFormat:
-        """Read zarr.json. KeyError, IndexError or ValueError if it is not that of an image level of ours."""
+        """Parse zarr.json. KeyError, IndexError or ValueError if it is not that of an image level of a store."""
         outer = record["codecs"][0]
         chunk = record["chunk_grid"]["configuration"]["chunk_shape"]
         codecs, side = record["codecs"], None
@@ -130,6 +130,6 @@ class LevelFormat:
     def _inner_codecs(self) -> list[dict[str, Any]]:
         if self.codec == "zstd":
             return [_BYTES, {"name": ZARR_CODECS["zstd"], "configuration": _BLOSC3}]
-        # an encoded picture holds y, x, c; the array is c, y, x as NGFF wants it
+        # an encoded image is (y, x, c), the array (c, y, x) as NGFF requires
         turn = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
         return [turn, {"name": ZARR_CODECS[self.codec]}]

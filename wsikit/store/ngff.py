@@ -1,4 +1,4 @@
-"""OME-Zarr (NGFF) 0.5 and zarr v3 metadata as plain JSON records. Knows nothing of files and pixels."""
+"""OME-Zarr (NGFF) 0.5 and Zarr v3 metadata as JSON values. No files, no pixels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def multiscale_image(
 ) -> dict[str, Any]:
     """attributes.ome of a pyramid (c, y, x) of 3 channels (RGB) or 1 (grey).
 
-    `downsamples` is (x, y) per level against the slide's own level 0, whose pixel size is `mpp` in µm.
+    `downsamples` is (x, y) per level, relative to the slide's level 0, whose pixel size is `mpp`, µm/px.
     """
     return {
         "version": NGFF_VERSION,
@@ -49,7 +49,7 @@ def multiscale_image(
 def multiscale_image_04(
     *, name: str, mpp: tuple[float, float] | None, downsamples: Sequence[tuple[float, float]], channels: int = 3
 ) -> dict[str, Any]:
-    """.zattrs of the same pyramid as NGFF 0.4 has it (Zarr v2): what QuPath and older readers open."""
+    """.zattrs of the same pyramid in NGFF 0.4 (Zarr v2), for QuPath and older readers."""
     multiscale = _multiscale(name, mpp, downsamples, kind="mean", channel_axis=True)
     return {
         "multiscales": [{"version": "0.4", **multiscale}],
@@ -132,7 +132,7 @@ def _multiscale(
             {"type": "scale", "scale": [*lead, pixel_y * ds_y, pixel_x * ds_x]},
         ]
         if (ds_x, ds_y) != (1.0, 1.0):
-            # the centre of a coarse pixel lies (ds - 1) / 2 fine pixels from the centre of the first fine one
+            # the centre of a coarse pixel is (ds - 1) / 2 fine pixels away from the centre of its first fine pixel
             shift = [pixel_y * (ds_y - 1) / 2, pixel_x * (ds_x - 1) / 2]
             zeros = [0.0] if channel_axis else []
             transformations.append({"type": "translation", "translation": [*zeros, *shift]})

@@ -1,6 +1,6 @@
-"""Where a store lies: a folder on a local disk (`pathlib.Path`) or a URL that fsspec knows (`RemotePath`).
+"""Paths of stores: a folder on a local disk (`pathlib.Path`), or a URL that fsspec supports (`RemotePath`).
 
-Local places stay plain paths; no network is touched unless a URL is given.
+Local paths stay plain paths; the network is used only for URLs.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ if TYPE_CHECKING:
 Place = Path | RemotePath
 
 _FAULTS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)
-"""Faults of data and of code, such as a damaged chunk: to be told as they are."""
+"""Errors in data and code, such as a damaged chunk: reported unchanged, not as an unreachable place."""
 _MARKER = "zarr.json"
 
 
 def place(text: str | os.PathLike[str] | RemotePath) -> Path:
-    """The place that `text` names: a RemotePath for `scheme://…`, else a `pathlib.Path`.
+    """The path that `text` names: a RemotePath for `scheme://…`, else a `pathlib.Path`.
 
-    The result is declared as a Path: a RemotePath has the same methods as far as stores need them.
+    The result is declared as a Path, since a RemotePath has the methods of a Path that stores use.
 
     Raises
     ------
     RequestError
-        fsspec does not know the scheme, or lacks the library for it; a chain of URLs (`a::b://`).
+        fsspec does not support the scheme, or its library is not installed; a chain of URLs (`a::b://`).
+
+    >>> place("slides/a.zarr").name, place("file:///data/a.zarr").parts[-1]
+    ('a.zarr', 'a.zarr')
     """
     if isinstance(text, RemotePath):
         return cast(Path, text)
@@ -51,25 +54,31 @@ def place(text: str | os.PathLike[str] | RemotePath) -> Path:
 
 
 def is_url(text: str | os.PathLike[str] | RemotePath) -> bool:
-    """Whether `text` names a remote place. Asks nobody."""
+    """Whether `text` is the URL of a remote place. No network access.
+
+    >>> is_url("memory://a.zarr"), is_url("a.zarr")
+    (True, False)
+    """
     return not is_local(place(text))
 
 
 def local_folder(text: str | os.PathLike[str] | RemotePath) -> Path:
-    """The local folder that `text` names, for what is not kept at URLs; RequestError otherwise."""
+    """The local folder that `text` names; RequestError for a URL, where only stores may be written."""
     found = place(text)
     if isinstance(found, RemotePath):
-        raise RequestError(f"{found}: results are written to a local folder; only slide stores may lie at a URL")
+        raise RequestError(
+            f"{found}: results are written to a local folder; only slide stores may be at a URL. Give a folder."
+        )
     return found
 
 
 def is_local(where: Place) -> bool:
-    """Whether a place lies on a disk, so that it can be opened, renamed and read by position."""
+    """Whether a path is on a local disk, so that it can be opened, renamed and read by position."""
     return isinstance(where, Path)
 
 
 def zarr_store(where: Place) -> Path | FsspecStore:
-    """What zarr opens at a place: the path itself, or a store over fsspec."""
+    """The store argument for zarr: the path itself, or a store over fsspec."""
     if isinstance(where, Path):
         return where
     from zarr.storage import FsspecStore
@@ -79,10 +88,10 @@ def zarr_store(where: Place) -> Path | FsspecStore:
 
 @contextlib.contextmanager
 def reaching(where: Place) -> Iterator[None]:
-    """Turn what a remote library raises when it gets no answer into UnreachableError, naming the place.
+    """Convert the errors of a remote library that gets no answer to UnreachableError, with the place in the message.
 
-    For zarr's reads and writes; a RemotePath's own methods do so themselves. Missing files and damaged data keep
-    their own errors; a local place keeps all of them.
+    For reads and writes by zarr; the methods of RemotePath do this themselves. Errors for missing files and damaged
+    data are not converted, and at a local path no error is.
     """
     if isinstance(where, Path):
         yield
@@ -94,7 +103,7 @@ def reaching(where: Place) -> Iterator[None]:
 def read_range(where: Place, offset: int, length: int) -> bytes:
     """`length` bytes from `offset`, fewer at the end of the file; a negative offset counts from the end.
 
-    One positioned read on a disk, one ranged request elsewhere. FileNotFoundError if nothing is there.
+    One positioned read on a disk, one ranged request elsewhere. FileNotFoundError if there is no such file.
     """
     if isinstance(where, RemotePath):
         return where.read_range(offset, length)
@@ -114,7 +123,7 @@ def bytes_below(where: Place) -> int:
 
 
 def remove_tree(where: Place) -> None:
-    """Remove a folder and all in it. Of a remote zarr node, the metadata go first: no half of it can be opened."""
+    """Remove a folder with its content; of a remote zarr node the metadata first, so that a part cannot be opened."""
     if isinstance(where, Path):
         shutil.rmtree(where)
         return
@@ -123,7 +132,7 @@ def remove_tree(where: Place) -> None:
 
 
 def upload(source: Path, target: RemotePath) -> None:
-    """Put a local file, or a zarr node with all in it, at a remote place; a node's own metadata last."""
+    """Upload a local file, or a zarr node with its content; a node's own metadata last."""
     if source.is_file():
         target.upload(source)
         return

@@ -1,7 +1,7 @@
-"""Files and folders at a URL that fsspec knows, with the methods of `pathlib.Path` that stores need.
+"""Files and folders at a URL that fsspec supports, with the methods of `pathlib.Path` that stores use.
 
-Remote places are taken for object stores: a folder is there as soon as something lies in it, and an object once all of
-it has arrived.
+Remote places are treated as object stores: a folder exists if it holds an object, and an object exists only after it
+was uploaded completely.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from wsikit.errors import RequestError, UnreachableError, WsikitError
 URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""What pathlib raises where nothing, or something of another kind, is: an answer, not a failure."""
+"""Errors of pathlib for a missing path or one of another kind: an answer of the file system, not a failure."""
 
 _ONE_PIECE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteStat:
-    """What is known of a remote file."""
+    """Properties of a remote file."""
 
     st_size: int
     """Bytes."""
 
 
 class RemotePath:
-    """A file or folder at a URL, with the methods of `pathlib.Path` that stores need.
+    """A file or folder at a URL, with the methods of `pathlib.Path` that stores use.
 
-    Other than fsspec's own `exists` and `isfile`, which answer no when they get no answer, every method raises
-    UnreachableError then: what cannot be seen must not be taken for missing. It has no `__fspath__`: handed to
-    `open` or `Path` by mistake, it fails at once. Picklable; file systems are shared by all threads of a process.
+    Without an answer from the server, every method raises UnreachableError, while `exists` and `isfile` of fsspec
+    return False: an unreachable file must not be treated as a missing one. There is no `__fspath__`, so that passing it
+    to `open` or `Path` by mistake fails at once. Picklable; file systems are shared by all threads of a process.
     """
 
     __slots__ = ("_parts", "root")
@@ -81,7 +81,7 @@ class RemotePath:
 
     @property
     def key(self) -> str:
-        """The name as the file system itself says it: without scheme, such as bucket/slide.zarr."""
+        """The name within the file system, without scheme, such as bucket/slide.zarr."""
         return str(filesystem(self.root, os.getpid())._strip_protocol(str(self))).rstrip("/")
 
     @property
@@ -106,7 +106,7 @@ class RemotePath:
     def absolute(self) -> RemotePath:
         return self
 
-    # ---- what is there
+    # ---- existence and listing
 
     def exists(self) -> bool:
         return self._kind() is not None
@@ -122,11 +122,11 @@ class RemotePath:
             return RemoteStat(int(self._fs.info(self.key)["size"]))
 
     def iterdir(self) -> Iterator[RemotePath]:
-        """What lies directly below, in no order; FileNotFoundError if nothing does."""
+        """Children, in no order; FileNotFoundError if there are none."""
         yield from (path for path, _ in self._listed())
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
-        """Places below that fit, such as `*/zarr.json`; no `**`."""
+        """Paths below that match, such as `*/zarr.json`; `**` is not supported."""
         first, _, rest = pattern.partition("/")
         if not any(sign in first for sign in "*?["):
             found = self / first
@@ -145,7 +145,7 @@ class RemotePath:
                     yield from path.glob(rest)
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
-        """Files and folders at any depth below whose own name fits `pattern`."""
+        """Files and folders at any depth below whose name matches `pattern`."""
         with self._answering(), contextlib.suppress(*ABSENT):
             found = self._fs.find(self.key, withdirs=True)
         for path in map(self._at, found):
@@ -153,7 +153,7 @@ class RemotePath:
                 yield path
 
     def bytes_below(self) -> int:
-        """Length of all files below, bytes; one listing."""
+        """Total length of all files below, bytes; by one listing."""
         with self._answering(), contextlib.suppress(*ABSENT):
             return sum(int(info["size"]) for info in self._fs.find(self.key, detail=True).values())
         return 0
@@ -175,7 +175,7 @@ class RemotePath:
             return bytes(self._fs.cat_file(self.key, start=offset, end=offset + length))
 
     def write_bytes(self, data: bytes | bytearray | memoryview) -> None:
-        """Write the object in one piece: object stores show it whole or not at all."""
+        """Write the object in one request, which is atomic in object stores."""
         with self._writing():
             self._fs.pipe_file(self.key, bytes(data))
 
@@ -207,7 +207,7 @@ class RemotePath:
                 self._fs.rm(found)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: remote folders are there as soon as something lies in them."""
+        """Does nothing: a remote folder exists as soon as it holds an object."""
 
     # ---- below
 
@@ -236,12 +236,12 @@ class RemotePath:
         return naming(self, ABSENT)
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return naming(self, ())  # nothing can be absent but the bucket
+        return naming(self, ())  # only the bucket can be absent
 
 
 @contextlib.contextmanager
 def naming(where: RemotePath, kept: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn every exception but `kept` and our own into UnreachableError: each library has its own family of them."""
+    """Convert exceptions to UnreachableError, except `kept` and WsikitError: each library raises its own."""
     try:
         yield
     except Exception as error:
@@ -262,7 +262,7 @@ def _unreachable(where: RemotePath, error: Exception) -> UnreachableError:
 def filesystem(root: str, pid: int) -> Any:
     """The fsspec file system behind a scheme and host, one for all threads of a process.
 
-    `pid` because connections do not survive a fork.
+    `pid` is a key of the cache, because connections cannot be used after a fork.
     """
     import fsspec
 
@@ -273,23 +273,23 @@ def filesystem(root: str, pid: int) -> Any:
         extra = "Install it with pip install 'wsikit[s3]'." if scheme in ("s3", "s3a") else "Install that library."
         raise RequestError(f"{root}: the library for {scheme}:// is not installed ({error}). {extra}") from error
     except ValueError as error:
-        raise RequestError(f"{root}: no way to reach {scheme}:// is known ({error})") from error
+        raise RequestError(f"{root}: fsspec does not support {scheme}:// ({error})") from error
 
 
 @lru_cache(maxsize=64)
 def async_filesystem(root: str, pid: int) -> Any:
-    """The same for zarr, which calls from an event loop of its own."""
+    """The same for zarr, which uses its own event loop."""
     from zarr.storage import FsspecStore
 
-    filesystem(root, pid)  # refuses what is not known
+    filesystem(root, pid)  # raises RequestError for an unsupported scheme
     return FsspecStore.from_url(root, storage_options=_options(root.partition("://")[0])).fs
 
 
 def _options(scheme: str) -> dict[str, Any]:
     import fsspec
 
-    # what another process has written must be seen; those that keep listings are the asynchronous ones
+    # listings are not cached, so that objects written by other processes are found; only asynchronous ones cache
     options: dict[str, Any] = {"use_listings_cache": False} if fsspec.get_filesystem_class(scheme).async_impl else {}
     if scheme in ("s3", "s3a"):
-        options["max_concurrency"] = 1  # of one object's parts; with more, each read first asks for the length
+        options["max_concurrency"] = 1  # with parallel parts, each read would first request the object's length
     return options

@@ -1,6 +1,7 @@
-"""Shard objects of zarr's sharding codec, byte by byte: n × n chunks back to back, index and checksum at the end.
+"""Shards of zarr's sharding codec as bytes: n × n chunks one after the other, then the index with its checksum.
 
-Each chunk is followed by its own crc32c (the inner codec `crc32c`). Written whole, never changed. No pixels here.
+Each chunk is followed by its own crc32c (the inner codec `crc32c`). A shard is written once and never changed. No
+pixels here.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from wsikit.errors import StoreError
 from wsikit.store.paths import is_local, read_range
 
 MISSING = 2**64 - 1
-"""Offset and length of a chunk that is not there: zarr reads its fill value."""
+"""Offset and length of a chunk that is not stored: zarr reads the fill value."""
 
 _CRC_BYTES = 4
 _CRC = struct.Struct("<I")
 
 _TAIL_BYTES = 4 << 20
-"""Read at once from the end of a remote shard: a request takes as long as some hundred kB."""
+"""Read in one request from the end of a remote shard: the latency of a request equals the transfer of some 100 kB."""
 
 
 def _crc(data: bytes | memoryview) -> bytes:
@@ -39,8 +40,8 @@ def index_bytes(chunks_per_side: int) -> int:
     return chunks_per_side**2 * 16 + _CRC_BYTES
 
 
-class EncodedHead:
-    """The first bytes of many chunks alike, with their checksum, so that it is computed once."""
+class SharedHeader:
+    """The first bytes that many chunks share, with their checksum, which is thus computed once."""
 
     __slots__ = ("crc", "data")
 
@@ -50,9 +51,9 @@ class EncodedHead:
 
 
 class Chunk(NamedTuple):
-    """A chunk in two pieces, so that none is copied before it is written."""
+    """A chunk in two pieces, so that it is not copied before it is written."""
 
-    head: EncodedHead
+    head: SharedHeader
     body: bytes
 
     def join(self) -> bytes:
@@ -61,7 +62,7 @@ class Chunk(NamedTuple):
 
 
 def shard_pieces(chunks: Sequence[bytes | Chunk | None]) -> list[bytes]:
-    """The bytes of one shard object, in pieces, from its chunks, row-major; None for a chunk that is not there."""
+    """The bytes of one shard object, in pieces, from its chunks, row-major; None for a chunk that is not stored."""
     entries = np.full((len(chunks), 2), MISSING, dtype="<u8")
     pieces: list[bytes] = []
     offset = 0
@@ -83,7 +84,7 @@ def shard_pieces(chunks: Sequence[bytes | Chunk | None]) -> list[bytes]:
 
 
 def pack_shard(chunks: Sequence[bytes | Chunk | None]) -> bytes:
-    """One shard object from its chunks, row-major; None for a chunk that is not there."""
+    """One shard object from its chunks, row-major; None for a chunk that is not stored."""
     return b"".join(shard_pieces(chunks))
 
 
@@ -133,7 +134,7 @@ class _Shard:
         self._descriptor = None if self._index is None else os.open(path, os.O_RDONLY)
 
     def payload(self, position: int) -> tuple[int, bytes] | None:
-        """Length that the index states and bytes found of a chunk with its checksum; None if it is not there."""
+        """Length by the index, and bytes read, of a chunk with its checksum; None if it is not stored."""
         if self._index is None or self._descriptor is None:
             return None
         offset, length = (int(value) for value in self._index[position])
@@ -145,7 +146,7 @@ class _Shard:
 
 
 class _RemoteShard:
-    """A shard at a URL: its index and its last bytes, asked for when first needed. One request brings most shards."""
+    """A shard at a URL: its index and its last bytes, read at first use. For most shards one request reads all."""
 
     def __init__(self, path: Path, chunks_per_side: int) -> None:
         self._path = path
@@ -157,7 +158,7 @@ class _RemoteShard:
         self._tail_offset = 0
 
     def payload(self, position: int) -> tuple[int, bytes] | None:
-        """As of a local shard. Several threads may ask; they wait for one another only for the first request."""
+        """As for a local shard. Thread-safe; only the first request is made under a lock."""
         with self._lock:
             if not self._asked:
                 self._ask()
@@ -173,7 +174,7 @@ class _RemoteShard:
         return length, self._tail[first : first + length]
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
     def _ask(self) -> None:
         try:
@@ -188,10 +189,10 @@ class _RemoteShard:
 
 
 class ShardedLevel:
-    """Random access to the encoded chunks of one sharded array. Safe to use from several threads.
+    """Random access to the encoded chunks of one sharded array, by (column, row). Thread-safe.
 
     Keeps open files and indexes of the last `max_open` shards; at a URL, indexes and last bytes of the last
-    `max_open` / 4. A chunk is addressed by (column, row).
+    `max_open` / 4.
     """
 
     def __init__(self, folder: Path, chunks_per_side: int, *, max_open: int = 64) -> None:
@@ -202,16 +203,16 @@ class ShardedLevel:
         self._lock = Lock()
 
     def shard_path(self, shard_col: int, shard_row: int) -> Path:
-        """Where the shard of (column, row) lies: c/0/<row>/<column> below the array."""
+        """File of the shard at (column, row): c/0/<row>/<column> below the array."""
         return self.folder / "c" / "0" / str(shard_row) / str(shard_col)
 
     def chunk(self, col: int, row: int) -> bytes | None:
-        """The chunk's bytes without checksum, or None if it is not there; StoreError if it is damaged."""
+        """The chunk's bytes without checksum, or None if it is not stored; StoreError if it is damaged."""
         side = self.chunks_per_side
         position = (row % side) * side + col % side
         with self._lock:
             shard = self._open(col // side, row // side)
-            # under the lock on a disk: an evicted descriptor must not be closed while it is read
+            # local reads hold the lock: an evicted descriptor must not be closed during the read
             found = shard.payload(position) if isinstance(shard, _Shard) else None
         if isinstance(shard, _RemoteShard):
             found = shard.payload(position)

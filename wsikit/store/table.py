@@ -1,12 +1,14 @@
 """The patch table: one row per patch of a grid, one zarr array per column, written in whole chunks of rows.
 
-A chunk of rows is there, whole, or it is not there; a column is complete when none is missing. Coordinates are
-level-0 pixels. What the columns mean is for the stages to say.
+A chunk of rows is either stored completely or absent; a column is complete when no chunk is missing. Coordinates are
+level-0 pixels. The meaning of a column is defined by the stage that writes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import html
+import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,24 +22,28 @@ import zarr
 from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid
 from wsikit.store.atomic import new_node
+from wsikit.store.format2_names import FACT_COLUMN, Names
 from wsikit.store.paths import place, reaching, remove_tree, zarr_store
 from wsikit.store.receipts import Receipt
-from wsikit.store.remote import RemotePath
+from wsikit.store.remote import ABSENT, RemotePath
 
 if TYPE_CHECKING:
     import pandas as pd
     from zarr.core.array_spec import ArrayConfigParams
 
+STORE_FORMAT = 3
+"""Format of the stores that are written now. Stores of format 2 are read too, see `wsikit.store.format2_names`."""
+
 ROWS_PER_CHUNK = 512
-"""A task's worth: some seconds of captions, a file of some kB."""
+"""Rows of one task: some seconds of captions, a file of some kB."""
 
 JOURNALS = "journals"
-"""Beside the columns: what slow stages have done so far; see `wsikit.store.journal`."""
+"""Folder next to the columns with the intermediate results of slow stages; see `wsikit.store.journal`."""
 
 _MARK = "wsikit"
 _NO_COLUMNS = ("coords", "votes", JOURNALS)
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
-"""A chunk that happens to hold only the fill value must exist all the same: its file says that it was computed."""
+"""A chunk that holds only the fill value is written too: its file is the record that it was computed."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,29 @@ class PatchTable:
     ----------
     folder
         The table's group inside a store, e.g. `<store>/patches/0.5um_224px`; a path or a URL.
+    store_format
+        Format of the store; None: read from the store's root. Columns, facts and votes have the same names here
+        whatever the format.
+
+    Raises
+    ------
+    StoreError
+        There is no patch table at `folder`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> grid = PatchGrid((1000, 800), (0.5, 0.5), 224, 0.5)
+    >>> made = PatchTable.create(tempfile.mkdtemp() + "/table", grid, grid.all_coords(), Receipt("patches", 1))
+    >>> table = PatchTable(made.folder)
+    >>> len(table), table.columns(), list(table.frame())
+    (20, ['coords'], ['x', 'y'])
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, store_format: int | None = None) -> None:
         self.folder = place(folder)
+        self.stored_names = Names(_store_format(self.folder) if store_format is None else store_format)
+        """Translation between the names on disk and those in memory."""
         try:
             with reaching(self.folder):
                 record = _attributes(zarr.open_group(zarr_store(self.folder), mode="r", zarr_format=3))[_MARK]
@@ -76,9 +101,9 @@ class PatchTable:
 
     @classmethod
     def create(cls, folder: str | Path, grid: PatchGrid, coords: npt.NDArray[np.int64], receipt: Receipt) -> PatchTable:
-        """Write a new table holding `coords`, int64 (N, 2) level-0 px; it appears under its name whole.
+        """Write a new table holding `coords`, int64 (N, 2) level-0 px; it appears at `folder` in one step.
 
-        A table already there is replaced, with all its columns: another choice of patches makes them void.
+        An existing table is replaced with all its columns: they do not apply to another choice of patches.
         """
         folder = place(folder)
         chunk_rows = max(1, min(len(coords), 65536))
@@ -116,17 +141,30 @@ class PatchTable:
         return [name for name in self.stored_columns() if not self._missing_chunks(name)]
 
     def receipt(self, name: str) -> Receipt | None:
-        """Receipt of a column, or None if there is no such column. Says nothing about completeness."""
+        """Receipt of a column, or None if there is no such column. The column may be incomplete."""
+        stored = self._stored_receipt(name)
+        return None if stored is None else self.stored_names.receipt(stored, self._stored_receipt)
+
+    def _stored_receipt(self, name: str) -> Receipt | None:
+        """Receipt of a column as it is on disk."""
         try:
-            text = (self.folder / name / "zarr.json").read_text(encoding="utf-8")
+            text = (self._column_folder(name) / "zarr.json").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
         record = json.loads(text)["attributes"].get(_MARK)
         return None if record is None else Receipt.from_json(record)
 
+    def _column_folder(self, name: str) -> Path:
+        return self.folder / self.stored_names.stored_column(name)
+
+    def _receipt_json(self, receipt: Receipt) -> dict[str, Any]:
+        """A receipt as it is written to disk."""
+        return self.stored_names.stored_receipt(receipt, self._stored_receipt).to_json()
+
     def attributes(self, name: str) -> dict[str, Any]:
-        """What is stored with a column: class names, fact names, units."""
-        return {key: value for key, value in self._array(name).attrs.items() if key != _MARK}
+        """Attributes of a column: class names, fact names, unit."""
+        stored = {key: value for key, value in self._array(name).attrs.items() if key != _MARK}
+        return self.stored_names.attributes(name, stored)
 
     def is_text(self, name: str) -> bool:
         """Whether a column holds text."""
@@ -138,7 +176,7 @@ class PatchTable:
         return None if len(shape) == 1 else int(shape[1])
 
     def read(self, name: str, rows: slice = slice(None)) -> npt.NDArray[Any]:
-        """A complete column, (N,) or (N, width); text comes as object. StoreError if absent or incomplete."""
+        """A complete column, (N,) or (N, width); text has dtype object. StoreError if absent or incomplete."""
         array = self._array(name)
         missing = self._missing_chunks(name)
         if missing:
@@ -151,18 +189,18 @@ class PatchTable:
         return values.astype(object) if values.dtype.kind == "T" else values
 
     def chunks(self) -> list[slice]:
-        """The row ranges that are written as one, in order."""
+        """Row ranges of the chunks, in order; each is written in one step."""
         return [slice(first, min(first + ROWS_PER_CHUNK, len(self))) for first in range(0, len(self), ROWS_PER_CHUNK)]
 
     def is_current(self, name: str, receipt: Receipt) -> bool:
-        """Whether the column `name` is complete and was made under an equal receipt. Nothing is changed."""
+        """Whether the column `name` is complete and has an equal receipt. Read-only."""
         known = self.receipt(name)
         return known is not None and known.digest == receipt.digest and not self._missing_chunks(name)
 
     def prepare(self, specs: Sequence[ColumnSpec], receipt: Receipt) -> list[slice]:
-        """Make the columns of `specs` ready for `receipt`; return the row ranges that are still to be computed.
+        """Prepare the columns of `specs` for writing; return the row ranges that are still to be computed.
 
-        Columns whose receipt is equal are kept with what they hold; others are replaced.
+        Columns whose stored receipt equals `receipt` are kept with their values; others are replaced by empty ones.
         """
         missing: set[int] = set()
         for spec in specs:
@@ -175,7 +213,7 @@ class PatchTable:
         return [self.chunks()[index] for index in sorted(missing)]
 
     def write(self, name: str, rows: slice, values: npt.NDArray[Any] | Sequence[str]) -> None:
-        """Write one whole chunk of rows; `rows` is one of `chunks()`. Safe beside other chunks' writers."""
+        """Write one whole chunk of rows; `rows` is one of `chunks()`. Other chunks may be written at the same time."""
         if rows not in self.chunks():
             raise RequestError(f"rows {rows.start}–{rows.stop} of column {name} are not one chunk of {ROWS_PER_CHUNK}")
         array = self._array(name, mode="r+")
@@ -187,51 +225,113 @@ class PatchTable:
             array[rows] = data
 
     def drop(self, name: str) -> None:
-        """Remove a column of ours; nothing happens if there is none. StoreError for `coords`, which is the table."""
-        if name == "coords" or self.receipt(name) is None:
-            if name == "coords" or (self.folder / name).exists():
-                raise StoreError(f"{self.folder}: {name} is no column that may be removed")
+        """Remove a column; nothing happens if it does not exist.
+
+        Raises
+        ------
+        StoreError
+            For `coords`, which defines the table, and for a folder that wsikit did not write.
+        """
+        if name == "coords" or self._stored_receipt(name) is None:
+            if name == "coords" or self._column_folder(name).exists():
+                raise StoreError(f"{self.folder}: {name} is not a column that may be removed")
             return
-        remove_tree(self.folder / name)
+        remove_tree(self._column_folder(name))
 
     def write_vote(self, method: str, record: Mapping[str, Any], receipt: Receipt) -> None:
-        """Store a slide result under votes/<method>: attributes only."""
+        """Store a slide-level result under votes/<method>, as attributes."""
         folder = self.folder / "votes" / method
         with reaching(folder):
             zarr.open_group(zarr_store(folder.parent), mode="a", zarr_format=3)
         with new_node(folder) as partial:
-            zarr.create_group(partial, attributes={_MARK: receipt.to_json(), "result": dict(record)})
+            zarr.create_group(
+                partial,
+                attributes={_MARK: self._receipt_json(receipt), "result": self.stored_names.stored_vote(record)},
+            )
 
     def votes(self) -> dict[str, dict[str, Any]]:
-        """Slide results by method."""
-        return {name: dict(_attributes(group)["result"]) for name, group in self._vote_groups()}
+        """Slide-level results by method."""
+        return {name: self.stored_names.vote(_attributes(group)["result"]) for name, group in self._vote_groups()}
 
     def vote_receipt(self, method: str) -> Receipt | None:
-        """Receipt of a slide result, or None."""
+        """Receipt of a slide-level result, or None."""
         for name, group in self._vote_groups():
             if name == method:
-                return Receipt.from_json(_attributes(group)[_MARK])
+                return self.stored_names.receipt(Receipt.from_json(_attributes(group)[_MARK]), self._stored_receipt)
         return None
 
     def frame(self) -> pd.DataFrame:
-        """All complete columns as a data frame; wide columns are spread by their names (class, fact)."""
+        """All complete columns as a data frame, one row per patch.
+
+        Columns are `x`, `y` (level-0 px), then the columns by name. A column with several entries per row becomes one
+        column per entry, `column:entry`, such as `probability:PD` or `caption_facts:nuclei_per_mm2`. `attrs["units"]`
+        has the unit of each column whose unit is known.
+        """
         import pandas as pd
 
         coords = self.coords
         data: dict[str, npt.NDArray[Any]] = {"x": coords[:, 0], "y": coords[:, 1]}
+        units = {"x": "level-0 px", "y": "level-0 px"}
         for name in self.columns():
             if name == "coords":
                 continue
             values = self.read(name)
             if values.ndim == 1:
                 data[name] = values
-                continue
-            labels = self.attributes(name).get("names", range(values.shape[1]))
-            data.update({f"{name}_{label}": values[:, i] for i, label in enumerate(labels)})
-        return pd.DataFrame(data)
+            else:
+                data.update({f"{name}:{label}": values[:, i] for i, label in enumerate(self.entries(name))})
+            units.update(self.units(name))
+        frame = pd.DataFrame(data)
+        frame.attrs["units"] = units
+        return frame
 
-    def _array(self, name: str, mode: str = "r") -> zarr.Array:
-        folder = self.folder / name
+    def entries(self, name: str) -> list[str]:
+        """Names of the entries of a column with several per row: classes, facts, or numbers from 0; else empty."""
+        width = self.width(name)
+        if width is None:
+            return []
+        return [str(label) for label in self.attributes(name).get("names", range(width))]
+
+    def units(self, name: str) -> dict[str, str]:
+        """Unit of a column, or of each of its entries as `column:entry`; what has no known unit is absent."""
+        entries = self.entries(name)
+        unit = str(self.attributes(name).get("unit", ""))
+        if name == FACT_COLUMN:
+            known = _fact_units()
+            return {f"{name}:{entry}": known[entry] for entry in entries if known.get(entry)}
+        if not unit:
+            return {}
+        return {f"{name}:{entry}": unit for entry in entries} if entries else {name: unit}
+
+    def __repr__(self) -> str:
+        columns = ", ".join(self.columns())
+        return f"<PatchTable {str(self.folder)!r}: grid {self.name}, {len(self)} patches, columns {columns}>"
+
+    def _repr_html_(self) -> str:
+        grid = self.grid
+        about = {
+            "patch table": str(self.folder),
+            "grid": f"{self.name}: {grid.patch_px} × {grid.patch_px} px at {grid.target_mpp:g} µm/px",
+            "patches": f"{len(self):,}",
+            **{f"column {name}": self._column_words(name) for name in self.columns()},
+        }
+        rows = "".join(
+            f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in about.items()
+        )
+        return f"<table style='border-collapse:collapse'>{rows}</table>"
+
+    def _column_words(self, name: str) -> str:
+        """Type, entries and unit of a column, for display."""
+        kind = "text" if self.is_text(name) else str(self._array(name).dtype)
+        entries = self.entries(name)
+        shown = ", ".join(entries[:8]) + (f", … ({len(entries)})" if len(entries) > 8 else "")
+        unit = str(self.attributes(name).get("unit", ""))
+        return " · ".join(part for part in (kind, shown, unit) if part)
+
+    def _array(self, name: str, mode: str = "r") -> zarr.Array[Any]:
+        folder = self._column_folder(name)
         try:
             with reaching(folder):
                 return zarr.open_array(zarr_store(folder), mode=mode, zarr_format=3).with_config(_WRITE_ALL)
@@ -241,19 +341,19 @@ class PatchTable:
             ) from error
 
     def stored_columns(self) -> list[str]:
-        """Names of all columns that were begun, complete or not."""
+        """Names of all columns, complete or not."""
         names = sorted(
             path.parent.name for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith(".")
         )
-        return ["coords", *(name for name in names if name not in _NO_COLUMNS)]
+        return ["coords", *sorted(self.stored_names.column(name) for name in names if name not in _NO_COLUMNS)]
 
     def _missing_chunks(self, name: str) -> list[int]:
         if name == "coords":
             return []
-        folder = self.folder / name / "c"
+        folder = self._column_folder(name) / "c"
         indexes = range(len(self.chunks()))
         if isinstance(folder, RemotePath):
-            # one listing instead of a request per chunk; a remote folder is there only if something lies in it
+            # one listing instead of a request per chunk; a remote folder exists only if it holds an object
             with contextlib.suppress(FileNotFoundError):
                 present = {path.name for path in folder.iterdir()}
                 return [index for index in indexes if str(index) not in present]
@@ -264,7 +364,8 @@ class PatchTable:
     def _create_column(self, spec: ColumnSpec, receipt: Receipt) -> None:
         tail = () if spec.width is None else (spec.width,)
         floats = spec.dtype.startswith("float")
-        with new_node(self.folder / spec.name) as partial:
+        made = self._receipt_json(receipt)
+        with new_node(self._column_folder(spec.name)) as partial:
             zarr.create_array(
                 partial,
                 shape=(len(self), *tail),
@@ -272,7 +373,7 @@ class PatchTable:
                 dtype=spec.dtype,
                 fill_value=np.nan if floats else None,
                 dimension_names=("patch", "entry")[: 1 + len(tail)],
-                attributes={_MARK: receipt.to_json(), **spec.attributes},
+                attributes={_MARK: made, **self.stored_names.stored_attributes(spec.name, spec.attributes)},
                 config=_WRITE_ALL,
             )
 
@@ -285,11 +386,30 @@ class PatchTable:
 
 
 def coords_digest(table: PatchTable) -> str:
-    """Identity of a table's patches: which were kept, of which grid, of which pixels."""
+    """Digest of a table's patches: their selection, grid and pixels."""
     receipt = table.receipt("coords")
     assert receipt is not None
     return receipt.digest
 
 
-def _attributes(node: zarr.Array | zarr.Group) -> dict[str, Any]:
+def _attributes(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
     return dict(node.attrs)
+
+
+def _fact_units() -> dict[str, str]:
+    """Unit of each measured fact that has one.
+
+    The table of facts belongs to the captions, above this package; it is imported late, for data frames only.
+    """
+    facts = importlib.import_module("wsikit.captions.lexicon").FACTS
+    words = {"density": "optical density", "count": "per patch", "ratio": ""}
+    return {name: words.get(fact.unit, fact.unit) for name, fact in facts.items()}
+
+
+def _store_format(table: Path) -> int:
+    """Format of the store that contains a table; the present format for a table outside of a store."""
+    try:
+        text = (table.parent.parent / "zarr.json").read_text(encoding="utf-8")
+        return int(json.loads(text)["attributes"]["wsikit"]["format"])
+    except (*ABSENT, json.JSONDecodeError, KeyError, TypeError):
+        return STORE_FORMAT

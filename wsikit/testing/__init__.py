@@ -1,4 +1,7 @@
-"""Conformance checks for plug-ins: what wsikit's own readers, captioners, models and exporters pass."""
+"""Conformance checks for parts that other packages add: the checks that wsikit's own parts pass.
+
+Call them in the tests of a plug-in; each raises `AssertionError` with the reason.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,5 @@ if TYPE_CHECKING:
     from wsikit.testing.exporters import check_exporter
     from wsikit.testing.models import check_model
     from wsikit.testing.readers import check_reader
-
 
 __getattr__ = lazy_names(__name__, _HOME)

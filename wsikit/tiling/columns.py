@@ -24,11 +24,11 @@ from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.stream import read_patches
 
 _BATCH_BYTES = 20 << 20
-"""Of pixels held by a worker at a time, some 128 patches of 224 px: a chunk of rows may have many times as many."""
+"""Pixels held by a worker at a time, some 128 patches of 224 px: a chunk of rows may hold many times as many."""
 
 
 class PatchFunction(Protocol):
-    """Turns patches into columns. Picklable, so that it can go to another process."""
+    """Computes columns from patches. Picklable, so that it can be sent to another process."""
 
     def __call__(
         self, images: npt.NDArray[np.uint8], readable: npt.NDArray[np.bool_], mpp: float
@@ -38,26 +38,26 @@ class PatchFunction(Protocol):
 
 @dataclass(frozen=True)
 class DeviceWork:
-    """Work of a stage that only one process can do, as it holds a model."""
+    """Work of a stage that runs in the one process that holds a model."""
 
     run: Callable[[SlideStore, PatchTable, Progress], None]
-    """Brings the stage's columns up to date. Slow work keeps what it has in a journal (`wsikit.store.journal`) and
-    leaves older columns as they are until all of it is there."""
+    """Computes the stage's columns. Slow work stores intermediate results in a journal (`wsikit.store.journal`), and
+    replaces older columns only when all rows are computed."""
 
 
 @dataclass(frozen=True)
 class ColumnStage:
-    """Some columns that are computed together: what they need, what they are, and what decides their content."""
+    """Columns that are computed together: their inputs, their types, and the receipt that identifies their content."""
 
     name: str
-    """In a word, for people: quality, captions, predictions."""
+    """Shown in progress messages: quality, captions, predictions."""
     specs: tuple[ColumnSpec, ...]
-    """The columns it gives."""
+    """The columns that it computes."""
     receipt: Receipt
-    """Equal receipts mean equal columns: what is complete under this receipt is kept."""
+    """Equal receipts mean equal columns: columns that are complete under this receipt are kept."""
     work: PatchFunction | DeviceWork
     needs: tuple[str, ...] = ("pixels",)
-    """What it reads: "pixels", names of columns."""
+    """Inputs: "pixels", names of columns."""
 
     @property
     def where(self) -> Literal["workers", "device"]:
@@ -65,7 +65,7 @@ class ColumnStage:
         return "device" if isinstance(self.work, DeviceWork) else "workers"
 
     def is_done(self, table: PatchTable) -> bool:
-        """Whether all its columns are complete under its receipt. Nothing is changed."""
+        """Whether all its columns are complete under its receipt. Read-only."""
         return all(table.is_current(spec.name, self.receipt) for spec in self.specs)
 
 
@@ -85,10 +85,10 @@ def fill_columns(
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> None:
-    """Compute what is missing of the stages' columns, in the order of the stages.
+    """Compute the missing rows of the stages' columns, in the order of the stages.
 
-    Stages on workers that follow each other share one pass: each patch is read once for all that want it. After an
-    interruption they may be at different rows; each is given those that it lacks. What is up to date is kept.
+    Consecutive stages on workers share one pass over the patches: each patch is read once. After an interruption, each
+    stage computes only the rows that it lacks. Columns that are up to date are kept.
     """
     waiting: list[ColumnStage] = []
     for stage in stages:
@@ -142,5 +142,5 @@ def _compute_rows(task: _RowsTask) -> None:
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, fingerprint: str) -> SlideStore:
-    """The store, opened once per process and state of its pixels: its decoded tiles serve all tasks."""
+    """The store, opened once per process and state of its pixels, so that tasks share its cache of decoded tiles."""
     return SlideStore(folder)

@@ -1,4 +1,4 @@
-"""Pixels into the bytes of one chunk, as a level's format wants them."""
+"""Encoding of pixels to the bytes of one chunk, in the format of a level."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from wsikit.store.level_format import ZSTD_LEVEL, LevelFormat
 
 RECODED_QUALITY = 95
-"""Of single tiles that cannot pass among others that do: nearly as good as the bytes they stand for."""
+"""JPEG quality of single tiles that must be re-encoded among passed ones: close to that of the source's bytes."""
 
 _SUBSAMPLINGS = {(1, 1): "444", (2, 1): "422", (2, 2): "420"}
 
@@ -21,27 +21,27 @@ def encode(
     rgb: bool = False,
     subsampling: tuple[int, int] = (1, 1),
 ) -> bytes:
-    """The chunk of a whole tile.
+    """Encode one tile.
 
     Parameters
     ----------
     pixels
-        uint8 (h, w, 3), which may be cut at the level's edge.
+        uint8 (h, w, 3), smaller than a tile at the level's edge.
     quality
-        Of JPEG, 1 to 100; the other codecs keep pixels exactly.
+        JPEG quality, 1 to 100; the other codecs are lossless.
     rgb, subsampling
-        Of JPEG: whether the components are stored as R, G, B, and how many px share a colour along x and y. Tiles that
-        stand among passed ones are coded as these are, since a TIFF says it once for all of them.
+        JPEG only: whether the components are R, G, B, and the chroma subsampling along x and y. Tiles among passed ones
+        use their values, because a TIFF states them once for all tiles.
     """
     import imagecodecs
 
     height, width = pixels.shape[:2]
     missing = (form.tile_px[1] - height, form.tile_px[0] - width)
     if any(missing):
-        # edge tiles are whole; repeating the last pixels keeps ringing out of the image
+        # edge tiles are full size; repeating the last pixels avoids ringing in the image
         pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     if form.channels == 1:
-        pixels = pixels[..., :1]  # all three are equal
+        pixels = pixels[..., :1]  # all three components are equal
     if form.codec == "zstd":
         planes = pixels.transpose(2, 0, 1).tobytes()
         return bytes(imagecodecs.blosc_encode(planes, level=ZSTD_LEVEL, compressor="zstd", shuffle=0, typesize=1))

@@ -1,6 +1,7 @@
-"""Pixels into the store: one task per shard, each written whole; the root's zarr.json comes last and commits them.
+"""Writing of a store's pixels: one task per shard, each written atomically; the root's zarr.json is written last and
+commits them.
 
-An interrupted run is continued: shards that are on disk and whole are kept, if they belong to the same plan.
+An interrupted run is continued: complete shards on disk are kept, if they belong to the same plan.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ _FLUORESCENCE_FILL = 0
 
 @dataclass(frozen=True)
 class ImageSource:
-    """The slide whose pixels are to be stored, and what is known of it before."""
+    """The slide whose pixels are to be stored, with its fingerprint and the levels that can be passed through."""
 
     slide: Slide
     fingerprint: str
-    """Of the file; another one than the store was made from makes its pixels void."""
+    """Of the file. If it differs from that of the store's source, the pixels are written again."""
     state: tuple[int, int]
-    """Size in bytes and time of change of the file."""
+    """Size in bytes and modification time of the file."""
     passing: dict[int, TileSource]
-    """Levels whose own tiles can be kept, and what these are like."""
+    """Levels whose encoded tiles can be passed through, and the format of these tiles."""
 
     @staticmethod
     def state_of(path: str) -> tuple[int, int]:
-        """Size in bytes and time of change; OSError if there is no such file. Of a store at a URL: of its metadata."""
+        """Size in bytes and modification time; OSError without such a file. For a store at a URL: of its metadata."""
         if is_url(path):
             root = (place(path) / "zarr.json").read_bytes()
             return len(root), zlib.crc32(root)
@@ -67,23 +68,23 @@ class ImageSource:
         return cls(slide, fingerprint(slide.path), state, passing)
 
     def tissue_only(self, parameters: ImageParameters) -> bool:
-        """Whether background is left out: on request, and by default where bytes cannot pass."""
+        """Whether background is left out: on request, and by default without pass-through."""
         if parameters.pixels == "none" or parameters.regions != "auto":
             return parameters.regions == "tissue"
         return parameters.profile == "portable" or min(parameters.levels or (0,)) not in self.passing
 
 
 def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Receipt | None) -> Receipt:
-    """What the store's pixels depend on; on the tissue only where nothing else is kept."""
+    """Receipt of the store's pixels. `tissue` is given where only tissue is stored."""
     settings = {**parameters.to_json(), "reader": source.slide.info.reader}
     inputs = {"source": source.fingerprint} | ({"tissue": tissue.digest} if tissue else {})
     return Receipt("image", IMAGE_REVISION, settings, inputs)
 
 
 def open_committed(folder: Path, receipt: Receipt, slide: Slide) -> SlideStore | None:
-    """The store at `folder`, if its pixels are complete and what `receipt` says.
+    """The store at `folder`, if its pixels are complete under `receipt`; else None.
 
-    One that holds no pixels is told where its slide lies now.
+    In a store without pixels, the path of its slide is updated.
     """
     try:
         record = SlideStore.read_record(folder)
@@ -92,7 +93,7 @@ def open_committed(folder: Path, receipt: Receipt, slide: Slide) -> SlideStore |
         if record["pixels"] == "source" and record["source"]["path"] != str(place(slide.path).absolute()):
             records.move_source(folder, slide)
         if (folder / PLAN_FOLDER).is_dir():
-            remove_tree(folder / PLAN_FOLDER)  # killed between the commit and this
+            remove_tree(folder / PLAN_FOLDER)  # killed after the commit
         return SlideStore(folder)
     except (StoreError, KeyError):
         return None
@@ -115,16 +116,16 @@ def write_image(
     Parameters
     ----------
     tissue
-        Keep only what this mask covers, with a margin; None: all.
+        Store only what this mask covers, with a margin; None: everything.
     on_plan, on_shard
-        Told the number of shards to write, and when one is done.
+        Called with the number of shards to write, and after each shard.
 
     Raises
     ------
     StoreError
-        Something that wsikit did not write is at `folder`, or it cannot be written.
+        A folder that wsikit did not write exists at `folder`, or it cannot be written.
     SlideError
-        The source changed or vanished while it was read.
+        The source changed or was removed while it was read.
     """
     slide = source.slide
     _begin(folder, receipt)
@@ -161,7 +162,7 @@ def _write_levels(
     on_plan: Callable[[int], None] | None,
     on_shard: Callable[[], None] | None,
 ) -> bool:
-    """Write all shards and the levels' metadata; return whether nothing of the source is lost."""
+    """Write all shards and the levels' metadata; return whether the result is lossless."""
     slide = source.slide
     tasks: dict[int, list[ShardTask]] = {}
     dropped: dict[int, int] = {}
@@ -175,7 +176,7 @@ def _write_levels(
         ]
     if on_plan:
         on_plan(sum(map(len, tasks.values())))
-    # what comes from the source is independent of each other; a built level reads the one before it
+    # levels from the source are independent; a built level reads the one before it
     stages = [[level for level in levels if level.source_level is not None]]
     stages += [[level] for level in levels if level.source_level is None]
     exact = "wsikit.white-level" not in (slide.info.properties or {})
@@ -201,29 +202,29 @@ def _warn_of_unreadable(slide: Slide, level: LevelPlan, results: list[ShardResul
 
 
 def _check_unchanged(source: ImageSource) -> None:
-    """A drive that vanished, or a file that was replaced meanwhile, must not pass for unreadable tiles."""
+    """SlideError if the source was removed or replaced since: its tiles must not be recorded as unreadable."""
     path = source.slide.path
     try:
         now = source.state_of(path)
     except OSError as error:
         raise SlideError(
             f"{path}: could no longer be read at the end ({error.strerror or error}). Check that the drive is still "
-            "mounted, and run again: what was read whole is kept."
+            "mounted, and run again: completed shards are kept."
         ) from error
     if now != source.state:
         raise SlideError(f"{path}: changed while it was read. Let the copy finish, and run again.")
 
 
 def _begin(folder: Path, receipt: Receipt) -> None:
-    """Make `folder` ready to take the shards of this plan. What belongs to another plan of ours goes first."""
+    """Prepare `folder` for the shards of this plan. Content of another plan of wsikit is removed first."""
     plan_path = folder / PLAN_FOLDER / PLAN_NAME
     if folder.exists():
         if _planned(plan_path) == receipt.digest:
             remove_partials(folder)
             return
         if not (folder / PLAN_FOLDER).is_dir() and any(folder.iterdir()):
-            SlideStore.read_record(folder)  # raises StoreError where the folder is not a store of ours
-        # a kill while clearing must leave a folder that is known as ours, and not as this plan's
+            SlideStore.read_record(folder)  # raises StoreError if wsikit did not write it
+        # after a kill during removal, the folder must be recognised as wsikit's, but not as this plan's
         write_json(plan_path, {"digest": None, "clearing": True})
         for name in ("zarr.json", ".zattrs", ".zgroup"):
             (folder / name).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""A slide's own JPEG (and JPEG 2000) tiles as chunks of a store: made self-contained and checked, never decoded.
+"""Conversion of a slide's JPEG (and JPEG 2000) tiles to chunks of a store: self-contained and checked, never decoded.
 
-Bytes in, bytes out; no files. The recipe: the shared tables and, where the container says RGB and the stream does not
-speak of colour, an Adobe marker are put behind the start marker; the coded data stay as they are. JPEG 2000 is kept as
-it is.
+Bytes in, bytes out; no files. The shared tables and, where the container states RGB and the stream does not state its
+colour space, an Adobe marker are inserted after the start marker. The coded data are unchanged. JPEG 2000 tiles are
+unchanged.
 """
 
 from __future__ import annotations
@@ -12,74 +12,74 @@ from dataclasses import dataclass
 from wsikit.slides import jpeg2k
 from wsikit.slides.encoded_tiles import TileSource
 from wsikit.slides.jpeg import JpegError, self_contained
-from wsikit.store.shards import Chunk, EncodedHead
+from wsikit.store.shards import Chunk, SharedHeader
 
 _EOI = b"\xff\xd9"
 _SOF_KINDS = frozenset({0xC0, 0xC1, 0xC2})
 _SOS, _RST0, _RST7, _TEM, _APP14 = 0xDA, 0xD0, 0xD7, 0x01, 0xEE
 _NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})  # tables, reserved, arithmetic conditioning
-_MAX_HEADS = 64
-_NO_HEAD = EncodedHead(b"")
+_MAX_HEADERS = 64
+_NO_HEADER = SharedHeader(b"")
 
 
-class Framer:
-    """Frames the tiles of one level. Keeps the heads it has seen: tiles of one encoder differ behind the head only."""
+class ChunkConverter:
+    """Converts the tiles of one level to chunks. Headers are cached: tiles of one encoder share their header."""
 
     def __init__(self, source: TileSource) -> None:
         self.source = source
-        self._heads: dict[bytes, EncodedHead] = {}
-        """Head of a stored tile → head of the chunk made from it."""
+        self._headers: dict[bytes, SharedHeader] = {}
+        """Header of a stored tile → header of the chunk made from it."""
         self._lengths: list[int] = []
-        """Lengths of the known heads, the commonest first."""
+        """Lengths of the cached headers, in order of first use."""
 
-    def frame(self, tile: bytes | memoryview) -> Chunk:
-        """The chunk for a stored tile, in pieces; JpegError says why a tile cannot pass."""
+    def convert(self, tile: bytes | memoryview) -> Chunk:
+        """The chunk for a stored tile, in pieces; JpegError with the reason if the tile cannot be passed through."""
         view = memoryview(tile)
         if len(view) < 2 or view[-1] != 0xD9 or view[-2] != 0xFF:
             view = _without_padding(view)  # DICOM pads frames to even length
         for length in self._lengths:
-            head = self._heads.get(bytes(view[:length]))
+            head = self._headers.get(bytes(view[:length]))
             if head is not None:
                 return Chunk(head, bytes(view[length:]))
-        return self._frame_new(view)
+        return self._convert_new(view)
 
-    def _frame_new(self, view: memoryview) -> Chunk:
+    def _convert_new(self, view: memoryview) -> Chunk:
         tile = bytes(view)
         if self.source.codec == "jpeg2k":
             _check_jpeg2k(tile, self.source)
-            return Chunk(_NO_HEAD, tile)
+            return Chunk(_NO_HEADER, tile)
         chunk = self_contained(tile, self.source.tables, rgb=self.source.rgb)
-        length = check_head(tile, self.source).length
-        head = EncodedHead(chunk[: len(chunk) - len(tile) + length])
-        if len(self._heads) < _MAX_HEADS:
-            self._heads[tile[:length]] = head
+        length = check_header(tile, self.source).length
+        head = SharedHeader(chunk[: len(chunk) - len(tile) + length])
+        if len(self._headers) < _MAX_HEADERS:
+            self._headers[tile[:length]] = head
             if length not in self._lengths:
                 self._lengths.append(length)
         return Chunk(head, bytes(view[length:]))
 
 
 @dataclass(frozen=True)
-class Head:
-    """What the head of a JPEG stream says."""
+class JpegHeader:
+    """Header of a JPEG stream."""
 
     length: int
-    """Bytes up to where the coded data begin."""
+    """Bytes before the coded data."""
     width: int
     height: int
     bits: int
     components: int
     subsampling: tuple[int, int]
-    """Of the colour components, along x and y: (1, 1), (2, 1) or (2, 2)."""
+    """Of the chroma components, along x and y: (1, 1), (2, 1) or (2, 2)."""
     rgb: bool
-    """An Adobe marker says that the components are R, G, B."""
+    """Whether an Adobe marker states that the components are R, G, B."""
 
 
-def read_head(stream: bytes) -> Head:
-    """Read a JPEG stream's head; JpegError if it is damaged, cut off, or of a kind that chunks may not hold."""
+def read_header(stream: bytes) -> JpegHeader:
+    """Parse a JPEG stream's header; JpegError if it is damaged, truncated, or of an unsupported kind."""
     position, frame, rgb = 2, b"", False
     while position + 4 <= len(stream):
         if stream[position] != 0xFF:
-            raise JpegError(f"its head is damaged at byte {position}")
+            raise JpegError(f"its header is damaged at byte {position}")
         marker = stream[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1
@@ -92,22 +92,22 @@ def read_head(stream: bytes) -> Head:
         if marker in _SOF_KINDS:
             frame = segment
         elif 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
-            raise JpegError(f"a kind of JPEG that chunks may not hold (SOF{marker - 0xC0})")
+            raise JpegError(f"an unsupported kind of JPEG (SOF{marker - 0xC0})")
         elif marker == _APP14 and segment[:5] == b"Adobe" and len(segment) >= 12:
             rgb = segment[11] == 0
         position += 2 + length
         if marker == _SOS:
-            return _head(frame, position, rgb)
-    raise JpegError("its head is cut off")
+            return _parsed(frame, position, rgb)
+    raise JpegError("its header is truncated")
 
 
-def _head(frame: bytes, length: int, rgb: bool) -> Head:
+def _parsed(frame: bytes, length: int, rgb: bool) -> JpegHeader:
     if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
-        raise JpegError("it has no whole frame header")
+        raise JpegError("it has no complete frame header")
     factors = [divmod(frame[7 + 3 * i], 16) for i in range(frame[5])]
     across, down = factors[0]
     others = factors[1:] or [factors[0]]
-    return Head(
+    return JpegHeader(
         length=length,
         width=int.from_bytes(frame[3:5], "big"),
         height=int.from_bytes(frame[1:3], "big"),
@@ -118,9 +118,9 @@ def _head(frame: bytes, length: int, rgb: bool) -> Head:
     )
 
 
-def check_head(tile: bytes, source: TileSource) -> Head:
-    """A JPEG tile's head; JpegError if it is not what a chunk may hold."""
-    head = read_head(tile)
+def check_header(tile: bytes, source: TileSource) -> JpegHeader:
+    """A JPEG tile's header; JpegError if its bits, size or components do not fit the level."""
+    head = read_header(tile)
     if head.bits != 8:
         raise JpegError(f"{head.bits} bits per sample where 8 are expected")
     _check_shape((head.width, head.height), head.components, source)
@@ -128,7 +128,7 @@ def check_head(tile: bytes, source: TileSource) -> Head:
 
 
 def _check_jpeg2k(tile: bytes, source: TileSource) -> None:
-    """JpegError if a JPEG 2000 tile is not what a chunk may hold."""
+    """JpegError if a JPEG 2000 tile's bits, size or components do not fit the level."""
     head = jpeg2k.read_head(tile)
     if head is None or not head.plain:
         raise JpegError("not a JPEG 2000 stream of 8 bits per sample")
@@ -146,5 +146,5 @@ def _check_shape(size: tuple[int, int], components: int, source: TileSource) -> 
 def _without_padding(view: memoryview) -> memoryview:
     end = len(bytes(view).rstrip(b"\0"))
     if view[end - 2 : end] != _EOI:
-        raise JpegError("it does not end as a JPEG does")
+        raise JpegError("it has no end marker")
     return view[:end]

@@ -1,4 +1,4 @@
-"""The tiles of a slide as chunks, byte for byte: fetched, framed and checked, never decoded."""
+"""Pass-through: the encoded tiles of a slide become chunks byte for byte; fetched and checked, never decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wsikit.slides.base import Slide
 from wsikit.slides.encoded_tiles import EncodedRows, EncodedTiles, TileSource
 from wsikit.slides.jpeg import JpegError
 from wsikit.store.shards import Chunk
-from wsikit.tiling.jpeg_headers import Framer, read_head
+from wsikit.tiling.jpeg_headers import ChunkConverter, read_header
 from wsikit.tiling.plan import TilePlan
 
 logger = logging.getLogger(__name__)
@@ -19,32 +19,32 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PassedTiles:
-    """What became of some tiles."""
+    """Result of passing tiles through."""
 
     chunks: list[Chunk | None]
-    """One per tile asked for."""
+    """One per requested tile; None where it could not be passed through."""
     rgb: bool = False
-    """The JPEG tiles that passed are coded in R, G, B."""
+    """Whether the passed JPEG tiles are coded in R, G, B."""
     subsampling: tuple[int, int] = (1, 1)
-    """Of their colour components."""
+    """Chroma subsampling of the passed JPEG tiles."""
     missing: int = 0
     """Tiles that the source does not store: white."""
     unfit: list[int] = field(default_factory=list)
-    """Positions of tiles whose bytes cannot stand for them; their pixels may be readable all the same."""
+    """Positions of tiles whose bytes cannot be passed through; their pixels may be readable."""
     unreadable: list[int] = field(default_factory=list)
     """Positions of tiles whose bytes cannot be read."""
 
 
 def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Sequence[TilePlan | None]) -> PassedTiles:
-    """Fetch and frame `tiles` of a level; None stays None."""
+    """Fetch `tiles` of a level and convert them to chunks; None stays None."""
     assert isinstance(slide, EncodedTiles)
-    framer = Framer(source)
+    converter = ChunkConverter(source)
     in_rows = slide if isinstance(slide, EncodedRows) else None
     passed = PassedTiles([None] * len(tiles))
     for positions in _rows(tiles):
         for position, stored in _fetch(slide, in_rows, source_level, tiles, positions):
             if stored is None:
-                # an Aperio pyramid leaves out coarse tiles and means what the finer level shows
+                # an Aperio pyramid may leave out coarse tiles whose pixels the finer level holds
                 if source_level > 0 and slide.info.vendor == "aperio":
                     passed.unfit.append(position)
                 else:
@@ -53,7 +53,7 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
             try:
                 if isinstance(stored, ReadError):
                     raise stored
-                passed.chunks[position] = framer.frame(stored)
+                passed.chunks[position] = converter.convert(stored)
             except JpegError as fault:
                 logger.debug("%s: level %d, %s: %s", slide.path, source_level, tiles[position], fault)
                 passed.unfit.append(position)
@@ -61,13 +61,13 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
                 passed.unreadable.append(position)
     first = next((chunk for chunk in passed.chunks if chunk is not None), None)
     if first is not None and source.codec == "jpeg":
-        head = read_head(first.join())
+        head = read_header(first.join())
         passed.rgb, passed.subsampling = head.rgb, head.subsampling
     return passed
 
 
 def _rows(tiles: Sequence[TilePlan | None]) -> list[list[int]]:
-    """Positions of the tiles that are there, by row."""
+    """Positions of the tiles that are not None, by row."""
     rows: dict[int, list[int]] = {}
     for position, tile in enumerate(tiles):
         if tile is not None:
@@ -82,13 +82,13 @@ def _fetch(
     tiles: Sequence[TilePlan | None],
     positions: list[int],
 ) -> Iterator[tuple[int, bytes | memoryview | None | ReadError]]:
-    """Position and stored bytes of the tiles of one row; an error stands for a tile that cannot be read."""
+    """Position and stored bytes of the tiles of one row; the error for a tile that cannot be read."""
     row = [tile for tile in (tiles[position] for position in positions) if tile is not None]
     if in_rows is not None:
         try:
             yield from zip(positions, in_rows.encoded_row(level, [tile.col for tile in row], row[0].row), strict=True)
         except ReadError:
-            pass  # one by one, to lose no more than what is damaged
+            pass  # retry one by one, so that only damaged tiles are lost
         else:
             return
     for position, tile in zip(positions, row, strict=True):

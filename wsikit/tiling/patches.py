@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ QUALITY_REVISION = 1
 ROI_REVISION = 1
 
 ROI = "roi"
-"""Column: share of the patch's area in the region of interest."""
+"""Column: fraction of the patch's area in the region of interest."""
 
 _NAMES = {TISSUE: "tissue", UNREADABLE: "could not be read"}
 _COLORS = {TISSUE: (0, 158, 115), UNREADABLE: (213, 94, 0)}
@@ -40,48 +40,51 @@ class PatchParameters:
     patch_px: int = 224
     """Side of a patch, px at `mpp`."""
     overlap_px: int = 0
-    """Border shared by neighbours, px at `mpp`."""
+    """Overlap of neighbouring patches, px at `mpp`."""
     min_tissue: float = 0.25
-    """Least share of a patch that is tissue (or unreadable: what cannot be seen is kept on the list, and marked)."""
+    """Minimum fraction of a patch that is tissue or unreadable (unreadable patches are listed and marked)."""
     roi: Roi | None = None
-    """Where patches may lie; None: anywhere on the slide."""
+    """Region of interest that limits the patches; None: the whole slide."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_tissue <= 1:
-            raise RequestError(f"min_tissue {self.min_tissue}: expected a share between 0 and 1")
-        PatchGrid((1, 1), (1.0, 1.0), self.patch_px, self.mpp, self.overlap_px)  # refuses impossible patches
+            raise RequestError(f"min_tissue {self.min_tissue}: expected a fraction between 0 and 1")
+        PatchGrid(
+            (1, 1), (1.0, 1.0), self.patch_px, self.mpp, self.overlap_px
+        )  # raises RequestError for impossible patches
 
     def grid(self, slide: Slide) -> PatchGrid:
         """The grid of these patches on a slide."""
         return PatchGrid(slide.dimensions, slide.mpp, self.patch_px, self.mpp, self.overlap_px)
 
     def to_json(self) -> dict[str, Any]:
-        """For receipts. A region of interest is named only where there is one, as tables from before know none."""
+        """For receipts. The key `roi` is present only with a region of interest, as in older tables."""
         record = {name: getattr(self, name) for name in ("mpp", "patch_px", "overlap_px", "min_tissue")}
         return record if self.roi is None else {**record, "roi": self.roi.to_json()}
 
 
 def source_tissue_receipt(fingerprint: str, parameters: TissueParameters) -> Receipt:
-    """Of a tissue mask that is found on the slide itself, before its pixels are stored."""
+    """Receipt of a tissue mask computed on the slide itself, before its pixels are stored."""
     return Receipt("tissue", TISSUE_REVISION, parameters.to_json(), {"source": fingerprint})
 
 
 def tissue_receipt(store: SlideStore, parameters: TissueParameters) -> Receipt:
-    """Of the tissue label of a store: of its own pixels, or of the slide's where only tissue was stored."""
+    """Receipt of a store's tissue label: computed on its own pixels, or on the slide where only tissue is stored."""
     if store.record["receipt"]["inputs"].get("tissue") is not None:
         return source_tissue_receipt(store.record["source"]["fingerprint"], parameters)
     return Receipt("tissue", TISSUE_REVISION, parameters.to_json(), {"image": store.fingerprint})
 
 
 def patches_receipt(parameters: PatchParameters, tissue: Receipt) -> Receipt:
-    """Of a patch table."""
+    """Receipt of a patch table."""
     return Receipt("patches", PATCHES_REVISION, parameters.to_json(), {"tissue": tissue.digest})
 
 
 def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueMask | None = None) -> Receipt:
-    """Bring labels/tissue up to date; return its receipt.
+    """Write labels/tissue if it is missing or out of date; return its receipt.
 
-    `found` is the mask if it was found on the slide itself (where only tissue is stored); else it is found here.
+    `found` is the mask where it was computed on the slide itself (where only tissue is stored); else it is computed
+    here.
     """
     receipt = tissue_receipt(store, parameters)
     try:
@@ -103,8 +106,43 @@ def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueM
     return receipt
 
 
+class ChosenPatches(NamedTuple):
+    """The patches of a grid that are kept, row-major."""
+
+    coords: npt.NDArray[np.int64]
+    """(N, 2) x, y of the top-left corners, level-0 px."""
+    tissue: npt.NDArray[np.float32]
+    """(N,) fraction of the patch that is tissue."""
+    roi: npt.NDArray[np.float32] | None
+    """(N,) fraction of the patch in the region of interest; None without one."""
+
+
+def choose_patches(
+    grid: PatchGrid,
+    mask: npt.NDArray[np.bool_],
+    unreadable: npt.NDArray[np.bool_],
+    downsample: tuple[float, float],
+    parameters: PatchParameters,
+) -> ChosenPatches:
+    """The patches of `grid` with enough tissue, or with parts that could not be read, inside the region of interest.
+
+    `mask` and `unreadable` are bool (h, w), at `downsample` (x, y) level-0 px per mask px.
+    """
+    everywhere = grid.all_coords()
+    share = coverage(mask, downsample, everywhere, grid.side)
+    unseen = coverage(unreadable, downsample, everywhere, grid.side) if unreadable.any() else np.zeros_like(share)
+    # patches without any tissue are left out, even at min_tissue 0
+    kept = (share + unseen >= parameters.min_tissue) & (share + unseen > 0)
+    if parameters.roi is None:
+        return ChosenPatches(everywhere[kept], share[kept], None)
+    inside = np.zeros(len(everywhere), dtype=np.float32)
+    inside[kept] = parameters.roi.share(everywhere[kept], grid.side)
+    kept &= (inside >= parameters.roi.min_share) & (inside > 0)
+    return ChosenPatches(everywhere[kept], share[kept], inside[kept])
+
+
 def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receipt) -> PatchTable:
-    """Bring the patch table of one grid up to date: coords, tissue share and, with a region of interest, its share.
+    """Write the patch table of one grid if it is missing or out of date: coords, tissue, and roi where there is one.
 
     Raises
     ------
@@ -122,33 +160,23 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
         if known is not None and known.digest == receipt.digest and needed <= set(table.columns()):
             return table
     mask, downsample = store.tissue()
-    unreadable = store.unreadable_mask()
-    everywhere = grid.all_coords()
-    share = coverage(mask, downsample, everywhere, grid.side)
-    unseen = coverage(unreadable, downsample, everywhere, grid.side) if unreadable.any() else np.zeros_like(share)
-    # at least some tissue, whatever the threshold: an empty patch says nothing
-    kept = (share + unseen >= parameters.min_tissue) & (share + unseen > 0)
-    inside = None
-    if parameters.roi is not None:
-        inside = np.zeros(len(everywhere), dtype=np.float32)
-        inside[kept] = parameters.roi.share(everywhere[kept], grid.side)
-        kept &= (inside >= parameters.roi.min_share) & (inside > 0)
-    table = PatchTable.create(folder, grid, everywhere[kept], receipt)
-    write_share(table, "tissue", share[kept], receipt)
-    if parameters.roi is not None and inside is not None:
-        write_share(table, ROI, inside[kept], receipt, source=parameters.roi.source)
+    chosen = choose_patches(grid, mask, store.unreadable_mask(), downsample, parameters)
+    table = PatchTable.create(folder, grid, chosen.coords, receipt)
+    write_share(table, "tissue", chosen.tissue, receipt)
+    if parameters.roi is not None and chosen.roi is not None:
+        write_share(table, ROI, chosen.roi, receipt, source=parameters.roi.source)
     return table
 
 
 def write_roi(table: PatchTable, roi: Roi) -> npt.NDArray[np.float32]:
-    """Write the column `roi` of a table that is there: the exact share of each patch inside, float32 (N,).
+    """Write the column `roi` of an existing table: the exact fraction of each patch inside, float32 (N,).
 
-    No patch is removed; a vote weighs by it.
+    No patch is removed; the vote uses the column as a weight.
     """
     coords = table.receipt("coords")
     assert coords is not None
     share = roi.share(table.coords, table.grid.side)
-    # what is inside does not depend on how much of it is asked for
+    # the fraction inside does not depend on min_share
     receipt = Receipt("roi", ROI_REVISION, {"shape": roi.to_json()["shape"]}, {"patches": coords.digest})
     write_share(table, ROI, share, receipt, source=roi.source)
     return share
@@ -157,14 +185,14 @@ def write_roi(table: PatchTable, roi: Roi) -> npt.NDArray[np.float32]:
 def write_share(
     table: PatchTable, name: str, share: npt.NDArray[np.float32], receipt: Receipt, **attributes: str
 ) -> None:
-    """Bring a column of shares of the patches' area up to date; `share` is (N,), `attributes` are kept with it."""
+    """Write a column of fractions of the patches' area if it is out of date; `share` is (N,), with `attributes`."""
     spec = ColumnSpec(name, "float32", attributes={"unit": "share of the patch's area", **attributes})
     for rows in table.prepare([spec], receipt):
         table.write(name, rows, share[rows])
 
 
 def quality_stage(table: PatchTable) -> ColumnStage:
-    """The columns readable (1 or 0) and the quality measures (0 … 1; NaN where not readable)."""
+    """The stage of the columns readable (1 or 0) and the quality measures (0 … 1; NaN where not readable)."""
     from wsikit.tissue.quality import QUALITY_NAMES
 
     coords = table.receipt("coords")

@@ -1,6 +1,6 @@
-"""What a slide's image store will hold, as data: levels and shards. Pure: nothing is read or written here.
+"""The plan of a store's image: levels, shards and tiles as data. Nothing is read or written here.
 
-Frames are named: level px are pixels of the store's level; tiles and shards are counted in columns and rows.
+Level px are pixels of the store's level; tiles and shards are indexed by column and row.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from wsikit.slides.encoded_tiles import TileSource
 from wsikit.store.level_format import LevelFormat
 
 SMALLEST_LEVEL_PX = 4096
-"""Levels are built until the longer side is at most this: decoding as much takes a tenth of a second."""
+"""Coarser levels are built until the longer side is at most this; decoding such a level takes a tenth of a second."""
 
 BUILT_DOWNSAMPLE = 4
-"""Of a built level against the one before: a sixteenth of the pixels; halving would cost a third of the file."""
+"""Of a built level relative to the one before: it adds 1/16 of the pixels; with a factor of 2 it would add 1/4."""
 
 PORTABLE_TILE_PX = 1024
-"""Side of a chunk that is a file of its own: a slide of 10 gigapixels has ten thousand of them."""
+"""Side of a chunk in a file of its own: a slide of 10 gigapixels has ten thousand of them."""
 
 Regions = Literal["auto", "all", "tissue"]
 
 
 @dataclass(frozen=True)
 class ImageParameters:
-    """How pixels are stored: the source's own bytes where that is possible, else encoded anew."""
+    """How pixels are stored: lossless pass-through of the source's bytes where possible, else re-encoded."""
 
     pixels: Literal["keep", "none"] = "keep"
-    """none: the store refers to its source (path and fingerprint), and holds masks and tables only."""
+    """none: the store refers to its source by path and fingerprint, and holds only masks and tables."""
     profile: Literal["native", "portable"] = "native"
-    """portable: Blosc-Zstandard chunks, a file each, with the metadata of NGFF 0.5 and of 0.4: opens where no JPEG
-    codec is known, and is several times as large as the source."""
+    """portable: Blosc-Zstandard chunks, one per file, with metadata of NGFF 0.5 and 0.4. Opens without a JPEG codec;
+    several times as large as the source."""
     codec: Literal["jpeg", "zstd"] = "jpeg"
-    """Of pixels that cannot pass as they are: jpeg, or zstd, which keeps them exactly."""
+    """Codec for tiles that must be re-encoded: jpeg, or zstd, which is lossless."""
     regions: Regions = "auto"
-    """all, or tissue only; auto: all where the source's bytes pass, else tissue."""
+    """all, or tissue only; auto: all with pass-through, else tissue."""
     levels: tuple[int, ...] | None = None
-    """Which of the source's levels are kept (0 is the finest); None: all. Coordinates stay the source's level-0 px."""
+    """Levels of the source to store (0 is the finest); None: all. Coordinates stay in the source's level-0 px."""
     keep_label: bool = False
-    """Keep label and macro image too, which can show a name or a case number."""
+    """Store the label and macro image too, which can show a name or a case number."""
     tile_px: int = 256
-    """Side of a chunk of pixels that are encoded anew."""
+    """Side of a chunk of re-encoded pixels."""
     chunks_per_shard: int = 16
     """Chunks along a shard's side."""
     jpeg_quality: int = 90
-    """4:4:4; about 54 dB against the decoded source."""
+    """Of re-encoded tiles, 4:4:4; about 54 dB relative to the decoded source."""
 
     def __post_init__(self) -> None:
         chosen = self.levels
         if chosen is not None and (not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 0):
-            raise RequestError(f"levels {list(chosen)}: expected numbers from 0 in rising order, such as 1,2")
+            raise RequestError(f"levels {list(chosen)}: expected numbers from 0 in ascending order, such as 1,2")
         if not 1 <= self.jpeg_quality <= 100:
             raise RequestError(f"JPEG quality {self.jpeg_quality}: expected 1 to 100")
         if self.tile_px < 16 or self.tile_px % 16:
@@ -75,14 +75,14 @@ class LevelPlan:
     downsample: tuple[float, float]
     """Along x and y, relative to the source's level 0."""
     source_level: int | None
-    """Level of the source that it is read from; None: built by averaging 4 × 4 px of the store's level before."""
+    """Level of the source that it is read from; None: built by averaging 4 × 4 px of the store's previous level."""
     source: TileSource | None = None
-    """Of the source's tiles, which become the chunks; None: pixels are decoded, or averaged, and encoded."""
+    """Format of the source's tiles, which become the chunks; None: pixels are decoded or averaged, and encoded."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard: one task, one file."""
+    """One shard, which is one task and one file."""
 
     level: int
     col: int
@@ -105,21 +105,21 @@ def plan_levels(
     *,
     fill: int = 255,
 ) -> list[LevelPlan]:
-    """The source's levels, then ever coarser ones until the longer side is `SMALLEST_LEVEL_PX` or less.
+    """The source's levels, then coarser ones until the longer side is `SMALLEST_LEVEL_PX` or less.
 
     Parameters
     ----------
     level_dimensions
         (width, height) per source level, finest first.
     passing
-        Source levels whose own tiles can be kept, and what these are like.
+        Source levels whose encoded tiles can be passed through, and the format of these tiles.
     fill
-        What a tile that is left out reads as.
+        Value of the pixels of a tile that is left out.
 
     Raises
     ------
     RequestError
-        The source lacks a level that was asked for.
+        The source does not have a requested level.
 
     >>> plans = plan_levels([(22_200, 9_000)], ImageParameters())
     >>> [(plan.format.width, plan.format.height, plan.source_level) for plan in plans]
@@ -128,12 +128,12 @@ def plan_levels(
     chosen = range(len(level_dimensions)) if parameters.levels is None else parameters.levels
     if max(chosen) >= len(level_dimensions):
         raise RequestError(
-            f"level {max(chosen)} asked for; the slide has levels 0 to {len(level_dimensions) - 1} of "
+            f"level {max(chosen)} requested; the slide has levels 0 to {len(level_dimensions) - 1} of "
             + ", ".join(f"{width}×{height}" for width, height in level_dimensions)
             + " px"
         )
     own = dict(passing or {}) if parameters.profile == "native" else {}
-    # one array has one number of channels, and all levels of an image have the same
+    # all levels of an image have the same number of channels
     channels = own[chosen[0]].channels if chosen[0] in own else 3
     own = {level: source for level, source in own.items() if source.channels == channels}
     width0, height0 = level_dimensions[0]

@@ -1,4 +1,4 @@
-"""Which tiles of a level are kept when only tissue is stored. Tiles are counted in columns and rows of a level."""
+"""Selection of the tiles of a level when only tissue is stored. Tiles are indexed by column and row of the level."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from wsikit.tiling.plan import SMALLEST_LEVEL_PX, LevelPlan
 from wsikit.tissue.mask import TissueMask
 
 MARGIN_UM = 128.0
-"""Around tissue: a patch at its border shows the slide, not a gap."""
+"""Stored around tissue, so that patches at its border have all their pixels."""
 
 
 def background_tiles(level: LevelPlan, tissue: TissueMask) -> frozenset[tuple[int, int]]:
-    """Tiles (column, row) of a level that hold neither tissue nor its margin, nor anything that could not be read.
+    """Tiles (column, row) of a level without tissue, its margin, or unreadable parts.
 
-    Small levels are kept whole: they are what maps and thumbnails show.
+    Empty for small levels, which are stored completely: maps and thumbnails show them.
     """
     form = level.format
     if max(form.width, form.height) <= SMALLEST_LEVEL_PX:

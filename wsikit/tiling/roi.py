@@ -1,12 +1,13 @@
-"""Regions that people drew on a slide (GeoJSON, as QuPath exports it), and what share of a patch lies in them.
+"""Regions drawn on a slide (GeoJSON, as QuPath exports it), and the fraction of a patch inside them.
 
-Level-0 px throughout.
+All coordinates are level-0 px.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,23 +36,23 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Roi:
-    """Where on a slide to look: a patch counts if enough of it lies inside."""
+    """Region of interest on a slide: a patch is used if a sufficient fraction of it lies inside."""
 
     shape: BaseGeometry
     """Polygons with their holes, level-0 px; may be empty."""
     source: str
-    """File name and classes, for people."""
+    """File name and classes, for display."""
     min_share: float = 0.5
-    """Least share of a patch's area that lies inside; 0 keeps all that touch."""
+    """Minimum fraction of a patch's area inside; 0 keeps all patches that touch the region."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_share <= 1:
-            raise RequestError(f"a share of {self.min_share} of a patch: expected 0 to 1")
+            raise RequestError(f"minimum fraction of a patch {self.min_share}: expected 0 to 1")
 
     def share(self, coords: npt.NDArray[np.int64], side: tuple[float, float]) -> npt.NDArray[np.float32]:
-        """Exact share of each patch's area that lies inside, float32 (N,) in [0, 1].
+        """Exact fraction of each patch's area inside, float32 (N,) in [0, 1].
 
-        `coords` is (N, 2), top-left corners; `side` is that of a patch along x and y; both in level-0 px.
+        `coords` is (N, 2), top-left corners; `side` is the side of a patch along x and y; both in level-0 px.
         """
         import shapely
 
@@ -64,21 +65,22 @@ class Roi:
             pieces = _pieces(self.shape)
             box, piece = shapely.STRtree(pieces).query(boxes[border])
             rectangles = shapely.bounds(boxes[border])
-            # cutting with a rectangle leaves seams without area, and is far faster than intersecting
+            # clipping with a rectangle is far faster than intersection; its degenerate seams have no area
             areas = [
                 shapely.clip_by_rect(pieces[j], *rectangles[i]).area
                 for i, j in zip(box.tolist(), piece.tolist(), strict=True)
             ]
             found[border] = np.bincount(box, areas, len(border)) / (side[0] * side[1])
-        return np.clip(found, 0.0, 1.0).astype(np.float32)
+        clipped: npt.NDArray[np.float32] = np.clip(found, 0.0, 1.0).astype(np.float32)
+        return clipped
 
     def to_json(self) -> dict[str, Any]:
-        """For receipts: what decides which patches are kept. Equal shapes drawn in another order are equal."""
+        """For receipts: equal for equal shapes, whatever the order of their corners."""
         return {"shape": hashlib.sha256(self.shape.normalize().wkb).hexdigest(), "min_share": self.min_share}
 
 
 def _pieces(shape: BaseGeometry) -> npt.NDArray[Any]:
-    """`shape` cut into pieces of few corners, which do not overlap: a patch meets some of them, and not all corners."""
+    """`shape` divided into disjoint pieces with few corners, so that a patch is clipped against few corners."""
     import shapely
 
     done, left = [], [shape]
@@ -92,10 +94,18 @@ def _pieces(shape: BaseGeometry) -> npt.NDArray[Any]:
         middle = (x0 + x1) / 2 if wide else (y0 + y1) / 2
         halves = ((x0, y0, middle, y1), (middle, y0, x1, y1)) if wide else ((x0, y0, x1, middle), (x0, middle, x1, y1))
         cut = [shapely.clip_by_rect(part, *half) for half in halves]
-        # corners so near to each other that no cut parts them
+        # corners too close to each other to be separated
         stuck = any(shapely.get_num_coordinates(half) >= shapely.get_num_coordinates(part) for half in cut)
         (done if stuck else left).extend(half for half in cut if not half.is_empty)
     return np.asarray(done, dtype=object)
+
+
+RoiLike = Roi | str | os.PathLike[str]
+
+
+def as_roi(roi: RoiLike | None) -> Roi | None:
+    """The region itself, or the one that a GeoJSON file draws; see `read_roi`."""
+    return roi if roi is None or isinstance(roi, Roi) else read_roi(Path(roi))
 
 
 def read_roi(path: str | Path, *, classes: Sequence[str] = (), min_share: float = Roi.min_share) -> Roi:
@@ -104,7 +114,7 @@ def read_roi(path: str | Path, *, classes: Sequence[str] = (), min_share: float 
     Parameters
     ----------
     classes
-        Names of the classes that count; none: every polygon, with a class or without.
+        Names of the classes to use; empty: all polygons, with or without a class.
 
     Raises
     ------
@@ -122,14 +132,14 @@ def read_roi(path: str | Path, *, classes: Sequence[str] = (), min_share: float 
         _check_area(Path(path), number, label, kind)
         shapes.append(shape)
     if not shapes:
-        found = f"its classes are {', '.join(sorted(seen))}" if seen else "it holds none"
-        raise RequestError(f"{path}: no region{' of ' + ', '.join(classes) if classes else ''} to look at; {found}.")
+        found = f"its classes are {', '.join(sorted(seen))}" if seen else "it has no features"
+        raise RequestError(f"{path}: no region{' of ' + ', '.join(classes) if classes else ''}; {found}.")
     named = f"{Path(path).name}{': ' + ', '.join(classes) if classes else ''}"
     return Roi(union_all(shapes), named, min_share)
 
 
 def read_regions(path: str | Path) -> list[Drawn]:
-    """Polygons of a GeoJSON file by class, in level-0 px. Annotations without a class say nothing and are passed over.
+    """Polygons of a GeoJSON file by class, in level-0 px. Annotations without a class are ignored.
 
     Raises
     ------
@@ -150,7 +160,7 @@ def read_regions(path: str | Path) -> list[Drawn]:
 
 
 def _features(path: Path) -> Iterator[tuple[int, str | None, str, BaseGeometry | None]]:
-    """Number, class, kind and shape (made valid; None if it is no area) of each feature."""
+    """Number, class, kind and shape (made valid; None if it is not an area) of each feature."""
     from shapely import make_valid
     from shapely.errors import ShapelyError
     from shapely.geometry import shape
@@ -165,7 +175,7 @@ def _features(path: Path) -> Iterator[tuple[int, str | None, str, BaseGeometry |
             kind = str(feature["geometry"]["type"])
             area = make_valid(shape(feature["geometry"])) if kind in _AREAS else None
             if area is not None and not np.isfinite(area.bounds).all() and not area.is_empty:
-                raise RequestError(f"{path}: feature {number} has a corner that is not a number. Export it again.")
+                raise RequestError(f"{path}: feature {number} has a coordinate that is not a number. Export it again.")
             yield number, None if label is None else str(label), kind, area
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file. Give the regions as GeoJSON.") from None

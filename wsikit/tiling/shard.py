@@ -1,6 +1,6 @@
-"""One shard, one task: its tiles passed on as the source stores them, or read and encoded, and written whole.
+"""Writing of one shard, as one task: its tiles are passed through or re-encoded, and the shard is written atomically.
 
-Frames are named: tiles are counted in columns and rows of the store's level; boxes are px of it.
+Tiles are indexed by column and row of the store's level; boxes are px of that level.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wsikit.tiling.plan import BUILT_DOWNSAMPLE, LevelPlan, ShardPlan, TilePlan,
 logger = logging.getLogger(__name__)
 
 PLAN_FOLDER = "wsikit-plan"
-"""There while a store is being written: what its shards belong to, and notes on them. Removed by the commit."""
+"""Folder with the plan and notes on the shards while a store is being written. Removed by the commit."""
 
 Box = tuple[int, int, int, int]
 Pixels = npt.NDArray[np.uint8]
@@ -36,18 +36,18 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a worker needs to write one shard. The slide travels as its path."""
+    """What a worker needs to write one shard. The slide is pickled as its path."""
 
     slide: Slide
     folder: Path
     level: LevelPlan
     above: LevelPlan | None
-    """The level that a built one is averaged from."""
+    """The level that a built level is averaged from; None for levels of the source."""
     shard: ShardPlan
     quality: int
-    """Of JPEG encoded anew."""
+    """JPEG quality of re-encoded tiles."""
     dropped: frozenset[tuple[int, int]] = field(default=frozenset(), repr=False)
-    """Tiles (column, row) of the level that are left out on request: background."""
+    """Tiles (column, row) of the level that are left out as background."""
 
     @property
     def path(self) -> Path:
@@ -59,7 +59,7 @@ class ShardTask:
 
     @property
     def where(self) -> str:
-        """The region in words, for errors."""
+        """The region, for error messages."""
         form, shard = self.level.format, self.shard
         step = form.tile_px[0] * form.shard_side, form.tile_px[1] * form.shard_side
         x, y = shard.col * step[0], shard.row * step[1]
@@ -69,24 +69,24 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of one shard."""
+    """Result of writing one shard."""
 
     level: int
     unreadable: tuple[tuple[int, int], ...] = ()
     """Tiles (column, row) of the level whose pixels could not be read."""
     missing: int = 0
-    """Tiles that the source does not store: white."""
+    """Number of tiles that the source does not store; they are white."""
     recoded: int = 0
-    """Tiles that could not pass as they were stored, among others that did."""
+    """Number of tiles that were re-encoded among passed ones."""
 
 
 def write_shard(task: ShardTask) -> ShardResult:
-    """Write one shard unless it is there and whole. Tiles that cannot be read are left out and named.
+    """Write one shard unless it is complete on disk. Tiles that cannot be read are left out and listed.
 
     Raises
     ------
     StoreError
-        The store cannot be written (disk full, no permission). What is written before stays, and the next run goes on.
+        The store cannot be written (disk full, no permission). What was written is kept, and the next run continues.
     """
     kept = _kept(task)
     if kept is not None:
@@ -99,20 +99,20 @@ def write_shard(task: ShardTask) -> ShardResult:
     chunks, result = _passed(task, tiles) if task.level.source else _encoded(task, tiles)
     try:
         if result != ShardResult(task.level.level):
-            # before the shard: where that is, what there is to say of it is too
+            # written before the shard, so that no shard exists without its note
             write_json(task.note_path, asdict(result))
         _write(task, chunks, result)
     except OSError as error:
         raise StoreError(
-            f"{task.path}: cannot be written ({error.strerror or error}); {task.slide.path}, {task.where}. Make room "
-            "or mend the drive, and run again: what is written is kept."
+            f"{task.path}: cannot be written ({error.strerror or error}); {task.slide.path}, {task.where}. Free disk "
+            "space or repair the drive, and run again: what is written is kept."
         ) from error
     return result
 
 
 def _write(task: ShardTask, chunks: list[bytes | Chunk | None], result: ShardResult) -> None:
     if not any(chunk is not None for chunk in chunks) and task.level.source and not result.unreadable:
-        return  # nothing but what the source leaves out: so does the store
+        return  # all tiles are missing in the source
     if task.level.format.chunks_per_shard:
         write_pieces(task.path, shard_pieces(chunks))
     elif chunks[0] is not None:
@@ -121,11 +121,11 @@ def _write(task: ShardTask, chunks: list[bytes | Chunk | None], result: ShardRes
 
 
 def _kept(task: ShardTask) -> ShardResult | None:
-    """What is known of a shard that an earlier run wrote; None if it is to be written (again)."""
+    """Result of a shard that an earlier run wrote; None if it must be written (again)."""
     side = task.level.format.chunks_per_shard
     try:
         if side is None:
-            # written under another name, flushed and renamed, it is whole; it carries no checksum of its own
+            # written atomically, so an existing file is complete; it has no checksum
             if not task.path.is_file():
                 return None
         elif read_shard(task.path, side) is None:
@@ -136,11 +136,11 @@ def _kept(task: ShardTask) -> ShardResult | None:
         return ShardResult(task.level.level)
     note = json.loads(task.note_path.read_text(encoding="utf-8"))
     if note["unreadable"]:
-        return None  # it may be readable by now
+        return None  # may be readable now
     return ShardResult(task.level.level, (), note["missing"], note["recoded"])
 
 
-# ---- the source's own bytes
+# ---- pass-through
 
 
 def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | Chunk | None], ShardResult]:
@@ -168,11 +168,11 @@ def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes |
     return chunks, ShardResult(level.level, tuple(sorted(unreadable)), passed.missing, recoded)
 
 
-# ---- pixels, encoded anew
+# ---- re-encoding
 
 
 def _encoded(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | Chunk | None], ShardResult]:
-    """Read and encode one row of tiles after the other: the memory is that of a row, whatever the shard's size."""
+    """Read and encode row by row of tiles, so that memory is bounded by a row, whatever the shard's size."""
     chunks: list[bytes | Chunk | None] = []
     unreadable: list[tuple[int, int]] = []
     side = task.level.format.shard_side
@@ -192,7 +192,7 @@ def _encoded(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes 
 
 
 def _read_row(boxes: list[Box], read: Callable[[Box], Pixels]) -> dict[Box, Pixels]:
-    """Pixels by box of tiles that lie in one row. What cannot be read is not there."""
+    """Pixels by box, of tiles in one row. Unreadable boxes are absent."""
     if not boxes:
         return {}
     left, top, height = boxes[0][0], boxes[0][1], boxes[0][3]
@@ -200,7 +200,7 @@ def _read_row(boxes: list[Box], read: Callable[[Box], Pixels]) -> dict[Box, Pixe
     try:
         row = read((left, top, right - left, height))
     except ReadError:
-        pass  # read again tile by tile, to lose no more than what is damaged
+        pass  # retry tile by tile, so that only damaged tiles are lost
     else:
         return {box: row[:, box[0] - left : box[0] - left + box[2]] for box in boxes}
     found: dict[Box, Pixels] = {}
@@ -214,7 +214,7 @@ def _read_row(boxes: list[Box], read: Callable[[Box], Pixels]) -> dict[Box, Pixe
 
 @contextlib.contextmanager
 def _pixels(task: ShardTask) -> Iterator[Callable[[Box], Pixels]]:
-    """How a box of the level is read: from the source, or as averages of the store's level before."""
+    """The function that reads a box of the level: from the source, or averaged from the store's previous level."""
     if task.above is None:
         yield lambda box: _read_source(task, box)
         return
@@ -229,11 +229,11 @@ def _read_source(task: ShardTask, box: Box) -> Pixels:
 
 
 def _average(levels: StoreLevels, above: LevelPlan, box: Box) -> Pixels:
-    """Mean of k × k px of the level before; where its last rows or columns are fewer, the last one is repeated."""
+    """Mean of k × k px of the previous level; at its right and lower edge, the last column and row are repeated."""
     x, y, width, height = box
     factor = BUILT_DOWNSAMPLE
     right, bottom = min(factor * (x + width), above.format.width), min(factor * (y + height), above.format.height)
-    pixels = levels.read(above.level, (factor * x, factor * y, right - factor * x, bottom - factor * y))
+    pixels = levels.read_box(above.level, (factor * x, factor * y, right - factor * x, bottom - factor * y))
     missing = (factor * height - pixels.shape[0], factor * width - pixels.shape[1])
     if any(missing):
         pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")

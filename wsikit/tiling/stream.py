@@ -1,7 +1,7 @@
-"""Patches from a slide or store, many at once: each tile that they need is decoded once, and no other is read.
+"""Reading many patches of a slide or store at once: each tile that they need is decoded once, and no other is read.
 
-A patch comes out the same, to the last bit, whether it is read alone or among others. Frames: coords are level-0 px;
-boxes are px of the level that is read.
+A patch is bit-identical whether it is read alone or with others. Frames: coords are level-0 px; boxes are px of the
+level that is read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from wsikit.slides.region import RegionPlans, plan_regions, resample
 from wsikit.slides.tile_cache import DecodedTiles, DecodePool, paste_boxes
 
 SUPER_TILE_PX = 4 << 20
-"""At most this many pixels are read as one where a slide does not hand out its tiles: 12 MB as RGB."""
+"""Maximum number of pixels of one read for slides without access to tiles: 12 MB as RGB."""
 
 SOURCE_BYTES = 16 << 20
-"""Pixels that wait to be resampled: beyond this, the next patches are read later."""
+"""Maximum size of pixels waiting to be resampled; further patches are read afterwards."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,32 @@ class PatchBatch:
     images: npt.NDArray[np.uint8]
     """(B, patch_px, patch_px, 3) RGB; zeros where not readable."""
     readable: npt.NDArray[np.bool_]
-    """(B,); False where any pixel of the patch could not be read. Such an image must not be looked at."""
+    """(B,); False where any pixel of the patch could not be read. Such an image must not be used."""
 
 
 @dataclass(frozen=True)
 class SuperTile:
-    """One read for several boxes that lie side by side."""
+    """One read for several adjacent boxes."""
 
     box: tuple[int, int, int, int]
     """x, y, width, height, px of the level."""
     members: slice
-    """Which boxes it holds."""
+    """Indices of the boxes in it."""
 
 
 def plan_patches(slide: Slide, grid: PatchGrid, coords: npt.NDArray[np.int64]) -> RegionPlans:
-    """What is read for the patches at `coords`, int64 (N, 2) level-0 px, and how it becomes patches."""
+    """The reads for the patches at `coords`, int64 (N, 2) level-0 px, and how they are resampled."""
     size = grid.patch_px
     return plan_regions(slide.level_downsamples, slide.mpp, coords, size, size, mpp=grid.target_mpp, path=slide.path)
 
 
 def plan_super_tiles(boxes: npt.NDArray[np.int64]) -> list[SuperTile]:
-    """Group `boxes`, (N, 4) of x, y, width, height in row-major order, into neighbours of one row."""
+    """Group adjacent boxes of a row; `boxes` is (N, 4) of x, y, width, height, row-major."""
     super_tiles: list[SuperTile] = []
     first, (left, top, right, height) = 0, (0, 0, 0, 0)
     for index, (x, y, box_width, box_height) in enumerate(boxes.tolist()):
-        beside = (y, box_height) == (top, height) and left <= x <= right + box_width
-        if not (index and beside and (x + box_width - left) * height <= SUPER_TILE_PX):
+        adjacent = (y, box_height) == (top, height) and left <= x <= right + box_width
+        if not (index and adjacent and (x + box_width - left) * height <= SUPER_TILE_PX):
             if index:
                 super_tiles.append(SuperTile((left, top, right - left, height), slice(first, index)))
             first, left, top, right, height = index, x, y, x, box_height
@@ -77,20 +77,20 @@ def read_patches(
     threads: int = 1,
     in_order: bool = False,
 ) -> PatchBatch:
-    """Read the patches at `coords`, int64 (B, 2) level-0 px, row by row.
+    """Read the patches at `coords`, int64 (B, 2) level-0 px, row-major.
 
-    Patches that cannot be read are marked, the others are delivered: nothing unreadable turns into white.
+    Patches that cannot be read are marked; their pixels are zeros, never white.
 
     Parameters
     ----------
     threads
-        So many decode tiles side by side, where the slide hands out its tiles.
+        Decoding threads, for slides with access to tiles.
     in_order
-        This is one of several calls that walk down the slide, and nobody else reads it meanwhile: what lies above is
-        not kept in memory. Like `threads` it changes the speed, not the pixels.
+        Whether this is one of several calls in row-major order without other readers of the slide: decoded tiles above
+        are then dropped from the cache. Like `threads`, it changes the speed, not the pixels.
     """
-    with DecodePool(threads) as crew:
-        return _read(slide, plan_patches(slide, grid, coords), crew, in_order)
+    with DecodePool(threads) as pool:
+        return _read(slide, plan_patches(slide, grid, coords), pool, in_order)
 
 
 def iterate_patches(
@@ -101,17 +101,18 @@ def iterate_patches(
     *,
     threads: int | None = None,
 ) -> Iterator[tuple[slice, PatchBatch]]:
-    """Yield (rows, batch) for each range of table rows; the next one is read while the caller works on this one.
+    """Yield (rows, batch) for each range of table rows; the next batch is read while the caller uses this one.
 
-    `threads` decode side by side, by default one per CPU. At most two batches are in memory beside the caller's.
+    `threads` is the number of decoding threads, by default one per CPU. At most two batches are in memory besides the
+    caller's.
     """
     with (
-        DecodePool(threads or available_cpus()) as crew,
+        DecodePool(threads or available_cpus()) as pool,
         ThreadPoolExecutor(1, thread_name_prefix="wsikit-read") as ahead,
     ):
 
         def begin(rows: slice) -> Future[PatchBatch]:
-            return ahead.submit(_read, slide, plan_patches(slide, grid, coords[rows]), crew, True)
+            return ahead.submit(_read, slide, plan_patches(slide, grid, coords[rows]), pool, True)
 
         pending: tuple[slice, Future[PatchBatch]] | None = None
         for rows in row_ranges:
@@ -123,21 +124,21 @@ def iterate_patches(
             yield pending[0], pending[1].result()
 
 
-def _read(slide: Slide, plans: RegionPlans, crew: DecodePool, in_order: bool) -> PatchBatch:
+def _read(slide: Slide, plans: RegionPlans, pool: DecodePool, in_order: bool) -> PatchBatch:
     width, height = plans.out
     images = np.empty((len(plans), height, width, 3), dtype=np.uint8)
     if plans.resampled:
-        readable = _read_resampled(slide, plans, images, crew, in_order)
+        readable = _read_resampled(slide, plans, images, pool, in_order)
     else:
-        readable = _read_boxes(slide, plans.level, plans.boxes, images, crew, in_order)
+        readable = _read_boxes(slide, plans.level, plans.boxes, images, pool, in_order)
     images[~readable] = 0
     return PatchBatch(images, readable)
 
 
 def _read_resampled(
-    slide: Slide, plans: RegionPlans, images: npt.NDArray[np.uint8], crew: DecodePool, in_order: bool
+    slide: Slide, plans: RegionPlans, images: npt.NDArray[np.uint8], pool: DecodePool, in_order: bool
 ) -> npt.NDArray[np.bool_]:
-    """As `_read_boxes`, with every box brought to the patch's scale: a few boxes at a time, in one piece of memory."""
+    """As `_read_boxes`, with every box resampled to the patch's pixel size, a few boxes at a time in one buffer."""
     readable = np.ones(len(plans), dtype=bool)
     if not len(plans):
         return readable
@@ -146,32 +147,32 @@ def _read_resampled(
     sources = np.empty((at_once, height, width, 3), dtype=np.uint8)
     for first in range(0, len(plans), at_once):
         rows = slice(first, min(first + at_once, len(plans)))
-        readable[rows] = _read_boxes(slide, plans.level, plans.boxes[rows], sources, crew, in_order)
+        readable[rows] = _read_boxes(slide, plans.level, plans.boxes[rows], sources, pool, in_order)
         seen = first + np.flatnonzero(readable[rows])
 
-        def bring_to_scale(share: slice, first: int = first, seen: npt.NDArray[np.intp] = seen) -> None:
+        def resample_share(share: slice, first: int = first, seen: npt.NDArray[np.intp] = seen) -> None:
             for index in seen[share].tolist():
                 plan = plans[index]
                 source = sources[index - first, : plan.box[3], : plan.box[2]]
                 resample(source, plan.crop, plan.out, into=images[index])
 
-        crew.share(bring_to_scale)
+        pool.share(resample_share)
     return readable
 
 
 def _read_boxes(
-    slide: Slide, level: int, boxes: npt.NDArray[np.int64], out: npt.NDArray[np.uint8], crew: DecodePool, in_order: bool
+    slide: Slide, level: int, boxes: npt.NDArray[np.int64], out: npt.NDArray[np.uint8], pool: DecodePool, in_order: bool
 ) -> npt.NDArray[np.bool_]:
     """Read boxes (N, 4) of a level into out[i, :height, :width]; bool (N,): which of them could be read."""
     if isinstance(slide, DecodedTiles):
-        return paste_boxes(slide, level, boxes, out, crew, in_order=in_order)
+        return paste_boxes(slide, level, boxes, out, pool, in_order=in_order)
     readable = np.ones(len(boxes), dtype=bool)
     for super_tile in plan_super_tiles(boxes):
         left, top, _, _ = super_tile.box
         try:
             block: npt.NDArray[np.uint8] | None = slide.read_box(level, super_tile.box)
         except ReadError:
-            block = None  # once more, box by box, to lose none but those that are damaged
+            block = None  # retry box by box, so that only damaged boxes are lost
         for index in range(super_tile.members.start, super_tile.members.stop):
             x, y, width, height = boxes[index].tolist()
             into = out[index, :height, :width]

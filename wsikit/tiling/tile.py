@@ -1,4 +1,4 @@
-"""`tile`: a slide becomes a store with pixels, tissue label and patch table. Each part is kept if it is up to date."""
+"""`tile`: from a slide to a store with pixels, tissue label and patch table. Parts that are up to date are kept."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from wsikit.tiling.patches import (
     write_tissue,
 )
 from wsikit.tiling.plan import ImageParameters
+from wsikit.tiling.roi import RoiLike, as_roi
 from wsikit.tissue.mask import tissue_mask
 from wsikit.tissue.parameters import TissueParameters
 
@@ -35,32 +36,45 @@ def tile(
     slide: Slide | str | os.PathLike[str],
     store: str | os.PathLike[str],
     *,
+    mpp: float = PatchParameters.mpp,
+    patch_px: int = PatchParameters.patch_px,
+    overlap_px: int = PatchParameters.overlap_px,
+    min_tissue: float = PatchParameters.min_tissue,
+    roi: RoiLike | None = None,
     slide_id: str | None = None,
-    patches: PatchParameters | None = None,
     tissue: TissueParameters | None = None,
     image: ImageParameters | None = None,
-    stages: Sequence[Callable[[PatchTable], ColumnStage]] = (quality_stage,),
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> SlideStore:
-    """Turn a slide into a slide store, or bring the one that is there up to date.
+    """Convert a slide to a slide store, or update an existing store.
 
-    Run again after an interruption, it does only what is missing. A changed source file or parameter redoes what
-    depends on it, and nothing else.
+    After an interruption, a second call writes only what is missing. If the source file or a parameter changed, what
+    depends on it is computed again, and nothing else.
 
     Parameters
     ----------
     slide
         An open slide, or the path of one.
     store
-        Folder to write, `<slide_id>.zarr`.
+        Folder to write, `<slide_id>.zarr`; a path or a URL.
+    mpp
+        Pixel size of the patches, µm/px.
+    patch_px
+        Side of a patch, px at `mpp`.
+    overlap_px
+        Overlap of neighbouring patches, px at `mpp`.
+    min_tissue
+        Minimum fraction of a patch that is tissue, 0 to 1.
+    roi
+        Region of interest: patches outside are left out. A GeoJSON file with polygons in level-0 px (as QuPath exports
+        them), or a `Roi`. None: the whole slide.
     slide_id
         Name of the slide in all outputs; by default the store's name without `.zarr`.
-    patches, tissue, image
-        What a patch is (µm/px, px), what tissue is (µm, mm²), how pixels are stored.
-    stages
-        Which columns to compute from the patches, in one pass over them: given the table, each says what it computes.
-        Quality, and whatever else is needed (`wsikit.inference.caption.caption_stage`).
+    tissue
+        Parameters of tissue detection (µm, mm²).
+    image
+        How pixels are stored.
     executor
         Where the tasks run; by default one thread per CPU.
 
@@ -73,15 +87,52 @@ def tile(
     SlideError
         The file is not a slide that can be read.
     ScaleError
-        Its pixel size is missing or absurd, or it was scanned too coarsely for `patches.mpp`.
+        Its pixel size is missing or implausible, or it was scanned too coarsely for `mpp`.
+    RequestError
+        The patch parameters are impossible, or `roi` is not a GeoJSON file of polygons.
     StoreError
-        Something that wsikit did not write is at `store`.
+        A folder that wsikit did not write exists at `store`, or it cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.mkdtemp()
+    >>> made = wsikit.make_phantom(f"{folder}/slide.tif", size_px=(768, 512))
+    >>> store = tile(f"{folder}/slide.tif", f"{folder}/slide.zarr", mpp=1.0, patch_px=128)
+    >>> store.patches().name
+    '1um_128px'
     """
+    patches = PatchParameters(mpp, patch_px, overlap_px, min_tissue, as_roi(roi))
+    return tile_slide(
+        slide,
+        store,
+        slide_id=slide_id,
+        patches=patches,
+        tissue=tissue,
+        image=image,
+        executor=executor,
+        progress=progress,
+    )
+
+
+def tile_slide(
+    slide: Slide | str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    *,
+    slide_id: str | None = None,
+    patches: PatchParameters | None = None,
+    tissue: TissueParameters | None = None,
+    image: ImageParameters | None = None,
+    stages: Sequence[Callable[[PatchTable], ColumnStage]] = (quality_stage,),
+    executor: Executor | None = None,
+    progress: Progress = SILENT,
+) -> SlideStore:
+    """`tile` with the patch parameters in one object, for callers inside the package."""
     opened = slide if not isinstance(slide, str | os.PathLike) else open_slide(slide)
     folder = place(store)
     patches, tissue, image = patches or PatchParameters(), tissue or TissueParameters(), image or ImageParameters()
     executor = executor or Executor()
-    # a slide without scale, or too coarse for these patches, is refused now, not after its pixels were copied
+    # a slide without pixel size, or too coarse for these patches, is refused before its pixels are copied
     check_enlargement(opened.path, max(opened.mpp) * finest_kept(opened, image), patches.mpp)
     try:
         written = write_pixels(opened, folder, slide_id, tissue, image, executor, progress)
@@ -90,8 +141,8 @@ def tile(
         if isinstance(error, WsikitError):
             raise
         raise StoreError(
-            f"{folder}: cannot be written ({error.strerror or error}); the slide is {opened.path}. Make room or mend "
-            "the drive, and run again: what is written is kept."
+            f"{folder}: cannot be written ({error.strerror or error}); the slide is {opened.path}. Free disk space or "
+            "repair the drive, and run again: what is written is kept."
         ) from error
     return written
 
@@ -105,9 +156,10 @@ def write_pixels(
     executor: Executor,
     progress: Progress,
 ) -> SlideStore:
-    """Bring the pixels of a store up to date and, where only tissue is kept, the tissue label too.
+    """Write the pixels of a store that are missing or out of date.
 
-    That label then comes from the slide itself. No patch table is written.
+    Where only tissue is stored, the tissue label is written too, as it is found on the slide itself. No patch table is
+    written.
     """
     source = ImageSource.of(slide)
     only_tissue = source.tissue_only(image)
@@ -118,7 +170,7 @@ def write_pixels(
         return committed
     mask = tissue_mask(slide, tissue) if only_tissue else None
     if committed is not None:
-        # stopped between pixels and label; it cannot be found on what was kept
+        # interrupted between pixels and label; it must come from the slide, as the store lacks the background
         write_tissue(committed, tissue, mask)
         return committed
     progress_started = False
@@ -142,7 +194,7 @@ def write_pixels(
     if progress_started:
         progress.finish()
     if mask is not None:
-        # what was left out is white in the store: the mask is that of the slide, not of what was kept
+        # the background is white in the store, so the mask is that of the slide
         write_tissue(store, tissue, mask)
     return store
 
@@ -155,7 +207,7 @@ def _has_tissue(store: SlideStore, receipt: Receipt) -> bool:
 
 
 def finest_kept(slide: Slide, image: ImageParameters) -> float:
-    """Downsample of the finest level that is kept."""
+    """Downsample of the finest level that is stored."""
     level = image.levels[0] if image.levels and image.pixels == "keep" else 0
     return max(slide.level_downsamples[min(level, len(slide.level_downsamples) - 1)])
 
@@ -169,9 +221,9 @@ def add_patches(
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> None:
-    """Bring tissue label, patch table and the columns of `stages` of a store up to date: one pass for all stages.
+    """Write tissue label, patch table and the columns of `stages` where they are missing or out of date.
 
-    A store may hold several grids.
+    All stages are computed in one pass over the patches. A store may hold several grids.
     """
     remove_partials(store.folder)
     progress.start("tissue", 1, "slide")

@@ -1,6 +1,6 @@
-"""`verify`: is a store what it says it is? Every shard read again, every passed tile held against its source's bytes.
+"""`verify`: check the integrity of a store. Every shard is read again, every passed tile compared with its source.
 
-Nothing is changed. What is found is told as problems, one line each, never as the first exception.
+Read-only. All problems are collected, one line each, instead of raising the first one.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from wsikit.store.level_format import LevelFormat
 from wsikit.store.shards import read_shard
 
 SAMPLED_TILES = 16
-"""Per level, tiles whose pixels are compared."""
+"""Number of tiles per level whose pixels are compared."""
 
 ENCODED_TOLERANCE = 6.0
-"""Mean difference, grey levels, that encoding anew at the store's quality may make within a tile."""
+"""Maximum mean difference within a tile, grey levels, after re-encoding at the store's quality."""
 
 _MOST_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was looked at, and what is wrong."""
+    """What was checked, and the problems found."""
 
     shards: int
-    """Shards read again, checksums of index and of every chunk included."""
+    """Shards read, with the checksums of the index and of every chunk."""
     chunks: int
     """Chunks in them."""
     compared_bytes: int
-    """Chunks held against the source's own bytes."""
+    """Chunks compared with the source's bytes."""
     compared_pixels: int
-    """Tiles whose pixels were held against the source's."""
+    """Tiles whose pixels were compared with the source's."""
     problems: tuple[str, ...]
-    """One line each; empty: the store is whole."""
+    """One line each; empty: no problem was found."""
 
     @property
     def ok(self) -> bool:
@@ -61,7 +61,7 @@ def verify(
     source: str | os.PathLike[str] | None = None,
     progress: Progress = SILENT,
 ) -> Verdict:
-    """Read a store again, all of it, and hold it against its source if that is given.
+    """Read a store completely, check it, and compare it with its source if that is given.
 
     Parameters
     ----------
@@ -72,6 +72,15 @@ def verify(
     ------
     StoreError
         There is no complete store at `store`.
+
+    Examples
+    --------
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.mkdtemp()
+    >>> made = wsikit.make_phantom(f"{folder}/slide.tif", size_px=(768, 512))
+    >>> store = wsikit.tile(f"{folder}/slide.tif", f"{folder}/slide.zarr")
+    >>> verify(store, source=f"{folder}/slide.tif").ok
+    True
     """
     opened = store if isinstance(store, SlideStore) else SlideStore(store)
     slide = None if source is None else open_slide(source)
@@ -111,12 +120,12 @@ class _Counts:
     bytes: int = 0
     pixels: int = 0
     without: int = 0
-    """Tiles of the level at hand that are not there, though nothing says that they could not be read."""
+    """Tiles of the current level that are missing and not recorded as unreadable."""
 
 
 @dataclass(frozen=True)
 class _Level:
-    """One level of the store, as its metadata state it."""
+    """One level of the store, from its metadata."""
 
     folder: Path
     level: int
@@ -202,7 +211,7 @@ def _compare_bytes(
     slide: Slide,
     counts: _Counts,
 ) -> Iterator[str]:
-    """Every tile that is there against the source's; those that were left out as background are not looked at."""
+    """Compare every stored tile with the source's bytes; tiles left out as background are skipped."""
     assert isinstance(slide, EncodedTiles)
     assert level.source_level is not None
     differing = 0
@@ -222,14 +231,14 @@ def _compare_bytes(
 
 
 def _same_bytes(stored: bytes | None, chunk: bytes | None) -> bool:
-    """Whether a chunk is the stored tile with something put behind its start marker, and nothing else changed."""
+    """Whether a chunk is the source's tile, up to segments inserted after its start marker."""
     if stored is None or chunk is None:
         return stored is chunk
     return chunk[:2] == stored[:2] and chunk.endswith(stored[2:].rstrip(b"\0"))
 
 
 def _compare_pixels(store: SlideStore, level: _Level, slide: Slide, counts: _Counts) -> Iterator[str]:
-    """Pixels of some tiles: equal where bytes were passed or pixels kept, near where they were encoded anew."""
+    """Compare the pixels of some tiles: equal after pass-through or lossless encoding, else within the tolerance."""
     assert level.source_level is not None
     form = level.form
     width, height = form.width, form.height

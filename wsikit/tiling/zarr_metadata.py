@@ -1,6 +1,6 @@
 """The metadata of a store's image: levels, root, vendor group, associated images. Small files, written by hand.
 
-They are plain JSON, so that nothing heavier than json is needed to write a store.
+They are written as plain JSON, without zarr.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.slides.base import Slide
-from wsikit.slides.store import STORE_FORMAT
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import is_local, place
 from wsikit.store.receipts import Receipt
+from wsikit.store.table import STORE_FORMAT
 from wsikit.tiling.encode import encode
 from wsikit.tiling.plan import ImageParameters, LevelPlan
 from wsikit.tiling.shard import ShardResult
@@ -31,7 +31,7 @@ _PICTURE_QUALITY = 90
 def level_attributes(
     level: LevelPlan, parameters: ImageParameters, results: Sequence[ShardResult], *, dropped: int, exact: bool
 ) -> dict[str, Any]:
-    """What is to be said of a level's pixels. `exact`: the reader's 8-bit pixels are all that the source has."""
+    """Attributes of a level's pixels. `exact`: the reader's 8-bit pixels hold all information of the source."""
     recoded = sum(result.recoded for result in results)
     fidelity = _fidelity(level)
     attributes: dict[str, Any] = {
@@ -46,7 +46,7 @@ def level_attributes(
         "unreadable_tiles": sorted([col, row] for result in results for col, row in result.unreadable),
     }
     if level.source is not None and level.source.subsampled:
-        # a decoder of the whole image would look across the borders of the pieces for the colours beside them
+        # a decoder of the whole image interpolates chroma across the borders of chunks
         attributes["chunk_border_upsampling"] = True
     if dropped:
         attributes |= {"background": "dropped", "dropped_tiles": dropped}
@@ -56,7 +56,7 @@ def level_attributes(
 
 
 def _fidelity(level: LevelPlan) -> str:
-    """bytes: the source's own; coefficients: its own, with other headers; pixels: exact; encoded: near."""
+    """bytes, coefficients (of the source, with other headers), pixels (lossless) or encoded (lossy)."""
     if level.source is not None:
         return "coefficients" if level.source.rewrapped else "bytes"
     return "encoded" if level.format.codec == "jpeg" else "pixels"
@@ -69,7 +69,7 @@ def _origin(level: LevelPlan) -> str:
 
 
 def write_level(folder: Path, level: LevelPlan, attributes: dict[str, Any], parameters: ImageParameters) -> None:
-    """Metadata of one level: Zarr v3, and v2 beside it for the portable profile."""
+    """Write the metadata of one level: Zarr v3, and for the portable profile also v2."""
     array = folder / str(level.level)
     if parameters.profile == "portable":
         write_json(array / ".zarray", level.format.to_zarr2(), sync=False)
@@ -86,7 +86,7 @@ def write_root(
     parameters: ImageParameters,
     lossless: bool,
 ) -> None:
-    """The root's metadata, which commit the store: until they are there, it is none."""
+    """Write the root's metadata, which commit the store: without them it is incomplete."""
     info = slide.info
     downsamples = [level.downsample for level in levels]
     record: dict[str, Any] = {
@@ -122,7 +122,7 @@ def write_root(
 
 
 def move_source(folder: Path, slide: Slide) -> None:
-    """Write down the new place of the slide that a store without pixels reads from."""
+    """Update the path of the slide that a store without pixels reads from."""
     path = folder / "zarr.json"
     root = json.loads(path.read_text(encoding="utf-8"))
     source = root["attributes"]["wsikit"]["source"]
@@ -131,12 +131,12 @@ def move_source(folder: Path, slide: Slide) -> None:
 
 
 def flush_metadata(folder: Path, levels: Sequence[LevelPlan]) -> None:
-    """See to it that all metadata but the root's are on the disk, before that commits them. Shards are already."""
+    """Flush all metadata except the root's to the disk, before that commits them. Shards are flushed already."""
     if not is_local(folder):
         return
     names = [str(level.level) for level in levels] + ["associated", "wsikit"]
     small = [path for name in names for path in _small_files(folder / name)]
-    with ThreadPoolExecutor(8) as pool:  # a disk takes many flushes at once in about the time of one
+    with ThreadPoolExecutor(8) as pool:  # many flushes at once take about the time of one
         list(pool.map(flush, small))
 
 
@@ -147,7 +147,7 @@ def _small_files(folder: Path) -> list[Path]:
 
 
 def write_vendor_group(slide: Slide, folder: Path) -> None:
-    """Vendor properties (allow-listed by the reader) and the colour profile, out of NGFF's way."""
+    """Write vendor properties (allow-listed by the reader) and the colour profile, outside of the NGFF metadata."""
     vendor = {"vendor": dict(slide.info.properties or {})}
     profile = slide.info.icc_profile
     if profile:
@@ -157,7 +157,7 @@ def write_vendor_group(slide: Slide, folder: Path) -> None:
 
 
 def write_associated(slide: Slide, folder: Path, *, keep_label: bool) -> None:
-    """The images that come with a slide, each an NGFF image; label and macro only where they were asked for."""
+    """Write the associated images of a slide, each as an NGFF image; label and macro only with `keep_label`."""
     names = [name for name in slide.info.associated if keep_label or name not in ("label", "macro")]
     if not names:
         return

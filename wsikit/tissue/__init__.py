@@ -1,4 +1,4 @@
-"""Where the tissue is on a slide, in µm and mm², and how good a patch is to look at."""
+"""The tissue mask of a slide, with sizes in µm and mm², and the image quality of patches."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Stained tissue on a light field: what is stain, what is ink, what is the scanner's black border.
+"""Tissue mask of brightfield slides: separates stain from pen ink and from black borders of the scan.
 
-Works on the overview, uint8 (h, w, 3), at mask resolution. Stain is judged by optical density (OD, natural
-logarithm) above the slide's own glass: how far the channels differ, which no shadow or dirt does, and how textured
-it is, which no smear of dye on the glass is. One threshold holds for the whole slide.
+Input is the overview, uint8 (h, w, 3), at mask resolution. Stain is detected by optical density (OD, natural logarithm)
+above the glass of the same slide: by the difference between channels, which shadow and dirt do not have, and by
+texture, which smears of dye on glass do not have. One threshold is used for the whole slide.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from wsikit.tissue.regions import (
     row_strips,
 )
 
-_CERTAIN_OD = 0.14  # stain of this strength is tissue even where it is smooth: colloid, blood, keratin
+_CERTAIN_OD = 0.14  # stain above this is tissue even if it is smooth: colloid, blood, keratin
 _TEXTURE_SD = 0.015  # OD within 40 µm; smears of eosin on glass stay below 0.012, the smoothest blood at 0.016
 _TEXTURE_UM = 40.0
-_GREY_WEIGHT = 0.5  # colourless density counts half: silver and melanin are grey, but so are dust and shadow
-_NEUTRAL = 0.25  # colour per density below which a thing is colourless; hematoxylin, eosin and DAB have 0.4 and more
-_NEUTRAL_AREA = 3.0  # colourless pieces must be this many times larger than others: dust
-_NEUTRAL_WIDTH_UM = 64.0  # and somewhere this wide: fibres, rims of bubbles, the edge of the cover glass are not
-_SPECK_UM = 40.0  # squares below this are dropped before gaps are closed, so that scattered dust is not joined
+_GREY_WEIGHT = 0.5  # weight of colourless density: silver and melanin are grey, but dust and shadow too
+_NEUTRAL = 0.25  # colour per density; below it an object is colourless. Hematoxylin, eosin and DAB have 0.4 or more
+_NEUTRAL_AREA = 3.0  # minimum area of colourless regions, relative to others: smaller ones are dust
+_NEUTRAL_WIDTH_UM = 64.0  # and their minimum width: fibres, rims of bubbles and the edge of the cover glass are thinner
+_SPECK_UM = 40.0  # smaller spots are removed before gaps are closed, so that scattered dust is not joined
 _CERTAIN_SHARE = 0.02
-_DARKEST = 12.0  # grey level; below it noise and JPEG make up the colour
+_DARKEST = 12.0  # grey level; below it, colour is only noise and JPEG artefacts
 _BORDER_MAX = 70  # brightest channel of a black border
-_BORDER_TINT = 25  # and its channels are this close
+_BORDER_TINT = 25  # largest difference between its channels
 
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """What each pixel shows, (h, w) each."""
+    """Classification of each pixel, (h, w) each."""
 
     stained: Mask
     certain: Mask
@@ -56,23 +56,23 @@ class _Evidence:
 
 def brightfield_mask(rgb: npt.NDArray[np.uint8], mpp: float, parameters: TissueParameters) -> Mask:
     """Tissue of the overview `rgb`, uint8 (h, w, 3), at `mpp` µm/px: bool (h, w)."""
-    evidence, ink, black = _look(rgb, mpp, find_glass(rgb), parameters)
+    evidence, ink, black = _classify(rgb, mpp, find_glass(rgb), parameters)
     px_per_mm2 = (1000.0 / mpp) ** 2
     out = _black_border(black, parameters.min_pen_mm2 * px_per_mm2) | pen_marks(ink, evidence.glass, mpp, parameters)
-    del ink, black  # a third of the memory of a large slide
+    del ink, black  # a third of the memory for a large slide
     if out.any():
         out = dilate(out, parameters.margin_um / mpp)
     tissue = evidence.stained & ~out
     tissue = drop_small(tissue, (_SPECK_UM / mpp) ** 2)
     tissue = close_gaps(tissue, parameters.closing_um / mpp) & ~out
     tissue = fill_holes(tissue, parameters.max_hole_mm2 * px_per_mm2) & ~out
-    return _keep_credible(tissue, evidence, mpp, parameters.min_area_mm2 * px_per_mm2)
+    return _keep_plausible(tissue, evidence, mpp, parameters.min_area_mm2 * px_per_mm2)
 
 
-def _look(
+def _classify(
     rgb: npt.NDArray[np.uint8], mpp: float, glass: Glass, parameters: TissueParameters
 ) -> tuple[_Evidence, Ink, Mask]:
-    """What shows tissue, what may be ink, what is black. By strips, so that the float planes are small on any slide."""
+    """Pixels that show stain, that may be ink, and that are black. In strips, so that float planes are small."""
     shape = rgb.shape[:2]
     stained, certain, neutral, empty, black = (np.zeros(shape, bool) for _ in range(5))
     ink = Ink(np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(shape, np.uint8))
@@ -96,13 +96,13 @@ def _look(
 
 
 def optical_density(rgb: npt.NDArray[np.uint8], glass: tuple[float, float, float]) -> npt.NDArray[np.float32]:
-    """Optical density above the glass, float32 (3, h, w); negative where it is brighter than the glass."""
+    """Optical density above the glass, float32 (3, h, w); negative where the image is brighter than the glass."""
     table = -np.log(np.maximum(np.arange(256.0), _DARKEST) + 1)
     return np.stack([(table + np.log(level + 1)).astype(np.float32)[rgb[..., c]] for c, level in enumerate(glass)])
 
 
 def _stain(od: npt.NDArray[np.float32], glass: Glass) -> tuple[npt.NDArray[np.float32], ...]:
-    """Mean density, spread between channels ("colour"), and the score that decides; (h, w) each."""
+    """Mean density, range over the channels ("colour"), and the score that is thresholded; (h, w) each."""
     mean = (od[0] + od[1] + od[2]) / 3
     most, least = extremes(od, axis=0)
     colour = most - least
@@ -110,21 +110,24 @@ def _stain(od: npt.NDArray[np.float32], glass: Glass) -> tuple[npt.NDArray[np.fl
 
 
 def _is_black(rgb: npt.NDArray[np.uint8]) -> Mask:
-    """Dark and colourless: densely packed nuclei are as dark, but purple."""
+    """Dark and colourless pixels. Densely packed nuclei are as dark, but purple."""
     brightest, darkest = extremes(rgb)
-    return (brightest <= _BORDER_MAX) & (brightest - darkest <= _BORDER_TINT)
+    black: Mask = (brightest <= _BORDER_MAX) & (brightest - darkest <= _BORDER_TINT)
+    return black
 
 
 def local_sd(image: npt.NDArray[np.float32], window: int) -> npt.NDArray[np.float32]:
+    """Standard deviation within a square of `window` px around each pixel, float32 (h, w)."""
     from scipy import ndimage as ndi
 
     mean = ndi.uniform_filter(image, window, mode="nearest")
     square = ndi.uniform_filter(image * image, window, mode="nearest")
-    return np.sqrt(np.maximum(square - mean * mean, 0))
+    deviation: npt.NDArray[np.float32] = np.sqrt(np.maximum(square - mean * mean, 0))
+    return deviation
 
 
 def _least_stain(rgb: npt.NDArray[np.uint8], glass: Glass, floor: float) -> float:
-    """The slide's threshold: above the noise of its own glass, but never so high that pale tissue is lost."""
+    """The threshold of the slide: above the noise of its glass, but bounded so that pale tissue is kept."""
     step = max(1, int(np.sqrt(rgb.shape[0] * rgb.shape[1] / 250_000)))
     _, _, score = _stain(np.maximum(optical_density(rgb[::step, ::step], glass.rgb), 0), glass)
     quiet = score[score < 2 * floor]
@@ -136,7 +139,7 @@ def _least_stain(rgb: npt.NDArray[np.uint8], glass: Glass, floor: float) -> floa
 
 
 def _black_border(black: Mask, min_px: float) -> Mask:
-    """The black regions of at least `min_px` that touch the edge of the image; clumps of nuclei are smaller."""
+    """Black regions of at least `min_px` that touch the edge of the image; clumps of nuclei are smaller."""
     if not edge_values(black).any():
         return np.zeros_like(black)
     labels, areas = label(black)
@@ -147,8 +150,8 @@ def _black_border(black: Mask, min_px: float) -> Mask:
     return choose(labels, at_edge)
 
 
-def _keep_credible(tissue: Mask, evidence: _Evidence, mpp: float, min_px: float) -> Mask:
-    """The pieces large enough, with some certain stain in them; colourless ones must be larger, and not thin."""
+def _keep_plausible(tissue: Mask, evidence: _Evidence, mpp: float, min_px: float) -> Mask:
+    """Regions that are large enough and contain strong stain; colourless ones must be larger, and not thin."""
     labels, areas = label(tissue)
     certain, stained, neutral = (
         count(labels, len(areas), shown)

@@ -1,4 +1,4 @@
-"""Signal on a dark field: tissue is where something glows, and the dark between its nuclei. At mask resolution."""
+"""Tissue mask of fluorescence slides: areas with signal, and the dark areas between nuclei. At mask resolution."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from wsikit.tissue.background import block_statistics
 from wsikit.tissue.parameters import TissueParameters
 from wsikit.tissue.regions import Mask, close_gaps, drop_small, extremes, fill_holes, row_strips
 
-_NEIGHBOUR_UM = 12.0  # scale on which nuclei merge into tissue
-_LEAST_SIGNAL = 4.0  # grey levels above the dark field; below it is noise of the camera and of JPEG
-_MOST_SIGNAL = 40.0  # a bright slide must not lose its dim parts
-_CLOSING = 2.0  # times `closing_um`: nuclei are further apart than the walls of fat cells
+_NEIGHBOUR_UM = 12.0  # smoothing scale at which nuclei merge into tissue
+_LEAST_SIGNAL = 4.0  # grey levels above the dark field; below it, camera noise and JPEG artefacts
+_MOST_SIGNAL = 40.0  # grey levels; upper bound, so that a bright slide keeps its dim parts
+_CLOSING = 2.0  # factor of `closing_um`: nuclei are farther apart than the walls of fat cells
 
 
 def fluorescence_mask(rgb: npt.NDArray[np.uint8], mpp: float, parameters: TissueParameters) -> Mask:
@@ -37,13 +37,14 @@ def fluorescence_mask(rgb: npt.NDArray[np.uint8], mpp: float, parameters: Tissue
 def _least_signal(rgb: npt.NDArray[np.uint8]) -> float:
     """Dark field plus five times its noise, at least `_LEAST_SIGNAL` and at most `_MOST_SIGNAL` above it.
 
-    The dark field is the commonest grey level in the darker half, its noise the spread below, where no tissue can be.
+    The dark field is the most frequent grey level of the darker half; its noise is the spread below that level, where
+    there is no tissue.
     """
     step = max(1, int(np.sqrt(rgb.shape[0] * rgb.shape[1] / 4_000_000)))
     sample = rgb[::step, ::step]
     means, _, constant = block_statistics(sample[: len(sample) // 4 * 4, : sample.shape[1] // 4 * 4])
     level, _ = extremes(means)
-    # Constant to the last bit is the fill of area that was never scanned; the field itself has the camera's noise
+    # exactly constant pixels are the fill of area that was not scanned; the dark field has camera noise
     field = level[~constant] if np.count_nonzero(~constant) >= 0.05 * constant.size else level.ravel()
     if not field.size:
         return _LEAST_SIGNAL

@@ -1,6 +1,6 @@
-"""The tissue mask of a slide: one for all of it, at one physical resolution. It covers the slide from level-0 (0, 0).
+"""The tissue mask of a whole slide, at one physical resolution. It covers the slide from level-0 (0, 0).
 
-What is tissue is decided in `brightfield` and `fluorescence`; here the slide is read, in blocks, and the result kept.
+`brightfield` and `fluorescence` classify pixels; this module reads the slide and returns the result.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["TissueMask", "TissueParameters", "mask_from_image", "tissue_mask"]
 _log = logging.getLogger(__name__)
 
 _MOST_PX = 8_000_000
-"""Of a mask; finding it takes some 26 bytes a pixel."""
+"""Largest number of mask pixels; computing a mask needs about 26 bytes per pixel."""
 
 
 @dataclass(frozen=True, eq=False)
 class TissueMask:
-    """Where tissue is. Mask pixel (col, row) covers level-0 x from col · downsample[0], y from row · downsample[1]."""
+    """The tissue of a slide. Mask pixel (col, row) starts at level-0 (col · downsample[0], row · downsample[1])."""
 
     mask: npt.NDArray[np.bool_]
     """bool (h, w); False where the slide could not be read."""
@@ -42,16 +42,16 @@ class TissueMask:
     mpp: tuple[float, float]
     """µm per mask px along x and y."""
     stain: str
-    """How the slide was taken: `brightfield` or `fluorescence`."""
+    """Imaging mode: `brightfield` or `fluorescence`."""
     area_mm2: float
     """Area of the tissue, mm²."""
     unreadable: npt.NDArray[np.bool_]
-    """bool (h, w): where no pixels could be read. This is not glass: nothing is known of it."""
+    """bool (h, w): where no pixels could be read. This is not glass: its content is unknown."""
     parameters: TissueParameters
 
     @property
     def unreadable_fraction(self) -> float:
-        """Share of the slide's area that could not be read."""
+        """Fraction of the slide's area that could not be read."""
         return float(self.unreadable.mean())
 
 
@@ -63,14 +63,14 @@ def tissue_mask(slide: Slide, parameters: TissueParameters | None = None) -> Tis
     slide
         Any open slide whose pixel size is known.
     parameters
-        Settings in physical units; the defaults suit H&E, IHC and fluorescence.
+        Settings in physical units; the defaults are for H&E, IHC and fluorescence.
 
     Returns
     -------
     TissueMask
-        At `parameters.mpp` µm per pixel, or at the slide's own pixel size where that is coarser; coarser too where
-        the mask would have more than 8 million pixels (512 mm² at 8 µm), so that memory does not grow with the
-        glass. Regions that cannot be read are recorded in `unreadable`; the mask is False there.
+        At `parameters.mpp` µm per pixel, or at the pixel size of the slide if that is coarser. It is also coarser if
+        the mask would have more than 8 million pixels (512 mm² at 8 µm), so that memory is bounded. Regions that
+        cannot be read are marked in `unreadable`; the mask is False there.
 
     Raises
     ------
@@ -78,6 +78,18 @@ def tissue_mask(slide: Slide, parameters: TissueParameters | None = None) -> Tis
         The slide does not state its pixel size.
     ReadError
         No part of the slide can be read.
+
+    >>> import os, tempfile
+    >>> from PIL import Image, ImageDraw
+    >>> from wsikit.slides import open_slide
+    >>> picture = Image.new("RGB", (500, 400), (243, 243, 243))
+    >>> ImageDraw.Draw(picture).ellipse((100, 100, 300, 300), fill=(190, 90, 160))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     picture.save(os.path.join(folder, "section.png"))
+    ...     with open_slide(os.path.join(folder, "section.png"), mpp=8.0) as slide:
+    ...         found = tissue_mask(slide)
+    >>> found.mask.shape, found.stain, round(found.area_mm2, 1)
+    ((400, 500), 'brightfield', 2.0)
     """
     parameters = parameters or TissueParameters()
     slide_mpp = slide.mpp
@@ -118,7 +130,18 @@ def mask_from_image(
     parameters
         Settings in physical units.
     unreadable
-        bool (h, w), where `rgb` holds nothing; default nowhere.
+        bool (h, w), where `rgb` is not valid; default nowhere.
+
+    Raises
+    ------
+    RequestError
+        `rgb` is not uint8 (h, w, 3), or has no pixels.
+
+    >>> rgb = np.full((200, 200, 3), 243, np.uint8)
+    >>> rgb[50:150, 50:150] = 190, 90, 160
+    >>> found = mask_from_image(rgb, 8.0)
+    >>> int(found.mask.sum()), found.area_mm2
+    (10000, 0.64)
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or not rgb.size:
         raise RequestError(f"overview of shape {rgb.shape}, {rgb.dtype}: expected uint8 (height, width, 3)")

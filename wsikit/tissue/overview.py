@@ -1,6 +1,6 @@
-"""The whole slide at mask resolution, read in blocks from the smallest level that holds the detail.
+"""The whole slide at mask resolution, read in blocks from the coarsest level that has the detail.
 
-Blocks are in overview pixels; the memory for one is bounded in pixels of the level read, whatever the slide.
+Blocks are in overview pixels; the memory per block is bounded in pixels of the level read, for any slide.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from wsikit.geometry import plan_read
 if TYPE_CHECKING:
     from wsikit.slides.base import Slide
 
-_BLOCK_SIDE = 2048  # px of the level read: 12 MB of RGB, and few tiles decoded twice
-_LEAST_SIDE = 16  # overview px: an unreadable block is halved down to this, to find what of it is readable
-_HOPELESS = 1000  # failed reads without a single success, after which the slide is given up
+_BLOCK_SIDE = 2048  # px of the level read: 12 MB as RGB, and few tiles are decoded twice
+_LEAST_SIDE = 16  # overview px: an unreadable block is halved down to this size to find its readable parts
+_MAX_FAILURES = 1000  # failed reads without any success, after which reading stops
 
 
 def read_overview(slide: Slide, mpp: float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
@@ -37,7 +37,7 @@ def read_overview(slide: Slide, mpp: float) -> tuple[npt.NDArray[np.uint8], npt.
         Nothing of the slide could be read.
     """
     scale = (mpp / slide.mpp[0], mpp / slide.mpp[1])  # level-0 px per overview px
-    # The slack keeps a slide that is a whole number of pixels wide from gaining one by rounding
+    # 1e-6: rounding errors must not add a pixel to a slide that is a whole number of pixels wide
     width, height = (max(1, math.ceil(n / s - 1e-6)) for n, s in zip(slide.dimensions, scale))
     rgb = np.full((height, width, 3), 255, np.uint8)
     unreadable = np.zeros((height, width), bool)
@@ -50,7 +50,7 @@ def read_overview(slide: Slide, mpp: float) -> tuple[npt.NDArray[np.uint8], npt.
             n_read += 1
         except ReadError:
             n_failed += 1
-            if not n_read and n_failed >= _HOPELESS:
+            if not n_read and n_failed >= _MAX_FAILURES:
                 raise
             halves = _halves(x, y, w, h)
             if not halves:
@@ -58,13 +58,13 @@ def read_overview(slide: Slide, mpp: float) -> tuple[npt.NDArray[np.uint8], npt.
                 if not n_read and not todo:
                     raise
             todo += halves
-    _mend_edges(rgb, unreadable, (slide.dimensions[0] / scale[0], slide.dimensions[1] / scale[1]))
+    _replace_edges(rgb, unreadable, (slide.dimensions[0] / scale[0], slide.dimensions[1] / scale[1]))
     return rgb, unreadable
 
 
-def _mend_edges(rgb: npt.NDArray[np.uint8], unreadable: npt.NDArray[np.bool_], size: tuple[float, float]) -> None:
-    """Replace the last column and row, where they reach beyond the slide, by their neighbours: beyond it is white,
-    which in a dark field would pass for light. `size` is the slide's width and height in overview px."""
+def _replace_edges(rgb: npt.NDArray[np.uint8], unreadable: npt.NDArray[np.bool_], size: tuple[float, float]) -> None:
+    """Replace the last column and row by their neighbours if they extend beyond the slide: pixels beyond it are white,
+    which in a dark field would be mistaken for signal. `size` is the width and height of the slide in overview px."""
     height, width = unreadable.shape
     if width > 1 and size[0] < width - 1e-6:
         rgb[:, -1], unreadable[:, -1] = rgb[:, -2], unreadable[:, -2]
@@ -80,7 +80,7 @@ def _block_side(slide: Slide, mpp: float) -> int:
 
 
 def _blocks(width: int, height: int, side: int) -> list[tuple[int, int, int, int]]:
-    """(x, y, w, h) of blocks that cover the overview, last first: the list is worked off from its end."""
+    """(x, y, w, h) of blocks that cover the overview, last one first: the list is processed from its end."""
     places = [(x, y) for y in range(0, height, side) for x in range(0, width, side)]
     return [(x, y, min(side, width - x), min(side, height - y)) for x, y in reversed(places)]
 

@@ -1,7 +1,7 @@
-"""Marker pen on the glass: blue, green, red, black. Told from stain by hue, by smoothness, and by lying on glass.
+"""Detects marker pen on the glass: blue, green, red, black. Separated from stain by hue, smoothness and surroundings.
 
-Hue alone cannot: Giemsa and trichrome are as blue as a pen, blood as red, melanin as black. A pen's ink is a film
-without cells, and a stroke runs over glass; a stain has texture and a rim of other tissue.
+Hue alone is not sufficient: Giemsa and trichrome are as blue as a pen, blood as red, melanin as black. Ink is a film
+without cells, and strokes extend over glass; stain has texture and is surrounded by other tissue.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from wsikit.tissue.regions import Mask, choose, dilate, drop_small, erode, extre
 
 BLUE_GREEN, RED, BLACK = 1, 2, 3
 _STEP = 0.02
-_FAINT = 10  # added to a hue where it could also be stain, or the soft edge of a stroke
+_FAINT = 10  # added to the hue code if it could also be stain, or the soft edge of a stroke
 
 _SMOOTH = 0.12  # local sd per mean of OD; tissue at 8 µm/px has 0.15–0.5, ink below 0.1
-_SMOOTH_RED = 0.08  # packed red cells are finer than any other tissue: 0.12
+_SMOOTH_RED = 0.08  # packed red blood cells are smoother than any other tissue: 0.12
 _SMOOTH_SHARE = 0.5
-_RIM_UM = (64.0, 104.0)  # where the rim is looked at, beyond the last of the hue
-_GLASS_RIM = 0.15  # least share of the rim that is glass
-_SAME_FILM = 0.8  # ink over tissue is denser than the ink alone; strokes vary by some tenths
-_DENSE_INK = 0.7  # mean OD; paler films cannot be told from dense tissue by density
-_RARE = 0.25  # a hue on less of the stained area than this is foreign to the stain
-_EDGE_UM = 150.0  # how far a stroke fades out
+_RIM_UM = (64.0, 104.0)  # distance of the examined rim from the last pixel with the hue
+_GLASS_RIM = 0.15  # minimum share of glass in the rim
+_SAME_FILM = 0.8  # relative density; ink over tissue is denser than ink alone, and strokes vary by some tenths
+_DENSE_INK = 0.7  # mean OD; paler films cannot be distinguished from dense tissue by density
+_RARE = 0.25  # share of the stained area; a hue below it does not belong to the stain
+_EDGE_UM = 150.0  # width of the fading edge of a stroke
 
 
 @dataclass(frozen=True, slots=True)
 class Ink:
-    """Where the colour could be ink's."""
+    """Pixels whose colour could be ink."""
 
     hue: npt.NDArray[np.uint8]
-    """0 none, 1 blue or green, 2 red, 3 black; 10 more where faint. (h, w)"""
+    """0 none, 1 blue or green, 2 red, 3 black; plus 10 if faint. (h, w)"""
     smooth: Mask
-    """Stained, and without texture. (h, w)"""
+    """Stained and without texture. (h, w)"""
     density: npt.NDArray[np.uint8]
     """Mean optical density in steps of 0.02. (h, w)"""
 
 
 def find_ink(od: npt.NDArray[np.float32], sd: npt.NDArray[np.float32]) -> Ink:
-    """What of each pixel could be ink, from its density (3, h, w) ≥ 0 and local deviation (h, w).
+    """Pixels that could be ink, from optical density (3, h, w) ≥ 0 and its local standard deviation (h, w).
 
     Hematoxylin, eosin, DAB and blood absorb green most; only blue and green inks absorb red most. Red ink absorbs
-    green and blue, hardly red. Black absorbs all alike.
+    green and blue, and hardly any red. Black ink absorbs all channels equally.
     """
     red, green, blue = od
     mean = (red + green + blue) / 3
@@ -54,7 +54,7 @@ def find_ink(od: npt.NDArray[np.float32], sd: npt.NDArray[np.float32]) -> Ink:
     is_blue = (red > 1.1 * green) & (red > 0.12)
     is_red = (green > 0.3) & (red < 0.35 * green) & (blue > 0.6 * green)
     is_black = (mean > 0.5) & (most - least < 0.25 * mean)
-    # Dark blue ink comes near hematoxylin in hue, but no section 4 µm thick is as dense and as smooth
+    # dark blue ink is close to hematoxylin in hue, but no section of 4 µm is as dense and as smooth
     sure_blue = ((red > 0.35) & (red > 1.3 * green)) | ((red > 1.3) & (blue < 0.75 * green))
     hue[is_blue] = np.where(sure_blue[is_blue], BLUE_GREEN, BLUE_GREEN + _FAINT)
     hue[is_red] = np.where(green[is_red] > 0.8, RED, RED + _FAINT)
@@ -64,7 +64,7 @@ def find_ink(od: npt.NDArray[np.float32], sd: npt.NDArray[np.float32]) -> Ink:
 
 
 def pen_marks(ink: Ink, glass: Mask, mpp: float, parameters: TissueParameters) -> Mask:
-    """Pen strokes with their soft edges, bool (h, w). `glass` is where nothing is stained."""
+    """Pen strokes with their soft edges, bool (h, w). `glass` marks unstained pixels."""
     marks = np.zeros_like(glass)
     n_stained = max(1, int(glass.size - np.count_nonzero(glass)))
     least_px = max(2.0, parameters.min_pen_mm2 * (1000.0 / mpp) ** 2)
@@ -73,9 +73,9 @@ def pen_marks(ink: Ink, glass: Mask, mpp: float, parameters: TissueParameters) -
         if np.count_nonzero(strong) < least_px:
             continue
         core = drop_small(strong, least_px)
-        foreign = hue == BLUE_GREEN and np.count_nonzero(core) < _RARE * n_stained
+        rare = hue == BLUE_GREEN and np.count_nonzero(core) < _RARE * n_stained
         edges = ink.hue % _FAINT == hue
-        core = _strokes(core, edges, ink.smooth, None if foreign else glass, mpp)
+        core = _strokes(core, edges, ink.smooth, None if rare else glass, mpp)
         if core.any():
             core = _over_tissue(core, ink)
             marks |= dilate(core, _EDGE_UM / mpp, within=core | edges)
@@ -83,7 +83,7 @@ def pen_marks(ink: Ink, glass: Mask, mpp: float, parameters: TissueParameters) -
 
 
 def _over_tissue(core: Mask, ink: Ink) -> Mask:
-    """`core` with what continues it as a smooth film at least as dense: over tissue the ink's own hue is lost."""
+    """`core` and adjacent smooth areas that are at least as dense: over tissue, the hue of ink is not visible."""
     dense = _SAME_FILM * float(np.median(ink.density[core]))
     if dense * _STEP < _DENSE_INK:
         return core
@@ -94,7 +94,7 @@ def _over_tissue(core: Mask, ink: Ink) -> Mask:
 
 
 def _strokes(core: Mask, edges: Mask, smooth: Mask, glass: Mask | None, mpp: float) -> Mask:
-    """The regions of `core` that are smooth inside and, with their soft edges, rimmed by `glass`, if it is given."""
+    """Regions of `core` that are smooth inside and, if `glass` is given, surrounded by it beyond their soft edges."""
     from scipy import ndimage as ndi
 
     labels, _ = label(core)

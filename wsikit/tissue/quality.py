@@ -1,6 +1,6 @@
-"""How good a patch is to look at: out of focus, covered by pen, empty, dark. Patches are uint8 (B, H, W, 3) at `mpp`.
+"""Image quality of patches: blur, pen, blank and dark area. Patches are uint8 (B, H, W, 3) at `mpp` µm/px.
 
-Each patch is measured alone, so that its numbers depend on no other. All lengths are in µm.
+Each patch is measured separately, so that its values do not depend on the batch. All lengths are in µm.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from wsikit.tissue.regions import dilate, extremes
 
 QUALITY_NAMES = ("blur", "pen", "blank", "dark")
 
-_FOCUS_UM = 1.0  # focus is judged at this pixel size, or the patch's own where coarser
-_INK_UM = 8.0  # ink is told from tissue at the mask's pixel size, where its smoothness was measured
+_FOCUS_UM = 1.0  # pixel size at which focus is measured, or that of the patch if it is coarser
+_INK_UM = 8.0  # ink is detected at the pixel size of the mask, for which its smoothness was measured
 _INK_WINDOW = 5  # px at `_INK_UM`
 _INK_GLASS = (243.0, 243.0, 243.0)
 
-_REACH = 5  # px over which the second, coarser gradient is taken
-_QUIET = 8  # px: noise is what is left of the gradient in the quietest of blocks this wide …
-_QUIET_SHARE = 0.05  # … passing over this share of them
+_REACH = 5  # px over which the second, coarser gradient is computed
+_QUIET = 8  # px: noise is the remaining gradient in the quietest blocks of this width …
+_QUIET_SHARE = 0.05  # … without this share of them
 _LEAST_NOISE = 0.5  # grey levels; rounding alone gives 0.3
-_NO_STRUCTURE = 0.15  # (grey levels per px)²: below it there is nothing that could be in focus
-_FULL_BLUR_UM = 4.0  # standard deviation of a blur that leaves no nucleus
+_NO_STRUCTURE = 0.15  # (grey levels per px)²: below it, there is no structure that could be in focus
+_FULL_BLUR_UM = 4.0  # standard deviation of a blur that makes nuclei invisible
 
-# Coarse over fine gradient, as patches of real H&E give it (colon, breast, lung, kidney, bone; 0.25 to 1 µm/px) after
-# a Gaussian blur with that standard deviation in pixels. The middle 90 % of sharp patches lie between 0.35 and 0.61;
-# camera noise of 2 grey levels moves no median by more than 0.03 up to 3 px.
+# Ratio of coarse to fine gradient, measured on patches of real H&E (colon, breast, lung, kidney, bone; 0.25 to
+# 1 µm/px) after a Gaussian blur with that standard deviation in pixels. The central 90 % of sharp patches are between
+# 0.35 and 0.61; camera noise of 2 grey levels changes no median by more than 0.03 for blur up to 3 px.
 _RATIO = (0.50, 0.60, 0.74, 0.83, 0.90, 0.97, 0.995, 1.0)
 _BLUR_PX = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
-_BLANK_LEVEL, _BLANK_TINT = 190, 26  # grey levels: least darkest channel, greatest difference between channels
-_DARK_LEVEL = 40  # greatest brightest channel
+_BLANK_LEVEL, _BLANK_TINT = 190, 26  # grey levels: minimum of the darkest channel, maximum difference between channels
+_DARK_LEVEL = 40  # maximum of the brightest channel
 
 
 def patch_quality(images: npt.NDArray[np.uint8], *, mpp: float) -> dict[str, npt.NDArray[np.float32]]:
-    """Measure how good patches are to look at.
+    """Measure the image quality of patches.
 
     Parameters
     ----------
@@ -55,21 +55,32 @@ def patch_quality(images: npt.NDArray[np.uint8], *, mpp: float) -> dict[str, npt
     dict of float32 (B,), each in [0, 1]
 
         blur
-            Standard deviation of the blur in µm, divided by 4: 0.25 is 1 µm (chromatin lost), 1 is 4 µm and more
-            (nuclei lost). Blur finer than half a pixel, or than 0.5 µm, is not seen. 0 where there is nothing to see:
-            no structure, and half the patch or more blank or dark. Too low by a sixth in fluorescence.
+            Standard deviation of the blur in µm, divided by 4: 0.25 is 1 µm (chromatin lost), 1 is 4 µm or more
+            (nuclei lost). Blur below half a pixel, or below 0.5 µm, is not detected. 0 for an empty patch: no
+            structure, and half the patch or more blank or dark. Too low by one sixth in fluorescence.
         pen
-            Share of the area with the colour and the smoothness of marker ink.
+            Fraction of the area with the colour and smoothness of marker ink.
         blank
-            Share of the area that is glass: bright in all channels, barely tinted.
+            Fraction of the area that is glass: bright in all channels, nearly neutral.
         dark
-            Share of the area without light: black border, dark field of fluorescence.
+            Fraction of the area without light: black border, dark field of fluorescence.
 
     Notes
     -----
-    Blur is read from the mean square of the gradient over 5 px relative to that over 1 px, at about 1 µm/px, with
-    the noise taken off both: a blurred picture changes evenly, a sharp one in steps (the idea of Crete et al., The blur
-    effect, 2007). It is calibrated on patches of real H&E that were blurred on purpose.
+    Blur is estimated from the mean squared gradient over 5 px relative to that over 1 px, at about 1 µm/px, with noise
+    subtracted from both: a blurred picture changes gradually, a sharp one in steps (following Crete et al., The blur
+    effect, 2007). It is calibrated on patches of real H&E with synthetic blur.
+
+    Raises
+    ------
+    RequestError
+        The patches have another shape or dtype, are too small, or `mpp` is not a positive number.
+
+    >>> images = np.full((1, 224, 224, 3), 243, np.uint8)
+    >>> images[0, :56] = 0
+    >>> quality = patch_quality(images, mpp=0.5)
+    >>> float(quality["blank"][0]), float(quality["dark"][0])
+    (0.75, 0.25)
     """
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise RequestError(f"patches of shape {images.shape}, {images.dtype}: expected uint8 (batch, height, width, 3)")
@@ -83,18 +94,20 @@ def patch_quality(images: npt.NDArray[np.uint8], *, mpp: float) -> dict[str, npt
 
 def _measure(image: npt.NDArray[np.uint8], mpp: float) -> tuple[float, float, float, float]:
     """blur, pen, blank, dark of one patch."""
-    planes = np.ascontiguousarray(image.transpose(2, 0, 1))  # strides over interleaved colours are slow
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))  # strided access to interleaved colours is slow
     factor = max(1, round(_FOCUS_UM / mpp))
     fine, fine_mpp = _shrink(planes, factor), mpp * factor
     brightest, darkest = extremes(fine, axis=0)
     blank = float(np.mean((darkest >= _BLANK_LEVEL) & (brightest - darkest <= _BLANK_TINT)))
     dark = float(np.mean(brightest <= _DARK_LEVEL))
-    strongest = fine[int(np.argmax(fine.var(axis=(1, 2))))]  # green in most stains, the fluorochrome's own in the dark
+    strongest = fine[
+        int(np.argmax(fine.var(axis=(1, 2))))
+    ]  # green for most stains, the channel of the fluorochrome in fluorescence
     return _blur(strongest, fine_mpp, blank + dark), _ink_share(_shrink(fine, round(_INK_UM / fine_mpp))), blank, dark
 
 
 def _shrink(planes: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float32]:
-    """Mean over blocks of `factor` × `factor` px of (3, h, w); what does not fill a block is left out."""
+    """Mean over blocks of `factor` × `factor` px of (3, h, w); incomplete blocks are dropped."""
     factor = max(1, min(factor, *planes.shape[1:]))
     height, width = (n // factor * factor for n in planes.shape[1:])
     rows = np.zeros((3, height // factor, width), np.float32)
@@ -108,22 +121,22 @@ def _shrink(planes: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float32]:
 
 
 def _ink_share(planes: npt.NDArray[np.float32]) -> float:
-    """Share of a patch (3, h, w) at 8 µm/px that is ink."""
+    """Fraction of a patch (3, h, w) at 8 µm/px that is ink."""
     rgb = np.rint(planes).astype(np.uint8).transpose(1, 2, 0)
     od = optical_density(rgb, _INK_GLASS)
     ink = find_ink(np.maximum(od, 0), local_sd((od[0] + od[1] + od[2]) / 3, _INK_WINDOW))
     inked = ((ink.hue == BLUE_GREEN) | (ink.hue == RED) | (ink.hue == BLACK)) & ink.smooth
     if not inked.any():
         return 0.0
-    # smoothness is seen over a window, so the edge of the ink is found from its inside
+    # smoothness is measured over a window, so the edge of the ink is found by growing its inside
     return float(np.mean(dilate(inked, _INK_WINDOW // 2, within=ink.hue > 0)))
 
 
 def _blur(plane: npt.NDArray[np.float32], mpp: float, empty: float) -> float:
-    """Blur of one plane (h, w) at `mpp` µm/px: that of the axis that is worse, for motion blurs one alone."""
+    """Blur of one plane (h, w) at `mpp` µm/px: the larger value of both axes, because motion blurs only one."""
     if min(plane.shape) <= _QUIET:
         raise RequestError(
-            f"patches of {plane.shape[1] * mpp:.3g} × {plane.shape[0] * mpp:.3g} µm are too small to judge focus: "
+            f"patches of {plane.shape[1] * mpp:.3g} × {plane.shape[0] * mpp:.3g} µm are too small to measure focus: "
             f"give {(_QUIET + 1) * mpp:.3g} µm or more"
         )
     blurs = [_axis_blur(side, empty) for side in (plane, plane.T)]
@@ -131,7 +144,7 @@ def _blur(plane: npt.NDArray[np.float32], mpp: float, empty: float) -> float:
 
 
 def _axis_blur(plane: npt.NDArray[np.float32], empty: float) -> float:
-    """Standard deviation of the blur along the first axis, px; 0 in an empty patch, infinite in a structureless one."""
+    """Standard deviation of the blur along the first axis, px; 0 for an empty patch, infinite without structure."""
     step = plane[1:] - plane[:-1]
     far = (plane[_REACH:] - plane[:-_REACH]) / _REACH
     step *= step

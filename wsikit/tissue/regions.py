@@ -1,4 +1,4 @@
-"""Pieces of a mask: strips to work in, connected regions, holes and specks by area. Sizes are mask pixels."""
+"""Operations on masks: processing in strips, connected regions, holes and small regions. Sizes are mask pixels."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 
-_STRIP_PX = 1 << 20  # pixels worked on at once: some 4 MB per float32 plane, whatever the slide
+_STRIP_PX = 1 << 20  # pixels processed at once: about 4 MB per float32 plane, for any slide
 _EIGHT = np.ones((3, 3), bool)
 
 
 def row_strips(height: int, width: int, multiple: int = 4) -> Iterator[tuple[int, int]]:
-    """(top, bottom) of strips of whole rows that cover `height`, each starting at a multiple of `multiple`."""
+    """(top, bottom) of strips of whole rows that cover `height`, each starting at a multiple of `multiple`.
+
+    >>> list(row_strips(10, 1 << 18))
+    [(0, 4), (4, 8), (8, 10)]
+    """
     rows = max(1, _STRIP_PX // max(1, width) // multiple) * multiple
     for top in range(0, height, rows):
         yield top, min(height, top + rows)
 
 
 def extremes(image: npt.NDArray[Any], axis: int = -1) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Greatest and least of the three channels along `axis`. Plane by plane: NumPy is slow along an axis of three."""
+    """Maximum and minimum of the three channels along `axis`. Plane by plane: NumPy is slow along an axis of three."""
     one, two, three = np.moveaxis(image, axis, 0)
     return np.maximum(np.maximum(one, two), three), np.minimum(np.minimum(one, two), three)
 
 
 def dilate(mask: Mask, radius_px: float, within: Mask | None = None) -> Mask:
-    """`mask` grown by `radius_px`, in steps of an octagon; with `within`, only along the pixels of that mask."""
+    """`mask` dilated by an octagon of `radius_px`; with `within`, only along the pixels of that mask.
+
+    >>> dilate(np.array([[False, False, True]]), 1).tolist()
+    [[False, True, True]]
+    """
     grown = mask
     for step in range(round(radius_px)):
         grown = _grow(grown, diagonal=step % 2 == 1)
@@ -38,19 +46,19 @@ def dilate(mask: Mask, radius_px: float, within: Mask | None = None) -> Mask:
 
 
 def erode(mask: Mask, radius_px: float) -> Mask:
-    """`mask` shrunk by `radius_px`. What lies beyond the image counts as mask."""
+    """`mask` eroded by an octagon of `radius_px`. Pixels beyond the image count as mask."""
     return ~dilate(~mask, radius_px)
 
 
 def close_gaps(mask: Mask, radius_px: float) -> Mask:
-    """Gaps narrower than twice `radius_px` closed. The image border counts as empty, so nothing grows along it."""
+    """`mask` with gaps narrower than twice `radius_px` closed. Pixels beyond the image count as empty."""
     pad = round(radius_px) + 1
     closed = erode(dilate(np.pad(mask, pad), radius_px), radius_px)
     return closed[pad:-pad, pad:-pad]
 
 
 def _grow(mask: Mask, *, diagonal: bool) -> Mask:
-    """One pixel further along both axes, or along the diagonals too. Shifted copies: a tenth of ndimage's time."""
+    """`mask` dilated by one pixel along both axes, or also along the diagonals. Ten times faster than ndimage."""
     tall = mask.copy()
     tall[1:] |= mask[:-1]
     tall[:-1] |= mask[1:]
@@ -61,7 +69,11 @@ def _grow(mask: Mask, *, diagonal: bool) -> Mask:
 
 
 def drop_small(mask: Mask, min_px: float) -> Mask:
-    """Without the 8-connected regions of fewer than `min_px` pixels."""
+    """`mask` without its 8-connected regions of fewer than `min_px` pixels.
+
+    >>> drop_small(np.array([[True, False, True, True]]), 2).tolist()
+    [[False, False, True, True]]
+    """
     labels, areas = label(mask)
     keep = areas >= min_px
     keep[0] = False
@@ -69,7 +81,7 @@ def drop_small(mask: Mask, min_px: float) -> Mask:
 
 
 def fill_holes(mask: Mask, max_px: float) -> Mask:
-    """With the holes of at most `max_px` pixels filled. What touches the image border is not a hole."""
+    """`mask` with holes of at most `max_px` pixels filled. A region that touches the image border is not a hole."""
     from scipy import ndimage as ndi
 
     labels, n = ndi.label(~mask)
@@ -82,7 +94,7 @@ def fill_holes(mask: Mask, max_px: float) -> Mask:
 
 
 def label(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """8-connected regions, int32 (h, w), 0 is none; and the area of each in pixels, int64 (n + 1,), 0 for none."""
+    """8-connected regions, int32 (h, w), 0 for none; and the area of each in pixels, int64 (n + 1,), 0 for none."""
     from scipy import ndimage as ndi
 
     labels, n = ndi.label(mask, _EIGHT)
@@ -92,7 +104,8 @@ def label(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
 
 
 def count(labels: npt.NDArray[np.int32], n: int, within: Mask | None = None) -> npt.NDArray[np.int64]:
-    """Pixels of each label, int64 (n,), of those in `within`. In strips: NumPy widens what it counts to 8 bytes."""
+    """Pixels of each label, int64 (n,), of those in `within`. In strips, because
+    NumPy converts the labels to 8 bytes."""
     counts = np.zeros(n, np.int64)
     for top, bottom in row_strips(*labels.shape):
         strip = labels[top:bottom]
@@ -101,7 +114,7 @@ def count(labels: npt.NDArray[np.int32], n: int, within: Mask | None = None) -> 
 
 
 def choose(labels: npt.NDArray[np.int32], keep: Mask) -> Mask:
-    """Where the label is one to keep, bool (h, w); `keep` is (n,). In strips, for the same reason."""
+    """Pixels whose label is to be kept, bool (h, w); `keep` is (n,). In strips, as in `count`."""
     chosen = np.empty(labels.shape, bool)
     for top, bottom in row_strips(*labels.shape):
         np.take(keep, labels[top:bottom], out=chosen[top:bottom])

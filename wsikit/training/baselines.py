@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wsikit.captions import scrub
+from wsikit.scrub import scrub
 
 BINS = 16
 

@@ -180,7 +180,8 @@ def quantiles(values: Floats, *, level: float = 0.95) -> tuple[float, float] | N
 
 def _mean_over(values: Floats, chosen: npt.NDArray[np.bool_]) -> Floats:
     """Mean of each row over its chosen entries. (D, C) to (D,)."""
-    return np.where(chosen, values, 0.0).sum(axis=1) / chosen.sum(axis=1)
+    mean: Floats = np.where(chosen, values, 0.0).sum(axis=1) / chosen.sum(axis=1)
+    return mean
 
 
 def _kappa(confusion: Floats, penalty: Floats) -> Floats:
@@ -189,4 +190,5 @@ def _kappa(confusion: Floats, penalty: Floats) -> Floats:
         return np.full(len(confusion), np.nan)
     truths, said = confusion.sum(axis=2), confusion.sum(axis=1)
     by_chance = np.einsum("di,dj->dij", truths, said) / confusion.sum(axis=(1, 2))[:, None, None]
-    return 1 - (confusion * penalty).sum(axis=(1, 2)) / (by_chance * penalty).sum(axis=(1, 2))
+    agreement: Floats = 1 - (confusion * penalty).sum(axis=(1, 2)) / (by_chance * penalty).sum(axis=(1, 2))
+    return agreement

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.errors import RequestError
-from wsikit.store.atomic import foreign_names, write_json
+from wsikit.store.atomic import names_in, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def prepare(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path | Non
     """
     known = folder / RUN_FILE
     if not known.is_file():
-        if found := foreign_names(folder):
+        if found := names_in(folder):
             # not ours, and ours is removed with all that is in it when the run is over
             raise RequestError(f"{folder}: {found[0]} lies there without {RUN_FILE}; give another folder.")
         folder.mkdir(parents=True, exist_ok=True)

@@ -281,7 +281,7 @@ def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:
 
 def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
     """Variables filled in; paths made absolute where something lies there, seen from the file or from here."""
-    filled = _filled(record, path)
+    filled: dict[str, Any] = _filled(record, path)
     for keys in (
         ("data", "table", "images"),
         ("data", "table", "csv"),

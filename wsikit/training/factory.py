@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from wsikit.captions import scrub
 from wsikit.errors import ModelError, RequestError
 from wsikit.models.config import ImageEncoderConfig, ModelConfig, TextEncoderConfig
 from wsikit.models.encoders import text_config_of
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import CaptionTokenizer
+from wsikit.scrub import scrub
 from wsikit.training.config import DataConfig, TrainConfig
 from wsikit.training.data import Prepared, patch_set
 from wsikit.training.datasets import Columns, map_classes, read_names, read_stores, read_table

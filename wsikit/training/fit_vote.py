@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from wsikit.errors import RequestError
 from wsikit.voting.area_fractions import Share
-from wsikit.voting.inpc import DIFFERENTIATING, NEUROPIL, Rules, decide_poor
+from wsikit.voting.inpc import Rules, decide_poor
+from wsikit.voting.inpc_facts import DIFFERENTIATING, NEUROPIL
 from wsikit.voting.parameters import ThresholdRule, VoteParameters, VoteRule
 from wsikit.voting.result import SlideResult
 from wsikit.voting.vote import Evidence, vote

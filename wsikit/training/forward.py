@@ -67,7 +67,8 @@ def image_features(model: MMLNB, images: npt.NDArray[np.uint8], *, batch: int = 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Rows of (N, C) to probabilities."""
     exponent = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return exponent / exponent.sum(axis=1, keepdims=True)
+    probs: npt.NDArray[np.float64] = exponent / exponent.sum(axis=1, keepdims=True)
+    return probs
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

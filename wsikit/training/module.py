@@ -98,7 +98,7 @@ class Learner(nn.Module):
     def train(self, mode: bool = True) -> Learner:
         if not mode:
             self._applied = None
-            return super().train(False)  # type: ignore[return-value]
+            return super().train(False)
         if self._applied != self.epoch:
             self.training = True
             self.model.training = True

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from wsikit.captions.in_slide import WORDS, place_words
-from wsikit.captions.lexicon import FACTS, TONE, grades, phrase
+from wsikit.captions.in_slide import WORDS, rank_sentence
+from wsikit.captions.lexicon import grades, phrase
+from wsikit.facts import FACTS, TONE
 from wsikit.models.encoders import TextEncoder
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.training.fitting import fit
@@ -55,7 +56,7 @@ def drawn_captions(
         text = phrase(facts, mpp)
         if placed and told.keys() & _TONE_TERMS:
             stands = rng.uniform(-0.2, 1.2, len(placed))
-            text += " " + place_words(dict(zip(placed, stands.tolist(), strict=True)))
+            text += " " + rank_sentence(dict(zip(placed, stands.tolist(), strict=True)))
             places[row, len(names) :] = stands
         texts.append(text)
         for column, name in enumerate(names):
@@ -95,7 +96,8 @@ class Reader(nn.Module):
         mask = self._mask[rows]
         length = int(mask.sum(dim=1).max())
         device = next(self.head.parameters()).device
-        return self.head(self.encoder(self._ids[rows, :length].to(device), mask[:, :length].to(device)))
+        places: Tensor = self.head(self.encoder(self._ids[rows, :length].to(device), mask[:, :length].to(device)))
+        return places
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         found = self.read(rows.cpu())

@@ -47,7 +47,8 @@ class _TextLearner(nn.Module):
     def logits(self, rows: Tensor) -> Tensor:
         """(B, C)"""
         tokens = self._texts(rows.numpy())
-        return self.head(self.encoder(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)))
+        logits: Tensor = self.head(self.encoder(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)))
+        return logits
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         return {"loss": functional.cross_entropy(self.logits(rows), self._labels[rows], weight=self._weight)}
@@ -73,5 +74,5 @@ def train_text_branch(
     fit(learner, len(training), settings, rates={"head": head_lr}, seed=seed)
     learner._texts = Texts(model, asked.captions)
     with torch.inference_mode():
-        parts = [learner.logits(rows) for rows in torch.arange(len(asked)).split(256)]
+        parts = [learner.logits(rows) for rows in torch.split(torch.arange(len(asked)), 256)]
     return softmax(torch.cat(parts).numpy())

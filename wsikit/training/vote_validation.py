@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions import load_captioner
-from wsikit.captions.lexicon import FACTS
 from wsikit.errors import RequestError
+from wsikit.facts import FACTS
 from wsikit.models.config import METRICS_FILE
 from wsikit.models.mmlnb import MMLNB
 from wsikit.store.atomic import write_json

@@ -1,1 +1,1 @@
-"""The local viewer: a slide's report with its pixels at full depth, served on this computer alone."""
+"""The local viewer: a slide's report with pixels at full resolution, served on this computer only."""

@@ -1,6 +1,6 @@
-"""Which stores the viewer may show: one store, or those of a run's folder. Nothing outside of them is ever opened.
+"""The stores that the viewer shows: one store, or those of a run's output folder. Nothing outside of them is opened.
 
-What is asked for is looked up by name among what was found; no address is ever turned into a path.
+A request is looked up by slide id among the stores that were found; an address is never turned into a path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from wsikit.batch.records import DONE, SlideRow, read_rows
 from wsikit.errors import RequestError, StoreError
 from wsikit.exporters.pyramid import encode_jpeg, hatch
 from wsikit.exporters.report import render_report
-from wsikit.results.load import StoredResults, load_results, whole_slide
+from wsikit.results.load import StoredResults
 from wsikit.results.outputs import thumbnail_jpeg
 from wsikit.results.report import report_data
 from wsikit.slides.store import SlideStore
@@ -27,7 +27,7 @@ from wsikit.view.tiles import TileSet
 OPEN_STORES = 8
 """Stores kept open at a time."""
 PATCH_BYTES = 40_000_000
-"""Compressed bytes that a served page may spend on its patches: it stays on this computer."""
+"""Maximum compressed size of a served page's per-patch data, bytes: it is not sent over a network."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ class Choice:
     """Which of a store's results are shown."""
 
     method: str | None = None
-    """Of the vote; None: the one that there is, "mean" first."""
+    """Method of the vote; None: "mean", or the first one that exists."""
     grid: str | None = None
+    """Patch grid; None where the stores have only one."""
 
 
 class Shown:
-    """One open store with what its page is made of."""
+    """One open store with the content of its page."""
 
     def __init__(self, store: SlideStore, choice: Choice, home: str | None = None) -> None:
         self._home = home
@@ -49,42 +50,40 @@ class Shown:
         table = store.patches(choice.grid)
         votes = list(table.votes())
         method = choice.method or ("mean" if "mean" in votes or not votes else votes[0])
-        self._found: StoredResults = load_results(store, table, method=method)
+        self._results = StoredResults(store, table.name, method)
 
     def page(self) -> str:
         """The report's page, with pixels from this server."""
         served = self.tiles.pyramid("tile/", "patch/")
-        return render_report(
-            report_data(self._found, whole_slide(self.store), served=served, patch_bytes=PATCH_BYTES), home=self._home
-        )
+        return render_report(report_data(self._results, served=served, patch_bytes=PATCH_BYTES), home=self._home)
 
     def thumbnail(self) -> bytes:
-        return thumbnail_jpeg(self._found, whole_slide(self.store))
+        return thumbnail_jpeg(self._results)
 
     def patch(self, row: int) -> bytes | None:
-        """A patch as the model saw it, JPEG; None if there is no such row."""
-        coords = self._found.class_map.coords
+        """A patch as the model read it, JPEG; None if there is no such row."""
+        coords = self._results.class_map.coords
         if not 0 <= row < len(coords):
             return None
-        batch = read_patches(self.store, self._found.class_map.grid, coords[row : row + 1])
+        batch = read_patches(self.store, self._results.class_map.grid, coords[row : row + 1])
         pixels = batch.images[0] if batch.readable[0] else hatch(batch.images.shape[2:0:-1])
         return encode_jpeg(pixels, 92, "444")
 
 
 class Library:
-    """The stores that a viewer shows, opened when they are asked for. Safe to use from several threads.
+    """The stores that a viewer shows, opened on request. Thread-safe.
 
     Parameters
     ----------
     root
-        A slide store, or the folder of a run (with slides/ and results/).
+        A slide store, or the output folder of a run (with slides/ and results/).
 
     Raises
     ------
     RequestError
         There is neither at `root`.
     StoreError
-        The store leads out of itself by a symbolic link.
+        A symbolic link in the store leads out of it.
     """
 
     def __init__(self, root: str | os.PathLike[str], choice: Choice | None = None) -> None:
@@ -118,7 +117,7 @@ class Library:
                 check_contained(self._stores[slide_id])
                 known = Shown(SlideStore(self._stores[slide_id]), self._choice, home="/" if self.is_run else None)
                 while len(self._open) >= OPEN_STORES:
-                    # another thread that is still reading from it opens again what it needs
+                    # another thread that is still reading from it reopens the files that it needs
                     self._open.pop(next(iter(self._open))).store.close()
             self._open[slide_id] = known  # last used, last in the order
             return known
@@ -130,7 +129,7 @@ class Library:
         rows = [
             row
             for row in read_rows(root)
-            if (kept / row.slide_id / "row.json").resolve().is_relative_to(root)  # not brought in by a link
+            if (kept / row.slide_id / "row.json").resolve().is_relative_to(root)  # not added by a link
         ]
         return render_index(rows, self._addresses, title=Path(self.root).resolve().name)
 
@@ -142,7 +141,7 @@ class Library:
 
 
 def check_contained(folder: Path) -> None:
-    """StoreError if a symbolic link in a local store leads out of it. What lies at a URL has none."""
+    """StoreError if a symbolic link in a local store leads out of it. Stores at URLs have no links."""
     if is_url(folder):
         return
     root = folder.resolve()
@@ -154,7 +153,7 @@ def check_contained(folder: Path) -> None:
 
 
 def _stores_of(out: Path) -> dict[str, Path]:
-    """Stores below `out`/slides by slide id; what a link brings in from elsewhere is left out."""
+    """Stores below `out`/slides by slide id; stores that a link adds from elsewhere are left out."""
     root = out.resolve()
     found: dict[str, Path] = {}
     for path in sorted((out / "slides").glob("*.zarr")):

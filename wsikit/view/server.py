@@ -1,6 +1,7 @@
-"""The viewer's server: a fixed list of addresses, on this computer only, that reads and never writes.
+"""The viewer's HTTP server: a fixed list of addresses on 127.0.0.1, read-only.
 
-Threads of the standard library's HTTP server: decoding a tile holds up no other, and nothing is installed for it.
+It uses the threaded server of the standard library: decoding one tile does not block others, and nothing else needs to
+be installed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 IDLE_S = 30
-"""Seconds after which a silent connection is given up."""
+"""Seconds after which an idle connection is closed."""
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -30,25 +31,27 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
 }
-"""Of every answer: no other page may show, read or keep what is sent."""
+"""Headers of every response: no other page may embed, read or store it."""
 
 HTML, JPEG, TEXT = "text/html; charset=utf-8", "image/jpeg", "text/plain; charset=utf-8"
 Answer = tuple[str, bytes, dict[str, str]]
-"""Type, body, further headers."""
+"""Content type, body, further headers."""
 
 
 class Viewer:
-    """A running viewer; use as a context, or `serve` until interrupted.
+    """The viewer; use it as a context manager, or call `serve`, which runs until interrupted.
 
     Parameters
     ----------
+    library
+        The stores to show.
     port
-        0: any free one.
+        0: any free port.
 
     Raises
     ------
     OSError
-        The port is taken.
+        The port is in use.
     """
 
     def __init__(self, library: Library, port: int = 0) -> None:
@@ -62,7 +65,7 @@ class Viewer:
         return f"http://{ADDRESS}:{self.port}/"
 
     def serve(self) -> None:
-        """Answer until interrupted."""
+        """Serve until interrupted."""
         try:
             self._server.serve_forever()
         finally:
@@ -83,11 +86,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        logger.debug("connection from %s broke off", client_address, exc_info=True)
+        logger.debug("connection from %s was interrupted", client_address, exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """GET and HEAD of the addresses in `_routes`; all else is refused."""
+    """GET and HEAD of the addresses in `_route`; everything else is refused."""
 
     library: Library
     protocol_version = "HTTP/1.1"
@@ -102,13 +105,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _refuse(self) -> None:
-        self.close_connection = True  # what the request carries is not read
+        self.close_connection = True  # the body of the request is not read
         self._send(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"This viewer only reads.\n", {"Allow": "GET, HEAD"}, body=True)
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 
     def _answer(self, *, body: bool) -> None:
-        if not self._asked_by_name():
+        if not self._is_local_host():
             self._send(HTTPStatus.FORBIDDEN, TEXT, b"This viewer answers to 127.0.0.1 and localhost only.\n", body=body)
             return
         try:
@@ -118,14 +121,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, TEXT, f"{error}\n".encode(), body=body)
             return
         if found is None:
-            self._send(HTTPStatus.NOT_FOUND, TEXT, b"There is nothing here.\n", body=body)
+            self._send(HTTPStatus.NOT_FOUND, TEXT, b"There is no such page.\n", body=body)
             return
         kind, content, headers = found
         status = HTTPStatus.FOUND if "Location" in headers else HTTPStatus.OK
         self._send(status, kind, content, headers, body=body)
 
-    def _asked_by_name(self) -> bool:
-        """Whether the request names this server: a foreign name that leads here (DNS rebinding) is refused."""
+    def _is_local_host(self) -> bool:
+        """Whether the Host header is this server's; other names that resolve to it (DNS rebinding) are refused."""
         port = int(self.connection.getsockname()[1])
         return self.headers.get("Host", "").lower() in {f"{ADDRESS}:{port}", f"localhost:{port}"}
 
@@ -149,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _route(library: Library, path: str) -> Answer | None:
-    """What lies at a path; None for nothing."""
+    """The response for a path; None if there is no such page."""
     if path == "/":
         if library.is_run:
             return HTML, library.index().encode(), {}
@@ -192,4 +195,4 @@ _SLIDE: tuple[tuple[str, Callable[..., Answer | None]], ...] = (
     (r"tile/(\d{1,3})/(\d{1,9})_(\d{1,9})\.jpg", _tile),
     (r"patch/(\d{1,12})\.jpg", _patch),
 )
-"""Below /slide/<id>/: numbers only, so that no address can name a file."""
+"""Addresses below /slide/<id>/. They contain only numbers, so no address can name a file."""

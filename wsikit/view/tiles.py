@@ -1,7 +1,7 @@
-"""A store's tiles as a page asks for them: the store's own JPEG bytes where it has such, else encoded anew.
+"""A store's tiles for the viewer: the store's JPEG bytes where possible, otherwise encoded again.
 
-Frame: px of the store's finest level. The store's levels come with their own tiles; where the steps between them are
-wide, or the coarsest is large, levels in between are made and kept in memory.
+Frame: px of the store's finest level. The store's levels are served with their own tiles; where the steps between them
+are large, or the coarsest level is large, further levels are computed and cached.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from wsikit.slides.store import SlideStore
 QUALITY = 90
 TILE_PX = 256
 STEP = 4.5
-"""Widest step between served levels: scanners' own steps of 4 pass."""
+"""Largest step between served levels; the usual step of 4 of scanners is accepted."""
 COARSE_PX = 2048
-"""The coarsest served level is no longer than this."""
+"""Maximum longer side of the coarsest served level."""
 CACHE_BYTES = 64 * 2**20
-OBLONG = 0.01
-"""Pixels that differ more than this along x and y are resampled to squares."""
+NON_SQUARE = 0.01
+"""Pixels whose x and y size differ by more than this (relative) are resampled to squares."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Tile:
 
     jpeg: bytes
     own: bool
-    """Whether these are the bytes that lie in the store."""
+    """Whether these are the bytes in the store."""
 
 
 class TileSet:
-    """The tiles of one store. Safe to use from several threads."""
+    """The tiles of one store. Thread-safe."""
 
     def __init__(self, store: SlideStore) -> None:
         self._store = store
@@ -48,15 +48,15 @@ class TileSet:
 
     @cached_property
     def levels(self) -> tuple[ServedLevel, ...]:
-        """Coarsest first; `ServedLevel.level` is what `tile` takes."""
+        """Coarsest first; `tile` takes `ServedLevel.level`."""
         return tuple(level for level, _ in self._plan)
 
     def pyramid(self, tiles: str, patches: str) -> ServedPyramid:
-        """What a page needs to ask for the tiles at these addresses."""
+        """The data that a page needs to request tiles at these addresses."""
         return ServedPyramid(self.frame, self.levels, tiles, patches)
 
     def tile(self, level: int, col: int, row: int) -> Tile | None:
-        """A tile, or None if there is no such place."""
+        """A tile; None if there is no such tile."""
         if not 0 <= level < len(self._plan):
             return None
         served, own = self._plan[level]
@@ -74,7 +74,7 @@ class TileSet:
         return self._store.holds_pixels and self._store.level_format(own).codec == "jpeg"
 
     def _own(self, own: int, col: int, row: int) -> bytes | None:
-        """A chunk as it lies in the store; None where there is none, or none that is whole."""
+        """A chunk as it is in the store; None if it is missing or damaged."""
         try:
             return self._store.chunk(own, col, row)
         except ReadError:
@@ -94,9 +94,9 @@ class TileSet:
 
 
 def _plan(store: SlideStore, frame: Frame) -> list[tuple[ServedLevel, int | None]]:
-    """Levels, coarsest first, and for each the level of the store whose tiles it hands out."""
+    """Levels, coarsest first, and for each the level of the store whose tiles it serves, or None."""
     finest_first: list[tuple[float, int | None]] = []
-    if abs(store.mpp[0] / store.mpp[1] - 1) <= OBLONG:
+    if abs(store.mpp[0] / store.mpp[1] - 1) <= NON_SQUARE:
         finest_first = [(max(1.0, ds[0]), level) for level, ds in enumerate(store.level_downsamples)]
     if not finest_first:
         finest_first = [(1.0, None)]
@@ -118,7 +118,7 @@ def _plan(store: SlideStore, frame: Frame) -> list[tuple[ServedLevel, int | None
 
 
 class _Cache:
-    """The last tiles that were encoded, up to `CACHE_BYTES`."""
+    """Cache of the last encoded tiles, up to `CACHE_BYTES`."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[int, int, int], bytes] = OrderedDict()
@@ -130,7 +130,7 @@ class _Cache:
             if key in self._known:
                 self._known.move_to_end(key)
                 return self._known[key]
-        made = make()  # outside of the lock: others may go on
+        made = make()  # outside of the lock: other threads can continue
         with self._lock:
             if key not in self._known:
                 self._known[key] = made

@@ -1,4 +1,4 @@
-"""From patch probabilities to one statement per slide. No store, no pixels, no torch."""
+"""From patch probabilities to one result per slide. No store, no pixels, no torch."""
 
 from wsikit.voting.inputs import VoteInputs, vote_inputs
 from wsikit.voting.parameters import METHODS, SMOOTHINGS, WEIGHTS, ThresholdRule, VoteParameters, VoteRule

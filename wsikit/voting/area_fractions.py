@@ -1,6 +1,7 @@
-"""Shares of a slide with intervals by spatial blocks, and connected regions of patches. NumPy only.
+"""Area fractions of a slide with confidence intervals by block bootstrap, and connected regions of patches. NumPy only.
 
-Neighbouring patches are alike, so that patches drawn one by one would feign certainty: squares of tissue are drawn.
+Neighbouring patches are correlated, so resampling single patches would underestimate the variance: square blocks of
+tissue are resampled instead.
 """
 
 from __future__ import annotations
@@ -15,26 +16,30 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 MIN_BLOCKS = 8
-"""Fewer squares give no interval: so few draws would only repeat each other."""
+"""With fewer blocks there is no interval: the resamples would be nearly the same."""
 MAX_BLOCKS = 4096
-"""Squares are doubled until there are no more: it bounds time, and costs no certainty that was there."""
+"""The block side is doubled until there are at most this many blocks; this bounds the time."""
 _DRAWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of a slide."""
+    """A fraction of a slide with its confidence interval.
+
+    >>> str(Share(0.25, 0.2, 0.3, blocks=12))
+    '25.0 % [20.0, 30.0]'
+    """
 
     value: float
     """0 to 1."""
     low: float | None
-    """Ends of the 95 % interval; None where there are too few blocks for one."""
+    """Lower end of the 95 % interval; None where there are too few blocks."""
     high: float | None
     blocks: int
-    """Squares with anything of the denominator in them."""
+    """Blocks in which the denominator is above 0."""
 
-    def reaches_over(self, limit: float) -> bool:
-        """Whether the interval holds `limit` within."""
+    def interval_contains(self, limit: float) -> bool:
+        """Whether `limit` lies within the interval."""
         return self.low is not None and self.high is not None and self.low <= limit <= self.high
 
     def __str__(self) -> str:
@@ -49,24 +54,28 @@ class Share:
 def share_of(
     part: Floats, whole: Floats, cells: npt.NDArray[np.int64], *, block: int, draws: int = 1000, seed: int = 0
 ) -> Share | None:
-    """Σ part / Σ whole with its interval, squares of `block` × `block` patches drawn with replacement.
+    """Σ part / Σ whole with its interval; blocks of `block` × `block` patches are drawn with replacement.
 
     Parameters
     ----------
     part, whole
         (N,), 0 or more; a row with a NaN in either is left out.
     cells
-        (N, 2), column and row.
+        (N, 2), column and row in the patch grid.
 
     Returns
     -------
     Share, or None where the whole is 0.
+
+    >>> cells = np.array([[0, 0], [1, 0], [2, 0]])
+    >>> share_of(np.array([1.0, 0, 0]), np.ones(3), cells, block=1).value
+    0.3333333333333333
     """
-    told = np.isfinite(part) & np.isfinite(whole) & (whole > 0)
-    if not told.any():
+    known = np.isfinite(part) & np.isfinite(whole) & (whole > 0)
+    if not known.any():
         return None
-    part, whole = part[told], whole[told]
-    block_of = _squares(cells[told], block)
+    part, whole = part[known], whole[known]
+    block_of = _blocks(cells[known], block)
     parts, wholes = np.bincount(block_of, part), np.bincount(block_of, whole)
     value, n = float(parts.sum() / wholes.sum()), len(wholes)
     if n < MIN_BLOCKS:
@@ -80,12 +89,12 @@ def share_of(
     return Share(value, float(low), float(high), n)
 
 
-def _squares(cells: npt.NDArray[np.int64], block: int) -> npt.NDArray[np.int64]:
-    """(N,) number of each cell's square, from 0 on without gaps; `MAX_BLOCKS` squares at most."""
+def _blocks(cells: npt.NDArray[np.int64], block: int) -> npt.NDArray[np.int64]:
+    """(N,) number of each cell's block, from 0 without gaps; at most `MAX_BLOCKS` blocks."""
     square = cells // block
     square = square - square.min(axis=0)
     keys, number = np.unique(square[:, 1] * (square[:, 0].max() + 1) + square[:, 0], return_inverse=True)
-    return number if len(keys) <= MAX_BLOCKS else _squares(cells, 2 * block)
+    return number if len(keys) <= MAX_BLOCKS else _blocks(cells, 2 * block)
 
 
 def block_patches(block_mm: float, pitch_mm: float) -> int:
@@ -94,7 +103,7 @@ def block_patches(block_mm: float, pitch_mm: float) -> int:
 
 
 def connected(cells: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Number of the connected region (edges or corners touching) of each chosen patch, (N,); -1 of the others.
+    """Number of the connected region of each chosen patch, (N,); -1 for the others. Edges or corners connect.
 
     Regions are numbered by their first patch in row-major order of the grid.
 
@@ -106,7 +115,7 @@ def connected(cells: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> np
     if not len(rows):
         return found
     places = cells[rows] - cells[rows].min(axis=0)
-    width = int(places[:, 0].max()) + 3  # a free column at either side, so that no row runs on into the next
+    width = int(places[:, 0].max()) + 3  # an empty column on either side, so that rows stay separate
     keys = places[:, 1] * width + places[:, 0] + 1
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
@@ -127,7 +136,7 @@ def connected(cells: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> np
 
 
 def _neighbours(keys: npt.NDArray[np.int64], step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Positions of those keys, sorted, that have one `step` further, and of these."""
+    """Positions in the sorted `keys` whose value plus `step` is also a key, and the positions of those keys."""
     at = np.minimum(np.searchsorted(keys, keys + step), len(keys) - 1)
     here = np.flatnonzero(keys[at] == keys + step)
     return here, at[here]

@@ -1,6 +1,7 @@
-"""How much a slide's statement hangs on this or that part of it: a bootstrap over squares of tissue.
+"""Block bootstrap: how much a slide's result depends on which part of the tissue is on the slide. NumPy only.
 
-Neighbouring patches say nearly the same, so that drawing single patches would promise far too much. Pure NumPy.
+Neighbouring patches are correlated, so resampling single patches would give intervals that are far too narrow: square
+blocks of tissue are resampled.
 """
 
 from __future__ import annotations
@@ -11,28 +12,32 @@ import numpy.typing as npt
 from wsikit.geometry import PatchGrid
 
 MIN_BLOCKS = 5
-"""Fewer squares than this tell nothing of how squares differ."""
+"""With fewer blocks there is no interval: they say nothing about how blocks differ."""
 MAX_BLOCKS = 4096
-"""Larger squares are taken instead of more: it costs no certainty that there was, and bounds time and memory."""
+"""Beyond this the blocks are made larger; this bounds time and memory."""
 
-_AT_ONCE = 1 << 22  # draws of one square that are held at a time
+_AT_ONCE = 1 << 22  # block draws held in memory at a time
 
 
 def blocks_of(
     grid: PatchGrid, coords: npt.NDArray[np.int64], block_um: float
 ) -> tuple[npt.NDArray[np.int64], int, float]:
-    """Which square each patch lies in, by its middle.
+    """The block of each patch, by the patch's centre.
 
     Parameters
     ----------
     coords
         int64 (N, 2) top-left corners, level-0 px.
     block_um
-        Side of the squares, µm, counted from level-0 (0, 0); doubled until there are `MAX_BLOCKS` at most.
+        Side of the blocks, µm, counted from level-0 (0, 0); doubled until there are at most `MAX_BLOCKS`.
 
     Returns
     -------
-    int64 (N,) numbers from 0 on, how many there are, and the side that was taken.
+    int64 (N,) block numbers from 0, the number of blocks, and the side that was used, µm.
+
+    >>> grid = PatchGrid((400, 400), (0.5, 0.5), 100, 0.5)
+    >>> blocks_of(grid, np.array([[0, 0], [100, 0], [300, 0]]), 100.0)
+    (array([0, 0, 1]), 2, 100.0)
     """
     mpp = np.asarray(grid.slide_mpp)
     middle_um = (coords + np.asarray(grid.side) / 2) * mpp
@@ -54,7 +59,7 @@ def blocks_of(
 
 
 def resample(sums: npt.NDArray[np.float64], *, resamples: int, seed: int = 0) -> npt.NDArray[np.float64]:
-    """Sums over as many blocks as there are, drawn with replacement, `resamples` times.
+    """Sums over B blocks drawn with replacement, `resamples` times.
 
     Parameters
     ----------
@@ -64,6 +69,9 @@ def resample(sums: npt.NDArray[np.float64], *, resamples: int, seed: int = 0) ->
     Returns
     -------
     float64 (resamples, K), the same for the same seed.
+
+    >>> resample(np.ones((5, 1)), resamples=2).tolist()
+    [[5.0], [5.0]]
     """
     rng = np.random.default_rng(seed)
     n_blocks = len(sums)

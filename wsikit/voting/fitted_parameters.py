@@ -1,4 +1,4 @@
-"""Voting parameters as fitted on validation slides: a small JSON file that `wsikit vote --parameters` reads."""
+"""Voting parameters fitted on validation slides: a JSON file that `wsikit vote --parameters` reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = "wsikit voting parameters, 1"
 
 @dataclass(frozen=True)
 class FittedVote:
-    """Parameters, and what they were fitted on."""
+    """Fitted parameters and the data they were fitted on."""
 
     parameters: VoteParameters
     classes: tuple[str, ...]
@@ -25,22 +25,22 @@ class FittedVote:
     model: str
     """Fingerprint of the model whose probabilities they were fitted on."""
     slides: int
-    """Validation slides."""
+    """Number of validation slides."""
     patients: tuple[str, ...]
     """Hashes of their patients."""
     split_sha256: str
-    """Of the split file; empty where there was none."""
+    """SHA-256 of the split file; empty where there was none."""
     fold: int
     scores: Mapping[str, float]
-    """Mean Brier score over these slides, lower is better: "fitted", "as by default", "prevalence" (what the slides
-    hold on average, said of each)."""
+    """Mean Brier score on these slides, lower is better: "fitted", "as by default" (default parameters) and
+    "prevalence" (the mean class frequencies, predicted for every slide)."""
     abstains: str
-    """How min_margin was found, in words."""
+    """How min_margin was chosen, in words."""
     rules: Rules | None = None
-    """INPC's rules with the limits of the proxies fitted; None where the classes are not those of INPC."""
+    """INPC rules with fitted limits of the proxies; None where the classes are not those of INPC."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values for JSON."""
         return {
             "format": FORMAT,
             **{key: value for key, value in vars(self).items() if key not in ("parameters", "rules")},
@@ -62,12 +62,12 @@ class FittedVote:
 
 
 def read_fitted(path: str | Path) -> FittedVote:
-    """Read what `wsikit evaluate --fit-vote` wrote.
+    """Read a file that `wsikit evaluate --fit-vote` wrote.
 
     Raises
     ------
     RequestError
-        If the file is not there, or not one of these.
+        If there is no such file, or it does not hold voting parameters.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -75,6 +75,6 @@ def read_fitted(path: str | Path) -> FittedVote:
             raise RequestError(f"{path}: not voting parameters; wsikit evaluate --fit-vote writes them.")
         return FittedVote.from_json(record)
     except FileNotFoundError:
-        raise RequestError(f"{path}: no such file. wsikit evaluate --fit-vote writes it.") from None
+        raise RequestError(f"{path}: no such file. wsikit evaluate --fit-vote writes one.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise RequestError(f"{path}: damaged voting parameters ({error}). Fit them again.") from error

@@ -1,7 +1,9 @@
-"""INPC's rules over what is known of each patch: category, evidence, what is borderline and what is missing.
+"""INPC rules (International Neuroblastoma Pathology Classification) on per-patch facts: category, evidence, borderline
+and missing items.
 
-NumPy only. A majority of patches is not INPC: a slide with 8 % differentiating neuroblasts is D though most of its
-patches look PD, so this stands beside the vote. For research only; INPC needs untreated tissue and a pathologist.
+NumPy only. INPC is not a majority vote of patches: a slide with 8 % differentiating neuroblasts is D although most of
+its patches are PD, so the rules are reported in addition to the vote. For research only; INPC needs untreated tissue
+and a pathologist.
 """
 
 from __future__ import annotations
@@ -21,37 +23,38 @@ from wsikit.voting.prognosis import Clinical, Mki, neuroblastoma_group
 UD, PD, D = STROMA_POOR = ("UD", "PD", "D")
 GNB_I, GN = "GNB-I", "GN"
 GNB_N, MAYBE_GNB_N = "GNB-N", "GNB-N?"
-"""With "?" where no macroscopic nodule was outlined: what lies in a section may only raise the suspicion."""
+"""With "?" where no macroscopic nodule was outlined: a section alone can only raise the suspicion."""
 CATEGORIES = (*STROMA_POOR, GNB_I, GN, GNB_N, MAYBE_GNB_N)
 ORDER = (*STROMA_POOR, GNB_I, GN)
-"""For ordinal figures; nodular ganglioneuroblastoma stands off that scale."""
+"""Order for ordinal statistics; nodular ganglioneuroblastoma is not on that scale."""
 NOTICE = "Research use only. INPC needs untreated tissue, several sections, age, MKI and a pathologist."
 _TOP = 5
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Limits of the rules. Those of INPC are fixed by its sources; those that say how much of a proxy is enough are
-    not, and may be fitted on validation slides."""
+    """Limits of the rules. INPC's own limits are fixed by its sources. The limits for proxies (how much of a proxy is
+    enough) are not, and may be fitted on validation slides."""
 
     stroma_rich: float = 0.50
-    """Schwannian stroma of the tumour's area above which it is stroma-rich."""
+    """Fraction of Schwannian stroma in the tumour area above which the tumour is stroma-rich."""
     differentiating: float = 0.05
-    """Share of differentiating neuroblasts above which it is D. At 5 % sources differ. Of areas that stand in for
-    cells it is no limit of INPC's."""
+    """Fraction of differentiating neuroblasts above which the tumour is D. Sources differ on exactly 5 %. INPC counts
+    cells; for areas used as a proxy INPC has no limit."""
     neuropil_grade: int = 1
-    """Least grade with which a patch shows neuropil: 1 scant, 2 moderate, 3 abundant."""
+    """Minimum grade at which a patch shows neuropil: 1 scant, 2 moderate, 3 abundant."""
     neuropil_share: float = 0.01
-    """Share of the neuroblastic area in such patches above which the slide has neuropil. Ours, not INPC's: one patch
-    in a hundred may err."""
+    """Fraction of the neuroblastic area in such patches above which the slide has neuropil. Our limit, not INPC's: it
+    allows one patch in a hundred to be wrong."""
     nodule_mm2: float = 4.0
-    """Area from which on a stroma-poor region in stroma-rich tumour may be a nodule: 2 mm are seen by eye. Ours."""
+    """Minimum area of a stroma-poor region in stroma-rich tumour for a suspected nodule: 2 mm are visible to the naked
+    eye. Our limit."""
     focus_mm2: float = 0.02
-    """Area of stroma-poor patches from which on there are neuroblastic foci. Ours."""
+    """Minimum area of stroma-poor patches for neuroblastic foci. Our limit."""
     tumour_mm2: float = 0.25
-    """Less tumour than that carries no statement. Ours."""
+    """Minimum tumour area for a category. Our limit."""
     block_mm: float = 0.5
-    """Side of the squares that the intervals draw; as in the vote."""
+    """Side of the bootstrap blocks, as in the vote."""
 
     def __post_init__(self) -> None:
         shares = (self.stroma_rich, self.differentiating, self.neuropil_share)
@@ -69,42 +72,42 @@ class Nodule:
     category: str | None
     """UD, PD or D of this region alone; None if not decidable."""
     first_row: int
-    """A row of the patch table within it."""
+    """First row of the patch table within it."""
 
 
 @dataclass(frozen=True)
 class InpcResult:
-    """What the rules make of a slide."""
+    """The outcome of the rules for one slide."""
 
     category: str | None
-    """One of `CATEGORIES`; None if the facts do not carry one."""
+    """One of `CATEGORIES`; None if the facts do not allow one."""
     reason: str
     """Why there is no category; empty if there is one."""
     tumour_mm2: float
-    """Neuroblastic tissue and Schwannian stroma."""
+    """Area of neuroblastic tissue and Schwannian stroma."""
     evidence: Mapping[str, Share]
-    """Shares by `STROMA` (of the tumour), `NEUROPIL` (of the neuroblastic area, in patches that show it) and
-    `DIFFERENTIATING` (of the neuroblasts); without what was not measured."""
+    """Fractions by `STROMA` (of the tumour), `NEUROPIL` (of the neuroblastic area, in patches that show it) and
+    `DIFFERENTIATING` (of the neuroblasts); only those that were measured."""
     top_rows: Mapping[str, tuple[int, ...]]
-    """Rows of the patch table that say most for each of them, strongest first."""
+    """Rows of the patch table with the strongest evidence for each of them, strongest first."""
     nodules: tuple[Nodule, ...]
     """Largest first."""
     borderline: tuple[str, ...]
-    """What lies near a limit, in words."""
+    """Items near a limit, in words."""
     missing: tuple[str, ...]
-    """What is not known, in words."""
+    """Items that are unknown, in words."""
     assumptions: tuple[str, ...]
-    """What was taken for granted to come to the category, in words."""
+    """Assumptions behind the category, in words."""
     proxies: Mapping[str, str]
-    """Quantity to what stood in for it."""
+    """Quantity to the proxy that was used for it."""
     mki: str | None
     """low, intermediate or high, as given."""
     group: str | None
-    """FH or UH; only where category (without assumption), age and MKI are all known and it was not treated."""
+    """FH or UH; only if category (without assumption), age and MKI are all known and the tumour was untreated."""
     notice: str = NOTICE
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for JSON and Zarr attributes."""
+        """Plain values for JSON and Zarr attributes."""
         return {
             "category": self.category,
             "reason": self.reason,
@@ -135,17 +138,17 @@ class InpcResult:
         return cls(**fields)
 
     def words(self) -> list[str]:
-        """The statement in lines for people."""
+        """The result as lines of text."""
         head = f"INPC rule: {self.category}" if self.category else f"INPC rule: no category, {self.reason}"
         lines = [head + (f", {self.group}" if self.group else "") + f" (tumour {self.tumour_mm2:.2f} mm²)"]
         for name, share in self.evidence.items():
-            stands_in = self.proxies.get(name)
-            lines.append(f"  {_NAMES[name]} {share}" + (f" ({stands_in})" if stands_in else ""))
+            proxy = self.proxies.get(name)
+            lines.append(f"  {_NAMES[name]} {share}" + (f" ({proxy})" if proxy else ""))
         for nodule in self.nodules:
             lines.append(f"  stroma-poor region of {nodule.area_mm2:.1f} mm²: {nodule.category or 'not decidable'}")
-        for title, said in (("borderline", self.borderline), ("assumed", self.assumptions), ("missing", self.missing)):
-            if said:
-                lines.append(f"  {title}: {'; '.join(said)}")
+        for title, items in (("borderline", self.borderline), ("assumed", self.assumptions), ("missing", self.missing)):
+            if items:
+                lines.append(f"  {title}: {'; '.join(items)}")
         return [*lines, f"  {self.notice}"]
 
 
@@ -153,12 +156,12 @@ _NAMES = {STROMA: "Schwannian stroma", NEUROPIL: "neuropil in", DIFFERENTIATING:
 
 
 def inpc(facts: PatchFacts, *, clinical: Clinical | None = None, rules: Rules | None = None) -> InpcResult:
-    """Apply INPC's rules to a slide.
+    """Apply the INPC rules to a slide.
 
     Parameters
     ----------
     facts
-        What is known of its patches; see `wsikit.voting.inpc_facts`.
+        Facts per patch; see `wsikit.voting.inpc_facts`.
     clinical
         Age, MKI and treatment, as far as known.
     rules
@@ -167,29 +170,35 @@ def inpc(facts: PatchFacts, *, clinical: Clinical | None = None, rules: Rules | 
     Returns
     -------
     InpcResult
-        Stroma above 50 % of the tumour: GN without neuroblastic foci, else GNB-I, or GNB-N with a nodule. Else UD
-        without neuropil, D with more than 5 % differentiating neuroblasts, or PD (Shimada et al. 1999).
+        Stroma above 50 % of the tumour: GN without neuroblastic foci, else GNB-I, or GNB-N with a nodule. Otherwise
+        UD without neuropil, D with more than 5 % differentiating neuroblasts, or PD (Shimada et al. 1999).
+
+    >>> cells = np.stack([np.arange(100), np.zeros(100, int)], axis=1)
+    >>> area = np.full(100, 0.01)  # mm² per patch
+    >>> facts = PatchFacts(cells, 0.1, area, neuropil=np.ones(100), differentiating=0.02 * area, neuroblasts=area)
+    >>> inpc(facts).category
+    'PD'
     """
     clinical, rules = clinical or Clinical(), rules or Rules()
-    told = _Told(facts, rules)
-    decision = _decide(told, rules)
-    if told.tumour_mm2 < rules.tumour_mm2:
-        reason = f"{told.tumour_mm2:.2f} mm² of tumour, less than {rules.tumour_mm2:g}"
+    sums = _SlideSums(facts, rules)
+    decision = _decide(sums, rules)
+    if sums.tumour_mm2 < rules.tumour_mm2:
+        reason = f"{sums.tumour_mm2:.2f} mm² of tumour, less than {rules.tumour_mm2:g}"
         decision = _Decision(None, reason)
     elif clinical.treated:
         decision = _Decision(None, "treated before the tissue was taken; INPC holds for untreated tumours only")
-    category, doubts = decision.category, list(told.borderline(rules, decision))
-    if isinstance(clinical.mki, Mki) and clinical.mki.doubt:
-        doubts.append(clinical.mki.doubt)
+    category, borderline = decision.category, list(sums.borderline(rules, decision))
+    if isinstance(clinical.mki, Mki) and clinical.mki.borderline:
+        borderline.append(clinical.mki.borderline)
     return InpcResult(
         category=category,
         reason=decision.reason,
-        tumour_mm2=told.tumour_mm2,
-        evidence=told.shares,
-        top_rows=told.top_rows(rules),
+        tumour_mm2=sums.tumour_mm2,
+        evidence=sums.shares,
+        top_rows=sums.top_rows(rules),
         nodules=decision.nodules,
-        borderline=tuple(doubts),
-        missing=(*told.missing, *clinical.missing),
+        borderline=tuple(borderline),
+        missing=(*sums.missing, *clinical.missing),
         assumptions=decision.assumptions if category else (),
         proxies=dict(facts.proxies),
         mki=clinical.mki_reading,
@@ -197,19 +206,19 @@ def inpc(facts: PatchFacts, *, clinical: Clinical | None = None, rules: Rules | 
     )
 
 
-def disagreement(statement: InpcResult, vote: str | None, *, doubt: str = "") -> str:
-    """What vote and rule say apart, in a sentence; empty where they agree.
+def disagreement(result: InpcResult, vote: str | None, *, reason: str = "") -> str:
+    """How vote and INPC rule differ, in a sentence; empty where they agree.
 
-    `vote` is the code that the vote gave the slide, None if it abstained, for the reason `doubt`.
+    `vote` is the class code of the vote; None if it abstained, for `reason`.
     """
-    rule = statement.category
+    rule = result.category
     if rule == vote:
-        return "" if rule else "Neither vote nor INPC rule makes a statement."
+        return "" if rule else "Neither vote nor INPC rule gives a category."
     if rule is None:
-        return f"The vote says {vote}, the INPC rule makes no statement: {statement.reason}."
+        return f"The vote says {vote}, the INPC rule gives no category: {result.reason}."
     if vote is None:
-        return f"The INPC rule says {rule}, the vote abstained{': ' + doubt if doubt else ''}."
-    shares = ", ".join(f"{_NAMES[name]} {share}" for name, share in statement.evidence.items())
+        return f"The INPC rule says {rule}, the vote abstained{': ' + reason if reason else ''}."
+    shares = ", ".join(f"{_NAMES[name]} {share}" for name, share in result.evidence.items())
     return f"The vote says {vote}, the INPC rule says {rule} ({shares}). A majority of patches is not the criterion."
 
 
@@ -221,8 +230,8 @@ class _Decision:
     nodules: tuple[Nodule, ...] = ()
 
 
-class _Told:
-    """Sums of a slide's facts."""
+class _SlideSums:
+    """Sums over a slide's facts."""
 
     def __init__(self, facts: PatchFacts, rules: Rules) -> None:
         self.facts = facts
@@ -262,22 +271,22 @@ class _Told:
         if not self.stroma_rich(rules) or decision.nodules:
             limits[NEUROPIL] = (rules.neuropil_share, _NEUROPIL_BAND, f"{UD} or {PD}")
             limits[DIFFERENTIATING] = (rules.differentiating, _DIFFERENTIATING_BAND, f"{PD} or {D}")
-        said = []
-        for name, (limit, band, open_between) in limits.items():
+        found = []
+        for name, (limit, band, undecided) in limits.items():
             share, (low, high) = self.shares.get(name), (round(limit * factor, 9) for factor in band)
             if share is None:
                 continue
             if low <= round(share.value, 9) <= high:
-                said.append(f"{_NAMES[name]} {share} lies within {100 * low:g}–{100 * high:g} %: {open_between}")
-            elif share.reaches_over(limit):
-                said.append(f"{_NAMES[name]} {share} has {100 * limit:g} % within its interval: {open_between}")
+                found.append(f"{_NAMES[name]} {share} lies within {100 * low:g}–{100 * high:g} %: {undecided}")
+            elif share.interval_contains(limit):
+                found.append(f"{_NAMES[name]} {share} has {100 * limit:g} % within its interval: {undecided}")
         if decision.category == MAYBE_GNB_N:
-            said.append(f"a stroma-poor region, no macroscopic nodule outlined: {GNB_I} or {GNB_N}")
-        return said
+            found.append(f"a stroma-poor region, no macroscopic nodule outlined: {GNB_I} or {GNB_N}")
+        return found
 
 
 _STROMA_BAND, _DIFFERENTIATING_BAND, _NEUROPIL_BAND = (0.9, 1.1), (0.8, 1.2), (0.5, 2.0)
-"""Borderline, as multiples of the limits: stroma 45 to 55 %, differentiating 4 to 6 %."""
+"""Borderline ranges as multiples of the limits: stroma 45 to 55 %, differentiating 4 to 6 %."""
 _UNMEASURED = {
     STROMA: "Schwannian stroma (not measured)",
     NEUROPIL: "neuropil (not measured)",
@@ -285,47 +294,47 @@ _UNMEASURED = {
 }
 
 
-def _decide(told: _Told, rules: Rules) -> _Decision:
-    if told.stroma_rich(rules):
-        return _decide_rich(told, rules)
-    category, reason = decide_poor(told.shares, rules)
-    assumed = () if STROMA in told.shares else ("stroma-poor (Schwannian stroma below 50 %)",)
+def _decide(sums: _SlideSums, rules: Rules) -> _Decision:
+    if sums.stroma_rich(rules):
+        return _decide_rich(sums, rules)
+    category, reason = decide_poor(sums.shares, rules)
+    assumed = () if STROMA in sums.shares else ("stroma-poor (Schwannian stroma below 50 %)",)
     return _Decision(category, reason, assumed)
 
 
 def decide_poor(shares: Mapping[str, Share], rules: Rules) -> tuple[str | None, str]:
-    """UD, PD or D; or why none of them."""
+    """UD, PD or D; or None and why."""
     if NEUROPIL not in shares:
-        return None, f"neuropil was not measured, so that {UD} cannot be told from {PD}"
+        return None, f"neuropil was not measured, so {UD} and {PD} cannot be distinguished"
     if shares[NEUROPIL].value <= rules.neuropil_share:
         return UD, ""
     if DIFFERENTIATING not in shares:
-        return None, f"differentiating neuroblasts were not measured, so that {PD} cannot be told from {D}"
+        return None, f"differentiating neuroblasts were not measured, so {PD} and {D} cannot be distinguished"
     return (D if shares[DIFFERENTIATING].value > rules.differentiating else PD), ""
 
 
-def _decide_rich(told: _Told, rules: Rules) -> _Decision:
+def _decide_rich(sums: _SlideSums, rules: Rules) -> _Decision:
     with np.errstate(invalid="ignore"):
-        poor = (told.tumour > 0) & ~(told.stroma > rules.stroma_rich * told.tumour) & np.isfinite(told.stroma)
-    outlined = told.facts.nodules
-    number = connected(told.facts.cells, poor) if outlined is None else np.asarray(outlined)
-    areas = np.bincount(number[number >= 0], told.tumour[number >= 0])
-    # a sum of 400 patches of 0.01 mm² falls short of 4 by rounding
+        poor = (sums.tumour > 0) & ~(sums.stroma > rules.stroma_rich * sums.tumour) & np.isfinite(sums.stroma)
+    outlined = sums.facts.nodules
+    number = connected(sums.facts.cells, poor) if outlined is None else np.asarray(outlined)
+    areas = np.bincount(number[number >= 0], sums.tumour[number >= 0])
+    # by rounding, 400 patches of 0.01 mm² sum to slightly less than 4
     least = rules.nodule_mm2 * (1 - 1e-9) if outlined is None else 1e-12
     nodules = []
     for one in np.flatnonzero(areas >= least):
         inside = number == one
-        shares = _Told(_only(told.facts, inside), rules).shares
+        shares = _SlideSums(_only(sums.facts, inside), rules).shares
         nodules.append(Nodule(float(areas[one]), decide_poor(shares, rules)[0], int(np.flatnonzero(inside)[0])))
     if nodules:
         nodules.sort(key=lambda nodule: -nodule.area_mm2)
         return _Decision(MAYBE_GNB_N if outlined is None else GNB_N, nodules=tuple(nodules))
-    foci = float(told.tumour[poor].sum())
+    foci = float(sums.tumour[poor].sum())
     return _Decision(GNB_I if foci >= rules.focus_mm2 else GN)
 
 
 def _only(facts: PatchFacts, rows: npt.NDArray[np.bool_]) -> PatchFacts:
-    """The facts of these rows but for their stroma."""
+    """The facts of these rows without their stroma."""
 
     def of(values: Floats | None) -> Floats | None:
         return None if values is None else values[rows]
@@ -342,7 +351,7 @@ def _only(facts: PatchFacts, rows: npt.NDArray[np.bool_]) -> PatchFacts:
 
 
 def _group(decision: _Decision, clinical: Clinical) -> str | None:
-    """FH or UH where all of category, age and MKI are known; of GNB-N by its least favourable nodule."""
+    """FH or UH if category, age and MKI are all known; for GNB-N by its least favourable nodule."""
     category, age, mki = decision.category, clinical.age_months, clinical.mki_reading
     if category is None or decision.assumptions or age is None or mki is None or category == MAYBE_GNB_N:
         return None

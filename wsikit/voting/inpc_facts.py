@@ -1,5 +1,6 @@
-"""What is known of each patch for the INPC rules, in areas and cells; made from facts of captions or from class
-probabilities, which stand in for facts ("area proxy"). NumPy only; places are columns and rows of the patch grid.
+"""Facts per patch for the INPC rules, in areas and cell counts, from caption facts or from class probabilities.
+
+Class probabilities are only a proxy ("area proxy"). NumPy only; positions are columns and rows of the patch grid.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.lexicon import ABSENT, ABUNDANT, FACTS, MODERATE, SCANT
 from wsikit.errors import RequestError
+from wsikit.facts import ABSENT, ABUNDANT, FACTS, MODERATE, SCANT
 from wsikit.voting.inputs import vote_inputs
 
 Floats = npt.NDArray[np.float64]
 
 NEUROPIL_GRADES = (ABSENT, SCANT, MODERATE, ABUNDANT)
-"""Words of neuropil; a grade is an index into them."""
+"""Grades of neuropil in words; a grade is an index into them."""
 STROMA, NEUROPIL, DIFFERENTIATING = "stroma", "neuropil", "differentiating"
 
 _UD, _PD, _D = "UD", "PD", "D"
@@ -26,31 +27,31 @@ _NOT_TUMOUR = ("necrosis_share", "blood_share", "fat_share")
 
 @dataclass(frozen=True, eq=False)
 class PatchFacts:
-    """What is known of N patches. NaN in a row means that this patch does not tell; None that no patch does."""
+    """Facts of N patches. NaN: unknown for this patch; None: unknown for all."""
 
     cells: npt.NDArray[np.int64]
     """(N, 2), column and row in the patch grid."""
     pitch_mm: float
     """Distance of neighbouring patches, mm."""
     neuroblastic_mm2: Floats
-    """(N,), area of neuroblastic tissue (cells and neuropil) that the patch stands for; 0 outside of tumour. Where
-    patches overlap, each stands for its share, so that no tissue counts twice."""
+    """(N,), area of neuroblastic tissue (cells and neuropil) of the patch; 0 outside of tumour. Where patches overlap,
+    each counts only its share, so that no tissue counts twice."""
     stroma_mm2: Floats | None = None
-    """(N,), area of Schwannian stroma. It belongs to the tumour, neuropil does not belong to it."""
+    """(N,), area of Schwannian stroma. Stroma is part of the tumour; neuropil is not part of stroma."""
     neuropil: Floats | None = None
     """(N,), grade: index into `NEUROPIL_GRADES`."""
     differentiating: Floats | None = None
     """(N,), differentiating neuroblasts, in the unit of `neuroblasts`."""
     neuroblasts: Floats | None = None
-    """(N,), all neuroblasts: cells, or mm² where areas stand in for cells."""
+    """(N,), all neuroblasts: cells, or mm² where area is used as a proxy for cells."""
     nodules: npt.NDArray[np.int64] | None = None
-    """(N,), number of the macroscopic nodule as somebody outlined them, -1 outside. None: nobody did; stroma-poor
-    regions are then looked for and called suspicions."""
+    """(N,), number of the outlined macroscopic nodule, -1 outside. None: nodules were not outlined; stroma-poor
+    regions are then searched and reported as suspected."""
     proxies: Mapping[str, str] = field(default_factory=dict)
-    """Quantity (`STROMA`, `NEUROPIL`, `DIFFERENTIATING`, or "tumour") to what stands in for it, in words; nothing
-    where it was itself counted."""
+    """Quantity (`STROMA`, `NEUROPIL`, `DIFFERENTIATING`, or "tumour") to its proxy, in words; absent where the
+    quantity itself was counted."""
     ranking: Mapping[str, Floats] = field(default_factory=dict)
-    """Quantity to (N,) which patches show it best, where that is not the quantity itself."""
+    """Quantity to (N,) values by which to rank patches, where that is not the quantity itself."""
 
     def __post_init__(self) -> None:
         n = len(self.cells)
@@ -60,7 +61,7 @@ class PatchFacts:
                 "and rows, and a positive distance"
             )
         if (self.differentiating is None) != (self.neuroblasts is None):
-            raise RequestError("patch facts: differentiating neuroblasts need all neuroblasts beside them")
+            raise RequestError("patch facts: give differentiating neuroblasts together with all neuroblasts")
         for name in ("neuroblastic_mm2", "stroma_mm2", "neuropil", "differentiating", "neuroblasts", "nodules"):
             values = getattr(self, name)
             if values is not None and np.shape(values) != (n,):
@@ -82,22 +83,22 @@ def facts_from_classes(
     cells: npt.NDArray[np.int64],
     pitch_mm: float,
 ) -> PatchFacts:
-    """Class probabilities of a UD / PD / D model as stand-ins for facts. Of Schwannian stroma they say nothing.
+    """Class probabilities of a UD / PD / D model as a proxy for facts. They give nothing about Schwannian stroma.
 
     Parameters
     ----------
     probs
         (N, C); a row with a NaN is a patch without prediction and has no area.
     classes, background
-        C codes, and those among them that are no tumour.
+        C codes, and those among them that are not tumour.
     cells, pitch_mm
         As in `PatchFacts`.
 
     Notes
     -----
     A patch called PD or D counts as showing neuropil. The whole tumour area of a patch called D counts as
-    differentiating, although 5 % of such cells make a D patch: the share of differentiating *area* is therefore
-    larger than that of cells, and a slide near the limit is called D too readily.
+    differentiating, although 5 % of such cells make a D patch: the fraction of differentiating *area* is therefore
+    larger than the fraction of cells, and a slide near the limit is called D too often.
 
     Raises
     ------
@@ -107,7 +108,7 @@ def facts_from_classes(
     inputs = vote_inputs(probs, classes, background)
     if set(inputs.classes) != {_UD, _PD, _D}:
         raise RequestError(
-            f"classes {list(inputs.classes)} are not those of INPC: the rules need a model of {_UD}, {_PD} and {_D}"
+            f"classes {list(inputs.classes)} are not INPC's: the rules need a model with the classes {_UD}, {_PD}, {_D}"
         )
     label = np.array(["", *classes])[inputs.labels + 1]
 
@@ -141,17 +142,17 @@ def facts_from_captions(
     pitch_mm: float,
     tumour: npt.ArrayLike | None = None,
 ) -> PatchFacts:
-    """Measured facts of captions as far as they carry. What no patch was measured for stays unknown.
+    """Facts that captions measured. A fact that was measured on no patch stays unknown.
 
     Parameters
     ----------
     values
-        (N, F) facts as in `wsikit.captions.lexicon.FACTS`; NaN where not measured.
+        (N, F) facts as in `wsikit.facts.FACTS`; NaN where not measured.
     names
         F names of facts.
     tumour
-        (N,), how much of the patch's tissue a model holds for tumour, 0 to 1. Default: all tissue without necrosis,
-        blood and fat is taken for tumour, lymph nodes and cortex included.
+        (N,), fraction of the patch's tissue that a model predicts as tumour, 0 to 1. Default: all tissue except
+        necrosis, blood and fat counts as tumour, including lymph nodes and adrenal cortex.
     """
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.shape != (len(cells), len(names)):
@@ -194,12 +195,12 @@ def facts_from_captions(
 
 
 def _measured(known: Mapping[str, Floats], name: str) -> Floats | None:
-    """(N,), or None if no patch was measured for it."""
+    """(N,), or None if no patch has a value."""
     values = known.get(name)
     return None if values is None or np.isnan(values).all() else values
 
 
 def _graded(name: str, values: Floats) -> Floats:
-    """(N,) grade of each value, NaN where there is none."""
+    """(N,) grade of each value; NaN where the value is NaN."""
     limits = [limit for limit, _ in FACTS[name].grades]
     return np.where(np.isnan(values), np.nan, np.searchsorted(limits, np.nan_to_num(values), side="right"))

@@ -1,4 +1,4 @@
-"""Which patches may vote, with which weight, and which label each one wears on the map: one rule for both."""
+"""Which patches vote, with which weight, and which label each one has on the map: one rule for both."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy.typing as npt
 from wsikit.errors import RequestError
 
 BACKGROUND_MAJORITY = 0.5
-"""A patch more likely background than all voting classes together has nothing to say about the subtype."""
+"""A patch whose background probability is above this does not vote."""
 
 
 @dataclass(frozen=True, eq=False)
 class VoteInputs:
-    """Patch probabilities, split into the classes that vote and those that only take weight away."""
+    """Patch probabilities, split into voting classes and background."""
 
     classes: tuple[str, ...]
     """Codes of the V voting classes, in the model's order."""
@@ -27,13 +27,13 @@ class VoteInputs:
     weights: npt.NDArray[np.float64]
     """(N,), 1 − p(background); 0 for background patches; NaN where there is no prediction."""
     labels: npt.NDArray[np.int64]
-    """(N,), column in the model's probabilities of the class to show on a map; -1 = no prediction."""
+    """(N,), index of the class to show on a map, as a column of the model's probabilities; -1 = no prediction."""
     certainty: npt.NDArray[np.float64]
-    """(N,), probability that the model gives to that class: who has a place where patches overlap; -1 without."""
+    """(N,), the model's probability of that class: where patches overlap, the highest is shown; -1 = no prediction."""
 
 
 def vote_inputs(probs: npt.ArrayLike, classes: Sequence[str], background: Sequence[str] = ()) -> VoteInputs:
-    """Split off the background classes, as a slide's subtype is a statement about its tumour, not about its fat.
+    """Split off the background classes, as a slide's subtype is about its tumour, not about its fat.
 
     Parameters
     ----------
@@ -44,13 +44,22 @@ def vote_inputs(probs: npt.ArrayLike, classes: Sequence[str], background: Sequen
     background
         Codes among `classes` that do not vote, such as ("other",).
 
+    Raises
+    ------
+    RequestError
+        If shape and classes do not match, or no class is left to vote.
+
     Notes
     -----
-    A patch counts by its tumour share, w = 1 − p(background), as the key-tissue weight of CMSwinKAN does
-    (arXiv 2504.13754: equal alpha and beta give w ∝ 1 − q(other)), but its probabilities are renormalised, so
-    that the background is not counted twice. Where the background has more than half of the probability, the
-    weight is 0: the vote does not change when all weights are scaled, so a slide of nothing but background would
-    otherwise be given a subtype by the crumbs of its probabilities.
+    A patch has the weight of its tumour fraction, w = 1 − p(background), like the key-tissue weight of CMSwinKAN
+    (arXiv 2504.13754: equal alpha and beta give w ∝ 1 − q(other)). Its other probabilities are renormalised, so that
+    background is not counted twice. Where background has more than half of the probability, the weight is 0: scaling
+    all weights does not change the vote, so a slide of background only would otherwise get a subtype from the small
+    remaining probabilities.
+
+    >>> inputs = vote_inputs([[0.3, 0.1, 0.6], [0.6, 0.2, 0.2]], ("PD", "D", "other"), background=("other",))
+    >>> inputs.weights.round(2).tolist(), inputs.labels.tolist()
+    ([0.0, 0.8], [2, 0])
     """
     codes = tuple(classes)
     matrix = np.asarray(probs, dtype=np.float64)
@@ -72,7 +81,7 @@ def vote_inputs(probs: npt.ArrayLike, classes: Sequence[str], background: Sequen
     is_background = np.asarray(matrix[:, others].sum(axis=1) > BACKGROUND_MAJORITY)
     with np.errstate(invalid="ignore", divide="ignore"):
         renormalised = voting / foreground[:, None]
-    # all mass on the background: any row will do, its weight is 0
+    # all probability on the background: the row's values do not matter, its weight is 0
     renormalised[foreground == 0] = 1.0 / len(columns)
     weights = np.where(is_background, 0.0, foreground)
     labels = _labels(matrix, columns, others, is_background, unpredicted)
@@ -94,7 +103,7 @@ def _labels(
     is_background: npt.NDArray[np.bool_],
     unpredicted: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.int64]:
-    """(N,) column to show: the likeliest voting class, unless the background has the majority."""
+    """(N,) column to show: the most probable voting class, unless the background has the majority."""
     filled = np.where(unpredicted[:, None], 0.0, matrix)
     labels = np.asarray(columns, dtype=np.int64)[filled[:, columns].argmax(axis=1)]
     if others:

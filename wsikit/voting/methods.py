@@ -1,7 +1,7 @@
-"""The methods of the vote: what each patch adds, how much it weighs, and what the sum says. Pure NumPy.
+"""The aggregation methods of the vote. NumPy only.
 
-Every method is written as sums over patches, so that a bootstrap over parts of the slide needs the sums of the parts
-only, however many patches they hold.
+Every method is a function of sums over patches, so that a block bootstrap needs only the sums of each block, however
+many patches it holds.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 LOG_CLIP = 1e-6
-"""Least probability in a product of experts: else one patch that excludes a class excludes it for the slide."""
+"""Minimum probability in a product of experts: otherwise one patch with p = 0 excludes a class for the whole slide."""
 
 BINS = 256
-"""Of the histograms that stand in for single patches where a bootstrap draws from ranked patches."""
+"""Bins of the histograms that replace single patches where a bootstrap resamples ranked patches."""
 
 
 class Tally(Protocol):
@@ -34,10 +34,10 @@ class Tally(Protocol):
         """(C,) score of the whole slide."""
 
     def block_sums(self, block: Ints, n_blocks: int) -> Floats:
-        """(n_blocks, K) sums over the patches of each block; `block` (M,) says where each one lies."""
+        """(n_blocks, K) sums over the patches of each block; `block` (M,) is each patch's block."""
 
     def score(self, sums: Floats) -> Floats:
-        """(…, C) scores of any (…, K) sums of such rows."""
+        """(…, C) scores of (…, K) sums of such rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class RankTally:
         k = min(self.k or 1, len(column))
         least = np.partition(column, len(column) - k)[len(column) - k]
         above, level = column > least, column == least
-        # equals at the border share what is left of the k voices, so that no order of the patches matters
+        # patches equal to the k-th highest share the remaining places, so that the order of patches does not matter
         rest = (k - above.sum()) * self.weights[level].mean()
         return float((self.weights[above] @ column[above] + rest * least) / (self.weights[above].sum() + rest))
 
@@ -117,15 +117,15 @@ class RankTally:
         from_top = np.cumsum(count[..., ::-1], axis=-1)[..., ::-1]
         with np.errstate(invalid="ignore", divide="ignore"):
             taken = np.clip((self.k - (from_top - count)) / count, 0, 1)
-        voice = np.nan_to_num(taken) * weight
-        return np.asarray((voice @ values) / voice.sum(axis=-1))
+        used = np.nan_to_num(taken) * weight
+        return np.asarray((used @ values) / used.sum(axis=-1))
 
     @staticmethod
     def _bins(column: Floats) -> Ints:
         return np.minimum((column * BINS).astype(np.int64), BINS - 1)
 
     def _bin_values(self, column: Floats) -> Floats:
-        """(BINS,) mean of what lies in each bin, its middle where it is empty."""
+        """(BINS,) mean of the values in each bin; the bin's centre where it is empty."""
         place = self._bins(column)
         count = np.bincount(place, minlength=BINS)
         middle = (np.arange(BINS) + 0.5) / BINS
@@ -133,7 +133,7 @@ class RankTally:
 
 
 def tally(rule: VoteRule, probs: Floats, weights: Floats) -> Tally:
-    """The method of `rule` for `probs` (M, C), rows of sum 1, and `weights` (M,) > 0 with a greatest of 1."""
+    """The method of `rule` for `probs` (M, C), rows of sum 1, and `weights` (M,) > 0 whose largest is 1."""
     if rule.method == "hard":
         return SumTally(choices(probs), weights, means)
     if rule.method == "log":
@@ -146,7 +146,7 @@ def tally(rule: VoteRule, probs: Floats, weights: Floats) -> Tally:
 
 
 def means(sums: Floats) -> Floats:
-    """(…, K) weighted means of (…, K + 1) sums whose last is that of the weights."""
+    """(…, K) weighted means of (…, K + 1) sums whose last entry is the sum of the weights."""
     return np.asarray(sums[..., :-1] / sums[..., -1:])
 
 
@@ -163,23 +163,31 @@ def normalised(scores: Floats) -> Floats:
     """(…, C) divided by their sum; equal shares where all are 0."""
     total = scores.sum(axis=-1, keepdims=True)
     even = np.full_like(scores, 1 / scores.shape[-1])
-    return np.divide(scores, total, out=even, where=total > 0)
+    return np.asarray(np.divide(scores, total, out=even, where=total > 0), dtype=np.float64)
 
 
 def choices(probs: Floats) -> Floats:
-    """(M, C) each patch's voice: 1 for its most probable class, split evenly between equals."""
+    """(M, C) each patch's hard vote: 1 for its most probable class, split evenly between equal classes.
+
+    >>> choices(np.array([[0.7, 0.3], [0.5, 0.5]])).tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+    """
     best = probs == probs.max(axis=1, keepdims=True)
-    return best / best.sum(axis=1, keepdims=True)
+    return np.asarray(best / best.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def certainty(probs: Floats, kappa: float) -> Floats:
-    """(M,) (1 − H/log C)^kappa: 1 for a certain patch, 0 for an undecided one, H the entropy of its C classes."""
+    """(M,) (1 − H/log C)^kappa with H the entropy over C classes: 1 for a certain patch, 0 for a uniform one.
+
+    >>> certainty(np.array([[1.0, 0.0], [0.5, 0.5]]), kappa=1).tolist()
+    [1.0, 0.0]
+    """
     if probs.shape[1] == 1:
         return np.ones(len(probs))
     logs = np.log(np.where(probs > 0, probs, 1.0))
     entropy = -np.einsum("mc,mc->m", probs, logs)
     sure = np.clip(1 - entropy / math.log(probs.shape[1]), 0, None)
-    # rounding leaves 1e-16 for a uniform row; many such rows must not decide a slide
+    # rounding gives 1e-16 for a uniform row; many such rows must not decide a slide
     sure[sure < 1e-9] = 0.0
     return np.asarray(sure**kappa)
 
@@ -187,17 +195,17 @@ def certainty(probs: Floats, kappa: float) -> Floats:
 def clinical_weights(
     tissue: npt.ArrayLike, *, alpha: float = 10.0, beta: float = 10.0, gamma: float = 0.1, double_softmax: bool = False
 ) -> Floats:
-    """The weight of a patch by the tissue it shows, as CMSwinKAN's clinically guided soft vote has it.
+    """The weight of a patch by its tissue, as in CMSwinKAN's clinically guided soft vote.
 
     Parameters
     ----------
     tissue
-        (M, 3) probabilities q of other tissue, neuropil and Schwannian stroma. Rows with a NaN: nothing is known.
+        (M, 3) probabilities q of other tissue, neuropil and Schwannian stroma. Rows with a NaN: unknown.
     alpha, beta, gamma
-        w = alpha·q[1] + beta·q[2], but gamma where q[0] is the greatest (first of equals) or nothing is known.
+        w = alpha·q[1] + beta·q[2], but gamma where q[0] is the largest (first of equals) or the row is unknown.
     double_softmax
-        Put q through a softmax first, as the published code does: with alpha = beta the weights of all patches with
-        key tissue then lie between 6.16 and 7.88 for alpha = 10, practically a mask.
+        Apply a softmax to q first, as the published code does: with alpha = beta = 10 the weights of all patches with
+        key tissue then lie between 6.16 and 7.88, practically a mask.
 
     Returns
     -------
@@ -206,6 +214,9 @@ def clinical_weights(
     Notes
     -----
     Zhu et al., arXiv 2504.13754, and WSI_vote.py of their code.
+
+    >>> clinical_weights([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]).tolist()
+    [10.0, 0.1]
     """
     q = np.asarray(tissue, dtype=np.float64)
     if q.ndim != 2 or q.shape[1] != 3:

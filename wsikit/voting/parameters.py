@@ -1,4 +1,4 @@
-"""How a slide's patches are put together: every number that can change the result, with its bounds. Pure."""
+"""Parameters of the vote: every number that can change the result, with its bounds. No I/O."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ Smoothing = Literal["none", "median", "mrf"]
 SMOOTHINGS: tuple[str, ...] = get_args(Smoothing)
 
 WEIGHTS = ("tissue", "readable", "quality", "roi", "overlap", "key_tissue")
-"""What a patch's voice may be multiplied with, beside its share of the voting classes."""
+"""Factors that a patch's weight may be multiplied with, in addition to 1 − p(background)."""
+
+OLD_NAMES = {"max_novel": "max_ood"}
+"""Names in parameters that older versions of wsikit stored, and what they are called now."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class ThresholdRule:
     t: float = 0.5
     """Probability from which on a patch counts as the class, above 0 to 1."""
     min_frac: float = 0.05
-    """Share of the voting weight, above 0 to 1. INPC asks for more than 5 % of differentiating neuroblasts."""
+    """Required share of the voting weight, above 0 to 1. INPC: more than 5 % differentiating neuroblasts."""
 
     def __post_init__(self) -> None:
         for name in ("t", "min_frac"):
@@ -51,18 +54,22 @@ class ThresholdRule:
 
 @dataclass(frozen=True)
 class VoteRule:
-    """From patch probabilities and weights to a slide's result; see `wsikit.voting.vote`."""
+    """From patch probabilities and weights to a slide's result; see `wsikit.voting.vote`.
+
+    >>> VoteRule("topk", k=100).k
+    100
+    """
 
     method: str = "mean"
     """One of `METHODS`."""
     min_patches: float = 20
-    """Effective patches below which the vote abstains."""
+    """Effective sample size below which the vote abstains."""
     min_margin: float = 0.1
-    """Difference of the two classes ahead below which the vote abstains, 0 to 1."""
+    """Difference of the two most probable classes below which the vote abstains, 0 to 1."""
     max_ood: float = 0.5
-    """Share of the voting weight unlike the training patches above which the vote abstains, 0 to 1."""
+    """Fraction of out-of-distribution tissue (of the voting weight) above which the vote abstains, 0 to 1."""
     temperature: float = 1.0
-    """Softens the patches' probabilities first, or below 1 sharpens them, > 0; as fitted on validation slides."""
+    """Temperature scaling of the patch probabilities, > 0: above 1 softens, below 1 sharpens."""
     kappa: float = 1.0
     """confidence: exponent of the certainty, > 0."""
     alpha: float = 10.0
@@ -70,25 +77,25 @@ class VoteRule:
     beta: float = 10.0
     """soft_clinical: weight of the second key tissue (Schwannian stroma)."""
     gamma: float = 0.1
-    """soft_clinical: weight of a patch whose likeliest tissue is no key tissue, ≥ 0."""
+    """soft_clinical: weight of a patch whose most probable tissue is not a key tissue, ≥ 0."""
     double_softmax: bool = False
-    """soft_clinical: put the tissue probabilities through a softmax once more, as the published code does."""
+    """soft_clinical: apply a second softmax to the tissue probabilities, as the published code does."""
     k: int = 50
-    """topk: patches per class, ≥ 1. Below some 1.5 × `min_patches` their weights seldom let the vote speak."""
+    """topk: patches per class, ≥ 1. Below about 1.5 × `min_patches` most votes abstain: too few effective patches."""
     quantile: float = 0.9
-    """quantile: which one of each class's probabilities, 0 to 1."""
+    """quantile: which quantile of each class's probabilities, 0 to 1."""
     rule: ThresholdRule | None = None
-    """threshold: what is asked."""
+    """threshold: the rule."""
     resamples: int = 1000
     """Draws of the block bootstrap; 0: no interval."""
     level: float = 0.95
-    """Of the interval."""
+    """Confidence level of the interval."""
     block_um: float = 500.0
-    """Side of the squares that are drawn together, µm; doubled where a slide has more than 4096 of them."""
+    """Side of the bootstrap blocks, µm; doubled where a slide has more than 4096 blocks."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the bootstrap."""
     second_mm2: float = 0.5
-    """Least area of a second subtype's region, mm²."""
+    """Minimum area of a second subtype's region, mm²."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -100,7 +107,7 @@ class VoteRule:
         _bounds(self, ("level",), lambda value: 0 < value < 1, "above 0 and below 1")
         _bounds(self, ("k",), lambda value: value >= 1, "1 or more")
         if self.method == "threshold" and self.rule is None:
-            raise RequestError("voting method threshold needs a rule: which class, from which probability and share on")
+            raise RequestError("voting method threshold needs a rule: the class, its probability and its share")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
@@ -109,14 +116,18 @@ class VoteRule:
 
 @dataclass(frozen=True)
 class VoteParameters(VoteRule):
-    """A `VoteRule`, and what happens to a slide's patches before it; see `wsikit.voting.vote_slide`."""
+    """A `VoteRule` with smoothing and weights, which are applied before it; see `wsikit.voting.vote_slide`.
+
+    >>> VoteParameters(smooth="median", min_margin=0.2).min_margin
+    0.2
+    """
 
     smooth: str = "none"
-    """One of `SMOOTHINGS`: over the neighbours on the patch grid, before anything else."""
+    """One of `SMOOTHINGS`: over the neighbours on the patch grid, as the first step."""
     coupling: float = 0.5
-    """mrf: how much one neighbour of a class speaks for it, in units of log odds, ≥ 0."""
+    """mrf: influence of one neighbour, in log odds, ≥ 0."""
     weights: tuple[str, ...] = field(default=("tissue", "readable", "quality", "roi", "overlap"))
-    """Of `WEIGHTS`; they multiply, each as far as it is known for the slide."""
+    """Any of `WEIGHTS`; those that are known for the slide are multiplied."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,9 +137,9 @@ class VoteParameters(VoteRule):
         _bounds(self, ("coupling",), lambda value: value >= 0, "0 or more")
         unknown = sorted(set(self.weights) - set(WEIGHTS))
         if unknown or len(set(self.weights)) != len(self.weights):
-            raise RequestError(f"weights {list(self.weights)}: use each of {', '.join(WEIGHTS)} once at most")
+            raise RequestError(f"weights {list(self.weights)}: use each of {', '.join(WEIGHTS)} at most once")
         if self.method == "soft_clinical" and "key_tissue" in self.weights:
-            raise RequestError("soft_clinical weighs by key tissue already: leave key_tissue out of the weights")
+            raise RequestError("soft_clinical already weights by key tissue: leave key_tissue out of the weights")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
@@ -136,8 +147,9 @@ class VoteParameters(VoteRule):
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> VoteParameters:
-        """The inverse of `to_json`; what `record` does not say, as one of an older version may, is as by default."""
-        known = {key: value for key, value in record.items() if key in {item.name for item in fields(cls)}}
+        """The inverse of `to_json`, also for older records; fields that `record` lacks get their default."""
+        current = {OLD_NAMES.get(key, key): value for key, value in record.items()}
+        known = {key: value for key, value in current.items() if key in {item.name for item in fields(cls)}}
         if known.get("rule") is not None:
             known["rule"] = ThresholdRule(**known["rule"])
         return cls(**known)

@@ -1,6 +1,6 @@
-"""Several slides of one patient put together: their area-weighted mean, and the worst grade. Both, and who is missing.
+"""Aggregate the slides of one patient: area-weighted mean and worst grade, with the slides that are missing.
 
-Pure. Which slides a patient has, and where their results lie, is `wsikit.batch.patients`.
+No I/O. Which slides a patient has, and where their results are, is found by `wsikit.batch.patients`.
 """
 
 from __future__ import annotations
@@ -15,62 +15,62 @@ from wsikit.voting.inpc import STROMA_POOR
 
 @dataclass(frozen=True)
 class SlideOfPatient:
-    """What one slide brings."""
+    """The result of one slide of a patient."""
 
     slide_id: str
     label: str | None = None
-    """Code of its class; None if it brings none."""
+    """Code of its class; None if it has none."""
     probability: Mapping[str, float] = field(default_factory=dict)
     """By class code, sum 1."""
     area_mm2: float = 0.0
-    """What it weighs."""
+    """Its weight."""
     trouble: str = ""
-    """Why it does not count, such as "failed: …", "abstained: …", "missing"; empty if it does."""
+    """Why it is not counted, such as "failed: …", "abstained: …", "missing"; empty if it is counted."""
 
     def __post_init__(self) -> None:
         if bool(self.trouble) == (self.label is not None):
-            raise RequestError(f"slide {self.slide_id}: it must have either a label or a reason why it has none")
+            raise RequestError(f"slide {self.slide_id}: give either a label or the reason why it has none")
         if self.label is not None and not (self.area_mm2 > 0 and self.label in self.probability):
             raise RequestError(f"slide {self.slide_id}: label {self.label} without probability, or without any area")
 
 
 @dataclass(frozen=True)
 class PatientResult:
-    """What the slides of a patient say together."""
+    """The result of one patient, aggregated from slides."""
 
     patient: str
     counted: tuple[str, ...]
-    """Slides that count, by id."""
+    """Ids of the slides that are counted."""
     left_out: Mapping[str, str]
-    """Slides that do not, and why."""
+    """Ids of the slides that are not counted, and why."""
     area_mm2: float
-    """Of the slides that count."""
+    """Area of the counted slides."""
     mean: str | None
-    """Class with the highest area-weighted mean probability; None where two are equal, or no slide counts."""
+    """Class with the highest area-weighted mean probability; None for a tie, or if no slide is counted."""
     probability: Mapping[str, float]
-    """The area-weighted mean, by class code; empty if no slide counts."""
+    """The area-weighted mean, by class code; empty if no slide is counted."""
     margin: float | None
-    """Between the two highest."""
+    """Difference of the two highest probabilities."""
     worst: str | None
-    """The least differentiated grade of the slides that count; None if there is none, or no order."""
+    """The least differentiated grade of the counted slides; None if there is none, or the classes have no order."""
     worst_slides: tuple[str, ...]
-    """Who has it."""
+    """Ids of the slides with that grade."""
 
     @property
     def complete(self) -> bool:
-        """Whether every slide counts. If not, a worse grade may lie in one that does not."""
+        """Whether every slide is counted. If not, a slide that is left out may have a worse grade."""
         return not self.left_out
 
     def words(self) -> str:
-        """The result in a line, those left out by name."""
+        """The result in one line, with the slides that are left out and why."""
         if not self.counted:
-            said = "no slide counts"
+            text = "no slide counts"
         else:
-            said = f"mean {self.mean or 'undecided'} (margin {self.margin:.2f})"
+            text = f"mean {self.mean or 'undecided'} (margin {self.margin:.2f})"
             if self.worst:
-                said += f", worst {self.worst} ({', '.join(self.worst_slides)})"
-            said += f", {len(self.counted)} of {len(self.counted) + len(self.left_out)} slides"
-        return said + "".join(f"; without {slide}: {why}" for slide, why in self.left_out.items())
+                text += f", worst {self.worst} ({', '.join(self.worst_slides)})"
+            text += f", {len(self.counted)} of {len(self.counted) + len(self.left_out)} slides"
+        return text + "".join(f"; without {slide}: {why}" for slide, why in self.left_out.items())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -90,23 +90,28 @@ class PatientResult:
 def combine_slides(
     patient: str, slides: Sequence[SlideOfPatient], *, order: Sequence[str] = STROMA_POOR
 ) -> PatientResult:
-    """Put a patient's slides together.
+    """Aggregate the slides of one patient.
 
     Parameters
     ----------
     slides
-        All that the patient has, also those that brought nothing.
+        All slides of the patient, including those without a result.
     order
-        Grades, the worst (least differentiated) first. Where a slide's classes are others, there is no worst.
+        Grades, the worst (least differentiated) first. If the slides have other classes, there is no worst grade.
 
     Raises
     ------
     RequestError
-        If two slides have the same id, or were voted on by models of different classes.
+        If two slides have the same id, or their models have different classes.
+
+    >>> first = SlideOfPatient("a", "PD", {"UD": 0.1, "PD": 0.9}, area_mm2=3)
+    >>> second = SlideOfPatient("b", "UD", {"UD": 0.7, "PD": 0.3}, area_mm2=1)
+    >>> combine_slides("p", [first, second]).words()
+    'mean PD (margin 0.50), worst UD (b), 2 of 2 slides'
     """
     ids = [slide.slide_id for slide in slides]
     if len(set(ids)) < len(ids):
-        raise RequestError(f"patient {patient}: a slide stands twice among {ids}")
+        raise RequestError(f"patient {patient}: duplicate slide_id among {ids}")
     counted = [slide for slide in slides if not slide.trouble]
     classes = list(counted[0].probability) if counted else []
     for slide in counted:

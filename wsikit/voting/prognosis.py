@@ -1,6 +1,6 @@
-"""Mitosis-karyorrhexis index and INPC's prognostic groups (favourable, unfavourable), from counts that somebody made.
+"""Mitosis-karyorrhexis index (MKI) and INPC's prognostic groups (favourable, unfavourable), from given cell counts.
 
-No patch model gives an MKI. For research only; INPC is about untreated tissue, several sections and a pathologist.
+No patch model gives an MKI. For research only; INPC needs untreated tissue, several sections and a pathologist.
 """
 
 from __future__ import annotations
@@ -15,22 +15,26 @@ FAVOURABLE, UNFAVOURABLE = "FH", "UH"
 LOW, INTERMEDIATE, HIGH = MKI_CLASSES = ("low", "intermediate", "high")
 
 MKI_LIMITS = (100.0, 200.0)
-"""Per 5,000 cells: below the first low, above the second high, both ends intermediate."""
+"""Per 5,000 cells: below the first low, above the second high, otherwise intermediate (limits included)."""
 MKI_BANDS = ((90.0, 110.0), (190.0, 210.0))
-"""Borderline: sources put 200 on either side."""
+"""Borderline ranges: sources differ on which side 200 belongs to."""
 MKI_CELLS = 5000
-"""Neuroblasts to be counted; fewer give no index."""
+"""Neuroblasts that must be counted; fewer give no index."""
 YOUNG_MONTHS, OLD_MONTHS = 18.0, 60.0
 _Z = 1.959963984540054  # 97.5 % of the normal distribution
 
 
 @dataclass(frozen=True)
 class Mki:
-    """Mitotic and karyorrhectic neuroblasts, as counted."""
+    """Counted mitotic and karyorrhectic neuroblasts.
+
+    >>> Mki(80, 5000).reading
+    'low'
+    """
 
     count: int
     cells: int
-    """Neuroblasts looked at."""
+    """Neuroblasts examined."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.count <= self.cells or self.cells < 1:
@@ -42,7 +46,7 @@ class Mki:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %, per 5,000 cells: Wilson's for a binomial share, E. B. Wilson 1927."""
+        """95 % confidence interval, per 5,000 cells: Wilson's for a binomial proportion (E. B. Wilson 1927)."""
         n, share = self.cells, self.count / self.cells
         middle = share + _Z**2 / (2 * n)
         half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n * n))
@@ -55,7 +59,7 @@ class Mki:
         return None if self.cells < MKI_CELLS else mki_class(self.per_5000)
 
     @property
-    def doubt(self) -> str:
+    def borderline(self) -> str:
         """Why its class is borderline; empty if it is not."""
         if self.cells < MKI_CELLS:
             return ""
@@ -64,19 +68,19 @@ class Mki:
                 return f"MKI {self.per_5000:.0f} per 5,000 lies within {low:g}–{high:g}"
         low, high = self.interval
         crossed = [limit for limit in MKI_LIMITS if low <= limit <= high]
-        return f"MKI's interval {low:.0f}–{high:.0f} per 5,000 reaches over {crossed[0]:g}" if crossed else ""
+        return f"the MKI interval {low:.0f}–{high:.0f} per 5,000 contains {crossed[0]:g}" if crossed else ""
 
 
 @dataclass(frozen=True)
 class Clinical:
-    """What slides do not say."""
+    """Clinical data that a slide does not contain."""
 
     age_months: float | None = None
     """At diagnosis."""
     mki: Mki | str | None = None
-    """Counts, or the class that a pathologist gave: low, intermediate, high. In GNB-N that of the nodule."""
+    """Counts, or the class given by a pathologist: low, intermediate, high. For GNB-N that of the nodule."""
     treated: bool | None = None
-    """Whether chemotherapy came before the tissue was taken."""
+    """Whether the patient had chemotherapy before the tissue was taken."""
 
     def __post_init__(self) -> None:
         if self.age_months is not None and not (math.isfinite(self.age_months) and self.age_months >= 0):
@@ -91,7 +95,7 @@ class Clinical:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What is not known of age, MKI and treatment, in words."""
+        """Which of age, MKI and treatment are unknown, in words."""
         found = [] if self.age_months is not None else ["age at diagnosis"]
         if isinstance(self.mki, Mki) and self.mki.reading is None:
             found.append(f"MKI: counted on {self.mki.cells:,} cells, {MKI_CELLS:,} are needed")
@@ -110,13 +114,19 @@ class Clinical:
 
 
 def mki_class(per_5000: float) -> str:
-    """Class of an index: below 100 low, 100 to 200 intermediate, above 200 high."""
+    """Class of an index: below 100 low, 100 to 200 intermediate, above 200 high.
+
+    >>> mki_class(99), mki_class(200)
+    ('low', 'intermediate')
+    """
     low, high = MKI_LIMITS
     return LOW if per_5000 < low else INTERMEDIATE if per_5000 <= high else HIGH
 
 
 def neuroblastoma_group(category: str, age_months: float, mki: str) -> str:
-    """Favourable or unfavourable, of stroma-poor neuroblastoma ("UD", "PD", "D"); Shimada 1999, ages as in Sano 2006.
+    """Prognostic group, favourable (FH) or unfavourable (UH), of stroma-poor neuroblastoma ("UD", "PD", "D").
+
+    Shimada 1999, with the ages of Sano 2006.
 
     >>> neuroblastoma_group("PD", 17.9, "intermediate"), neuroblastoma_group("PD", 18, "low")
     ('FH', 'UH')

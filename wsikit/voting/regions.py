@@ -1,6 +1,6 @@
-"""Where a slide's classes lie: areas with overlaps counted once, and the largest region of a second class.
+"""Area of each class on a slide, with overlaps counted once, and the largest region of a second class.
 
-Places are level-0 px, areas mm².
+Coordinates are level-0 px, areas mm².
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 WEIGHTLESS, UNPREDICTED, NOTHING = -1, -2, -3
-"""In place of a class: a patch that has a prediction and no weight, one without prediction, no patch at all."""
+"""Labels that are not classes: a patch with a prediction but weight 0, one without prediction, no patch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the patches of a vote lie."""
+    """Coordinates of the patches of a vote."""
 
     grid: PatchGrid
     coords: Ints
-    """(N, 2) x, y of their top-left corners on `grid`, level-0 px; no two the same."""
+    """(N, 2) x, y of their top-left corners on `grid`, level-0 px; all different."""
     certainty: Floats | None = None
-    """(N,) who has a place where patches overlap: the highest. None: by the probability of its own class."""
+    """(N,) priority where patches overlap: the highest wins. None: the probability of the patch's own class."""
 
     def __post_init__(self) -> None:
         coords = np.asarray(self.coords)
@@ -38,31 +38,31 @@ class Places:
             raise RequestError(f"coordinates of shape {coords.shape}, {coords.dtype}: expected integers (patches, 2)")
         fault = self.grid.fault(coords)
         if fault:
-            raise RequestError(f"{fault}: each patch may vote once")
+            raise RequestError(f"{fault}: each patch may vote only once")
 
 
 @dataclass(frozen=True, eq=False)
 class ClassRaster:
-    """The cells of a slide with the class that each one votes for."""
+    """The cells of a slide, each with its class."""
 
     partition: Partition
     labels: Ints
     """(n_rows, n_cols) class, or `WEIGHTLESS`, `UNPREDICTED`, `NOTHING`."""
     top: Floats
-    """(N,) probability that each patch gives to its own class."""
+    """(N,) each patch's probability of its own class."""
     mm2_per_px: float
 
     def areas(self, n_classes: int) -> Areas:
-        """Area per class and of what did not vote."""
+        """Area of each class and of the patches that did not vote."""
         px = self.partition.area_px.astype(np.float64).ravel()
         mm2: Floats = np.bincount(self.labels.ravel() - NOTHING, px, n_classes - NOTHING) * np.float64(self.mm2_per_px)
         return Areas(mm2[-NOTHING:], float(mm2[WEIGHTLESS - NOTHING]), float(mm2[UNPREDICTED - NOTHING]))
 
     def second(self, leading: int, areas: Areas, least_mm2: float) -> SecondSubtype | None:
-        """The largest connected region of another class than `leading`, of `least_mm2` or more."""
+        """The largest connected region of a class other than `leading`, if it has `least_mm2` or more."""
         best: SecondSubtype | None = None
         for index in np.flatnonzero(areas.mm2 >= least_mm2):
-            # a class that is smaller in all than the best region cannot hold a larger one
+            # a class whose total area is smaller than the best region cannot have a larger region
             if index == leading or (best is not None and areas.mm2[index] <= best.area_mm2):
                 continue
             found = self._largest(int(index), float(areas.mm2.sum()))
@@ -73,7 +73,7 @@ class ClassRaster:
     def _largest(self, index: int, voted_mm2: float) -> SecondSubtype:
         from scipy import ndimage
 
-        regions, _ = ndimage.label(self.labels == index)  # cells that share a border, not merely a corner
+        regions, _ = ndimage.label(self.labels == index)  # cells connect by edges, not by corners
         sizes = np.bincount(regions.ravel(), self.partition.area_px.ravel())
         sizes[0] = 0
         rows, cols = np.nonzero(regions == sizes.argmax())
@@ -91,14 +91,14 @@ class ClassRaster:
 
 
 def class_raster(places: Places, labels: Ints, top: Floats) -> ClassRaster:
-    """Cut the slide into cells and give each to one patch.
+    """Partition the slide into cells and assign each to one patch.
 
     Parameters
     ----------
     labels
         (N,) index of each patch's class, or `WEIGHTLESS` or `UNPREDICTED`.
     top
-        (N,) probability that each patch gives to its class; any number where it has none.
+        (N,) each patch's probability of its class; any number where it has no class.
     """
     priority = np.where(labels >= 0, top, labels) if places.certainty is None else places.certainty
     partition = partition_slide(places.grid, places.coords, np.nan_to_num(priority, nan=float(UNPREDICTED)))

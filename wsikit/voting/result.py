@@ -1,6 +1,6 @@
-"""What the patches of one slide say together: subtype, doubt, areas, a second subtype. Plain values, to and from JSON.
+"""The slide-level result: subtype, uncertainty, areas, second subtype. Plain values, to and from JSON.
 
-Indices count the voting classes, in the model's order. Places are level-0 px, areas mm².
+Class indices count the voting classes, in the model's order. Coordinates are level-0 px, areas mm².
 """
 
 from __future__ import annotations
@@ -15,91 +15,101 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-RESULT_VERSION = 2
-"""Of the record that `SlideResult.to_json` writes. 1 knew neither intervals nor areas."""
+RESULT_VERSION = 3
+"""Version of the record that `SlideResult.to_json` writes. 1 had neither intervals nor areas; 2 had other names."""
+
+OLD_NAMES = {"novel_share": "ood_fraction", "n_weightless": "n_background", "weightless_mm2": "background_mm2"}
+"""Names in records of version 1 and 2, and what they are called now; `SlideResult.from_json` reads both."""
 
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """What the vote could have been with other parts of the slide: a percentile bootstrap over squares of tissue."""
+    """Confidence interval of the vote: a percentile bootstrap over square blocks of tissue."""
 
     level: float
-    """Of the interval, such as 0.95."""
+    """Confidence level, such as 0.95."""
     low: Floats
     """(C,) lower ends for `SlideResult.probs`."""
     high: Floats
     """(C,) upper ends."""
     margin: tuple[float, float]
-    """Of `SlideResult.margin`, by the leading class: below 0 where another class leads."""
+    """Ends for `SlideResult.margin`, measured for the leading class: below 0 where another class leads."""
     leading_share: float
-    """Share of the draws in which the class ahead is ahead, 0 to 1."""
+    """Share of the bootstrap draws in which the leading class leads, 0 to 1."""
     n_blocks: int
-    """Squares with voting patches."""
+    """Blocks with voting patches."""
     block_um: float
-    """Their side, µm."""
+    """Side of a block, µm."""
 
 
 @dataclass(frozen=True, eq=False)
 class Areas:
-    """Area of the slide that the patches cover, glass between the tissue included; overlaps counted once."""
+    """Area of the slide that the patches cover, including glass within them; overlaps are counted once."""
 
     mm2: Floats
-    """(C,) of the voting patches whose most probable class this is."""
+    """(C,) area of the voting patches whose most probable class this is."""
     background_mm2: float
-    """Of patches with a prediction that did not vote, such as background."""
+    """Area of patches that have a prediction but did not vote, such as background."""
     unpredicted_mm2: float
-    """Of patches without a prediction."""
+    """Area of patches without a prediction."""
 
     @property
     def percent(self) -> Floats:
-        """(C,) of the area that voted; NaN if none did."""
+        """(C,) percentage of the area that voted; NaN if no patch voted."""
         total = float(self.mm2.sum())
         return 100 * self.mm2 / total if total > 0 else np.full(len(self.mm2), math.nan)
 
 
 @dataclass(frozen=True)
 class SecondSubtype:
-    """The largest connected region of a class that is not the leading one."""
+    """The largest connected region of a class other than the leading one."""
 
     index: int
     """Its class."""
     area_mm2: float
     share: float
-    """Of the area that voted, 0 to 1."""
+    """Share of the area that voted, 0 to 1."""
     mean_probability: float
-    """Of its class, over its area, among the voting classes."""
+    """Mean probability of its class over its area, among the voting classes."""
     box_px: tuple[int, int, int, int]
-    """x, y, width, height, level-0 px."""
+    """Bounding box: x, y, width, height, level-0 px."""
 
 
 @dataclass(frozen=True)
 class RuleOutcome:
-    """What a threshold rule found."""
+    """The outcome of a threshold rule."""
 
     index: int
-    """The class that it asks for."""
+    """The target class."""
     t: float
+    """Probability from which on a patch counts as the class."""
     min_frac: float
+    """Share of the voting weight that the rule requires."""
     share: float
-    """Of the voting weight in patches with p ≥ t."""
+    """Share of the voting weight in patches with p ≥ t."""
     holds: bool
     low: float = math.nan
-    """Of the interval of `share`; NaN if there is none."""
+    """Lower end of the confidence interval of `share`; NaN if there is none."""
     high: float = math.nan
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SlideResult:
-    """What the patches of one slide say together."""
+    """The result of one slide, aggregated from its patches.
+
+    >>> from wsikit.voting import vote
+    >>> vote([[0.9, 0.1]] * 30, classes=["PD", "D"])
+    <SlideResult PD, margin 0.80 (PD 0.90, D 0.10), 30 patches>
+    """
 
     method: str
-    """How the patches were put together; one of `METHODS`."""
+    """How patch probabilities were aggregated; one of `METHODS`."""
     label: int | None
-    """Index of the slide's class, None if the vote abstained."""
+    """Index of the called class; None if the vote abstained."""
     probs: Floats
-    """(C,) the slide's score per class, sum 1; what it means is the method's affair. NaN if no patch voted."""
+    """(C,) the slide's score per class, sum 1; its meaning depends on the method. NaN if no patch voted."""
     fractions: Floats
-    """(C,) weighted share of voting patches whose most probable class this is; NaN if no patch voted."""
+    """(C,) weighted fraction of the voting patches whose most probable class this is; NaN if no patch voted."""
     n_patches: int
     """Patches that voted."""
     n_unpredicted: int
@@ -107,11 +117,12 @@ class SlideResult:
     n_background: int
     """Patches with a prediction and weight 0, such as background: they did not vote."""
     n_effective: float
-    """(Σw)²/Σw² of the voting patches: as many equal voices would weigh the same."""
+    """Effective sample size of the voting patches, (Σw)²/Σw² (Kish)."""
     margin: float
-    """Difference of the two highest `probs`; NaN if no patch voted. Of a rule: how far off its limit, relative."""
+    """Difference of the two highest `probs`; NaN if no patch voted. For a threshold rule: the relative distance from
+    its limit."""
     leading: int | None
-    """Index of the class ahead, also when the vote abstained; None if no patch voted."""
+    """Index of the leading class, also when the vote abstained; None if no patch voted."""
     abstained: bool
     reason: str
     """Why the vote abstained; empty if it did not."""
@@ -119,41 +130,86 @@ class SlideResult:
     no_interval: str = ""
     """Why there is no interval; empty if there is one."""
     areas: Areas | None = None
-    """None where the places of the patches are not known."""
+    """None where the coordinates of the patches are not known."""
     second: SecondSubtype | None = None
-    """None if there is no other class in one piece of the least area."""
+    """None if no other class has a connected region of the minimum area."""
     ood_fraction: float | None = None
-    """Weighted share of voting patches unlike the training patches; None where the model cannot tell."""
+    """Weighted fraction of the voting patches that are out-of-distribution; None where the model has no detector."""
     rule: RuleOutcome | None = None
-    """Of the method threshold."""
+    """Only for the method threshold."""
     smoothing: str = "none"
-    """How patches were smoothed before the vote."""
+    """How patch probabilities were smoothed before the vote."""
     n_smoothed: int = 0
-    """Patches whose most probable class changed by it."""
+    """Patches whose most probable class changed by smoothing."""
     weighted_by: tuple[str, ...] = ()
-    """What the patches' weights were multiplied with."""
+    """The patch weights that were multiplied."""
+    classes: tuple[str, ...] = ()
+    """Codes of the C voting classes; empty if they were not given to the vote."""
+
+    @property
+    def subtype(self) -> str | None:
+        """Code of the called class, its index as text where codes are not known; None if the vote abstained."""
+        return None if self.label is None else self.codes[self.label]
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """`classes`; where they are not known, "class 0", "class 1", …"""
+        return self.classes or tuple(f"class {index}" for index in range(len(self.probs)))
+
+    def summary(self) -> str:
+        """The result in one line: class and margin, or why it abstained, then each class with its interval."""
+        parts = []
+        for index, (code, prob) in enumerate(zip(self.codes, self.probs.tolist(), strict=True)):
+            if math.isfinite(prob):
+                ends = self.interval
+                interval = "" if ends is None else f" [{ends.low[index]:.2f}, {ends.high[index]:.2f}]"
+                parts.append(f"{code} {prob:.2f}{interval}")
+        probabilities = ", ".join(parts) or "no probabilities"
+        if self.label is None:
+            text = f"abstained: {self.reason} ({probabilities})"
+        else:
+            text = f"{self.subtype}, margin {self.margin:.2f} ({probabilities})"
+        if self.second is not None:
+            text += f"; also {self.codes[self.second.index]}, {self.second.area_mm2:.3g} mm² in one piece"
+        return text
+
+    def __repr__(self) -> str:
+        return f"<SlideResult {self.summary()}, {self.n_patches:,} patch{'' if self.n_patches == 1 else 'es'}>"
+
+    def _repr_html_(self) -> str:
+        """The result as a table, for notebooks."""
+        from wsikit.voting.result_html import result_html
+
+        return result_html(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON and Zarr attributes; what is undefined becomes None."""
+        """Plain values for JSON and Zarr attributes; undefined numbers become None."""
         record = {item.name: getattr(self, item.name) for item in fields(self)}
         interval, areas = self.interval, self.areas
         record["interval"] = None if interval is None else {**asdict(interval), "margin": list(interval.margin)}
         record["areas"] = None if areas is None else {**asdict(areas), "percent": areas.percent}
         record["second"] = None if self.second is None else {**asdict(self.second), "box_px": list(self.second.box_px)}
         record["rule"] = None if self.rule is None else asdict(self.rule)
-        record["weighted_by"] = list(self.weighted_by)
+        record["weighted_by"], record["classes"] = list(self.weighted_by), list(self.classes)
         return {"version": RESULT_VERSION, **{key: _plain(value) for key, value in record.items()}}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> SlideResult:
-        """The inverse of `to_json`. What an older version did not know is absent: None, or as by default."""
+        """The inverse of `to_json`, for records of all versions. Fields that an older version lacks get their default.
+
+        >>> from wsikit.voting import vote
+        >>> result = vote([[0.9, 0.1]] * 30)
+        >>> SlideResult.from_json(result.to_json()).margin == result.margin
+        True
+        """
+        record = _renamed(record)
         known = {item.name: record[item.name] for item in fields(cls) if item.name in record}
         known["probs"], known["fractions"] = _floats(record["probs"]), _floats(record["fractions"])
         known["n_effective"], known["margin"] = _floats([record["n_effective"], record["margin"]]).tolist()
         if known.get("interval") is not None:
             known["interval"] = _interval(known["interval"])
         if known.get("areas") is not None:
-            areas = known["areas"]
+            areas = _renamed(known["areas"])
             known["areas"] = Areas(_floats(areas["mm2"]), areas["background_mm2"], areas["unpredicted_mm2"])
         if known.get("second") is not None:
             known["second"] = SecondSubtype(**{**known["second"], "box_px": tuple(known["second"]["box_px"])})
@@ -161,8 +217,14 @@ class SlideResult:
             rule = known["rule"]
             low, high = _floats([rule["low"], rule["high"]]).tolist()
             known["rule"] = RuleOutcome(**{**rule, "low": low, "high": high})
-        known["weighted_by"] = tuple(known.get("weighted_by", ()))
+        for name in ("weighted_by", "classes"):
+            known[name] = tuple(known.get(name, ()))
         return cls(**known)
+
+
+def _renamed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`record` with the names of this version."""
+    return {OLD_NAMES.get(name, name): value for name, value in record.items()}
 
 
 def _interval(record: Mapping[str, Any]) -> Interval:
@@ -175,7 +237,7 @@ def _floats(values: Sequence[float | None]) -> Floats:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can say it: arrays as lists, NaN and infinity as None."""
+    """A value that JSON can hold: arrays as lists, NaN and infinity as None."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

@@ -1,6 +1,6 @@
-"""From everything that is known of a slide's patches to its result: smooth, split off the background, weigh, vote.
+"""From all columns of a slide's patches to its result: smooth, split off the background, weight, vote.
 
-Plain arrays in, `SlideResult` out: what reads them from a store is `wsikit.inference.vote`.
+Plain arrays in, `SlideResult` out; `wsikit.inference.vote` reads the arrays from a store.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsikit.voting.smoothing import smooth
 from wsikit.voting.vote import Evidence, vote
 
 COLUMNS = ("tissue", "readable", "blur", "pen", "roi", "gate", "attention", "key_tissue", "ood_score")
-"""What a vote may make use of beside the probabilities."""
+"""Columns that a vote may use in addition to the probabilities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,15 @@ class SlidePatches:
     coords: npt.NDArray[np.int64]
     """(N, 2) top-left corners, level-0 px."""
     columns: Mapping[str, npt.NDArray[np.floating]] = field(default_factory=dict)
-    """What is known beside, by the names of `COLUMNS`: (N,), key_tissue (N, 3)."""
+    """Further columns, named as in `COLUMNS`: (N,), key_tissue (N, 3)."""
 
 
 def columns_for(parameters: VoteParameters) -> tuple[str, ...]:
-    """The `COLUMNS` that a vote with `parameters` looks at, where they exist."""
+    """The `COLUMNS` that a vote with `parameters` uses, if they exist.
+
+    >>> columns_for(VoteParameters("gate", weights=("tissue",)))
+    ('tissue', 'gate', 'ood_score')
+    """
     wanted = {"ood_score"}
     wanted.update(name for name in ("tissue", "readable", "roi", "key_tissue") if name in parameters.weights)
     wanted.update({"blur", "pen"} if "quality" in parameters.weights else ())
@@ -53,7 +57,7 @@ def columns_for(parameters: VoteParameters) -> tuple[str, ...]:
 
 
 def voting_inputs(patches: SlidePatches, parameters: VoteParameters) -> VoteInputs:
-    """The patches' probabilities over the voting classes after smoothing, their labels, and all weights multiplied."""
+    """The patches' probabilities over the voting classes after smoothing, their labels, and the product of weights."""
     return _prepare(patches, parameters)[0]
 
 
@@ -63,7 +67,13 @@ def vote_slide(patches: SlidePatches, parameters: VoteParameters | None = None) 
     Raises
     ------
     RequestError
-        If the method asks for a column that `patches` has not, or the patches contradict themselves.
+        If the method needs a column that `patches` lacks, or lengths and classes do not match.
+
+    >>> grid = PatchGrid((2240, 2240), (0.5, 0.5), 224, 0.5)
+    >>> coords = grid.all_coords()
+    >>> probs = np.tile([0.9, 0.05, 0.05], (len(coords), 1))
+    >>> vote_slide(SlidePatches(probs, ("PD", "D", "other"), ("other",), grid, coords)).subtype
+    'PD'
     """
     parameters = parameters or VoteParameters()
     inputs, applied, n_smoothed = _prepare(patches, parameters)
@@ -77,19 +87,20 @@ def vote_slide(patches: SlidePatches, parameters: VoteParameters | None = None) 
 
 
 def _prepare(patches: SlidePatches, parameters: VoteParameters) -> tuple[VoteInputs, tuple[str, ...], int]:
-    """Inputs with all weights, which weights were known, and how many patches the smoothing turned over."""
+    """Inputs with all weights, the names of the weights that were known, and how many patches changed class by
+    smoothing."""
     probs = np.asarray(patches.probs)
     unknown = sorted(set(patches.columns) - set(COLUMNS))
     if unknown:
-        raise RequestError(f"columns {unknown} are nothing that a vote makes use of: {', '.join(COLUMNS)}")
+        raise RequestError(f"a vote does not use the columns {unknown}; it uses {', '.join(COLUMNS)}")
     for name, values in patches.columns.items():
         if len(values) != len(probs):
             raise RequestError(f"column {name} of {len(values)} rows for {len(probs)} patches")
     inputs = vote_inputs(probs, patches.classes, patches.background)
     n_smoothed = 0
     if parameters.smooth != "none":
-        even = smooth(probs, patches.grid, patches.coords, method=parameters.smooth, coupling=parameters.coupling)
-        before, inputs = inputs, vote_inputs(even, patches.classes, patches.background)
+        smoothed = smooth(probs, patches.grid, patches.coords, method=parameters.smooth, coupling=parameters.coupling)
+        before, inputs = inputs, vote_inputs(smoothed, patches.classes, patches.background)
         n_smoothed = int((before.labels != inputs.labels).sum())
     total = inputs.weights
     applied = []
@@ -101,7 +112,7 @@ def _prepare(patches: SlidePatches, parameters: VoteParameters) -> tuple[VoteInp
             total = total * factor
             applied.append(name)
     if "overlap" in parameters.weights and (patches.grid.overlap_px or not patches.grid.anchored):
-        # last: only those that vote share a place
+        # last: only voting patches share an overlap
         factor = weighing.overlap_weight(patches.grid, patches.coords, np.nan_to_num(total) > 0)
         total = np.where(np.isnan(total), np.nan, np.nan_to_num(total) * factor)
         applied.append("overlap")
@@ -109,7 +120,7 @@ def _prepare(patches: SlidePatches, parameters: VoteParameters) -> tuple[VoteInp
 
 
 def _weight(name: str, columns: Mapping[str, npt.NDArray[np.floating]], parameters: VoteParameters) -> Floats | None:
-    """One of `wsikit.voting.parameters.WEIGHTS` for every patch; None where the slide does not know it."""
+    """One of `wsikit.voting.parameters.WEIGHTS` for every patch; None where the slide lacks its column."""
     if name == "quality":
         blur, pen = columns.get("blur"), columns.get("pen")
         return None if blur is None and pen is None else weighing.quality_weight(blur, pen)

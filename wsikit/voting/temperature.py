@@ -1,4 +1,4 @@
-"""Probabilities softened or sharpened by a temperature. NumPy only; fitting one is `wsikit.training.calibration`."""
+"""Temperature scaling of probabilities. NumPy only; `wsikit.training.calibration` fits the temperature."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def at_temperature(probs: npt.NDArray[np.floating], temperature: float) -> npt.NDArray[np.float64]:
-    """`probs` (N, C) softened (above 1) or sharpened; the order of the classes stays.
+    """`probs` (N, C) softened (temperature above 1) or sharpened (below 1); the ranking of the classes is kept.
 
     >>> at_temperature(np.array([[0.9, 0.1]]), 2.0).round(3).tolist()
     [[0.75, 0.25]]

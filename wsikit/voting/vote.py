@@ -1,7 +1,7 @@
-"""The vote of a slide's patches: a subtype with its doubt, or an abstention with its reason. NumPy only.
+"""Aggregate the patch probabilities of one slide: a subtype with its uncertainty, or an abstention with its reason.
 
-Which patches may vote, and how much, is `wsikit.voting.inputs` and `weights`; what the classes mean is the model's
-affair. The methods themselves are in `wsikit.voting.methods`.
+Plain arrays, NumPy only. Which patches vote and with which weight is decided in `wsikit.voting.inputs` and `weights`;
+the methods are in `wsikit.voting.methods`.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from wsikit.voting.parameters import VoteRule
 from wsikit.voting.regions import UNPREDICTED, WEIGHTLESS, Places, class_raster
 from wsikit.voting.result import Floats, RuleOutcome, SlideResult
 from wsikit.voting.temperature import at_temperature
-from wsikit.voting.uncertainty import Poll, doubts, effective, find_interval, leader, share_tally
+from wsikit.voting.uncertainty import Poll, abstention_reason, effective_sample_size, find_interval, leader, share_tally
 
 SUM_TOLERANCE = 1e-2
-"""Rows may miss 1 by this much: float16 softmax over a few classes does, logits do not hide within it."""
+"""Largest deviation of a row's sum from 1: float16 softmax stays within it, logits do not."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of M patches beside their probabilities; None: nothing."""
+    """Further values of M patches that some methods use; None: not available."""
 
     gate: npt.ArrayLike | None = None
-    """(M,) how far the text was trusted, 0 to 1; the weights of the method gate. NaN: not at all."""
+    """(M,) weight of the text in the fusion, 0 to 1; the weights of the method gate. NaN counts as 0."""
     attention: npt.ArrayLike | None = None
-    """(M,) ≥ 0, of a model that was trained on slides; the weights of the method attention. NaN: none."""
+    """(M,) ≥ 0, from a model trained at slide level; the weights of the method attention. NaN counts as 0."""
     key_tissue: npt.ArrayLike | None = None
-    """(M, 3) probabilities of other tissue, neuropil, Schwannian stroma; for soft_clinical. NaN: not known."""
+    """(M, 3) probabilities of other tissue, neuropil, Schwannian stroma; for soft_clinical. NaN: unknown."""
     ood_score: npt.ArrayLike | None = None
-    """(M,) > 1: unlike anything the model was trained on. NaN: not known."""
+    """(M,) out-of-distribution score; above 1 a patch is out-of-distribution. NaN: unknown."""
 
 
 def vote(
@@ -50,52 +50,56 @@ def vote(
     classes: Sequence[str] | None = None,
     **settings: Any,
 ) -> SlideResult:
-    """Put the patches of one slide together.
+    """Aggregate the patches of one slide.
 
     Parameters
     ----------
     probs
         (M, C) probabilities per patch over the C voting classes. A row with a NaN is a patch without prediction: it
-        is counted and does not vote.
+        is counted but does not vote.
     rule
-        Method, its numbers, and when to abstain.
+        Method, its parameters, and when to abstain.
     weights
-        (M,) ≥ 0, 1 for all if None. Only their ratios matter: scaling all of them changes nothing.
+        (M,) ≥ 0; None: 1 for all. Only ratios matter.
     evidence
-        What some methods weigh by, and how unlike the training patches each patch is.
+        Further values per patch: what some methods weight by, and the out-of-distribution score.
     places
-        Where the patches lie: for the interval, the areas and the second subtype.
+        Coordinates of the patches; needed for the interval, the areas and the second subtype.
     classes
-        C codes; needed where a threshold rule names its class.
+        C class codes; kept in the result, and needed where a threshold rule names its class.
     settings
-        Fields of `VoteRule`, instead of a whole `rule` or in place of some of its fields.
+        Fields of `VoteRule`, instead of `rule` or to replace some of its fields.
 
     Raises
     ------
     RequestError
-        If the rows are not probabilities, the weights are negative, a setting is out of its bounds, or the method
-        asks for evidence that is not given.
+        If the rows are not probabilities, the weights are negative, a setting is out of bounds, or the method needs
+        evidence that is not given.
     TypeError
         If there is no such setting.
 
     Notes
     -----
-    w below is `weights` times what the method adds; p a patch's probabilities. mean: Σwp/Σw. hard: weighted shares of
-    each patch's most probable class, split between equals; a tie of the slide is broken by the mean. log: product of
-    experts, exp(Σ w log p/Σw), normalised, with p clipped at 1e-6. soft_clinical: mean with the weights of
-    `clinical_weights`. confidence: mean with w · (1 − H(p)/log C)^kappa. gate, attention: mean with these as weights.
-    topk: weighted mean of the k highest p of each class, normalised. quantile: the weighted quantile of each class's
-    p, normalised. threshold: the class asked for, if enough of the weight lies in patches with p ≥ t, else the best
-    of the others by the mean. noisy_or: 1 − Π(1 − p)^w with a greatest w of 1, normalised.
+    w is `weights` times the weight that the method adds; p are a patch's probabilities. mean: Σwp/Σw. hard: weighted
+    fraction of patches per most probable class, split evenly between equal classes; a tie of the slide is broken by
+    the mean. log: product of experts, exp(Σ w log p/Σw), normalised, with p clipped at 1e-6. soft_clinical: mean with
+    the weights of `clinical_weights`. confidence: mean with w · (1 − H(p)/log C)^kappa. gate, attention: mean with
+    these as weights. topk: weighted mean of the k highest p of each class, normalised. quantile: the weighted quantile
+    of each class's p, normalised. threshold: the target class, if enough of the weight lies in patches with p ≥ t,
+    else the best of the others by the mean. noisy_or: 1 − Π(1 − p)^w with the largest w scaled to 1, normalised.
 
     >>> vote([[0.9, 0.1], [0.2, 0.8]], weights=[7, 0.1], min_patches=1).probs.round(4).tolist()
     [0.8901, 0.1099]
+    >>> vote([[0.54, 0.46]] * 30).reason
+    'margin 0.079 is below 0.1'
     """
-    rule = _settle(rule, settings)
+    rule = _with_settings(rule, settings)
     matrix, given = _checked(probs, weights)
     evidence = evidence or Evidence()
     if places is not None and len(places.coords) != len(matrix):
-        raise RequestError(f"{len(places.coords)} places for {len(matrix)} patches")
+        raise RequestError(f"{len(places.coords)} coordinates for {len(matrix)} patches: expected one per patch")
+    if classes is not None and len(classes) != matrix.shape[1]:
+        raise RequestError(f"{len(classes)} class codes for probabilities of {matrix.shape[1]} classes")
     target = _target(rule, matrix.shape[1], classes)
     predicted = np.asarray(~np.isnan(matrix).any(axis=1))
     rows = matrix[predicted] / matrix[predicted].sum(axis=1, keepdims=True)
@@ -113,7 +117,8 @@ def vote(
         n_unpredicted=int((~predicted).sum()),
         n_background=int(predicted.sum()) - len(voters),
     )
-    return _result(poll, evidence, places) if len(voters) else _nobody(poll, places)
+    result = _result(poll, evidence, places) if len(voters) else _no_votes(poll, places)
+    return replace(result, classes=tuple(classes or ()))
 
 
 def _result(poll: Poll, evidence: Evidence, places: Places | None) -> SlideResult:
@@ -127,9 +132,9 @@ def _result(poll: Poll, evidence: Evidence, places: Places | None) -> SlideResul
     if poll.target is not None and rule.rule is not None and share is not None:
         limits = (rule.rule.t, rule.rule.min_frac)
         outcome = RuleOutcome(poll.target, *limits, share, leading == poll.target, share_low, share_high)
-    n_effective = effective(poll, leading)
-    novel = _ood_fraction(evidence, poll)
-    reason = doubts(rule, n_effective, margin, outcome, novel)
+    n_effective = effective_sample_size(poll, leading)
+    ood_fraction = _ood_fraction(evidence, poll)
+    reason = abstention_reason(rule, n_effective, margin, outcome, ood_fraction)
     result = SlideResult(
         method=rule.method,
         label=None if reason else leading,
@@ -145,14 +150,14 @@ def _result(poll: Poll, evidence: Evidence, places: Places | None) -> SlideResul
         reason=reason,
         interval=interval,
         no_interval=no_interval,
-        ood_fraction=novel,
+        ood_fraction=ood_fraction,
         rule=outcome,
     )
     return _placed(result, poll, places)
 
 
 def _placed(result: SlideResult, poll: Poll, places: Places | None) -> SlideResult:
-    """With areas and a second subtype, where the places are known."""
+    """With areas and a second subtype, where the coordinates are known."""
     if places is None:
         return result
     labels = np.where(poll.predicted, WEIGHTLESS, UNPREDICTED)
@@ -166,7 +171,7 @@ def _placed(result: SlideResult, poll: Poll, places: Places | None) -> SlideResu
     return replace(result, areas=areas, second=raster.second(result.leading, areas, poll.rule.second_mm2))
 
 
-def _settle(rule: VoteRule | None, settings: dict[str, Any]) -> VoteRule:
+def _with_settings(rule: VoteRule | None, settings: dict[str, Any]) -> VoteRule:
     known = {item.name for item in fields(VoteRule)}
     if set(settings) - known:
         raise TypeError(f"no voting setting {sorted(set(settings) - known)}; there are {sorted(known)}")
@@ -174,7 +179,7 @@ def _settle(rule: VoteRule | None, settings: dict[str, Any]) -> VoteRule:
 
 
 def _checked(probs: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[Floats, Floats]:
-    """(M, C) probabilities and (M,) weights as float64, or a RequestError that says what is wrong with them."""
+    """(M, C) probabilities and (M,) weights as float64; RequestError if they are not valid."""
     matrix = np.asarray(probs, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] < 1:
         raise RequestError(f"probabilities of shape {matrix.shape}: expected (patches, classes)")
@@ -199,7 +204,7 @@ def _column(values: npt.ArrayLike, n_patches: int, what: str) -> Floats:
 
 
 def _target(rule: VoteRule, n_classes: int, classes: Sequence[str] | None) -> int | None:
-    """Index of the class that a threshold rule asks for."""
+    """Index of the target class of a threshold rule."""
     if rule.method != "threshold" or rule.rule is None:
         return None
     wanted = rule.rule.target
@@ -213,7 +218,7 @@ def _target(rule: VoteRule, n_classes: int, classes: Sequence[str] | None) -> in
 
 
 def _method_weights(rule: VoteRule, rows: Floats, evidence: Evidence, predicted: npt.NDArray[np.bool_]) -> Floats:
-    """(P,) what the method adds to the weight of the patches that have a prediction."""
+    """(P,) factor that the method puts on the weight of each patch that has a prediction."""
     if rule.method == "confidence":
         return certainty(rows, rule.kappa)
     if rule.method == "soft_clinical":
@@ -232,12 +237,12 @@ def _method_weights(rule: VoteRule, rows: Floats, evidence: Evidence, predicted:
 
 def _given(values: npt.ArrayLike | None, what: str, method: str, predicted: npt.NDArray[np.bool_]) -> Floats:
     if values is None:
-        raise RequestError(f"voting method {method} needs {what} of every patch, and none is given")
+        raise RequestError(f"voting method {method} needs {what} for every patch, and none is given")
     return _column(values, len(predicted), what)[predicted]
 
 
 def _ood_fraction(evidence: Evidence, poll: Poll) -> float | None:
-    """Weighted share of the voting patches unlike the training patches; None if it is known of none."""
+    """Weighted fraction of the voting patches that are out-of-distribution; None if no patch has a score."""
     if evidence.ood_score is None:
         return None
     ood_score = _column(evidence.ood_score, len(poll.predicted), "ood_score")[poll.voters]
@@ -247,23 +252,23 @@ def _ood_fraction(evidence: Evidence, poll: Poll) -> float | None:
     return float(poll.weights[known] @ (ood_score[known] > 1) / poll.weights[known].sum())
 
 
-def _nobody(poll: Poll, places: Places | None) -> SlideResult:
-    """An abstention for want of any voting patch."""
+def _no_votes(poll: Poll, places: Places | None) -> SlideResult:
+    """An abstention because no patch votes."""
     n_unpredicted, n_background = poll.n_unpredicted, poll.n_background
     if n_unpredicted and n_background:
         why = f"{n_unpredicted} without prediction, {n_background} of weight 0"
     elif n_unpredicted:
         why = f"all {n_unpredicted} are without prediction"
     elif n_background:
-        why = f"all {n_background} have weight 0 (background, undecided, or not to be seen)"
+        why = f"all {n_background} have weight 0 (background, undecided, or unusable)"
     else:
         why = "the slide has no patches"
-    nothing = np.full(poll.probs.shape[1], math.nan)
+    undefined = np.full(poll.probs.shape[1], math.nan)
     result = SlideResult(
         method=poll.rule.method,
         label=None,
-        probs=nothing,
-        fractions=nothing.copy(),
+        probs=undefined,
+        fractions=undefined.copy(),
         n_patches=0,
         n_unpredicted=n_unpredicted,
         n_background=n_background,

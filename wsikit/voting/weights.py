@@ -1,6 +1,7 @@
-"""What a patch's voice is multiplied with: how much of it is tissue, how well it can be seen, how often it is counted.
+"""Weights of patches in the vote: tissue, region of interest, readability, image quality, overlap, key tissue.
 
-Each weight is float64 (N,) in [0, 1]. What is not known of a patch takes nothing from its voice, but a tissue share.
+Each weight is float64 (N,) in [0, 1]. An unknown value (NaN) counts as no blur and no ink, but as no tissue and as
+outside of the region of interest.
 """
 
 from __future__ import annotations
@@ -14,28 +15,31 @@ from wsikit.partition import shared_areas
 Floats = npt.NDArray[np.float64]
 
 SHARP, LOST = 0.25, 1.0
-"""Blur as `wsikit.tissue.quality` measures it: to 1 µm nothing is taken away, from 4 µm on no nucleus is left."""
+"""Blur as `wsikit.tissue.quality` measures it: up to 1 µm the weight is 1; from 4 µm no nucleus is visible."""
 
 
 def tissue_weight(share: npt.ArrayLike) -> Floats:
-    """The share of each patch (N,) that is tissue."""
+    """The fraction of each patch (N,) that is tissue; 0 where unknown."""
     return np.clip(np.nan_to_num(np.asarray(share, dtype=np.float64)), 0, 1)
 
 
 def roi_weight(share: npt.ArrayLike) -> Floats:
-    """The share of each patch (N,) inside the regions that were drawn; none where it is not known."""
+    """The fraction of each patch (N,) inside the drawn regions; 0 where unknown."""
     return np.clip(np.nan_to_num(np.asarray(share, dtype=np.float64)), 0, 1)
 
 
 def readable_weight(readable: npt.ArrayLike) -> Floats:
-    """1 where all of a patch (N,) could be read, else 0."""
+    """1 where a patch (N,) could be read completely, else 0."""
     return np.asarray(np.asarray(readable, dtype=np.float64) >= 1, dtype=np.float64)
 
 
 def quality_weight(blur: npt.ArrayLike | None = None, pen: npt.ArrayLike | None = None) -> Floats:
-    """What blur and marker ink leave of each patch (N,): ramp(blur) · (1 − pen).
+    """The usable fraction of each patch (N,) given blur and marker ink: ramp(blur) · (1 − pen).
 
-    The ramp is 1 up to a blur of `SHARP` and falls to 0 at `LOST`.
+    The ramp is 1 up to a blur of `SHARP` and falls linearly to 0 at `LOST`.
+
+    >>> quality_weight([0.1, 0.625, 1.0], pen=[0.0, 0.0, 0.5]).tolist()
+    [1.0, 0.5, 0.0]
     """
     weight: Floats | None = None
     if blur is not None:
@@ -50,10 +54,10 @@ def quality_weight(blur: npt.ArrayLike | None = None, pen: npt.ArrayLike | None 
 
 
 def overlap_weight(grid: PatchGrid, coords: npt.NDArray[np.int64], counted: npt.NDArray[np.bool_]) -> Floats:
-    """Share of each patch (N,) that it alone stands for: a place under n patches counts 1/n to each.
+    """Fraction of its own area that each patch (N,) counts for: where n patches overlap, each counts 1/n.
 
-    Times the area of a patch, they add up to the area that the `counted` patches (N,) cover together; those that are
-    not counted have weight 0 and take nothing from their neighbours. What lies off the slide is no area.
+    Multiplied by the area of a patch, the weights sum to the area that the `counted` patches (N,) cover. Patches that
+    are not counted have weight 0 and do not reduce their neighbours. Area outside of the slide is not counted.
     """
     weight = np.zeros(len(coords))
     side_px = grid.side
@@ -73,14 +77,17 @@ def key_tissue(
     Parameters
     ----------
     neuropil_share, stroma_share
-        (N,) shares of the patch; NaN: not measured. Where only one is known the other is taken as absent.
+        (N,) fractions of the patch; NaN: not measured. Where only one is known the other counts as absent.
     neuropil_grades, stroma_grades
-        Shares below which the tissue is called absent, scant and moderate. It is not there at all up to the first,
-        as likely as not at the second, and certain from the third on.
+        Fractions below which the tissue is called absent, scant and moderate: probability 0 up to the first, 0.5 at
+        the second, 1 from the third on.
 
     Returns
     -------
     float64 (N, 3), rows of sum 1; NaN where neither is known.
+
+    >>> key_tissue([0.3], [0.0], neuropil_grades=(0.1, 0.2, 0.3), stroma_grades=(0.1, 0.2, 0.3)).tolist()
+    [[0.0, 1.0, 0.0]]
     """
     neuropil, stroma = (
         np.interp(np.asarray(share, dtype=np.float64), grades, (0.0, 0.5, 1.0))

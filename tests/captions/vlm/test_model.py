@@ -13,6 +13,7 @@ import pytest
 from wsikit.captions.base import Captioner
 from wsikit.captions.vlm import Sampling, load_vlm
 from wsikit.errors import RequestError
+from wsikit.testing.captioners import check_captioner, sample_patches
 
 Pictures = npt.NDArray[np.uint8]
 
@@ -24,6 +25,11 @@ def test_it_is_a_captioner_that_states_no_facts(tiny_folder: Path, pictures: Pic
     captions = captioner.caption(pictures[:2], mpp=0.5)
     assert [(caption.facts, caption.source) for caption in captions] == [({}, "tiny-qwen")] * 2
     assert captioner.caption(pictures[:0], mpp=0.5) == []
+
+
+def test_it_conforms(tiny_folder: Path) -> None:
+    captioner = load_vlm(tiny_folder, image_px=56, device="cpu", max_new_tokens=4)
+    check_captioner(captioner, images=sample_patches(56))
 
 
 def test_whatever_decides_a_word_is_in_the_fingerprint(tiny_folder: Path) -> None:

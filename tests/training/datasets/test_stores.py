@@ -12,7 +12,6 @@ import pytest
 from wsikit.errors import RequestError
 from wsikit.inference.caption import caption
 from wsikit.slides import open_slide
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 from wsikit.training.datasets import read_stores
 
@@ -36,7 +35,7 @@ def inside(coords: np.ndarray, side: tuple[float, float], box: tuple[int, int, i
 
 @pytest.fixture
 def folder(tmp_path: Path, slide_path: Path) -> Path:
-    with tile(slide_path, tmp_path / "disc.zarr", patches=PatchParameters(mpp=0.5, patch_px=64)):
+    with tile(slide_path, tmp_path / "disc.zarr", patch_px=64):
         pass
     rows = [["store", "regions", "patient"], ["disc.zarr", "disc.geojson", "p7"]]
     with open(tmp_path / "slides.csv", "w", newline="") as file:

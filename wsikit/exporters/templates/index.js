@@ -1,4 +1,4 @@
-// Sorts and filters the table of slides. What a column is sorted by stands in its cells; without a value a row is last.
+// Sorts and filters the table of slides. The sort key is in each cell; rows without a value come last.
 (function () {
   "use strict";
   const table = document.getElementById("slides");

@@ -1,5 +1,5 @@
-// Glue between a report's data and OpenSeadragon. Places are level-0 px of the slide; `unit` brings them to the frame
-// of the pyramid. All text comes in by textContent: nothing in it can become markup.
+// Connects a report's data with OpenSeadragon. Coordinates are level-0 px of the slide; `unit` converts them to the
+// frame of the pyramid. All text is set by textContent: nothing in it can become markup.
 (async function () {
   "use strict";
   const byId = (id) => document.getElementById(id);
@@ -28,7 +28,7 @@
     crossOriginPolicy: false,
     imageLoaderLimit: 8,
   });
-  window.wsikitViewer = viewer; // for tests and for the curious
+  window.wsikitViewer = viewer; // for tests and for debugging
   const layers = new Map(data.layers.map((layer) => [layer.key, { ...layer, item: null }]));
   const frameBox = mark("frame-live");
   viewer.addOnceHandler("open", start);
@@ -100,7 +100,7 @@
     return found;
   }
 
-  // the surest of the patches that cover a place, as on the map
+  // the most certain of the patches at a position, as on the map
   function patchAt(x, y) {
     const [sx, sy] = data.grid.stride;
     const reach = [Math.ceil(data.grid.side[0] / sx), Math.ceil(data.grid.side[1] / sy)];
@@ -153,7 +153,7 @@
     document.querySelectorAll(".layer-legend").forEach((legend) => (legend.hidden = legend.dataset.layer !== key));
   }
 
-  // over nuclei a map is in the way: it fades from 90 to 260 screen px per patch
+  // at high zoom the map would hide nuclei: it fades from 90 to 260 screen px per patch
   function fade() {
     const px = ((data.grid.side[0] * FRAME.x) / WIDTH) * viewer.viewport.getZoom(true) * viewer.container.clientWidth;
     return Math.max(0.25, Math.min(1, 1 - (0.75 * (px - 90)) / 170));
@@ -232,7 +232,7 @@
     const found = [];
     const add = (name, value, unit) => value !== null && value !== undefined && found.push([name, unit ? `${value} ${unit}` : `${value}`]);
     if (patches.gate) add("weight of the text (gate)", patches.gate[i], "");
-    if (patches.ood_score) add("ood_score (above 1: unlike the training)", patches.ood_score[i], "");
+    if (patches.ood_score) add("out-of-distribution score (above 1: out-of-distribution)", patches.ood_score[i], "");
     (patches.fact_names || []).forEach((name, f) => add(name, number(patches.facts[f][i]), patches.fact_units[f]));
     if (patches.blur_um && patches.blur_um[i] > 0) add("blur", patches.blur_um[i].toFixed(1), "µm");
     if (patches.pen && patches.pen[i] >= 0.005) add("marker ink", (100 * patches.pen[i]).toFixed(0), "%");
@@ -323,7 +323,7 @@
     say("scale-label", length >= 1000 ? `${length / 1000} mm` : `${Number(length.toPrecision(2))} µm`);
     const level = deepest(viewer.viewport.getCenter(true));
     const coarse = level && umPerScreenPx < level.um / 1.5;
-    say("zoom-label", `${umPerScreenPx.toPrecision(2)} µm per screen pixel` + (coarse ? ` · finest held here: ${level.um} µm/px` : ""));
+    say("zoom-label", `${umPerScreenPx.toPrecision(2)} µm per screen pixel` + (coarse ? ` · finest level here: ${level.um} µm/px` : ""));
   }
 
   function deepest(point) {
@@ -336,7 +336,7 @@
     return null;
   }
 
-  // ---- what the reader does
+  // ---- input of the reader
 
   function start() {
     addLayers();
@@ -365,7 +365,7 @@
 
   function keys(event) {
     const key = event.originalEvent.key;
-    if ("rRfF".includes(key)) event.preventDefaultAction = true; // a slide is not turned by accident
+    if ("rRfF".includes(key)) event.preventDefaultAction = true; // no accidental rotation of the slide
     if (key === "n" || key === "Enter") {
       const middle = viewer.viewport.getCenter(true);
       pin(patchAt((middle.x * WIDTH) / FRAME.x, (middle.y * WIDTH) / FRAME.y));

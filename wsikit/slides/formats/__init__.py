@@ -1,1 +1,1 @@
-"""One module or folder per file format; `wsikit.slides.registry` picks among them."""
+"""One module or folder per file format; `wsikit.slides.registry` chooses among them."""

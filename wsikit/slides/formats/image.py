@@ -1,6 +1,6 @@
-"""One picture as a slide with one level: PNG, JPEG, BMP and such by Pillow, TIFF in strips by tifffile.
+"""One picture as a slide with one level: PNG, JPEG, BMP etc. read by Pillow, TIFF in strips by tifffile.
 
-Decoded once, on first use, and held in memory: for regions cut from slides and camera pictures, not for whole slides.
+Decoded once, when it is opened, and kept in memory: for regions of slides and camera pictures, not for whole slides.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides import jpeg
@@ -24,7 +24,7 @@ from wsikit.slides.scale import Scale, from_resolution
 from wsikit.slides.to_rgb import to_rgb
 
 MAX_PIXELS = 178_000_000
-"""0.5 GB as RGB, and about where Pillow itself refuses. A larger picture belongs in tiles."""
+"""0.5 GB as RGB, and close to Pillow's own limit. A larger picture should be stored in tiles."""
 
 _INCH = 2
 
@@ -82,10 +82,12 @@ def _image_info(path: str, reader: str) -> SlideInfo:
             frames = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError:
         raise _too_large(path) from None
-    except (Image.UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise
-        raise UnsupportedSlideError(f"{path}: not a picture that Pillow knows. Open it with reader='auto'.") from error
+        raise UnsupportedSlideError(
+            f"{path}: not a picture that Pillow can read. Open it with reader='auto'."
+        ) from error
     if width * height > MAX_PIXELS:
         raise _too_large(path)
     if frames > 1:
@@ -116,7 +118,7 @@ def _tiff_info(path: str, reader: str) -> SlideInfo:
             )
     except (SlideError, FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+    except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {tiff_layout.structure_fault(path, error)}") from error
 
 
@@ -170,5 +172,5 @@ def _too_large(path: str) -> UnsupportedSlideError:
 
 
 def _quiet() -> warnings.catch_warnings:
-    """Pillow warns of large pictures as if each were an attack; MAX_PIXELS is our limit."""
+    """Suppresses Pillow's warnings about large pictures; MAX_PIXELS is the limit here."""
     return warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)

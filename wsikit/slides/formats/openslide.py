@@ -1,6 +1,6 @@
-"""Slides that OpenSlide reads: MIRAX, Leica, Ventana, uncommon DICOM and NDPI, … Places are px of the level read.
+"""Slides read by OpenSlide: MIRAX, Leica, Ventana, uncommon DICOM and NDPI, … Positions are px of the level read.
 
-After one failed read OpenSlide refuses everything on that handle; here the handle is then replaced.
+After one failed read, OpenSlide refuses all further reads with the same handle; the handle is then replaced.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _MPP_SOURCES = {
     "ventana": "vendor property ventana.ScanRes",
     "zeiss": "CZI scaling",
 }
-"""Where OpenSlide takes openslide.mpp-x from, by vendor."""
+"""Source of openslide.mpp-x, by vendor."""
 
 _READ_PX = 1 << 26
-"""Pixels per call: OpenSlide hands out 4 bytes each, and very large single reads are not exact in cairo."""
+"""Pixels per call: OpenSlide returns 4 bytes per pixel, and very large single reads are not exact in cairo."""
 
 
 class OpenSlideSlide(BaseSlide):
-    """A slide behind OpenSlide. Exact at level 0; above, OpenSlide itself may interpolate by a fraction of a pixel.
+    """A slide read by OpenSlide. Exact at level 0; at other levels OpenSlide can interpolate by a fraction of a pixel.
 
-    OpenSlide notices most damaged JPEG tiles, not all: bytes that still decode, though to something else, may pass.
-    `auto` takes this reader only for formats that the tile-native one does not read.
+    OpenSlide detects most damaged JPEG tiles, but not those whose bytes still decode to wrong pixels. `auto` uses this
+    reader only for formats that wsikit's own readers do not support.
     """
 
     reader: ClassVar[str] = "openslide"
@@ -63,7 +63,7 @@ class OpenSlideSlide(BaseSlide):
             raise
 
     def close(self) -> None:
-        # not handle.close(): another thread may be reading with it; it closes when the last of them lets go
+        # not handle.close(): another thread may be reading with it; it closes with its last reference
         with self._lock:
             self._closed, self._handle = True, None
 
@@ -81,7 +81,7 @@ class OpenSlideSlide(BaseSlide):
         try:
             return _read(handle, level, x, y, width, height)
         except openslide.OpenSlideError:
-            # this region may be damaged; or another, which a thread beside tried to read with the same handle
+            # this region may be damaged, or another one that another thread read with the same handle
             self._exchange(handle, None)
         try:
             own = _open(self.path)
@@ -108,7 +108,7 @@ class OpenSlideSlide(BaseSlide):
             return self._handle
 
     def _exchange(self, old: openslide.OpenSlide | None, new: openslide.OpenSlide | None) -> None:
-        """Share `new` instead of `old`, unless another thread has exchanged it already."""
+        """Replace the shared handle `old` with `new`, unless another thread has already replaced it."""
         with self._lock:
             if self._handle is old and not self._closed:
                 self._handle = new
@@ -119,7 +119,7 @@ def _open(path: str) -> openslide.OpenSlide:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise UnsupportedSlideError(
-            f"{path}: not a slide format that OpenSlide knows. Export it from the scanner's software as SVS, "
+            f"{path}: not a slide format that OpenSlide can read. Export it from the scanner's software as SVS, "
             "tiled TIFF or DICOM."
         ) from error
     except openslide.OpenSlideError as error:
@@ -127,14 +127,14 @@ def _open(path: str) -> openslide.OpenSlide:
 
 
 def _read(handle: openslide.OpenSlide, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-    # OpenSlide wants level-0 px and divides them by its own ratio, the mean over both axes
+    # OpenSlide expects level-0 px and divides them by its own ratio, the mean over both axes
     ratio = handle.level_downsamples[level]
     region = handle.read_region((round(x * ratio), round(y * ratio)), level, (width, height))
     return _rgb(np.asarray(region))
 
 
 def _rgb(rgba: np.ndarray) -> Pixels:
-    """What the scanner left out is transparent in OpenSlide: white, as glass is."""
+    """OpenSlide returns areas that were not scanned as transparent: here they are white, like glass."""
     return over_white(rgba[..., :3], rgba[..., 3])
 
 
@@ -199,7 +199,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _without_path(error: Exception, path: str) -> str:
-    """OpenSlide's words on one line, without the path that the message names anyway."""
+    """OpenSlide's message on one line, without the path, which is added by the caller."""
     words = " ".join(str(error).split())
     return re.sub(rf"(Reading )?{re.escape(path)}: ", "", words)
 
@@ -208,13 +208,13 @@ _REFUSALS: tuple[tuple[str, type[SlideError], str], ...] = (
     (
         r"Unsupported photometric interpretation (\S+) for (\S+)",
         UnsupportedSlideError,
-        "a DICOM file whose colours are coded in a way that OpenSlide does not read ({0}). "
+        "a DICOM file whose colours are coded in a way that OpenSlide does not support ({0}). "
         "Convert it to a DICOM slide with RGB or YBR_FULL_422 frames, or to a tiled TIFF.",
     ),
     (
         r"Couldn't get image flavor|Unsupported image flavor",
         UnsupportedSlideError,
-        "a DICOM file that does not say which image of a slide it is (ImageType is empty or wrong). "
+        "a DICOM file that does not state which image of a slide it is (ImageType is empty or wrong). "
         "Export it again as a DICOM whole-slide image with ImageType VOLUME.",
     ),
     (
@@ -232,7 +232,7 @@ _REFUSALS: tuple[tuple[str, type[SlideError], str], ...] = (
     (
         r"Found only one SOP instance in concatenation",
         BrokenSlideError,
-        "one part of a DICOM image that is cut into several files; the others are missing. Copy all of them into one "
+        "one part of a DICOM image that is split into several files; the others are missing. Copy all of them into one "
         "folder.",
     ),
     (
@@ -257,7 +257,7 @@ _REFUSALS: tuple[tuple[str, type[SlideError], str], ...] = (
 
 
 def _refusal(path: str, words: str) -> SlideError:
-    """OpenSlide's reason in words for people, with what to do."""
+    """The error for OpenSlide's message, with an explanation and the next step."""
     for pattern, kind, text in _REFUSALS:
         found = re.search(pattern, words)
         if found:

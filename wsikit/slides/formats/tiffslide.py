@@ -1,6 +1,6 @@
-"""Slides read with TiffSlide (tifffile behind zarr). Places are px of the level read.
+"""Slides read with TiffSlide (tifffile and zarr). Positions are px of the level read.
 
-TiffSlide shows a damaged JPEG tile as grey without a word, so each tile is decoded strictly once before it is shown.
+TiffSlide returns a damaged JPEG tile as grey without an error, so each tile is first decoded strictly once.
 """
 
 from __future__ import annotations
@@ -10,8 +10,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tiffslide
+from tiffslide.tiffslide import (
+    PROPERTY_NAME_MPP_X,
+    PROPERTY_NAME_MPP_Y,
+    PROPERTY_NAME_OBJECTIVE_POWER,
+    PROPERTY_NAME_VENDOR,
+)
 
-from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
+from wsikit.errors import BrokenSlideError, ReadError, RequestError, UnsupportedSlideError, WsikitError
 from wsikit.slides import jpeg
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff.layout import COMPRESSIONS, JPEG, RGB, structure_fault
@@ -22,7 +28,7 @@ from wsikit.slides.to_rgb import to_rgb
 
 
 class TiffSlideSlide(BaseSlide):
-    """A TIFF slide behind TiffSlide: in tiles or in strips."""
+    """A TIFF slide read by TiffSlide, in tiles or in strips."""
 
     reader: ClassVar[str] = "tiffslide"
 
@@ -33,10 +39,10 @@ class TiffSlideSlide(BaseSlide):
             super().__init__(_info(path, self.reader, self._slide), mpp=mpp, mpp_source=mpp_source)
             self._pages = [level.keyframe for level in _series(self._slide).levels]
             self._check_readable()
-        except SlideError:
+        except WsikitError:
             self.close()
             raise
-        except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+        except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
             self.close()
             raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
 
@@ -53,7 +59,7 @@ class TiffSlideSlide(BaseSlide):
             group: Any = slide.zarr_group
             array = group[str(level)] if len(self._pages) > 1 else next(iter(group.arrays()))[1]
             samples = np.asarray(array[y : y + height, x : x + width])
-        except Exception as error:  # tifffile, zarr and the decoders each raise errors of their own
+        except Exception as error:  # tifffile, zarr and the decoders each raise their own errors
             words = " ".join(str(error).split()) or type(error).__name__
             raise ReadError(self.path, level, (x, y, width, height), words) from error
         samples = samples.reshape(height, width, -1)
@@ -65,7 +71,7 @@ class TiffSlideSlide(BaseSlide):
         return read_associated(self.path, name, slide.ts_tifffile, slide.associated_images.series_map[name].keyframe)
 
     def _check_tiles(self, slide: tiffslide.TiffSlide, level: int, box: tuple[int, int, int, int]) -> None:
-        """Raise ReadError if a JPEG tile or strip that `box` touches is damaged."""
+        """Raise ReadError if a JPEG tile or strip that overlaps `box` is damaged."""
         page = self._pages[level]
         if int(page.compression) != JPEG:
             return
@@ -104,7 +110,7 @@ def _open(path: str) -> tiffslide.TiffSlide:
     except NotImplementedError as error:
         message = f"{path}: TiffSlide cannot read it ({error}). Open it with reader='auto'."
         raise UnsupportedSlideError(message) from error
-    except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+    except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
     if refusal is not None:
         slide.close()
@@ -113,11 +119,11 @@ def _open(path: str) -> tiffslide.TiffSlide:
 
 
 def _refusal(slide: tiffslide.TiffSlide) -> str | None:
-    """Why a slide that TiffSlide opens cannot be read with it, with what to do; or None."""
+    """Why a slide that TiffSlide opens cannot be read with it, with the next step; or None."""
     if slide.ts_tifffile.is_ndpi:
         return "a Hamamatsu NDPI, of which TiffSlide would show damaged parts as grey. Open it with reader='ndpi'."
     with warnings.catch_warnings(action="ignore", category=UserWarning):
-        # TiffSlide warns where it parses a vendor's metadata in part only
+        # TiffSlide warns if it parses the metadata of a vendor only in part
         code = int(_series(slide).keyframe.compression)
     return None if code in COMPRESSIONS else f"compressed by method {code}, for which there is no decoder here."
 
@@ -128,11 +134,11 @@ def _series(slide: tiffslide.TiffSlide) -> Any:
 
 def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
     properties = slide.properties
-    vendor = properties[tiffslide.PROPERTY_NAME_VENDOR] or ("ome" if slide.ts_tifffile.is_ome else "generic-tiff")
+    vendor = properties[PROPERTY_NAME_VENDOR] or ("ome" if slide.ts_tifffile.is_ome else "generic-tiff")
     page = _series(slide).keyframe
     source = "vendor property aperio.MPP" if vendor == "aperio" else "TIFF XResolution"
-    scale = stated(properties[tiffslide.PROPERTY_NAME_MPP_X], properties[tiffslide.PROPERTY_NAME_MPP_Y], source)
-    power = properties[tiffslide.PROPERTY_NAME_OBJECTIVE_POWER]
+    scale = stated(properties[PROPERTY_NAME_MPP_X], properties[PROPERTY_NAME_MPP_Y], source)
+    power = properties[PROPERTY_NAME_OBJECTIVE_POWER]
     width, height = slide.dimensions
     return SlideInfo(
         path=path,

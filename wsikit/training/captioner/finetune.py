@@ -19,7 +19,6 @@ import torch
 import transformers
 
 from wsikit._version import __version__
-from wsikit.captions.parse import scrub
 from wsikit.captions.vlm.chat import DEFAULT_PROMPT, Chat
 from wsikit.captions.vlm.files import (
     ADAPTER_FOLDER,
@@ -34,7 +33,8 @@ from wsikit.captions.vlm.files import (
 from wsikit.captions.vlm.loading import choose_place, load_base
 from wsikit.captions.vlm.model import DEFAULT_IMAGE_PX
 from wsikit.errors import RequestError, WsikitError
-from wsikit.store.atomic import foreign_names, write_json
+from wsikit.scrub import scrub
+from wsikit.store.atomic import names_in, write_json
 from wsikit.training.captioner.adapters import add_lora
 from wsikit.training.captioner.card import adapter_card
 from wsikit.training.captioner.patients import Patients, hold_out, patient_id, patients_of
@@ -257,7 +257,7 @@ def _claim(out: Path, request: dict[str, Any]) -> None:
         return
     # a folder called as ours is ours if there is nothing in it: without the request it is somebody's, and in the end
     # it is removed
-    strangers = foreign_names(out / CHECKPOINTS) or [name for name in foreign_names(out) if name != CHECKPOINTS]
+    strangers = names_in(out / CHECKPOINTS) or [name for name in names_in(out) if name != CHECKPOINTS]
     if strangers or (out.exists() and not out.is_dir()):
         raise RequestError(f"{out}: there is something already; give a new folder, nothing is overwritten.")
     write_json(path, request)
@@ -277,7 +277,7 @@ def _mpp_seen(material: Material, chat: Chat, settings: FinetuneSettings) -> flo
     mpp = settings.mpp or material.table.mpp
     if mpp is None:
         return None
-    return mpp * material.table.images([0])[0].shape[0] / chat.image_px
+    return float(mpp * material.table.images([0])[0].shape[0] / chat.image_px)
 
 
 def _ids(material: Material, rows: Sequence[int]) -> list[str]:

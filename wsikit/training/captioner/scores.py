@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsikit.captions.parse import fact_f1, parse
+from wsikit.captions.parser import fact_f1, parse
 
 
 @dataclass(frozen=True)

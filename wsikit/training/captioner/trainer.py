@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from wsikit.captions.parse import fact_f1
+from wsikit.captions.parser import fact_f1
 from wsikit.captions.vlm.chat import Batch, Chat
 from wsikit.captions.vlm.decoding import Decoding
 from wsikit.captions.vlm.loading import Place
@@ -99,8 +99,8 @@ def fit(
     trainer = _CaptionTrainer(
         model=model,
         args=arguments,
-        train_dataset=rows,  # type: ignore[arg-type]  # a list is a dataset
-        eval_dataset=[{"row": -1 - row} for row in range(len(validation))],  # type: ignore[arg-type]
+        train_dataset=rows,  # a list is a dataset
+        eval_dataset=[{"row": -1 - row} for row in range(len(validation))],
         data_collator=_Collator(chat, training, validation, settings.turns),
         callbacks=[_Teller(tell)] if tell else None,
     )

@@ -1,7 +1,7 @@
-"""The files of a DICOM slide: which belong together, what each holds, and where its frames lie. No pixels.
+"""The files of a DICOM slide: which belong together, what each contains, and where its frames are. No pixels.
 
-A series is one slide: a file per level (or several, for focal planes, colours and concatenations) beside its label.
-pydicom reads the headers; the pixel data are left on the disk.
+A series is one slide: one file per level (or several, for focal planes, colours and concatenations) and its label.
+pydicom reads the headers; pixel data are not loaded.
 """
 
 from __future__ import annotations
@@ -48,20 +48,21 @@ _HEADER = [
     "ExtendedOffsetTable",
 ]
 _COLUMN_POSITION, _ROW_POSITION = rb"\x48\x00\x1e\x02SL\x04\x00(.{4})", rb"\x48\x00\x1f\x02SL\x04\x00(.{4})"
-"""ColumnPositionInTotalImagePixelMatrix, RowPosition…: tag, type, length, value. All that is compressed is coded so."""
-_one_at_a_time = threading.Lock()  # Python's warning filters belong to all threads
+"""ColumnPositionInTotalImagePixelMatrix, RowPosition…: tag, type, length, value. All compressed transfer
+syntaxes use this encoding."""
+_one_at_a_time = threading.Lock()  # Python's warning filters are shared by all threads
 
 
 @dataclass(frozen=True)
 class DicomFile:
-    """What the header of one file says."""
+    """The header of one file."""
 
     path: str
     series: str
     kind: str
-    """VOLUME for a level of the slide; LABEL, OVERVIEW, THUMBNAIL, or empty if it does not say."""
+    """VOLUME for a level of the slide; LABEL, OVERVIEW, THUMBNAIL, or empty if not stated."""
     size: tuple[int, int]
-    """Width and height of the whole image, px; (0, 0) if it is none of a slide."""
+    """Width and height of the whole image, px; (0, 0) if it is not an image of a slide."""
     tile_px: tuple[int, int]
     frames: int
     organisation: str
@@ -71,11 +72,11 @@ class DicomFile:
     channels: int
     bits: int
     several: bool
-    """It holds more than one focal plane or colour, or is one part of a concatenation."""
+    """The file has more than one focal plane or colour, or is one part of a concatenation."""
     pixel_data: int
     """Byte offset of the PixelData element."""
     offset_table: bytes
-    """Extended Offset Table: a uint64 for each frame; empty if there is none."""
+    """Extended Offset Table: one uint64 per frame; empty if there is none."""
 
     @property
     def is_level(self) -> bool:
@@ -91,14 +92,14 @@ class DicomFile:
 
 
 class Frames(NamedTuple):
-    """Byte range of each frame, with the heads of the items that it consists of."""
+    """Byte range of each frame, including the headers of its items."""
 
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
 
 
 def read_header(path: str) -> DicomFile | None:
-    """Header of a DICOM file; None if it is none, or damaged (the reader that opens it says why)."""
+    """Header of a DICOM file; None if it is not one, or is damaged (opening it then raises the reason)."""
     try:
         with open(path, "rb") as file:
             if file.read(132)[128:] != b"DICM":
@@ -116,16 +117,16 @@ def same_series(path: str) -> list[DicomFile]:
     own = read_header(path)
     if own is None or not own.series:
         return []
-    beside = (entry.path for entry in os.scandir(os.path.dirname(path) or ".") if entry.is_file())
-    headers = (own if os.path.samefile(other, path) else read_header(other) for other in sorted(beside))
+    neighbours = (entry.path for entry in os.scandir(os.path.dirname(path) or ".") if entry.is_file())
+    headers = (own if os.path.samefile(other, path) else read_header(other) for other in sorted(neighbours))
     return [header for header in headers if header is not None and header.series == own.series]
 
 
 def frame_positions(file: PositionedFile, header: DicomFile) -> npt.NDArray[np.int64] | None:
-    """(frames, 2): x, y of each frame's top-left corner, px of the level, from 0; None if not every frame says it.
+    """(frames, 2): x, y of each frame's top-left corner, px of the level, from 0; None if a frame does not state it.
 
-    A sequence of 100,000 frames takes pydicom 14 s to read, so the two numbers of each are looked for as bytes. That
-    they are as many as the frames says that nothing else was taken for them.
+    pydicom needs 14 s to read a sequence of 100,000 frames, so the two numbers of each frame are searched as bytes.
+    There must be exactly as many matches as frames, so that no other bytes are mistaken for them.
     """
     bytes_before_pixels = file.read(0, header.pixel_data)
     found = [re.findall(element, bytes_before_pixels, re.DOTALL) for element in (_COLUMN_POSITION, _ROW_POSITION)]
@@ -135,10 +136,10 @@ def frame_positions(file: PositionedFile, header: DicomFile) -> npt.NDArray[np.i
 
 
 def find_frames(file: PositionedFile, header: DicomFile) -> Frames | None:
-    """Where each frame of a file lies; None if its items cannot be told apart by frame.
+    """Byte ranges of the frames of a file; None if its items cannot be assigned to frames.
 
-    By the offset tables where there are such, else by one walk over the heads of the items. In a file that is cut off
-    the frames behind its end get places behind its end.
+    From the offset tables if there are any, else from one pass over the item headers. In a truncated file, the missing
+    frames get positions beyond its end.
     """
     if file.read(header.pixel_data, len(_ENCAPSULATED)) != _ENCAPSULATED:
         return None
@@ -161,7 +162,7 @@ def find_frames(file: PositionedFile, header: DicomFile) -> Frames | None:
 
 
 def unwrap(stored: bytes) -> bytes:
-    """The stream of a frame from its items; ValueError if their heads are damaged."""
+    """The stream of a frame, joined from its items; ValueError if an item header is damaged."""
     parts, position = [], 0
     while position < len(stored):
         length = int.from_bytes(stored[position + 4 : position + 8], "little")
@@ -191,7 +192,7 @@ def _by_walk(file: PositionedFile, first: int, frames: int) -> Frames | None:
 
 
 def _items(file: PositionedFile, position: int) -> Iterator[tuple[int, int]]:
-    """Offset and size, head included, of each item up to the end of the sequence or of the file."""
+    """Offset and size, including the header, of each item up to the end of the sequence or of the file."""
     while True:
         head = file.read(position, 8)
         if len(head) < 8 or head[:4] != _ITEM:
@@ -205,10 +206,10 @@ def _dataset(file: Any, tags: list[str]) -> Any:
     import pydicom
 
     with _one_at_a_time, warnings.catch_warnings(action="ignore"):
-        # it warns of values that break some rule, and leaves the file where the pixel data begin
+        # it warns about values that violate a rule, and leaves the file position at the start of the pixel data
         dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
         for tag in tags:
-            dataset.get(tag)  # values are converted, and warned of, when first used
+            dataset.get(tag)  # values are converted, with warnings, when first used
     return dataset
 
 
@@ -235,9 +236,9 @@ def _from_dataset(path: str, dataset: Any, pixel_data: int) -> DicomFile:
 
 
 def level_0_files(paths: list[Path]) -> dict[Path, Path]:
-    """For each of some files that is part of a slide, the file that stands for the slide: its largest image.
+    """Maps each file that is part of a DICOM slide to the file by which the slide is opened: its largest image.
 
-    A file that is no part of a DICOM slide, or of one none of whose levels is among `paths`, is left out.
+    Files that are not part of a DICOM slide, or whose slide has no level among `paths`, are left out.
     """
     series: dict[tuple[Path, str], list[DicomFile]] = {}
     for path in paths:

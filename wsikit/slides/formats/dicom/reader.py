@@ -1,6 +1,6 @@
-"""DICOM slides: OpenSlide says what belongs together; frames that stand for themselves are read and decoded here.
+"""DICOM slides: OpenSlide finds the levels; frames that can be decoded one by one are read and decoded here.
 
-Places are px of the level read.
+Positions are px of the level read.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from wsikit.slides.encoded_tiles import TileSource
 from wsikit.slides.formats.dicom import files as dicom_files
 from wsikit.slides.formats.dicom.files import DicomFile, Frames
 from wsikit.slides.formats.openslide import OpenSlideSlide
-from wsikit.slides.tile_cache import SlideTiles
-from wsikit.slides.tile_reader import PositionedFile, TileDecoding, in_words
+from wsikit.slides.tile_reader import PositionedFile, TileReader, in_words
 
 _JPEG = "1.2.840.10008.1.2.4.50"
 _PART_PX = (512, 512)
@@ -35,43 +34,44 @@ class _Level(NamedTuple):
     file: PositionedFile
     frames: Frames
     grid: npt.NDArray[np.int64]
-    """(rows, columns): number of the frame at each place; -1 where there is none."""
+    """(rows, columns): number of the frame at each position; -1 if there is none."""
 
 
-class DicomSlide(TileDecoding, OpenSlideSlide):
+class DicomSlide(OpenSlideSlide, TileReader):
     """A DICOM slide, level by level.
 
-    Frames of baseline JPEG and of JPEG 2000, 8 bits, one for each place of the level, are decoded here: exact at every
-    level, damage is noticed, and colour is as the frame says. (A file may say RGB whose frames are JFIF, so YCbCr;
-    OpenSlide believes the file.) All else, among it concatenations and several focal planes, OpenSlide reads.
+    Frames of baseline JPEG and of JPEG 2000, 8 bits, one for each position of the level, are decoded here: pixels are
+    exact at every level, damage is detected, and the colour space is that of the frame. (A file can state RGB although
+    its frames are JFIF, which is YCbCr; OpenSlide follows the file.) OpenSlide reads everything else, including
+    concatenations and several focal planes.
     """
 
     reader: ClassVar[str] = "dicom"
 
     def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        self._tiles = SlideTiles()
+        TileReader.__init__(self)
         self._files: list[PositionedFile] = []
-        super().__init__(path, mpp=mpp, mpp_source=mpp_source)
+        OpenSlideSlide.__init__(self, path, mpp=mpp, mpp_source=mpp_source)
 
     def tile_px(self, level: int) -> tuple[int, int]:
-        """Width and height of the frames of `level`, px; where OpenSlide reads it, of the parts that it is read in."""
+        """Width and height of the frames of `level`, px; of the squares in which it is read, if OpenSlide reads it."""
         found = self._levels[level]
         return found.source.tile_px if found else _PART_PX
 
     def tile_source(self, level: int) -> TileSource | None:
-        """What the frames of `level` share; None if OpenSlide has to put it together."""
+        """Common properties of the frames of `level`; None if OpenSlide reads it."""
         found = self._levels[level]
         return found.source if found else None
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
-        """One frame as it is stored, the byte that pads it to even length included; None where there is none.
+        """One frame as it is stored, including the byte that pads it to even length; None if there is none.
 
         Raises
         ------
         RequestError
             The frames of `level` are not its tiles.
         ReadError
-            The file ends before the frame does, or the frame's head is damaged.
+            The file ends before the frame does, or the header of the frame is damaged.
         """
         found = self._frame_level(level)
         number = found.grid[row, column]
@@ -88,12 +88,13 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
         super().close()
         for file in self._files:
             file.close()
-        self._tiles = SlideTiles()
+        self._forget_tiles()
 
-    def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+    def read_box(self, level: int, box: tuple[int, int, int, int]) -> Pixels:
+        """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), white outside the level."""
         if self._levels[level] is None:
-            return super()._read_level(level, x, y, width, height)
-        return self._read_tiles(level, x, y, width, height)
+            return OpenSlideSlide.read_box(self, level, box)
+        return TileReader.read_box(self, level, box)
 
     def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
         found = self._levels[level]
@@ -115,7 +116,7 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
     def _part(self, level: int, column: int, row: int) -> Pixels:
         x, y = column * _PART_PX[0], row * _PART_PX[1]
         width, height = self.level_dimensions[level]
-        return super()._read_level(level, x, y, min(_PART_PX[0], width - x), min(_PART_PX[1], height - y))
+        return self._read_level(level, x, y, min(_PART_PX[0], width - x), min(_PART_PX[1], height - y))
 
     def _frame_level(self, level: int) -> _Level:
         found = self._levels[level]
@@ -125,7 +126,7 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
 
     @cached_property
     def _levels(self) -> tuple[_Level | None, ...]:
-        """For each of OpenSlide's levels, the frames of the one file that has its size. Filled when it is opened."""
+        """For each of OpenSlide's levels, the frames of the one file of its size. Found when the slide is opened."""
         files = [file for file in dicom_files.same_series(self.path) if file.is_level]
         levels = []
         for size in self.level_dimensions:
@@ -146,11 +147,11 @@ class DicomSlide(TileDecoding, OpenSlideSlide):
 
 
 def _grid(file: PositionedFile, header: DicomFile) -> npt.NDArray[np.int64] | None:
-    """(rows, columns): number of the frame at each place, -1 for none. None if frames do not lie on one grid."""
+    """(rows, columns): number of the frame at each position, -1 for none. None if the frames are not on one grid."""
     shape = header.rows, header.columns
     positions = None if header.organisation == "TILED_FULL" else dicom_files.frame_positions(file, header)
     if positions is None:
-        # nothing is said of places: row by row, as OpenSlide takes it too
+        # no positions are stated: row by row, as in OpenSlide
         in_rows = header.organisation in ("TILED_FULL", "") and header.frames == shape[0] * shape[1]
         return np.arange(header.frames).reshape(shape) if in_rows else None
     x, y = positions.T
@@ -161,7 +162,7 @@ def _grid(file: PositionedFile, header: DicomFile) -> npt.NDArray[np.int64] | No
     if not (inside & aligned).all():
         return None
     grid[row, column] = np.arange(header.frames)
-    # two frames at one place: other focal planes or colours
+    # two frames at one position: other focal planes or colours
     return grid if (grid >= 0).sum() == header.frames else None
 
 

@@ -1,7 +1,7 @@
-"""Where the pieces of a Hamamatsu NDPI lie: its real levels, and the restart intervals of each. No pixels.
+"""Structure of a Hamamatsu NDPI: its levels, and the byte ranges of their restart intervals. No pixels.
 
-An NDPI stores each level as one JPEG. Its restart markers cut it into intervals, each one row of MCUs high, that can
-be decoded alone; the tag McuStarts tells where they begin. Offsets over 4 GB are tifffile's work.
+An NDPI stores each level as one JPEG. Restart markers divide it into intervals, each one row of MCUs high, that can be
+decoded separately; the tag McuStarts gives their positions. tifffile handles offsets over 4 GB.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from wsikit.slides.formats.tiff.metadata import read_metadata
 from wsikit.slides.properties import allowed
 
 TILE_ROWS = 256
-"""Height of a tile, px, unless the level itself is lower, or its intervals so wide that tiles would be too large."""
+"""Height of a tile, px. Less if the level is lower, or its intervals are so wide that tiles would be too large."""
 
 _TILE_PX = 1 << 23
-"""Largest tile: 25 MB of pixels, several of which the cache of tiles holds."""
+"""Largest tile: 25 MB of pixels, of which the tile cache holds several."""
 
 _WHOLE_PX = 1 << 24
 """Largest level without restart markers that is decoded as one tile: 48 MB of pixels."""
 
 _MACRO = -1.0
-"""Magnification of the picture of the whole glass; the map of what was focused has -2."""
+"""Magnification of the macro picture; the focus map has -2."""
 _MAX_SIDE = 65535
-"""A JPEG cannot be larger, px."""
+"""Largest side of a JPEG, px."""
 
 
 @dataclass(frozen=True)
 class NdpiLevel:
-    """One level. Intervals are numbered row by row; without restart markers the level is one interval, one tile."""
+    """One level. Intervals are numbered row by row; a level without restart markers is one interval and one tile."""
 
     width: int
     height: int
     tile_width: int
     tile_height: int
     head: bytes
-    """The JPEG's head, up to the coded data, with the size of a tile in it; empty if the level is one tile."""
+    """Header of the JPEG, up to the coded data, with the size of a tile; empty if the level is one tile."""
     intervals_across: int
     intervals_down: int
     intervals_per_tile: int
-    """So many intervals, one below the other, make a tile."""
+    """Number of intervals, one below the other, in a tile."""
     offsets: npt.NDArray[np.int64]
     """Byte offset of each interval in the file."""
     counts: npt.NDArray[np.int64]
-    """Bytes of each interval, with the marker that ends it."""
+    """Number of bytes of each interval, including its end marker."""
 
     @property
     def whole(self) -> bool:
@@ -62,13 +62,13 @@ class NdpiLevel:
 
     @property
     def subsampled(self) -> bool:
-        """Its pieces hold colour at fewer px than light."""
+        """The tiles have fewer px of chroma than of luma."""
         return not self.whole and any(factors != 0x11 for factors in _sampling_factors(self.head))
 
 
 @dataclass(frozen=True)
 class NdpiLayout:
-    """An NDPI: its facts, its levels, finest first, and the directory of its macro picture."""
+    """An NDPI: its facts, its levels (finest first), and the directory of its macro picture."""
 
     info: SlideInfo
     levels: tuple[NdpiLevel, ...]
@@ -76,7 +76,7 @@ class NdpiLayout:
 
 
 def open_ndpi(path: str) -> tifffile.TiffFile:
-    """tifffile decides by the file's name whether offsets have 64 bits; what it is called should not matter."""
+    """Open a file as NDPI whatever its name: tifffile would decide by the name whether offsets have 64 bits."""
     return tifffile.TiffFile(path, is_ndpi=True)
 
 
@@ -86,8 +86,8 @@ def read_ndpi_layout(path: str, reader: str) -> NdpiLayout:
     Raises
     ------
     UnsupportedSlideError
-        A level cannot be cut into tiles: it is large and has no restart markers, or they do not stand at the same
-        columns in each row; or it is no colour JPEG of 8 bits.
+        A level cannot be divided into tiles: it is large and has no restart markers, or the markers are at different
+        columns in each row; or it is not a colour JPEG of 8 bits.
     BrokenSlideError
         The TIFF structure is damaged.
     """
@@ -96,7 +96,7 @@ def read_ndpi_layout(path: str, reader: str) -> NdpiLayout:
             return _layout(path, reader, tiff)
     except (SlideError, FileNotFoundError, PermissionError, MemoryError):
         raise
-    except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+    except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
 
 
@@ -138,7 +138,7 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> NdpiLayout:
 
 
 def _levels_pages(path: str, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """Directories of the levels, finest first. Of several focal planes the one at depth 0, which OpenSlide shows."""
+    """Directories of the levels, finest first. Of several focal planes, the one at depth 0, as in OpenSlide."""
     found: dict[int, tifffile.TiffPage] = {}
     for page in pages:
         in_focus = _tags(page).get("ZOffsetFromSlideCenter", 0) == 0
@@ -162,7 +162,7 @@ def _level(path: str, page: Any) -> NdpiLevel:
     width, height = page.imagewidth, page.imagelength
     if int(page.compression) != JPEG or page.samplesperpixel != 3 or page.bitspersample != 8:
         raise UnsupportedSlideError(
-            f"{path}: an NDPI whose image of {width}×{height} px is no colour JPEG of 8 bits. {_ELSEWHERE}"
+            f"{path}: an NDPI whose image of {width}×{height} px is not a colour JPEG of 8 bits. {_ELSEWHERE}"
         )
     if page.jpegheader is None:
         return _whole_level(path, page)
@@ -171,7 +171,7 @@ def _level(path: str, page: Any) -> NdpiLevel:
     even = math.ceil(width / mcu) * mcu == across * page.tilewidth
     if not even or len(page.dataoffsets) != across * down or page.tilewidth > _MAX_SIDE:
         raise UnsupportedSlideError(
-            f"{path}: an NDPI whose image of {width}×{height} px cannot be cut at its restart markers. {_ELSEWHERE}"
+            f"{path}: an NDPI whose image of {width}×{height} px cannot be divided at its restart markers. {_ELSEWHERE}"
         )
     rows = min(TILE_ROWS, _TILE_PX // page.tilewidth)
     per_tile = min(max(1, rows // page.tilelength), down)
@@ -204,7 +204,7 @@ _ELSEWHERE = "Open it with reader='openslide'."
 
 
 def _segments(head: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and position of each segment of a JPEG's head, behind its start marker."""
+    """Marker and position of each segment of a JPEG header, after its start marker."""
     position = 2
     while position + 4 <= len(head):
         yield head[position + 1], position
@@ -212,7 +212,7 @@ def _segments(head: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _sampling_factors(head: bytes) -> list[int]:
-    """Of each component, from the frame's segment: across in the upper four bits, down in the lower."""
+    """Sampling factors of each component, from the frame segment: horizontal in the upper four bits, vertical below."""
     start = next(position for marker, position in _segments(head) if marker == 0xC0)
     return [head[start + 11 + 3 * i] for i in range(head[start + 9])]
 
@@ -223,7 +223,7 @@ def _mcu_width(head: bytes) -> int:
 
 
 def _with_size(head: bytes, width: int, height: int) -> bytes:
-    """The head with another size of the picture in the frame's segment."""
+    """The header with another image size in the frame segment."""
     start = next(position for marker, position in _segments(head) if marker == 0xC0)
     size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     return head[: start + 5] + size + head[start + 9 :]

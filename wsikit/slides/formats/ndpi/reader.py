@@ -1,7 +1,7 @@
-"""Hamamatsu NDPI, tile by tile. Places are px of the level read; only levels that the file really has.
+"""Hamamatsu NDPI, tile by tile. Positions are px of the level read; only levels that are in the file.
 
-A tile is the restart intervals of one column, 256 px high, one below the other behind the level's own JPEG head: the
-scanner's coefficients, never decoded. So what a store keeps and what is read here are the same bytes.
+A tile consists of the JPEG header of the level and the restart intervals of one column, 256 px high: the scanner's
+coefficients, unchanged. A store keeps, and this reader decodes, the same bytes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _EOI = b"\xff\xd9"
 
 
 class NdpiSlide(TiledFileSlide):
-    """An NDPI, read from its restart intervals.
+    """An NDPI, read by its restart intervals.
 
-    Where colour is stored at half the width or height, a decoder enlarges it by looking at the px beside: the outermost
-    px at a tile's edges then differ a little from a decode of the whole level. Only edges at which the file has a
-    restart interval's end are concerned: left and right ones if colour has half the width (4:2:2) and a row holds
-    several intervals, upper and lower ones if it has half the height (4:2:0). OpenSlide shows the same at each
-    interval's end. With 4:4:4, and 4:2:2 of one interval a row, there is no difference.
+    If chroma is stored at half the width or height, a decoder interpolates it from neighbouring px: the outermost px at
+    the edges of a tile then differ slightly from a decode of the whole level. This affects only edges at the end of a
+    restart interval: left and right edges if chroma has half the width (4:2:2) and a row has several intervals, upper
+    and lower edges if it has half the height (4:2:0). OpenSlide has the same differences at the end of each interval.
+    With 4:4:4, and with 4:2:2 and one interval per row, there is no difference.
 
-    A level without restart markers is one tile if it has at most 16 million px. Files with larger ones, and those
-    whose restart markers do not stand in columns, are left to the reader `openslide`.
+    A level without restart markers is one tile if it has at most 16 million px. Files with larger ones, and files
+    whose restart markers are not aligned in columns, are read by the reader `openslide`.
     """
 
     reader: ClassVar[str] = "ndpi"
@@ -43,14 +43,14 @@ class NdpiSlide(TiledFileSlide):
         return self._layout.levels[level].tile_width, self._layout.levels[level].tile_height
 
     def tile_source(self, level: int) -> TileSource:
-        """What the tiles of `level` share: they are whole JPEG streams, put together from the file's intervals."""
+        """Common properties of the tiles of `level`: complete JPEG streams, assembled from the file's intervals."""
         layout = self._layout.levels[level]
         return TileSource(self.tile_px(level), rewrapped=not layout.whole, subsampled=layout.subsampled)
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes:
-        """One tile as a JPEG of its own, of the full tile size; ReadError if an interval is missing or damaged.
+        """One tile as a complete JPEG of the full tile size; ReadError if an interval is missing or damaged.
 
-        Below the level's lower edge its last interval is repeated: rows that lie outside.
+        Below the lower edge of the level, the last interval is repeated; these rows are outside the level.
         """
         layout = self._layout.levels[level]
         if layout.whole:
@@ -64,13 +64,13 @@ class NdpiSlide(TiledFileSlide):
         return b"".join(stream)
 
     def _intervals(self, level: int, column: int, row: int) -> list[bytes]:
-        """Coded data of a tile's intervals, from above, without the markers that end them."""
+        """Coded data of the intervals of a tile, top to bottom, without their end markers."""
         layout = self._layout.levels[level]
         first = row * layout.intervals_per_tile
         rows = range(first, min(first + layout.intervals_per_tile, layout.intervals_down))
         numbers = np.arange(rows.start, rows.stop) * layout.intervals_across + column
         offsets, counts = layout.offsets[numbers], layout.counts[numbers]
-        if layout.intervals_across == 1:  # they lie one behind the other: one read
+        if layout.intervals_across == 1:  # they are contiguous: one read
             start, size = int(offsets[0]), int(offsets[-1] + counts[-1] - offsets[0])
             span = self._bytes(self._file, level, column, row, start, size)
             found = [span[offset - start :][:count] for offset, count in zip(offsets.tolist(), counts.tolist())]
@@ -80,7 +80,7 @@ class NdpiSlide(TiledFileSlide):
         return [self._without_mark(level, column, row, number, data) for number, data in zip(numbers.tolist(), found)]
 
     def _without_mark(self, level: int, column: int, row: int, number: int, data: bytes) -> bytes:
-        """An interval without the marker at its end, which must be the one that belongs there."""
+        """An interval without its end marker; ReadError if the marker is not the expected one."""
         if number == len(self._layout.levels[level].offsets) - 1:
             mark, data = _EOI, data.rstrip(b"\0")
         else:

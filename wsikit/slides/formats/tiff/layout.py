@@ -1,4 +1,4 @@
-"""Where the tiles of a TIFF slide lie and how they are coded: structure only, read once with tifffile; no pixels."""
+"""Structure of a tiled TIFF slide: position and coding of its tiles, read once with tifffile. No pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wsikit.slides.formats.tiff import philips
 from wsikit.slides.formats.tiff.metadata import read_metadata
 
 logger = logging.getLogger(__name__)
-# tifffile reports oddities of a file through logging; without a handler Python would print them on the terminal
+# tifffile logs irregularities of a file; without a handler Python would print them on the terminal
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 CONVERT = "Convert it first (for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg --Q 90)."
@@ -36,7 +36,7 @@ COMPRESSIONS = {
     50000: "Zstandard",
     50001: "WebP",
 }
-_COLOUR_BLIND = ("none", "LZW", "deflate", "Zstandard")
+_NO_COLOUR_TRANSFORM = ("none", "LZW", "deflate", "Zstandard")
 JPEG = 7
 APERIO_J2K_YCBCR = 33003
 JPEG_2000 = (33003, 33005, 34712)
@@ -49,7 +49,7 @@ _OTHER_READERS = {
     "is_bif": "a Ventana BIF, whose tiles overlap",
     "is_scn": "a Leica SCN, which holds several scanned areas on one slide",
 }
-"""tifffile's flags of TIFF slides that are more than tiles side by side."""
+"""tifffile's flags of TIFF slides that are not plain grids of tiles."""
 
 
 @dataclass(frozen=True)
@@ -62,33 +62,38 @@ class TiffLevel:
     tile_height: int
     stored_columns: int
     stored_rows: int
-    """Of tiles in the file: more than `width` and `height` ask for in a Philips TIFF, whose levels are padded."""
+    """Rows and columns of tiles in the file: more than `width` and `height` need in a Philips TIFF (padded levels)."""
     offsets: npt.NDArray[np.int64]
     """Byte offset of each tile in the file."""
     counts: npt.NDArray[np.int64]
-    """Bytes of each tile; 0 where the file holds none, which the format defines as an empty tile."""
+    """Number of bytes of each tile; 0 if it is not stored, which the format defines as an empty tile."""
     planes: int
-    """1 if a tile holds all its channels, else the number of channels, each in tiles of its own."""
+    """1 if a tile has all its channels, else the number of channels, which are stored in separate tiles."""
     compression: int
     """TIFF compression code, a key of COMPRESSIONS."""
     grey: bool
-    """True if a tile holds one channel."""
+    """True if a tile has one channel."""
     photometric: int
-    """TIFF code of what the channels mean."""
+    """TIFF code of the colour space."""
     ycbcr: bool
-    """True if the decoder gives YCbCr, which is still to be brought to RGB."""
+    """True if the decoder returns YCbCr, which must then be converted to RGB."""
     jpeg_tables: bytes | None
-    """Value of JPEGTables: quantisation and Huffman tables that the level's JPEG tiles share."""
+    """Value of JPEGTables: quantisation and Huffman tables shared by the JPEG tiles of the level."""
     decode: Callable[..., tuple[npt.NDArray[Any] | None, Any, Any]]
     """tifffile's decoder of one tile: (bytes, number, jpegtables=…) → samples (1, h, w, channels)."""
 
     def tile_number(self, column: int, row: int, plane: int = 0) -> int:
+        """Index of a tile in `offsets` and `counts`."""
         return (plane * self.stored_rows + row) * self.stored_columns + column
+
+    def byte_range(self, number: int) -> tuple[int, int]:
+        """Offset and number of bytes of a tile in the file; no bytes if the file does not store the tile."""
+        return int(self.offsets[number]), int(self.counts[number])
 
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """A tiled TIFF slide: its facts and its levels, finest first."""
+    """A tiled TIFF slide: its facts and its levels (finest first)."""
 
     info: SlideInfo
     levels: tuple[TiffLevel, ...]
@@ -104,17 +109,17 @@ def read_layout(path: str, reader: str) -> TiffLayout:
     Raises
     ------
     UnsupportedSlideError
-        It is not tiled, or its tiles are of a kind that this reader does not decode.
+        The file is not tiled, or this reader does not decode its type of tiles.
     BrokenSlideError
         The TIFF structure is damaged.
     """
     try:
-        # tifffile would cut the levels of a Philips TIFF itself, by a rule that is not quite OpenSlide's
+        # tifffile would crop the levels of a Philips TIFF by a rule that differs slightly from OpenSlide's
         with tifffile.TiffFile(path, is_philips=False) as tiff:
             return _layout(path, reader, tiff)
     except (SlideError, FileNotFoundError, PermissionError, MemoryError):
         raise
-    except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+    except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
 
 
@@ -124,12 +129,12 @@ def tile_compression(path: str) -> int | None:
         with tifffile.TiffFile(path) as tiff:
             page = _main_series(tiff).keyframe
             return int(page.compression) if page.is_tiled else None
-    except Exception as error:  # a damaged structure surfaces in tifffile as any kind of error
+    except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
 
 
 def structure_fault(path: str, error: Exception) -> str:
-    """In words, what tifffile found wrong with a file, and what to do."""
+    """What is wrong with the structure of a file, as text, and the next step."""
     with open(path, "rb") as file:
         head = file.read(16)
         size = file.seek(0, 2)
@@ -144,7 +149,7 @@ def structure_fault(path: str, error: Exception) -> str:
 
 
 def first_directory(head: bytes) -> int | None:
-    """Byte offset of the first directory, from a file's first 16 bytes; None if they are not those of a TIFF."""
+    """Byte offset of the first directory, from a file's first 16 bytes; None if the file is not a TIFF."""
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 16:
         return None
@@ -206,12 +211,12 @@ def _main_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
 
 
 def refusal(page: tifffile.TiffPage, series: tifffile.TiffPageSeries, *, tiled: bool) -> str | None:
-    """Why an image cannot be read as a slide in tiles (or in strips), with what to do; or None."""
+    """Why an image cannot be read as a slide in tiles (or in strips), with the next step; or None."""
     code = int(page.compression)
     if code not in COMPRESSIONS:
         return (
             f"its pixels are compressed by method {code}, for which there is no decoder here. "
-            "If that is no mistake in the file, export the slide again with JPEG compression."
+            "If that is not an error in the file, export the slide again with JPEG compression."
         )
     if page.is_tiled != tiled:
         return f"a TIFF in strips, not in tiles. {CONVERT}" if tiled else "a TIFF in tiles. Open it with reader='tiff'."
@@ -220,7 +225,7 @@ def refusal(page: tifffile.TiffPage, series: tifffile.TiffPageSeries, *, tiled: 
 
 
 def _unfit_samples(page: tifffile.TiffPage, series: tifffile.TiffPageSeries) -> str | None:
-    """What is wrong with the channels and numbers of an image, in words, or None."""
+    """What is wrong with the channels and the sample type of an image, as text, or None."""
     channels = math.prod(series.shape[series.axes.index(axis)] for axis in series.axes if axis not in "YXS")
     if channels > 1:
         return f"an image of {channels} channels or planes ({series.axes}), where RGB or one grey channel is expected"
@@ -239,13 +244,13 @@ def _unfit_samples(page: tifffile.TiffPage, series: tifffile.TiffPageSeries) -> 
 
 
 def _levels(path: str, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[TiffLevel, ...]:
-    """The finest image and all true reductions of it, finest first.
+    """The finest image and all its reduced versions, finest first.
 
-    Directories are judged by their own size: tifffile takes a level for one only if it is a whole number of times
-    smaller, and would lose one of 3.9985.
+    Directories are compared by their size: tifffile accepts a level only if the ratio is a whole number, and would
+    lose a level with ratio 3.9985.
     """
     first = series.keyframe
-    # in OME-TIFF the directories beside the first are other planes, and levels lie in its sub-directories
+    # in OME-TIFF the other directories are other planes, and the levels are in sub-directories of the first
     candidates = [] if tiff.is_ome else [page.aspage() for page in tiff.pages]
     candidates += [page.aspage() for page in first.pages or ()]
     levels = {first.imagewidth: _level(first, series.pages[0])}
@@ -255,12 +260,12 @@ def _levels(path: str, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries)
         if is_reduction(page, first) and refusal(page, series, tiled=True) is None:
             levels[page.imagewidth] = _level(page, page)
         elif page.is_tiled:
-            logger.info("%s: an image of %d × %d px is no level", path, page.imagewidth, page.imagelength)
+            logger.info("%s: an image of %d × %d px is not a level", path, page.imagewidth, page.imagelength)
     return tuple(levels[width] for width in sorted(levels, reverse=True))
 
 
 def is_reduction(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
-    """Whether `page` can be the same picture as `first` at fewer pixels: same kind, smaller, same shape."""
+    """Whether `page` can be the same picture as `first` with fewer pixels: same type, smaller, same aspect ratio."""
     if (page.samplesperpixel, page.dtype) != (first.samplesperpixel, first.dtype):
         return False
     shrink_x, shrink_y = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
@@ -271,7 +276,7 @@ def is_reduction(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
 
 
 def _philips_levels(path: str, tiff: tifffile.TiffFile, description: philips.Description) -> tuple[TiffLevel, ...]:
-    """The levels of a Philips TIFF, cut to the size that they have without their padding."""
+    """The levels of a Philips TIFF, with their size without padding."""
     pages = [page.aspage() for page in tiff.pages]
     pages = [page for page in pages if page.is_tiled and not page.description.startswith(("Macro", "Label"))]
     sizes = philips.level_sizes(path, description, [(page.imagewidth, page.imagelength) for page in pages])
@@ -290,13 +295,13 @@ def _level(page: tifffile.TiffPage, frame: Any, size: tuple[int, int] | None = N
         stored_columns=math.ceil(page.imagewidth / page.tilewidth),
         stored_rows=math.ceil(page.imagelength / page.tilelength),
         offsets=offsets,
-        # an offset of 0 would be the file's own header: GDAL and others write it for a tile that was never stored
+        # an offset of 0 is the file header: GDAL and others write it for a tile that is not stored
         counts=np.where(offsets == 0, 0, counts),
         planes=planes,
         compression=int(page.compression),
         grey=planes > 1 or page.samplesperpixel == 1,
         photometric=int(page.photometric),
-        ycbcr=_leaves_ycbcr(int(page.compression), int(page.photometric)),
+        ycbcr=_decodes_to_ycbcr(int(page.compression), int(page.photometric)),
         jpeg_tables=page.jpegtables,
         decode=page.decode,
     )
@@ -306,13 +311,16 @@ def _level(page: tifffile.TiffPage, frame: Any, size: tuple[int, int] | None = N
     return level
 
 
-def _leaves_ycbcr(compression: int, photometric: int) -> bool:
-    """JPEG, JPEG 2000 and WebP decoders convert colours by themselves; Aperio's JPEG 2000 in YCbCr says so nowhere."""
-    return compression == APERIO_J2K_YCBCR or (photometric == YCBCR and COMPRESSIONS[compression] in _COLOUR_BLIND)
+def _decodes_to_ycbcr(compression: int, photometric: int) -> bool:
+    """Decoders of JPEG, JPEG 2000 and WebP convert colours themselves, except for Aperio's JPEG 2000 in YCbCr, whose
+    streams do not state their colour space."""
+    return compression == APERIO_J2K_YCBCR or (
+        photometric == YCBCR and COMPRESSIONS[compression] in _NO_COLOUR_TRANSFORM
+    )
 
 
 def white_level(page: tifffile.TiffPage, significant_bits: int | None) -> int:
-    """The sample value that is shown as 255: stated by the file, else the type's maximum."""
+    """The sample value that becomes 255: stated by the file, else the maximum of the type."""
     if page.dtype is not None and page.dtype.itemsize == 1:
         return 255
     stated = page.tags.valueof(281)  # MaxSampleValue
@@ -326,14 +334,14 @@ def white_level(page: tifffile.TiffPage, significant_bits: int | None) -> int:
 
 
 def _associated(tiff: tifffile.TiffFile, main: tifffile.TiffPageSeries) -> dict[str, int]:
-    """Names of the other images of an SVS or OME file; a plain TIFF says nothing of what its other images are."""
+    """Names of the other images of an SVS or OME file; a plain TIFF does not state what its other images are."""
     if not (tiff.is_svs or tiff.is_ome):
         return {}
     named: dict[str, int] = {}
     for number, series in enumerate(tiff.series):
         name = series.name.strip().lower()
         kind = next((known for known in ("thumbnail", "label", "macro") if known in name), None)
-        # other names are free text that a person typed
+        # other names are free text, which can identify a patient
         if series is not main and kind is not None and kind not in named:
             named[kind] = number
     return dict(sorted(named.items()))

@@ -1,4 +1,4 @@
-"""What a TIFF slide states of itself: scanner, pixel size, magnification, colour profile. No pixels."""
+"""Metadata of a TIFF slide: scanner, pixel size, magnification, colour profile. No pixels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TiffMetadata:
 def read_metadata(
     tiff: tifffile.TiffFile, page: tifffile.TiffPage, description: philips.Description | None = None
 ) -> TiffMetadata:
-    """Metadata of the slide whose finest level is `page`. The vendor's own statement goes before the TIFF's tags.
+    """Metadata of the slide whose finest level is `page`. The vendor's metadata takes precedence over TIFF tags.
 
     `description` is the XML of a Philips TIFF.
     """
@@ -67,9 +67,9 @@ def _scale(page: tifffile.TiffPage, aperio: dict[str, str], ome: dict[str, str])
     if ome_x and ome_y:
         return stated(ome_x, ome_y, "OME-XML PhysicalSize")
     if aperio:
-        # OpenSlide takes none of an Aperio file's resolution tags either: the scanner leaves them at a default
+        # as in OpenSlide, the resolution tags of an Aperio file are not used: the scanner writes a default there
         return NO_SCALE
-    unit = page.tags.valueof(296, 2)  # TIFF 6.0: inch if the tag is left out
+    unit = page.tags.valueof(296, 2)  # TIFF 6.0: inch if the tag is absent
     x_per_unit, y_per_unit = _ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283))
     return from_resolution(x_per_unit, y_per_unit, int(unit), "TIFF XResolution")
 
@@ -115,13 +115,13 @@ def _ome_um(ome: dict[str, str], axis: str) -> float | None:
 
 
 def _number(text: str | None) -> float | None:
-    """The number at the head of a text such as '40' or '0.2520'; None if there is none."""
+    """The number at the start of a text such as '40' or '0.2520'; None if there is none."""
     found = re.match(r"\s*([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)", text or "")
     return float(found.group(1)) if found else None
 
 
 def _ratio(value: Any) -> float | None:
-    """A TIFF rational as a number; None where it is absent or has a zero."""
+    """A TIFF rational as a number; None if it is absent or contains a zero."""
     if not isinstance(value, tuple) or len(value) != 2 or not value[0] or not value[1]:
         return None
     return float(value[0]) / float(value[1])

@@ -1,4 +1,4 @@
-"""One image of a TIFF file read whole and strictly: pictures in strips, labels, macros, thumbnails."""
+"""Reads one whole image of a TIFF file, with strict decoding: pictures in strips, labels, macros, thumbnails."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a Philips TIFF says in its XML: pixel sizes, true sizes of its padded levels, label and macro. No tiles.
+"""The XML of a Philips TIFF: pixel sizes, true sizes of its padded levels, label and macro. No tiles.
 
-The directories give sizes in whole tiles, and level 0 has no other; how far a coarser level reaches is told by its
-pixel size. Source: the format page of OpenSlide, whose sizes these are.
+The directories give sizes in whole tiles, which are also the size of level 0; the true size of a coarser level follows
+from its pixel size. Source: the format page of OpenSlide; the sizes are the same as OpenSlide's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Description:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Attributes of the file and of its scan, by their name; neither label nor macro nor what lies deeper."""
+        """Attributes of the file and of its scan, by name; without label, macro and nested objects."""
         return {**_attributes(self.root), **self._image("WSI")}
 
     @property
@@ -63,7 +63,7 @@ class Description:
 
 
 def describe(tiff: tifffile.TiffFile) -> Description | None:
-    """The XML of a Philips TIFF; None if the file is none."""
+    """The XML of a Philips TIFF; None if the file is not one."""
     first = tiff.pages[0].aspage()
     return Description(ElementTree.fromstring(first.description)) if first.is_philips else None
 
@@ -111,7 +111,7 @@ def _attributes(element: ElementTree.Element) -> dict[str, str]:
 
 
 def _spacing(text: str | None) -> tuple[float, float] | None:
-    """(x, y) mm from the XML's `"row spacing" "column spacing"`: rows lie along y."""
+    """(x, y) mm from the XML's `"row spacing" "column spacing"`; row spacing is along y."""
     try:
         y, x = (float(part) for part in (text or "").replace('"', " ").split())
     except ValueError:

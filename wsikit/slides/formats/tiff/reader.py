@@ -1,6 +1,6 @@
-"""Tiled TIFF slides (SVS, OME-TIFF, Philips, generic), tile by tile. Places are px of the level read.
+"""Tiled TIFF slides (SVS, OME-TIFF, Philips, generic), tile by tile. Positions are px of the level read.
 
-tifffile gives the structure, positioned reads fetch the bytes, JPEG is decoded strictly and all else by imagecodecs.
+tifffile gives the structure, bytes are read by offset, JPEG is decoded strictly, other codecs by imagecodecs.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from wsikit.slides.region import RegionPlan, resample
 from wsikit.slides.tile_reader import TiledFileSlide, in_words
 from wsikit.slides.to_rgb import to_rgb, ycbcr_to_rgb
 
-_TRIED_HEADS = 8
-"""So many tiles of a level are looked at for one whose head tells what the level's tiles are."""
+_TRIED_HEADERS = 8
+"""Number of tiles of a level that are tried to find one with a readable header."""
 
 _GAP_BYTES = 1 << 16
-"""Between tiles that are fetched with one read."""
+"""Largest total gap between tiles that are fetched with one read, bytes."""
 
 
 class TiffSlide(TiledFileSlide):
-    """A tiled TIFF slide, read from its own tiles: exact at every level."""
+    """A tiled TIFF slide, read tile by tile: exact at every level."""
 
     reader: ClassVar[str] = "tiff"
 
@@ -53,30 +53,33 @@ class TiffSlide(TiledFileSlide):
         return self._layout.levels[level].tile_width, self._layout.levels[level].tile_height
 
     def tile_source(self, level: int) -> TileSource | None:
-        """What the stored tiles of `level` share; None if no decoder of JPEG or JPEG 2000 gives our pixels from them.
+        """Common properties of the tiles of `level`; None if a JPEG or JPEG 2000 decoder alone gives other pixels.
 
-        That is so for other codecs, for channels stored apart, for grey of which 0 is white, and for JPEG 2000 of other
-        than 8 bits or of YCbCr that only the TIFF around it knows of (Aperio's 33003).
+        That is the case for other codecs, for channels stored separately, for grey with 0 as white, and for JPEG 2000
+        that does not have 8 bits or is in YCbCr without stating it (Aperio's 33003).
         """
         return self._sources[level]
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
-        """The bytes of one tile as the file stores them; None where it stores none.
+        """The bytes of one tile as the file stores them; None if it stores none.
 
         Raises
         ------
         RequestError
-            The tile's channels are stored apart, so that no bytes stand for the whole tile.
+            The channels are stored separately, so that no single byte range contains the tile.
         ReadError
             The file ends before the tile does.
         """
         layout = self._layout.levels[level]
         if layout.planes > 1:
-            raise RequestError(f"{self.path}: level {level} stores each channel apart; its tiles cannot be passed on")
-        return self._fetch(level, column, row, layout.tile_number(column, row))
+            raise RequestError(
+                f"{self.path}: level {level} stores each channel separately; its tiles cannot be passed through"
+            )
+        offset, count = layout.byte_range(layout.tile_number(column, row))
+        return self._bytes(self._file, level, column, row, offset, count) if count else None
 
     def encoded_row(self, level: int, columns: Sequence[int], row: int) -> list[bytes | memoryview | None]:
-        """`encoded_tile` of several tiles of a row, in rising columns, with one read where they lie together."""
+        """`encoded_tile` of several tiles of a row, columns ascending, with one read if they are contiguous."""
         layout = self._layout.levels[level]
         numbers = [layout.tile_number(column, row) for column in columns]
         offsets, counts = layout.offsets[numbers].tolist(), layout.counts[numbers].tolist()
@@ -112,12 +115,12 @@ class TiffSlide(TiledFileSlide):
         return TileSource(self.tile_px(level), codec="jpeg2k", channels=channels)
 
     def _jpeg2k_head(self, level: int) -> jpeg2k.Head | None:
-        """Head of the first tiles of a level that can be read: all tiles of a level come from one encoder."""
+        """Header of the first readable tile of a level: all tiles of a level come from one encoder."""
         layout = self._layout.levels[level]
-        for number in np.flatnonzero(layout.counts)[:_TRIED_HEADS]:
+        for number in np.flatnonzero(layout.counts)[:_TRIED_HEADERS]:
             row, column = divmod(int(number), layout.stored_columns)
             try:
-                head = jpeg2k.read_head(self._fetch(level, column, row, int(number)) or b"")
+                head = jpeg2k.read_head(self._bytes(self._file, level, column, row, *layout.byte_range(int(number))))
             except ReadError:
                 continue
             if head is not None:
@@ -136,9 +139,10 @@ class TiffSlide(TiledFileSlide):
         planes = []
         for plane in range(layout.planes):
             number = layout.tile_number(column, row, plane)
-            encoded = self._fetch(level, column, row, number)
-            if encoded is None:
+            offset, count = layout.byte_range(number)
+            if not count:
                 return self._missing_tile(level, column, row)
+            encoded = self._bytes(self._file, level, column, row, offset, count)
             planes.append(self._decode(level, column, row, number, encoded))
         samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
         if layout.ycbcr:
@@ -162,7 +166,7 @@ class TiffSlide(TiledFileSlide):
             raise self._read_error(level, column, row, in_words(error)) from error
 
     def _missing_tile(self, level: int, column: int, row: int) -> Pixels:
-        """A tile that the file leaves out on purpose: white; in an Aperio pyramid, what the finer level shows there."""
+        """A tile that is intentionally not stored: white; in an Aperio pyramid, reduced pixels of the finer level."""
         layout = self._layout.levels[level]
         if level == 0 or self.info.vendor != "aperio":
             return np.full((layout.tile_height, layout.tile_width, 3), WHITE, dtype=np.uint8)
@@ -175,19 +179,12 @@ class TiffSlide(TiledFileSlide):
         plan = RegionPlan(level - 1, box, (left - x, top - y, right - x, bottom - y), self.tile_px(level))
         return resample(self.read_box(plan.level, plan.box), plan.crop, plan.out).copy()
 
-    def _fetch(self, level: int, column: int, row: int, number: int) -> bytes | None:
-        layout = self._layout.levels[level]
-        offset, count = int(layout.offsets[number]), int(layout.counts[number])
-        if count == 0:
-            return None
-        return self._bytes(self._file, level, column, row, offset, count)
-
 
 def _decode_other(layout: TiffLevel, number: int, encoded: bytes) -> np.ndarray:
     """Samples (h, w, channels) of a tile that is not JPEG.
 
-    Deflate and Zstandard notice damage by themselves. A JPEG 2000 stream's end mark is looked for. WebP, LZW and
-    plain tiles carry nothing to check.
+    Deflate and Zstandard detect damage themselves. A JPEG 2000 stream must have its end marker. WebP, LZW and
+    uncompressed tiles have nothing to check.
     """
     if layout.compression in JPEG_2000 and not jpeg2k.is_whole(encoded):
         raise ValueError("the JPEG 2000 stream ends too early")
@@ -198,7 +195,7 @@ def _decode_other(layout: TiffLevel, number: int, encoded: bytes) -> np.ndarray:
 
 
 def _full_tile(samples: np.ndarray, column: int, row: int, layout: TiffLevel) -> np.ndarray:
-    """Some writers shorten the tiles at the right and lower edge: fill them up. What is added lies outside."""
+    """Pad tiles at the right and lower edge, which some writers shorten. The padding is outside the level."""
     height, width = samples.shape[:2]
     if (width, height) == (layout.tile_width, layout.tile_height):
         return samples

@@ -1,6 +1,6 @@
-"""Captions read back: terms with their grades from anyone's text, negation included; fact-F1; the label scrubber.
+"""Parser of captions: from a text to terms with grades, including negation. And fact-F1, which compares two captions.
 
-Texts may be ours, a person's or a language model's. Only words of the vocabulary are understood; the rest is skipped.
+Texts may be written by our captioners, a person or a language model. Words outside the vocabulary are ignored.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsikit.captions.lexicon import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT, TONE, TONE_HEAD
+from wsikit.captions.lexicon import TONE_HEAD
 from wsikit.errors import RequestError
+from wsikit.facts import ABSENT, ABUNDANT, FACTS, MODERATE, PRESENT, SCANT, TONE
 
 # Longer wordings first where one holds another.
 _TERMS = {
@@ -37,7 +38,7 @@ _TERMS = {
     "blur": r"blur\w*|out of focus",
 }
 TERMS = tuple(_TERMS)
-"""Names of what a tissue may hold, as `parse` gives them; what it says of nuclei comes beside these."""
+"""Terms for components of tissue, as `parse` returns them. It also returns terms for nuclei, colour and texture."""
 
 _GRADES = {
     ABSENT: r"absent|none|not (?:seen|present|found|identified)|not",
@@ -92,24 +93,16 @@ _CELLS = {
 _TONE = re.compile(rf"\b{TONE_HEAD}: ([a-z, ]*)\.")
 _TONE_WORDS = {word: (FACTS[name].term, word) for name in TONE for _, word in FACTS[name].grades}
 
-_LABEL_WORDS = re.compile(
-    r"(?:\b(?:poorly|well|moderately)[-\s]+)?\b\w*differentiat\w*\b(?:\s+subtype\b)?"
-    r"|\bganglioneuro\w*\b|\b(?:un)?favou?rabl[ey]\b(?:\s+histology\b)?|\bINPC\b|\bShimada\b(?:'s)?",
-    re.IGNORECASE,
-)
-# Codes count in capitals only, and not within names such as D2-40 or PD-L1
-_CODES = re.compile(r"(?<![\w-])(?:UD|PD|D|GN|(?:GNB|NB)(?:-(?:UD|PD|D|I|N))?|[UF]H)(?!\w|-?\d|-L\d)")
-
 
 def parse(text: str) -> dict[str, str]:
-    """Read a caption: term to grade.
+    """Parse a caption: term to grade.
 
     Returns
     -------
     dict
-        Matter ("neuropil", "blood", …) to "absent", "scant", "moderate", "abundant" or, where no amount is given,
-        "present"; nuclei ("nuclear_size", "chromatin", …) to their words. A term said twice keeps the first grade
-        that is more than "present".
+        Components of tissue ("neuropil", "blood", …) to "absent", "scant", "moderate", "abundant" or, if no amount is
+        given, "present"; nuclei ("nuclear_size", "chromatin", …), colour and texture to their words. If a term occurs
+        twice, the first grade other than "present" is kept.
 
     Examples
     --------
@@ -127,8 +120,8 @@ def parse(text: str) -> dict[str, str]:
         for grade, pattern in words.items():
             if re.search(rf"(?<![\w-])(?:{pattern})(?![\w-])", text, re.IGNORECASE):
                 read.setdefault(term, grade)
-    said = re.findall(r"[a-z]+", tone[1]) if tone else []
-    return read | dict(_TONE_WORDS[word] for word in said if word in _TONE_WORDS)
+    words_of_tone = re.findall(r"[a-z]+", tone[1]) if tone else []
+    return read | dict(_TONE_WORDS[word] for word in words_of_tone if word in _TONE_WORDS)
 
 
 def _clauses(text: str) -> list[list[tuple[str, str]]]:
@@ -144,8 +137,8 @@ def _clauses(text: str) -> list[list[tuple[str, str]]]:
 
 
 def _read_clause(tokens: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Terms with grades. Amounts stand before or after within a comma; a denial holds to the end of the clause,
-    unless an amount comes in between."""
+    """Terms with grades. An amount precedes or follows its terms, up to the next comma; a negation applies up to
+    the end of the clause, unless an amount follows it."""
     found: list[list[str]] = []
     denied, amount, open_terms = False, "", 0
     for kind, name in tokens:
@@ -167,27 +160,39 @@ def _read_clause(tokens: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class FactScore:
-    """Agreement of candidate captions with reference captions, added up over all pairs."""
+    """Agreement of candidate captions with reference captions, micro-averaged over all pairs."""
 
     precision: float
     recall: float
     f1: float
     n_reference: int
-    """Facts in the references."""
+    """Number of facts in the references."""
 
 
 def fact_f1(references: Sequence[str], candidates: Sequence[str], *, graded: bool = False) -> FactScore:
-    """Micro-F1 over (term, value) pairs of captions. "No neuropil" and "neuropil" disagree.
+    """Micro-averaged F1 over the (term, grade) pairs of captions. "No neuropil" and "neuropil" disagree.
 
     Parameters
     ----------
     references, candidates
-        Texts, one by one about the same patch.
+        Texts; the i-th of each describe the same patch.
     graded
-        Whether amounts must agree too; else only absent against there.
+        Whether amounts must agree as well; otherwise only presence and absence.
+
+    Raises
+    ------
+    RequestError
+        The numbers of texts differ.
+
+    Examples
+    --------
+    >>> fact_f1(["Abundant neuropil. No necrosis."], ["Scant neuropil."]).f1
+    0.6666666666666666
     """
     if len(references) != len(candidates):
-        raise RequestError(f"{len(references)} reference captions and {len(candidates)} candidates: they must pair up")
+        raise RequestError(
+            f"{len(references)} reference captions and {len(candidates)} candidates: expected equal numbers"
+        )
     hits = n_reference = n_candidate = 0
     for reference, candidate in zip(references, candidates):
         truth, claim = (_pairs(parse(text), graded) for text in (reference, candidate))
@@ -199,21 +204,3 @@ def fact_f1(references: Sequence[str], candidates: Sequence[str], *, graded: boo
 def _pairs(terms: dict[str, str], graded: bool) -> set[tuple[str, str]]:
     amounts = (SCANT, MODERATE, ABUNDANT)
     return {(term, PRESENT if not graded and value in amounts else value) for term, value in terms.items()}
-
-
-def scrub(text: str) -> str:
-    """Take out the words that name the diagnosis, so that a text branch cannot read the label.
-
-    Removed are: (un)differentiated, differentiating and their kin with "poorly" and the like, ganglioneuro…,
-    (un)favourable, INPC, Shimada, and the codes UD, PD, D, NB, GNB, GN, FH, UH. D2-40, PD-L1 and 3D stay.
-
-    Examples
-    --------
-    >>> scrub("Poorly differentiated neuroblastoma (PD) with moderate neuropil; D2-40 negative.")
-    'neuroblastoma with moderate neuropil; D2-40 negative.'
-    """
-    bare = _CODES.sub("", _LABEL_WORDS.sub("", text))
-    bare = re.sub(r"\([\s,;:/.]*\)", "", bare)
-    bare = re.sub(r"\s+([,.;:)])", r"\1", re.sub(r"\s{2,}", " ", bare))
-    bare = re.sub(r"([,;:])(?:\s*[,;:])+", r"\1", bare)
-    return re.sub(r"^[\s,;:.]+", "", bare).strip()

@@ -1,4 +1,4 @@
-"""Import of patches and features of other tools: exports come back equal, files that do not fit are refused."""
+"""Import of other tools' patches and features: an export comes back the same, and each fault of a file is named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec
 from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.plan import ImageParameters
-from wsikit.tiling.tile import tile
+from wsikit.tiling.tile import tile_slide
 from wsikit.voting import Places
 
 NO_PIXELS = ImageParameters(pixels="none")
@@ -26,7 +26,7 @@ FEATURES_OF = {"trident": "**/features_uni/*.h5", "clam": "h5_files/*.h5", "stam
 
 
 def with_features(slide, folder: Path, patches: PatchParameters) -> tuple[SlideStore, np.ndarray]:
-    store = tile(slide, folder, patches=patches, image=NO_PIXELS)
+    store = tile_slide(slide, folder, patches=patches, image=NO_PIXELS)
     table = store.patches()
     vectors = np.random.default_rng(0).normal(size=(len(table), 5)).astype(np.float16)
     for rows in table.prepare([ColumnSpec("features_uni", "float16", 5)], Receipt("made up", 1)):
@@ -52,7 +52,7 @@ TRIDENT = {
 PLACES = np.stack(np.meshgrid(np.arange(3, 9) * 100, np.arange(2, 6) * 100), axis=-1).reshape(-1, 2)
 
 
-def said(path: Path, slide, **options) -> list[str]:
+def faults_of(path: Path, slide, **options) -> list[str]:
     return [finding.text for finding in check_import(path, open_slide(slide), **options)[1] if finding.fatal]
 
 
@@ -75,7 +75,7 @@ def test_what_is_exported_comes_back_the_same(slide_path, write_slide, pixels, t
 @pytest.mark.parametrize(
     ("name", "mpp"), [("her2st_C2_pyramid.tif", None), ("serrated_adenoma_gallery-01_half.tif", 0.5)]
 )
-def test_real_slides_go_out_and_come_back(slides_dir, tmp_path, name, mpp):
+def test_exports_of_real_slides_come_back_the_same(slides_dir, tmp_path, name, mpp):
     slide = open_slide(slides_dir / name, mpp=mpp)
     store, vectors = with_features(slide, tmp_path / "a.zarr", PatchParameters(3.0, 112))
     for layout in ("trident", "stamp"):
@@ -88,7 +88,7 @@ def test_real_slides_go_out_and_come_back(slides_dir, tmp_path, name, mpp):
         np.testing.assert_allclose(tissue, store.patches().read("tissue"), atol=0.01)
 
 
-def test_features_join_a_table_with_the_same_places_and_keep_its_columns(slide_path, tmp_path):
+def test_features_are_added_to_a_table_with_the_same_coordinates(slide_path, tmp_path):
     store, vectors = with_features(slide_path, tmp_path / "a.zarr", PatchParameters(1.0, 50))
     coords = store.patches().coords
     shuffled = np.random.default_rng(1).permutation(len(coords))
@@ -107,7 +107,7 @@ def test_a_table_with_other_patches_is_not_replaced(slide_path, tmp_path):
     assert np.array_equal(store.patches().read("features_uni"), vectors)
 
 
-def test_places_off_every_grid_are_kept_exactly_and_can_be_read_mapped_and_voted(slide_path, tmp_path):
+def test_coordinates_off_the_grid_are_kept_exactly_and_can_be_read_mapped_and_voted(slide_path, tmp_path):
     """CLAM begins a grid of its own at every piece of tissue."""
     pieces = np.concatenate([PLACES[:6] + (7, 3), PLACES[6:] + (31, 58)])
     with h5py.File(tmp_path / "c.h5", "w") as file:
@@ -143,7 +143,7 @@ def test_overlapping_free_patches_cover_their_union(slide_path, tmp_path):
     assert shared_areas(grid, coords).sum() == pytest.approx(truth)
 
 
-def test_wsinfer_probabilities_become_the_tables(slide_path, tmp_path):
+def test_wsinfer_probabilities_become_a_column(slide_path, tmp_path):
     lines = ["minx,miny,width,height,prob_tumor,prob_other"]
     lines += [f"{x},{y},100,100,{x / 1000},{1 - x / 1000}" for x, y in PLACES]
     (tmp_path / "s.csv").write_text("\n".join(lines))
@@ -155,25 +155,25 @@ def test_wsinfer_probabilities_become_the_tables(slide_path, tmp_path):
 
 
 def test_a_good_file_has_no_fault(slide_path, tmp_path):
-    assert said(write_h5(tmp_path / "f.h5", PLACES, **TRIDENT), slide_path) == []
+    assert faults_of(write_h5(tmp_path / "f.h5", PLACES, **TRIDENT), slide_path) == []
 
 
 @pytest.mark.parametrize(
     ("coords", "features", "changes", "expected"),
     [
         (PLACES * 0.5, None, {}, "look like µm"),
-        (np.concatenate([PLACES, PLACES[:2]]), None, {}, "2 rows have the place"),
+        (np.concatenate([PLACES, PLACES[:2]]), None, {}, "2 rows have the coordinates"),
         (PLACES + 1000, None, {}, "outside the slide"),
         (-PLACES, None, {}, "outside the slide"),
         (PLACES, np.full((len(PLACES), 3), np.nan), {}, "24 of 24 rows of features hold NaN"),
-        (PLACES, np.zeros((3, 3)), {}, "3 rows of features for 24 places"),
+        (PLACES, np.zeros((3, 3)), {}, "3 rows of features for 24 coordinates"),
         (PLACES, None, {"level0_width": 3000}, "3000 × 1100 px; this slide has 1500 × 1100"),
         (PLACES.astype(float) + [[np.nan, 0]], None, {}, "not numbers"),
     ],
 )
-def test_each_mistake_is_named_in_a_line(slide_path, tmp_path, coords, features, changes, expected):
+def test_each_fault_is_named_in_one_line(slide_path, tmp_path, coords, features, changes, expected):
     path = write_h5(tmp_path / "f.h5", coords, features=features, **{**TRIDENT, **changes})
-    (text,) = said(path, slide_path)
+    (text,) = faults_of(path, slide_path)
     assert expected in text
     assert "\n" not in text
     with pytest.raises(RequestError, match="does not fit"):
@@ -181,7 +181,7 @@ def test_each_mistake_is_named_in_a_line(slide_path, tmp_path, coords, features,
     assert not (tmp_path / "a.zarr").exists()
 
 
-def test_pixels_at_the_scale_of_the_patches_are_distinguished_from_micrometres(write_slide, pixels, tmp_path):
+def test_pixels_of_the_patches_own_scale_are_distinguished_from_micrometres(write_slide, pixels, tmp_path):
     slide = open_slide(write_slide(tmp_path / "s.tiff", pixels), mpp=0.4)
     at_scale = {**TRIDENT, "patch_size": 25, "patch_size_level0": 100}
     for factor, expected in ((0.25, "patches' own scale"), (0.4, "µm")):
@@ -191,30 +191,33 @@ def test_pixels_at_the_scale_of_the_patches_are_distinguished_from_micrometres(w
         assert expected in faults[0]
 
 
-def test_stamp_places_that_are_pixels_after_all(slide_path, tmp_path):
+def test_stamp_coordinates_in_pixels_are_found(slide_path, tmp_path):
     about = {"unit": "um", "tile_size_um": 50.0, "tile_size_px": 50, "feat_type": "tile"}
     vectors = np.zeros((len(PLACES), 2), np.float16)
-    assert said(write_h5(tmp_path / "a.h5", PLACES * 0.5, layout="stamp", features=vectors, **about), slide_path) == []
-    (text,) = said(write_h5(tmp_path / "b.h5", PLACES, layout="stamp", features=vectors, **about), slide_path)
+    assert (
+        faults_of(write_h5(tmp_path / "a.h5", PLACES * 0.5, layout="stamp", features=vectors, **about), slide_path)
+        == []
+    )
+    (text,) = faults_of(write_h5(tmp_path / "b.h5", PLACES, layout="stamp", features=vectors, **about), slide_path)
     assert "level-0 px, though the file says um" in text
     path = write_h5(tmp_path / "c.h5", PLACES, layout="stamp", features=vectors, **{**about, "unit": "px"})
-    assert any("STAMP 2 writes um" in text for text in said(path, slide_path))
+    assert any("STAMP 2 writes um" in text for text in faults_of(path, slide_path))
 
 
-def test_a_missing_level_0_size_is_computed_or_asked_for(slide_path, tmp_path):
+def test_a_missing_level_0_size_is_computed_or_requested(slide_path, tmp_path):
     without = {name: value for name, value in TRIDENT.items() if name != "patch_size_level0"}
     path = write_h5(tmp_path / "f.h5", PLACES, **without)
     found, findings = check_import(path, open_slide(slide_path))
     assert found.side_px == 100
     assert any("no patch_size_level0" in finding.text and not finding.fatal for finding in findings)
     bare = write_h5(tmp_path / "g.h5", PLACES, features=np.zeros((len(PLACES), 2)))
-    (text,) = said(bare, slide_path)
+    (text,) = faults_of(bare, slide_path)
     assert "--side" in text
     done = import_patches(bare, tmp_path / "a.zarr", slide=slide_path, side_px=100, patch_px=50, image=NO_PIXELS)
     assert done.table.name == "1um_50px"
 
 
-def test_a_magnification_that_contradicts_the_slide_is_said_and_the_true_field_kept(slide_path, tmp_path):
+def test_a_magnification_that_contradicts_the_slide_is_reported_and_the_true_field_kept(slide_path, tmp_path):
     path = write_h5(tmp_path / "f.h5", PLACES, **{**TRIDENT, "level0_magnification": 40, "target_magnification": 20})
     done = import_patches(path, tmp_path / "a.zarr", slide=slide_path, image=NO_PIXELS)
     texts = [finding.text for finding in done.findings]
@@ -223,13 +226,18 @@ def test_a_magnification_that_contradicts_the_slide_is_said_and_the_true_field_k
     assert done.table.grid.side == (100, 100)
 
 
-def test_what_is_no_known_layout_is_refused(slide_path, tmp_path):
+def test_an_unknown_layout_is_refused(slide_path, tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["images"] = np.zeros(3)
     (tmp_path / "b.h5").write_bytes(b"not HDF5")
     (tmp_path / "c.pt").write_bytes(b"")
     (tmp_path / "d.csv").write_text("a,b\n1,2\n")
-    for name, expected in (("a.h5", "images"), ("b.h5", "not an HDF5"), ("c.pt", "h5_files"), ("d.csv", "minx")):
+    for name, expected in (
+        ("a.h5", "images"),
+        ("b.h5", "not a readable HDF5"),
+        ("c.pt", "h5_files"),
+        ("d.csv", "minx"),
+    ):
         with pytest.raises(RequestError, match=expected):
             check_import(tmp_path / name, open_slide(slide_path))
 
@@ -243,7 +251,7 @@ def test_the_verb_imports_checks_and_reads_regions(slide_path, tmp_path, capsys)
     good = write_h5(tmp_path / "f.h5", PLACES, **TRIDENT)
     bad = write_h5(tmp_path / "g.h5", PLACES * 0.5, **TRIDENT)
     assert call("import", bad, "--slide", slide_path, "--check") == 1
-    assert "wrong: " in capsys.readouterr().out
+    assert "fault: " in capsys.readouterr().out
     assert call("import", bad, "--slide", slide_path, "-o", tmp_path / "a.zarr") == 2
     assert call("import", good, "-o", tmp_path / "a.zarr") == 2  # of which slide?
     assert call("import", good, "--slide", slide_path, "-o", tmp_path / "a.zarr") == 0

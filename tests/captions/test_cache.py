@@ -66,7 +66,7 @@ def test_the_same_pixels_at_another_scale_or_shape_are_another_patch() -> None:
 
 def test_memory_is_bounded_by_what_was_used_last() -> None:
     echo = Echo()
-    captioner = CachedCaptioner(echo, most=2)
+    captioner = CachedCaptioner(echo, max_captions=2)
     for shade in (1, 2, 1, 3, 1, 2):
         captioner.caption(patches([shade]), mpp=0.5)
     assert echo.seen == [1, 2, 3, 2]

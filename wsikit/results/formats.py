@@ -1,0 +1,309 @@
+"""The formats that results can be exported to: wsikit's own and those of plug-ins, by name.
+
+An exporter is an object, or a class without arguments, with three attributes::
+
+    class Tally:
+        name = "tally"                              # wsikit export --to tally
+        folder = False                              # writes one file; True: a folder
+
+        def write(self, results, path, **options):  # results: StoredResults, path: pathlib.Path
+            path.write_text(f"{results.slide_id}: {results.subtype}")
+
+A package announces it under its name in the entry-point group `wsikit.exporters` (see `wsikit.plugins`).
+`results` is a `wsikit.results.load.StoredResults`. Two more attributes are optional. `options` names the options of
+`wsikit.export` (see `OPTIONS`) that the exporter takes; only those that the user set are passed, others are refused.
+`in_place` is True if the exporter itself makes every file appear complete under its final name; otherwise `path` is
+temporary, and the files are moved to their place only after `write` has returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from wsikit.errors import PluginError, RequestError, StoreError
+from wsikit.plugins import load_plugin, plugin_names
+from wsikit.store.atomic import PARTIAL_SUFFIX, atomic_write, flush
+from wsikit.store.paths import upload
+from wsikit.store.remote import RemotePath
+
+if TYPE_CHECKING:
+    from wsikit.results.load import StoredResults
+
+OPTIONS = ("column", "patches", "per", "features", "mpp", "style", "on_note")
+"""Options of `wsikit.export` that only some formats take. `on_note` is passed to every exporter that lists it."""
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """Writes one slide's results in one format; see the module for the optional attributes."""
+
+    @property
+    def name(self) -> str:
+        """What users type: `wsikit export --to NAME`."""
+
+    @property
+    def folder(self) -> bool:
+        """Whether `path` is a folder to write into; otherwise it is the file to write."""
+
+    def write(self, results: StoredResults, path: Path, **options: Any) -> None:
+        """Write `results` to `path`.
+
+        Raises
+        ------
+        WsikitError
+            The results cannot be written in this format, such as a map without predictions.
+        """
+
+
+@dataclass(frozen=True)
+class Format:
+    """One of wsikit's own exporters."""
+
+    name: str
+    writer: Callable[..., None]
+    """Called as writer(results, path, **options)."""
+    folder: bool = False
+    options: tuple[str, ...] = ()
+    in_place: bool = True
+
+    def write(self, results: StoredResults, path: Path, **options: Any) -> None:
+        """Write `results` to `path`."""
+        self.writer(results, path, **options)
+
+
+def exporter_names() -> tuple[str, ...]:
+    """Names of all formats, wsikit's own first, then those of plug-ins; no plug-in is imported.
+
+    >>> exporter_names()[:3]
+    ('png', 'geojson', 'ngff-labels')
+    """
+    return (*_OWN, *(name for name in plugin_names("exporters") if name not in _OWN))
+
+
+def load_exporter(name: str) -> Exporter:
+    """The exporter `name`. A plug-in is imported now; it cannot replace a format of wsikit's own.
+
+    Raises
+    ------
+    RequestError
+        There is no such format.
+    PluginError
+        The plug-in cannot be imported, or what it announces is not an exporter.
+
+    >>> load_exporter("csv").folder
+    False
+    """
+    if name in _OWN:
+        return _OWN[name]
+    if name not in plugin_names("exporters"):
+        raise RequestError(f"export to {name!r}: no such format; choose one of {', '.join(exporter_names())}")
+    found = load_plugin("exporters", name)
+    try:
+        exporter = found() if isinstance(found, type) else found
+    except Exception as error:  # a plug-in may fail in any way
+        raise PluginError(f"exporter {name!r} cannot be created: {type(error).__name__}: {error}") from error
+    missing = [attribute for attribute in ("name", "folder", "write") if not hasattr(exporter, attribute)]
+    if missing:
+        raise PluginError(
+            f"plug-in {name!r} for wsikit.exporters is not an exporter: it lacks {', '.join(missing)}. "
+            "See wsikit.results.formats for what an exporter needs."
+        )
+    return exporter  # type: ignore[no-any-return]
+
+
+def options_of(exporter: Exporter) -> tuple[str, ...]:
+    """Names of the options that an exporter takes."""
+    return tuple(getattr(exporter, "options", ()))
+
+
+def check_options(exporter: Exporter, chosen: Mapping[str, Any]) -> None:
+    """RequestError if `chosen` has an option that the exporter does not take."""
+    for option in chosen:
+        if option not in options_of(exporter):
+            takers = [name for name, own in _OWN.items() if option in own.options]
+            raise RequestError(f"--{option} is not for {exporter.name}; it goes with --to {' or '.join(takers)}")
+
+
+def write_output(exporter: Exporter, results: StoredResults, target: Path, options: Mapping[str, Any]) -> None:
+    """Let an exporter write to `target` so that no incomplete file appears under its final name.
+
+    Into a folder that exists, the new files are moved when all of them are complete; other files in it stay.
+
+    Raises
+    ------
+    RequestError
+        `target` is a folder and the exporter writes a file, or the reverse; an option that it does not take.
+    """
+    check_options(exporter, options)
+    if target.is_dir() and not exporter.folder:
+        raise RequestError(f"{target}: a folder; give the file to write")
+    if target.is_file() and exporter.folder:
+        raise RequestError(f"{target}: a file; {exporter.name} is written into a folder")
+    if getattr(exporter, "in_place", False):
+        exporter.write(results, target, **options)
+        return
+    with new_files(target) if exporter.folder else atomic_write(target) as partial:
+        exporter.write(results, partial, **options)
+        if not partial.exists():
+            raise PluginError(f"exporter {exporter.name!r} wrote nothing to the path that it was given")
+
+
+@contextlib.contextmanager
+def new_files(target: Path) -> Iterator[Path]:
+    """An empty local folder; on success its files are moved below the folder `target`, on an exception removed.
+
+    Files that are in `target` already stay, unless a new one has the same name.
+    """
+    remote = target if isinstance(target, RemotePath) else None
+    parent = target.parent if remote is None else Path(tempfile.gettempdir())
+    parent.mkdir(parents=True, exist_ok=True)
+    partial = parent / f".{target.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+    partial.mkdir()
+    try:
+        yield partial
+        if remote is not None:
+            upload(partial, remote)
+        elif target.exists():
+            files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+            for path in files:
+                flush(path)
+            for path in files:
+                place = target / path.relative_to(partial)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, place)
+        else:
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+# ---- wsikit's own formats
+
+
+def _png(results: StoredResults, path: Path, *, column: str | None = None) -> None:
+    from wsikit.exporters.heatmap import write_map_png
+    from wsikit.exporters.quantity import read_quantity
+    from wsikit.exporters.scalemap import write_scale_png
+
+    if column is None:
+        write_map_png(path, results.class_map, results.thumbnail, results.result, reason=results.reason)
+    else:
+        write_scale_png(path, results.class_map, read_quantity(results.table, column), results.thumbnail)
+
+
+def _geojson(results: StoredResults, path: Path, *, patches: bool = False, per: str = "class") -> None:
+    from wsikit.exporters.geojson import write_geojson
+
+    measurements = results.measurements() if patches else None
+    write_geojson(path, results.class_map, per=per, patches=measurements)  # type: ignore[arg-type]  # checked there
+
+
+def _ngff(results: StoredResults, path: Path) -> None:
+    from wsikit.exporters.ngff_maps import write_apart, write_in_store
+
+    _need_classes(results)
+    if path.absolute() == results.store.folder.absolute():
+        write_in_store(results.store, results.class_map, results.measurements())
+    else:
+        write_apart(path, results.store, results.class_map, results.measurements())
+
+
+def _ome_tiff(results: StoredResults, path: Path, *, mpp: float | None = None, style: str = "over") -> None:
+    from wsikit.exporters.ome_tiff import DEFAULT_MPP, write_ome_tiff
+
+    _need_classes(results)
+    finest = max(DEFAULT_MPP, *results.store.mpp) if mpp is None else mpp
+    write_ome_tiff(path, results.class_map, results.store, mpp=finest, style=style)  # type: ignore[arg-type]
+
+
+def _tiff(results: StoredResults, path: Path) -> None:
+    from wsikit.exporters.tiff import write_tiff
+
+    write_tiff(results.store, path)
+
+
+def _csv(results: StoredResults, path: Path) -> None:
+    from wsikit.exporters.rows import write_csv
+
+    write_csv(path, results.table)
+
+
+def _parquet(results: StoredResults, path: Path) -> None:
+    from wsikit.exporters.rows import write_parquet
+
+    write_parquet(path, results.table, slide_id=results.slide_id)
+
+
+def _report(results: StoredResults, path: Path) -> None:
+    from wsikit.exporters.report import write_report
+    from wsikit.results.report import report_data
+
+    write_report(path, report_data(results))
+
+
+def _layout(layout: str) -> Callable[..., None]:
+    """Writer of another tool's HDF5 files."""
+
+    def write(
+        results: StoredResults, path: Path, *, features: str | None = None, on_note: Callable[[str], None] | None = None
+    ) -> None:
+        from wsikit.exporters.hdf5 import PatchSource, choose_features, nominal_field, write_layout
+
+        source = PatchSource(
+            slide_id=results.slide_id,
+            table=results.table,
+            features=choose_features(results.table, features),
+            file_name=str(results.store.record["source"]["name"]),
+        )
+        with new_files(path) as partial:
+            write_layout(layout, partial, source, final=path)
+        notes = []
+        if source.features is None:
+            notes.append(f"{results.store.folder}: no features in the table; {layout} got only coordinates")
+        if layout in ("trident", "atlaspatch"):
+            read_px = nominal_field(source.grid, source.side_px) * source.side_px
+            if abs(read_px - source.side_px) >= 1:
+                notes.append(
+                    f"patches are {source.side_px} level-0 px wide; from its magnifications {layout} will read "
+                    f"{read_px:.0f} px"
+                )
+        for note in notes if on_note is not None else ():
+            on_note(note)  # type: ignore[misc]
+
+    return write
+
+
+def _need_classes(results: StoredResults) -> None:
+    if not results.class_map.classes:
+        raise StoreError(f"{results.table.folder}: no classes to map ({results.reason}). Run wsikit predict first.")
+
+
+_LAYOUT_OPTIONS = ("features", "on_note")
+_OWN: dict[str, Format] = {
+    own.name: own
+    for own in (
+        Format("png", _png, options=("column",)),
+        Format("geojson", _geojson, options=("patches", "per")),
+        Format("ngff-labels", _ngff, folder=True),
+        Format("ome-tiff", _ome_tiff, options=("mpp", "style")),
+        Format("tiff", _tiff),
+        Format("csv", _csv),
+        Format("parquet", _parquet),
+        Format("report", _report),
+        Format("trident", _layout("trident"), folder=True, options=_LAYOUT_OPTIONS),
+        Format("clam", _layout("clam"), folder=True, options=_LAYOUT_OPTIONS),
+        Format("stamp", _layout("stamp"), folder=True, options=_LAYOUT_OPTIONS),
+        Format("atlaspatch", _layout("atlaspatch"), folder=True, options=_LAYOUT_OPTIONS),
+    )
+}
+
+OWN_FORMATS: tuple[str, ...] = tuple(_OWN)
+"""Names of wsikit's own formats."""

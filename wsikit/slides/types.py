@@ -1,0 +1,92 @@
+"""What is known about a slide (`SlideInfo`), and what the rest of wsikit needs of one (`Slide`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+Size = tuple[int, int]
+MppLike = float | tuple[float, float]
+
+WHITE = 255
+"""Outside its scanned area a slide is white, like glass."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideInfo:
+    """Facts about a slide that are known without reading its pixels."""
+
+    path: str
+    """The path as it was given to `open_slide`."""
+    reader: str
+    """Name of the reader that opened it, as `open_slide(reader=…)` takes it."""
+    vendor: str
+    """Writer of the file: aperio, hamamatsu, dicom, ome, generic-tiff, …"""
+    kind: str
+    """tiled: a slide stored as tiles; plain: one picture, kept in memory; store: a SlideStore."""
+    dimensions: Size
+    """Width and height of level 0, px."""
+    level_dimensions: tuple[Size, ...]
+    """Width and height of each level, px, finest first."""
+    level_downsamples: tuple[tuple[float, float], ...]
+    """Level-0 px per px of each level, along x and y: exact ratios, not rounded to whole numbers."""
+    mpp: tuple[float, float] | None
+    """µm per level-0 px, (x, y); None if unknown or implausible."""
+    mpp_source: str
+    """Source of `mpp`: vendor property …, TIFF XResolution, OME-XML, DICOM PixelSpacing, sidecar, option, manifest."""
+    mpp_fault: str | None = None
+    """Why a stated pixel size is not used; None if it is used, or if none is stated."""
+    magnification: float | None = None
+    """Magnification of the objective, as stated. For display only: no size is computed from it."""
+    tile_px: Size | None = None
+    """Width and height of the tiles of level 0 in the file, px."""
+    compression: str | None = None
+    """Codec of level 0: JPEG, JPEG 2000, WebP, deflate, …"""
+    associated: tuple[str, ...] = ()
+    """Names of the images stored with the slide: thumbnail, label, macro. Label and macro can identify the patient."""
+    icc_profile: bytes | None = None
+    properties: dict[str, str] | None = None
+    """Properties of the file that are on the allow-list (`wsikit.slides.properties`)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values. The ICC profile is replaced by its size in bytes."""
+        record = asdict(self)
+        profile = record.pop("icc_profile")
+        record["icc_profile_bytes"] = len(profile) if profile else 0
+        record["properties"] = self.properties or {}
+        return record
+
+
+class Slide(Protocol):
+    """The interface of a slide that all stages of wsikit use: a scanner's file or a SlideStore."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def info(self) -> SlideInfo: ...
+    @property
+    def dimensions(self) -> Size: ...
+    @property
+    def level_dimensions(self) -> tuple[Size, ...]: ...
+    @property
+    def level_downsamples(self) -> tuple[tuple[float, float], ...]: ...
+    @property
+    def mpp(self) -> tuple[float, float]: ...
+    @property
+    def mpp_source(self) -> str: ...
+    def read_region(
+        self, x: float, y: float, width: int, height: int, *, mpp: MppLike | None = None, level: int | None = None
+    ) -> Pixels: ...
+    def read_box(self, level: int, box: tuple[int, int, int, int]) -> Pixels: ...
+    def thumbnail(self, max_px: int = 1024) -> Pixels: ...
+    def associated(self, name: str) -> Pixels: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
