@@ -11,27 +11,40 @@ from wsikit._lazy import lazy_names
 from wsikit._version import __version__
 
 _HOME = {
+    "Areas": "wsikit.voting.result",
     "Budget": "wsikit.inference.budget",
     "Caption": "wsikit.captions.base",
     "Captioner": "wsikit.captions.base",
     "CaptionerOptions": "wsikit.captions.registry",
+    "Executor": "wsikit.executor",
     "ImageParameters": "wsikit.tiling.plan",
+    "Interval": "wsikit.voting.result",
     "ModelColumn": "wsikit.models.protocol",
     "ModelInfo": "wsikit.models.protocol",
+    "Patch": "wsikit.tiling.patches_of",
     "PatchGrid": "wsikit.geometry",
+    "PatchMatch": "wsikit.inference.search",
     "PatchModel": "wsikit.models.protocol",
     "PatchTable": "wsikit.store.table",
+    "Patches": "wsikit.tiling.patches_of",
+    "PhantomTruth": "wsikit.phantom.truth",
+    "PlannedSlide": "wsikit.batch.plan",
+    "PlannedStage": "wsikit.batch.plan",
     "Progress": "wsikit.progress",
     "RequestError": "wsikit.errors",
+    "Roi": "wsikit.tiling.roi",
+    "RuleOutcome": "wsikit.voting.result",
     "RunPlan": "wsikit.batch.plan",
     "RunResult": "wsikit.batch.run",
     "SearchResult": "wsikit.inference.search",
+    "SecondSubtype": "wsikit.voting.result",
     "Slide": "wsikit.slides.base",
     "SlideEntry": "wsikit.batch.manifest",
     "SlideInfo": "wsikit.slides.base",
     "SlideResult": "wsikit.voting.result",
     "SlideRow": "wsikit.batch.records",
     "SlideStore": "wsikit.slides.store",
+    "ThresholdRule": "wsikit.voting.parameters",
     "TissueMask": "wsikit.tissue.mask",
     "TissueParameters": "wsikit.tissue.parameters",
     "VoteParameters": "wsikit.voting.parameters",
@@ -42,6 +55,7 @@ _HOME = {
     "load_model": "wsikit.models.registry:load_patch_model",
     "make_phantom": "wsikit.phantom.slide",
     "open_slide": "wsikit.slides.registry",
+    "patches": "wsikit.tiling.patches_of",
     "plan_run": "wsikit.batch.run",
     "predict": "wsikit.inference.predict",
     "run": "wsikit.batch.run",
@@ -55,34 +69,39 @@ __all__ = sorted(["__version__", *_HOME], key=str.lower)
 
 if TYPE_CHECKING:
     from wsikit.batch.manifest import SlideEntry
-    from wsikit.batch.plan import RunPlan
+    from wsikit.batch.plan import PlannedSlide, PlannedStage, RunPlan
     from wsikit.batch.records import SlideRow
     from wsikit.batch.run import RunResult, plan_run, run
     from wsikit.captions.base import Caption, Captioner
     from wsikit.captions.registry import CaptionerOptions
     from wsikit.errors import RequestError, WsikitError
+    from wsikit.executor import Executor
     from wsikit.geometry import PatchGrid
     from wsikit.inference.budget import Budget
     from wsikit.inference.caption import caption
     from wsikit.inference.predict import predict
-    from wsikit.inference.search import SearchResult, search
+    from wsikit.inference.search import PatchMatch, SearchResult, search
     from wsikit.inference.vote import vote
     from wsikit.models.protocol import ModelColumn, ModelInfo, PatchModel
     from wsikit.models.registry import describe_model
     from wsikit.models.registry import load_patch_model as load_model
     from wsikit.phantom.slide import make_phantom
+    from wsikit.phantom.truth import PhantomTruth
     from wsikit.progress import Progress
     from wsikit.results.export import export
     from wsikit.slides.base import Slide, SlideInfo
     from wsikit.slides.registry import open_slide
     from wsikit.slides.store import SlideStore
     from wsikit.store.table import PatchTable
+    from wsikit.tiling.patches_of import Patch, Patches, patches
     from wsikit.tiling.plan import ImageParameters
+    from wsikit.tiling.roi import Roi
     from wsikit.tiling.tile import tile
     from wsikit.tissue.mask import TissueMask, tissue_mask
     from wsikit.tissue.parameters import TissueParameters
-    from wsikit.voting.parameters import VoteParameters
-    from wsikit.voting.result import SlideResult
+    from wsikit.voting.parameters import ThresholdRule, VoteParameters
+    from wsikit.voting.result import Areas, Interval, RuleOutcome, SecondSubtype, SlideResult
+
 
 __getattr__ = lazy_names(__name__, _HOME)
 

@@ -44,7 +44,6 @@ def tile(
     slide_id: str | None = None,
     tissue: TissueParameters | None = None,
     image: ImageParameters | None = None,
-    stages: Sequence[Callable[[PatchTable], ColumnStage]] = (quality_stage,),
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> SlideStore:
@@ -76,9 +75,6 @@ def tile(
         Parameters of tissue detection (µm, mm²).
     image
         How pixels are stored.
-    stages
-        Columns to compute from the patches, all in one pass over them. Each is a function of the table that returns
-        a `ColumnStage` (`quality_stage`, `wsikit.inference.caption.caption_stage`). By default the quality measures.
     executor
         Where the tasks run; by default one thread per CPU.
 
@@ -114,7 +110,6 @@ def tile(
         patches=patches,
         tissue=tissue,
         image=image,
-        stages=stages,
         executor=executor,
         progress=progress,
     )
