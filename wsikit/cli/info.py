@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     "--reader",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "tiff", "openslide", "tiffslide", "image", "store"]),
-    help="Open with this reader; auto: chosen by the content of the file.",
+    metavar="NAME",
+    help="Reader to open the slide with: tiff, ndpi, dicom, openslide, tiffslide, image, store, or a plug-in. auto: "
+    "chosen by the content of the file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per slide and line on standard output.")
 def command(slides: tuple[str, ...], reader: str, as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""`wsikit tile`: slides into stores."""
+"""`wsikit tile`: convert slides to stores."""
 
 from __future__ import annotations
 
@@ -28,11 +28,17 @@ if TYPE_CHECKING:
     type=click.Path(),
     help="A store (….zarr) for one slide, or a folder; a path or a URL (s3://…).",
 )
-@click.option("--mpp", default=0.5, show_default=True, metavar="µm/px", help="Scale of the patches.")
+@click.option("--mpp", default=0.5, show_default=True, metavar="µm/px", help="Pixel size of the patches.")
 @click.option("--patch-size", default=224, show_default=True, metavar="px", help="Side of a patch at --mpp.")
-@click.option("--overlap", default=0, show_default=True, metavar="px", help="Border shared by neighbours, at --mpp.")
 @click.option(
-    "--min-tissue", default=0.25, show_default=True, metavar="SHARE", help="Least share of a patch that is tissue, 0–1."
+    "--overlap", default=0, show_default=True, metavar="px", help="Overlap of neighbouring patches, at --mpp."
+)
+@click.option(
+    "--min-tissue",
+    default=0.25,
+    show_default=True,
+    metavar="FRACTION",
+    help="Minimum fraction of tissue in a patch, 0–1.",
 )
 @roi_options
 @image_options
@@ -53,9 +59,11 @@ def command(
     scheduler: str,
     workers: int | None,
 ) -> int:
-    """Turn slides into slide stores: pixels (OME-Zarr 0.5), tissue label, patch table.
+    """Convert slides to slide stores: pixels (OME-Zarr 0.5), tissue label, patch table.
 
-    Run again after an interruption, it does only what is missing.
+    After an interruption, run the same command again: it does only what is missing.
+
+    Exit status: 0 all slides are done, 1 some failed, 2 the request itself is wrong.
     """
     from dataclasses import replace
 
@@ -75,7 +83,7 @@ def command(
     target = place(out)
     single = target.suffix == ".zarr"
     if single and len(entries) > 1:
-        raise RequestError(f"{out}: one store for {len(entries)} slides; give a folder with -o")
+        raise RequestError(f"{out} is one store, but {len(entries)} slides are given. Give a folder with -o")
     executor = executor_of(scheduler, workers)
     failed = 0
     with TerminalProgress(make_console()) as progress:
