@@ -6,8 +6,8 @@ Unseen phantoms are tiled and every patch is described by measurement. For each 
 as `wsikit caption --caption-budget` chooses them; others get the caption of the one most like them, or none; the
 packaged model classifies with these. Reported over the patches that are not borderline: balanced accuracy with an
 interval by slide, its difference to all captions (paired, by slide), that of the text head alone, the share of
-patches with text, and how far shared captions agree with the patch's own (fact-F1, amounts included), beside captions
-drawn at random from the same slide.
+patches with text, and how far shared captions agree with the patch's own (fact-F1, amounts included), compared with
+captions drawn at random from the same slide.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def agreement(slides: list[Slide], sources: list[npt.NDArray[np.int64]]) -> dict
             own.append(slide.captions[row])
             shared.append(slide.captions[source[row]])
             drawn.append(slide.captions[rng.integers(len(source))])
-    scores = [fact_f1(own, told, graded=True).f1 if own else None for told in (shared, drawn)]
+    scores = [fact_f1(own, stated, graded=True).f1 if own else None for stated in (shared, drawn)]
     return {"fact_f1_shared": scores[0], "fact_f1_random": scores[1]}
 
 
@@ -125,7 +125,7 @@ class Classifier:
     def row(self, look: str, budget: float, similarity: float, sources: list[npt.NDArray[np.int64]]) -> Row:
         """Figures of one choice."""
         found, clear, rows = self.predict(sources), self.clear, np.concatenate(sources)
-        told = clear & (rows != NO_ROW)
+        stated = clear & (rows != NO_ROW)
         n_classes = found["probability"].shape[1]
         figures = measure(
             look,
@@ -143,7 +143,7 @@ class Classifier:
             "balanced_accuracy",
         )
         text, own = (
-            balanced_accuracy(self.labels[told], of["probability_text"][told].argmax(1)) if told.any() else None
+            balanced_accuracy(self.labels[stated], of["probability_text"][stated].argmax(1)) if stated.any() else None
             for of in (found, self.full)
         )
         return Row(

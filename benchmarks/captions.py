@@ -3,8 +3,8 @@
     python benchmarks/captions.py --nuclei monuseg.zip --json captions.json
 
 Nuclei: `TUNED` images set the numbers in `wsikit.captions.nuclei.NucleusRule`; the others are held out, and only they
-tell how good it is. Patches of 224 px are captioned as in use; the found centres are put together again. A found and an
-outlined nucleus match one to one if their centres lie within 3 µm (and, more kindly, 6 µm). Beside it stand plain Otsu
+tell how good it is. Patches of 224 px are captioned as in use; the found centres are aggregated. A found and an
+outlined nucleus match one to one if their centres lie within 3 µm (and, more leniently, 6 µm). Compared with plain Otsu
 on scikit-image's haematoxylin channel with connected components, and, for counts, the mean density of the tuned images.
 
 Phantom: slides of seeds that nothing was tuned on; correlation per fact, agreement of words, and how well a bag of
@@ -71,7 +71,7 @@ class Outlined:
 
 
 def read_outlined(path: Path) -> list[Outlined]:
-    """The images of a MoNuSeg-like zip (PNG beside Aperio XML), by name."""
+    """The images of a MoNuSeg-like zip (PNG and Aperio XML), by name."""
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".xml"))
         return [_read_one(archive, name) for name in names]

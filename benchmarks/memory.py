@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--gigapixels 0.3,1,3,10] [--json OUT]
 
 The slides are mostly glass: a phantom of 4096 × 4096 px here and there, the same bytes each time, on empty blocks. Each
-is tiled (pixels, tissue, patch table, quality) by a process of its own, which tells its peak resident memory beside
+is tiled (pixels, tissue, patch table, quality) by a process of its own, which reports its peak resident memory next to
 what it had after importing its libraries. Linux only.
 """
 

@@ -1,4 +1,4 @@
-"""Reading patches of slides with wsikit, from the slide and from its store, beside the limit and other readers.
+"""Reading patches of slides with wsikit, from the slide and from its store, compared with the limit and other readers.
 
     python benchmarks/reading.py SLIDE… [--json OUT] [--repeat 5] [--patches 1000]
 

@@ -2,9 +2,9 @@
 
     python benchmarks/tiling.py SLIDE… [--json OUT] [--repeat 9] [--no-ngff-zarr]
 
-The time to write a slide's image store (every per-tile check, every checksum, all flushed to disk) beside the time
-to copy the file and flush the copy, interleaved, medians. `ngff-zarr` (if installed) converts level 0 of the same slide
-to an OME-Zarr with its defaults, once. Machines are shared and noisy: only ratios within a run mean anything.
+The time to write a slide's image store (every per-tile check, every checksum, all flushed to disk) compared with
+the time to copy the file and flush the copy, interleaved, medians. `ngff-zarr` (if installed) converts level 0 of the
+same slide to an OME-Zarr with its defaults, once. Machines are shared and noisy: only ratios within a run are valid.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tissue mask, patch grid and coverage of a large slide, beside reading the level they need alone, in one run.
+"""Tissue mask, patch grid and coverage of a large slide, compared with only reading the level they need, in one run.
 
     python benchmarks/tissue.py --json tissue.json                     a slide of 16,000 × 22,000 px, made for it
     python benchmarks/tissue.py --slide my_slide.svs --json tissue.json

@@ -1,4 +1,4 @@
-"""Vote, map and merged GeoJSON of a slide of 10⁶ patches, beside what no program can go without, in one run.
+"""Vote, map and merged GeoJSON of a slide of 10⁶ patches, compared with the unavoidable work, in one run.
 
     python benchmarks/votes.py --json votes.json [--patches 1000000] [--smooth none|median|mrf]
 

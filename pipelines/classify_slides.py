@@ -40,7 +40,7 @@ def main() -> int:
         given.out or config["out"],
         mpp=config.get("assume_mpp"),
         vote=wsikit.VoteParameters(**config.get("vote", {})),
-        on_slide=lambda row: print(f"{row.slide_id}: {row.verdict()}", flush=True),
+        on_slide=lambda row: print(f"{row.slide_id}: {row.summary()}", flush=True),
         **settings,
     )
     return result.exit_status

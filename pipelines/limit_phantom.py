@@ -1,8 +1,8 @@
-"""Two branches of 80 % each on the phantom, and what fusing them gives: python pipelines/limit_phantom.py -o OUT.json
+"""Fusion of two branches limited to 80 % each on the phantom: python pipelines/limit_phantom.py -o OUT.json
 
-The encoders are those of the packaged model. Of some patches the image is replaced by bare glass, of others, drawn
-independently, the caption says that of glass, until either branch alone is right in about 80 %; the arms are then
-fitted on slides of new seeds and asked on others. It shows the fusion, not the branches.
+The encoders are those of the packaged model. For some patches the image is replaced by bare glass, for others,
+drawn independently, the caption by that of glass, so that each branch alone is correct in about 80 %. The arms are then
+fitted on slides of new seeds and tested on others. This evaluates the fusion, not the branches.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fi
 logger = logging.getLogger("limit_phantom")
 
 FITTED, ASKED = (600_000, 600_036), (700_000, 700_027)
-"""Seeds of slides, first and one past the last: none that the packaged model was trained or tested on."""
+"""Seeds of slides, first and one past the last; none was used to train or test the packaged model."""
 SPOILT_IMAGES, SPOILT_TEXTS = 0.20, 0.10
 SEEDS = (0, 1, 2)
 GLASS = 243
 
 
 def spoil(patches: PatchSet, mpp: float, rng: np.random.Generator) -> PatchSet:
-    """Some images to glass, some captions to what is said of glass; which, is drawn independently."""
+    """Replace some images by glass and, independently, some captions by that of glass."""
     n, side = len(patches), patches.images.shape[1]
     glass = np.clip(rng.normal(GLASS, 2, (1, side, side, 3)), 0, 255).astype(np.uint8)
     nothing = load_captioner("morphometry").caption(glass, mpp=mpp)[0].text
@@ -63,7 +63,7 @@ def figures(probs: list[np.ndarray], patches: PatchSet) -> dict[str, float]:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("-o", "--out", type=Path, required=True, help="JSON of the figures.")
+    arguments.add_argument("-o", "--out", type=Path, required=True, help="JSON of the metrics.")
     arguments.add_argument("--workers", type=int, default=1)
     given = arguments.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

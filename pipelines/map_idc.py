@@ -2,8 +2,8 @@
 
 python pipelines/map_idc.py ABLATION --images idc.zip --patient 14082 -o OUT
 
-ABLATION is what `wsikit ablate pipelines/configs/ablate_idc.yaml` left; the model is that of the fold which tests the
-patient, so it saw none of his patches. Where no patch is known the slide is white.
+ABLATION is the output of `wsikit ablate pipelines/configs/ablate_idc.yaml`; the model is that of the fold in which the
+patient is tested, so it was not trained on these patches. Places without a patch are white.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ WHITE = 245
 
 @dataclass(frozen=True)
 class MapScore:
-    """The map against the labels of the patches that are known."""
+    """The map compared with the labels of the patches."""
 
     patches: int
     mapped: int
-    """Of them, how many hold enough tissue for `wsikit run` to classify."""
+    """Number of patches with enough tissue for `wsikit run`."""
     positive: int
     balanced_accuracy: float
-    """Of the mapped ones."""
+    """Of the mapped patches."""
     interval: tuple[float, float]
-    """95 %, drawn by squares of 5 × 5 patches."""
+    """95 % interval, bootstrap over squares of 5 × 5 patches."""
     dice: float
-    """Of the positive class over all known patches; what is not mapped counts as negative."""
+    """Dice of the positive class over all patches; unmapped patches count as negative."""
     dice_of_all_positive: float
-    """The floor: everything called positive."""
+    """Baseline: all patches positive."""
 
 
 def stitch(table: ImageTable, path: Path) -> np.ndarray:
-    """Write the patches at their places as a tiled TIFF; their cells, int64 (N, 2), column then row."""
+    """Write the patches at their positions as a tiled TIFF; return their cells, int64 (N, 2), column then row."""
     assert table.coords is not None
     cells = ((table.coords - table.coords.min(axis=0)) / PATCH_PX).round().astype(np.int64)
     n_cols, n_rows = cells.max(axis=0) + 1
@@ -74,7 +74,7 @@ def stitch(table: ImageTable, path: Path) -> np.ndarray:
 
 
 def fold_of(ablation: Path, files: set[str]) -> int:
-    """The fold that tests these patches, all of them."""
+    """The fold whose test part contains all these patches."""
     folds = json.loads((ablation / "splits.json").read_text(encoding="utf-8"))["folds"]
     return next(i for i, fold in enumerate(folds) if files <= set(fold["test"]["ids"]))
 

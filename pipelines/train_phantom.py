@@ -1,8 +1,8 @@
 """Train the packaged demonstration model on synthetic tissue: python pipelines/train_phantom.py -o OUT
 
-Makes training slides and unseen ones, captions their patches by measurement, trains, evaluates beside the floor of a
-colour histogram, and writes OUT/model with card and metrics (packaged as wsikit/models/zoo/<name>). Same seeds, same
-model.
+Makes training and held-out slides, captions their patches by measurement, trains, evaluates in comparison with a
+colour-histogram baseline, and writes OUT/model with card and metrics (packaged as wsikit/models/zoo/<name>). Same
+seeds, same model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from wsikit.models.predictor import Predictor
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.phantom import CLASSES, SUBTYPES, make_phantom
 from wsikit.slides import open_slide
-from wsikit.training.baselines import colour_histogram, fit_histogram_floor
+from wsikit.training.baselines import colour_histogram, fit_histogram_baseline
 from wsikit.training.card import model_card
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, refuse_shared_groups
@@ -49,7 +49,7 @@ from wsikit.training.trainer import TrainingSettings, train
 logger = logging.getLogger("train_phantom")
 
 HERE = Path(__file__).parent
-N_ORDINAL = 3  # UD < PD < D; other tissue stands outside of the order
+N_ORDINAL = 3  # UD < PD < D; other tissue is not ordered
 FUSED = "PRMF fused"
 COMMAND = "python pipelines/train_phantom.py -o OUT"
 NOTICE = (
@@ -57,9 +57,9 @@ NOTICE = (
     "its output on real tissue means nothing and must not be used."
 )
 LIMITS = (
-    "It has never seen real tissue. Most real patches are unlike its training patches, and a slide of such is not "
-    "called; what it says of patches there means nothing.",
-    "The phantom's differences between the classes are cleaner than those of real tumours.",
+    "It has never seen real tissue. Most real patches are out-of-distribution, and slides of such patches are "
+    "not called; its predictions on them are not valid.",
+    "The classes differ more clearly in the phantom than in real tumours.",
     "One scale only; stains other than H&E were not seen.",
     "The classes are those of single patches; the INPC category of a tumour is not a vote over patches.",
 )
@@ -70,7 +70,7 @@ class _Strict(BaseModel):
 
 
 class Data(_Strict):
-    """Which slides, and how many patches of each."""
+    """Slides and number of patches of each."""
 
     mpp: float
     patch_px: int
@@ -78,7 +78,7 @@ class Data(_Strict):
     train_seeds: tuple[int, int]
     test_seeds: tuple[int, int]
     ood_seeds: tuple[int, int]
-    """Slides by which it is told how far off a patch may lie."""
+    """Slides whose patches set the limit of the OOD score."""
     slide_px: int
     min_tissue: float
     most_per_training_slide: int
@@ -95,7 +95,7 @@ class Text(_Strict):
 
 
 class StageShare(_Strict):
-    """Which parts learn from which share of the epochs on."""
+    """Which parts are trained, from which fraction of the epochs on."""
 
     name: str
     since: float
@@ -130,11 +130,11 @@ class SlidePatches:
     labels: np.ndarray
     captions: tuple[str, ...]
     doubt: np.ndarray
-    """bool: the class is a matter of doubt."""
+    """bool: the patch is near a limit of the class rule."""
 
 
 def slide_patches(seed: int, data: Data, *, most: int | None) -> SlidePatches:
-    """Make one slide, and take its patches that hold tissue: all, or `most` of them drawn at random."""
+    """Make one slide and read its tissue patches: all, or at most `most`, drawn at random."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "phantom.tiff"
         truth = make_phantom(
@@ -205,13 +205,13 @@ def build_model(settings: Settings, captions: tuple[str, ...]) -> MMLNB:
 def predict_all(
     model: MMLNB, training: PatchSet, test: PatchSet, shuffle_seed: int
 ) -> dict[str, tuple[Labels, np.ndarray | None]]:
-    """Classes and gates of the test patches: floor, each branch alone, fused, without and with others' captions."""
+    """Classes and gates of the test patches: baseline, each branch, fused, without captions, with shuffled ones."""
     predictor = Predictor(model, device="cpu")
     order = np.random.default_rng(shuffle_seed).permutation(len(test))
     whole = predictor.predict(test.images, test.captions)
     silent = predictor.predict(test.images, [None] * len(test))
     shuffled = predictor.predict(test.images, [test.captions[i] for i in order])
-    floor = fit_histogram_floor(training.images, training.labels)
+    floor = fit_histogram_baseline(training.images, training.labels)
     return {
         "floor: colour histogram + logistic regression": (floor.predict(colour_histogram(test.images)), None),
         "image alone": (whole["probability_image"].argmax(axis=1), None),
@@ -223,7 +223,7 @@ def predict_all(
 
 
 def rows_of(predictions: dict[str, tuple[Labels, np.ndarray | None]], test: PatchSet, chosen: np.ndarray) -> list[Row]:
-    """Figures of each way of predicting over the patches `chosen`."""
+    """Metrics of each condition over the patches `chosen`."""
     return [
         measure(
             name,
@@ -241,7 +241,9 @@ def rows_of(predictions: dict[str, tuple[Labels, np.ndarray | None]], test: Patc
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--config", type=Path, default=HERE / "configs" / "train_phantom.yaml")
-    arguments.add_argument("-o", "--out", type=Path, required=True, help="Folder that gets the new folder model.")
+    arguments.add_argument(
+        "-o", "--out", type=Path, required=True, help="Output folder; the model is written to OUT/model."
+    )
     given = arguments.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     settings = Settings.model_validate(yaml.safe_load(given.config.read_text(encoding="utf-8")))
@@ -310,8 +312,8 @@ def data_words(settings: Settings, training: PatchSet, test: PatchSet) -> str:
         "Synthetic slides of `wsikit.phantom` alone, each made as a file and read like any slide. Training: seeds "
         f"{data.train_seeds[0]} to {data.train_seeds[1] - 1}, {len(training)} patches ({counts}). Test: all tissue of "
         f"seeds {data.test_seeds[0]} to {data.test_seeds[1] - 1}, {len(test)} patches, no slide in both. Captions are "
-        f"measured on the pixels (`{data.captioner}`), with words that name a class taken out. The last epoch's "
-        "weights are kept; no choice was made by the test figures."
+        f"measured on the pixels (`{data.captioner}`), without words that name a class. The last epoch's "
+        "weights are kept; nothing was selected by test metrics."
     )
 
 

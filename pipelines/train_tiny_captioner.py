@@ -1,9 +1,9 @@
-"""Train the packaged generative captioner from nothing: python pipelines/train_tiny_captioner.py -o OUT
+"""Train the packaged generative captioner from scratch: python pipelines/train_tiny_captioner.py -o OUT
 
-A Qwen2.5-VL of under a million weights sees patches of synthetic tissue and learns to say what `morphometry` measures
-on them, in words without numbers. Writes OUT/<name> with weights, tokenizer, card and figures (packaged as
-wsikit/captions/zoo/<name>). With --real DATA, its captions of real patches are scored against measurement too; with
---again, what was trained before is only measured again and gets a new card.
+A Qwen2.5-VL of under a million weights is trained on patches of synthetic tissue to state what `morphometry` measures
+on them, in words without numbers. Writes OUT/<name> with weights, tokenizer, card and metrics (packaged as
+wsikit/captions/zoo/<name>). With --real DATA, its captions of real patches are also compared with measurement; with
+--again, an existing model is only evaluated again and gets a new card.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ HERE = Path(__file__).parent
 COMMAND = "python pipelines/train_tiny_captioner.py -o OUT"
 CPU = Place(torch.device("cpu"), torch.float32)
 COUNTED = [name for name in FACTS if name != "nuclei" and name not in TONE]
-"""Facts that the vision part is first taught, by their square root; the tone is not taught at all."""
+"""Facts for pretraining the vision part, as square roots; colour is not included."""
 REAL_MPP = 0.688
 
 
@@ -62,7 +62,7 @@ class _Strict(BaseModel):
 
 
 class Data(_Strict):
-    """Which synthetic slides, and how many patches of each."""
+    """Synthetic slides and number of patches of each."""
 
     mpp: float
     patch_px: int
@@ -73,7 +73,7 @@ class Data(_Strict):
 
 
 class Eyes(_Strict):
-    """The first stage: vision alone."""
+    """The first stage: pretraining of the vision part."""
 
     epochs: int
     lr: float
@@ -94,7 +94,7 @@ class Settings(_Strict):
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches with what was measured on them."""
+    """Patches with their measurements."""
 
     images: npt.NDArray[np.uint8]
     """(N, P, P, 3)"""
@@ -107,7 +107,7 @@ class Patches:
 
 
 def measured(images: npt.NDArray[np.uint8], mpp: float) -> Patches:
-    """Captions, without the tone, and facts by measurement."""
+    """Measured captions, without colour, and facts."""
     found = [caption.facts for caption in Morphometry().caption(images, mpp=mpp)]
     texts = [phrase({name: value for name, value in facts.items() if name not in TONE}, mpp) for facts in found]
     values = np.array([[facts.get(name, np.nan) for name in COUNTED] for facts in found], np.float32)
@@ -130,15 +130,15 @@ def make_patches(seeds: tuple[int, int], data: Data, workers: int) -> Patches:
     )
 
 
-def open_eyes(model: Any, chat: Chat, patches: Patches, eyes: Eyes, batch: int, seed: int) -> float:
-    """Teach the vision part the measured facts through a linear head that is then thrown away.
+def pretrain_vision(model: Any, chat: Chat, patches: Patches, eyes: Eyes, batch: int, seed: int) -> float:
+    """Pretrain the vision part on the measured facts, with a linear head that is then discarded.
 
-    Words come in grades and most are the commonest one; numbers tell the first layers more per patch.
+    Most words are the most common grade; numbers are a more informative target for the first layers.
 
     Returns
     -------
     float
-        Share of the facts' variance left unexplained, over the last epoch.
+        Fraction of the facts' variance left unexplained, over the last epoch.
     """
     rng = np.random.default_rng(seed)
     facts = patches.facts[:, ~np.isnan(patches.facts).all(axis=0)]
@@ -185,7 +185,7 @@ def real_patches(data: Path) -> Patches:
 
 
 def patches_per_second(captioner: Any, images: npt.NDArray[np.uint8], mpp: float) -> float:
-    """On one thread: a model this small does not gain by more."""
+    """On one thread; a model this small does not gain from more."""
     torch.set_num_threads(1)
     captioner.caption(images[:32], mpp=mpp)
     begun = time.perf_counter()
@@ -194,7 +194,7 @@ def patches_per_second(captioner: Any, images: npt.NDArray[np.uint8], mpp: float
 
 
 def write_folder(model: Any, processor: Any, settings: Settings, folder: Path) -> None:
-    """Weights in half precision (float32 again when loaded on a CPU), processor, and how it wants to be asked."""
+    """Weights in half precision (float32 again when loaded on a CPU), processor, and prompt settings."""
     save_tiny(model.to(torch.float16), processor, folder)
     record = {
         "format": 1,
@@ -210,12 +210,12 @@ def write_folder(model: Any, processor: Any, settings: Settings, folder: Path) -
 
 
 def train(settings: Settings, training: Patches, validation: Patches, folder: Path) -> dict[str, Any]:
-    """Eyes, then words; the folder is written. Returns the figures of training."""
+    """Pretrain the vision part, train captions, write the folder; return the metrics of training."""
     seed, begun = settings.training.seed, time.perf_counter()
     model, processor = build_tiny([*training.captions, *[settings.prompt] * 50], settings.size, seed=seed)
     chat = Chat(processor, settings.prompt, settings.size.image_px)
     torch.manual_seed(seed)
-    unexplained = open_eyes(model, chat, training, settings.eyes, settings.training.batch, seed)
+    unexplained = pretrain_vision(model, chat, training, settings.eyes, settings.training.batch, seed)
     looked = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         fitted = fit(
@@ -226,7 +226,7 @@ def train(settings: Settings, training: Patches, validation: Patches, folder: Pa
             validation=validation.examples(),
             settings=settings.training,
             folder=Path(work),
-            tell=lambda share, figures: logger.info("%.0f %% %s", 100 * share, figures),
+            on_epoch=lambda share, figures: logger.info("%.0f %% %s", 100 * share, figures),
         )
     write_folder(model, processor, settings, folder)
     return {
@@ -240,15 +240,19 @@ def train(settings: Settings, training: Patches, validation: Patches, folder: Pa
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, default=HERE / "configs" / "train_tiny_captioner.yaml")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="Gets the new folder <name>.")
-    parser.add_argument("--real", type=Path, metavar="DATA", help="Folder with patches/her2st.zip, to be scored too.")
-    parser.add_argument("--again", action="store_true", help="Do not train: measure what OUT/<name> holds.")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="Output folder; the model is written to OUT/<name>."
+    )
+    parser.add_argument(
+        "--real", type=Path, metavar="DATA", help="Folder with patches/her2st.zip, to be evaluated too."
+    )
+    parser.add_argument("--again", action="store_true", help="Do not train: evaluate the model in OUT/<name>.")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     settings = Settings.model_validate(yaml.safe_load(given.config.read_text(encoding="utf-8")))
     folder = given.out / settings.name
     if folder.exists() != given.again:
-        parser.error(f"{folder} is {'there already; give another folder' if folder.exists() else 'not there'}")
+        parser.error(f"{folder} is {'not empty; give another folder' if folder.exists() else 'missing'}")
     torch.set_num_threads(settings.threads)
 
     begun, data = time.perf_counter(), settings.data
@@ -273,7 +277,7 @@ def main() -> int:
 
 
 def measure(folder: Path, settings: Settings, training: Patches, test: Patches, real: Path | None) -> dict[str, Any]:
-    """Figures of the captioner as it was saved, loaded again like any other."""
+    """Metrics of the saved captioner, loaded again."""
     captioner = load_vlm(folder, device="cpu", batch=32)
     said = [caption.text for caption in captioner.caption(test.images, mpp=settings.data.mpp)]
     examples = [{"measured": test.captions[row], "generated": said[row]} for row in range(0, len(said), len(said) // 6)]

@@ -1,10 +1,10 @@
-"""Ways of voting side by side, with paired intervals: on patients of an ablation, and on phantoms with truth.
+"""Comparison of voting methods with paired intervals: on patients of an ablation, and on phantoms with truth.
 
     python pipelines/vote_table.py patients ABLATION_OUT -o FILE.md    # OUT of wsikit ablate
-    python pipelines/vote_table.py phantoms FOLDER -o FILE.md          # makes the slides there, if need be
+    python pipelines/vote_table.py phantoms FOLDER -o FILE.md          # makes the slides if they are missing
 
-Every method's numbers are fitted on other folds than it is asked on. Attention weights are learnt from slide labels of
-the other folds: a pool of one hidden layer over what the model says of each patch.
+The parameters of every method are fitted on folds other than the test fold. Attention weights are learnt from slide
+labels of the other folds: a pool with one hidden layer over the model's predictions.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ PHANTOM_SEEDS, PHANTOM_FOLDS = range(910_000, 910_012), 3
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What each way of voting answered: one row per slide, the same order for all."""
+    """Predictions of each voting method: one row per slide, in the same order."""
 
     truth: Floats
     """(S, C)"""
     answers: Mapping[str, Floats]
-    """Way to (R, S, C): R repetitions (training seeds)."""
+    """Method to (R, S, C): R repetitions (training seeds)."""
     chosen: Mapping[str, list[str]]
-    """Way to the parameters of each fit, in words."""
+    """Method to the parameters of each fit, as text."""
 
 
 class Attention(torch.nn.Module):
@@ -63,7 +63,7 @@ class Attention(torch.nn.Module):
 
 
 def features_of(slide: VoteSlide) -> Floats:
-    """(M, F) what the pool looks at: log probabilities, and the gate."""
+    """(M, F) input of the pool: log probabilities and the gate."""
     logs = np.log(np.clip(slide.probs, 1e-4, 1))
     return np.column_stack([logs - logs.mean(axis=1, keepdims=True), np.asarray(slide.evidence.gate)])
 
@@ -74,10 +74,10 @@ def voting(slide: VoteSlide) -> npt.NDArray[np.bool_]:
 
 
 def fit_attention(slides: Sequence[VoteSlide], *, seed: int) -> Callable[[VoteSlide], VoteSlide]:
-    """Learn attention from the truth of `slides` (Brier); returns what gives a slide its weights."""
+    """Learn attention from the truth of `slides` (Brier); return a function that sets the weights of a slide."""
     torch.manual_seed(seed)
-    told = np.concatenate([features_of(slide)[voting(slide)] for slide in slides])
-    middle, spread = told.mean(axis=0), told.std(axis=0) + 1e-6
+    voting_features = np.concatenate([features_of(slide)[voting(slide)] for slide in slides])
+    middle, spread = voting_features.mean(axis=0), voting_features.std(axis=0) + 1e-6
 
     def tensors(slide: VoteSlide) -> tuple[torch.Tensor, ...]:
         rows = voting(slide)
@@ -85,14 +85,14 @@ def fit_attention(slides: Sequence[VoteSlide], *, seed: int) -> Callable[[VoteSl
         arrays = (scaled, slide.probs[rows], slide.weights[rows], slide.truth)
         return tuple(torch.tensor(array, dtype=torch.float32) for array in arrays)
 
-    pool = Attention(told.shape[1])
+    pool = Attention(voting_features.shape[1])
     optimiser = torch.optim.AdamW(pool.parameters(), lr=1e-2, weight_decay=1e-2)
     bags = [tensors(slide) for slide in slides if voting(slide).any()]
     for _ in range(STEPS):
         loss = torch.zeros(())
         for features, probs, weights, truth in bags:
-            voice = pool(features) * weights
-            loss = loss + ((voice @ probs / voice.sum() - truth) ** 2).sum() / len(bags)
+            weight = pool(features) * weights
+            loss = loss + ((weight @ probs / weight.sum() - truth) ** 2).sum() / len(bags)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -109,7 +109,7 @@ def fit_attention(slides: Sequence[VoteSlide], *, seed: int) -> Callable[[VoteSl
 
 
 def ask_all(slides: Sequence[VoteSlide], folds: npt.NDArray[np.int64], methods: Sequence[str], *, seed: int) -> Asked:
-    """Every method, fitted on the other folds; beside them its usual numbers, and the prevalence."""
+    """Every method, fitted on the other folds; compared with its default parameters and with the prevalence."""
     truth = np.stack([slide.truth for slide in slides])
     answers = {name: np.zeros_like(truth) for name in (*methods, *_plain(methods), PREVALENCE)}
     chosen: dict[str, list[str]] = {name: [] for name in methods}
@@ -133,15 +133,15 @@ def _plain(methods: Sequence[str]) -> list[str]:
 
 
 def together(runs: Sequence[Asked]) -> Asked:
-    """Repetitions of one question."""
+    """Join repetitions."""
     answers = {name: np.concatenate([run.answers[name] for run in runs]) for name in runs[0].answers}
     chosen = {name: [words for run in runs for words in run.chosen[name]] for name in runs[0].chosen}
     return Asked(runs[0].truth, answers, chosen)
 
 
 def figures(asked: Asked, error: Callable[[Floats, Floats], Floats]) -> dict[str, dict[str, list[float]]]:
-    """Mean error of each way and its difference to `REFERENCE`, both with 95 % intervals: slides are drawn, for all
-    ways the same. `error` takes answers (R, S, C) and truth (S, C) to (R, S)."""
+    """Mean error of each method and its difference to `REFERENCE`, with 95 % intervals: bootstrap over slides, the same
+    draws for all methods. `error` takes answers (R, S, C) and truth (S, C) to (R, S)."""
     per_slide = {name: error(values, asked.truth).mean(axis=0) for name, values in asked.answers.items()}
     n = len(asked.truth)
     weights = draw_groups(n, draws=DRAWS, seed=0) / n
@@ -157,12 +157,12 @@ def figures(asked: Asked, error: Callable[[Floats, Floats], Floats]) -> dict[str
 
 
 def share_error(answers: Floats, truth: Floats) -> Floats:
-    """Half the summed absolute difference of shares: with two classes that of one class's share."""
+    """Half the summed absolute difference of fractions: with two classes that of one class's share."""
     return np.abs(answers - truth).sum(axis=-1) / 2
 
 
 def label_error(answers: Floats, truth: Floats) -> Floats:
-    """1 where the class ahead is not the slide's."""
+    """1 if the leading class is not that of the slide."""
     return (answers.argmax(axis=-1) != truth.argmax(axis=-1)).astype(np.float64)
 
 
@@ -172,7 +172,7 @@ def brier_error(answers: Floats, truth: Floats) -> Floats:
 
 
 def patients_of(out: Path, arm: str) -> tuple[Asked, list[str]]:
-    """The patients of an ablation, and what to say of the data."""
+    """The patients of an ablation, and a description of the data."""
     from wsikit.training.ablation import load_patches
 
     data, _ = load_patches(out)
@@ -211,7 +211,7 @@ def patients_of(out: Path, arm: str) -> tuple[Asked, list[str]]:
 
 
 def make_phantoms(folder: Path) -> None:
-    """Slides of each subtype and seed, and a run over them, as far as they are not there."""
+    """Make the missing slides of each subtype and seed, and run wsikit on them."""
     from wsikit import run
     from wsikit.phantom import SUBTYPES, make_phantom
     from wsikit.phantom.truth import truth_paths
@@ -225,7 +225,7 @@ def make_phantoms(folder: Path) -> None:
 
 
 def phantoms_of(folder: Path) -> tuple[Asked, list[str]]:
-    """The phantoms in `folder`, made if need be, and what to say of them."""
+    """The phantoms in `folder`, made if missing, and a description."""
     from wsikit.inference.inpc import apply_inpc
     from wsikit.inference.vote import slide_patches
     from wsikit.phantom import SUBTYPES
@@ -260,7 +260,7 @@ def phantoms_of(folder: Path) -> tuple[Asked, list[str]]:
 def inpc_answers(
     stated: Sequence[Mapping[str, object]], folds: npt.NDArray[np.int64], truth: Sequence[str], codes: Sequence[str]
 ) -> dict[str, Floats]:
-    """What INPC's rules say, with their own limits and with those of the proxies fitted on other folds."""
+    """Results of INPC's rules, with default limits and with proxy limits fitted on other folds."""
     from wsikit.voting.inpc import Rules, decide_poor
 
     found = {name: np.zeros((1, len(truth), len(codes))) for name in ("INPC rule", "INPC rule, as it is")}
@@ -274,7 +274,7 @@ def inpc_answers(
 
 
 def table(asked: Asked, errors: Mapping[str, Callable[[Floats, Floats], Floats]]) -> tuple[list[str], dict]:
-    """Lines of Markdown, and the figures."""
+    """Lines of Markdown, and the metrics."""
     found = {title: figures(asked, error) for title, error in errors.items()}
     titles = list(errors)
     head = ["way", *(part for title in titles for part in (title, "difference to the mean")), "fitted, by fold"]
@@ -293,8 +293,10 @@ def table(asked: Asked, errors: Mapping[str, Callable[[Floats, Floats], Floats]]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["patients", "phantoms"])
-    parser.add_argument("folder", type=Path, help="OUT of wsikit ablate, or where phantoms are or will be.")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="Markdown; figures go beside it as .json.")
+    parser.add_argument("folder", type=Path, help="OUT of wsikit ablate, or the folder of phantoms.")
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, help="Markdown; metrics are written next to it as .json."
+    )
     parser.add_argument("--arm", default="PRMF robust|measured captions", help="Which of the ablation's predictions.")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

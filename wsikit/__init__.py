@@ -17,13 +17,13 @@ _HOME = {
     "Captioner": "wsikit.captions.base",
     "CaptionerOptions": "wsikit.captions.registry",
     "Executor": "wsikit.executor",
-    "Hit": "wsikit.inference.search",
     "ImageParameters": "wsikit.tiling.plan",
     "Interval": "wsikit.voting.result",
     "ModelColumn": "wsikit.models.protocol",
     "ModelInfo": "wsikit.models.protocol",
     "Patch": "wsikit.tiling.patches_of",
     "PatchGrid": "wsikit.geometry",
+    "PatchMatch": "wsikit.inference.search",
     "PatchModel": "wsikit.models.protocol",
     "PatchTable": "wsikit.store.table",
     "Patches": "wsikit.tiling.patches_of",
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from wsikit.inference.budget import Budget
     from wsikit.inference.caption import caption
     from wsikit.inference.predict import predict
-    from wsikit.inference.search import Hit, SearchResult, search
+    from wsikit.inference.search import PatchMatch, SearchResult, search
     from wsikit.inference.vote import vote
     from wsikit.models.protocol import ModelColumn, ModelInfo, PatchModel
     from wsikit.models.registry import describe_model

@@ -1,7 +1,6 @@
-"""Many independent tasks on threads, processes or a running Dask cluster. Knows nothing of slides.
+"""Independent tasks on threads, processes or a running Dask cluster. Independent of slides.
 
-A task is small and picklable, and carries no pixels; its result is small too. An error stops the rest and comes up
-at once.
+Tasks and results are small and picklable, without pixels. An error stops the other tasks and is raised at once.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Result = TypeVar("Result")
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use."""
+    """Number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)
@@ -27,14 +26,24 @@ def available_cpus() -> int:
 
 @dataclass(frozen=True)
 class Executor:
-    """Where tasks run.
+    """Where and how tasks run.
 
     Attributes
     ----------
     scheduler
         "threads", "processes", or the address of a running Dask scheduler such as "tcp://10.0.0.5:8786".
     workers
-        Threads or processes at once; None for one per CPU. A running cluster has its own number.
+        Number of threads or processes; None: one per CPU. A running cluster has its own workers.
+
+    Raises
+    ------
+    RequestError
+        The scheduler or the number of workers is not possible.
+
+    Examples
+    --------
+    >>> Executor(workers=2).map(abs, [-1, -2, 3])
+    [1, 2, 3]
     """
 
     scheduler: str = "threads"
@@ -55,7 +64,7 @@ class Executor:
         *,
         on_done: Callable[[Task], None] | None = None,
     ) -> list[Result]:
-        """Results in the order of `tasks`; `on_done` is called as each task ends. One Dask task per task."""
+        """Results of `function` in the order of `tasks`. `on_done` is called at the end of each task."""
         if not tasks:
             return []
         done = on_done or _ignore
@@ -85,13 +94,13 @@ class Executor:
             for future, result in untyped.as_completed(futures, with_results=True):
                 results[index_of[future.key]] = result
                 done(tasks[index_of[future.key]])
-            # released before the workers go, or the scheduler would try to compute them again
+            # released before the workers stop, or the scheduler would compute them again
             client.cancel(futures)
         return [results[index] for index in range(len(tasks))]
 
 
 def _check_workers(client: Any, scheduler: str) -> None:
-    """Workers without wsikit would drop every task unread, and the run would wait for ever."""
+    """RequestError if workers have no wsikit: they would drop every task, and the run would wait forever."""
     from importlib.util import find_spec
 
     found = client.run(find_spec, "wsikit")
@@ -111,8 +120,8 @@ def _map_on_threads(
         done(tasks[index])  # not by Dask's callbacks, which are global: two maps may run in two threads
         return result
 
-    # the index is the argument, not the task: Dask would walk through a task that is a dataclass.
-    # Dask's scheduler itself: building the same graph by dask.delayed costs a millisecond per task
+    # the index is the argument, not the task: Dask would traverse a task that is a dataclass.
+    # The graph is built directly: dask.delayed would cost a millisecond per task
     graph = {("task", index): (carry_out, index) for index in range(len(tasks))}
     return list(get(graph, list(graph), num_workers=workers))
 

@@ -1,4 +1,4 @@
-"""Progress of a run: what stages report, and a listener that ignores it. The terminal's listener is in wsikit.cli."""
+"""Progress of a run: the interface that stages call, and a version that shows nothing."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Listens to stages. For one slide, one stage runs at a time; slides may be worked on side by side."""
+    """Receives the progress of stages. Each slide runs one stage at a time; several slides may run in parallel."""
 
     def start(self, stage: str, total: int, unit: str) -> None:
-        """A stage begins; it will do `total` of `unit` (shards, patches)."""
+        """A stage starts; it has `total` units, such as shards or patches."""
 
     def advance(self, done: int = 1) -> None:
-        """`done` more units are finished. May be called from another thread."""
+        """`done` more units are complete. May be called from another thread."""
 
     def finish(self) -> None:
-        """The stage is over."""
+        """The stage has ended."""
 
     def slides(self, total: int) -> None:
-        """A batch of `total` slides begins."""
+        """A run of `total` slides starts."""
 
     def for_slide(self, slide_id: str) -> Progress:
-        """The listener for the stages of one slide of a batch."""
+        """The progress of the stages of one slide."""
 
 
 class Silent:

@@ -1,4 +1,4 @@
-"""A model small enough to be built in every test run: it need not be right, only to run."""
+"""A small untrained model, built in every test run."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         prmf=PRMFConfig(d=16),
         image=ImageEncoderConfig(name="lcnet_035"),
         text=TextEncoderConfig(model_type="bert", options={"vocab_size": 120, "max_position_embeddings": 24, **sizes}),
-        notice="A test's model.",
+        notice="A model for tests.",
     )
     tokenizer = CaptionTokenizer.train(["dense small round nuclei"], vocabulary=120, max_tokens=24)
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    return save_model(MMLNB(config, tokenizer).eval(), folder, card="A test's model.")
+    return save_model(MMLNB(config, tokenizer).eval(), folder, card="A model for tests.")

@@ -1,4 +1,4 @@
-"""The main job with captions that are generated or bound by a budget: a stage of its own, resumed, told in run.json."""
+"""Runs with generated captions or a caption budget: on the device, resumed, recorded in run.json."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wsikit.slides.store import SlideStore
 
 
 class Counting:
-    """A generative captioner that counts patches, and may lose its server."""
+    """A generative captioner that counts patches; its server may become unreachable."""
 
     name, fact_names, batch = "counting", (), 8
 
@@ -46,7 +46,7 @@ class Counting:
 
 @pytest.fixture
 def captioner(monkeypatch: pytest.MonkeyPatch) -> Counting:
-    """Stands in for whatever the run names as its captioner."""
+    """Replaces every captioner that a run loads."""
     counting = Counting()
     monkeypatch.setattr(registry, "load_captioner", counting.load)
     monkeypatch.setattr(registry, "check_captioner", lambda spec: None)
@@ -104,19 +104,19 @@ def test_patches_beyond_the_budget_are_classified_by_the_image_alone(
     assert start(slide_path, captioner="some/model", caption_budget=Budget(10, 1.0)).exit_status == 0
     table = store_of(tmp_path).patches()
     found = read_captions(table)
-    silent = found.rows == NO_ROW
+    without_text = found.rows == NO_ROW
     assert captioner.asked <= 10
-    assert silent.any()
-    assert (table.read("gate")[silent] == 0).all()
-    assert (table.read("gate")[~silent] > 0).all()
-    assert np.isnan(table.read("probability_text")[silent]).all()
+    assert without_text.any()
+    assert (table.read("gate")[without_text] == 0).all()
+    assert (table.read("gate")[~without_text] > 0).all()
+    assert np.isnan(table.read("probability_text")[without_text]).all()
     record = json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]
     assert record["caption_budget"] == {"captions": 10, "similarity": 1.0}
     assert record["captioner"] == "some/model"
-    assert "look" in table.receipt("caption").parameters["budget"]
+    assert "features" in table.receipt("caption").parameters["budget"]
 
 
-def test_a_server_lost_in_the_middle_fails_the_slide_and_the_next_run_goes_on(
+def test_a_lost_server_fails_the_slide_and_the_next_run_continues(
     start: Callable[..., RunResult], captioner: Counting, tmp_path: Path, slide_path: Path
 ) -> None:
     captioner.gone_after = 24
@@ -128,7 +128,7 @@ def test_a_server_lost_in_the_middle_fails_the_slide_and_the_next_run_goes_on(
     assert captioner.asked == len(store_of(tmp_path).patches())
 
 
-def test_the_report_says_which_words_were_written_about_another_patch(
+def test_the_report_marks_captions_that_describe_another_patch(
     start: Callable[..., RunResult], captioner: Counting, tmp_path: Path, slide_path: Path
 ) -> None:
     report = tmp_path / "out" / "results" / "disc" / "report.html"
@@ -138,7 +138,7 @@ def test_the_report_says_which_words_were_written_about_another_patch(
     assert "Written about a patch" not in report.read_text(encoding="utf-8")
 
 
-def test_measured_captions_take_back_their_place_beside_quality(
+def test_measured_captions_replace_those_of_a_budget(
     start: Callable[..., RunResult], tmp_path: Path, slide_path: Path
 ) -> None:
     start(slide_path, caption_budget=Budget(4))
@@ -149,7 +149,7 @@ def test_measured_captions_take_back_their_place_beside_quality(
     assert all(table.read("caption"))
 
 
-def test_a_captioner_that_is_not_there_is_said_before_any_slide_is_touched(
+def test_a_missing_captioner_is_refused_before_any_slide_is_processed(
     start: Callable[..., RunResult], tmp_path: Path, slide_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RequestError, match="unknown captioner"):
@@ -168,14 +168,14 @@ def test_a_captioner_that_is_not_there_is_said_before_any_slide_is_touched(
     assert not (tmp_path / "other").exists()
 
 
-def test_a_run_describes_with_the_captioner_that_its_model_was_trained_with(
+def test_the_default_captioner_is_the_one_the_model_was_trained_with(
     slide_path: Path, tmp_path: Path, model_folder: Path
 ) -> None:
-    taught = shutil.copytree(model_folder, tmp_path / "model")
-    record = json.loads((taught / "config.json").read_text(encoding="utf-8"))
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     changed = {**record, "captioner": "morphometry-in-slide", "mpp": 1.0}
-    (taught / "config.json").write_text(json.dumps(changed), encoding="utf-8")
-    assert run(slide_path, tmp_path / "out", model=taught).exit_status == 0
+    (folder / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert run(slide_path, tmp_path / "out", model=folder).exit_status == 0
     configuration = json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]
     assert configuration["captioner"] == "morphometry-in-slide"
     table = store_of(tmp_path).patches()

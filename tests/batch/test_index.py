@@ -1,4 +1,4 @@
-"""OUT/index.html: every slide on it, whatever became of it; escaped; its links lead to what is there."""
+"""OUT/index.html: every slide in any state; text is escaped; links lead to existing files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_each_slide_has_a_line_with_its_state_and_its_reason(tmp_path: Path) -> 
         SlideRow("a", "in/a.svs", DONE, "PD", {"PD": 0.8, "UD": 0.2}, 0.6, False, None, 1200, 12.5, 0.03, 0.25, 0.25),
         SlideRow("b", "in/b.svs", DONE, None, {"PD": 0.5}, 0.01, True, "margin 0.010 is below 0.1"),
         SlideRow("c", "in/c.svs", FAILED, error="in/c.svs: damaged"),
-        SlideRow("d", "in/d.svs", "busy elsewhere", error="another run is working on this slide"),
+        SlideRow("d", "in/d.svs", "locked", error="another run is working on this slide"),
     )
     for words in ("called", "PD", "0.60", "3.0 %", "12.5", "1,200", "0.25"):
         assert words in line(html, "a")
@@ -40,8 +40,8 @@ def test_each_slide_has_a_line_with_its_state_and_its_reason(tmp_path: Path) -> 
     assert "margin 0.010 is below 0.1" in line(html, "b")
     assert "failed" in line(html, "c")
     assert "in/c.svs: damaged" in line(html, "c")
-    assert "busy elsewhere" in line(html, "d")
-    assert "4 slides · 1 abstained · 1 busy elsewhere · 1 called · 1 failed" in re.sub(r"<[^>]+>|\n", "", html)
+    assert "locked" in line(html, "d")
+    assert "4 slides · 1 abstained · 1 called · 1 failed · 1 locked" in re.sub(r"<[^>]+>|\n", "", html)
     assert "Research use only" in html
 
 

@@ -1,4 +1,4 @@
-"""Which slides a batch holds, and what they are called."""
+"""The slides of a batch, and their ids."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def test_a_slide_named_twice_is_run_once(folder: Path) -> None:
     assert len(collect([folder / "a", folder / "a/x.svs"])) == 1
 
 
-def test_a_file_named_outright_is_tried_whatever_it_is_called(folder: Path) -> None:
+def test_a_file_given_by_its_path_is_tried_whatever_its_suffix(folder: Path) -> None:
     assert [entry.slide_id for entry in collect([folder / "b/notes.txt"])] == ["notes"]
 
 
-def test_a_manifest_gives_paths_beside_it_ids_and_scales(folder: Path) -> None:
+def test_a_manifest_gives_paths_relative_to_it_ids_and_scales(folder: Path) -> None:
     manifest = folder / "slides.csv"
     manifest.write_text("path,slide_id,mpp,mpp_x,mpp_y\na/x.svs,case-1,0.25,,\nb/x.svs,,,0.25,0.26\nb/x.tif,,,,\n")
     entries = collect([], manifests=[manifest])
@@ -99,6 +99,6 @@ def test_a_folder_without_slides_and_a_missing_path_are_wrong_requests(folder: P
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan")])
-def test_an_assumed_scale_that_is_none_is_refused(folder: Path, mpp: float) -> None:
+def test_an_impossible_assumed_scale_is_refused(folder: Path, mpp: float) -> None:
     with pytest.raises(RequestError, match="positive"):
         collect([folder], assume_mpp=mpp)

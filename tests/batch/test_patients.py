@@ -25,7 +25,7 @@ def row(slide_id: str, subtype: str | None = "PD", *, tissue_mm2: float = 10.0, 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A run of four slides: two of patient P, of which one failed; Q's abstained; one is nobody's."""
+    """A run of four slides: two of patient P, of which one failed; Q's abstained; one has no patient ID."""
     for one in (
         row("a", "D", tissue_mm2=30),
         SlideRow("b", "/s/b.svs", records.FAILED, error="/s/b.svs: not a slide"),
@@ -56,7 +56,7 @@ def read_table(out: Path) -> dict[str, dict[str, str]]:
 
 def test_every_slide_of_a_patient_is_in_the_table(out: Path, capsys: pytest.CaptureFixture[str]):
     path = manifest(out, "slide_id,patient", "a,P", "b,P", "d,P", "c,Q", "never,Q")
-    assert call("patients", out, "--manifest", path) == 1  # one failed, one is missing, one is nobody's
+    assert call("patients", out, "--manifest", path) == 1  # one failed, one is missing, one has no patient ID
     table = read_table(out)
     assert (table["P"]["slides"], table["P"]["counted"]) == ("3", "2")
     assert (table["P"]["mean_subtype"], table["P"]["worst_subtype"], table["P"]["worst_slides"]) == ("D", "UD", "d")
@@ -118,7 +118,7 @@ def test_names_that_a_spreadsheet_would_run_are_disarmed(out: Path):
     ("lines", "said"),
     [
         (["slide_id", "a"], "needs patient"),
-        (["slide_id,patient", "a,P", "a,Q"], "is of 'P' and of 'Q'"),
+        (["slide_id,patient", "a,P", "a,Q"], "two patients, 'P' and 'Q'"),
         (["slide_id,patient", ",P"], "neither slide_id nor path"),
     ],
 )
@@ -127,6 +127,6 @@ def test_a_manifest_that_does_not_say_it_is_refused(out: Path, lines: list[str],
         combine_patients(out, manifest=manifest(out, *lines))
 
 
-def test_without_any_patient_the_way_out_is_told(out: Path):
+def test_without_any_patient_the_error_names_the_next_step(out: Path):
     with pytest.raises(RequestError, match="--manifest"):
         combine_patients(out)

@@ -1,4 +1,4 @@
-"""The plan of a run: what is there, what is missing, why something is made again. Making it changes nothing."""
+"""The plan of a run: what is complete, what is missing, why something is made again. Making a plan changes nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def files(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_a_new_slide_has_all_stages_before_it_and_nothing_is_written(
+def test_all_stages_of_a_new_slide_are_missing_and_nothing_is_written(
     plan: Callable[..., RunPlan], tmp_path: Path
 ) -> None:
     made = plan()
@@ -57,7 +57,7 @@ def test_a_new_slide_has_all_stages_before_it_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_finished_slide_is_known_without_looking_at_its_stages(plan: Callable[..., RunPlan], done: Path) -> None:
+def test_a_finished_slide_is_recognised_without_checking_its_stages(plan: Callable[..., RunPlan], done: Path) -> None:
     before = files(done)
     made = plan()
     assert made.slides[0].finished
@@ -91,7 +91,7 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(
     assert "Nothing was changed" in text
 
 
-def test_what_the_plan_says_is_what_the_run_does(
+def test_the_run_does_what_the_plan_states(
     plan: Callable[..., RunPlan], done: Path, model_folder: Path, slide_path: Path
 ) -> None:
     made = plan(vote=VoteParameters(min_margin=0.4))
@@ -140,7 +140,7 @@ def test_a_changed_source_redoes_everything(
     made = plan()
     assert set(states(made).values()) == {"redo"}
     (first, *_) = made.slides[0].stages
-    assert "source is another one" in first.reason
+    assert "source changed" in first.reason
 
 
 def test_a_slide_that_cannot_be_opened_is_in_the_plan_with_its_fault(
@@ -196,7 +196,7 @@ def test_the_difference_of_receipts_names_what_changed() -> None:
     old = Receipt("vote", 1, {"a": {"b": 1, "c": 2}}, {"image": "x", "gone": "y"})
     assert difference(old, Receipt("vote", 2, old.parameters, old.inputs)).startswith("made by an earlier version")
     new = Receipt("vote", 1, {"a": {"b": 1, "c": 3}}, {"image": "z", "caption": "w"})
-    assert difference(old, new) == "a.c was 2, now 3; image is another one; gone is gone; caption is new"
+    assert difference(old, new) == "a.c was 2, now 3; image changed; gone removed; caption added"
 
 
 def test_the_revisions_are_those_of_the_stages() -> None:

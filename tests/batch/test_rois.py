@@ -1,4 +1,4 @@
-"""Regions of a batch: which file is which slide's, and a run that looks inside of them only."""
+"""Regions of interest: the file of each slide, and a run that analyses only the regions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_files_of_a_folder_find_their_slides(tmp_path):
         with_rois(entries, tmp_path / "nowhere")
 
 
-def test_a_run_predicts_and_votes_inside_of_the_regions_only(slide_path, model_folder, tmp_path):
+def test_a_run_predicts_and_votes_only_inside_the_regions(slide_path, model_folder, tmp_path):
     ring = [[0, 0], [650, 0], [650, 1100], [0, 1100], [0, 0]]
     feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
     (tmp_path / "disc.geojson").write_text(json.dumps(feature))

@@ -1,4 +1,4 @@
-"""The main job over many slides: each attempted, each kept, each told."""
+"""Runs over many slides: each is attempted, kept and recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import tifffile
 from filelock import FileLock
 
 from wsikit.batch import stages
-from wsikit.batch.records import DONE, ELSEWHERE, FAILED
+from wsikit.batch.records import DONE, FAILED, LOCKED
 from wsikit.batch.run import RunResult, run
 from wsikit.cli.main import main
 from wsikit.errors import ModelError
@@ -89,7 +89,7 @@ def test_running_again_changes_nothing_that_is_done_and_retries_what_failed(
 
 
 @pytest.mark.parametrize("stage", ["caption_stage", "predict_stage", "vote", "write_outputs"])
-def test_a_run_broken_off_in_any_stage_is_finished_by_the_next(
+def test_a_run_interrupted_in_any_stage_is_finished_by_the_next(
     start: Callable[..., RunResult], tmp_path: Path, slide_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     def break_off(*_: Any, **__: Any) -> None:
@@ -167,7 +167,7 @@ def test_a_slide_too_coarse_for_the_model_is_done_without_a_subtype(
     assert "probability" not in SlideStore(tmp_path / "out" / "slides" / "coarse.zarr").patches().columns()
 
 
-def test_a_fluorescence_slide_is_not_asked_about_subtypes(
+def test_a_fluorescence_slide_gets_no_subtype(
     start: Callable[..., RunResult], tmp_path: Path, pixels: npt.NDArray[np.uint8]
 ) -> None:
     path = tmp_path / "dapi.tiff"
@@ -203,14 +203,14 @@ def test_unreadable_tiles_are_counted_and_not_classified(
     assert set(patches.read("caption")[unreadable]) == {""}
 
 
-def test_a_slide_that_another_run_works_on_is_left_to_it(
+def test_a_slide_locked_by_another_run_is_skipped(
     start: Callable[..., RunResult], tmp_path: Path, slide_path: Path
 ) -> None:
     lock = tmp_path / "out" / "slides" / ".disc.lock"
     lock.parent.mkdir(parents=True)
     with FileLock(lock):
         summary = start(slide_path)
-    assert summary.rows[0].status == ELSEWHERE
+    assert summary.rows[0].status == LOCKED
     assert not (tmp_path / "out" / "slides" / "disc.zarr").exists()
     assert start(slide_path).exit_status == 0, "no lock is left behind"
 
@@ -237,7 +237,7 @@ def test_the_map_uses_the_predictions_own_coordinates(
     assert covered.bounds[1] == patches.coords[:, 1].min()
 
 
-def test_the_command_ends_with_2_where_the_request_is_wrong_and_writes_nothing(
+def test_the_exit_status_is_2_for_a_wrong_request_and_nothing_is_written(
     tmp_path: Path, slide_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -255,7 +255,7 @@ def test_the_command_ends_with_2_where_the_request_is_wrong_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_ends_with_1_where_a_slide_failed_and_0_where_all_are_done(
+def test_the_exit_status_is_1_if_a_slide_failed_and_0_if_all_are_done(
     tmp_path: Path, slide_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.svs"

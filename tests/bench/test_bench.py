@@ -1,4 +1,4 @@
-"""Readers side by side on a small slide: the same patches, honest about who cannot."""
+"""Readers compared on a small slide: the same patches; a reader that fails gives a reason."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from wsikit.tiling.tile import tile
 
 def test_every_reader_has_its_numbers_or_a_reason(slide_path: Path, tmp_path: Path) -> None:
     tile(slide_path, tmp_path / "s.zarr").close()
-    told: list[int] = []
+    calls: list[int] = []
     result = bench(
         slide_path,
         store=tmp_path / "s.zarr",
         patches=6,
         repeat=2,
         others=("openslide", "tiffslide", "cucim"),
-        on_pass=lambda: told.append(1),
+        on_pass=lambda: calls.append(1),
     )
     record = json.loads(json.dumps(result.to_json()))
     assert record["patches"] == 6
     assert record["source_mp"] == pytest.approx(6 * 224 * 224 / 1e6)
-    assert len(told) == 3 * 6
+    assert len(calls) == 3 * 6
     for name in ("limit", "wsikit", "store", "openslide", "tiffslide", "cucim"):
         found = record[name]
         if "reason" in found:
@@ -50,7 +50,7 @@ def test_every_reader_has_its_numbers_or_a_reason(slide_path: Path, tmp_path: Pa
     assert shares["decode"] + shares["io"] + shares["overhead"] == pytest.approx(1, abs=0.01)
 
 
-def test_a_file_that_others_cannot_read_is_said_in_a_line(slide_path: Path, tmp_path: Path) -> None:
+def test_a_file_that_others_cannot_read_gives_a_one_line_reason(slide_path: Path, tmp_path: Path) -> None:
     tile(slide_path, tmp_path / "s.zarr").close()
     result = bench(tmp_path / "s.zarr", patches=4, repeat=1, others=("openslide", "tiffslide"))
     assert result.readers["wsikit"].patches_per_s
@@ -108,7 +108,7 @@ def test_a_process_that_dies_is_a_reason_not_a_hang(slide_path: Path, monkeypatc
     assert result.bottleneck is None
 
 
-def test_a_reader_that_never_answers_is_given_up(
+def test_a_reader_that_never_answers_is_stopped(
     slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from wsikit.bench import measure
@@ -124,7 +124,7 @@ def test_a_reader_that_never_answers_is_given_up(
 def test_the_bottleneck_is_the_largest_share() -> None:
     assert "bottleneck is decoding" in Bottleneck(0.8, 0.05, 0.15).line
     assert "bottleneck is reading the file" in Bottleneck(0.2, 0.6, 0.2).line
-    assert "15% putting patches together" in Bottleneck(0.8, 0.05, 0.15).line
+    assert "15% assembling patches" in Bottleneck(0.8, 0.05, 0.15).line
 
 
 def test_a_slide_smaller_than_a_patch_is_refused(slide_path: Path) -> None:

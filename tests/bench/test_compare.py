@@ -51,7 +51,7 @@ def changed(**values: float) -> dict[str, Any]:
     ],
     ids=["same", "within", "worse", "better", "more bytes", "fewer bytes", "seconds are not judged", "gone"],
 )
-def test_the_exit_status_tells_whether_a_ratio_got_worse(
+def test_the_exit_status_shows_whether_a_ratio_got_worse(
     compare: ModuleType, tmp_path: Path, new: Any, expected: int
 ) -> None:
     assert status(compare, tmp_path, new) == expected

@@ -1,4 +1,4 @@
-"""Drawn tissue with known numbers, in µm, so that one scene can be looked at through pixels of any size."""
+"""Drawn tissue with known measurements in µm, so that one scene can be rendered at any pixel size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equal pixels are described once; other pixels never get their words."""
+"""Equal pixels are described once; different pixels never share a cached caption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsikit.captions.cache import CachedCaptioner, pixel_key
 
 
 class Echo:
-    """Says which shade a patch has, and how often it was asked."""
+    """States the shade of a patch, and records what it was asked for."""
 
     name = "echo"
     fact_names: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ def test_every_patch_gets_its_own_words_and_each_content_is_asked_about_once(bat
     assert (captioner.asked, captioner.reused) == (len(set(everything)), len(everything) - len(set(everything)))
 
 
-def test_a_failure_is_not_remembered() -> None:
+def test_a_failure_is_not_cached() -> None:
     echo = Echo(fails=3)
     captioner = CachedCaptioner(echo)
     captioner.caption(patches([3, 3, 4]), mpp=0.5)
@@ -64,7 +64,7 @@ def test_the_same_pixels_at_another_scale_or_shape_are_another_patch() -> None:
     assert pixel_key(image, 0.5) == pixel_key(np.asfortranarray(image), 0.5)
 
 
-def test_memory_is_bounded_by_what_was_used_last() -> None:
+def test_the_cache_is_bounded_and_keeps_what_was_used_last() -> None:
     echo = Echo()
     captioner = CachedCaptioner(echo, max_captions=2)
     for shade in (1, 2, 1, 3, 1, 2):

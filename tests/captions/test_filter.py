@@ -55,7 +55,7 @@ def test_what_is_no_caption_is_named(text: str, failure: str) -> None:
     assert bool(verdict.text) != bool(failure)
 
 
-def test_words_that_name_the_diagnosis_are_taken_out_and_said_so() -> None:
+def test_words_that_name_the_diagnosis_are_removed_and_reported() -> None:
     verdict = judge("Poorly differentiated neuroblastoma (PD) with moderate neuropil.")
     assert verdict.scrubbed
     assert verdict.text == scrub(verdict.text) == "neuroblastoma with moderate neuropil."
@@ -66,7 +66,7 @@ def test_a_torn_last_sentence_is_left_out() -> None:
 
 
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=12), st.integers(5, 12))
-def test_whatever_is_said_five_times_on_end_is_a_loop(words: list[str], times: int) -> None:
+def test_any_text_repeated_five_times_is_a_loop(words: list[str], times: int) -> None:
     assert judge(" ".join(words * times)).failure == "loop"
 
 
@@ -91,7 +91,7 @@ def test_what_passes_passes_again_also_with_label_words_in_it(words: list[str]) 
 @given(st.lists(st.floats(0, 1), min_size=len(FACTS), max_size=len(FACTS)))
 def test_measured_captions_always_pass_untouched(shares: list[float]) -> None:
     scale = {"per mm²": 9000, "count": 40, "µm": 12}
-    told = [name for name in FACTS if getattr(FACTS[name], "finest_mpp", 0.0) <= 0.5]  # at 0.5 µm per pixel
-    facts = {name: share * scale.get(FACTS[name].unit, 1) for name, share in zip(told, shares)}
+    stated = [name for name in FACTS if getattr(FACTS[name], "finest_mpp", 0.0) <= 0.5]  # at 0.5 µm per pixel
+    facts = {name: share * scale.get(FACTS[name].unit, 1) for name, share in zip(stated, shares)}
     text = phrase(facts, 0.5)
     assert judge(text).text == text

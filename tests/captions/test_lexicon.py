@@ -1,4 +1,4 @@
-"""Facts to words and back, and the words that must never be said."""
+"""From facts to words and back, and the words that must never occur."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_our_own_words_never_name_the_diagnosis():
 
 
 def test_a_text_is_one_or_two_sentences_that_fit_128_tokens():
-    """With three of the things that are said only when they are there; more than that no patch of ours has shown."""
+    """With three of the terms that are stated only if present; no patch of ours has had more."""
     rng = np.random.default_rng(2)
     rare = [f"{name}_share" for name in ("fat", "lumen", "brown", "grey", "blank", "black", "pen")] + ["blur_um"]
     for _ in range(100):
@@ -60,7 +60,7 @@ def test_each_grade_starts_where_the_last_one_ends():
         assert not limits or limits[-1] == float("inf"), name
 
 
-def test_densities_are_said_per_mm2_and_sizes_in_um():
+def test_densities_are_stated_per_mm2_and_sizes_in_um():
     text = phrase({"nuclei_per_mm2": 8437.0, "nuclear_diameter_um": 6.84, "nuclear_size_cv": 0.1,
                    "elongated_nuclei_share": 0.0, "nuclear_density": 0.6}, 0.5)  # fmt: skip
     assert text == "Densely cellular, 8400 nuclei per mm²: small (6.8 µm), round, uniform in size, dark."

@@ -1,4 +1,4 @@
-"""The default captioner: what it says at which scale, of which picture, and that it says it of that picture alone."""
+"""The default captioner: what it reports at which pixel size, and that a caption depends on its own patch only."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_large_pale_nuclei_are_ganglion_like_only_with_a_nucleolus(draw_nuclei, 
         assert facts["ganglion_like_share"] == pytest.approx(share, abs=0.03)
 
 
-def test_a_grey_picture_of_tissue_is_said_to_have_no_colour(tissue):
+def test_grey_tissue_is_reported_to_have_no_colour(tissue):
     found = caption(np.repeat(tissue.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8))
     assert "No stain colour" in found.text
     assert "nuclei" not in found.facts
@@ -206,7 +206,7 @@ def test_thin_walled_spaces_are_fat_and_a_hole_in_thick_tissue_is_a_lumen(stain)
     assert lumen.facts["fat_share"] == 0
 
 
-def test_glass_beside_tissue_is_neither_fat_nor_lumen(stain):
+def test_glass_next_to_tissue_is_neither_fat_nor_lumen(stain):
     x = np.mgrid[:224, :224][1]
     facts = caption(stain(np.zeros((224, 224)), 0.5 * (x < 100))).facts
     assert facts["fat_share"] == facts["lumen_share"] == 0

@@ -1,4 +1,4 @@
-"""Captioners by name: what each name stands for, what it does not take, and what it does not load."""
+"""Captioners by name: which captioner each name gives, which options it refuses, and what it does not load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_measuring_loads_neither_torch_nor_transformers_nor_a_client() -> None:
     assert not {"torch", "transformers", "openai", "sklearn"} & set(loaded)
 
 
-def test_an_unknown_name_is_told_what_there_is_in_one_line() -> None:
+def test_an_unknown_name_lists_the_known_ones_in_one_line() -> None:
     with pytest.raises(RequestError, match="'morphometry'.*folder.*http") as caught:
         load_captioner("oracle")
     assert "\n" not in str(caught.value)
@@ -27,7 +27,7 @@ def test_an_unknown_name_is_told_what_there_is_in_one_line() -> None:
 
 def test_a_hub_id_that_is_not_on_this_disk_is_not_fetched() -> None:
     with pytest.raises(ModelError, match="not on this disk"):
-        load_captioner("nobody/no-such-model-anywhere")
+        load_captioner("no-organisation/no-such-model")
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
@@ -51,24 +51,24 @@ def test_an_option_that_does_not_apply_is_refused_not_ignored(spec: str, options
         load_captioner(spec, options)
 
 
-def test_a_named_model_on_a_server_is_not_asked_for_before_the_first_patch() -> None:
+def test_a_server_whose_model_is_named_is_not_contacted_before_the_first_patch() -> None:
     captioner = load_captioner("http://127.0.0.1:1/v1#tissue-7b", CaptionerOptions(seed=5, max_new_tokens=9))
     found = captioner.fingerprint()
     assert found["model"] == "tissue-7b"
     assert found["decoding"] == {"max_tokens": 9, "temperature": 0.7, "seed": 5}
 
 
-def test_a_name_tells_what_its_captions_are_signed_with() -> None:
+def test_the_name_of_a_captioner_is_known_without_loading_it() -> None:
     named = {spec: name_of(spec) for spec in ("morphometry", "http://h:1/v1#m", "models/tiny#adapter", "org/model")}
     assert list(named.values()) == ["morphometry", "server", "tiny", "model"]
 
 
-def test_two_adapters_are_one_too_many() -> None:
+def test_a_second_adapter_is_refused() -> None:
     with pytest.raises(RequestError, match="names an adapter already"):
         load_captioner("some/model#here", CaptionerOptions(adapter="there"))
 
 
-def test_a_model_gets_the_words_it_was_trained_on_where_they_come_with_the_package():
+def test_a_model_gets_the_captioner_it_was_trained_with_if_that_is_packaged():
     assert captioner_for("morphometry-in-slide") == "morphometry-in-slide"
     assert captioner_for("phantom-captioner") == "phantom-captioner"
     assert captioner_for("table") == captioner_for("Qwen/Qwen2.5-VL-7B-Instruct") == "morphometry"

@@ -61,7 +61,7 @@ def test_silence_is_no_absence(texts: list[str]) -> None:
     assert find(captioned([""] * 5), {"rosettes": "absent"}) == []
 
 
-def test_what_is_measured_counts_as_what_is_said() -> None:
+def test_measured_facts_count_like_stated_terms() -> None:
     patches = captioned(["", "", ""], rosette_like=[0.0, 3.0, np.nan], fibrillary_share=[0.5, 0.5, 0.5])
     (match,) = find(patches, parse_query("neuropil without rosettes"))
     assert match.row == 0
@@ -86,7 +86,7 @@ def test_among_equals_more_of_what_is_wanted_comes_first() -> None:
     assert rows("abundant neuropil, no necrosis", patches) == [1, 2, 0]
 
 
-def test_an_amount_far_from_the_one_wanted_speaks_against() -> None:
+def test_a_distant_amount_contradicts_the_query() -> None:
     assert grade_match("neuropil", "scant", "abundant") == 0
     assert grade_match("neuropil", "abundant", "absent") == 0
     assert 0 < grade_match("neuropil", "abundant", "moderate") < grade_match("neuropil", "abundant", "abundant") == 1
@@ -98,7 +98,7 @@ def test_a_query_without_a_known_word_is_refused_with_those_that_are() -> None:
         parse_query("purple unicorn")
 
 
-def test_every_term_that_is_listed_is_understood() -> None:
+def test_every_listed_term_can_be_searched_for() -> None:
     with pytest.raises(RequestError) as caught:
         parse_query("?")
     listed = str(caught.value).split("Search for ")[1].split(", cellularity")[0].split(", ")

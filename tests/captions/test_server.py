@@ -1,4 +1,4 @@
-"""The server captioner against a real HTTP server on this machine that misbehaves on purpose."""
+"""The server captioner against a real HTTP server on this machine with injected faults."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from wsikit.testing import check_captioner
 from wsikit.tiling.tile import tile
 
 Reply = Callable[["Handler", int, int], None]
-"""Answers a request: handler, shade of the image's first pixel, how often that image was asked about (from 1)."""
+"""Responds to a request: handler, shade of the image's first pixel, number of requests for that image (from 1)."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Speaks the part of OpenAI's protocol that captions need."""
+    """Implements the part of OpenAI's protocol that captions need."""
 
     server: Server
 
@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             times = server.asked[shade]
         server.reply(self, shade, times)
 
-    def say(self, text: str | None, *, ended: str = "stop") -> None:
+    def respond(self, text: str | None, *, ended: str = "stop") -> None:
         choice = {"index": 0, "finish_reason": ended, "message": {"role": "assistant", "content": text}}
         self.send({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 
@@ -77,11 +77,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def normal(handler: Handler, shade: int, times: int) -> None:
-    handler.say(f"Shade {shade} of neuropil.")
+    handler.respond(f"Shade {shade} of neuropil.")
 
 
 class Server(ThreadingHTTPServer):
-    """Counts what it is asked."""
+    """Records the requests."""
 
     daemon_threads = True
 
@@ -101,7 +101,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, *_: object) -> None:
-        return None  # the client hung up: that is tested here
+        return None  # the client closed the connection, as some tests require
 
     def die(self) -> None:
         self.shutdown()
@@ -117,7 +117,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library waits up to 8 s between tries; here it does so in no time."""
+    """The library waits up to 8 s between retries; here it does not wait."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
 
@@ -145,7 +145,7 @@ def test_captions_come_in_the_order_of_the_patches_whatever_the_order_of_the_ans
     assert found == [f"Shade {n} of neuropil." for n in (1, 2, 3, 4, 5)]
 
 
-def test_no_more_requests_are_under_way_than_allowed(server: Server) -> None:
+def test_concurrent_requests_are_limited(server: Server) -> None:
     under_way, seen = 0, []
 
     def slowly(handler: Handler, shade: int, times: int) -> None:
@@ -175,7 +175,7 @@ def test_the_exact_pixels_and_the_prompt_are_sent_and_decoding_is_greedy(server:
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_or_broken_moment_is_tried_again_and_counted(server: Server, status: int) -> None:
+def test_temporary_errors_are_retried_and_counted(server: Server, status: int) -> None:
     def second_time(handler: Handler, shade: int, times: int) -> None:
         normal(handler, shade, times) if times > 2 else handler.send({"error": {"message": "busy"}}, status)
 
@@ -194,20 +194,20 @@ def cut_mid_body(handler: Handler) -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (lambda h: h.send({"error": {"message": "out of\nmemory"}}, 500), "answered 500"),
-        (lambda h: h.send({"error": {"message": "slow down"}}, 429), "answered 429"),
-        (lambda h: time.sleep(0.6), "no answer within 0.2 s"),
+        (lambda h: h.send({"error": {"message": "out of\nmemory"}}, 500), "status 500"),
+        (lambda h: h.send({"error": {"message": "slow down"}}, 429), "status 429"),
+        (lambda h: time.sleep(0.6), "no response within 0.2 s"),
         (cut_mid_body, "connection broken"),
-        (lambda h: h.raw(b"{{{ not json"), "unreadable answer"),
-        (lambda h: h.raw(b"<html>hello</html>", kind="text/html"), "holds no choice"),
-        (lambda h: h.send({"id": "1", "choices": []}), "holds no choice"),
-        (lambda h: h.send([1, 2]), "unreadable answer|holds no choice"),
-        (lambda h: h.say("It shows", ended="length"), "cut off at 256 tokens"),
-        (lambda h: h.say("No.", ended="content_filter"), "content filter"),
+        (lambda h: h.raw(b"{{{ not json"), "unreadable response"),
+        (lambda h: h.raw(b"<html>hello</html>", kind="text/html"), "has no choice"),
+        (lambda h: h.send({"id": "1", "choices": []}), "has no choice"),
+        (lambda h: h.send([1, 2]), "unreadable response|has no choice"),
+        (lambda h: h.respond("It shows", ended="length"), "cut off at 256 tokens"),
+        (lambda h: h.respond("No.", ended="content_filter"), "content filter"),
     ],
     ids=["500", "429", "slow", "cut", "garbage", "html", "no choice", "list", "length", "filter"],
 )
-def test_what_fails_for_good_is_a_failure_of_that_patch_alone(
+def test_a_permanent_failure_affects_its_own_patch_only(
     server: Server, fault: Callable[[Handler], None], reason: str
 ) -> None:
     server.reply = lambda handler, shade, times: fault(handler) if shade == 2 else normal(handler, shade, times)
@@ -220,38 +220,38 @@ def test_what_fails_for_good_is_a_failure_of_that_patch_alone(
 
 
 def test_a_text_cut_by_the_limit_keeps_its_whole_sentences(server: Server) -> None:
-    server.reply = lambda handler, shade, times: handler.say("Much neuropil. No ros", ended="length")
+    server.reply = lambda handler, shade, times: handler.respond("Much neuropil. No ros", ended="length")
     assert texts(ServerCaptioner(server.url), 1) == ["Much neuropil."]
 
 
-def test_no_text_at_all_is_left_to_the_judge_and_not_to_a_crash(server: Server) -> None:
-    server.reply = lambda handler, shade, times: handler.say(None)
+def test_an_empty_response_is_left_to_the_filter(server: Server) -> None:
+    server.reply = lambda handler, shade, times: handler.respond(None)
     assert texts(ServerCaptioner(server.url), 1) == [""]
 
 
-@pytest.mark.parametrize(("status", "said"), [(401, "--api-key-env"), (404, "refuses"), (400, "refuses")])
-def test_what_would_fail_for_every_patch_ends_the_work(server: Server, status: int, said: str) -> None:
+@pytest.mark.parametrize(("status", "reason"), [(401, "--api-key-env"), (404, "refuses"), (400, "refuses")])
+def test_an_error_that_affects_every_patch_ends_the_run(server: Server, status: int, reason: str) -> None:
     server.reply = lambda handler, shade, times: handler.send({"error": {"message": "no such thing"}}, status)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=reason) as caught:
         texts(ServerCaptioner(server.url), 1, 2)
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_is_gone_ends_the_work_with_one_line(server: Server) -> None:
+def test_a_lost_server_ends_the_run_with_one_line(server: Server) -> None:
     captioner = ServerCaptioner(server.url, retries=1)
     server.die()
-    with pytest.raises(UnreachableError, match="run the same command") as caught:
+    with pytest.raises(UnreachableError, match="repeat the command") as caught:
         texts(captioner, 1, 2)
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_at_the_address_is_said_before_any_work(server: Server) -> None:
+def test_a_missing_server_is_reported_before_any_work(server: Server) -> None:
     server.die()
-    with pytest.raises(UnreachableError, match="no captioning server"):
+    with pytest.raises(UnreachableError, match="no server responds"):
         load_captioner(server.url, CaptionerOptions(retries=0))
 
 
-def test_several_models_must_be_told_apart_by_name(server: Server) -> None:
+def test_one_of_several_models_must_be_named(server: Server) -> None:
     server.models = ["a", "b"]
     with pytest.raises(RequestError, match="models a, b"):
         load_captioner(server.url)
@@ -272,7 +272,7 @@ def test_no_secret_of_the_environment_is_sent_unless_it_is_named(
     server.headers.clear()
     texts(load_captioner(server.url, CaptionerOptions(api_key_env="MY_KEY")), 1)
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret-MY_KEY"}
-    with pytest.raises(RequestError, match="no such environment variable"):
+    with pytest.raises(RequestError, match="environment variable is not set"):
         load_captioner(server.url, CaptionerOptions(api_key_env="NOT_SET_ANYWHERE"))
 
 
@@ -292,7 +292,7 @@ def test_a_redirect_to_another_host_is_not_followed(server: Server) -> None:
     other.die()
 
 
-def test_the_fingerprint_tells_model_prompt_and_decoding_apart_and_not_the_address(server: Server) -> None:
+def test_the_fingerprint_depends_on_model_prompt_and_decoding_and_not_on_the_address(server: Server) -> None:
     here = ServerCaptioner(server.url).fingerprint()
     other = Server()
     assert ServerCaptioner(other.url, concurrency=2, timeout_s=5).fingerprint() == here
@@ -318,7 +318,7 @@ def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tile(slide_path, tmp_path / "s.zarr", patch_px=96)
 
 
-def test_a_server_that_dies_and_comes_back_is_not_asked_again_for_what_it_said(store: SlideStore) -> None:
+def test_after_a_restart_of_the_server_finished_captions_are_not_requested_again(store: SlideStore) -> None:
     first = Server()
     limit = 37
 
@@ -328,7 +328,7 @@ def test_a_server_that_dies_and_comes_back_is_not_asked_again_for_what_it_said(s
             threading.Thread(target=first.die, daemon=True).start()
             time.sleep(0.05)
             return
-        handler.say(f"Neuropil, answer {len(first.requests)}.")
+        handler.respond(f"Neuropil, answer {len(first.requests)}.")
 
     first.reply = until
     with pytest.raises(UnreachableError):
@@ -336,7 +336,7 @@ def test_a_server_that_dies_and_comes_back_is_not_asked_again_for_what_it_said(s
     table = store.patches()
     assert "caption" not in table.columns()
     second = Server()
-    second.reply = lambda handler, shade, times: handler.say("Neuropil, second server.")
+    second.reply = lambda handler, shade, times: handler.respond("Neuropil, second server.")
     caption(store, captioner=ServerCaptioner(second.url, concurrency=2, retries=1))
     found = read_captions(table)
     kept = [text for text in found.texts if "second" not in text]
@@ -357,7 +357,7 @@ def test_failed_requests_are_rows_with_a_reason_and_are_asked_again_on_demand(st
         if broken and len(running.requests) % 3 == 0:
             handler.send({"error": {"message": "out of memory"}}, 500)
         else:
-            handler.say("Some neuropil.")
+            handler.respond("Some neuropil.")
 
     running.reply = every_third
     captioner = ServerCaptioner(running.url, concurrency=1, retries=0)

@@ -62,7 +62,7 @@ def test_with_a_budget_the_summary_counts_own_and_shared_captions(
 ) -> None:
     assert call("caption", store.folder, "--caption-budget", 3, "--similarity", 0.2) == 0
     found = summarize_captions(store.patches())
-    assert found.own == 3
+    assert found.described == 3
     assert f"3 of {found.patches} patches described by morphometry" in capsys.readouterr().out
 
 
@@ -73,8 +73,8 @@ def test_failures_and_removed_words_are_reported(
     said = capsys.readouterr().out
     found = summarize_captions(store.patches())
     assert f"{found.failures['refusal']} failed ({found.failures['refusal']} × refusal)" in said
-    assert f"words naming the diagnosis taken out of {found.scrubbed}" in said
-    assert found.own + found.failures["refusal"] == found.patches
+    assert f"words naming the diagnosis removed from {found.scrubbed}" in said
+    assert found.described + found.failures["refusal"] == found.patches
 
 
 def test_a_store_without_any_successful_caption_is_a_failure(store: SlideStore, parrot: Parrot) -> None:
@@ -110,7 +110,7 @@ def test_contradictory_options_are_a_wrong_request(store: SlideStore, arguments:
 
 def test_the_most_frequent_reasons_come_first_and_the_numbers_add_up() -> None:
     found = CaptionSummary(100, 50, 10, {"loop": 1, "empty": 20, "refusal": 3, "cut off": 2}, 0)
-    assert found.silent == 14
+    assert found.without_text == 14
     assert in_words(found, "x") == (
         "50 of 100 patches described by x; 10 share a caption; 14 without text; "
         "26 failed (20 × empty, 3 × refusal, 2 × cut off)"

@@ -80,7 +80,7 @@ def test_the_line_of_a_result_has_subtype_interval_and_second_subtype(
     assert "s.zarr: PD, margin" in line
     assert "[" in line
     assert "; also UD" in line
-    assert "in one piece" in line
+    assert "in one region" in line
 
 
 @pytest.mark.parametrize("rule", ["PD", "PD:0.5", "PD:x:0.1", "PD:0.5:0", "NO:0.5:0.1"])

@@ -56,7 +56,7 @@ def test_a_patch_without_prediction_gives_way_to_one_with(class_map_of):
     assert {share.index: round(share.area_mm2 * 4e6) for share in composition(class_map)}[1] == 224 * 224
 
 
-def test_the_mosaic_lies_on_the_tables_own_coordinates(class_map_of):
+def test_the_partition_uses_the_tables_coordinates(class_map_of):
     class_map = class_map_of(np.zeros((30, 40), dtype=int), mpp=(0.2437, 0.2437))
     assert set(class_map.coords[:, 0]) <= set(class_map.partition.x_edges)
     assert set(class_map.coords[:, 1]) <= set(class_map.partition.y_edges)

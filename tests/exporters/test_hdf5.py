@@ -125,7 +125,7 @@ def test_atlaspatch_has_five_columns_and_its_features_by_name(store, source, tmp
         assert file.attrs["num_patches"] == len(table)
 
 
-def test_without_features_there_are_places_only_and_it_is_said(store, tmp_path):
+def test_without_features_only_coordinates_are_written_with_a_note(store, tmp_path):
     store.patches().drop("features_uni")
     notes: list[str] = []
     for layout in ("trident", "clam", "atlaspatch"):

@@ -109,7 +109,7 @@ def test_no_text_runs_off_the_page(class_map_of, thumbnail):
         assert text.get_window_extent(renderer).x1 <= figure.bbox.x1
 
 
-def test_the_map_says_slide_vote_doubt_and_use(class_map_of, thumbnail):
+def test_the_map_states_slide_vote_uncertainty_and_use(class_map_of, thumbnail):
     class_map = class_map_of(np.zeros((6, 6), dtype=int), notice="demonstration model, synthetic tissue")
     said = " ".join(texts(draw_map(class_map, thumbnail, vote(np.tile([0.2, 0.7, 0.1], (30, 1))))))
     said = said.replace("\N{NO-BREAK SPACE}", " ")

@@ -65,7 +65,7 @@ def test_what_cannot_be_read_is_hatched_and_never_white(slide_path, damage_tile)
     assert not (tile[:128, :128] == 255).any()
 
 
-def test_oblong_pixels_become_square():
+def test_non_square_pixels_become_square():
     frame = Frame((1000, 1000), (0.5, 0.25))
     assert frame.size == (2000, 1000)
     box, size = frame.tile_box((frame.deepest, 1, 0))
@@ -115,6 +115,6 @@ def test_layers_end_at_the_slides_edge(class_map_of):
     assert not picture[:, half:, 3].any()
 
 
-def test_a_value_that_nobody_knows_makes_no_layer(class_map_of):
+def test_values_without_any_number_give_no_layer(class_map_of):
     class_map = class_map_of(np.array([[0, 1]]))
     assert "ood_score" not in {layer.key for layer in map_layers(class_map, {"ood_score": np.full(2, np.nan)})}

@@ -147,7 +147,7 @@ def test_an_abstention_is_shown_with_its_reason_and_without_a_call(data):
     assert "Patch vote" not in text
 
 
-def test_a_vote_in_which_nobody_voted_is_shown(data):
+def test_a_vote_without_voting_patches_is_shown(data):
     text = Page(render_report(replace(data, result=vote(np.full((12, 3), np.nan))))).text
     assert "no patch could vote: all 12 are without prediction" in text
 

@@ -108,7 +108,7 @@ def test_the_page_knows_of_each_patch_what_the_table_says(data, words):
     assert known["facts"][1] == [None] * 11
 
 
-def test_what_does_not_fit_is_left_out_but_for_the_patches_shown_and_that_is_said(data, words):
+def test_data_that_do_not_fit_are_left_out_except_for_the_shown_patches(data, words):
     rng = np.random.default_rng(0)
     noisy = replace(words, facts=rng.normal(size=(11, 40)), fact_names=("f",) * 40, fact_units=("",) * 40)
     full = pack(data.class_map, noisy, [1])
@@ -145,7 +145,7 @@ def test_the_vote_is_shown_with_its_interval_its_areas_and_a_second_subtype(data
     assert page_data(html)["second"] == [10, 20, 300, 400]
 
 
-def test_patches_for_the_class_ahead_come_first(data):
+def test_patches_of_the_leading_class_come_first(data):
     html = render_report(replace(data, examples=(PatchExample(0, np.zeros((8, 8, 3), np.uint8)), *data.examples)))
     assert html.index("For: Poorly differentiated (PD)") < html.index("Against: Undifferentiated (UD)")
 

@@ -1,4 +1,4 @@
-"""A model is asked about patches of its own size, scale and stain only, and the refusal says what to do."""
+"""A model classifies only patches of its own size, scale and stain; the error names the next step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_scale_off_by_more_than_one_per_cent_is_refused(store: wsikit.SlideSto
     assert (fault is None) == applies
 
 
-def test_the_verb_refuses_and_says_how_to_tile(store: wsikit.SlideStore, tmp_path: Path) -> None:
+def test_predict_refuses_another_scale_and_names_the_options_of_tile(store: wsikit.SlideStore, tmp_path: Path) -> None:
     add_patches(store, patches=PatchParameters(1.0, 224), stages=())
     grid = PatchParameters(1.0, 224).grid(store).name
     with pytest.raises(ModelError, match=r"these are 224 px at 1 µm/px\. Tile .* --patch-size 224 --mpp 0\.5"):

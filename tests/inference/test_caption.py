@@ -1,4 +1,4 @@
-"""The caption stage with a slow captioner: nothing is asked twice, nothing is lost, and each caption tells whence."""
+"""The caption stage with a slow captioner: no request is repeated, no caption is lost, each caption has its source."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from wsikit.tiling.stream import read_patches
 from wsikit.tiling.tile import tile, tile_slide
 
 
-class Teller:
-    """A slow captioner: each patch gets words of its own, which its pixels decide."""
+class SlowCaptioner:
+    """Each patch gets its own text, determined by its pixels; calls in parallel fail."""
 
-    name = "teller"
+    name = "slow"
     fact_names: tuple[str, ...] = ()
     batch = 4
 
@@ -69,42 +69,42 @@ def store(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tile(slide_path, tmp_path / "s.zarr", patch_px=96)
 
 
-def own_words(store: SlideStore) -> list[str]:
-    """What `Teller` says of each patch, found without the stage."""
+def expected_texts(store: SlideStore) -> list[str]:
+    """The text of `SlowCaptioner` for each patch, computed without the stage."""
     table = store.patches()
-    return [Teller().words(image) for image in read_patches(store, table.grid, table.coords).images]
+    return [SlowCaptioner().words(image) for image in read_patches(store, table.grid, table.coords).images]
 
 
-def test_every_patch_gets_the_words_about_its_own_pixels(store: SlideStore) -> None:
-    teller = Teller()
-    found = read_captions(caption(store, captioner=teller))
-    assert found.texts.tolist() == own_words(store)
+def test_every_patch_gets_the_text_of_its_own_pixels(store: SlideStore) -> None:
+    captioner = SlowCaptioner()
+    found = read_captions(caption(store, captioner=captioner))
+    assert found.texts.tolist() == expected_texts(store)
     assert found.rows.tolist() == list(range(len(found.rows)))
     assert not any(found.failures)
-    assert len(teller.threads) == 1
+    assert len(captioner.threads) == 1
 
 
-def test_what_was_said_before_a_break_is_not_asked_again(store: SlideStore) -> None:
-    broken = Teller(stop_after=33)
+def test_captions_made_before_an_error_are_not_requested_again(store: SlideStore) -> None:
+    broken = SlowCaptioner(stop_after=33)
     with pytest.raises(ModelError):
         caption(store, captioner=broken)
     assert broken.asked == 32
-    again = Teller()
+    again = SlowCaptioner()
     found = read_captions(caption(store, captioner=again))
     assert again.asked == len(found.texts) - 32
-    assert found.texts.tolist() == own_words(store)
+    assert found.texts.tolist() == expected_texts(store)
 
 
-def test_a_killed_process_loses_no_more_than_the_batch_at_hand(store: SlideStore, tmp_path: Path) -> None:
+def test_a_killed_process_loses_at_most_the_current_batch(store: SlideStore, tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(
         "import os, signal, sys\n"
         "from wsikit.captions import Caption\n"
         "from wsikit.inference.caption import caption\n"
         "class Killed:\n"
-        "    name, fact_names, batch, said = 'teller', (), 4, 0\n"
+        "    name, fact_names, batch, said = 'captioner', (), 4, 0\n"
         "    def fingerprint(self):\n"
-        "        return {'captioner': 'teller', 'prompt': 'What is it?'}\n"
+        "        return {'captioner': 'captioner', 'prompt': 'What is it?'}\n"
         "    def caption(self, images, *, mpp):\n"
         "        self.said += len(images)\n"
         "        if self.said > 24:\n"
@@ -114,38 +114,38 @@ def test_a_killed_process_loses_no_more_than_the_batch_at_hand(store: SlideStore
     )
     ended = subprocess.run([sys.executable, str(script), str(store.folder)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    teller = Teller()
-    found = read_captions(caption(store, captioner=teller))
-    assert teller.asked == len(found.texts) - 24
+    captioner = SlowCaptioner()
+    found = read_captions(caption(store, captioner=captioner))
+    assert captioner.asked == len(found.texts) - 24
     assert (found.texts == "Neuropil before.").sum() == 24
 
 
-def test_equal_settings_keep_captions_and_others_replace_them(store: SlideStore) -> None:
-    first = Teller()
+def test_equal_settings_keep_captions_and_other_settings_replace_them(store: SlideStore) -> None:
+    first = SlowCaptioner()
     table = caption(store, captioner=first)
     digest = table.receipt("caption").digest
-    again = Teller()
+    again = SlowCaptioner()
     caption(store, captioner=again)
     assert again.asked == 0
-    other = Teller(prompt="And why?")
+    other = SlowCaptioner(prompt="And why?")
     caption(store, captioner=other)
     assert other.asked == len(table)
     assert table.receipt("caption").digest != digest
     assert table.attributes("caption")["made"]["prompt"] == "And why?"
 
 
-def test_older_captions_stay_until_all_new_ones_are_there(store: SlideStore) -> None:
+def test_older_captions_stay_until_all_new_ones_are_complete(store: SlideStore) -> None:
     table = caption(store, captioner="morphometry")
     before = table.read("caption").tolist()
     with pytest.raises(ModelError):
-        caption(store, captioner=Teller(stop_after=9))
+        caption(store, captioner=SlowCaptioner(stop_after=9))
     assert table.read("caption").tolist() == before
-    caption(store, captioner=Teller())
-    assert table.read("caption").tolist() == own_words(store)
+    caption(store, captioner=SlowCaptioner())
+    assert table.read("caption").tolist() == expected_texts(store)
 
 
 def test_measured_captions_leave_nothing_of_a_language_model_behind(store: SlideStore) -> None:
-    table = caption(store, captioner=Teller(), budget=Budget(9, 0.5))
+    table = caption(store, captioner=SlowCaptioner(), budget=Budget(9, 0.5))
     assert (read_captions(table).rows == NO_ROW).any()
     caption(store, captioner="morphometry")
     assert not {"caption_source", "caption_failure", "caption_raw"} & set(table.stored_columns())
@@ -153,8 +153,8 @@ def test_measured_captions_leave_nothing_of_a_language_model_behind(store: Slide
     assert "caption_facts" in table.columns()
 
 
-def test_what_is_no_caption_is_a_failure_and_no_classifier_reads_it(store: SlideStore) -> None:
-    words = own_words(store)
+def test_output_that_is_no_caption_is_a_failure_and_hidden_from_classifiers(store: SlideStore) -> None:
+    words = expected_texts(store)
     raw = {
         words[0]: "I'm sorry, I cannot describe it.",
         words[1]: "cells cells cells cells cells",
@@ -162,7 +162,7 @@ def test_what_is_no_caption_is_a_failure_and_no_classifier_reads_it(store: Slide
         words[3]: "Poorly differentiated neuroblastoma with neuropil.",
         words[4]: "Neuropil. The nuclei are",
     }
-    table = caption(store, captioner=Teller(raw=raw))
+    table = caption(store, captioner=SlowCaptioner(raw=raw))
     found = read_captions(table)
     assert found.failures[:5].tolist() == ["refusal", "loop", "empty", "", ""]
     assert found.texts[:5].tolist() == ["", "", "", "neuroblastoma with neuropil.", "Neuropil."]
@@ -170,7 +170,7 @@ def test_what_is_no_caption_is_a_failure_and_no_classifier_reads_it(store: Slide
     assert found.raw[:5].tolist() == [raw[word] for word in words[:5]]
     assert not any(found.raw[5:])
     summary = summarize_captions(table)
-    assert (summary.own, dict(summary.failures)) == (len(table) - 3, {"refusal": 1, "loop": 1, "empty": 1})
+    assert (summary.described, dict(summary.failures)) == (len(table) - 3, {"refusal": 1, "loop": 1, "empty": 1})
     assert summary.scrubbed == 1
 
 
@@ -179,7 +179,7 @@ def test_patches_that_cannot_be_read_are_recorded_not_described(
 ) -> None:
     damage_tile(slide_path, 5, 4)
     store = tile(slide_path, tmp_path / "s.zarr", patch_px=96)
-    table = caption(store, captioner=Teller())
+    table = caption(store, captioner=SlowCaptioner())
     unread = table.read("readable") == 0
     found = read_captions(table)
     assert 0 < unread.sum() < len(table)
@@ -197,30 +197,30 @@ def test_equal_pixels_are_described_once_in_a_store_and_across_stores(
     stores = [
         tile_slide(write_slide(tmp_path / f"{n}.tiff", even), tmp_path / f"{n}.zarr", patches=whole) for n in "ab"
     ]
-    teller = Teller()
-    captioner = CachedCaptioner(teller)
+    slow = SlowCaptioner()
+    captioner = CachedCaptioner(slow)
     tables = [caption(store, captioner=captioner) for store in stores]
-    kinds = len(set(own_words(stores[0])))
+    kinds = len(set(expected_texts(stores[0])))
     assert kinds < len(tables[0])
-    assert teller.asked == kinds
+    assert slow.asked == kinds
     for store, table in zip(stores, tables):
-        assert read_captions(table).texts.tolist() == own_words(store)
+        assert read_captions(table).texts.tolist() == expected_texts(store)
 
 
-def test_the_journal_is_gone_when_the_columns_hold_everything(store: SlideStore) -> None:
+def test_the_journal_is_removed_when_the_columns_are_complete(store: SlideStore) -> None:
     with pytest.raises(ModelError):
-        caption(store, captioner=Teller(stop_after=20))
+        caption(store, captioner=SlowCaptioner(stop_after=20))
     table = store.patches()
     journals = table.folder / JOURNALS
     assert [path for path in journals.iterdir() if path.is_dir()]
-    caption(store, captioner=Teller(prompt="Another?"))
-    caption(store, captioner=Teller())
+    caption(store, captioner=SlowCaptioner(prompt="Another?"))
+    caption(store, captioner=SlowCaptioner())
     assert not [path for path in journals.iterdir() if path.is_dir()]
     assert JOURNALS not in table.stored_columns()
 
 
-def test_a_larger_budget_goes_on_from_a_smaller_one(store: SlideStore) -> None:
-    small, large = Teller(), Teller()
+def test_a_larger_budget_continues_from_a_smaller_one(store: SlideStore) -> None:
+    small, large = SlowCaptioner(), SlowCaptioner()
     table = caption(store, captioner=small, budget=Budget(8, 0.9))
     assert small.asked <= 8
     first = set(read_captions(table).rows.tolist()) - {NO_ROW}
@@ -228,17 +228,17 @@ def test_a_larger_budget_goes_on_from_a_smaller_one(store: SlideStore) -> None:
     assert large.asked == len(table) - len(first)
 
 
-def test_a_shared_caption_names_its_row_and_the_rest_stays_without_text(store: SlideStore) -> None:
-    teller = Teller()
-    found = read_captions(caption(store, captioner=teller, budget=Budget(12, 0.6)))
-    words = own_words(store)
-    assert teller.asked <= 12
+def test_a_shared_caption_has_its_source_row_and_the_others_have_no_text(store: SlideStore) -> None:
+    captioner = SlowCaptioner()
+    found = read_captions(caption(store, captioner=captioner, budget=Budget(12, 0.6)))
+    words = expected_texts(store)
+    assert captioner.asked <= 12
     for text, row in zip(found.texts, found.rows):
         assert text == ("" if row == NO_ROW else words[row])
     assert all(found.rows[row] == row for row in set(found.rows.tolist()) - {NO_ROW})
 
 
-def test_facts_measured_on_another_patch_are_not_given_away(store: SlideStore) -> None:
+def test_facts_measured_on_another_patch_are_not_shared(store: SlideStore) -> None:
     table = caption(store, captioner="morphometry", budget=Budget(6, 0.0))
     found, facts = read_captions(table), table.read("caption_facts")
     shared = found.rows != np.arange(len(table))
@@ -248,17 +248,15 @@ def test_facts_measured_on_another_patch_are_not_given_away(store: SlideStore) -
     assert np.isfinite(facts[~shared]).any(axis=1).all()
 
 
-def test_who_does_not_say_that_it_runs_in_parallel_does_not() -> None:
+def test_a_captioner_runs_in_parallel_only_if_it_declares_it() -> None:
     assert in_parallel(load_captioner("morphometry"))
-    assert not in_parallel(Teller())
-    assert isinstance(Teller(), Captioner)
-    assert isinstance(CachedCaptioner(Teller()), Captioner)
-    assert batch_of(CachedCaptioner(Teller())) == Teller.batch
+    assert not in_parallel(SlowCaptioner())
+    assert isinstance(SlowCaptioner(), Captioner)
+    assert isinstance(CachedCaptioner(SlowCaptioner()), Captioner)
+    assert batch_of(CachedCaptioner(SlowCaptioner())) == SlowCaptioner.batch
 
 
-def test_patches_are_placed_in_their_slide_and_the_same_slide_is_not_described_twice(
-    slide_path: Path, tmp_path: Path
-) -> None:
+def test_captions_relative_to_the_slide_are_fitted_once_and_kept(slide_path: Path, tmp_path: Path) -> None:
     store = tile(slide_path, tmp_path / "coarse.zarr", mpp=1.0, patch_px=32)
     table = caption(store, captioner="morphometry-in-slide")
     images = read_patches(store, table.grid, table.coords).images

@@ -1,4 +1,4 @@
-"""Search in a phantom's store: the patches found are those that the truth says."""
+"""Search in a phantom's store: the patches found are those of the ground truth."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[SlideStore, PhantomT
     return store, truth
 
 
-class Witness:
-    """Tells the truth, in the order in which it is asked."""
+class TrueCaptions:
+    """Gives true captions, in the order of the calls."""
 
-    name, fact_names, batch = "witness", (), 16
+    name, fact_names, batch = "true", (), 16
 
     def __init__(self, captions: list[str]) -> None:
         self.left = list(captions)
@@ -56,54 +56,54 @@ def test_with_true_captions_exactly_the_true_patches_are_found(
     table = store.patches()
     table.drop("caption_facts")
     rows = truth.rows_at(table.coords)
-    wsikit.caption(store, captioner=Witness([truth.captions[row] for row in rows]))
+    wsikit.caption(store, captioner=TrueCaptions([truth.captions[row] for row in rows]))
     facts = truth.facts
     neuropil = facts.fraction("neuropil")[rows] / np.maximum(facts.tumour[rows], 1e-9)
     tumour = facts.tumour[rows] >= 0.05
     some, rings = tumour & (neuropil >= 0.03), tumour & (facts.count("rosette")[rows] > 0)
 
     def found(query: str) -> set[int]:
-        return {hit.row for hit in search(store, query, top=len(table)).hits}
+        return {match.row for match in search(store, query, top=len(table)).matches}
 
     assert found("neuropil") == set(np.flatnonzero(some))
     assert found("neuropil without rosettes") == set(np.flatnonzero(some & ~rings)) != set()
     assert found("neuropil with rosettes") == set(np.flatnonzero(some & rings)) != set()
-    # the label's own word: kept from the classifier, not from the reader
+    # a word that names the class: hidden from the classifier, not from the user
     maturing = facts.diff_fraction[rows] > 0
     assert found("differentiating neuroblasts") == set(np.flatnonzero(tumour & maturing)) != set()
     best = search(store, "abundant neuropil", top=5)
-    assert neuropil[[hit.row for hit in best.hits]].min() > np.median(neuropil)
+    assert neuropil[[match.row for match in best.matches]].min() > np.median(neuropil)
 
 
-def test_measured_captions_find_patches_rich_in_what_is_asked_for(made: tuple[SlideStore, PhantomTruth]) -> None:
+def test_measured_captions_find_patches_rich_in_the_query_term(made: tuple[SlideStore, PhantomTruth]) -> None:
     store, truth = made
     table = store.patches()
     true = truth.facts.fraction("neuropil")[truth.rows_at(table.coords)]
-    yes, no = ([hit.row for hit in search(store, q, top=1000).hits] for q in ("neuropil", "no neuropil"))
+    yes, no = ([match.row for match in search(store, q, top=1000).matches] for q in ("neuropil", "no neuropil"))
     assert min(len(yes), len(no)) >= 10
     assert not set(yes) & set(no)
     assert true[yes].mean() > 2 * true[no].mean()
 
 
-def test_a_hit_tells_where_it_lies_and_why(made: tuple[SlideStore, PhantomTruth]) -> None:
+def test_a_match_has_its_position_and_the_reason(made: tuple[SlideStore, PhantomTruth]) -> None:
     store, _ = made
-    hit = wsikit.search(store.folder, "abundant neuropil, no blood", top=1).hits[0]
-    assert (hit.x, hit.y) == tuple(store.patches().coords[hit.row])
-    assert hit.slide_id == store.slide_id
-    assert re.fullmatch(r"neuropil (abundant|moderate) \(measured\); blood absent \(measured\)", hit.why)
-    assert 0 < hit.score <= 1
+    match = wsikit.search(store.folder, "abundant neuropil, no blood", top=1).matches[0]
+    assert (match.x, match.y) == tuple(store.patches().coords[match.row])
+    assert match.slide_id == store.slide_id
+    assert re.fullmatch(r"neuropil (abundant|moderate) \(measured\); blood absent \(measured\)", match.why)
+    assert 0 < match.score <= 1
 
 
 def test_several_stores_are_searched_as_one(made: tuple[SlideStore, PhantomTruth]) -> None:
     store, _ = made
     one, two = search(store, "neuropil", top=1000), search([store, store.folder], "neuropil", top=1000)
-    assert two.matching == 2 * one.matching
-    assert two.patches == 2 * one.patches
-    scores = [hit.score for hit in two.hits]
+    assert two.n_matches == 2 * one.n_matches
+    assert two.n_patches == 2 * one.n_patches
+    scores = [match.score for match in two.matches]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_the_command_line_writes_what_it_shows(
+def test_the_command_writes_the_table_that_it_prints(
     made: tuple[SlideStore, PhantomTruth], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, _ = made
@@ -114,22 +114,22 @@ def test_the_command_line_writes_what_it_shows(
         return int(ended.value.code or 0)
 
     assert call("search", store.folder, "neuropil without rosettes", "--top", 3, "--csv", tmp_path / "hits.csv") == 0
-    said = capsys.readouterr().out
-    assert "Looking for: neuropil present, rosettes absent" in said
+    printed = capsys.readouterr().out
+    assert "Looking for: neuropil present, rosettes absent" in printed
     with open(tmp_path / "hits.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3
-    assert all(row["x"] in said and row["caption"] for row in rows)
+    assert all(row["x"] in printed and row["caption"] for row in rows)
     assert call("search", store.folder, "lymphoid infiltrate") == 0
     assert "lymphoid 0" in capsys.readouterr().out
     assert call("search", store.folder, "purple unicorn") == 2
 
 
-def test_a_store_without_captions_says_what_comes_first(tmp_path: Path, slide_path: Path) -> None:
+def test_a_store_without_captions_is_refused_with_the_command_to_run_first(tmp_path: Path, slide_path: Path) -> None:
     store = tile(slide_path, tmp_path / "s.zarr")
     with pytest.raises(StoreError, match="wsikit caption"):
         search(store, "neuropil")
     wsikit.caption(store, budget=Budget(0))
-    assert not search(store, "no rosettes").hits
+    assert not search(store, "no rosettes").matches
     with pytest.raises(RequestError):
         search(store, "what is it?")

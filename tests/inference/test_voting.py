@@ -1,4 +1,4 @@
-"""The vote stage over a store: what it reads, what makes it vote again, and what older versions left."""
+"""The vote stage over a store: what it reads, when it is computed again, and results of older versions."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ def test_every_parameter_is_in_the_receipt(store: SlideStore, changed: dict) -> 
 
 def test_equal_parameters_and_columns_keep_the_result(store: SlideStore, monkeypatch: pytest.MonkeyPatch) -> None:
     first = vote(store, parameters=FREE)
-    monkeypatch.setattr("wsikit.inference.vote.vote_slide", None)  # nobody may vote again
+    monkeypatch.setattr("wsikit.inference.vote.vote_slide", None)  # no further vote may run
     assert vote(store, parameters=FREE).to_json() == first.to_json()
 
 
 @pytest.mark.parametrize("name", ["ood_score", "readable", "blur", "pen"])
-def test_a_column_that_comes_or_changes_makes_the_vote_anew(store: SlideStore, name: str) -> None:
+def test_an_added_or_changed_column_makes_the_vote_run_again(store: SlideStore, name: str) -> None:
     table = store.patches()
     table.drop(name)
     vote(store, parameters=FREE)
@@ -132,11 +132,11 @@ def test_a_column_that_comes_or_changes_makes_the_vote_anew(store: SlideStore, n
     assert len({without.digest, with_it.digest, receipt_of(store).digest}) == 3
 
 
-def test_novelty_in_the_store_makes_the_vote_abstain(store: SlideStore) -> None:
+def test_out_of_distribution_tissue_makes_the_vote_abstain(store: SlideStore) -> None:
     write(store.patches(), "ood_score", np.full(len(store.patches()), 3.0, np.float32))
     result = vote(store, parameters=FREE)
     assert result.abstained
-    assert "100 % of what voted looks unlike" in result.reason
+    assert "100 % of the voting weight is out-of-distribution tissue" in result.reason
     assert result.areas is not None
 
 
@@ -148,7 +148,7 @@ def test_a_vote_without_predictions_says_what_to_run(tiled: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "words"), [("gate", "reads captions"), ("attention", "column attention"), ("soft_clinical", "caption")]
 )
-def test_a_method_that_lacks_its_column_says_whence_it_comes(store: SlideStore, method: str, words: str) -> None:
+def test_a_method_without_its_column_names_the_source_of_the_column(store: SlideStore, method: str, words: str) -> None:
     with pytest.raises(StoreError, match=words):
         vote(store, parameters=VoteParameters(method))
 
@@ -174,7 +174,7 @@ def test_soft_clinical_weighs_by_what_captions_measured(store: SlideStore) -> No
     } - {"ood_score"}
 
 
-def test_captions_that_could_not_measure_key_tissue_are_told(store: SlideStore) -> None:
+def test_captions_without_key_tissue_facts_are_refused(store: SlideStore) -> None:
     table = store.patches()
     facts = np.full((len(table), 1), 0.4, np.float32)
     write(table, "caption_facts", facts, {"names": ["blood_share"]})
@@ -195,7 +195,7 @@ def old_vote(store: SlideStore) -> PatchTable:
     return table
 
 
-def test_a_result_of_an_older_version_is_made_anew(store: SlideStore) -> None:
+def test_a_result_of_an_older_version_is_computed_again(store: SlideStore) -> None:
     table = old_vote(store)
     shown = stored_vote(table, "mean")
     assert shown.leading == 1
@@ -206,7 +206,7 @@ def test_a_result_of_an_older_version_is_made_anew(store: SlideStore) -> None:
     assert table.votes()["mean"]["version"] == 3
 
 
-def test_an_old_result_without_its_predictions_is_shown_as_it_is(store: SlideStore) -> None:
+def test_an_old_result_without_its_predictions_is_shown_unchanged(store: SlideStore) -> None:
     table = old_vote(store)
     table.drop("probability")
     assert stored_vote(table, "mean").label == 0
@@ -226,7 +226,7 @@ def voted_inputs_without_smoothing(table: PatchTable) -> np.ndarray:
     return voting_inputs(slide_patches(table), VoteParameters()).labels
 
 
-def test_regions_that_were_drawn_restrict_the_vote_and_drawing_others_votes_again(store: SlideStore) -> None:
+def test_regions_of_interest_restrict_the_vote_and_other_regions_vote_again(store: SlideStore) -> None:
     table = store.patches()
     everything = vote(store, parameters=FREE)
     d_patches = table.read("probability").argmax(axis=1) == 2

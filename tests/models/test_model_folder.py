@@ -66,7 +66,7 @@ def test_the_fingerprint_follows_what_decides_and_not_the_card(tiny_model: MMLNB
     assert load_model(other).fingerprint != before
 
 
-def test_an_unknown_name_is_answered_with_those_that_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_an_unknown_name_is_reported_with_those_that_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"'nope' not found.*nothing is ever downloaded"):
         load_model("nope")
@@ -87,7 +87,7 @@ def test_a_folder_that_lacks_a_part_names_it(folder: Path, name: str):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_file_cut_short_is_told_in_one_line_with_its_path(folder: Path, name: str):
+def test_a_truncated_file_is_reported_in_one_line_with_its_path(folder: Path, name: str):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError) as caught:
@@ -115,7 +115,7 @@ def test_weights_of_another_shape_are_refused(folder: Path):
         ({"format": 99}, "format"),
     ],
 )
-def test_a_configuration_that_says_something_wrong_is_refused_by_name(folder: Path, change: dict, where: str):
+def test_a_configuration_with_an_error_is_refused_by_name(folder: Path, change: dict, where: str):
     config = json.loads((folder / "config.json").read_text()) | change
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=where):

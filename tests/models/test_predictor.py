@@ -17,7 +17,7 @@ from wsikit.models.io import load_model, read_config
 from wsikit.models.predictor import Columns, Predictor
 from wsikit.phantom import phantom_patches
 from wsikit.slides import open_slide
-from wsikit.training.baselines import colour_histogram, fit_histogram_floor
+from wsikit.training.baselines import colour_histogram, fit_histogram_baseline
 
 SEEDS = range(77_000, 77_006)
 """Slides of no training and no reported test."""
@@ -44,7 +44,7 @@ def assert_same(one: Columns, two: Columns) -> None:
 def test_unseen_slides_are_told_apart_far_above_what_colour_tells(predictor: Predictor, patches):
     images, labels, captions = patches
     seen = list(phantom_patches(range(12), 3))
-    floor = fit_histogram_floor(np.stack([p.image for p in seen]), np.array([p.label for p in seen]))
+    floor = fit_histogram_baseline(np.stack([p.image for p in seen]), np.array([p.label for p in seen]))
     by_colour = (floor.predict(colour_histogram(images)) == labels).mean()
     by_model = (predictor.predict(images, captions)["probability"].argmax(axis=1) == labels).mean()
     assert by_model > 0.9

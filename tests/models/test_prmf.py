@@ -155,7 +155,7 @@ def test_fusion_beats_either_branch_and_survives_shuffled_texts():
 
     def sample(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         labels = torch.randint(3, (n,), generator=rng)
-        content = 1.5 * torch.randn(n, 4, generator=rng)  # says nothing of the class
+        content = 1.5 * torch.randn(n, 4, generator=rng)  # independent of the class
         views = (1.75 * torch.eye(3, 8)[labels] + torch.randn(n, 8, generator=rng) for _ in range(2))
         image, text = (torch.cat([view, content], dim=1) for view in views)
         return labels, text, image

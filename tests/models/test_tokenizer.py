@@ -23,7 +23,7 @@ def test_every_process_learns_the_same_ids_from_the_same_captions() -> None:
     assert said.pop().startswith("90 ")
 
 
-def test_digits_are_read_one_by_one_case_does_not_matter_and_strangers_are_unknown() -> None:
+def test_digits_are_read_one_by_one_case_does_not_matter_and_unseen_characters_are_unknown() -> None:
     tokenizer = CaptionTokenizer.train(["Tone: rose 12 %", "tone rose 34 %"], vocabulary=60, max_tokens=16)
     ids = tokenizer(["tone rose 1 2 %", "TONE ROSE 12%", "tone rose ж"]).ids
     assert ids[0].tolist() == ids[1].tolist()

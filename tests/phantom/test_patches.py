@@ -1,4 +1,4 @@
-"""Patches to train on: labelled by the truth, repeatable, split by slide, not told apart by colour alone."""
+"""Patches to train on: labelled by the truth, repeatable, split by slide, not separable by colour alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from wsikit.errors import RequestError
 from wsikit.phantom import CLASSES, PhantomPatch, phantom_patches
-from wsikit.phantom.floor import colour_histogram, histogram_floor
+from wsikit.phantom.baseline import colour_histogram, histogram_baseline
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,13 @@ def test_histogram_counts_every_pixel_once() -> None:
     assert squares[512 + 31] == pytest.approx(0.25)
 
 
-def test_floor_finds_what_colour_tells_and_nothing_more() -> None:
+def test_the_baseline_finds_colour_differences_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     noise = rng.random((60, 608))
-    told = noise.copy()
-    told[np.arange(60), labels] += 5
-    assert histogram_floor((told, labels), (told, labels))["balanced_accuracy"] == 1
-    blind = histogram_floor((noise, labels), (rng.random((60, 608)), labels))
+    shifted = noise.copy()
+    shifted[np.arange(60), labels] += 5
+    assert histogram_baseline((shifted, labels), (shifted, labels))["balanced_accuracy"] == 1
+    blind = histogram_baseline((noise, labels), (rng.random((60, 608)), labels))
     assert blind["balanced_accuracy"] < 0.6
     assert blind["chance"] == pytest.approx(0.3333)

@@ -1,4 +1,4 @@
-"""The scene is a function of place: pixels and objects do not depend on how they are asked for."""
+"""The scene is a function of place: pixels and objects do not depend on the requested box."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ def test_fractions_agree_with_a_walk_over_single_pixels(made: PhantomTruth) -> N
     for row, column in ((1, 2), (2, 3), (3, 1), (4, 4)):
         x, y = np.meshgrid(np.arange(0.7, 112, 1.3) + column * 112, np.arange(0.4, 112, 1.3) + row * 112)
         kind = scene.fields.at(x, y).kind
-        told = made.facts.fractions[row * made.grid.n_cols + column]
+        stated = made.facts.fractions[row * made.grid.n_cols + column]
         for n in others:
-            assert told[n] == pytest.approx((kind == n).mean(), abs=0.03)
+            assert stated[n] == pytest.approx((kind == n).mean(), abs=0.03)
 
 
 def test_fractions_sum_to_one_and_beyond_the_edge_is_glass(made: PhantomTruth) -> None:
@@ -175,7 +175,7 @@ def test_truth_comes_back_as_it_was_written(made: PhantomTruth) -> None:
     assert "Not tissue" in json.loads(Path(made.path).with_name("d.truth.json").read_text(encoding="utf-8"))["notice"]
 
 
-def test_a_missing_or_foreign_truth_is_named(tmp_path: Path) -> None:
+def test_a_missing_truth_or_one_of_another_version_is_named(tmp_path: Path) -> None:
     with pytest.raises(WsikitError, match="Only slides of `wsikit phantom`"):
         load_truth(tmp_path / "slide.tiff")
     (tmp_path / "slide.truth.json").write_text('{"schema": "other/1"}', encoding="utf-8")

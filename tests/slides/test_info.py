@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from wsikit.cli.info import command
+from wsikit.errors import RequestError
 
 
 def run(*arguments: str):
@@ -49,3 +50,9 @@ def test_a_missing_scale_is_reported_with_the_ways_to_give_it(tmp_path, levels, 
     words = " ".join(run(str(path)).stdout.split())
     assert "not stated" in words
     assert "--assume-mpp" in words
+
+
+def test_an_unknown_reader_is_refused_with_the_names_of_all_readers(pyramid):
+    result = run(str(pyramid), "--reader", "bioformats")
+    assert isinstance(result.exception, RequestError)
+    assert "choose auto or one of tiff, ndpi" in str(result.exception)

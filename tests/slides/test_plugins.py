@@ -16,13 +16,12 @@ import pytest
 from PIL import Image
 
 import wsikit
-from wsikit.errors import BrokenSlideError, PluginError, RequestError, UnsupportedSlideError
+from wsikit.errors import BrokenSlideError, PluginError, RequestError, StoreError, UnsupportedSlideError
 from wsikit.slides import BaseSlide, SlideInfo, open_slide
 from wsikit.slides.registry import choose_reader, reader_names
 from wsikit.slides.store import SlideStore
 from wsikit.testing import check_reader
 from wsikit.tiling.image import ImageParameters
-from wsikit.tiling.patches import PatchParameters
 from wsikit.tiling.tile import tile
 
 TOYS = Path(__file__).parents[1] / "plugins"
@@ -91,10 +90,11 @@ def test_the_toy_passes_the_conformance_checks(picture_npy) -> None:
     check_reader(NumpySlide, picture_npy)
 
 
-def test_wsikit_info_shows_what_a_plug_in_opens(picture_npy, plugins) -> None:
+@pytest.mark.parametrize("option", [[], ["--reader", "numpy"]])
+def test_wsikit_info_shows_what_a_plug_in_opens(picture_npy, plugins, option) -> None:
     path = os.pathsep.join([str(TOYS), str(plugins), str(Path(wsikit.__file__).parents[1])])
     done = subprocess.run(
-        [sys.executable, "-c", "from wsikit.cli.main import main; main()", "info", str(picture_npy)],
+        [sys.executable, "-c", "from wsikit.cli.main import main; main()", "info", *option, str(picture_npy)],
         env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
         capture_output=True,
         text=True,
@@ -105,13 +105,21 @@ def test_wsikit_info_shows_what_a_plug_in_opens(picture_npy, plugins) -> None:
 
 
 def test_what_a_plug_in_opens_is_tiled_and_a_store_without_pixels_finds_it_again(picture_npy, tmp_path) -> None:
-    grid = PatchParameters(mpp=0.5, patch_px=64)
-    stored = tile(picture_npy, tmp_path / "stored.zarr", patches=grid, image=ImageParameters(codec="zstd"))
-    virtual = tile(picture_npy, tmp_path / "virtual.zarr", patches=grid, image=ImageParameters(pixels="none"))
+    stored = tile(picture_npy, tmp_path / "stored.zarr", mpp=0.5, patch_px=64, image=ImageParameters(codec="zstd"))
+    virtual = tile(picture_npy, tmp_path / "virtual.zarr", mpp=0.5, patch_px=64, image=ImageParameters(pixels="none"))
     with open_slide(picture_npy) as slide, stored, virtual, SlideStore(virtual.path) as again:
         assert stored.record["source"]["reader"] == "numpy"
         for store in (stored, again):
             np.testing.assert_array_equal(store.read_region(30, 20, 200, 90), slide.read_region(30, 20, 200, 90))
+
+
+def test_a_store_without_pixels_names_the_plug_in_that_its_source_needs(picture_npy, tmp_path, plugins):
+    tile(picture_npy, tmp_path / "virtual.zarr", image=ImageParameters(pixels="none")).close()
+    (plugins / "toys-0.1.dist-info" / "entry_points.txt").write_text("")
+    with pytest.raises(
+        StoreError, match=r"virtual\.zarr: holds no pixels, and its slide cannot be .*no plug-in 'numpy'"
+    ):
+        SlideStore(tmp_path / "virtual.zarr")
 
 
 def test_built_in_readers_are_asked_first_and_keep_their_names(pyramid) -> None:

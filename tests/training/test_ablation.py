@@ -1,4 +1,4 @@
-"""`wsikit ablate` on a toy table: every arm is there, a cut-off run goes on, the figures are what they should be."""
+"""`wsikit ablate` on a toy table: all arms, resuming, correct metrics."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_every_patch_is_tested_once_per_seed_and_by_no_branch_that_saw_its_patie
         np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(len(data)))
 
 
-def test_figures_are_means_over_the_seeds_of_what_sklearn_says_of_the_same_predictions(config, finished):
+def test_figures_are_means_over_the_seeds_of_those_of_sklearn(config, finished):
     data, _ = load_patches(finished)
     key = "PRMF robust|measured captions"
     wanted = {}
@@ -102,10 +102,10 @@ def test_figures_are_means_over_the_seeds_of_what_sklearn_says_of_the_same_predi
     assert low <= results[key].auc_gain[0] <= high
     assert results["PRMF robust|no captions"].gate == 0
     assert results["concatenation|measured captions"].gate is None
-    assert len(results) == 3 + 3 + 9 + 1  # floors; image, text, mean; arms by captions; fitted on shuffled
+    assert len(results) == 3 + 3 + 9 + 1  # baselines; image, text, mean; arms by captions; fitted on shuffled
 
 
-def test_a_run_that_was_cut_off_does_what_is_missing_and_only_that(config, finished, tmp_path):
+def test_an_interrupted_run_computes_only_what_is_missing(config, finished, tmp_path):
     gone, kept = (finished / job.file for job in list(jobs(config))[-2:])
     before, old = kept.stat().st_mtime_ns, dict(np.load(gone))
     gone.unlink()
@@ -144,7 +144,7 @@ def test_intervals_may_draw_squares_of_a_slide_instead_of_patients(config, finis
         assert len(np.unique(data.groups[squares == square])) == 1
 
 
-def test_the_command_writes_table_record_and_picture(config, finished, tmp_path, capsys):
+def test_the_command_writes_table_record_and_figure(config, finished, tmp_path, capsys):
     source = Path(config.data.table.images)
     with pytest.raises(SystemExit) as ended:
         main(["ablate", str(source / "ablate.yaml"), "-o", str(finished)])
@@ -158,7 +158,7 @@ def test_the_command_writes_table_record_and_picture(config, finished, tmp_path,
 
 
 def test_the_text_branch_learns_after_the_image_branch_has_frozen_it(config, finished):
-    """Once it did not, and the arms fused what the encoder knew before it had met a label."""
+    """Once it did not, and the arms fused features of an untrained encoder."""
     data, splits = load_patches(finished)
     training, test = data.select(splits[0]["train"]), data.select(splits[0]["test"])
     model = load_model(finished / "models" / "fold0")

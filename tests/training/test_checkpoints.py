@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: ours is removed when the run is over, so nobody else's may be taken for it."""
+"""The folder of a run's checkpoints: it is removed at the end of a run, so no other folder may be taken for it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_folder_left_by_a_kill_before_its_first_file_is_taken(tmp_path: Path):
 def test_a_captioner_is_not_tuned_into_a_folder_whose_training_is_the_users(tmp_path: Path):
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "diary.txt").write_text("mine")
-    with pytest.raises(RequestError, match="something already"):
+    with pytest.raises(RequestError, match="not empty"):
         _claim(tmp_path, {"seed": 0})
     (tmp_path / "training" / "diary.txt").rename(tmp_path / "training" / LEFT)
     _claim(tmp_path, {"seed": 0})

@@ -1,4 +1,4 @@
-"""From a table to a patch set: size, scale, groups, and the guard of a split."""
+"""From a table to a patch set: size, scale, groups, and the check of a split."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ def test_rows_of_different_number_and_names_given_twice_are_refused():
         PatchSet(data.images, data.labels, data.groups, data.captions, ids=("a", "a", "b"))
 
 
-def test_a_slide_on_both_sides_of_a_split_is_refused():
+def test_a_slide_in_both_parts_of_a_split_is_refused():
     data = patch_set(table([ramp(8, 8)] * 3), ("UD", "D"), patch_px=8, mpp=4.0).patches
     with pytest.raises(RequestError, match="'p'"):
         refuse_shared_groups(data.select([0, 1]), data.select([2]))
     refuse_shared_groups(data.select([0, 2]), data.select([1]))
 
 
-def test_a_captioner_that_needs_the_slide_is_settled_on_each_by_itself():
+def test_a_captioner_that_needs_the_slide_is_fitted_to_each_slide():
     rng = np.random.default_rng(0)
     images = rng.integers(60, 200, (40, 16, 16, 3)).astype(np.uint8)
     images[20:] //= 2  # the second slide is darker throughout

@@ -1,4 +1,4 @@
-"""A vote fitted on validation slides: what is to be found is found, what must not be looked at is not."""
+"""A vote fitted on validation slides: known parameters are recovered, test slides are not used."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def too_sure(seed: int, share: float, temperature: float = 2.0) -> VoteSlide:
     return VoteSlide(str(seed), str(seed), at_temperature(honest, 1 / temperature), np.ones(400), honest.mean(axis=0))
 
 
-def test_the_temperature_that_made_patches_too_sure_is_found():
+def test_the_temperature_that_made_patches_overconfident_is_found():
     slides = [too_sure(seed, share) for seed, share in enumerate(np.linspace(0.1, 0.9, 12))]
     fitted = fit_parameters(slides, VoteParameters("mean"))
     assert fitted.temperature == 2.0
     assert brier(slides, fitted) < 0.2 * brier(slides, VoteParameters("mean"))
 
 
-def test_patches_of_other_tissue_are_silenced_where_they_mislead():
+def test_patches_of_other_tissue_get_no_weight_where_they_mislead():
     """In each slide 10 patches of key tissue are right and 30 of other tissue are wrong."""
     slides = []
     for index in range(6):
@@ -124,7 +124,7 @@ def test_the_limits_of_proxies_are_fitted_and_those_of_inpc_left():
     assert fit_rules(found[:2], ["UD", "UD"]).neuropil_share == 0.01  # one grade teaches no limit
 
 
-def test_a_slide_or_patient_on_both_sides_is_refused():
+def test_a_slide_or_patient_in_both_parts_is_refused():
     refuse_tested([("s1", "p1")], [("s2", "p2")])
     with pytest.raises(RequestError, match="1 patient.*'p1'"):
         refuse_tested([("s1", "p1")], [("s2", "p1")])
@@ -228,7 +228,7 @@ def test_validation_patients_that_were_trained_on_are_refused(trained: Path, tmp
 
 
 def test_a_slide_shared_by_validation_and_test_is_refused(trained: Path, tmp_path: Path):
-    """Grouped by file, the halves of one slide may fall on both sides."""
+    """Grouped by file, the halves of one slide may be in both parts."""
     out = trained / "out"
     model, config = load_model(out / "model"), read_config(trained / "config.yaml", TrainConfig)
     by_file = config.model_copy(update={"data": config.data.model_copy(update={"group": "file"})})

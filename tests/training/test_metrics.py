@@ -70,7 +70,7 @@ def test_kappa_counts_steps_on_the_biological_order():
     assert value_of(truth, np.eye(3)[near], "kappa_quadratic", n_ordinal=3) == pytest.approx(1 - 5 / expected)
 
 
-def test_a_class_that_does_not_occur_weighs_nothing():
+def test_a_class_that_does_not_occur_has_no_weight():
     truth, predicted = np.array([0, 0, 1]), np.array([0, 2, 1])
     assert balanced_accuracy(truth, predicted) == pytest.approx((1 / 2 + 1) / 2)
 
@@ -145,12 +145,12 @@ def test_a_paired_difference_is_narrower_than_two_intervals_and_zero_with_itself
     assert high - low < alone["high"] - alone["low"]
     swapped = paired_difference(truth, probs, better, patients, "auc")
     assert swapped == pytest.approx((-difference, -high, -low))
-    with pytest.raises(RequestError, match="there are accuracy"):
+    with pytest.raises(RequestError, match="expected one of accuracy"):
         paired_difference(truth, probs, probs, patients, "acc")
 
 
-def test_what_cannot_be_told_is_none_with_the_reason():
-    """The official code swallowed the error, and nobody learnt that a class was missing."""
+def test_an_undefined_metric_is_none_with_the_reason():
+    """The official code ignored the error, so a missing class went unnoticed."""
     truth, probs, patients = guesses()
     rows = truth != 2
     found = report(patches(truth[rows], patients[rows]), probs[rows], classes=("a", "b", "c"), n_ordinal=0)["patch"]
@@ -173,13 +173,13 @@ def test_slides_and_patients_are_the_means_of_their_patches():
     assert found["patient"]["accuracy"]["value"] == pytest.approx(2 / 3)
 
 
-def test_a_slide_of_several_classes_has_no_one_truth():
+def test_a_slide_of_several_classes_has_no_single_truth():
     found = report(patches(TRUTH, np.zeros(7)), np.eye(4)[PREDICTED], classes=tuple("abcd"), n_ordinal=0)
-    assert found["patient"] == {"reason": "1 of 1 patients have patches of several classes, so no one truth"}
+    assert found["patient"] == {"reason": "1 of 1 patients have patches of several classes, so no single truth"}
     assert found["slide"] == {"reason": "the data do not name the slide of every patch"}
 
 
-def test_the_temperature_that_spoilt_the_probabilities_is_found_again():
+def test_the_temperature_that_distorted_the_probabilities_is_recovered():
     rng = np.random.default_rng(0)
     honest = rng.dirichlet([1, 1, 1], 20_000)
     truth = (rng.random((20_000, 1)) > honest.cumsum(axis=1)).sum(axis=1)

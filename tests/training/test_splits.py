@@ -65,7 +65,7 @@ def test_a_patient_in_two_parts_is_refused_by_name():
 def test_training_without_a_class_is_refused():
     labels, groups = np.array([0, 1, 0, 1, 2]), np.array(list("abcde"))
     parts = {"train": np.array([0, 1]), "validation": np.array([2, 3]), "test": np.array([4])}
-    with pytest.raises(RequestError, match="no patch of class 2 to train on"):
+    with pytest.raises(RequestError, match="no training patch of class 2"):
         check_parts(labels, groups, parts)
 
 

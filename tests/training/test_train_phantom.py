@@ -18,7 +18,7 @@ SHIPPED = ROOT / "pipelines" / "configs" / "train_phantom.yaml"
 
 
 @pytest.mark.slow
-def test_one_command_makes_slides_a_model_its_card_and_its_figures(tmp_path: Path):
+def test_one_command_makes_slides_a_model_its_card_and_its_metrics(tmp_path: Path):
     config = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
     config["data"] |= {"train_seeds": [0, 3], "test_seeds": [90, 93], "slide_px": 672, "most_per_training_slide": 6}
     config["training"] |= {"epochs": 4, "batch": 8}
@@ -40,7 +40,7 @@ def test_one_command_makes_slides_a_model_its_card_and_its_figures(tmp_path: Pat
 
 
 def test_the_packaged_model_was_made_with_the_settings_shipped():
-    """A changed configuration without a new model would make the card's command a lie."""
+    """A changed configuration without a new model would make the command of the card wrong."""
     assert "phantom-mmlnb" in packaged_models()
     folder = load_model("phantom-mmlnb").folder
     assert folder is not None

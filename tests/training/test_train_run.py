@@ -42,7 +42,7 @@ COLOURS = {"UD": (90, 40, 130), "PD": (150, 80, 160), "D": (220, 170, 200)}
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A folder of 72 patches of 12 patients, each of one class, whose colour and words tell it; t.csv beside."""
+    """A folder of 72 patches of 12 patients, each of one class, which colour and words reveal; and t.csv."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "data"
     folder.mkdir()
@@ -108,7 +108,7 @@ def test_train_then_evaluate_then_predict(table: Path, tmp_path: Path, capsys: p
 
     seen = ("evaluate", out / "model", "-o", tmp_path / "all", "--device", "cpu")
     assert call(*seen) == 2
-    assert "was trained or chosen on" in capsys.readouterr().err
+    assert "was trained or selected on" in capsys.readouterr().err
     chosen = ("evaluate", out / "model", "--split", out / "splits.json", "-o", tmp_path / "ev", "--device", "cpu")
     assert call(*chosen, "--json") == 0
     said = json.loads(capsys.readouterr().out)
@@ -160,18 +160,18 @@ def test_one_fold_of_several_is_trained_and_the_split_kept_whole(table: Path, tm
     [
         ({"trainig": {}}, "trainig: Extra inputs are not permitted"),
         ({"classes": [{"code": "UD"}, {"code": "UD"}]}, "must differ"),
-        ({"classes": [{"code": "UD", "values": ["x"]}, {"code": "D", "values": ["x"]}]}, "a value stands for two"),
+        ({"classes": [{"code": "UD", "values": ["x"]}, {"code": "D", "values": ["x"]}]}, "one value is mapped to two"),
         ({"classes": [{"code": "o", "background": True}, {"code": "D"}]}, "those that vote come first"),
         ({"data": {"patch_px": 32}}, "give one of table, names and stores"),
         ({"data": {"patch_px": 32, "table": {"images": "x"}}}, "give mpp"),
-        ({"captions": {"source": "csv"}}, "source 'csv' and csv None do not go together"),
+        ({"captions": {"source": "csv"}}, "source 'csv' and csv None cannot be combined"),
         ({"text": {"max_tokens": 9}}, "give model_type .* or pretrained"),
         ({"stages": [{"name": "late", "since": 0.5, "learns": ["fusion"]}]}, "the first must begin at 0"),
         ({"training": TINY["training"] | {"epochs": 2}}, "take more epochs"),
         ({"data": {"patch_px": 32, "mpp": 1, "table": {"images": "${NO_SUCH_PLACE}/x"}}}, "NO_SUCH_PLACE is not set"),
     ],
 )
-def test_what_is_wrong_in_a_configuration_is_said(tmp_path: Path, changes: dict[str, Any], said: str):
+def test_errors_in_a_configuration_are_reported(tmp_path: Path, changes: dict[str, Any], said: str):
     data = {"table": {"images": "x"}, "mpp": 0.5, "patch_px": 32}
     with pytest.raises(RequestError, match=said):
         read_config(write(tmp_path, **{"data": data} | changes), TrainConfig)
@@ -216,7 +216,7 @@ def test_out_of_fold_captions_are_checked_fold_by_fold(table: Path, tmp_path: Pa
         with_captions(data, source, mpp=0.5)
 
 
-def test_the_vocabulary_is_learnt_from_what_the_model_is_given_alone(table: Path):
+def test_the_vocabulary_is_learnt_from_the_captions_that_the_model_reads(table: Path):
     config = read_config(config_of(table), TrainConfig)
     one = build_model(config, ("neuropil absent",), mpp=0.5)
     two = build_model(config, ("neuropil absent", "rosettes"), mpp=0.5)
@@ -224,7 +224,7 @@ def test_the_vocabulary_is_learnt_from_what_the_model_is_given_alone(table: Path
     assert one.config.mpp == 0.5
 
 
-def test_encoders_that_are_not_on_this_disk_are_not_fetched(table: Path):
+def test_encoders_that_are_not_local_are_not_downloaded(table: Path):
     config = config_of(table, image={"name": "lcnet_035", "weights": "timm/nothing_of_the_kind"})
     with pytest.raises(ModelError, match="Nothing is downloaded"):
         build_model(read_config(config, TrainConfig), ("a",), mpp=0.5)

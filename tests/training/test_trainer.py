@@ -18,7 +18,7 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMFOutput
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.training.augment import disturb, jitter_stain, turn
-from wsikit.training.baselines import colour_histogram, fit_histogram_floor, fit_text_floor
+from wsikit.training.baselines import colour_histogram, fit_histogram_baseline, fit_text_baseline
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.forward import outputs_of
@@ -190,7 +190,7 @@ toy.run(toy.toy_model(), epochs=4, checkpoints=Path(sys.argv[2]), validation=val
 """
 
 
-def test_a_run_killed_in_its_course_comes_to_the_same_weights_and_records(tmp_path: Path):
+def test_a_killed_and_resumed_run_gives_the_same_weights_and_records(tmp_path: Path):
     whole, resumed = toy_model(), toy_model()
     wanted = run(whole, epochs=4, checkpoints=tmp_path / "whole", validation=toy_set(seed=7))
     command = [sys.executable, "-c", KILLED, __file__, str(tmp_path / "cut"), "2"]
@@ -209,7 +209,7 @@ def test_a_run_killed_in_its_course_comes_to_the_same_weights_and_records(tmp_pa
     assert figures(found) == figures(wanted)
 
 
-def test_a_finished_run_that_is_resumed_learns_no_further(tmp_path: Path):
+def test_a_finished_run_that_is_resumed_trains_no_further(tmp_path: Path):
     one, two = toy_model(), toy_model()
     still = {"image": 0.0, "text": 0.0, "fusion": 0.0}
     changes: dict[str, object] = {"epochs": 12, "lr": still, "weight_decay": 0.0, "patience": 2}
@@ -222,7 +222,7 @@ def test_a_finished_run_that_is_resumed_learns_no_further(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda folder: run(toy_model(), epochs=3, checkpoints=folder), "a run was begun here. Resume it"),
+        (lambda folder: run(toy_model(), epochs=3, checkpoints=folder), "holds an unfinished run. Resume it"),
         (lambda folder: run(toy_model(), epochs=4, checkpoints=folder, resume=True), "differs in curriculum, settings"),
         (
             lambda folder: run(toy_model(), epochs=3, checkpoints=folder, resume=True, validation=toy_set(seed=7)),
@@ -230,16 +230,16 @@ def test_a_finished_run_that_is_resumed_learns_no_further(tmp_path: Path):
         ),
     ],
 )
-def test_a_run_is_gone_on_with_only_as_what_it_was(tmp_path: Path, change: Callable[[Path], object], said: str):
+def test_a_run_resumes_only_unchanged(tmp_path: Path, change: Callable[[Path], object], said: str):
     run(toy_model(), epochs=3, checkpoints=tmp_path)
     with pytest.raises(RequestError, match=said):
         change(tmp_path)
 
 
-def test_words_that_name_the_class_show_in_the_floor_of_words_as_written():
+def test_words_that_name_the_class_show_in_the_baseline_of_words_as_written():
     labels = np.arange(60) % 2
     captions = [f"nuclei, {('undifferentiated', 'differentiating')[label]}" for label in labels]
-    written, read = (fit_text_floor(captions, labels, scrubbed=scrubbed) for scrubbed in (False, True))
+    written, read = (fit_text_baseline(captions, labels, scrubbed=scrubbed) for scrubbed in (False, True))
     assert (written.predict(captions) == labels).all()
     assert (read.predict(captions) == labels).mean() == 0.5
 
@@ -264,7 +264,7 @@ def test_a_part_once_frozen_keeps_weights_and_batch_statistics_to_the_last_bit()
     assert not all(torch.equal(states[0][name], states[1][name]) for name in kept)
 
 
-def test_the_gate_is_taught_to_open_for_texts_worth_more_than_the_image_and_close_for_wrong_and_foreign_ones():
+def test_the_gate_is_taught_to_open_for_texts_worth_more_than_the_image_and_close_for_wrong_and_swapped_ones():
     labels = torch.tensor([0, 0, 0, 0])
     right, wrong = [5.0, 0.0], [0.0, 5.0]
     present, own = torch.tensor([True, True, True, False]), torch.tensor([True, True, False, False])
@@ -317,7 +317,7 @@ def test_the_colour_histogram_is_a_recount_of_the_pixels():
         np.testing.assert_allclose(features[row], np.concatenate(counts) / 35, rtol=1e-6)
 
 
-def test_the_floor_solves_what_colour_alone_tells():
+def test_the_colour_baseline_solves_a_colour_task():
     data, fresh = toy_set(), toy_set(seed=4)
-    floor = fit_histogram_floor(data.images, data.labels)
+    floor = fit_histogram_baseline(data.images, data.labels)
     assert (floor.predict(colour_histogram(fresh.images)) == fresh.labels).all()

@@ -45,7 +45,7 @@ def slide_picture(browser: Any) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(element.screenshot_as_base64))).convert("RGB")).astype(int)
 
 
-def settled(wait: Wait, browser: Any) -> None:
+def wait_for_stable_view(wait: Wait, browser: Any) -> None:
     """Waits until nothing moves and all tiles in sight are there."""
     wait(browser, "return !wsikitViewer.isAnimating?.() && wsikitViewer.world.getItemAt(0).getFullyLoaded()")
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
@@ -89,7 +89,7 @@ def test_maps_toggle_and_change_what_is_seen(visit: Visit, browser: Any, report:
     seen = {}
     for key in ("", "subtype", "probability-UD", "gate", "ood_score"):
         browser.find_element("css selector", f"input[name=layer][value='{key}']").click()
-        settled(wait, browser)
+        wait_for_stable_view(wait, browser)
         seen[key] = slide_picture(browser)
     assert all(np.abs(seen[key] - seen[""]).mean() > 3 for key in seen if key)
     assert np.abs(seen["gate"] - seen["subtype"]).mean() > 3
@@ -99,18 +99,18 @@ def test_maps_toggle_and_change_what_is_seen(visit: Visit, browser: Any, report:
 
 def test_opacity_and_the_m_key_take_the_map_away(visit: Visit, browser: Any, report: str, wait: Wait) -> None:
     visit(report)
-    settled(wait, browser)
+    wait_for_stable_view(wait, browser)
     with_map = slide_picture(browser)
     browser.execute_script(
         "const o = document.getElementById('opacity'); o.value = 0; o.dispatchEvent(new Event('input'))"
     )
-    settled(wait, browser)
+    wait_for_stable_view(wait, browser)
     bare = slide_picture(browser)
     browser.execute_script(
         "const o = document.getElementById('opacity'); o.value = 60; o.dispatchEvent(new Event('input'))"
     )
     browser.find_element("css selector", "body").send_keys("m")
-    settled(wait, browser)
+    wait_for_stable_view(wait, browser)
     assert np.abs(with_map - bare).mean() > 3
     assert np.abs(slide_picture(browser) - bare).mean() < 0.5
     assert browser.find_element("css selector", "input[name=layer][value='']").is_selected()
@@ -119,7 +119,7 @@ def test_opacity_and_the_m_key_take_the_map_away(visit: Visit, browser: Any, rep
 def test_the_map_lies_where_the_patches_are(visit: Visit, browser: Any, report: str, wait: Wait) -> None:
     """PD, yellow, was put left of x = 700 and UD, vermillion, right of it."""
     visit(report)
-    settled(wait, browser)
+    wait_for_stable_view(wait, browser)
     browser.find_element("id", "show-pins").click()
     picture = slide_picture(browser)
     script = """const p = wsikitViewer.world.getItemAt(0).imageToViewportCoordinates(arguments[0], arguments[1]);
@@ -132,7 +132,7 @@ def test_the_map_lies_where_the_patches_are(visit: Visit, browser: Any, report: 
     assert yellow[1] > vermillion[1] + 30  # the greener one
 
 
-def test_the_pointer_tells_of_the_patch_below_it(visit: Visit, browser: Any, report: str, made: Path) -> None:
+def test_the_patch_under_the_pointer_is_described(visit: Visit, browser: Any, report: str, made: Path) -> None:
     visit(report)
     row = row_at(made, 650, 560)
     point_at(browser, 650, 560)
@@ -146,7 +146,7 @@ def test_the_pointer_tells_of_the_patch_below_it(visit: Visit, browser: Any, rep
     assert browser.find_element("id", "patch-none").is_displayed()
 
 
-def test_a_click_keeps_a_patch_until_escape(visit: Visit, browser: Any, report: str, made: Path) -> None:
+def test_a_click_selects_a_patch_until_escape(visit: Visit, browser: Any, report: str, made: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     visit(report)
@@ -210,13 +210,13 @@ def test_a_shown_patch_leads_to_its_place_at_full_resolution(
     button = browser.find_element("css selector", "button[data-row]")
     row = button.get_attribute("data-row")
     browser.execute_script("arguments[0].click()", button)
-    settled(wait, browser)
+    wait_for_stable_view(wait, browser)
     assert browser.find_element("id", "patch-some").get_attribute("data-row") == row
     assert browser.execute_script("return wsikitViewer.viewport.getZoom() / wsikitViewer.viewport.getHomeZoom()") > 2
     assert "finest level here" not in text(browser, "zoom-label")
 
 
-def test_without_scripts_and_on_paper_there_are_still_pictures(visit: Visit, browser: Any, report: str) -> None:
+def test_without_scripts_and_on_paper_there_are_static_images(visit: Visit, browser: Any, report: str) -> None:
     visit(report)
     assert not browser.find_element("class name", "still").is_displayed()
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
@@ -277,7 +277,7 @@ def test_the_viewer_asks_for_deeper_tiles_as_it_zooms(
     assert not any("/tile/1/" in path for path in first)
     browser.execute_script("wsikitViewer.viewport.zoomTo(6).applyConstraints(true)")
     wait(browser, "return wsikitViewer.world.getItemAt(0).lastDrawn.some((drawn) => drawn.tile.level === 1)")
-    settled(wait, browser)
+    wait_for_stable_view(wait, browser)
     assert any("/tile/1/" in address for address in requests(browser))
     assert errors(browser) == []
 
@@ -294,7 +294,7 @@ def test_the_viewer_shows_the_slide_as_it_is(
             wsikitViewer.viewport.fitBounds(item.imageToViewportRectangle(...arguments, 200, 200), true)"""
         browser.execute_script(script, *place)
         wait(browser, "return wsikitViewer.world.getItemAt(0).lastDrawn.some((drawn) => drawn.tile.level === 1)")
-        settled(wait, browser)
+        wait_for_stable_view(wait, browser)
         script = """const box = wsikitViewer.viewport.getBounds(true);
             const found = wsikitViewer.world.getItemAt(0).viewportToImageRectangle(box);
             return [found.x, found.y, found.width, found.height]"""

@@ -21,7 +21,7 @@ from wsikit.view.library import Choice, Library
 from wsikit.view.server import Viewer
 from wsikit.view.tiles import TileSet
 
-SECRET = "the secret of somebody else"
+SECRET = "the secret of another user"
 
 
 def get(viewer: Viewer, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
@@ -58,7 +58,9 @@ def test_tiles_are_the_stores_own_bytes(run_viewer: Viewer, made: Path) -> None:
     store.close()
 
 
-def test_what_a_browser_cannot_read_is_encoded_anew(slide_path: Path, pixels: np.ndarray, tmp_path: Path) -> None:
+def test_tiles_that_a_browser_cannot_read_are_encoded_again(
+    slide_path: Path, pixels: np.ndarray, tmp_path: Path
+) -> None:
     import wsikit
     from wsikit.tiling.plan import ImageParameters
 
@@ -152,7 +154,7 @@ def test_no_address_leads_to_a_file(run_viewer: Viewer, made: Path, path: str) -
     assert SECRET.encode() not in body
 
 
-def test_a_link_out_of_the_store_closes_it(store_path: Path, tmp_path: Path) -> None:
+def test_a_store_with_a_link_out_of_it_is_not_shown(store_path: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text(SECRET)
     (store_path / "0" / "c" / "0" / "9").mkdir()
@@ -199,7 +201,7 @@ def test_it_only_reads(run_viewer: Viewer, method: str) -> None:
     assert (status, headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_looking_changes_nothing(made: Path, tmp_path: Path) -> None:
+def test_viewing_changes_nothing(made: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(made, tmp_path / "out"))
     stamps = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in out.rglob("*")}
     for path in [out, *out.rglob("*")]:
@@ -230,7 +232,7 @@ def test_every_answer_forbids_use_by_other_pages(run_viewer: Viewer) -> None:
         assert headers["x-frame-options"] == "DENY"
 
 
-def test_head_tells_the_length_without_the_body(run_viewer: Viewer) -> None:
+def test_head_gives_the_length_without_the_body(run_viewer: Viewer) -> None:
     path = "/slide/disc/tile/0/0_0.jpg"
     assert get(run_viewer, path, "HEAD")[1] == b""
     assert int(get(run_viewer, path, "HEAD")[2]["content-length"]) == len(get(run_viewer, path)[1])
@@ -244,13 +246,13 @@ def test_what_is_neither_store_nor_run_is_refused(tmp_path: Path) -> None:
         Library(tmp_path)
 
 
-def test_a_vote_that_is_not_there_is_said_on_the_page(made: Path) -> None:
+def test_a_missing_vote_is_stated_on_the_page(made: Path) -> None:
     shown = Library(made / "slides" / "disc.zarr", Choice(method="hard")).shown("disc")
     assert shown is not None
     assert "No vote by hard yet" in shown.page()
 
 
-def test_a_port_that_is_taken_is_told(run_viewer: Viewer, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported(run_viewer: Viewer, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from wsikit.cli.main import main
 
     with pytest.raises(SystemExit) as ended:

@@ -83,14 +83,14 @@ def test_8_percent_differentiating_is_d_though_the_majority_votes_pd():
         ({"neuropil": 0.02}, "0.5–2 %: UD or PD"),
     ],
 )
-def test_what_lies_near_a_limit_is_flagged(facts, said):
+def test_values_near_a_limit_are_flagged(facts, said):
     assert any(said in flag for flag in inpc(table(**facts)).borderline)
 
 
 @pytest.mark.parametrize(
     "facts", [{"differentiating": 0.039}, {"differentiating": 0.061}, {"stroma": 0.44}, {"stroma": 0.56}]
 )
-def test_what_lies_clear_of_the_limits_is_not_flagged(facts):
+def test_values_far_from_the_limits_are_not_flagged(facts):
     assert inpc(table(**facts)).borderline == ()
 
 
@@ -124,7 +124,7 @@ def nodular(side: int, *, differentiating: float = 0.0, outlined: bool = False) 
 
 
 @pytest.mark.parametrize(("side", "category"), [(0, "GN"), (2, "GNB-I"), (19, "GNB-I"), (20, "GNB-N?")])
-def test_foci_and_nodules_tell_ganglioneuroblastomas_apart(side, category):
+def test_foci_and_nodules_distinguish_ganglioneuroblastomas(side, category):
     statement = inpc(nodular(side))  # 20 × 20 patches are 4 mm²
     assert statement.category == category
     assert len(statement.nodules) == (category == "GNB-N?")
@@ -160,11 +160,11 @@ def test_an_outlined_nodule_is_no_suspicion_and_is_graded_by_itself():
         ({"neuropil": None}, Clinical(12, "low", False), ("neuropil (not measured)",)),
     ],
 )
-def test_what_is_missing_is_said(facts, clinical, missing):
+def test_missing_items_are_listed(facts, clinical, missing):
     assert inpc(table(**facts), clinical=clinical).missing == missing
 
 
-def test_facts_that_are_missing_carry_no_category_and_no_group():
+def test_missing_facts_give_no_category_and_no_group():
     known = Clinical(12, "low", False)
     without_cells = inpc(table(differentiating=None), clinical=known)
     assert (without_cells.category, without_cells.group) == (None, None)
@@ -181,14 +181,14 @@ def test_no_group_without_age_and_mki(clinical):
         assert inpc(facts, clinical=clinical).group is None
 
 
-def test_of_a_treated_tumour_nothing_is_said():
+def test_a_treated_tumour_gets_no_category():
     statement = inpc(table(), clinical=Clinical(12, "low", True))
     assert (statement.category, statement.group) == (None, None)
     assert "treated" in statement.reason
     assert statement.evidence["neuropil"].value == pytest.approx(0.6)
 
 
-def test_a_crumb_of_tumour_is_no_statement():
+def test_too_little_tumour_gives_no_category():
     assert inpc(table(n=5)).category == "PD"  # 0.25 mm²
     statement = inpc(table(n=4))
     assert statement.category is None
@@ -271,7 +271,7 @@ def test_intervals_cover_the_truth_of_tissue_that_varies_from_place_to_place():
     assert 88 <= held <= 99
 
 
-def test_too_few_squares_of_tissue_give_no_interval():
+def test_too_few_blocks_give_no_interval():
     assert inpc(table(n=10)).evidence["neuropil"].low is None  # 1 mm², four squares
     assert "no interval: 4 blocks" in "\n".join(inpc(table(n=10)).words())
 
@@ -290,7 +290,7 @@ def test_areas_weigh_and_glass_does_not():
     assert inpc(halved).tumour_mm2 == pytest.approx(18.0)
 
 
-def test_the_top_rows_are_those_that_say_most():
+def test_the_top_rows_have_the_strongest_evidence():
     facts = table()
     cells_of = np.zeros(3600)
     cells_of[[7, 3000, 15]] = 30, 60, 10
@@ -299,14 +299,14 @@ def test_the_top_rows_are_those_that_say_most():
     assert len(found["neuropil"]) == 5
 
 
-def test_a_statement_survives_json():
+def test_an_inpc_result_survives_json():
     for facts in (table(), nodular(20), table(n=4), table(stroma=None, neuropil=None)):
         statement = inpc(facts, clinical=Clinical(12, Mki(100, 5000)))
         assert InpcResult.from_json(json.loads(json.dumps(statement.to_json()))) == statement
     assert Clinical.from_json(json.loads(json.dumps(Clinical(12, Mki(1, 9)).to_json()))) == Clinical(12, Mki(1, 9))
 
 
-def test_class_probabilities_stand_in_for_facts_and_say_so():
+def test_class_probabilities_are_used_as_named_proxies():
     cells = square(20)
     probs = np.tile([0.1, 0.8, 0.1, 0.0], (400, 1))
     probs[:100] = [0.0, 0.1, 0.9, 0.0]

@@ -78,7 +78,7 @@ def test_one_hot_tissue_with_equal_weights_is_the_mean():
     assert vote(probs, rule, evidence=Evidence(key_tissue=tissue)).probs == pytest.approx(probs.mean(axis=0))
 
 
-def test_a_slide_without_key_tissue_falls_to_the_plain_mean():
+def test_a_slide_without_key_tissue_gets_the_plain_mean():
     probs, _ = some()
     rule = VoteRule("soft_clinical", **FREE)
     result = vote(probs, rule, evidence=Evidence(key_tissue=np.tile([1.0, 0, 0], (60, 1))))
@@ -86,7 +86,7 @@ def test_a_slide_without_key_tissue_falls_to_the_plain_mean():
     assert result.n_effective == pytest.approx(60)
 
 
-def test_a_patch_of_unknown_tissue_weighs_as_other_tissue():
+def test_a_patch_of_unknown_tissue_is_weighted_as_other_tissue():
     tissue = np.array([[np.nan, np.nan, np.nan], [0.9, 0.05, 0.05], [0.1, 0.6, 0.3]])
     assert clinical_weights(tissue).tolist() == pytest.approx([0.1, 0.1, 9.0])
 
@@ -95,7 +95,7 @@ def test_a_patch_of_unknown_tissue_weighs_as_other_tissue():
 def test_gate_and_attention_are_weights(method, name):
     probs, weights = some()
     given = np.random.default_rng(1).random(60)
-    given[:5] = np.nan  # not known: no voice
+    given[:5] = np.nan  # unknown: weight 0
     result = vote(probs, method=method, weights=weights, evidence=Evidence(**{name: given}), **FREE)
     w = weights[5:] * given[5:]
     assert result.probs == pytest.approx((w[:, None] * probs[5:]).sum(axis=0) / w.sum())
@@ -171,7 +171,7 @@ def test_a_share_next_to_the_limit_of_the_rule_abstains_and_says_so():
     assert "share 0.0520 is too close to the rule's limit of 0.05" in result.reason
 
 
-def test_a_rule_that_does_not_hold_never_leaves_its_own_class_ahead():
+def test_the_target_class_never_leads_if_its_rule_does_not_hold():
     """By the mean D is ahead, but no patch is sure of it."""
     rule = VoteRule("threshold", rule=ThresholdRule(2, 0.9, 0.05), **FREE)
     assert vote(np.tile([0.1, 0.3, 0.6], (40, 1)), rule).label == 1
@@ -211,7 +211,7 @@ def test_ranks_over_blocks_are_ranks_over_patches_to_the_width_of_a_bin(method):
     assert count.score(count.block_sums(block, 40)[drawn].sum(axis=0)) == pytest.approx(again, abs=2 / BINS)
 
 
-def test_a_draw_takes_no_more_than_k_voices_of_a_crowd_that_says_the_same():
+def test_a_resample_uses_no_more_than_k_of_many_equal_patches():
     """100 patches of 0.9 and 400 of 0.2: the 150 highest are all of the one and 50 of the other."""
     probs = np.repeat([[0.9, 0.1], [0.2, 0.8]], [100, 400], axis=0)
     count = tally(VoteRule("topk", k=150), probs, np.ones(500))

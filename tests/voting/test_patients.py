@@ -1,4 +1,4 @@
-"""Slides of a patient together: areas weigh, the worst grade is the least differentiated, nobody is dropped."""
+"""Aggregation per patient: weighted by area, the worst grade is the least differentiated, no slide is dropped."""
 
 from __future__ import annotations
 

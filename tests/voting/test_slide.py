@@ -1,9 +1,11 @@
-"""A whole slide: weights, areas, a second subtype, unlike tissue, and what is said when the vote abstains."""
+"""A whole slide: weights, areas, a second subtype, out-of-distribution tissue, and the reasons of an abstention."""
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from wsikit.errors import RequestError
 from wsikit.geometry import PatchGrid
 from wsikit.partition import shared_areas
+from wsikit.store.format2_names import PARAMETERS, VOTE_KEYS
 from wsikit.voting import (
     METHODS,
     Evidence,
@@ -25,6 +28,8 @@ from wsikit.voting import (
     vote_slide,
     voting_inputs,
 )
+from wsikit.voting.parameters import OLD_NAMES as OLD_PARAMETERS
+from wsikit.voting.result import OLD_NAMES as OLD_RESULT_NAMES
 from wsikit.voting.weights import key_tissue, overlap_weight, quality_weight
 
 CLASSES, BACKGROUND = ("UD", "PD", "D", "other"), ("other",)
@@ -132,7 +137,7 @@ def test_only_weights_that_are_known_and_asked_for_are_taken_and_named():
     assert vote_slide(patches, VoteParameters(weights=("readable",))).weighted_by == ()
 
 
-def test_what_cannot_be_seen_has_no_voice():
+def test_unreadable_and_unusable_patches_have_weight_0():
     """Sure D patches under ink, or out of focus, against as many PD patches."""
     labels = np.ones((6, 10), int)
     labels[:, :7] = 2
@@ -144,7 +149,7 @@ def test_what_cannot_be_seen_has_no_voice():
         assert vote_slide(patches, VoteParameters(weights=(), min_patches=1)).label == 2
 
 
-def test_quality_that_was_not_measured_takes_nothing_away():
+def test_unmeasured_quality_does_not_reduce_the_weight():
     assert quality_weight([np.nan, 0.25, 1.0], [0.0, np.nan, 0.0]).tolist() == [1.0, 1.0, 0.0]
 
 
@@ -202,7 +207,7 @@ def test_patches_without_weight_or_prediction_tear_a_region_apart():
     assert second.area_mm2 == pytest.approx(100 * 0.0025)
 
 
-def test_tissue_unlike_the_training_makes_the_vote_abstain_and_says_so():
+def test_out_of_distribution_tissue_makes_the_vote_abstain_with_this_reason():
     ood_score = np.where(np.arange(100) < 62, 1.4, 0.7).astype(np.float32)
     patches = slide(np.ones((10, 10), int), ood_score=ood_score)
     result = vote_slide(patches)
@@ -213,7 +218,7 @@ def test_tissue_unlike_the_training_makes_the_vote_abstain_and_says_so():
     assert vote_slide(patches, VoteParameters(max_ood=0.7)).label == 1
 
 
-def test_novelty_counts_the_weight_of_patches_that_voted_only():
+def test_the_out_of_distribution_fraction_is_weighted_over_voting_patches():
     labels = np.ones((10, 10), int)
     labels[:5] = 3  # background, however strange
     ood_score = np.where(np.arange(100) < 50, 9.0, np.nan)
@@ -224,12 +229,12 @@ def test_novelty_counts_the_weight_of_patches_that_voted_only():
     assert result.ood_fraction == pytest.approx(10 * 0.5 / (10 * 0.5 + 30))
 
 
-def test_a_model_that_knows_nothing_of_novelty_says_nothing():
+def test_without_scores_there_is_no_out_of_distribution_fraction():
     assert vote_slide(slide(np.ones((5, 5), int))).ood_fraction is None
     assert vote_slide(slide(np.ones((5, 5), int), ood_score=np.full(25, np.nan))).ood_fraction is None
 
 
-def test_smoothing_comes_before_the_vote_and_is_told():
+def test_smoothing_comes_before_the_vote_and_is_reported():
     labels = np.ones((8, 8), int)
     labels[3, 3] = 2
     patches = slide(labels)
@@ -323,6 +328,22 @@ def test_a_record_with_the_names_of_version_2_opens():
     back = SlideResult.from_json(record)
     assert back.ood_fraction == 1
     assert back.to_json() == result.to_json()
+
+
+def test_old_names_are_those_of_store_format_2():
+    assert OLD_RESULT_NAMES == VOTE_KEYS
+    assert OLD_PARAMETERS == PARAMETERS
+
+
+def test_voting_imports_numpy_only():
+    code = (
+        "import sys, wsikit.voting, wsikit.voting.inpc, wsikit.voting.patients, wsikit.voting.fitted_parameters\n"
+        "heavy = {'torch', 'zarr', 'scipy', 'pandas', 'PIL', 'dask', 'matplotlib'} & set(sys.modules)\n"
+        "rooms = {name.split('.')[1] for name in sys.modules if name.startswith('wsikit.')}\n"
+        "print(sorted(heavy), sorted(rooms & {'store', 'slides', 'captions', 'models', 'tiling', 'tissue'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] []"
 
 
 def test_parameters_survive_json_and_older_ones_open():

@@ -46,7 +46,7 @@ def test_a_straight_border_stays_where_it_is(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_missing_says_nothing_and_stays_missing(method):
+def test_missing_patches_have_no_influence_and_stay_missing(method):
     """Were the patches without prediction of any class, white or other, the lone pair would be outvoted."""
     labels = np.zeros((7, 7), int)
     labels[3, 3:5] = 2
@@ -61,7 +61,7 @@ def test_what_is_missing_says_nothing_and_stays_missing(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_handed_on_across_a_missing_patch(method):
+def test_nothing_passes_across_a_missing_patch(method):
     probs = np.array([[0.9, 0.1], [np.nan, np.nan], [0.4, 0.6]])
     grid = grid_of(3, 1)
     after = smooth(probs, grid, grid.all_coords(), method=method, coupling=2.0)
@@ -115,7 +115,7 @@ def test_more_rows_than_fit_at_once_are_smoothed_alike():
     assert down == pytest.approx(across.transpose(1, 0, 2))
 
 
-def test_two_sure_neighbours_settle_where_the_mean_field_equations_hold():
+def test_two_certain_neighbours_converge_to_the_mean_field_solution():
     """q ∝ p·exp(coupling·q of the other), solved by plain iteration for two patches."""
     p = np.array([[0.7, 0.3], [0.4, 0.6]])
     q = p.copy()

@@ -115,7 +115,7 @@ def test_confidence_weights_are_one_minus_relative_entropy_to_the_kappa():
         assert vote([sure, unsure], method="confidence", kappa=kappa, **FREE).probs[0] == pytest.approx(expected)
 
 
-def test_undecided_patches_have_no_voice_in_a_confidence_vote():
+def test_undecided_patches_have_no_weight_in_a_confidence_vote():
     crowd = np.full((1000, 3), 1 / 3)
     result = vote(np.vstack([crowd, [[0.8, 0.1, 0.1]]]), method="confidence", **FREE)
     assert result.probs == pytest.approx([0.8, 0.1, 0.1])
@@ -210,7 +210,7 @@ def test_a_patch_that_is_more_tumour_than_background_votes_and_is_mapped_as_tumo
     assert inputs.labels.tolist() == [0]
 
 
-def test_a_slide_of_nothing_but_background_abstains_whatever_the_crumbs_say():
+def test_a_slide_of_background_only_abstains():
     inputs = vote_inputs(np.tile([0.03, 0.001, 0.969], (5000, 1)), ("UD", "PD", "other"), background=("other",))
     result = vote(inputs.probs, weights=inputs.weights)
     assert result.abstained

@@ -1,1 +1,1 @@
-"""Many slides: manifest, runner, outputs."""
+"""Runs over many slides: manifest, plan, stages, scheduler, records, patients."""

@@ -1,8 +1,8 @@
-"""Is a slide finished? Decided from small files and a listing of the store, without opening the slide or the store.
+"""Whether a slide is finished: decided from small files and a listing of the store; neither slide nor store is opened.
 
 When a slide is done, results/<slide_id>/finished.json records what was asked for, the source's fingerprint, and the
-names and sizes of all files of its store and results. A later run that asks for the same and finds the same files has
-nothing to do. Any difference sends the slide through all stages, each of which decides by its own receipt.
+names and sizes of all files of its store and results. A later run with the same request and the same files skips the
+slide. With any difference, the slide goes through all stages, and each stage decides by its own receipt.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ FORMAT = 1
 
 
 def mark_finished(out: Path, entry: SlideEntry, request: str) -> None:
-    """Record that the slide is done as `request` (`slide_request`) asks."""
+    """Record that the slide is finished for `request` (the digest of `slide_request`)."""
     folder = out / "results" / entry.slide_id
     state = {"format": FORMAT, "request": request, "files": _files(out, entry.slide_id)}
     write_json(folder / MARK, state)
 
 
 def unmark(out: Path, slide_id: str) -> None:
-    """The slide is being worked on: it is not finished until it is marked again."""
+    """Remove the record: the slide is being processed and not finished until it is marked again."""
     (out / "results" / slide_id / MARK).unlink(missing_ok=True)
 
 
 def finished_row(out: Path, entry: SlideEntry, request: str) -> SlideRow | None:
-    """The row of a slide that is finished as `request` asks, or None if anything is missing or different."""
+    """The row of a slide that is finished for `request`, or None if anything is missing or different."""
     try:
         mark = json.loads((out / "results" / entry.slide_id / MARK).read_text(encoding="utf-8"))
         row = read_row(out, entry.slide_id)
@@ -47,15 +47,15 @@ def finished_row(out: Path, entry: SlideEntry, request: str) -> SlideRow | None:
 
 
 def slide_request(entry: SlideEntry, parameters: dict[str, Any], model: str, captioner: dict[str, Any]) -> str:
-    """Digest of everything that decides a slide's results.
+    """Digest of everything that determines a slide's results.
 
-    Settings, model and captioner, the source and what lies beside it (a sidecar with its pixel size, its regions of
-    interest), and the revisions of all stages.
+    Settings, model and captioner; the slide file, its sidecar with the pixel size, its regions of interest; and the
+    revisions of all stages.
 
     Raises
     ------
     OSError
-        The source or its regions cannot be read.
+        The slide file or its regions cannot be read.
     """
     from wsikit.batch.revisions import REVISIONS
     from wsikit.slides.fingerprint import fingerprint
@@ -63,10 +63,10 @@ def slide_request(entry: SlideEntry, parameters: dict[str, Any], model: str, cap
 
     roi = None if entry.roi is None else hashlib.sha256(Path(entry.roi).read_bytes()).hexdigest()
     sidecar = Path(sidecar_path(entry.path))
-    beside = hashlib.sha256(sidecar.read_bytes()).hexdigest() if sidecar.is_file() else None
+    scale = hashlib.sha256(sidecar.read_bytes()).hexdigest() if sidecar.is_file() else None
     return digest_of(
         {
-            "slide": [entry.path, entry.mpp, entry.mpp_source, entry.assume_mpp, roi, beside],
+            "slide": [entry.path, entry.mpp, entry.mpp_source, entry.assume_mpp, roi, scale],
             "source": fingerprint(entry.path),
             "parameters": parameters,
             "model": model,

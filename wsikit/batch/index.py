@@ -1,6 +1,6 @@
 """OUT/index.html: all slides of a run on one page, sortable, linked to their reports; made from the rows.
 
-The page works from the disk, without network; the local viewer shows the same page with its own addresses.
+The page works from disk, without network; the local viewer shows the same page with other links.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Links = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a slide's things are, seen from the page; None or nothing where they are not there."""
+    """Links to a slide's files, relative to the page; None or empty if a file does not exist."""
 
     report: str | None
     thumbnail: str | None
     others: Links = ()
-    """Words and address of further files."""
+    """Label and link of further files."""
 
 
 def write_index(out: Path) -> None:
@@ -44,16 +44,18 @@ def write_index(out: Path) -> None:
 def render_index(
     rows: Sequence[SlideRow], where: Callable[[SlideRow], Addresses], *, title: str, files: bool = False
 ) -> str:
-    """The page.
+    """The page as HTML.
 
     Parameters
     ----------
+    rows
+        One per slide.
     where
-        Addresses of a row's report and thumbnail.
+        Links to a row's report and thumbnail.
     title
-        What the run is called.
+        Name of the run.
     files
-        Whether slides.csv and run.json lie beside the page.
+        Whether slides.csv and run.json are in the folder of the page.
     """
     script = inline_script(SCRIPT)
     states = Counter(state_of(row) for row in rows)
@@ -73,14 +75,14 @@ def render_index(
 
 
 def state_of(row: SlideRow) -> str:
-    """called, abstained, failed, or busy elsewhere."""
+    """called, abstained, failed, or locked."""
     if row.status != DONE:
         return row.status
     return CALLED if row.subtype is not None else ABSTAINED
 
 
 def _entry(row: SlideRow, where: Addresses) -> dict[str, Any]:
-    """One line of the table: words, and what each column is sorted by."""
+    """One line of the table: text and sort key of each column."""
     probability = sorted(row.probability.items(), key=lambda item: -item[1])
     return {
         "slide_id": row.slide_id,
@@ -100,18 +102,18 @@ def _entry(row: SlideRow, where: Addresses) -> dict[str, Any]:
     }
 
 
-def _number(value: float | None, form: str, words: Callable[[float], str] | None = None) -> dict[str, Any]:
-    """Words and sort key of a number; nothing where it is not known."""
+def _number(value: float | None, form: str, formatter: Callable[[float], str] | None = None) -> dict[str, Any]:
+    """Text and sort key of a number; a dash if it is unknown."""
     if value is None:
         return {"text": "–", "key": ""}
-    return {"text": words(value) if words else form.format(value), "key": repr(value)}
+    return {"text": formatter(value) if formatter else form.format(value), "key": repr(value)}
 
 
 def _on_disk(out: Path, row: SlideRow) -> Addresses:
-    """Relative addresses of what is there."""
+    """Relative links to the files that exist."""
     folder = f"results/{row.slide_id}"
     files = (("map", f"{folder}/map.png"), ("GeoJSON", f"{folder}/subtype.geojson"), ("JSON", f"{folder}/result.json"))
-    there = [(words, quote(path)) for words, path in files if row.status == DONE and (out / path).is_file()]
+    there = [(label, quote(path)) for label, path in files if row.status == DONE and (out / path).is_file()]
     if row.status == FAILED and (out / "failures" / f"{row.slide_id}.txt").is_file():
         there.append(("traceback", quote(f"failures/{row.slide_id}.txt")))
     report, thumbnail = f"{folder}/report.html", f"{folder}/thumbnail.jpg"

@@ -53,7 +53,16 @@ class RunLog:
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """All events of the runs in `out`, oldest first; lines that a crash cut off are left out."""
+    """All events of the runs in `out`, oldest first; lines cut off by a crash are skipped.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> log = RunLog(Path(tempfile.mkdtemp()))
+    >>> log.write("run", slides=2)
+    >>> [(event["event"], event["slides"]) for event in read_log(log.path.parent)]
+    [('run', 2)]
+    """
     path = out / LOG_FILE
     if not path.is_file():
         return []

@@ -1,4 +1,4 @@
-"""Which slides a batch holds and what they are called. Ids come from paths, so that equal names never meet."""
+"""The slides of a batch and their ids. Ids are made from paths, so that equal file names get different ids."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SLIDE_SUFFIXES = frozenset(
         ".zarr",
     ]
 )
-"""What is taken for a slide in a folder. A file named outright is always tried, whatever it is called."""
+"""Suffixes that are recognised as slides in a folder. A file given by its path is always tried."""
 
 _UNSAFE = re.compile(r"[^\w.+=@-]+")
 
@@ -49,31 +49,30 @@ class SlideEntry:
     slide_id: str
     path: str
     mpp: float | tuple[float, float] | None = None
-    """µm/px at level 0 as the manifest (or the caller) gives it: it overrides what the file states."""
+    """µm/px at level 0 from the manifest or the caller; it overrides the pixel size in the file."""
     mpp_source: str = "manifest"
-    """Who gives `mpp`."""
+    """Source of `mpp`."""
     assume_mpp: float | None = None
-    """µm/px at level 0 if neither manifest, nor sidecar, nor file gives a credible one."""
+    """µm/px at level 0, used if neither manifest nor sidecar nor file gives a credible one."""
     patient: str = ""
-    """Whose it is, as the manifest says; empty if it does not."""
-
+    """Patient id from the manifest; empty if there is none."""
     roi: str | None = None
-    """GeoJSON of the regions that are looked at; None: the whole slide."""
+    """GeoJSON file of the regions that are analysed; None: the whole slide."""
 
     @classmethod
     def of(cls, slide: Slide) -> SlideEntry:
-        """The entry of an open slide. A pixel size that was given when it was opened holds for the batch too."""
+        """The entry of an open slide. A pixel size given at opening is used in the batch too."""
         given: Any = getattr(slide, "given_mpp", (None, ""))
         mpp, source = given
         return cls("", str(slide.path), mpp=mpp, mpp_source=source or "option")
 
     def open(self) -> Slide:
-        """Open the slide with the pixel size that holds for it.
+        """Open the slide with its pixel size.
 
         Raises
         ------
         SlideError, ScaleError
-            The file is no slide that can be read; its pixel size is nowhere given.
+            The file is not a readable slide; its pixel size is not given anywhere.
         """
         from wsikit.slides.registry import open_slide
 
@@ -94,27 +93,36 @@ def collect(
     assume_mpp: float | None = None,
     taken: Mapping[str, str] | None = None,
 ) -> list[SlideEntry]:
-    """The slides of a batch, in a fixed order, each once.
+    """Find the slides of a batch: in a fixed order, each once, with unique ids.
 
     Parameters
     ----------
     inputs
-        Files and folders. Folders are searched, with all below them, for `SLIDE_SUFFIXES`. Of the DICOM files of one
-        series, which are one slide, the one of the finest level stands for it.
+        Files and folders. Folders are searched recursively for `SLIDE_SUFFIXES`. The DICOM files of one series are one
+        slide; its path is the file of the finest level.
     manifests
-        CSV files with a column `path` (relative to the CSV's folder, or absolute) and, where wanted, `slide_id`,
+        CSV files with a column `path` (relative to the CSV's folder, or absolute) and optionally `slide_id`,
         `patient` and `mpp` (µm/px; or `mpp_x` and `mpp_y`).
     entries
-        Slides that are known already; an empty `slide_id` is filled in.
+        Further slides; an empty `slide_id` is filled in.
     assume_mpp
-        µm/px for the slides that state none, or none that is credible, and whose row in the manifest gives none.
+        µm/px for slides without a credible pixel size in the manifest, the sidecar or the file.
     taken
-        Ids in use in the output folder already, with the paths they belong to. Another path gets another id.
+        Ids already used in the output folder, with their paths. Another path gets another id.
 
     Raises
     ------
     RequestError
-        If there is no slide at all, a path does not exist, or the manifest cannot be read.
+        If no slide is found, a path does not exist, or the manifest cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("a.svs", "b.ndpi", "notes.txt"):
+    ...     (folder / name).touch()
+    >>> [entry.slide_id for entry in collect([folder])]
+    ['a', 'b']
     """
     if assume_mpp is not None and not (math.isfinite(assume_mpp) and assume_mpp > 0):
         raise RequestError(f"--assume-mpp {assume_mpp}: expected a positive number of µm per pixel")
@@ -158,7 +166,7 @@ def _slides_below(folder: Path) -> list[Path]:
 
 
 def _one_per_series(found: list[tuple[Path, SlideEntry]]) -> list[tuple[Path, SlideEntry]]:
-    """One entry for each DICOM series: its other levels, its label and its macro come with it."""
+    """One entry for each DICOM series: its other levels, its label and its macro image belong to it."""
     dicom = {Path(entry.path) for _, entry in found if entry.path.lower().endswith(".dcm")}
     if len(dicom) < 2:
         return found
@@ -237,7 +245,7 @@ def _with_ids(found: list[tuple[Path, SlideEntry]], taken: dict[str, str]) -> li
             if name in shared or name in given:
                 slide_id = _id_below(root, entry.path, suffix=True)
             if slide_id in used or not _same_file(taken.get(slide_id, entry.path), entry.path):
-                # equal names from different roots: the path itself tells them apart, the same in every run
+                # equal names from different folders: a digest of the path makes the id unique, the same in every run
                 slide_id = f"{slide_id}-{hashlib.sha256(_real_path(entry.path).encode()).hexdigest()[:8]}"
         used.add(slide_id)
         entries.append(replace(entry, slide_id=slide_id))

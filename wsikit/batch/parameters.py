@@ -1,4 +1,4 @@
-"""Everything that decides what a run computes, as one frozen value. Light: nothing heavy is imported."""
+"""All settings that determine the results of a run, as one frozen value. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ DEFAULT_MIN_ROI = 0.5
 
 @dataclass(frozen=True)
 class RunParameters:
-    """Settings of a run. Patch size and scale are the model's."""
+    """Settings of a run. Patch size and scale come from the model."""
 
     model: str = "phantom-mmlnb"
     """Name or folder of the model."""
     captioner: str | None = None
-    """As `wsikit.captions.load_captioner` takes it; None: the captioner that the model was trained with, where it comes
-    with the package, else morphometry."""
+    """Captioner, see `wsikit.captions.load_captioner`; None: the captioner that the model was trained with if it is
+    packaged, else morphometry."""
     captioner_options: CaptionerOptions | None = None
     caption_budget: Budget | None = None
     """Per slide; None: every patch is described."""
     overlap_px: int = 0
-    """Border that neighbouring patches share, px at the model's mpp."""
+    """Overlap of neighbouring patches, px at the model's mpp."""
     min_tissue: float = DEFAULT_MIN_TISSUE
-    """Least fraction of a patch that is tissue, 0–1."""
+    """Minimum tissue fraction of a patch, 0–1."""
     tissue: TissueParameters | None = None
     image: ImageParameters | None = None
     """How pixels are stored."""
@@ -40,9 +40,9 @@ class RunParameters:
     """Stain normalisation before the model; see `wsikit.inference.stain.parse_stain`."""
     vote: VoteParameters = field(default_factory=VoteParameters)
     roi_classes: tuple[str, ...] = ()
-    """Of the regions that slides come with (`SlideEntry.roi`), the classes that count; none: all."""
+    """Classes of the regions of interest (`SlideEntry.roi`) that are used; empty: all."""
     min_roi: float = DEFAULT_MIN_ROI
-    """Least fraction of a patch that lies inside of them."""
+    """Minimum fraction of a patch inside these regions, 0–1."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, with the defaults filled in."""

@@ -1,4 +1,4 @@
-"""From the results of a run to one row per patient: OUT/patients.csv. Every slide of a patient is accounted for."""
+"""One row per patient from the results of a run: OUT/patients.csv. Every slide of a patient is listed."""
 
 from __future__ import annotations
 
@@ -25,40 +25,42 @@ class Patients:
     """The patients of a run."""
 
     results: tuple[PatientResult, ...]
-    """By name."""
+    """Sorted by patient ID."""
     weighted_by: str
-    """What slides were weighted with: "voting area", or "tissue area" where a result does not say the former."""
+    """Weight of the slides: "voting area", or "tissue area" if a result has no voting area."""
     without_patient: tuple[str, ...]
-    """Slides of the run for which nobody said whose they are."""
+    """Slides of the run that have no patient ID."""
 
     @property
     def complete(self) -> bool:
-        """Whether no slide failed, is missing or is nobody's. To abstain is a result."""
-        troubles = [why for result in self.results for why in result.left_out.values()]
-        return not self.without_patient and all(why.startswith("abstained") for why in troubles)
+        """Whether no slide failed, is missing or has no patient ID. An abstention is a result."""
+        reasons = [reason for result in self.results for reason in result.left_out.values()]
+        return not self.without_patient and all(reason.startswith("abstained") for reason in reasons)
 
 
 def combine_patients(out: str | os.PathLike[str], *, manifest: str | os.PathLike[str] | None = None) -> Patients:
-    """Put the slides of each patient together.
+    """Aggregate the slide results of each patient.
 
     Parameters
     ----------
     out
         Folder of a run.
     manifest
-        CSV with a column `patient` and `slide_id` or `path` (relative to the CSV's folder, or absolute). By default
-        what the manifests of the runs said.
+        CSV with a column `patient` and `slide_id` or `path` (relative to the CSV's folder, or absolute). By default,
+        the patient IDs of the runs' manifests are used.
 
     Raises
     ------
     RequestError
-        If the folder holds no run, or nobody says which slide is whose.
+        If the folder holds no run, or no slide-to-patient mapping is found.
     """
     folder = Path(out)
     rows = {row.slide_id: row for row in records.read_rows(folder)}
     known = records.read_patients(folder) if manifest is None else _from_manifest(Path(manifest), list(rows.values()))
     if not known:
-        raise RequestError(f"{folder}: nobody said which slide is whose. Give --manifest CSV with a column patient.")
+        raise RequestError(
+            f"{folder}: no slide-to-patient mapping found. Give --manifest CSV with the columns patient and slide_id."
+        )
     areas = {slide_id: _voting_area(folder, slide_id) for slide_id, row in rows.items() if row.subtype is not None}
     by_vote = bool(areas) and all(area is not None for slide_id, area in areas.items() if slide_id in known)
     of_patient: dict[str, list[SlideOfPatient]] = {}
@@ -84,7 +86,7 @@ def write_patients(out: str | os.PathLike[str], patients: Patients) -> Path:
         writer.writerow(header)
         for one in patients.results:
             probability = [_number(one.probability.get(code)) for code in codes]
-            left_out = "; ".join(f"{slide}: {why}" for slide, why in one.left_out.items())
+            left_out = "; ".join(f"{slide}: {reason}" for slide, reason in one.left_out.items())
             cells = [one.patient, len(one.counted) + len(one.left_out), len(one.counted), one.mean or ""]
             cells += [*probability, _number(one.margin), one.worst or "", "; ".join(one.worst_slides)]
             cells += [_number(one.area_mm2), patients.weighted_by, left_out]
@@ -96,17 +98,17 @@ def _slide(slide_id: str, row: SlideRow | None, area_mm2: float | None) -> Slide
     if row is None:
         return SlideOfPatient(slide_id, trouble=NOT_RUN)
     if row.status != records.DONE:
-        return SlideOfPatient(slide_id, trouble=f"{row.status}: {row.error or 'no reason was kept'}")
+        return SlideOfPatient(slide_id, trouble=f"{row.status}: {row.error or 'no reason recorded'}")
     if row.subtype is None:
         what = "abstained" if row.abstained else "not predicted"
-        return SlideOfPatient(slide_id, trouble=f"{what}: {row.reason or 'no reason was kept'}")
+        return SlideOfPatient(slide_id, trouble=f"{what}: {row.reason or 'no reason recorded'}")
     if not area_mm2:
-        return SlideOfPatient(slide_id, trouble="its area is not known")
+        return SlideOfPatient(slide_id, trouble="its area is unknown")
     return SlideOfPatient(slide_id, row.subtype, row.probability, area_mm2)
 
 
 def _voting_area(out: Path, slide_id: str) -> float | None:
-    """Area that voted, mm²; None where the result does not say."""
+    """Area that voted, mm²; None if the result does not state it."""
     try:
         record = json.loads((out / "results" / slide_id / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -116,7 +118,7 @@ def _voting_area(out: Path, slide_id: str) -> float | None:
 
 
 def _from_manifest(path: Path, rows: Sequence[SlideRow]) -> dict[str, str]:
-    """Slide id to patient, in the manifest's order; slides that were not run included."""
+    """Patient id by slide id, in the manifest's order; includes slides that were not run."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -134,7 +136,9 @@ def _from_manifest(path: Path, rows: Sequence[SlideRow]) -> dict[str, str]:
         if not slide_id:
             raise RequestError(f"{path}, line {number}: neither slide_id nor path")
         if found.get(slide_id, patient) != patient:
-            raise RequestError(f"{path}, line {number}: slide {slide_id} is of {found[slide_id]!r} and of {patient!r}")
+            raise RequestError(
+                f"{path}, line {number}: slide {slide_id} has two patients, {found[slide_id]!r} and {patient!r}"
+            )
         if patient:
             found[slide_id] = patient
     return found
@@ -157,5 +161,5 @@ def _number(value: float | None) -> float | str:
 
 
 def _harmless(cell: object) -> object:
-    """Text that a spreadsheet would take for a formula gets an apostrophe in front: names are whoever's."""
+    """Text that a spreadsheet would evaluate as a formula, with an apostrophe in front: names are untrusted input."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell

@@ -1,7 +1,7 @@
-"""A run as data: which slides, which stages, what is there already, what is to be done and why.
+"""A run as data: the slides, the stages of each, what is complete, what is to be done and why.
 
-A plan is made without changing anything on disk and without loading a model; it can be printed (`wsikit run
---dry-run`), is written to run.json, and is compared with the plan of the run before.
+A plan is made without changing anything on disk and without loading a model. It can be printed (`wsikit run
+--dry-run`), is written to run.json, and is compared with the plan of the previous run.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ RUN_FILE = "run.json"
 
 BYTES_PER_S = 30e6
 PATCHES_PER_S = {"quality": 400.0, "captions": 60.0, "predictions": 40.0}
-"""Rough rates of one CPU core with the packaged model; replaced by the rates of earlier runs in OUT where there are
-some."""
+"""Rough rates of one CPU core with the packaged model, used until earlier runs in OUT give measured rates."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class PlannedStage:
     where: str
     """workers, device or driver."""
     state: State
-    """done: kept as it is; missing: never made, or only in part; redo: made from other inputs; skipped: not for this
-    slide; unknown: it cannot be told before the stages before it are done."""
+    """done: up to date, kept; missing: not there, or incomplete; redo: made from other inputs; skipped: not for this
+    slide; unknown: depends on a captioner that is not loaded for a plan."""
     reason: str = ""
 
 
@@ -55,7 +54,7 @@ class PlannedSlide:
     entry: SlideEntry
     stages: tuple[PlannedStage, ...] = ()
     finished: bool = False
-    """Decided from the record of its last run; its stages are not looked at."""
+    """Decided from the record of its last run (`wsikit.batch.finished`); its stages are not checked."""
     n_patches: int | None = None
     """Rows of its patch table; an upper bound if `patches_exact` is False."""
     patches_exact: bool = False
@@ -63,7 +62,7 @@ class PlannedSlide:
     seconds: float | None = None
     """Estimated time of what is to be done."""
     fault: str = ""
-    """Why it cannot be planned: it cannot be opened, or its pixel size is not known."""
+    """Why it cannot be planned: it cannot be opened, or its pixel size is unknown."""
 
     @property
     def to_do(self) -> tuple[PlannedStage, ...]:
@@ -90,17 +89,17 @@ class RunPlan:
     """All settings, as JSON values."""
     model: ModelInfo
     captioner: Mapping[str, Any]
-    """Identity of the captioner, as far as it is known without loading it."""
+    """Identity of the captioner, as far as known without loading it."""
     slides: tuple[PlannedSlide, ...]
     changes: tuple[str, ...] = ()
-    """Settings that differ from those of the run before in the same folder, one line each."""
+    """Settings that differ from those of the previous run in the same folder, one line each."""
     free_bytes: int | None = None
-    """Free space where `out` lies."""
+    """Free space on the drive of `out`."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """Patches per second of each stage, as used for the estimates."""
 
     def to_json(self) -> dict[str, Any]:
-        """As run.json holds it."""
+        """The content of run.json."""
         return {
             "configuration": dict(self.parameters),
             "slides": [_entry_json(slide.entry) for slide in self.slides],
@@ -122,7 +121,7 @@ def requests_of(
     model: ModelInfo,
     captioner: Mapping[str, Any],
 ) -> dict[str, str | None]:
-    """Slide id to the digest of what is asked for (`slide_request`); None where the source cannot be read."""
+    """Digest of each slide's request (`slide_request`) by slide id; None if the slide file cannot be read."""
     found: dict[str, str | None] = {}
     for entry in entries:
         try:
@@ -133,11 +132,11 @@ def requests_of(
 
 
 def plan_slide(work: SlideWork, rates: Mapping[str, float]) -> PlannedSlide:
-    """The plan of one slide that is not finished: each stage's state by its receipts. Nothing is changed on disk."""
+    """The plan of one slide that is not finished: the state of each stage by its receipts. Changes nothing on disk."""
     from wsikit.batch.stages import STAGES
 
     stages: list[PlannedStage] = []
-    will_change: dict[str, State] = {}  # what the stages give that are, or may have to be, done
+    will_change: dict[str, State] = {}  # outputs of the stages that will, or may, run
     for stage in STAGES:
         planned = _plan_stage(stage, work, will_change)
         stages.append(planned)
@@ -179,7 +178,7 @@ def _plan_stage(stage: Stage, work: SlideWork, will_change: Mapping[str, State])
 
 
 def difference(stored: Receipt, wanted: Receipt) -> str:
-    """Why a stored result is made again: what differs between its receipt and the one it would have now."""
+    """Why a stored result is made again: the differences between its receipt and the receipt it would have now."""
     if stored.revision != wanted.revision:
         return f"made by an earlier version of this stage (revision {stored.revision}, now {wanted.revision})"
     parts = [
@@ -187,7 +186,7 @@ def difference(stored: Receipt, wanted: Receipt) -> str:
         for name, old, new in _changed(stored.parameters, wanted.parameters)
     ]
     for name, old, new in _changed(stored.inputs, wanted.inputs):
-        parts.append(f"{name} is {'new' if old is None else 'gone' if new is None else 'another one'}")
+        parts.append(f"{name} {'added' if old is None else 'removed' if new is None else 'changed'}")
     return "; ".join(parts) or "its receipt differs"
 
 
@@ -215,7 +214,7 @@ def _short(value: Any) -> str:
 
 
 def changes_since(out: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
-    """What differs between the run before in `out` (run.json) and `record`, one line per setting."""
+    """Differences between the previous run in `out` (run.json) and `record`, one line per setting."""
     try:
         before = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
@@ -232,7 +231,7 @@ def changes_since(out: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def measured_rates(out: Path) -> dict[str, float]:
-    """Patches per second of each stage in the earlier runs in `out`; rough defaults where there are none."""
+    """Patches per second of each stage in earlier runs in `out`; rough defaults if there are none."""
     from wsikit.batch.log import read_log
 
     patches: dict[str, float] = {}
@@ -245,7 +244,7 @@ def measured_rates(out: Path) -> dict[str, float]:
 
 
 def free_bytes(out: Path) -> int | None:
-    """Free space of the drive on which `out` lies or will lie."""
+    """Free space, bytes, on the drive of `out`, which need not exist yet; None if unknown."""
     folder = out.absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -256,7 +255,7 @@ def free_bytes(out: Path) -> int | None:
 
 
 def _count_patches(work: SlideWork, stages: Sequence[PlannedStage]) -> tuple[int | None, bool]:
-    """Patches of the slide, and whether the number is exact: the table's, or all places of the grid as an upper
+    """Number of patches, and whether it is exact: from the patch table, else all positions of the grid, an upper
     bound."""
     if next(stage for stage in stages if stage.name == "patches").state == "done":
         return len(work.table), True

@@ -8,7 +8,7 @@ from wsikit.batch.plan import PlannedSlide, RunPlan
 
 _MARKS = {"done": "✓", "missing": "+", "redo": "↻", "skipped": "–", "unknown": "?"}
 _SHOWN = 50
-"""Slides shown one by one; of more, those that are finished are only counted."""
+"""Above this number of slides, finished ones are counted but not listed."""
 
 
 def plan_text(plan: RunPlan) -> str:
@@ -20,7 +20,7 @@ def plan_text(plan: RunPlan) -> str:
         f"output     {plan.out}",
     ]
     if plan.changes:
-        lines.append("changed since the run before:")
+        lines.append("changed since the previous run:")
         lines += [f"  {change}" for change in plan.changes]
     many = len(plan.slides) > _SHOWN
     lines.append("")
@@ -58,14 +58,14 @@ def _summary(plan: RunPlan) -> list[str]:
     finished = sum(slide.finished for slide in slides)
     faults = sum(bool(slide.fault) for slide in slides)
     open_ = [slide for slide in slides if not slide.finished and not slide.fault]
-    parts = [f"{len(slides)} slides: {finished} finished, {len(open_)} to do"]
+    parts = [f"{len(slides)} slide{'' if len(slides) == 1 else 's'}: {finished} finished, {len(open_)} to do"]
     if faults:
         parts.append(f"{faults} cannot be opened")
     lines = [", ".join(parts) + "."]
     if open_:
         lines.append(_cost(plan, open_))
-    lines.append("✓ kept  + to be made  ↻ to be made again  – not for this slide  ? known later")
-    lines.append("Nothing was changed. Run the same command without --dry-run to carry it out.")
+    lines.append("✓ kept  + to be made  ↻ to be made again  – not for this slide  ? decided during the run")
+    lines.append("Nothing was changed. Run the same command without --dry-run to start.")
     return lines
 
 
@@ -77,7 +77,7 @@ def _cost(plan: RunPlan, slides: Sequence[PlannedSlide]) -> str:
     free = "" if plan.free_bytes is None else f" of {_bytes(plan.free_bytes)} free"
     return (
         f"{bound}{patches} patches; disk about {_bytes(needed)}{free}; {bound}about {_time(seconds)} on this machine "
-        "(rough; measured rates replace the defaults after a first run)."
+        "(estimate; uses measured rates after a first run)."
     )
 
 

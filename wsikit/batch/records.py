@@ -1,6 +1,6 @@
-"""What a run leaves about itself: slides.csv, run.json, failures/, a row per slide. The files are the only state.
+"""Records of a run: slides.csv, failures/ and one row per slide. The files are the only state.
 
-slides.csv is made from the rows in results/, so that several processes on one folder never race for it.
+slides.csv is made from the rows in results/, so several processes can work in one folder without conflicts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write, write_json
 
-DONE, FAILED, ELSEWHERE = "done", "failed", "busy elsewhere"
+DONE, FAILED, LOCKED = "done", "failed", "locked"
+"""States of a slide. Locked: another run is working on it."""
 
 _FIXED = [
     "slide_id",
@@ -44,7 +45,7 @@ class SlideRow:
     path: str
     status: str
     subtype: str | None = None
-    """Code of the slide's class; None if it abstained or was not predicted."""
+    """Class code of the slide; None if the vote abstained or no model was run."""
     probability: Mapping[str, float] = field(default_factory=dict)
     """By class code."""
     margin: float | None = None
@@ -54,14 +55,14 @@ class SlideRow:
     n_patches: int | None = None
     tissue_mm2: float | None = None
     unreadable_fraction: float | None = None
-    """Share of the patches, pixels and tissue search included, that could not be read."""
+    """Fraction of unreadable patches, 0–1; unreadable tiles of the stored pixels and of the tissue search count too."""
     mpp_x: float | None = None
     mpp_y: float | None = None
     mpp_source: str | None = None
     seconds: float | None = None
     error: str | None = None
 
-    def verdict(self) -> str:
+    def summary(self) -> str:
         """The result in one line."""
         if self.status != DONE:
             return f"{self.status}: {self.error}" if self.error else self.status
@@ -72,7 +73,7 @@ class SlideRow:
 
 
 def write_row(out: Path, row: SlideRow) -> None:
-    """Keep a slide's row beside its results."""
+    """Write a slide's row into the folder of its results."""
     write_json(_row_path(out, row.slide_id), asdict(row))
 
 
@@ -114,23 +115,24 @@ def taken_ids(out: Path) -> dict[str, str]:
 
 
 def failure_path(out: Path, slide_id: str) -> Path:
+    """File with the traceback of a failed slide."""
     return out / "failures" / f"{slide_id}.txt"
 
 
 def clear_failure(out: Path, slide_id: str) -> None:
-    """Remove the traceback of an earlier attempt: the slide is done now."""
+    """Remove the traceback of an earlier attempt of a slide that is now done."""
     failure_path(out, slide_id).unlink(missing_ok=True)
 
 
 def read_patients(out: Path) -> dict[str, str]:
-    """Slide id to patient, as far as manifests said; slides that have no result yet included."""
+    """Patient id by slide id, from the manifests of the runs; includes slides without a result."""
     path = out / "run.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except json.JSONDecodeError as error:
-        raise RequestError(f"{path}: damaged ({error}). Remove it; wsikit run writes it anew.") from error
+        raise RequestError(f"{path}: damaged ({error}). Remove it; wsikit run writes it again.") from error
     return dict(record.get("patients", {}))
 
 

@@ -1,4 +1,4 @@
-"""Which file of drawn regions belongs to which slide of a batch."""
+"""Regions of interest of the slides of a batch: finds the GeoJSON file of each slide."""
 
 from __future__ import annotations
 
@@ -14,18 +14,29 @@ _SUFFIXES = (".geojson", ".json")
 
 
 def with_rois(entries: Sequence[SlideEntry], roi: str | os.PathLike[str]) -> list[SlideEntry]:
-    """Give each slide its regions (GeoJSON).
+    """Add to each slide the path of its regions of interest (GeoJSON).
 
     Parameters
     ----------
+    entries
+        The slides.
     roi
         A file, for a single slide; or a folder with <slide_id>.geojson, or <name of the slide file>.geojson with or
-        without the slide's own suffix. A slide without such a file then fails, and is not taken whole.
+        without the suffix of the slide. A slide without such a file fails later; it is not analysed as a whole.
 
     Raises
     ------
     RequestError
         There is no such file or folder, or one file for several slides.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "a.geojson").touch()
+    >>> [entry] = with_rois([SlideEntry("a", "slides/a.svs")], folder)
+    >>> Path(entry.roi).name
+    'a.geojson'
     """
     place = Path(roi)
     if place.is_file():

@@ -1,6 +1,6 @@
 """`wsikit.run` and `wsikit.plan_run`: from slides to subtypes, maps and reports. Every slide is attempted.
 
-This module is light: what a stage needs is imported when a slide is not finished.
+Importing this module is light: the libraries of the stages are imported only if a slide is not finished.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: one row per slide, as in OUT/slides.csv."""
+    """Result of a run: one row per slide, as in OUT/slides.csv."""
 
     out: Path
     rows: tuple[SlideRow, ...]
@@ -95,7 +95,7 @@ class RunResult:
     def __repr__(self) -> str:
         done = sum(row.status == records.DONE for row in self.rows)
         lines = [f"<RunResult: {done} of {len(self.rows)} slides done, in {self.out}>"]
-        lines += [f"  {row.slide_id}: {row.verdict()}" for row in self.rows[:20]]
+        lines += [f"  {row.slide_id}: {row.summary()}" for row in self.rows[:20]]
         if len(self.rows) > 20:
             lines.append(f"  … and {len(self.rows) - 20} more")
         return "\n".join(lines)
@@ -104,7 +104,7 @@ class RunResult:
         from html import escape
 
         cells = "".join(
-            f"<tr><td>{escape(row.slide_id)}</td><td>{escape(row.verdict())}</td>"
+            f"<tr><td>{escape(row.slide_id)}</td><td>{escape(row.summary())}</td>"
             f"<td style='text-align:right'>{'' if row.n_patches is None else row.n_patches}</td>"
             f"<td style='text-align:right'>{'' if row.tissue_mm2 is None else f'{row.tissue_mm2:.3g}'}</td></tr>"
             for row in self.rows
@@ -138,49 +138,51 @@ def run(
     on_slide: Callable[[SlideRow], None] | None = None,
     on_start: Callable[[SlideEntry], None] | None = None,
 ) -> RunResult:
-    """From slides to a subtype, a map, captions and a report for each: the main job.
+    """Run the whole pipeline: a subtype, a map, captions and a report for each slide.
 
-    Every slide is attempted; a broken one costs its row, not the batch. Run again into the same folder, it does only
-    what is missing or was asked for differently. Slides overlap: while the model works on one, the next is tiled and
-    described.
+    Every slide is attempted; a damaged slide fails alone. A second run into the same folder does only what is missing
+    or what was requested differently. Slides overlap: while the model works on one, the next is tiled and described.
+    docs/run.md describes all of it.
 
     Parameters
     ----------
     slides
-        One slide or many: paths, folders (searched with all below them), a manifest (a path ending in .csv), open
+        One slide or many: paths, folders (searched recursively), a manifest (a path ending in .csv), open
         slides, or entries.
     out
         Folder for slides/, results/, failures/, index.html, slides.csv, log.jsonl and run.json. Other files in it are
-        left alone.
+        kept.
     model
         A model (`PatchModel`), the name of a packaged model or plug-in, or a model's folder; by default the packaged
-        demonstration model. It decides the size and scale of the patches.
+        demonstration model. It determines the size and scale of the patches.
     mpp
-        Pixel size, µm per level-0 px, of slides that state none (or none that is credible) and have none in a manifest.
+        Pixel size, µm per level-0 px, of slides without a credible pixel size in the manifest, the sidecar or the file.
     captioner
         A captioner, or what `wsikit.captions.load_captioner` takes; by default the one that the model was trained with.
     captioner_options, caption_budget
-        Settings of a generative captioner; at most so many captions per slide, shared by similar patches.
+        Settings of a generative captioner; maximum number of captions per slide, shared by similar patches.
     vote
         Method by which patches are aggregated, or all parameters of the vote.
     roi
-        GeoJSON file, or folder of <slide>.geojson: only patches inside these regions are looked at.
+        GeoJSON file, or folder of <slide>.geojson: only patches inside these regions are analysed.
     roi_classes, min_roi
-        Classes of the regions that count (none: all), and the least fraction of a patch inside of them, 0–1.
+        Classes of the regions that are used (empty: all), and the minimum fraction of a patch inside them, 0–1.
     min_tissue
-        Least fraction of a patch that is tissue, 0–1.
+        Minimum tissue fraction of a patch, 0–1.
     overlap_px
-        Border that neighbouring patches share, px at the model's mpp.
+        Overlap of neighbouring patches, px at the model's mpp.
     stain
         Stain normalisation before the model: "macenko", "macenko:REFERENCE", "reinhard:REFERENCE".
     tissue, image
-        What is tissue (µm, mm²), and how pixels are stored.
+        Parameters of the tissue mask (µm, mm²), and of the stored pixels.
     workers, scheduler
-        Threads or processes; "threads", "processes", or the address of a running Dask cluster.
+        Number of threads or processes; "threads", "processes", or the address of a running Dask cluster.
     device
         "auto", "cpu" or "cuda".
+    progress
+        Called at each step.
     on_slide, on_start
-        Called with each slide's row when it is over, and with its entry when it begins; one call at a time.
+        Called with a slide's row at its end, and with its entry at its start.
 
     Returns
     -------
@@ -190,8 +192,8 @@ def run(
     Raises
     ------
     RequestError, ModelError, UnreachableError
-        Before any slide is touched: there is no slide, no such model or captioner, or the settings contradict each
-        other.
+        Before any slide is processed: no slide is found, the model or captioner does not exist, or the settings
+        contradict each other.
 
     Examples
     --------
@@ -226,7 +228,7 @@ def run(
     finished = prepared.finished()
     shared = prepared.shared() if len(finished) < len(prepared.entries) else None
     if shared is not None:
-        shared.captioner.load()  # a captioner that is not there is reported before any slide is touched
+        shared.captioner.load()  # a missing captioner is reported before any slide is processed
     _make_folder(folder)
     plan = prepared.plan([PlannedSlide(entry, finished=entry.slide_id in finished) for entry in prepared.entries])
     write_json(folder / RUN_FILE, plan.to_json() | {"patients": prepared.patients()})
@@ -258,12 +260,22 @@ def plan_run(
     out: str | os.PathLike[str],
     **settings: Any,
 ) -> RunPlan:
-    """What `run` with the same arguments would do. Slides are opened; nothing is written and no model is loaded.
+    """The plan of `run` with the same arguments. Slides are opened; nothing is written and no model is loaded.
 
     Parameters
     ----------
     slides, out, settings
-        As for `run`; listeners have no effect.
+        As for `run`; progress, on_slide and on_start are ignored.
+
+    Returns
+    -------
+    RunPlan
+        `str(plan)` is the text of `wsikit run --dry-run`.
+
+    Raises
+    ------
+    RequestError, ModelError
+        As for `run`.
 
     Examples
     --------
@@ -289,7 +301,7 @@ def plan_run(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A request that was checked as far as that is possible without opening slides."""
+    """A request that has been checked as far as possible without opening slides."""
 
     out: Path
     entries: tuple[SlideEntry, ...]
@@ -299,13 +311,13 @@ class _Prepared:
     record: dict[str, Any]
     """All settings, as JSON values."""
     identity: dict[str, Any]
-    """Of the captioner."""
+    """Identity of the captioner, as far as known without loading it."""
     requests: dict[str, str | None]
     executor: Executor
     device: str
 
     def finished(self) -> dict[str, SlideRow]:
-        """Rows of the slides that are finished as asked for, by slide id."""
+        """Rows of the slides that are finished for this request, by slide id."""
         found: dict[str, SlideRow] = {}
         for entry in self.entries:
             request = self.requests[entry.slide_id]
@@ -315,7 +327,7 @@ class _Prepared:
         return found
 
     def shared(self) -> Shared:
-        """What all slides share. Imports what stages need."""
+        """What all slides share. Imports the libraries of the stages."""
         from wsikit.batch.stages import LazyCaptioner, Shared
 
         captioner = LazyCaptioner.of(self.captioner, self.parameters.captioner_options, device=self.device)
@@ -342,7 +354,7 @@ class _Prepared:
             work.close()
 
     def patients(self) -> dict[str, str]:
-        """Slide id to patient, as far as manifests of this and earlier runs say."""
+        """Patient id by slide id, from the manifests of this and earlier runs."""
         return records.read_patients(self.out) | {
             entry.slide_id: entry.patient for entry in self.entries if entry.patient
         }
@@ -427,7 +439,7 @@ def _entries(slides: Any, out: Path, *, mpp: float | None) -> list[SlideEntry]:
                 "entries"
             )
     if not given:
-        raise RequestError("no slide to run: give slides, folders or a manifest (.csv)")
+        raise RequestError("no slides given: give slides, folders or a manifest (.csv)")
     taken = records.taken_ids(out)
     if not ready:
         return collect(paths, manifests=manifests, assume_mpp=mpp, taken=taken)
@@ -435,17 +447,17 @@ def _entries(slides: Any, out: Path, *, mpp: float | None) -> list[SlideEntry]:
 
 
 def _is_slide(item: Any) -> bool:
-    """Whether it is an open slide; `Slide` itself is not imported for that."""
+    """Whether it is an open slide; tested without importing `Slide`."""
     return hasattr(item, "read_region") and hasattr(item, "path")
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the output folder, or say in one line why that is not possible."""
+    """Make the output folder; RequestError with the reason if that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(
-            f"{folder}: cannot be made ({error.strerror or error}). Give a folder that may be written with -o."
+            f"{folder}: cannot be created ({error.strerror or error}). Give a writable folder with -o."
         ) from error
     if not os.access(folder, os.W_OK):
-        raise RequestError(f"{folder}: may not be written. Give another folder with -o, or ask for permission.")
+        raise RequestError(f"{folder}: not writable. Give another folder with -o, or change its permissions.")

@@ -1,8 +1,8 @@
-"""Carries out a plan: several slides on their way at once, each in its own stage.
+"""Carries out a plan: several slides at the same time, each in another stage.
 
-Three places work side by side: the workers (tiling, quality, measured captions), the device (generated captions,
-predictions), and the driver (vote, map, report). Each takes one slide at a time. So while the model works on one slide,
-the next is opened, masked, tiled and described. Whatever happens to a slide, the others go on.
+Three resources work in parallel: the workers (tiling, quality, measured captions), the device (generated captions,
+predictions), and the driver (vote, map, report). Each processes one slide at a time. So while the model works on one
+slide, the next is opened, masked, tiled and described. If a slide fails, the others continue.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SLIDES_AT_ONCE = 3
-"""One per place: workers, device, driver."""
+"""One per resource: workers, device, driver."""
 
 _TABLE_EVERY_S = 2.0
-"""slides.csv and index.html are made from all rows; not after each of 10,000 slides."""
+"""Minimum interval: slides.csv and index.html are made from all rows, too slow after each of 10,000 slides."""
 
 
 class Stopped(BaseException):
-    """Raised inside a slide's thread when the run is being stopped; what is written is kept."""
+    """Raised in a slide's thread when the run is being stopped; files written so far are kept."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the scheduler carries out."""
+    """Input of the scheduler."""
 
     entries: Sequence[SlideEntry]
     """Slides that are not finished."""
     requests: Mapping[str, str | None]
-    """Slide id to the digest of what is asked for."""
+    """Digest of each slide's request by slide id."""
     shared: Shared
     progress: Progress
     log: RunLog
@@ -65,27 +65,32 @@ def carry_out_slides(job: Job) -> list[SlideRow]:
     """Carry out all slides of a job; one row each, in the order of the entries.
 
     A KeyboardInterrupt stops all slides at their next step and is raised again; a second one does not wait for them.
+
+    Raises
+    ------
+    WsikitError
+        The model or the captioner cannot be loaded: no slide can be done.
     """
     queue = deque(enumerate(job.entries))
     rows: dict[int, SlideRow] = {}
     errors: list[BaseException] = []
-    turns = _Turns(job)
+    resources = _Resources()
     reporter = _Reporter(job)
 
     def work() -> None:
-        while not turns.stopping.is_set():
+        while not resources.stopping.is_set():
             try:
                 index, entry = queue.popleft()
             except IndexError:
                 return
             try:
-                rows[index] = _attempt(entry, job, turns)
+                rows[index] = _attempt(entry, job, resources)
                 reporter.report(rows[index])
             except Stopped:
                 return
             except BaseException as error:  # raised again by the thread that called the run
                 errors.append(error)
-                turns.stopping.set()
+                resources.stopping.set()
                 return
 
     threads = [
@@ -99,7 +104,7 @@ def carry_out_slides(job: Job) -> list[SlideRow]:
             while thread.is_alive():
                 thread.join(0.2)
     except BaseException:
-        turns.stopping.set()
+        resources.stopping.set()
         for thread in threads:
             thread.join()
         raise
@@ -110,17 +115,17 @@ def carry_out_slides(job: Job) -> list[SlideRow]:
     return [rows[index] for index in sorted(rows)]
 
 
-class _Turns:
-    """Each place takes one slide at a time; and all are asked to stop."""
+class _Resources:
+    """Each resource processes one slide at a time; `stopping` stops all slides."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self) -> None:
         self.stopping = threading.Event()
         self._locks: dict[Where, threading.Lock] = {
             where: threading.Lock() for where in ("workers", "device", "driver")
         }
 
     def take(self, where: Where) -> threading.Lock:
-        """The lock of a place, taken; Stopped if the run is being stopped meanwhile."""
+        """Acquire the lock of a resource; Stopped if the run is being stopped."""
         lock = self._locks[where]
         while not lock.acquire(timeout=0.2):
             if self.stopping.is_set():
@@ -132,7 +137,7 @@ class _Turns:
 
 
 class _Reporter:
-    """Calls the listeners one at a time and keeps slides.csv and index.html up to date."""
+    """Calls `on_slide`, one call at a time, and keeps slides.csv and index.html up to date."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -149,7 +154,7 @@ class _Reporter:
                 self._job.on_slide(row)
 
     def write(self) -> None:
-        """Write the tables if there is something new."""
+        """Write slides.csv and index.html if there are new rows."""
         with self._lock:
             if self._pending:
                 self._write()
@@ -162,7 +167,7 @@ class _Reporter:
 
 
 class _Cancellable:
-    """Progress of one slide that stops the slide when the run is being stopped, and logs each stage."""
+    """Progress of one slide: logs each stage, and stops the slide when the run is being stopped."""
 
     def __init__(self, progress: Progress, job: Job, slide_id: str, stopping: threading.Event) -> None:
         self._progress, self._log, self._slide_id, self._stopping = progress, job.log, slide_id, stopping
@@ -197,14 +202,14 @@ class _Cancellable:
             raise Stopped
 
 
-def _attempt(entry: SlideEntry, job: Job, turns: _Turns) -> SlideRow:
-    """One slide, whatever happens to it: its row, written beside its results."""
+def _attempt(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
+    """Process one slide; its row, done or failed, is written into the folder of its results."""
     out = job.shared.out
     lock_path = out / "slides" / f".{entry.slide_id}.lock"
     lock_path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     row = SlideRow(entry.slide_id, entry.path, records.FAILED)
-    # the operating system drops the lock with the process that holds it: none is ever stale
+    # the operating system releases the lock when its process ends: a lock is never stale
     lock = FileLock(lock_path, blocking=False)
     if job.on_start:
         job.on_start(entry)
@@ -212,14 +217,14 @@ def _attempt(entry: SlideEntry, job: Job, turns: _Turns) -> SlideRow:
         with lock:
             try:
                 unmark(out, entry.slide_id)
-                row = _run_slide(entry, job, turns)
+                row = _run_slide(entry, job, resources)
                 records.clear_failure(out, entry.slide_id)
             except WsikitError as error:
-                if job.shared.cannot_go_on(error):
+                if job.shared.is_fatal(error):
                     raise
                 row = replace(row, error=str(error))
                 _keep_traceback(out, entry)
-            except Exception as error:  # any slide may fail in its own way; the batch goes on and reports it
+            except Exception as error:  # any error of one slide is reported; the batch continues
                 row = replace(row, error=f"{entry.path}: unexpected {type(error).__name__}: {error}")
                 _keep_traceback(out, entry)
             row = replace(row, seconds=round(time.monotonic() - started, 1))
@@ -228,16 +233,16 @@ def _attempt(entry: SlideEntry, job: Job, turns: _Turns) -> SlideRow:
             if row.status == records.DONE and request is not None:
                 mark_finished(out, entry, request)
     except Timeout:
-        return replace(row, status=records.ELSEWHERE, error="another run is working on this slide")
+        return replace(row, status=records.LOCKED, error="another run is working on this slide")
     return row
 
 
-def _run_slide(entry: SlideEntry, job: Job, turns: _Turns) -> SlideRow:
-    progress = _Cancellable(job.progress.for_slide(entry.slide_id), job, entry.slide_id, turns.stopping)
+def _run_slide(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
+    progress = _Cancellable(job.progress.for_slide(entry.slide_id), job, entry.slide_id, resources.stopping)
     work: SlideWork | None = None
     try:
         for where, stages in stage_groups(job.shared):
-            taken = turns.take(where)
+            taken = resources.take(where)
             try:
                 if work is None:
                     work = SlideWork(entry, entry.open(), job.shared)

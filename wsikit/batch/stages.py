@@ -1,8 +1,8 @@
-"""The stages of a slide, from its file to its results, as data and as work.
+"""The stages of a slide, from its file to its results.
 
-A stage says what it needs, what it gives, where it runs, what receipt its result would have now, and what receipt the
-stored result has. If the two are equal there is nothing to do. The scheduler carries the stages out, the plan prints
-them.
+A stage states its inputs (`needs`) and outputs (`gives`), where it runs, the receipt that its result would have now,
+and the receipt of the stored result. If both are equal, there is nothing to do. The scheduler carries the stages out,
+the plan prints them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wsikit.inference.caption_columns import drop_stale
 from wsikit.inference.predict import predict_stage
 from wsikit.inference.vote import vote, vote_receipt
 from wsikit.models.lazy import LazyModel
-from wsikit.models.protocol import GivesImageFeatures
+from wsikit.models.protocol import ImageFeatureExtractor
 from wsikit.progress import Progress
 from wsikit.results.load import StoredResults
 from wsikit.results.outputs import SlideSummary, outputs_receipt, stored_outputs_receipt, write_outputs
@@ -62,12 +62,12 @@ class LazyCaptioner:
 
     spec: str
     parallel: bool
-    """Whether it runs on workers; known without loading it."""
+    """Whether it runs on workers; known before it is loaded."""
     load: Once[Captioner]
 
     @classmethod
     def of(cls, captioner: str | Captioner, options: Any = None, *, device: str = "auto") -> LazyCaptioner:
-        """From a captioner or what `wsikit.captions.load_captioner` takes. The name is checked, nothing is loaded.
+        """From a captioner or the arguments of `wsikit.captions.load_captioner`. Only the name is checked.
 
         Raises
         ------
@@ -81,7 +81,7 @@ class LazyCaptioner:
             given = cached(captioner)
             return cls(given.name, in_parallel(given), Once(lambda: given))
         check_captioner(captioner)
-        # equal pixels are described once in the whole run
+        # equal pixels are described once per run
         load = Once(lambda: cached(load_captioner(captioner, options, device=device)))
         return cls(captioner, captioner in MEASURING, load)
 
@@ -96,13 +96,13 @@ class Shared:
     captioner: LazyCaptioner
     executor: Executor = field(default_factory=Executor)
 
-    def cannot_go_on(self, error: BaseException) -> bool:
-        """Whether `error` is that the model or the captioner cannot be loaded: no slide can be done then."""
+    def is_fatal(self, error: BaseException) -> bool:
+        """Whether `error` means that the model or the captioner cannot be loaded: no slide can be done."""
         return error is self.model.load.error or error is self.captioner.load.error
 
 
 class SlideWork:
-    """One slide on its way through the stages. Its store is opened when the first stage that needs it asks for it."""
+    """One slide during a run. Its store is opened at first use."""
 
     def __init__(self, entry: SlideEntry, slide: Slide, shared: Shared) -> None:
         self.entry, self.slide, self.shared = entry, slide, shared
@@ -119,7 +119,7 @@ class SlideWork:
 
     @cached_property
     def source(self) -> ImageSource:
-        """The slide, with what is known of its tiles."""
+        """The slide with the layout of its tiles."""
         return ImageSource.of(self.slide)
 
     @property
@@ -137,7 +137,7 @@ class SlideWork:
 
     @property
     def table(self) -> PatchTable:
-        """The patch table that the model reads; StoreError if there is none yet."""
+        """The patch table of the model's patch size and scale; StoreError if there is none yet."""
         return self.store.patches(self.patches.grid(self.store).name)
 
     def why_not_predicted(self) -> str | None:
@@ -156,28 +156,28 @@ class Stage(ABC):
 
     name: str
     needs: tuple[str, ...]
-    """What it reads: the source, "pixels", labels, columns."""
+    """Inputs: the source, "pixels", labels, columns."""
     gives: tuple[str, ...]
-    """What it writes."""
+    """Outputs."""
 
     def where(self, shared: Shared) -> Where:
-        """ "workers": spread over the executor. "device": by the process that holds a model. "driver": neither."""
+        """The resource it runs on: "workers", the executor; "device", where a model runs; "driver", this process."""
         return "workers"
 
     def skipped(self, work: SlideWork) -> str | None:
-        """Why there is nothing to do for this slide, whatever is stored; None: it is to be done."""
+        """Why the stage does not apply to this slide; None if it applies."""
         return None
 
     @abstractmethod
     def receipt(self, work: SlideWork) -> Receipt:
-        """Of the result that it would give now. What it needs is there and up to date."""
+        """Receipt of the result that it would give now. Requires that its inputs are complete and up to date."""
 
     @abstractmethod
     def stored(self, work: SlideWork) -> Receipt | None:
-        """Of the complete result that is stored; None if there is none, or only a part."""
+        """Receipt of the stored result; None if there is none, or it is incomplete."""
 
     def anything_stored(self, work: SlideWork) -> bool:
-        """Whether there is a complete result, whatever it was made from. Loads no model."""
+        """Whether a complete result is stored, from any inputs. Loads no model."""
         return self.stored(work) is not None
 
 
@@ -186,15 +186,15 @@ class WorkStage(Stage):
 
     @abstractmethod
     def run(self, work: SlideWork, progress: Progress) -> None:
-        """Bring the result up to date."""
+        """Update the result."""
 
 
 class TableStage(Stage):
-    """A stage that computes columns of the patch table; neighbours on workers share one pass over the patches."""
+    """A stage that computes columns of the patch table; consecutive ones on workers share one pass over the patches."""
 
     @abstractmethod
     def columns(self, work: SlideWork) -> ColumnStage:
-        """Its columns."""
+        """The columns and how they are computed."""
 
     def anything_stored(self, work: SlideWork) -> bool:
         return self.gives[0] in work.table.columns()
@@ -257,7 +257,7 @@ class Tissue(WorkStage):
 
 
 class Patches(WorkStage):
-    """The patch table: places, tissue and, with a region of interest, the share inside of it."""
+    """The patch table: coordinates, tissue fraction and, with regions of interest, the fraction inside them."""
 
     name, needs, gives = "patches", ("labels/tissue",), ("coords", "tissue")
 
@@ -288,7 +288,7 @@ class Quality(TableStage):
 
 
 class Captions(TableStage):
-    """A caption of each patch, and its facts: on workers where they are measured, else on the device."""
+    """A caption of each patch, and its facts: on workers if they are measured, else on the device."""
 
     name, needs, gives = "captions", ("pixels", "coords"), ("caption", "caption_facts")
 
@@ -299,15 +299,15 @@ class Captions(TableStage):
     def columns(self, work: SlideWork) -> ColumnStage:
         shared = work.shared
         budget, model = shared.parameters.caption_budget, None
-        # with a budget, similar patches share captions; a model that does not apply must not decide which are similar
+        # with a budget, similar patches share captions; a model that does not apply must not be used to compare them
         if budget is not None and budget.captions < len(work.table) and work.why_not_predicted() is None:
             loaded = shared.model.load()
-            model = loaded if isinstance(loaded, GivesImageFeatures) else None
+            model = loaded if isinstance(loaded, ImageFeatureExtractor) else None
         return caption_stage(work.store, work.table, shared.captioner.load(), budget=budget, model=model)
 
 
 class Predictions(TableStage):
-    """The model's columns."""
+    """The columns of the model."""
 
     name, needs, gives = "predictions", ("pixels", "caption"), ("probability",)
 
@@ -322,7 +322,7 @@ class Predictions(TableStage):
 
 
 class Vote(WorkStage):
-    """The slide's result."""
+    """The slide-level result."""
 
     name, needs, gives = "vote", ("probability", "readable"), ("votes",)
 
@@ -373,21 +373,21 @@ class Outputs(WorkStage):
 
 
 STAGES: tuple[Stage, ...] = (Pixels(), Tissue(), Patches(), Quality(), Captions(), Predictions(), Vote(), Outputs())
-"""In the order in which a slide goes through them."""
+"""In the order in which they run."""
 
 
 def stage_groups(shared: Shared) -> list[tuple[Where, list[Stage]]]:
-    """Stages that follow each other in the same place, as the scheduler carries them out."""
+    """Consecutive stages on the same resource, as the scheduler carries them out."""
     return [(where, list(stages)) for where, stages in groupby(STAGES, key=lambda stage: stage.where(shared))]
 
 
 def carry_out(stages: Sequence[Stage], work: SlideWork, progress: Progress) -> None:
-    """Bring the results of some stages of a slide up to date, in their order. What is up to date is kept.
+    """Update the results of some stages of a slide, in order. Results that are up to date are kept.
 
     Raises
     ------
     StoreError
-        Something could not be written; other errors as the stages raise them.
+        A file could not be written. Stages raise further errors.
     """
     try:
         for tables, group in groupby(stages, key=lambda stage: isinstance(stage, TableStage)):
@@ -402,12 +402,12 @@ def carry_out(stages: Sequence[Stage], work: SlideWork, progress: Progress) -> N
             raise
         raise StoreError(
             f"{work.folder}: cannot be written ({error.strerror or error}); the slide is {work.slide.path}. Free "
-            "some space or repair the drive, and run again: what is written is kept."
+            "disk space or check the drive, and run again: files written so far are kept."
         ) from error
 
 
 def _fill_table(stages: Sequence[TableStage], work: SlideWork, progress: Progress) -> None:
-    """On workers all in one pass; on the device one after the other, as each may read what the one before gave."""
+    """On workers in one pass; on the device one after the other, as each may read the output of the previous."""
     for where, group in groupby(stages, key=lambda stage: stage.where(work.shared)):
         together = [stage for stage in group if stage.skipped(work) is None]
         for joined in [together] if where == "workers" else [[stage] for stage in together]:
@@ -417,7 +417,7 @@ def _fill_table(stages: Sequence[TableStage], work: SlideWork, progress: Progres
 
 
 def _patches_for(slide: Slide, shared: Shared) -> tuple[PatchParameters, str | None]:
-    """The patches a model wants; where the slide is too coarse for it, patches at the slide's own scale, and why."""
+    """The patches that the model requires; if the slide is too coarse, patches at its own scale, and the reason."""
     model, parameters = shared.model.info, shared.parameters
     finest = float(f"{max(slide.mpp):.6g}")  # 16.783, not 16.782999999999998
     too_coarse = finest > model.mpp * MAX_ENLARGEMENT * (1 + SCALE_TOLERANCE)
@@ -427,5 +427,5 @@ def _patches_for(slide: Slide, shared: Shared) -> tuple[PatchParameters, str | N
         return wanted, None
     return (
         wanted,
-        f"scanned at {finest:.4g} µm/px, the model reads {model.mpp:g} µm/px: too coarse to see what it looks for",
+        f"scanned at {finest:.4g} µm/px, the model reads {model.mpp:g} µm/px: too coarse for this model",
     )

@@ -1,1 +1,1 @@
-"""How fast patches can be read from a slide: wsikit, the limit set by decoding, and other readers, side by side."""
+"""Benchmark of reading patches from a slide: wsikit, the limit set by decoding, and other readers."""

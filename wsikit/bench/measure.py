@@ -28,26 +28,26 @@ from wsikit.slides.registry import open_slide
 from wsikit.tiling.stream import plan_patches
 
 PATIENCE_S = 60.0
-"""A reader that takes longer for opening a slide or for one pass is given up."""
+"""Timeout: a reader that needs longer to open a slide or for one pass is stopped."""
 
 LIMIT, WSIKIT, STORE = "limit", "wsikit", "store"
 
 
 @dataclass(frozen=True)
 class ReaderSpeed:
-    """What one reader did, medians over the passes; or why it did nothing."""
+    """Speed of one reader, medians over the passes; or why there is none."""
 
     seconds: tuple[float, ...] = ()
-    """Of each pass."""
+    """Seconds of each pass."""
     patches_per_s: float | None = None
     mp_per_s: float | None = None
     """Megapixels per second of the level that is read (not of the patches, where they are smaller)."""
     ratio_to_limit: float | None = None
-    """Against decoding each tile once."""
+    """Speed relative to decoding each tile once."""
     cpus: float | None = None
-    """CPU seconds per second: above 1 where it has threads of its own."""
+    """CPU seconds per second: above 1 if the reader has its own threads."""
     peak_rss_mb: float | None = None
-    """Most memory of its process, libraries included."""
+    """Peak memory of its process, libraries included."""
     reason: str | None = None
     """Why there are no numbers."""
 
@@ -60,7 +60,7 @@ class ReaderSpeed:
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """Where wsikit's time goes, as shares of it: measured by leaving the rest away."""
+    """Fractions of wsikit's time by task, each measured by a pass without the other tasks."""
 
     decode: float
     io: float
@@ -69,15 +69,15 @@ class Bottleneck:
 
     @property
     def line(self) -> str:
-        """In words."""
+        """Summary in one line."""
         shares = {
             "decoding the tiles": self.decode,
             "reading the file": self.io,
-            "putting patches together": self.overhead,
+            "assembling patches": self.overhead,
         }
-        said = ", ".join(f"{share:.0%} {what}" for what, share in shares.items())
+        listed = ", ".join(f"{share:.0%} {what}" for what, share in shares.items())
         most = max(shares, key=lambda what: shares[what])
-        return f"The bottleneck is {most}: {said}."
+        return f"The bottleneck is {most}: {listed}."
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class BenchResult:
 
     slide: str
     mpp: float | None
-    """µm/px of the patches; None: the slide's own scale, whatever it is."""
+    """µm/px of the patches; None: the slide's own scale."""
     patch_px: int
     patches: int
     level: int
@@ -95,10 +95,10 @@ class BenchResult:
     threads: int
     readers: dict[str, ReaderSpeed] = field(default_factory=dict)
     bottleneck: Bottleneck | None = None
-    """None where the slide's reader does not hand out tiles."""
+    """None if the slide's reader gives no access to tiles."""
 
     def to_json(self) -> dict[str, Any]:
-        """One entry per reader by its name, beside the facts of the run. `peak_rss_mb` is that of wsikit."""
+        """One entry per reader by name, with the settings of the run. `peak_rss_mb` is that of wsikit."""
         record = {key: value for key, value in vars(self).items() if key not in ("readers", "bottleneck")}
         found = self.bottleneck
         return {
@@ -121,22 +121,22 @@ def bench(
     others: Sequence[str] = tuple(OTHERS),
     on_pass: Callable[[], None] | None = None,
 ) -> BenchResult:
-    """Read the same patches of a slide, row by row, with every reader there is.
+    """Read the same patches of a slide, row by row, with every installed reader.
 
     Parameters
     ----------
     path
         A slide, or a slide store.
     store
-        A store of the same slide, to be read beside it.
+        A store of the same slide, read in the same run.
     mpp
         µm/px of the patches; the slide's own scale if None.
     patches
-        At most so many, whole ones from the middle of the slide.
+        Maximum number of patches; whole ones from the middle of the slide.
     repeat
-        Passes of each reader that count, after one that does not.
+        Counted passes of each reader, after one warm-up pass.
     threads
-        That decode in wsikit.
+        Decoding threads of wsikit.
     others
         Names of the other readers to run.
     on_pass
@@ -145,7 +145,7 @@ def bench(
     Raises
     ------
     SlideError, ScaleError
-        wsikit cannot open the slide, or its scale is needed and not known.
+        wsikit cannot open the slide, or its scale is needed and unknown.
     RequestError
         The slide has no whole patch of this size.
     """
@@ -170,7 +170,7 @@ def bench(
 
 
 def _plan(slide: Slide, mpp: float | None, patches: int, patch_px: int, threads: int) -> tuple[BenchResult, Job]:
-    # at its own scale a slide is read px by px, even if nobody knows the µm
+    # at its own scale a slide is read pixel by pixel, even if the pixel size is unknown
     slide_mpp = slide.mpp if mpp is not None else (1.0, 1.0)
     grid = PatchGrid(slide.dimensions, slide_mpp, patch_px, mpp if mpp is not None else 1.0)
     corners = grid.all_coords()
@@ -194,7 +194,7 @@ def _plan(slide: Slide, mpp: float | None, patches: int, patch_px: int, threads:
 
 
 class _Worker:
-    """A process that makes one pass whenever it is told to."""
+    """A process that makes one pass on request."""
 
     def __init__(self, job: Job) -> None:
         self.reason: str | None = None
@@ -217,18 +217,20 @@ class _Worker:
 
     @property
     def counted(self) -> list[dict[str, float]]:
-        """The passes without the first, which warms up."""
+        """The passes without the first, which is the warm-up."""
         return self.passes[1:]
 
     def median(self, key: str) -> float | None:
-        """Over the passes that count; None if there are none."""
+        """Median over the counted passes; None if there are none."""
         values = [found[key] for found in self.counted if key in found]
         return statistics.median(values) if values and self.reason is None else None
 
     def _ask(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        watch = threading.Timer(PATIENCE_S, self._process.kill)  # some readers wait for ever on a file they half know
+        watch = threading.Timer(
+            PATIENCE_S, self._process.kill
+        )  # some readers never return on a file they do not fully support
         watch.start()
         asked = time.monotonic()
         try:

@@ -1,6 +1,6 @@
-"""One pass over the patches of a job, timed, by any reader. Runs in a process of its own, so that memory is its own.
+"""One pass over the patches of a job, timed, by any reader. Runs in its own process, so that its memory is measured.
 
-Told by one line of JSON what to do, it answers `ready` or why not; each further line is one pass.
+The first line of input is a job as JSON; the answer is `ready` or an error. Each further line requests one pass.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Job:
-    """What is read, by whom."""
+    """What is read, and by which reader."""
 
     path: str
     reader: str
     """wsikit, limit, or a name of `wsikit.bench.readers.OTHERS`."""
     slide_mpp: tuple[float, float]
-    """Taken for the slide's own."""
+    """Used as the slide's pixel size."""
     mpp: float
     patch_px: int
     corners: tuple[tuple[int, int], ...]
-    """Of the patches, level-0 px."""
+    """Positions of the patches, level-0 px."""
     threads: int
-    """So many decode in wsikit. The others decide for themselves."""
+    """Decoding threads of wsikit. Other readers choose their own number."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -61,7 +61,7 @@ def _timed(work: Callable[[], None]) -> Timings:
 
 
 def pass_of(job: Job) -> Callable[[], Timings]:
-    """The pass that a job asks for; an error of any kind if its reader is not there or cannot open the slide."""
+    """The pass of a job; raises any error if its reader is missing or cannot open the slide."""
     if job.reader == "wsikit":
         return lambda: _stream(job)
     if job.reader == "limit":
@@ -103,15 +103,15 @@ def _stream(job: Job) -> Timings:
 
 
 def _decode_each_tile(job: Job) -> Timings:
-    """Each tile that the patches need is decoded once, and dropped: no patch is made of it."""
+    """Decode each needed tile once and discard it, without making patches."""
     from wsikit.slides.tile_cache import DecodedTiles, DecodePool, plan_paste
     from wsikit.tiling.stream import plan_patches
 
-    with _opened(job) as slide, DecodePool(job.threads) as crew:
+    with _opened(job) as slide, DecodePool(job.threads) as pool:
         plans = plan_patches(slide, _grid(job, slide.dimensions), _corners(job))
         encoded = _encoded(slide)
         if not isinstance(slide, DecodedTiles):
-            raise ValueError(f"the reader {slide.info.reader} does not hand out tiles")
+            raise ValueError(f"the reader {slide.info.reader} gives no access to tiles")
         level = plans.level
         paste = plan_paste(plans.boxes, slide.level_dimensions[level], slide.tile_px(level), in_order=True)
         tiles = paste.tiles.tolist()
@@ -125,14 +125,14 @@ def _decode_each_tile(job: Job) -> Timings:
             for column, row in tiles[share]:
                 slide.tile(level, column, row, keep=False)
 
-        timings = _timed(lambda: crew.share(decode))
+        timings = _timed(lambda: pool.share(decode))
         if encoded is not None:
-            timings["io_seconds"] = _timed(lambda: crew.share(fetch))["seconds"]
+            timings["io_seconds"] = _timed(lambda: pool.share(fetch))["seconds"]
         return timings
 
 
 def _encoded(slide: Any) -> Callable[[int, int, int], bytes | None] | None:
-    """How the bytes of a tile are fetched without being decoded, if that can be had."""
+    """Function that returns the bytes of a tile without decoding, if the reader has one."""
     from wsikit.slides.encoded_tiles import EncodedTiles
 
     if slide.info.kind == "store":
@@ -156,7 +156,7 @@ def _patch_by_patch(job: Job) -> Timings:
         def read() -> None:
             for x, y in job.corners:
                 pixels = reader.read(x, y, level, *size)
-                if size != out:  # not exact, but what a program would do
+                if size != out:  # not exact, but usual practice
                     np.asarray(Image.fromarray(pixels).resize(out, Image.Resampling.BOX))
 
         return _timed(read)
@@ -165,9 +165,9 @@ def _patch_by_patch(job: Job) -> Timings:
 
 
 def peak_rss_mb() -> float | None:
-    """Most memory that this process ever held, MB; None where the system does not tell."""
+    """Peak memory of this process, MB; None if the system does not report it."""
     try:
-        # not ru_maxrss, which on Linux also counts what the parent held when it started this process
+        # not ru_maxrss, which on Linux includes the parent's memory at the start of this process
         with open("/proc/self/status", encoding="ascii") as file:
             peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
         return round(peak / 2**10, 1)
@@ -184,7 +184,7 @@ def main() -> None:
     """Serve one job on standard input and output."""
     try:
         run = pass_of(Job.from_json(json.loads(sys.stdin.readline())))
-    except Exception as error:  # whatever a library raises for a slide that it cannot open is the answer
+    except Exception as error:  # any error of a library for a slide that it cannot open is reported
         _say({"reason": _in_a_line(error)})
         return
     _say({"ready": True})

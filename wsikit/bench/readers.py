@@ -1,6 +1,6 @@
-"""Readers of others, as a program would use them patch by patch. Places are level-0 px, sizes px of the level read.
+"""Other libraries' readers, used patch by patch. Positions are level-0 px, sizes are px of the level read.
 
-Each class opens a slide or says why it cannot; its library is imported only then, and need not be installed.
+Each class opens a slide or raises; its library is imported only then and need not be installed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class PatchReader(Protocol):
     """An open slide."""
 
     downsamples: Sequence[float]
-    """Level-0 px per px of each level that it shows."""
+    """Level-0 px per px of each level."""
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         """uint8 (height, width, 3) RGB of `level`, from level-0 px (x, y)."""
@@ -60,13 +60,13 @@ class PyvipsReader:
     def __init__(self, path: str) -> None:
         import pyvips
 
-        pyvips.cache_set_max(0)  # it would remember the opened image, and tiles with it, from one pass to the next
+        pyvips.cache_set_max(0)  # otherwise it caches the opened image and its tiles between passes
         image = pyvips.Image.new_from_file(path)
         if image.bands < 3 or image.format != "uchar":
-            raise ValueError(f"{image.bands} bands of {image.format} where RGB of 8 bits is expected")
+            raise ValueError(f"{image.bands} bands of {image.format} ; expected 8-bit RGB")
         self._region = pyvips.Region.new(image)
         self._bands = image.bands
-        # other pages of the file may be its label or its thumbnail: only the first is known to be what it is
+        # other pages of the file may be label or thumbnail; only the first is certain
         self.downsamples: Sequence[float] = (1.0,)
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
@@ -78,19 +78,19 @@ class PyvipsReader:
 
 
 class FastSlideReader:
-    """fastslide with its own cache, which is off unless asked for."""
+    """fastslide with its own cache, which is off by default."""
 
     def __init__(self, path: str) -> None:
         import fastslide
 
         self._slide = fastslide.FastSlide.from_file_path(path)
         self._slide.use_global_cache()
-        self._slide.clear_cache()  # it outlives the slide
+        self._slide.clear_cache()  # it persists after the slide is closed
         self.downsamples: Sequence[float] = self._slide.level_downsamples
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> Pixels:
         shrink = self.downsamples[level]
-        place = round(x / shrink), round(y / shrink)  # it counts in px of the level
+        place = round(x / shrink), round(y / shrink)  # fastslide expects px of the level
         return np.asarray(self._slide.read_region(place, level, (width, height)).numpy())[..., :3]
 
     def close(self) -> None:

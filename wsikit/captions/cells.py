@@ -81,7 +81,7 @@ def _cytoplasm(nuclei: Nuclei, od: Densities) -> npt.NDArray[np.float64]:
     around = total / np.maximum(cover, 1e-3)
     rows = np.clip((nuclei.y / 2).astype(np.int64), 0, around.shape[0] - 1)
     columns = np.clip((nuclei.x / 2).astype(np.int64), 0, around.shape[1] - 1)
-    return around[rows, columns] / usual
+    return np.asarray(around[rows, columns] / usual)
 
 
 def _nucleolus(nuclei: Nuclei, index: int, od: Densities) -> float:

@@ -71,7 +71,7 @@ def _faint_walls(od: Densities) -> Mask:
     """Lines slightly darker than both of their sides: walls thinner than a pixel."""
     total = od.red + od.green + od.blue
     opened = ndi.maximum_filter(ndi.minimum_filter(total, 5), 5)
-    return total - opened > _FAINT_WALL
+    return np.asarray(total - opened > _FAINT_WALL)
 
 
 def _regrow(labels: npt.NDArray[np.int32], within: Mask, steps: int) -> npt.NDArray[np.int32]:

@@ -234,4 +234,4 @@ def _around(plane: Plane, mask: Mask, sigma_px: float) -> Plane:
     """Mean of `plane` outside the mask around each pixel, (h // 2, w // 2); 0 far from the outside."""
     outside = (~mask).astype(np.float32)
     total, weight = box_mean(np.stack([halve(plane * outside), halve(outside)]), sigma_px / 2)
-    return np.maximum(total, 0) / np.maximum(weight, 0.02)
+    return np.asarray(np.maximum(total, 0) / np.maximum(weight, 0.02))

@@ -96,7 +96,8 @@ def smooth(plane: Plane, sigma_px: float) -> Plane:
     if passes == 1:
         return _blend_columns(_blend_rows(plane))
     kernel = np.array([math.comb(2 * passes, k) for k in range(2 * passes + 1)]) / 4.0**passes
-    return ndi.correlate1d(ndi.correlate1d(plane, kernel, axis=0, mode="nearest"), kernel, axis=1, mode="nearest")
+    rows = ndi.correlate1d(plane, kernel, axis=0, mode="nearest")
+    return np.asarray(ndi.correlate1d(rows, kernel, axis=1, mode="nearest"))
 
 
 def _blend_rows(plane: Plane) -> Plane:
@@ -130,7 +131,7 @@ def box_mean(planes: Plane, sigma_px: float) -> Plane:
 
     side = 2 * round(0.5 * (np.sqrt(12 * sigma_px**2 + 1) - 1)) + 1
     rows = ndi.uniform_filter1d(planes, side, axis=-2, mode="nearest")
-    return ndi.uniform_filter1d(rows, side, axis=-1, mode="nearest")
+    return np.asarray(ndi.uniform_filter1d(rows, side, axis=-1, mode="nearest"))
 
 
 def halve(planes: Plane) -> Plane:
@@ -167,7 +168,7 @@ def double(plane: Plane, shape: tuple[int, int]) -> Plane:
     """Inverse of `halve`: repeat each value over its 2 × 2 block, and the last ones up to (h, w) `shape`."""
     rows = np.minimum(np.arange(shape[0]) // 2, plane.shape[0] - 1)
     columns = np.minimum(np.arange(shape[1]) // 2, plane.shape[1] - 1)
-    return plane[rows][:, columns]
+    return np.asarray(plane[rows][:, columns])
 
 
 def depth_below(mask: Mask, max_px: int = 64) -> Plane:

@@ -73,7 +73,7 @@ def _filled_sectors(nuclei: Nuclei, y: Numbers, x: Numbers, radius: Numbers) -> 
     turn = np.arctan2(dy[ring, nucleus], dx[ring, nucleus]) / (2 * np.pi) % 1.0
     filled = np.zeros((len(y), _SECTORS), bool)
     filled[ring, (turn * _SECTORS).astype(np.int64) % _SECTORS] = True
-    return filled.sum(axis=1)
+    return np.asarray(filled.sum(axis=1), np.int64)
 
 
 def _radial(texture: Texture, y: float, x: float, radius: float) -> float:

@@ -1,6 +1,6 @@
-"""Captions from an OpenAI-compatible server (vLLM, llama.cpp, …), by the library `openai`.
+"""Captions from an OpenAI-compatible server (vLLM, llama.cpp, …), through the library `openai`.
 
-Patches go to the given address and nowhere else: no proxy, no redirect, no key but one that is named.
+Patches are sent to the given address only: no proxy, no redirect, and no API key unless its variable is named.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # raise it when the same answer of the server becomes another caption
-_NO_KEY = "none"  # the library wants one; it is not sent
+_VERSION = 1  # raise it when the same response of the server becomes another caption
+_NO_KEY = "none"  # the library requires a key; this one is never sent
 _HEADERS = ("host", "accept", "connection", "user-agent", "content-", "idempotency-key", "x-stainless-")
 _PROBE_S = 10.0
-_PER_LANE = 4  # requests per lane and call: a lane that is done early finds more to do
+_PER_THREAD = 4  # requests per thread and call, so that threads that finish early have more work
 
 PROMPT = (
     "You are a specialised pathologist. Describe what is seen microscopically on this image of a neuroblastic tumour: "
@@ -42,7 +42,7 @@ PROMPT = (
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How the server is asked to write. Greedy by default, so that the same patch gets the same words."""
+    """Decoding parameters of a request. Greedy by default, so that equal patches get equal captions."""
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -56,27 +56,37 @@ class Decoding:
 
 
 class ServerCaptioner:
-    """Captioner that asks a server, several patches at once, and keeps their order.
+    """Captioner that sends patches to a server, several concurrently, and returns captions in the order of the patches.
 
-    A request that fails for good (after the library's retries with exponential back-off) is a `Caption` with
-    `failure`; a server that no longer answers at all ends the call with `UnreachableError`.
+    A request that still fails after the library's retries (with exponential back-off) gives a `Caption` with `failure`.
+    If the server no longer responds at all, the call raises `UnreachableError`.
 
     Parameters
     ----------
     url
-        Up to and including the version, e.g. http://localhost:8000/v1.
+        Address up to and including the version, e.g. http://localhost:8000/v1.
     model
-        As the server names it; by default the only one that it has.
+        Name of the model on the server. Default: the only one that it serves.
+    prompt
+        Text that accompanies each patch. Default: `PROMPT`.
+    decoding
+        Default: greedy, at most 256 tokens.
     concurrency
-        Requests under way at once, at most.
+        Maximum number of concurrent requests.
     timeout_s
-        Seconds for one answer.
+        Maximum time for one response, seconds.
     retries
-        How often a request is tried again after 408, 409, 429, 5xx, a time-out or a broken connection.
+        Maximum number of retries after status 408, 409, 429 or 5xx, a timeout or a broken connection.
     image_format
-        "png" sends the very pixels; "jpeg" (quality 95) is for servers that take nothing else.
+        "png" sends the exact pixels; "jpeg" (quality 95) is for servers that accept nothing else.
     api_key_env
-        Name of the environment variable that holds the key for this server; by default no key is sent.
+        Name of the environment variable that holds the API key of this server. Default: no key is sent.
+
+    Examples
+    --------
+    >>> captioner = ServerCaptioner("http://localhost:8000/v1", model="my-model", concurrency=4)
+    >>> captioner.batch, captioner.fingerprint()["model"]
+    (16, 'my-model')
     """
 
     name = "server"
@@ -98,22 +108,25 @@ class ServerCaptioner:
         if not re.match(r"https?://[^/\s]+", url):
             raise RequestError(f"captioner {url!r}: expected an address such as http://localhost:8000/v1")
         if concurrency < 1 or retries < 0 or not timeout_s > 0:
-            raise RequestError("a captioning server needs concurrency ≥ 1, retries ≥ 0 and a time-out above 0 s")
+            raise RequestError(
+                f"captioning server: concurrency {concurrency}, retries {retries}, timeout {timeout_s} s; "
+                "expected concurrency ≥ 1, retries ≥ 0 and a timeout above 0 s"
+            )
         self.url = url.rstrip("/")
         self.prompt = (prompt or PROMPT).strip()
         self.decoding = decoding or Decoding()
         self.concurrency, self.timeout_s, self.retries = concurrency, timeout_s, retries
         self.image_format = image_format
-        self.batch = _PER_LANE * concurrency
+        self.batch = _PER_THREAD * concurrency
         self._client = _client(self.url, _key(api_key_env), timeout_s, retries)
         self.model = model or self._only_model()
         self.retried = 0
-        """Requests that were sent again, so far."""
-        self._answered = False
+        """Number of retries so far."""
+        self._has_responded = False
         self._lock = threading.Lock()
 
     def fingerprint(self) -> dict[str, Any]:
-        """Model, prompt and decoding. Not the address: the same model says the same elsewhere."""
+        """Model, prompt, decoding and image format. Not the address, which does not decide a caption."""
         return {
             "captioner": self.name,
             "version": _VERSION,
@@ -124,20 +137,20 @@ class ServerCaptioner:
         }
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
-        """Describe patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in their order.
+        """Captions of patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in the same order.
 
         Raises
         ------
         UnreachableError
-            The server does not answer any more.
+            The server no longer responds.
         ModelError
-            It refuses what is asked: no such model, no right, no images.
+            The server refuses the requests: unknown model, no permission, images not supported.
         """
         check_patches(images, mpp)
         if not len(images):
             return []
-        with ThreadPoolExecutor(min(self.concurrency, len(images)), thread_name_prefix="wsikit-caption") as lanes:
-            futures = [lanes.submit(self._one, image) for image in images]
+        with ThreadPoolExecutor(min(self.concurrency, len(images)), thread_name_prefix="wsikit-caption") as threads:
+            futures = [threads.submit(self._one, image) for image in images]
             try:
                 return [future.result() for future in futures]
             except BaseException:
@@ -153,17 +166,17 @@ class ServerCaptioner:
         except openai.APIConnectionError as error:
             with self._lock:
                 self.retried += self.retries
-            return self._unanswered(error)
+            return self._on_connection_error(error)
         except openai.APIStatusError as error:
-            return self._refused(error)
+            return self._on_status_error(error)
         with self._lock:
-            self._answered = True
+            self._has_responded = True
             self.retried += raw.retries_taken
         try:
             return self._read(raw.parse())
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, IndexError) as error:
-            # whatever a server may send instead of a completion: the library reads it into objects of any shape
-            return Caption("", source=self.name, failure=f"unreadable answer: {_line(error)}")
+            # instead of a completion, a server may send anything; the library parses it into objects of any structure
+            return Caption("", source=self.name, failure=f"unreadable response: {_line(error)}")
 
     def _request(self, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
         """One user turn: the image, then the prompt."""
@@ -172,10 +185,10 @@ class ServerCaptioner:
         return {"model": self.model, "messages": [{"role": "user", "content": content}], **asdict(self.decoding)}
 
     def _read(self, answer: Any) -> Caption:
-        """The caption in an answer; of a text that the token limit cut, its whole sentences."""
+        """The caption in a response; if the token limit truncated it, its complete sentences."""
         choices = getattr(answer, "choices", None)
         if not choices:
-            return Caption("", source=self.name, failure="the answer holds no choice")
+            return Caption("", source=self.name, failure="the response has no choice")
         text, ended = choices[0].message.content or "", choices[0].finish_reason
         if ended == "content_filter":
             return Caption(text, source=self.name, failure="the server's content filter")
@@ -185,33 +198,33 @@ class ServerCaptioner:
         failure = "" if whole else f"cut off at {self.decoding.max_tokens} tokens"
         return Caption(whole or text, source=self.name, failure=failure)
 
-    def _unanswered(self, error: Exception) -> Caption:
-        """A failure of one request, if the server still lives; else the end."""
+    def _on_connection_error(self, error: Exception) -> Caption:
+        """The failure of one request, if the server still responds; otherwise raises."""
         import openai
 
         try:
             self._client.with_options(timeout=_PROBE_S, max_retries=0).models.list()
         except openai.APIConnectionError:
             raise UnreachableError(
-                f"{self.url}: the captioning server does not answer any more ({_line(error)}). Finished captions are "
-                "kept: start it again and run the same command."
+                f"{self.url}: the captioning server no longer responds ({_line(error)}). Finished captions are kept. "
+                "Start the server again and repeat the command."
             ) from error
         except openai.OpenAIError:
-            pass  # it answers, if only to say no
+            pass  # it responds, even if with an error
         timed_out = isinstance(error, openai.APITimeoutError)
-        reason = f"no answer within {self.timeout_s:g} s" if timed_out else f"connection broken: {_line(error)}"
+        reason = f"no response within {self.timeout_s:g} s" if timed_out else f"connection broken: {_line(error)}"
         return Caption("", source=self.name, failure=reason)
 
-    def _refused(self, error: Any) -> Caption:
-        """A failure of one request; what would fail for every patch ends the work instead."""
+    def _on_status_error(self, error: Any) -> Caption:
+        """The failure of one request; raises if every other request would fail as well."""
         status = error.status_code
         with self._lock:
             self.retried += self.retries if status in (408, 409, 429) or status >= 500 else 0
-            answered = self._answered
-        if status in (401, 403, 404, 405) or (status < 500 and status not in (408, 409, 429) and not answered):
-            hint = " Name the environment variable of its key with --api-key-env." if status in (401, 403) else ""
+            has_responded = self._has_responded
+        if status in (401, 403, 404, 405) or (status < 500 and status not in (408, 409, 429) and not has_responded):
+            hint = " Name the variable that holds its API key: --api-key-env NAME." if status in (401, 403) else ""
             raise ModelError(f"{self.url}: the server refuses to caption with {self.model}: {_line(error)}.{hint}")
-        return Caption("", source=self.name, failure=f"the server answered {status}: {_line(error)}")
+        return Caption("", source=self.name, failure=f"the server responded with status {status}: {_line(error)}")
 
     def _only_model(self) -> str:
         import openai
@@ -219,21 +232,31 @@ class ServerCaptioner:
         try:
             names = [model.id for model in self._client.models.list().data or []]
         except openai.APIConnectionError as error:
-            raise UnreachableError(f"{self.url}: no captioning server answers there ({_line(error)}).") from error
+            raise UnreachableError(
+                f"{self.url}: no server responds at this address ({_line(error)}). Start it, or correct the address."
+            ) from error
         except openai.APIStatusError as error:
             raise ModelError(
-                f"{self.url}/models: {_line(error)}. Give the address up to /v1, e.g. http://host:8000/v1."
+                f"{self.url}/models: {_line(error)}. Pass the address up to /v1, e.g. http://host:8000/v1."
             ) from error
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
-            raise ModelError(f"{self.url}/models: no OpenAI-compatible server ({_line(error)}).") from error
+            raise ModelError(
+                f"{self.url}/models: not an OpenAI-compatible server ({_line(error)}). Pass the address of one."
+            ) from error
         if len(names) != 1:
             found = ", ".join(names) or "none"
-            raise RequestError(f"{self.url} has the models {found}: name one, as {self.url}#MODEL")
+            raise RequestError(f"{self.url} serves the models {found}: name one of them, as in {self.url}#MODEL")
         return str(names[0])
 
 
 def data_url(image: npt.NDArray[np.uint8], image_format: str) -> str:
-    """The pixels, uint8 (H, W, 3), as a data URL; PNG keeps each of them."""
+    """An image, uint8 (H, W, 3), as a data URL; lossless with "png".
+
+    Examples
+    --------
+    >>> data_url(np.zeros((1, 1, 3), np.uint8), "png")[:30]
+    'data:image/png;base64,iVBORw0K'
+    """
     from PIL import Image
 
     stream = io.BytesIO()
@@ -250,15 +273,15 @@ def _client(url: str, key: str | None, timeout_s: float, retries: int) -> OpenAI
             f"captioner {url}: the library openai is not installed. Install it with: pip install 'wsikit[server]'"
         ) from error
 
-    def only_what_is_meant(request: Any) -> None:
-        # the library adds keys, organisations and headers of the environment, which are meant for another host
+    def keep_intended_headers(request: Any) -> None:
+        # the library adds keys, organisations and headers from the environment, which belong to another host
         for name in [name for name in request.headers if not name.lower().startswith(_HEADERS)]:
             del request.headers[name]
         if key is not None:
             request.headers["Authorization"] = f"Bearer {key}"
 
-    # no proxy and no .netrc from the environment, no redirect: patients' images stay with the named host
-    hooks: Any = {"request": [only_what_is_meant]}
+    # no proxy, no .netrc, no redirect: images of patients are sent to the named host only
+    hooks: Any = {"request": [keep_intended_headers]}
     http = openai.DefaultHttpxClient(trust_env=False, follow_redirects=False, event_hooks=hooks)
     return openai.OpenAI(base_url=url, api_key=key or _NO_KEY, timeout=timeout_s, max_retries=retries, http_client=http)
 
@@ -268,11 +291,13 @@ def _key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise RequestError(f"--api-key-env {variable}: there is no such environment variable, or it is empty")
+        raise RequestError(
+            f"--api-key-env {variable}: this environment variable is not set, or empty. Set it to the key"
+        )
     return key
 
 
 def _line(error: BaseException) -> str:
-    """An error as one short line; of the library's own "Connection error." its cause."""
+    """An error as one short line; for the library's generic "Connection error." its cause."""
     cause = error.__cause__ if type(error).__name__ == "APIConnectionError" and error.__cause__ else error
     return " ".join(str(cause).split())[:200] or type(cause).__name__

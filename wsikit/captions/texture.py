@@ -79,4 +79,4 @@ def _tensor(plane: Plane) -> Iterator[Plane]:
 
 def _coherence(xx: Plane, yy: Plane, xy: Plane) -> Plane:
     """Difference over sum of the eigenvalues of the structure tensor."""
-    return np.sqrt((xx - yy) ** 2 + 4 * xy * xy) / (np.maximum(xx + yy, 0) + _EPSILON)
+    return np.asarray(np.sqrt((xx - yy) ** 2 + 4 * xy * xy) / (np.maximum(xx + yy, 0) + _EPSILON))

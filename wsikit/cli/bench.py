@@ -1,4 +1,4 @@
-"""`wsikit bench`: how fast patches can be read from a slide, and what bounds it."""
+"""`wsikit bench`: speed of reading patches from a slide, and its bottleneck."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("slide", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.option("--mpp", type=float, metavar="µm/px", help="Scale of the patches; by default the slide's own.")
-@click.option("--patches", default=1000, show_default=True, metavar="N", help="Most patches of 224 px per pass.")
-@click.option("--repeat", default=5, show_default=True, metavar="N", help="Passes of each reader, interleaved.")
-@click.option("--threads", default=1, show_default=True, metavar="N", help="That decode in wsikit.")
+@click.option("--mpp", type=float, metavar="µm/px", help="Pixel size of the patches; default: the slide's own.")
+@click.option(
+    "--patches", default=1000, show_default=True, metavar="N", help="Maximum number of patches of 224 px per pass."
+)
+@click.option("--repeat", default=5, show_default=True, metavar="N", help="Passes per reader, interleaved.")
+@click.option("--threads", default=1, show_default=True, metavar="N", help="Decoding threads of wsikit.")
 def command(slide: str, as_json: bool, mpp: float | None, patches: int, repeat: int, threads: int) -> int:
-    """Read patches of SLIDE (or of a store) with wsikit and with every other reader that is installed, side by side.
+    """Read patches of SLIDE (or of a store) with wsikit and with every other installed reader, and compare the speed.
 
-    The limit is decoding each tile once. Each reader has a process of its own; medians. Files are warm: the first pass
-    does not count.
+    The limit is decoding each tile once. Each reader has its own process; medians are given. Files are cached: the
+    first pass is a warm-up.
     """
     import json
 
@@ -56,5 +58,5 @@ def _show(result: BenchResult) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        result.bottleneck.line if result.bottleneck else "Its reader does not hand out tiles: no limit known."
+        result.bottleneck.line if result.bottleneck else "Its reader gives no access to tiles: no limit known."
     )

@@ -1,4 +1,4 @@
-"""`wsikit caption`: words for the patches of stores."""
+"""`wsikit caption`: captions for the patches of stores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     metavar="NAME|DIR",
     help="With a budget: model whose image features decide which patches are similar; default: stain and texture.",
 )
-@click.option("--retry-failed", is_flag=True, help="Ask again for captions whose request failed; keep the others.")
+@click.option("--retry-failed", is_flag=True, help="Request failed captions again; keep the others.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @grid_option
 @executor_options
@@ -36,11 +36,11 @@ def command(
     scheduler: str,
     workers: int | None,
 ) -> int:
-    """Describe the patches of STORE in words: column caption, and caption_facts where facts are measured.
+    """Describe the patches of STORE: column caption, and caption_facts if the captioner measures facts.
 
-    After an interruption it continues where it stopped. The same request keeps what is there; another prompt, model or
-    budget replaces it. Output that is not a caption (loops, refusals, truncated or non-English text) and requests that
-    fail are recorded in caption_failure. Exit status 1: no patch of a store could be described.
+    After an interruption it continues where it stopped. The same request keeps the captions; another prompt, model or
+    budget replaces them. Output that is not a caption (loops, refusals, truncated or non-English text) and failed
+    requests are recorded in caption_failure. Exit status 1: no patch of a store could be described.
     """
     from wsikit.captions import load_captioner
     from wsikit.captions.cache import cached
@@ -53,16 +53,16 @@ def command(
     from wsikit.inference.caption_columns import summarize_captions
 
     if model and request.budget is None:
-        raise RequestError("--model chooses patches for a budget: give --caption-budget N with it")
+        raise RequestError("--model is used to choose patches within a budget: also give --caption-budget N")
     executor = executor_of(scheduler, workers)
-    # equal pixels are described once for all stores
+    # equal pixels are described once in all stores
     captioner = cached(load_captioner(request.captioner or MORPHOMETRY, request.options, device=device))
     similarity = None
     if model:
         from wsikit.models.registry import load_patch_model
 
         similarity = load_patch_model(model, device=device)  # type: ignore[arg-type]
-    mute: list[str] = []
+    without_captions: list[str] = []
     with TerminalProgress(make_console()) as progress:
 
         def describe(store: str) -> str:
@@ -78,26 +78,26 @@ def command(
             )
             found = summarize_captions(table)
             assert found is not None
-            if found.failures and not found.own:
-                mute.append(store)
+            if found.failures and not found.described:
+                without_captions.append(store)
             return f"{table.name}: {in_words(found, captioner.name)}"
 
         status = for_each_store(stores, describe)
-    return 1 if mute else status
+    return 1 if without_captions else status
 
 
 def in_words(found: CaptionSummary, captioner: str) -> str:
-    """One line on a table's captions, with the commonest reasons of failures."""
+    """One line on a table's captions, with the most frequent reasons of failures."""
     from collections import Counter
 
-    parts = [f"{found.own} of {found.patches} patches described by {captioner}"]
+    parts = [f"{found.described} of {found.patches} patches described by {captioner}"]
     if found.shared:
         parts.append(f"{found.shared} share a caption")
-    if found.silent:
-        parts.append(f"{found.silent} without text")
+    if found.without_text:
+        parts.append(f"{found.without_text} without text")
     if found.failures:
         reasons = ", ".join(f"{number} × {reason}" for reason, number in Counter(found.failures).most_common(3))
         parts.append(f"{sum(found.failures.values())} failed ({reasons})")
     if found.scrubbed:
-        parts.append(f"words naming the diagnosis taken out of {found.scrubbed}")
+        parts.append(f"words naming the diagnosis removed from {found.scrubbed}")
     return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""`wsikit evaluate`: a trained model on labelled patches."""
+"""`wsikit evaluate`: evaluate a trained model on labelled patches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wsikit.training.config import TrainConfig
 
 VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
-"""As `wsikit.training.vote_validation.METHODS`, which would load torch for a help text."""
+"""Same as `wsikit.training.vote_validation.METHODS`, which would import torch for a help text."""
 
 
 @click.command()
@@ -20,22 +20,22 @@ VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "t
     "--config",
     type=click.Path(dir_okay=False),
     metavar="CONFIG.yaml",
-    help="What the data are, as for wsikit train; default: config.yaml beside the model's folder.",
+    help="Configuration of the data, as for wsikit train; default: config.yaml next to the model's folder.",
 )
 @click.option("--data", metavar="PATH", help="Images (folder or zip) or manifest, instead of those in CONFIG.")
 @click.option(
-    "--split", "split_file", type=click.Path(dir_okay=False), metavar="JSON", help="splits.json of a training."
+    "--split", "split_file", type=click.Path(dir_okay=False), metavar="JSON", help="splits.json of a training run."
 )
 @click.option("--part", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
-@click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Of a split into folds.")
-@click.option("--allow-seen", is_flag=True, help="Measure on patients of the training too; it is recorded.")
+@click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Fold of the split.")
+@click.option("--allow-seen", is_flag=True, help="Also evaluate on patients used in training; this is recorded.")
 @click.option(
     "--fit-vote",
     "vote_method",
     type=click.Choice(VOTE_METHODS),
-    help="Instead of measuring: fit this voting method on the validation part, into OUT/vote.json.",
+    help="Instead of evaluating, fit this voting method on the validation part; writes OUT/vote.json.",
 )
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for figures.")
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Output folder.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def command(
@@ -51,9 +51,9 @@ def command(
     device: str,
     as_json: bool,
 ) -> int:
-    """Measure a model: OUT/metrics.json and OUT/figures, at patch, slide and patient level.
+    """Evaluate a model at patch, slide and patient level: OUT/metrics.json and OUT/figures.
 
-    With --fit-vote, find the parameters of a vote on the validation slides of --split instead; wsikit vote
+    With --fit-vote, fit the parameters of a vote on the validation slides of --split instead; wsikit vote
     --parameters OUT/vote.json uses them.
     """
     import json
@@ -61,7 +61,7 @@ def command(
 
     from wsikit.models.io import load_model
     from wsikit.training.config import TrainConfig, read_config
-    from wsikit.training.run import CONFIG_COPY, Tell, run_evaluation
+    from wsikit.training.run import CONFIG_COPY, RunCallbacks, run_evaluation
 
     loaded = load_model(model)
     settings = read_config(config or Path(loaded.folder or model).parent / CONFIG_COPY, TrainConfig, data=data)
@@ -76,7 +76,7 @@ def command(
         fold=fold,
         allow_seen=allow_seen,
         device=device,
-        tell=Tell(said=lambda text: click.echo(text, err=True)),
+        callbacks=RunCallbacks(message=lambda text: click.echo(text, err=True)),
     )
     if as_json:
         click.echo(json.dumps(metrics, ensure_ascii=False))
@@ -106,7 +106,7 @@ def _fit_vote(
     from wsikit.training.vote_validation import FILE, run_vote_fit
 
     if split_file is None:
-        raise RequestError("--fit-vote needs --split: the splits.json that says which slides validate.")
+        raise RequestError("--fit-vote needs --split: the splits.json with the validation slides.")
     fitted = run_vote_fit(
         Predictor(model, device=device).model,  # type: ignore[arg-type]
         settings,
@@ -114,7 +114,7 @@ def _fit_vote(
         split_file=Path(split_file),
         fold=fold,
         method=method,
-        tell=lambda text: click.echo(text, err=True),
+        notify=lambda text: click.echo(text, err=True),
     )
     if as_json:
         click.echo(json.dumps(fitted.to_json(), ensure_ascii=False))

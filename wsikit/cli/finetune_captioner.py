@@ -1,4 +1,4 @@
-"""`wsikit finetune-captioner`: a table of images with descriptions to a LoRA adapter, or to out-of-fold captions."""
+"""`wsikit finetune-captioner`: a LoRA adapter, or out-of-fold captions, from a table of images with descriptions."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("table", type=click.Path(), metavar="TABLE.csv")
-@click.option("--images", required=True, type=click.Path(), metavar="DIR|ZIP", help="Where the table's images lie.")
-@click.option("--model", required=True, metavar="NAME|DIR|ID", help="Base model, on this disk already.")
-@click.option("-o", "--out", required=True, type=click.Path(), metavar="OUT", help="New folder for the results.")
-@click.option("--config", type=click.Path(), metavar="YAML", help="Settings; what is given here as an option wins.")
 @click.option(
-    "--folds", type=int, metavar="K", help="Train K adapters; each patient is captioned by one that never saw it."
+    "--images", required=True, type=click.Path(), metavar="DIR|ZIP", help="Folder or zip with the table's images."
 )
-@click.option("--prompt", help="What is asked about each image.")
+@click.option("--model", required=True, metavar="NAME|DIR|ID", help="Base model, local or in the local cache.")
+@click.option("-o", "--out", required=True, type=click.Path(), metavar="OUT", help="New folder for the results.")
+@click.option("--config", type=click.Path(), metavar="YAML", help="Settings; options override them.")
 @click.option(
-    "--image-px", type=int, metavar="PX", help="Side that images are brought to; default: the base's, or 224."
+    "--folds", type=int, metavar="K", help="Train K adapters; each patient is captioned by one not trained on it."
+)
+@click.option("--prompt", help="Prompt for each image.")
+@click.option(
+    "--image-px", type=int, metavar="PX", help="Side to which images are resized; default: the base's, or 224."
 )
 @click.option("--mpp", type=float, metavar="µm/px", help="Pixel size of the images, kept in the record.")
 @click.option("--epochs", type=int, help="Default: 5.")
 @click.option("--lr", type=float, help="Learning rate. Default: 1e-4.")
-@click.option("--rank", type=int, help="Of the adapter. Default: 64.")
-@click.option("--alpha", type=float, help="The adapter counts alpha/rank. Default: 16.")
-@click.option("--batch", type=int, help="Images at once. Default: 4.")
-@click.option("--accumulate", type=int, help="Batches per step. Default: 4.")
-@click.option("--seed", type=int, help="Default: 2024.")
-@click.option("--vision-mlps", is_flag=True, default=None, help="Adapt the MLPs of the vision part too.")
+@click.option("--rank", type=int, help="Rank of the LoRA adapter. Default: 64.")
+@click.option("--alpha", type=float, help="LoRA alpha (scaling = alpha/rank). Default: 16.")
+@click.option("--batch", type=int, help="Batch size. Default: 4.")
+@click.option("--accumulate", type=int, help="Gradient-accumulation steps. Default: 4.")
+@click.option("--seed", type=int, help="Random seed. Default: 2024.")
+@click.option("--vision-mlps", is_flag=True, default=None, help="Also adapt the MLPs of the vision part.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16.")
 def command(
@@ -48,9 +50,9 @@ def command(
     dtype: str,
     **options: Any,
 ) -> int:
-    """Teach a vision-language model the descriptions of TABLE.csv (file_name, description[, class][, patient]).
+    """Fine-tune a vision-language model on the descriptions of TABLE.csv (file_name, description[, class][, patient]).
 
-    Whole patients are held out to validate on. The same command goes on where it was stopped.
+    Whole patients are held out for validation. The same command resumes after an interruption.
     """
     settings = _settings(config, options)
     from rich.console import Console
@@ -70,24 +72,24 @@ def command(
             settings=settings,
             device=device,
             dtype=dtype,
-            tell=lambda fold: _teller(console, f"fold {fold + 1}/{folds}, "),
+            on_epoch=lambda fold: _on_epoch(console, f"fold {fold + 1}/{folds}, "),
         )
         console.print(f"Out-of-fold captions: {path}", soft_wrap=True)
         return 0
     record = finetune_captioner(
-        read, model=model, out=out, settings=settings, device=device, dtype=dtype, tell=_teller(console, "")
+        read, model=model, out=out, settings=settings, device=device, dtype=dtype, on_epoch=_on_epoch(console, "")
     )
     figures, data = record["figures"], record["data"]
     console.print(
         f"{out}: epoch {figures['epoch']} kept, fact-F1 {figures['fact_f1']:.3f} on {data['validation_rows']} images "
-        f"of unseen patients; label words taken out of {data['descriptions_scrubbed']} descriptions.",
+        f"of unseen patients; label words removed from {data['descriptions_scrubbed']} descriptions.",
         soft_wrap=True,
     )
     return 0
 
 
 def _settings(config: str | None, options: dict[str, Any]) -> FinetuneSettings:
-    """The YAML file with the given options over it."""
+    """The settings of the YAML file, overridden by the given options."""
     from pathlib import Path
 
     import yaml
@@ -110,11 +112,11 @@ def _settings(config: str | None, options: dict[str, Any]) -> FinetuneSettings:
         raise RequestError(f"{config or 'options'}: {where}: {first['msg']}") from error
 
 
-def _teller(console: Console, prefix: str) -> Callable[[float, dict[str, float]], None]:
-    def tell(share: float, figures: dict[str, float]) -> None:
+def _on_epoch(console: Console, prefix: str) -> Callable[[float, dict[str, float]], None]:
+    def show(share: float, figures: dict[str, float]) -> None:
         console.print(
             f"{prefix}epoch {figures['epoch']} ({share:.0%}): validation loss {figures['loss']:.4f}, "
             f"fact-F1 {figures['fact_f1']:.3f}, graded {figures['fact_f1_graded']:.3f}"
         )
 
-    return tell
+    return show

@@ -1,4 +1,4 @@
-"""`wsikit phantom`: make synthetic slides with truth."""
+"""`wsikit phantom`: make synthetic slides with ground truth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Size(click.ParamType):
         return int(width), int(height)
 
 
-@click.command(short_help="Make synthetic slides with truth.")
+@click.command(short_help="Make synthetic slides with ground truth.")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--size", type=_Size(), default="4096x4096", show_default=True, help="Width x height of level 0, px.")
 @click.option("--mpp", type=float, default=0.5, show_default=True, help="Pixel size, µm per pixel (0.2 to 1.05).")
@@ -30,7 +30,7 @@ class _Size(click.ParamType):
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the (first) slide.")
 @click.option(
     "--count", type=click.IntRange(min=1), default=1, show_default=True,
-    help="How many slides; beyond one, OUT is a folder and the seeds follow one another.",
+    help="Number of slides; with more than one, OUT is a folder and seeds are consecutive.",
 )  # fmt: skip
 @click.option("--tissue", "tissue_fraction", type=click.FloatRange(0, 1), default=0.6, show_default=True,
               help="Fraction of the slide that is tissue.")  # fmt: skip
@@ -47,7 +47,7 @@ def command(
     artefacts: bool,
     workers: int,
 ) -> None:
-    """Make synthetic neuroblastoma slides at OUT, each with its truth beside it.
+    """Make synthetic neuroblastoma slides at OUT, each with its ground truth next to it.
 
     OUT is the TIFF to write, or a folder (if it has no .tif or .tiff ending, or with --count). The truth is
     NAME.truth.json, NAME.truth.npz and NAME.truth.csv. Nothing in these slides is tissue.
@@ -57,7 +57,7 @@ def command(
 
     is_file = out.suffix.lower() in (".tif", ".tiff")
     if count > 1 and is_file:
-        raise click.UsageError(f"{out} is one file, but {count} slides are asked for: give a folder")
+        raise click.UsageError(f"{out} is one file, but {count} slides are requested: give a folder")
     for number in range(seed, seed + count):
         path = out if is_file else out / f"phantom_{subtype}_{number}.tiff"
         with click.progressbar(length=1, label=path.name, show_pos=False) as bar:

@@ -1,4 +1,4 @@
-"""`wsikit run`: the main job, from slide files to subtypes, maps and reports."""
+"""`wsikit run`: from slide files to subtypes, maps and reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsikit.cli.options import (
     stain_option,
 )
 
-# those that need nothing else to be set, and no column that a run does not make
+# the methods that need no further settings, and no column that a run does not make
 VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     "--manifest",
     type=click.Path(exists=True, dir_okay=False),
     metavar="CSV",
-    help="Table of slides: path, and where wanted slide_id and mpp (µm/px).",
+    help="Table of slides with the column path and optionally slide_id, patient and mpp (µm/px).",
 )
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for all results.")
 @model_option
 @captioner_options
 @click.option(
-    "--min-tissue", default=0.25, show_default=True, metavar="SHARE", help="Least share of a patch that is tissue, 0–1."
+    "--min-tissue", default=0.25, show_default=True, metavar="FRACTION", help="Minimum tissue fraction of a patch, 0–1."
 )
 @click.option(
     "--vote-method",
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     help="How a slide's patch predictions are aggregated; wsikit vote has more settings.",
 )
 @stain_option
-@click.option("--dry-run", is_flag=True, help="Print what would be done and why, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: what would be done, and why. Nothing is changed.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @roi_options
 @image_options
@@ -77,20 +77,20 @@ def command(
     scheduler: str,
     workers: int | None,
 ) -> int:
-    """From slide files to a subtype, a map, captions and a report for each.
+    """Run the whole pipeline on slide files: a subtype, a map, captions and a report for each.
 
-    SLIDE|DIR… are files and folders (searched with all below them). Results lie in OUT: index.html shows all slides,
-    slides.csv has one row per slide, results/<slide_id>/ holds report.html, map.png, subtype.geojson (QuPath) and
-    result.json, slides/ the stores, failures/ a traceback per failed slide. Run again, it does only what is missing.
+    SLIDE|DIR… are files and folders (searched recursively). Results are written to OUT: index.html shows all slides,
+    slides.csv has one row per slide, results/<slide_id>/ contains report.html, map.png, subtype.geojson (QuPath) and
+    result.json, slides/ the stores, failures/ a traceback per failed slide. A second run does only what is missing.
 
-    Exit status: 0 all done, 1 some slides failed, 2 the request itself is wrong.
+    Exit status: 0 all slides are done, 1 some slides failed, 2 the request is wrong.
     """
     from wsikit.errors import ModelError, RequestError
 
     try:
         described = _describe(model)
     except ModelError as error:
-        raise RequestError(str(error)) from error  # a wrong request: nothing was started
+        raise RequestError(str(error)) from error  # a wrong request: nothing has been started
     settings: dict[str, Any] = {
         "model": model,
         "mpp": assume_mpp,
@@ -118,7 +118,7 @@ def command(
 
 
 def _describe(model: str | None) -> str:
-    """The notice of a model, which is only described."""
+    """The notice of a model, without loading it."""
     from wsikit.models.config import DEFAULT_MODEL
     from wsikit.models.registry import describe_model
 
@@ -126,7 +126,7 @@ def _describe(model: str | None) -> str:
 
 
 def run_in_terminal(slides: list[str], out: str, *, notice: str, **settings: Any) -> RunResult:
-    """Run a batch with progress and a closing table on the terminal. `settings` are those of `wsikit.run`."""
+    """Run with progress and a summary on the terminal. `settings` are those of `wsikit.run`."""
     from wsikit.batch.run import run
     from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
@@ -134,12 +134,14 @@ def run_in_terminal(slides: list[str], out: str, *, notice: str, **settings: Any
     console = make_console()
     console.print(f"[bold yellow]{notice}[/]")
     with TerminalProgress(console) as progress:
-        result = run(slides, out, progress=progress, on_slide=lambda row: _tell(progress, console, row), **settings)
-    _close(console, result, out)
+        result = run(
+            slides, out, progress=progress, on_slide=lambda row: _print_row(progress, console, row), **settings
+        )
+    _print_summary(console, result, out)
     return result
 
 
-def _tell(progress: TerminalProgress, console: Console, row: SlideRow) -> None:
+def _print_row(progress: TerminalProgress, console: Console, row: SlideRow) -> None:
     from rich.markup import escape
 
     from wsikit.batch.records import DONE
@@ -148,16 +150,15 @@ def _tell(progress: TerminalProgress, console: Console, row: SlideRow) -> None:
     if row.status != DONE:
         console.print(f"[red]✗[/] [bold]{escape(row.slide_id)}[/]  {escape(row.error or row.status)}", highlight=False)
         return
-    verdict = row.verdict()
     facts = (
         f"{row.n_patches} patches, {row.tissue_mm2:.3g} mm², {row.mpp_x:.4g} µm/px ({row.mpp_source}), "
         f"{row.seconds:.0f} s"
     )
-    console.print(f"[green]✓[/] [bold]{escape(row.slide_id)}[/]  {escape(verdict)}", highlight=False)
+    console.print(f"[green]✓[/] [bold]{escape(row.slide_id)}[/]  {escape(row.summary())}", highlight=False)
     console.print(f"    [dim]{escape(facts)}[/]", highlight=False)
 
 
-def _close(console: Console, summary: RunResult, out: str) -> None:
+def _print_summary(console: Console, summary: RunResult, out: str) -> None:
     from pathlib import Path
 
     from wsikit.batch.records import DONE

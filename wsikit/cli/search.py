@@ -32,12 +32,12 @@ def command(stores: tuple[str, ...], query: str, top: int, csv_path: str | None,
     matches, not even a term with "without". Positions are level-0 px.
     """
     from wsikit.cli.console import make_console
-    from wsikit.inference.search import search, write_hits
+    from wsikit.inference.search import search, write_matches
 
     found = search(list(stores), query, top=top, grid=grid)
     show(make_console(), found)
     if csv_path:
-        write_hits(csv_path, found.hits)
+        write_matches(csv_path, found.matches)
         click.echo(f"Written to {csv_path}")
     return 0
 
@@ -47,19 +47,18 @@ def show(console: Console, found: SearchResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    asked = ", ".join(f"{term.replace('_', ' ')} {grade}" for term, grade in found.wanted.items())
-    console.print(f"Looking for: {asked}", highlight=False, markup=False)
-    if not found.hits:
-        alone = ", ".join(f"{term.replace('_', ' ')} {number}" for term, number in found.alone.items())
-        console.print(
-            f"No match in {found.patches} patches. Matches for each term alone: {alone}", highlight=False, markup=False
-        )
+    terms = ", ".join(f"{term.replace('_', ' ')} {grade}" for term, grade in found.terms.items())
+    console.print(f"Looking for: {terms}", highlight=False, markup=False)
+    if not found.matches:
+        alone = ", ".join(f"{term.replace('_', ' ')} {number}" for term, number in found.n_by_term.items())
+        line = f"No match in {found.n_patches} patches. Matches for each term alone: {alone}"
+        console.print(line, highlight=False, markup=False)
         return
     table = Table(box=None, pad_edge=False)
     for name in ("score", "slide", "x", "y", "why"):
         table.add_column(name, justify="right" if name in ("score", "x", "y") else "left")
-    for hit in found.hits:
-        table.add_row(f"{hit.score:.2f}", Text(hit.slide_id), str(hit.x), str(hit.y), Text(hit.why))
+    for one in found.matches:
+        table.add_row(f"{one.score:.2f}", Text(one.slide_id), str(one.x), str(one.y), Text(one.why))
     console.print(table)
-    more = f", the best {len(found.hits)} shown" if found.matching > len(found.hits) else ""
-    console.print(f"{found.matching} of {found.patches} patches match{more}.", highlight=False)
+    more = f", the best {len(found.matches)} shown" if found.n_matches > len(found.matches) else ""
+    console.print(f"{found.n_matches} of {found.n_patches} patches match{more}.", highlight=False)

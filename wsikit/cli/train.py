@@ -1,4 +1,4 @@
-"""`wsikit train`: a configuration to a model with its figures."""
+"""`wsikit train`: train a model from a configuration."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config", type=click.Path(dir_okay=False), metavar="CONFIG.yaml")
 @click.option("--data", metavar="PATH", help="Images (folder or zip) or manifest, instead of those in CONFIG.")
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="New folder for all that is made.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut off; the result is the same.")
+@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="New output folder.")
+@click.option("--resume", is_flag=True, help="Resume an interrupted run; the result is the same.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: torch's choice.")
 def command(config: str, data: str | None, out: str, resume: bool, device: str, threads: int | None) -> int:
-    """Train MMLNB as CONFIG.yaml says: OUT/model, splits.json, metrics.json, figures.
+    """Train MMLNB with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures.
 
-    The split is by patient; the epoch is chosen on the validation part; the test part is opened once, at the end.
+    The split is by patient; the epoch is selected on the validation part; the test part is evaluated once, at the end.
     """
     from pathlib import Path
 
     import torch
 
     from wsikit.training.config import TrainConfig, read_config
-    from wsikit.training.run import Tell, run_training
+    from wsikit.training.run import RunCallbacks, run_training
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -40,7 +40,7 @@ def command(config: str, data: str | None, out: str, resume: bool, device: str, 
         if before * 10 // total != captioned * 10 // total:
             click.echo(f"captions: {captioned} of {total}", err=True)
 
-    def say(record: EpochRecord) -> None:
+    def show_epoch(record: EpochRecord) -> None:
         found = record.validation or {}
         figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         click.echo(
@@ -49,8 +49,8 @@ def command(config: str, data: str | None, out: str, resume: bool, device: str, 
             err=True,
         )
 
-    tell = Tell(said=lambda text: click.echo(text, err=True), epoch=say, captioned=count)
-    metrics = run_training(settings, Path(out), resume=resume, device=device, tell=tell)
+    callbacks = RunCallbacks(message=lambda text: click.echo(text, err=True), epoch=show_epoch, captioned=count)
+    metrics = run_training(settings, Path(out), resume=resume, device=device, callbacks=callbacks)
     for way, record in metrics["test"].items():
         figures = record["patch"]
         auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]

@@ -1,4 +1,4 @@
-"""`wsikit vote`: one subtype per store."""
+"""`wsikit vote`: aggregate the patch predictions of each store to one subtype."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHODS = (
     "noisy_or",
     "attention",
 )
-"""As `wsikit.voting.METHODS`, which would load NumPy for a help text."""
+"""Equal to `wsikit.voting.METHODS`, which would import NumPy to print a help text."""
 
 WEIGHTS = ("tissue", "readable", "quality", "roi", "overlap", "key_tissue")
 DEFAULT_WEIGHTS = "tissue,readable,quality,roi,overlap"
@@ -39,85 +39,107 @@ DEFAULT_WEIGHTS = "tissue,readable,quality,roi,overlap"
     default="mean",
     show_default=True,
     type=click.Choice(METHODS),
-    help="How patches are put together; docs/voting.md has the formulas.",
+    help="How patch predictions are aggregated; docs/voting.md has the formulas.",
 )
 @click.option(
-    "--min-patches", default=20.0, show_default=True, metavar="N", help="Abstain with fewer effective patches."
+    "--min-patches",
+    default=20.0,
+    show_default=True,
+    metavar="N",
+    help="Abstain with fewer effective patches.",
 )
 @click.option(
-    "--min-margin", default=0.1, show_default=True, metavar="SHARE", help="Abstain if the two ahead differ by less."
+    "--min-margin",
+    default=0.1,
+    show_default=True,
+    metavar="P",
+    help="Abstain if the top two classes differ by less.",
 )
 @click.option(
     "--max-ood",
     default=0.5,
     show_default=True,
-    metavar="SHARE",
-    help="Abstain if more of the vote is unlike the training patches.",
+    metavar="FRACTION",
+    help="Abstain if a larger fraction of the vote is out-of-distribution.",
 )
 @click.option(
     "--smooth",
     default="none",
     show_default=True,
     type=click.Choice(["none", "median", "mrf"]),
-    help="Even out neighbouring patches first.",
+    help="Smooth the predictions of neighbouring patches first.",
 )
-@click.option("--coupling", default=0.5, show_default=True, metavar="LOGODDS", help="mrf: pull of one neighbour.")
+@click.option("--coupling", default=0.5, show_default=True, metavar="LOGODDS", help="mrf: coupling to one neighbour.")
 @click.option(
     "--weights",
     default=DEFAULT_WEIGHTS,
     show_default=True,
     metavar="NAMES",
-    help=f"What a patch's voice is multiplied with, of {', '.join(WEIGHTS)}; empty: nothing.",
+    help=f"Weights of a patch, multiplied; of {', '.join(WEIGHTS)}; empty: none.",
 )
 @click.option(
-    "--temperature", default=1.0, show_default=True, metavar="T", help="Softens the patches' probabilities, if above 1."
+    "--temperature",
+    default=1.0,
+    show_default=True,
+    metavar="T",
+    help="Temperature of the patch probabilities; above 1: softer.",
 )
 @click.option("--kappa", default=1.0, show_default=True, metavar="X", help="confidence: exponent.")
 @click.option("--alpha", default=10.0, show_default=True, metavar="W", help="soft_clinical: weight of neuropil.")
-@click.option("--beta", default=10.0, show_default=True, metavar="W", help="soft_clinical: of Schwannian stroma.")
-@click.option("--gamma", default=0.1, show_default=True, metavar="W", help="soft_clinical: of other tissue.")
-@click.option("--double-softmax", is_flag=True, help="soft_clinical: as the published code does.")
-@click.option("--top", "k", default=50, show_default=True, metavar="K", help="topk: patches per class.")
-@click.option("--quantile", default=0.9, show_default=True, metavar="Q", help="quantile: which, 0 to 1.")
+@click.option("--beta", default=10.0, show_default=True, metavar="W", help="soft_clinical: weight of Schwann stroma.")
+@click.option("--gamma", default=0.1, show_default=True, metavar="W", help="soft_clinical: weight of other tissue.")
+@click.option("--double-softmax", is_flag=True, help="soft_clinical: apply softmax twice, as the published code does.")
+@click.option("--top", "k", default=50, show_default=True, metavar="K", help="topk: number of patches per class.")
+@click.option("--quantile", default=0.9, show_default=True, metavar="Q", help="quantile: which quantile, 0–1.")
 @click.option(
-    "--rule", metavar="CLASS:P:SHARE", help="threshold: CLASS if SHARE of the vote has p ≥ P, such as D:0.5:0.05."
+    "--rule", metavar="CLASS:P:FRACTION", help="threshold: CLASS if FRACTION of the vote has p ≥ P, such as D:0.5:0.05."
 )
 @click.option(
-    "--min-second", "second_mm2", default=0.5, show_default=True, metavar="mm²", help="Least area of a second subtype."
+    "--min-second",
+    "second_mm2",
+    default=0.5,
+    show_default=True,
+    metavar="mm²",
+    help="Least area of a second subtype.",
 )
 @click.option(
-    "--resamples", default=1000, show_default=True, metavar="N", help="Draws for the interval; 0: no interval."
+    "--resamples",
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Bootstrap resamples; 0: no interval.",
 )
-@click.option("--block", "block_um", default=500.0, show_default=True, metavar="µm", help="Side of a square drawn.")
-@click.option("--seed", default=0, show_default=True, metavar="N", help="Of the draws.")
+@click.option("--block", "block_um", default=500.0, show_default=True, metavar="µm", help="Side of a bootstrap block.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Random seed of the bootstrap.")
 @click.option(
     "--parameters",
     "fitted",
     type=click.Path(dir_okay=False),
     metavar="JSON",
-    help="As wsikit evaluate --fit-vote wrote them; options given beside win.",
+    help="Parameters written by wsikit evaluate --fit-vote; options on the command line override them.",
 )
-@click.option("--inpc", "state", is_flag=True, help="State INPC's rules beside the vote (research use only).")
+@click.option("--inpc", "with_inpc", is_flag=True, help="Also apply the INPC rule (research use only).")
 @grid_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per store on standard output.")
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     stores: tuple[str, ...],
     grid: str | None,
     as_json: bool,
     weights: str,
     rule: str | None,
     fitted: str | None,
-    state: bool,
+    with_inpc: bool,
     **settings: Any,
 ) -> int:
-    """Put the patches of STORE together: a subtype per slide with its margin, or an abstention with its reason."""
+    """Aggregate patch predictions of STORE: a subtype per slide with its margin, or an abstention with its reason."""
     import json
     from dataclasses import replace
 
     from wsikit.cli.stores import for_each_store
-    from wsikit.inference.inpc import apply_inpc, inpc_summary, refuse_other_model
+    from wsikit.inference.inpc import apply_inpc, check_same_model, inpc_summary
     from wsikit.inference.vote import vote
     from wsikit.slides.store import SlideStore
     from wsikit.voting import VoteParameters
@@ -128,28 +150,28 @@ def command(
     found = None
     if fitted is not None:
         found = read_fitted(fitted)
-        parameters = replace(found.parameters, **_typed(context, parameters))
+        parameters = replace(found.parameters, **_given(context, parameters))
 
     def decide(store: str) -> str:
         opened = SlideStore(store)
         table = opened.patches(grid)
         if found is not None:
-            refuse_other_model(found, table)
+            check_same_model(found, table)
         result = vote(opened, parameters=parameters, grid=grid)
         record = table.votes()[parameters.method]
-        statement = apply_inpc(opened, grid=grid, rules=found.rules if found else None) if state else None
+        inpc = apply_inpc(opened, grid=grid, rules=found.rules if found else None) if with_inpc else None
         if as_json:
-            beside = {} if statement is None else {"inpc": statement.to_json()}
-            click.echo(json.dumps({"store": store, **record, **beside}))
+            more = {} if inpc is None else {"inpc": inpc.to_json()}
+            click.echo(json.dumps({"store": store, **record, **more}))
             return ""
-        lines = inpc_summary(table, result, tuple(record["classes"])) if state else []
+        lines = inpc_summary(table, result, tuple(record["classes"])) if with_inpc else []
         return "\n".join([_words(result, record["classes"]), *lines])
 
     return for_each_store(stores, decide)
 
 
-def _typed(context: click.Context, parameters: VoteParameters) -> dict[str, Any]:
-    """The settings that stand on the command line."""
+def _given(context: click.Context, parameters: VoteParameters) -> dict[str, Any]:
+    """The settings given on the command line."""
     from click.core import ParameterSource
 
     given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
@@ -157,7 +179,7 @@ def _typed(context: click.Context, parameters: VoteParameters) -> dict[str, Any]
 
 
 def _rule(text: str | None) -> ThresholdRule | None:
-    """The rule that --rule writes as CLASS:P:SHARE."""
+    """The rule of --rule CLASS:P:FRACTION."""
     if text is None:
         return None
     from wsikit.errors import RequestError
@@ -169,7 +191,7 @@ def _rule(text: str | None) -> ThresholdRule | None:
     except RequestError:
         raise
     except ValueError:
-        raise RequestError(f"--rule {text}: expected CLASS:P:SHARE, such as D:0.5:0.05") from None
+        raise RequestError(f"--rule {text}: expected CLASS:P:FRACTION, such as D:0.5:0.05") from None
 
 
 def _words(result: SlideResult, classes: Sequence[str]) -> str:
@@ -184,11 +206,11 @@ def _words(result: SlideResult, classes: Sequence[str]) -> str:
         if result.interval is not None:
             span = f" [{result.interval.low[index]:.2f}, {result.interval.high[index]:.2f}]"
         shares.append(f"{code} {share:.2f}{span}")
-    said = ", ".join(shares) or "no probabilities"
+    listed = ", ".join(shares) or "no probabilities"
     if result.label is None:
-        verdict = f"abstained: {result.reason} ({said})"
+        line = f"abstained: {result.reason} ({listed})"
     else:
-        verdict = f"{classes[result.label]}, margin {result.margin:.2f} ({said})"
+        line = f"{classes[result.label]}, margin {result.margin:.2f} ({listed})"
     if result.second is not None:
-        verdict += f"; also {classes[result.second.index]}, {result.second.area_mm2:.3g} mm² in one piece"
-    return verdict
+        line += f"; also {classes[result.second.index]}, {result.second.area_mm2:.3g} mm² in one region"
+    return line

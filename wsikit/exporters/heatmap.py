@@ -34,7 +34,7 @@ LEGEND_IN = 5.0  # width of the legend
 ROW_IN = 0.27  # height of one of its rows
 THUMBNAIL_IN = 0.8  # a smaller thumbnail is left out
 TAG_IN = 0.09  # a region with less space around its centre is shown without its code
-BESIDE_BELOW = 1.25  # images with a smaller ratio of width to height have the legend on their right
+LEGEND_RIGHT_BELOW = 1.25  # images with a smaller ratio of width to height have the legend on their right
 
 
 def write_map_png(
@@ -97,12 +97,12 @@ class _Layout:
         side_px = round(PICTURE_IN * DPI)
         picture_px = picture_size(class_map.grid, side_px, side_px)
         width, height = picture_px[0] / DPI, picture_px[1] / DPI
-        beside = width < BESIDE_BELOW * height
-        text_in = width + GAP_IN + LEGEND_IN if beside else max(width, LEGEND_IN)
+        legend_right = width < LEGEND_RIGHT_BELOW * height
+        text_in = width + GAP_IN + LEGEND_IN if legend_right else max(width, LEGEND_IN)
         head, foot = _head(class_map, result, reason, text_in), [Line(RESEARCH_USE, 9.5, INK, bold=True)]
         top = MARGIN_IN + block_height(head) + 0.2
         legend_in = _legend_height(class_map)
-        if beside:
+        if legend_right:
             legend = (MARGIN_IN + width + GAP_IN, top)
             bottom = top + max(height + SCALE_IN, legend_in)
             y = top + legend_in + GAP_IN

@@ -32,7 +32,12 @@ _TITLES = {
     "probability_text": "Probability, caption alone",
 }
 _FACT_ENDING = re.compile(r"_(share|um|per_mm2)$")
-_UNITS = {"gate": "0 image … 1 caption", "entropy": "bit", "margin": "", "ood_score": "× the 99 % limit of training"}
+_UNITS = {
+    "gate": "0 image … 1 caption",
+    "entropy": "bit",
+    "margin": "",
+    "ood_score": "× the 99 % limit of held-out patches",
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,7 +153,7 @@ def _summary(quantity: Quantity) -> str:
         return f"{patches} have a value"
     unit = f" {quantity.unit}" if quantity.unit and quantity.limits is None else ""
     low, middle, high = np.percentile(found, [25, 50, 75])
-    return f"Median {_number(middle)}{unit}, middle half {_number(low)} to {_number(high)}{unit} · {patches}"
+    return f"Median {_number(middle)}{unit}, interquartile range {_number(low)} to {_number(high)}{unit} · {patches}"
 
 
 def _notes(quantity: Quantity, scale: Scale, *, overlapping: bool) -> list[Line]:
@@ -161,7 +161,7 @@ def _notes(quantity: Quantity, scale: Scale, *, overlapping: bool) -> list[Line]
     notes = []
     if scale.below or scale.above:
         notes.append(f"Scale: {100 - 2 * TRIM_PERCENT:g} % of the patches.")
-        notes.append(f"Found: {_number(found.min())} to {_number(found.max())}.")
+        notes.append(f"Range: {_number(found.min())} to {_number(found.max())}.")
     if overlapping:
         notes += ["Where patches overlap, one is shown."]
     return [Line(note, 8.5, QUIET) for note in notes]

@@ -1,1 +1,1 @@
-"""Patches streamed from a slide or store through captioners and models."""
+"""From the patches of a store to captions, predictions, votes, INPC categories and search results."""

@@ -7,7 +7,7 @@ from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
 
 MPP_TOLERANCE = 0.01
-"""Relative. A field of view wrong by more than 1 % is another scale, not rounding."""
+"""Relative tolerance of the scale. A larger difference is another scale, not rounding."""
 
 FLUORESCENCE = "fluorescence"
 
@@ -15,7 +15,16 @@ FLUORESCENCE = "fluorescence"
 def why_not_applicable(model: ModelInfo, store: SlideStore, table: PatchTable) -> str | None:
     """Why a model must not classify the patches of a table, with what to do, or None if it applies.
 
-    It reads the patch size (px and µm/px) of the grid and the kind of stain; no pixels.
+    Compared are the patch size (px and µm/px) of the grid and the type of stain; no pixels are read.
+
+    Examples
+    --------
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = wsikit.make_phantom(f"{folder}/slide.tiff", size_px=(448, 448))
+    >>> store = wsikit.tile(f"{folder}/slide.tiff", f"{folder}/slide.zarr")
+    >>> why_not_applicable(wsikit.describe_model(), store, store.patches()) is None
+    True
     """
     grid = table.grid
     if grid.patch_px != model.patch_px or abs(grid.target_mpp / model.mpp - 1) > MPP_TOLERANCE:

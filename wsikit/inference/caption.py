@@ -1,4 +1,4 @@
-"""The caption stage: a text for each patch of a store. Measuring runs on workers, generating on one device."""
+"""The caption stage: a text for each patch of a store, measured on workers or generated on one device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsikit.inference.budget import Budget
 from wsikit.inference.caption_columns import CaptionWriter, drop_stale
 from wsikit.inference.generative_captions import CAPTION_REVISION, GenerativeCaptions
 from wsikit.inference.sample import sample_of_slide
-from wsikit.models.protocol import GivesImageFeatures, PatchModel
+from wsikit.models.protocol import ImageFeatureExtractor, PatchModel
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.receipts import Receipt
@@ -40,10 +40,10 @@ def caption(
     executor: Executor | None = None,
     progress: Progress = SILENT,
 ) -> PatchTable:
-    """Describe the readable patches of a store in words: columns `caption`, and `caption_facts` if it states facts.
+    """Describe the readable patches of a store: columns `caption` and, if facts are measured, `caption_facts`.
 
-    Run again after an interruption, it asks for nothing that it has. Another prompt, model or budget replaces the
-    captions, once all new ones are there; equal settings keep them.
+    After an interruption, the next call continues: no caption is requested twice. Equal settings keep the captions.
+    Another prompt, model or budget replaces them, once all new ones are complete.
 
     Parameters
     ----------
@@ -52,14 +52,18 @@ def caption(
     captioner, options, device
         A captioner, or what `wsikit.captions.load_captioner` takes.
     budget
-        Describe that many patches at most and let others like them share; by default every patch is described.
+        Maximum number of patches to describe; similar patches share captions. By default every patch is described.
     model
         With a budget: the model (or its name or folder) whose image features decide which patches are similar; without
         it, features of stain and texture do.
     retry_failed
-        Ask again for what failed, keeping the rest.
+        Request failed captions again; the others are kept.
     grid
-        Name of the patch grid; not needed where the store has one only.
+        Name of the patch grid; not needed if the store has only one.
+    executor
+        Where measured captions run; by default on threads, one per CPU.
+    progress
+        Called at each step.
 
     Returns
     -------
@@ -72,7 +76,18 @@ def caption(
     Raises
     ------
     UnreachableError, ModelError
-        The captioner fails for good. What it has said is kept.
+        The captioner fails permanently. Captions that are complete are kept.
+    RequestError
+        Captioner or options are unknown, or `model` has no image features.
+
+    Examples
+    --------
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = wsikit.make_phantom(f"{folder}/slide.tiff", size_px=(448, 448))
+    >>> table = wsikit.caption(wsikit.tile(f"{folder}/slide.tiff", f"{folder}/slide.zarr"))
+    >>> all(table.read("caption")), table.read("caption_facts").shape[0] == len(table)
+    (True, True)
     """
     from wsikit.captions import load_captioner
 
@@ -93,17 +108,17 @@ def caption_stage(
     captioner: Captioner,
     *,
     budget: Budget | None = None,
-    model: GivesImageFeatures | None = None,
+    model: ImageFeatureExtractor | None = None,
     retry_failed: bool = False,
 ) -> ColumnStage:
-    """The stage that `caption` carries out: on workers for a captioner that runs in parallel, else on its device.
+    """The stage that `caption` runs: on workers for a captioner that runs in parallel, else on one device.
 
-    A captioner that has to see the slide first (`FitsToSlide`) is given a sample of its patches here.
+    A captioner that is fitted to each slide (`FitsToSlide`) is fitted here, to a sample of the slide's patches.
     """
     if isinstance(captioner, FitsToSlide):
         captioner = _fitted(captioner, store, table)
     if budget is not None and budget.captions >= len(table):
-        budget = None  # it allows every patch a caption
+        budget = None  # every patch may have its own caption
     if not in_parallel(captioner) or budget is not None:
         return GenerativeCaptions(store, table, captioner, budget, model, retry_failed).stage()
     writer = CaptionWriter.of(captioner)
@@ -129,18 +144,18 @@ class _Describe:
         return columns
 
 
-def _with_features(model: PatchModel | str | os.PathLike[str] | None, device: str) -> GivesImageFeatures | None:
-    """A model whose image features are used; RequestError if it gives none."""
+def _with_features(model: PatchModel | str | os.PathLike[str] | None, device: str) -> ImageFeatureExtractor | None:
+    """The model whose image features are compared; RequestError if it has none."""
     if model is None:
         return None
     if isinstance(model, str | os.PathLike):
         from wsikit.models.registry import load_patch_model
 
         model = load_patch_model(model, device=device)  # type: ignore[arg-type]
-    if not isinstance(model, GivesImageFeatures):
+    if not isinstance(model, ImageFeatureExtractor):
         raise RequestError(
-            f"model {model.info.name} has no image features by which patches could be compared. Leave the model out: "
-            "stain and texture are compared then."
+            f"model {model.info.name} has no image features to compare patches by. Leave out the model: patches are "
+            "then compared by stain and texture."
         )
     return model
 

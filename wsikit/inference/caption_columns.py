@@ -14,11 +14,11 @@ from wsikit.captions.base import Captioner
 from wsikit.captions.filter import judge
 from wsikit.store.table import ColumnSpec, PatchTable
 
-OWN_COLUMNS = ("caption_failure", "caption_source", "caption_raw")
-"""Beside `caption`, where not every patch simply has its own."""
+SOURCE_COLUMNS = ("caption_failure", "caption_source", "caption_raw")
+"""Further columns, where some patches have no caption of their own: failures, shared and rewritten captions."""
 
 NO_ROW = -1
-"""In place of a row number: no caption."""
+"""Used instead of a row number: no caption."""
 
 UNREADABLE = "the patch could not be read"
 SHARE_FAILED = "the caption it was to share failed"
@@ -31,9 +31,9 @@ class CaptionWriter:
     Attributes
     ----------
     fact_names
-        Facts that the captioner may state, in the order of the column `caption_facts`.
+        Facts that the captioner may measure, in the order of the column `caption_facts`.
     with_sources
-        Whether `OWN_COLUMNS` are written too: for captions that may fail, be rewritten, or be shared between patches.
+        Whether `SOURCE_COLUMNS` are written too: for captions that may fail, be filtered, or be shared between patches.
     """
 
     captioner: str
@@ -83,48 +83,48 @@ class CaptionWriter:
         return columns
 
     def put_facts(self, columns: Mapping[str, npt.NDArray[Any]], index: int, facts: Mapping[str, float]) -> None:
-        """Put the facts of one patch into row `index`; a fact that was not measured is NaN."""
+        """Write the facts of one patch into row `index`; a fact that was not measured is NaN."""
         columns["caption_facts"][index] = [facts.get(name, np.nan) for name in self.fact_names]
 
 
 @dataclass(frozen=True)
 class CaptionColumns:
-    """The captions of a table, whoever wrote them. All (N,)."""
+    """The captions of a table, by any captioner. All arrays are (N,)."""
 
     texts: npt.NDArray[Any]
-    """What a classifier may read; empty where there is none."""
+    """The text given to a classifier; empty if there is none."""
     rows: npt.NDArray[np.int64]
-    """The row whose patch is described: the own, another's whose caption is shared, -1 for none."""
+    """The row of the patch that the text describes: its own, that of the patch whose caption is shared, -1 for none."""
     failures: npt.NDArray[Any]
-    """Why there is none where one was asked for; else empty."""
+    """Why a requested caption is missing; else empty."""
     raw: npt.NDArray[Any]
-    """What the captioner wrote, where that is not what `texts` holds; else empty."""
+    """The captioner's output, where it differs from `texts`; else empty."""
 
 
 @dataclass(frozen=True)
 class CaptionSummary:
-    """The captions of a table in numbers of patches."""
+    """Numbers of patches by state of their caption."""
 
     patches: int
-    own: int
-    """Described themselves."""
+    described: int
+    """With a caption of their own."""
     shared: int
-    """Given the caption of a patch like them."""
+    """With the caption of a similar patch."""
     failures: Mapping[str, int]
-    """Reason to number."""
+    """Number of failures by reason."""
     scrubbed: int
-    """Whose captioner named the diagnosis; those words were taken out."""
+    """With a caption that named the diagnosis; those words were removed."""
 
     @property
-    def silent(self) -> int:
-        """Patches without text for which none was asked for."""
-        return self.patches - self.own - self.shared - sum(self.failures.values())
+    def without_text(self) -> int:
+        """Patches for which no caption was requested."""
+        return self.patches - self.described - self.shared - sum(self.failures.values())
 
 
 def drop_stale(table: PatchTable) -> None:
-    """Remove what an earlier captioner left beside captions that are no longer its own."""
+    """Remove columns of an earlier captioner whose captions have been replaced."""
     known = table.receipt("caption")
-    for name in OWN_COLUMNS:
+    for name in SOURCE_COLUMNS:
         other = table.receipt(name)
         if other is not None and (known is None or other.digest != known.digest):
             table.drop(name)
@@ -137,18 +137,18 @@ def read_captions(table: PatchTable) -> CaptionColumns | None:
         return None
     texts = table.read("caption")
     known = table.receipt("caption")
-    receipts = [table.receipt(name) for name in OWN_COLUMNS if name in there]
-    if len(receipts) == len(OWN_COLUMNS) and all(found == known for found in receipts):
+    receipts = [table.receipt(name) for name in SOURCE_COLUMNS if name in there]
+    if len(receipts) == len(SOURCE_COLUMNS) and all(found == known for found in receipts):
         return CaptionColumns(
             texts, table.read("caption_source"), table.read("caption_failure"), table.read("caption_raw")
         )
-    said = np.array([bool(text) for text in texts], dtype=bool)
+    has_text = np.array([bool(text) for text in texts], dtype=bool)
     none = np.full(len(texts), "", dtype=object)
-    return CaptionColumns(texts, np.where(said, np.arange(len(texts)), NO_ROW), none, none.copy())
+    return CaptionColumns(texts, np.where(has_text, np.arange(len(texts)), NO_ROW), none, none.copy())
 
 
 def summarize_captions(table: PatchTable) -> CaptionSummary | None:
-    """The captions of a table in numbers; None if there are none."""
+    """Numbers of a table's captions; None if there are none."""
     found = read_captions(table)
     if found is None:
         return None

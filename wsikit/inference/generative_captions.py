@@ -1,9 +1,9 @@
-"""Captions that only one process can make: by a generative captioner, or within a budget.
+"""Captions that are made by one process: by a generative captioner, or within a budget.
 
-A generative captioner does about one patch a second and runs alone on its device. So patches are decoded ahead while
-it works, each batch is kept in a journal as soon as it is there (a chunk of a column is 512 rows: a kill would cost
-minutes of work, and smaller chunks would leave many small files in the store), and the columns are written when all is
-there: until then older captions stay.
+A generative captioner describes about one patch per second, alone on its device. So patches are decoded ahead, and
+each batch is written to a journal at once: a chunk of a column has 512 rows, so a kill would cost minutes of work, and
+smaller chunks would leave many small files in the store. The columns are written when all captions are complete;
+until then older captions stay.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from wsikit.captions.filter import SAFETY_REVISION, judge
 from wsikit.inference.budget import CHOICE_REVISION, Budget, choose, read_features, similarity_features
 from wsikit.inference.caption_columns import (
     NO_ROW,
-    OWN_COLUMNS,
     SHARE_FAILED,
+    SOURCE_COLUMNS,
     UNREADABLE,
     CaptionWriter,
     read_captions,
 )
-from wsikit.models.protocol import GivesImageFeatures
+from wsikit.models.protocol import ImageFeatureExtractor
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
 from wsikit.store.journal import Journal
@@ -37,11 +37,11 @@ from wsikit.tiling.columns import ColumnStage, DeviceWork
 from wsikit.tiling.stream import iterate_patches
 
 CAPTION_REVISION = 1
-"""Raised when the same captioner's words become other columns."""
+"""Increased when the same captioner output gives other columns."""
 
 
 class GenerativeCaptions:
-    """The captions of one table, made one batch after the other; each batch is kept as soon as it is there."""
+    """The captions of one table, made batch by batch; each batch is saved at once."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class GenerativeCaptions:
         table: PatchTable,
         captioner: Captioner,
         budget: Budget | None,
-        model: GivesImageFeatures | None,
+        model: ImageFeatureExtractor | None,
         retry_failed: bool = False,
     ) -> None:
         self.store, self.table = store, table
@@ -62,9 +62,9 @@ class GenerativeCaptions:
         self.patches = coords_digest(table)
         self.journal = Journal(table, digest_of([self.captioner.fingerprint(), self.patches]))
         self.described: dict[int, dict[str, Any]] = {}
-        """Row to what the captioner said of it."""
+        """The captioner's output by row."""
         self.failed: dict[int, Caption] = {}
-        """Row to the failure of the request, which is not a word of the captioner."""
+        """Failed requests by row."""
 
     def stage(self) -> ColumnStage:
         """The stage that brings the caption columns up to date."""
@@ -85,7 +85,7 @@ class GenerativeCaptions:
         self._write(source, receipt)
         self.journal.clear_others()
         if self.budget is None:
-            self.journal.clear()  # the columns hold it all; with a budget, a larger one goes on from here
+            self.journal.clear()  # the columns hold everything; a larger budget continues from the journal
 
     def _receipt(self, attempt: int) -> Receipt:
         parameters: dict[str, Any] = {"captioner": self.captioner.fingerprint(), "safety": SAFETY_REVISION}
@@ -98,11 +98,11 @@ class GenerativeCaptions:
     def _choice(self) -> dict[str, Any]:
         assert self.budget is not None
         numbers = {"captions": self.budget.captions, "similarity": self.budget.similarity}
-        return {**numbers, "look": self.similarity.record, "revision": CHOICE_REVISION}
+        return {**numbers, "features": self.similarity.record, "revision": CHOICE_REVISION}
 
     def _attempts(self) -> int | None:
-        """How often failures were asked for again, if the columns are up to date but for that; else None."""
-        needed = ["caption", *OWN_COLUMNS, *(["caption_facts"] if self.captioner.fact_names else [])]
+        """How often failed captions were requested again, if the columns are otherwise up to date; else None."""
+        needed = ["caption", *SOURCE_COLUMNS, *(["caption_facts"] if self.captioner.fact_names else [])]
         if not set(needed) <= set(self.table.columns()):
             return None
         attempt = 0
@@ -115,29 +115,29 @@ class GenerativeCaptions:
         return attempt
 
     def _restore_columns(self) -> bool:
-        """Take what the columns hold for said, but for requests that failed; False if there are none of these."""
+        """Restore captions from the columns, except those of failed requests; False if no request failed."""
         found = read_captions(self.table)
         assert found is not None
         named = self.captioner.fact_names if "caption_facts" in self.table.columns() else ()
         facts = self.table.read("caption_facts") if named else np.empty((len(found.rows), 0))
         missing = False
         for row, (text, failure, raw) in enumerate(zip(found.texts, found.failures, found.raw)):
-            own_words = bool(failure and raw) and judge(str(raw)).failure == failure
-            if found.rows[row] == row or own_words:
-                stated = {name: value for name, value in zip(named, facts[row].tolist()) if value == value}
-                self.described[row] = {"row": row, "raw": str(raw or text), "facts": stated}
+            rejected = bool(failure and raw) and judge(str(raw)).failure == failure
+            if found.rows[row] == row or rejected:
+                measured = {name: value for name, value in zip(named, facts[row].tolist()) if value == value}
+                self.described[row] = {"row": row, "raw": str(raw or text), "facts": measured}
             elif failure and failure != UNREADABLE and not str(failure).startswith(SHARE_FAILED):
                 missing = True
         return missing
 
     def _restore_journal(self) -> None:
-        """What an interrupted run has said already."""
+        """Restore the captions of an interrupted run."""
         for record in self.journal.read():
             self.described[int(record["row"])] = record
             self.captioner.add(record["key"], Caption(record["raw"], record["facts"], self.captioner.name))
 
     def _source(self) -> npt.NDArray[np.int64]:
-        """Whose caption each row gets, int64 (N,)."""
+        """The row whose caption each row gets, int64 (N,)."""
         if self.budget is None:
             return np.arange(len(self.table))
         kept = Journal(self.table, digest_of([self._choice(), self.patches]))
@@ -149,7 +149,7 @@ class GenerativeCaptions:
         return source
 
     def _describe(self, source: npt.NDArray[np.int64]) -> None:
-        """Ask for what is missing; patches are decoded ahead meanwhile."""
+        """Request the missing captions; patches are decoded ahead."""
         wanted = np.array(
             [row for row in np.unique(source[source != NO_ROW]) if row not in self.described], dtype=np.int64
         )
@@ -168,17 +168,17 @@ class GenerativeCaptions:
 
     def _keep(self, found: Iterable[tuple[int, npt.NDArray[np.uint8], Caption]], mpp: float) -> None:
         records: list[dict[str, Any]] = []
-        for row, image, said in found:
-            if said.failure:
-                self.failed[row] = said
+        for row, image, caption in found:
+            if caption.failure:
+                self.failed[row] = caption
             else:
-                facts = {name: float(value) for name, value in said.facts.items()}
-                records.append({"row": row, "key": pixel_key(image, mpp), "raw": said.text, "facts": facts})
+                facts = {name: float(value) for name, value in caption.facts.items()}
+                records.append({"row": row, "key": pixel_key(image, mpp), "raw": caption.text, "facts": facts})
         self.journal.add(records)
         self.described.update({record["row"]: record for record in records})
 
     def _write(self, source: npt.NDArray[np.int64], receipt: Receipt) -> None:
-        """Bring the columns up to date; only now are older captions replaced."""
+        """Write the columns; only now are older captions replaced."""
         specs = self.writer.specs
         for rows in self.table.prepare(specs, receipt):
             columns = self._columns(rows, source)
@@ -191,21 +191,21 @@ class GenerativeCaptions:
             described = int(source[row])
             if described == NO_ROW:
                 continue
-            text, failure, raw = self._verdict(described)
+            text, failure, raw = self._filtered(described)
             if failure and described != row:
                 failure, raw = f"{SHARE_FAILED}: {failure}", ""
             columns["caption"][index], columns["caption_failure"][index] = text, failure
             columns["caption_raw"][index] = raw
             columns["caption_source"][index] = NO_ROW if failure else described
-            if described == row and row in self.described:  # measurements of another patch are not its own
+            if described == row and row in self.described:  # facts measured on another patch are not copied
                 self.writer.put_facts(columns, index, self.described[row]["facts"])
         return columns
 
-    def _verdict(self, row: int) -> tuple[str, str, str]:
-        """Caption, failure and raw text of a described row."""
+    def _filtered(self, row: int) -> tuple[str, str, str]:
+        """Caption, failure and raw text of a described row, after the output filter."""
         if row not in self.described:
             failed = self.failed[row]
             return "", failed.failure, failed.text
         raw = str(self.described[row]["raw"])
-        verdict = judge(raw)
-        return verdict.text, verdict.failure, raw if raw != verdict.text else ""
+        result = judge(raw)
+        return result.text, result.failure, raw if raw != result.text else ""

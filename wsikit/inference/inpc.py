@@ -1,6 +1,6 @@
-"""INPC's rules over a store's patch table; the statement is kept in the table beside the votes, under votes/inpc_rule.
+"""The INPC rule on a store's patch table; its result is kept in the table, with the votes, under votes/inpc_rule.
 
-Captions' facts give stroma; neuropil and differentiation come from the model's classes where it has those of INPC.
+Stroma comes from the captions' facts; neuropil and differentiation from the model's classes, if these are INPC classes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from wsikit.voting.parameters import VoteParameters
 from wsikit.voting.prognosis import Clinical
 from wsikit.voting.result import SlideResult
 
-STATEMENT_REVISION = 1
-NAME = "inpc_rule"
-"""Where it is kept among the votes of a table."""
+INPC_REVISION = 1
+VOTE_NAME = "inpc_rule"
+"""Name of the result among the votes of a table."""
 
 Source = Literal["auto", "classes", "facts"]
 SOURCES: tuple[str, ...] = get_args(Source)
@@ -42,43 +42,67 @@ def apply_inpc(
     clinical: Clinical | None = None,
     rules: Rules | None = None,
 ) -> InpcResult:
-    """Apply INPC's rules to what a store's table knows, and keep the statement there.
+    """Apply the INPC rule to the patches of a store, and keep its result in the patch table.
 
     Parameters
     ----------
+    store
+        A slide store, or its path.
+    grid
+        Name of the patch grid; not needed if the store has only one.
     source
-        Whence neuropil and differentiation: "classes", areas of patches that a model of UD, PD and D called so;
-        "facts", measured by captions; "auto", the former if there is such a model's prediction. Stroma is always from
-        facts; without them it is not known.
+        Source of neuropil and differentiation: "classes", the areas predicted UD, PD and D; "facts", measured by
+        captions; "auto", the former if a model with these classes has predicted, else the latter. Stroma always comes
+        from facts; without facts it is unknown.
     clinical
-        Age, MKI, treatment, as far as known. Only the statement is kept, not they.
+        Age, MKI, treatment, as far as known. The result is stored, these data are not.
+    rules
+        Thresholds of the rule.
+
+    Returns
+    -------
+    InpcResult
+        Category with its evidence; areas in mm².
 
     Raises
     ------
     StoreError
-        If the table has no predictions of such a model and no facts, or not those that `source` asks for.
+        If the table has neither predictions of such a model nor facts, or not those that `source` requires.
+    RequestError
+        If `source` is unknown.
+
+    Examples
+    --------
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = wsikit.make_phantom(f"{folder}/slide.tiff", size_px=(448, 448))
+    >>> store = wsikit.tile(f"{folder}/slide.tiff", f"{folder}/slide.zarr")
+    >>> _ = wsikit.caption(store)
+    >>> result = apply_inpc(store)
+    >>> result == stored_inpc(store.patches())
+    True
     """
     opened = open_store(store)
     table = opened.patches(grid)
     used = _columns(table, source)
     clinical, rules = clinical or Clinical(), rules or Rules()
     receipt = _receipt(table, used, source, clinical, rules)
-    known = table.vote_receipt(NAME)
+    known = table.vote_receipt(VOTE_NAME)
     if known is not None and known.digest == receipt.digest:
         return _read(table)
-    statement = inpc(patch_facts(table, source=source), clinical=clinical, rules=rules)
-    index = None if statement.category is None else CATEGORIES.index(statement.category)
-    table.write_vote(NAME, {**statement.to_json(), "label": index, "classes": list(CATEGORIES)}, receipt)
-    return statement
+    result = inpc(patch_facts(table, source=source), clinical=clinical, rules=rules)
+    index = None if result.category is None else CATEGORIES.index(result.category)
+    table.write_vote(VOTE_NAME, {**result.to_json(), "label": index, "classes": list(CATEGORIES)}, receipt)
+    return result
 
 
 def stored_inpc(table: PatchTable) -> InpcResult | None:
-    """The statement kept in a table, or None."""
-    return _read(table) if table.vote_receipt(NAME) is not None else None
+    """The INPC result kept in a table, or None."""
+    return _read(table) if table.vote_receipt(VOTE_NAME) is not None else None
 
 
 def patch_facts(table: PatchTable, *, source: str = "auto") -> PatchFacts:
-    """What a table knows of its patches for INPC's rules; see `apply_inpc`."""
+    """The facts of a table's patches that the INPC rule reads; see `apply_inpc`."""
     used = _columns(table, source)
     cells = np.stack(table.grid.index_of(table.coords), axis=1)
     pitch_mm = float(np.sqrt(table.grid.cell_area_mm2))
@@ -101,26 +125,26 @@ def patch_facts(table: PatchTable, *, source: str = "auto") -> PatchFacts:
 def inpc_summary(
     table: PatchTable, vote: SlideResult | None = None, classes: tuple[str, ...] = STROMA_POOR
 ) -> list[str]:
-    """The statement kept in a table in lines for people, its strongest patches with their captions, and how it differs
-    from `vote`, whose `label` counts `classes`. Empty if there is no statement; one line where most of the tissue is
-    unlike what the model was trained on."""
-    statement = stored_inpc(table)
-    if statement is None:
+    """The INPC result kept in a table as lines of text: the result, its strongest patches with their captions, and how
+    it differs from `vote`, whose `label` is an index into `classes`.
+
+    Empty if there is no result; one line if most of the tissue is out-of-distribution.
+    """
+    result = stored_inpc(table)
+    if result is None:
         return []
     if vote is not None and (vote.ood_fraction or 0.0) > VoteParameters.max_ood:
         # its areas are those of classes that the model cannot judge here
-        unlike = (
-            f"{100 * (vote.ood_fraction or 0.0):.1f} % of what voted looks unlike anything the model was trained on"
-        )
-        return [f"INPC rule: not stated, as {unlike}"]
-    lines = statement.words()
+        percent = f"{100 * (vote.ood_fraction or 0.0):.1f} %"
+        return [f"INPC rule: not stated, as {percent} of the voting tissue is out-of-distribution for the model"]
+    lines = result.words()
     if vote is not None and set(classes) == set(STROMA_POOR):
         called = None if vote.label is None else classes[vote.label]
-        said = disagreement(statement, called, reason=vote.reason)
-        lines += [f"  {said}"] if said else []
+        difference = disagreement(result, called, reason=vote.reason)
+        lines += [f"  {difference}"] if difference else []
     coords = table.coords
     texts = table.read("caption") if "caption" in table.columns() else np.full(len(table), "", dtype=object)
-    for name, rows in statement.top_rows.items():
+    for name, rows in result.top_rows.items():
         for row in rows[:1]:
             x, y = coords[row].tolist()
             text = "".join(one if one.isprintable() else " " for one in str(texts[row]))
@@ -129,13 +153,13 @@ def inpc_summary(
     return lines
 
 
-def refuse_other_model(fitted: FittedVote, table: PatchTable) -> None:
-    """Raise if a table's predictions are not by the model that voting parameters were fitted for.
+def check_same_model(fitted: FittedVote, table: PatchTable) -> None:
+    """Check that voting parameters were fitted for the model that made a table's predictions.
 
     Raises
     ------
     RequestError
-        Naming both.
+        They were fitted for another model; the message names both.
     """
     if _PROBABILITY not in table.columns():
         return
@@ -148,7 +172,7 @@ def refuse_other_model(fitted: FittedVote, table: PatchTable) -> None:
 
 
 def _joined(measured: PatchFacts, of_classes: PatchFacts) -> PatchFacts:
-    """Stroma and tumour as measured; neuropil and differentiation as the classes say, over that tumour's area."""
+    """Stroma and tumour as measured; neuropil and differentiation by the classes, over that tumour area."""
     share: npt.NDArray[np.float64] = np.divide(
         measured.neuroblastic_mm2,
         of_classes.neuroblastic_mm2,
@@ -167,9 +191,9 @@ def _joined(measured: PatchFacts, of_classes: PatchFacts) -> PatchFacts:
 
 
 def _columns(table: PatchTable, source: str) -> tuple[str, ...]:
-    """The columns that a statement reads."""
+    """The columns that the rule reads."""
     if source not in SOURCES:
-        raise RequestError(f"INPC statement from {source!r}: expected one of {', '.join(SOURCES)}")
+        raise RequestError(f"INPC source {source!r}: expected one of {', '.join(SOURCES)}")
     there = set(table.columns())
     by_classes = _PROBABILITY in there and _has_inpc_classes(table)
     if source == "classes" and not by_classes:
@@ -195,13 +219,13 @@ def _receipt(table: PatchTable, used: tuple[str, ...], source: str, clinical: Cl
         found = table.receipt(name)
         assert found is not None
         inputs[name] = found.digest
-    # of a patient's age and treatment a digest is kept, as stores travel
+    # only a digest of a patient's age and treatment is kept, as stores are shared
     parameters: dict[str, Any] = {"source": source, "rules": asdict(rules), "clinical": digest_of(clinical.to_json())}
-    return Receipt("inpc", STATEMENT_REVISION, parameters, inputs)
+    return Receipt("inpc", INPC_REVISION, parameters, inputs)
 
 
 def _read(table: PatchTable) -> InpcResult:
-    record = dict(table.votes()[NAME])
+    record = dict(table.votes()[VOTE_NAME])
     for name in ("label", "classes"):
         record.pop(name)
     return InpcResult.from_json(record)

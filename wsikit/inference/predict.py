@@ -39,9 +39,9 @@ def predict(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> PatchTable:
-    """Classify every readable patch from what the model reads: its image, its caption, stored features.
+    """Classify every readable patch from the model's inputs: image, caption, stored features.
 
-    What is complete under an equal receipt is kept, and the model is then not even loaded.
+    Complete predictions with an equal receipt are kept; the model is then not loaded.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def predict(
         Normalise the stain of the patches before the model sees them: "macenko" or "reinhard", with the reference after
         a colon (`wsikit.inference.stain.parse_stain`); None: as scanned.
     grid
-        Name of the patch grid; not needed where the store has one only.
+        Name of the patch grid; not needed if the store has only one.
     device
         "auto", "cpu", "cuda".
 
@@ -68,7 +68,7 @@ def predict(
     Raises
     ------
     ModelError
-        The model does not apply (other patch size, scale or kind of stain than it was trained on), or cannot be loaded.
+        The model does not apply (other patch size, scale or type of stain than it was trained on), or cannot be loaded.
     StoreError
         Features that the model reads are not in the table.
 
@@ -76,7 +76,7 @@ def predict(
     --------
     >>> import tempfile, wsikit
     >>> folder = tempfile.mkdtemp()
-    >>> slide = wsikit.make_phantom(f"{folder}/slide.tiff", size=(700, 700)).path
+    >>> slide = wsikit.make_phantom(f"{folder}/slide.tiff", size_px=(448, 448)).path
     >>> table = wsikit.predict(wsikit.tile(slide, f"{folder}/slide.zarr"))
     >>> table.read("probability").shape[1]
     4
@@ -92,7 +92,7 @@ def predict(
 
 
 def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = None) -> ColumnStage:
-    """The stage that `predict` carries out. That the model applies has been checked (`why_not_applicable`)."""
+    """The stage that `predict` runs. The caller has checked that the model applies (`why_not_applicable`)."""
     info = model.info
     there = set(table.columns())
     inputs = {"patches": coords_digest(table), "model": info.fingerprint}
@@ -105,7 +105,7 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
         known = table.receipt(name) if name in there else None
         if known is None:
             raise ModelError(
-                f"{table.folder}: model {info.name} reads the column {name}, which is not there or not complete. "
+                f"{table.folder}: model {info.name} reads the column {name}, which is missing or incomplete. "
                 "Import or compute these features first."
             )
         inputs[name] = known.digest
@@ -125,7 +125,7 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
 
 @dataclass(frozen=True)
 class _Predict:
-    """Brings the prediction columns of a table up to date."""
+    """Updates the prediction columns of a table."""
 
     model: LazyModel
     specs: tuple[ColumnSpec, ...]
@@ -140,7 +140,7 @@ class _Predict:
         progress.finish()
         ranges = table.prepare(self.specs, self.receipt)
         if OOD_SCORE in table.columns() and OOD_SCORE not in {spec.name for spec in self.specs}:
-            table.drop(OOD_SCORE)  # another model's
+            table.drop(OOD_SCORE)  # from another model
         progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
         for rows, images, readable in self._batches(store, table, ranges):
             columns = self._rows(model, table, rows, images, readable)
@@ -150,7 +150,7 @@ class _Predict:
         progress.finish()
 
     def _batches(self, store: SlideStore, table: PatchTable, ranges: list[slice]) -> Iterator[_Batch]:
-        """(rows, images or None, readable) of each range; pixels are read only for a model that sees them."""
+        """(rows, images or None, readable) of each range; pixels are read only for a model with image input."""
         if IMAGE not in self.model.info.inputs:
             readable = table.read("readable") > 0 if "readable" in table.columns() else np.ones(len(table), bool)
             yield from ((rows, None, readable[rows]) for rows in ranges)
@@ -161,7 +161,7 @@ class _Predict:
             yield rows, images, batch.readable
 
     def _stain_transform(self, store: SlideStore, table: PatchTable) -> Callable[[Any], Any] | None:
-        """The stain normalisation fitted to this slide, by a fixed sample of its patches."""
+        """The stain normalisation fitted to this slide, on a fixed sample of its patches."""
         if self.normalisation is None:
             return None
         fitted: Callable[[Any], Any] = self.normalisation.fit(sample_of_slide(store, table))
@@ -189,7 +189,7 @@ class _Predict:
             if values.shape != columns[spec.name][seen].shape:
                 raise ModelError(
                     f"model {self.model.info.name}: column {spec.name} has shape {values.shape}, expected "
-                    f"{columns[spec.name][seen].shape}, as its description says."
+                    f"{columns[spec.name][seen].shape}, as its description states."
                 )
             columns[spec.name][seen] = values
         return columns
@@ -211,8 +211,7 @@ class _Predict:
 
 
 def _warn_captioner_mismatch(captioner: str, model: ModelInfo) -> None:
-    """Warn where a model reads captions of another kind than it was trained on: it may misjudge how far to trust
-    them."""
+    """Warn if a model reads captions of another captioner than it was trained on: its gate may be wrong for them."""
     from wsikit.captions.registry import name_of
 
     expected = name_of(model.captioner)

@@ -1,4 +1,4 @@
-"""A fixed sample of a slide's patches: what is fitted to a slide is fitted to these."""
+"""A fixed sample of a slide's patches, to which captioners and stain normalisation are fitted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BATCH = 64
 
 
 def sample_of_slide(store: SlideStore, table: PatchTable) -> npt.NDArray[np.uint8]:
-    """Readable patches of a table, evenly spread over its rows, the same each time: uint8 (n, P, P, 3), n ≤ 512."""
+    """Readable patches of a table, evenly spread over its rows, always the same: uint8 (n, P, P, 3), n ≤ 512."""
     coords = table.coords[sample_rows(len(table))]
     ranges = [slice(first, min(first + _BATCH, len(coords))) for first in range(0, len(coords), _BATCH)]
     side = table.grid.patch_px

@@ -1,4 +1,4 @@
-"""Search in stores: patches by what their captions say and what was measured on them. Coordinates are level-0 px."""
+"""Search in stores: patches by their captions and measured facts. Coordinates are level-0 px."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from wsikit.store.table import PatchTable
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """A patch that was found."""
+class PatchMatch:
+    """A patch that matches a query."""
 
     slide_id: str
     row: int
-    """In the patch table."""
+    """Row in the patch table."""
     x: int
     y: int
     """Top-left corner, level-0 px."""
@@ -33,42 +33,42 @@ class Hit:
     score: float
     """0 … 1."""
     why: str
-    """Each term with what is known of it and whence."""
+    """Each term with its grade and the source of the grade: caption or measured."""
     caption: str
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found."""
+    """Result of a search."""
 
-    wanted: dict[str, str]
-    """The query as it was understood: term to grade."""
-    hits: tuple[Hit, ...]
-    """The best first."""
-    patches: int
-    """All that were looked at."""
-    matching: int
-    """All that fit, also beyond `hits`."""
-    alone: dict[str, int]
-    """Patches that fit a term alone, by term."""
+    terms: dict[str, str]
+    """The parsed query: grade by term."""
+    matches: tuple[PatchMatch, ...]
+    """The best matches, best first."""
+    n_patches: int
+    """Number of patches searched."""
+    n_matches: int
+    """Number of all matches, including those beyond `matches`."""
+    n_by_term: dict[str, int]
+    """Number of patches that match each term alone."""
 
 
 def search(
     stores: StoreLike | Sequence[StoreLike], query: str, *, top: int = 20, grid: str | None = None
 ) -> SearchResult:
-    """Find patches by words: "neuropil without rosettes", "abundant neuropil, no necrosis", "densely cellular".
+    """Find patches by a text query: "neuropil without rosettes", "abundant neuropil, no necrosis", "densely cellular".
 
-    Every term must hold, said in the caption or measured, and nothing may speak against it. What is not there must
-    be stated or measured not to be there: a patch of which nothing is known never matches.
+    A patch matches if every term is stated in its caption or measured, and nothing contradicts it. Absence must be
+    stated or measured too: a patch without caption and facts never matches.
 
     Parameters
     ----------
     stores
         Slide stores or their paths.
     top
-        So many of the best patches, of all stores together.
+        Maximum number of matches returned, over all stores.
     grid
-        Name of the patch grid; not needed where the stores have one only.
+        Name of the patch grid; not needed if each store has only one.
 
     Raises
     ------
@@ -76,39 +76,51 @@ def search(
         No word of the query is in the vocabulary.
     StoreError
         A store has neither captions nor facts.
+
+    Examples
+    --------
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = wsikit.make_phantom(f"{folder}/slide.tiff", size_px=(448, 448))
+    >>> store = wsikit.tile(f"{folder}/slide.tiff", f"{folder}/slide.zarr")
+    >>> _ = wsikit.caption(store)
+    >>> result = wsikit.search(store, "neuropil without rosettes")
+    >>> result.terms, result.n_patches == len(store.patches())
+    ({'neuropil': 'present', 'rosettes': 'absent'}, True)
     """
     wanted = parse_query(query)
-    hits: list[Hit] = []
+    matches: list[PatchMatch] = []
     total = 0
-    alone = dict.fromkeys(wanted, 0)
+    n_by_term = dict.fromkeys(wanted, 0)
     for store in [stores] if isinstance(stores, SlideStore | str | os.PathLike) else stores:
         opened = open_store(store)
         table = opened.patches(grid)
-        patches = _known(table)
+        patches = _searchable(table)
         total += len(table)
         for term, number in count_terms(patches, wanted).items():
-            alone[term] += number
+            n_by_term[term] += number
         coords, side = table.coords, table.grid.side
-        for match in find(patches, wanted):
-            x, y = coords[match.row].tolist()
-            why = "; ".join(f"{_said(term)} {known.grade} ({known.source})" for term, known in match.why.items())
-            text = str(patches.texts[match.row])
-            hits.append(Hit(opened.slide_id, match.row, x, y, side, round(match.score, 4), why, text))
-    hits.sort(key=lambda hit: -hit.score)  # stable: within a store, `find` has put them in order
-    return SearchResult(wanted, tuple(hits[:top]), total, len(hits), alone)
+        for found in find(patches, wanted):
+            x, y = coords[found.row].tolist()
+            why = "; ".join(f"{_readable(term)} {known.grade} ({known.source})" for term, known in found.why.items())
+            text = str(patches.texts[found.row])
+            matches.append(PatchMatch(opened.slide_id, found.row, x, y, side, round(found.score, 4), why, text))
+    matches.sort(key=lambda match: -match.score)  # stable: within a store, `find` has sorted them
+    return SearchResult(wanted, tuple(matches[:top]), total, len(matches), n_by_term)
 
 
-def write_hits(path: str | Path, hits: Sequence[Hit]) -> None:
-    """Write hits as CSV: slide_id, row, x, y, width, height (level-0 px), score, why, caption."""
+def write_matches(path: str | Path, matches: Sequence[PatchMatch]) -> None:
+    """Write matches as CSV: slide_id, row, x, y, width, height (level-0 px), score, why, caption."""
     with atomic_write(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["slide_id", "row", "x", "y", "width", "height", "score", "why", "caption"])
-        for hit in hits:
-            width, height = (round(side, 2) for side in hit.side)
-            writer.writerow([hit.slide_id, hit.row, hit.x, hit.y, width, height, hit.score, hit.why, hit.caption])
+        for one in matches:
+            width, height = (round(side, 2) for side in one.side)
+            writer.writerow([one.slide_id, one.row, one.x, one.y, width, height, one.score, one.why, one.caption])
 
 
-def _known(table: PatchTable) -> Patches:
+def _searchable(table: PatchTable) -> Patches:
+    """Captions and facts of a table, as the search reads them."""
     captions = read_captions(table)
     has_facts = "caption_facts" in table.columns()
     if captions is None and not has_facts:
@@ -118,10 +130,10 @@ def _known(table: PatchTable) -> Patches:
     names = table.attributes("caption_facts")["names"] if has_facts else []
     if captions is None:
         return Patches([""] * n, np.ones(n, dtype=bool), facts, names)
-    # label words are kept from the classifier, not from the reader
+    # words that name the class are hidden from the classifier, not from the user
     texts = [str(raw or text) if text else "" for text, raw in zip(captions.texts, captions.raw)]
     return Patches(texts, captions.rows == np.arange(n), facts, names)
 
 
-def _said(term: str) -> str:
+def _readable(term: str) -> str:
     return term.replace("_", " ")

@@ -1,6 +1,6 @@
 """The vote stage: from a store's patch table to the slide's result, kept in the table under votes/<method>.
 
-It looks at the columns that are there and says which; how they are put together is `wsikit.voting`.
+It reads the available columns and records which; `wsikit.voting` aggregates them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsikit.voting.weights import key_tissue
 VOTE_REVISION = 2
 
 NEUROPIL_FACT, STROMA_FACT = "fibrillary_share", "spindle_share"
-"""What captions measure of key tissue: neuropil-like fibrils and spindle stroma."""
+"""Facts that measure key tissue: neuropil-like fibrils and spindle stroma."""
 
 
 def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: str | None = None) -> SlideResult:
@@ -31,16 +31,34 @@ def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: st
 
     Parameters
     ----------
+    store
+        A slide store, or its path.
     parameters
-        Method, smoothing, weights, and when to abstain. A result that was made with the same parameters from the same
-        columns is kept, one of an older version is made again.
+        Method, smoothing, weights, and thresholds for abstention. A result with the same parameters and the same
+        columns is kept; a result of an older version is computed again.
     grid
-        Name of the patch grid; not needed where the store has one only.
+        Name of the patch grid; not needed if the store has only one.
+
+    Returns
+    -------
+    SlideResult
+        Label or abstention with its reason; probabilities (C,) of the classes without background; areas in mm².
 
     Raises
     ------
     StoreError
-        If the patches have no predictions yet, or not what the method weighs by.
+        If the patches have no predictions yet, or the column that the method weights by is missing.
+
+    Examples
+    --------
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = wsikit.make_phantom(f"{folder}/slide.tiff", size_px=(448, 448))
+    >>> store = wsikit.tile(f"{folder}/slide.tiff", f"{folder}/slide.zarr")
+    >>> _ = wsikit.predict(store)
+    >>> result = wsikit.vote(store, parameters=wsikit.VoteParameters("mean", min_patches=1))
+    >>> result.probs.shape, round(float(result.probs.sum()), 6)
+    ((3,), 1.0)
     """
     opened = open_store(store)
     table = opened.patches(grid)
@@ -58,38 +76,38 @@ def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: st
 
 
 def stored_vote(table: PatchTable, method: str) -> SlideResult:
-    """The slide result kept in a table; KeyError if there is none by `method`.
+    """The slide result kept in a table; KeyError if there is none of `method`.
 
-    One that an older version of wsikit wrote is made anew with its own parameters, in memory: nothing is written.
+    A result of an older version of wsikit is computed again in memory, with its parameters; nothing is written.
     """
     record = table.votes()[method]
     if record.get("version") == RESULT_VERSION:
         return SlideResult.from_json(record)
     try:
         patches = slide_patches(table, _parameters_of(table, method))
-    except StoreError:  # its columns are gone: what it says is all there is
+    except StoreError:  # its columns are gone: the stored result is all that is left
         return SlideResult.from_json(record)
     return vote_slide(patches, _parameters_of(table, method))
 
 
 def vote_receipt(table: PatchTable, parameters: VoteParameters) -> Receipt:
-    """Of the vote that `vote` would make now.
+    """Receipt of the vote that `vote` would compute now.
 
     Raises
     ------
     StoreError
-        If the patches have no predictions yet, or not what the method weighs by.
+        If the patches have no predictions yet, or the column that the method weights by is missing.
     """
     return _receipt(table, parameters, _columns_used(table, parameters))
 
 
 def slide_patches(table: PatchTable, parameters: VoteParameters | None = None) -> SlidePatches:
-    """What a table knows of its patches, as far as a vote with `parameters` looks at it.
+    """The columns of a table that a vote with `parameters` reads.
 
     Raises
     ------
     StoreError
-        If the patches have no predictions yet, or not what the method weighs by.
+        If the patches have no predictions yet, or the column that the method weights by is missing.
     """
     parameters = parameters or VoteParameters()
     return _read(table, parameters, _columns_used(table, parameters))
@@ -97,12 +115,12 @@ def slide_patches(table: PatchTable, parameters: VoteParameters | None = None) -
 
 def _parameters_of(table: PatchTable, method: str) -> VoteParameters:
     receipt = table.vote_receipt(method)
-    said: Mapping[str, Any] = receipt.parameters if receipt is not None else {}
-    return VoteParameters.from_json({**said, "method": method})
+    stored: Mapping[str, Any] = receipt.parameters if receipt is not None else {}
+    return VoteParameters.from_json({**stored, "method": method})
 
 
 def _columns_used(table: PatchTable, parameters: VoteParameters) -> dict[str, str]:
-    """What the vote looks at, and the column of the table that holds it."""
+    """Inputs of the vote, and the column of the table that holds each."""
     there = set(table.columns())
     if "probability" not in there:
         store = table.folder.parent.parent
@@ -115,21 +133,21 @@ def _columns_used(table: PatchTable, parameters: VoteParameters) -> dict[str, st
             used[name] = "caption_facts"
     needed = {"soft_clinical": "key_tissue", "gate": "gate", "attention": "attention"}.get(parameters.method)
     if needed is not None and needed not in used:
-        raise StoreError(_lacking(table, parameters.method, needed))
+        raise StoreError(_missing_column(table, parameters.method, needed))
     return used
 
 
-def _lacking(table: PatchTable, method: str, needed: str) -> str:
+def _missing_column(table: PatchTable, method: str, needed: str) -> str:
     advice = {
         "key_tissue": "Run wsikit caption --captioner morphometry first, which measures neuropil and spindle stroma",
         "gate": "Predict with a model that reads captions",
         "attention": "Write a column attention, one weight per patch, or choose another method",
     }[needed]
-    return f"{table.folder}: voting method {method} weighs by {needed}, which is not known here. {advice}."
+    return f"{table.folder}: voting method {method} weights by {needed}, which is missing here. {advice}."
 
 
 def _receipt(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]) -> Receipt:
-    """Of a vote: every parameter, every column read, and the patches' places."""
+    """Receipt of a vote: every parameter, every column read, and the patches' coordinates."""
     inputs = {"patches": coords_digest(table)}
     for column in sorted(set(used.values())):
         found = table.receipt(column)
@@ -158,7 +176,7 @@ def _read(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]
 
 
 def _measured_tissue(table: PatchTable, *, required: bool) -> npt.NDArray[np.float64]:
-    """Key tissue (N, 3) by the captions' facts: as sure as the words that are used for them."""
+    """Key tissue (N, 3) from the captions' facts, on the scale of the lexicon's grades."""
     from wsikit.facts import FACTS
 
     names = list(table.attributes("caption_facts")["names"])
@@ -171,5 +189,5 @@ def _measured_tissue(table: PatchTable, *, required: bool) -> npt.NDArray[np.flo
         grades.append((absent, scant, moderate))
     found = key_tissue(*shares, neuropil_grades=grades[0], stroma_grades=grades[1])
     if required and len(table) and np.isnan(found).all():
-        raise StoreError(_lacking(table, "soft_clinical", "key_tissue"))
+        raise StoreError(_missing_column(table, "soft_clinical", "key_tissue"))
     return found

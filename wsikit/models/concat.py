@@ -1,4 +1,4 @@
-"""The plain way to put text and image together, as a baseline: features side by side, one linear classifier."""
+"""Baseline fusion of text and image: concatenated features and one linear classifier."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Concatenation(nn.Module):
     Parameters
     ----------
     d_text, d_img : int
-        Widths of the features that come in.
+        Widths of the input features.
     n_classes : int
         Width of the three heads.
     """
@@ -26,9 +26,9 @@ class Concatenation(nn.Module):
         self.head_image = nn.Linear(d_img, n_classes)
 
     def forward(self, text: Tensor, image: Tensor, *, present: Tensor, rho: float = 1.0) -> PRMFOutput:
-        """Fuse a batch: (B, d_text) and (B, d_img). A missing text is zeros; there is no gate, so it is NaN.
+        """Fuse a batch: (B, d_text) and (B, d_img). A missing text is zeros; there is no gate, so the gate is NaN.
 
-        `present` is bool (B,); `rho` has nothing to weigh here.
+        `present` is bool (B,); `rho` is not used.
         """
         text = torch.where(present.unsqueeze(1), text, torch.zeros_like(text))
         nothing = torch.full_like(text[:, :1], torch.nan)

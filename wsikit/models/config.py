@@ -1,6 +1,6 @@
-"""What a model folder's config.json says: classes, scale, encoders, fusion, notice. No torch here.
+"""The config.json of a model folder: classes, scale, encoders, fusion, notice. No torch here.
 
-`find_model` and `read_config` answer before anything heavy is imported.
+`find_model` and `read_config` import nothing heavy.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class ImageEncoderConfig(_Strict):
     """Further arguments of `timm.create_model` or of the plug-in, such as channels or img_size."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Mean and standard deviation, RGB in [0, 1], that the encoder expects removed. Default: ImageNet's."""
+    """Mean and standard deviation for input normalisation, RGB in [0, 1]. Default: ImageNet's."""
 
 
 class TextEncoderConfig(_Strict):
     """A text encoder of transformers, built from its configuration."""
 
     model_type: str
-    """As transformers' AutoConfig knows it: bert, roberta, modernbert …"""
+    """Model type of transformers' AutoConfig: bert, roberta, modernbert …"""
     options: dict[str, Any] = {}
     """The configuration's own fields: vocab_size, hidden_size, num_hidden_layers …"""
 
@@ -59,40 +59,40 @@ class PRMFConfig(_Strict):
 
 
 class ModelConfig(_Strict):
-    """All that is needed to rebuild a model, and to know what it may be asked."""
+    """Everything needed to rebuild a model, and to describe its use."""
 
     format: Literal[1] = 1
     architecture: Literal["mmlnb"] = "mmlnb"
     name: str
     version: str
     classes: tuple[str, ...] = Field(min_length=2)
-    """Codes in the order of the outputs; those that vote stand in biological order (UD < PD < D)."""
+    """Codes in the order of the outputs; the voting classes are in biological order (UD < PD < D)."""
     class_names: tuple[str, ...]
     colors: tuple[str, ...]
     """One "#rrggbb" per class."""
     background: tuple[str, ...] = ()
-    """Codes of classes that do not vote, such as other tissue."""
+    """Codes of the classes that do not vote, such as other tissue."""
     mpp: float = Field(gt=0)
     """µm/px of the patches."""
     patch_px: int = Field(gt=0)
     """Side of a patch in pixels at `mpp`."""
     stain: str
     captioner: str
-    """Name of the captioner whose words the model was trained on."""
+    """Name of the captioner whose captions the model was trained on."""
     text_max_tokens: int = Field(gt=2)
     prmf: PRMFConfig
     image: ImageEncoderConfig
     text: TextEncoderConfig
     notice: str = Field(min_length=1)
-    """What every output of the model must say."""
+    """Shown on every output of the model."""
 
     @model_validator(mode="after")
     def _one_name_and_color_per_class(self) -> ModelConfig:
         n = len(self.classes)
         if len(set(self.classes)) != n or len(self.class_names) != n or len(self.colors) != n:
             raise ValueError("classes must differ, and class_names and colors must have one entry for each")
-        strangers = set(self.background) - set(self.classes)
-        if strangers or len(self.background) >= n:
+        unknown = set(self.background) - set(self.classes)
+        if unknown or len(self.background) >= n:
             raise ValueError(f"background {self.background} must name some, not all, of the classes {self.classes}")
         return self
 
@@ -113,7 +113,7 @@ def packaged_folder(name: str) -> Path:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """sha256 over what decides predictions: configuration, weights, tokenizer, OOD detector. The card may be edited."""
+    """sha256 over the files that determine predictions: configuration, weights, tokenizer, OOD detector."""
     digest = hashlib.sha256()
     known = [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE]
     if (Path(folder) / OOD_FILE).is_file():
@@ -126,12 +126,12 @@ def fingerprint(folder: str | Path) -> str:
 
 
 def find_model(name_or_dir: str | Path) -> Path:
-    """Folder of a packaged model's name, or of a path. A packaged name wins; write ./name for a folder so called.
+    """Folder of a packaged model or of a path. A packaged name has priority; write ./name for a folder.
 
     Raises
     ------
     ModelError
-        If there is no such model, or the folder lacks a part of one.
+        If there is no such model, or files of the model are missing.
     """
     packaged = packaged_models()
     if str(name_or_dir) in packaged:
@@ -140,7 +140,7 @@ def find_model(name_or_dir: str | Path) -> Path:
     if not folder.is_dir():
         raise ModelError(
             f"model {str(name_or_dir)!r} not found: neither a folder nor one of the packaged models "
-            f"({', '.join(packaged) or 'none'}). Give a folder that save_model wrote, or one of these names; "
+            f"({', '.join(packaged) or 'none'}). Give a folder written by save_model, or one of these names; "
             "nothing is ever downloaded."
         )
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE) if not (folder / name).is_file()]
@@ -155,7 +155,7 @@ def read_config(name_or_dir: str | Path) -> ModelConfig:
     Raises
     ------
     ModelError
-        If the model is missing or its config.json is not one of ours.
+        If the model is missing or its config.json is not a model configuration of wsikit.
     """
     path = find_model(name_or_dir) / CONFIG_FILE
     try:
@@ -175,4 +175,4 @@ def _what_is_missing(folder: Path, missing: list[str]) -> str:
     message = f"{folder}: not a model of wsikit, {', '.join(missing)} missing (found: {', '.join(there) or 'nothing'})."
     if pickled and WEIGHTS_FILE in missing:
         return f"{message} Pickled weights ({pickled[0]}) are never opened: convert them to {WEIGHTS_FILE}."
-    return f"{message} Give a folder that save_model wrote, or copy it again, whole."
+    return f"{message} Give a folder written by save_model, or copy the complete folder again."

@@ -1,5 +1,5 @@
-"""Models as folders: config.json, model.safetensors, tokenizer.json, README.md and, where it is known what training
-patches looked like, novelty.safetensors. Nothing is unpickled or downloaded."""
+"""Models as folders: config.json, model.safetensors, tokenizer.json, README.md and, with an OOD detector,
+novelty.safetensors. Nothing is unpickled or downloaded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["find_model", "fingerprint", "load_model", "packaged_models", "read_c
 
 
 def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str, Any] | None = None) -> Path:
-    """Write a model's folder, whole or not at all.
+    """Write a model's folder atomically.
 
     Parameters
     ----------
@@ -42,22 +42,27 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str
     folder : path
         Must not exist yet, or be empty.
     card : str
-        The model card, Markdown: what it was trained on, what it reached, what it must not be used for.
+        The model card, Markdown: training data, results, limits of use.
     metrics : dict, optional
-        The figures that the card tells, JSON-ready; kept beside it as metrics.json.
+        The figures of the card, ready for JSON; written to metrics.json.
+
+    Returns
+    -------
+    Path
+        The folder.
 
     Raises
     ------
     ModelError
-        If the folder holds something already: nothing is overwritten.
+        If the folder is not empty: nothing is overwritten.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"{folder}: there is something already; give a new folder, nothing is overwritten.")
+        raise ModelError(f"{folder}: is not empty; give a new folder, nothing is overwritten.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        staging.chmod(0o755)  # mkdtemp makes it private; a model is there to be shared
+        staging.chmod(0o755)  # mkdtemp makes it private; models are shared
         (staging / CONFIG_FILE).write_text(model.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (staging / CARD_FILE).write_text(card, encoding="utf-8")
         if metrics is not None:
@@ -67,7 +72,7 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str
             model.ood_detector.save(staging / OOD_FILE)
         save_weights(model, str(staging / WEIGHTS_FILE))
         for weights in staging.glob("*.safetensors"):
-            weights.chmod(0o644)  # safetensors too writes for the owner alone
+            weights.chmod(0o644)  # safetensors also writes for the owner only
         os.replace(staging, folder)
     except BaseException:
         for path in staging.iterdir():
@@ -78,12 +83,12 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str
 
 
 def load_model(name_or_dir: str | Path = DEFAULT_MODEL) -> MMLNB:
-    """Load a packaged model by its name, or any by its folder; on the CPU, ready to predict.
+    """Load an MMLNB: a packaged model by its name, or any model by its folder; on the CPU, in evaluation mode.
 
     Raises
     ------
     ModelError
-        If there is no such model, or its folder is incomplete, damaged or of another kind.
+        If there is no such model, or its folder is incomplete, damaged or of another architecture.
     """
     folder = find_model(name_or_dir)
     config = read_config(folder)

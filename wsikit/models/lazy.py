@@ -1,4 +1,4 @@
-"""A model that is described now and loaded when the first patches need it. No torch before that."""
+"""A model that is described now and loaded at first use. No torch is imported before."""
 
 from __future__ import annotations
 

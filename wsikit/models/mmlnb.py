@@ -1,4 +1,4 @@
-"""MMLNB: a patch and its caption, two branches, one gated fusion (see prmf.py). Patches uint8 (B, H, W, 3) RGB."""
+"""MMLNB: an image branch, a text branch and a gated fusion (see prmf.py). Patches are uint8 (B, H, W, 3) RGB."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class MMLNB(nn.Module):
     config : ModelConfig
     tokenizer : CaptionTokenizer
     fingerprint : str or None
-        sha256 of the folder the model was loaded from; None for a model that was never saved.
+        sha256 of the files in `folder`; None for a model that was never saved.
     folder : Path or None
-        That folder.
+        Folder from which the model was loaded.
     card : str
-        The model card that lay in it, Markdown.
+        The model card, Markdown.
     ood_detector : OodDetector or None
-        What its training patches looked like to the image branch, if that is known.
+        Detects out-of-distribution patches by their image features; None for a model without.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: CaptionTokenizer) -> None:
@@ -38,8 +38,8 @@ class MMLNB(nn.Module):
         rows = config.text.options.get("vocab_size")
         if rows is not None and rows < tokenizer.vocabulary:
             raise ModelError(
-                f"{config.name}: the tokenizer knows {tokenizer.vocabulary} tokens and the text encoder {rows}; "
-                "they are not of one model."
+                f"{config.name}: the tokenizer has {tokenizer.vocabulary} tokens and the text encoder {rows}; "
+                "they are not from the same model."
             )
         self.config = config
         self.tokenizer = tokenizer
@@ -59,14 +59,14 @@ class MMLNB(nn.Module):
         )
 
     def read(self, captions: Sequence[str | None]) -> Tokens:
-        """Captions as the text branch takes them, in training and after: label words out, then token ids.
+        """Captions as tokens for the text branch, in training and prediction; words that name a class are removed.
 
-        A caption that names the class would teach the model to read the answer instead of the tissue.
+        Otherwise the model would learn to read the label from the caption instead of the tissue from the image.
         """
         return self.tokenizer([caption and scrub(caption) for caption in captions])
 
     def parts(self) -> dict[str, nn.Module]:
-        """The parts that training freezes and frees one by one."""
+        """The parts that training freezes and unfreezes separately."""
         return {"image": self.image, "text": self.text, "fusion": self.fusion}
 
     def forward(self, images: Tensor, ids: Tensor, mask: Tensor, present: Tensor, *, rho: float = 1.0) -> PRMFOutput:
@@ -77,18 +77,23 @@ class MMLNB(nn.Module):
         images : Tensor
             uint8 (B, H, W, 3).
         ids, mask : Tensor
-            int64 (B, L), as the tokenizer gives them.
+            int64 (B, L), from the tokenizer.
         present : Tensor
-            bool (B,), False where there is no caption; such rows are classified by the image alone.
+            bool (B,), False without caption; these rows are classified from the image alone.
         rho : float
-            Curriculum weight on the text, 1 outside of training.
+            Curriculum weight of the text, 1 outside of training.
+
+        Returns
+        -------
+        PRMFOutput
+            Logits (B, C) of the fusion and of both branches, and the gate.
         """
         return self.fuse(self.image(images), ids, mask, present, rho=rho)
 
     def fuse(self, v: Tensor, ids: Tensor, mask: Tensor, present: Tensor, *, rho: float = 1.0) -> PRMFOutput:
-        """As `forward`, from the image branch's features, float (B, d_img)."""
+        """Like `forward`, from the features of the image branch, float (B, d_img)."""
         t = v.new_zeros(len(v), self.text.width)
-        rows = present.nonzero().squeeze(1)  # without captions the text branch is not run at all
+        rows = present.nonzero().squeeze(1)  # without captions the text branch is not run
         if len(rows):
             t = t.index_copy(0, rows, self.text(ids[rows], mask[rows]).to(t.dtype))
         output: PRMFOutput = self.fusion(t, v, present=present, rho=rho)

@@ -1,4 +1,4 @@
-"""MMLNB as one of the kinds of model that `wsikit.models.registry` knows. Torch is imported when it is loaded."""
+"""The built-in architecture MMLNB for `wsikit.models.registry`. Torch is imported when a model is loaded."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class MMLNBKind:
     """Describes and loads MMLNB folders."""
 
     def describe(self, folder: Path | None) -> ModelInfo:
-        """What the model in `folder` is; see `wsikit.models.registry.describe_model`."""
-        assert folder is not None  # it is found by its folder's configuration
+        """Description of the model in `folder`; see `wsikit.models.registry.describe_model`."""
+        assert folder is not None  # MMLNB models are always folders
         config = read_config(folder)
         return info_of(config, fingerprint(folder), has_ood=(folder / OOD_FILE).is_file())
 
@@ -35,7 +35,7 @@ class MMLNBKind:
             from wsikit.models.predictor import Predictor
         except ModuleNotFoundError as error:
             raise ModelError(
-                f"{folder}: to run this model the package {error.name!r} is needed, which is not installed here. "
+                f"{folder}: this model needs the package {error.name!r}, which is not installed here. "
                 "Install it with: pip install wsikit"
             ) from error
         return Predictor(load_model(folder), device=device)

@@ -1,7 +1,7 @@
-"""How unlike its training patches a patch is, by the image branch's features. NumPy and safetensors; no torch.
+"""Out-of-distribution score of patches, from features of the image branch. NumPy and safetensors; no torch.
 
-The Mahalanobis distance to the training features (Lee et al. 2018, arXiv 1807.03888, with one cloud for all classes),
-in units of the distance below which 99 % of held-out patches of the same kind lie.
+The Mahalanobis distance to the training features (Lee et al. 2018, arXiv 1807.03888, with one Gaussian for all
+classes), in units of the 99th percentile of the distances of held-out patches.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy.typing as npt
 from wsikit.errors import ModelError
 
 HELD_OUT_SHARE = 0.99
-_SHRINKAGE = 0.01  # of the correlations towards none; features that never vary together are many in a small encoder
-_LEAST_SPREAD = 1e-3  # relative to the widest; a feature that stood still in training must not decide alone
-_LEAST_HELD_OUT = 100  # of fewer, nobody knows the farthest hundredth
+_SHRINKAGE = 0.01  # of the correlations towards 0: small encoders have many features that never vary together
+_MIN_SPREAD = 1e-3  # relative to the largest; a feature that was constant in training must not dominate
+_MIN_HELD_OUT = 100  # with fewer, the 99th percentile is not defined
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class OodDetector:
-    """The cloud of a model's training features."""
+    """Gaussian fitted to the training features of a model."""
 
     mean: Floats
     """(D,)"""
@@ -35,22 +35,22 @@ class OodDetector:
 
     @classmethod
     def fit(cls, training: npt.NDArray[np.floating], held_out: npt.NDArray[np.floating]) -> OodDetector:
-        """The cloud of training features (N, D), its limit by held-out features (M, D) of other slides.
+        """Fit training features (N, D); the limit comes from held-out features (M, D) of other slides.
 
         Raises
         ------
         ModelError
             If there are fewer than 100 held-out patches, or fewer than two for training.
         """
-        if len(held_out) < _LEAST_HELD_OUT or len(training) < 2:
+        if len(held_out) < _MIN_HELD_OUT or len(training) < 2:
             raise ModelError(
-                f"{len(training)} training and {len(held_out)} held-out patches: too few to tell what is unlike them; "
-                f"give 2 and {_LEAST_HELD_OUT} at least"
+                f"{len(training)} training and {len(held_out)} held-out patches: too few for an OOD detector; "
+                f"at least 2 and {_MIN_HELD_OUT} are needed"
             )
         x = np.asarray(training, dtype=np.float64)
         mean, spread = x.mean(axis=0), x.std(axis=0)
         widest = max(float(spread.max()), float(np.finfo(np.float32).tiny))
-        spread = np.maximum(spread, _LEAST_SPREAD * widest)
+        spread = np.maximum(spread, _MIN_SPREAD * widest)
         z = (x - mean) / spread
         correlation = (1 - _SHRINKAGE) * (z.T @ z) / len(z) + _SHRINKAGE * np.eye(len(mean))
         values, vectors = np.linalg.eigh(correlation)
@@ -59,7 +59,7 @@ class OodDetector:
         return cls(cloud.mean, cloud.whiten, float(np.quantile(cloud.of(held_out), HELD_OUT_SHARE)))
 
     def of(self, features: npt.NDArray[np.floating]) -> Floats:
-        """(N,) ood_score of features (N, D): above 1, farther off than 99 % of the held-out patches."""
+        """Scores (N,) of features (N, D). Above 1: farther from the training features than 99 % of held-out patches."""
         distance = np.linalg.norm((np.asarray(features, dtype=np.float32) - self.mean) @ self.whiten, axis=1)
         return np.asarray(distance / self.limit, dtype=np.float32)
 

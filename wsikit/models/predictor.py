@@ -26,16 +26,16 @@ class Predictor:
     Parameters
     ----------
     model : MMLNB
-        As `load_model` gives it. It is moved to `device`.
+        From `wsikit.models.io.load_model`. It is moved to `device`.
     device : "auto", "cpu" or "cuda"
-        auto takes a GPU where there is one.
+        "auto" uses a GPU if there is one.
     batch : int
-        Patches per forward pass; longer inputs are cut. It changes memory and speed, not the result.
+        Batch size of the forward passes; longer inputs are split. It changes memory and speed, not the result.
 
     Raises
     ------
     ModelError
-        If "cuda" is asked for and there is none.
+        If "cuda" is given and there is no GPU.
     """
 
     def __init__(self, model: MMLNB, *, device: Literal["auto", "cpu", "cuda"] = "auto", batch: int = 64) -> None:
@@ -49,32 +49,32 @@ class Predictor:
 
     @property
     def info(self) -> ModelInfo:
-        """What the model is. The fingerprint is empty for a model that was never saved."""
+        """Description of the model. The fingerprint is empty for a model that was never saved."""
         model = self.model
         return info_of(model.config, model.fingerprint or "", has_ood=model.ood_detector is not None)
 
     def predict(self, images: npt.NDArray[np.uint8], captions: Sequence[str | None]) -> Columns:
-        """Classify patches. A row depends on its own patch and caption alone, to float tolerance.
+        """Classify patches. A row depends only on the patch and caption of this row, to float tolerance.
 
         Parameters
         ----------
         images : uint8 (B, H, W, 3)
             RGB at the model's mpp, H = W = the model's patch_px.
         captions : sequence of str or None, length B
-            None or blank: the patch is classified by the image alone.
+            None or blank: the patch is classified from the image alone.
 
         Returns
         -------
         dict of float32 arrays
-            `probability` (B, C) of patch and caption together; `gate` (B,) in [0, 1], the weight of the caption, 0
-            where there is none; `probability_image` and `probability_text` (B, C) of the auxiliary heads on one input
-            alone, the latter NaN without a caption; and, if the model has an OOD detector, `ood_score` (B,): above 1,
-            farther from the training patches than 99 % of held-out ones (Mahalanobis distance, arXiv 1807.03888).
+            `probability` (B, C) from patch and caption; `gate` (B,) in [0, 1], the weight of the caption, 0 without
+            caption; `probability_image` and `probability_text` (B, C) of the unimodal auxiliary heads, the latter
+            NaN without caption; and, if the model has an OOD detector, `ood_score` (B,): above 1,
+            farther from the training patches than 99 % of held-out patches (Mahalanobis distance, arXiv 1807.03888).
 
         Raises
         ------
         ModelError
-            If shape, type or length do not fit.
+            If shapes, dtype or lengths do not match.
         """
         self._check_batch(images, len(captions))
         parts = [
@@ -106,7 +106,7 @@ class Predictor:
             )
         if n_captions != len(images):
             raise ModelError(
-                f"model {config.name}: {len(images)} patches and {n_captions} captions; give one (or None) each."
+                f"model {config.name}: {len(images)} patches and {n_captions} captions; give one (or None) per patch."
             )
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class Predictor:
         tokens = self.model.read(captions)
         if tokens.truncated and not self._truncation_warned:
             self._truncation_warned = True
-            logger.warning("captions longer than %d tokens are cut", self.model.config.text_max_tokens)
+            logger.warning("captions longer than %d tokens are truncated", self.model.config.text_max_tokens)
         features = self.model.image(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
         read = (tokens.ids, tokens.mask, tokens.present)
         out = self.model.fuse(features, *(torch.from_numpy(array).to(self.device) for array in read))

@@ -1,7 +1,7 @@
-"""PRMF, Progressive Robust Multi-Modal Fusion: a gated mix of a text and an image feature.
+"""PRMF, Progressive Robust Multi-Modal Fusion: gated fusion of a text and an image feature.
 
-Two modes behind one signature. `paper` is the published code's block (`NoiseRobustFusion`, HovChen/MMLNB); `robust`
-is ours: both sides projected and normalised, the text as a residual on the image branch. Encoders live elsewhere.
+Two modes with one signature. `paper` is the published code's block (`NoiseRobustFusion`, HovChen/MMLNB); `robust`
+is ours: both features are projected and normalised, the text is a residual on the image. Encoders are in `encoders`.
 Axes: B patches, C classes, d the common width.
 """
 
@@ -22,29 +22,32 @@ HIDDEN = 256
 """Width of the gate's hidden layer, as published."""
 
 DROPOUT = 0.3
-"""Before the classifier, as published."""
+"""Dropout before the classifier, as published."""
 
 
 @dataclass(frozen=True)
 class PRMFOutput:
-    """What the block says of a batch."""
+    """Outputs of the block for a batch."""
 
     logits: Tensor
     """(B, C) of the fused feature."""
     logits_img: Tensor
     """(B, C) of the image alone."""
     logits_txt: Tensor
-    """(B, C) of the text alone; without meaning where the text is missing."""
+    """(B, C) of the text alone; not meaningful where the text is missing."""
     gate: Tensor
-    """(B,) in [0, 1]: how much the text counted, m·rho·c. The mean over the axes if the gate is a vector."""
+    """(B,) in [0, 1]: weight of the text, m·rho·c. The mean over the axes if the gate is a vector."""
     reliability: Tensor
-    """(B, 1) or (B, d) in (0, 1): c, before the curriculum weight and before missing texts are closed."""
+    """(B, 1) or (B, d) in (0, 1): c, before the curriculum weight and before missing texts are masked."""
 
 
 def mix(image: Tensor, text: Tensor, gate: Tensor) -> Tensor:
-    """The point `gate` of the way from the image to the text: v + g·(t − v).
+    """Interpolate from image to text: v + g·(t − v).
 
-    `image`, `text` are (B, d), `gate` (B, 1) or (B, d) in [0, 1]. At g = 0 this is `image` to the last bit.
+    `image`, `text` are (B, d), `gate` (B, 1) or (B, d) in [0, 1]. At g = 0 the result equals `image` exactly.
+
+    >>> mix(torch.zeros(1, 2), torch.ones(1, 2), torch.full((1, 1), 0.25))
+    tensor([[0.2500, 0.2500]])
     """
     return image + gate * (text - image)
 
@@ -55,7 +58,7 @@ class PRMF(nn.Module):
     Parameters
     ----------
     d_text, d_img : int
-        Widths of the features that come in.
+        Widths of the input features.
     d : int
         Common width. In mode "paper" the text is not projected, so it must equal `d_text`.
     gate : "scalar" or "vector"
@@ -89,7 +92,7 @@ class PRMF(nn.Module):
         if mode == "paper" and d != d_text:
             raise ModelError(
                 f"PRMF: mode 'paper' does not project the text, so d must be its width {d_text}, not {d}; "
-                "set d accordingly or take mode 'robust'."
+                "set d accordingly or use mode 'robust'."
             )
         self.mode = mode
         d_gate = 1 if gate == "scalar" else d
@@ -110,7 +113,7 @@ class PRMF(nn.Module):
     def reliability(self, text: Tensor, image: Tensor) -> Tensor:
         """The gate before curriculum and missing texts, c in (0, 1).
 
-        In mode "paper" `text` (B, d_text) and `image` (B, d_img) are as the encoders gave them; in mode "robust" they
+        In mode "paper" `text` (B, d_text) and `image` (B, d_img) are the encoders' outputs; in mode "robust" they
         are the projected (B, d).
         """
         pieces = [text, image]
@@ -128,9 +131,9 @@ class PRMF(nn.Module):
         image : Tensor
             (B, d_img).
         present : Tensor, optional
-            (B,) bool, m of the formula: False where there is no text. Default: all there.
+            (B,) bool, m of the formula: False without a text. Default: all present.
         rho : float
-            Curriculum weight in [0, 1] on the text; 1 outside of training.
+            Curriculum weight of the text in [0, 1]; 1 outside training.
         """
         if not 0.0 <= rho <= 1.0:
             raise ModelError(f"PRMF: rho is {rho}, and must lie in [0, 1].")

@@ -1,4 +1,4 @@
-"""What the rest of wsikit needs of a model that classifies patches: what it is (`ModelInfo`) and what it does
+"""The interface of models that classify patches: their description (`ModelInfo`) and their predictions
 (`PatchModel`). No torch here: a run can decide that nothing is to do without loading a model.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from wsikit.errors import ModelError
 
 Input = str
-"""What a model reads of a patch: "image", "text", or "features:NAME" for a stored column `features_NAME`."""
+"""An input of a model: "image", "text", or "features:NAME" for the stored column `features_NAME`."""
 
 IMAGE: Input = "image"
 TEXT: Input = "text"
@@ -23,15 +23,15 @@ FEATURES = "features:"
 """Prefix of an input that is a stored feature column."""
 
 PROBABILITY = "probability"
-"""The column that every model gives: float32 (N, C), rows sum to 1."""
+"""Column of every model: float32 (N, C), rows sum to 1."""
 
 OOD_SCORE = "ood_score"
-"""Optional column, float32 (N,): above 1, farther from the training patches than 99 % of held-out ones."""
+"""Optional column, float32 (N,): above 1, farther from the training patches than 99 % of held-out patches."""
 
 
 @dataclass(frozen=True)
 class ModelColumn:
-    """A column that a model gives, one row per patch, float32."""
+    """An output column of a model, one row per patch, float32."""
 
     name: str
     per_class: bool = False
@@ -41,35 +41,46 @@ class ModelColumn:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is, known without loading its weights."""
+    """Description of a model, available without loading its weights.
+
+    Examples
+    --------
+    >>> info = ModelInfo(
+    ...     name="toy", version="1", architecture="toy", fingerprint="0", patch_px=224, mpp=0.5, stain="H&E",
+    ...     classes=("a", "b"), class_names=("class a", "class b"), colors=("#000000", "#ffffff"),
+    ...     inputs=("image", "features:uni"),
+    ... )
+    >>> info.feature_columns
+    ('features_uni',)
+    """
 
     name: str
     version: str
     architecture: str
     """Built in ("mmlnb"), or the name of a plug-in of the entry-point group `wsikit.models`."""
     fingerprint: str
-    """sha256 of the files that decide predictions. Equal fingerprints give equal predictions."""
+    """sha256 of the files that determine predictions. Equal fingerprints give equal predictions."""
     patch_px: int
     """Side of a patch, px at `mpp`."""
     mpp: float
     """µm/px of the patches."""
     stain: str
-    """"brightfield", "fluorescence", or a stain's name, all of which but fluorescence are brightfield."""
+    """"fluorescence", "brightfield", or the name of a brightfield stain such as "H&E"."""
     classes: tuple[str, ...]
-    """Codes in the order of the probabilities."""
+    """Class codes in the order of the probabilities."""
     class_names: tuple[str, ...]
     colors: tuple[str, ...]
     """One "#rrggbb" per class."""
     background: tuple[str, ...] = ()
-    """Codes of classes that do not vote, such as other tissue."""
+    """Codes of the classes that do not vote, such as other tissue."""
     notice: str = "Research use only. Not for diagnosis."
     """Shown on every output of the model."""
     captioner: str = "morphometry"
-    """Name of the captioner whose captions the model was trained on; what a run describes patches with."""
+    """Name of the captioner whose captions the model was trained on; the default captioner of a run."""
     inputs: tuple[Input, ...] = (IMAGE,)
-    """What `PatchModel.predict` is called with."""
+    """Inputs of `PatchModel.predict`."""
     columns: tuple[ModelColumn, ...] = (ModelColumn(PROBABILITY, per_class=True),)
-    """What `PatchModel.predict` returns."""
+    """Outputs of `PatchModel.predict`."""
 
     def __post_init__(self) -> None:
         n = len(self.classes)
@@ -88,11 +99,11 @@ class ModelInfo:
 
     @property
     def feature_columns(self) -> tuple[str, ...]:
-        """Columns of the patch table that hold the features it reads."""
+        """Columns of the patch table with the features that the model reads."""
         return tuple("features_" + name.removeprefix(FEATURES) for name in self.inputs if name.startswith(FEATURES))
 
     def record(self) -> dict[str, Any]:
-        """What is stored with the predictions: enough to vote, to draw and to warn without the model."""
+        """Stored with the predictions: enough to vote, draw maps and show the notice without the model."""
         return {
             "name": self.name,
             "version": self.version,
@@ -111,7 +122,7 @@ Columns = Mapping[str, npt.NDArray[np.floating]]
 class PatchModel(Protocol):
     """A model of patches. Any object with these two members can be given to `wsikit.predict` and `wsikit.run`.
 
-    A row of its output depends on its own patch alone, never on the others of the batch.
+    A row of its output depends only on the patch of this row, never on other patches of the batch.
     """
 
     @property
@@ -119,10 +130,10 @@ class PatchModel(Protocol):
 
     @property
     def predict(self) -> Callable[..., Columns]:
-        """Classify B patches: a method.
+        """A method that classifies B patches.
 
-        It is called with one keyword per entry of `info.inputs`: `images`, uint8 (B, P, P, 3) RGB at `info.mpp`;
-        `captions`, a list of B str or None; `features`, float32 (B, D), the concatenation of the feature columns.
+        It is called with one keyword per type of input in `info.inputs`: `images`, uint8 (B, P, P, 3) RGB at
+        `info.mpp`; `captions`, a list of B str or None; `features`, float32 (B, D), the feature columns concatenated.
 
         Returns
         -------
@@ -131,19 +142,19 @@ class PatchModel(Protocol):
 
 
 @runtime_checkable
-class GivesImageFeatures(Protocol):
-    """A model whose image encoder can be used by itself, to find patches that look alike."""
+class ImageFeatureExtractor(Protocol):
+    """A model whose image encoder can be used alone, to find similar patches."""
 
     def image_features(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Features (B, D) of patches, uint8 (B, P, P, 3)."""
 
 
 class ModelKind(Protocol):
-    """What an entry point of the group `wsikit.models` must be: usually the model's class itself."""
+    """The interface of an entry point of the group `wsikit.models`; usually the model's class."""
 
     def describe(self, folder: Path | None) -> ModelInfo:
-        """What the model in `folder` is, without loading weights. `folder` is None if the model was asked for by the
-        plug-in's name alone."""
+        """Description of the model in `folder`, without loading weights. `folder` is None if the model was given by the
+        plug-in's name only."""
 
     def load(self, folder: Path | None, *, device: Literal["auto", "cpu", "cuda"]) -> PatchModel:
         """The model, ready to predict."""

@@ -1,4 +1,4 @@
-"""From a model's name or folder to what it is, and to the loaded model. Built-in architectures and plug-ins alike.
+"""From a model's name or folder to its description, and to the loaded model; for built-in architectures and plug-ins.
 
 A folder's `config.json` names its `architecture`: "mmlnb", or a plug-in of the entry-point group `wsikit.models`.
 No torch is imported before a model is loaded.
@@ -23,7 +23,7 @@ MMLNB = "mmlnb"
 
 
 def describe_model(spec: ModelSpec = DEFAULT_MODEL) -> ModelInfo:
-    """What a model is, without loading it: its name, classes, scale, inputs and fingerprint.
+    """Describe a model without loading it: name, classes, scale, inputs and fingerprint.
 
     Parameters
     ----------
@@ -55,12 +55,12 @@ def load_patch_model(spec: ModelSpec = DEFAULT_MODEL, *, device: Device = "auto"
     spec
         As for `describe_model`.
     device
-        "auto" takes a GPU where there is one.
+        "auto" uses a GPU if there is one.
 
     Raises
     ------
     ModelError, PluginError
-        As for `describe_model`; also if a library that it needs is not installed, or there is no GPU for "cuda".
+        As for `describe_model`; also if a required library is not installed, or "cuda" is given and there is no GPU.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def _architecture(folder: Path) -> str:
     try:
         record: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return MMLNB  # its own check names what is missing
+        return MMLNB  # its check reports the missing files
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: not JSON ({error}); copy the model's folder again.") from error
     return str(record.get("architecture", MMLNB)) if isinstance(record, dict) else MMLNB

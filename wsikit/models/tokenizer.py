@@ -28,7 +28,7 @@ class Tokens:
     present: npt.NDArray[np.bool_]
     """(B,), False where the caption is missing or blank."""
     truncated: int
-    """How many captions were longer than the model reads."""
+    """Number of captions that were truncated."""
 
 
 class CaptionTokenizer:
@@ -64,7 +64,7 @@ class CaptionTokenizer:
 
     @classmethod
     def load(cls, folder: Path, *, max_tokens: int) -> CaptionTokenizer:
-        """Read tokenizer.json of `folder`, as we or as transformers' fast tokenizers write it.
+        """Read tokenizer.json of `folder`, as written by wsikit or by transformers' fast tokenizers.
 
         Raises
         ------
@@ -73,7 +73,9 @@ class CaptionTokenizer:
         """
         path = folder / TOKENIZER_FILE
         if not path.is_file():
-            raise ModelError(f"{path}: missing. Save the tokenizer as a fast one (tokenizer.json) into this folder.")
+            raise ModelError(
+                f"{path}: missing. Save the tokenizer as a fast tokenizer (tokenizer.json) into this folder."
+            )
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for any damage
@@ -84,9 +86,9 @@ class CaptionTokenizer:
     def train(cls, captions: Iterable[str], *, vocabulary: int, max_tokens: int) -> CaptionTokenizer:
         """Learn a vocabulary of at most `vocabulary` entries from captions, in lower case: byte-pair merges of letters.
 
-        Digits are split one by one: measured numbers are many, their digits are ten. Equal captions give equal ids, in
-        any process: an encoder that one process taught to read is used in others. (The library's WordPiece does not:
-        which of two equally frequent pairs it merges, and under which id, hangs on the order of a hash table.)
+        Digits are separate tokens, so that any number can be encoded. Equal captions give equal ids in every process,
+        which a pretrained encoder needs. (The library's WordPiece does not ensure this: its merges of equally frequent
+        pairs, and their ids, depend on the order of a hash table.)
         """
         tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[1]))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -1,6 +1,6 @@
-"""Where every cell, rosette and vessel of a synthetic slide lies: the scene's objects, as a function of the box asked.
+"""Positions of all cells, rosettes and vessels of a synthetic slide, as a function of the requested box.
 
-An object belongs to the box that holds its centre; asking for two halves gives what asking for the whole gives.
+An object belongs to the box that contains its centre; two halves of a box give the same objects as the whole box.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OBJECT_KINDS = (
     "mitosis", "karyorrhexis",
     "lymphocyte", "spindle", "endothelial", "ghost", "debris",
 )  # fmt: skip
-"""In the order in which they are drawn, the large ones below."""
+"""In drawing order, the large ones first."""
 CODE = {kind: n for n, kind in enumerate(OBJECT_KINDS)}
 
 ROSETTE_UM = 11.0
@@ -30,7 +30,7 @@ ROSETTE_STEP = 1.065
 _RING_SLOTS = 20
 _VESSELS, _ROSETTES, _LARGE, _SMALL, _SPINDLES, _CALCIUM = range(11, 17)
 _REACH_UM = 45.0
-"""No object hinders another over a longer way."""
+"""Maximum distance over which one object excludes another."""
 _STROMA, _NECROSIS, _LYMPHOID = (OTHER_TISSUES.index(name) for name in ("stroma", "necrosis", "lymphoid"))
 
 
@@ -74,7 +74,7 @@ class Objects:
 
 Place = Callable[[FloatArray, FloatArray], FloatArray]
 MARGIN_UM = 2 * _REACH_UM
-"""How far beyond a box the ground must be known to place the objects in it."""
+"""Margin around a box in which the ground must be known to place the objects in the box."""
 
 
 class Cells:
@@ -121,7 +121,7 @@ class Cells:
         fit = (ground.tissue > 0.95) & (ground.tumour > 0.97) & decided & ~_covered(sites, vessels, 34.0)
         out = _objects("rosette", sites, fit, size_spread=2.0)
         kind = np.where(ground.fibrillary[fit] > 0.5, CODE["rosette"], CODE["pseudorosette"])
-        # of the drawings, those that are as pink as the slide's matrix
+        # choose drawings as pink as the slide's matrix
         level = (self.recipe.matrix_eosin - 0.34) / 0.30
         variant = np.clip(level + 0.25 * (out.variant - 0.5), 0, 0.999)
         return Objects(out.x, out.y, kind, out.size, out.angle, variant)
@@ -135,21 +135,21 @@ class Cells:
         return _objects("calcification", sites, fit, size_spread=1.0)
 
     def _large(self, box: Box, vessels: Objects, rosettes: Objects) -> Objects:
-        """Differentiating neuroblasts (a rare single one outside their areas), ganglion cells, histiocytes."""
+        """Differentiating neuroblasts (rarely a single one outside their areas), ganglion cells, histiocytes."""
         sites = self._sites(_LARGE, box, 22.5, 0.2)
         ground = self._ground_at(sites.x, sites.y)
         stray = 0.006 * (ground.fibrillary > 0.9)
         chance = np.where(ground.differentiating > 0.5, self.recipe.diff_keep, stray)
         hindered = _covered(sites, vessels, 24.0) | _covered(sites, rosettes, 22.5)
         fit = (sites.uniform(0) < chance) & (ground.tissue > 0.95) & (ground.tumour > 0.9) & ~hindered
-        # where nothing matures, histiocytes come in crowds, as many and as pink as the maturing cells elsewhere
+        # without maturing areas, histiocytes form groups, as many and as pink as the maturing cells elsewhere
         host = (ground.differentiating < 0.5) & (ground.tumour > 0.9) & (ground.tissue > 0.95) & ~hindered
         crowd = self.recipe.histiocytes * np.clip(0.6 + 0.6 * ground.crowding, 0, 1)
         visitor = host & ~fit & (sites.uniform(2) < crowd)
         out = _objects("differentiating", sites, fit | visitor, size_spread=1.0)
         kind = np.where(sites.uniform(1) < self.recipe.ganglion_share, CODE["ganglion"], CODE["differentiating"])
         kind = np.where(visitor, CODE["histiocyte"], kind)[fit | visitor]
-        # the slide's own eosin decides how pink they are, with a spread between cells
+        # their pinkness follows the slide's eosin, with a spread between cells
         pink = np.clip(self.recipe.large_eosin + 0.5 * (out.variant - 0.5), 0, 0.999)
         return Objects(out.x, out.y, kind, out.size, out.angle, pink)
 
@@ -158,7 +158,7 @@ class Cells:
         n = len(rosettes)
         slot = np.arange(2 * _RING_SLOTS)
         outer = slot >= _RING_SLOTS
-        # a rosette's name for the hash: its place, which no two share
+        # the rosette's position, unique, is its key for the hash
         i = np.rint(rosettes.x * 16).astype(np.int64)[:, None] + np.zeros_like(slot)
         j = np.rint(rosettes.y * 16).astype(np.int64)[:, None] * 64 + slot
         u = [uniform(key_of(self.recipe.seed, _ROSETTES, number), i, j) for number in range(5)]
@@ -173,7 +173,7 @@ class Cells:
         return Objects(x[keep], y[keep], kind[keep], size[keep], turn[keep], u[4][keep])
 
     def _small(self, box: Box, vessels: Objects, rosettes: Objects, large: Objects, calcium: Objects) -> Objects:
-        """Neuroblasts and all other round cells: one lattice, whose sites ask the ground what they are."""
+        """Neuroblasts and all other round cells: one lattice; the ground decides the kind at each site."""
         recipe = self.recipe
         sites = self._sites(_SMALL, box, recipe.spacing_um, 0.36)
         ground = self._ground_at(sites.x, sites.y)
@@ -240,11 +240,11 @@ def _objects(kind: str, sites: Sites, keep: npt.NDArray[np.bool_], *, size_sprea
     return everything.where(keep)
 
 
-def _covered(sites: Sites, hindrance: Objects, radius_um: float, step: float = 1.0) -> npt.NDArray[np.bool_]:
-    """Whether each site lies within `radius_um` (times `step` to the power of the size) of its nearest hindrance."""
-    if not len(sites) or not len(hindrance):
+def _covered(sites: Sites, obstacle: Objects, radius_um: float, step: float = 1.0) -> npt.NDArray[np.bool_]:
+    """True for each site within `radius_um` (times `step` to the power of the size) of its nearest obstacle."""
+    if not len(sites) or not len(obstacle):
         return np.zeros(len(sites), bool)
-    tree = cKDTree(np.stack([hindrance.x, hindrance.y], axis=1))
+    tree = cKDTree(np.stack([obstacle.x, obstacle.y], axis=1))
     distance, nearest = tree.query(np.stack([sites.x, sites.y], axis=1))
-    covered: npt.NDArray[np.bool_] = distance < radius_um * step ** hindrance.size[nearest]
+    covered: npt.NDArray[np.bool_] = distance < radius_um * step ** obstacle.size[nearest]
     return covered

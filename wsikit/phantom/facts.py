@@ -1,4 +1,4 @@
-"""What is true of a place, counted from the scene's objects and tissues, never from pixels: facts, class, caption."""
+"""Ground truth of a patch, counted from the scene's objects and tissues, never from pixels: facts, class, caption."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _SEPTA, _TUMOUR_CELLS = KINDS.index("septa"), KINDS.index("tumour_cells")
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of N places (patches)."""
+    """Facts of N patches."""
 
     fractions: npt.NDArray[np.float32]
     """(N, len(KINDS)) area fractions, each row sums to 1."""
     counts: npt.NDArray[np.int32]
-    """(N, len(OBJECT_KINDS)) objects whose centre lies in the place."""
+    """(N, len(OBJECT_KINDS)) number of objects with their centre in the patch."""
     artefacts: npt.NDArray[np.float32]
     """(N, len(ARTEFACTS)) covered area fractions."""
 
@@ -65,7 +65,7 @@ class Facts:
 
     @property
     def diff_fraction(self) -> npt.NDArray[np.float32]:
-        """(N,) maturing of all neuroblastic cells; 0 where there are none."""
+        """(N,) fraction of maturing cells among the neuroblastic cells; 0 if there are none."""
         return (self.n_maturing / np.maximum(1, self.n_neuroblastic)).astype(np.float32)
 
     @property
@@ -80,7 +80,7 @@ class Facts:
 
     @property
     def borderline(self) -> npt.NDArray[np.bool_]:
-        """(N,) near a limit of the class rule, or a quarter hidden by an artefact: fair to leave out of a score."""
+        """(N,) near a limit of the class rule, or a quarter covered by an artefact: may be excluded from evaluation."""
 
         def near(value: npt.NDArray[np.floating], name: str) -> npt.NDArray[np.bool_]:
             return (value > _DOUBT[name][0]) & (value < _DOUBT[name][1])
@@ -126,7 +126,7 @@ class Survey:
 
 
 def survey(scene: Scene, plot: Plot, box: PxBox, slide_px: tuple[int, int] | None) -> Survey:
-    """Look at `box`, which `plot` must hold. What lies outside `slide_px` is glass and empty (None: no edge)."""
+    """Survey `box`, which `plot` must contain. Outside `slide_px` there is only glass (None: no edge)."""
     x, y, width, height = box
     s, mpp = scene.step_px, scene.mpp
     kx, ky = np.arange(-(-x // s), -(-(x + width) // s)), np.arange(-(-y // s), -(-(y + height) // s))
@@ -162,35 +162,38 @@ def _within(
     return within
 
 
-def tally(seen: Survey, mpp: float, stride: tuple[float, float], n_cols: int) -> Tally:
-    """Count what a survey found by patches of `stride` level-0 px, `n_cols` to a row."""
-    columns, rows = np.floor(seen.xs / stride[0]).astype(np.int64), np.floor(seen.ys / stride[1]).astype(np.int64)
+def tally(surveyed: Survey, mpp: float, stride: tuple[float, float], n_cols: int) -> Tally:
+    """Count the contents of a survey by patches of `stride` level-0 px, `n_cols` to a row."""
+    columns, rows = (
+        np.floor(surveyed.xs / stride[0]).astype(np.int64),
+        np.floor(surveyed.ys / stride[1]).astype(np.int64),
+    )
     number = (rows[:, None] * n_cols + columns[None, :]).ravel()
-    objects = seen.objects
+    objects = surveyed.objects
     at = (np.floor(objects.y / mpp / stride[1]) * n_cols + np.floor(objects.x / mpp / stride[0])).astype(np.int64)
     patches = np.union1d(number, at)
     where, slot = np.searchsorted(patches, number), np.searchsorted(patches, at)
     n = len(patches)
-    points = np.bincount(where * len(KINDS) + seen.kind.ravel(), minlength=n * len(KINDS)).reshape(n, -1)
+    points = np.bincount(where * len(KINDS) + surveyed.kind.ravel(), minlength=n * len(KINDS)).reshape(n, -1)
     cover = np.zeros((n, len(ARTEFACTS)))
-    for column, artefact in enumerate(seen.artefacts):
+    for column, artefact in enumerate(surveyed.artefacts):
         cover[:, column] = np.bincount(where, weights=artefact.ravel(), minlength=n)
     counts = np.bincount(slot * len(OBJECT_KINDS) + objects.kind, minlength=n * len(OBJECT_KINDS)).reshape(n, -1)
-    return Tally(patches, points, cover, counts, seen.kind != GLASS)
+    return Tally(patches, points, cover, counts, surveyed.kind != GLASS)
 
 
-def facts_of(seen: Survey) -> Facts:
-    """Facts of a survey as one place: a `Facts` with N = 1."""
-    points = np.bincount(seen.kind.ravel(), minlength=len(KINDS))
+def facts_of(surveyed: Survey) -> Facts:
+    """Facts of a survey as one patch: a `Facts` with N = 1."""
+    points = np.bincount(surveyed.kind.ravel(), minlength=len(KINDS))
     return Facts(
         (points / points.sum()).astype(np.float32)[None],
-        np.bincount(seen.objects.kind, minlength=len(OBJECT_KINDS)).astype(np.int32)[None],
-        seen.artefacts.mean(axis=(1, 2)).astype(np.float32)[None],
+        np.bincount(surveyed.objects.kind, minlength=len(OBJECT_KINDS)).astype(np.int32)[None],
+        surveyed.artefacts.mean(axis=(1, 2)).astype(np.float32)[None],
     )
 
 
 def captions(facts: Facts, area_mm2: float, chromatin: float) -> list[str]:
-    """Reference captions of N places of `area_mm2` each, in the project's vocabulary: facts in a fixed order."""
+    """Reference captions of N patches of `area_mm2` each, in the project's vocabulary: facts in a fixed order."""
     return [_caption(facts, row, area_mm2, chromatin) for row in range(len(facts.fractions))]
 
 

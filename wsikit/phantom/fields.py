@@ -1,6 +1,6 @@
-"""The lie of the land: which tissue is where on a synthetic slide, as smooth functions of place in µm.
+"""Tissue layout of a synthetic slide: smooth functions of the position in µm that give the tissue at each place.
 
-Rendering, cell placement and truth all read one lattice of places (`Fields.over`), so that they cannot disagree.
+Rendering, cell placement and ground truth all use one lattice (`Fields.over`), so they always agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EDGE_UM = 7.0
 _SEPTUM_UM = 5.0
 """Half-width of a fibrovascular septum."""
 _BERTH = 0.08
-"""More than the outline function changes over 10 µm."""
+"""Upper bound of the change of the outline function over 10 µm."""
 _COARSE = 4
 """Slow fields are known on every fourth point of the lattice, and interpolated between."""
 
@@ -33,7 +33,7 @@ _TUMOUR, NEUROPIL, MATRIX, GLASS = (KINDS.index(kind) for kind in ("tumour_cells
 
 @dataclass(frozen=True)
 class Ground:
-    """What lies at some places; every array has the shape of the places asked for."""
+    """Tissue at some positions; every array has the shape of the requested positions."""
 
     tissue: FloatArray
     """1 tissue, 0 glass."""
@@ -59,7 +59,7 @@ class Ground:
 
     @property
     def kind(self) -> npt.NDArray[np.int64]:
-        """Index into `KINDS` of the tissue that prevails: the truth of a place."""
+        """Index into `KINDS` of the prevailing tissue: the ground truth of a position."""
         parts = np.concatenate([self.others, self.septa[None], self.tumour[None]])
         index = np.argmax(parts, axis=0)
         matrix = (index == _TUMOUR) & (self.pool > 0.5)
@@ -72,7 +72,7 @@ class Ground:
 
 
 class Fields:
-    """The tissues of one slide. Thresholds are set once so that the recipe's shares come out."""
+    """The tissues of one slide. Thresholds are set once to reach the recipe's fractions."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -103,7 +103,7 @@ class Fields:
             inside = outline > self._tissue_at
             if not inside.any() or inside.mean() > 0.3:
                 break
-            # little tissue on a large slide: look closer, or the shares below would rest on a handful of places
+            # little tissue on a large slide: sample more densely, or the fractions below would depend on a few points
             step_x, step_y = x[0, 1] - x[0, 0], y[1, 0] - y[0, 0]
             x, y, outline = self._sampled(
                 (x[inside].min() - step_x, y[inside].min() - step_y, x[inside].max() + step_x, y[inside].max() + step_y)
@@ -126,12 +126,12 @@ class Fields:
         return x, y, self._pieces_at(x, y) + self._coast(x, y)[0] + self._finest(x, y)
 
     def far_from_tissue(self, x: FloatArray, y: FloatArray) -> bool:
-        """Whether there is no tissue at, nor within some 10 µm of, any of the places; in doubt no."""
+        """True only if there is certainly no tissue within about 10 µm of any of the positions."""
         outline = self._pieces_at(x, y) + self._coast(x, y)[0] + self._finest(x, y)
         return bool(np.max(outline) < self._tissue_at - _BERTH)
 
     def at(self, x: FloatArray, y: FloatArray) -> Ground:
-        """The ground at any places `x`, `y` (µm; one shape); to look around. What counts is `over`."""
+        """The ground at any places `x`, `y` (µm; equal shapes), to place objects. Rendering and truth use `over`."""
         return self._ground(x, y, self._slow(x, y))
 
     def over(self, first: tuple[int, int], shape: tuple[int, int], step_um: float) -> Ground:
@@ -154,7 +154,7 @@ class Fields:
         return np.concatenate([self._regions(x, y), ridge, drift, self._coast(x, y)])
 
     def _coast(self, x: FloatArray, y: FloatArray) -> npt.NDArray[np.float32]:
-        """(1, ...): how the outline departs from its ellipses."""
+        """(1, ...): deviation of the outline from its ellipses."""
         key = self._keys[_TISSUE]
         bays = 0.16 * gradient_noise((key_of(key, 0),), x, y, self._outline_um, 0.3)
         return bays + 0.035 * gradient_noise((key_of(key, 1),), x, y, 75.0, 0.9)
@@ -235,7 +235,7 @@ def _pool_levels() -> tuple[FloatArray, FloatArray]:
 
 
 def _touches(x: FloatArray, y: FloatArray, cx: float, cy: float, radius: float) -> bool:
-    """Whether a disc can reach any of the places."""
+    """Whether a disc can reach any of the positions."""
     if not x.size:
         return False
     return bool(x.min() < cx + radius and x.max() > cx - radius and y.min() < cy + radius and y.max() > cy - radius)

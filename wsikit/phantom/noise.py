@@ -1,6 +1,6 @@
-"""Random fields and random points that are functions of place: the same in whatever box they are asked for.
+"""Random fields and points as functions of the position: the same values in every requested box.
 
-Places are in µm from the slide's top-left corner. Everything is hashed from (key, lattice index); no state is kept.
+Positions are in µm from the slide's top-left corner. Everything is hashed from (key, lattice index); no state is kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ANGLES = np.arange(_DIRECTIONS) * (2 * np.pi / _DIRECTIONS)
 _COS, _SIN = np.cos(_ANGLES).astype(np.float32), np.sin(_ANGLES).astype(np.float32)
 
 _PERLIN_SCALE = 3.6
-"""Brings gradient noise to a standard deviation of about 1."""
+"""Factor that gives gradient noise a standard deviation of about 1."""
 
 
 def key_of(seed: int, *parts: int) -> int:
@@ -111,7 +111,7 @@ class Sites:
     """(N,) µm."""
     y: FloatArray
     i: npt.NDArray[np.int64]
-    """(N,) lattice column; with `j` the name of the site, from which all its random numbers come."""
+    """(N,) lattice column; together with `j` the key of the site's random numbers."""
     j: npt.NDArray[np.int64]
     key: int
 

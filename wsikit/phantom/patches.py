@@ -1,4 +1,4 @@
-"""Single labelled patches without a slide file, through JPEG as a slide would be: material to train on."""
+"""Labelled synthetic patches without a slide file, JPEG-compressed as in a slide: training data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRIES = 40
 
 @dataclass(frozen=True)
 class PhantomPatch:
-    """One patch with its truth."""
+    """One patch with its ground truth."""
 
     image: Rgb
     """uint8 (patch_px, patch_px, 3), decoded from JPEG."""
@@ -35,9 +35,9 @@ class PhantomPatch:
     facts: Facts
     """N = 1."""
     seed: int
-    """Of the slide: split training and test by it."""
+    """Seed of the slide: split training and test by it."""
     subtype: str
-    """Of the slide."""
+    """Subtype of the slide."""
     x: int
     """Level-0 px of the slide."""
     y: int
@@ -52,7 +52,7 @@ def phantom_patches(
     quality: int = 85,
     borderline: bool = False,
 ) -> Iterator[PhantomPatch]:
-    """Labelled patches of synthetic slides, slide by slide.
+    """Make labelled patches of synthetic slides, slide by slide.
 
     A seed is one slide; its subtype is `SUBTYPES[seed % 3]`, so that consecutive seeds are balanced. Most of a
     slide's patches are of its own class, the rest of the other classes and tissues that it holds.
@@ -60,7 +60,7 @@ def phantom_patches(
     Parameters
     ----------
     seeds
-        Slides. Use disjoint seeds for training and test.
+        Seeds of the slides. Use disjoint seeds for training and test.
     per_slide
         Patches per slide.
     mpp, patch_px
@@ -68,7 +68,7 @@ def phantom_patches(
     quality
         JPEG quality (4:2:0), as in the slides of `make_phantom`.
     borderline
-        Whether patches near a limit of the class rule may come.
+        Whether patches near a limit of the class rule are included.
     """
     if per_slide < 1 or patch_px < 16:
         raise RequestError(f"{per_slide} patches of {patch_px} px per slide: ask for at least 1 patch of 16 px")
@@ -89,7 +89,7 @@ def _slide_patches(
         for _ in range(_TRIES):
             place = candidates[group][int(rng.integers(len(candidates[group])))]
             left, top = (int((v + rng.uniform(-20, 20)) / mpp) - side // 2 for v in place)
-            # the patch lies anywhere within whole JPEG blocks, as a grid's patches do within a slide's tiles
+            # the patch has any offset to the JPEG blocks, as a grid's patches have within a slide's tiles
             dx, dy = (int(v) for v in rng.integers(0, _JPEG_BLOCK, 2))
             plot = scene.plot((left, top, side, side))
             facts = facts_of(survey(scene, plot, (left + dx, top + dy, patch_px, patch_px), None))
@@ -108,7 +108,7 @@ def _label_of(group: str) -> int:
 
 
 def _candidates(scene: Scene) -> _Places:
-    """Places (N, 2; x, y in µm) by what lies there and all around: UD, PD, D, each other tissue, glass."""
+    """Places (N, 2; x, y in µm) by the tissue there and around it: UD, PD, D, each other tissue, glass."""
     axis = (np.arange(_SURVEY) + 0.5) * (SLIDE_UM / _SURVEY)
     gx, gy = np.meshgrid(axis, axis)
     ground = scene.fields.at(gx, gy)

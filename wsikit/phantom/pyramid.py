@@ -1,7 +1,7 @@
-"""A tiled JPEG pyramid written as it is made: blocks of level 0 come in row by row, memory does not grow with height.
+"""Streaming writer of a tiled JPEG pyramid: blocks of level 0 arrive row by row; memory does not grow with height.
 
-Levels halve; each is the average of 2 × 2 pixels of the one before. Level 0 streams into the file, the coarser
-levels wait, compressed, in a temporary file until level 0 is done.
+Levels halve; each is the average of 2 × 2 pixels of the one before. Level 0 is streamed into the file; coarser
+levels are kept, compressed, in a temporary file until level 0 is complete.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Rgb = npt.NDArray[np.uint8]
 TILE_PX = 256
 BLOCK_PX = 1024
 BLOCK_LEVELS = 3
-"""Levels 0 to 2 of a block are whole tiles of their own; from level 3 on, blocks are joined first."""
+"""Levels 0 to 2 of a block consist of whole tiles; from level 3 on, blocks are joined first."""
 SMALLEST_PX = 1024
-"""The last level is no wider and no higher than this."""
+"""Maximum width and height of the last level."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def encode_block(rgb: Rgb, quality: int) -> EncodedBlock:
 
 
 def encode_row(rgb: Rgb, quality: int) -> tuple[bytes, ...]:
-    """Compress up to 256 rows of pixels into tiles; what is missing at the edge repeats the last pixel."""
+    """Compress up to 256 rows of pixels into tiles; the edge is padded with its last pixel."""
     height, width = rgb.shape[:2]
     padding = ((0, TILE_PX - height), (0, -width % TILE_PX), (0, 0))
     if padding[0][1] or padding[1][1]:
@@ -96,7 +96,7 @@ class _Spill:
 
 
 class _Joined:
-    """Levels from `BLOCK_LEVELS` on: strips of pixels come in, tile rows go to the spill, halves go on."""
+    """Levels from `BLOCK_LEVELS` on: strips of pixels are tiled into the spill file and halved for the next level."""
 
     def __init__(self, spills: list[_Spill], quality: int) -> None:
         self._spill, self._quality = spills[0], quality

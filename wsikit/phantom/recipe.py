@@ -1,7 +1,7 @@
-"""What one synthetic slide is made of: every number that varies between slides, drawn once from the seed.
+"""Parameters of one synthetic slide: every number that varies between slides, drawn once from the seed.
 
-Lengths in µm, shares as fractions of the area named. Staining and cellularity are drawn without regard to the
-subtype, so that colour and density do not give it away; only what defines a subtype differs between subtypes.
+Lengths in µm, shares as fractions of the stated area. Staining and cellularity are independent of the subtype, so
+colour and density do not reveal it; only the defining features differ between subtypes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Disc:
-    """A round patch that is out of focus."""
+    """A round out-of-focus area."""
 
     x: float
     y: float
@@ -56,10 +56,10 @@ class Disc:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that varies between slides."""
+    """All parameters that vary between slides."""
 
     seed: int
-    """Of the scene; made from the slide's seed and its subtype."""
+    """Key of the scene, from the slide's seed and its subtype."""
     subtype: str
     size_um: tuple[float, float]
     tissue_fraction: float
@@ -73,7 +73,7 @@ class Recipe:
     pool_um: float
     """Size of the pools of matrix (neuropil, or structureless oedema) between the sheets of cells."""
     pool_share: float
-    """Mean fraction of the tumour that is matrix: the same law for every subtype."""
+    """Mean fraction of the tumour that is matrix: same distribution for every subtype."""
     spacing_um: float
     """Lattice constant of the neuroblasts."""
     nucleus_scale: float
@@ -82,7 +82,7 @@ class Recipe:
     diff_keep: float
     ganglion_share: float
     histiocytes: float
-    """Fraction of the large cells' sites taken by histiocytes where they crowd."""
+    """Fraction of the large cells' sites occupied by histiocytes where they form groups."""
     large_eosin: float
     """How pink the large cells are, 0 pale to 1 strong."""
     rosette_keep: float
@@ -124,10 +124,10 @@ def draw_recipe(
         raise RequestError(f"phantom seed {seed}: it must be 0 or more")
     if not 0.0 <= tissue_fraction <= 1.0:
         raise RequestError(f"tissue fraction {tissue_fraction}: it must lie between 0 and 1")
-    # the subtype is part of the slide's own seed: two subtypes of one seed must not share their geography
+    # the subtype is part of the scene's key: two subtypes of one seed must not share their layout
     own_seed = 3 * seed + SUBTYPES.index(subtype)
     rng = np.random.default_rng([own_seed, 20_240])
-    look = _draw_look(rng)
+    look = _draw_appearance(rng)
     shares = rng.dirichlet([2.2, 1.4, 0.9, 0.8, 0.8]) * rng.uniform(0.18, 0.38)
     ud_share, d_share = {
         "UD": (1.0, 0.0),
@@ -152,7 +152,7 @@ def draw_recipe(
     )
 
 
-def _draw_look(rng: np.random.Generator) -> dict[str, Any]:
+def _draw_appearance(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "pool_um": float(rng.uniform(30, 52)),
         "pool_share": float(rng.uniform(0.2, 0.5)),

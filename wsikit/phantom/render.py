@@ -1,7 +1,7 @@
-"""From the scene to pixels: any box of level-0 pixels, the same whatever box it was asked in.
+"""Render the scene to pixels: any box of level-0 pixels, independent of the requested box.
 
-Stain amounts (haematoxylin, eosin, red) are laid out per pixel, cells are stamped on them, and Beer-Lambert's law
-makes colour. Places in pixels of the slide; the scene itself thinks in µm.
+Stain amounts (haematoxylin, eosin, red) are computed per pixel, cells are drawn over them, and the Beer-Lambert law
+gives the colour. Positions are in pixels of the slide; the scene itself uses µm.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ PxBox = tuple[int, int, int, int]
 STEP_UM = 4.0
 """Spacing of the lattice on which the ground is known; between its points it is interpolated."""
 NOISE_SIDE = 256
-"""Period of the sensor noise, px: a glass tile of 256 px is the same everywhere and is encoded once."""
+"""Period of the sensor noise, px: a glass tile of 256 px is then the same everywhere and is encoded once."""
 OBJECT_MARGIN_UM = 34.0
-"""Larger than half of the largest drawing, and the blur on top."""
+"""Larger than half of the largest drawing plus the blur."""
 _ROUGH_UM = 12.0
 _BLUR_UM = 1.6
 _FAT_UM = 62.0
 _TEXTURES = ("fibrils", "grains", "fibres", "clumps", "red_cells")
 _PLAIN = ("fibres", "red_cells")
-"""Textures that are not laid over themselves: crossed fibres would be a net, crossed red cells a smear."""
+"""Textures that are not overlaid with a shifted copy: crossed fibres would form a net."""
 _BLASTS = ("blast_pale", "blast", "blast_dark")
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A box of the scene, measured out: the ground on its lattice and the objects in and near it."""
+    """A box of the scene: the ground on its lattice and the objects in and near it."""
 
     box: PxBox
     first: tuple[int, int]
     """Row and column of the lattice's first point: it lies at (column, row) · step px."""
     ground: Ground
-    """Over the box and the margin that placing objects needs."""
+    """Over the box and the margin needed for placing objects."""
     objects: Objects
-    """Whose centre is in the box or within `OBJECT_MARGIN_UM` of it."""
+    """Objects whose centre is in the box or within `OBJECT_MARGIN_UM` of it."""
 
 
 class Scene:
@@ -62,11 +62,11 @@ class Scene:
         self._absorption = np.asarray(recipe.stain.absorption, np.float32)
         rng = np.random.default_rng([recipe.seed, 77])
         self._noise = (rng.standard_normal((NOISE_SIDE, NOISE_SIDE, 3)) * recipe.stain.noise).astype(np.float32)
-        # every slide lays the textures over themselves with its own offsets: no two slides share a pattern
+        # every slide overlays the textures with its own offsets, so that no two slides share a pattern
         self._offsets = rng.integers(0, SIDE, (2 * len(_TEXTURES), 2)).tolist()
 
     def plot(self, box: PxBox) -> Plot:
-        """Measure out `box`; `render` and the truth both work from it."""
+        """Ground and objects of `box`, used by both `render` and the ground truth."""
         s, mpp = self.step_px, self.mpp
         margin = int(np.ceil((MARGIN_UM + OBJECT_MARGIN_UM) / (s * mpp))) + 1
         x, y, width, height = box
@@ -90,7 +90,7 @@ class Scene:
     def is_glass(self, box: PxBox) -> bool:
         """Whether `box` is bare glass with nothing on it."""
         x, y, width, height = box
-        # a coarse look with a wide berth first: most of a large slide is far from any tissue
+        # first a coarse test with a wide margin: most of a large slide is far from tissue
         rough = max(self.step_px, round(_ROUGH_UM / self.mpp))
         gx, gy = np.meshgrid(
             np.arange(x, x + width + rough, rough) * self.mpp, np.arange(y, y + height + rough, rough) * self.mpp
@@ -106,7 +106,7 @@ class Scene:
         return self._colour(blank, np.zeros((height, width), np.float32), (0, 0, width, height))
 
     def render(self, box: PxBox, plot: Plot | None = None) -> Rgb:
-        """Pixels of `box`, uint8 (height, width, 3); `plot`, if at hand, of a box that holds this one."""
+        """Pixels of `box`, uint8 (height, width, 3); optionally from the `plot` of a box that contains it."""
         plot = plot or self.plot(box)
         ground = self._view(plot, box)
         if ground.blur.any() and ground.tissue.any():

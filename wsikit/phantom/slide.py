@@ -1,4 +1,4 @@
-"""Make a synthetic slide of any size, block by block, with its truth: `make_phantom`."""
+"""Make a synthetic slide of any size, block by block, with its ground truth: `make_phantom`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from wsikit.phantom.truth import PhantomTruth, recipe_record, write_truth
 log = logging.getLogger(__name__)
 
 MPP_RANGE = (0.2, 1.05)
-"""µm/px that the drawings of cells are made for."""
+"""µm/px supported by the drawings of cells."""
 _BIG_BYTES = 3.5e9
 _BYTES_PER_PX = 0.8
 
 
 @dataclass(frozen=True)
 class _Order:
-    """What a worker needs to make any block."""
+    """Input of a worker for making any block."""
 
     recipe: Recipe
     mpp: float
@@ -60,7 +60,7 @@ def make_phantom(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> PhantomTruth:
-    """Write a synthetic neuroblastoma slide (H&E) and, beside it, its truth.
+    """Write a synthetic neuroblastoma slide (H&E) and, next to it, its ground truth.
 
     The same arguments give the same bytes, whatever `workers` is.
 
@@ -87,7 +87,7 @@ def make_phantom(
     workers
         Processes; 1 works in this process.
     progress
-        Called with (blocks done, blocks in all).
+        Called with (blocks done, blocks in total).
 
     Raises
     ------
@@ -133,7 +133,7 @@ def make_phantom(
 
 
 class _Book:
-    """Adds up what the blocks report."""
+    """Sums the tallies of the blocks."""
 
     def __init__(self, order: _Order, grid: PatchGrid) -> None:
         n = grid.n_cols * grid.n_rows
@@ -152,7 +152,7 @@ class _Book:
         self._points[part.patches] += part.points
         self._artefacts[part.patches] += part.artefacts
         self._counts[part.patches] += part.counts
-        # of the lattice points, every other one is the middle of a mask pixel
+        # every other lattice point is the centre of a mask pixel
         s = self._scene_step
         first_x, first_y = -(-box[0] // s), -(-box[1] // s)
         ky = np.arange(first_y, first_y + part.tissue.shape[0])
@@ -164,7 +164,7 @@ class _Book:
 
     def facts(self) -> Facts:
         n_points = self._expected[:, None]
-        # blocks of bare glass report nothing: what is missing is glass
+        # blocks of bare glass have no tally: what is missing is glass
         self._points[:, GLASS] += self._expected - self._points.sum(axis=1)
         return Facts(
             (self._points / n_points).astype(np.float32),
@@ -182,7 +182,7 @@ def _points_per_patch(n: int, side: float, step_px: int) -> npt.NDArray[np.int64
 def _block_rows(
     order: _Order, grid: PatchGrid, book: _Book, workers: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[list[EncodedBlock]]:
-    """Rows of encoded blocks, top to bottom; the book is kept on the way."""
+    """Rows of encoded blocks, top to bottom; their tallies are added to the book."""
     boxes = _boxes(order.size_px, grid)
     total, done = sum(len(row) for row in boxes), 0
     made = _make_all(order, [box for row in boxes for box in row], workers)
@@ -199,7 +199,7 @@ def _block_rows(
 
 
 _Boxes = tuple[PxBox, PxBox]
-"""What to render (whole tiles), and what to count (up to the grid's edge at the slide's edge)."""
+"""The box to render (whole tiles) and the box to count (up to the grid's edge at the slide's edge)."""
 
 
 def _boxes(size_px: tuple[int, int], grid: PatchGrid) -> list[list[_Boxes]]:
@@ -217,7 +217,7 @@ def _make_all(order: _Order, boxes: list[_Boxes], workers: int) -> Iterator[tupl
     if workers == 1:
         yield from (_make_block(order, box) for box in boxes)
         return
-    # spawn: forking a process that has threads (a model's, a viewer's) may hang
+    # spawn: forking a process with threads may deadlock
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting: deque[Future[tuple[EncodedBlock, Tally]]] = deque()
         try:
@@ -253,7 +253,7 @@ def _make_block(order: _Order, boxes: _Boxes) -> tuple[EncodedBlock, Tally]:
 
 
 def _glass_tally(scene: Scene, order: _Order, box: PxBox) -> Tally:
-    """What `tally` would find on glass, without looking."""
+    """The result of `tally` on glass, without computing it."""
     x, y, width, height = box
     s = scene.step_px
     n_x, n_y = (-(-(a + b) // s) - -(-a // s) for a, b in ((x, width), (y, height)))

@@ -1,6 +1,6 @@
 """Small pictures of cells in stain amounts, drawn once per µm/px and stamped many times.
 
-A stamp is a pair (keep, add), each (3, s, s) float32 over (haematoxylin, eosin, red): ground = ground · keep + add.
+A stamp is a pair (keep, add), each (3, s, s) float32 over (haematoxylin, eosin, red): amounts = amounts · keep + add.
 Cells are drawn at three to six times the resolution and averaged down, so that edges are smooth.
 """
 
@@ -17,7 +17,7 @@ Stack = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating]
 ANGLES = 12
 COARSE_ANGLES = 8
-"""Of the large kinds, whose drawings cost more."""
+"""Fewer for the large kinds, whose drawings are more expensive."""
 SIZES = 7
 SIZE_STEP = 1.065
 """Factor between neighbouring sizes; the middle size is the kind's own."""
@@ -25,7 +25,7 @@ FINEST_UM = 0.17
 COARSE_UM = 0.3
 _SPARE = 192
 LEVELS = 4
-"""Variants of the large cells, by how pink they are."""
+"""Variants of the large cells, by their eosin."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _layout(variants: int, sizes: int = SIZES, angles: int = ANGLES) -> tuple[in
 
 
 def _nucleus(c: Canvas, depth: Stack, *, body: Stack | float, grain: float, grain_um: float, rim: float) -> None:
-    """Paint a nucleus: body and chromatin clumps of haematoxylin, a darker membrane."""
+    """Paint a nucleus: chromatin of haematoxylin in clumps, a darker membrane."""
     chromatin = body * (1 + grain * c.noise(grain_um)) + rim * np.exp(-((depth - 0.35) ** 2) / (2 * 0.32**2))
     c.paint(_soft(depth, 0.55), np.clip(chromatin, 0.12, 3.2), 0.12 + 0.05 * chromatin)
 
@@ -185,7 +185,7 @@ def _histiocyte(mpp: float) -> Bank:
 
 
 def _cytoplasm(n: int) -> Stack:
-    """Eosin of the large cells, (n, 1, 1): pale to strong with the variant, so that a slide can choose."""
+    """Eosin of the large cells, (n, 1, 1): pale to strong with the variant, so that a slide can choose its level."""
     return np.resize(np.linspace(0.46, 0.84, LEVELS), n).astype(np.float32)[:, None, None]
 
 
@@ -255,7 +255,7 @@ def _rosette(mpp: float, fibrillary: bool) -> Bank:
     """The round centre of a ring of nuclei, without lumen.
 
     Fibrillary, it is a Homer Wright rosette: neurites run from the ring inwards. If not, it is a drop of the same
-    colour without structure: only its form tells them apart.
+    colour without structure: the two differ only in form.
     """
     n, factor, angle, shape = _layout(2 * LEVELS, sizes=5, angles=1)
     c = Canvas(n, 17.0, mpp, 70, COARSE_UM)

@@ -1,7 +1,7 @@
 """Periodic textures, pre-computed once per µm/px: fibrils, grains, wavy fibres, red cells.
 
-All but the red cells have exactly the same distribution of values (standard normal), so that neuropil and
-structureless matrix differ in their form and not in their colour.
+All but the red cells have exactly the same distribution of values (standard normal), so neuropil and
+structureless matrix differ in form and not in colour.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _filtered(rng: np.random.Generator, response: Callable[[Texture, Texture], T
 
 
 def _angles(bend_px: float, turns: float) -> Texture:
-    # its own generator, so that `fibre_angle` can be had without the textures
+    # its own generator, so that `fibre_angle` does not need the textures
     rng = np.random.default_rng([99, int(round(bend_px * 16))])
     return (_wave(rng, min(bend_px, SIDE / 4) / 2.5) * turns + 0.5 * _wave(rng, bend_px / 9) * turns).astype(np.float32)
 
@@ -90,7 +90,7 @@ def _oriented(rng: np.random.Generator, *, long_px: float, short_px: float, bend
 def _formless(rng: np.random.Generator, model: Texture) -> Texture:
     """Noise with the coarseness of `model` (its power by spatial frequency) and no direction at all.
 
-    So JPEG and blur take from it what they take from the model, and its contrast tells nothing.
+    JPEG and blur then affect it as they affect the model, and its contrast carries no information.
     """
     power = np.abs(sfft.rfft2(model)) ** 2
     radius = np.hypot(sfft.fftfreq(SIDE)[:, None], sfft.rfftfreq(SIDE)[None, :])

@@ -1,7 +1,7 @@
-"""The truth of a synthetic slide as a record: written beside the slide, read back without unpickling anything.
+"""Ground truth of a synthetic slide: written next to the slide, read without unpickling.
 
-`<stem>.truth.json` says what was made, `<stem>.truth.npz` holds the arrays, `<stem>.truth.csv` is the patch table
-for people. Places are level-0 pixels.
+`<stem>.truth.json` records what was made, `<stem>.truth.npz` holds the arrays, `<stem>.truth.csv` is a readable
+patch table. Positions are level-0 pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOTICE = "Synthetic image made by wsikit. Not tissue, not a patient, of no diagn
 
 @dataclass(frozen=True)
 class PhantomTruth:
-    """All that is known of a synthetic slide."""
+    """Ground truth of a synthetic slide."""
 
     path: str
     """The slide."""
@@ -44,7 +44,7 @@ class PhantomTruth:
     mpp: float
     grid: PatchGrid
     facts: Facts
-    """Of all N patches of `grid`, row-major."""
+    """Facts of all N patches of `grid`, row-major."""
     tissue_mask: npt.NDArray[np.bool_]
     """(h, w), from level-0 (0, 0)."""
     mask_downsample: tuple[float, float]
@@ -74,7 +74,7 @@ class PhantomTruth:
 
     @property
     def class_map(self) -> npt.NDArray[np.int8]:
-        """(n_rows, n_cols) `labels` as a picture."""
+        """(n_rows, n_cols) `labels` as an image."""
         return self.labels.reshape(self.grid.n_rows, self.grid.n_cols)
 
     @property
@@ -90,22 +90,22 @@ class PhantomTruth:
 
     @property
     def diff_fraction(self) -> float:
-        """Maturing of all neuroblastic cells of the slide."""
+        """Fraction of maturing cells among the neuroblastic cells of the slide."""
         return float(self.facts.n_maturing.sum() / max(1, int(self.facts.n_neuroblastic.sum())))
 
     @property
     def neuropil_fraction(self) -> float:
-        """Neuropil of all tumour area."""
+        """Fraction of neuropil in the tumour area."""
         tumour = float(self.facts.tumour.sum())
         return float(self.facts.fraction("neuropil").sum()) / tumour if tumour else 0.0
 
     def rows_at(self, coords: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """(M,) rows of the truth for patches at `coords` (M, 2) of the same grid, level-0 px."""
+        """(M,) rows of this table for patches at `coords` (M, 2) of the same grid, level-0 px."""
         columns, rows = self.grid.index_of(coords)
         return rows * self.grid.n_cols + columns
 
     def summary(self) -> dict[str, Any]:
-        """The slide in a few numbers."""
+        """Summary of the slide, JSON-ready."""
         labels, tissue = self.labels, self.facts.fraction("glass") < 0.5
         return {
             "subtype": self.subtype,
@@ -133,7 +133,7 @@ def truth_paths(slide: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
 
 
 def write_truth(truth: PhantomTruth) -> None:
-    """Write the truth beside `truth.path`; the json last, so that its presence says that all is there."""
+    """Write the truth next to `truth.path`; the json last, as the mark of completeness."""
     json_path, npz_path, csv_path = truth_paths(truth.path)
     write_whole(npz_path, lambda file: _write_arrays(truth, file))
     write_whole(csv_path, lambda file: file.writelines(_csv_lines(truth)))
@@ -157,7 +157,7 @@ def write_truth(truth: PhantomTruth) -> None:
 
 
 def load_truth(path: str | os.PathLike[str]) -> PhantomTruth:
-    """Read the truth of a synthetic slide, given the slide or one of its truth files.
+    """Read the ground truth of a synthetic slide, from the path of the slide or of one of its truth files.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file that is either there whole or not at all."""
+    """Write a file atomically: complete or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
@@ -214,7 +214,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def _write_arrays(truth: PhantomTruth, file: IO[bytes]) -> None:
-    """An npz whose bytes depend on its content alone: numpy.savez would put the clock into it."""
+    """An npz whose bytes depend only on its content: numpy.savez would include the time."""
     arrays = {
         "fractions": truth.facts.fractions,
         "counts": truth.facts.counts,

@@ -84,7 +84,7 @@ def open_slide(
     ((640, 480), 'image', (224, 224, 3))
     >>> folder.cleanup()
     """
-    if reader != "auto" and reader not in reader_names():
+    if reader != "auto" and reader not in READERS and reader not in _plugins():
         raise RequestError(f"there is no reader {reader!r}; choose auto or one of {', '.join(reader_names())}")
     name = os.fspath(path)
     if is_url(name):

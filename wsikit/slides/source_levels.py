@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wsikit.errors import SlideError, StoreError
+from wsikit.errors import PluginError, SlideError, StoreError
 from wsikit.slides.base import BaseSlide, Pixels, Size
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.tile_reader import TileReader
@@ -66,5 +66,5 @@ def open_source(folder: Path, record: dict[str, Any]) -> BaseSlide:
         raise StoreError(f"{folder}: holds no pixels, and its slide {path} has changed. Tile it again.")
     try:
         return reader_class(source["reader"])(str(path))
-    except SlideError as error:
+    except (SlideError, PluginError) as error:
         raise StoreError(f"{folder}: holds no pixels, and its slide cannot be opened: {error}") from error

@@ -47,8 +47,8 @@ class Names:
     store_format
         `format` of the store's root; from 3 on, names are equal on disk and in memory.
 
-    >>> Names(2).stored_column("ood_score"), Names(3).stored_column("ood_score")
-    ('novelty', 'ood_score')
+    >>> Names(2).stored_column("caption_source"), Names(3).stored_column("caption_source")
+    ('caption_row', 'caption_source')
     """
 
     def __init__(self, store_format: int) -> None:

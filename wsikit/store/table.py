@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import zarr
 
 from wsikit.errors import RequestError, StoreError
+from wsikit.facts import FACTS
 from wsikit.geometry import PatchGrid
 from wsikit.store.atomic import new_node
 from wsikit.store.format2_names import FACT_COLUMN, Names
@@ -397,13 +397,9 @@ def _attributes(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
 
 
 def _fact_units() -> dict[str, str]:
-    """Unit of each measured fact that has one.
-
-    The table of facts belongs to the captions, above this package; it is imported late, for data frames only.
-    """
-    facts = importlib.import_module("wsikit.captions.lexicon").FACTS
+    """Unit of each measured fact that has one."""
     words = {"density": "optical density", "count": "per patch", "ratio": ""}
-    return {name: words.get(fact.unit, fact.unit) for name, fact in facts.items()}
+    return {name: words.get(fact.unit, fact.unit) for name, fact in FACTS.items()}
 
 
 def _store_format(table: Path) -> int:

@@ -90,7 +90,7 @@ def _tissue(rng: np.random.Generator, patch_px: int, n_nuclei: int) -> Patches:
         nuclei = np.maximum(nuclei, np.hypot(y - row, x - column) < 8)
     matrix = rng.uniform(0.2, 0.3, nuclei.shape) * (1 - nuclei)
     density = nuclei[..., None] * _HAEMATOXYLIN + matrix[..., None] * _EOSIN
-    return np.rint(_GLASS * 10.0**-density).astype(np.uint8)
+    return np.asarray(np.rint(_GLASS * 10.0**-density), np.uint8)
 
 
 def _check_attributes(captioner: Captioner) -> None:

@@ -1,1 +1,1 @@
-"""Training of models: data, augmentation, curriculum and stages, trainer, metrics, floors. No slides, no stores."""
+"""Training of models: data, augmentation, curriculum and stages, trainer, metrics, baselines. No slides, no stores."""

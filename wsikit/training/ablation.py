@@ -1,7 +1,7 @@
-"""What the text adds, by cross-validation: both branches trained once per fold and seed, shared by all arms.
+"""Ablation of the text by cross-validation: both branches are trained once per fold and seed and shared by all arms.
 
-Every (seed, fold) is a job of its own and leaves one file, whole; a run that was cut off does what is missing. The
-test patches of a fold are looked at once: nothing is chosen by them, and every part trains for a fixed time.
+Each (seed, fold) is one job that writes one complete file; an interrupted run computes only what is missing. The test
+patches of a fold are evaluated once: nothing is selected by them, and every part trains for a fixed number of epochs.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from wsikit.store.atomic import write_json
 from wsikit.training.config import TrainConfig
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
-from wsikit.training.evaluation import floors
+from wsikit.training.evaluation import baseline_probs
 from wsikit.training.factory import build_model, load_data
 from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fit_arm
 from wsikit.training.ood import fit_ood_detector
 from wsikit.training.settings import FitSettings
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split, check_parts, folds, read_splits, write_splits
-from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, teach_reading
+from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
 from wsikit.training.texts import with_captions
 from wsikit.training.unimodal import image_probs, train_image_branch, train_text_branch
 
@@ -46,26 +46,26 @@ logger = logging.getLogger(__name__)
 IMAGE_ONLY, TEXT_ONLY, MEAN = "image only", "text only", "mean of both"
 OWN, NONE, SHUFFLED = "measured captions", "no captions", "shuffled captions"
 THROUGHOUT = "PRMF robust, fitted on shuffled"
-_SAID = "probs of the text branch"
+_TEXT_PROBS = "probs of the text branch"
 PATCHES_FILE, SPLITS_FILE, READER_FILE, CONFIG_FILE = "patches.npz", "splits.json", "reader.safetensors", "config.json"
 
 
 class FoldsConfig(BaseModel):
-    """The cross-validation."""
+    """Settings of the cross-validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     k: int = Field(default=5, ge=3)
     seed: int = Field(default=0, ge=0)
-    """Of the folds, which are the same for all training seeds."""
+    """Seed of the folds, which are the same for all training seeds."""
     training_seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     block_px: float | None = Field(default=None, gt=0)
-    """Draw squares of that side of each slide, in the source's pixels, for the intervals, instead of whole groups:
-    where there are too few of those."""
+    """Bootstrap unit of the intervals: square blocks of this side, in the source's pixels, instead of whole groups. For
+    data with too few groups."""
 
 
 class AblationConfig(TrainConfig):
-    """The file of `wsikit ablate`: a training configuration whose `training` is the image branch's, and more."""
+    """The file of `wsikit ablate`: a training configuration (`training` is for the image branch) with more settings."""
 
     folds: FoldsConfig = FoldsConfig()
     text_training: FitSettings
@@ -81,27 +81,27 @@ class Job:
 
     @property
     def file(self) -> str:
-        """Name of what it leaves."""
+        """File of its predictions."""
         return f"predictions/seed{self.seed}_fold{self.fold}.npz"
 
     @property
     def branches(self) -> str:
-        """Name of the trained branches."""
+        """File of its trained branches."""
         return f"branches/seed{self.seed}_fold{self.fold}.safetensors"
 
 
 def jobs(config: AblationConfig) -> Iterator[Job]:
-    """All of them."""
+    """All jobs of an ablation."""
     for seed in config.folds.training_seeds:
         for fold in range(config.folds.k):
             yield Job(seed, fold)
 
 
 def run_ablation(
-    config: AblationConfig, out: Path, *, workers: int = 1, tell: Callable[[str], None] = lambda text: None
+    config: AblationConfig, out: Path, *, workers: int = 1, notify: Callable[[str], None] = lambda text: None
 ) -> None:
     """Train all arms on all folds and seeds; predictions under OUT/predictions, models of the first seed under
-    OUT/models. What is there already is kept.
+    OUT/models. Existing files are kept.
 
     Raises
     ------
@@ -112,26 +112,26 @@ def run_ablation(
     _keep_configuration(config, out)
     threads = max(1, (os.cpu_count() or 1) // workers)
     torch.set_num_threads(threads)
-    _prepare(config, out, tell)
+    _prepare(config, out, notify)
     missing = [job for job in jobs(config) if not (out / job.file).is_file()]
     total = sum(1 for _ in jobs(config))
-    tell(f"{total - len(missing)} of {total} jobs are done already" if len(missing) < total else f"{total} jobs")
+    notify(f"{total - len(missing)} of {total} jobs are already done" if len(missing) < total else f"{total} jobs")
     for name in ("branches", "predictions", "models"):
         (out / name).mkdir(exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(partial(run_job, config, out, job, threads)): job for job in missing}
         for done, future in enumerate(as_completed(running), start=total - len(missing) + 1):
-            tell(f"{done} of {total}: {future.result()}")
+            notify(f"{done} of {total}: {future.result()}")
 
 
 def load_patches(out: Path) -> tuple[PatchSet, list[Split]]:
-    """What the ablation in `out` is about."""
+    """Patches and folds of the ablation in `out`."""
     data = PatchSet.load(out / PATCHES_FILE)
     return data, read_splits(out / SPLITS_FILE, data)
 
 
 def _keep_configuration(config: AblationConfig, out: Path) -> None:
-    # the data's hashes stand in splits.json; split and stages are those of `wsikit train`
+    # the data's hashes are in splits.json; split and stages are used by `wsikit train` only
     record = config.model_dump(mode="json", exclude={"data", "split", "stages"})
     path = out / CONFIG_FILE
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(record)):
@@ -139,17 +139,17 @@ def _keep_configuration(config: AblationConfig, out: Path) -> None:
     write_json(path, record)
 
 
-def _prepare(config: AblationConfig, out: Path, tell: Callable[[str], None]) -> None:
-    """Patches with captions, folds, and the encoder that reads."""
+def _prepare(config: AblationConfig, out: Path, notify: Callable[[str], None]) -> None:
+    """Write patches with captions, folds, and the pretrained text encoder."""
     if not (out / SPLITS_FILE).is_file():
         loaded = load_data(config)
-        tell(loaded.words())
+        notify(loaded.words())
         data = with_captions(loaded.prepared.patches, config.captions, mpp=loaded.prepared.mpp)
         data.save(out / PATCHES_FILE)
         write_splits(out / SPLITS_FILE, data, two_parts(config, data), seed=config.folds.seed)
     if config.reading is not None and not (out / READER_FILE).is_file():
         model = _untrained(config, seed=0)
-        share = teach_reading(
+        share = pretrain_text_encoder(
             model.text,
             model.tokenizer,
             mpp=model.config.mpp,
@@ -158,14 +158,16 @@ def _prepare(config: AblationConfig, out: Path, tell: Callable[[str], None]) -> 
             seed=0,
             in_slide=config.captions.in_slide,
         )
-        tell(f"the text encoder reads {100 * share:.0f} % of the facts' variance out of captions that it has not seen")
+        notify(
+            f"text pretraining: the encoder explains {100 * share:.0f} % of the facts' variance on held-out captions"
+        )
         partial_file = out / f"{READER_FILE}.partial"
         save_file(model.text.state_dict(), partial_file, metadata={"r2": f"{share:.4f}"})
         os.replace(partial_file, out / READER_FILE)
 
 
 def two_parts(config: AblationConfig, data: PatchSet) -> list[Split]:
-    """Folds of train and test; nothing is chosen on the way, so what would validate trains."""
+    """Folds of train and test; nothing is selected, so the validation part is used for training."""
     found = []
     for parts in folds(data.labels, data.groups, config.folds.k, seed=config.folds.seed):
         merged = {TRAIN: np.sort(np.concatenate([parts[TRAIN], parts[VALIDATION]])), TEST: parts[TEST]}
@@ -175,7 +177,7 @@ def two_parts(config: AblationConfig, data: PatchSet) -> list[Split]:
 
 
 def _untrained(config: AblationConfig, *, seed: int) -> MMLNB:
-    """The model before training, its vocabulary that of the measuring captioner at this scale."""
+    """The untrained model, with the vocabulary of the measuring captioner at this scale."""
     assert config.data.mpp is not None
     words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=config.data.mpp, seed=0, in_slide=config.captions.in_slide)
     training = config.training.model_copy(update={"seed": seed})
@@ -183,7 +185,7 @@ def _untrained(config: AblationConfig, *, seed: int) -> MMLNB:
 
 
 def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
-    """Train branches and arms of one fold and seed; the predictions of its test patches go to the job's file."""
+    """Train branches and arms of one fold and seed; write the predictions of its test patches to the job's file."""
     torch.set_num_threads(threads)
     data, splits = load_patches(out)
     parts = splits[job.fold]
@@ -193,7 +195,7 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
 
     model, probs = _branches(config, out, job, training, test, weight)
     probs[f"{MEAN}|{OWN}"] = (probs[IMAGE_ONLY] + probs[f"{TEXT_ONLY}|{OWN}"]) / 2
-    probs |= floors(training, test, len(config.codes))
+    probs |= baseline_probs(training, test, len(config.codes))
 
     of_arms, gates, robust = _run_arms(config, model, training, test, weight, seed)
     _write_predictions(out / job.file, parts[TEST], probs | of_arms, gates)
@@ -211,7 +213,7 @@ def _branches(
     test: PatchSet,
     weight: npt.NDArray[np.float32],
 ) -> tuple[MMLNB, dict[str, npt.NDArray[Any]]]:
-    """The model with both branches trained, and what each says of the test patches; kept, as arms may be tried anew."""
+    """The model with both branches trained, and their predictions on the test patches; saved for further arms."""
     seed = 1000 * job.seed + job.fold
     model = _untrained(config, seed=seed)
     path = out / job.branches
@@ -220,14 +222,14 @@ def _branches(
             model.text.load_state_dict(load_file(out / READER_FILE))
         settings = config.training.model_copy(update={"seed": seed})
         train_image_branch(model, training, settings)
-        said = train_text_branch(model, training, test, config.text_training, weight=weight, seed=seed)
+        text_probs = train_text_branch(model, training, test, config.text_training, weight=weight, seed=seed)
         staging = path.with_suffix(".partial")
-        save_file(model.state_dict() | {_SAID: torch.from_numpy(said)}, staging)
+        save_file(model.state_dict() | {_TEXT_PROBS: torch.from_numpy(text_probs)}, staging)
         os.replace(staging, path)
     state = load_file(path)
-    said = state.pop(_SAID).numpy()
+    text_probs = state.pop(_TEXT_PROBS).numpy()
     model.load_state_dict(state)
-    return model.eval(), {IMAGE_ONLY: image_probs(model, test), f"{TEXT_ONLY}|{OWN}": said}
+    return model.eval(), {IMAGE_ONLY: image_probs(model, test), f"{TEXT_ONLY}|{OWN}": text_probs}
 
 
 def _run_arms(
@@ -238,20 +240,20 @@ def _run_arms(
     weight: npt.NDArray[np.float32],
     seed: int,
 ) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float32]], PRMF]:
-    """Probabilities and gates of all arms by name; and the robust one."""
+    """Probabilities and gates of all arms by name, and the fusion of the robust arm."""
     known = bank_of(model, training.images, training.captions, training.labels, views=config.fusion.views)
     asked = bank_of(model, test.images, test.captions, test.labels, views=1)
     curriculum = CurriculumSchedule.over(config.fusion.epochs, rise=config.rise, start=config.start)
-    put_together = partial(
-        fit_arm, settings=config.fusion, begun=model.fusion, curriculum=curriculum, weight=weight, seed=seed
+    fit_variant = partial(
+        fit_arm, settings=config.fusion, image_stage=model.fusion, curriculum=curriculum, weight=weight, seed=seed
     )
-    fitted = {name: put_together(name, known) for name in ARMS}
-    astray = put_together("PRMF robust", known.shuffled(seed))
-    ways: dict[str, Bank] = {OWN: asked, NONE: asked.silent(), SHUFFLED: asked.shuffled(seed)}
-    answers = {f"{name}|{way}": arm.ask(bank) for name, arm in fitted.items() for way, bank in ways.items()}
-    answers[f"{THROUGHOUT}|{SHUFFLED}"] = astray.ask(ways[SHUFFLED])
-    probs = {name: answer.probs for name, answer in answers.items()}
-    gates = {name: answer.gate for name, answer in answers.items()}
+    fitted = {name: fit_variant(name, known) for name in ARMS}
+    on_shuffled = fit_variant("PRMF robust", known.shuffled(seed))
+    ways: dict[str, Bank] = {OWN: asked, NONE: asked.without_captions(), SHUFFLED: asked.shuffled(seed)}
+    outputs = {f"{name}|{way}": arm.predict(bank) for name, arm in fitted.items() for way, bank in ways.items()}
+    outputs[f"{THROUGHOUT}|{SHUFFLED}"] = on_shuffled.predict(ways[SHUFFLED])
+    probs = {name: output.probs for name, output in outputs.items()}
+    gates = {name: output.gate for name, output in outputs.items()}
     robust = fitted["PRMF robust"].fusion
     assert isinstance(robust, PRMF)
     return probs, gates, robust
@@ -277,6 +279,6 @@ def _keep_model(config: AblationConfig, model: MMLNB, fusion: PRMF, folder: Path
     model.fusion = fusion
     card = (
         f"# {config.name}, fold {job.fold} of an ablation\n\n> **{config.notice}**\n\nMMLNB with PRMF robust, trained "
-        f"on all folds but {job.fold} under seed {job.seed}. Its figures are those of the ablation as a whole.\n"
+        f"on all folds but {job.fold} under seed {job.seed}. Its metrics are those of the whole ablation.\n"
     )
     save_model(model, folder, card=card)

@@ -1,7 +1,7 @@
-"""The tables of an ablation: each arm's figures over all patches, its difference to the image alone, the mean gate.
+"""Tables of an ablation: metrics of each arm over all patches, difference to the image-only arm, mean gate.
 
-Each patch is tested once per seed. Figures are means over the seeds; intervals draw patients (or blocks of a slide)
-anew, the same for all arms and seeds, so that differences are paired.
+Each patch is tested once per seed. Metrics are means over the seeds. Intervals are bootstrap intervals over patients
+(or blocks of a slide); all arms and seeds share the draws, so differences are paired.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm with one kind of captions."""
+    """Result of one arm with one kind of captions."""
 
     arm: str
     captions: str
-    """"" where none take part."""
+    """"" for arms without captions."""
     auc: Interval
-    """Mean over the seeds, and the ends of its 95 % interval."""
+    """Mean over the seeds, lower and upper end of its 95 % interval."""
     balanced_accuracy: Interval
     auc_gain: Interval | None
-    """Against the image alone, paired."""
+    """Difference to the image-only arm, paired."""
     balanced_accuracy_gain: Interval | None
     gate: float | None
     """Mean over patches and seeds."""
@@ -57,7 +57,7 @@ class ArmResult:
 
 
 def summarise(config: AblationConfig, out: Path) -> list[ArmResult]:
-    """All arms, from the predictions in `out`.
+    """Summarise all arms from the predictions in `out`.
 
     Raises
     ------
@@ -95,12 +95,12 @@ def summarise(config: AblationConfig, out: Path) -> list[ArmResult]:
 
 
 def drawn_units(config: AblationConfig, data: PatchSet) -> npt.NDArray[np.int64]:
-    """What the intervals draw, (N,): patients, or squares of each slide where the configuration says so.
+    """Bootstrap unit of each patch, (N,): its patient, or a square block of its slide if the configuration says so.
 
     Raises
     ------
     RequestError
-        If squares are asked for and the patches have no place.
+        If blocks are requested and the patches have no coordinates.
     """
     names = data.groups
     if config.folds.block_px is not None:
@@ -114,14 +114,14 @@ def drawn_units(config: AblationConfig, data: PatchSet) -> npt.NDArray[np.int64]
 def _gather(
     config: AblationConfig, out: Path, n: int
 ) -> tuple[dict[str, list[npt.NDArray[np.float32]]], dict[str, npt.NDArray[np.float32]]]:
-    """Probabilities (N, C) per seed and gates (seeds, N), by name, all folds put together."""
+    """Probabilities (N, C) per seed and gates (seeds, N), by name, all folds aggregated."""
     seeds = config.folds.training_seeds
     probs: dict[str, list[npt.NDArray[np.float32]]] = {}
     gates: dict[str, npt.NDArray[np.float32]] = {}
     for job in jobs(config):
         path, place = out / job.file, seeds.index(job.seed)
         if not path.is_file():
-            raise RequestError(f"{path}: missing. Run wsikit ablate again; it does what is missing.")
+            raise RequestError(f"{path}: missing. Run wsikit ablate again; it computes only what is missing.")
         with np.load(path, allow_pickle=False) as found:
             for key in found.files:
                 kind, _, name = key.partition("/")
@@ -140,7 +140,7 @@ def _figures(
 ) -> npt.NDArray[np.float64]:
     """(measures, draws + 1)"""
     if np.isnan(probs).any():
-        raise RequestError("ablation: some patches were never tested; the folds do not cover the data.")
+        raise RequestError("ablation: some patches are in no test fold; the folds do not cover the data.")
     found = Sample(data.labels, probs, groups, n_ordinal=0).figures(weights).values
     return np.stack([found[name] for name in MEASURES])
 
@@ -151,14 +151,14 @@ def _interval(values: npt.NDArray[np.float64]) -> Interval:
 
 
 def _order(names: list[str]) -> list[str]:
-    floors = sorted(name for name in names if name.startswith("floor"))
+    baselines = sorted(name for name in names if name.startswith("floor"))
     first = [IMAGE_ONLY, f"{TEXT_ONLY}|{OWN}", f"{MEAN}|{OWN}"]
     arms = [f"{arm}|{way}" for arm in ARMS for way in (OWN, NONE, SHUFFLED)]
-    return [name for name in [*floors, *first, *arms, f"{THROUGHOUT}|{SHUFFLED}"] if name in names]
+    return [name for name in [*baselines, *first, *arms, f"{THROUGHOUT}|{SHUFFLED}"] if name in names]
 
 
 def report_ablation(config: AblationConfig, out: Path) -> str:
-    """Write results.json, results.md and results.png into `out`; the table as Markdown."""
+    """Write results.json, results.md and results.png into `out`; return the table as Markdown."""
     data, splits = load_patches(out)
     results = summarise(config, out)
     record = json.loads((out / SPLITS_FILE).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Random changes of patches and captions while training: turns, stain, missing and swapped captions."""
+"""Augmentation during training: rotation and reflection, stain jitter, dropped and swapped captions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STAINS_OF_DENSITY = torch.linalg.inv(_STAINS)
 
 
 def turn(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each patch by one of the eight symmetries of the square. uint8 (B, P, P, 3) in and out."""
+    """Rotate and reflect each patch by a random symmetry of the square (eight). uint8 (B, P, P, 3) in and out."""
     out = torch.empty_like(images)
     for row, symmetry in enumerate(rng.integers(8, size=len(images))):
         image = torch.rot90(images[row], int(symmetry % 4), dims=(0, 1))
@@ -23,15 +23,15 @@ def turn(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def jitter_stain(images: Tensor, rng: np.random.Generator, *, scale: float, shift: float) -> Tensor:
-    """Each patch with its stains stronger or weaker, as between laboratories and scanners.
+    """Vary the stain intensity of each patch, as it varies between laboratories and scanners.
 
     Parameters
     ----------
     images : uint8 (B, P, P, 3)
     scale : float
-        Each stain is multiplied by 1 ± at most this.
+        Each stain is multiplied by a factor in 1 ± `scale`.
     shift : float
-        And ± at most this much of it is added everywhere.
+        An offset in ± `shift` is added to each stain in every pixel.
     """
     b = len(images)
     factor = torch.from_numpy(rng.uniform(1 - scale, 1 + scale, (b, 1, 1, 3))).float().to(images.device)

@@ -1,4 +1,4 @@
-"""The floors that any model must clear: a colour histogram, a bag of words, and a logistic regression on each."""
+"""Baselines that any model must beat: logistic regression on a colour histogram and on a bag of words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BINS = 16
 
 
 def colour_histogram(images: npt.NDArray[np.uint8], *, bins: int = BINS) -> npt.NDArray[np.float32]:
-    """Share of pixels per bin and channel.
+    """Fraction of pixels per bin and channel.
 
     `images` is uint8 (N, H, W, 3); the result float32 (N, 3·bins), red first, each channel's bins summing to 1.
     """
@@ -31,8 +31,8 @@ def colour_histogram(images: npt.NDArray[np.uint8], *, bins: int = BINS) -> npt.
     return features.reshape(n, 3 * bins)
 
 
-def fit_histogram_floor(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Pipeline:
-    """Logistic regression on standardised colour histograms, classes weighted to count alike.
+def fit_histogram_baseline(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Pipeline:
+    """Logistic regression on standardised colour histograms, with balanced class weights.
 
     Its `predict` takes what `colour_histogram` gives.
     """
@@ -40,8 +40,8 @@ def fit_histogram_floor(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.in
     return model.fit(colour_histogram(images), labels)
 
 
-def fit_text_floor(captions: Sequence[str], labels: npt.NDArray[np.int64], *, scrubbed: bool) -> Pipeline:
-    """Logistic regression on words and pairs of words of captions, classes weighted to count alike.
+def fit_text_baseline(captions: Sequence[str], labels: npt.NDArray[np.int64], *, scrubbed: bool) -> Pipeline:
+    """Logistic regression on words and pairs of words of captions, with balanced class weights.
 
     Its `predict` takes captions. With `scrubbed` it reads them as MMLNB does: without words that name a class.
     """

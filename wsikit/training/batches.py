@@ -1,6 +1,6 @@
 """Batches of a patch set: order, augmentation and captions, each a pure function of seed, epoch and rows.
 
-So a run that was cut off and resumed sees the very same batches.
+A resumed run therefore sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Texts:
     ----------
     present : bool (N,)
     truncated : int
-        How many captions are longer than the model reads.
+        Number of captions longer than the model's token limit.
     """
 
     def __init__(self, model: MMLNB, captions: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ class Texts:
         self.truncated = sum(part.truncated for part in parts)
 
     def __call__(self, rows: npt.NDArray[np.int64], *, without: npt.NDArray[np.bool_] | None = None) -> Tokens:
-        """Tokens of `rows` (B,), those in `without` (B,) as if they had no caption."""
+        """Tokens of `rows` (B,); where `without` (B,) is True the caption is treated as missing."""
         present = self.present[rows] if without is None else self.present[rows] & ~without
         mask = self._mask[rows]
         length = int(mask.sum(axis=1).max(initial=1))  # padded at the end
@@ -53,7 +53,7 @@ class Texts:
 
 
 class Rows(Dataset[int]):
-    """The rows of a patch set, as torch's loader wants them."""
+    """Row indices of a patch set as a dataset for torch's loader."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -66,7 +66,7 @@ class Rows(Dataset[int]):
 
 
 class EpochOrder(Sampler[list[int]]):
-    """Batches of rows, another order in each epoch; all as large as the others, to one row.
+    """Batches of rows in a new order each epoch. Batch sizes differ by one row at most.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class EpochOrder(Sampler[list[int]]):
 
 
 class Drawer:
-    """Makes a batch of rows: patches turned and jittered, captions dropped and swapped (torch's `collate_fn`)."""
+    """Build a batch with augmented patches and with dropped and swapped captions (torch's `collate_fn`)."""
 
     def __init__(
         self, data: PatchSet, texts: Texts, order: EpochOrder, settings: TrainingSettings, device: torch.device

@@ -1,8 +1,8 @@
-"""Figures of weighted patients, thousands of weightings at once: what the intervals of all headline figures are from.
+"""Bootstrap over patients, vectorised: all metrics for thousands of draws at once.
 
-Drawing patients with replacement is giving each a weight. All figures here are functions of sums over patients, or
-of the patches in the order of a probability, so that 1,000 draws cost little more than one. D weightings, G groups,
-N patches, C classes.
+A draw of patients with replacement gives each patient a weight. All metrics here are functions of sums over patients,
+or of the patches sorted by a probability, so 1,000 draws cost little more than one. Axes: D draws (weightings), G
+groups, N patches, C classes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 BINS = 15
-"""Of confidence, for the calibration error."""
+"""Number of confidence bins of the calibration error."""
 
 DRAWS_AT_ONCE = 128
-"""Weightings in memory together: 128 × 100,000 patches are 100 MB."""
+"""Draws processed at once: 128 × 100,000 patches are 100 MB."""
 
 MEASURES = (
     "accuracy",
@@ -31,12 +31,12 @@ MEASURES = (
     "brier",
     "nll",
 )
-"""auc is the mean over the classes of one against the rest; with two classes it is the usual one."""
+"""auc is the mean one-vs-rest AUC over the classes; with two classes this is the usual AUC."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Each figure under each weighting; NaN where it is not defined (a class that did not come)."""
+    """Each metric for each draw; NaN where it is not defined (a class was not drawn)."""
 
     values: dict[str, Floats]
     """By name of `MEASURES`, (D,)."""
@@ -45,7 +45,7 @@ class Figures:
 
 
 class Sample:
-    """Predictions of N patches in G groups, summed up so that figures are quick to get.
+    """Predictions of N patches in G groups, summed per group so that metrics are fast to compute.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Sample:
     groups : (N,)
         Patient (or slide) of each patch.
     n_ordinal : int
-        The first so many classes are ordered; kappa is over them alone. 0: no order, and no kappa.
+        The first so many classes are ordered; kappa is over these alone. 0: no order and no kappa.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Sample:
         return cells.reshape(self.n_groups, n_keys).astype(np.float64)
 
     def figures(self, weights: Floats) -> Figures:
-        """All figures under `weights`, (D, G), not negative."""
+        """All metrics under `weights`, (D, G), not negative."""
         parts = [
             self._some_figures(weights[first : first + DRAWS_AT_ONCE])
             for first in range(0, len(weights), DRAWS_AT_ONCE)
@@ -113,8 +113,8 @@ class Sample:
     def _aucs(self, weights: Floats) -> Floats:
         """Area under the ROC curve of each class against the rest, (D, C); NaN where either side is empty.
 
-        The share of pairs in which the patch of the class got the higher probability, ties half: one pass up the
-        sorted probabilities.
+        The fraction of pairs in which the patch of the class has the higher probability; ties count one half. One pass
+        over the sorted probabilities.
         """
         found = np.empty((len(weights), self.n_classes))
         for index in range(self.n_classes):
@@ -164,13 +164,21 @@ def confusion_measures(confusion: Floats, *, n_ordinal: int = 0) -> dict[str, Fl
 
 
 def draw_groups(n_groups: int, *, draws: int, seed: int) -> Floats:
-    """How often each group came in each draw with replacement of as many groups, (draws, G)."""
+    """How often each group is drawn, (draws, G): each draw takes G groups with replacement.
+
+    >>> draw_groups(3, draws=2, seed=0).sum(axis=1)
+    array([3., 3.])
+    """
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws).astype(np.float64)
 
 
 def quantiles(values: Floats, *, level: float = 0.95) -> tuple[float, float] | None:
-    """Both ends of the middle `level` of the draws in which the figure was defined; None if it never was."""
+    """Ends of the central interval of coverage `level` over the finite values; None if there are none.
+
+    >>> quantiles(np.arange(101.0), level=0.9)
+    (5.0, 95.0)
+    """
     defined = values[np.isfinite(values)]
     if not len(defined):
         return None
@@ -185,10 +193,10 @@ def _mean_over(values: Floats, chosen: npt.NDArray[np.bool_]) -> Floats:
 
 
 def _kappa(confusion: Floats, penalty: Floats) -> Floats:
-    """Cohen's, of (D, K, K) counts with the cost (K, K) of each confusion; NaN where chance makes no mistake."""
+    """Cohen's, of (D, K, K) counts with the cost (K, K) of each confusion; NaN if chance agreement is perfect."""
     if confusion.shape[1] < 2:
         return np.full(len(confusion), np.nan)
-    truths, said = confusion.sum(axis=2), confusion.sum(axis=1)
-    by_chance = np.einsum("di,dj->dij", truths, said) / confusion.sum(axis=(1, 2))[:, None, None]
+    truths, called = confusion.sum(axis=2), confusion.sum(axis=1)
+    by_chance = np.einsum("di,dj->dij", truths, called) / confusion.sum(axis=(1, 2))[:, None, None]
     agreement: Floats = 1 - (confusion * penalty).sum(axis=(1, 2)) / (by_chance * penalty).sum(axis=(1, 2))
     return agreement

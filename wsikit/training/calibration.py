@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: one temperature, fitted on the validation set alone."""
+"""Calibration of probabilities by temperature scaling, fitted on the validation set only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from wsikit.voting.temperature import at_temperature
 __all__ = ["RANGE", "at_temperature", "fit_temperature", "reliability"]
 
 RANGE = (0.05, 20.0)
-"""Of temperatures that are tried."""
+"""Range of temperatures searched."""
 
 
 def fit_temperature(truth: npt.NDArray[np.int64], probs: npt.NDArray[np.floating]) -> float:
-    """The temperature under which `probs`, float (N, C), are most likely for `truth`, int64 (N,); Guo et al. 2017.
+    """Temperature that minimises the NLL of `probs`, float (N, C), for `truth`, int64 (N,); Guo et al. 2017.
 
-    Above 1 the model was too sure of itself. Fit it on the validation set, never on the test set.
+    Above 1, the model was overconfident. Fit it on the validation set, never on the test set.
     """
     from scipy.optimize import minimize_scalar
 
@@ -36,7 +36,7 @@ def fit_temperature(truth: npt.NDArray[np.int64], probs: npt.NDArray[np.floating
 def reliability(
     truth: npt.NDArray[np.int64], probs: npt.NDArray[np.floating]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Mean confidence, share right and number of patches per bin of confidence, (BINS,) each; NaN in empty bins."""
+    """Mean confidence, accuracy and number of patches per confidence bin, (BINS,) each; NaN in empty bins."""
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == truth
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)

@@ -1,4 +1,4 @@
-"""The model card: a Markdown page made from a model's configuration and its measured figures, no number by hand."""
+"""The model card: a Markdown page generated from a model's configuration and metrics; no number is typed by hand."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def model_card(
     command: str,
     limits: Sequence[str],
 ) -> str:
-    """The page.
+    """Write the model card as Markdown.
 
     Parameters
     ----------
     parameters : int
-        Of the whole model.
+        Number of parameters of the whole model.
     data : str
-        A paragraph: what it was trained and tested on.
+        A paragraph: training and test data.
     tables : mapping of heading to rows
     best : Row
-        Whose confusion matrix is shown.
+        Row whose confusion matrix is shown.
     command : str
-        What makes this model again.
+        Command that reproduces this model.
     limits : sequence of str
-        What does not hold, one sentence each.
+        Limitations, one sentence each.
     """
     classes = "\n".join(
         f"- `{code}` {name}{' (does not vote)' if code in config.background else ''}"
@@ -90,30 +90,30 @@ Classes, in the order of the outputs:
 {measured}
 
 In brackets: 95 % intervals, bootstrap over slides. *Image alone* and *text alone* are the auxiliary heads of the same
-model. The mean gate tells how much the text counted: 0 not at all, 1 alone.
+model. The mean gate is the weight of the text: 0 none, 1 text only.
 
 Confusion of *{best.name}*:
 
 {confusion(best.scores, config.classes)}
 
-Made by `{command}`; all figures of this page are those of `metrics.json` beside it.
+Made by `{command}`; all numbers on this page come from `metrics.json` in the same folder.
 
-## What does not hold
+## Limitations
 
 {chr(10).join(f"- {limit}" for limit in limits)}
 """
 
 
 def training_card(config: ModelConfig, metrics: Mapping[str, Any]) -> str:
-    """The page of a model that `wsikit train` made, from the metrics it wrote."""
+    """Model card of a model trained by `wsikit train`, from the metrics it wrote."""
     test = metrics["test"]
     split, group = metrics["split"], metrics["settings"]["data"]["group"]
     parts = ", ".join(f"{split[name]['n']} {name} ({split[name]['groups']} {group}s)" for name in PARTS)
     levels = "\n\n".join(
         f"**By {level}**\n\n{_level_table(test, level)}"
         if "reason" not in test["fused"][level]
-        # one line instead of a table of nothing
-        else f"**By {level}**: not told, {test['fused'][level]['reason']}."
+        # one line instead of an empty table
+        else f"**By {level}**: not reported, {test['fused'][level]['reason']}."
         for level in ("patch", "slide", "patient")
     )
     counts = test["fused"]["patch"]["confusion"]["counts"]
@@ -131,18 +131,18 @@ parameters. Classes: {", ".join(f"`{c}` {n}" for c, n in zip(config.classes, con
 
 {metrics["data"]} Split by {group}: {parts}; sha256 of the test patches' names {split["test"]["sha256"][:16]}….
 
-## Measured on the test part, opened once
+## Measured on the test part, evaluated once
 
 {levels}
 
-In brackets: 95 % intervals from 1,000 draws of patients. Kept: epoch {metrics["kept_epoch"]} (from 0) of
+In brackets: 95 % intervals from 1,000 draws of patients. Selected: epoch {metrics["kept_epoch"]} (from 0) of
 {len(metrics["epochs"])}, chosen on the validation part; temperature fitted there: {metrics["temperature"]:.2f}.
 
 Confusion of the fused model:
 
 {chr(10).join(lines)}
 
-All figures are in `metrics.json` beside this page.
+All metrics are in `metrics.json` in the same folder.
 """
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: transformers' folders checkpoint-<step>, and what the run was, so that no other goes on."""
+"""Checkpoints of a run: transformers' folders checkpoint-<step>, and a record that a resumed run must match."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 STATE_FILE = "trainer_state.json"
-"""transformers writes it last, so a checkpoint that has it is whole."""
+"""transformers writes this file last, so a checkpoint that has it is complete."""
 
 
 def prepare(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path | None:
-    """Make `folder` ready for a run described by `run`; the checkpoint to go on from, if there is one.
+    """Prepare `folder` for a run described by `run`; return the checkpoint to resume from, if there is one.
 
     Parameters
     ----------
     run
-        What decides the weights, JSON-ready: settings, schedule, data. A run goes on only as what it was.
+        Everything that determines the weights, JSON-ready: settings, schedule, data. A run resumes only if this is
+        unchanged.
     resume
-        Go on, or begin where nothing was begun. False: the folder must hold no run.
+        True: resume, or start if there is no run. False: the folder must hold no run.
 
     Raises
     ------
@@ -38,24 +39,24 @@ def prepare(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path | Non
     known = folder / RUN_FILE
     if not known.is_file():
         if found := names_in(folder):
-            # not ours, and ours is removed with all that is in it when the run is over
-            raise RequestError(f"{folder}: {found[0]} lies there without {RUN_FILE}; give another folder.")
+            # not written by wsikit: our folder is removed with its content at the end of a run
+            raise RequestError(f"{folder}: holds {found[0]} without {RUN_FILE}; give another folder.")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(known, dict(run))
         return None
     if not resume:
-        raise RequestError(f"{folder}: a run was begun here. Resume it (--resume), or give another folder.")
+        raise RequestError(f"{folder}: holds an unfinished run. Resume it (--resume), or give another folder.")
     before = json.loads(known.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(run))
     if other := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
         raise RequestError(
-            f"{folder}: the run begun here differs in {', '.join(other)}. Resume it with what it was begun with, or "
+            f"{folder}: the unfinished run here differs in {', '.join(other)}. Resume it unchanged, or "
             "give another folder."
         )
     whole = []
     for checkpoint in folder.glob("checkpoint-*"):
         if read_state(checkpoint) is None:
-            logger.info("%s: was being written when the run ended; removed", checkpoint)
+            logger.info("%s: incomplete (the run stopped while writing it); removed", checkpoint)
             shutil.rmtree(checkpoint)
         else:
             whole.append(checkpoint)
@@ -63,7 +64,7 @@ def prepare(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Path | Non
 
 
 def read_state(checkpoint: Path) -> dict[str, Any] | None:
-    """The trainer's state in a checkpoint, or None if the checkpoint is not whole."""
+    """The trainer's state in a checkpoint, or None if the checkpoint is incomplete."""
     try:
         return dict(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
     except (OSError, json.JSONDecodeError):
@@ -71,7 +72,7 @@ def read_state(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def digest(*pieces: bytes) -> str:
-    """sha256 over pieces."""
+    """sha256 over all pieces, hexadecimal."""
     found = hashlib.sha256()
     for piece in pieces:
         found.update(hashlib.sha256(piece).digest())

@@ -1,4 +1,4 @@
-"""The YAML file of `wsikit train`: data, classes, captions, split, encoders, training. Strict: no unknown setting.
+"""The YAML file of `wsikit train`: data, classes, captions, split, encoders, training. Unknown settings are errors.
 
 `${NAME}` in it is an environment variable; paths are relative to the file. No torch here.
 """
@@ -39,41 +39,41 @@ class TableSource(_Strict):
 
 
 class NamesSource(_Strict):
-    """A folder or a zip of images whose names tell the class; see `wsikit.training.datasets.read_names`."""
+    """A folder or a zip of images whose names contain the class; see `wsikit.training.datasets.read_names`."""
 
     images: str
     pattern: str
 
 
 class StoresSource(_Strict):
-    """Slide stores with drawn regions; see `wsikit.training.datasets.read_stores`."""
+    """Slide stores with annotated regions; see `wsikit.training.datasets.read_stores`."""
 
     manifest: str
 
 
 class DataConfig(_Strict):
-    """Where the patches are, and what they are. One of table, names, stores."""
+    """Location and scale of the patches. Give one of table, names, stores."""
 
     table: TableSource | None = None
     names: NamesSource | None = None
     stores: StoresSource | None = None
     mpp: float | None = Field(None, gt=0)
-    """µm/px of the images as they come. Stores know it themselves."""
+    """µm/px of the images as stored. Not needed for stores, which record it."""
     patch_px: int = Field(gt=0)
-    """Side of a patch as the model sees it; images of another side are resampled."""
+    """Side of the model's input patches; images of another side are resampled."""
     stain: str = "H&E"
     group: Literal["patient", "slide", "file"] = "patient"
-    """What no split cuts through."""
+    """Grouping unit of splits: all patches of a group are in one part."""
     odd_sizes: Literal["refuse", "drop", "mirror"] = "refuse"
     drop_others: bool = False
-    """Leave out patches of classes that are not named below; default: refuse them."""
+    """Leave out patches of classes that are not listed below; default: an error."""
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
         if sum(source is not None for source in (self.table, self.names, self.stores)) != 1:
             raise ValueError("give one of table, names and stores")
         if self.stores is None and self.mpp is None:
-            raise ValueError("give mpp, the µm/px of the images: files do not tell it")
+            raise ValueError("give mpp, the µm/px of the images: image files do not state it")
         return self
 
 
@@ -84,80 +84,80 @@ class ClassConfig(_Strict):
     name: str | None = None
     color: str | None = Field(None, pattern=r"^#[0-9a-fA-F]{6}$")
     values: tuple[str, ...] = ()
-    """What stands in the data for it; default: its code."""
+    """Values of the class column for this class; default: its code."""
     background: bool = False
-    """It takes no part in the vote over a slide."""
+    """True: the class does not vote in the slide-level aggregation."""
 
 
 class CaptionsConfig(_Strict):
-    """Whence the captions: `table` (the data's own), `captioner`, `csv` or `none`."""
+    """Source of the captions: `table` (the data's own), `captioner`, `csv` or `none`."""
 
     source: Literal["table", "captioner", "csv", "none"] = "table"
     captioner: str | None = None
-    """As `wsikit caption --captioner` takes it."""
+    """As in `wsikit caption --captioner`."""
     csv: str | None = None
-    """Columns file_name and description, one row per patch: out-of-fold captions, for instance."""
+    """CSV with the columns file_name and description, one row per patch; for example out-of-fold captions."""
 
     @property
     def in_slide(self) -> bool:
-        """Whether they place a patch among those of its slide."""
+        """Whether the captions describe a patch relative to its slide."""
         return self.captioner == IN_SLIDE
 
     @model_validator(mode="after")
     def _what_it_needs(self) -> CaptionsConfig:
         for name in ("captioner", "csv"):
             if (getattr(self, name) is not None) != (self.source == name):
-                raise ValueError(f"source {self.source!r} and {name} {getattr(self, name)!r} do not go together")
+                raise ValueError(f"source {self.source!r} and {name} {getattr(self, name)!r} cannot be combined")
         return self
 
 
 class SplitConfig(_Strict):
-    """Shares, or one of K folds, or a file that was written before."""
+    """Fractions, or one of K folds, or an existing split file."""
 
     seed: int = Field(default=0, ge=0)
     validation: float = Field(default=0.15, gt=0, lt=1)
     test: float = Field(default=0.2, gt=0, lt=1)
     folds: int | None = Field(default=None, ge=3)
-    """Instead of shares: one fold tests, the next validates."""
+    """Instead of fractions: one fold is the test part, the next one the validation part."""
     fold: int = Field(default=0, ge=0)
     file: str | None = None
-    """A splits.json."""
+    """An existing splits.json."""
 
 
 class ImageBranch(_Strict):
     """The image encoder."""
 
     name: str
-    """As `timm.list_models()` spells it."""
+    """As in `timm.list_models()`, or the name of a plug-in of `wsikit.encoders`."""
     options: dict[str, Any] = {}
     weights: str | None = None
-    """A safetensors file, or a hub id that is in the local cache. Nothing is downloaded. Default: random."""
+    """A safetensors file, or a hub id in the local cache; nothing is downloaded. Default: random weights."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
 class TextBranch(_Strict):
-    """The text encoder: from nothing with a vocabulary of its own, or a trained one."""
+    """The text encoder: trained from scratch with its own vocabulary, or pretrained."""
 
     model_type: str | None = None
-    """As transformers' AutoConfig knows it, for one from nothing."""
+    """Model type of transformers' AutoConfig, for training from scratch."""
     options: dict[str, Any] = {}
     vocabulary: int = Field(400, gt=10)
-    """Most entries of the vocabulary learnt from the training captions."""
+    """Maximum size of the vocabulary learnt from the training captions."""
     pretrained: str | None = None
     """A local folder of transformers, or a hub id in the local cache; instead of the three above."""
     max_tokens: int = Field(128, gt=2)
-    """Captions are cut there; how many are is told."""
+    """Captions are truncated to this number of tokens; the number of truncated captions is logged."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> TextBranch:
         if (self.model_type is None) == (self.pretrained is None):
-            raise ValueError("give model_type (from nothing) or pretrained, one of them")
+            raise ValueError("give either model_type (training from scratch) or pretrained")
         return self
 
 
 class StageShare(_Strict):
-    """Which parts learn from which share of the epochs on."""
+    """Which parts are trained, from which fraction of the epochs on."""
 
     name: str
     since: float = Field(ge=0, lt=1)
@@ -165,26 +165,26 @@ class StageShare(_Strict):
 
 
 class TrainConfig(_Strict):
-    """The whole file."""
+    """All settings of the file."""
 
     name: str = Field(min_length=1)
     version: str = "1"
     notice: str = "For research use only. Not for diagnosis."
     data: DataConfig
     classes: tuple[ClassConfig, ...] = Field(min_length=2)
-    """In the order of the outputs; those that vote in biological order, if they have one."""
+    """In the order of the outputs; voting classes in biological order, if they have one."""
     ordered: bool = False
-    """The voting classes have an order, so that kappa is told."""
+    """The voting classes are ordered, so kappa is reported."""
     captions: CaptionsConfig = CaptionsConfig()
     split: SplitConfig = SplitConfig()
     image: ImageBranch
     text: TextBranch
     reading: ReadingSettings | None = None
-    """Teach the text encoder the measuring captioner's language first; default: it starts from nothing."""
+    """Pretrain the text encoder on measured captions; default: no pretraining."""
     prmf: PRMFConfig
     training: TrainingSettings
     rise: tuple[float, float] = (1 / 3, 2 / 3)
-    """Between these shares of the epochs the weight of the text rises."""
+    """Fractions of the epochs between which the weight of the text rises."""
     start: float = Field(0.3, ge=0, le=1)
     stages: tuple[StageShare, ...] = (StageShare(name="all", since=0.0, learns=frozenset({"image", "text", "fusion"})),)
 
@@ -194,12 +194,14 @@ class TrainConfig(_Strict):
             if len(set(names)) != len(names):
                 raise ValueError(f"classes: {', '.join(names)} must differ")
         if len(self.values) != sum(len(c.values or (c.code,)) for c in self.classes):
-            raise ValueError("classes: a value stands for two classes")
+            raise ValueError("classes: one value is mapped to two classes")
         voting = [c.background for c in self.classes]
         if self.reading is not None and (self.text.pretrained is not None or self.captions.captioner not in MEASURING):
-            raise ValueError(f"reading: only for a text encoder from nothing that reads {' or '.join(MEASURING)}")
+            raise ValueError(
+                f"reading: only for a text encoder trained from scratch on captions of {' or '.join(MEASURING)}"
+            )
         if all(voting) or voting != sorted(voting):
-            raise ValueError("classes: those that vote come first, background ones after them")
+            raise ValueError("classes: list voting classes first, then background classes")
         self.curriculum()
         self.plan()
         return self
@@ -210,7 +212,7 @@ class TrainConfig(_Strict):
 
     @property
     def values(self) -> dict[str, str]:
-        """What stands in the data, to the class's code."""
+        """Value in the data to class code."""
         return {value: c.code for c in self.classes for value in (c.values or (c.code,))}
 
     @property
@@ -219,7 +221,7 @@ class TrainConfig(_Strict):
 
     @property
     def n_ordinal(self) -> int:
-        """How many of the first classes are ordered."""
+        """Number of leading classes that are ordered."""
         return len(self.codes) - len(self.background) if self.ordered else 0
 
     @property
@@ -241,7 +243,7 @@ Kind = TypeVar("Kind", bound=TrainConfig)
 
 
 def read_config(path: str | Path, kind: type[Kind], *, data: str | None = None) -> Kind:
-    """Read and check a configuration of this kind; `data` takes the place of its images or manifest.
+    """Read and check a configuration of this kind; `data` replaces its images or manifest.
 
     Raises
     ------
@@ -256,7 +258,7 @@ def read_config(path: str | Path, kind: type[Kind], *, data: str | None = None) 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(record, dict):
-        raise RequestError(f"{path}: expected settings by name, such as data: and classes:.")
+        raise RequestError(f"{path}: expected a mapping of settings, such as data: and classes:.")
     try:
         return kind.model_validate(_placed(_with_data(record, data), path))
     except ValidationError as error:
@@ -266,7 +268,7 @@ def read_config(path: str | Path, kind: type[Kind], *, data: str | None = None) 
 
 
 def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:
-    """The record with its images or manifest at `place`, before variables are filled in: theirs may not be set."""
+    """The record with its images or manifest replaced by `place`, before variables are expanded (they may be unset)."""
     inner = record.get("data")
     if place is None or not isinstance(inner, dict):
         return record
@@ -280,7 +282,7 @@ def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:
 
 
 def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Variables filled in; paths made absolute where something lies there, seen from the file or from here."""
+    """Expand variables; make paths absolute if they exist relative to the file or to the working directory."""
     filled: dict[str, Any] = _filled(record, path)
     for keys in (
         ("data", "table", "images"),

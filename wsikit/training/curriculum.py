@@ -1,4 +1,4 @@
-"""How the text's weight rises over the epochs. Pure functions of the epoch, counted from 0."""
+"""Curriculum: the weight of the text rises over the epochs. Pure functions of the epoch, counted from 0."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wsikit.errors import RequestError
 class CurriculumSchedule:
     """Piecewise constant weight alpha: `start`, then `steps` plateaus between the milestones, then `end`.
 
-    The defaults are the published intention: 0.3 before epoch 50, 0.30, 0.44, 0.58, 0.72, 0.86 for ten epochs each,
+    The defaults are the schedule as published: 0.3 before epoch 50, 0.30, 0.44, 0.58, 0.72, 0.86 for ten epochs each,
     1.0 from epoch 100 on.
 
     >>> [CurriculumSchedule().alpha(epoch) for epoch in (0, 60, 99, 100)]
@@ -52,12 +52,12 @@ class CurriculumSchedule:
         end: float = 1.0,
         steps: int = 5,
     ) -> CurriculumSchedule:
-        """The same course over `epochs`; `rise` gives the milestones as fractions of them.
+        """The same schedule over `epochs`; `rise` gives the milestones as fractions of them.
 
         Raises
         ------
         RequestError
-            If there are too few epochs for the course to be run to its end.
+            If there are too few epochs to reach the end of the schedule.
         """
         first, last = round(rise[0] * epochs), round(rise[1] * epochs)
         if not 0 <= first < last < epochs:

@@ -1,7 +1,7 @@
 """Labelled patches with captions, ready for a model: all of one size and scale, row i of each field one patch.
 
-Made from an `ImageTable` by `patch_set`; images may be a memory-mapped array. Also the guard that no slide or patient
-is on both sides of a split.
+Made from an `ImageTable` by `patch_set`; images may be a memory-mapped array. Also the check that no slide or patient
+is in both parts of a split.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class PatchSet:
     labels: npt.NDArray[np.int64]
     """(N,), index into the model's classes."""
     groups: npt.NDArray[np.str_]
-    """(N,), patient; slide where patients are not known. What a split must not cut through."""
+    """(N,), patient, or slide where patients are unknown. All patches of a group belong to one part of a split."""
     captions: tuple[str, ...]
-    """Length N; "" where there is none."""
+    """Length N; "" if a patch has none."""
     ids: tuple[str, ...] = ()
-    """Length N and unique, or empty where patches have no names."""
+    """Length N and unique, or empty if patches have no names."""
     slides: npt.NDArray[np.str_] | None = field(default=None)
     """(N,)"""
     coords: npt.NDArray[np.float64] | None = field(default=None)
     """(N, 2), x then y of the top-left corner, as the source gives them."""
     classes: tuple[str, ...] = ()
-    """Codes that the labels stand for."""
+    """Class codes by label index."""
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -111,20 +111,20 @@ class PatchSet:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A patch set, and what was done to the images on the way."""
+    """A patch set, and how its images were changed."""
 
     patches: PatchSet
     mpp: float
     """µm/px of the patches, after resizing."""
     source_px: int
-    """Side of the images as they came."""
+    """Side of the images before resizing."""
     dropped: int
-    """Images of another size, left out."""
+    """Number of images of another size, left out."""
     mirrored: int
-    """Images of another size, filled up by mirroring."""
+    """Number of images of another size, padded by mirroring."""
 
     def words(self) -> str:
-        """What was done, in a sentence."""
+        """Summary in one sentence."""
         side = self.patches.images.shape[1]
         said = f"{len(self.patches)} patches of {side} px at {self.mpp:.4g} µm/px"
         if side != self.source_px:
@@ -132,7 +132,7 @@ class Prepared:
         if self.dropped:
             said += f"; {self.dropped} of another size left out"
         if self.mirrored:
-            said += f"; {self.mirrored} cut off at a slide's edge and filled up by mirroring"
+            said += f"; {self.mirrored} cut off at the slide edge and padded by mirroring"
         return said + "."
 
 
@@ -146,27 +146,27 @@ def patch_set(
     odd_sizes: OddSizes = "refuse",
     into: Path | None = None,
 ) -> Prepared:
-    """Images, labels and groups of a table whose classes are those of the model. Captions are the table's.
+    """Load images, labels and groups of a table whose classes are those of the model. Captions are the table's.
 
     Parameters
     ----------
     table
-        As `map_classes` gives it.
+        Result of `map_classes`.
     patch_px
         Side of the patches; images of another side are resampled.
     mpp
-        µm/px of the images as they come.
+        µm/px of the images as stored.
     group
-        What a split must not cut through. A table without patients is refused under "patient": say "slide" or "file".
+        Grouping unit for splits. "patient" needs a table with patients; otherwise choose "slide" or "file".
     odd_sizes
-        What to do with images that are not as large as most: slides end, and patches there are cut off.
+        How to treat images that are smaller or larger than most, such as patches cut off at the slide edge.
     into
-        A file for the pixels, .npy, which is then memory-mapped. Default: in memory.
+        A .npy file for the pixels, which is memory-mapped. Default: in memory.
 
     Raises
     ------
     RequestError
-        If an image is of another size (unless told what to do), not square, or has no group.
+        If an image is of another size (with `odd_sizes="refuse"`), not square, or has no group.
     """
     groups = _groups(table, group)
     sizes, n = _sizes(table), len(table)
@@ -202,7 +202,7 @@ def patch_set(
 
 
 def refuse_shared_groups(train: PatchSet, test: PatchSet) -> None:
-    """Raise RequestError if a slide or patient is on both sides of a split."""
+    """Raise RequestError if a slide or patient is in both parts of a split."""
     shared = sorted(set(train.groups.tolist()) & set(test.groups.tolist()))
     if shared:
         raise RequestError(
@@ -215,7 +215,7 @@ def _groups(table: ImageTable, group: Group) -> npt.NDArray[np.str_]:
     if None in values:
         raise RequestError(
             f"{table.source}: {table.files[values.index(None)]} has no {group}. Name the {group}'s column, or group by "
-            "slide or file, if you are sure that no patient then is on both sides of a split."
+            "slide or file if no patient can then be in two parts of a split."
         )
     return np.array(values, dtype=np.str_)
 
@@ -230,7 +230,7 @@ def _sizes(table: ImageTable) -> npt.NDArray[np.int64]:
 
 
 def _mirrored(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """To side × side by mirroring at the lower and right edge; larger ones are cut there."""
+    """Pad to side × side by mirroring at the lower and right edge; crop larger images there."""
     image = image[:side, :side]
     missing = [(0, side - length) for length in image.shape[:2]]
     if not any(after for _, after in missing):
@@ -247,7 +247,11 @@ def _resized(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
 
 
 def class_weights(labels: npt.NDArray[np.int64], n_classes: int) -> npt.NDArray[np.float32]:
-    """Weights, float32 (C,), under which each class that occurs counts alike; their mean over the patches is 1."""
+    """Balanced class weights, float32 (C,): each class that occurs has equal total weight; mean over the patches 1.
+
+    >>> class_weights(np.array([0, 0, 0, 1]), n_classes=2)
+    array([0.6666667, 2.       ], dtype=float32)
+    """
     counts = np.bincount(labels, minlength=n_classes)
     present = counts > 0
     weights = np.zeros(n_classes, dtype=np.float32)

@@ -1,6 +1,6 @@
-"""A trained model measured on a part of the data: fused, each branch alone, without captions and with others' captions.
+"""Evaluation of a trained model: fused, each branch alone, without captions and with shuffled captions.
 
-The last two are the honesty checks: what the text adds must go when the text goes, or is another patch's.
+The last two are control conditions: the gain from the text must vanish if the captions are removed or shuffled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.models.mmlnb import MMLNB
-from wsikit.training.baselines import colour_histogram, fit_histogram_floor, fit_text_floor
+from wsikit.training.baselines import colour_histogram, fit_histogram_baseline, fit_text_baseline
 from wsikit.training.calibration import at_temperature
 from wsikit.training.data import PatchSet
 from wsikit.training.forward import Outputs, outputs_of, softmax
@@ -23,16 +23,16 @@ FUSED = "fused"
 
 
 @dataclass(frozen=True)
-class Assessed:
-    """What was measured."""
+class Evaluation:
+    """Metrics and outputs of a model."""
 
     record: dict[str, Any]
-    """By way of predicting: the levels of `report`, and the mean gate."""
+    """By condition (see `evaluate_model`): the levels of `report`, and the mean gate."""
     outputs: Outputs
-    """Of the fused model, row by row of the data."""
+    """Outputs of the fused model, one row per patch."""
 
 
-def assess(
+def evaluate_model(
     model: MMLNB,
     data: PatchSet,
     *,
@@ -41,15 +41,15 @@ def assess(
     temperature: float | None = None,
     training: PatchSet | None = None,
     seed: int = 0,
-) -> Assessed:
-    """Measure `model` on `data`.
+) -> Evaluation:
+    """Evaluate `model` on `data`.
 
     Parameters
     ----------
     temperature
-        As fitted on the validation set; the calibrated probabilities are reported beside the others.
+        Fitted on the validation set; the calibrated probabilities are reported as well.
     training
-        What the floors (colours alone, words alone) learn from. Default: no floors.
+        Training data of the baselines (colours only, words only). Default: no baselines.
     """
     captions = any(data.captions)
     whole = outputs_of(model, data)
@@ -66,25 +66,25 @@ def assess(
         if np.isfinite(whole.logits_text).all():
             ways["text alone"] = softmax(whole.logits_text)
     if training is not None:
-        ways |= floors(training, data, len(classes))
+        ways |= baseline_probs(training, data, len(classes))
     record = {
         name: {**report(data, probs, classes=classes, n_ordinal=n_ordinal), "gate": gates.get(name)}
         for name, probs in ways.items()
     }
-    return Assessed(record, whole)
+    return Evaluation(record, whole)
 
 
-def floors(training: PatchSet, data: PatchSet, n_classes: int) -> dict[str, npt.NDArray[np.floating]]:
-    """Probabilities (N, C) of what any model must clear: colours alone; and words alone, as read and as written.
+def baseline_probs(training: PatchSet, data: PatchSet, n_classes: int) -> dict[str, npt.NDArray[np.floating]]:
+    """Probabilities (N, C) of the baselines: colours only; words only, as the model reads them and as written.
 
-    If words as written tell the class much better than as read, captions name the class, and the scrubber is needed.
+    If words as written predict the class much better than as read, the captions name the class and must be scrubbed.
     """
     found = {}
-    colours = fit_histogram_floor(training.images, training.labels)
+    colours = fit_histogram_baseline(training.images, training.labels)
     found["floor: colour histogram"] = _spread(colours, colour_histogram(data.images), n_classes)
     if any(training.captions):
         for name, scrubbed in (("floor: words, as the model reads them", True), ("floor: words, as written", False)):
-            words = fit_text_floor(training.captions, training.labels, scrubbed=scrubbed)
+            words = fit_text_baseline(training.captions, training.labels, scrubbed=scrubbed)
             found[name] = _spread(words, list(data.captions), n_classes)
     return found
 

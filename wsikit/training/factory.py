@@ -1,4 +1,4 @@
-"""What a configuration describes, made: the patches and the untrained model."""
+"""Build what a configuration describes: the patches and the untrained model."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ class Loaded:
 
     prepared: Prepared
     dropped_classes: dict[str, int]
-    """Patches left out, by the class that no class of the model stands for."""
+    """Number of patches left out, by their class, which the model does not have."""
 
     def words(self) -> str:
-        """What they are and what was left out, in a sentence or two."""
-        said = self.prepared.words()
+        """Summary of the patches and of those left out, in one or two sentences."""
+        summary = self.prepared.words()
         if self.dropped_classes:
             listed = ", ".join(f"{n} {name}" for name, n in self.dropped_classes.items())
-            said += f" Left out, of other classes: {listed}."
-        return said
+            summary += f" Left out, of other classes: {listed}."
+        return summary
 
 
 def load_data(config: TrainConfig) -> Loaded:
-    """The patches that the configuration names, with the table's own captions.
+    """Load the patches of the configuration, with the table's own captions.
 
     Raises
     ------
     RequestError
-        If something is missing or does not fit; the message names it.
+        If a part is missing or inconsistent; the message names it.
     """
     data = config.data
     table = _table(data)
@@ -72,14 +72,14 @@ def _table(data: DataConfig) -> ImageTable:
 
 
 def build_model(config: TrainConfig, captions: tuple[str, ...], *, mpp: float) -> MMLNB:
-    """The untrained model (its encoders trained, where weights are named). Equal seeds give equal weights.
+    """Build the untrained model (with pretrained encoders if weights are given). Equal seeds give equal weights.
 
     Parameters
     ----------
     captions
-        Of the training patches alone: a vocabulary from nothing is learnt from them.
+        Captions of the training patches only: a new vocabulary is learnt from them.
     mpp
-        µm/px of the patches as the model sees them.
+        µm/px of the model's input patches.
     """
     text, folder = config.text, None
     if text.pretrained is not None:
@@ -90,7 +90,7 @@ def build_model(config: TrainConfig, captions: tuple[str, ...], *, mpp: float) -
         assert text.model_type is not None
         words = [scrub(caption) for caption in captions if caption] or [""]
         tokenizer = CaptionTokenizer.train(words, vocabulary=text.vocabulary, max_tokens=text.max_tokens)
-        # two more places than tokens: RoBERTa and its kind count positions from the padding's id on
+        # two more positions than tokens: RoBERTa and similar models count positions from the padding id
         usual = {"max_position_embeddings": text.max_tokens + 2, "pad_token_id": 0}
         options = usual | text.options | {"vocab_size": tokenizer.vocabulary}
         encoder = TextEncoderConfig(model_type=text.model_type, options=options)
@@ -132,7 +132,7 @@ def _image_weights(name: str) -> Path:
 
 
 def _on_this_disk(name: str) -> Path:
-    """A folder, or that of a hub id in the local cache; nothing is downloaded."""
+    """A local folder, or the cached folder of a hub id; nothing is downloaded."""
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -142,6 +142,6 @@ def _on_this_disk(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError) as error:
         raise ModelError(
-            f"{name}: neither a file or folder on this disk nor a model in the local cache of the hub. "
-            "Nothing is downloaded: fetch it first, or give its path."
+            f"{name}: neither a local file or folder nor a model in the local cache of the hub. "
+            "Nothing is downloaded: download it first, or give its path."
         ) from error

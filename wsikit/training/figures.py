@@ -1,4 +1,4 @@
-"""Figures of a model as PNG: ROC, reliability, confusion, gates. Colours that the colour-blind can tell apart."""
+"""Figures of a model as PNG: ROC, reliability, confusion, gates. Colours are safe for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-"""Okabe & Ito 2008, the palest left out; line styles tell further classes apart."""
+"""Okabe & Ito 2008 without the palest; line styles distinguish further classes."""
 
 _STYLES = ("-", "--", ":", "-.")
 _SIDE = 4.2
 """Inches."""
 
 _FEWEST = 10
-"""Patches in a bin of confidence whose share right is drawn: of fewer it is chance."""
+"""Minimum number of patches in a confidence bin whose accuracy is drawn; with fewer it is noise."""
 
 
 def save_figures(
@@ -43,7 +43,7 @@ def save_figures(
     probs : (N, C)
     gate : (N,) in [0, 1]
     calibrated : (N, C), optional
-        The probabilities at the fitted temperature, drawn beside the others.
+        The probabilities at the fitted temperature, drawn in addition.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {
@@ -76,17 +76,22 @@ def _roc(truth: npt.NDArray[np.int64], probs: npt.NDArray[np.floating], classes:
     from sklearn.metrics import auc, roc_curve
 
     figure, axes = _new()
-    shown = range(1, 2) if len(classes) == 2 else range(len(classes))  # of two classes one curve says all
+    shown = range(1, 2) if len(classes) == 2 else range(len(classes))  # for two classes one curve is enough
     for index in shown:
         ours = truth == index
         if not ours.any() or ours.all():
             continue
-        fall_out, recall, _ = roc_curve(ours, probs[:, index])
-        axes.plot(fall_out, recall, label=f"{classes[index]}: {auc(fall_out, recall):.3f}", **_style(index))
+        false_positive, true_positive, _ = roc_curve(ours, probs[:, index])
+        axes.plot(
+            false_positive,
+            true_positive,
+            label=f"{classes[index]}: {auc(false_positive, true_positive):.3f}",
+            **_style(index),
+        )
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
-    axes.set(xlabel="share of the others taken for it", ylabel="share of it found", xlim=(0, 1), ylim=(0, 1.005))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.005))
     axes.set_aspect("equal")
-    axes.legend(title="area under the curve", loc="lower right", frameon=False)
+    axes.legend(title="AUC", loc="lower right", frameon=False)
     return figure
 
 
@@ -96,7 +101,7 @@ def _reliability(
     from matplotlib.ticker import PercentFormatter
 
     figure, axes = _new()
-    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, label="as sure as right")
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, label="perfect calibration")
     counts_axes = axes.twinx()
     series = [("as given", probs, "o")] + ([("calibrated", calibrated, "s")] if calibrated is not None else [])
     for index, (name, values, marker) in enumerate(series):
@@ -106,11 +111,11 @@ def _reliability(
         if index == 0:
             edges = np.linspace(0, 1, len(counts) + 1)
             counts_axes.bar(edges[:-1], counts / counts.sum(), 1 / len(counts), align="edge", color="#dddddd", zorder=0)
-    counts_axes.set(ylim=(0, 4), yticks=[])  # the bars keep to the lowest quarter
+    counts_axes.set(ylim=(0, 4), yticks=[])  # the bars use the lowest quarter
     counts_axes.spines[["top", "right"]].set_visible(False)
     axes.set_zorder(counts_axes.get_zorder() + 1)
     axes.patch.set_visible(False)
-    axes.set(xlabel="how sure (grey: how many patches are)", ylabel="how often right", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel="confidence (grey: number of patches)", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(loc="upper left", frameon=False)
@@ -146,6 +151,6 @@ def _gates(truth: npt.NDArray[np.int64], gate: npt.NDArray[np.floating], classes
         if len(ours):
             share = np.full(len(ours), 1 / len(ours))
             axes.hist(ours, bins, weights=share.tolist(), histtype="step", label=code, linewidth=1.4, **_style(index))
-    axes.set(xlabel="gate: 0 image only … 1 text only", ylabel="share of the class's patches", xlim=(0, 1))
+    axes.set(xlabel="gate: 0 image only … 1 text only", ylabel="fraction of the class's patches", xlim=(0, 1))
     axes.legend(title="truth", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return figure

@@ -1,6 +1,6 @@
-"""Voting parameters fitted on validation slides: temperature, each method's own numbers, the margin to call a slide.
+"""Voting parameters fitted on validation slides: temperature, parameters of each method, minimum margin.
 
-Nothing of a test slide is looked at; the guards raise if a patient is on both sides.
+No test slide is used; an error is raised if a patient is in both parts.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "noisy_or": {"temperature": TEMPERATURES},
     "threshold": {"t": (0.5, 0.7, 0.9), "min_frac": (0.02, 0.05, 0.1, 0.2)},
 }
-"""Values tried, all with all. Of soft_clinical only ratios matter, so alpha stays. Few, as there are few slides."""
+"""Grid of values, searched exhaustively; small, as slides are few. Alpha is fixed: soft_clinical needs ratios only."""
 MAX_ERROR = 0.05
-"""Of the slides that are called: what min_margin is to keep to on the validation slides."""
+"""Maximum error rate among called slides that min_margin must reach on the validation slides."""
 LEAST_SLIDES = 3
 _MOST_LIMITS = 40
 
 
 @dataclass(frozen=True, eq=False)
 class VoteSlide:
-    """A slide whose truth is known."""
+    """A slide with ground truth."""
 
     slide: str
     patient: str
@@ -55,42 +55,44 @@ class VoteSlide:
     weights: Floats
     """(M,)."""
     truth: Floats
-    """(C,) share of each class, sum 1: one 1 for a slide of one label."""
+    """(C,) fraction of each class, sum 1; one-hot for a slide with one label."""
     evidence: Evidence = field(default_factory=Evidence)
 
 
 def fit_parameters(slides: Sequence[VoteSlide], start: VoteParameters) -> VoteParameters:
-    """The parameters of `start.method` with the least mean Brier score over `slides`; equals go to the earlier.
+    """The parameters of `start.method` with the lowest mean Brier score over `slides`; ties go to the first.
 
-    Brier: squared difference between the slide's probabilities and its truth, summed over the classes. What the
-    method's grid does not name, and the margin, stay as in `start`.
+    Brier: squared difference between the slide's probabilities and its truth, summed over the classes. Parameters
+    outside the method's grid, and the margin, stay as in `start`.
     """
     if len(slides) < LEAST_SLIDES:
-        raise RequestError(f"{len(slides)} validation slides are too few to fit a vote; {LEAST_SLIDES} are the least")
+        raise RequestError(
+            f"{len(slides)} validation slides are too few to fit a vote; at least {LEAST_SLIDES} are needed"
+        )
     scored = [(brier(slides, candidate), index, candidate) for index, candidate in enumerate(_candidates(start))]
     return min(scored, key=lambda one: one[:2])[2]
 
 
 def brier(slides: Sequence[VoteSlide], parameters: VoteRule) -> float:
-    """Mean Brier score; a slide of which no patch votes is answered with equal shares."""
+    """Mean Brier score; a slide without voting patches gets equal probabilities."""
     return float(np.mean([((answer(slide, parameters) - slide.truth) ** 2).sum() for slide in slides]))
 
 
 def answer(slide: VoteSlide, parameters: VoteRule) -> Floats:
-    """(C,) what the vote says of a slide, sum 1."""
+    """(C,) slide probabilities by the vote, sum 1."""
     result = _voted(slide, parameters)
     if result.leading is None:
         return np.full(len(slide.truth), 1 / len(slide.truth))
-    # a rule answers with a class, not with shares
+    # a rule returns a class, not probabilities
     return np.eye(len(slide.truth))[result.leading] if parameters.method == "threshold" else result.probs
 
 
 def fit_margin(
     slides: Sequence[VoteSlide], parameters: VoteParameters, *, max_error: float = MAX_ERROR
 ) -> tuple[VoteParameters, str]:
-    """The least min_margin with which at most `max_error` of the slides called are called wrong; and how it came about.
+    """The smallest min_margin with an error rate of at most `max_error` among called slides, and a one-line summary.
 
-    Where no margin does it, that of `parameters` stays.
+    If no margin reaches it, that of `parameters` is kept.
     """
     voted = [(_voted(slide, parameters), int(slide.truth.argmax())) for slide in slides]
     margins = np.array([result.margin for result, _ in voted if result.leading is not None])
@@ -98,13 +100,14 @@ def fit_margin(
     for margin in sorted({0.0, *np.clip(margins, 0, 1).tolist()}):
         called = margins >= margin
         if called.sum() >= LEAST_SLIDES and wrong[called].mean() <= max_error:
-            said = f"{int(wrong[called].sum())} of {int(called.sum())} slides called are wrong, {len(voted)} in all"
-            return replace(parameters, min_margin=float(margin)), said
-    return parameters, f"no margin keeps errors at {max_error:g}: left at {parameters.min_margin:g}"
+            summary = f"{int(wrong[called].sum())} of {int(called.sum())} slides called are wrong, {len(voted)} in all"
+            return replace(parameters, min_margin=float(margin)), summary
+    return parameters, f"no margin reaches an error rate of {max_error:g}: kept at {parameters.min_margin:g}"
 
 
 def fit_rules(shares: Sequence[Mapping[str, Share]], truth: Sequence[str], start: Rules | None = None) -> Rules:
-    """INPC's rules with the limits for proxies that call most validation slides right, balanced over the grades.
+    """INPC's rules with the proxy limits of highest balanced accuracy on the validation slides.
+
 
     Parameters
     ----------
@@ -114,27 +117,27 @@ def fit_rules(shares: Sequence[Mapping[str, Share]], truth: Sequence[str], start
         UD, PD or D of each.
     """
     start = start or Rules()
-    told = [(s, t) for s, t in zip(shares, truth, strict=True) if NEUROPIL in s and DIFFERENTIATING in s]
-    if len({t for _, t in told}) < 2:
+    known = [(s, t) for s, t in zip(shares, truth, strict=True) if NEUROPIL in s and DIFFERENTIATING in s]
+    if len({t for _, t in known}) < 2:
         return start
-    limits = [_between([s[name].value for s, _ in told], usual) for name, usual in _usual(start)]
+    limits = [_between([s[name].value for s, _ in known], usual) for name, usual in _usual(start)]
     best, found = -1.0, start
     for neuropil, differentiating in itertools.product(*limits):
         rules = replace(start, neuropil_share=neuropil, differentiating=differentiating)
-        right = [(decide_poor(s, rules)[0] == t, t) for s, t in told]
-        score = float(np.mean([np.mean([r for r, t in right if t == one]) for one in {t for _, t in told}]))
+        right = [(decide_poor(s, rules)[0] == t, t) for s, t in known]
+        score = float(np.mean([np.mean([r for r, t in right if t == one]) for one in {t for _, t in known}]))
         if score > best + 1e-12:
             best, found = score, rules
     return found
 
 
 def refuse_tested(validation: Iterable[tuple[str, str]], test: Iterable[tuple[str, str]]) -> None:
-    """Raise if a slide or a patient, given as (slide, patient), is in both.
+    """Raise if a slide or a patient, given as (slide, patient), is in both parts.
 
     Raises
     ------
     RequestError
-        Naming one.
+        Naming one of them.
     """
     fitted, tested = list(validation), list(test)
     for index, what in ((0, "slide"), (1, "patient")):
@@ -142,7 +145,7 @@ def refuse_tested(validation: Iterable[tuple[str, str]], test: Iterable[tuple[st
         if shared:
             raise RequestError(
                 f"{len(shared)} {what}(s) are in validation and in test, such as {shared[0]!r}; a vote fitted on them "
-                "would be tested on what it knows. Split by patient."
+                "would be tested on its own training data. Split by patient."
             )
 
 
@@ -166,7 +169,7 @@ def _usual(start: Rules) -> tuple[tuple[str, float], tuple[str, float]]:
 
 
 def _between(values: Sequence[float], usual: float) -> list[float]:
-    """The usual limit, and the middles between neighbouring values: all that makes a difference."""
+    """The default limit and the midpoints between neighbouring values: all candidates that differ in effect."""
     ordered = np.unique(values)
     middles = (ordered[1:] + ordered[:-1]) / 2
     if len(middles) > _MOST_LIMITS:

@@ -1,4 +1,4 @@
-"""A module that knows its own data and loss, fitted by transformers' Trainer: rows in, loss out. Evaluates nothing."""
+"""Fit a module that holds its data and computes its loss (rows in, loss out) with transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from wsikit.training.settings import FitSettings
 def fit(
     module: nn.Module, n: int, settings: FitSettings, *, rates: Mapping[str, float] | None = None, seed: int
 ) -> None:
-    """Fit `module` on `n` rows, in place, on the device it is on; it is in eval mode afterwards.
+    """Fit `module` on `n` rows, in place, on its device; it is in eval mode afterwards.
 
     Parameters
     ----------
     module
-        Called with `rows`, int64 (B,), it gives {"loss": …}.
+        Called with `rows`, int64 (B,), it returns {"loss": …}.
     rates
-        Learning rates of its children by name, where they differ from `settings.lr`.
+        Learning rates of child modules by name, if they differ from `settings.lr`.
     """
     device = next(module.parameters()).device
     steps = -(-n // settings.batch) * settings.epochs
@@ -55,14 +55,14 @@ def fit(
             optimizers=(adamw(dict(module.named_children()), rate, settings.weight_decay), None),
         )
         trainer.remove_callback(PrinterCallback)
-        torch.manual_seed(seed)  # order and dropout begin here, whatever was drawn in this process before
+        torch.manual_seed(seed)  # order and dropout then do not depend on earlier draws in this process
         trainer.train()
         trainer.accelerator.free_memory()
     module.eval()
 
 
 def adamw(parts: Mapping[str, nn.Module], lr: Mapping[str, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW, each part at its own rate; only matrices and filters decay."""
+    """AdamW with a learning rate per part; weight decay applies to matrices and filters only."""
     groups: list[dict[str, Any]] = []
     for name, part in parts.items():
         parameters = list(part.parameters())

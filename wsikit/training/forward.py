@@ -1,4 +1,4 @@
-"""What a model says of a whole patch set: logits and gates, batch by batch, nothing learnt. Arrays of N rows out."""
+"""Inference over a whole patch set, batch by batch: logits and gates as arrays of N rows."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ class Outputs:
     """Row i is patch i; float32."""
 
     logits: npt.NDArray[np.float32]
-    """(N, C) of patch and caption together."""
+    """(N, C) of the fused prediction."""
     logits_image: npt.NDArray[np.float32]
-    """(N, C) of the image alone."""
+    """(N, C) of the image branch."""
     logits_text: npt.NDArray[np.float32]
-    """(N, C) of the caption alone; NaN where there is none."""
+    """(N, C) of the text branch; NaN without a caption."""
     gate: npt.NDArray[np.float32]
     """(N,) in [0, 1]."""
 
     @property
     def probs(self) -> npt.NDArray[np.float64]:
-        """(N, C) of patch and caption together."""
+        """(N, C) of the fused prediction."""
         return softmax(self.logits)
 
 
 def outputs_of(
     model: MMLNB, data: PatchSet, texts: Texts | None = None, *, batch: int = BATCH, precision: str = "fp32"
 ) -> Outputs:
-    """Run `model`, on the device it is on, in eval mode; parts that were training are so again afterwards."""
+    """Run `model` in eval mode on its device; training modes are restored afterwards."""
     texts = texts or Texts(model, data.captions)
     device = next(model.parameters()).device
     modes = {name: part.training for name, part in model.parts().items()}
@@ -54,7 +54,7 @@ def outputs_of(
 
 @torch.inference_mode()
 def image_features(model: MMLNB, images: npt.NDArray[np.uint8], *, batch: int = BATCH) -> npt.NDArray[np.float32]:
-    """What the image branch, in eval mode on the device it is on, makes of patches uint8 (N, P, P, 3); (N, D)."""
+    """Features (N, D) of patches, uint8 (N, P, P, 3), by the image branch in eval mode on its device."""
     device = next(model.parameters()).device
     model.image.eval()
     parts = [
@@ -65,14 +65,18 @@ def image_features(model: MMLNB, images: npt.NDArray[np.uint8], *, batch: int = 
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Rows of (N, C) to probabilities."""
+    """Softmax over the rows of logits (N, C).
+
+    >>> softmax(np.array([[0.0, 0.0]]))
+    array([[0.5, 0.5]])
+    """
     exponent = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probs: npt.NDArray[np.float64] = exponent / exponent.sum(axis=1, keepdims=True)
     return probs
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The context in which a forward pass runs at this precision."""
+    """Context manager that runs a forward pass at this precision."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -1,6 +1,7 @@
-"""Ways of putting two trained branches together, fitted on their features alone: the last of MMLNB's stages.
+"""Fusion variants (arms of the ablation), fitted on the features of two trained branches: the last stage of MMLNB.
 
-Both branches stand still, so their features are computed once and shared by all arms. N patches, V views (turned).
+Both branches are frozen, so their features are computed once and shared by all arms. Axes: N patches, V views (rotated
+and reflected).
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ AT_ONCE = 256
 
 
 class ArmSettings(FitSettings):
-    """How an arm is fitted."""
+    """Settings for fitting an arm."""
 
     robust_lr: float = Field(2e-4, gt=0)
-    """Peak rate of the robust arm, which goes on from the image stage; the others begin from nothing."""
+    """Peak learning rate of the robust arm, which continues from the image stage; the others start from scratch."""
     caption_drop: float = Field(0.1, ge=0, le=1)
     caption_swap: float = Field(0.2, ge=0, le=1)
     lambda_text: float = Field(0.3, ge=0)
     lambda_gate: float = Field(1.0, ge=0)
     views: int = Field(4, ge=1, le=8)
-    """Turned views of each training patch."""
+    """Number of rotated or reflected views of each training patch."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Bank:
     """Features of patches and captions."""
 
     image: Tensor
-    """float32 (N, V, d_img); view 0 is the patch as it is."""
+    """float32 (N, V, d_img); view 0 is the unchanged patch."""
     text: Tensor
     """float32 (N, d_text)."""
     present: Tensor
@@ -67,36 +68,36 @@ class Bank:
         chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64))
         return Bank(self.image[chosen], self.text[chosen], self.present[chosen], self.labels[chosen])
 
-    def silent(self) -> Bank:
+    def without_captions(self) -> Bank:
         """The same patches without captions."""
         return replace(self, present=torch.zeros_like(self.present))
 
     def shuffled(self, seed: int) -> Bank:
-        """The same patches, each with another's caption."""
+        """The same patches with shuffled captions."""
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))
         return replace(self, text=self.text[order], present=self.present[order])
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Mean and spread of each feature over the training patches, taken out before fusion."""
+    """Mean and standard deviation of each feature over the training patches, for standardisation before fusion."""
 
     image: tuple[Tensor, Tensor]
     text: tuple[Tensor, Tensor]
 
     @classmethod
     def of(cls, bank: Bank) -> Scale:
-        """Of these patches' first views and captions."""
+        """Measure them on the first views and captions of these patches."""
         return cls(_moments(bank.image[:, 0]), _moments(bank.text[bank.present]))
 
     def apply(self, bank: Bank) -> Bank:
-        """The features with mean 0 and spread 1."""
+        """The features, standardised."""
         (m, s), (mt, st) = self.image, self.text
         return replace(bank, image=(bank.image - m) / s, text=(bank.text - mt) / st)
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    return features.mean(dim=0), features.std(dim=0).clamp(min=1e-3)  # a feature that never moves stays small
+    return features.mean(dim=0), features.std(dim=0).clamp(min=1e-3)  # a constant feature stays small
 
 
 @torch.inference_mode()
@@ -119,13 +120,13 @@ def bank_of(
 
 
 def _turned(pixels: Tensor, view: int) -> Tensor:
-    """View 0 as it is, then turns, then the mirrored ones; each (B, P, P, 3)."""
+    """View 0 is unchanged, then rotations, then reflections; each (B, P, P, 3)."""
     turned = torch.rot90(pixels, view % 4, dims=(1, 2))
     return turned.flip(1) if view >= 4 else turned
 
 
 class _Learner(nn.Module):
-    """An arm with its losses; another draw of views, missing and foreign captions at every step."""
+    """An arm with its losses; views, missing and swapped captions are drawn again at every step."""
 
     def __init__(
         self,
@@ -167,34 +168,34 @@ class _Learner(nn.Module):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Of N patches."""
+class ArmOutput:
+    """Outputs for N patches."""
 
     probs: npt.NDArray[np.float64]
-    """(N, C), fused."""
+    """(N, C), fused prediction."""
     probs_image: npt.NDArray[np.float64]
     probs_text: npt.NDArray[np.float64]
-    """(N, C), of either auxiliary head."""
+    """(N, C), of each auxiliary head."""
     gate: npt.NDArray[np.float32]
     """(N,)"""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A fitted way of putting both branches together."""
+    """A fitted fusion of both branches."""
 
     fusion: PRMF | Concatenation
     scale: Scale | None
-    """What is taken out of the features before; None: they go in as the branches give them."""
+    """Standardisation of the features; None: features are used as the branches give them."""
 
     @torch.inference_mode()
-    def ask(self, bank: Bank) -> Answer:
-        """What it says of patches as they are (view 0)."""
+    def predict(self, bank: Bank) -> ArmOutput:
+        """Predict patches from their unchanged view (view 0)."""
         if self.scale is not None:
             bank = self.scale.apply(bank)
         out = self.fusion(bank.text, bank.image[:, 0], present=bank.present)
         probs, image, text = (softmax(x.numpy()) for x in (out.logits, out.logits_img, out.logits_txt))
-        return Answer(probs, image, text, out.gate.numpy())
+        return ArmOutput(probs, image, text, out.gate.numpy())
 
 
 def fit_arm(
@@ -202,7 +203,7 @@ def fit_arm(
     bank: Bank,
     settings: ArmSettings,
     *,
-    begun: PRMF,
+    image_stage: PRMF,
     curriculum: CurriculumSchedule,
     weight: npt.NDArray[np.float32],
     seed: int,
@@ -211,12 +212,12 @@ def fit_arm(
 
     Parameters
     ----------
-    begun
-        The fusion in mode "robust" as the image stage left it. The robust arm goes on from there: its image side
-        stands still and its fused head begins as the image's, so that with a shut gate it says what the image says,
-        and fitting teaches it when and how far to leave that. The others begin from nothing, as published.
+    image_stage
+        The fusion in mode "robust" after the image stage. The robust arm continues from it: its image projection is
+        frozen and its fused head is initialised with the image head, so that with a closed gate it predicts what the
+        image branch predicts, and fitting learns when to deviate. The others are trained from scratch, as published.
     weight
-        float32 (C,), how much each class counts.
+        float32 (C,), class weights.
     """
     torch.manual_seed(seed)
     d_text, d_img, n_classes = bank.text.shape[1], bank.image.shape[2], len(weight)
@@ -227,7 +228,7 @@ def fit_arm(
     elif name == "PRMF paper":
         fusion = PRMF(d_text, d_img, d_text, mode="paper", n_classes=n_classes)
     else:
-        fusion, scale = copy.deepcopy(begun).requires_grad_(True), None
+        fusion, scale = copy.deepcopy(image_stage).requires_grad_(True), None
         fusion.head[-1].load_state_dict(fusion.head_image.state_dict())  # type: ignore[index]
         fusion.project_image.requires_grad_(False)
         fusion.head_image.requires_grad_(False)

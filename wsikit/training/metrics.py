@@ -1,6 +1,6 @@
-"""How good predictions are: accuracy, balanced accuracy, macro-F1, kappa on the ordinal order, intervals by patient.
+"""Metrics of predictions: accuracy, balanced accuracy, macro-F1, kappa on ordered classes, intervals by patient.
 
-Labels are indices into the classes; those that have an order stand first, in it (UD < PD < D).
+Labels are indices into the classes; ordered classes come first, in their order (UD < PD < D).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from wsikit.training.bootstrap import MEASURES, Sample, confusion_measures, draw
 Labels = npt.NDArray[np.int64]
 
 DRAWS = 1000
-"""Of every interval."""
+"""Bootstrap draws of every interval."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one set of predictions."""
+    """Metrics of one set of predictions."""
 
     n: int
     accuracy: float
@@ -39,15 +39,15 @@ class Scores:
 
 @dataclass(frozen=True)
 class Row:
-    """One way of predicting, measured on one set of patches."""
+    """Metrics of one condition (such as "image alone") on one set of patches."""
 
     name: str
     scores: Scores
     accuracy_interval: tuple[float, float]
-    """95 %, drawn by group."""
+    """95 % interval, bootstrap over groups."""
     balanced_accuracy_interval: tuple[float, float]
     gate: float | None = None
-    """Mean over the patches; None where there is no gate."""
+    """Mean over the patches; None without a gate."""
 
 
 def measure(
@@ -60,7 +60,7 @@ def measure(
     n_ordinal: int,
     gate: npt.NDArray[np.float32] | None = None,
 ) -> Row:
-    """Figures of predicted classes with their intervals; see `score`. `gate` is (N,)."""
+    """Metrics of predicted classes with their intervals; see `score`. `gate` is (N,)."""
     certain = np.eye(n_classes)[predicted]  # as probabilities
     intervals = _intervals(Sample(truth, certain, groups, n_ordinal=n_ordinal))
     return Row(
@@ -73,14 +73,14 @@ def measure(
 
 
 def score(truth: Labels, predicted: Labels, *, n_classes: int, n_ordinal: int) -> Scores:
-    """Figures of predictions.
+    """Metrics of predictions.
 
     Parameters
     ----------
     truth, predicted : int64 (N,)
     n_classes : int
     n_ordinal : int
-        The first so many classes are ordered; kappa is taken over them alone.
+        The first so many classes are ordered; kappa is taken over these alone.
     """
     confusion = _confusion(truth, predicted, n_classes)
     values = {name: float(value[0]) for name, value in confusion_measures(confusion[None], n_ordinal=n_ordinal).items()}
@@ -107,7 +107,7 @@ def balanced_accuracy(truth: Labels, predicted: Labels) -> float:
 
 
 def value_of(truth: Labels, probs: npt.NDArray[np.floating], measure: str, *, n_ordinal: int = 0) -> float:
-    """One figure of `MEASURES`; NaN where it is not defined."""
+    """One metric of `MEASURES`; NaN where it is not defined."""
     _check_measure(measure)
     sample = Sample(truth, probs, np.zeros(len(truth), dtype=np.int64), n_ordinal=n_ordinal)
     return float(sample.figures(np.ones((1, 1))).values[measure][0])
@@ -124,9 +124,9 @@ def paired_difference(
     seed: int = 0,
     n_ordinal: int = 0,
 ) -> tuple[float, float, float]:
-    """How much better a is than b on the same patches: a − b, and the ends of its 95 % interval.
+    """Paired difference a − b of a metric on the same patches, with its 95 % bootstrap interval.
 
-    Both are measured on the same draws of patients, so that what makes a patient hard counts for neither.
+    Both are measured on the same draws of patients, so the difficulty of a patient cancels.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def paired_difference(
 
 def _check_measure(measure: str) -> None:
     if measure not in MEASURES:
-        raise RequestError(f"measure {measure!r}: there are {', '.join(MEASURES)}.")
+        raise RequestError(f"measure {measure!r}: expected one of {', '.join(MEASURES)}.")
 
 
 def _intervals(sample: Sample) -> dict[str, tuple[float, float]]:

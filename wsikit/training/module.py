@@ -26,7 +26,7 @@ GATE_BINS = 20
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch came to."""
+    """Results of one epoch."""
 
     epoch: int
     stage: str
@@ -36,19 +36,19 @@ class EpochRecord:
     gate: float
     """Mean over the patches."""
     seconds: float
-    """Of learning, without validation."""
+    """Seconds of training, without validation."""
     gate_histogram: tuple[int, ...] = ()
-    """Patches by gate, 20 bins over [0, 1]: a gate that sticks at either end shows here."""
+    """Patches by gate, 20 bins over [0, 1]: shows a gate that is stuck at 0 or 1."""
     validation: dict[str, float] | None = None
-    """nll, auc and balanced_accuracy on the validation set, the text at full weight, as the model is used later."""
+    """nll, auc and balanced_accuracy on the validation set, with the text at full weight, as at prediction."""
     kept: bool = False
-    """Whether the model came out with the weights of this epoch."""
+    """Whether the weights of this epoch were selected."""
 
 
 class Learner(nn.Module):
-    """The model with its losses, curriculum and stages, as transformers' Trainer wants a model: batch in, loss out.
+    """The model with its losses, curriculum and stages, in the form of transformers' Trainer: batch in, loss out.
 
-    Trainer calls `train()` before every step; here that applies the stage table, so that frozen parts stay in eval.
+    Trainer calls `train()` before every step; here this applies the stage table, so frozen parts stay in eval mode.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Learner(nn.Module):
         self.texts = Texts(model, data.captions)
         if self.texts.truncated:
             logger.warning(
-                "%d of %d captions are longer than %d tokens and are cut",
+                "%d of %d captions are longer than %d tokens and are truncated",
                 self.texts.truncated,
                 len(data),
                 model.config.text_max_tokens,
@@ -86,7 +86,7 @@ class Learner(nn.Module):
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
-        """Make ready for an epoch: order, stage, weight of the text."""
+        """Prepare an epoch: order, stage, weight of the text."""
         self.order.epoch = self.epoch = epoch
         self.alpha = self.curriculum.alpha(epoch)
         self._applied = None
@@ -109,7 +109,7 @@ class Learner(nn.Module):
     def forward(
         self, images: Tensor, ids: Tensor, mask: Tensor, present: Tensor, own: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
-        if self._seen == 0:  # not in `begin`: a resumed Trainer sets torch's random numbers after it
+        if self._seen == 0:  # not in `begin`: a resumed Trainer restores torch's random state after it
             torch.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
         out = self.model(images, ids, mask, present, rho=self.alpha)
         loss = loss_of(
@@ -130,11 +130,11 @@ class Learner(nn.Module):
         return {"loss": loss}
 
     def record(self, seconds: float, validation: dict[str, float] | None) -> EpochRecord:
-        """What the epoch came to so far."""
+        """Results of the current epoch so far."""
         loss = self._loss.item() / self._seen
         if not np.isfinite(loss):
             raise ModelError(
-                f"epoch {self.epoch}: the loss is {loss}. Take lower learning rates (lr), or precision fp32 or bf16."
+                f"epoch {self.epoch}: the loss is {loss}. Use lower learning rates (lr), or precision fp32 or bf16."
             )
         return EpochRecord(
             epoch=self.epoch,

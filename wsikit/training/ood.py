@@ -1,4 +1,4 @@
-"""Telling a trained model what its training patches look like, so that it can say later what is unlike them."""
+"""Fit the out-of-distribution detector of a trained model on the features of its training patches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from wsikit.training.forward import image_features
 
 
 def fit_ood_detector(model: MMLNB, training: PatchSet, held_out: PatchSet) -> str:
-    """Set `model.ood_detector` from its training patches and those of other slides; no label is looked at.
+    """Set `model.ood_detector` from training patches and held-out patches of other slides; labels are not used.
 
     Returns
     -------
     str
-        Why the model will not know what is unlike its training patches; empty if it will.
+        Why the model has no out-of-distribution detector; empty if it has one.
 
     Raises
     ------
@@ -28,5 +28,5 @@ def fit_ood_detector(model: MMLNB, training: PatchSet, held_out: PatchSet) -> st
             image_features(model, training.images), image_features(model, held_out.images)
         )
     except ModelError as error:
-        return f"the model will not know what is unlike its training patches: {error}"
+        return f"no out-of-distribution detector: {error}"
     return ""

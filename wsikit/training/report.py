@@ -1,6 +1,6 @@
-"""The figures of a model as one JSON-ready record: at patch, slide and patient level, each with its interval.
+"""All metrics of a model as one JSON-ready record, at patch, slide and patient level, with intervals.
 
-A slide's or patient's probabilities are the mean of its patches'. What is not defined is None, with the reason beside.
+The probabilities of a slide or patient are the mean over its patches. An undefined metric is None, with the reason.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ LEVELS = ("patch", "slide", "patient")
 
 @dataclass(frozen=True)
 class Units:
-    """What is counted at one level."""
+    """Units of one level: patches, slides or patients."""
 
     truth: npt.NDArray[np.int64]
     probs: npt.NDArray[np.float64]
     patients: npt.NDArray[np.str_]
-    """(U,), drawn together."""
+    """(U,), bootstrap group of each unit."""
 
 
 def report(
     data: PatchSet, probs: npt.NDArray[np.floating], *, classes: Sequence[str], n_ordinal: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Figures of `probs`, (N, C), for the patches of `data` at all levels: {"patch": {...}, "slide": …, "patient": …}.
+    """Metrics of `probs`, (N, C), for the patches of `data` at all levels: {"patch": {...}, "slide": …, "patient": …}.
 
-    Each level has `n`, `patients`, `confusion` (rows are the truth) and per figure `{value, low, high}`, 95 %, from
-    1,000 draws of patients; or it has a `reason` alone why it cannot be.
+    Each level has `n`, `patients`, `confusion` (rows are the truth) and per metric `{value, low, high}`, 95 % interval
+    from 1,000 draws of patients; or only a `reason` why the level is not available.
     """
     found: dict[str, Any] = {}
     for level in LEVELS:
@@ -58,7 +58,7 @@ def _units(data: PatchSet, probs: npt.NDArray[np.float64], level: str) -> Units 
     np.minimum.at(lowest, unit, data.labels)
     np.maximum.at(highest, unit, data.labels)
     if mixed := int(np.count_nonzero(lowest != highest)):
-        return {"reason": f"{mixed} of {len(keys)} {level}s have patches of several classes, so no one truth"}
+        return {"reason": f"{mixed} of {len(keys)} {level}s have patches of several classes, so no single truth"}
     counts = np.bincount(unit)
     means = np.stack([np.bincount(unit, weights=column) / counts for column in probs.T], axis=1)
     return Units(lowest, means, data.groups[first])
@@ -86,7 +86,7 @@ def _figures(units: Units, classes: Sequence[str], n_ordinal: int, seed: int) ->
 
 
 def _figure(values: npt.NDArray[np.float64], reason: str) -> dict[str, Any]:
-    """The first entry is the value itself, the others are draws."""
+    """The first entry is the value itself, the others are bootstrap draws."""
     if not np.isfinite(values[0]):
         return {"value": None, "low": None, "high": None, "reason": reason}
     ends = quantiles(values[1:])

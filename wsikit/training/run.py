@@ -1,6 +1,6 @@
-"""`wsikit train` and `wsikit evaluate` without the terminal: from a configuration to a model's folder and its figures.
+"""`wsikit train` and `wsikit evaluate` as functions: from a configuration to a model folder, metrics and figures.
 
-OUT holds config.yaml, splits.json, and while it works checkpoints/; when all is over model/, metrics.json and figures/.
+OUT holds config.yaml, splits.json and, during training, checkpoints/; at the end model/, metrics.json and figures/.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from wsikit.training.captioner.patients import patient_id
 from wsikit.training.card import training_card
 from wsikit.training.config import TrainConfig
 from wsikit.training.data import PatchSet
-from wsikit.training.evaluation import assess
+from wsikit.training.evaluation import evaluate_model
 from wsikit.training.factory import Loaded, build_model, load_data
 from wsikit.training.figures import save_figures
 from wsikit.training.forward import outputs_of
 from wsikit.training.module import EpochRecord
 from wsikit.training.ood import fit_ood_detector
 from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
-from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, teach_reading
+from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
 from wsikit.training.texts import with_captions
 from wsikit.training.trainer import train
 
-__all__ = ["Tell", "run_evaluation", "run_training"]
+__all__ = ["RunCallbacks", "run_evaluation", "run_training"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,36 +49,36 @@ CONFIG_COPY, SPLITS_FILE, CHECKPOINTS = "config.yaml", "splits.json", "checkpoin
 
 
 @dataclass(frozen=True)
-class Tell:
-    """What a run reports while it works."""
+class RunCallbacks:
+    """Functions that a run calls to report its progress."""
 
-    said: Callable[[str], None] = lambda text: None
-    """A step, in words."""
+    message: Callable[[str], None] = lambda text: None
+    """Called with one line of text."""
     epoch: Callable[[EpochRecord], None] = lambda record: None
     captioned: Callable[[int, int], None] = lambda done, total: None
-    """So many more patches are captioned, of so many."""
+    """Called with the number of further captioned patches and the total."""
 
 
 def run_training(
-    config: TrainConfig, out: Path, *, resume: bool = False, device: str = "auto", tell: Tell | None = None
+    config: TrainConfig, out: Path, *, resume: bool = False, device: str = "auto", callbacks: RunCallbacks | None = None
 ) -> dict[str, Any]:
-    """Train, and measure once on the test part; the metrics as written.
+    """Train, then evaluate once on the test part; return the metrics as written.
 
-    The test part is not looked at before the weights, the epoch and the temperature stand.
+    The test part is not used before weights, epoch and temperature are fixed.
 
     Raises
     ------
     RequestError
-        If `out` holds a finished run, or one that was begun and `resume` is False.
+        If `out` holds a finished run, or an unfinished one and `resume` is False.
     """
-    tell = tell or Tell()
+    callbacks = callbacks or RunCallbacks()
     _check_out(out, resume)
-    loaded, patches = _patches(config, tell)
+    loaded, patches = _patches(config, callbacks)
     out.mkdir(parents=True, exist_ok=True)
     parts, record = _split(config, patches, out)
     training, validation = patches.select(parts[TRAIN]), patches.select(parts[VALIDATION])
-    tell.said(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
-    model = _untrained(config, training.captions, loaded.prepared.mpp, tell).to(_device(device))
+    callbacks.message(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
+    model = _untrained(config, training.captions, loaded.prepared.mpp, callbacks).to(_device(device))
     begun = time.perf_counter()
     epochs = train(
         model,
@@ -86,18 +86,18 @@ def run_training(
         config.training,
         curriculum=config.curriculum(),
         stages=config.plan(),
-        on_epoch=tell.epoch,
+        on_epoch=callbacks.epoch,
         validation=validation,
         checkpoints=out / CHECKPOINTS,
         resume=resume,
     )
     seconds = time.perf_counter() - begun
     if fault := fit_ood_detector(model, training, validation):
-        tell.said(fault)
+        callbacks.message(fault)
     temperature = fit_temperature(validation.labels, outputs_of(model, validation).probs)
 
     test = patches.select(parts[TEST])
-    measured = assess(
+    measured = evaluate_model(
         model,
         test,
         classes=config.codes,
@@ -129,7 +129,7 @@ def run_training(
     )
     write_json(out / METRICS_FILE, metrics)
     save_model(model.cpu(), out / "model", card=training_card(model.config, metrics), metrics=metrics)
-    shutil.rmtree(out / CHECKPOINTS)  # ours, and of no use beside the model
+    shutil.rmtree(out / CHECKPOINTS)  # written by this run, and no longer needed
     return metrics
 
 
@@ -143,25 +143,25 @@ def run_evaluation(
     fold: int = 0,
     allow_seen: bool = False,
     device: str = "auto",
-    tell: Tell | None = None,
+    callbacks: RunCallbacks | None = None,
 ) -> dict[str, Any]:
-    """Measure a trained model on the data of a configuration, or on a part of a split of them; the metrics as written.
+    """Evaluate a trained model on the data of a configuration, or on one part of a split; return the metrics.
 
     Raises
     ------
     RequestError
-        If the model was trained on one of the patients (unless `allow_seen`), has other classes, or `out` holds
-        figures already.
+        If the model was trained on one of the patients (unless `allow_seen`), has other classes, or `out` already
+        holds results.
     """
-    tell = tell or Tell()
+    callbacks = callbacks or RunCallbacks()
     if (out / METRICS_FILE).exists():
-        raise RequestError(f"{out}: holds {METRICS_FILE} already; give a new folder, nothing is overwritten.")
+        raise RequestError(f"{out}: already holds {METRICS_FILE}; give a new folder, nothing is overwritten.")
     if model.config.classes != config.codes or model.config.patch_px != config.data.patch_px:
         raise RequestError(
             f"model {model.config.name}: classes {model.config.classes} on {model.config.patch_px} px, the "
-            f"configuration says {config.codes} on {config.data.patch_px} px. Give the one it was trained with."
+            f"configuration says {config.codes} on {config.data.patch_px} px. Give the configuration of its training."
         )
-    loaded, patches = _patches(config, tell)
+    loaded, patches = _patches(config, callbacks)
     if abs(loaded.prepared.mpp / model.config.mpp - 1) > 0.01:
         raise RequestError(
             f"model {model.config.name}: made for {model.config.mpp} µm/px, these patches are at "
@@ -172,10 +172,10 @@ def run_evaluation(
     seen = _seen(model, patches)
     if seen and not allow_seen:
         raise RequestError(
-            f"model {model.config.name} was trained or chosen on {seen} of these patients, so figures on them say "
-            "nothing. Name the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
+            f"model {model.config.name} was trained or selected on {seen} of these patients, so metrics on them "
+            "are biased. Give the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
         )
-    measured = assess(model.to(_device(device)), patches, classes=config.codes, n_ordinal=config.n_ordinal)
+    measured = evaluate_model(model.to(_device(device)), patches, classes=config.codes, n_ordinal=config.n_ordinal)
     metrics = {
         "model": {"name": model.config.name, "fingerprint": model.fingerprint},
         "data": loaded.words(),
@@ -192,7 +192,7 @@ def run_evaluation(
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the figures."""
+    """Versions of the packages that affect the results."""
     import sklearn
     import timm
     import transformers
@@ -207,29 +207,29 @@ def _check_out(out: Path, resume: bool) -> None:
     if (out / "model").exists():
         raise RequestError(f"{out}: holds a finished run (model/); give a new folder, nothing is overwritten.")
     if (out / SPLITS_FILE).exists() and not resume:
-        raise RequestError(f"{out}: a run was begun here. Resume it (--resume), or give another folder.")
+        raise RequestError(f"{out}: holds an unfinished run. Resume it (--resume), or give another folder.")
 
 
-def _patches(config: TrainConfig, tell: Tell) -> tuple[Loaded, PatchSet]:
+def _patches(config: TrainConfig, callbacks: RunCallbacks) -> tuple[Loaded, PatchSet]:
     loaded = load_data(config)
-    tell.said(loaded.words())
+    callbacks.message(loaded.words())
     total = len(loaded.prepared.patches)
     patches = with_captions(
         loaded.prepared.patches,
         config.captions,
         mpp=loaded.prepared.mpp,
-        tell=lambda done: tell.captioned(done, total),
+        on_done=lambda done: callbacks.captioned(done, total),
     )
     if config.captions.source != "none" and not any(patches.captions):
         raise RequestError(
-            f"captions: none of the {total} patches has one (source {config.captions.source}). Name a captioner or a "
-            "column, or set source none."
+            f"captions: none of the {total} patches has one (source {config.captions.source}). Set a captioner or a "
+            "column, or source none."
         )
     return loaded, patches
 
 
 def _split(config: TrainConfig, patches: PatchSet, out: Path) -> tuple[Split, dict[str, Any]]:
-    """The parts, and the record of the split in `out`; that of a run begun before is read back and checked."""
+    """The parts, and the record of the split in `out`; an existing record is read and checked."""
     wanted, path = config.split, out / SPLITS_FILE
     if path.exists():
         found = read_splits(path, patches)
@@ -243,19 +243,19 @@ def _split(config: TrainConfig, patches: PatchSet, out: Path) -> tuple[Split, di
     if wanted.fold >= len(found):
         raise RequestError(f"split: fold {wanted.fold} asked for, there are {len(found)}, counted from 0.")
     record = write_splits(path, patches, found, seed=wanted.seed)
-    # what was set alone: a column that is named must be there
+    # only what was set: a column that is named must exist
     copy = yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
     (out / CONFIG_COPY).write_text(copy, encoding="utf-8")
     return read_splits(path, patches)[wanted.fold], record
 
 
-def _untrained(config: TrainConfig, captions: tuple[str, ...], mpp: float, tell: Tell) -> MMLNB:
-    """The model before training, but able to read where the configuration wants it."""
+def _untrained(config: TrainConfig, captions: tuple[str, ...], mpp: float, callbacks: RunCallbacks) -> MMLNB:
+    """The untrained model, with a pretrained text encoder if the configuration asks for it."""
     if config.reading is None:
         return build_model(config, captions, mpp=mpp)
     words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=mpp, seed=config.training.seed, in_slide=config.captions.in_slide)
     model = build_model(config, words, mpp=mpp)
-    share = teach_reading(
+    share = pretrain_text_encoder(
         model.text,
         model.tokenizer,
         mpp=mpp,
@@ -264,7 +264,9 @@ def _untrained(config: TrainConfig, captions: tuple[str, ...], mpp: float, tell:
         seed=config.training.seed,
         in_slide=config.captions.in_slide,
     )
-    tell.said(f"the text encoder reads {100 * share:.0f} % of the facts' variance out of captions that it has not seen")
+    callbacks.message(
+        f"text pretraining: the encoder explains {100 * share:.0f} % of the facts' variance on held-out captions"
+    )
     return model
 
 
@@ -278,7 +280,7 @@ def _chosen(path: Path, patches: PatchSet, fold: int, part: str) -> np.ndarray:
 
 
 def _seen(model: MMLNB, patches: PatchSet) -> int:
-    """How many patients of the patches the model was trained or chosen on, as far as its folder tells."""
+    """Number of patients that the model was trained or selected on, according to its folder."""
     path = None if model.folder is None else model.folder / METRICS_FILE
     if path is None or not path.is_file():
         return 0
@@ -288,7 +290,7 @@ def _seen(model: MMLNB, patches: PatchSet) -> int:
 
 
 def _patients(patches: PatchSet, rows: np.ndarray) -> list[str]:
-    """Hashes of the patients of a part: enough to refuse them later, without their names."""
+    """Hashes of the patients of a part: enough to recognise them later, without their names."""
     return sorted({patient_id(group) for group in patches.groups[rows].tolist()})
 
 
@@ -306,7 +308,7 @@ def _without_ids(record: dict[str, Any], fold: int) -> dict[str, Any]:
 
 
 def _without_places(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as it goes into the model's folder: of paths the names alone, as the model may be shared."""
+    """The configuration for the model's folder: file names instead of paths, as the model may be shared."""
     record = config.model_dump(mode="json")
     source = next(record["data"][name] for name in ("table", "names", "stores") if record["data"][name])
     for inner, keys in (

@@ -1,6 +1,6 @@
 """Splits grouped by patient and balanced by class, written to disk with hashes and checked when read back.
 
-Parts are "train", "validation" and "test"; rows are those of the patch set, ids name them on disk.
+Parts are "train", "validation" and "test"; rows are those of the patch set, ids identify them on disk.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Split = dict[str, Rows]
 def split(
     labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], *, validation: float, test: float, seed: int
 ) -> Split:
-    """Train, validation and test, no group in two of them, classes balanced as well as groups allow.
+    """Split into train, validation and test: no group in two parts, classes balanced as far as the groups allow.
 
-    `validation` and `test` are shares of the patches; whole groups fall on one side, so they are met roughly.
+    `validation` and `test` are fractions of the patches. Groups are never divided, so fractions are approximate.
 
     Raises
     ------
@@ -42,7 +42,9 @@ def split(
         If there are too few groups for it.
     """
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
-        raise RequestError(f"split: validation {validation}, test {test}; both must lie in (0, 1) and leave a rest.")
+        raise RequestError(
+            f"split: validation {validation}, test {test}; both must lie in (0, 1) and sum to less than 1."
+        )
     everything = np.arange(len(labels))
     held_out = _fold(labels, groups, share=test, seed=seed)
     rest = np.setdiff1d(everything, held_out)
@@ -53,7 +55,7 @@ def split(
 
 
 def folds(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, *, seed: int) -> list[Split]:
-    """K splits: each fold is tested once, the one after it validates, the others train.
+    """K splits: each fold is the test part once, the next one the validation part, the others the training part.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def folds(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, *
         If there are fewer than `k` groups, or k is below 3.
     """
     if k < 3:
-        raise RequestError(f"folds: {k}; there must be 3 or more, for training, validation and test.")
+        raise RequestError(f"folds: {k}; expected 3 or more, for training, validation and test.")
     tested = _folds(labels, groups, k, seed)
     everything = np.arange(len(labels))
     found = []
@@ -74,7 +76,7 @@ def folds(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, *
 
 
 def check_parts(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], parts: Mapping[str, Rows]) -> None:
-    """Refuse a split in which a patient is in two parts, or which trains without one of the classes.
+    """Check that no patient is in two parts and that every class occurs in the training part.
 
     Raises
     ------
@@ -93,7 +95,7 @@ def check_parts(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], par
     for name, rows in parts.items():
         lacking = wanted - set(np.unique(labels[rows]).tolist())
         if lacking and name == TRAIN:
-            raise RequestError(f"split: no patch of class {min(lacking)} to train on; take another seed.")
+            raise RequestError(f"split: no training patch of class {min(lacking)}; use another seed.")
         if lacking:
             logger.warning("split: the part %s has no patch of class(es) %s", name, sorted(lacking))
 
@@ -101,12 +103,12 @@ def check_parts(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], par
 def write_splits(
     path: str | Path, data: PatchSet, splits: Sequence[Mapping[str, Rows]], *, seed: int
 ) -> dict[str, Any]:
-    """Write splits as JSON: ids of every part, their sha256, and that of the data they were made for.
+    """Write splits as JSON: ids of every part, their sha256, and the sha256 of the data.
 
-    Returns what was written.
+    Returns the record that was written.
     """
     if not data.ids:
-        raise RequestError("split: the patches have no ids, so a split of them cannot be kept.")
+        raise RequestError("split: the patches have no ids, so their split cannot be saved.")
     ids = np.array(data.ids, dtype=object)
     record = {
         "format": FORMAT,
@@ -132,7 +134,7 @@ def write_splits(
 
 
 def read_splits(path: str | Path, data: PatchSet) -> list[Split]:
-    """Splits as written, as rows of `data`, whatever order its rows are in.
+    """Read splits as rows of `data`, whatever the order of its rows.
 
     Raises
     ------
@@ -144,7 +146,7 @@ def read_splits(path: str | Path, data: PatchSet) -> list[Split]:
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file. Give the splits.json that wsikit train wrote.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not JSON ({error}). Take the file from where it was written again.") from error
+        raise RequestError(f"{path}: not JSON ({error}). Copy the file again from its source.") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise RequestError(f"{path}: not a split of this version of wsikit; make it again.")
     if record["data_sha256"] != data_digest(data):
@@ -166,12 +168,12 @@ def read_splits(path: str | Path, data: PatchSet) -> list[Split]:
 
 
 def ids_digest(ids: Sequence[str]) -> str:
-    """sha256 of ids, whatever their order."""
+    """sha256 of ids, independent of their order."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
 def data_digest(data: PatchSet) -> str:
-    """sha256 of ids, classes and groups of all patches, whatever their order. Pixels and captions do not count."""
+    """sha256 of ids, classes and groups of all patches, independent of their order; without pixels and captions."""
     names = data.classes or tuple(map(str, range(int(data.labels.max(initial=0)) + 1)))
     lines = zip(data.ids, data.labels.tolist(), data.groups.tolist(), strict=True)
     return ids_digest([f"{one}\t{names[label]}\t{group}" for one, label, group in lines])
@@ -188,10 +190,12 @@ def _folds(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, 
 
     n_groups = len(np.unique(groups))
     if n_groups < k:
-        raise RequestError(f"split: {n_groups} patients are too few for {k} folds; take larger shares or fewer folds.")
-    # rare classes in fewer patches than folds are spread as far as they go; sklearn would only warn of it
+        raise RequestError(
+            f"split: {n_groups} patients are too few for {k} folds; use larger fractions or fewer folds."
+        )
+    # classes with fewer patches than folds are spread as far as possible; sklearn would only warn of it
     smallest = int(np.bincount(labels)[np.unique(labels)].min())
     if smallest < k:
-        raise RequestError(f"split: a class has {smallest} patches, too few for {k} folds; take fewer.")
+        raise RequestError(f"split: a class has {smallest} patches, too few for {k} folds; use fewer folds.")
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     return [np.sort(rows).astype(np.int64) for _, rows in splitter.split(labels, labels, groups)]

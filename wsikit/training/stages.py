@@ -1,4 +1,4 @@
-"""Which parts of a model learn in which epochs, as a table. Applying it is idempotent, so a run can be resumed."""
+"""Table of which parts of a model are trained in which epochs. Applying it is idempotent, so a run can be resumed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from wsikit.errors import RequestError
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """From one epoch until the next stage's."""
+    """A stage, from its epoch to that of the next stage."""
 
     name: str
     from_epoch: int
     learns: frozenset[str]
-    """Names of the parts that learn; all others are frozen."""
+    """Names of the trained parts; all others are frozen."""
 
 
 PAPER_STAGES = (
@@ -25,12 +25,12 @@ PAPER_STAGES = (
     Stage("both", 50, frozenset({"image", "text", "fusion"})),
     Stage("fusion", 100, frozenset({"fusion"})),
 )
-"""As published, over 150 epochs: text frozen, both free, both frozen."""
+"""As published, over 150 epochs: text frozen, both trained, both frozen."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """The table, ordered by epoch, the first at 0."""
+    """The stages, ordered by epoch, the first at epoch 0."""
 
     stages: tuple[Stage, ...] = PAPER_STAGES
 
@@ -48,7 +48,7 @@ class StagePlan:
     def apply(self, epoch: int, parts: Mapping[str, nn.Module]) -> Stage:
         """Set requires_grad and train/eval of every part as the table says for `epoch`.
 
-        A frozen part is in eval mode: its dropout adds no noise, its batch statistics stand still.
+        A frozen part is in eval mode: its dropout adds no noise, its batch statistics are fixed.
 
         Raises
         ------
@@ -56,8 +56,10 @@ class StagePlan:
             If the table names a part that the model does not have.
         """
         stage = self.at(epoch)
-        if strangers := stage.learns - parts.keys():
-            raise RequestError(f"stage {stage.name!r} frees {sorted(strangers)}; the model has {sorted(parts)}.")
+        if unknown := stage.learns - parts.keys():
+            raise RequestError(
+                f"stage {stage.name!r} trains unknown parts {sorted(unknown)}; the model has {sorted(parts)}."
+            )
         for name, part in parts.items():
             part.requires_grad_(name in stage.learns)
             part.train(name in stage.learns)

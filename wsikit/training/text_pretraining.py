@@ -1,8 +1,8 @@
-"""Teaching a text encoder to read measured captions before it meets a patch: words and digits to the facts they tell.
+"""Pretraining of a text encoder on measured captions: it learns to predict the facts that words and digits state.
 
-No patch, no label and no patient takes part: facts are drawn at random, put into words by the lexicon, and read back.
-What an encoder from nothing would have to learn from a few thousand labels, that "indigo" is bluer than "mauve" and
-61 % more than 16 %, it knows beforehand, as a published text encoder knows its language.
+No patch, label or patient is used: facts are drawn at random, expressed in words by the lexicon, and predicted from
+the text. A text encoder trained from scratch would otherwise have to learn from a few thousand labels that "indigo" is
+bluer than "mauve" and 61 % is more than 16 %.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.training.fitting import fit
 from wsikit.training.settings import FitSettings
 
-_ALONE = ("black_share", "grey_share")  # above half they end the sentence: a patch of nothing to read
+_ALONE = ("black_share", "grey_share")  # above half they end the sentence: such a patch cannot be described
 _MOST_BLANK = 0.94
 
 _TONE_TERMS = {FACTS[name].term for name in TONE}
 
 VOCABULARY_FROM = 5000
-"""Drawn captions that hold every word of the language."""
+"""Number of drawn captions that contains every word of the lexicon."""
 
 
 def drawn_captions(
     n: int, *, mpp: float, seed: int, in_slide: bool = False
 ) -> tuple[tuple[str, ...], npt.NDArray[np.float32], tuple[str, ...]]:
-    """Random facts in words, as the measuring captioner would say them at `mpp` µm/px; `in_slide`: as the one does that
-    places patches in their slide.
+    """Captions of random facts, as the measuring captioner writes them at `mpp` µm/px; with `in_slide`, as the
+    captioner that describes patches relative to their slide.
 
     Returns
     -------
     captions : tuple of n str
     places : float32 (n, F)
-        Where each fact lies on the scale of its grades, 0 to 1; NaN where the caption does not tell it. With
-        `in_slide`, the facts' places in the slide come after the facts.
+        Position of each fact on the scale of its grades, 0 to 1; NaN where the caption does not state it. With
+        `in_slide`, the facts' positions within the slide follow.
     names : tuple of F str
     """
     rng = np.random.default_rng(seed)
@@ -52,25 +52,25 @@ def drawn_captions(
         facts = {name: value for name, (value, _) in drawn.items()}
         facts |= {name: min(facts[name], 0.4) for name in _ALONE}
         facts["blank_share"] = min(facts["blank_share"], _MOST_BLANK)
-        told = grades(facts)
+        stated = grades(facts)
         text = phrase(facts, mpp)
-        if placed and told.keys() & _TONE_TERMS:
+        if placed and stated.keys() & _TONE_TERMS:
             stands = rng.uniform(-0.2, 1.2, len(placed))
             text += " " + rank_sentence(dict(zip(placed, stands.tolist(), strict=True)))
             places[row, len(names) :] = stands
         texts.append(text)
         for column, name in enumerate(names):
-            if FACTS[name].term in told:
+            if FACTS[name].term in stated:
                 places[row, column] = drawn[name][1]
     return tuple(texts), places, names + tuple(f"{name} in the slide" for name in placed)
 
 
 def _draw(name: str, rng: np.random.Generator) -> tuple[float, float]:
-    """A value, each grade as likely as the others, and its place on the scale."""
+    """A value, with all grades equally likely, and its position on the scale."""
     fact = FACTS[name]
     limits = [limit for limit, _ in fact.grades[:-1]]
     last = 1.3 * limits[-1] if fact.unit != "share" else min(1.0, 2 * limits[-1])
-    # matter that is mostly absent is seldom told of; tone and nuclei always are
+    # material that is mostly absent is rarely stated; colour and nuclei always are
     common = name in TONE or fact.unit != "share" or rng.random() < 0.7
     grade = int(rng.integers(len(limits) + 1)) if common else 0
     within = float(rng.random())
@@ -79,7 +79,7 @@ def _draw(name: str, rng: np.random.Generator) -> tuple[float, float]:
 
 
 class Reader(nn.Module):
-    """An encoder with a head that gives the facts back."""
+    """An encoder with a head that predicts the facts."""
 
     def __init__(
         self, encoder: TextEncoder, tokenizer: CaptionTokenizer, captions: tuple[str, ...], places: np.ndarray
@@ -92,7 +92,7 @@ class Reader(nn.Module):
         self._places = torch.from_numpy(places)
 
     def read(self, rows: Tensor) -> Tensor:
-        """Places of the facts that the captions tell, (B, F)."""
+        """Predicted positions of the facts, (B, F)."""
         mask = self._mask[rows]
         length = int(mask.sum(dim=1).max())
         device = next(self.head.parameters()).device
@@ -102,11 +102,11 @@ class Reader(nn.Module):
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         found = self.read(rows.cpu())
         wanted = self._places[rows.cpu()].to(found.device)
-        told = ~wanted.isnan()
-        return {"loss": ((found - wanted.nan_to_num()) ** 2)[told].mean()}
+        stated = ~wanted.isnan()
+        return {"loss": ((found - wanted.nan_to_num()) ** 2)[stated].mean()}
 
 
-def teach_reading(
+def pretrain_text_encoder(
     encoder: TextEncoder,
     tokenizer: CaptionTokenizer,
     *,
@@ -116,12 +116,12 @@ def teach_reading(
     seed: int,
     in_slide: bool = False,
 ) -> float:
-    """Teach `encoder`, in place, to read measured captions at `mpp` µm/px, with `in_slide` those that place patches.
+    """Pretrain `encoder`, in place, on measured captions at `mpp` µm/px; with `in_slide`, relative to the slide.
 
     Returns
     -------
     float
-        Share of the facts' variance that it reads out of captions it has not seen (R², mean over the facts).
+        Explained variance of the facts on held-out captions (R², mean over the facts).
     """
     captions, places, _ = drawn_captions(n, mpp=mpp, seed=seed, in_slide=in_slide)
     torch.manual_seed(seed)
@@ -132,6 +132,6 @@ def teach_reading(
     probe.head = reader.head
     with torch.inference_mode():
         found = probe.read(torch.arange(512)).cpu().numpy()
-    told = np.isfinite(truth).any(axis=0)  # where nuclei are told, stains are not
-    missed = np.nanmean((found - truth)[:, told] ** 2, axis=0) / np.nanvar(truth[:, told], axis=0)
+    stated = np.isfinite(truth).any(axis=0)  # where nuclei are stated, stains are not
+    missed = np.nanmean((found - truth)[:, stated] ** 2, axis=0) / np.nanvar(truth[:, stated], axis=0)
     return float(1 - missed.mean())

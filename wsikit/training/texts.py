@@ -1,4 +1,4 @@
-"""Captions of a patch set, from where a configuration says. Nothing is captioned by who was trained on the patient."""
+"""Captions of a patch set from the configured source. A captioner trained on one of the patients is refused."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ AT_ONCE = 64
 
 
 def with_captions(
-    data: PatchSet, config: CaptionsConfig, *, mpp: float, tell: Callable[[int], None] = lambda done: None
+    data: PatchSet, config: CaptionsConfig, *, mpp: float, on_done: Callable[[int], None] = lambda done: None
 ) -> PatchSet:
-    """The patches with the captions of `config`; `tell` is called with how many more are done.
+    """Return the patches with the captions of `config`; `on_done` is called with numbers of further patches done.
 
     Raises
     ------
@@ -40,29 +40,29 @@ def with_captions(
     _refuse_seen(config.captioner, data)
     captioner = load_captioner(config.captioner)
     if not isinstance(captioner, FitsToSlide):
-        return data.with_captions(_described(captioner, data, np.arange(len(data)), mpp, tell))
+        return data.with_captions(_described(captioner, data, np.arange(len(data)), mpp, on_done))
     slides = data.groups if data.slides is None else data.slides
     texts = np.full(len(data), "", dtype=object)
     for slide in np.unique(slides):
         rows = np.flatnonzero(slides == slide)
-        settled = captioner.fit(data.images[rows[sample_rows(len(rows))]], mpp=mpp)
-        texts[rows] = _described(settled, data, rows, mpp, tell)
+        fitted = captioner.fit(data.images[rows[sample_rows(len(rows))]], mpp=mpp)
+        texts[rows] = _described(fitted, data, rows, mpp, on_done)
     return data.with_captions(texts.tolist())
 
 
 def _described(
-    captioner: Captioner, data: PatchSet, rows: npt.NDArray[np.int64], mpp: float, tell: Callable[[int], None]
+    captioner: Captioner, data: PatchSet, rows: npt.NDArray[np.int64], mpp: float, on_done: Callable[[int], None]
 ) -> list[str]:
     texts: list[str] = []
     for first in range(0, len(rows), AT_ONCE):
         images = data.images[rows[first : first + AT_ONCE]]
         texts += [caption.text for caption in captioner.caption(images, mpp=mpp)]
-        tell(len(images))
+        on_done(len(images))
     return texts
 
 
 def _refuse_seen(spec: str, data: PatchSet) -> None:
-    """Refuse a captioner on this disk that was trained on a patient of the data."""
+    """Raise if a local captioner was trained on a patient of the data."""
     for part in spec.split("#"):
         record = Path(part) / RECORD_FILE
         if not record.is_file():
@@ -73,7 +73,7 @@ def _refuse_seen(spec: str, data: PatchSet) -> None:
 
 
 def _from_csv(path: Path, ids: Sequence[str]) -> list[str]:
-    """A caption per id, in their order; each fold's adapter is checked against the patients of that fold."""
+    """One caption per id, in order; the adapter of each fold is checked against the patients of that fold."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -84,11 +84,11 @@ def _from_csv(path: Path, ids: Sequence[str]) -> list[str]:
     _refuse_seen_folds(path, rows)
     texts = {row["file_name"]: row["description"] or "" for row in rows}
     if len(texts) != len(rows):
-        raise RequestError(f"{path}: an image is named twice. Keep one caption per image.")
+        raise RequestError(f"{path}: an image has two rows. Keep one caption per image.")
     if missing := [one for one in ids if one not in texts]:
         raise RequestError(
-            f"{path}: no caption for {missing[0]} ({len(missing)} of {len(ids)} patches). Give each a row; it may be "
-            "empty."
+            f"{path}: no caption for {missing[0]} ({len(missing)} of {len(ids)} patches). Give each patch a "
+            "row; its caption may be empty."
         )
     return [texts[one] for one in ids]
 
@@ -98,8 +98,8 @@ def _refuse_seen_folds(path: Path, rows: Sequence[dict[str, str]]) -> None:
         record = path.parent / f"fold-{fold}" / RECORD_FILE
         if not record.is_file():
             raise RequestError(
-                f"{path}: captions by the adapter of fold {fold}, whose record {record} is missing, so nobody can tell "
-                "on which patients it was trained. Keep the CSV in the folder that finetune-captioner wrote."
+                f"{path}: captions by the adapter of fold {fold}, whose record {record} is missing, so the patients "
+                "of its training are unknown. Keep the CSV in the folder that finetune-captioner wrote."
             )
         patients = {row.get("patient", "") for row in rows if row.get("fold") == fold}
         refuse_seen_patients(json.loads(record.read_text(encoding="utf-8")), patients)

@@ -1,7 +1,7 @@
-"""Trains a dual-branch model on patches with captions. The loop is transformers' Trainer; what is MMLNB's is here:
-curriculum, stages, losses, what is recorded of an epoch, and which epoch's weights are kept.
+"""Train a dual-branch model on patches with captions. The loop is transformers' Trainer; this module adds MMLNB's
+curriculum, stages and losses, the record of each epoch, and the selection of the epoch whose weights are kept.
 
-Without a validation set the last epoch's weights are the result; with one the best epoch's on it. No test set comes in.
+Without a validation set the weights of the last epoch are kept, with one those of the best epoch. No test set is used.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ def train(
     checkpoints: Path | None = None,
     resume: bool = False,
 ) -> list[EpochRecord]:
-    """Train `model` in place, on the device it is on; it is in eval mode afterwards.
+    """Train `model` in place, on its device; it is in eval mode afterwards.
 
-    With the same seed, data, number of threads and versions the weights come out the same on a CPU, also if the run
-    was killed and resumed.
+    With the same seed, data, number of threads and versions the weights are the same on a CPU, also if the run
+    was stopped and resumed.
 
     Parameters
     ----------
     curriculum
-        Weight of the text by epoch. Its end must be reached within the epochs.
+        Weight of the text by epoch. It must reach its end within the epochs.
     on_epoch
-        Told of each epoch when it is over.
+        Called with the record of each finished epoch.
     validation
-        Patches of other patients. The weights of the epoch that does best on them are kept.
+        Patches of other patients. The weights of the best epoch on them are kept.
     checkpoints
-        A folder that gets one checkpoint per epoch (the last and the best are kept).
+        Folder for one checkpoint per epoch (the last and the best are kept).
     resume
-        Go on from the last checkpoint there, if there is one.
+        Resume from the last checkpoint there, if there is one.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def train(
             output=checkpoints or Path(scratch),
             device=learner.device,
             steps=len(learner.order) * settings.epochs,
-            # a run that had stopped early does not go on when resumed: there are no more epochs for it
+            # a run that stopped early does not continue when resumed
             epochs=len(watch.records) if over else settings.epochs,
             keeps=checkpoints is not None,
             validates=validation is not None,
@@ -107,7 +107,7 @@ def train(
 
 
 class _Watch(TrainerCallback):
-    """Begins and ends epochs; knows all records, also those of the run before it was resumed."""
+    """Begins and ends epochs; holds all records, including those from before the run was resumed."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class _Watch(TrainerCallback):
         control.should_training_stop = control.should_training_stop or self.is_over()
 
     def best(self) -> int:
-        """The epoch whose weights are kept: the last, or the first of the best on the validation set."""
+        """The epoch whose weights are kept: the last, or the first with the best validation metric."""
         name = self._settings.select_by
         values = [record.validation[name] for record in self.records if record.validation]
         if not values:
@@ -154,7 +154,7 @@ class _Watch(TrainerCallback):
         return int(np.argmax(values) if _HIGHER_IS_BETTER[name] else np.argmin(values))
 
     def is_over(self) -> bool:
-        """Whether patience is at its end, which is not asked before the curriculum is."""
+        """Whether early stopping applies; never before the end of the curriculum."""
         patience, last = self._settings.patience, self.records[-1]
         if patience is None or last.validation is None:
             return False
@@ -170,7 +170,7 @@ class _Watch(TrainerCallback):
         found = {name: value_of(self._validation.labels, probs, name) for name in _HIGHER_IS_BETTER}
         if not np.isfinite(found[self._settings.select_by]):
             raise RequestError(
-                f"validation: {self._settings.select_by} is not defined there (a class is missing); select_by nll."
+                f"validation: {self._settings.select_by} is not defined (a class is missing); set select_by to nll."
             )
         return {name: value for name, value in found.items() if np.isfinite(value)}
 
@@ -184,7 +184,7 @@ class _Trainer(Trainer):
             model=learner,
             args=arguments,
             train_dataset=learner.loader.dataset,
-            eval_dataset=learner.loader.dataset,  # never read: `evaluate` below hands over what the watch measured
+            eval_dataset=learner.loader.dataset,  # never read: `evaluate` below returns the metrics already measured
             callbacks=[watch],
             optimizers=(adamw(learner.model.parts(), learner.settings.lr, learner.settings.weight_decay), None),
         )
@@ -252,16 +252,16 @@ def _check(
     if settings.epochs <= curriculum.milestones[1]:
         raise RequestError(
             f"training: {settings.epochs} epochs end before the curriculum does (epoch {curriculum.milestones[1]}); "
-            "take more epochs or an earlier rise."
+            "use more epochs or an earlier rise."
         )
     if settings.precision == "fp16" and next(model.parameters()).device.type == "cpu":
-        raise RequestError("training: precision fp16 needs a GPU; take bf16 or fp32.")
+        raise RequestError("training: precision fp16 needs a GPU; use bf16 or fp32.")
     if settings.patience is not None and validation is None:
         raise RequestError("training: patience needs a validation set.")
     if validation is not None:
         refuse_shared_groups(data, validation)
     if len(data) < 2:
-        raise RequestError(f"training: {len(data)} patch(es) to learn from; there must be 2 or more.")
+        raise RequestError(f"training: {len(data)} training patch(es); expected 2 or more.")
 
 
 def _identity(
@@ -272,7 +272,7 @@ def _identity(
     stages: StagePlan,
     validation: PatchSet | None,
 ) -> dict[str, Any]:
-    """What decides the weights; a run that differs in any of it is another."""
+    """Everything that determines the weights; a run that differs in any of it is another run."""
 
     def of(patches: PatchSet) -> str:
         texts = "\x1f".join(patches.captions).encode()
@@ -290,7 +290,7 @@ def _identity(
 
 
 def _record(entry: dict[str, Any]) -> EpochRecord | None:
-    """A record out of the trainer's log, None for an entry of another kind."""
+    """The epoch record of an entry of the trainer's log; None for other entries."""
     if _RECORD not in entry:
         return None
     values = dict(entry[_RECORD])

@@ -1,4 +1,4 @@
-"""The two branches of MMLNB, each trained by itself: the stages before fusion, shared by all arms of an ablation."""
+"""Unimodal training of the two branches of MMLNB: the stages before fusion, shared by all arms of an ablation."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _IMAGE_STAGE = StagePlan((Stage("image", 0, frozenset({"image", "fusion"})),))
 
 
 def train_image_branch(model: MMLNB, data: PatchSet, settings: TrainingSettings) -> None:
-    """Train the image encoder with its own head, in place; no caption is seen, no text weight (alpha is 0)."""
+    """Train the image encoder with its own head, in place; no captions are used (alpha is 0)."""
     silent = data.with_captions([""] * len(data))
     flat = CurriculumSchedule((0, 1), start=0.0, end=0.0, steps=1)
     train(model, silent, settings, curriculum=flat, stages=_IMAGE_STAGE)
 
 
 def image_probs(model: MMLNB, data: PatchSet) -> npt.NDArray[np.float64]:
-    """What the image branch says by itself, (N, C)."""
+    """Probabilities of the image branch, (N, C)."""
     return softmax(outputs_of(model, data.with_captions([""] * len(data))).logits_image)
 
 
 class _TextLearner(nn.Module):
-    """The text encoder with a head of its own, on captions alone."""
+    """The text encoder with a head of its own, on captions only."""
 
     def __init__(self, model: MMLNB, captions: tuple[str, ...], labels: npt.NDArray[np.int64], weight: Tensor) -> None:
         super().__init__()
@@ -57,22 +57,22 @@ class _TextLearner(nn.Module):
 def train_text_branch(
     model: MMLNB,
     training: PatchSet,
-    asked: PatchSet,
+    test: PatchSet,
     settings: FitSettings,
     *,
     weight: npt.NDArray[np.float32],
     seed: int,
     head_lr: float = 2e-3,
 ) -> npt.NDArray[np.float64]:
-    """Train the text encoder on captions alone, in place; what it then says of the captions of `asked`, (M, C).
+    """Train the text encoder on captions only, in place; return its probabilities for the captions of `test`, (M, C).
 
-    `weight` is float32 (C,), how much each class counts; the head, from nothing, learns at `head_lr`.
+    `weight` is float32 (C,), class weights; the new head has the learning rate `head_lr`.
     """
     torch.manual_seed(seed)
     model.text.requires_grad_(True)  # the image branch's stage has frozen it
     learner = _TextLearner(model, training.captions, training.labels, torch.from_numpy(weight))
     fit(learner, len(training), settings, rates={"head": head_lr}, seed=seed)
-    learner._texts = Texts(model, asked.captions)
+    learner._texts = Texts(model, test.captions)
     with torch.inference_mode():
-        parts = [learner.logits(rows) for rows in torch.split(torch.arange(len(asked)), 256)]
+        parts = [learner.logits(rows) for rows in torch.split(torch.arange(len(test)), 256)]
     return softmax(torch.cat(parts).numpy())

@@ -1,4 +1,4 @@
-"""`wsikit evaluate --fit-vote` without the terminal: a model's validation slides, and OUT/vote.json fitted on them."""
+"""`wsikit evaluate --fit-vote` as a function: fit voting parameters on validation slides and write OUT/vote.json."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from wsikit.voting.weights import key_tissue
 
 FILE = "vote.json"
 METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
-"""Those that need nothing but patches: a rule's class must be told, and attention a model of its own."""
+"""Methods that need only patch predictions. A rule needs a given class, and attention needs its own model."""
 _NEUROPIL, _STROMA = "fibrillary_share", "spindle_share"
 
 
@@ -47,27 +47,27 @@ def run_vote_fit(
     split_file: Path,
     fold: int = 0,
     method: str = "mean",
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> FittedVote:
     """Fit a voting method on the validation part of a split; the result is also written to OUT/vote.json.
 
     Parameters
     ----------
     model
-        On the device it is to run on.
+        On the device where it runs.
     split_file, fold
-        As `wsikit train` wrote it. The test part is not looked at, but to see that no slide and no patient of the
-        validation part is in it.
+        As `wsikit train` wrote it. The test part is used only to check that it shares no slide and no patient with
+        the validation part.
 
     Raises
     ------
     RequestError
         If a validation slide or patient is also in the test part, or was trained on; if there are too few slides, the
-        file is there already, or the captions do not measure what `method` weighs by.
+        file exists, or the captions do not measure what `method` needs.
     """
     path = out / FILE
     if path.exists():
-        raise RequestError(f"{path}: is there already; give a new folder, nothing is overwritten.")
+        raise RequestError(f"{path}: exists; give a new folder, nothing is overwritten.")
     if model.config.classes != config.codes:
         raise RequestError(f"model {model.config.name}: classes {model.config.classes}, the data's {config.codes}.")
     loaded = load_data(config)
@@ -75,14 +75,14 @@ def run_vote_fit(
     found = read_splits(split_file, patches)
     if fold >= len(found) or VALIDATION not in found[fold]:
         raise RequestError(
-            f"{split_file}: no validation part in fold {fold} of {len(found)}; a vote is fitted on that."
+            f"{split_file}: no validation part in fold {fold} of {len(found)}; a vote is fitted on the validation part."
         )
     parts = found[fold]
     validation = patches.select(parts[VALIDATION])
     refuse_tested(_names(validation), _names(patches.select(parts[TEST])))
     _refuse_trained(model, validation)
     validation = with_captions(validation, config.captions, mpp=mpp)
-    tell(f"{len(validation)} validation patches of {len(set(_names(validation)))} slides")
+    notify(f"{len(validation)} validation patches of {len(set(_names(validation)))} slides")
     slides, codes = vote_slides(model, validation, outputs_of(model, validation), mpp=mpp, method=method)
     fitted = fit(slides, VoteParameters(method=method), codes=codes, model=model.fingerprint or "")
     fitted = _with_split(fitted, split_file, fold)
@@ -92,7 +92,7 @@ def run_vote_fit(
 
 
 def fit(slides: list[VoteSlide], start: VoteParameters, *, codes: tuple[str, ...], model: str) -> FittedVote:
-    """Parameters, margin and, for UD, PD and D, the limits of INPC's proxies, fitted on `slides`."""
+    """Fit parameters, margin and, for UD, PD and D, the limits of INPC's proxies on `slides`."""
     parameters, abstains = fit_margin(slides, fit_parameters(slides, start))
     everywhere = np.mean([slide.truth for slide in slides], axis=0)
     scores = {
@@ -108,10 +108,10 @@ def fit(slides: list[VoteSlide], start: VoteParameters, *, codes: tuple[str, ...
 def vote_slides(
     model: MMLNB, data: PatchSet, outputs: Outputs, *, mpp: float, method: str
 ) -> tuple[list[VoteSlide], tuple[str, ...]]:
-    """The slides of a patch set as a vote sees them, and the codes of the voting classes.
+    """The slides of a patch set as input of a vote, and the codes of the voting classes.
 
-    A slide's truth is the share of each voting class among its patches that are no background; slides without such
-    patches are left out.
+    The truth of a slide is the fraction of each voting class among its patches that are not background; slides without
+    such patches are left out.
     """
     inputs = vote_inputs(outputs.probs, model.config.classes, model.config.background)
     tissue = _measured_tissue(data, mpp) if method == "soft_clinical" else None
@@ -133,7 +133,7 @@ def vote_slides(
 def _inpc_rules(slides: list[VoteSlide], codes: tuple[str, ...]) -> Rules:
     shares = []
     for slide in slides:
-        # background is known by its weight: what is left of a patch is its tumour
+        # background has a weight: the rest of the patch is tumour
         probs = np.column_stack([slide.probs * slide.weights[:, None], 1 - slide.weights])
         cells = np.stack([np.arange(len(probs)), np.zeros(len(probs), np.int64)], axis=1)
         facts = facts_from_classes(probs, (*codes, "background"), ("background",), cells=cells, pitch_mm=1.0)
@@ -142,13 +142,13 @@ def _inpc_rules(slides: list[VoteSlide], codes: tuple[str, ...]) -> Rules:
 
 
 def _names(data: PatchSet) -> list[tuple[str, str]]:
-    """Slide and patient of each patch; where slides are not named, a patient's patches are one slide."""
+    """Slide and patient of each patch; without slide names, the patches of a patient are one slide."""
     slides = data.groups if data.slides is None else data.slides
     return [(str(slide), str(group)) for slide, group in zip(slides.tolist(), data.groups.tolist(), strict=True)]
 
 
 def _refuse_trained(model: MMLNB, validation: PatchSet) -> None:
-    """Raise if the model's weights were fitted on one of the patients, as far as its folder tells."""
+    """Raise if the model was trained on one of the patients, according to its folder."""
     path = None if model.folder is None else model.folder / METRICS_FILE
     if path is None or not path.is_file():
         return
@@ -156,13 +156,13 @@ def _refuse_trained(model: MMLNB, validation: PatchSet) -> None:
     trained = set(known.get(TRAIN, ())) & {patient_id(group) for group in set(validation.groups.tolist())}
     if trained:
         raise RequestError(
-            f"model {model.config.name} was trained on {len(trained)} of the validation patients: it knows them too "
-            "well for a vote to be fitted on them. Give the split and the fold that it was trained with."
+            f"model {model.config.name} was trained on {len(trained)} of the validation patients, so its "
+            "predictions on them are overconfident. Give the split and the fold of its training."
         )
 
 
 def _measured_tissue(data: PatchSet, mpp: float) -> npt.NDArray[np.float64]:
-    """Key tissue (N, 3) of patches, as the default captioner measures it."""
+    """Fractions of the key tissues, (N, 3), of patches, measured by the default captioner."""
     captioner = load_captioner("morphometry")
     shares = np.full((2, len(data)), np.nan)
     for row, image in enumerate(data.images):
@@ -171,7 +171,7 @@ def _measured_tissue(data: PatchSet, mpp: float) -> npt.NDArray[np.float64]:
     if np.isnan(shares).all():
         raise RequestError(
             f"soft_clinical weighs by neuropil and spindle stroma, which cannot be measured at {mpp:g} µm/px: "
-            "take another method"
+            "use another method"
         )
     neuropil, stroma = (tuple(limit for limit, _ in FACTS[name].grades[:3]) for name in (_NEUROPIL, _STROMA))
     return key_tissue(shares[0], shares[1], neuropil_grades=neuropil, stroma_grades=stroma)  # type: ignore[arg-type]

@@ -58,7 +58,7 @@ def _class_rows(result: SlideResult, names: Sequence[str], colors: Sequence[str]
             cells.append(f"{_number(interval.low[index])} – {_number(interval.high[index])}")
         cells.append(_percent(result.fractions[index]))
         if areas is not None:
-            cells += [_number(areas.mm2[index]), _percent(areas.percent[index] / 100)]
+            cells += [f"{areas.mm2[index]:.3g}", _percent(areas.percent[index] / 100)]
         rows.append(_row(cells, bold=index == result.leading))
     return "".join(rows)
 
@@ -67,8 +67,9 @@ def _fact_rows(result: SlideResult) -> str:
     facts = [("Margin", _number(result.margin) + _margin_interval(result))]
     if result.interval is None and result.no_interval:
         facts.append(("Interval", f"none: {escape(result.no_interval)}"))
+    effective = math.floor(result.n_effective * 10) / 10
     facts.append(("Method", escape(result.method)))
-    facts.append(("Voting patches", f"{result.n_patches:,} (effective sample size {result.n_effective:,.1f})"))
+    facts.append(("Voting patches", f"{result.n_patches:,} (effective sample size {effective:,.1f})"))
     facts.append(("Not voting", f"{result.n_background:,} background, {result.n_unpredicted:,} without prediction"))
     if result.ood_fraction is not None:
         facts.append(("Out-of-distribution tissue", _percent(result.ood_fraction)))

@@ -56,5 +56,5 @@ def test_patches_of_any_size_reach_the_model_at_one_grid(chat: Chat) -> None:
 
 def test_a_template_that_reorders_the_turns_is_refused(chat: Chat) -> None:
     chat.processor.chat_template = "{% for m in messages|reverse %}{{ m['role'] }}{% endfor %}"
-    with pytest.raises(ModelError, match="cannot be trained"):
+    with pytest.raises(ModelError, match="cannot be fine-tuned"):
         chat.answer_ids("No blood.")

@@ -55,30 +55,30 @@ def test_a_checkpoint_cannot_bring_decoding_habits_along(tiny_folder: Path, pict
     shutil.copytree(tiny_folder, other)
     path = other / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | habits))
-    plain, told = (load_vlm(folder, image_px=56, device="cpu", max_new_tokens=10) for folder in (tiny_folder, other))
-    assert [c.text for c in told.caption(pictures, mpp=0.5)] == [c.text for c in plain.caption(pictures, mpp=0.5)]
-    assert told.fingerprint()["model"] == plain.fingerprint()["model"]
+    plain, changed = (load_vlm(folder, image_px=56, device="cpu", max_new_tokens=10) for folder in (tiny_folder, other))
+    assert [c.text for c in changed.caption(pictures, mpp=0.5)] == [c.text for c in plain.caption(pictures, mpp=0.5)]
+    assert changed.fingerprint()["model"] == plain.fingerprint()["model"]
 
 
 def test_sampling_is_repeated_by_its_seed_and_changed_by_another(tiny_folder: Path, pictures: Pictures) -> None:
-    def say(seed: int) -> list[str]:
+    def texts(seed: int) -> list[str]:
         captioner = load_vlm(
             tiny_folder, image_px=56, device="cpu", max_new_tokens=12, sample=Sampling(seed, temperature=2.0)
         )
         return [caption.text for caption in captioner.caption(pictures, mpp=0.5)]
 
-    assert say(1) == say(1) != say(2)
+    assert texts(1) == texts(1) != texts(2)
 
 
 def test_sampling_draws_words_as_often_as_their_probabilities_say() -> None:
-    from wsikit.captions.vlm.decoding import _OwnDraw
+    from wsikit.captions.vlm.decoding import _SeededSampling
 
     scores = torch.log(torch.tensor([[0.5, 0.3, 0.2]])).expand(4000, 3)
-    draw = _OwnDraw(Sampling(seed=5, temperature=1.0), [str(i).encode() for i in range(4000)])
+    draw = _SeededSampling(Sampling(seed=5, temperature=1.0), [str(i).encode() for i in range(4000)])
     drawn = draw(torch.zeros(1, 1, dtype=torch.long), scores).argmax(dim=1)
     assert np.bincount(drawn.numpy(), minlength=3) / 4000 == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
 
 
 def test_a_temperature_of_zero_is_refused() -> None:
-    with pytest.raises(RequestError, match="above 0"):
+    with pytest.raises(RequestError, match="expected more than 0"):
         Sampling(seed=1, temperature=0.0)

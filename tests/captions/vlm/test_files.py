@@ -1,4 +1,4 @@
-"""Models and adapters on disk: found or refused in one clear line, told apart by their fingerprints."""
+"""Models and adapters on disk: found or refused with one line, distinguished by their fingerprints."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def _change_a_byte(path: Path, at: int) -> None:
 
 
 def test_a_model_that_is_not_here_is_named_with_the_command_that_fetches_it() -> None:
-    with pytest.raises(ModelError, match="hf download nobody/no-such-model"):
-        find_vlm("nobody/no-such-model")
+    with pytest.raises(ModelError, match="hf download no-organisation/no-such-model"):
+        find_vlm("no-organisation/no-such-model")
 
 
-def test_an_adapter_given_as_a_model_is_told_so(tmp_path: Path) -> None:
+def test_an_adapter_in_place_of_a_model_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="an adapter, not a model"):
@@ -41,7 +41,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     from transformers import BertConfig
 
     BertConfig(hidden_size=32, num_attention_heads=2).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="a bert model, not one that turns image and text into text"):
+    with pytest.raises(ModelError, match="a bert model, not an image-text-to-text model"):
         load_vlm(tmp_path, device="cpu")
 
 
@@ -83,8 +83,8 @@ def test_what_decides_no_caption_is_not_in_the_fingerprint(copy: Path, name: str
     assert model_fingerprint(copy) == before
 
 
-def test_large_weights_are_told_apart_by_header_size_and_samples(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module, "_WHOLE_UP_TO", 1000)
+def test_large_weights_are_hashed_by_header_size_and_samples(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files_module, "_FULL_HASH_BYTES", 1000)
     seen = {model_fingerprint(copy)}
     weights = copy / "model.safetensors"
     for at in (20, weights.stat().st_size // 2, -1):

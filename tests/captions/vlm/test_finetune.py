@@ -92,7 +92,7 @@ def test_a_second_adapter_on_the_same_base_is_refused(tiny_folder: Path, trained
     adapted, _ = add_lora(model, QUICK)
     print_of_base = model_fingerprint(tiny_folder)
     for used in (adapted, model):
-        with pytest.raises(ModelError, match="has an adapter already"):
+        with pytest.raises(ModelError, match="already has an adapter"):
             attach(used, find_adapter(trained[0]), base_fingerprint=print_of_base)
 
 
@@ -113,7 +113,7 @@ def test_words_that_name_the_diagnosis_never_become_targets(make_table: Make) ->
 
 
 def test_a_description_that_is_nothing_but_the_diagnosis_is_refused(make_table: Make) -> None:
-    with pytest.raises(RequestError, match="name the diagnosis and nothing else"):
+    with pytest.raises(RequestError, match="contain only the diagnosis"):
         prepare(make_table(12, captions=("Poorly differentiated", "No blood.", "Scant neuropil.")))
 
 
@@ -178,15 +178,15 @@ def test_captioning_asks_as_training_did(tiny_folder: Path, trained: tuple[Path,
 def test_nothing_is_overwritten_and_no_other_request_continued(
     tiny_folder: Path, trained: tuple[Path, dict], make_table: Make, tmp_path: Path
 ) -> None:
-    with pytest.raises(RequestError, match="finished adapter already"):
+    with pytest.raises(RequestError, match="already holds a finished adapter"):
         finetune_captioner(make_table(48), model=tiny_folder, out=trained[0], settings=QUICK, device="cpu")
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(RequestError, match="something already"):
+    with pytest.raises(RequestError, match="not empty"):
         finetune_captioner(make_table(48), model=tiny_folder, out=tmp_path, settings=QUICK, device="cpu")
     begun = tmp_path / "begun" / "training"
     begun.mkdir(parents=True)
     (begun / "request.json").write_text("{}")
-    with pytest.raises(RequestError, match="another fine-tuning"):
+    with pytest.raises(RequestError, match="another unfinished fine-tuning"):
         finetune_captioner(make_table(48), model=tiny_folder, out=begun.parent, settings=QUICK, device="cpu")
 
 
@@ -316,7 +316,7 @@ def test_finished_folds_are_kept(out_of_fold: tuple[Path, list[dict[str, str]], 
     settings = QUICK.model_copy(update={"epochs": 1})
     out_of_fold_captions(table, 3, model=tiny_folder, out=out, settings=settings, device="cpu")
     assert ((out / "captions.csv").read_bytes(), (out / "fold-0" / "wsikit.json").stat().st_mtime_ns) == before
-    with pytest.raises(RequestError, match="of another request"):
+    with pytest.raises(RequestError, match="belongs to another request"):
         out_of_fold_captions(table, 3, model=tiny_folder, out=out, settings=QUICK, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""The captioner as the rest of the package sees it."""
+"""The interface of the generative captioner."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_it_conforms(tiny_folder: Path) -> None:
     check_captioner(captioner, images=sample_patches(56))
 
 
-def test_whatever_decides_a_word_is_in_the_fingerprint(tiny_folder: Path) -> None:
+def test_whatever_decides_a_caption_is_in_the_fingerprint(tiny_folder: Path) -> None:
     options: list[dict] = [
         {},
         {"prompt": "What is it?"},
@@ -60,15 +60,13 @@ def test_an_image_of_floats_is_refused(tiny_folder: Path, pictures: Pictures) ->
         load_vlm(tiny_folder, device="cpu").caption(pictures.astype(np.float32), mpp=0.5)  # type: ignore[arg-type]
 
 
-def test_a_caption_that_was_cut_is_told(
-    tiny_folder: Path, pictures: Pictures, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cut_caption_is_reported(tiny_folder: Path, pictures: Pictures, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         load_vlm(tiny_folder, image_px=56, device="cpu", max_new_tokens=2).caption(pictures[:3], mpp=0.5)
     assert "3 of 3 captions were cut at 2 tokens" in caplog.text
 
 
-def test_another_scale_than_the_one_trained_at_is_told_once(
+def test_a_scale_other_than_that_of_the_training_gives_one_warning(
     tiny_folder: Path, pictures: Pictures, caplog: pytest.LogCaptureFixture
 ) -> None:
     captioner = load_vlm(tiny_folder, image_px=112, device="cpu", max_new_tokens=2)

@@ -81,5 +81,5 @@ def test_an_adapter_that_has_seen_a_patient_is_refused() -> None:
     for seen in ("a", "b"):
         with pytest.raises(RequestError, match=f"trained on 1 of these patients, such as {seen}"):
             refuse_seen_patients(record, ["c", seen])
-    with pytest.raises(RequestError, match="does not say"):
+    with pytest.raises(RequestError, match="does not list"):
         refuse_seen_patients({}, ["c"])

@@ -1,4 +1,4 @@
-"""Patches of stores by drawn regions: truth is a count of patch centres in boxes known beforehand."""
+"""Patches of stores by annotated regions: truth is a count of patch centres in boxes known beforehand."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_patch_has_the_class_of_the_region_that_its_centre_lies_in(folder: Pat
 
 def test_regions_of_two_classes_must_not_share_a_patch(folder: Path):
     manifest = draw(folder, feature("UD", LEFT), feature("D", (600, 300, 1100, 800)))
-    with pytest.raises(RequestError, match="lies in regions of 'UD' and 'D'. Draw regions"):
+    with pytest.raises(RequestError, match="lies in regions of 'UD' and 'D'. Regions of"):
         read_stores(manifest)
 
 

@@ -79,7 +79,7 @@ def test_other_names_of_columns_and_what_is_named_must_be_there(folder: Path):
     text = TABLE.replace("file_name", "file").replace("class", "label")
     table = read_table(write(folder, text), folder, columns=Columns(file="file", label="label"))
     assert table.classes == ("PD", "UD", "D")
-    with pytest.raises(RequestError, match=r"no column 'case' for the patient \(there: file, .*Name it in columns"):
+    with pytest.raises(RequestError, match=r"no column 'case' for the patient \(there: file, .*Set it in columns"):
         read_table(folder / "t.csv", folder, columns=Columns(file="file", label="label", patient="case"))
     without = read_table(folder / "t.csv", folder, columns=Columns(file="file", label="label", x=None, y=None))
     assert without.coords is None
@@ -88,13 +88,13 @@ def test_other_names_of_columns_and_what_is_named_must_be_there(folder: Path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (TABLE.replace("UD", ""), r"line 3: no class in column 'class'. Give the row its class"),
+        (TABLE.replace("UD", ""), r"line 3: no class in column 'class'. Fill it in"),
         (TABLE.replace("UD", "NaN"), r"line 3: no class"),
         (TABLE.replace("a.png", "z.png"), r"line 3: z.png is not in .* \(1 of 3 images are not\)"),
-        (TABLE.replace("a.png", "./b.png"), r"line 3: b.png was named on line 2 already"),
+        (TABLE.replace("a.png", "./b.png"), r"line 3: b.png duplicates line 2"),
         (TABLE.replace("a.png", ""), r"line 3: no file name"),
         (TABLE.replace(",1,2", ",1,left"), r"line 3: 'left' in column 'y'; expected a number"),
-        (TABLE.replace("two", "two, three"), r"line 2: 7 cells where the header has 6"),
+        (TABLE.replace("two", "two, three"), r"line 2: 7 cells but the header has 6"),
         (TABLE.replace("patient", "class"), r"two columns are called 'class'"),
         ("file_name,class\n", r"1 line\(s\); expected a header"),
         (TABLE.replace("class", "kind"), r"no column 'class' for the label"),
@@ -116,7 +116,7 @@ def test_an_unreadable_image_is_named_when_it_is_asked_for(folder: Path):
     table = read_table(write(folder, TABLE), folder)
     (folder / "a.png").write_bytes(png(10)[:40])
     assert len(table.images([0, 2])) == 2
-    with pytest.raises(WsikitError, match=r"a\.png: not readable as an image .*take its row out"):
+    with pytest.raises(WsikitError, match=r"a\.png: not readable as an image .*remove its row"):
         table.images([1])
     (folder / "a.png").write_bytes(png(300, mode="I;16"))
     with pytest.raises(WsikitError, match="I;16 pixels; expected 8 bits"):
@@ -131,9 +131,9 @@ def test_grey_and_transparent_images_come_as_rgb(folder: Path):
     assert (image == 77).all()
 
 
-def test_a_value_that_stands_for_no_class_is_refused_by_name(folder: Path):
+def test_a_value_without_a_class_is_refused_by_name(folder: Path):
     table = read_table(write(folder, TABLE), folder)
-    with pytest.raises(RequestError, match=r"a\.png is of class 'UD'; expected one of 'PD', 'D' \(1 row"):
+    with pytest.raises(RequestError, match=r"a\.png is of class 'UD'; expected one of 'PD', 'D' \(1 such row"):
         map_classes(table, {"PD": "PD", "D": "D"})
     with pytest.raises(RequestError, match="no row is of one of 'Ganglion'"):
         map_classes(table, {"Ganglion": "G"}, drop_others=True)

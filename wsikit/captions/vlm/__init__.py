@@ -1,4 +1,4 @@
-"""Captions by vision-language models: load one that is on this disk (with its LoRA adapter), or build a tiny one."""
+"""Captions by vision-language models: load one from this disk, with a LoRA adapter, or build a tiny one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The one place where images and words become a model's input: for training and for captioning alike.
+"""Model inputs from images and texts, the same for training and for captioning.
 
-All images come at one side in pixels, so all prompts of a model have the same tokens; answers differ in length alone.
+All images are resized to one side, so all prompts of a model have the same tokens; only the answers differ in length.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wsikit.errors import ModelError
 
 DEFAULT_PROMPT = "You are a pathologist. Describe what is seen under the microscope in this image of a tumour."
 IGNORED = -100
-"""Label of a token that the loss leaves out; torch's and transformers' convention."""
+"""Label of a token that the loss ignores, by the convention of torch and transformers."""
 
 Images = npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
 Batch = dict[str, torch.Tensor]
@@ -25,16 +25,16 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Chat:
-    """One question about one image, in the words of a model's own chat template."""
+    """A prompt on one image, in the chat template of a model."""
 
     processor: Any
-    """transformers' processor of the model."""
+    """The processor of the model (transformers)."""
     prompt: str
     image_px: int
-    """Every image is brought to this side (Pillow, bicubic) before the processor sees it."""
+    """Every image is resized to this side, px (Pillow, bicubic), before the processor gets it."""
 
     def inputs(self, images: Images) -> Batch:
-        """What the model is asked: everything up to the point where its answer begins.
+        """Model inputs up to the start of the answer, with `input_ids` (B, L).
 
         Parameters
         ----------
@@ -42,8 +42,8 @@ class Chat:
             uint8 (B, H, W, 3), or B of them of any size.
         """
         pictures = [resize(image, self.image_px) for image in images]
-        self.processor.tokenizer.padding_side = "left"  # an answer must follow its own prompt at once
-        text = self._question()
+        self.processor.tokenizer.padding_side = "left"  # an answer must directly follow its prompt
+        text = self._render(None)
         try:
             batch = self.processor(
                 text=[text] * len(pictures),
@@ -53,28 +53,28 @@ class Chat:
             )
         except (ValueError, TypeError, IndexError) as error:
             raise ModelError(
-                f"the model's processor ({type(self.processor).__name__}) takes no chat of one image and text: {error}"
+                f"the model's processor ({type(self.processor).__name__}) does not accept one image and text: {error}"
             ) from error
         return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Tokens of an answer as the chat template ends it: its last is the token that ends a turn."""
-        question, full = self._question(), self._render(answer)
+        """Tokens of an answer in the chat template; the last one is the end-of-turn token."""
+        question, full = self._render(None), self._render(answer)
         if not full.startswith(question):
             raise ModelError(
-                "the model's chat template does not put the answer behind the question; it cannot be trained here."
+                "the model's chat template does not put the answer after the prompt; such a model cannot be fine-tuned."
             )
         tokenizer = self.processor.tokenizer
         ids: list[int] = tokenizer(full[len(question) :], add_special_tokens=False)["input_ids"]
         end = tokenizer.eos_token_id
-        if end in ids:  # a template may add a line break behind the end of the turn: nobody ever sees it
+        if end in ids:  # a template may add a line break after the end of the turn, which is not part of the answer
             return ids[: ids.index(end) + 1]
         return [*ids, end]
 
     def training_batch(self, images: Images, answers: Sequence[str]) -> Batch:
-        """Questions with their answers behind them, and `labels` (B, L) in which only the answers count.
+        """Prompts followed by their answers, and `labels` (B, L) in which only the answers count.
 
-        The question's tokens are those of `inputs`, token for token: the answers are appended, not found again.
+        The tokens of the prompts are exactly those of `inputs`; the answers are appended to them.
         """
         batch = self.inputs(images)
         ids = [self.answer_ids(answer) for answer in answers]
@@ -94,9 +94,6 @@ class Chat:
         batch["labels"] = torch.cat([torch.full_like(question, IGNORED), tail.masked_fill(mask == 0, IGNORED)], dim=1)
         return batch
 
-    def _question(self) -> str:
-        return self._render(None)
-
     def _render(self, answer: str | None) -> str:
         messages: list[dict[str, Any]] = [
             {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.prompt}]}
@@ -108,7 +105,13 @@ class Chat:
 
 
 def resize(image: npt.NDArray[np.uint8], side_px: int) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 3) to (side_px, side_px, 3); the same pixels if it has that size. A copy: torch wants to own it."""
+    """Resize an image, uint8 (H, W, 3), to (side_px, side_px, 3); unchanged pixels if it has that size. Always a copy.
+
+    Examples
+    --------
+    >>> resize(np.zeros((8, 4, 3), np.uint8), 16).shape
+    (16, 16, 3)
+    """
     if image.shape[:2] == (side_px, side_px):
         return np.array(image)
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Model and adapter folders on disk: where they are, what they are, and a hash of each. No torch, no network."""
+"""Folders of models and adapters on disk: finding them, their records, and their hashes. No torch, no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from wsikit.errors import ModelError
 
 RECORD_FILE = "wsikit.json"
-"""Beside a model or an adapter: how it wants to be asked, and what it was trained on."""
+"""File in the folder of a model or adapter: its prompt and image side, and the data it was trained on."""
 ADAPTER_FOLDER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -20,8 +20,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _ZOO = Path(__file__).parents[1] / "zoo"
 _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 _LEFT_OUT = frozenset([RECORD_FILE, "metrics.json", "generation_config.json"])
-"""What decides no caption: our own record, figures, and decoding defaults, which are never used."""
-_WHOLE_UP_TO = 64 * 2**20
+"""Files that do not decide a caption: our own record, metrics, and decoding defaults, which are never used."""
+_FULL_HASH_BYTES = 64 * 2**20
 _SAMPLES, _SAMPLE_BYTES = 64, 2**16
 
 
@@ -30,23 +30,34 @@ class Adapter:
     """A LoRA adapter on disk."""
 
     folder: Path
-    """Holds adapter_config.json and adapter_model.safetensors."""
+    """Contains adapter_config.json and adapter_model.safetensors."""
     record: dict[str, Any] | None
-    """What wsikit wrote when it trained it; None if someone else did."""
+    """The record that wsikit wrote after training; None if another program trained it."""
 
 
 def packaged_captioners() -> tuple[str, ...]:
-    """Names of the generative captioners that come with the package."""
+    """Names of the generative captioners that come with the package.
+
+    Examples
+    --------
+    >>> packaged_captioners()
+    ('phantom-captioner',)
+    """
     return tuple(sorted(path.parent.name for path in _ZOO.glob("*/config.json")))
 
 
 def find_vlm(path_or_id: str | Path) -> Path:
-    """Folder of a packaged captioner, of a path, or of a hub id that is in the local cache.
+    """Folder of a packaged captioner, of a model on disk, or of a hub id in the local cache.
 
     Raises
     ------
     ModelError
-        If it is not on this disk; nothing is ever downloaded.
+        It is not on this disk; nothing is ever downloaded.
+
+    Examples
+    --------
+    >>> find_vlm("phantom-captioner").name
+    'phantom-captioner'
     """
     name = str(path_or_id)
     if name in packaged_captioners():
@@ -59,8 +70,8 @@ def find_vlm(path_or_id: str | Path) -> Path:
     cached = _from_cache(name)
     if cached is None:
         raise ModelError(
-            f"{name}: not on this disk, and nothing is downloaded here. Give a folder, a packaged captioner "
-            f"({', '.join(packaged_captioners()) or 'none'}), or fetch the model once: hf download {name}"
+            f"{name}: not on this disk, and nothing is downloaded automatically. Pass a folder, a packaged captioner "
+            f"({', '.join(packaged_captioners()) or 'none'}), or download the model once: hf download {name}"
         )
     return cached
 
@@ -77,37 +88,37 @@ def _from_cache(name: str) -> Path | None:
 
 def _not_a_model(folder: Path) -> str:
     if (folder / ADAPTER_CONFIG).is_file() or (folder / ADAPTER_FOLDER / ADAPTER_CONFIG).is_file():
-        return f"{folder}: an adapter, not a model. Give the model it was trained on, and this folder as adapter."
-    return f"{folder}: no config.json there, so not a transformers model. Give the folder that holds it."
+        return f"{folder}: an adapter, not a model. Pass the model it was trained on, and this folder as adapter."
+    return f"{folder}: no config.json in it, so not a transformers model. Pass the folder that contains it."
 
 
 def find_adapter(folder: str | Path) -> Adapter:
-    """The adapter in a folder: itself, or the sub-folder adapter that `finetune_captioner` writes.
+    """The adapter in a folder or in its sub-folder `adapter`, as fine-tuning writes it.
 
     Raises
     ------
     ModelError
-        If there is none, or its weights are pickled.
+        There is none, or its weights are pickled.
     """
     given = Path(folder)
     inner = given / ADAPTER_FOLDER if (given / ADAPTER_FOLDER / ADAPTER_CONFIG).is_file() else given
     missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (inner / name).is_file()]
     if missing:
         raise ModelError(
-            f"{given}: no adapter there, {', '.join(missing)} missing. Give the folder that finetune-captioner or "
-            "peft's save_pretrained wrote (safetensors only; pickled weights are never opened)."
+            f"{given}: no adapter in it, {', '.join(missing)} missing. Pass the folder that finetune-captioner or "
+            "peft's save_pretrained wrote (safetensors only; pickled weights are never loaded)."
         )
     record = next((read_record(place) for place in (inner, inner.parent) if (place / RECORD_FILE).is_file()), None)
     return Adapter(inner, record)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """wsikit.json of a folder; empty if there is none.
+    """Content of wsikit.json in a folder; empty if there is none.
 
     Raises
     ------
     ModelError
-        If it is damaged.
+        The file is damaged.
     """
     path = folder / RECORD_FILE
     if not path.is_file():
@@ -115,18 +126,18 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{path}: damaged ({error}). Copy the folder again, whole.") from error
+        raise ModelError(f"{path}: damaged ({error}). Copy the complete folder again.") from error
     if not isinstance(record, dict):
-        raise ModelError(f"{path}: damaged (not an object). Copy the folder again, whole.")
+        raise ModelError(f"{path}: damaged (not an object). Copy the complete folder again.")
     return record
 
 
 def model_fingerprint(folder: str | Path) -> str:
-    """sha256 over what decides a model's words: configuration, processor, tokenizer, chat template, weights.
+    """sha256 of what decides a model's captions: configuration, processor, tokenizer, chat template, weights.
 
-    Weight files up to 64 MiB count byte for byte. Of larger ones count the size, the header (names, shapes and types
-    of all tensors) and 64 samples of 64 KiB, evenly spread: seconds instead of minutes for 15 GB. Another checkpoint
-    of the same shape is told apart; a change to a few bytes between the samples is not.
+    Weight files up to 64 MiB are hashed completely. Of larger files, the size, the header (names, shapes and dtypes of
+    all tensors) and 64 evenly spaced samples of 64 KiB are hashed: seconds instead of minutes for 15 GB. This
+    distinguishes checkpoints of the same shape, but misses a change of a few bytes between the samples.
     """
     place = Path(folder)
     digest = hashlib.sha256()
@@ -139,7 +150,7 @@ def model_fingerprint(folder: str | Path) -> str:
 
 
 def adapter_fingerprint(folder: str | Path) -> str:
-    """sha256 over an adapter's configuration and weights, byte for byte."""
+    """sha256 of an adapter's configuration and complete weights."""
     place = Path(folder)
     digest = hashlib.sha256()
     config = json.loads((place / ADAPTER_CONFIG).read_text(encoding="utf-8"))
@@ -150,12 +161,18 @@ def adapter_fingerprint(folder: str | Path) -> str:
 
 
 def text_id(text: str) -> str:
-    """Twelve hexadecimal digits that stand for a text, such as a prompt."""
+    """Twelve hexadecimal digits that identify a text, such as a prompt.
+
+    Examples
+    --------
+    >>> text_id("Describe this image.")
+    'e062db07943a'
+    """
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def data_digest(parts: Iterable[bytes]) -> str:
-    """sha256 over parts, each with its length, so that no two lists of parts collide by joining."""
+    """sha256 of parts, each preceded by its length, so that different lists of parts never give the same bytes."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -164,7 +181,7 @@ def data_digest(parts: Iterable[bytes]) -> str:
 
 def _weights_digest(path: Path) -> str:
     size = path.stat().st_size
-    if size <= _WHOLE_UP_TO:
+    if size <= _FULL_HASH_BYTES:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:

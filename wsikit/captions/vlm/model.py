@@ -1,6 +1,7 @@
-"""The generative captioner: any image-text-to-text model of transformers that is on this disk, with or without LoRA.
+"""The generative captioner: any image-text-to-text model of transformers on this disk, with or without a LoRA adapter.
 
-Each patch is asked about on its own; batches only make it faster. It states no facts: `captions.parse` reads them.
+Each patch is a separate prompt; batches only increase the speed. It states no facts: `wsikit.captions.parse` extracts
+terms from its texts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from wsikit.captions.base import Caption, check_patches
 from wsikit.captions.vlm.chat import DEFAULT_PROMPT, Chat, resize
-from wsikit.captions.vlm.decoding import MARGIN, Decoding, Sampling, generate, neutralise
+from wsikit.captions.vlm.decoding import MARGIN, Decoding, Sampling, generate, set_greedy
 from wsikit.captions.vlm.files import (
     adapter_fingerprint,
     find_adapter,
@@ -33,13 +34,13 @@ from wsikit.errors import RequestError
 logger = logging.getLogger(__name__)
 
 DEFAULT_IMAGE_PX = 224
-_REVISION = 1  # raise it when the same model says other words
+_REVISION = 1  # raise it when the same model gives other captions
 _MPP_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Source:
-    """All that `load_vlm` was told: what another process needs to load the same captioner."""
+    """The arguments of `load_vlm`: what another process needs to load the same captioner."""
 
     model: str
     adapter: str | None = None
@@ -68,37 +69,44 @@ def load_vlm(
     quantize: Quantize | None = None,
     merge: bool = False,
 ) -> VisionLanguage:
-    """Load a captioner.
+    """Load a vision-language model as a captioner.
 
     Parameters
     ----------
     path_or_id
-        A packaged captioner's name, a model's folder, or a hub id that is in the local cache already.
+        Name of a packaged captioner, folder of a model, or hub id of a model in the local cache.
     adapter
         Folder of a LoRA adapter trained on that model.
     prompt
-        What to ask about each patch. Default: what the adapter or model was trained with, else `DEFAULT_PROMPT`.
+        Text that accompanies each patch. Default: the prompt of the training, if recorded, else `DEFAULT_PROMPT`.
     image_px
-        Side to which every patch is brought. Default: as trained with, else 224.
+        Side to which every patch is resized, px. Default: that of the training, if recorded, else 224.
     device, dtype
-        "auto": CUDA in bfloat16, Apple in float16, else the CPU in float32.
+        "auto": CUDA in bfloat16, Apple GPUs in float16, else the CPU in float32.
     batch
-        Patches at once. It changes the speed, never a caption.
+        Batch size. It changes the speed, never a caption.
     max_new_tokens
-        Longest caption. Default: as trained with, else 128, the most that MMLNB's text branch reads.
+        Maximum length of a caption. Default: that of the training, if recorded, else 128, the maximum input of MMLNB's
+        text branch.
     sample
-        Draw words at random by a seed. Default: the likeliest word, always.
+        Sample words, with a seed. Default: greedy decoding.
     quantize
-        "4bit": a quarter of the memory, through bitsandbytes on CUDA.
+        "4bit": a quarter of the memory, by bitsandbytes on CUDA.
     merge
-        Fold the adapter into the weights: a little faster, equal but for rounding.
+        Merge the adapter into the weights: slightly faster, equal except for rounding.
 
     Raises
     ------
     ModelError
-        If the model is not on this disk, is of another kind, or the adapter is of another base.
+        The model is not on this disk or of another type, or the adapter was trained on another base.
     RequestError
-        If an option cannot be had here.
+        An option is not supported on this machine.
+
+    Examples
+    --------
+    >>> captioner = load_vlm("phantom-captioner", device="cpu", max_new_tokens=4)
+    >>> captioner.name, captioner.fact_names
+    ('phantom-captioner', ())
     """
     source = Source(
         model=str(path_or_id),
@@ -118,25 +126,25 @@ def load_vlm(
 
 def _load(source: Source) -> VisionLanguage:
     if source.quantize is not None and source.merge:
-        raise RequestError("merge and quantize exclude each other: 4-bit weights cannot take an adapter in")
+        raise RequestError("merge and quantize exclude each other: an adapter cannot be merged into 4-bit weights")
     folder = find_vlm(source.model)
     place = choose_place(source.device, source.dtype)
     found = None if source.adapter is None else find_adapter(source.adapter)
     model, processor = load_base(folder, place, quantize=source.quantize)
     base = model_fingerprint(folder)
     record = read_record(folder)
-    print_of_adapter = None
+    adapter_print = None
     if found is not None:
         model = attach(model, found, base_fingerprint=base, merge=source.merge)
         record |= found.record or {}
-        print_of_adapter = adapter_fingerprint(found.folder)
-    asked = record.get("chat", {})
+        adapter_print = adapter_fingerprint(found.folder)
+    chat_record = record.get("chat", {})
     chat = Chat(
         processor,
-        source.prompt if source.prompt is not None else asked.get("prompt", DEFAULT_PROMPT),
-        source.image_px or asked.get("image_px", DEFAULT_IMAGE_PX),
+        source.prompt if source.prompt is not None else chat_record.get("prompt", DEFAULT_PROMPT),
+        source.image_px or chat_record.get("image_px", DEFAULT_IMAGE_PX),
     )
-    tokens = source.max_new_tokens or asked.get("max_new_tokens", Decoding.max_new_tokens)
+    tokens = source.max_new_tokens or chat_record.get("max_new_tokens", Decoding.max_new_tokens)
     captioner = VisionLanguage(
         model, chat, place, decoding=Decoding(tokens, source.sample), batch=source.batch, trained_mpp=record.get("mpp")
     )
@@ -144,7 +152,7 @@ def _load(source: Source) -> VisionLanguage:
     captioner.source = source
     captioner.identity = {
         "model": base,
-        "adapter": print_of_adapter,
+        "adapter": adapter_print,
         "merged": source.merge,
         "quantize": source.quantize,
     }
@@ -152,9 +160,9 @@ def _load(source: Source) -> VisionLanguage:
 
 
 class VisionLanguage:
-    """Captioner made of a loaded model; `load_vlm` makes it, fine-tuning asks the model in training through it.
+    """Captioner around a loaded model. `load_vlm` creates it; fine-tuning evaluates the model in training with it.
 
-    Not for several threads at once: one model, one device.
+    Not thread-safe: one model on one device.
     """
 
     fact_names: tuple[str, ...] = ()
@@ -178,12 +186,12 @@ class VisionLanguage:
         self.decoding = decoding or Decoding()
         self.trained_mpp = trained_mpp
         self.n_alone = 0
-        """Patches captioned again on their own, two words having been too close to tell apart in a batch."""
-        self._told_scale = False
-        neutralise(model, chat.processor.tokenizer)
+        """Number of patches that were captioned again on their own, because two words had nearly equal logits."""
+        self._scale_warning_given = False
+        set_greedy(model, chat.processor.tokenizer)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides its words: model, adapter, prompt, image side, decoding, precision, library versions."""
+        """Whatever decides a caption: model, adapter, prompt, image side, decoding, precision, library versions."""
         import peft
         import transformers
 
@@ -202,39 +210,39 @@ class VisionLanguage:
         }
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
-        """Describe patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in their order.
+        """Captions of patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in the same order.
 
-        The scale is not told to the model. One that differs from the scale trained at is warned of, once.
+        The model has no input for the pixel size. If it differs from that of the training, a warning is logged once.
 
         Raises
         ------
         RequestError
-            If the images are not uint8 (B, H, W, 3) or `mpp` is not a positive number.
+            The images are not uint8 (B, H, W, 3), or `mpp` is not a positive number.
         """
         check_patches(images, mpp)
-        self._mind_scale(images.shape[1] * mpp)
+        self._warn_scale_mismatch(images.shape[1] * mpp)
         return [Caption(text, {}, self.name) for text in self.describe(list(images))]
 
     def describe(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
-        """Captions of images of any sizes, uint8 (H, W, 3) each."""
+        """Texts for images of any size, uint8 (H, W, 3) each, in the same order."""
         texts: list[str] = []
         unfinished = 0
         for first in range(0, len(images), self.batch):
             pictures = [resize(image, self.chat.image_px) for image in images[first : first + self.batch]]
-            tokens, cut = self._answer(pictures)
+            tokens, cut = self._generate_stable(pictures)
             texts += [text.strip() for text in self._words(tokens)]
             unfinished += cut
         if unfinished:
             logger.warning(
-                "%d of %d captions were cut at %d tokens; give a larger max_new_tokens.",
+                "%d of %d captions were cut at %d tokens; set a larger max_new_tokens.",
                 unfinished,
                 len(images),
                 self.decoding.max_new_tokens,
             )
         return texts
 
-    def _answer(self, pictures: list[npt.NDArray[np.uint8]]) -> tuple[list[list[int]], int]:
-        """Token ids of each answer, and how many were cut; close calls are decided alone."""
+    def _generate_stable(self, pictures: list[npt.NDArray[np.uint8]]) -> tuple[list[list[int]], int]:
+        """Token ids of each caption, and how many were cut. Patches with near-ties are captioned again on their own."""
         keys = [hashlib.sha256(picture.tobytes()).digest() for picture in pictures]
         margin = MARGIN[self.place.dtype] / (self.decoding.sample.temperature if self.decoding.sample else 1.0)
         answers = self._generate(pictures, keys, margin)
@@ -259,23 +267,23 @@ class VisionLanguage:
         )
         return words
 
-    def _mind_scale(self, mpp_times_px: float) -> None:
-        if self.trained_mpp is None or self._told_scale:
+    def _warn_scale_mismatch(self, mpp_times_px: float) -> None:
+        if self.trained_mpp is None or self._scale_warning_given:
             return
         seen = mpp_times_px / self.chat.image_px
         if abs(seen / self.trained_mpp - 1) > _MPP_TOLERANCE:
-            self._told_scale = True
+            self._scale_warning_given = True
             logger.warning(
-                "%s was trained at %.3g µm/px and sees these patches at %.3g: sizes and amounts may be misjudged.",
+                "%s was trained at %.3g µm/px and sees these patches at %.3g: sizes and amounts may be wrong.",
                 self.name,
                 self.trained_mpp,
                 seen,
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To another process goes what it was loaded from, not the weights."""
+        """Pickle the arguments of `load_vlm`, not the weights."""
         if self.source is None:
-            raise TypeError("a captioner around a model in training cannot be sent to another process")
+            raise TypeError("a captioner around a model in training cannot be pickled")
         return _load, (replace(self.source),)
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
-"""A Qwen2.5-VL built from its configuration, small enough for a laptop, with a byte-level tokenizer of its own.
+"""A tiny Qwen2.5-VL, built from its configuration, with its own byte-level tokenizer: for tests and demonstrations.
 
-The classes are transformers' own: what loads, trains and speaks here loads, trains and speaks with 7 B parameters.
+The classes are those of transformers, so the code that loads, trains and runs it is the same as for 7 B parameters.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from wsikit.errors import RequestError
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _CLAUSE = r" ?[^,.:;]+[,.:;]?|[,.:;]"
-"""Merges stay within a clause, so that a frequent one ("spindle stroma absent,") becomes one token."""
+"""BPE merges do not cross clauses, so that a frequent clause ("spindle stroma absent,") becomes one token."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -40,15 +40,15 @@ CHAT_TEMPLATE = (
 
 
 class TinySize(BaseModel):
-    """How large the model is."""
+    """Sizes of the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_px: int = Field(default=224, gt=0)
-    """Side of the images, a multiple of twice the patch."""
+    """Side of the images, px; a multiple of twice the patch."""
     patch_px: int = Field(default=14, gt=0)
     vocabulary: int = Field(default=512, gt=263)
-    """Tokens at most: 256 bytes, 7 special ones, and what is learned."""
+    """Maximum number of tokens: 256 bytes, 7 special tokens, and learned ones."""
     hidden: int = Field(default=64, gt=0)
     """Width of both parts; a multiple of 16 times the heads' number divided by 4."""
     heads: int = Field(default=4, gt=0)
@@ -61,28 +61,28 @@ class TinySize(BaseModel):
 def build_tiny(
     corpus: Iterable[str], size: TinySize | None = None, *, seed: int = 0
 ) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor]:
-    """An untrained model with its processor; its words come from `corpus`.
+    """An untrained model with its processor; its vocabulary is learned from `corpus`.
 
     Parameters
     ----------
     corpus
-        Captions and prompts that the tokenizer learns its words from. Other text is spelled in bytes.
+        Captions and prompts from which the tokenizer learns its vocabulary. Other text is encoded in bytes.
     size
-        How large; the default has about 0.3 M parameters.
+        Sizes; the default has about 0.3 M parameters.
     seed
-        Of the weights.
+        Seed of the weights.
 
     Raises
     ------
     RequestError
-        If the sizes do not go together.
+        The sizes are inconsistent.
     """
     size = size or TinySize()
     head = size.hidden // size.heads
     if size.hidden % size.heads or head % 8 or size.image_px % (2 * size.patch_px):
         raise RequestError(
             f"hidden {size.hidden} over {size.heads} heads, images of {size.image_px} px in patches of "
-            f"{size.patch_px}: a head must be a multiple of 8 wide, the image of twice the patch."
+            f"{size.patch_px}: the width of a head must be a multiple of 8, the image one of twice the patch."
         )
     tokenizer = _tokenizer(corpus, size.vocabulary)
     config = _config(size, tokenizer, head)
@@ -92,11 +92,12 @@ def build_tiny(
     torch.random.set_rng_state(state)
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(STOP)
     model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids(END)
-    return model.eval(), _processor(size, tokenizer)
+    model.train(False)
+    return model, _processor(size, tokenizer)
 
 
 def save_tiny(model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, folder: str | Path) -> Path:
-    """Write model and processor into one folder, as `load_vlm` reads it."""
+    """Write model and processor into one folder, for `load_vlm`."""
     folder = Path(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -121,7 +122,8 @@ def _tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFas
             vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         ),
     )
-    return PreTrainedTokenizerFast(
+    make_tokenizer: Any = PreTrainedTokenizerFast  # untyped in transformers, as the processor below
+    tokenizer_fast: PreTrainedTokenizerFast = make_tokenizer(
         tokenizer_object=tokenizer,
         eos_token=STOP,
         pad_token=END,
@@ -134,6 +136,7 @@ def _tokenizer(corpus: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFas
             "vision_eos_token": "<|vision_end|>",
         },
     )
+    return tokenizer_fast
 
 
 def _config(size: TinySize, tokenizer: PreTrainedTokenizerFast, head: int) -> Qwen2_5_VLConfig:
@@ -157,7 +160,7 @@ def _config(size: TinySize, tokenizer: PreTrainedTokenizerFast, head: int) -> Qw
         "intermediate_size": size.vision_mlp,
         "num_heads": size.heads,
         "patch_size": size.patch_px,
-        "temporal_patch_size": 1,  # still images only: a second frame would double the first layer for nothing
+        "temporal_patch_size": 1,  # still images only: a second frame would double the first layer without any use
         "window_size": size.image_px,  # the image is one window
         "fullatt_block_indexes": list(range(size.vision_layers)),
         "out_hidden_size": size.hidden,
@@ -174,7 +177,7 @@ def _config(size: TinySize, tokenizer: PreTrainedTokenizerFast, head: int) -> Qw
 
 
 def _sections(half: int) -> Sequence[int]:
-    """Shares of time, row and column in half a head, as 2 : 3 : 3."""
+    """Sizes of the time, row and column sections in half a head, in the ratio 2 : 3 : 3."""
     rows = half * 3 // 8
     return [half - 2 * rows, rows, rows]
 
@@ -182,9 +185,11 @@ def _sections(half: int) -> Sequence[int]:
 def _processor(size: TinySize, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
     pixels = {"shortest_edge": size.image_px**2, "longest_edge": size.image_px**2}
     options: dict[str, Any] = {"patch_size": size.patch_px, "merge_size": 2, "temporal_patch_size": 1, "size": pixels}
-    return Qwen2_5_VLProcessor(
+    make_processor: Any = Qwen2_5_VLProcessor
+    processor: Qwen2_5_VLProcessor = make_processor(
         Qwen2VLImageProcessor(**options),
         tokenizer,
         Qwen2VLVideoProcessor(patch_size=size.patch_px, merge_size=2, size=pixels),
         chat_template=CHAT_TEMPLATE,
     )
+    return processor

@@ -1,4 +1,4 @@
-"""LoRA on a loaded model: which layers it takes, put on, checked, and folded into a model of its own."""
+"""LoRA on a loaded model: choice of layers, adding and checking the adapter, merging it into a full model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from wsikit.training.captioner.settings import FinetuneSettings
 
 
 def resolve_targets(model: nn.Module, pattern: str) -> list[str]:
-    """Names of the linear layers that `pattern` matches as a whole, in the model's order.
+    """Names of the linear layers that `pattern` matches completely, in the model's order.
 
     Raises
     ------
     ModelError
-        If there are none.
+        If no layer matches.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     chosen = [name for name in linear if re.fullmatch(pattern, name)]
@@ -34,18 +34,18 @@ def resolve_targets(model: nn.Module, pattern: str) -> list[str]:
 
 
 def add_lora(model: Any, settings: FinetuneSettings) -> tuple[Any, list[str]]:
-    """A clean model with a fresh adapter in training, and the names of the layers adapted.
+    """Add a new trainable adapter to a model without one; return it with the names of the adapted layers.
 
     Raises
     ------
     ModelError
-        If the model has an adapter already, or the layers adapted are not the ones meant.
+        If the model already has an adapter, or the adapted layers are not the requested ones.
     """
     from peft import LoraConfig, PeftModel, TaskType, get_peft_model
     from peft.tuners.lora import LoraLayer
 
     if isinstance(model, PeftModel) or getattr(model, "peft_config", None):
-        raise ModelError("this model has an adapter already: load the base anew.")
+        raise ModelError("this model already has an adapter: load the base model again.")
     wanted = resolve_targets(model, settings.pattern)
     config = LoraConfig(
         r=settings.rank,
@@ -59,18 +59,20 @@ def add_lora(model: Any, settings: FinetuneSettings) -> tuple[Any, list[str]]:
     inner = whole.get_base_model()
     adapted = [name for name, module in inner.named_modules() if isinstance(module, LoraLayer)]
     if adapted != wanted:
-        strangers = sorted(set(adapted) ^ set(wanted))
-        raise ModelError(f"{len(adapted)} layers were adapted, {len(wanted)} were meant; first: {strangers[0]}.")
+        differing = sorted(set(adapted) ^ set(wanted))
+        raise ModelError(
+            f"{len(adapted)} layers were adapted, {len(wanted)} were requested; first difference: {differing[0]}."
+        )
     return whole, adapted
 
 
 def merge_adapter(path_or_id: str | Path, adapter: str | Path, out: str | Path) -> Path:
-    """Write a model of its own: a base with an adapter folded in, in float32. Loaded like any other.
+    """Merge an adapter into its base and write the result as a full model, in float32; it loads like any other model.
 
     Parameters
     ----------
     path_or_id
-        The base, as `load_vlm` takes it.
+        The base model, as in `load_vlm`.
     adapter
         Folder of the adapter.
     out
@@ -79,11 +81,11 @@ def merge_adapter(path_or_id: str | Path, adapter: str | Path, out: str | Path) 
     Raises
     ------
     ModelError
-        If `out` holds something already, or the adapter is of another base.
+        If `out` is not empty, or the adapter belongs to another base.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError(f"{out}: there is something already; give a new folder, nothing is overwritten.")
+        raise ModelError(f"{out}: not empty; give a new folder, nothing is overwritten.")
     folder, found = find_vlm(path_or_id), find_adapter(adapter)
     model, processor = load_base(folder, choose_place("cpu", "float32"))
     merged = attach(model, found, base_fingerprint=model_fingerprint(folder), merge=True)

@@ -1,6 +1,6 @@
-"""`finetune_captioner`: a table of images with descriptions to a LoRA adapter, with a record, figures and a card.
+"""`finetune_captioner`: train a LoRA adapter on images with descriptions, with a record, metrics and a card.
 
-OUT/adapter, OUT/wsikit.json, OUT/metrics.json, OUT/README.md; OUT/training while it runs. Killed, it goes on.
+Writes OUT/adapter, OUT/wsikit.json, OUT/metrics.json, OUT/README.md; OUT/training while it runs. A stopped run resumes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from wsikit.training.captioner.adapters import add_lora
 from wsikit.training.captioner.card import adapter_card
 from wsikit.training.captioner.patients import Patients, hold_out, patient_id, patients_of
 from wsikit.training.captioner.settings import FinetuneSettings
-from wsikit.training.captioner.trainer import CHECKPOINTS, Examples, Fitted, Tell, fit
+from wsikit.training.captioner.trainer import CHECKPOINTS, EpochCallback, Examples, Fitted, fit
 from wsikit.training.datasets import ImageTable
 
 logger = logging.getLogger(__name__)
@@ -52,18 +52,18 @@ _READ_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Material:
-    """What is learned from, made ready: rows with a description, label words taken out, patients known."""
+    """Prepared training data: rows with a description, label words removed, patients identified."""
 
     table: ImageTable
     answers: tuple[str, ...]
     patients: Patients
     scrubbed: int
-    """Descriptions in which words that name the diagnosis were taken out."""
+    """Number of descriptions from which words that name the diagnosis were removed."""
     undescribed: int
-    """Rows of the table left out because they have no description."""
+    """Number of rows left out because they have no description."""
 
     def examples(self, rows: Sequence[int]) -> Examples:
-        """Some rows, as the trainer wants them."""
+        """Some rows in the form of the trainer."""
         part = self.table.select(rows)
         return Examples(part.images, tuple(self.answers[row] for row in rows))
 
@@ -83,7 +83,7 @@ class Material:
 
 
 def prepare(table: ImageTable) -> Material:
-    """Take the rows with a description, and the label words out of them.
+    """Select the rows with a description and remove label words from them.
 
     Raises
     ------
@@ -92,21 +92,21 @@ def prepare(table: ImageTable) -> Material:
     """
     rows = [row for row, text in enumerate(table.captions) if text]
     if not rows:
-        raise RequestError(f"{table.source}: no row has a description; there is nothing to learn to say.")
+        raise RequestError(f"{table.source}: no row has a description. Fill the column description.")
     described = table.select(rows)
     answers = tuple(scrub(text or "") for text in described.captions)
     scrubbed = sum(clean != " ".join((text or "").split()) for clean, text in zip(answers, described.captions))
     empty = [described.files[row] for row, clean in enumerate(answers) if not clean]
     if empty:
         raise RequestError(
-            f"{table.source}: {len(empty)} description(s) name the diagnosis and nothing else (first: {empty[0]}). "
-            "Describe what is seen, or take the rows out."
+            f"{table.source}: {len(empty)} description(s) contain only the diagnosis (first: {empty[0]}). "
+            "Describe what is visible, or remove the rows."
         )
     patients = patients_of(described)
     if patients.known_by != "patient":
         logger.warning(
-            "%s: no column patient; rows are kept together by %s (%d of them). If a patient has several, "
-            "the validation is too kind.",
+            "%s: no column patient; rows are grouped by %s (%d groups). If a patient has several, "
+            "the validation is too optimistic.",
             table.source,
             patients.known_by,
             len(set(patients.names)),
@@ -122,22 +122,22 @@ def finetune_captioner(
     settings: FinetuneSettings | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    tell: Tell | None = None,
+    on_epoch: EpochCallback | None = None,
 ) -> dict[str, Any]:
-    """Teach a captioner the descriptions of a table, by LoRA.
+    """Fine-tune a captioner on the descriptions of a table, by LoRA.
 
     Parameters
     ----------
     table
         Images with descriptions, as `wsikit.training.datasets.read_table` reads them.
     model
-        The base: as `load_vlm` takes it.
+        The base model, as in `load_vlm`.
     out
-        New folder; or that of the same request cut short, which then goes on from its last epoch.
+        New folder; or the folder of the same request, stopped, which resumes from its last epoch.
     settings
-        MMLNB's by default.
-    tell
-        Called after each epoch with the share done and its figures.
+        Default: MMLNB's.
+    on_epoch
+        Called after each epoch with the fraction done and its metrics.
 
     Returns
     -------
@@ -147,12 +147,19 @@ def finetune_captioner(
     Raises
     ------
     RequestError
-        If the table cannot be learned from, or `out` holds something else.
+        If the table is unsuitable for training, or `out` holds something else.
     ModelError
         If the base cannot be used.
     """
     return finetune_rows(
-        prepare(table), None, model=model, out=Path(out), settings=settings, device=device, dtype=dtype, tell=tell
+        prepare(table),
+        None,
+        model=model,
+        out=Path(out),
+        settings=settings,
+        device=device,
+        dtype=dtype,
+        on_epoch=on_epoch,
     )
 
 
@@ -165,10 +172,10 @@ def finetune_rows(
     settings: FinetuneSettings | None,
     device: str,
     dtype: str,
-    tell: Tell | None,
+    on_epoch: EpochCallback | None,
     digest: str | None = None,
 ) -> dict[str, Any]:
-    """`finetune_captioner` on some rows of what is prepared (None: all)."""
+    """`finetune_captioner` on some rows of the prepared data (None: all)."""
     settings = settings or FinetuneSettings()
     chosen = list(range(len(material.answers))) if rows is None else list(rows)
     names = [material.patients.names[row] for row in chosen]
@@ -203,7 +210,7 @@ def finetune_rows(
         validation=material.examples(validation),
         settings=settings,
         folder=out,
-        tell=tell,
+        on_epoch=on_epoch,
     )
     whole.save_pretrained(out / ADAPTER_FOLDER, safe_serialization=True)
     patients = {
@@ -244,22 +251,21 @@ def _data_record(
 
 
 def _claim(out: Path, request: dict[str, Any]) -> None:
-    """Take the folder for this request; one that holds anything else is refused."""
+    """Claim the folder for this request; raise if it holds anything else."""
     if (out / RECORD_FILE).is_file():
-        raise RequestError(f"{out}: holds a finished adapter already. Give a new folder; nothing is overwritten.")
+        raise RequestError(f"{out}: already holds a finished adapter. Give a new folder; nothing is overwritten.")
     path = out / CHECKPOINTS / REQUEST_FILE
     if path.is_file():
         if json.loads(path.read_text(encoding="utf-8")) != request:
             raise RequestError(
-                f"{out}: another fine-tuning was begun there (other data, base or settings). Repeat that request "
-                "to go on with it, or give a new folder."
+                f"{out}: holds another unfinished fine-tuning (other data, base or settings). Repeat that request "
+                "to resume it, or give a new folder."
             )
         return
-    # a folder called as ours is ours if there is nothing in it: without the request it is somebody's, and in the end
-    # it is removed
-    strangers = names_in(out / CHECKPOINTS) or [name for name in names_in(out) if name != CHECKPOINTS]
-    if strangers or (out.exists() and not out.is_dir()):
-        raise RequestError(f"{out}: there is something already; give a new folder, nothing is overwritten.")
+    # a folder with our name but without our request is not ours (unless empty), and ours is removed at the end
+    unknown = names_in(out / CHECKPOINTS) or [name for name in names_in(out) if name != CHECKPOINTS]
+    if unknown or (out.exists() and not out.is_dir()):
+        raise RequestError(f"{out}: not empty; give a new folder, nothing is overwritten.")
     write_json(path, request)
 
 
@@ -273,7 +279,7 @@ def _chat(processor: Any, record: dict[str, Any], settings: FinetuneSettings) ->
 
 
 def _mpp_seen(material: Material, chat: Chat, settings: FinetuneSettings) -> float | None:
-    """µm/px of the images as the model gets them."""
+    """µm/px of the model's input images."""
     mpp = settings.mpp or material.table.mpp
     if mpp is None:
         return None
@@ -290,7 +296,7 @@ def _versions() -> dict[str, str]:
 
 
 def _finish(out: Path, record: dict[str, Any], fitted: Fitted) -> None:
-    """Figures and card first, the record last: it says that all is there. Then the checkpoints go."""
+    """Write metrics and card first, the record last as the mark of completeness; then remove the checkpoints."""
     metrics = {"best_epoch": fitted.best.epoch, "epochs": [asdict(epoch) for epoch in fitted.epochs]}
     write_json(out / METRICS_FILE, metrics)
     (out / CARD_FILE).write_text(adapter_card(record, metrics), encoding="utf-8")

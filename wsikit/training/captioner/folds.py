@@ -1,7 +1,7 @@
-"""Out-of-fold captions: each patient is described by an adapter that never saw that patient, not even to choose by.
+"""Out-of-fold captions: each patient is described by an adapter not trained or selected on that patient.
 
-What is written is again a table of MMLNB's contract, so that a text branch trains on captions as good, or as bad, as
-those it will meet on new patients.
+The output is a table in MMLNB's format, so a text branch can be trained on captions of the same quality as those of
+new patients.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from wsikit.store.atomic import atomic_write
 from wsikit.training.captioner.finetune import Material, finetune_rows, prepare
 from wsikit.training.captioner.patients import folds_of, refuse_seen_patients
 from wsikit.training.captioner.settings import FinetuneSettings
-from wsikit.training.captioner.trainer import Tell
+from wsikit.training.captioner.trainer import EpochCallback
 from wsikit.training.datasets import ImageTable
 
 logger = logging.getLogger(__name__)
 
 CAPTIONS_FILE = "captions.csv"
 FIELDS = ("file_name", "description", "class", "patient", "slide", "fold", "adapter", "reference")
-"""`description` is the generated caption; `reference` the one that was in the table, label words taken out."""
+"""`description` is the generated caption; `reference` the one of the table, label words removed."""
 
 
 def out_of_fold_captions(
@@ -40,20 +40,20 @@ def out_of_fold_captions(
     settings: FinetuneSettings | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    tell: Callable[[int], Tell] | None = None,
+    on_epoch: Callable[[int], EpochCallback] | None = None,
 ) -> Path:
-    """Fine-tune an adapter per fold of patients, and caption each fold by the adapter that never saw it.
+    """Fine-tune an adapter per fold of patients, and caption each fold by the adapter not trained on it.
 
     Parameters
     ----------
     table, model, settings, device, dtype
         As for `finetune_captioner`.
     n_folds
-        Adapters to train.
+        Number of adapters to train.
     out
-        New folder, or that of the same request cut short: finished folds are kept.
-    tell
-        Given a fold, what to call after each of its epochs.
+        New folder, or the folder of the same request, stopped: finished folds are kept.
+    on_epoch
+        Function of the fold number that returns the callback for its epochs.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def out_of_fold_captions(
     out, settings = Path(out), settings or FinetuneSettings()
     material = prepare(table)
     job = _Job(
-        material, material.digest(), model, model_fingerprint(find_vlm(model)), out, settings, device, dtype, tell
+        material, material.digest(), model, model_fingerprint(find_vlm(model)), out, settings, device, dtype, on_epoch
     )
     folds = folds_of(material.patients.names, n_folds, seed=settings.seed)
     for fold, rows in enumerate(folds):
@@ -78,27 +78,27 @@ def out_of_fold_captions(
 
 @dataclass(frozen=True)
 class _Job:
-    """What is the same for all folds."""
+    """Settings shared by all folds."""
 
     material: Material
     digest: str
     model: str | Path
     base: str
-    """Fingerprint of the model."""
+    """Fingerprint of the base model."""
     out: Path
     settings: FinetuneSettings
     device: str
     dtype: str
-    tell: Callable[[int], Tell] | None
+    on_epoch: Callable[[int], EpochCallback] | None
 
     def run(self, fold: int, rows: Sequence[int]) -> None:
-        """Train on all rows but these, then caption these; what is done already is kept."""
+        """Train on all rows but these, then caption these; finished work is kept."""
         folder = self.out / f"fold-{fold}"
         record = self._record(folder) if (folder / RECORD_FILE).is_file() else self._train(fold, folder, rows)
         if (folder / CAPTIONS_FILE).is_file():
             return
         refuse_seen_patients(record, [self.material.patients.names[row] for row in rows])
-        # a clean base is loaded for it: the one in training has the adapter in it already
+        # the base is loaded again: the model in training contains the adapter
         captioner = load_vlm(
             self.model, adapter=folder, device=self.device, dtype=self.dtype, batch=max(8, self.settings.batch)
         )
@@ -112,8 +112,8 @@ class _Job:
 
     def _line(self, row: int, text: str, fold: int, record: dict[str, Any]) -> list[Any]:
         table, material = self.material.table, self.material
-        told = (table.classes[row] or "", material.patients.names[row], table.slides[row] or "")
-        return [table.files[row], text, *told, fold, record["adapter"][:12], material.answers[row]]
+        source = (table.classes[row] or "", material.patients.names[row], table.slides[row] or "")
+        return [table.files[row], text, *source, fold, record["adapter"][:12], material.answers[row]]
 
     def _train(self, fold: int, folder: Path, rows: Sequence[int]) -> dict[str, Any]:
         held = set(rows)
@@ -125,12 +125,12 @@ class _Job:
             settings=self.settings,
             device=self.device,
             dtype=self.dtype,
-            tell=self.tell(fold) if self.tell else None,
+            on_epoch=self.on_epoch(fold) if self.on_epoch else None,
             digest=self.digest,
         )
 
     def _record(self, folder: Path) -> dict[str, Any]:
-        """What a finished fold says of itself; one of another request is refused."""
+        """Record of a finished fold; raise if it belongs to another request."""
         record = read_record(folder)
         same = (
             record["base"]["fingerprint"] == self.base
@@ -138,7 +138,9 @@ class _Job:
             and record["settings"] == self.settings.model_dump(mode="json")
         )
         if not same:
-            raise RequestError(f"{folder}: of another request (other data, base or settings). Give a new folder.")
+            raise RequestError(
+                f"{folder}: belongs to another request (other data, base or settings). Give a new folder."
+            )
         return record
 
 

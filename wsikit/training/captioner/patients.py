@@ -1,4 +1,4 @@
-"""Who is whose: patients of a table, split so that no patient is on two sides, and the guards that refuse otherwise."""
+"""Patients of a table: identification, splits without shared patients, and checks that raise otherwise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patients:
-    """The patient of each row, and whence it is known."""
+    """The patient of each row, and how it was identified."""
 
     names: tuple[str, ...]
     known_by: str
@@ -25,7 +25,7 @@ class Patients:
 
 
 def patients_of(table: ImageTable) -> Patients:
-    """The column patient, else slide, else what file names begin with: their folder, or the part before `_` or `-`.
+    """The column patient, else slide, else the prefix of the file name: its folder, or the part before `_` or `-`.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def patients_of(table: ImageTable) -> Patients:
             row = next(row for row, value in enumerate(values) if value is None)
             raise RequestError(
                 f"{table.source}: {len(values) - len(filled)} of {len(values)} rows have no {column} "
-                f"(first: {table.files[row]}). Fill the column, or take the rows out."
+                f"(first: {table.files[row]}). Fill the column, or remove the rows."
             )
         if filled:
             return Patients(tuple(filled), column)
@@ -51,7 +51,7 @@ def _prefix(file: str) -> str:
 
 
 def hold_out(patients: Sequence[str], *, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Rows to train on and rows held out, by whole patients: about `share` of the rows are held out.
+    """Training rows and held-out rows, by whole patients: about a fraction `share` of the rows is held out.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def hold_out(patients: Sequence[str], *, share: float, seed: int) -> tuple[list[
     """
     order = _shuffled(set(patients), seed)
     if len(order) < 2:
-        raise RequestError(f"{len(order)} patient(s) in all: at least two are needed, one of them to validate on.")
+        raise RequestError(f"{len(order)} patient(s) in total; at least two are needed, one of them for validation.")
     counts = dict.fromkeys(order, 0)
     for name in patients:
         counts[name] += 1
@@ -76,12 +76,12 @@ def hold_out(patients: Sequence[str], *, share: float, seed: int) -> tuple[list[
 
 
 def folds_of(patients: Sequence[str], n_folds: int, *, seed: int) -> list[list[int]]:
-    """Rows of each fold, by whole patients, the folds about equally large.
+    """Rows of each fold, by whole patients, in folds of about equal size.
 
     Raises
     ------
     RequestError
-        If there are fewer patients than folds, or too few folds: validation needs a patient besides.
+        If there are fewer patients than folds, or too few folds: validation needs one more patient.
     """
     order = _shuffled(set(patients), seed)
     if n_folds < 2 or len(order) < max(n_folds, 3):
@@ -96,32 +96,32 @@ def folds_of(patients: Sequence[str], n_folds: int, *, seed: int) -> list[list[i
 
 
 def refuse_shared_patients(first: Iterable[str], second: Iterable[str]) -> None:
-    """Raise `RequestError` if a patient is on both sides."""
+    """Raise `RequestError` if a patient is in both parts."""
     both = sorted(set(first) & set(second))
     if both:
         raise RequestError(f"{len(both)} patient(s) in both parts, such as {both[0]}: split by patient.")
 
 
 def refuse_seen_patients(record: Mapping[str, Any], patients: Iterable[str]) -> None:
-    """Raise unless an adapter has seen none of these patients, neither in training nor to choose its epoch.
+    """Raise if one of these patients was used to train an adapter or to select its epoch.
 
-    Captions of patients that a captioner was trained on are better than those of others, and may carry their labels.
+    Captions of training patients are better than those of others, and may contain their labels.
 
     Parameters
     ----------
     record
         wsikit.json of `finetune_captioner`.
     patients
-        As its table named them.
+        Names of patients as in its table.
 
     Raises
     ------
     RequestError
-        If one was seen, or the record does not say whom it has seen.
+        If a patient was used, or the record does not list the patients used.
     """
     seen = record.get("patients", {})
     if "trained" not in seen or "validated" not in seen:
-        raise RequestError("the captioner's record does not say which patients it was trained on: it cannot be trusted")
+        raise RequestError("the captioner's record does not list its training patients, so leakage cannot be excluded")
     known = {*seen["trained"], *seen["validated"]}
     met = sorted(name for name in set(patients) if patient_id(name) in known)
     if met:
@@ -132,7 +132,7 @@ def refuse_seen_patients(record: Mapping[str, Any], patients: Iterable[str]) -> 
 
 
 def patient_id(name: str) -> str:
-    """What stands for a patient in a record. A hash hides a name only from those who do not guess it."""
+    """Identifier of a patient in a record: a hash of the name. It hides a name only if the name cannot be guessed."""
     return hashlib.sha256(f"wsikit patient {name}".encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""How well captions state measured facts, beside what no look at the image would cost: the floors."""
+"""How well captions state measured facts, compared with baselines that do not use the image."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class CaptionScore:
     name: str
     n: int
     fact_f1: float
-    """There or not: amounts do not count."""
+    """Presence only: amounts are ignored."""
     fact_f1_graded: float
-    """Amounts must agree too."""
+    """Amounts must agree as well."""
 
 
 @dataclass(frozen=True)
 class TermScore:
-    """One term: how often its word is the measured one, and how often the commonest word would be."""
+    """Accuracy of one term, and accuracy of always using its most common word."""
 
     term: str
     n: int
-    """References that speak of it."""
+    """Number of references that mention it."""
     accuracy: float
     floor: float
 
@@ -37,7 +37,7 @@ class TermScore:
 def score_captions(
     references: Sequence[str], captions: Sequence[str], training: Sequence[str], *, seed: int = 0
 ) -> list[CaptionScore]:
-    """The captions, and the floors: always one caption, the one that serves best; that of another patch at random.
+    """Scores of the captions and of two baselines: the best constant caption; the caption of another, random patch.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def score_captions(
     captions
         Generated ones of the same patches.
     training
-        Captions that were learned from: the one to repeat is the best of their commonest, for them.
+        Training captions: the constant caption is the best of their most common ones, on these.
     """
     common = best_constant(training)
     others = [references[i] for i in np.random.default_rng(seed).permutation(len(references))]
@@ -67,14 +67,14 @@ def score_captions(
 
 
 def best_constant(training: Sequence[str]) -> str:
-    """The one caption that, said of every training patch, states their graded facts best."""
+    """The constant caption with the best graded fact-F1 on the training captions."""
     tried = [text for text, _ in Counter(training).most_common(40)]
     sample = training[:: max(1, len(training) // 500)]
     return max(tried, key=lambda text: fact_f1(sample, [text] * len(sample), graded=True).f1)
 
 
 def score_terms(references: Sequence[str], captions: Sequence[str]) -> list[TermScore]:
-    """Term by term, those first of which the references speak most."""
+    """Scores per term, the most frequent in the references first."""
     truth, claims = [parse(text) for text in references], [parse(text) for text in captions]
     counts: Counter[str] = Counter(term for terms in truth for term in terms)
     scores = []

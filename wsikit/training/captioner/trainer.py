@@ -1,7 +1,7 @@
-"""Teaching a model captions with transformers' Trainer: loss and fact-F1 after each epoch, the best epoch kept.
+"""Train a model to caption with transformers' Trainer: loss and fact-F1 after each epoch; the best epoch is kept.
 
-The same for an adapter and for a whole model: what has a gradient learns. A run that was killed goes on where its last
-whole checkpoint stands.
+The same code trains an adapter or a full model: parameters with a gradient are trained. A stopped run resumes from its
+last complete checkpoint.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from wsikit.training.captioner.settings import FinetuneSettings
 logger = logging.getLogger(__name__)
 
 Read = Callable[[Sequence[int]], Sequence[npt.NDArray[np.uint8]]]
-Tell = Callable[[float, dict[str, float]], None]
+EpochCallback = Callable[[float, dict[str, float]], None]
 
 CHECKPOINTS = "training"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Images with the captions they shall get."""
+    """Images with their target captions."""
 
     read: Read
     """Rows to images, uint8 (H, W, 3) each."""
@@ -48,25 +48,25 @@ class Examples:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What the validation rows said after an epoch."""
+    """Validation metrics after an epoch."""
 
     epoch: int
     loss: float
     """Mean cross-entropy of the answers' tokens."""
     fact_f1: float
-    """There or not: amounts do not count."""
+    """Presence only: amounts are ignored."""
     fact_f1_graded: float
-    """Amounts must agree too."""
+    """Amounts must agree as well."""
     train_loss: float
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """How training went; the model in memory is that of the best epoch."""
+    """Result of training; the model in memory has the weights of the best epoch."""
 
     epochs: tuple[Epoch, ...]
     best: Epoch
-    """The epoch of the least validation loss."""
+    """The epoch with the lowest validation loss."""
 
 
 def fit(
@@ -78,20 +78,20 @@ def fit(
     validation: Examples,
     settings: FinetuneSettings,
     folder: Path,
-    tell: Tell | None = None,
+    on_epoch: EpochCallback | None = None,
 ) -> Fitted:
     """Train, validate after each epoch, and leave the weights of the best epoch in `model`.
 
     Parameters
     ----------
     model
-        On `place`; what requires a gradient is trained.
+        On `place`; parameters that require a gradient are trained.
     training, validation
-        Of different patients.
+        Rows of different patients.
     folder
-        Gets the sub-folder `training` with a checkpoint per epoch; what is there already is gone on from.
-    tell
-        Called after each epoch with the share done and its figures.
+        Its sub-folder `training` gets one checkpoint per epoch; training resumes from checkpoints found there.
+    on_epoch
+        Called after each epoch with the fraction done and its metrics.
     """
     _checkpoint_gradients(model, settings.gradient_checkpointing)
     arguments = _arguments(settings, place, folder / CHECKPOINTS)
@@ -102,13 +102,13 @@ def fit(
         train_dataset=rows,  # a list is a dataset
         eval_dataset=[{"row": -1 - row} for row in range(len(validation))],
         data_collator=_Collator(chat, training, validation, settings.turns),
-        callbacks=[_Teller(tell)] if tell else None,
+        callbacks=[_OnEpoch(on_epoch)] if on_epoch else None,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.prepare_scores(chat, place, validation, settings)
     checkpoint = last_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None:
-        logger.info("going on from %s", checkpoint.name)
+        logger.info("resuming from %s", checkpoint.name)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     epochs = _epochs(trainer.state.log_history)
     _checkpoint_gradients(model, False)
@@ -117,7 +117,7 @@ def fit(
 
 
 def _checkpoint_gradients(model: Any, on: bool) -> None:
-    """Layers are computed again on the way back, for less memory. Then there is no cache of keys and values."""
+    """Gradient checkpointing: layers are recomputed in the backward pass to save memory; the key-value cache is off."""
     model.config.get_text_config().use_cache = not on
     word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # renamed by 5.x
     if on:
@@ -127,13 +127,13 @@ def _checkpoint_gradients(model: Any, on: bool) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; what a kill left half-written, and what we wrote, is removed."""
+    """The newest complete checkpoint; incomplete ones are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for path in found:
         try:  # the state is written last
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            logger.warning("%s is not whole; removed", path.name)
+            logger.warning("%s is incomplete; removed", path.name)
             shutil.rmtree(path)
             continue
         return path
@@ -153,7 +153,7 @@ class _Collator:
         numbers = numbers if learning else [-1 - number for number in numbers]
         images = list(examples.read(numbers))
         if learning and self._turns:
-            # torch's own stream: checkpoints keep its state, so a resumed run turns as an unbroken one
+            # torch's generator: checkpoints keep its state, so a resumed run draws the same rotations
             images = [_turned(image, int(way)) for image, way in zip(images, torch.randint(8, (len(images),)))]
         return self._chat.training_batch(images, [examples.answers[number] for number in numbers])
 
@@ -190,15 +190,15 @@ class _CaptionTrainer(Trainer):
         return metrics | scores
 
 
-class _Teller(TrainerCallback):
-    """Passes the figures of an epoch on."""
+class _OnEpoch(TrainerCallback):
+    """Calls the callback with the metrics of an epoch."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, on_epoch: EpochCallback) -> None:
+        self._on_epoch = on_epoch
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs and "eval_fact_f1" in logs:
-            self._tell(state.global_step / max(1, state.max_steps), _epochs(state.log_history)[-1].__dict__)
+            self._on_epoch(state.global_step / max(1, state.max_steps), _epochs(state.log_history)[-1].__dict__)
 
 
 def _epochs(history: list[dict[str, float]]) -> tuple[Epoch, ...]:

@@ -1,4 +1,4 @@
-"""Measured captions without their numbers: what a small model can be taught to say. The facts stay the same."""
+"""Measured captions without their numbers, as targets for a small model. The facts stay the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SIZE = re.compile(r"\b(small|medium-sized|large)(?=, (?:round|partly|elongated)
 
 
 def without_numbers(text: str) -> str:
-    """A caption of `morphometry` in words alone; `captions.parse` reads the same terms and grades.
+    """A caption of `morphometry` without numbers; `captions.parse` finds the same terms and grades.
 
     Examples
     --------

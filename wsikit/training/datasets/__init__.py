@@ -1,4 +1,4 @@
-"""Labelled patches as people keep them: a CSV with images, file names, or slide stores with drawn regions."""
+"""Labelled patches from a CSV with images, from file names, or from slide stores with annotated regions."""
 
 from __future__ import annotations
 

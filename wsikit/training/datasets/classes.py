@@ -1,4 +1,4 @@
-"""From what stands in a table to the classes of a model: strictly, so that no patch gets a class by accident."""
+"""Map values of a table to the classes of a model; strict, so that no patch gets a class by accident."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mapped:
-    """A table whose classes are those of a model, and what was left out."""
+    """A table whose classes are those of a model, and the rows left out."""
 
     table: ImageTable
     dropped: dict[str, int]
-    """Rows left out, by what stood in them."""
+    """Number of rows left out, by their value."""
 
 
 def map_classes(table: ImageTable, mapping: Mapping[str, str], *, drop_others: bool = False) -> Mapped:
-    """Give each row the class that its value stands for.
+    """Replace the value of each row by its class.
 
     Parameters
     ----------
     mapping
-        What stands in the table, to a class's code; several values may stand for one class.
+        Value in the table to class code; several values may have the same class.
     drop_others
         Leave out rows of any other value, and count them. Default: refuse.
 
     Raises
     ------
     RequestError
-        If a row has no value, or one that `mapping` does not know, or if no row is left.
+        If a row has no value, or one that is not in `mapping`, or if no row is left.
     """
     others = Counter(str(value) for value in table.classes if value not in mapping)
     if others and not drop_others:
         row = next(i for i, value in enumerate(table.classes) if value not in mapping)
         raise RequestError(
             f"{table.source}: {table.files[row]} is of class {table.classes[row]!r}; expected one of "
-            f"{', '.join(map(repr, mapping))} ({sum(others.values())} row(s) like that). Map it, or set drop_others."
+            f"{', '.join(map(repr, mapping))} ({sum(others.values())} such row(s)). Map it, or set drop_others."
         )
     rows = [i for i, value in enumerate(table.classes) if value in mapping]
     if not rows:
@@ -62,7 +62,7 @@ def class_indices(table: ImageTable, classes: Sequence[str]) -> npt.NDArray[np.i
     Raises
     ------
     RequestError
-        If a row has none of them.
+        If a row has another class.
     """
     places = {code: index for index, code in enumerate(classes)}
     for name, code in zip(table.files, table.classes, strict=True):

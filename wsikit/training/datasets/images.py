@@ -16,21 +16,21 @@ from wsikit.errors import RequestError, WsikitError
 Image = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"])
-"""What counts as an image where files are found and not named."""
+"""Suffixes of images when files are searched rather than named."""
 
 _MODES = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"])
-"""Pillow's modes of 8 bits a channel; deeper ones have no one way to 8 bits."""
+"""Pillow's modes of 8 bits a channel; there is no unique conversion from deeper ones to 8 bits."""
 
 
 class Pixels(Protocol):
-    """Where the images of a table come from."""
+    """Source of the images of a table."""
 
     def read(self, rows: Sequence[int]) -> list[Image]:
-        """Images of these rows of the table, each uint8 (H, W, 3) RGB, in the order asked for."""
+        """Images of these rows of the table, each uint8 (H, W, 3) RGB, in the requested order."""
 
 
 class Files(Protocol):
-    """A folder or a zip: what it holds, and the bytes of a file."""
+    """A folder or a zip: names and contents of its files."""
 
     place: Path
 
@@ -38,14 +38,14 @@ class Files(Protocol):
         """All files, as paths with forward slashes, sorted."""
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Those of `names` that are not there."""
+        """Those of `names` that do not exist."""
 
     def read(self, names: Sequence[str]) -> list[bytes]:
         """Contents of files."""
 
 
 class FolderFiles:
-    """Files of a folder, those of its sub-folders included."""
+    """Files of a folder and its sub-folders."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -61,7 +61,7 @@ class FolderFiles:
 
 
 class ZipFiles:
-    """Files of a zip. It is opened anew for each call, so that a table can go to another process."""
+    """Files of a zip. It is opened for each call, so that a table can be sent to another process."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -91,14 +91,14 @@ def open_files(place: str | Path) -> Files:
     Raises
     ------
     RequestError
-        If there is neither at `place`.
+        If `place` is neither.
     """
     path = Path(place)
     if path.is_dir():
         return FolderFiles(path)
     if path.is_file():
         return ZipFiles(path)
-    raise RequestError(f"{path}: neither a folder nor a zip of images is there. Give the place where they lie.")
+    raise RequestError(f"{path}: neither a folder nor a zip of images. Give the folder or zip that contains them.")
 
 
 class ImageFiles:
@@ -120,12 +120,12 @@ class ImageFiles:
 
 
 def decode(content: bytes, where: str) -> Image:
-    """An image file's bytes to uint8 (H, W, 3) RGB.
+    """Decode the bytes of an image file to uint8 (H, W, 3) RGB.
 
     Raises
     ------
     WsikitError
-        If it is not an image, or one of more than 8 bits a channel; the message begins with `where`.
+        If it is not an image, or has more than 8 bits per channel; the message begins with `where`.
     """
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
@@ -137,12 +137,12 @@ def decode(content: bytes, where: str) -> Image:
             return np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise WsikitError(
-            f"{where}: not readable as an image ({error}). Copy it again from its source, or take its row out."
+            f"{where}: not readable as an image ({error}). Copy it again from its source, or remove its row."
         ) from error
 
 
 def same_file(name: str) -> str:
-    """A file name in one spelling: forward slashes, no `./`.
+    """A file name in normal form: forward slashes, no `./`.
 
     >>> same_file(".\\\\a\\\\b.png")
     'a/b.png'

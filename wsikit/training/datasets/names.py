@@ -1,4 +1,4 @@
-"""Patches whose class stands in their file names, as public collections come: `TUM___TCGA-AA-123_4.jpg`."""
+"""Patches whose class is part of their file names, as in public collections: `TUM___TCGA-AA-123_4.jpg`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from wsikit.training.datasets.table import ImageTable
 
 
 def read_names(images: str | Path, pattern: str) -> ImageTable:
-    """All images of a folder or zip, with what their names say.
+    """Read all images of a folder or zip, with the fields in their names.
 
     Parameters
     ----------
     images
         A folder or a zip.
     pattern
-        Regular expression that the path of every image must match as a whole, with the group `label` and, if the
-        names tell them, the groups `patient` and `slide`.
+        Regular expression that the path of every image must match completely, with the group `label` and, if the
+        names contain them, the groups `patient` and `slide`.
 
     Raises
     ------
@@ -37,18 +37,20 @@ def read_names(images: str | Path, pattern: str) -> ImageTable:
         raise RequestError(f"pattern {pattern!r}: not a regular expression ({error}).") from error
     if "label" not in wanted.groupindex or set(wanted.groupindex) - {"label", "patient", "slide"}:
         raise RequestError(
-            f"pattern {pattern!r}: groups {sorted(wanted.groupindex)}; expected (?P<label>…) and perhaps "
+            f"pattern {pattern!r}: groups {sorted(wanted.groupindex)}; expected (?P<label>…) and optionally "
             "(?P<patient>…) and (?P<slide>…)."
         )
     files = open_files(images)
     names = [name for name in files.names() if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     if not names:
-        raise RequestError(f"{files.place}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) are there.")
+        raise RequestError(f"{files.place}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) found.")
     found = []
     for name in names:
         match = wanted.fullmatch(name)
         if match is None:
-            raise RequestError(f"{files.place}: {name} does not match {pattern!r}. Correct the pattern, or move it.")
+            raise RequestError(
+                f"{files.place}: {name} does not match {pattern!r}. Correct the pattern, or move the file."
+            )
         found.append(match.groupdict())
     return ImageTable(
         files=tuple(names),

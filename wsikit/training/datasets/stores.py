@@ -1,7 +1,7 @@
-"""Patches of slide stores, labelled by regions drawn on the slides (GeoJSON, as QuPath exports it).
+"""Patches of slide stores, labelled by annotated regions (GeoJSON, as exported by QuPath).
 
-A manifest CSV names the stores: store, regions[, patient][, slide][, grid]. A patch has the class of the region that
-its centre lies in; regions are in level-0 px.
+A manifest CSV names the stores: store, regions[, patient][, slide][, grid]. The class of a patch is that of the region
+containing its centre; regions are in level-0 px.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class StorePixels:
 
 
 def read_stores(manifest: str | Path) -> ImageTable:
-    """Labelled patches of slide stores, store by store, in each store's order.
+    """Read labelled patches of slide stores, store by store, in each store's order.
 
-    Patches outside of all regions, and such as could not be read, are left out. Captions are those of the store's
-    column `caption`, where it has one. Paths in the manifest are relative to it.
+    Patches outside all regions and unreadable patches are left out. Captions are those of the store's column
+    `caption`, if it has one. Paths in the manifest are relative to it.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def read_stores(manifest: str | Path) -> ImageTable:
     parts = [_read_store(path, line, row) for line, row in _manifest_rows(path)]
     scales = {(part.table.grid.patch_px, round(part.table.grid.target_mpp, 6)) for part in parts}
     if len(scales) > 1:
-        raise RequestError(f"{path}: patches of different size or µm/px: {sorted(scales)}. Name one grid for all.")
+        raise RequestError(f"{path}: patches of different size or µm/px: {sorted(scales)}. Give one grid for all.")
     n_rows = [len(part.rows) for part in parts]
     if not sum(n_rows):
         raise RequestError(f"{path}: no patch's centre lies in a region. Are the regions in level-0 pixels?")
@@ -82,7 +82,7 @@ def read_stores(manifest: str | Path) -> ImageTable:
     names = [parts[index].store.slide_id for index in store_of_row]
     files = tuple(f"{name}/{x}_{y}" for name, (x, y) in zip(names, coords.tolist(), strict=True))
     if len(set(files)) != len(files):
-        raise RequestError(f"{path}: a slide is named twice. Keep one row per store.")
+        raise RequestError(f"{path}: duplicate slide. Keep one row per store.")
     return ImageTable(
         files=files,
         captions=tuple(caption for part in parts for caption in part.captions),
@@ -118,7 +118,7 @@ def _manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise RequestError(f"{path}: no such file. Give a CSV with the columns store, regions, patient.") from None
     if not header >= _NEEDED or header - _KNOWN or not rows:
         raise RequestError(
-            f"{path}: {len(rows)} rows with the columns {sorted(header)}; expected store, regions and perhaps "
+            f"{path}: {len(rows)} rows with the columns {sorted(header)}; expected store, regions and optionally "
             f"{', '.join(sorted(_KNOWN - _NEEDED))}."
         )
     return rows
@@ -148,7 +148,7 @@ def _read_store(manifest: Path, line: int, row: dict[str, str]) -> _Labelled:
 
 
 def label_patches(table: PatchTable, regions: Sequence[Drawn]) -> list[str | None]:
-    """Class of the region that each patch's centre lies in, None outside of all.
+    """Class of the region that contains each patch's centre; None outside all regions.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def label_patches(table: PatchTable, regions: Sequence[Drawn]) -> list[str | Non
                 x, y = centres[row]
                 raise RequestError(
                     f"{table.folder}: the patch around x={x:.0f} y={y:.0f} lies in regions of {labels[row]!r} and "
-                    f"{drawn.label!r}. Draw regions of different classes apart."
+                    f"{drawn.label!r}. Regions of different classes must not overlap."
                 )
             labels[row] = drawn.label
     return labels

@@ -1,6 +1,6 @@
-"""Tables of patches: row i of every field is one patch, from reading to training. CSV beside a folder or zip of images.
+"""Tables of patches: row i of every field is one patch. Read from a CSV with a folder or zip of images.
 
-The contract is MMLNB's: file_name, description, class; further patient, slide, x, y. Images are decoded when asked for.
+The format is MMLNB's: file_name, description, class; optionally patient, slide, x, y. Images are decoded on demand.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from wsikit.training.datasets.images import Files, Image, ImageFiles, Pixels, op
 Text = tuple[str | None, ...]
 
 _NOTHING = frozenset(["", "nan", "na", "n/a", "none", "null"])
-"""What stands in a cell that holds nothing, in lower case: as pandas, R and people write it."""
+"""Contents of an empty cell, in lower case, as written by pandas, R and people."""
 
 
 class Columns(BaseModel):
-    """Names of a CSV's columns. A column that you name must be there; the others are used where they are."""
+    """Names of a CSV's columns. A column that you name must exist; the others are optional."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,7 +47,7 @@ class ImageTable:
     """N patches. All fields have length N; a column that the source does not have is None throughout."""
 
     files: tuple[str, ...]
-    """What names a patch, unique."""
+    """Unique name of each patch."""
     captions: Text
     classes: Text
     patients: Text
@@ -55,12 +55,12 @@ class ImageTable:
     coords: npt.NDArray[np.float64] | None
     """(N, 2), x then y, as the source gives them."""
     source: str
-    """Where the table came from, for messages."""
+    """Origin of the table, for messages."""
     pixels: Pixels
     rows: tuple[int, ...]
     """Row of `pixels` behind each patch: a selection keeps its images."""
     mpp: float | None = None
-    """µm/px of the images, where the source knows it (stores do, image files do not)."""
+    """µm/px of the images if the source states it (stores do, image files do not)."""
 
     def __post_init__(self) -> None:
         fields = (self.captions, self.classes, self.patients, self.slides, self.rows)
@@ -72,7 +72,7 @@ class ImageTable:
         return len(self.files)
 
     def images(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> list[Image]:
-        """Images of these rows, each uint8 (H, W, 3) RGB, decoded now.
+        """Images of these rows, each uint8 (H, W, 3) RGB, decoded by this call.
 
         Raises
         ------
@@ -108,18 +108,18 @@ def read_table(
     Parameters
     ----------
     csv
-        A path, or the name of a member of the zip `images`. None: the only CSV that lies with the images.
+        A path, or the name of a member of the zip `images`. None: the only CSV in the folder or zip of images.
     images
         A folder or a zip.
     columns
-        Names of the columns; MMLNB's by default.
+        Names of the columns; Default: MMLNB's.
     needs_class
         Whether every row must have a class.
 
     Raises
     ------
     RequestError
-        If a column, a file, a class or a number is missing or wrong, or an image is named twice. The message names
+        If a column, a file, a class or a number is missing or wrong, or an image occurs twice. The message names
         the file, the line, what was found, what was expected, and what to do.
     """
     names = columns or Columns()
@@ -139,7 +139,7 @@ def read_table(
         for (line, _), value in zip(found, classes, strict=True):
             if value is None:
                 raise RequestError(
-                    f"{where}, line {line}: no class in column {names.label!r}. Give the row its class, or take it out."
+                    f"{where}, line {line}: no class in column {names.label!r}. Fill it in, or remove the row."
                 )
     return ImageTable(
         files=image_names,
@@ -161,8 +161,8 @@ def _find_csv(given: str | Path | None, files: Files) -> tuple[str, bytes]:
     tables = [name for name in files.names() if name.lower().endswith(".csv")]
     if given is None and len(tables) != 1:
         raise RequestError(
-            f"{files.place}: {len(tables)} CSV files lie with the images ({', '.join(tables[:5]) or 'none'}); "
-            "say which is the table."
+            f"{files.place}: {len(tables)} CSV files among the images ({', '.join(tables[:5]) or 'none'}); "
+            "name the table."
         )
     name = tables[0] if given is None else str(given)
     if name not in tables:
@@ -186,14 +186,14 @@ def _read_lines(where: str, content: bytes) -> list[tuple[int, list[str]]]:
     for line, cells in lines:
         if len(cells) != width:
             raise RequestError(
-                f"{where}, line {line}: {len(cells)} cells where the header has {width}. "
-                "Put texts that hold commas in quotes."
+                f"{where}, line {line}: {len(cells)} cells but the header has {width}. "
+                "Put texts that contain commas in quotes."
             )
     return [(line, [cell.strip() for cell in cells]) for line, cells in lines]
 
 
 def _places(where: str, header: list[str], names: Columns, needs_class: bool) -> dict[str, int | None]:
-    """Index of each column that is used; None where there is none."""
+    """Index of each used column; None for a missing one."""
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise RequestError(f"{where}: two columns are called {twice[0]!r}. Rename one.")
@@ -203,7 +203,7 @@ def _places(where: str, header: list[str], names: Columns, needs_class: bool) ->
         places[key] = header.index(name) if name in header else None
         if places[key] is None and key in needed and (name is not None or key == "label"):
             raise RequestError(
-                f"{where}: no column {name!r} for the {key} (there: {', '.join(header)}). Name it in columns."
+                f"{where}: no column {name!r} for the {key} (there: {', '.join(header)}). Set it in columns."
             )
     return places
 
@@ -212,12 +212,10 @@ def _image_names(where: str, files: Files, cells: Sequence[tuple[int, str]]) -> 
     first: dict[str, int] = {}
     for line, cell in cells:
         if not cell:
-            raise RequestError(f"{where}, line {line}: no file name. Name the image, or take the row out.")
+            raise RequestError(f"{where}, line {line}: no file name. Name the image, or remove the row.")
         name = same_file(cell)
         if name in first:
-            raise RequestError(
-                f"{where}, line {line}: {name} was named on line {first[name]} already. Keep one row per image."
-            )
+            raise RequestError(f"{where}, line {line}: {name} duplicates line {first[name]}. Keep one row per image.")
         first[name] = line
     if missing := files.missing(list(first)):
         raise RequestError(
@@ -230,7 +228,7 @@ def _image_names(where: str, files: Files, cells: Sequence[tuple[int, str]]) -> 
 def _coords(
     where: str, names: Columns, lines: Sequence[int], column: Callable[[str], Text]
 ) -> npt.NDArray[np.float64] | None:
-    """(N, 2), or None where the table has no places."""
+    """(N, 2), or None if the table has no coordinates."""
     xs, ys = column("x"), column("y")
     if all(value is None for value in (*xs, *ys)):
         return None

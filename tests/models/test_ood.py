@@ -1,4 +1,4 @@
-"""What is unlike the training patches is told so, in units of what held-out ones reach."""
+"""Out-of-distribution scores, in units of the distances of held-out patches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cloud(n: int) -> np.ndarray:
     return RNG.normal(size=(n, 8)) @ MIX + 7
 
 
-def test_one_in_a_hundred_of_the_same_kind_is_novel():
+def test_one_in_a_hundred_in_distribution_patches_scores_above_1():
     found = OodDetector.fit(cloud(4000), cloud(4000)).of(cloud(20_000))
     assert 0.006 < (found > 1).mean() < 0.014
 
@@ -46,7 +46,7 @@ def test_a_small_step_where_training_never_went_is_farther_than_a_wide_one_where
     assert along < 1 < across
 
 
-def test_a_feature_that_stood_still_in_training_does_not_blow_up():
+def test_a_feature_that_is_constant_in_training_does_not_dominate():
     training = np.hstack([RNG.normal(size=(300, 3)), np.full((300, 1), 2.0)])
     asked = np.append(training[0], []) + np.array([0, 0, 0, 1e-4])
     assert OodDetector.fit(training, training).of(asked[None])[0] < 2
@@ -57,7 +57,7 @@ def test_too_few_held_out_patches_are_refused():
         OodDetector.fit(cloud(500), cloud(99))
 
 
-def test_a_model_folder_keeps_it_and_counts_it_in_the_fingerprint(tiny_model: MMLNB, tmp_path: Path):
+def test_a_model_folder_keeps_the_ood_detector_and_includes_it_in_the_fingerprint(tiny_model: MMLNB, tmp_path: Path):
     width = tiny_model.image.width
     bare = save_model(tiny_model, tmp_path / "bare", card="")
     features = RNG.normal(size=(300, width)).astype(np.float32)
@@ -69,7 +69,7 @@ def test_a_model_folder_keeps_it_and_counts_it_in_the_fingerprint(tiny_model: MM
     assert load_model(bare).ood_detector is None
 
 
-def test_a_damaged_or_foreign_file_is_named(tiny_model: MMLNB, tmp_path: Path):
+def test_a_damaged_ood_file_or_one_of_another_encoder_is_named(tiny_model: MMLNB, tmp_path: Path):
     folder = save_model(tiny_model, tmp_path / "tiny", card="")
     OodDetector(np.zeros(3, np.float32), np.eye(3, dtype=np.float32), 1.0).save(folder / OOD_FILE)
     with pytest.raises(ModelError, match=OOD_FILE):
@@ -79,7 +79,7 @@ def test_a_damaged_or_foreign_file_is_named(tiny_model: MMLNB, tmp_path: Path):
         load_model(folder)
 
 
-def test_predictions_tell_it_of_each_patch_and_nan_where_the_model_does_not_know(tiny_model: MMLNB):
+def test_predictions_have_an_ood_score_per_patch_and_nan_without_a_detector(tiny_model: MMLNB):
     patches = RNG.integers(0, 256, (150, 64, 64, 3)).astype(np.uint8)
     predictor = Predictor(tiny_model, device="cpu")
     assert "ood_score" not in predictor.predict(patches[:3], [None] * 3)

@@ -29,19 +29,19 @@ def process_of(_: PatchGrid) -> int:
     return os.getpid()
 
 
-def test_results_keep_the_order_of_the_tasks_and_each_end_is_told() -> None:
+def test_results_keep_the_order_of_the_tasks_and_each_end_is_reported() -> None:
     ended: list[int] = []
     results = Executor(workers=3).map(side_of, TASKS, on_done=lambda task: ended.append(task.patch_px))
     assert results == [1, 2, 3, 4, 5, 6, 7]
     assert sorted(ended) == results
 
 
-def test_an_error_comes_up_at_once_as_itself() -> None:
+def test_an_error_is_raised_unchanged() -> None:
     with pytest.raises(ValueError, match="three"):
         Executor(workers=2).map(fail_on_three, TASKS)
 
 
-def test_no_task_is_no_work() -> None:
+def test_no_tasks_give_no_results() -> None:
     assert Executor("tcp://nowhere:1").map(side_of, []) == []
 
 

@@ -1,4 +1,4 @@
-"""How far colour alone goes: the floor that a model's figures must stand beside."""
+"""Baseline of colour only, to compare a model with."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 BINS = 8
-"""Per channel of the joint RGB histogram."""
+"""Bins per channel of the joint RGB histogram."""
 FINE_BINS = 32
-"""Of each channel's own histogram."""
+"""Bins of each channel's own histogram."""
 
 
 def colour_histogram(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -20,7 +20,7 @@ def colour_histogram(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return np.sqrt(np.concatenate(parts) / len(pixels)).astype(np.float32)
 
 
-def histogram_floor(
+def histogram_baseline(
     train: tuple[npt.ArrayLike, npt.ArrayLike], test: tuple[npt.ArrayLike, npt.ArrayLike]
 ) -> dict[str, float | int]:
     """Balanced accuracy of logistic regression on colour histograms.
@@ -28,12 +28,12 @@ def histogram_floor(
     Parameters
     ----------
     train, test
-        Histograms (N, 608) of `colour_histogram`, and labels (N,). Split by slide, or the floor is too high.
+        Histograms (N, 608) of `colour_histogram`, and labels (N,). Split by slide, or the baseline is too high.
 
     Returns
     -------
-    dict with `balanced_accuracy`, `chance`, `n_train`, `n_test`. The regularisation is chosen in favour of the
-    histogram, on the test set, so that the floor is not too low.
+    dict with `balanced_accuracy`, `chance`, `n_train`, `n_test`. The regularisation is selected on the test
+    set, in favour of the histogram, so that the baseline is not too low.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score

@@ -1,4 +1,4 @@
-"""INPC's rules over a store: which columns they read, what is kept, and when it is made anew."""
+"""The INPC rule on a store: which columns it reads, what is stored, and when it is computed again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def measured(table: PatchTable, *, revision: int = 1, **facts: float) -> None:
 SMALL = Rules(tumour_mm2=0.01)
 
 
-def test_the_statement_is_kept_beside_the_vote_and_told_by_the_store(store: SlideStore):
+def test_the_result_is_stored_with_the_votes_and_listed_by_the_store(store: SlideStore):
     table = predicted(store, d_patches=20)
     made = apply_inpc(store, rules=SMALL)
     assert made.category == "D"
@@ -79,7 +79,7 @@ def test_without_facts_stroma_is_missing_and_with_them_it_is_measured(store: Sli
     assert apply_inpc(store, rules=SMALL).category == "GN"
 
 
-def test_classes_and_facts_answer_as_asked_for(store: SlideStore):
+def test_the_source_option_selects_classes_or_facts(store: SlideStore):
     table = predicted(store, d_patches=30)
     measured(table, ganglion_like_share=0.0)
     assert apply_inpc(store, rules=SMALL).category == "D"
@@ -97,7 +97,7 @@ def test_the_area_is_that_of_the_patches(store: SlideStore):
     assert patch_facts(table).neuroblastic_mm2.sum() == pytest.approx(0.9 * len(table) * 0.032**2)
 
 
-def test_a_statement_is_made_anew_when_what_it_rests_on_changes_and_only_then(store: SlideStore):
+def test_a_result_is_computed_again_only_if_its_inputs_change(store: SlideStore):
     table = predicted(store, d_patches=20)
     first = apply_inpc(store, rules=SMALL)
     kept = table.vote_receipt("inpc_rule")
@@ -115,19 +115,19 @@ def test_age_is_not_written_into_the_store(store: SlideStore):
     assert "31.4159" not in text
 
 
-def test_the_words_name_the_strongest_patch_and_the_disagreement(store: SlideStore):
+def test_the_summary_names_the_strongest_patch_and_the_disagreement(store: SlideStore):
     table = predicted(store, d_patches=20)
     assert inpc_summary(table) == []
     apply_inpc(store, rules=SMALL)
     voted = vote(store, parameters=VoteParameters(min_patches=1))
-    said = "\n".join(inpc_summary(table, voted, ("UD", "PD", "D")))
+    text = "\n".join(inpc_summary(table, voted, ("UD", "PD", "D")))
     x, y = table.coords[19]
-    assert f"most differentiating: patch at {x}, {y} px" in said
-    assert "The vote says PD, the INPC rule says D" in said
-    assert "Research use only" in said
+    assert f"most differentiating: patch at {x}, {y} px" in text
+    assert "The vote says PD, the INPC rule says D" in text
+    assert "Research use only" in text
 
 
-def test_nothing_is_stated_of_tissue_that_the_model_does_not_know(store: SlideStore):
+def test_no_category_is_stated_for_out_of_distribution_tissue(store: SlideStore):
     table = predicted(store, d_patches=20)
     apply_inpc(store, rules=SMALL)
     voted = vote(store, parameters=VoteParameters(min_patches=1))
@@ -137,7 +137,7 @@ def test_nothing_is_stated_of_tissue_that_the_model_does_not_know(store: SlideSt
     assert len(inpc_summary(table, replace(voted, ood_fraction=0.3), ("UD", "PD", "D"))) > 1
 
 
-def test_other_models_and_bare_tables_are_refused_with_the_way_out(store: SlideStore):
+def test_other_models_and_tables_without_columns_are_refused_with_the_next_step(store: SlideStore):
     with pytest.raises(StoreError, match="Run wsikit caption"):
         apply_inpc(store)
     table = predicted(store, d_patches=1, codes=["a", "b", "c", "other"])

@@ -1,4 +1,4 @@
-"""Arms on features: what they share, what shuffling does, and two branches of 80 % whose fusion is better than both."""
+"""Fusion variants on features: shared parts, shuffled captions, and fusion of two branches that beats both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVEN = np.ones(3, np.float32)
 
 def limited(n: int, seed: int, *, share: float = 0.7) -> Bank:
     """Three classes. Image and text each show the class in `share` of the patches, independently, and nothing in the
-    rest, where a guess is right in a third: 80 % each. Both also show what the patch is like, whatever its class."""
+    rest, where a guess is right in a third: 80 % each. Both also contain class-independent content."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(3, size=n)
     likeness = rng.normal(size=(n, 4))
@@ -36,7 +36,7 @@ def accuracy(probs: np.ndarray, bank: Bank) -> float:
 
 
 def stage(fusion: PRMF, bank: Bank) -> PRMF:
-    """The image side as a stage of its own leaves it."""
+    """The image projection after its own stage."""
     side = [*fusion.project_image.parameters(), *fusion.head_image.parameters()]
     optimiser = torch.optim.AdamW(side, lr=5e-3)
     for _ in range(150):
@@ -50,57 +50,61 @@ def stage(fusion: PRMF, bank: Bank) -> PRMF:
 @pytest.fixture(scope="module")
 def fitted() -> tuple[Arm, Bank]:
     bank = limited(4000, 0)
-    begun = PRMF(bank.text.shape[1], bank.image.shape[2], 32, mode="robust")
+    image_stage = PRMF(bank.text.shape[1], bank.image.shape[2], 32, mode="robust")
     settings = ArmSettings(epochs=12, batch=64, robust_lr=2e-3)
     curriculum = CurriculumSchedule.over(12)
-    arm = fit_arm("PRMF robust", bank, settings, begun=stage(begun, bank), curriculum=curriculum, weight=EVEN, seed=0)
+    arm = fit_arm(
+        "PRMF robust", bank, settings, image_stage=stage(image_stage, bank), curriculum=curriculum, weight=EVEN, seed=0
+    )
     return arm, limited(3000, 1)
 
 
 def test_two_branches_of_80_percent_are_fused_to_more_than_both(fitted):
     arm, bank = fitted
-    answer = arm.ask(bank)
-    image, text = accuracy(answer.probs_image, bank), accuracy(answer.probs_text, bank)
+    output = arm.predict(bank)
+    image, text = accuracy(output.probs_image, bank), accuracy(output.probs_text, bank)
     assert 0.76 < image < 0.84
     assert 0.76 < text < 0.84
-    assert accuracy(answer.probs, bank) > max(image, text) + 0.07
+    assert accuracy(output.probs, bank) > max(image, text) + 0.07
 
 
 def test_shuffled_texts_close_the_gate_and_cost_at_most_a_point_against_the_image(fitted):
     arm, bank = fitted
-    own, astray = arm.ask(bank), arm.ask(bank.shuffled(0))
-    assert astray.gate.mean() < 0.5 * own.gate.mean()
-    assert accuracy(astray.probs, bank) >= accuracy(own.probs_image, bank) - 0.01
+    own, shuffled = arm.predict(bank), arm.predict(bank.shuffled(0))
+    assert shuffled.gate.mean() < 0.5 * own.gate.mean()
+    assert accuracy(shuffled.probs, bank) >= accuracy(own.probs_image, bank) - 0.01
 
 
-def test_without_texts_the_gate_is_shut_and_the_image_speaks(fitted):
+def test_without_texts_the_gate_is_closed_and_the_image_decides(fitted):
     arm, bank = fitted
-    silent = arm.ask(bank.silent())
+    silent = arm.predict(bank.without_captions())
     assert (silent.gate == 0).all()
     assert accuracy(silent.probs, bank) >= accuracy(silent.probs_image, bank) - 0.01
 
 
-def test_fitting_leaves_the_image_side_as_its_stage_did(fitted):
+def test_fitting_keeps_the_image_projection_of_its_stage(fitted):
     _, bank = fitted
-    begun = PRMF(bank.text.shape[1], bank.image.shape[2], 32, mode="robust")
+    image_stage = PRMF(bank.text.shape[1], bank.image.shape[2], 32, mode="robust")
     settings = ArmSettings(epochs=3, batch=256)
     curriculum = CurriculumSchedule.over(3)
-    on = fit_arm("PRMF robust", bank, settings, begun=begun, curriculum=curriculum, weight=EVEN, seed=0)
+    on = fit_arm("PRMF robust", bank, settings, image_stage=image_stage, curriculum=curriculum, weight=EVEN, seed=0)
     for part in ("project_image", "head_image"):
-        for name, value in getattr(begun, part).state_dict().items():
+        for name, value in getattr(image_stage, part).state_dict().items():
             assert getattr(on.fusion, part).state_dict()[name].equal(value), name
-    assert not on.fusion.head_text.weight.equal(begun.head_text.weight)
+    assert not on.fusion.head_text.weight.equal(image_stage.head_text.weight)
 
 
-def test_the_other_arms_begin_from_nothing_whatever_the_scale_of_the_features(fitted):
+def test_the_other_arms_start_from_scratch_whatever_the_scale_of_the_features(fitted):
     _, bank = fitted
     wide = Bank(500 * bank.image + 20, 0.01 * bank.text - 3, bank.present, bank.labels)
-    begun = PRMF(bank.text.shape[1], bank.image.shape[2], 32, mode="robust")
+    image_stage = PRMF(bank.text.shape[1], bank.image.shape[2], 32, mode="robust")
     settings = ArmSettings(epochs=3, batch=256)
     curriculum = CurriculumSchedule.over(3)
     for name in ("concatenation", "PRMF paper"):
         one, other = (
-            fit_arm(name, b, settings, begun=begun, curriculum=curriculum, weight=EVEN, seed=0).ask(b).probs
+            fit_arm(name, b, settings, image_stage=image_stage, curriculum=curriculum, weight=EVEN, seed=0)
+            .predict(b)
+            .probs
             for b in (bank, wide)
         )
         np.testing.assert_allclose(one, other, atol=0.02)

@@ -1,6 +1,6 @@
-"""The colour-histogram floor of the phantom: how well its classes are told apart without seeing any form.
+"""Colour-histogram baseline of the phantom: how well its classes are separable by colour only.
 
-    python benchmarks/phantom_floor.py --train 60 --test 30 --per-slide 16 --json floor.json
+    python benchmarks/phantom_baseline.py --train 60 --test 30 --per-slide 16 --json floor.json
 
 Logistic regression on colour histograms, trained on some slides and tested on slides of other seeds: for all four
 patch classes, and for the three tumour classes alone.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from wsikit.phantom import CLASSES, phantom_patches
-from wsikit.phantom.floor import colour_histogram, histogram_floor
+from wsikit.phantom.baseline import colour_histogram, histogram_baseline
 
 TEST_SEEDS = 500_000
 
@@ -41,8 +41,8 @@ def main() -> None:
     seconds = time.perf_counter() - start
     tumour = [(x[y < 3], y[y < 3]) for x, y in (train, test)]
     result = {
-        "four_classes": histogram_floor(train, test),
-        "three_tumour_classes": histogram_floor(*tumour),
+        "four_classes": histogram_baseline(train, test),
+        "three_tumour_classes": histogram_baseline(*tumour),
         "patches_per_class": {
             name: [int((train[1] == n).sum()), int((test[1] == n).sum())] for n, name in enumerate(CLASSES)
         },
