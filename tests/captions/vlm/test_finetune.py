@@ -335,7 +335,7 @@ def test_the_reference_configuration_is_valid_and_mmlnbs() -> None:
     import yaml
 
     path = Path(__file__).parents[3] / "pipelines" / "configs" / "finetune_qwen2_5_vl.yaml"
-    told = FinetuneSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    settings = FinetuneSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     expected: dict[str, Any] = {"rank": 64, "alpha": 16, "dropout": 0.05, "epochs": 5, "lr": 1e-4, "batch": 4}
-    assert expected | {"accumulate": 4} == {name: getattr(told, name) for name in (*expected, "accumulate")}
-    assert np.isclose(told.alpha / told.rank, 0.25)
+    assert expected | {"accumulate": 4} == {name: getattr(settings, name) for name in (*expected, "accumulate")}
+    assert np.isclose(settings.alpha / settings.rank, 0.25)
