@@ -161,11 +161,11 @@ def test_one_fold_of_several_is_trained_and_the_split_kept_whole(table: Path, tm
         ({"trainig": {}}, "trainig: Extra inputs are not permitted"),
         ({"classes": [{"code": "UD"}, {"code": "UD"}]}, "must differ"),
         ({"classes": [{"code": "UD", "values": ["x"]}, {"code": "D", "values": ["x"]}]}, "one value is mapped to two"),
-        ({"classes": [{"code": "o", "background": True}, {"code": "D"}]}, "those that vote come first"),
+        ({"classes": [{"code": "o", "background": True}, {"code": "D"}]}, "list voting classes first"),
         ({"data": {"patch_px": 32}}, "give one of table, names and stores"),
         ({"data": {"patch_px": 32, "table": {"images": "x"}}}, "give mpp"),
         ({"captions": {"source": "csv"}}, "source 'csv' and csv None cannot be combined"),
-        ({"text": {"max_tokens": 9}}, "give model_type .* or pretrained"),
+        ({"text": {"max_tokens": 9}}, "give either model_type .* or pretrained"),
         ({"stages": [{"name": "late", "since": 0.5, "learns": ["fusion"]}]}, "the first must begin at 0"),
         ({"training": TINY["training"] | {"epochs": 2}}, "take more epochs"),
         ({"data": {"patch_px": 32, "mpp": 1, "table": {"images": "${NO_SUCH_PLACE}/x"}}}, "NO_SUCH_PLACE is not set"),
@@ -241,3 +241,27 @@ def test_a_text_encoder_from_a_local_folder_brings_its_weights_and_words(table: 
     for name, value in source.text.state_dict().items():
         assert (model.text.state_dict()[name] == value).all()
     assert model.read(["rosettes"]).ids.tolist() == source.read(["rosettes"]).ids.tolist()
+
+
+def test_a_model_of_another_architecture_is_evaluated_on_the_same_data(table: Path, tmp_path: Path):
+    from wsikit.models.protocol import ModelInfo
+    from wsikit.training.config import TrainConfig, read_config
+    from wsikit.training.run import run_evaluation
+
+    class ByColour:
+        """Knows the three colours; of another architecture than MMLNB."""
+
+        info = ModelInfo(
+            "colours", "1", "colours", "1", 32, 0.5, "H&E", tuple(COLOURS), tuple(COLOURS), ("#000000",) * 3
+        )
+
+        def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            distance = np.linalg.norm(images.mean(axis=(1, 2))[:, None] - np.array(list(COLOURS.values())), axis=2)
+            return {"probability": (distance == distance.min(axis=1, keepdims=True)).astype(np.float32)}
+
+    metrics = run_evaluation(ByColour(), read_config(config_of(table), TrainConfig), tmp_path / "out")
+    assert set(metrics["results"]) == {"fused"}
+    assert metrics["results"]["fused"]["patch"]["n"] == 72
+    assert metrics["results"]["fused"]["patch"]["balanced_accuracy"]["value"] == 1.0
+    assert metrics["model"] == {"name": "colours", "fingerprint": "1"}
+    assert (tmp_path / "out" / "figures" / "confusion.png").is_file()

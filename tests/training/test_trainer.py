@@ -160,7 +160,7 @@ def test_half_precision_learns_too_and_fp16_needs_a_gpu():
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_words():
-    with pytest.raises(ModelError, match="the loss is (nan|inf).*Take lower learning rates"):
+    with pytest.raises(ModelError, match="the loss is (nan|inf).*Use lower learning rates"):
         run(toy_model(), epochs=3, lr={"image": 1e30, "text": 1e30, "fusion": 1e30})
 
 

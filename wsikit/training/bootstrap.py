@@ -176,8 +176,8 @@ def draw_groups(n_groups: int, *, draws: int, seed: int) -> Floats:
 def quantiles(values: Floats, *, level: float = 0.95) -> tuple[float, float] | None:
     """Ends of the central interval of coverage `level` over the finite values; None if there are none.
 
-    >>> quantiles(np.arange(101.0), level=0.9)
-    (5.0, 95.0)
+    >>> quantiles(np.arange(101.0), level=0.5)
+    (25.0, 75.0)
     """
     defined = values[np.isfinite(values)]
     if not len(defined):

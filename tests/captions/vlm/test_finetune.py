@@ -241,7 +241,7 @@ def test_killed_in_mid_training_it_goes_on_to_the_same_adapter(
     whole = CliRunner().invoke(command, arguments("whole"), catch_exceptions=False)
     with caplog.at_level(logging.INFO, logger="wsikit.training.captioner.trainer"):
         resumed = CliRunner().invoke(command, arguments("cut"), catch_exceptions=False)
-    assert "resuming from checkpoint-" in caplog.text
+    assert "going on from checkpoint-" in caplog.text
     assert whole.exit_code == resumed.exit_code == 0
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "cut"))
     assert len(one["epochs"]) == len(other["epochs"]) == 3
@@ -335,7 +335,7 @@ def test_the_reference_configuration_is_valid_and_mmlnbs() -> None:
     import yaml
 
     path = Path(__file__).parents[3] / "pipelines" / "configs" / "finetune_qwen2_5_vl.yaml"
-    given = FinetuneSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    settings = FinetuneSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     expected: dict[str, Any] = {"rank": 64, "alpha": 16, "dropout": 0.05, "epochs": 5, "lr": 1e-4, "batch": 4}
-    assert expected | {"accumulate": 4} == {name: getattr(given, name) for name in (*expected, "accumulate")}
-    assert np.isclose(given.alpha / given.rank, 0.25)
+    assert expected | {"accumulate": 4} == {name: getattr(settings, name) for name in (*expected, "accumulate")}
+    assert np.isclose(settings.alpha / settings.rank, 0.25)
