@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from wsikit.batch.plan import RunPlan, changes_since, difference
+from wsikit.batch.log import RunLog
+from wsikit.batch.plan import PATCHES_PER_S, RunPlan, changes_since, difference, measured_rates
 from wsikit.batch.revisions import REVISIONS
 from wsikit.batch.run import plan_run, run
 from wsikit.cli.main import main
@@ -179,6 +180,20 @@ def test_the_dry_run_prints_the_plan_and_changes_nothing(
     for part in ("min_tissue: 0.25 → 0.6", "↻ patches", "✓ pixels", "patches", "free"):
         assert part in printed
     assert files(done) == before
+
+
+def test_estimates_use_the_measured_rates_of_earlier_runs(done: Path) -> None:
+    rates = measured_rates(done)
+    assert rates.keys() == PATCHES_PER_S.keys()
+    assert all(rates[name] != PATCHES_PER_S[name] for name in rates)
+
+
+def test_a_pass_for_two_stages_is_shared_and_an_interrupted_one_counts_what_was_done(tmp_path: Path) -> None:
+    assert measured_rates(tmp_path) == PATCHES_PER_S
+    log = RunLog(tmp_path)
+    log.write("end", stage="quality and captions", done=100, total=100, unit="patches", seconds=4.0)
+    log.write("end", stage="predictions", done=30, total=100, unit="patches", seconds=3.0)
+    assert measured_rates(tmp_path) == {"quality": 50.0, "captions": 50.0, "predictions": 10.0}
 
 
 def test_run_json_is_the_plan(done: Path, model_folder: Path) -> None:

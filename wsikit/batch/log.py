@@ -6,8 +6,6 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,19 +35,6 @@ class RunLog:
         logger.info("%s", line)
         with self._lock, open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-    @contextmanager
-    def stage(self, slide_id: str, stage: str, where: str) -> Iterator[None]:
-        """Log the start and the end of a stage of a slide."""
-        self.write("start", slide=slide_id, stage=stage, where=where)
-        begun = time.monotonic()
-        outcome = "failed"
-        try:
-            yield
-            outcome = "done"
-        finally:
-            seconds = round(time.monotonic() - begun, 3)
-            self.write("end", slide=slide_id, stage=stage, where=where, outcome=outcome, seconds=seconds)
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:

@@ -237,9 +237,12 @@ def measured_rates(out: Path) -> dict[str, float]:
     patches: dict[str, float] = {}
     seconds: dict[str, float] = {}
     for event in read_log(out):
-        if event.get("event") == "rate" and event.get("seconds", 0) > 0 and event.get("patches", 0) > 0:
-            patches[event["stage"]] = patches.get(event["stage"], 0.0) + event["patches"]
-            seconds[event["stage"]] = seconds.get(event["stage"], 0.0) + event["seconds"]
+        if event.get("event") != "end" or event.get("unit") != "patches" or not event.get("done"):
+            continue
+        names = str(event["stage"]).split(" and ")  # stages in one pass over the patches share its time equally
+        for name in names:
+            patches[name] = patches.get(name, 0.0) + event["done"]
+            seconds[name] = seconds.get(name, 0.0) + max(event["seconds"], 1e-3) / len(names)
     return PATCHES_PER_S | {name: patches[name] / seconds[name] for name in patches}
 
 

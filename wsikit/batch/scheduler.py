@@ -172,22 +172,25 @@ class _Cancellable:
     def __init__(self, progress: Progress, job: Job, slide_id: str, stopping: threading.Event) -> None:
         self._progress, self._log, self._slide_id, self._stopping = progress, job.log, slide_id, stopping
         self._stage: tuple[str, int, str, float] | None = None
+        self._done = 0
 
     def start(self, stage: str, total: int, unit: str) -> None:
         self._check()
-        self._stage = (stage, total, unit, time.monotonic())
+        self._stage, self._done = (stage, total, unit, time.monotonic()), 0
         self._log.write("start", slide=self._slide_id, stage=stage, total=total, unit=unit)
         self._progress.start(stage, total, unit)
 
     def advance(self, done: int = 1) -> None:
         self._check()
+        self._done += done
         self._progress.advance(done)
 
     def finish(self) -> None:
         if self._stage is not None:
             stage, total, unit, begun = self._stage
             seconds = round(time.monotonic() - begun, 3)
-            self._log.write("end", slide=self._slide_id, stage=stage, total=total, unit=unit, seconds=seconds)
+            counts = {"done": self._done, "total": total, "unit": unit}
+            self._log.write("end", slide=self._slide_id, stage=stage, **counts, seconds=seconds)
             self._stage = None
         self._progress.finish()
 

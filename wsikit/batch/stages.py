@@ -253,6 +253,7 @@ class Tissue(WorkStage):
         remove_partials(work.store.folder)
         progress.start("tissue", 1, "slide")
         write_tissue(work.store, work.tissue)
+        progress.advance()
         progress.finish()
 
 
@@ -275,6 +276,7 @@ class Patches(WorkStage):
     def run(self, work: SlideWork, progress: Progress) -> None:
         progress.start("patches", 1, "slide")
         write_patches(work.store, work.patches, tissue_receipt(work.store, work.tissue))
+        progress.advance()
         progress.finish()
 
 
@@ -341,6 +343,7 @@ class Vote(WorkStage):
     def run(self, work: SlideWork, progress: Progress) -> None:
         progress.start("vote", 1, "slide")
         vote(work.store, parameters=work.shared.parameters.vote, grid=work.table.name)
+        progress.advance()
         progress.finish()
 
 
@@ -369,6 +372,7 @@ class Outputs(WorkStage):
             method=work.shared.parameters.vote.method,
             not_predicted=work.why_not_predicted(),
         )
+        progress.advance()
         progress.finish()
 
 

@@ -1,4 +1,4 @@
-"""What is seen on a patch, as facts and as words. `load_captioner()` gives the default, which measures."""
+"""Captions: measured facts of a patch, and words for them. `load_captioner()` returns the default, which measures."""
 
 from __future__ import annotations
 

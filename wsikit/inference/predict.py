@@ -137,6 +137,7 @@ class _Predict:
     def __call__(self, store: SlideStore, table: PatchTable, progress: Progress) -> None:
         progress.start("model", 1, "model")
         model = self.model.load()
+        progress.advance()
         progress.finish()
         ranges = table.prepare(self.specs, self.receipt)
         if OOD_SCORE in table.columns() and OOD_SCORE not in {spec.name for spec in self.specs}:
