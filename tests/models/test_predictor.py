@@ -1,4 +1,4 @@
-"""The predictor with the packaged model: each row for itself, refusals that name the reason, and accuracy far above a colour baseline."""
+"""The predictor with the packaged model: independent rows, refusals with the reason, accuracy above a colour baseline."""
 
 from __future__ import annotations
 
