@@ -49,3 +49,13 @@ def test_the_architecture_names_every_room() -> None:
     rooms = {path.parent.name for path in (ROOT / "wsikit").glob("*/__init__.py")}
     picture = (ROOT / "docs" / "images" / "architecture.svg").read_text(encoding="utf-8")
     assert [room for room in sorted(rooms) if room not in picture] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_every_named_test_exists(document: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", document.read_text(encoding="utf-8")))
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    known = {path.stem for path in files}
+    for path in files:
+        known.update(re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8")))
+    assert named - known == set()

@@ -31,7 +31,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def ablation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve patients of 20 patches and one of 5, in three folds; patches are classified with too little certainty."""
+    """Twelve patients of 20 patches and one of 5, in three folds; patch probabilities are underconfident."""
     out = tmp_path_factory.mktemp("ablation")
     rng = np.random.default_rng(0)
     groups = np.repeat([f"p{i:02}" for i in range(13)], [20] * 12 + [5])

@@ -93,6 +93,13 @@ def make_phantom(
     ------
     RequestError
         If an argument is out of its range.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> truth = make_phantom(f"{tempfile.mkdtemp()}/slide.tiff", size_px=(512, 512), subtype="UD", seed=3)
+    >>> truth.subtype
+    'UD'
     """
     if min(size_px) < 1 or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
         raise RequestError(
