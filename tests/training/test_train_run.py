@@ -241,3 +241,27 @@ def test_a_text_encoder_from_a_local_folder_brings_its_weights_and_words(table: 
     for name, value in source.text.state_dict().items():
         assert (model.text.state_dict()[name] == value).all()
     assert model.read(["rosettes"]).ids.tolist() == source.read(["rosettes"]).ids.tolist()
+
+
+def test_a_model_of_another_architecture_is_evaluated_on_the_same_data(table: Path, tmp_path: Path):
+    from wsikit.models.protocol import ModelInfo
+    from wsikit.training.config import TrainConfig, read_config
+    from wsikit.training.run import run_evaluation
+
+    class ByColour:
+        """Knows the three colours; of another architecture than MMLNB."""
+
+        info = ModelInfo(
+            "colours", "1", "colours", "1", 32, 0.5, "H&E", tuple(COLOURS), tuple(COLOURS), ("#000000",) * 3
+        )
+
+        def predict(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            distance = np.linalg.norm(images.mean(axis=(1, 2))[:, None] - np.array(list(COLOURS.values())), axis=2)
+            return {"probability": (distance == distance.min(axis=1, keepdims=True)).astype(np.float32)}
+
+    metrics = run_evaluation(ByColour(), read_config(config_of(table), TrainConfig), tmp_path / "out")
+    assert set(metrics["results"]) == {"fused"}
+    assert metrics["results"]["fused"]["patch"]["n"] == 72
+    assert metrics["results"]["fused"]["patch"]["balanced_accuracy"]["value"] == 1.0
+    assert metrics["model"] == {"name": "colours", "fingerprint": "1"}
+    assert (tmp_path / "out" / "figures" / "confusion.png").is_file()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -59,14 +59,23 @@ def command(
     import json
     from pathlib import Path
 
+    from wsikit.errors import RequestError
     from wsikit.models.io import load_model
+    from wsikit.models.registry import MMLNB, describe_model, load_patch_model
     from wsikit.training.config import TrainConfig, read_config
     from wsikit.training.run import CONFIG_COPY, RunCallbacks, run_evaluation
 
-    loaded = load_model(model)
-    settings = read_config(config or Path(loaded.folder or model).parent / CONFIG_COPY, TrainConfig, data=data)
-    if vote_method is not None:
-        return _fit_vote(loaded, settings, out, split_file, fold, vote_method, device, as_json)
+    if describe_model(model).architecture == MMLNB:
+        own = load_model(model)
+        settings = read_config(config or Path(own.folder or model).parent / CONFIG_COPY, TrainConfig, data=data)
+        if vote_method is not None:
+            return _fit_vote(own, settings, out, split_file, fold, vote_method, device, as_json)
+        loaded: Any = own
+    else:
+        if config is None or vote_method is not None:
+            raise RequestError(f"model {model}: of another architecture; give --config, and no --fit-vote with it.")
+        settings = read_config(config, TrainConfig, data=data)
+        loaded = load_patch_model(model, device=device)  # type: ignore[arg-type]
     metrics = run_evaluation(
         loaded,
         settings,

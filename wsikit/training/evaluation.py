@@ -5,14 +5,16 @@ The last two are control conditions: the gain from the text must vanish if the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.errors import RequestError
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.protocol import IMAGE, PROBABILITY, TEXT, PatchModel
 from wsikit.training.baselines import colour_histogram, fit_histogram_baseline, fit_text_baseline
 from wsikit.training.calibration import at_temperature
 from wsikit.training.data import PatchSet
@@ -20,6 +22,8 @@ from wsikit.training.forward import Outputs, outputs_of, softmax
 from wsikit.training.report import report
 
 FUSED = "fused"
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -94,3 +98,63 @@ def _spread(fitted: Any, inputs: Any, n_classes: int) -> npt.NDArray[np.floating
     probs = np.zeros((len(inputs), n_classes))
     probs[:, fitted.classes_] = fitted.predict_proba(inputs)
     return probs
+
+
+@dataclass(frozen=True)
+class PatchModelEvaluation:
+    """Metrics and outputs of any model of patches."""
+
+    record: dict[str, Any]
+    """By condition: "fused" (the model as it is), and for a model that reads text "without captions" and "with others'
+    captions"."""
+    probs: npt.NDArray[np.floating]
+    """(N, C)"""
+    gate: npt.NDArray[np.floating]
+    """(N,): weight of the text, as far as the model gives it; else 0."""
+
+
+def evaluate_patch_model(
+    model: PatchModel, data: PatchSet, *, classes: Sequence[str], n_ordinal: int, seed: int = 0
+) -> PatchModelEvaluation:
+    """Evaluate any `PatchModel` on labelled patches.
+
+    Raises
+    ------
+    RequestError
+        If it reads stored features, which labelled patches do not have.
+    """
+    info = model.info
+    if info.feature_columns:
+        raise RequestError(
+            f"model {info.name}: reads stored features ({', '.join(info.feature_columns)}); labelled images have none. "
+            "Classify stores with wsikit predict instead."
+        )
+    whole = _predictions(model, data, list(data.captions))
+    ways = {FUSED: whole}
+    if TEXT in info.inputs and any(data.captions):
+        order = np.random.default_rng(seed).permutation(len(data))
+        ways["without captions"] = _predictions(model, data, [""] * len(data))
+        ways["with others' captions"] = _predictions(model, data, [data.captions[row] for row in order])
+    record = {
+        name: {
+            **report(data, columns[PROBABILITY], classes=classes, n_ordinal=n_ordinal),
+            "gate": float(columns["gate"].mean()) if "gate" in columns else None,
+        }
+        for name, columns in ways.items()
+    }
+    return PatchModelEvaluation(record, whole[PROBABILITY], whole.get("gate", np.zeros(len(data))))
+
+
+def _predictions(model: PatchModel, data: PatchSet, captions: list[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns of a model for all patches, batch by batch."""
+    inputs = model.info.inputs
+    parts: list[Mapping[str, npt.NDArray[np.floating]]] = []
+    for first in range(0, len(data), _BATCH):
+        rows = slice(first, first + _BATCH)
+        batch: dict[str, Any] = {}
+        if IMAGE in inputs:
+            batch["images"] = data.images[rows]
+        if TEXT in inputs:
+            batch["captions"] = [text or None for text in captions[rows]]
+        parts.append(model.predict(**batch))
+    return {name: np.concatenate([np.asarray(part[name], np.float64) for part in parts]) for name in parts[0]}

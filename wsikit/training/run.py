@@ -16,21 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
 
 from wsikit._version import __version__
 from wsikit.errors import RequestError
+from wsikit.inference.applicability import MPP_TOLERANCE
 from wsikit.models.config import METRICS_FILE
 from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.protocol import PatchModel
 from wsikit.store.atomic import write_json
 from wsikit.training.calibration import at_temperature, fit_temperature
 from wsikit.training.captioner.patients import patient_id
 from wsikit.training.card import training_card
 from wsikit.training.config import TrainConfig
 from wsikit.training.data import PatchSet
-from wsikit.training.evaluation import evaluate_model
+from wsikit.training.evaluation import evaluate_model, evaluate_patch_model
 from wsikit.training.factory import Loaded, build_model, load_data
 from wsikit.training.figures import save_figures
 from wsikit.training.forward import outputs_of
@@ -134,7 +137,7 @@ def run_training(
 
 
 def run_evaluation(
-    model: MMLNB,
+    model: MMLNB | PatchModel,
     config: TrainConfig,
     out: Path,
     *,
@@ -147,6 +150,8 @@ def run_evaluation(
 ) -> dict[str, Any]:
     """Evaluate a trained model on the data of a configuration, or on one part of a split; return the metrics.
 
+    Of an MMLNB each branch is evaluated as well; of any other `PatchModel` its output.
+
     Raises
     ------
     RequestError
@@ -156,37 +161,46 @@ def run_evaluation(
     callbacks = callbacks or RunCallbacks()
     if (out / METRICS_FILE).exists():
         raise RequestError(f"{out}: already holds {METRICS_FILE}; give a new folder, nothing is overwritten.")
-    if model.config.classes != config.codes or model.config.patch_px != config.data.patch_px:
+    about = model.config if isinstance(model, MMLNB) else model.info
+    if about.classes != config.codes or about.patch_px != config.data.patch_px:
         raise RequestError(
-            f"model {model.config.name}: classes {model.config.classes} on {model.config.patch_px} px, the "
+            f"model {about.name}: classes {about.classes} on {about.patch_px} px, the "
             f"configuration says {config.codes} on {config.data.patch_px} px. Give the configuration of its training."
         )
     loaded, patches = _patches(config, callbacks)
-    if abs(loaded.prepared.mpp / model.config.mpp - 1) > 0.01:
+    if abs(loaded.prepared.mpp / about.mpp - 1) > MPP_TOLERANCE:
         raise RequestError(
-            f"model {model.config.name}: made for {model.config.mpp} µm/px, these patches are at "
+            f"model {about.name}: made for {about.mpp} µm/px, these patches are at "
             f"{loaded.prepared.mpp:.4g}. Give patches of that scale."
         )
     if split_file is not None:
         patches = patches.select(_chosen(split_file, patches, fold, part))
-    seen = _seen(model, patches)
+    seen = _seen(model, patches) if isinstance(model, MMLNB) else 0
     if seen and not allow_seen:
         raise RequestError(
-            f"model {model.config.name} was trained or selected on {seen} of these patients, so metrics on them "
+            f"model {about.name} was trained or selected on {seen} of these patients, so metrics on them "
             "are biased. Give the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
         )
-    measured = evaluate_model(model.to(_device(device)), patches, classes=config.codes, n_ordinal=config.n_ordinal)
+    sizes: dict[str, Any] = {"classes": config.codes, "n_ordinal": config.n_ordinal}
+    if isinstance(model, MMLNB):
+        evaluated = evaluate_model(model.to(_device(device)), patches, **sizes)
+        probs: npt.NDArray[np.floating] = evaluated.outputs.probs
+        results, gate = evaluated.record, evaluated.outputs.gate
+        fingerprint = model.fingerprint
+    else:
+        measured = evaluate_patch_model(model, patches, **sizes)
+        results, probs, gate, fingerprint = measured.record, measured.probs, measured.gate, model.info.fingerprint
     metrics = {
-        "model": {"name": model.config.name, "fingerprint": model.fingerprint},
+        "model": {"name": about.name, "fingerprint": fingerprint},
         "data": loaded.words(),
         "patches": len(patches),
         "part": part if split_file is not None else "all",
         "patients_seen_in_training": seen,
-        "results": measured.record,
+        "results": results,
         "versions": versions(),
     }
     out.mkdir(parents=True, exist_ok=True)
-    save_figures(out / "figures", patches.labels, measured.outputs.probs, measured.outputs.gate, classes=config.codes)
+    save_figures(out / "figures", patches.labels, probs, gate, classes=config.codes)
     write_json(out / METRICS_FILE, metrics)
     return metrics
 
