@@ -30,13 +30,6 @@ def test_every_named_file_of_the_package_exists(document: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
-def test_every_named_test_exists(document: Path) -> None:
-    named = set(re.findall(r"`(test_\w+)`", document.read_text(encoding="utf-8")))
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")) if named else ""
-    assert sorted(name for name in named if f"def {name}(" not in tests and f"{name}.py" not in tests) == []
-
-
 def test_the_picture_of_the_architecture_is_the_one_that_its_script_draws() -> None:
     script = ROOT / "docs" / "images" / "architecture.py"
     scope: dict[str, object] = {"__name__": "architecture", "__file__": str(script)}
