@@ -205,6 +205,9 @@ def test_run_json_is_the_plan(done: Path, model_folder: Path) -> None:
     assert changes_since(done, record) == ()
     changed = {**record, "configuration": {**record["configuration"], "min_roi": 1.0}}
     assert changes_since(done, changed) == ("min_roi: 0.5 → 1.0",)
+    old_names = json.dumps(record).replace('"max_ood"', '"max_novel"')  # as written before store format 3
+    (done / "run.json").write_text(old_names, encoding="utf-8")
+    assert changes_since(done, record) == ()
 
 
 def test_the_difference_of_receipts_names_what_changed() -> None:

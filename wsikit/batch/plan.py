@@ -18,6 +18,7 @@ from wsikit.batch.finished import finished_row, slide_request
 from wsikit.batch.manifest import SlideEntry
 from wsikit.errors import StoreError, WsikitError
 from wsikit.models.protocol import ModelInfo
+from wsikit.store.format2_names import PARAMETERS
 
 if TYPE_CHECKING:
     from wsikit.batch.stages import SlideWork, Stage
@@ -223,11 +224,19 @@ def changes_since(out: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     lines = [
         f"{name}: {_short(old)} → {_short(new)}"
-        for name, old, new in _changed(before.get("configuration", {}), record["configuration"])
+        for name, old, new in _changed(_with_new_names(before.get("configuration", {})), record["configuration"])
     ]
     if before.get("model_fingerprint") != record["model_fingerprint"]:
         lines.append(f"model files: {_short(before.get('model_fingerprint'))} → {_short(record['model_fingerprint'])}")
     return tuple(lines)
+
+
+def _with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run of before store format 3, with the names of now."""
+    return {
+        PARAMETERS.get(name, name): _with_new_names(value) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+    }
 
 
 def measured_rates(out: Path) -> dict[str, float]:
