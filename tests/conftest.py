@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ def _damage_tile(path: Path, col: int, row: int, *, page: int = 0) -> None:
     with open(path, "r+b") as file:
         file.seek(offset + 2)
         file.write(b"\xa5" * (count - 2))
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """A test that calls the command line in its own process leaves the logger as it was."""
+    logger = logging.getLogger("wsikit")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The predictor with the packaged model: independent rows, refusals with a reason, accuracy above a colour baseline."""
+"""The predictor with the packaged model: independent rows, refusals with a reason, better than a colour baseline."""
 
 from __future__ import annotations
 

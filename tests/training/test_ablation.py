@@ -109,7 +109,7 @@ def test_an_interrupted_run_computes_only_what_is_missing(config, finished, tmp_
     gone, kept = (finished / job.file for job in list(jobs(config))[-2:])
     before, old = kept.stat().st_mtime_ns, dict(np.load(gone))
     gone.unlink()
-    with pytest.raises(RequestError, match="does what is missing"):
+    with pytest.raises(RequestError, match="computes only what is missing"):
         summarise(config, finished)
     run_ablation(config, finished, workers=ONE_THREAD)
     assert kept.stat().st_mtime_ns == before
@@ -131,7 +131,7 @@ def test_a_model_of_a_fold_predicts_as_its_arm_did(config, finished):
     with np.load(finished / "predictions" / "seed0_fold1.npz") as kept:
         np.testing.assert_array_equal(kept["rows"], splits[1]["test"])
         np.testing.assert_allclose(found["probability"], kept["probs/PRMF robust|measured captions"], atol=1e-3)
-        np.testing.assert_allclose(found.gate, kept["gate/PRMF robust|measured captions"], atol=1e-3)
+        np.testing.assert_allclose(found["gate"], kept["gate/PRMF robust|measured captions"], atol=1e-3)
 
 
 def test_intervals_may_draw_squares_of_a_slide_instead_of_patients(config, finished):

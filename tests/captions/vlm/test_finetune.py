@@ -241,7 +241,7 @@ def test_killed_in_mid_training_it_goes_on_to_the_same_adapter(
     whole = CliRunner().invoke(command, arguments("whole"), catch_exceptions=False)
     with caplog.at_level(logging.INFO, logger="wsikit.training.captioner.trainer"):
         resumed = CliRunner().invoke(command, arguments("cut"), catch_exceptions=False)
-    assert "going on from checkpoint-" in caplog.text
+    assert "resuming from checkpoint-" in caplog.text
     assert whole.exit_code == resumed.exit_code == 0
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "cut"))
     assert len(one["epochs"]) == len(other["epochs"]) == 3
