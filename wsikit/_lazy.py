@@ -51,6 +51,11 @@ class Once(Generic[T]):
         self._values: list[T] = []
         self.error: Exception | None = None
 
+    @property
+    def made(self) -> T | None:
+        """The value if it was made already, else None."""
+        return self._values[0] if self._values else None
+
     def __call__(self) -> T:
         with self._lock:
             if self.error is not None:

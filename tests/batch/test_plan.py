@@ -215,6 +215,7 @@ def test_the_difference_of_receipts_names_what_changed() -> None:
 
 
 def test_the_revisions_are_those_of_the_stages() -> None:
+    from wsikit.captions import load_captioner
     from wsikit.inference.generative_captions import CAPTION_REVISION
     from wsikit.inference.predict import PREDICT_REVISION
     from wsikit.inference.vote import VOTE_REVISION
@@ -228,6 +229,8 @@ def test_the_revisions_are_those_of_the_stages() -> None:
         "patches": PATCHES_REVISION,
         "quality": QUALITY_REVISION,
         "caption": CAPTION_REVISION,
+        "morphometry": load_captioner("morphometry").fingerprint()["version"],
+        "morphometry-in-slide": load_captioner("morphometry-in-slide").fingerprint()["version"],
         "predict": PREDICT_REVISION,
         "vote": VOTE_REVISION,
         "outputs": OUTPUTS_REVISION,

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from wsikit._version import __version__
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.records import DONE, SlideRow, read_row
 from wsikit.store.atomic import write_json
@@ -72,6 +73,7 @@ def slide_request(entry: SlideEntry, parameters: dict[str, Any], model: str, cap
             "model": model,
             "captioner": captioner,
             "revisions": REVISIONS,
+            "wsikit": __version__,
         }
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from wsikit.batch.plan import PlannedSlide, RunPlan
+if TYPE_CHECKING:
+    from wsikit.batch.plan import PlannedSlide, RunPlan
 
 _MARKS = {"done": "✓", "missing": "+", "redo": "↻", "skipped": "–", "unknown": "?"}
 _SHOWN = 50

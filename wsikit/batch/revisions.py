@@ -11,6 +11,8 @@ REVISIONS = {
     "patches": 1,
     "quality": 1,
     "caption": 1,
+    "morphometry": 2,
+    "morphometry-in-slide": 1,
     "predict": 1,
     "vote": 2,
     "outputs": 3,

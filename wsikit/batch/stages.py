@@ -61,9 +61,15 @@ class LazyCaptioner:
     """A captioner by its name, loaded when it is needed."""
 
     spec: str
-    parallel: bool
-    """Whether it runs on workers; known before it is loaded."""
     load: Once[Captioner]
+
+    @property
+    def parallel(self) -> bool:
+        """Whether it runs on workers. Before it is loaded this is known of the captioners that measure only."""
+        from wsikit.captions.registry import MEASURING
+
+        captioner = self.load.made
+        return self.spec in MEASURING if captioner is None else in_parallel(captioner)
 
     @classmethod
     def of(cls, captioner: str | Captioner, options: Any = None, *, device: str = "auto") -> LazyCaptioner:
@@ -75,15 +81,16 @@ class LazyCaptioner:
             There is no captioner of that name.
         """
         from wsikit.captions.cache import cached
-        from wsikit.captions.registry import MEASURING, check_captioner, load_captioner
+        from wsikit.captions.registry import check_captioner, load_captioner
 
         if not isinstance(captioner, str):
             given = cached(captioner)
-            return cls(given.name, in_parallel(given), Once(lambda: given))
+            load = Once(lambda: given)
+            load()
+            return cls(given.name, load)
         check_captioner(captioner)
         # equal pixels are described once per run
-        load = Once(lambda: cached(load_captioner(captioner, options, device=device)))
-        return cls(captioner, captioner in MEASURING, load)
+        return cls(captioner, Once(lambda: cached(load_captioner(captioner, options, device=device))))
 
 
 @dataclass(frozen=True)

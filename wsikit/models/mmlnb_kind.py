@@ -6,16 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from wsikit.errors import ModelError
-from wsikit.models.config import OOD_FILE, ModelConfig, fingerprint, read_config
-from wsikit.models.protocol import IMAGE, OOD_SCORE, PROBABILITY, TEXT, ModelColumn, ModelInfo, PatchModel
-
-COLUMNS = (
-    ModelColumn(PROBABILITY, per_class=True),
-    ModelColumn("probability_image", per_class=True),
-    ModelColumn("probability_text", per_class=True),
-    ModelColumn("gate", unit="0 image only … 1 text only"),
-)
-OOD_COLUMN = ModelColumn(OOD_SCORE, unit="above 1: out of the distribution of the training patches")
+from wsikit.models.config import OOD_FILE, fingerprint, read_config
+from wsikit.models.mmlnb_info import info_of
+from wsikit.models.protocol import ModelInfo, PatchModel
 
 
 class MMLNBKind:
@@ -42,24 +35,3 @@ class MMLNBKind:
 
 
 MMLNB_KIND = MMLNBKind()
-
-
-def info_of(config: ModelConfig, fingerprint: str, *, has_ood: bool) -> ModelInfo:
-    """An MMLNB's configuration as `ModelInfo`."""
-    return ModelInfo(
-        name=config.name,
-        version=config.version,
-        architecture=config.architecture,
-        fingerprint=fingerprint,
-        patch_px=config.patch_px,
-        mpp=config.mpp,
-        stain=config.stain,
-        classes=config.classes,
-        class_names=config.class_names,
-        colors=config.colors,
-        background=config.background,
-        notice=config.notice,
-        captioner=config.captioner,
-        inputs=(IMAGE, TEXT),
-        columns=(*COLUMNS, OOD_COLUMN) if has_ood else COLUMNS,
-    )

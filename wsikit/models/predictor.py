@@ -12,7 +12,7 @@ import torch
 
 from wsikit.errors import ModelError
 from wsikit.models.mmlnb import MMLNB
-from wsikit.models.mmlnb_kind import info_of
+from wsikit.models.mmlnb_info import info_of
 from wsikit.models.protocol import OOD_SCORE, PROBABILITY, ModelInfo
 
 logger = logging.getLogger(__name__)

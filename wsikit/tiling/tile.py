@@ -229,5 +229,6 @@ def add_patches(
     progress.start("tissue", 1, "slide")
     receipt = write_tissue(store, tissue or TissueParameters())
     table = write_patches(store, patches or PatchParameters(), receipt)
+    progress.advance()
     progress.finish()
     fill_columns(store, table, [stage(table) for stage in stages], executor, progress)

@@ -1,0 +1,35 @@
+"""An MMLNB's configuration as `ModelInfo`. No torch."""
+
+from __future__ import annotations
+
+from wsikit.models.config import ModelConfig
+from wsikit.models.protocol import IMAGE, OOD_SCORE, PROBABILITY, TEXT, ModelColumn, ModelInfo
+
+COLUMNS = (
+    ModelColumn(PROBABILITY, per_class=True),
+    ModelColumn("probability_image", per_class=True),
+    ModelColumn("probability_text", per_class=True),
+    ModelColumn("gate", unit="0 image only … 1 text only"),
+)
+OOD_COLUMN = ModelColumn(OOD_SCORE, unit="above 1: out of the distribution of the training patches")
+
+
+def info_of(config: ModelConfig, fingerprint: str, *, has_ood: bool) -> ModelInfo:
+    """An MMLNB's configuration as `ModelInfo`."""
+    return ModelInfo(
+        name=config.name,
+        version=config.version,
+        architecture=config.architecture,
+        fingerprint=fingerprint,
+        patch_px=config.patch_px,
+        mpp=config.mpp,
+        stain=config.stain,
+        classes=config.classes,
+        class_names=config.class_names,
+        colors=config.colors,
+        background=config.background,
+        notice=config.notice,
+        captioner=config.captioner,
+        inputs=(IMAGE, TEXT),
+        columns=(*COLUMNS, OOD_COLUMN) if has_ood else COLUMNS,
+    )
