@@ -31,7 +31,7 @@ lint: $(VENV)/installed-lint
 # as any user installs it: not editable, dependencies resolved by pip
 $(VENV)/installed: setup.cfg pyproject.toml $(shell find wsikit -type f -not -name '*.pyc' 2>/dev/null)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing wsikit and what it needs into $(VENV): several GB with torch for CUDA, about 2 GB with a CPU build."
+	@echo "Installing wsikit and what it needs into $(VENV): about 7 GB with torch for CUDA."
 	@echo "This takes some minutes the first time."
 	test -z "$(TORCH_INDEX)" || $(PIP) install torch torchvision --index-url "$(TORCH_INDEX)"
 	$(PIP) install .

@@ -69,9 +69,18 @@ def plan_read(level_mpps: Sequence[float], *, target_mpp: float) -> int:
     return fine_enough[-1] if fine_enough else 0
 
 
+def is_too_coarse(finest_mpp: float, target_mpp: float) -> bool:
+    """Whether `target_mpp` is more than `MAX_ENLARGEMENT` times finer than the slide's `finest_mpp` (both µm/px).
+
+    >>> is_too_coarse(1.0, 0.5), is_too_coarse(1.1, 0.5)
+    (False, True)
+    """
+    return finest_mpp > target_mpp * MAX_ENLARGEMENT * (1 + SCALE_TOLERANCE)
+
+
 def check_enlargement(path: str, finest_mpp: float, target_mpp: float) -> None:
     """Raise ScaleError if `target_mpp` is more than `MAX_ENLARGEMENT` times finer than the slide's `finest_mpp`."""
-    if finest_mpp > target_mpp * MAX_ENLARGEMENT * (1 + SCALE_TOLERANCE):
+    if is_too_coarse(finest_mpp, target_mpp):
         raise ScaleError(
             f"{path}: scanned at {finest_mpp:.4g} µm/px, too coarse for {target_mpp:.4g} µm/px "
             f"(at most {MAX_ENLARGEMENT:g}× enlargement). Ask for {finest_mpp / MAX_ENLARGEMENT:.4g} µm/px or more."

@@ -21,7 +21,7 @@ from wsikit.batch.parameters import RunParameters
 from wsikit.captions.base import Captioner, in_parallel
 from wsikit.errors import StoreError, WsikitError
 from wsikit.executor import Executor
-from wsikit.geometry import MAX_ENLARGEMENT, SCALE_TOLERANCE, check_enlargement
+from wsikit.geometry import check_enlargement, is_too_coarse
 from wsikit.inference.applicability import why_not_applicable
 from wsikit.inference.caption import caption_stage
 from wsikit.inference.caption_columns import drop_stale
@@ -431,7 +431,7 @@ def _patches_for(slide: Slide, shared: Shared) -> tuple[PatchParameters, str | N
     """The patches that the model requires; if the slide is too coarse, patches at its own scale, and the reason."""
     model, parameters = shared.model.info, shared.parameters
     finest = float(f"{max(slide.mpp):.6g}")  # 16.783, not 16.782999999999998
-    too_coarse = finest > model.mpp * MAX_ENLARGEMENT * (1 + SCALE_TOLERANCE)
+    too_coarse = is_too_coarse(finest, model.mpp)
     mpp = finest if too_coarse else model.mpp
     wanted = PatchParameters(mpp, model.patch_px, parameters.overlap_px, parameters.min_tissue)
     if not too_coarse:
