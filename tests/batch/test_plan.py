@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tifffile
 
 from wsikit.batch.log import RunLog
 from wsikit.batch.plan import PATCHES_PER_S, RunPlan, changes_since, difference, measured_rates
@@ -226,7 +227,7 @@ def test_the_revisions_are_those_of_the_stages() -> None:
     from wsikit.tiling.image import IMAGE_REVISION
     from wsikit.tiling.patches import PATCHES_REVISION, QUALITY_REVISION, TISSUE_REVISION
 
-    assert REVISIONS == {
+    assert {
         "image": IMAGE_REVISION,
         "tissue": TISSUE_REVISION,
         "patches": PATCHES_REVISION,
@@ -237,7 +238,7 @@ def test_the_revisions_are_those_of_the_stages() -> None:
         "predict": PREDICT_REVISION,
         "vote": VOTE_REVISION,
         "outputs": OUTPUTS_REVISION,
-    }
+    } == REVISIONS
 
 
 def test_a_finished_run_imports_nothing_heavy(done: Path, model_folder: Path, slide_path: Path) -> None:
@@ -250,3 +251,18 @@ def test_a_finished_run_imports_nothing_heavy(done: Path, model_folder: Path, sl
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = set(printed.strip().splitlines()[-1].split("|"))
     assert loaded.isdisjoint({"torch", "transformers", "timm", "zarr", "skimage", "scipy", "matplotlib", "dask"})
+
+
+def test_a_corrected_pixel_size_is_a_reason_and_reaches_the_row(
+    model_folder: Path, tmp_path: Path, pixels: Any
+) -> None:
+    slide, manifest, out = tmp_path / "unscaled.tiff", tmp_path / "manifest.csv", tmp_path / "out"
+    tifffile.imwrite(slide, pixels, tile=(128, 128), photometric="rgb", metadata=None)
+    for mpp in (1.0, 0.5):
+        manifest.write_text(f"path,mpp\n{slide.name},{mpp}\n")
+        if mpp == 0.5:
+            made = plan_run(manifest, out, model=model_folder)
+            assert "mpp was [1.0, 1.0], now [0.5, 0.5]" in made.slides[0].stages[0].reason
+        (row,) = run(manifest, out, model=model_folder)
+        assert (row.mpp_x, row.mpp_source) == (mpp, "manifest")
+    assert plan_run(manifest, out, model=model_folder).slides[0].finished

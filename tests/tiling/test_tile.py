@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 import zarr
 
 from wsikit.errors import ReadError, ScaleError, StoreError
@@ -260,3 +262,39 @@ def test_progress_reports_every_stage_and_ends_at_its_total(slide_path: Path, tm
     total, done = listener.stages["pixels"]
     assert total == done > 1
     assert listener.stages["quality"][0] == listener.stages["quality"][1]
+
+
+@pytest.fixture
+def unscaled(tmp_path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
+    """A slide that states no pixel size."""
+    path = tmp_path / "unscaled.tiff"
+    tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", metadata=None)
+    return path
+
+
+@pytest.mark.parametrize("way", ["option", "sidecar"])
+def test_a_corrected_pixel_size_makes_the_store_again(unscaled: Path, tmp_path: Path, way: str) -> None:
+    def tiled(mpp: float) -> SlideStore:
+        if way == "option":
+            return make(open_slide(unscaled, mpp=mpp), tmp_path / "s.zarr")
+        unscaled.with_name(unscaled.name + ".json").write_text(json.dumps({"mpp": mpp}))
+        return make(unscaled, tmp_path / "s.zarr")
+
+    first = tiled(0.5)
+    assert first.mpp == (0.5, 0.5)
+    coarse = len(first.patches())
+    kept = times(tmp_path / "s.zarr", "0")
+    assert tiled(0.5).mpp == (0.5, 0.5)
+    assert times(tmp_path / "s.zarr", "0") == kept, "an equal pixel size redoes nothing"
+    second = tiled(0.25)
+    assert second.mpp == (0.25, 0.25)
+    fresh = make(open_slide(unscaled, mpp=0.25), tmp_path / "fresh.zarr")
+    assert len(second.patches()) == len(fresh.patches()) < coarse
+    assert second.tissue_record()["area_mm2"] == fresh.tissue_record()["area_mm2"]
+
+
+def test_a_pixel_size_that_the_file_states_is_not_part_of_the_receipt(slide_path: Path, tmp_path: Path) -> None:
+    store = make(slide_path, tmp_path / "s.zarr")
+    assert "mpp" not in store.record["receipt"]["parameters"], "stores of before stay up to date"
+    other = make(open_slide(slide_path, mpp=0.4), tmp_path / "s.zarr")
+    assert other.mpp == (0.4, 0.4), "what a user gives goes before what the file states"

@@ -103,6 +103,11 @@ class BaseSlide(ABC):
         return self._info.mpp_source
 
     @property
+    def has_given_mpp(self) -> bool:
+        """Whether a user gives the pixel size (option, manifest, sidecar file), rather than the file itself."""
+        return self._info.mpp is not None and (self._given[0] is not None or self._info.mpp_source == scale.SIDECAR)
+
+    @property
     def given_mpp(self) -> tuple[MppLike | None, str]:
         """The pixel size that was given when the slide was opened, µm/px, and its source; None if none was given."""
         return self._given

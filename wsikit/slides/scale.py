@@ -16,7 +16,8 @@ from wsikit.geometry import HOW_TO_GIVE_MPP, mpp_fault
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN = "unknown"
+UNKNOWN, SIDECAR = "unknown", "sidecar"
+"""Sources of a pixel size that are not a field of the file."""
 
 _UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
 """TIFF ResolutionUnit: 2 inch, 3 centimetre. Unit 1 means that the numbers are an aspect ratio, not a size."""
@@ -127,13 +128,13 @@ def read_sidecar(path: str) -> Scale | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return Scale(None, "sidecar", f"{sidecar.name} next to it cannot be read as JSON ({error})")
+        return Scale(None, SIDECAR, f"{sidecar.name} next to it cannot be read as JSON ({error})")
     keys = {"mpp", "mpp_x", "mpp_y"} & set(record) if isinstance(record, dict) else set()
     if not keys:
         logger.debug("%s has no mpp: it has another purpose", sidecar)
         return None
     if keys not in ({"mpp"}, {"mpp_x", "mpp_y"}):
-        return Scale(None, "sidecar", f"{sidecar.name} next to it must have either mpp or both mpp_x and mpp_y")
+        return Scale(None, SIDECAR, f"{sidecar.name} next to it must have either mpp or both mpp_x and mpp_y")
     return _from_record(sidecar.name, record)
 
 
@@ -141,11 +142,11 @@ def _from_record(name: str, record: dict[str, Any]) -> Scale:
     try:
         mpp = as_pair(record["mpp"]) if "mpp" in record else (float(record["mpp_x"]), float(record["mpp_y"]))
     except (TypeError, ValueError):
-        return Scale(None, "sidecar", f"{name} next to it gives no number for mpp")
+        return Scale(None, SIDECAR, f"{name} next to it gives no number for mpp")
     fault = mpp_fault(mpp)
     if fault is not None:
-        return Scale(None, "sidecar", f"{name} next to it gives a pixel size that cannot be right: {fault}")
-    return Scale(mpp, "sidecar")
+        return Scale(None, SIDECAR, f"{name} next to it gives a pixel size that cannot be right: {fault}")
+    return Scale(mpp, SIDECAR)
 
 
 def _given(path: str, given: float | tuple[float, float], source: str, magnification: float | None) -> Scale:

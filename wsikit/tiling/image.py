@@ -13,10 +13,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wsikit.errors import SlideError, StoreError
 from wsikit.executor import Executor
-from wsikit.slides.base import Slide
+from wsikit.slides.base import BaseSlide, Slide
 from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import SlideStore
@@ -75,8 +76,14 @@ class ImageSource:
 
 
 def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Receipt | None) -> Receipt:
-    """Receipt of the store's pixels. `tissue` is given where only tissue is stored."""
-    settings = {**parameters.to_json(), "reader": source.slide.info.reader}
+    """Receipt of the store's pixels. `tissue` is given where only tissue is stored.
+
+    A pixel size that a user gives (option, manifest, sidecar) is part of it: it can be corrected. The pixel size that
+    the file states is covered by the fingerprint of the file.
+    """
+    settings: dict[str, Any] = {**parameters.to_json(), "reader": source.slide.info.reader}
+    if isinstance(source.slide, BaseSlide) and source.slide.has_given_mpp:
+        settings["mpp"] = list(source.slide.mpp)
     inputs = {"source": source.fingerprint} | ({"tissue": tissue.digest} if tissue else {})
     return Receipt("image", IMAGE_REVISION, settings, inputs)
 
