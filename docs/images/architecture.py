@@ -75,7 +75,7 @@ def picture() -> str:
     ]
     y, h = 250, 104
     rooms = [
-        ("slides", ["files → pixels", "formats/<vendor>", "pixel size (mpp)"], "4", BLUE),
+        ("slides", ["files → pixels", "formats/<format>", "pixel size (mpp)"], "4", BLUE),
         ("tissue", ["tissue mask", "quality: pen,", "blur"], "5", BLUE),
         ("tiling", ["slide → store", "patch grid", "verify"], "6", BLUE),
         ("captions", ["measured and", "generative", "captions, facts"], "7", GREEN),
@@ -126,7 +126,7 @@ def picture() -> str:
         arrow(middle, y + h + 1, middle, 479),
         arrow((start + end) / 2, 449, (start + end) / 2, 479, both=True),
         arrow(x_of["results"] + w / 2, 479, x_of["results"] + w / 2, y + h + 1),
-        band(554, 40, "ground", "1: errors, progress · 2: geometry, partition, executor, plugins", "1–2", GREY),
+        band(554, 40, "ground", "1: errors, progress, facts, scrub · 2: geometry, partition, executor, plugins", "1–2", GREY),
         text(x_of["slides"] + w / 2, 218, "slide.svs", 13, "bold"),
         arrow(x_of["slides"] + w / 2, 224, x_of["slides"] + w / 2, y - 1),
         arrow(x_of["exporters"] + w / 2, y - 1, x_of["exporters"] + w / 2, 226),
