@@ -100,7 +100,9 @@ def test_the_run_does_what_the_plan_states(
     assert [stage.name for stage in made.slides[0].to_do] == ["vote", "map and report"]
     store = done / "slides" / "disc.zarr"
     before = files(store / "patches")
-    assert run(slide_path, done, model=model_folder, vote=VoteParameters(min_margin=0.4)).exit_status == 0
+    result = run(slide_path, done, model=model_folder, vote=VoteParameters(min_margin=0.4))
+    assert result.exit_status == 0
+    assert result.changes == made.changes == ("vote.min_margin: 0.1 → 0.4",)
     after = files(store / "patches")
     changed = [path for path in after if after[path] != before.get(path) and Path(path).is_file()]
     assert changed
@@ -195,6 +197,15 @@ def test_a_pass_for_two_stages_is_shared_and_an_interrupted_one_counts_what_was_
     log.write("end", stage="quality and captions", done=100, total=100, unit="patches", seconds=4.0)
     log.write("end", stage="predictions", done=30, total=100, unit="patches", seconds=3.0)
     assert measured_rates(tmp_path) == {"quality": 50.0, "captions": 50.0, "predictions": 10.0}
+
+
+def test_a_run_names_the_settings_that_changed(
+    done: Path, model_folder: Path, slide_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(slide_path), "--model", str(model_folder), "--vote-method", "hard", "-o", str(done)])
+    assert ended.value.code == 0
+    assert "Changed since the previous run: vote.method: mean → hard" in capsys.readouterr().out
 
 
 def test_run_json_is_the_plan(done: Path, model_folder: Path) -> None:

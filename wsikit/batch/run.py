@@ -54,6 +54,8 @@ class RunResult:
 
     out: Path
     rows: tuple[SlideRow, ...]
+    changes: tuple[str, ...] = ()
+    """Settings that differ from those of the previous run in `out`, one line each."""
 
     @property
     def failed(self) -> tuple[SlideRow, ...]:
@@ -244,7 +246,13 @@ def run(
         from wsikit.batch.scheduler import Job, carry_out_slides
 
         log = RunLog(folder)
-        log.write("run", slides=len(prepared.entries), finished=len(finished), model=prepared.model.info.name)
+        log.write(
+            "run",
+            slides=len(prepared.entries),
+            finished=len(finished),
+            model=prepared.model.info.name,
+            changes=list(plan.changes),
+        )
         job = Job(open_entries, prepared.requests, shared, progress, log, on_start, on_slide)
         rows |= {row.slide_id: row for row in carry_out_slides(job)}
     elif not (folder / "slides.csv").is_file() or not (folder / "index.html").is_file():
@@ -252,7 +260,7 @@ def run(
 
         records.write_table(folder)
         write_index(folder)
-    return RunResult(folder, tuple(rows[entry.slide_id] for entry in prepared.entries))
+    return RunResult(folder, tuple(rows[entry.slide_id] for entry in prepared.entries), plan.changes)
 
 
 def plan_run(

@@ -165,6 +165,9 @@ def _print_summary(console: Console, summary: RunResult, out: str) -> None:
 
     done = sum(row.status == DONE for row in summary.rows)
     page = Path(out) / "index.html"
+    if summary.changes:
+        changes = "; ".join(summary.changes)
+        console.print(f"Changed since the previous run: {changes}", highlight=False, markup=False)
     console.print(f"{done} of {len(summary.rows)} slides done. All of them: {page}", highlight=False)
     if done:
         console.print(f"Maps and reports: {Path(out) / 'results'}/<slide_id>/map.png, report.html", highlight=False)
