@@ -199,10 +199,10 @@ def run(
 
     Examples
     --------
-    >>> import os, tempfile, wsikit
-    >>> os.chdir(tempfile.mkdtemp())
-    >>> _ = wsikit.make_phantom("slide.tiff", size_px=(900, 900))
-    >>> result = wsikit.run("slide.tiff", "out")
+    >>> import tempfile, wsikit
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = wsikit.make_phantom(f"{folder}/slide.tiff", size_px=(900, 900))
+    >>> result = wsikit.run(f"{folder}/slide.tiff", f"{folder}/out")
     >>> result[0].status, result[0].n_patches == len(result.store().patches())
     ('done', True)
     """
@@ -288,10 +288,10 @@ def plan_run(
     Examples
     --------
     >>> import os, tempfile, wsikit
-    >>> os.chdir(tempfile.mkdtemp())
-    >>> _ = wsikit.make_phantom("slide.tiff", size_px=(900, 900))
-    >>> plan = wsikit.plan_run("slide.tiff", "out")
-    >>> plan.slides[0].stages[0].state, os.path.exists("out")
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = wsikit.make_phantom(f"{folder}/slide.tiff", size_px=(900, 900))
+    >>> plan = wsikit.plan_run(f"{folder}/slide.tiff", f"{folder}/out")
+    >>> plan.slides[0].stages[0].state, os.path.exists(f"{folder}/out")
     ('missing', False)
     """
     for listener in ("progress", "on_slide", "on_start"):

@@ -9,9 +9,7 @@ import click
 from wsikit.cli.options import grid_option, stores_argument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from wsikit.voting import SlideResult, ThresholdRule, VoteParameters
+    from wsikit.voting import ThresholdRule, VoteParameters
 
 METHODS = (
     "mean",
@@ -165,7 +163,7 @@ def command(
             click.echo(json.dumps({"store": store, **record, **more}))
             return ""
         lines = inpc_summary(table, result, tuple(record["classes"])) if with_inpc else []
-        return "\n".join([_words(result, record["classes"]), *lines])
+        return "\n".join([replace(result, classes=tuple(record["classes"])).summary(), *lines])
 
     return for_each_store(stores, decide)
 
@@ -192,25 +190,3 @@ def _rule(text: str | None) -> ThresholdRule | None:
         raise
     except ValueError:
         raise RequestError(f"--rule {text}: expected CLASS:P:FRACTION, such as D:0.5:0.05") from None
-
-
-def _words(result: SlideResult, classes: Sequence[str]) -> str:
-    """A result on one line."""
-    import math
-
-    shares = []
-    for index, (code, share) in enumerate(zip(classes, result.probs.tolist(), strict=True)):
-        if not math.isfinite(share):
-            continue
-        span = ""
-        if result.interval is not None:
-            span = f" [{result.interval.low[index]:.2f}, {result.interval.high[index]:.2f}]"
-        shares.append(f"{code} {share:.2f}{span}")
-    listed = ", ".join(shares) or "no probabilities"
-    if result.label is None:
-        line = f"abstained: {result.reason} ({listed})"
-    else:
-        line = f"{classes[result.label]}, margin {result.margin:.2f} ({listed})"
-    if result.second is not None:
-        line += f"; also {classes[result.second.index]}, {result.second.area_mm2:.3g} mm² in one region"
-    return line

@@ -170,7 +170,7 @@ class SlideResult:
         else:
             text = f"{self.subtype}, margin {self.margin:.2f} ({probabilities})"
         if self.second is not None:
-            text += f"; also {self.codes[self.second.index]}, {self.second.area_mm2:.3g} mm² in one piece"
+            text += f"; also {self.codes[self.second.index]}, {self.second.area_mm2:.3g} mm² in one region"
         return text
 
     def __repr__(self) -> str:
