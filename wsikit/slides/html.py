@@ -46,6 +46,8 @@ def facts(info: SlideInfo) -> dict[str, str]:
     found["levels"] = "\n".join(_level_words(info, level) for level in range(len(info.level_dimensions)))
     found["associated images"] = ", ".join(info.associated) or "none"
     found["colour profile"] = f"ICC, {len(info.icc_profile)} bytes" if info.icc_profile else "none"
+    if info.notes:
+        found["notes"] = "\n".join(info.notes)
     return found
 
 

@@ -52,6 +52,8 @@ class SlideInfo:
     icc_profile: bytes | None = None
     properties: dict[str, str] | None = None
     """Properties of the file that are on the allow-list (`wsikit.slides.properties`)."""
+    notes: tuple[str, ...] = ()
+    """What was decided in reading this file, and why; and what the file holds that is not used. One sentence each."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values. The ICC profile is replaced by its size in bytes."""
