@@ -27,6 +27,7 @@ from wsikit.store.receipts import Receipt
 from wsikit.tiling import zarr_metadata as records
 from wsikit.tiling.plan import ImageParameters, LevelPlan, plan_levels, plan_shards
 from wsikit.tiling.regions import background_tiles
+from wsikit.tiling.repair import LevelWork, lost_part
 from wsikit.tiling.shard import PLAN_FOLDER, ShardResult, ShardTask, write_shard
 from wsikit.tissue.mask import TissueMask
 
@@ -89,21 +90,47 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
 
 
 def open_committed(folder: Path, receipt: Receipt, slide: Slide) -> SlideStore | None:
-    """The store at `folder`, if its pixels are complete under `receipt`; else None.
+    """The store at `folder`, if its pixels are complete under `receipt` and no file of them is lost; else None.
 
     In a store without pixels, the path of its slide is updated.
     """
+    record = _committed(folder, receipt)
+    if record is None:
+        return None
     try:
-        record = SlideStore.read_record(folder)
-        if record["receipt"]["digest"] != receipt.digest:
-            return None
         if record["pixels"] == "source" and record["source"]["path"] != str(place(slide.path).absolute()):
             records.move_source(folder, slide)
         if (folder / PLAN_FOLDER).is_dir():
             remove_tree(folder / PLAN_FOLDER)  # killed after the commit
-        return SlideStore(folder)
-    except (StoreError, KeyError):
+        store = SlideStore(folder)
+    except StoreError:
         return None
+    return None if damage_of(store, slide) else store
+
+
+def damage_of(store: SlideStore, slide: Slide) -> str | None:
+    """What was lost of a store's pixels since they were written, in words; None if nothing. By listing; no decoding."""
+    try:
+        faults = store.damaged_files()
+    except StoreError as error:
+        return str(error)
+    if faults:
+        path, fault = next(iter(faults.items()))
+        return f"{fault}: {path}" if len(faults) == 1 else f"{len(faults)} files are missing or cut off, such as {path}"
+    if not (store.folder / "wsikit" / "zarr.json").is_file():
+        return "the properties of the slide are missing"
+    if bool(slide.info.icc_profile) != bool(store.info.icc_profile):
+        return "the colour profile is missing"
+    return None
+
+
+def _committed(folder: Path, receipt: Receipt) -> dict[str, Any] | None:
+    """The root's record, if the pixels were completed under `receipt`; some of their files may be lost since."""
+    try:
+        record = SlideStore.read_record(folder)
+    except StoreError:
+        return None
+    return record if record["receipt"]["digest"] == receipt.digest else None
 
 
 def write_image(
@@ -120,6 +147,9 @@ def write_image(
 ) -> SlideStore:
     """Write the image part of the store at `folder` and return the store.
 
+    Of a store that was complete under `receipt`, only the files that it lost since are written, with the same content;
+    tables and labels are kept.
+
     Parameters
     ----------
     tissue
@@ -135,70 +165,92 @@ def write_image(
         The source changed or was removed while it was read.
     """
     slide = source.slide
-    _begin(folder, receipt)
+    repair = _committed(folder, receipt) is not None
+    if not repair:
+        _begin(folder, receipt)
     levels: list[LevelPlan] = []
     lossless = parameters.pixels == "none"
     if parameters.pixels == "keep":
         fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
         levels = plan_levels(slide.level_dimensions, parameters, source.passing, fill=fill)
-        lossless = _write_levels(source, folder, levels, parameters, tissue, executor, on_plan, on_shard)
+        work = [_all_of(source, folder, levels, level, parameters, tissue) for level in levels]
+        if repair:
+            work = [lost_part(folder, whole, parameters) for whole in work]
+        lossless = _write_levels(source, folder, work, parameters, executor, on_plan, on_shard)
         records.write_associated(slide, folder, keep_label=parameters.keep_label)
     records.write_vendor_group(slide, folder)
     records.flush_metadata(folder, levels)
     _check_unchanged(source)
-    records.write_root(
-        slide,
-        folder,
-        slide_id=slide_id,
-        receipt=receipt,
-        levels=levels,
-        parameters=parameters,
-        lossless=lossless,
-    )
-    remove_tree(folder / PLAN_FOLDER)
+    if not repair:  # the root of an earlier version keeps its format
+        records.write_root(
+            slide,
+            folder,
+            slide_id=slide_id,
+            receipt=receipt,
+            levels=levels,
+            parameters=parameters,
+            lossless=lossless,
+        )
+    if (folder / PLAN_FOLDER).is_dir():
+        remove_tree(folder / PLAN_FOLDER)
     return SlideStore(folder)
+
+
+def _all_of(
+    source: ImageSource,
+    folder: Path,
+    levels: list[LevelPlan],
+    level: LevelPlan,
+    parameters: ImageParameters,
+    tissue: TissueMask | None,
+) -> LevelWork:
+    """All shards of a level."""
+    background = background_tiles(level, tissue) if tissue is not None else frozenset()
+    above = levels[level.level - 1] if level.source_level is None else None
+    tasks = [
+        ShardTask(source.slide, folder, level, above, shard, parameters.jpeg_quality, background)
+        for shard in plan_shards(level)
+    ]
+    return LevelWork(level, tuple(tasks), len(background))
 
 
 def _write_levels(
     source: ImageSource,
     folder: Path,
-    levels: list[LevelPlan],
+    work: list[LevelWork],
     parameters: ImageParameters,
-    tissue: TissueMask | None,
     executor: Executor,
     on_plan: Callable[[int], None] | None,
     on_shard: Callable[[], None] | None,
 ) -> bool:
-    """Write all shards and the levels' metadata; return whether the result is lossless."""
+    """Write the shards and the levels' metadata; return whether the result is lossless."""
     slide = source.slide
-    tasks: dict[int, list[ShardTask]] = {}
-    dropped: dict[int, int] = {}
-    for level in levels:
-        background = background_tiles(level, tissue) if tissue is not None else frozenset()
-        dropped[level.level] = len(background)
-        above = levels[level.level - 1] if level.source_level is None else None
-        tasks[level.level] = [
-            ShardTask(slide, folder, level, above, shard, parameters.jpeg_quality, background)
-            for shard in plan_shards(level)
-        ]
     if on_plan:
-        on_plan(sum(map(len, tasks.values())))
+        on_plan(sum(len(of_level.tasks) for of_level in work))
     # levels from the source are independent; a built level reads the one before it
-    stages = [[level for level in levels if level.source_level is not None]]
-    stages += [[level] for level in levels if level.source_level is None]
+    stages = [[of_level for of_level in work if of_level.plan.source_level is not None]]
+    stages += [[of_level] for of_level in work if of_level.plan.source_level is None]
     exact = "wsikit.white-level" not in (slide.info.properties or {})
-    lossless = levels[0].source_level == 0
+    lossless = work[0].plan.source_level == 0
     for stage in stages:
-        of_stage = [task for level in stage for task in tasks[level.level]]
+        of_stage = [task for of_level in stage for task in of_level.tasks]
         results = executor.map(write_shard, of_stage, on_done=lambda _: on_shard() if on_shard else None)
-        for level in stage:
-            of_level = [result for result in results if result.level == level.level]
-            attributes = records.level_attributes(
-                level, parameters, of_level, dropped=dropped[level.level], exact=exact
-            )
-            _warn_of_unreadable(slide, level, of_level)
-            records.write_level(folder, level, attributes, parameters)
-            lossless = lossless and (attributes["lossless"] or level.source_level is None)
+        written = {task.note_path: result for task, result in zip(of_stage, results, strict=True)}
+        for of_level in stage:
+            if of_level.is_complete:
+                continue
+            _check_unchanged(source)
+            found = [written[task.note_path] for task in of_level.tasks]
+            if of_level.before is None:
+                attributes = records.level_attributes(
+                    of_level.plan, parameters, found, dropped=of_level.dropped, exact=exact
+                )
+            else:
+                attributes = dict(of_level.before)
+            attributes |= of_level.files(folder, found)
+            _warn_of_unreadable(slide, of_level.plan, found)
+            records.write_level(folder, of_level.plan, attributes, parameters)
+            lossless = lossless and (attributes["lossless"] or of_level.plan.source_level is None)
     return lossless
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from wsikit.slides.base import Slide
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
+from wsikit.store.level_files import BYTES
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import is_local, place
 from wsikit.store.receipts import Receipt
@@ -68,12 +69,14 @@ def _origin(level: LevelPlan) -> str:
     return "the source's own tiles" if level.source else "decoded and encoded again"
 
 
-def write_level(folder: Path, level: LevelPlan, attributes: dict[str, Any], parameters: ImageParameters) -> None:
+def write_level(
+    folder: Path, level: LevelPlan, attributes: dict[str, Any], parameters: ImageParameters, *, sync: bool = False
+) -> None:
     """Write the metadata of one level: Zarr v3, and for the portable profile also v2."""
     array = folder / str(level.level)
     if parameters.profile == "portable":
-        write_json(array / ".zarray", level.format.to_zarr2(), sync=False)
-    write_json(array / "zarr.json", level.format.to_zarr(attributes), sync=False)
+        write_json(array / ".zarray", level.format.to_zarr2(), sync=sync)
+    write_json(array / "zarr.json", level.format.to_zarr(attributes), sync=sync)
 
 
 def write_root(
@@ -169,8 +172,9 @@ def write_associated(slide: Slide, folder: Path, *, keep_label: bool) -> None:
 def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8]) -> None:
     height, width = pixels.shape[:2]
     form = LevelFormat(width, height, (width, height), "jpeg", chunks_per_shard=None)
-    write_bytes(folder / "0" / form.object_key(0, 0), encode(pixels, form, quality=_PICTURE_QUALITY), sync=False)
-    attributes = {"unreadable_tiles": [], "fidelity": "encoded", "lossless": False}
+    chunk = encode(pixels, form, quality=_PICTURE_QUALITY)
+    write_bytes(folder / "0" / form.object_key(0, 0), chunk, sync=False)
+    attributes = {"unreadable_tiles": [], "fidelity": "encoded", "lossless": False, BYTES: len(chunk)}
     write_json(folder / "0" / "zarr.json", form.to_zarr(attributes), sync=False)
     write_json(
         folder / "zarr.json",
