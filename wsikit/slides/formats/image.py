@@ -92,8 +92,16 @@ def _image_info(path: str, reader: str) -> SlideInfo:
         raise _too_large(path)
     if frames > 1:
         raise UnsupportedSlideError(f"{path}: a picture of {frames} frames, where one is expected. Export one frame.")
-    scale = from_resolution(float(dpi[0]), float(dpi[1]), _INCH, f"{kind} resolution") if dpi else None
+    scale = (
+        from_resolution(float(dpi[0]), float(dpi[1]), _INCH, f"{kind} resolution", f"{dpi[0]:g} dpi") if dpi else None
+    )
     return _info(path, reader, kind.lower(), (width, height), scale, profile, None, {})
+
+
+def _picture_scale(dpi: tuple[float, float] | None, kind: str) -> Scale | None:
+    if not dpi:
+        return None
+    return from_resolution(float(dpi[0]), float(dpi[1]), _INCH, f"{kind} resolution", f"{float(dpi[0]):g} dpi")
 
 
 def _tiff_info(path: str, reader: str) -> SlideInfo:
@@ -142,6 +150,8 @@ def _info(
         level_downsamples=((1.0, 1.0),),
         mpp=scale.mpp if scale else None,
         mpp_source=scale.source if scale else "unknown",
+        mpp_fault=scale.fault if scale else None,
+        mpp_literal=scale.literal if scale else "",
         compression=compression,
         icc_profile=profile,
         properties=properties,

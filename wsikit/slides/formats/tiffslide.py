@@ -23,7 +23,7 @@ from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo, true_downs
 from wsikit.slides.formats.tiff.layout import COMPRESSIONS, JPEG, RGB, structure_fault
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.properties import allowed
-from wsikit.slides.scale import stated
+from wsikit.slides.scale import stated, stated_text
 from wsikit.slides.to_rgb import to_rgb
 
 
@@ -136,8 +136,11 @@ def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
     properties = slide.properties
     vendor = properties[PROPERTY_NAME_VENDOR] or ("ome" if slide.ts_tifffile.is_ome else "generic-tiff")
     page = _series(slide).keyframe
-    source = "vendor property aperio.MPP" if vendor == "aperio" else "TIFF XResolution"
-    scale = stated(properties[PROPERTY_NAME_MPP_X], properties[PROPERTY_NAME_MPP_Y], source)
+    aperio = properties.get("aperio.MPP") if vendor == "aperio" else None
+    if aperio is not None:
+        scale = stated_text(str(aperio), str(aperio), "vendor property aperio.MPP", f"MPP = {aperio}")
+    else:
+        scale = stated(properties[PROPERTY_NAME_MPP_X], properties[PROPERTY_NAME_MPP_Y], "TIFF XResolution")
     power = properties[PROPERTY_NAME_OBJECTIVE_POWER]
     width, height = slide.dimensions
     return SlideInfo(
@@ -150,6 +153,8 @@ def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
         level_downsamples=true_downsamples(slide.level_dimensions),
         mpp=scale.mpp,
         mpp_source=scale.source,
+        mpp_fault=scale.fault,
+        mpp_literal=scale.literal,
         magnification=float(power) if power else None,
         tile_px=(page.tilewidth, page.tilelength) if page.is_tiled else None,
         compression=COMPRESSIONS[int(page.compression)],

@@ -127,6 +127,8 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> NdpiLayout:
         level_downsamples=true_downsamples(level_dimensions),
         mpp=metadata.scale.mpp,
         mpp_source=metadata.scale.source,
+        mpp_fault=metadata.scale.fault,
+        mpp_literal=metadata.scale.literal,
         magnification=lens,
         tile_px=(levels[0].tile_width, levels[0].tile_height),
         compression="JPEG",
