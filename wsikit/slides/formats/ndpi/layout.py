@@ -17,7 +17,8 @@ import tifffile
 
 from wsikit.errors import BrokenSlideError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import SlideInfo, true_downsamples
-from wsikit.slides.formats.tiff.layout import JPEG, is_reduction, structure_fault
+from wsikit.slides.formats.tiff.codecs import JPEG
+from wsikit.slides.formats.tiff.layout import is_reduction, structure_fault
 from wsikit.slides.formats.tiff.metadata import read_metadata
 from wsikit.slides.properties import allowed
 
