@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,9 +21,11 @@ from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError,
 from wsikit.slides import jpeg
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo
 from wsikit.slides.formats.tiff import layout as tiff_layout
+from wsikit.slides.formats.tiff.directories import check_directories
 from wsikit.slides.formats.tiff.metadata import read_metadata
 from wsikit.slides.formats.tiff.page import read_page
 from wsikit.slides.scale import Scale, from_resolution
+from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.to_rgb import to_rgb
 
 MAX_PIXELS = 178_000_000
@@ -34,11 +39,25 @@ class ImageSlide(BaseSlide):
 
     reader: ClassVar[str] = "image"
 
-    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+    has_scenes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
         with open(path, "rb") as file:
             is_tiff = tiff_layout.first_directory(file.read(16)) is not None
-        self._load = _load_tiff if is_tiff else _load_image
-        super().__init__((_tiff_info if is_tiff else _image_info)(path, self.reader), mpp=mpp, mpp_source=mpp_source)
+        if is_tiff:
+            info = _tiff_info(path, self.reader, scene)
+            self._load: Callable[[str], Pixels] = partial(_load_tiff, scene=info.scene)
+        else:
+            choose_scene(path, [""], scene, 0)
+            info, self._load = _image_info(path, self.reader), _load_image
+        super().__init__(info, mpp=mpp, mpp_source=mpp_source, scene=scene)
         self._lock = threading.Lock()
         self._closed = False
         self._pixels: Pixels | None = None
@@ -96,17 +115,19 @@ def _image_info(path: str, reader: str) -> SlideInfo:
     return _info(path, reader, kind.lower(), (width, height), scale, profile, None, {})
 
 
-def _tiff_info(path: str, reader: str) -> SlideInfo:
+def _tiff_info(path: str, reader: str, scene: SceneLike | None) -> SlideInfo:
     try:
+        check_directories(path)
         with tifffile.TiffFile(path) as tiff:
-            page = tiff.series[0].keyframe
-            refusal = tiff_layout.refusal(page, tiff.series[0], tiled=False)
+            images = tiff_layout.images_of(path, tiff, scene)
+            page = images.scene.main
+            refusal = tiff_layout.refusal(page, images.scene, tiled=False)
             if refusal is not None:
                 raise UnsupportedSlideError(f"{path}: {refusal}")
             if page.imagewidth * page.imagelength > MAX_PIXELS:
                 raise _too_large(path)
             metadata = read_metadata(tiff, page)
-            return _info(
+            info = _info(
                 path,
                 reader,
                 metadata.vendor,
@@ -116,7 +137,10 @@ def _tiff_info(path: str, reader: str) -> SlideInfo:
                 tiff_layout.COMPRESSIONS[int(page.compression)],
                 metadata.properties,
             )
-    except (SlideError, FileNotFoundError, PermissionError):
+            return replace(
+                info, notes=tuple(images.notes), scenes=tiff_layout.scene_infos(images), scene=images.chosen
+            )
+    except (SlideError, RequestError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {tiff_layout.structure_fault(path, error)}") from error
@@ -159,9 +183,9 @@ def _load_image(path: str) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def _load_tiff(path: str) -> Pixels:
+def _load_tiff(path: str, scene: int | None) -> Pixels:
     with tifffile.TiffFile(path) as tiff:
-        return read_page(tiff, tiff.series[0].keyframe)
+        return read_page(tiff, tiff_layout.images_of(path, tiff, scene).scene.main)
 
 
 def _too_large(path: str) -> UnsupportedSlideError:

@@ -29,6 +29,7 @@ from wsikit.slides.formats.tiff.layout import (
 )
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.region import RegionPlan, resample
+from wsikit.slides.scenes import SceneLike
 from wsikit.slides.tile_reader import TiledFileSlide, in_words
 from wsikit.slides.to_rgb import to_rgb, ycbcr_to_rgb
 
@@ -44,9 +45,18 @@ class TiffSlide(TiledFileSlide):
 
     reader: ClassVar[str] = "tiff"
 
-    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        self._layout = read_layout(path, self.reader)
-        super().__init__(self._layout.info, mpp=mpp, mpp_source=mpp_source)
+    has_scenes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
+        self._layout = read_layout(path, self.reader, scene)
+        super().__init__(self._layout.info, mpp=mpp, mpp_source=mpp_source, scene=scene)
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""
@@ -130,9 +140,9 @@ class TiffSlide(TiledFileSlide):
     def _read_associated(self, name: str) -> Pixels:
         if self.info.vendor == "philips":
             return philips.read_associated(self.path, name)
-        number = self._layout.associated_series[name]
+        number = self._layout.associated_pages[name]
         with tifffile.TiffFile(self.path) as tiff:
-            return read_associated(self.path, name, tiff, tiff.series[number].keyframe)
+            return read_associated(self.path, name, tiff, tiff.pages[number].aspage())
 
     def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
         layout = self._layout.levels[level]
