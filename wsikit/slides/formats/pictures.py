@@ -98,7 +98,9 @@ def _pillow_head(image: Image.Image) -> PictureHead:
     if frames > 1 and kind != "MPO":
         raise UnfitPictureError(f"a picture of {frames} frames, where one is expected. Export one frame")
     if image.mode == "F" or image.mode in ("LAB", "HSV"):
-        raise UnfitPictureError(f"a {kind} picture of mode {image.mode}, where grey or RGB is expected. Export it as PNG")
+        raise UnfitPictureError(
+            f"a {kind} picture of mode {image.mode}, where grey or RGB is expected. Export it as PNG"
+        )
     (width, height), dpi = image.size, image.info.get("dpi")
     resolution = (float(dpi[0]), float(dpi[1])) if dpi else None
     if _orientation(image) in _SIDEWAYS:

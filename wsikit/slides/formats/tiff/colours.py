@@ -111,7 +111,9 @@ def _jpeg2k(page: tifffile.TiffPage, frame: Any) -> CodedColours:
     if aperio and code == APERIO_J2K_RGB:
         return _AS_CODED
     if photometric == YCBCR:
-        return CodedColours(ycbcr=True, passes=False, note="JPEG 2000 without a colour transform, of YCbCr by its tags.")
+        return CodedColours(
+            ycbcr=True, passes=False, note="JPEG 2000 without a colour transform, of YCbCr by its tags."
+        )
     looks = _space(_decoded(page, frame, imagecodecs.jpeg2k_decode))
     if code != APERIO_J2K_YCBCR and looks != "ycbcr":
         return _AS_CODED

@@ -140,7 +140,9 @@ def samples_of(page: tifffile.TiffPage, significant_bits: int | None = None) -> 
 def _check_type(page: tifffile.TiffPage) -> None:
     """One type for all samples, of at most 64 bits."""
     if isinstance(page.bitspersample, tuple):
-        raise UnfitSamplesError(f"samples of {', '.join(map(str, page.bitspersample))} bits, where all must have equal bits")
+        raise UnfitSamplesError(
+            f"samples of {', '.join(map(str, page.bitspersample))} bits, where all must have equal bits"
+        )
     formats = page.tags.valueof(339, ())
     if isinstance(formats, tuple) and len(set(formats)) > 1:
         raise UnfitSamplesError(f"samples of several kinds (SampleFormat {formats}), where all must be of one")
@@ -188,7 +190,9 @@ def _extra_samples(page: tifffile.TiffPage, colours: int) -> tuple[int | None, b
 def _palette(page: tifffile.TiffPage) -> Pixels:
     table = page.tags.valueof(320)
     if page.dtype.kind not in "bu" or page.dtype.itemsize > 2 or int(page.compression) in (JPEG, *JPEG_2000):
-        raise UnfitSamplesError(f"palette colours with samples of type {page.dtype} in this codec, which is not defined")
+        raise UnfitSamplesError(
+            f"palette colours with samples of type {page.dtype} in this codec, which is not defined"
+        )
     if table is None or np.size(table) != 3 << _bits(page):
         raise UnfitSamplesError("palette colours without a complete palette (ColorMap)")
     colours = np.asarray(table, dtype=np.uint32).reshape(3, -1).T
