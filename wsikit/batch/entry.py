@@ -27,6 +27,8 @@ class SlideEntry:
     """Patient id from the manifest; empty if there is none."""
     roi: str | None = None
     """GeoJSON file of the regions that are analysed; None: the whole slide."""
+    id_requested: bool = False
+    """Whether `slide_id` was given by the user: the slide then has this id, or fails."""
     fault: str = ""
     """Why the slide cannot be opened as requested: its row of the manifest is wrong. The slide fails with this text."""
 

@@ -71,6 +71,26 @@ def write_json(path: str | os.PathLike[str] | RemotePath, record: Any, *, sync: 
     write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
 
 
+def write_new_json(path: Path, record: Any) -> bool:
+    """As `write_json`, where there is no such file; False if there is one, which is left unchanged."""
+    if isinstance(path, RemotePath):
+        write_json(path, record)
+        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _temporary_name(path)
+    write_json(partial, record)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: two runs that begin at the same moment cannot be distinguished there
+        os.replace(partial, path)
+        return True
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
 def write_bytes(
     path: str | os.PathLike[str] | RemotePath, data: bytes | bytearray | memoryview, *, sync: bool = True
 ) -> None:

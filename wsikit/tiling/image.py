@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from wsikit.slides.base import BaseSlide, Slide
 from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import SlideStore
-from wsikit.store.atomic import remove_partials, write_json
+from wsikit.store.atomic import remove_partials, write_json, write_new_json
 from wsikit.store.paths import is_url, place, remove_tree
 from wsikit.store.receipts import Receipt
 from wsikit.tiling import zarr_metadata as records
@@ -92,13 +92,13 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
 def open_committed(folder: Path, receipt: Receipt, slide: Slide) -> SlideStore | None:
     """The store at `folder`, if its pixels are complete under `receipt` and no file of them is lost; else None.
 
-    In a store without pixels, the path of its slide is updated.
+    The place of its slide is updated: it may have been moved.
     """
     record = _committed(folder, receipt)
     if record is None:
         return None
     try:
-        if record["pixels"] == "source" and record["source"]["path"] != str(place(slide.path).absolute()):
+        if _was_moved(record, slide):
             records.move_source(folder, slide)
         if (folder / PLAN_FOLDER).is_dir():
             remove_tree(folder / PLAN_FOLDER)  # killed after the commit
@@ -106,6 +106,14 @@ def open_committed(folder: Path, receipt: Receipt, slide: Slide) -> SlideStore |
     except StoreError:
         return None
     return None if damage_of(store, slide) else store
+
+
+def _was_moved(record: Mapping[str, Any], slide: Slide) -> bool:
+    """Whether the record states another place of the slide than where it is."""
+    source = record["source"]
+    if record["pixels"] == "source" and source["path"] != str(place(slide.path).absolute()):
+        return True
+    return "place" in source and source["place"] != records.place_digest(slide.path)
 
 
 def damage_of(store: SlideStore, slide: Slide) -> str | None:
@@ -167,7 +175,7 @@ def write_image(
     slide = source.slide
     repair = _committed(folder, receipt) is not None
     if not repair:
-        _begin(folder, receipt)
+        _begin(folder, receipt, slide)
     levels: list[LevelPlan] = []
     lossless = parameters.pixels == "none"
     if parameters.pixels == "keep":
@@ -274,15 +282,26 @@ def _check_unchanged(source: ImageSource) -> None:
         raise SlideError(f"{path}: changed while it was read. Let the copy finish, and run again.")
 
 
-def _begin(folder: Path, receipt: Receipt) -> None:
-    """Prepare `folder` for the shards of this plan. Content of another plan of wsikit is removed first."""
+def _begin(folder: Path, receipt: Receipt, slide: Slide) -> None:
+    """Prepare `folder` for the shards of this plan. Content of another plan for the same slide is removed first.
+
+    Raises
+    ------
+    StoreError
+        The folder holds, or another run is writing, a store of another slide; or wsikit did not write it.
+    """
     plan_path = folder / PLAN_FOLDER / PLAN_NAME
+    plan = {**receipt.to_json(), "source": {"name": Path(slide.path).name, "place": records.place_digest(slide.path)}}
     if folder.exists():
-        if _planned(plan_path) == receipt.digest:
+        planned = _planned(plan_path)
+        if planned.get("digest") == receipt.digest:
             remove_partials(folder)
             return
+        if planned.get("source"):
+            _check_same_slide(folder, planned["source"] | {"fingerprint": planned["inputs"]["source"]}, slide, receipt)
         if not (folder / PLAN_FOLDER).is_dir() and any(folder.iterdir()):
-            SlideStore.read_record(folder)  # raises StoreError if wsikit did not write it
+            found = SlideStore.read_record(folder)  # raises StoreError if wsikit did not write it
+            _check_same_slide(folder, found["source"], slide, receipt)
         # after a kill during removal, the folder must be recognised as wsikit's, but not as this plan's
         write_json(plan_path, {"digest": None, "clearing": True})
         for name in ("zarr.json", ".zattrs", ".zgroup"):
@@ -293,12 +312,32 @@ def _begin(folder: Path, receipt: Receipt) -> None:
         for note in plan_path.parent.iterdir():
             if note != plan_path:
                 note.unlink()
-    write_json(plan_path, receipt.to_json())
+        write_json(plan_path, plan)
+    elif not write_new_json(plan_path, plan):
+        _begin(folder, receipt, slide)  # another run has just begun
 
 
-def _planned(plan_path: Path) -> str | None:
-    """Digest of the plan that an unfinished store belongs to."""
+def _planned(plan_path: Path) -> dict[str, Any]:
+    """The plan that an unfinished store belongs to; empty if there is none."""
     try:
-        return str(json.loads(plan_path.read_text(encoding="utf-8"))["digest"])
-    except (OSError, json.JSONDecodeError, KeyError):
-        return None
+        plan = json.loads(plan_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return plan if isinstance(plan, dict) else {}
+
+
+def _check_same_slide(folder: Path, source: Mapping[str, Any], slide: Slide, receipt: Receipt) -> None:
+    """StoreError if the store of `source` was made from another slide: neither the same place nor the same content.
+
+    Stores of earlier versions do not state the place; there the same file name is accepted.
+    """
+    if source.get("fingerprint") == receipt.inputs["source"]:
+        return
+    name = Path(slide.path).name
+    stated = source.get("place") or (records.place_digest(source["path"]) if source.get("path") else None)
+    if source.get("name") == name if stated is None else stated == records.place_digest(slide.path):
+        return
+    raise StoreError(
+        f"{folder}: holds another slide, {source.get('name')}, not {slide.path}. Give another place with -o, or delete "
+        f"{folder} to replace it."
+    )

@@ -5,7 +5,9 @@ They are written as plain JSON, without zarr.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +21,7 @@ from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
 from wsikit.store.level_files import BYTES
 from wsikit.store.level_format import LevelFormat
-from wsikit.store.paths import is_local, place
+from wsikit.store.paths import is_local, is_url, place
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import STORE_FORMAT
 from wsikit.tiling.encode import encode
@@ -108,6 +110,7 @@ def write_root(
             "reader": info.reader,
             "compression": info.compression,
             "fingerprint": receipt.inputs["source"],
+            "place": place_digest(info.path),
         },
         "receipt": receipt.to_json(),
     }
@@ -124,12 +127,22 @@ def write_root(
     write_json(folder / "zarr.json", ngff.group(attributes))
 
 
+def place_digest(path: str) -> str:
+    """Digest of a slide's path without links: it recognises the place, and does not show the names in it."""
+    real = path if is_url(path) else os.path.realpath(path)
+    return hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+
+
 def move_source(folder: Path, slide: Slide) -> None:
-    """Update the path of the slide that a store without pixels reads from."""
+    """Update the place of the slide that a store was made from, after the slide was moved."""
     path = folder / "zarr.json"
     root = json.loads(path.read_text(encoding="utf-8"))
     source = root["attributes"]["wsikit"]["source"]
-    source |= {"name": Path(slide.path).name, "path": str(place(slide.path).absolute())}
+    source["name"] = Path(slide.path).name
+    if "path" in source:
+        source["path"] = str(place(slide.path).absolute())
+    if "place" in source:
+        source["place"] = place_digest(slide.path)
     write_json(path, root)
 
 
