@@ -21,6 +21,7 @@ from wsikit.store.level_files import BYTES, NO_OBJECTS, places_of, runs_of
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
 from wsikit.tiling.verify import verify
+from wsikit.tissue.quality import QUALITY_NAMES
 
 SMALL = ImageParameters(tile_px=64, chunks_per_shard=4, regions="all")
 TISSUE_ONLY = ImageParameters(tile_px=64, chunks_per_shard=2, regions="tissue")
@@ -247,7 +248,7 @@ def test_a_lost_part_of_a_column_is_made_again_and_the_others_are_kept(
     harm(lost)
     with pytest.raises(StoreError, match=f"{column}.*again"):
         SlideStore(folder).patches().read(column)
-    own = ("readable", "dark", "blur", "pen") if column == "blur" else (column,)  # columns of one pass over the patches
+    own = ("readable", *QUALITY_NAMES) if column == "blur" else (column,)  # columns of one pass over the patches
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("c/**/*") if path.is_file()}
     make(slide_path, folder)
     caption(folder)

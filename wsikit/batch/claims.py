@@ -83,8 +83,8 @@ def conflict(out: Path, entry: SlideEntry) -> str:
     whose = "another slide" if found is None or found.path is None else found.path
     store, results = out / "slides" / f"{entry.slide_id}.zarr", out / "results" / entry.slide_id
     return (
-        f"{entry.path}: the slide_id {entry.slide_id} belongs to {whose} in {out}. Give another slide_id or another -o; "
-        f"or delete {store} and {results} to replace it."
+        f"{entry.path}: the slide_id {entry.slide_id} belongs to {whose} in {out}. Give another slide_id or another "
+        f"-o; or delete {store} and {results} to replace it."
     )
 
 

@@ -20,7 +20,7 @@ from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
 from wsikit.slides.store_label import TISSUE, UNREADABLE, read_label
 from wsikit.slides.store_levels import StoreLevels
-from wsikit.slides.store_record import check_levels, read_root, read_tissue
+from wsikit.slides.store_record import check_grid, check_levels, read_root, read_tissue
 from wsikit.slides.tile_reader import TileReader
 from wsikit.store.level_files import REMEDY
 from wsikit.store.level_format import LevelFormat
@@ -184,7 +184,9 @@ class SlideStore(BaseSlide):
         if grid is None and len(names) == 1:
             grid = names[0]
         if grid in names:
-            return PatchTable(self.folder / "patches" / grid, store_format=int(self.record["format"]))
+            table = PatchTable(self.folder / "patches" / grid, store_format=int(self.record["format"]))
+            check_grid(table, self.record)
+            return table
         if not names:
             raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
         raise StoreError(

@@ -15,7 +15,7 @@ from wsikit.errors import StoreError
 from wsikit.store import format2_names
 from wsikit.store.level_files import BYTES, NO_OBJECTS, REWRITING
 from wsikit.store.level_format import LevelFormat
-from wsikit.store.table import STORE_FORMAT
+from wsikit.store.table import STORE_FORMAT, PatchTable
 
 READABLE_FORMATS = (format2_names.FORMAT, STORE_FORMAT)
 
@@ -95,6 +95,19 @@ def check_levels(folder: Path, stated: object, root: Mapping[str, Any], levels: 
                 f"{folder / str(level) / 'zarr.json'}: {form.channels} channels found, expected "
                 f"{levels[0].channels} as in level 0. {_redo(stated)}"
             )
+
+
+def check_grid(table: PatchTable, root: Mapping[str, Any]) -> None:
+    """StoreError if the grid of a patch table is not one of the slide that the root states."""
+    grid, mpp = table.grid, root["mpp"]
+    same_size = list(grid.slide_px) == list(root["dimensions"])
+    same_mpp = mpp is None or all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(grid.slide_mpp, mpp, strict=True))
+    if grid.name != table.name or not same_size or not same_mpp:
+        raise StoreError(
+            f"{table.folder / 'zarr.json'}: a grid {grid.name} of {_short(grid.slide_px)} px at {_short(grid.slide_mpp)} "
+            f"µm/px found, expected {table.name} of {_short(root['dimensions'])} px at {_short(mpp)} µm/px. Copy the "
+            f"store again, or delete {table.folder} and run wsikit tile or wsikit run again."
+        )
 
 
 def read_tissue(folder: Path, stated: object) -> dict[str, Any]:

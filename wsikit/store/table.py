@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import html
 import json
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from wsikit.errors import RequestError, StoreError
+from wsikit.errors import RequestError, StoreError, UnreachableError
 from wsikit.facts import FACTS
 from wsikit.geometry import PatchGrid
 from wsikit.store import ngff
@@ -45,6 +46,8 @@ TABLES = "patches"
 JOURNALS = "journals"
 """Folder next to the columns with the intermediate results of slow stages; see `wsikit.store.journal`."""
 
+_MOST_ROWS = 2**36
+_REMEDY = "Copy the store again; or delete this folder, and run the stage that writes it again."
 _MARK = "wsikit"
 _NO_COLUMNS = ("coords", "votes", JOURNALS)
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
@@ -97,12 +100,18 @@ class PatchTable:
         try:
             with reaching(self.folder):
                 record = _attributes(zarr.open_group(zarr_store(self.folder), mode="r", zarr_format=3))[_MARK]
-        except (FileNotFoundError, KeyError, ValueError) as error:
+            self.grid = PatchGrid.from_json(record["grid"])
+            self._n_rows = operator.index(record["rows"])
+        except UnreachableError:
+            raise
+        except Exception as error:  # zarr raises errors of many kinds for metadata that make no sense
             raise StoreError(
                 f"{self.folder}: no patch table of wsikit here ({error}). Run wsikit tile first."
             ) from error
-        self.grid = PatchGrid.from_json(record["grid"])
-        self._n_rows = int(record["rows"])
+        if not 0 <= self._n_rows <= _MOST_ROWS:
+            raise StoreError(
+                f"{self.folder / 'zarr.json'}: {self._n_rows} rows found, expected the number of patches. {_REMEDY}"
+            )
 
     @classmethod
     def create(cls, folder: str | Path, grid: PatchGrid, coords: npt.NDArray[np.int64], receipt: Receipt) -> PatchTable:
@@ -156,8 +165,15 @@ class PatchTable:
             text = (self._column_folder(name) / "zarr.json").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        record = json.loads(text)["attributes"].get(_MARK)
-        return None if record is None else Receipt.from_json(record)
+        try:
+            record = json.loads(text)["attributes"].get(_MARK)
+            receipt = None if record is None else Receipt.from_json(record)
+            assert receipt is None or receipt.digest
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+            raise StoreError(
+                f"{self._column_folder(name) / 'zarr.json'}: not the metadata of a column ({error}). {_REMEDY}"
+            ) from error
+        return receipt
 
     def _column_folder(self, name: str) -> Path:
         return self.folder / self.stored_names.stored_column(name)
@@ -348,11 +364,23 @@ class PatchTable:
         folder = self._column_folder(name)
         try:
             with reaching(folder):
-                return zarr.open_array(zarr_store(folder), mode=mode, zarr_format=3).with_config(_WRITE_ALL)
+                array = zarr.open_array(zarr_store(folder), mode=mode, zarr_format=3).with_config(_WRITE_ALL)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.folder}: no column {name}; there are {', '.join(self.stored_columns())}."
             ) from error
+        except UnreachableError:
+            raise
+        except Exception as error:  # as above
+            raise StoreError(f"{folder / 'zarr.json'}: not the metadata of a column ({error}). {_REMEDY}") from error
+        rows = array.chunks[0] if name == "coords" else ROWS_PER_CHUNK
+        expected = ((2,) if name == "coords" else array.shape[1:2], rows)
+        if array.shape[:1] != (len(self),) or (array.shape[1:], array.chunks[0]) != expected or array.size > _MOST_ROWS:
+            raise StoreError(
+                f"{folder / 'zarr.json'}: shape {array.shape} in chunks of {array.chunks} found, expected {len(self)} "
+                f"rows in chunks of {rows}. {_REMEDY}"
+            )
+        return array
 
     def stored_columns(self) -> list[str]:
         """Names of all columns, complete or not."""
