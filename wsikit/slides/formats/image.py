@@ -137,9 +137,7 @@ def _tiff_info(path: str, reader: str, scene: SceneLike | None) -> SlideInfo:
                 tiff_layout.COMPRESSIONS[int(page.compression)],
                 metadata.properties,
             )
-            return replace(
-                info, notes=tuple(images.notes), scenes=tiff_layout.scene_infos(images), scene=images.chosen
-            )
+            return replace(info, notes=tuple(images.notes), scenes=tiff_layout.scene_infos(images), scene=images.chosen)
     except (SlideError, RequestError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # tifffile raises errors of many kinds for a damaged structure

@@ -14,12 +14,12 @@ import tifffile
 
 from wsikit.errors import BrokenSlideError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import SlideInfo, true_downsamples
-from wsikit.slides.scenes import SceneLike, choose_scene
-from wsikit.slides.types import SceneInfo
 from wsikit.slides.formats.tiff import philips
 from wsikit.slides.formats.tiff.directories import check_directories, first_directory
 from wsikit.slides.formats.tiff.metadata import read_metadata
 from wsikit.slides.formats.tiff.pyramid import Scene, Structure, find_images, is_reduction
+from wsikit.slides.scenes import SceneLike, choose_scene
+from wsikit.slides.types import SceneInfo
 
 __all__ = ["COMPRESSIONS", "TiffLayout", "TiffLevel", "first_directory", "is_reduction", "read_layout"]
 
