@@ -54,10 +54,11 @@ class BaseSlide(ABC):
         self._given_scene = scene
         resolved = scale.resolve(
             info.path,
-            scale.Scale(info.mpp, info.mpp_source, info.mpp_fault),
+            scale.Scale(info.mpp, info.mpp_source, info.mpp_fault, info.mpp_literal),
             info.magnification,
             given=mpp,
             given_source=mpp_source,
+            checked=info.kind == "store",
         )
         self._info = replace(info, mpp=resolved.mpp, mpp_source=resolved.source, mpp_fault=resolved.fault)
 

@@ -308,13 +308,13 @@ def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
         return _choose_for_ndpi(path)
     if vendor not in _READ_BY_TILES:
         return "openslide"
-    from wsikit.slides.formats.tiff.layout import APERIO_J2K_YCBCR, tile_compression
+    from wsikit.slides.formats.tiff.layout import is_aperio_ycbcr, tile_compression
 
     compression = tile_compression(path, scene)
     if compression is None:
         return "openslide" if vendor is not None else "image"
-    # Aperio stores colour at half the resolution in this codec: OpenSlide handles it, OpenJPEG alone does not
-    return "openslide" if compression == APERIO_J2K_YCBCR else "tiff"
+    # Aperio's YCbCr may have colour at half the resolution, which OpenSlide enlarges as Aperio's software does
+    return "openslide" if vendor == "aperio" and is_aperio_ycbcr(path) else "tiff"
 
 
 def _choose_for_ndpi(path: str) -> str:
@@ -348,8 +348,12 @@ def _is_tiff(head: bytes) -> bool:
 
 
 def _is_picture(head: bytes) -> bool:
-    magic = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"\0\0\0\x0cjP  ")
-    return head.startswith(magic) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    magic = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+    if head.startswith((*magic, b"\xff\x0a", b"\0\0\0\x0cJXL ")):  # the last two are JPEG XL
+        return True
+    # AVIF is read; for HEIC the reader of pictures explains that it is not
+    brands = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+    return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or (head[4:8] == b"ftyp" and head[8:12] in brands)
 
 
 def _is_dicom(head: bytes) -> bool:

@@ -52,7 +52,7 @@ class SlideInfo:
     mpp_source: str
     """Source of `mpp`: vendor property …, TIFF XResolution, OME-XML, DICOM PixelSpacing, sidecar, option, manifest."""
     mpp_fault: str | None = None
-    """Why a stated pixel size is not used; None if it is used, or if none is stated."""
+    """Why a stated pixel size is not used, or what the file states instead of one; None if there is nothing to say."""
     magnification: float | None = None
     """Magnification of the objective, as stated. For display only: no size is computed from it."""
     tile_px: Size | None = None
@@ -64,6 +64,8 @@ class SlideInfo:
     icc_profile: bytes | None = None
     properties: dict[str, str] | None = None
     """Properties of the file that are on the allow-list (`wsikit.slides.properties`)."""
+    mpp_literal: str = ""
+    """The words of the file for its pixel size, such as `MPP = 0,4990`."""
     notes: tuple[str, ...] = ()
     """What was decided in reading this file, and why; and what the file holds that is not used. One sentence each."""
     scenes: tuple[SceneInfo, ...] = ()
