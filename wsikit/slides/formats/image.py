@@ -82,7 +82,7 @@ class ImageSlide(BaseSlide):
                     if pixels.shape != (height, width, 3):
                         raise ValueError(f"{pixels.shape[1]}×{pixels.shape[0]} px found")
                     self._pixels = pixels
-                    self._info = replace(self._info, notes=notes)
+                    self._info = replace(self._info, notes=tuple(dict.fromkeys((*self._info.notes, *notes))))
                 except Exception as error:  # Pillow and tifffile raise errors of many kinds for damaged bytes
                     words = " ".join(str(error).split()) or type(error).__name__
                     raise ReadError(self.path, 0, (0, 0, width, height), words) from error
