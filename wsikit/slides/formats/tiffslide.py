@@ -22,6 +22,7 @@ from wsikit.slides import jpeg
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, codec_fault
 from wsikit.slides.formats.tiff.colours import coded_colours
+from wsikit.slides.formats.tiff.directories import check_directories
 from wsikit.slides.formats.tiff.layout import structure_fault
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.formats.tiff.samples import RGB, UnfitSamplesError, samples_of
@@ -104,9 +105,10 @@ class TiffSlideSlide(BaseSlide):
 
 def _open(path: str) -> tiffslide.TiffSlide:
     try:
+        check_directories(path)
         slide = tiffslide.TiffSlide(path)
         refusal = _refusal(slide)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError, BrokenSlideError):
         raise
     except NotImplementedError as error:
         message = f"{path}: TiffSlide cannot read it ({error}). Open it with reader='auto'."
