@@ -17,7 +17,6 @@ from wsikit.errors import ReadError, RequestError
 from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels, Size, SlideInfo
 from wsikit.slides.tile_cache import TileCache
 
-
 _SURE_BYTES = 1 << 20
 """Tiles of more bytes than this are read only if the file is long enough."""
 

@@ -98,7 +98,9 @@ def _pillow_head(image: Image.Image) -> PictureHead:
     if frames > 1 and kind != "MPO":
         raise UnfitPictureError(f"a picture of {frames} frames, where one is expected. Export one frame")
     if image.mode == "F" or image.mode in ("LAB", "HSV"):
-        raise UnfitPictureError(f"a {kind} picture of mode {image.mode}, where grey or RGB is expected. Export it as PNG")
+        raise UnfitPictureError(
+            f"a {kind} picture of mode {image.mode}, where grey or RGB is expected. Export it as PNG"
+        )
     (width, height), dpi = image.size, image.info.get("dpi")
     resolution = (float(dpi[0]), float(dpi[1])) if dpi else None
     if _orientation(image) in _SIDEWAYS:
@@ -194,7 +196,7 @@ def _load_jxl(stream: bytes) -> tuple[Pixels, tuple[str, ...]]:
 
 
 def _from_channels(samples: Any, white: float, last: int) -> tuple[Pixels, tuple[str, ...]]:
-    """RGB from (h, w) or (h, w, channels); `last`: what a last channel beyond the colours is, as in `_channel_kinds`."""
+    """RGB from (h, w) or (h, w, channels); `last`: what a channel beyond the colours is, as in `_channel_kinds`."""
     samples = samples[..., None] if samples.ndim == 2 else samples
     channels = samples.shape[2]
     colours = 1 if channels <= 2 else 3

@@ -186,7 +186,6 @@ class TiffSlide(TiledFileSlide):
         plan = RegionPlan(level - 1, box, (left - x, top - y, right - x, bottom - y), self.tile_px(level))
         return resample(self.read_box(plan.level, plan.box), plan.crop, plan.out).copy()
 
-
     def _shows_finer(self, level: int) -> bool:
         """Whether a tile without bytes is one that Aperio left out, because the finer level has its pixels."""
         return level > 0 and self.info.vendor == "aperio"
