@@ -38,7 +38,7 @@ from wsikit.store.atomic import remove_partials
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable
 from wsikit.tiling.columns import ColumnStage, fill_columns
-from wsikit.tiling.image import ImageSource, damage_of, image_receipt
+from wsikit.tiling.image import ImageSource, damage_of, image_receipt, read_otherwise
 from wsikit.tiling.patches import (
     PatchParameters,
     is_complete_table,
@@ -236,9 +236,11 @@ class Pixels(WorkStage):
 
     def stored(self, work: SlideWork) -> Receipt | None:
         try:
-            return Receipt.from_json(SlideStore.read_record(work.folder)["receipt"])
+            record = SlideStore.read_record(work.folder)
         except StoreError:
             return None
+        stored = Receipt.from_json(record["receipt"])
+        return replace(stored, parameters={**stored.parameters, **read_otherwise(record, work.slide)})
 
     def lost(self, work: SlideWork) -> str | None:
         try:

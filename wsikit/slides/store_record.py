@@ -173,6 +173,8 @@ def _check_root(record: dict[str, Any]) -> dict[str, Any]:
         _text(source, name, "source.")
     if not isinstance(source.setdefault("compression", None), str | None):
         raise _EntryError(f"source.compression is {_short(source['compression'])}, expected text")
+    if source.get("scene") is not None and not _is_whole(source["scene"], 0, 10**6):
+        raise _EntryError(f"source.scene is {_short(source['scene'])}, expected the number of a scene")
     _check_receipt(record)
     return record
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import zlib
 from collections.abc import Callable, Mapping
@@ -80,11 +81,13 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
     """Receipt of the store's pixels. `tissue` is given where only tissue is stored.
 
     A pixel size that a user gives (option, manifest, sidecar) is part of it: it can be corrected. The pixel size that
-    the file states is covered by the fingerprint of the file.
+    the file states is covered by the fingerprint of the file. The scene of a file that has several is part of it too.
     """
     settings: dict[str, Any] = {**parameters.to_json(), "reader": source.slide.info.reader}
     if isinstance(source.slide, BaseSlide) and source.slide.has_given_mpp:
         settings["mpp"] = list(source.slide.mpp)
+    if source.slide.info.scenes:
+        settings["scene"] = source.slide.info.scene
     inputs = {"source": source.fingerprint} | ({"tissue": tissue.digest} if tissue else {})
     return Receipt("image", IMAGE_REVISION, settings, inputs)
 
@@ -94,7 +97,7 @@ def open_committed(folder: Path, receipt: Receipt, slide: Slide) -> SlideStore |
 
     The place of its slide is updated: it may have been moved.
     """
-    record = _committed(folder, receipt)
+    record = _committed(folder, receipt, slide)
     if record is None:
         return None
     try:
@@ -132,13 +135,33 @@ def damage_of(store: SlideStore, slide: Slide) -> str | None:
     return None
 
 
-def _committed(folder: Path, receipt: Receipt) -> dict[str, Any] | None:
+def _committed(folder: Path, receipt: Receipt, slide: Slide) -> dict[str, Any] | None:
     """The root's record, if the pixels were completed under `receipt`; some of their files may be lost since."""
     try:
         record = SlideStore.read_record(folder)
     except StoreError:
         return None
-    return record if record["receipt"]["digest"] == receipt.digest else None
+    same = record["receipt"]["digest"] == receipt.digest and not read_otherwise(record, slide)
+    return record if same else None
+
+
+def read_otherwise(record: Mapping[str, Any], slide: Slide) -> dict[str, Any]:
+    """What an earlier version of wsikit read from the same file otherwise: size and pixel size, as in the record.
+
+    The receipt does not state them, as they follow from the file; but a version that reads them right must correct
+    stores of one that did not.
+    """
+    found: dict[str, Any] = {}
+    if list(slide.dimensions) != record["dimensions"]:
+        found["dimensions"] = record["dimensions"]
+    stated, now = record["mpp"], slide.info.mpp
+    if (stated is None) != (now is None) or (
+        stated is not None
+        and now is not None
+        and not all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(stated, now, strict=True))
+    ):
+        found["mpp"] = stated
+    return found
 
 
 def write_image(
@@ -173,7 +196,7 @@ def write_image(
         The source changed or was removed while it was read.
     """
     slide = source.slide
-    repair = _committed(folder, receipt) is not None
+    repair = _committed(folder, receipt, slide) is not None
     if not repair:
         _begin(folder, receipt, slide)
     levels: list[LevelPlan] = []
