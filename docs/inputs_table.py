@@ -99,12 +99,9 @@ def _replace_slide(finished: Finished, settings: dict[str, Any], stack: ExitStac
     os.utime(finished.slide, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
-def _touch_slide(finished: Finished, settings: dict[str, Any], stack: ExitStack) -> None:
-    os.utime(finished.slide)
-
-
 def _move_slide(finished: Finished, settings: dict[str, Any], stack: ExitStack) -> None:
     moved = finished.slide.rename(finished.slide.with_name("moved.tiff"))
+    os.utime(moved)
     settings["slides"] = SlideEntry("slide", str(moved))
 
 
@@ -120,6 +117,7 @@ def _read_otherwise(finished: Finished, settings: dict[str, Any], stack: ExitSta
     """A version that reads another pixel size from the same file."""
     from wsikit.slides import scale
 
+    _version(finished, settings, stack)
     resolve = scale.resolve
     other = scale.Scale((0.45, 0.45), "TIFF XResolution")
     stack.enter_context(
@@ -149,7 +147,11 @@ def _class_names(finished: Finished, settings: dict[str, Any], stack: ExitStack)
 
 
 def _revision(module: str, name: str) -> Change:
-    return lambda finished, settings, stack: stack.enter_context(mock.patch(f"wsikit.{module}.{name}", 99)) and None
+    def change(finished: Finished, settings: dict[str, Any], stack: ExitStack) -> None:
+        _version(finished, settings, stack)
+        stack.enter_context(mock.patch(f"wsikit.{module}.{name}", 99))
+
+    return change
 
 
 def _version(finished: Finished, settings: dict[str, Any], stack: ExitStack) -> None:
@@ -158,7 +160,7 @@ def _version(finished: Finished, settings: dict[str, Any], stack: ExitStack) -> 
 
 ROWS: dict[str, Change] = {
     "slide file replaced under its name, also with equal size and time": _replace_slide,
-    "slide file touched, copied back, or moved with its content": _move_slide,
+    "slide file moved, or touched": _move_slide,
     "pixel size in a manifest": _manifest,
     "pixel size in a sidecar file": _sidecar,
     "another pixel size read from the same file by a newer version": _read_otherwise,
@@ -176,7 +178,7 @@ ROWS: dict[str, Change] = {
     "`--min-roi`": _setting(min_roi=0.6),
     "`overlap_px` (Python)": _setting(overlap_px=32),
     "patch size or scale of the model": _model(patch_px=192),
-    "`--captioner`": _setting(captioner="morphometry-in-slide"),
+    "`--captioner`": _setting(captioner="phantom-captioner"),
     "`--caption-budget`, `--caption-similarity`": _setting(caption_budget=Budget(3)),
     "files of the model": _model(version="99"),
     "class names of the model": _class_names,
@@ -188,6 +190,7 @@ ROWS: dict[str, Change] = {
     "revision of tissue": _revision("tiling.patches", "TISSUE_REVISION"),
     "revision of patches": _revision("tiling.patches", "PATCHES_REVISION"),
     "revision of quality": _revision("tiling.patches", "QUALITY_REVISION"),
+    "revision of measured captions": _revision("captions.morphometry", "_VERSION"),
     "revision of predictions": _revision("inference.predict", "PREDICT_REVISION"),
     "revision of the vote": _revision("inference.vote", "VOTE_REVISION"),
     "revision of map and report": _revision("results.outputs", "OUTPUTS_REVISION"),
