@@ -204,3 +204,19 @@ def test_a_store_of_an_earlier_version_is_compared_by_name_and_content(two: tupl
     other = two[1].rename(tmp_path / "other.tiff")
     with pytest.raises(StoreError, match="another slide"):
         tile(other, folder, mpp=1.0)
+
+
+def test_temporary_files_of_a_kill_are_removed(
+    start: Callable[..., RunResult], two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out, name = tmp_path / "out", f"{'0' * 32}.partial"
+    left = [out / f"slides.csv.{name}", out / "results" / "x" / f"map.png.{name}"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+    in_use = out / f"index.html.{name}"
+    in_use.write_bytes(b"half")
+    start(two[0])
+    assert not any(path.exists() for path in left)
+    assert in_use.exists(), "another run may be writing it now"

@@ -31,7 +31,7 @@ from wsikit.batch.rois import with_rois
 from wsikit.errors import RequestError, WsikitError
 from wsikit.executor import Executor
 from wsikit.progress import SILENT, Progress
-from wsikit.store.atomic import write_json
+from wsikit.store.atomic import remove_old_partials, write_json
 from wsikit.store.paths import local_folder
 from wsikit.tables import is_table
 from wsikit.voting.parameters import VoteParameters
@@ -262,6 +262,7 @@ def run(
         from wsikit.batch.log import RunLog
         from wsikit.batch.scheduler import Job, carry_out_slides
 
+        remove_old_partials(folder)
         log = RunLog(folder)
         log.write(
             "run",

@@ -28,7 +28,7 @@ from wsikit.batch.records import SlideRow
 from wsikit.batch.stages import Shared, SlideWork, Where, carry_out, stage_groups
 from wsikit.errors import WsikitError
 from wsikit.progress import Progress
-from wsikit.store.atomic import write_bytes
+from wsikit.store.atomic import remove_partials, write_bytes
 
 if TYPE_CHECKING:
     from wsikit.results.outputs import SlideSummary
@@ -277,6 +277,7 @@ def _process(entry: SlideEntry, own: SlideEntry, job: Job, resources: _Resources
     row = SlideRow(entry.slide_id, entry.path, records.FAILED)
     try:
         unmark(out, entry.slide_id)
+        remove_partials(out / "results" / entry.slide_id)
         row = _run_slide(entry, job, resources)
         records.clear_failure(out, entry.slide_id)
     except Exception as error:  # any error of one slide is reported; the batch continues

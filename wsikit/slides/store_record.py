@@ -104,8 +104,8 @@ def check_grid(table: PatchTable, root: Mapping[str, Any]) -> None:
     same_mpp = mpp is None or all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(grid.slide_mpp, mpp, strict=True))
     if grid.name != table.name or not same_size or not same_mpp:
         raise StoreError(
-            f"{table.folder / 'zarr.json'}: a grid {grid.name} of {_short(grid.slide_px)} px at {_short(grid.slide_mpp)} "
-            f"µm/px found, expected {table.name} of {_short(root['dimensions'])} px at {_short(mpp)} µm/px. Copy the "
+            f"{table.folder / 'zarr.json'}: a grid {grid.name} of {_short(grid.slide_px)} px at "
+            f"{_short(grid.slide_mpp)} µm/px found, expected {table.name} of {_short(root['dimensions'])} px at {_short(mpp)} µm/px. Copy the "
             f"store again, or delete {table.folder} and run wsikit tile or wsikit run again."
         )
 

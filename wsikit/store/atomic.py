@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,6 +137,15 @@ def remove_partials(folder: Path) -> None:
             shutil.rmtree(left)
         else:
             left.unlink(missing_ok=True)  # its folder may have been removed just before
+
+
+def remove_old_partials(folder: Path, *, hours: float = 1.0) -> None:
+    """Remove temporary files directly in `folder` that are older than `hours`: others may be writing there now."""
+    limit = time.time() - 3600 * hours
+    for left in folder.glob(f"*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            if _OUR_PARTIAL.search(left.name) and left.is_file() and left.stat().st_mtime < limit:
+                left.unlink()
 
 
 def names_in(folder: Path) -> list[str]:
