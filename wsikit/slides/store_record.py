@@ -103,10 +103,11 @@ def check_grid(table: PatchTable, root: Mapping[str, Any]) -> None:
     same_size = list(grid.slide_px) == list(root["dimensions"])
     same_mpp = mpp is None or all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(grid.slide_mpp, mpp, strict=True))
     if grid.name != table.name or not same_size or not same_mpp:
+        found = f"{grid.name} of {_short(grid.slide_px)} px at {_short(grid.slide_mpp)} µm/px"
+        expected = f"{table.name} of {_short(root['dimensions'])} px at {_short(mpp)} µm/px"
         raise StoreError(
-            f"{table.folder / 'zarr.json'}: a grid {grid.name} of {_short(grid.slide_px)} px at "
-            f"{_short(grid.slide_mpp)} µm/px found, expected {table.name} of {_short(root['dimensions'])} px at {_short(mpp)} µm/px. Copy the "
-            f"store again, or delete {table.folder} and run wsikit tile or wsikit run again."
+            f"{table.folder / 'zarr.json'}: a grid {found} found, expected {expected}. Copy the store again, or delete "
+            f"{table.folder} and run wsikit tile or wsikit run again."
         )
 
 
