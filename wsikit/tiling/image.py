@@ -32,7 +32,7 @@ from wsikit.tissue.mask import TissueMask
 
 logger = logging.getLogger(__name__)
 
-IMAGE_REVISION = 3
+IMAGE_REVISION = 4
 PLAN_NAME = "plan.json"
 OUR_FOLDERS = ("labels", "maps", "patches", "associated", "wsikit")
 _FLUORESCENCE_FILL = 0

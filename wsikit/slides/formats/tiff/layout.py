@@ -177,7 +177,7 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile, scene: SceneLike | 
         raise UnsupportedSlideError(f"{path}: {fault}")
     description = philips.describe(tiff)
     levels = _levels(path, main) if description is None else _philips_levels(path, main, description)
-    metadata = read_metadata(tiff, page, description)
+    metadata = read_metadata(tiff, page, description, main.ome_image)
     levels = tuple(_with_range(level, page, metadata.significant_bits) for level in levels)
     level_dimensions = tuple((level.width, level.height) for level in levels)
     width, height = level_dimensions[0]

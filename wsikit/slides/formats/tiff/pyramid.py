@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 import tifffile
 
+from wsikit.errors import UnsupportedSlideError
 from wsikit.slides.formats.tiff.likeness import is_reduced_copy
 from wsikit.slides.formats.tiff.names import name_in, stated_name
-from wsikit.slides.formats.tiff.ome import OmeImage, companion_of, read_ome
+from wsikit.slides.formats.tiff.ome import OmeImage, companion_of, described_elsewhere, read_ome
 from wsikit.slides.scenes import SceneLike, choose_scene
 
 logger = logging.getLogger(__name__)
@@ -29,9 +30,14 @@ _TRANSPARENCY_MASK = 4
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 282, 283, 296
 """Tags."""
 
+_FINEST_MPP, _COARSEST_MPP, _OVERVIEW = 0.02, 20.0, 4.0
+"""Pixel sizes of scans, µm/px (a resolution for screens is coarser), and how many times coarser a macro is at least."""
+
 _SCENE_SHARE = 0.25
 _SCENE_PX = 16_000_000
 """An image without a name is a scene if it has a quarter of the slide's pixels, or more than labels and macros have."""
+_PLACEHOLDER_SHARE = 64
+"""An image with a smaller part of the px that the OME-XML describes is a placeholder, if it names other files."""
 _CHECKS = 96
 """Most comparisons of two images in one file: a bound for files of hundreds of sections."""
 _NAMED_PX = 64_000_000
@@ -50,6 +56,8 @@ class Scene:
     """Channels or focal planes that are stored as images of their own."""
     axes: str = ""
     """Axes of all planes together, as tifffile names them."""
+    ome_image: int | None = None
+    """Place of its text among the images of the OME-XML."""
 
     @property
     def main(self) -> tifffile.TiffPage:
@@ -136,6 +144,7 @@ class _Finder:
         chosen = choose_scene(self._path, [scene.name for scene in scenes], wanted, default)
         if len(scenes) > 1:
             self._note_scenes(scenes, chosen, given=wanted is not None)
+        self._check_holds_pixels(scenes[chosen])
         associated = self._associated(pictures, names, scenes, chosen)
         return Structure(scenes, chosen, associated, self._notes)
 
@@ -148,7 +157,9 @@ class _Finder:
         pool = [page for page in pool if page not in planes] or pool
         if self._tiff.is_qpi:
             pool = _without_repeated_sizes(pool)
-        whole = [page for page in pool if not int(page.subfiletype) & _REDUCED] or pool
+        whole = _finely_scanned(
+            [page for page in pool if not int(page.subfiletype) & _REDUCED] or pool, self._mpp(images)
+        )
         ordinal = _ordinals(pool)
         scenes: list[Scene] = []
         held: list[tifffile.TiffPage] = []
@@ -216,6 +227,7 @@ class _Finder:
         image = next((image for image in images if image.directories[0] == number), None)
         scene.axes = scene.main.axes
         if image is not None:
+            scene.ome_image = image.number
             scene.name, scene.planes, scene.axes = image.name, len(image.directories), image.axes
         elif self._tiff.is_imagej:
             channels = int((self._tiff.imagej_metadata or {}).get("channels", 1))
@@ -225,7 +237,26 @@ class _Finder:
             scene.planes = sum(_key(page) == _key(scene.main) for page in self._pages)
             scene.axes = "C" + scene.main.axes if scene.planes > 1 else scene.main.axes
 
+    def _mpp(self, images: list[OmeImage]) -> dict[tifffile.TiffPage, float]:
+        """Pixel sizes that images state, µm/px; only those of a microscope's scan or of a macro of it."""
+        stated = {page: mpp for page in self._pages if (mpp := _tag_mpp(page)) is not None}
+        stated |= {self._pages[image.directories[0]]: image.mpp for image in images if image.mpp is not None}
+        return stated
+
     # --- OME-XML
+
+    def _check_holds_pixels(self, scene: Scene) -> None:
+        """UnsupportedSlideError for a file that only carries the text of a set: its image is a placeholder."""
+        if not self._tiff.is_ome:
+            return
+        described, others = described_elsewhere(self._path, self._pages[0].description)
+        empty = not any(scene.main.databytecounts)
+        if others and (empty or _area(scene.main) * _PLACEHOLDER_SHARE < described):
+            names = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+            raise UnsupportedSlideError(
+                f"{self._path}: an OME-TIFF that describes a slide in other files and holds none itself. Give one of "
+                f"them: {names}."
+            )
 
     def _ome_images(self) -> list[OmeImage]:
         if not self._tiff.is_ome:
@@ -347,6 +378,20 @@ def _number(ratio: object) -> float | None:
 
 def _is_scene(page: tifffile.TiffPage, main: tifffile.TiffPage) -> bool:
     return _area(page) >= _SCENE_SHARE * _area(main) or _area(page) >= _SCENE_PX
+
+
+def _finely_scanned(pages: list[tifffile.TiffPage], mpp: dict[tifffile.TiffPage, float]) -> list[tifffile.TiffPage]:
+    """Without images whose stated pixel size is several times that of another: a macro can be larger than the slide."""
+    known = [mpp[page] for page in pages if page in mpp and _FINEST_MPP <= mpp[page] <= _COARSEST_MPP]
+    if not known:
+        return pages
+    return [page for page in pages if mpp.get(page, 0.0) <= _OVERVIEW * min(known)]
+
+
+def _tag_mpp(page: tifffile.TiffPage) -> float | None:
+    resolution = _number(page.tags.valueof(_X_RESOLUTION))
+    um = {2: 25_400.0, 3: 10_000.0}.get(int(page.tags.valueof(_UNIT, 2)))
+    return um / resolution if resolution and um else None
 
 
 def _area(page: tifffile.TiffPage) -> int:
