@@ -100,6 +100,39 @@ def test_a_label_in_strips_with_the_aspect_of_the_slide_is_no_thumbnail(tmp_path
         assert slide.info.associated == ("image 2",)
 
 
+def test_a_reduced_image_in_tiles_before_a_slide_in_strips_is_no_slide(tmp_path, section):
+    right = section()
+    path = write(tmp_path / "a.tif", (reduced(right, 4), {**TILED, "subfiletype": 1}), (right, RGB))
+    with open_slide(path) as slide:
+        assert_is(slide, right, levels=1)
+
+
+def test_a_brighter_thumbnail_in_tiles_is_no_level(tmp_path, section):
+    right = section()
+    brighter = (reduced(right, 4) * 0.8 + 51).astype(np.uint8)
+    with open_slide(write(tmp_path / "a.tif", (right, TILED), (brighter, TILED))) as slide:
+        assert_is(slide, right, levels=1)
+        assert slide.info.associated == ("thumbnail",)
+
+
+@pytest.mark.parametrize("words", ["Label-free imaging, macro", "macro", "A comment on the label"])
+def test_words_in_a_description_do_not_make_the_slide_a_label(tmp_path, section, words):
+    right = section()
+    images = [(right, {**TILED, "description": words}), (reduced(right, 2), TILED)]
+    with open_slide(write(tmp_path / "a.tif", *images)) as slide:
+        assert_is(slide, right, levels=2)
+
+
+@pytest.mark.parametrize("words", ["Label", "label image", "Slide Label", "Label 160x120", "Barcode"])
+@pytest.mark.parametrize("tag", [270, 285])
+def test_a_picture_that_is_named_a_label_is_one(tmp_path, section, words, tag):
+    right = section()
+    options = {"description": words} if tag == 270 else {"extratags": [(tag, 2, None, words, True)]}
+    with open_slide(write(tmp_path / "a.tif", (label((160, 120)), {**TILED, **options}), (right, TILED))) as slide:
+        assert_is(slide, right, levels=1)
+        assert slide.info.associated == ("label",)
+
+
 @pytest.mark.parametrize("words", ["label 160x120", "macro 160x120"])
 def test_an_aperio_label_in_tiles_is_named_and_no_level(tmp_path, section, words):
     right = section()

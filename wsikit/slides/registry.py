@@ -327,7 +327,8 @@ def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
 
     compression = tile_compression(path, scene)
     if compression is None:
-        return "openslide" if vendor is not None else "image"
+        # OpenSlide would take a reduced image in tiles for the slide
+        return "image" if vendor in (None, "generic-tiff") else "openslide"
     # Aperio's YCbCr may have colour at half the resolution, which OpenSlide enlarges as Aperio's software does
     return "openslide" if vendor == "aperio" and is_aperio_ycbcr(path) else "tiff"
 

@@ -138,6 +138,7 @@ class _Finder:
         for image in images:
             if name_in(image.name) is not None:
                 names.update(dict.fromkeys((self._pages[number] for number in image.directories), name_in(image.name)))
+        self._doubt(names)
         unnamed = [page for page in pictures if names[page] is None] or pictures
         scenes = self._scenes(unnamed, images)
         default = max(range(len(scenes)), key=lambda number: (math.prod(scenes[number].size), -number))
@@ -147,6 +148,15 @@ class _Finder:
         self._check_holds_pixels(scenes[chosen])
         associated = self._associated(pictures, names, scenes, chosen)
         return Structure(scenes, chosen, associated, self._notes)
+
+    def _doubt(self, names: dict[tifffile.TiffPage, str | None]) -> None:
+        """Forget the name of a picture that is larger than all others and has reduced copies: it is the slide."""
+        unnamed = [page for page, name in names.items() if name is None]
+        for page, name in names.items():
+            if name is None or any(_area(other) >= _area(page) for other in unnamed):
+                continue
+            if any(is_reduction(other, page) and is_reduced_copy(self._tiff, page, other) for other in unnamed):
+                names[page] = None
 
     # --- scenes and levels
 
@@ -330,7 +340,7 @@ class _Finder:
         if not (has_aspect_of(page, main) or _key(page) == _key(main)) or _area(page) > _NAMED_PX:
             return None
         larger = coarsest if coarsest.imagewidth > page.imagewidth else main
-        alike = is_reduced_copy(self._tiff, larger, page)
+        alike = is_reduced_copy(self._tiff, larger, page, same_colours=False)
         return "thumbnail" if alike or (alike is None and stated) else None
 
     def _note_scenes(self, scenes: list[Scene], chosen: int, *, given: bool) -> None:
