@@ -58,7 +58,6 @@ class TiffSlideSlide(BaseSlide):
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         slide = self._open_slide()
         self._check_tiles(slide, level, (x, y, width, height))
-        page = self._pages[level]
         try:
             group: Any = slide.zarr_group
             array = group[str(level)] if len(self._pages) > 1 else next(iter(group.arrays()))[1]

@@ -314,7 +314,7 @@ def level_notes(levels: tuple[TiffLevel, ...]) -> tuple[str, ...]:
     if levels[0].not_stored:
         count, total = levels[0].not_stored, len(levels[0].counts)
         notes.append(f"{count} of the {total} tiles of level 0 are not stored in the file; they are shown as white.")
-    lost = sum(level.lost(number) for level in levels[:1] for number in np.flatnonzero(level.counts == 0))
+    lost = int(np.count_nonzero((levels[0].counts == 0) & (levels[0].offsets != 0)))
     if lost:
         notes.append(f"{lost} of the {len(levels[0].counts)} tiles of level 0 have no bytes; they are unreadable.")
     return tuple(dict.fromkeys(notes))
