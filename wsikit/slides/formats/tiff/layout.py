@@ -20,7 +20,8 @@ from wsikit.slides.formats.tiff.codecs import APERIO_J2K_YCBCR, COMPRESSIONS, co
 from wsikit.slides.formats.tiff.colours import CodedColours, coded_colours
 from wsikit.slides.formats.tiff.directories import check_directories, first_directory
 from wsikit.slides.formats.tiff.metadata import read_metadata
-from wsikit.slides.formats.tiff.pyramid import Scene, Structure, find_images, is_reduction
+from wsikit.slides.formats.tiff.page_facts import is_reduction
+from wsikit.slides.formats.tiff.pyramid import Scene, Structure, find_images
 from wsikit.slides.formats.tiff.samples import Samples, UnfitSamplesError, samples_of
 from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import SceneInfo
