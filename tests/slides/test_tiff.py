@@ -408,7 +408,8 @@ def test_a_directory_of_another_picture_is_not_a_level(tmp_path, levels, caplog)
     path = tmp_path / "extra.tiff"
     with tifffile.TiffWriter(path) as writer:
         writer.write(levels[0], tile=(64, 64), photometric="rgb", metadata=None)
-        writer.write(levels[1], tile=(64, 64), photometric="rgb", subfiletype=1, metadata=None)
+        half = np.asarray(Image.fromarray(levels[0]).resize((320, 240), Image.Resampling.BOX))
+        writer.write(half, tile=(64, 64), photometric="rgb", subfiletype=1, metadata=None)
         writer.write(levels[1][:50, :100].copy(), tile=(64, 64), photometric="rgb", subfiletype=1, metadata=None)
     with caplog.at_level(logging.INFO), open_slide(path) as slide:
         assert slide.level_dimensions == ((640, 480), (320, 240))

@@ -15,6 +15,7 @@ import numpy as np
 
 from wsikit.errors import ReadError, RequestError
 from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels, Size, SlideInfo
+from wsikit.slides.scenes import SceneLike
 from wsikit.slides.tile_cache import TileCache
 
 _SURE_BYTES = 1 << 20
@@ -123,8 +124,15 @@ class TiledFileSlide(BaseSlide, TileReader):
 
     read_box = TileReader.read_box
 
-    def __init__(self, info: SlideInfo, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        BaseSlide.__init__(self, info, mpp=mpp, mpp_source=mpp_source)
+    def __init__(
+        self,
+        info: SlideInfo,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
+        BaseSlide.__init__(self, info, mpp=mpp, mpp_source=mpp_source, scene=scene)
         TileReader.__init__(self)
         self._file = PositionedFile(info.path)
         try:

@@ -17,8 +17,10 @@ from PIL import ImageCms
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
+from wsikit.slides.formats.openslide_areas import in_scene, scanned_areas
 from wsikit.slides.properties import allowed
-from wsikit.slides.scale import Scale, stated
+from wsikit.slides.scale import UNKNOWN, Scale, stated, stated_text
+from wsikit.slides.scenes import SceneLike
 from wsikit.slides.to_rgb import over_white
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,13 @@ _MPP_SOURCES = {
 }
 """Source of openslide.mpp-x, by vendor."""
 
+_MPP_FIELDS = {
+    "aperio": ("aperio.MPP",),
+    "mirax": tuple(f"mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_{axis}" for axis in "XY"),
+    "ventana": ("ventana.ScanRes",),
+}
+"""Fields in which a vendor states the pixel size in µm."""
+
 _READ_PX = 1 << 26
 """Pixels per call: OpenSlide returns 4 bytes per pixel, and very large single reads are not exact in cairo."""
 
@@ -50,13 +59,28 @@ class OpenSlideSlide(BaseSlide):
 
     reader: ClassVar[str] = "openslide"
 
-    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+    has_scenes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
         self._lock = threading.Lock()
         self._closed = False
         handle = _open(path)
         self._handle: openslide.OpenSlide | None = handle
         try:
-            super().__init__(_info(path, self.reader, handle), mpp=mpp, mpp_source=mpp_source)
+            info, self._corner = in_scene(
+                _info(path, self.reader, handle),
+                scanned_areas(handle.properties),
+                handle.level_downsamples,
+                scene,
+            )
+            super().__init__(info, mpp=mpp, mpp_source=mpp_source, scene=scene)
             self._check_readable()
         except BaseException:
             self.close()
@@ -79,13 +103,13 @@ class OpenSlideSlide(BaseSlide):
     def _read_part(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         handle = self._shared_handle()
         try:
-            return _read(handle, level, x, y, width, height)
+            return _read(handle, level, self._corner, x, y, width, height)
         except openslide.OpenSlideError:
             # this region may be damaged, or another one that another thread read with the same handle
             self._exchange(handle, None)
         try:
             own = _open(self.path)
-            pixels = _read(own, level, x, y, width, height)
+            pixels = _read(own, level, self._corner, x, y, width, height)
         except (openslide.OpenSlideError, SlideError) as error:
             raise ReadError(self.path, level, (x, y, width, height), _without_path(error, self.path)) from error
         self._exchange(None, own)
@@ -126,10 +150,10 @@ def _open(path: str) -> openslide.OpenSlide:
         raise _refusal(path, _without_path(error, path)) from error
 
 
-def _read(handle: openslide.OpenSlide, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+def _read(handle: openslide.OpenSlide, level: int, corner: Size, x: int, y: int, width: int, height: int) -> Pixels:
     # OpenSlide expects level-0 px and divides them by its own ratio, the mean over both axes
     ratio = handle.level_downsamples[level]
-    region = handle.read_region((round(x * ratio), round(y * ratio)), level, (width, height))
+    region = handle.read_region((corner[0] + round(x * ratio), corner[1] + round(y * ratio)), level, (width, height))
     return _rgb(np.asarray(region))
 
 
@@ -156,6 +180,8 @@ def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
         level_downsamples=true_downsamples(handle.level_dimensions),
         mpp=scale.mpp,
         mpp_source=scale.source,
+        mpp_fault=scale.fault,
+        mpp_literal=scale.literal,
         magnification=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         tile_px=_tile_px(properties),
         compression=_DICOM_COMPRESSIONS.get(properties.get("dicom.TransferSyntaxUID", "")),
@@ -184,9 +210,19 @@ _DICOM_COMPRESSIONS = {
 
 
 def _scale(properties: Mapping[str, str], vendor: str) -> Scale:
+    source = _MPP_SOURCES.get(vendor, f"vendor property ({vendor})")
+    fields = [key for key in _MPP_FIELDS.get(vendor, ()) if key in properties]
+    literal = ", ".join(f"{key.rpartition('.')[2]} = {properties[key]}" for key in fields)
     mpp_x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
     mpp_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
-    return stated(mpp_x, mpp_y, _MPP_SOURCES.get(vendor, f"vendor property ({vendor})"))
+    if mpp_x and mpp_y and mpp_x > 0 and mpp_y > 0:
+        return stated(mpp_x, mpp_y, source, literal)
+    # OpenSlide reads numbers with a point or a comma; with units or spaces it states none
+    if fields:
+        return stated_text(properties[fields[0]], properties[fields[-1]], source, literal)
+    return Scale(
+        None, UNKNOWN, literal=f"AppMag = {properties['aperio.AppMag']}" if "aperio.AppMag" in properties else ""
+    )
 
 
 def _tile_px(properties: Mapping[str, str]) -> Size | None:

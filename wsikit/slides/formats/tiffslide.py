@@ -22,11 +22,12 @@ from wsikit.slides import jpeg
 from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, codec_fault
 from wsikit.slides.formats.tiff.colours import coded_colours
+from wsikit.slides.formats.tiff.directories import check_directories
 from wsikit.slides.formats.tiff.layout import structure_fault
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.formats.tiff.samples import RGB, UnfitSamplesError, samples_of
 from wsikit.slides.properties import allowed
-from wsikit.slides.scale import stated
+from wsikit.slides.scale import stated, stated_text
 
 Box = tuple[int, int, int, int]
 
@@ -117,9 +118,10 @@ class TiffSlideSlide(BaseSlide):
 
 def _open(path: str) -> tiffslide.TiffSlide:
     try:
+        check_directories(path)
         slide = tiffslide.TiffSlide(path)
         refusal = _refusal(slide)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError, BrokenSlideError):
         raise
     except NotImplementedError as error:
         message = f"{path}: TiffSlide cannot read it ({error}). Open it with reader='auto'."
@@ -165,8 +167,11 @@ def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
     properties = slide.properties
     vendor = properties[PROPERTY_NAME_VENDOR] or ("ome" if slide.ts_tifffile.is_ome else "generic-tiff")
     page = _series(slide).keyframe
-    source = "vendor property aperio.MPP" if vendor == "aperio" else "TIFF XResolution"
-    scale = stated(properties[PROPERTY_NAME_MPP_X], properties[PROPERTY_NAME_MPP_Y], source)
+    aperio = properties.get("aperio.MPP") if vendor == "aperio" else None
+    if aperio is not None:
+        scale = stated_text(str(aperio), str(aperio), "vendor property aperio.MPP", f"MPP = {aperio}")
+    else:
+        scale = stated(properties[PROPERTY_NAME_MPP_X], properties[PROPERTY_NAME_MPP_Y], "TIFF XResolution")
     power = properties[PROPERTY_NAME_OBJECTIVE_POWER]
     width, height = slide.dimensions
     return SlideInfo(
@@ -179,6 +184,8 @@ def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
         level_downsamples=true_downsamples(slide.level_dimensions),
         mpp=scale.mpp,
         mpp_source=scale.source,
+        mpp_fault=scale.fault,
+        mpp_literal=scale.literal,
         magnification=float(power) if power else None,
         tile_px=(page.tilewidth, page.tilelength) if page.is_tiled else None,
         compression=COMPRESSIONS[int(page.compression)],

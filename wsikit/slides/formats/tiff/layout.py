@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,19 +12,25 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from wsikit.errors import BrokenSlideError, SlideError, UnsupportedSlideError
+from wsikit.errors import BrokenSlideError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff import philips
+from wsikit.slides.formats.tiff.advice import TO_TILES, how_to_convert
 from wsikit.slides.formats.tiff.codecs import APERIO_J2K_YCBCR, COMPRESSIONS, codec_fault
 from wsikit.slides.formats.tiff.colours import CodedColours, coded_colours
+from wsikit.slides.formats.tiff.directories import check_directories, first_directory
 from wsikit.slides.formats.tiff.metadata import read_metadata
+from wsikit.slides.formats.tiff.pyramid import Scene, Structure, find_images, is_reduction
 from wsikit.slides.formats.tiff.samples import Samples, UnfitSamplesError, samples_of
+from wsikit.slides.scenes import SceneLike, choose_scene
+from wsikit.slides.types import SceneInfo
+
+__all__ = ["COMPRESSIONS", "TiffLayout", "TiffLevel", "first_directory", "is_reduction", "read_layout"]
 
 logger = logging.getLogger(__name__)
 # tifffile logs irregularities of a file; without a handler Python would print them on the terminal
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-CONVERT = "Convert it first (for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg --Q 90)."
 
 _OTHER_READERS = {
     "is_ndpi": "a Hamamatsu NDPI, which stores each level as one JPEG and not in tiles",
@@ -92,15 +97,17 @@ class TiffLayout:
 
     info: SlideInfo
     levels: tuple[TiffLevel, ...]
-    associated_series: dict[str, int]
-    """Name of each associated image and the number of its tifffile series."""
+    associated_pages: dict[str, int]
+    """Name of each associated image and the number of its directory."""
 
 
-def read_layout(path: str, reader: str) -> TiffLayout:
-    """The layout of a tiled TIFF slide.
+def read_layout(path: str, reader: str, scene: SceneLike | None = None) -> TiffLayout:
+    """The layout of a tiled TIFF slide; of one of its scenes, by number or name (None: the largest).
 
     Raises
     ------
+    RequestError
+        There is no such scene.
     UnsupportedSlideError
         The file is not tiled, or this reader does not decode its type of tiles.
     BrokenSlideError
@@ -108,20 +115,24 @@ def read_layout(path: str, reader: str) -> TiffLayout:
     """
     try:
         # tifffile would crop the levels of a Philips TIFF by a rule that differs slightly from OpenSlide's
+        check_directories(path)
         with tifffile.TiffFile(path, is_philips=False) as tiff:
-            return _layout(path, reader, tiff)
-    except (SlideError, FileNotFoundError, PermissionError, MemoryError):
+            return _layout(path, reader, tiff, scene)
+    except (SlideError, RequestError, FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
 
 
-def tile_compression(path: str) -> int | None:
+def tile_compression(path: str, scene: SceneLike | None = None) -> int | None:
     """Compression code of the tiles of a TIFF slide's finest level; None if it is not stored in tiles."""
     try:
-        with tifffile.TiffFile(path) as tiff:
-            page = _main_series(tiff).keyframe
+        check_directories(path)
+        with tifffile.TiffFile(path, is_philips=False) as tiff:
+            page = images_of(path, tiff, scene).scene.main
             return int(page.compression) if page.is_tiled else None
+    except (SlideError, RequestError):
+        raise
     except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
 
@@ -130,7 +141,7 @@ def is_aperio_ycbcr(path: str) -> bool:
     """Whether the finest level is JPEG 2000 in YCbCr as Aperio's own encoder writes it."""
     try:
         with tifffile.TiffFile(path) as tiff:
-            page = _main_series(tiff).keyframe
+            page = images_of(path, tiff).scene.main
             return int(page.compression) == APERIO_J2K_YCBCR and coded_colours(page, page).aperio
     except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
@@ -151,36 +162,23 @@ def structure_fault(path: str, error: Exception) -> str:
     return f"{what}. Copy it again from its source."
 
 
-def first_directory(head: bytes) -> int | None:
-    """Byte offset of the first directory, from a file's first 16 bytes; None if the file is not a TIFF."""
-    order = {b"II": "<", b"MM": ">"}.get(head[:2])
-    if order is None or len(head) < 16:
-        return None
-    version = struct.unpack(order + "H", head[2:4])[0]
-    if version == 42:
-        return int(struct.unpack(order + "I", head[4:8])[0])
-    if version == 43:
-        return int(struct.unpack(order + "Q", head[8:16])[0])
-    return None
-
-
-def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> TiffLayout:
+def _layout(path: str, reader: str, tiff: tifffile.TiffFile, scene: SceneLike | None) -> TiffLayout:
     if not tiff.pages:
         raise BrokenSlideError(f"{path}: a TIFF file without any image. Copy it again from its source.")
     for flag, words in _OTHER_READERS.items():
         if getattr(tiff, flag):
             better = "ndpi" if flag == "is_ndpi" else "openslide"
             raise UnsupportedSlideError(f"{path}: {words}. Open it with reader='{better}'.")
-    main = _main_series(tiff)
-    page = main.keyframe
+    images = images_of(path, tiff, scene)
+    main = images.scene
+    page = main.main
     fault = refusal(page, main, tiled=True)
     if fault is not None:
         raise UnsupportedSlideError(f"{path}: {fault}")
     description = philips.describe(tiff)
-    levels = _levels(path, tiff, main) if description is None else _philips_levels(path, tiff, description)
+    levels = _levels(path, main) if description is None else _philips_levels(path, main, description)
     metadata = read_metadata(tiff, page, description)
     levels = tuple(_with_range(level, page, metadata.significant_bits) for level in levels)
-    associated = _associated(tiff, main)
     level_dimensions = tuple((level.width, level.height) for level in levels)
     width, height = level_dimensions[0]
     properties = dict(metadata.properties)
@@ -196,40 +194,60 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> TiffLayout:
         level_downsamples=true_downsamples(level_dimensions),
         mpp=metadata.scale.mpp,
         mpp_source=metadata.scale.source,
+        mpp_fault=metadata.scale.fault,
+        mpp_literal=metadata.scale.literal,
         magnification=metadata.magnification,
         tile_px=(levels[0].tile_width, levels[0].tile_height),
         compression=COMPRESSIONS[levels[0].compression] + (" (YCbCr)" if levels[0].coded.ycbcr else ""),
-        associated=tuple(associated if description is None else description.associated),
+        associated=tuple(images.associated if description is None else description.associated),
         icc_profile=metadata.icc_profile,
         properties=properties,
-        notes=level_notes(levels),
+        notes=(*images.notes, *level_notes(levels)),
+        scenes=scene_infos(images),
+        scene=images.chosen,
     )
-    return TiffLayout(info, levels, associated)
+    return TiffLayout(info, levels, images.associated)
 
 
-def _main_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """The series of the slide itself: the first in a scanner's file, the largest in an OME file of several images."""
-    if tiff.is_ome:
-        return max(tiff.series, key=lambda series: series.keyframe.imagewidth * series.keyframe.imagelength)
-    return tiff.series[0]
+def images_of(path: str, tiff: tifffile.TiffFile, scene: SceneLike | None = None) -> Structure:
+    """The images of a TIFF file: the slide, its levels, other scenes and pictures.
+
+    The levels of a Philips TIFF are those that its XML lists.
+    """
+    if not tiff.pages.first.is_philips:
+        return find_images(tiff, path, scene)
+    choose_scene(path, [""], scene, 0)
+    pages = [page.aspage() for page in tiff.pages]
+    levels = [page for page in pages if page.is_tiled and not page.description.startswith(("Macro", "Label"))]
+    return Structure([Scene(levels or pages[:1], axes=pages[0].axes)], 0, {})
 
 
-def refusal(page: tifffile.TiffPage, series: tifffile.TiffPageSeries, *, tiled: bool) -> str | None:
+def scene_infos(images: Structure) -> tuple[SceneInfo, ...]:
+    """The scenes of a file that has several, for `SlideInfo`."""
+    if len(images.scenes) == 1:
+        return ()
+    return tuple(SceneInfo(number, scene.name, scene.size) for number, scene in enumerate(images.scenes))
+
+
+def refusal(page: tifffile.TiffPage, scene: Scene, *, tiled: bool) -> str | None:
     """Why an image cannot be read as a slide in tiles (or in strips), with the next step; or None."""
     fault = codec_fault(int(page.compression))
     if fault is not None:
         return fault
-    if page.is_tiled != tiled:
-        return f"a TIFF in strips, not in tiles. {CONVERT}" if tiled else "a TIFF in tiles. Open it with reader='tiff'."
-    fault = _unfit_samples(page, series) or coded_colours(page, page).fault
-    return None if fault is None else f"{fault}. {CONVERT}"
+    if page.is_tiled and not tiled:
+        return "a TIFF in tiles. Open it with reader='tiff'."
+    if tiled and not page.is_tiled:
+        return f"a TIFF in strips, not in tiles. {TO_TILES}"
+    fault = _unfit_samples(page, scene) or coded_colours(page, page).fault
+    return None if fault is None else f"{fault}. {how_to_convert(page, scene.planes)}"
 
 
-def _unfit_samples(page: tifffile.TiffPage, series: tifffile.TiffPageSeries) -> str | None:
+def _unfit_samples(page: tifffile.TiffPage, scene: Scene) -> str | None:
     """What is wrong with the channels and the sample type of an image, as text, or None."""
-    channels = math.prod(series.shape[series.axes.index(axis)] for axis in series.axes if axis not in "YXS")
-    if channels > 1:
-        return f"an image of {channels} channels or planes ({series.axes}), where RGB or one grey channel is expected"
+    if scene.planes > 1:
+        return (
+            f"an image of {scene.planes} channels or planes ({scene.axes}), where RGB or one grey channel is expected"
+        )
     try:
         samples_of(page)
     except UnfitSamplesError as error:
@@ -237,44 +255,21 @@ def _unfit_samples(page: tifffile.TiffPage, series: tifffile.TiffPageSeries) -> 
     return None
 
 
-def _levels(path: str, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> tuple[TiffLevel, ...]:
-    """The finest image and all its reduced versions, finest first.
-
-    Directories are compared by their size: tifffile accepts a level only if the ratio is a whole number, and would
-    lose a level with ratio 3.9985.
-    """
-    first = series.keyframe
-    # in OME-TIFF the other directories are other planes, and the levels are in sub-directories of the first
-    candidates = [] if tiff.is_ome else [page.aspage() for page in tiff.pages]
-    candidates += [page.aspage() for page in first.pages or ()]
-    levels = {first.imagewidth: _level(first, series.pages[0])}
-    for page in candidates:
-        if page.imagewidth in levels:
-            continue
-        if is_reduction(page, first) and refusal(page, series, tiled=True) is None:
-            levels[page.imagewidth] = _level(page, page)
-        elif page.is_tiled:
-            logger.info("%s: an image of %d × %d px is not a level", path, page.imagewidth, page.imagelength)
-    return tuple(levels[width] for width in sorted(levels, reverse=True))
+def _levels(path: str, scene: Scene) -> tuple[TiffLevel, ...]:
+    """The finest image and its reduced versions that can be read, finest first."""
+    levels = []
+    for page in scene.levels:
+        if page is scene.main or refusal(page, Scene([page]), tiled=True) is None:
+            levels.append(_level(page, page))
+        else:
+            logger.info("%s: an image of %d × %d px is not read as a level", path, page.imagewidth, page.imagelength)
+    return tuple(levels)
 
 
-def is_reduction(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
-    """Whether `page` can be the same picture as `first` with fewer pixels: same type, smaller, same aspect ratio."""
-    if (page.samplesperpixel, page.dtype) != (first.samplesperpixel, first.dtype):
-        return False
-    shrink_x, shrink_y = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
-    # the smallest levels are rounded to whole pixels
-    return shrink_x > 1 and (
-        abs(shrink_x / shrink_y - 1) < 0.01 or abs(first.imagelength / shrink_x - page.imagelength) <= 1.5
-    )
-
-
-def _philips_levels(path: str, tiff: tifffile.TiffFile, description: philips.Description) -> tuple[TiffLevel, ...]:
+def _philips_levels(path: str, scene: Scene, description: philips.Description) -> tuple[TiffLevel, ...]:
     """The levels of a Philips TIFF, with their size without padding."""
-    pages = [page.aspage() for page in tiff.pages]
-    pages = [page for page in pages if page.is_tiled and not page.description.startswith(("Macro", "Label"))]
-    sizes = philips.level_sizes(path, description, [(page.imagewidth, page.imagelength) for page in pages])
-    return tuple(_level(page, page, size) for page, size in zip(pages, sizes))
+    sizes = philips.level_sizes(path, description, [(page.imagewidth, page.imagelength) for page in scene.levels])
+    return tuple(_level(page, page, size) for page, size in zip(scene.levels, sizes))
 
 
 def _level(page: tifffile.TiffPage, frame: Any, size: tuple[int, int] | None = None) -> TiffLevel:
@@ -323,17 +318,3 @@ def level_notes(levels: tuple[TiffLevel, ...]) -> tuple[str, ...]:
     if lost:
         notes.append(f"{lost} of the {len(levels[0].counts)} tiles of level 0 have no bytes; they are unreadable.")
     return tuple(dict.fromkeys(notes))
-
-
-def _associated(tiff: tifffile.TiffFile, main: tifffile.TiffPageSeries) -> dict[str, int]:
-    """Names of the other images of an SVS or OME file; a plain TIFF does not state what its other images are."""
-    if not (tiff.is_svs or tiff.is_ome):
-        return {}
-    named: dict[str, int] = {}
-    for number, series in enumerate(tiff.series):
-        name = series.name.strip().lower()
-        kind = next((known for known in ("thumbnail", "label", "macro") if known in name), None)
-        # other names are free text, which can identify a patient
-        if series is not main and kind is not None and kind not in named:
-            named[kind] = number
-    return dict(sorted(named.items()))

@@ -24,6 +24,7 @@ from wsikit.slides.formats.tiff.layout import TiffLevel, level_notes, read_layou
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.formats.tiff.samples import RGB, YCBCR
 from wsikit.slides.region import RegionPlan, resample
+from wsikit.slides.scenes import SceneLike
 from wsikit.slides.tile_reader import TiledFileSlide, in_words
 
 _TRIED_HEADERS = 8
@@ -43,9 +44,18 @@ class TiffSlide(TiledFileSlide):
 
     reader: ClassVar[str] = "tiff"
 
-    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        self._layout = read_layout(path, self.reader)
-        super().__init__(self._layout.info, mpp=mpp, mpp_source=mpp_source)
+    has_scenes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
+        self._layout = read_layout(path, self.reader, scene)
+        super().__init__(self._layout.info, mpp=mpp, mpp_source=mpp_source, scene=scene)
         self._drop_empty_alpha()
 
     def tile_px(self, level: int) -> tuple[int, int]:
@@ -134,9 +144,9 @@ class TiffSlide(TiledFileSlide):
     def _read_associated(self, name: str) -> Pixels:
         if self.info.vendor == "philips":
             return philips.read_associated(self.path, name)
-        number = self._layout.associated_series[name]
+        number = self._layout.associated_pages[name]
         with tifffile.TiffFile(self.path) as tiff:
-            return read_associated(self.path, name, tiff, tiff.series[number].keyframe)
+            return read_associated(self.path, name, tiff, tiff.pages[number].aspage())
 
     def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
         layout = self._layout.levels[level]
@@ -209,8 +219,9 @@ class TiffSlide(TiledFileSlide):
             coloured = coloured or bool(colours.any())
         if coloured:
             levels = tuple(replace(level, samples=level.samples.without_alpha()) for level in self._layout.levels)
+            of_images = [note for note in self._info.notes if note not in level_notes(self._layout.levels)]
             self._layout = replace(self._layout, levels=levels)
-            self._info = replace(self._info, notes=level_notes(levels))
+            self._info = replace(self._info, notes=(*of_images, *level_notes(levels)))
             self._forget_tiles()
 
     def _alpha_of(self, level: int, column: int, row: int) -> tuple[np.ndarray, np.ndarray]:
