@@ -11,7 +11,7 @@ import openslide
 import pytest
 import tifffile
 
-from wsikit.errors import UnsupportedSlideError
+from wsikit.errors import ReadError, UnsupportedSlideError
 from wsikit.slides import jpeg, open_slide
 from wsikit.slides.formats.tiff.reader import TiffSlide
 
@@ -201,6 +201,16 @@ def subsampled(rgb: np.ndarray) -> bytes:
     parts = ((0xFF51, size), (0xFF52, bytes(style)), (0xFF5C, head[0xFF5C]), (0xFF90, part))
     joined = b"".join(struct.pack(">HH", marker, len(value) + 2) + value for marker, value in parts)
     return b"\xff\x4f" + joined + b"\xff\x93" + body + b"\xff\xd9"
+
+
+def test_grey_streams_in_an_image_stated_to_be_rgb_are_unreadable(tmp_path, stained, patch_tag):
+    streams = j2k(stained)
+    streams[3] = imagecodecs.jpeg2k_encode(np.ascontiguousarray(stained[:SIDE, :SIDE, 0]), level=0, codecformat="j2k")
+    path = write(tmp_path / "slide.tif", streams, 34712, RGB, patch_tag)
+    with open_slide(path) as slide:
+        with pytest.raises(ReadError, match="1 samples per px found where 3 are expected"):
+            slide.read_region(200, 10, 8, 8)
+        np.testing.assert_array_equal(slide.read_region(0, 0, SIDE, SIDE), stained[:SIDE, :SIDE])
 
 
 # --- JPEG -------------------------------------------------------------------------------------------------------------

@@ -73,7 +73,15 @@ class Samples:
         return self.per_pixel == self.colours and not scaled and not self.ycbcr
 
     def to_rgb(self, samples: npt.NDArray[np.generic]) -> Pixels:
-        """uint8 (h, w, 3) from the samples of one tile, strip or image, (h, w, samples of a px)."""
+        """uint8 (h, w, 3) from the samples of one tile, strip or image, (h, w, samples of a px).
+
+        Raises
+        ------
+        ValueError
+            A px has fewer samples than the tags state, or some are not numbers.
+        """
+        if samples.shape[2] < self.per_pixel:
+            raise ValueError(f"{samples.shape[2]} samples per px found where {self.per_pixel} are expected")
         colour = samples[..., : self.colours]
         if self.palette is not None:
             rgb = self.palette[colour[..., 0].astype(np.intp)]
