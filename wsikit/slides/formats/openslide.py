@@ -158,7 +158,10 @@ def _read(handle: openslide.OpenSlide, level: int, corner: Size, x: int, y: int,
 
 
 def _rgb(rgba: np.ndarray) -> Pixels:
-    """OpenSlide returns areas that were not scanned as transparent: here they are white, like glass."""
+    """OpenSlide returns areas that were not scanned as transparent: here they are white, like glass.
+
+    The library itself premultiplies colours with alpha; its Python binding has already divided by alpha again.
+    """
     return over_white(rgba[..., :3], rgba[..., 3])
 
 
