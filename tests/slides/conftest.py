@@ -262,7 +262,8 @@ def _write_dicom(path: Path, frames: Sequence[bytes], size: tuple[int, int], **o
     """One file of a DICOM slide.
 
     Options: side (of a frame, 64 px), mpp, syntax, photometric, series, kind, positions (of frames, px from 0),
-    basic_table, extended_table, fragments (of each frame), and `attributes`, more DICOM attributes by keyword.
+    basic_table, extended_table, fragments (of each frame), `native` (frames that are not compressed), and `attributes`,
+    more DICOM attributes by keyword; None removes one.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate, encapsulate_extended
@@ -292,7 +293,15 @@ def _write_dicom(path: Path, frames: Sequence[bytes], size: tuple[int, int], **o
     if "positions" in options:
         dataset.PerFrameFunctionalGroupsSequence = [_placed(x, y) for x, y in options["positions"]]
     for keyword, value in options.get("attributes", {}).items():
-        setattr(dataset, keyword, value)
+        if value is None:
+            delattr(dataset, keyword)
+        else:
+            setattr(dataset, keyword, value)
+    if options.get("native"):
+        dataset.PixelData = b"".join(frames)
+        dataset["PixelData"].VR = options.get("pixel_type", "OW")
+        dataset.save_as(path, enforce_file_format=True)
+        return path
     if options.get("extended_table"):
         dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(
             list(frames)
