@@ -117,8 +117,9 @@ def components(
             return native.run_lengths(data, samples, tile_px)
         raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data) if codec == "deflated frames" else data
         return native.arrange(raw, samples, tile_px, layout)
-    if codec == "jpeg2k" and not jpeg2k.is_whole(data):
-        raise ValueError("the JPEG 2000 stream ends too early")
+    if codec in ("jpeg2k", "jpeg-ls", "lossless jpeg") and not jpeg2k.is_whole(data):
+        # all three end with the same marker; without it CharLS can search for half a minute
+        raise ValueError(f"the {_WORDS[codec]} stream ends too early")
     decoders: dict[str, Callable[[bytes], Array]] = {
         "jpeg2k": imagecodecs.jpeg2k_decode,
         "jpeg-ls": imagecodecs.jpegls_decode,
@@ -157,7 +158,7 @@ def coding_of(
     if channels not in (1, 3) or header.samples.signed:
         kind = "signed samples" if header.samples.signed else f"{channels} samples per px"
         raise _unsupported(header, f"of {kind}, where 1 or 3 unsigned ones are expected. {_EXPORT}")
-    bits = (stream.bits if stream else 0) or header.samples.bits_stored
+    bits = _bits(header.samples, stream)
     if codec == "jpeg" and bits != 8:
         raise _unsupported(header, f"whose JPEG frames have {bits} bits. {_CONVERT}")
     if not 1 < bits <= 16:
@@ -197,6 +198,14 @@ def _codec(header: DicomFile, encapsulated: bool, stream: Stream | None) -> tupl
         words = f"the file says {syntax_in_words(header.transfer_syntax)}, its frames are {_WORDS[stream.codec]}"
         return stream.codec, [words]
     return (stated or stream.codec) if header.transfer_syntax in _BY_FRAME else stream.codec, []
+
+
+def _bits(samples: Samples, stream: Stream | None) -> int:
+    """Bits of a sample that carry signal: the stream can be of 16 bits for samples of 12, or the file say 16 of 12."""
+    of_stream, of_file = (stream.bits if stream else 0), samples.bits_stored
+    if not of_stream or not of_file or of_stream > samples.bits_allocated:
+        return of_stream or of_file
+    return min(of_stream, of_file)
 
 
 def _of_one_channel(header: DicomFile, plain: Coding, notes: list[str]) -> Coding:
