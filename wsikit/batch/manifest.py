@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from wsikit.errors import RequestError
+from wsikit.slides.formats.dicom.looks import is_unnamed_dicom
 from wsikit.store.paths import is_url, place
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ def _slides_below(folder: Path) -> list[Path]:
     for child in sorted(folder.iterdir()):
         if child.name.startswith("."):
             continue
-        if child.suffix.lower() in SLIDE_SUFFIXES and (child.is_file() or child.suffix == ".zarr"):
+        if (
+            child.suffix.lower() in SLIDE_SUFFIXES and (child.is_file() or child.suffix == ".zarr")
+        ) or is_unnamed_dicom(child):
             slides.append(child)
         elif child.is_dir() and child.suffix != ".zarr":
             slides.extend(_slides_below(child))
@@ -168,6 +171,7 @@ def _slides_below(folder: Path) -> list[Path]:
 def _one_per_series(found: list[tuple[Path, SlideEntry]]) -> list[tuple[Path, SlideEntry]]:
     """One entry for each DICOM series: its other levels, its label and its macro image belong to it."""
     dicom = {Path(entry.path) for _, entry in found if entry.path.lower().endswith(".dcm")}
+    dicom |= {Path(entry.path) for _, entry in found if is_unnamed_dicom(Path(entry.path))}
     if len(dicom) < 2:
         return found
     from wsikit.slides.formats.dicom.files import level_0_files

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.slides.formats.dicom.looks import HEAD_BYTES, looks_like_dicom
+from wsikit.slides.formats.dicom.looks import HEAD_BYTES, has_preamble, looks_like_dicom
 from wsikit.slides.lengths import parse_number
 from wsikit.slides.tile_reader import PositionedFile
 
@@ -199,12 +199,12 @@ def read_header(path: str) -> DicomFile | None:
 
 def _inflated(path: str) -> bytes:
     """A deflated file as one of explicit little endian: its dataset inflated, behind a file header of its own."""
-    from pydicom.filereader import read_file_meta_info
-
-    meta = read_file_meta_info(path)
     with open(path, "rb") as file:
-        start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
-        file.seek(start)
+        head = file.read(HEAD_BYTES + 12)
+        start = 132 if has_preamble(head) else 0
+        if head[start : start + 8] != b"\x02\0\0\0UL\x04\0":
+            raise ValueError("the length of its file header is missing")
+        file.seek(start + 12 + int.from_bytes(head[start + 8 : start + 12], "little"))
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         data = inflater.decompress(file.read(), MAX_INFLATED)
     if inflater.unconsumed_tail:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 HEAD_BYTES = 140
 """First bytes of a file that are needed."""
 
@@ -28,3 +30,21 @@ def looks_like_dicom(head: bytes) -> bool:
         return True
     length = int.from_bytes(head[4:8], "little")
     return little and length % 2 == 0 and (length == 4 if element == 0 else 0 < length <= 64 and 4 < element < 0x20)
+
+
+def is_unnamed_dicom(path: Path) -> bool:
+    """Whether a file is part of a DICOM slide and not named as one: IM0001, or a UID, as archives and CDs name them."""
+    suffix = path.suffix.lower()
+    if (suffix and not suffix[1:].isdigit() and suffix not in (".dicom", ".ima")) or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            if not has_preamble(file.read(HEAD_BYTES)):
+                return False
+    except OSError:
+        return False
+    from wsikit.slides.formats.dicom.header import read_header
+    from wsikit.slides.formats.dicom.kinds import is_slide_class
+
+    header = read_header(str(path))
+    return header is not None and is_slide_class(header.sop_class)
