@@ -64,7 +64,7 @@ def test_other_dicom_is_named_as_what_it_is(slide, sop_class, modality, words):
 
 def test_a_dicomdir_is_named_with_the_next_step(slide):
     path = slide("DICOMDIR", attributes={"SOPClassUID": "1.2.840.10008.1.3.10"})
-    with pytest.raises(UnsupportedSlideError, match="a DICOMDIR, the index .* Give one of the slide's own files"):
+    with pytest.raises(UnsupportedSlideError, match="a DICOMDIR, the list .* Give a file of the slide itself"):
         open_slide(path)
 
 

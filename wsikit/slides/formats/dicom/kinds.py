@@ -12,7 +12,7 @@ _SLIDE_CLASSES = ("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.77.
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _WORDS = {
-    "1.2.840.10008.1.3.10": "a DICOMDIR, the index of the DICOM files of a medium",
+    "1.2.840.10008.1.3.10": "a DICOMDIR, the list of the files of a DICOM medium",
     _STORAGE + "66.4": "a DICOM segmentation (SEG)",
     _STORAGE + "66.7": "a DICOM segmentation (SEG, label map)",
     _STORAGE + "66.5": "a DICOM surface segmentation",
@@ -47,7 +47,7 @@ _KINDS = (
     (r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.481\.\d+", "a DICOM radiotherapy object"),
 )
 _NEXT = {
-    "1.2.840.10008.1.3.10": "Give one of the slide's own files, which it lists.",
+    "1.2.840.10008.1.3.10": "Give a file of the slide itself.",
     _STORAGE + "7": "A picture in DICOM: convert it to PNG or TIFF, for example with dcm2img.",
 }
 _IMAGES = "It is one picture: convert it to PNG or TIFF, for example with dcm2img, and give its pixel size."
