@@ -261,7 +261,7 @@ def test_without_spacing_the_volume_is_used_if_its_axes_agree(write, cut, levels
     path = write("x.dcm", cut(levels[1]), attributes={**_measures(None), **optics})
     with (
         open_slide(path) as slide,
-        pytest.raises(ScaleError, match=r"states no pixel size \(PixelSpacing is missing\)"),
+        pytest.raises(ScaleError, match=r"no pixel size \(PixelSpacing is missing\)"),
     ):
         _ = slide.mpp
 

@@ -47,6 +47,8 @@ _CODEC_OF = {
 }
 _WORDS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "jpeg-ls": "JPEG-LS", "lossless jpeg": "lossless JPEG"}
 _WORDS |= {"jpeg xl": "JPEG XL", "rle": "RLE", "native": "none", "deflated frames": "deflate"}
+_CODESTREAM, _HT_MARKER = b"\xff\x4f", b"\xff\x50"
+"""Begin of a JPEG 2000 code stream, and its marker CAP, which HTJ2K has."""
 _GREY = {"MONOCHROME1": True, "MONOCHROME2": False}
 """Photometric interpretations of one channel: whether 0 is white."""
 _CONVERT = (
@@ -79,15 +81,19 @@ class Coding:
     def compression(self) -> str:
         return _WORDS[self.codec]
 
-    def source(self, head: jpeg2k.Head | None) -> TileSource | None:
+    def source(self, first: bytes) -> TileSource | None:
         """Properties of the frames as encoded tiles; None if decoding alone does not give the slide's pixels."""
         if self.meaning not in ("rgb", "grey") or self.white_level != 255 or self.by_content:
             return None
         if self.codec == "jpeg" and self.jpeg_as is None:
             return TileSource(self.tile_px, channels=self.channels, rgb=self.says_rgb)
-        if self.codec == "jpeg2k" and head is not None and head.plain and head.components == self.channels:
-            return TileSource(self.tile_px, codec="jpeg2k", channels=self.channels)
-        return None
+        head = jpeg2k.read_head(first) if self.codec == "jpeg2k" else None
+        if head is None or not head.plain or head.components != self.channels:
+            return None
+        # in a JP2 file, the colours can depend on its boxes; not all decoders know HTJ2K
+        if not (head.own_transform or first.startswith(_CODESTREAM)) or _HT_MARKER in first[:256]:
+            return None
+        return TileSource(self.tile_px, codec="jpeg2k", channels=self.channels)
 
     def decode(self, data: bytes) -> Pixels:
         """uint8 (h, w, 3) of one frame; an error of any kind if its bytes are damaged."""
@@ -180,7 +186,7 @@ def coding_of(
         raise UnsupportedSlideError(
             f"{header.path}: a DICOM slide of JPEG 2000 with chroma of half resolution. {_CONVERT}"
         )
-    return coding, coding.source(head)
+    return coding, coding.source(first)
 
 
 def _codec(header: DicomFile, encapsulated: bool, stream: Stream | None) -> tuple[str, list[str]]:
@@ -236,6 +242,8 @@ def _of_three_channels(
             f"{header.path}: a DICOM slide in {_quoted(photometric)}, which is not read. {_EXPORT}"
         )
     claim, marker = (stream.claim, stream.marker) if stream else (None, "no marker of their colours")
+    if stream is not None and stream.codec == "jpeg" and stream.subsampled and claim == "ycc":
+        shown = _nothing  # RGB is not stored with two channels of half resolution
     if layout.chroma_halved:
         claim, marker = "ycc", "two bytes per px, as YBR_FULL_422 has"
     elif photometric == "YBR_FULL_422" and plain.codec in ("native", "rle", "deflated frames"):
@@ -269,11 +277,17 @@ def _content(
         if samples.shape[2] == 3:
             step = max(1, samples.shape[0] // 128)
             found.append(to_rgb(samples[::step, ::step], white_level=white_level).reshape(-1, 3))
+            if colours.shown_by(found[-1]) == "rgb":
+                return "rgb"  # a proof, which more frames cannot refute
     return colours.shown_by(np.concatenate(found)) if found else None
 
 
 def _unsupported(header: DicomFile, words: str) -> UnsupportedSlideError:
     return UnsupportedSlideError(f"{header.path}: a DICOM slide {words}")
+
+
+def _nothing() -> Claim | None:
+    return None
 
 
 def _with(coding: Coding, **changed: object) -> Coding:
