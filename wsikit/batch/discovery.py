@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wsikit.errors import SlideError, StoreError, WsikitError
 from wsikit.slides.containers import unread_kind
+from wsikit.slides.formats.dicom.looks import is_unnamed_dicom
 
 SLIDE_SUFFIXES = frozenset(
     [
@@ -84,7 +85,11 @@ class _Search:
             return
         is_slide = child.suffix.lower() in SLIDE_SUFFIXES
         try:
-            if is_slide and (child.is_file() or (child.suffix == ".zarr" and child.is_dir())):
+            if (
+                is_slide
+                and (child.is_file() or (child.suffix == ".zarr" and child.is_dir()))
+                or is_unnamed_dicom(child)
+            ):
                 self.slides.append(child)
             elif child.is_dir():
                 if child.suffix != ".zarr":

@@ -23,6 +23,7 @@ from wsikit.errors import (
 from wsikit.plugins import load_plugin, plugin_names
 from wsikit.slides.base import BaseSlide
 from wsikit.slides.containers import container_fault, folder_fault
+from wsikit.slides.formats.dicom.looks import HEAD_BYTES, looks_like_dicom
 from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import MppLike, Slide
 from wsikit.store.paths import is_url
@@ -156,17 +157,19 @@ def _choose_built_in(path: str, scene: SceneLike | None) -> str:
     if os.path.isdir(path):
         return _choose_for_folder(path)
     head = _head(path)
+    if _is_dicom_slide(path, head):
+        # also with the head of a TIFF in its preamble: the TIFF is one level, DICOM is the slide
+        return "dicom"
     _check_own_pixels(path, head)
     if _is_tiff(head):
         return _choose_for_tiff(path, scene)
+    if looks_like_dicom(head):
+        return "dicom"  # its reader explains best what it is
     vendor = _openslide_vendor(path)
     if vendor is not None:
-        return "dicom" if vendor == "dicom" else "openslide"
+        return "openslide"
     if _is_picture(head):
         return "image"
-    if _is_dicom(head):
-        # OpenSlide explains best what is wrong with it
-        return "openslide"
     raise UnsupportedSlideError(f"{path}: {_what_it_may_be(path, head)}. {EXPORT}")
 
 
@@ -267,7 +270,7 @@ def _others(path: str, refused: str) -> list[str]:
     for name in reader_names():
         if name == refused:
             continue
-        if name in READERS and (name == "store") != os.path.isdir(path):
+        if name in READERS and (name == "store") != os.path.isdir(path) and name != "dicom":
             continue
         try:
             if name not in READERS and not _plugin_reads(name, path):
@@ -305,6 +308,14 @@ def _choose_for_folder(path: str) -> str:
     folder = Path(path)
     if folder.suffix == ".zarr" or (folder / "zarr.json").is_file():
         return "store"
+    from wsikit.slides.formats.dicom.reader import folder_slides
+
+    slides = folder_slides(folder)
+    if len(slides) == 1:
+        return "dicom"
+    if slides:
+        names = ", ".join(slide.name for slide in slides[:3])
+        raise UnsupportedSlideError(f"{path}: a folder of {len(slides)} DICOM slides. Give one of them: {names}.")
     dicom = sorted(folder.glob("*.dcm"))
     if dicom:
         raise UnsupportedSlideError(f"{path}: a folder of DICOM files. Give one of them, such as {dicom[0].name}.")
@@ -354,7 +365,7 @@ def _openslide_vendor(path: str) -> str | None:
 def _head(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(132)
+            return file.read(HEAD_BYTES)
     except PermissionError:
         raise SlideError(f"{path}: you may not read this file. Ask its owner for permission.") from None
 
@@ -372,8 +383,15 @@ def _is_picture(head: bytes) -> bool:
     return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or (head[4:8] == b"ftyp" and head[8:12] in brands)
 
 
-def _is_dicom(head: bytes) -> bool:
-    return head[128:132] == b"DICM"
+def _is_dicom_slide(path: str, head: bytes) -> bool:
+    """Whether a file is a level, the label or the overview of a DICOM slide."""
+    if not looks_like_dicom(head):
+        return False
+    from wsikit.slides.formats.dicom.header import read_header
+    from wsikit.slides.formats.dicom.kinds import is_slide_class
+
+    header = read_header(path)
+    return header is not None and is_slide_class(header.sop_class) and (bool(header.sop_class) or min(header.size) > 0)
 
 
 def _what_it_may_be(path: str, head: bytes) -> str:

@@ -14,7 +14,7 @@ from wsikit.slides.lengths import um_per_unit
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import NO_SCALE, UNKNOWN, Scale, from_resolution, per_unit, stated, stated_text
 
-_UNITS = {1: "none", 2: "inch", 3: "centimeter"}
+_UNITS = {1: "none", 2: "inch", 3: "centimeter", 4: "millimeter", 5: "micrometer"}
 """TIFF ResolutionUnit."""
 
 
