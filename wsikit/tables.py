@@ -28,6 +28,7 @@ SPREADSHEETS = {".xlsx": "an Excel workbook", ".xlsm": "an Excel workbook", ".xl
 }
 """Suffixes of spreadsheets, which are refused with what to do."""
 
+_CSV = "CSV (UTF-8)"
 _ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -156,17 +157,17 @@ def read_cells(
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a |"}
 
 
-def decode(path: str, content: bytes, what: str = "table") -> tuple[str, list[str]]:
+def decode(path: str, content: bytes, what: str = "table", *, form: str = _CSV) -> tuple[str, list[str]]:
     """The text of a table or another text file, and a note if its encoding had to be assumed.
 
-    UTF-8 and UTF-16 with or without byte order mark; else Windows-1252, or Latin-1.
+    UTF-8 and UTF-16 with or without byte order mark; else Windows-1252, or Latin-1. `form` is what the file should be.
 
     Raises
     ------
     RequestError
         It is a spreadsheet, or not text.
     """
-    if content.startswith((_ZIP, _OLE)) and what != "regions":
+    if content.startswith((_ZIP, _OLE)) and form == _CSV:
         kind = SPREADSHEETS.get(Path(path).suffix.lower(), "a spreadsheet or archive")
         raise RequestError(f"{path}: {kind}, not a CSV. Save the sheet as CSV (UTF-8) and give that file.")
     for mark, encoding in _BOMS:
@@ -177,7 +178,7 @@ def decode(path: str, content: bytes, what: str = "table") -> tuple[str, list[st
         if len(head) > 3 and head[zero::2].count(0) > 0.7 * len(head[zero::2]) and head[1 - zero :: 2].count(0) == 0:
             return _decoded(path, content, encoding), []
     if b"\0" in content:
-        raise RequestError(f"{path}: not a text file. Give the {what} as CSV (UTF-8).")
+        raise RequestError(f"{path}: not a text file. Give the {what} as {form}.")
     try:
         return content.decode("utf-8"), []
     except UnicodeDecodeError:

@@ -124,7 +124,8 @@ def _from_manifest(path: Path, rows: Sequence[SlideRow]) -> dict[str, str]:
     table = read_manifest(path, ("path", "slide_id", "patient"), needed=())
     if "patient" not in table.used or not {"slide_id", "path"} & set(table.used):
         raise RequestError(
-            f"{path}: the manifest has columns {', '.join(table.columns) or 'none'}; it needs patient, and slide_id or path"
+            f"{path}: the manifest has columns {', '.join(table.columns) or 'none'}; it needs patient, and slide_id or "
+            "path"
         )
     ids = {_real(row.path): row.slide_id for row in rows}
     found: dict[str, str] = {}

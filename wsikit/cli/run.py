@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wsikit.cli.captioner_options import CaptionRequest
     from wsikit.cli.progress import TerminalProgress
     from wsikit.tiling.plan import ImageParameters
+    from wsikit.tiling.roi import FrameChoice
 
 
 @click.command()
@@ -72,6 +73,7 @@ def command(
     roi: str | None,
     roi_classes: tuple[str, ...],
     min_roi: float,
+    frame: FrameChoice,
     image: ImageParameters,
     assume_mpp: float | None,
     scheduler: str,
@@ -101,6 +103,7 @@ def command(
         "roi": roi,
         "roi_classes": roi_classes,
         "min_roi": min_roi,
+        "roi_frame": frame,
         "image": image,
         "stain": stain,
         "vote": vote_method,

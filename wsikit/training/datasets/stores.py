@@ -129,7 +129,7 @@ def _read_store(manifest: Path, line: int, row: dict[str, str]) -> _Labelled:
             raise RequestError(f"{manifest}, line {line}: no {name}. Give each row a store and its regions.")
     with SlideStore(manifest.parent / row["store"]) as store:
         table = store.patches(row.get("grid") or None)
-        labels = label_patches(table, read_regions(manifest.parent / row["regions"]))
+        labels = label_patches(table, read_regions(manifest.parent / row["regions"], slide=store))
         rows = np.flatnonzero([label is not None for label in labels])
         columns = table.columns()
         if "readable" in columns:
