@@ -148,13 +148,13 @@ def stores_of_slides(paths: Sequence[str]) -> dict[str, str]:
 
     The source is recognised by its content; of files with the recorded name first.
     """
-    from wsikit.slides.fingerprint import fingerprint
-    from wsikit.slides.store import SlideStore
-
     stores = [path for path in paths if path.rstrip("/").endswith(".zarr")]
     slides = [path for path in paths if path not in stores]
     if not stores or not slides:
         return {}
+    from wsikit.slides.fingerprint import fingerprint
+    from wsikit.slides.store import SlideStore
+
     prints: dict[str, str | None] = {}
 
     def print_of(path: str) -> str | None:

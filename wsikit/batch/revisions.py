@@ -15,5 +15,5 @@ REVISIONS = {
     "morphometry-in-slide": 1,
     "predict": 1,
     "vote": 2,
-    "outputs": 3,
+    "outputs": 4,
 }
