@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsikit.errors import SlideError, StoreError, WsikitError
+from wsikit.slides.formats.ome_zarr.nodes import is_zarr
 
 SLIDE_SUFFIXES = frozenset(
     [
@@ -86,7 +87,9 @@ class _Search:
             if is_slide and (child.is_file() or (child.suffix == ".zarr" and child.is_dir())):
                 self.slides.append(child)
             elif child.is_dir():
-                if child.suffix != ".zarr":
+                if is_zarr(child):
+                    self.slides.append(child)  # OME-Zarr under another name
+                elif child.suffix != ".zarr":
                     self.folder(child, above)
             elif is_slide:
                 self.notes.append(f"{child}: passed over, {_kind(child)}")
