@@ -87,7 +87,7 @@ class _Search:
             if is_slide and (child.is_file() or (child.suffix == ".zarr" and child.is_dir())):
                 self.slides.append(child)
             elif child.is_dir():
-                if is_zarr(child):
+                if isinstance(child, Path) and is_zarr(child):
                     self.slides.append(child)  # OME-Zarr under another name
                 elif child.suffix != ".zarr":
                     self.folder(child, above)

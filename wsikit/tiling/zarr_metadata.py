@@ -18,7 +18,7 @@ import numpy.typing as npt
 from wsikit.slides.base import Slide
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
-from wsikit.store.level_format import REGISTERED_JPEG, LevelFormat
+from wsikit.store.level_format import REGISTERED_JPEG, Codec, LevelFormat
 from wsikit.store.paths import is_local, place
 from wsikit.store.receipts import Receipt
 from wsikit.store.shards import ShardedLevel
@@ -194,10 +194,10 @@ def write_associated(slide: Slide, folder: Path, parameters: ImageParameters) ->
 def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8], parameters: ImageParameters) -> None:
     height, width = pixels.shape[:2]
     portable = parameters.profile == "portable"
-    codec = PORTABLE_CODEC if portable else "jpeg"
+    codec: Codec = PORTABLE_CODEC if portable else "jpeg"
     form = LevelFormat(width, height, (width, height), codec, chunks_per_shard=None, jpeg_name=parameters.jpeg_name)
     write_bytes(folder / "0" / form.object_key(0, 0), encode(pixels, form, quality=_PICTURE_QUALITY), sync=False)
-    attributes = {"unreadable_tiles": [], "fidelity": "pixels" if portable else "encoded", "lossless": portable}
+    attributes: dict[str, Any] = {"unreadable_tiles": [], "fidelity": "pixels" if portable else "encoded", "lossless": portable}
     jpeg = _YCBCR_444 if form.jpeg_name == REGISTERED_JPEG else None
     write_json(folder / "0" / "zarr.json", form.to_zarr(attributes, jpeg=jpeg), sync=False)
     ome = ngff.multiscale_image(name=name, mpp=None, downsamples=[(1.0, 1.0)])
