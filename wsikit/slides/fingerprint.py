@@ -19,8 +19,8 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 
     A whole-slide image can have tens of gigabytes; another scan differs in its tables and in tiles everywhere. Other
     files of the same slide (DICOM series, MIRAX) contribute their names and sizes. The fingerprint of a store covers
-    its root metadata, in which its pixels have a digest; that of another folder (OME-Zarr) covers the names and sizes of
-    all files in it, its metadata, and blocks of `BLOCKS` files.
+    its root metadata, in which its pixels have a digest; that of another folder (OME-Zarr) covers the names and sizes
+    of all files in it, its metadata, and a block of `BLOCKS` files.
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -38,7 +38,10 @@ def write_plain_text(table: PatchTable) -> None:
         receipt = table.receipt(name)
         if receipt is None or not table.is_text(name):
             continue
-        made: dict[str, Any] = {"wsikit": {"column": name, "digest": receipt.digest}, "encoding": "utf-8, padded with zero bytes"}
+        made: dict[str, Any] = {
+            "wsikit": {"column": name, "digest": receipt.digest},
+            "encoding": "utf-8, padded with zero bytes",
+        }
         folder = table.folder / TEXT / name
         if _attributes(folder) == made:
             continue

@@ -133,6 +133,8 @@ def write_root(
         },
         "receipt": receipt.to_json(),
     }
+    if info.scene is not None and info.scenes:
+        record["source"]["scene"] = info.scene
     attributes: dict[str, Any] = {"wsikit": record}
     if parameters.pixels == "none":
         record["source"]["path"] = str(place(info.path).absolute())
@@ -182,8 +184,11 @@ def write_vendor_group(slide: Slide, folder: Path) -> None:
 
 
 def write_associated(slide: Slide, folder: Path, parameters: ImageParameters) -> None:
-    """Write the associated images of a slide, each as an NGFF image; label and macro only with `keep_label`."""
-    names = [name for name in slide.info.associated if parameters.keep_label or name not in ("label", "macro")]
+    """Write the associated images of a slide, each as an NGFF image; all but the thumbnail only with `keep_label`.
+
+    A picture without a name can be the label, as its macro can show it.
+    """
+    names = [name for name in slide.info.associated if parameters.keep_label or name == "thumbnail"]
     if not names:
         return
     for name in names:
@@ -197,7 +202,11 @@ def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8], param
     codec: Codec = PORTABLE_CODEC if portable else "jpeg"
     form = LevelFormat(width, height, (width, height), codec, chunks_per_shard=None, jpeg_name=parameters.jpeg_name)
     write_bytes(folder / "0" / form.object_key(0, 0), encode(pixels, form, quality=_PICTURE_QUALITY), sync=False)
-    attributes: dict[str, Any] = {"unreadable_tiles": [], "fidelity": "pixels" if portable else "encoded", "lossless": portable}
+    attributes: dict[str, Any] = {
+        "unreadable_tiles": [],
+        "fidelity": "pixels" if portable else "encoded",
+        "lossless": portable,
+    }
     jpeg = _YCBCR_444 if form.jpeg_name == REGISTERED_JPEG else None
     write_json(folder / "0" / "zarr.json", form.to_zarr(attributes, jpeg=jpeg), sync=False)
     ome = ngff.multiscale_image(name=name, mpp=None, downsamples=[(1.0, 1.0)])
