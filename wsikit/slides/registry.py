@@ -24,6 +24,7 @@ from wsikit.plugins import load_plugin, plugin_names
 from wsikit.slides.base import BaseSlide
 from wsikit.slides.containers import container_fault, folder_fault
 from wsikit.slides.formats.dicom.looks import HEAD_BYTES, looks_like_dicom
+from wsikit.slides.formats.ome_zarr.nodes import is_store, is_zarr
 from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import MppLike, Slide
 from wsikit.store.paths import is_url
@@ -37,9 +38,12 @@ READERS = {
     "openslide": "wsikit.slides.formats.openslide:OpenSlideSlide",
     "tiffslide": "wsikit.slides.formats.tiffslide:TiffSlideSlide",
     "image": "wsikit.slides.formats.image:ImageSlide",
+    "ome-zarr": "wsikit.slides.formats.ome_zarr.reader:OmeZarrSlide",
     "store": "wsikit.slides.store:SlideStore",
 }
 """Built-in readers by name, best first."""
+
+_READ_FOLDERS = frozenset({"ome-zarr", "store"})
 
 _READ_BY_TILES = frozenset({None, "aperio", "generic-tiff", "philips"})
 """OpenSlide's vendor names of the TIFF files whose tiles do not overlap, so that wsikit reads them tile by tile."""
@@ -60,11 +64,11 @@ def open_slide(
     Parameters
     ----------
     path
-        SVS, tiled TIFF, OME-TIFF, NDPI, MIRAX, DICOM, …; PNG, JPEG, BMP; or a `.zarr` folder made by `wsikit tile`,
-        which may be a URL, such as s3://bucket/slide.zarr.
+        SVS, tiled TIFF, OME-TIFF, NDPI, MIRAX, DICOM, …; PNG, JPEG, BMP; a folder of OME-Zarr; or a `.zarr` folder
+        made by `wsikit tile`, which may be a URL, such as s3://bucket/slide.zarr.
     reader
-        auto, tiff, ndpi, dicom, openslide, tiffslide, image, store, or the name of a plug-in. `auto` chooses by the
-        content of the file; `info.reader` states the reader that was used.
+        auto, tiff, ndpi, dicom, openslide, tiffslide, image, ome-zarr, store, or the name of a plug-in. `auto` chooses
+        by the content of the file; `info.reader` states the reader that was used.
     mpp
         µm per level-0 px, one number or (x, y), for a file that states none or a wrong one. It takes precedence over a
         sidecar file `<slide file>.json`, which takes precedence over the slide file.
@@ -270,7 +274,7 @@ def _others(path: str, refused: str) -> list[str]:
     for name in reader_names():
         if name == refused:
             continue
-        if name in READERS and (name == "store") != os.path.isdir(path) and name != "dicom":
+        if name in READERS and name != "dicom" and (name in _READ_FOLDERS) != os.path.isdir(path):
             continue
         try:
             if name not in READERS and not _plugin_reads(name, path):
@@ -306,8 +310,8 @@ def _check_exists(path: str) -> None:
 
 def _choose_for_folder(path: str) -> str:
     folder = Path(path)
-    if folder.suffix == ".zarr" or (folder / "zarr.json").is_file():
-        return "store"
+    if folder.suffix == ".zarr" or is_zarr(folder):
+        return "ome-zarr" if is_zarr(folder) and not is_store(folder) else "store"
     from wsikit.slides.formats.dicom.reader import folder_slides
 
     slides = folder_slides(folder)
@@ -322,7 +326,9 @@ def _choose_for_folder(path: str) -> str:
     fault = folder_fault(path)
     if fault is not None:
         raise UnsupportedSlideError(f"{path}: {fault}")
-    raise UnsupportedSlideError(f"{path}: a folder, not a slide. Give a slide file, or a .zarr made by wsikit tile.")
+    raise UnsupportedSlideError(
+        f"{path}: a folder, not a slide. Give a slide file, a .zarr made by wsikit tile, or an OME-Zarr image."
+    )
 
 
 def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:

@@ -144,7 +144,7 @@ def write_image(
         fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
         levels = plan_levels(slide.level_dimensions, parameters, source.passing, fill=fill)
         lossless = _write_levels(source, folder, levels, parameters, tissue, executor, on_plan, on_shard)
-        records.write_associated(slide, folder, keep_label=parameters.keep_label)
+        records.write_associated(slide, folder, parameters)
     records.write_vendor_group(slide, folder)
     records.flush_metadata(folder, levels)
     _check_unchanged(source)
