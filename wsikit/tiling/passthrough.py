@@ -31,6 +31,8 @@ class PassedTiles:
     """Tiles that the source does not store: white."""
     unfit: list[int] = field(default_factory=list)
     """Positions of tiles whose bytes cannot be passed through; their pixels may be readable."""
+    faults: dict[int, str] = field(default_factory=dict)
+    """Why, by position of the tile, as the end of a sentence."""
     unreadable: list[int] = field(default_factory=list)
     """Positions of tiles whose bytes cannot be read."""
 
@@ -47,6 +49,7 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
                 # an Aperio pyramid may leave out coarse tiles whose pixels the finer level holds
                 if source_level > 0 and slide.info.vendor == "aperio":
                     passed.unfit.append(position)
+                    passed.faults[position] = "the file does not store it: reduced from the finer level"
                 else:
                     passed.missing += 1
                 continue
@@ -57,6 +60,7 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
             except JpegError as fault:
                 logger.debug("%s: level %d, %s: %s", slide.path, source_level, tiles[position], fault)
                 passed.unfit.append(position)
+                passed.faults[position] = str(fault)
             except ReadError:
                 passed.unreadable.append(position)
     first = next((chunk for chunk in passed.chunks if chunk is not None), None)

@@ -9,6 +9,7 @@ import logging
 import re
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from PIL import ImageCms
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
+from wsikit.slides.formats import openslide_tiles
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import Scale, stated
 from wsikit.slides.to_rgb import over_white
@@ -66,6 +68,14 @@ class OpenSlideSlide(BaseSlide):
         # not handle.close(): another thread may be reading with it; it closes with its last reference
         with self._lock:
             self._closed, self._handle = True, None
+
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the tiles of `level` as they are, as the end of a sentence."""
+        return self._fault
+
+    @cached_property
+    def _fault(self) -> str:
+        return openslide_tiles.pass_through_fault(self.path, self.info.vendor)
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         rows = max(1, _READ_PX // width)

@@ -18,6 +18,7 @@ from wsikit.slides import jpeg, jpeg2k
 from wsikit.slides.base import WHITE, MppLike, Pixels
 from wsikit.slides.encoded_tiles import TileSource
 from wsikit.slides.formats.dicom import files as dicom_files
+from wsikit.slides.formats.dicom import pass_through
 from wsikit.slides.formats.dicom.files import DicomFile, Frames
 from wsikit.slides.formats.openslide import OpenSlideSlide
 from wsikit.slides.tile_reader import PositionedFile, TileReader, in_words
@@ -62,6 +63,10 @@ class DicomSlide(OpenSlideSlide, TileReader):
         """Common properties of the frames of `level`; None if OpenSlide reads it."""
         found = self._levels[level]
         return found.source if found else None
+
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the frames of `level` as they are, as the end of a sentence; None if it can."""
+        return None if self._levels[level] else pass_through.fault(self.path, self.level_dimensions[level])
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
         """One frame as it is stored, including the byte that pads it to even length; None if there is none.

@@ -19,6 +19,7 @@ from wsikit.slides.encoded_tiles import TileSource
 from wsikit.slides.formats.tiff import philips
 from wsikit.slides.formats.tiff.layout import (
     APERIO_J2K_YCBCR,
+    COMPRESSIONS,
     GREY_0_IS_WHITE,
     JPEG,
     JPEG_2000,
@@ -58,7 +59,13 @@ class TiffSlide(TiledFileSlide):
         That is the case for other codecs, for channels stored separately, for grey with 0 as white, and for JPEG 2000
         that does not have 8 bits or is in YCbCr without stating it (Aperio's 33003).
         """
-        return self._sources[level]
+        found = self._sources[level]
+        return None if isinstance(found, str) else found
+
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the tiles of `level` as they are, as the end of a sentence; None if it can."""
+        found = self._sources[level]
+        return found if isinstance(found, str) else None
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
         """The bytes of one tile as the file stores them; None if it stores none.
@@ -94,24 +101,36 @@ class TiffSlide(TiledFileSlide):
         ]
 
     @cached_property
-    def _sources(self) -> tuple[TileSource | None, ...]:
+    def _sources(self) -> tuple[TileSource | str, ...]:
+        """Per level, the properties of its tiles, or why they cannot be passed through."""
         return tuple(self._source(level) for level in range(len(self._layout.levels)))
 
-    def _source(self, level: int) -> TileSource | None:
+    def _source(self, level: int) -> TileSource | str:
         layout = self._layout.levels[level]
-        if layout.planes > 1 or layout.photometric == GREY_0_IS_WHITE:
-            return None
+        codec = COMPRESSIONS[layout.compression]
+        if layout.compression != JPEG and layout.compression not in JPEG_2000:
+            return "its pixels are not compressed" if codec == "none" else f"its tiles are {codec}, not JPEG"
+        if layout.planes > 1:
+            return "its channels are stored in separate tiles"
+        if layout.photometric == GREY_0_IS_WHITE:
+            return "its grey tiles have 0 as white"
         channels = 1 if layout.grey else 3
         if layout.compression == JPEG:
             rgb = layout.photometric == RGB
             return TileSource(self.tile_px(level), channels=channels, tables=layout.jpeg_tables, rgb=rgb)
-        if layout.compression not in JPEG_2000 or layout.compression == APERIO_J2K_YCBCR:
-            return None
+        if layout.compression == APERIO_J2K_YCBCR:
+            return "its JPEG 2000 tiles are YCbCr without stating it (Aperio 33003)"
         head = self._jpeg2k_head(level)
-        if head is None or not head.plain or head.components != channels:
-            return None
+        if head is None:
+            return "no header of its JPEG 2000 tiles can be read"
+        if head.bits != 8 or head.signed:
+            return f"its JPEG 2000 tiles have {head.bits or 'different'} bits per sample, not 8"
+        if head.subsampled:
+            return "its JPEG 2000 tiles hold colour at a lower resolution"
+        if head.components != channels:
+            return f"its JPEG 2000 tiles have {head.components} channels where {channels} are expected"
         if layout.photometric == YCBCR and not head.own_transform:
-            return None
+            return "its JPEG 2000 tiles are YCbCr without stating it"
         return TileSource(self.tile_px(level), codec="jpeg2k", channels=channels)
 
     def _jpeg2k_head(self, level: int) -> jpeg2k.Head | None:
