@@ -41,6 +41,9 @@ READERS = {
 _READ_BY_TILES = frozenset({None, "aperio", "generic-tiff", "philips"})
 """OpenSlide's vendor names of the TIFF files whose tiles do not overlap, so that wsikit reads them tile by tile."""
 
+_READ_BY_TILES_IF_EQUAL = frozenset({"argos", "huron"})
+"""OpenSlide's vendor names of TIFF files that are read tile by tile if tiles of each level agree with OpenSlide."""
+
 EXPORT = "Export the slide from the scanner's software as SVS, tiled TIFF, OME-TIFF or DICOM."
 
 
@@ -296,6 +299,8 @@ def _choose_for_tiff(path: str) -> str:
     vendor = _openslide_vendor(path)
     if vendor == "hamamatsu":
         return _choose_for_ndpi(path)
+    if vendor in _READ_BY_TILES_IF_EQUAL:
+        return _choose_by_agreement(path)
     if vendor not in _READ_BY_TILES:
         return "openslide"
     from wsikit.slides.formats.tiff.layout import APERIO_J2K_YCBCR, tile_compression
@@ -305,6 +310,16 @@ def _choose_for_tiff(path: str) -> str:
         return "openslide" if vendor is not None else "image"
     # Aperio stores colour at half the resolution in this codec: OpenSlide handles it, OpenJPEG alone does not
     return "openslide" if compression == APERIO_J2K_YCBCR else "tiff"
+
+
+def _choose_by_agreement(path: str) -> str:
+    from wsikit.slides.formats.tiff.agreement import disagreement
+
+    reason = disagreement(path)
+    if reason is None:
+        return "tiff"
+    logger.info("%s: %s; read with OpenSlide", path, reason)
+    return "openslide"
 
 
 def _choose_for_ndpi(path: str) -> str:

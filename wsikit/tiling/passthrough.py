@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from wsikit.errors import ReadError
 from wsikit.slides.base import Slide
-from wsikit.slides.encoded_tiles import EncodedRows, EncodedTiles, TileSource
+from wsikit.slides.encoded_tiles import REDUCED_FROM_FINER, EncodedRows, EncodedTiles, TileSource
 from wsikit.slides.jpeg import JpegError
 from wsikit.store.shards import Chunk
 from wsikit.tiling.jpeg_headers import ChunkConverter, read_header
@@ -46,8 +46,7 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
     for positions in _rows(tiles):
         for position, stored in _fetch(slide, in_rows, source_level, tiles, positions):
             if stored is None:
-                # an Aperio pyramid may leave out coarse tiles whose pixels the finer level holds
-                if source_level > 0 and slide.info.vendor == "aperio":
+                if source_level > 0 and slide.info.vendor in REDUCED_FROM_FINER:
                     passed.unfit.append(position)
                     passed.faults[position] = "the file does not store it: reduced from the finer level"
                 else:

@@ -31,6 +31,11 @@ def pass_through_fault(path: str, vendor: str) -> str:
         return "its images are whole JPEG files, read by OpenSlide (Hamamatsu VMS or VMU)"
     if not is_tiff:
         return "OpenSlide reads it, which returns pixels, not coded tiles"
+    if vendor in ("argos", "huron"):
+        from wsikit.slides.formats.tiff.agreement import disagreement
+
+        reason = disagreement(path)
+        return _requested("tiff") if reason is None else f"OpenSlide reads it, which returns pixels only; {reason}"
     try:
         if vendor == "hamamatsu":
             read_ndpi_layout(path, "ndpi")

@@ -17,6 +17,7 @@ from wsikit.errors import BrokenSlideError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff import philips
 from wsikit.slides.formats.tiff.metadata import read_metadata
+from wsikit.slides.formats.tiff.vendors import find_vendor, other_images
 
 logger = logging.getLogger(__name__)
 # tifffile logs irregularities of a file; without a handler Python would print them on the terminal
@@ -99,8 +100,8 @@ class TiffLayout:
     levels: tuple[TiffLevel, ...]
     white_level: int
     """Sample value that becomes 255."""
-    associated_series: dict[str, int]
-    """Name of each associated image and the number of its tifffile series."""
+    associated_pages: dict[str, int]
+    """Name of each associated image and the number of its directory."""
 
 
 def read_layout(path: str, reader: str) -> TiffLayout:
@@ -335,13 +336,16 @@ def white_level(page: tifffile.TiffPage, significant_bits: int | None) -> int:
 
 def _associated(tiff: tifffile.TiffFile, main: tifffile.TiffPageSeries) -> dict[str, int]:
     """Names of the other images of an SVS or OME file; a plain TIFF does not state what its other images are."""
+    vendor = None if tiff.is_svs or tiff.is_ome else find_vendor(tiff)
+    if vendor is not None:
+        return other_images(tiff, vendor)
     if not (tiff.is_svs or tiff.is_ome):
         return {}
     named: dict[str, int] = {}
-    for number, series in enumerate(tiff.series):
+    for series in tiff.series:
         name = series.name.strip().lower()
         kind = next((known for known in ("thumbnail", "label", "macro") if known in name), None)
         # other names are free text, which can identify a patient
         if series is not main and kind is not None and kind not in named:
-            named[kind] = number
+            named[kind] = series.keyframe.index
     return dict(sorted(named.items()))

@@ -15,7 +15,7 @@ import tifffile
 from wsikit.errors import ReadError, RequestError
 from wsikit.slides import jpeg, jpeg2k
 from wsikit.slides.base import WHITE, MppLike, Pixels
-from wsikit.slides.encoded_tiles import TileSource
+from wsikit.slides.encoded_tiles import REDUCED_FROM_FINER, TileSource
 from wsikit.slides.formats.tiff import philips
 from wsikit.slides.formats.tiff.layout import (
     APERIO_J2K_YCBCR,
@@ -66,6 +66,13 @@ class TiffSlide(TiledFileSlide):
         """Why a store cannot keep the tiles of `level` as they are, as the end of a sentence; None if it can."""
         found = self._sources[level]
         return found if isinstance(found, str) else None
+
+    def stored_tiles(self, level: int) -> list[tuple[int, int]]:
+        """The tiles (column, row) of `level` that the file stores and that are within the level, row by row."""
+        layout = self._layout.levels[level]
+        columns, rows = -(-layout.width // layout.tile_width), -(-layout.height // layout.tile_height)
+        stored = layout.counts[: layout.stored_columns * layout.stored_rows].reshape(layout.stored_rows, -1)
+        return [(int(column), int(row)) for row, column in np.argwhere(stored[:rows, :columns] > 0)]
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
         """The bytes of one tile as the file stores them; None if it stores none.
@@ -149,9 +156,9 @@ class TiffSlide(TiledFileSlide):
     def _read_associated(self, name: str) -> Pixels:
         if self.info.vendor == "philips":
             return philips.read_associated(self.path, name)
-        number = self._layout.associated_series[name]
+        number = self._layout.associated_pages[name]
         with tifffile.TiffFile(self.path) as tiff:
-            return read_associated(self.path, name, tiff, tiff.series[number].keyframe)
+            return read_associated(self.path, name, tiff, tiff.pages[number].aspage())
 
     def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
         layout = self._layout.levels[level]
@@ -185,9 +192,9 @@ class TiffSlide(TiledFileSlide):
             raise self._read_error(level, column, row, in_words(error)) from error
 
     def _missing_tile(self, level: int, column: int, row: int) -> Pixels:
-        """A tile that is intentionally not stored: white; in an Aperio pyramid, reduced pixels of the finer level."""
+        """A tile that is intentionally not stored: white; for some vendors, reduced pixels of the finer level."""
         layout = self._layout.levels[level]
-        if level == 0 or self.info.vendor != "aperio":
+        if level == 0 or self.info.vendor not in REDUCED_FROM_FINER:
             return np.full((layout.tile_height, layout.tile_width, 3), WHITE, dtype=np.uint8)
         finer = self._layout.levels[level - 1]
         step_x, step_y = finer.width / layout.width, finer.height / layout.height
