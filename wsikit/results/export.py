@@ -29,6 +29,7 @@ def export(
     features: str | None = None,
     mpp: float | None = None,
     style: Literal["over", "map"] | None = None,
+    codec: Literal["keep", "jpeg"] | None = None,
     on_note: Callable[[str], None] = logger.warning,
 ) -> Path:
     """Write one output of a store.
@@ -62,6 +63,9 @@ def export(
         ome-tiff: µm per pixel of the finest level; default 2.
     style
         ome-tiff: classes "over" the grey slide (default), or the "map" alone.
+    codec
+        tiff: "keep" the tiles of the store (default), or encode those that are not "jpeg" as JPEG: some readers, such
+        as OpenSlide, refuse JPEG 2000 in a TIFF.
     on_note
         Called with each remark about what was written, one line each.
 
@@ -93,6 +97,7 @@ def export(
         "features": features,
         "mpp": mpp,
         "style": style,
+        "codec": codec,
         "on_note": on_note if "on_note" in options_of(exporter) else None,
     }
     options = {name: value for name, value in given.items() if value is not None}
