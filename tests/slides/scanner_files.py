@@ -37,6 +37,13 @@ def _picture(seed: int, width: int = 96, height: int = 64) -> Pixels:
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
 
 
+def _thumbnail(levels: Levels) -> Pixels:
+    """The coarsest level at half its size."""
+    height, width = (side // 2 * 2 for side in levels[-1].shape[:2])
+    halves = levels[-1][:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
+    return halves.mean(axis=(1, 3)).astype(np.uint8)
+
+
 def _write(path: Path, directories: Sequence[dict[str, Any]], *, bigtiff: bool = False) -> Path:
     with tifffile.TiffWriter(path, bigtiff=bigtiff) as writer:
         for directory in directories:
@@ -58,14 +65,14 @@ def write_qptiff(path: Path, levels: Levels, *, mpp: float = 0.5) -> Path:
         down = first.shape[1] / pixels.shape[1]
         return _tiled(pixels, description=text.format(kind), **common, **_resolution(mpp, down))
 
-    def other(seed: int, kind: str) -> dict[str, Any]:
-        return _strips(_picture(seed), description=text.format(kind), **common, **_resolution(mpp, 8))
+    def other(pixels: Pixels, kind: str) -> dict[str, Any]:
+        return _strips(pixels, description=text.format(kind), **common, **_resolution(mpp, 8))
 
     return _write(
         path,
-        [level(first, "FullResolution"), other(1, "Thumbnail")]
+        [level(first, "FullResolution"), other(_thumbnail(levels), "Thumbnail")]
         + [level(pixels, "ReducedResolution") | {"subfiletype": 1} for pixels in others]
-        + [other(2, "Overview"), other(3, "Label")],
+        + [other(_picture(2), "Overview"), other(_picture(3), "Label")],
     )
 
 
@@ -77,7 +84,7 @@ def write_huron(path: Path, levels: Levels, *, mpp: float = 0.4) -> Path:
         f"Resolution = {mpp:.2f} um\r\nScan Started = 2017:09:29 14:45:38\r\n"
     )
     common = {"software": "MACROscan 1.6", "extratags": [(271, 2, 0, "Huron Digital Pathology", True)]}
-    thumbnail, label, macro = (_picture(seed) for seed in range(3))
+    thumbnail, label, macro = _thumbnail(levels), _picture(1), _picture(2)
     first, *others = (
         _tiled(pixels, description=text if number == 0 else "", **common) for number, pixels in enumerate(levels)
     )
@@ -87,7 +94,7 @@ def write_huron(path: Path, levels: Levels, *, mpp: float = 0.4) -> Path:
 
 def _aperio_like(path: Path, levels: Levels, first: str, other: str) -> Path:
     height, width = levels[0].shape[:2]
-    thumbnail, label, macro = (_picture(seed) for seed in range(3))
+    thumbnail, label, macro = _thumbnail(levels), _picture(1), _picture(2)
     return _write(
         path,
         [
@@ -148,7 +155,7 @@ def write_argos(path: Path, levels: Levels, *, mpp: float = 0.25, planes: int = 
             tags = [(65000, 2, 0, text, True)] if plane == number == 0 else []
             shown = np.roll(pixels, plane * 7, axis=1)
             directories.append(_tiled(shown, extratags=tags, subfiletype=int(number > 0), **_resolution(mpp, down)))
-    pictures = [_strips(_picture(seed), compression="jpeg") for seed in (1, 2)]
+    pictures = [_strips(pixels, compression="jpeg") for pixels in (_thumbnail(levels), _picture(2))]
     return _write(path, directories + pictures, bigtiff=True)
 
 

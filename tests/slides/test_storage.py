@@ -34,7 +34,7 @@ def reasons(path, reader: str = "auto") -> list[str | None]:
         ({"compression": "deflate"}, {}, "its tiles are deflate, not JPEG"),
         ({"compression": "webp"}, {}, "its tiles are WebP, not JPEG"),
         ({"compression": None}, {}, "its pixels are not compressed"),
-        ({"compression": "jpeg2000", "compressionargs": NO_TRANSFORM}, {259: 33003}, "YCbCr"),
+        ({"compression": "jpeg2000", "compressionargs": NO_TRANSFORM}, {259: 33003}, "do not state its colours"),
         ({"compression": "jpeg2000", "dtype": "uint16"}, {}, "have 16 bits per sample, not 8"),
         ({"compression": "jpeg2000", "planarconfig": "separate"}, {}, "channels are stored in separate tiles"),
         ({"compression": "jpeg", "photometric": "miniswhite"}, {}, "grey tiles have 0 as white"),

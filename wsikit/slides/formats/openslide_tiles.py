@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from wsikit.errors import SlideError
 from wsikit.slides.formats.ndpi.layout import read_ndpi_layout
-from wsikit.slides.formats.tiff.layout import APERIO_J2K_YCBCR, COMPRESSIONS, first_directory, read_layout
+from wsikit.slides.formats.tiff.codecs import APERIO_J2K_YCBCR, COMPRESSIONS
+from wsikit.slides.formats.tiff.layout import first_directory, read_layout
 
 VENDORS = {
     "leica": "its scanned areas lie at places of the whole slide that are not multiples of a tile (Leica SCN)",
