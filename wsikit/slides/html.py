@@ -11,7 +11,7 @@ from PIL import Image
 
 from wsikit.errors import ReadError
 from wsikit.slides.storage import storage_of, storage_words
-from wsikit.slides.types import Slide, SlideInfo
+from wsikit.slides.types import SceneInfo, Slide, SlideInfo
 
 CARD_THUMBNAIL_PX = 256
 
@@ -45,6 +45,8 @@ def facts(info: SlideInfo) -> dict[str, str]:
     if info.magnification:
         found["magnification"] = f"{info.magnification:g}x (as stated)"
     found["levels"] = "\n".join(_level_words(info, level) for level in range(len(info.level_dimensions)))
+    if info.scenes:
+        found["scenes"] = "\n".join(_scene_words(info, scene) for scene in info.scenes)
     found["associated images"] = ", ".join(info.associated) or "none"
     found["colour profile"] = f"ICC, {len(info.icc_profile)} bytes" if info.icc_profile else "none"
     if info.notes:
@@ -66,6 +68,12 @@ def _format_words(info: SlideInfo) -> str:
     if info.tile_px:
         words.append(f"tiles of {info.tile_px[0]} × {info.tile_px[1]} px")
     return ", ".join(words) + f" (read with {info.reader})"
+
+
+def _scene_words(info: SlideInfo, scene: SceneInfo) -> str:
+    width, height = scene.dimensions
+    name = f" {scene.name!r}" if scene.name else ""
+    return f"{scene.number}{name}: {width} × {height} px{' (read)' if scene.number == info.scene else ''}"
 
 
 def _level_words(info: SlideInfo, level: int) -> str:

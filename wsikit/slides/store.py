@@ -91,6 +91,7 @@ class SlideStore(BaseSlide):
                 associated=self._associated_names(),
                 icc_profile=self._icc_profile(),
                 properties=self._vendor_properties(),
+                scene=source.get("scene"),
             ),
             mpp=mpp,
             mpp_source=mpp_source,
