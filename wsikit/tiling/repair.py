@@ -5,6 +5,7 @@ Objects (shards, or chunk files) are named by column and row.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any
 from wsikit.errors import StoreError
 from wsikit.slides.store_levels import fault_of_chunk
 from wsikit.slides.store_record import read_level
+from wsikit.store.atomic import write_json
 from wsikit.store.level_files import BYTES, NO_OBJECTS, REWRITING, LevelFiles, runs_of
 from wsikit.store.paths import remove_tree
-from wsikit.tiling import zarr_metadata as records
-from wsikit.tiling.plan import ImageParameters, LevelPlan
+from wsikit.tiling.plan import LevelPlan
 from wsikit.tiling.shard import ShardResult, ShardTask
 
 Place = tuple[int, int]
@@ -60,7 +61,14 @@ class LevelWork:
         }
 
 
-def lost_part(folder: Path, whole: LevelWork, parameters: ImageParameters) -> LevelWork:
+def _mark(path: Path, runs: list[list[int]]) -> None:
+    """State in a level's attributes which objects are being written again."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["attributes"]["wsikit"][REWRITING] = runs
+    write_json(path, record)
+
+
+def lost_part(folder: Path, whole: LevelWork) -> LevelWork:
     """The part of a level that a store lost: some shards, or the whole level if its metadata are lost or damaged.
 
     Damaged files are removed, and the level is marked, so that an interrupted repair is noticed.
@@ -79,7 +87,7 @@ def lost_part(folder: Path, whole: LevelWork, parameters: ImageParameters) -> Le
     left_out = frozenset(found.objects()) - frozenset(found.sizes()) - frozenset(damaged)
     attributes.pop(REWRITING, None)
     if damaged:
-        records.write_level(folder, whole.plan, attributes | {REWRITING: runs_of(damaged)}, parameters, sync=True)
+        _mark(array / "zarr.json", runs_of(damaged))
         for place in damaged:
             found.path(place).unlink(missing_ok=True)
     tasks = tuple(task for task in whole.tasks if (task.shard.col, task.shard.row) in damaged)
