@@ -71,7 +71,7 @@ def test_two_processes_at_once_keep_slides_of_equal_name_apart(
     command += [str(model_folder), "--pixels", "none", "--workers", "1", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     begun = [subprocess.Popen([*command, str(slide)], env=environment, stdout=subprocess.DEVNULL) for slide in two]
-    assert [process.wait(timeout=120) for process in begun] == [0, 0]
+    assert [process.wait(timeout=400) for process in begun] == [0, 0]
     check_stores(tmp_path / "out", *two)
 
 

@@ -24,6 +24,7 @@ from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.slides.store_label import TISSUE, UNREADABLE
 from wsikit.store.atomic import PARTIAL_SUFFIX
+from wsikit.store.level_files import REMEDY
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import reaching, zarr_store
 from wsikit.store.shards import read_shard
@@ -106,6 +107,9 @@ def verify(
         if slide is not None and level.source_level is not None:
             problems.extend(_compare_pixels(opened, level, slide, counts))
     progress.finish()
+    for path, fault in opened.damaged_files().items():
+        if not any(path in problem for problem in problems):
+            problems.append(f"{path}: {fault}. {REMEDY}")
     problems.extend(_verify_others(opened))
     problems.extend(_verify_tables(opened))
     problems.extend(
