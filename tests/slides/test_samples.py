@@ -13,6 +13,9 @@ from wsikit.errors import ReadError, SlideError, UnsupportedSlideError
 from wsikit.slides import open_slide
 
 TILES = {"tile": (64, 64)}
+PACKED = pytest.mark.skipif(
+    tuple(map(int, tifffile.__version__.split(".")[:3])) < (2026, 3, 3), reason="this tifffile writes no packed samples"
+)
 LAYOUTS = pytest.mark.parametrize("layout", [TILES, {"rowsperstrip": 40}], ids=["tiles", "strips"])
 
 
@@ -161,6 +164,7 @@ def test_grey_with_alpha_is_read_and_grey_with_something_else_is_refused(tmp_pat
 
 
 # --- bits and ranges --------------------------------------------------------------------------------------------------
+@PACKED
 @LAYOUTS
 @pytest.mark.parametrize("bits", [1, 2, 4, 10, 12, 14, 16])
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
@@ -176,6 +180,7 @@ def test_white_is_the_largest_value_of_the_stated_bits(tmp_path, ramp, layout, b
     assert f"White is sample value {white}" in notes
 
 
+@PACKED
 def test_rgb_of_12_bits_in_both_byte_orders(tmp_path, rgb, overwrite_tile):
     """Packed samples are a stream of bits, the same in both byte orders (TIFF 6.0, FillOrder)."""
     little, big = tmp_path / "little.tif", tmp_path / "big.tif"
