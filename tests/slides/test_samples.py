@@ -163,6 +163,21 @@ def test_grey_with_alpha_is_read_and_grey_with_something_else_is_refused(tmp_pat
             open_slide(bad)
 
 
+def test_other_readers_show_the_colours_or_refuse(tmp_path, rgb):
+    path = tmp_path / "slide.tif"
+    pixels = np.dstack([rgb, np.zeros(rgb.shape[:2], np.uint8)])
+    for kind in ("unspecified", "unassalpha"):
+        tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=[kind], metadata=None, **TILES)
+        with open_slide(path, "tiffslide") as slide, open_slide(path) as truth:
+            np.testing.assert_array_equal(slide.read_region(0, 0, *slide.dimensions), rgb)
+            assert slide.info.notes == truth.info.notes
+        if kind == "unspecified":
+            with pytest.raises(
+                UnsupportedSlideError, match="OpenSlide would take one for alpha.*Readers that can: tiff"
+            ):
+                open_slide(path, "openslide")
+
+
 # --- bits and ranges --------------------------------------------------------------------------------------------------
 @PACKED
 @LAYOUTS
