@@ -199,7 +199,7 @@ def test_white_is_the_largest_value_of_the_stated_bits(tmp_path, ramp, layout, b
 def test_rgb_of_12_bits_in_both_byte_orders(tmp_path, rgb, overwrite_tile):
     """Packed samples are a stream of bits, the same in both byte orders (TIFF 6.0, FillOrder)."""
     little, big = tmp_path / "little.tif", tmp_path / "big.tif"
-    values = rgb.astype(np.uint16) * 4095 // 255
+    values = (rgb.astype(np.uint32) * 4095 // 255).astype(np.uint16)
     options = {"photometric": "rgb", "bitspersample": 12, "metadata": None, **TILES}
     tifffile.imwrite(little, values, byteorder="<", **options)
     tifffile.imwrite(big, values, byteorder=">", **options)
