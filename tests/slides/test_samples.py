@@ -210,7 +210,7 @@ def test_rgb_of_12_bits_in_both_byte_orders(tmp_path, rgb, overwrite_tile):
             # tifffile swaps the bytes of a big-endian file before it packs them
             overwrite_tile(big, number, lambda _, packed=packed: packed)
     for path in (little, big):
-        np.testing.assert_array_equal(shown(path)[0], np.floor(values * 255 / 4095 + 0.5))
+        np.testing.assert_array_equal(shown(path)[0], np.floor(values * (255 / 4095) + 0.5))
 
 
 @LAYOUTS
