@@ -402,3 +402,13 @@ def test_samples_show_their_colour_space_by_gamut_and_glass(rgb):
     assert shown_by(to_ycc(black).reshape(-1, 3)) == "ycc"
     assert shown_by(np.full((100, 3), 128, np.uint8)) is None
     assert shown_by(np.zeros((0, 3), np.uint8)) is None
+
+
+def test_frames_of_one_level_that_are_coded_in_different_ways_are_refused(write):
+    ways = iter(range(100))
+
+    def encode(tile):
+        return j2k(tile, mct=True) if next(ways) < 10 else j2k(to_ycc(tile), mct=False)
+
+    with pytest.raises(UnsupportedSlideError, match="coded in different ways .*colour transform.*no colour transform"):
+        open_slide(write(encode, "YBR_RCT", J2K_LOSSLESS))
