@@ -133,7 +133,7 @@ def test_rgb_behind_a_jfif_marker_is_read_as_file_and_samples_say(write, rgb):
         stream = jpeg(tile, **AS_RGB)
         return stream[:2] + b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0" + without_markers(stream)[2:]
 
-    assert examine(encode(rgb[:64, :64])).marker == "JFIF marker"
+    assert examine(encode(rgb[:64, :64])).marker == "a JFIF marker"
     path = write(encode, "RGB", JPEG)
     check(path, rgb, 40, "JFIF marker, and its px are those of RGB: read as RGB")
     with open_slide(path) as slide:
@@ -378,7 +378,7 @@ def test_each_level_has_its_own_colours(tmp_path, rgb, tiles_of, write_dicom):
     with open_slide(tmp_path / "1.dcm") as slide:
         np.testing.assert_array_equal(slide.read_region(0, 0, 320, 240, level=0), rgb)
         assert np.abs(slide.read_region(0, 0, 160, 120, level=1).astype(int) - half).mean() < 8
-        assert slide.info.notes == ("Level 1: the file says RGB, its frames have JFIF marker: read as YCbCr.",)
+        assert slide.info.notes == ("Level 1: the file says RGB, its frames have a JFIF marker: read as YCbCr.",)
 
 
 def test_two_of_file_stream_and_samples_must_agree():
