@@ -269,6 +269,7 @@ def test_options_and_sidecars_take_what_people_write(tmp_path, levels, write_pyr
     path = write_pyramid(tmp_path / "slide.tiff", levels, mpp=None)
     with open_slide(path, mpp=value) as slide:
         assert slide.mpp == (mpp, mpp)
+        assert slide.given_mpp == ((mpp, mpp), "option")
     (tmp_path / "slide.tiff.json").write_text(json.dumps({"mpp": value}))
     with open_slide(path) as slide:
         assert (slide.mpp, slide.mpp_source) == ((mpp, mpp), "sidecar")
