@@ -52,7 +52,6 @@ class BaseSlide(ABC):
         mpp_source: str = "option",
         scene: SceneLike | None = None,
     ) -> None:
-        self._given = (mpp, mpp_source)
         self._given_scene = scene
         resolved = scale.resolve(
             info.path,
@@ -62,6 +61,9 @@ class BaseSlide(ABC):
             given_source=mpp_source,
             checked=info.kind == "store",
         )
+        # what a user typed, such as "0,25 µm", is kept as the number that it is
+        typed = isinstance(mpp, str) or (isinstance(mpp, (tuple, list)) and any(isinstance(part, str) for part in mpp))
+        self._given = (resolved.mpp if typed else mpp, mpp_source)
         self._info = replace(info, mpp=resolved.mpp, mpp_source=resolved.source, mpp_fault=resolved.fault)
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:

@@ -281,7 +281,7 @@ def _number(text: str | None) -> float | None:
 
 def _without_path(error: Exception, path: str) -> str:
     """OpenSlide's message on one line, without the path, which is added by the caller."""
-    words = " ".join(str(error).split())
+    words = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))
     return re.sub(rf"(Reading )?{re.escape(path)}: ", "", words)
 
 
