@@ -118,6 +118,8 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
         codec: str,
         profile: str,
         keep_label: bool,
+        ngff: str,
+        jpeg_name: str,
         **others: Any,
     ) -> Any:
         from typing import cast
@@ -131,6 +133,8 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
             codec=cast(Any, codec),
             profile=cast(Any, profile),
             keep_label=keep_label,
+            ngff=cast(Any, ngff),
+            jpeg_name=cast(Any, jpeg_name),
         )
         return function(*arguments, image=image, **others)
 
@@ -165,12 +169,27 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["native", "portable"]),
                 default="native",
                 show_default=True,
-                help="portable: readable without a JPEG codec (napari, QuPath, browsers); several times as large.",
+                help="portable: pixels that programs without a JPEG codec read; several times as large.",
             ),
             click.option(
                 "--keep-label",
                 is_flag=True,
                 help="Also store the label and macro images. They can show a patient's name.",
+            ),
+            click.option(
+                "--ngff",
+                type=click.Choice(["0.4", "0.5", "0.6"]),
+                default="0.5",
+                show_default=True,
+                help="Version of the OME-Zarr metadata; 0.4, for older programs such as QuPath, with "
+                "--profile portable.",
+            ),
+            click.option(
+                "--jpeg-name",
+                type=click.Choice(["imagecodecs_jpeg", "jpeg"]),
+                default="imagecodecs_jpeg",
+                show_default=True,
+                help="Name of the JPEG codec in the metadata; jpeg is proposed to the Zarr extensions registry.",
             ),
         )
     ):

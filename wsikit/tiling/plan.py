@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from wsikit.errors import RequestError
 from wsikit.geometry import downsample_of
 from wsikit.slides.encoded_tiles import TileSource
-from wsikit.store.level_format import LevelFormat
+from wsikit.store.level_format import Codec, LevelFormat
 
 SMALLEST_LEVEL_PX = 4096
 """Coarser levels are built until the longer side is at most this; decoding such a level takes a tenth of a second."""
@@ -24,7 +24,11 @@ BUILT_DOWNSAMPLE = 4
 PORTABLE_TILE_PX = 1024
 """Side of a chunk in a file of its own: a slide of 10 gigapixels has ten thousand of them."""
 
+PORTABLE_CODEC: Codec = "zstd_frame"
+
 Regions = Literal["auto", "all", "tissue"]
+NgffVersion = Literal["0.4", "0.5", "0.6"]
+_LATER = {"ngff": "0.5", "jpeg_name": "imagecodecs_jpeg"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class ImageParameters:
     pixels: Literal["keep", "none"] = "keep"
     """none: the store refers to its source by path and fingerprint, and holds only masks and tables."""
     profile: Literal["native", "portable"] = "native"
-    """portable: Blosc-Zstandard chunks, one per file, with metadata of NGFF 0.5 and 0.4. Opens without a JPEG codec;
-    several times as large as the source."""
+    """portable: Zstandard chunks, one per file, which programs without a JPEG codec read; several times as large as the
+    source."""
     codec: Literal["jpeg", "zstd"] = "jpeg"
     """Codec for tiles that must be re-encoded: jpeg, or zstd, which is lossless."""
     regions: Regions = "auto"
@@ -50,6 +54,11 @@ class ImageParameters:
     """Chunks along a shard's side."""
     jpeg_quality: int = 90
     """Of re-encoded tiles, 4:4:4; about 54 dB relative to the decoded source."""
+    ngff: NgffVersion = "0.5"
+    """Version of the OME-Zarr metadata. 0.4 is for older programs: a portable store then has the metadata of Zarr v2
+    too, for the same chunks."""
+    jpeg_name: Literal["imagecodecs_jpeg", "jpeg"] = "imagecodecs_jpeg"
+    """Name of the JPEG codec in the metadata: `jpeg` is proposed to the registry of Zarr extensions."""
 
     def __post_init__(self) -> None:
         chosen = self.levels
@@ -61,9 +70,18 @@ class ImageParameters:
             raise RequestError(f"tiles of {self.tile_px} px: expected a multiple of 16, such as 256")
         if self.chunks_per_shard < 1:
             raise RequestError(f"{self.chunks_per_shard} chunks per shard: expected 1 or more")
+        if self.ngff == "0.4" and self.profile != "portable":
+            raise RequestError("NGFF 0.4 has neither shards nor the JPEG codec: it needs --profile portable")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON values. Options that came later are left out at their defaults: what was made before is up to date."""
+        record = asdict(self)
+        for name, default in _LATER.items():
+            if record[name] == default:
+                del record[name]
+        if self.profile == "portable":
+            record["portable_codec"] = PORTABLE_CODEC  # it was Blosc before
+        return record
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,8 @@ class LevelPlan:
     """Level of the source that it is read from; None: built by averaging 4 × 4 px of the store's previous level."""
     source: TileSource | None = None
     """Format of the source's tiles, which become the chunks; None: pixels are decoded or averaged, and encoded."""
+    reason: str | None = None
+    """Why the source's tiles are encoded again, as the end of a sentence; None where they are kept or averaged."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +123,7 @@ def plan_levels(
     parameters: ImageParameters,
     passing: Mapping[int, TileSource] | None = None,
     *,
+    faults: Mapping[int, str] | None = None,
     fill: int = 255,
 ) -> list[LevelPlan]:
     """The source's levels, then coarser ones until the longer side is `SMALLEST_LEVEL_PX` or less.
@@ -113,6 +134,8 @@ def plan_levels(
         (width, height) per source level, finest first.
     passing
         Source levels whose encoded tiles can be passed through, and the format of these tiles.
+    faults
+        Why the tiles of the other source levels cannot be.
     fill
         Value of the pixels of a tile that is left out.
 
@@ -143,7 +166,8 @@ def plan_levels(
         source = own.get(source_level)
         downsample = (downsample_of(width0, width), downsample_of(height0, height))
         form = _format(width, height, channels, parameters, source, fill)
-        levels.append(LevelPlan(level, form, downsample, source_level, source))
+        reason = None if source else _why_encoded(source_level, parameters, passing or {}, faults or {})
+        levels.append(LevelPlan(level, form, downsample, source_level, source, reason))
     while max(levels[-1].format.width, levels[-1].format.height) > SMALLEST_LEVEL_PX:
         above = levels[-1]
         width, height = (math.ceil(size / BUILT_DOWNSAMPLE) for size in (above.format.width, above.format.height))
@@ -176,13 +200,24 @@ def tiles_of_shard(shard: ShardPlan, form: LevelFormat) -> list[TilePlan | None]
     return tiles + [None] * (side**2 - len(tiles))
 
 
+def _why_encoded(
+    level: int, parameters: ImageParameters, passing: Mapping[int, TileSource], faults: Mapping[int, str]
+) -> str:
+    if level in passing and parameters.profile == "portable":
+        return "the portable profile was requested, which holds no JPEG or JPEG 2000 tiles"
+    if level in passing:
+        return f"its tiles have {passing[level].channels} channels, those of the finest level another number"
+    return faults.get(level, "its reader returns pixels, not coded tiles")
+
+
 def _format(
     width: int, height: int, channels: int, parameters: ImageParameters, source: TileSource | None, fill: int
 ) -> LevelFormat:
     if parameters.profile == "portable":
         tile = min(PORTABLE_TILE_PX, parameters.tile_px * 4)
-        return LevelFormat(width, height, (tile, tile), "zstd", channels, None, fill)
-    side = parameters.chunks_per_shard
+        return LevelFormat(width, height, (tile, tile), PORTABLE_CODEC, channels, None, fill)
+    side, name = parameters.chunks_per_shard, parameters.jpeg_name
     if source is not None:
-        return LevelFormat(width, height, source.tile_px, source.codec, channels, side, fill)
-    return LevelFormat(width, height, (parameters.tile_px, parameters.tile_px), parameters.codec, channels, side, fill)
+        return LevelFormat(width, height, source.tile_px, source.codec, channels, side, fill, name)
+    tile_px = (parameters.tile_px, parameters.tile_px)
+    return LevelFormat(width, height, tile_px, parameters.codec, channels, side, fill, name)
