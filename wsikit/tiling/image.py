@@ -148,6 +148,8 @@ def write_image(
     lossless = parameters.pixels == "none"
     if parameters.pixels == "keep":
         fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
+        if isinstance(slide, SlideStore) and slide.holds_pixels:
+            fill = slide.level_format(0).fill  # what its tiles are that it does not store
         levels = plan_levels(slide.level_dimensions, parameters, source.passing, faults=source.faults, fill=fill)
         lossless = _write_levels(source, folder, levels, parameters, tissue, executor, on_plan, on_shard)
         records.write_associated(slide, folder, parameters)
@@ -204,6 +206,8 @@ def _write_levels(
             attributes = records.level_attributes(
                 level, parameters, of_level, dropped=dropped[level.level], exact=exact
             )
+            if isinstance(slide, SlideStore):
+                attributes = records.of_store(attributes, slide, level)
             _warn_of_unreadable(slide, level, of_level)
             records.write_level(folder, level, attributes, parameters)
             lossless = lossless and (attributes["lossless"] or level.source_level is None)
