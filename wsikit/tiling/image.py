@@ -90,6 +90,8 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
     settings: dict[str, Any] = {**parameters.to_json(), "reader": source.slide.info.reader}
     if isinstance(source.slide, BaseSlide) and source.slide.has_given_mpp:
         settings["mpp"] = list(source.slide.mpp)
+    if isinstance(source.slide, SlideStore):
+        settings["tiles"] = "passed through"  # earlier, a store's tiles were encoded a second time
     if source.slide.info.scenes:
         settings["scene"] = source.slide.info.scene
     inputs = {"source": source.fingerprint} | ({"tissue": tissue.digest} if tissue else {})
