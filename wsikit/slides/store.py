@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
+from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
 from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
 from wsikit.slides.storage import LevelStorage
@@ -181,8 +182,32 @@ class SlideStore(BaseSlide):
         return tuple(found)
 
     def pass_through_fault(self, level: int) -> str | None:
-        """Why another store cannot keep the tiles of `level` as they are."""
-        return "it is a store already: give the slide that it was made from to keep the scanner's tiles"
+        """Why another store cannot keep the tiles of `level` as they are; None if it can."""
+        if self._source is not None:
+            return self._source.pass_through_fault(level)
+        codec = self._stored.formats[level].codec
+        return None if codec in ("jpeg", "jpeg2k") else f"the store's tiles are coded by {codec}, not as JPEG"
+
+    def tile_source(self, level: int) -> TileSource | None:
+        """Format of the tiles of `level`, which another store keeps as they are; None if it cannot."""
+        if self._source is not None:
+            return self._source.tile_source(level) if isinstance(self._source, EncodedTiles) else None
+        form, record = self._stored.formats[level], self.level_record(level)
+        if form.codec not in ("jpeg", "jpeg2k"):
+            return None
+        return TileSource(
+            form.tile_px,
+            form.codec,
+            form.channels,
+            rewrapped=record.get("fidelity") == "coefficients",
+            subsampled=bool(record.get("chunk_border_upsampling")),
+        )
+
+    def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
+        """One tile as it is stored; None if none is stored there; ReadError if it cannot be read."""
+        if isinstance(self._source, EncodedTiles):
+            return self._source.encoded_tile(level, column, row)
+        return self.chunk(level, column, row)
 
     def grids(self) -> list[str]:
         """Names of the patch grids, e.g. 0.5um_224px."""

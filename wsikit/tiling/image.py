@@ -92,6 +92,8 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
     settings: dict[str, Any] = {**parameters.to_json(), "reader": source.slide.info.reader}
     if isinstance(source.slide, BaseSlide) and source.slide.has_given_mpp:
         settings["mpp"] = list(source.slide.mpp)
+    if isinstance(source.slide, SlideStore):
+        settings["tiles"] = "passed through"  # earlier, a store's tiles were encoded a second time
     if source.slide.info.scenes:
         settings["scene"] = source.slide.info.scene
     inputs = {"source": source.fingerprint} | ({"tissue": tissue.digest} if tissue else {})
@@ -209,6 +211,8 @@ def write_image(
     lossless = parameters.pixels == "none"
     if parameters.pixels == "keep":
         fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
+        if isinstance(slide, SlideStore) and slide.holds_pixels:
+            fill = slide.level_format(0).fill  # what its tiles are that it does not store
         levels = plan_levels(slide.level_dimensions, parameters, source.passing, faults=source.faults, fill=fill)
         work = [_all_of(source, folder, levels, level, parameters, tissue) for level in levels]
         if repair:
@@ -282,6 +286,8 @@ def _write_levels(
                 attributes = records.level_attributes(
                     of_level.plan, parameters, found, dropped=of_level.dropped, exact=exact
                 )
+                if isinstance(slide, SlideStore):
+                    attributes = records.of_store(attributes, slide, of_level.plan)
             else:
                 attributes = dict(of_level.before)
             attributes |= of_level.files(folder, found)

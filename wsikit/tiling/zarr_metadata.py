@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.slides.base import Slide
+from wsikit.slides.store import SlideStore
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
 from wsikit.store.level_files import BYTES
@@ -67,6 +68,20 @@ def level_attributes(
     if fidelity == "encoded":
         attributes["codec"] = {"name": "jpeg", "quality": parameters.jpeg_quality, "subsampling": "444"}
     return attributes
+
+
+def of_store(attributes: dict[str, Any], store: SlideStore, level: LevelPlan) -> dict[str, Any]:
+    """Attributes of a level whose tiles were passed through from another store: they are what they were there."""
+    own = store.level_record(level.source_level) if level.source is not None and level.source_level is not None else {}
+    if not own:
+        return attributes
+    kept = ("fidelity", "origin", "codec", "reencoded_because", "chunk_border_upsampling")
+    found = {**attributes, **{name: own[name] for name in kept if name in own}}
+    found["lossless"] = attributes["lossless"] and bool(own["lossless"])
+    if "dropped_tiles" in own and "dropped_tiles" not in attributes:
+        found |= {"background": "dropped", "dropped_tiles": own["dropped_tiles"]}
+        found["missing_tiles"] = max(0, attributes["missing_tiles"] - own["dropped_tiles"])
+    return found
 
 
 def _reasons(results: Sequence[ShardResult]) -> dict[str, int]:
