@@ -65,7 +65,8 @@ def scene_option(function: F) -> F:
 
 
 def roi_options(function: F) -> F:
-    """--roi, --roi-class and --min-roi."""
+    """--roi, --roi-class, --min-roi and --frame."""
+    function = frame_option(function)
     function = click.option(
         "--min-roi",
         default=0.5,
@@ -84,8 +85,18 @@ def roi_options(function: F) -> F:
         "--roi",
         type=click.Path(exists=True),
         metavar="GEOJSON|DIR",
-        help="Use only patches inside these regions (GeoJSON of QuPath, level-0 px): a file, or a folder of "
-        "<slide>.geojson.",
+        help="Use only patches inside these regions (GeoJSON of QuPath): a file, or a folder of <slide>.geojson.",
+    )(function)
+
+
+def frame_option(function: F) -> F:
+    return click.option(
+        "--frame",
+        type=click.Choice(["auto", "level0", "bounds"]),
+        default="auto",
+        show_default=True,
+        help="What coordinates of regions count from: the corner of level 0, or that of the slide's bounds (scanned "
+        "area), as in QuPath; auto: as the file states, else bounds for files of QuPath.",
     )(function)
 
 
@@ -170,7 +181,8 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["0.4", "0.5", "0.6"]),
                 default="0.5",
                 show_default=True,
-                help="Version of the OME-Zarr metadata; 0.4, for older programs such as QuPath, with --profile portable.",
+                help="Version of the OME-Zarr metadata; 0.4, for older programs such as QuPath, with "
+                "--profile portable.",
             ),
             click.option(
                 "--jpeg-name",

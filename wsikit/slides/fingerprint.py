@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from wsikit.slides.formats.dicom.looks import HEAD_BYTES, looks_like_dicom
 from wsikit.slides.formats.ome_zarr.nodes import is_store
 from wsikit.store.paths import place
 
@@ -50,7 +51,7 @@ def _companions(path: Path) -> list[Path]:
         folder = path.with_suffix("")
         return sorted(folder.iterdir()) if folder.is_dir() else []
     with open(path, "rb") as file:
-        if file.read(132)[128:] != b"DICM":
+        if not looks_like_dicom(file.read(HEAD_BYTES)):
             return []
     from wsikit.slides.formats.dicom.files import same_series
 

@@ -23,6 +23,7 @@ from wsikit.errors import (
 from wsikit.plugins import load_plugin, plugin_names
 from wsikit.slides.base import BaseSlide
 from wsikit.slides.containers import container_fault, folder_fault
+from wsikit.slides.formats.dicom.looks import HEAD_BYTES, looks_like_dicom
 from wsikit.slides.formats.ome_zarr.nodes import is_store, is_zarr
 from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import MppLike, Slide
@@ -46,6 +47,9 @@ _READ_FOLDERS = frozenset({"ome-zarr", "store"})
 
 _READ_BY_TILES = frozenset({None, "aperio", "generic-tiff", "philips"})
 """OpenSlide's vendor names of the TIFF files whose tiles do not overlap, so that wsikit reads them tile by tile."""
+
+_READ_BY_TILES_IF_EQUAL = frozenset({"argos", "huron"})
+"""OpenSlide's vendor names of TIFF files that are read tile by tile if tiles of each level agree with OpenSlide."""
 
 EXPORT = "Export the slide from the scanner's software as SVS, tiled TIFF, OME-TIFF or DICOM."
 
@@ -160,17 +164,19 @@ def _choose_built_in(path: str, scene: SceneLike | None) -> str:
     if os.path.isdir(path):
         return _choose_for_folder(path)
     head = _head(path)
+    if _is_dicom_slide(path, head):
+        # also with the head of a TIFF in its preamble: the TIFF is one level, DICOM is the slide
+        return "dicom"
     _check_own_pixels(path, head)
     if _is_tiff(head):
         return _choose_for_tiff(path, scene)
+    if looks_like_dicom(head):
+        return "dicom"  # its reader explains best what it is
     vendor = _openslide_vendor(path)
     if vendor is not None:
-        return "dicom" if vendor == "dicom" else "openslide"
+        return "openslide"
     if _is_picture(head):
         return "image"
-    if _is_dicom(head):
-        # OpenSlide explains best what is wrong with it
-        return "openslide"
     raise UnsupportedSlideError(f"{path}: {_what_it_may_be(path, head)}. {EXPORT}")
 
 
@@ -271,7 +277,7 @@ def _others(path: str, refused: str) -> list[str]:
     for name in reader_names():
         if name == refused:
             continue
-        if name in READERS and (name in _READ_FOLDERS) != os.path.isdir(path):
+        if name in READERS and name != "dicom" and (name in _READ_FOLDERS) != os.path.isdir(path):
             continue
         try:
             if name not in READERS and not _plugin_reads(name, path):
@@ -309,6 +315,14 @@ def _choose_for_folder(path: str) -> str:
     folder = Path(path)
     if folder.suffix == ".zarr" or is_zarr(folder):
         return "ome-zarr" if is_zarr(folder) and not is_store(folder) else "store"
+    from wsikit.slides.formats.dicom.reader import folder_slides
+
+    slides = folder_slides(folder)
+    if len(slides) == 1:
+        return "dicom"
+    if slides:
+        names = ", ".join(slide.name for slide in slides[:3])
+        raise UnsupportedSlideError(f"{path}: a folder of {len(slides)} DICOM slides. Give one of them: {names}.")
     dicom = sorted(folder.glob("*.dcm"))
     if dicom:
         raise UnsupportedSlideError(f"{path}: a folder of DICOM files. Give one of them, such as {dicom[0].name}.")
@@ -327,15 +341,28 @@ def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
     vendor = _openslide_vendor(path)
     if vendor == "hamamatsu":
         return _choose_for_ndpi(path)
+    if vendor in _READ_BY_TILES_IF_EQUAL:
+        return "tiff" if scene is not None else _choose_by_agreement(path)
     if vendor not in _READ_BY_TILES:
         return "openslide"
     from wsikit.slides.formats.tiff.layout import is_aperio_ycbcr, tile_compression
 
     compression = tile_compression(path, scene)
     if compression is None:
-        return "openslide" if vendor is not None else "image"
+        # OpenSlide would take a reduced image in tiles for the slide
+        return "image" if vendor in (None, "generic-tiff") else "openslide"
     # Aperio's YCbCr may have colour at half the resolution, which OpenSlide enlarges as Aperio's software does
     return "openslide" if vendor == "aperio" and is_aperio_ycbcr(path) else "tiff"
+
+
+def _choose_by_agreement(path: str) -> str:
+    from wsikit.slides.formats.tiff.agreement import disagreement
+
+    reason = disagreement(path)
+    if reason is None:
+        return "tiff"
+    logger.info("%s: %s; read with OpenSlide", path, reason)
+    return "openslide"
 
 
 def _choose_for_ndpi(path: str) -> str:
@@ -359,7 +386,7 @@ def _openslide_vendor(path: str) -> str | None:
 def _head(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(132)
+            return file.read(HEAD_BYTES)
     except PermissionError:
         raise SlideError(f"{path}: you may not read this file. Ask its owner for permission.") from None
 
@@ -377,8 +404,15 @@ def _is_picture(head: bytes) -> bool:
     return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or (head[4:8] == b"ftyp" and head[8:12] in brands)
 
 
-def _is_dicom(head: bytes) -> bool:
-    return head[128:132] == b"DICM"
+def _is_dicom_slide(path: str, head: bytes) -> bool:
+    """Whether a file is a level, the label or the overview of a DICOM slide."""
+    if not looks_like_dicom(head):
+        return False
+    from wsikit.slides.formats.dicom.header import read_header
+    from wsikit.slides.formats.dicom.kinds import is_slide_class
+
+    header = read_header(path)
+    return header is not None and is_slide_class(header.sop_class) and (bool(header.sop_class) or min(header.size) > 0)
 
 
 def _what_it_may_be(path: str, head: bytes) -> str:

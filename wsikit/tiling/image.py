@@ -11,7 +11,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from wsikit.tissue.mask import TissueMask
 
 logger = logging.getLogger(__name__)
 
-IMAGE_REVISION = 3
+IMAGE_REVISION = 4
 PLAN_NAME = "plan.json"
 OUR_FOLDERS = ("labels", "maps", "patches", "associated", "wsikit")
 _FLUORESCENCE_FILL = 0
@@ -49,6 +49,8 @@ class ImageSource:
     """Size in bytes and modification time of the file."""
     passing: dict[int, TileSource]
     """Levels whose encoded tiles can be passed through, and the format of these tiles."""
+    faults: dict[int, str] = field(default_factory=dict)
+    """Why the tiles of the other levels cannot be, where that is known."""
 
     @staticmethod
     def state_of(path: str) -> tuple[int, int]:
@@ -65,8 +67,12 @@ class ImageSource:
         if isinstance(slide, EncodedTiles):
             found = {level: slide.tile_source(level) for level in range(len(slide.level_dimensions))}
             passing = {level: source for level, source in found.items() if source is not None}
+        faults: dict[int, str] = {}
+        if isinstance(slide, BaseSlide):
+            others = [level for level in range(len(slide.level_dimensions)) if level not in passing]
+            faults = {level: fault for level in others if (fault := slide.pass_through_fault(level)) is not None}
         state = cls.state_of(slide.path)
-        return cls(slide, fingerprint(slide.path), state, passing)
+        return cls(slide, fingerprint(slide.path), state, passing, faults)
 
     def tissue_only(self, parameters: ImageParameters) -> bool:
         """Whether background is left out: on request, and by default without pass-through."""
@@ -142,7 +148,7 @@ def write_image(
     lossless = parameters.pixels == "none"
     if parameters.pixels == "keep":
         fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
-        levels = plan_levels(slide.level_dimensions, parameters, source.passing, fill=fill)
+        levels = plan_levels(slide.level_dimensions, parameters, source.passing, faults=source.faults, fill=fill)
         lossless = _write_levels(source, folder, levels, parameters, tissue, executor, on_plan, on_shard)
         records.write_associated(slide, folder, parameters)
     records.write_vendor_group(slide, folder)

@@ -9,6 +9,8 @@ import logging
 import re
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from PIL import ImageCms
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
+from wsikit.slides.formats import openslide_tiles
 from wsikit.slides.formats.openslide_areas import in_scene, scanned_areas
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import UNKNOWN, Scale, stated, stated_text
@@ -91,6 +94,14 @@ class OpenSlideSlide(BaseSlide):
         with self._lock:
             self._closed, self._handle = True, None
 
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the tiles of `level` as they are, as the end of a sentence."""
+        return self._fault
+
+    @cached_property
+    def _fault(self) -> str:
+        return openslide_tiles.pass_through_fault(self.path, self.info.vendor)
+
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         rows = max(1, _READ_PX // width)
         if height <= rows:
@@ -158,7 +169,10 @@ def _read(handle: openslide.OpenSlide, level: int, corner: Size, x: int, y: int,
 
 
 def _rgb(rgba: np.ndarray) -> Pixels:
-    """OpenSlide returns areas that were not scanned as transparent: here they are white, like glass."""
+    """OpenSlide returns areas that were not scanned as transparent: here they are white, like glass.
+
+    The library itself premultiplies colours with alpha; its Python binding has already divided by alpha again.
+    """
     return over_white(rgba[..., :3], rgba[..., 3])
 
 
@@ -167,7 +181,7 @@ def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
     vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
     width, height = handle.dimensions
     scale = _scale(properties, vendor)
-    return SlideInfo(
+    info = SlideInfo(
         path=path,
         reader=reader,
         vendor=vendor,
@@ -185,6 +199,17 @@ def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
         associated=tuple(sorted(name for name in handle.associated_images if name in ("label", "macro", "thumbnail"))),
         icc_profile=_icc_profile(path, handle),
         properties=allowed(properties),
+    )
+    return replace(info, notes=_notes(info))
+
+
+def _notes(info: SlideInfo) -> tuple[str, ...]:
+    if info.bounds is None or info.bounds == (0, 0, *info.dimensions):
+        return ()
+    x, y, width, height = info.bounds
+    return (
+        f"The file states a scanned area (openslide.bounds): {width} × {height} px from x={x}, y={y}. QuPath and "
+        "others show only this, and their coordinates count from its corner.",
     )
 
 
