@@ -96,7 +96,7 @@ def outputs_receipt(results: StoredResults) -> Receipt:
 
 
 def stored_outputs_receipt(folder: Path) -> Receipt | None:
-    """Receipt of the files in `folder`; None if one of `FILES` is missing or cut off, or their provenance is damaged."""
+    """Receipt of the files in `folder`; None if one of `FILES` is missing or cut off, or the record is damaged."""
     try:
         record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
         receipt = Receipt.from_json(record["receipt"])

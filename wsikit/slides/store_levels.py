@@ -91,7 +91,7 @@ class StoreLevels(TileReader):
         if form.chunks_per_shard:
             self._chunks.append(ShardedLevel(path.parent, form.chunks_per_shard))
         else:
-            self._chunks.append(ChunkFiles(path.parent))
+            self._chunks.append(ChunkFiles(path.parent, form.key_prefix))
 
     def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
         chunk = self.encoded(level, column, row)

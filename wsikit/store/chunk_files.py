@@ -1,4 +1,4 @@
-"""Chunks of an array without shards: one file per chunk, named as in Zarr v2. Encoded bytes; nothing is decoded."""
+"""Chunks of an array without shards: one file per chunk. Encoded bytes; nothing is decoded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 class ChunkFiles:
     """Random access to the encoded chunks of one array, by (column, row)."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        self.folder = folder / prefix
+        """`prefix` is `LevelFormat.key_prefix`."""
 
     def chunk(self, col: int, row: int) -> bytes | None:
         """The chunk's bytes, or None if it is not stored."""

@@ -50,11 +50,14 @@ class LevelFormat:
     channels: int = 3
     """3: R, G, B; 1: grey."""
     chunks_per_shard: int | None = 16
-    """Chunks along a shard's side; None: one file per chunk, named as in Zarr v2."""
+    """Chunks along a shard's side; None: one file per chunk."""
     fill: int = 255
     """Value of the pixels of a chunk that is not stored."""
     jpeg_name: str = ZARR_CODECS["jpeg"]
     """Name of the JPEG codec in zarr.json."""
+    v2_keys: bool = True
+    """Whether files of single chunks are named as in Zarr v2, so that v2 metadata can refer to the same files; some
+    programs look for the names of v3 whatever the metadata state. Shards have the names of v3."""
 
     @property
     def n_tiles(self) -> tuple[int, int]:
@@ -68,7 +71,12 @@ class LevelFormat:
 
     def object_key(self, col: int, row: int) -> str:
         """Key, below the array, of the object in column and row of objects (shards, or single chunks)."""
-        return f"c/0/{row}/{col}" if self.chunks_per_shard else f"0/{row}/{col}"
+        return f"{self.key_prefix}0/{row}/{col}"
+
+    @property
+    def key_prefix(self) -> str:
+        """What the keys of Zarr v3 begin with, those of v2 not."""
+        return "" if self.v2_keys and not self.chunks_per_shard else "c/"
 
     def to_zarr(self, attributes: Mapping[str, Any], *, jpeg: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """zarr.json (Zarr v3) of the level. `jpeg`: configuration of the JPEG codec, where it has one."""
@@ -92,7 +100,7 @@ class LevelFormat:
             "fill_value": self.fill,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": self._chunk_shape(self.shard_side)}},
             "chunk_key_encoding": {
-                "name": "default" if self.chunks_per_shard else "v2",
+                "name": "default" if self.key_prefix else "v2",
                 "configuration": {"separator": "/"},
             },
             "codecs": codecs,
@@ -102,7 +110,7 @@ class LevelFormat:
 
     def to_zarr2(self) -> dict[str, Any]:
         """.zarray (Zarr v2) for the same chunk files, for readers of NGFF 0.4. ValueError with shards or JPEG."""
-        if self.chunks_per_shard or self.codec != "zstd_frame":
+        if self.key_prefix or self.codec != "zstd_frame":
             raise ValueError("Zarr v2 has neither shards nor these codecs")
         return {
             "zarr_format": 2,
@@ -141,6 +149,7 @@ class LevelFormat:
             channels=channels,
             chunks_per_shard=side,
             fill=int(record["fill_value"]),
+            v2_keys=record["chunk_key_encoding"]["name"] == "v2",
             jpeg_name=REGISTERED_JPEG if REGISTERED_JPEG in names else ZARR_CODECS["jpeg"],
         )
 

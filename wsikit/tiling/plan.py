@@ -215,7 +215,8 @@ def _format(
 ) -> LevelFormat:
     if parameters.profile == "portable":
         tile = min(PORTABLE_TILE_PX, parameters.tile_px * 4)
-        return LevelFormat(width, height, (tile, tile), PORTABLE_CODEC, channels, None, fill)
+        v2_keys = parameters.ngff == "0.4"
+        return LevelFormat(width, height, (tile, tile), PORTABLE_CODEC, channels, None, fill, v2_keys=v2_keys)
     side, name = parameters.chunks_per_shard, parameters.jpeg_name
     if source is not None:
         return LevelFormat(width, height, source.tile_px, source.codec, channels, side, fill, name)

@@ -244,7 +244,15 @@ def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8], param
     height, width = pixels.shape[:2]
     portable = parameters.profile == "portable"
     codec: Codec = PORTABLE_CODEC if portable else "jpeg"
-    form = LevelFormat(width, height, (width, height), codec, chunks_per_shard=None, jpeg_name=parameters.jpeg_name)
+    form = LevelFormat(
+        width,
+        height,
+        (width, height),
+        codec,
+        chunks_per_shard=None,
+        jpeg_name=parameters.jpeg_name,
+        v2_keys=not portable or parameters.ngff == "0.4",
+    )
     chunk = encode(pixels, form, quality=_PICTURE_QUALITY)
     write_bytes(folder / "0" / form.object_key(0, 0), chunk, sync=False)
     attributes: dict[str, Any] = {
