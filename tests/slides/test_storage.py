@@ -16,7 +16,6 @@ from wsikit.cli.info import command
 from wsikit.slides import open_slide
 from wsikit.slides.formats import openslide_tiles
 from wsikit.slides.formats.dicom import pass_through
-from wsikit.slides.formats.dicom.files import read_header
 from wsikit.slides.formats.ndpi import layout as ndpi_layout
 from wsikit.slides.storage import LevelStorage, storage_words
 
@@ -111,33 +110,33 @@ def test_formats_that_only_openslide_reads_have_a_reason(vendor):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"several": True}, "several focal planes"),
-        ({"bits": 12}, "12 bits per sample, not 8"),
-        ({"channels": 4}, "4 channels"),
-        ({"transfer_syntax": "1.2.840.10008.1.2.1"}, "not compressed"),
-        ({"transfer_syntax": "1.2.840.10008.1.2.4.80"}, "JPEG-LS"),
-        ({"transfer_syntax": "1.2.840.10008.1.2.4.203"}, "HTJ2K"),
-        ({"transfer_syntax": "1.2.3"}, "transfer syntax 1.2.3"),
-        ({"transfer_syntax": "1.2.840.10008.1.2.4.90", "photometric": "YBR_FULL"}, "YBR_FULL"),
-        ({}, "do not cover the level once each"),
+        ({"codec": "native"}, "not compressed"),
+        ({"codec": "jpeg-ls", "compression": "JPEG-LS"}, "are JPEG-LS, which stores do not hold"),
+        ({"codec": "rle", "compression": "RLE"}, "are RLE, which stores do not hold"),
+        ({"white_level": 4095}, "12 bits per sample, not 8"),
+        ({"meaning": "white is 0"}, "have 0 as white"),
+        ({"meaning": "palette"}, "indices of a palette"),
+        ({"meaning": "ycc"}, "do not state their colours"),
+        ({"by_content": True}, "do not state their colours"),
+        ({"jpeg_as": "rgb"}, "do not state their colours"),
+        ({"codec": "jpeg2k", "compression": "JPEG 2000"}, "HTJ2K"),
     ],
 )
-def test_a_dicom_file_states_why_its_frames_are_encoded_again(changes, expected):
-    plain = {"several": False, "bits": 8, "channels": 3, "transfer_syntax": "1.2.840.10008.1.2.4.50"}
-    header = SimpleNamespace(**{**plain, "photometric": "YBR_FULL_422", **changes})
-    assert expected in pass_through.of_file(header)
+def test_a_dicom_level_states_why_its_frames_are_encoded_again(changes, expected):
+    plain = {"codec": "jpeg", "compression": "JPEG", "white_level": 255, "meaning": "rgb", "by_content": False}
+    coding = SimpleNamespace(**{**plain, "jpeg_as": None, **changes})
+    assert expected in pass_through.fault(SimpleNamespace(source=None, places=None, coding=coding))
 
 
-def test_the_reason_of_a_dicom_level_comes_from_its_own_file(tmp_path, levels, tiles_of, write_dicom):
+def test_dicom_frames_that_overlap_state_so(tmp_path, levels, tiles_of, write_dicom):
     frames = []
     for tile in tiles_of(levels[2], 64):
         stream = io.BytesIO()
         Image.fromarray(tile).save(stream, "jpeg")
         frames.append(stream.getvalue())
-    path = write_dicom(tmp_path / "slide.dcm", frames, (160, 120), positions=[(0, 0)] * len(frames))
-    assert read_header(str(path)).is_level
-    assert "do not cover the level once each" in pass_through.fault(str(path), (160, 120))
-    assert "cannot be read without OpenSlide" in pass_through.fault(str(path), (80, 60))
+    places = [(column * 48, row * 56) for row in range(2) for column in range(3)]
+    path = write_dicom(tmp_path / "slide.dcm", frames, (160, 120), positions=places)
+    assert reasons(path) == ["its frames do not lie on one grid, or overlap"]
 
 
 def test_real_uncompressed_dicom_states_why(slides_dir):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from wsikit.errors import RequestError, StoreError
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
+from wsikit.store.level_format import EXACT_CODECS
 from wsikit.tiling.encode import encode
 from wsikit.tiling.jpeg_headers import JpegHeader, read_header
 
@@ -113,7 +114,7 @@ def _level(store: SlideStore, level: int, codec: Literal["keep", "jpeg"]) -> dic
     if codec == "jpeg" and form.codec != "jpeg":
         colour = {} if grey else {"photometric": "ycbcr", "subsampling": (1, 1)}
         return common | {"data": _encoded(store, level), "compression": _JPEG} | colour
-    if form.codec == "zstd":
+    if form.codec in EXACT_CODECS:
         pixels = _pixels(store, level)
         data = (tile if tile is None else tile[..., 0] for tile in pixels) if grey else pixels
         return common | {"data": data, "compression": _DEFLATE}

@@ -23,7 +23,8 @@ def decode_chunk(chunk: bytes, form: LevelFormat) -> npt.NDArray[np.uint8]:
         elif form.codec == "jpeg2k":
             samples = imagecodecs.jpeg2k_decode(chunk)
         else:
-            planes = np.frombuffer(imagecodecs.blosc_decode(chunk), dtype=np.uint8)
+            decoded = imagecodecs.blosc_decode(chunk) if form.codec == "zstd" else imagecodecs.zstd_decode(chunk)
+            planes = np.frombuffer(decoded, dtype=np.uint8)
             samples = planes.reshape(form.channels, height, width).transpose(1, 2, 0)
         samples = samples.reshape(height, width, form.channels)
     except Exception as error:  # each decoder raises its own errors

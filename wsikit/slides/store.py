@@ -34,7 +34,7 @@ READABLE_FORMATS = (format2_names.FORMAT, STORE_FORMAT)
 TISSUE, UNREADABLE = 1, 2
 """Values of labels/tissue; 0 is glass."""
 
-_COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard"}
+_COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard", "zstd_frame": "Zstandard"}
 
 
 class SlideStore(BaseSlide):

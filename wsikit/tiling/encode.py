@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.store.level_format import ZSTD_LEVEL, LevelFormat
+from wsikit.store.level_format import EXACT_CODECS, ZSTD_FRAME_LEVEL, ZSTD_LEVEL, LevelFormat
 
 RECODED_QUALITY = 95
 """JPEG quality of single tiles that must be re-encoded among passed ones: close to that of the source's bytes."""
@@ -42,8 +42,12 @@ def encode(
         pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     if form.channels == 1:
         pixels = pixels[..., :1]  # all three components are equal
-    if form.codec == "zstd":
+    if form.codec in EXACT_CODECS:
         planes = pixels.transpose(2, 0, 1).tobytes()
+        if form.codec == "zstd_frame":
+            from numcodecs.zstd import Zstd  # imagecodecs writes no checksum
+
+            return bytes(Zstd(level=ZSTD_FRAME_LEVEL, checksum=True).encode(planes))
         return bytes(imagecodecs.blosc_encode(planes, level=ZSTD_LEVEL, compressor="zstd", shuffle=0, typesize=1))
     picture = np.ascontiguousarray(pixels if form.channels == 3 else pixels[..., 0])
     if form.codec == "jpeg2k":

@@ -32,7 +32,7 @@ from wsikit.tissue.mask import TissueMask
 
 logger = logging.getLogger(__name__)
 
-IMAGE_REVISION = 3
+IMAGE_REVISION = 4
 PLAN_NAME = "plan.json"
 OUR_FOLDERS = ("labels", "maps", "patches", "associated", "wsikit")
 _FLUORESCENCE_FILL = 0
@@ -150,7 +150,7 @@ def write_image(
         fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
         levels = plan_levels(slide.level_dimensions, parameters, source.passing, faults=source.faults, fill=fill)
         lossless = _write_levels(source, folder, levels, parameters, tissue, executor, on_plan, on_shard)
-        records.write_associated(slide, folder, keep_label=parameters.keep_label)
+        records.write_associated(slide, folder, parameters)
     records.write_vendor_group(slide, folder)
     records.flush_metadata(folder, levels)
     _check_unchanged(source)
