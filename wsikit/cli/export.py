@@ -34,15 +34,15 @@ from wsikit.cli.options import grid_option
 @click.option("--mpp", type=float, metavar="µm/px", help="ome-tiff: pixel size of the finest level; default 2.")
 @click.option("--style", type=click.Choice(["over", "map"]), help="ome-tiff: classes over the grey slide, or alone.")
 @click.option(
-    "--codec",
-    type=click.Choice(["keep", "jpeg"]),
-    help="tiff: keep the tiles of the store (default), or encode those that are not JPEG as JPEG, for every reader.",
-)
-@click.option(
     "--frame",
     type=click.Choice(["auto", "level0", "bounds"]),
     help="geojson: coordinates count from the corner of level 0, or of the slide's bounds; default auto: as QuPath "
     "opens the slide.",
+)
+@click.option(
+    "--codec",
+    type=click.Choice(["keep", "jpeg"]),
+    help="tiff: keep the tiles of the store (default), or encode those that are not JPEG as JPEG, for every reader.",
 )
 def command(store: str, to: str, out: str, grid: str | None, method: str, **options: Any) -> None:
     """Write one output of a slide store.

@@ -29,8 +29,8 @@ def export(
     features: str | None = None,
     mpp: float | None = None,
     style: Literal["over", "map"] | None = None,
-    codec: Literal["keep", "jpeg"] | None = None,
     frame: Literal["auto", "level0", "bounds"] | None = None,
+    codec: Literal["keep", "jpeg"] | None = None,
     on_note: Callable[[str], None] = logger.warning,
 ) -> Path:
     """Write one output of a store.
@@ -64,12 +64,12 @@ def export(
         ome-tiff: µm per pixel of the finest level; default 2.
     style
         ome-tiff: classes "over" the grey slide (default), or the "map" alone.
-    codec
-        tiff: "keep" the tiles of the store (default), or encode those that are not "jpeg" as JPEG: some readers, such
-        as OpenSlide, refuse JPEG 2000 in a TIFF.
     frame
         geojson: coordinates count from the corner of the slide ("level0"), or of its scanned area ("bounds"); "auto",
         the default: bounds if the slide states some, as QuPath shows it so. The file states the frame.
+    codec
+        tiff: "keep" the tiles of the store (default), or encode those that are not "jpeg" as JPEG: some readers, such
+        as OpenSlide, refuse JPEG 2000 in a TIFF.
     on_note
         Called with each remark about what was written, one line each.
 
@@ -101,8 +101,8 @@ def export(
         "features": features,
         "mpp": mpp,
         "style": style,
-        "codec": codec,
         "frame": frame,
+        "codec": codec,
         "on_note": on_note if "on_note" in options_of(exporter) else None,
     }
     options = {name: value for name, value in given.items() if value is not None}

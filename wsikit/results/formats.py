@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = ("column", "patches", "per", "features", "mpp", "style", "codec", "frame", "on_note")
+OPTIONS = ("column", "patches", "per", "features", "mpp", "style", "frame", "codec", "on_note")
 """Options of `wsikit.export` that only some formats take. `on_note` is passed to every exporter that lists it."""
 
 

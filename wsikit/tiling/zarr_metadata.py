@@ -30,9 +30,9 @@ from wsikit.tiling.plan import PORTABLE_CODEC, ImageParameters, LevelPlan
 from wsikit.tiling.shard import ShardResult
 
 _PICTURE_QUALITY = 90
+_YCBCR_444 = {"encoded_color_space": "ycbcr", "subsampling": [[1, 1], [1, 1], [1, 1]]}
 _MOST_REASONS = 10
 """Damaged tiles can each have a reason of their own."""
-_YCBCR_444 = {"encoded_color_space": "ycbcr", "subsampling": [[1, 1], [1, 1], [1, 1]]}
 
 
 def level_attributes(

@@ -208,8 +208,8 @@ def _notes(info: SlideInfo) -> tuple[str, ...]:
         return ()
     x, y, width, height = info.bounds
     return (
-        f"The file states a scanned area (openslide.bounds): {width} × {height} px from x={x}, y={y}. QuPath and others "
-        "show only this, and their coordinates count from its corner.",
+        f"The file states a scanned area (openslide.bounds): {width} × {height} px from x={x}, y={y}. QuPath and "
+        "others show only this, and their coordinates count from its corner.",
     )
 
 
