@@ -18,6 +18,35 @@ WHITE = 255
 
 
 @dataclass(frozen=True, slots=True)
+class Channel:
+    """One channel of a fluorescence slide, and how it is shown. Its samples are read by `Slide.read_channels`."""
+
+    name: str
+    """As the file states it (DAPI, CD3, …), otherwise "channel 1" and so on."""
+    color: tuple[int, int, int]
+    """RGB of its brightest pixels in the composite."""
+    dtype: str
+    """Type of a sample: uint8, uint16, float32."""
+    window: tuple[float, float]
+    """Sample values that are shown black and in full colour. One window per slide, so that all tiles agree."""
+    window_source: str
+    """stated: by the file; measured: once, on a coarse level."""
+    color_source: str = "stated"
+    """stated: by the file; chosen: by wsikit, from the name and the order of the channels."""
+    shown: bool = True
+    """Whether it is part of the composite, which shows a few channels at most."""
+
+    @property
+    def hex(self) -> str:
+        """The colour as RRGGBB.
+
+        >>> Channel("DAPI", (0, 0, 255), "uint16", (100.0, 4000.0), "measured").hex
+        '0000FF'
+        """
+        return "".join(f"{part:02X}" for part in self.color)
+
+
+@dataclass(frozen=True, slots=True)
 class SlideInfo:
     """Facts about a slide that are known without reading its pixels."""
 
@@ -52,6 +81,8 @@ class SlideInfo:
     icc_profile: bytes | None = None
     properties: dict[str, str] | None = None
     """Properties of the file that are on the allow-list (`wsikit.slides.properties`)."""
+    channels: tuple[Channel, ...] = ()
+    """Channels of a fluorescence or multiplex slide, in the order of the file. Empty: RGB, or one grey image."""
     notes: tuple[str, ...] = ()
     """What was decided in reading this file, and why; and what the file holds that is not used. One sentence each."""
 

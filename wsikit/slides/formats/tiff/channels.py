@@ -1,0 +1,175 @@
+"""Fluorescence and multiplex slides in TIFF (OME-TIFF, QPTIFF, ImageJ), channel by channel. Positions are px of the
+level read.
+
+`read_channels` gives the samples unchanged, `read_region` a composite of the channels' colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import tifffile
+
+from wsikit.slides import jpeg, jpeg2k
+from wsikit.slides.base import MppLike, Pixels, SlideInfo, true_downsamples
+from wsikit.slides.channel_tiles import ChannelTiles
+from wsikit.slides.composite import Samples, default_colors, default_shown
+from wsikit.slides.formats.tiff.channel_layout import ChannelImage, read_channel_image
+from wsikit.slides.formats.tiff.channel_names import unique_names, usable_colors
+from wsikit.slides.formats.tiff.channel_planes import Plane
+from wsikit.slides.formats.tiff.layout import COMPRESSIONS, JPEG, JPEG_2000
+from wsikit.slides.formats.tiff.metadata import read_metadata
+from wsikit.slides.formats.tiff.page import read_associated
+from wsikit.slides.tile_reader import TiledFileSlide, in_words
+from wsikit.slides.types import Channel
+
+_VENDORS = {"qpi": "perkinelmer", "imagej": "imagej", "ome": "ome", "shaped": "generic-tiff"}
+
+
+class MultichannelTiffSlide(ChannelTiles, TiledFileSlide):
+    """A TIFF of several channels, tile by tile: exact at every level."""
+
+    reader: ClassVar[str] = "multichannel"
+
+    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+        self._image = read_channel_image(path)
+        self.channels = _channels(self._image)
+        super().__init__(_info(path, self.reader, self._image), mpp=mpp, mpp_source=mpp_source)
+        try:
+            self.channels = self._with_windows(self.channels)
+        except BaseException:
+            self.close()
+            raise
+        self._forget_tiles()  # composites of other windows
+        if not self._image.split_rgb:
+            self._set_channels()
+
+    def tile_px(self, level: int) -> tuple[int, int]:
+        """Width and height of the tiles of `level`, px."""
+        return self._image.levels[level][0].tile_px
+
+    def _set_channels(self) -> None:
+        """State the channels in `info`, with what the composite leaves out."""
+        notes = list(self._info.notes)
+        hidden = [channel.name for channel in self.channels if not channel.shown]
+        if hidden:
+            shown = len(self.channels) - len(hidden)
+            notes.append(f"The composite shows {shown} of {len(self.channels)} channels, without {', '.join(hidden)}.")
+        self._info = replace(self._info, channels=self.channels, notes=tuple(notes))
+
+    def _read_channel_box(self, level: int, box: tuple[int, int, int, int], channels: Sequence[int]) -> Samples:
+        return self.read_channel_box(level, box, channels)
+
+    def _decode_channel_tile(self, level: int, column: int, row: int, channel: int) -> Samples:
+        plane = self._image.levels[level][channel]
+        if plane.sample is None:
+            return self._samples(level, column, row, plane)
+
+        def decode() -> Pixels:
+            return self._samples(level, column, row, plane)  # type: ignore[return-value]
+
+        # all channels are interleaved in the same segments, which are decoded once
+        whole = self._cache.get_or_make((self._owner, level, column, row, "all channels"), decode)
+        return np.ascontiguousarray(whole[..., plane.sample])
+
+    def _samples(self, level: int, column: int, row: int, plane: Plane) -> Samples:
+        """Decoded segments of a tile: (h, w), or (h, w, samples) if they are interleaved. Missing ones are 0."""
+        width, height = plane.tile_px
+        n_samples = len(self.channels)
+        shape = (height, width) if plane.sample is None else (height, width, n_samples)
+        out = np.zeros(shape, plane.dtype.newbyteorder("="))
+        for index, number in enumerate(plane.segments(column, row)):
+            offset, count = int(plane.offsets[number]), int(plane.counts[number])
+            if not count:
+                continue
+            encoded = self._bytes(self._file, level, column, row, offset, count)
+            rows = plane.rows_of(row, index)
+            try:
+                found = _decoded(plane, number, encoded, rows)
+                if plane.sample is None:
+                    found = found[..., 0]
+                top = index * plane.segment_rows
+                out[top : top + len(found), : found.shape[1]] = found[: plane.segment_rows, :width]
+                needed = min(width, plane.width - column * width)
+                if found.shape[0] < rows or found.shape[1] < needed:
+                    raise ValueError(f"{found.shape[1]}×{found.shape[0]} px where {needed}×{rows} px are expected")
+            except Exception as error:  # the decoders raise errors of many kinds for damaged bytes
+                raise self._read_error(level, column, row, in_words(error)) from error
+        return out
+
+    def _read_associated(self, name: str) -> Pixels:
+        with tifffile.TiffFile(self.path) as tiff:
+            return read_associated(self.path, name, tiff, tiff.pages[self._image.associated[name]].aspage())
+
+
+def _decoded(plane: Plane, number: int, encoded: bytes, rows: int) -> Samples:
+    """Samples (h, w, samples) of one segment."""
+    if plane.decode is None:
+        return np.frombuffer(encoded, plane.dtype).reshape(rows, plane.width, 1)
+    if plane.compression == JPEG and plane.sample is None and plane.dtype.itemsize == 1:
+        stream = jpeg.self_contained(encoded, plane.jpeg_tables, rgb=False)
+        size = plane.tile_px[0], rows if plane.tile_px[0] == plane.width else plane.segment_rows
+        return jpeg.decode(stream, size, grey=True)[..., :1]
+    if plane.compression in JPEG_2000 and not jpeg2k.is_whole(encoded):
+        raise ValueError("the JPEG 2000 stream ends too early")
+    decoded, _, _ = plane.decode(encoded, plane.first + number, jpegtables=plane.jpeg_tables)
+    assert decoded is not None
+    samples: Samples = decoded[0]
+    return samples
+
+
+def _channels(image: ChannelImage) -> tuple[Channel, ...]:
+    """Channels as stated, with default colours. Windows that are not stated are measured later."""
+    names = unique_names(image.stated)
+    dtype = image.levels[0][0].dtype.newbyteorder("=").name
+    if image.split_rgb:
+        colors = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255)}
+        whole = (0.0, 255.0 if dtype == "uint8" else 65535.0)
+        return tuple(Channel(name, colors[name[0].lower()], dtype, whole, "stated") for name in names)
+    stated = usable_colors(image.stated)
+    return tuple(
+        Channel(
+            name=name,
+            color=color,
+            dtype=dtype,
+            window=given.window or (0.0, 1.0),
+            window_source="stated" if given.window else "measured",
+            color_source="stated" if own is not None else "chosen",
+            shown=shown,
+        )
+        for name, color, own, given, shown in zip(
+            names, default_colors(names, stated), stated, image.stated, default_shown(names), strict=True
+        )
+    )
+
+
+def _info(path: str, reader: str, image: ChannelImage) -> SlideInfo:
+    with tifffile.TiffFile(path, is_philips=False) as tiff:
+        metadata = read_metadata(tiff, image.page)
+    sizes = tuple((planes[0].width, planes[0].height) for planes in image.levels)
+    plane = image.levels[0][0]
+    notes, properties = image.notes, dict(metadata.properties)
+    if image.split_rgb and plane.dtype.itemsize > 1:
+        properties["wsikit.white-level"] = "65535"
+    if image.split_rgb:
+        notes = (*notes, "Its channels are red, green and blue: they are read as one RGB image.")
+    return SlideInfo(
+        path=path,
+        reader=reader,
+        vendor=_VENDORS[image.kind],
+        kind="tiled",
+        dimensions=sizes[0],
+        level_dimensions=sizes,
+        level_downsamples=true_downsamples(sizes),
+        mpp=metadata.scale.mpp,
+        mpp_source=metadata.scale.source,
+        magnification=metadata.magnification,
+        tile_px=plane.tile_px,
+        compression=COMPRESSIONS[plane.compression],
+        associated=tuple(image.associated),
+        properties=properties,
+        notes=notes,
+    )
