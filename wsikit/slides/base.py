@@ -210,9 +210,9 @@ class BaseSlide(ABC):
             The slide has no channels (it is RGB or grey), or not these.
         """
         wanted = channel_numbers(self.path, self._info.channels, channels)
-        return self._read_channel_box(level, self.plan(x, y, width, height, level=level).box, wanted)
+        return self.read_channel_box(level, self.plan(x, y, width, height, level=level).box, wanted)
 
-    def _read_channel_box(self, level: int, box: tuple[int, int, int, int], channels: Sequence[int]) -> Samples:
+    def read_channel_box(self, level: int, box: tuple[int, int, int, int], channels: Sequence[int]) -> Samples:
         """Samples of a box in px of `level`, (channels, height, width). A reader that lists channels implements it."""
         raise NotImplementedError(f"reader {self.reader!r} lists channels, but does not read them")
 

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +17,12 @@ import numpy.typing as npt
 
 from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
+from wsikit.slides.composite import Samples
 from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
 from wsikit.slides.store_levels import StoreLevels
 from wsikit.slides.tile_reader import TileReader
+from wsikit.slides.types import Channel
 from wsikit.store import format2_names
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import place, reaching, zarr_store
@@ -33,7 +36,7 @@ READABLE_FORMATS = (format2_names.FORMAT, STORE_FORMAT)
 TISSUE, UNREADABLE = 1, 2
 """Values of labels/tissue; 0 is glass."""
 
-_COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard"}
+_COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard", "zstd_frame": "Zstandard"}
 
 
 class SlideStore(BaseSlide):
@@ -63,11 +66,13 @@ class SlideStore(BaseSlide):
         self._source: BaseSlide | None = None
         self._levels: TileReader
         if self.holds_pixels:
-            self._levels = self._stored = StoreLevels(self.folder, len(downsamples))
+            channels = self._stated_channels()
+            self._levels = self._stored = StoreLevels(self.folder, len(downsamples), channels)
         else:
             self._source = open_source(self.folder, self.record)
             self._levels = tiles_of(self._source)
             downsamples = list(self._source.level_downsamples)
+            channels = self._source.info.channels
         source = self.record["source"]
         kept = self.record["mpp"]
         width, height = self.record["dimensions"]
@@ -90,6 +95,7 @@ class SlideStore(BaseSlide):
                 associated=self._associated_names(),
                 icc_profile=self._icc_profile(),
                 properties=self._vendor_properties(),
+                channels=channels,
             ),
             mpp=mpp,
             mpp_source=mpp_source,
@@ -275,6 +281,19 @@ class SlideStore(BaseSlide):
     def read_box(self, level: int, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
         """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), white outside the level."""
         return self._levels.read_box(level, box)
+
+    def read_channel_box(self, level: int, box: tuple[int, int, int, int], channels: Sequence[int]) -> Samples:
+        if self._source is not None:
+            return self._source.read_channel_box(level, box, channels)
+        return self._stored.read_channel_box(level, box, channels)
+
+    def _stated_channels(self) -> tuple[Channel, ...]:
+        try:
+            return tuple(Channel.from_json(channel) for channel in self.record.get("channels", ()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.folder / 'zarr.json'}: not the channels of a slide ({error!r}). Tile the slide again."
+            ) from error
 
     def _read_associated(self, name: str) -> npt.NDArray[np.uint8]:
         with contextlib.closing(StoreLevels(self.folder / "associated" / name, 1)) as levels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -44,6 +45,13 @@ class Channel:
         '0000FF'
         """
         return "".join(f"{part:02X}" for part in self.color)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Channel:
+        """From the values of `dataclasses.asdict`, read from JSON; KeyError, TypeError or ValueError otherwise."""
+        red, green, blue = (int(part) for part in record["color"])
+        low, high = (float(bound) for bound in record["window"])
+        return cls(**{**record, "color": (red, green, blue), "window": (low, high)})
 
 
 @dataclass(frozen=True, slots=True)

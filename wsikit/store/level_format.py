@@ -10,22 +10,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Codec = Literal["jpeg", "jpeg2k", "zstd"]
+Codec = Literal["jpeg", "jpeg2k", "zstd", "zstd_frame"]
 
-ZARR_CODECS: Mapping[Codec, str] = {"jpeg": "imagecodecs_jpeg", "jpeg2k": "imagecodecs_jpeg2k", "zstd": "blosc"}
-"""Codec of a chunk and its name in zarr.json. The first two are this package's entry points in zarr.codecs; Blosc with
-Zstandard is built into zarr and supported by every reader."""
+ZARR_CODECS: Mapping[Codec, str] = {
+    "jpeg": "imagecodecs_jpeg",
+    "jpeg2k": "imagecodecs_jpeg2k",
+    "zstd": "blosc",
+    "zstd_frame": "zstd",
+}
+"""Codec of a chunk and its name in zarr.json. The first two are this package's entry points in zarr.codecs. "zstd" is
+Zstandard in Blosc, "zstd_frame" is Zstandard alone, which more programs read."""
+
+EXACT_CODECS: frozenset[Codec] = frozenset({"zstd", "zstd_frame"})
+"""Codecs of arrays, not of images: their chunks are planes of samples."""
 
 ZSTD_LEVEL = 5
+ZSTD_FRAME_LEVEL = 3
+
 _BLOSC3 = {"typesize": 1, "cname": "zstd", "clevel": ZSTD_LEVEL, "shuffle": "noshuffle", "blocksize": 0}
 _BLOSC2 = {"id": "blosc", "cname": "zstd", "clevel": ZSTD_LEVEL, "shuffle": 0, "blocksize": 0}
+_ZSTD3 = {"level": ZSTD_FRAME_LEVEL, "checksum": True}
+_ZSTD2 = {"id": "zstd", "level": ZSTD_FRAME_LEVEL, "checksum": True}
 _BYTES: dict[str, Any] = {"name": "bytes"}
+_LITTLE_BYTES: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC: dict[str, Any] = {"name": "crc32c"}
+_ZARR2_TYPES = {"uint8": "|u1", "uint16": "<u2", "float32": "<f4"}
 
 
 @dataclass(frozen=True)
 class LevelFormat:
-    """One level: uint8 (channels, height, width), in tiles of one chunk each."""
+    """One level (channels, height, width), in tiles. A tile is one chunk; of a fluorescence slide, one per channel."""
 
     width: int
     height: int
@@ -33,11 +47,15 @@ class LevelFormat:
     """Width and height of a tile."""
     codec: Codec
     channels: int = 3
-    """3: R, G, B; 1: grey."""
+    """3: R, G, B; 1: grey; of a fluorescence slide, any number."""
     chunks_per_shard: int | None = 16
     """Chunks along a shard's side; None: one file per chunk, named as in Zarr v2."""
     fill: int = 255
     """Value of the pixels of a chunk that is not stored."""
+    dtype: str = "uint8"
+    """Type of a sample: uint8; of a fluorescence slide also uint16, float32."""
+    planes: int = 1
+    """Chunks of a tile: 1, or one per channel, all in one shard. Those of the first channel come first."""
 
     @property
     def n_tiles(self) -> tuple[int, int]:
@@ -56,7 +74,7 @@ class LevelFormat:
     def to_zarr(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """zarr.json (Zarr v3) of the level."""
         inner = self._inner_codecs()
-        chunk = self._chunk_shape(1)
+        chunk = [self.channels // self.planes, *self._chunk_shape(1)[1:]]
         codecs = inner
         if self.chunks_per_shard:
             index = [{"name": "bytes", "configuration": {"endian": "little"}}, _CRC]
@@ -71,8 +89,8 @@ class LevelFormat:
             "zarr_format": 3,
             "node_type": "array",
             "shape": [self.channels, self.height, self.width],
-            "data_type": "uint8",
-            "fill_value": self.fill,
+            "data_type": self.dtype,
+            "fill_value": float(self.fill) if self.dtype == "float32" else self.fill,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": self._chunk_shape(self.shard_side)}},
             "chunk_key_encoding": {
                 "name": "default" if self.chunks_per_shard else "v2",
@@ -85,16 +103,16 @@ class LevelFormat:
 
     def to_zarr2(self) -> dict[str, Any]:
         """.zarray (Zarr v2) for the same chunk files, for readers of NGFF 0.4. ValueError with shards or JPEG."""
-        if self.chunks_per_shard or self.codec != "zstd":
+        if self.chunks_per_shard or self.codec not in EXACT_CODECS:
             raise ValueError("Zarr v2 has neither shards nor these codecs")
         return {
             "zarr_format": 2,
             "shape": [self.channels, self.height, self.width],
             "chunks": self._chunk_shape(1),
-            "dtype": "|u1",
-            "fill_value": self.fill,
+            "dtype": _ZARR2_TYPES[self.dtype],
+            "fill_value": float(self.fill) if self.dtype == "float32" else self.fill,
             "order": "C",
-            "compressor": _BLOSC2,
+            "compressor": _BLOSC2 if self.codec == "zstd" else _ZSTD2,
             "filters": None,
             "dimension_separator": "/",
         }
@@ -104,16 +122,19 @@ class LevelFormat:
         """Parse zarr.json. KeyError, IndexError or ValueError if it is not that of an image level of a store."""
         outer = record["codecs"][0]
         chunk = record["chunk_grid"]["configuration"]["chunk_shape"]
-        codecs, side = record["codecs"], None
+        codecs, side, planes = record["codecs"], None, 1
         if outer["name"] == "sharding_indexed":
             codecs, inner = outer["configuration"]["codecs"], outer["configuration"]["chunk_shape"]
             side = int(chunk[2]) // int(inner[2])
+            planes = int(chunk[0]) // int(inner[0])
             chunk = inner
         names = {codec["name"] for codec in codecs}
         known: list[Codec] = [codec for codec, name in ZARR_CODECS.items() if name in names]
         if len(known) != 1:
             raise ValueError(f"chunks coded by {sorted(names)}")
         channels, height, width = (int(size) for size in record["shape"])
+        if record["data_type"] not in _ZARR2_TYPES:
+            raise ValueError(f"samples of type {record['data_type']}")
         return cls(
             width=width,
             height=height,
@@ -122,14 +143,18 @@ class LevelFormat:
             channels=channels,
             chunks_per_shard=side,
             fill=int(record["fill_value"]),
+            dtype=str(record["data_type"]),
+            planes=planes,
         )
 
     def _chunk_shape(self, tiles: int) -> list[int]:
         return [self.channels, self.tile_px[1] * tiles, self.tile_px[0] * tiles]
 
     def _inner_codecs(self) -> list[dict[str, Any]]:
-        if self.codec == "zstd":
-            return [_BYTES, {"name": ZARR_CODECS["zstd"], "configuration": _BLOSC3}]
+        if self.codec in EXACT_CODECS:
+            settings = _BLOSC3 if self.codec == "zstd" else _ZSTD3
+            order = _BYTES if self.dtype == "uint8" else _LITTLE_BYTES
+            return [order, {"name": ZARR_CODECS[self.codec], "configuration": settings}]
         # an encoded image is (y, x, c), the array (c, y, x) as NGFF requires
         turn = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
         return [turn, {"name": ZARR_CODECS[self.codec]}]

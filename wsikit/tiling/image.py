@@ -11,7 +11,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from wsikit.store.atomic import remove_partials, write_json
 from wsikit.store.paths import is_url, place, remove_tree
 from wsikit.store.receipts import Receipt
 from wsikit.tiling import zarr_metadata as records
-from wsikit.tiling.plan import ImageParameters, LevelPlan, plan_levels, plan_shards
+from wsikit.tiling.plan import ImageParameters, LevelPlan, Planes, plan_levels, plan_shards
 from wsikit.tiling.regions import background_tiles
 from wsikit.tiling.shard import PLAN_FOLDER, ShardResult, ShardTask, write_shard
 from wsikit.tissue.mask import TissueMask
@@ -70,7 +70,7 @@ class ImageSource:
 
     def tissue_only(self, parameters: ImageParameters) -> bool:
         """Whether background is left out: on request, and by default without pass-through."""
-        if parameters.pixels == "none" or parameters.regions != "auto":
+        if parameters.pixels == "none" or parameters.regions != "auto" or self.slide.info.channels:
             return parameters.regions == "tissue"
         return parameters.profile == "portable" or min(parameters.levels or (0,)) not in self.passing
 
@@ -84,6 +84,9 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
     settings: dict[str, Any] = {**parameters.to_json(), "reader": source.slide.info.reader}
     if isinstance(source.slide, BaseSlide) and source.slide.has_given_mpp:
         settings["mpp"] = list(source.slide.mpp)
+    if source.slide.info.channels:
+        # names, colours and windows are stored, and the composite is made with them
+        settings["channels"] = [asdict(channel) for channel in source.slide.info.channels]
     inputs = {"source": source.fingerprint} | ({"tissue": tissue.digest} if tissue else {})
     return Receipt("image", IMAGE_REVISION, settings, inputs)
 
@@ -140,7 +143,9 @@ def write_image(
     lossless = parameters.pixels == "none"
     if parameters.pixels == "keep":
         fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
-        levels = plan_levels(slide.level_dimensions, parameters, source.passing, fill=fill)
+        channels = slide.info.channels
+        planes = Planes(len(channels), channels[0].dtype) if channels else None
+        levels = plan_levels(slide.level_dimensions, parameters, source.passing, fill=fill, planes=planes)
         lossless = _write_levels(source, folder, levels, parameters, tissue, executor, on_plan, on_shard)
         records.write_associated(slide, folder, keep_label=parameters.keep_label)
     records.write_vendor_group(slide, folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.slides.base import Slide
+from wsikit.slides.types import Channel
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
 from wsikit.store.level_format import LevelFormat
@@ -108,17 +110,28 @@ def write_root(
         },
         "receipt": receipt.to_json(),
     }
+    if info.channels:
+        record["channels"] = [asdict(channel) for channel in info.channels]
     attributes: dict[str, Any] = {"wsikit": record}
     if parameters.pixels == "none":
         record["source"]["path"] = str(place(info.path).absolute())
     else:
         channels = levels[0].format.channels
         image: dict[str, Any] = {"name": slide_id, "mpp": info.mpp, "downsamples": downsamples, "channels": channels}
+        if info.channels:
+            image["shown"] = [_shown(channel) for channel in info.channels]
         attributes["ome"] = ngff.multiscale_image(**image)
         if parameters.profile == "portable":
             write_json(folder / ".zattrs", ngff.multiscale_image_04(**image))
             write_json(folder / ".zgroup", {"zarr_format": 2})
     write_json(folder / "zarr.json", ngff.group(attributes))
+
+
+def _shown(channel: Channel) -> ngff.ShownChannel:
+    """How OME-Zarr viewers show a channel."""
+    largest = {"uint8": 255.0, "uint16": 65535.0}.get(channel.dtype, channel.window[1])
+    smallest = min(0.0, channel.window[0])
+    return ngff.ShownChannel(channel.name, channel.hex, channel.window, (smallest, largest), channel.shown)
 
 
 def move_source(folder: Path, slide: Slide) -> None:

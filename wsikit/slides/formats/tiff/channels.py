@@ -6,7 +6,6 @@ level read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -59,9 +58,6 @@ class MultichannelTiffSlide(ChannelTiles, TiledFileSlide):
             shown = len(self.channels) - len(hidden)
             notes.append(f"The composite shows {shown} of {len(self.channels)} channels, without {', '.join(hidden)}.")
         self._info = replace(self._info, channels=self.channels, notes=tuple(notes))
-
-    def _read_channel_box(self, level: int, box: tuple[int, int, int, int], channels: Sequence[int]) -> Samples:
-        return self.read_channel_box(level, box, channels)
 
     def _decode_channel_tile(self, level: int, column: int, row: int, channel: int) -> Samples:
         plane = self._image.levels[level][channel]
