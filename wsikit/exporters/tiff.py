@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import StoreError
+from wsikit.exporters.channels_tiff import write_channels
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
 from wsikit.tiling.jpeg_headers import JpegHeader, read_header
@@ -27,7 +28,8 @@ def write_tiff(store: SlideStore, path: str | os.PathLike[str]) -> None:
     """Write all levels of a store as a tiled TIFF that OpenSlide, QuPath and tifffile open, atomically.
 
     Each tile is the stream in the store, so a slide that was stored by pass-through is restored bit by bit. µm/px is
-    written as the resolution; label and macro image are not written.
+    written as the resolution; label and macro image are not written. The channels of a fluorescence slide are written
+    as OME-TIFF, without loss.
 
     Raises
     ------
@@ -36,6 +38,9 @@ def write_tiff(store: SlideStore, path: str | os.PathLike[str]) -> None:
     StoreError
         The store holds no pixels, or its tile size is not possible in TIFF.
     """
+    if store.info.channels:
+        write_channels(store, path)
+        return
     import tifffile
 
     for level in range(len(store.level_dimensions)):

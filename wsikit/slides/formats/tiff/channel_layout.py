@@ -20,6 +20,7 @@ from wsikit.slides.formats.tiff.channel_names import Stated
 from wsikit.slides.formats.tiff.channel_planes import Plane, plane_of, unfit_plane
 from wsikit.slides.formats.tiff.layout import is_reduction, structure_fault
 
+_QPI_ROOT = "<PerkinElmer-QPI-ImageDescription"
 _AXIS_WORDS = {"Z": "focal planes", "T": "time points"}
 _SPLIT_RGB = ({"r", "g", "b"}, {"red", "green", "blue"})
 
@@ -101,7 +102,7 @@ class _Found:
 def _find(tiff: tifffile.TiffFile) -> _Found | None:
     if not tiff.pages or tiff.is_ndpi or tiff.is_svs or tiff.is_scn or tiff.is_bif:
         return None
-    if tiff.is_qpi:
+    if tiff.is_qpi or _QPI_ROOT in tiff.pages.first.description[:500]:
         return _find_qpi(tiff)
     if not (tiff.is_ome or tiff.is_imagej or tiff.is_shaped):
         return None
