@@ -9,8 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := wsikit tests pipelines benchmarks
 # the examples in the docstrings of the package as it is installed, together with the tests
 EVERYTHING := --doctest-modules --pyargs tests/ wsikit
+# the rooms that depend most on the versions of zarr, tifffile, imagecodecs and tiffslide
+FILES := tests/store tests/slides tests/tiling tests/exporters
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-files lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/wsikit demo
@@ -20,6 +22,10 @@ test: $(VENV)/installed-test
 
 test-all: $(VENV)/installed-test
 	$(BIN)/pytest -n 2 $(EVERYTHING)
+
+# the tests of reading and writing files, for a second version of Python
+test-files: $(VENV)/installed-test
+	$(BIN)/pytest -n 2 -m "not slow" $(FILES)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check $(CHECKED)

@@ -21,6 +21,13 @@ SCALE_TOLERANCE = 1e-3
 MPP_RANGE = (0.05, 20.0)
 """Plausible µm/px of a slide: below is finer than the resolution of light, above is a macro photograph."""
 
+STATED_MPP_RANGE = (0.01, 1000.0)
+"""µm/px that are believed where they are stated on purpose, such as in DICOM, whose files are single levels of a slide,
+down to a thumbnail."""
+
+GIVEN_MPP_RANGE = (0.01, 200.0)
+"""µm/px that are believed where a person gives them; 250 are rather nm."""
+
 MAGNIFICATION_MPP = 10.0
 """µm/px × magnification of the usual scanners (0.25 at 40x, 0.5 at 20x)."""
 
@@ -87,14 +94,16 @@ def check_enlargement(path: str, finest_mpp: float, target_mpp: float) -> None:
         )
 
 
-def mpp_fault(mpp: tuple[float, float], *, magnification: float | None = None) -> str | None:
-    """The problem with a stated pixel size (µm/px; x, y), or None.
+def mpp_fault(
+    mpp: tuple[float, float], *, magnification: float | None = None, within: tuple[float, float] = MPP_RANGE
+) -> str | None:
+    """The problem with a stated pixel size (µm/px; x, y), or None. `within`: the µm/px that are plausible.
 
     >>> mpp_fault((0.25, 0.25), magnification=40)
     >>> mpp_fault((0.00499, 0.00499))
     '0.00499 × 0.00499 µm/px is outside 0.05–20 µm/px'
     """
-    low, high = MPP_RANGE
+    low, high = within
     named = f"{mpp[0]:.4g} × {mpp[1]:.4g} µm/px"
     if not all(math.isfinite(value) and low <= value <= high for value in mpp):
         return f"{named} is outside {low:g}–{high:g} µm/px"

@@ -135,3 +135,11 @@ def test_without_predictions_there_is_nothing_to_map(store, tmp_path):
         with pytest.raises(StoreError, match="wsikit predict"):
             export(store, to, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_every_level_of_the_maps_is_float32(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("wsikit.exporters.ngff_maps.SMALLEST_PX", 4)
+    export(store, "ngff-labels", tmp_path / "maps.zarr")
+    levels = [array for _, array in zarr.open_group(tmp_path / "maps.zarr", mode="r").arrays()]
+    assert len(levels) > 1
+    assert {array.dtype for array in levels} == {np.dtype("float32")}

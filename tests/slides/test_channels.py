@@ -188,7 +188,7 @@ def test_planes_beyond_the_first_are_stated_and_not_taken_for_channels(tmp_path:
     assert ("4 time points" in said) == ("T" in axes)
 
 
-def test_a_tiff_that_states_its_axes_is_read_and_one_that_does_not_is_refused(tmp_path: Path) -> None:
+def test_pages_are_channels_only_where_the_file_states_it(tmp_path: Path) -> None:
     samples = _samples()
     stated, silent = tmp_path / "stated.tif", tmp_path / "silent.tif"
     options: dict[str, Any] = {"photometric": "minisblack", "tile": (64, 64)}
@@ -197,8 +197,27 @@ def test_a_tiff_that_states_its_axes_is_read_and_one_that_does_not_is_refused(tm
     _expect(stated, [samples])
     with open_slide(stated) as slide:
         assert [channel.name for channel in slide.info.channels] == NAMES
-    with pytest.raises(UnsupportedSlideError):
-        open_slide(silent)
+    with open_slide(silent) as slide:
+        assert slide.info.channels == ()
+        assert slide.info.reader != "multichannel"
+
+
+def test_scenes_of_several_channels_are_chosen_by_number_and_name(tmp_path: Path) -> None:
+    small, large = _samples(shape=(2, 200, 250), seed=1), _samples(shape=(3, 300, 410))
+    path = tmp_path / "s.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for name, samples in (("left", small), ("right", large)):
+            described = {"axes": "CYX", "Name": name}
+            writer.write(samples, metadata=described, tile=(64, 64), photometric="minisblack")
+    for scene, samples in ((None, large), (0, small), ("right", large), ("left", small)):
+        with open_slide(path, scene=scene) as slide:
+            copy = pickle.loads(pickle.dumps(slide))
+            assert [known.name for known in slide.info.scenes] == ["left", "right"]
+            assert len(slide.info.channels) == len(samples)
+            for opened in (slide, copy):
+                read = opened.read_channels(0, 0, samples.shape[2], samples.shape[1])
+                assert (read == samples).all()
+            copy.close()
 
 
 def test_composite_adds_the_colours_within_the_windows(tmp_path: Path) -> None:

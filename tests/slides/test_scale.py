@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from wsikit.errors import RequestError, ScaleError
 from wsikit.slides import open_slide
-from wsikit.slides.scale import Scale, from_resolution, resolve
+from wsikit.slides.scale import DICOM_SPACING, Scale, from_resolution, resolve
 
 
 def test_the_files_own_pixel_size_is_used_with_its_provenance(pyramid):
@@ -131,3 +133,160 @@ def test_72_dpi_of_a_picture_is_not_a_scale(tmp_path, levels):
     Image.fromarray(levels[0]).save(path, dpi=(72, 72))
     with open_slide(path) as slide, pytest.raises(ScaleError, match="outside"):
         _ = slide.mpp
+
+
+@pytest.fixture
+def aperio(tmp_path, levels, write_pyramid):
+    """aperio(fields): the path of an SVS whose description ends with these fields."""
+
+    def write(fields: str):
+        description = f"Aperio Image Library v12\r\n640x480|{fields}".encode()
+        return write_pyramid(tmp_path / "slide.svs", levels, mpp=None, description=description)
+
+    return write
+
+
+@pytest.mark.parametrize("value", ["0,4990", "0.4990 ", "0. 499", "0.499 µm", "499 nm", "0.499 microns/pixel"])
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
+def test_an_aperio_pixel_size_is_read_with_comma_spaces_and_unit(aperio, value, reader):
+    with open_slide(aperio(f"AppMag = 20|MPP = {value}"), reader) as slide:
+        assert slide.mpp == pytest.approx((0.499, 0.499))
+        assert slide.mpp_source == "vendor property aperio.MPP"
+
+
+@pytest.mark.parametrize("value", ["0", "0,0", "n/a", "-0.25", "NaN", ""])
+@pytest.mark.parametrize("reader", ["tiff", "openslide"])
+def test_a_value_that_is_no_pixel_size_is_quoted_as_the_file_writes_it(aperio, value, reader):
+    with open_slide(aperio(f"AppMag = 20|MPP = {value}"), reader) as slide, pytest.raises(ScaleError) as caught:
+        _ = slide.mpp
+    assert f"“MPP = {value}”".replace(" ”", "”") in str(caught.value).replace(" ”", "”") or "only AppMag = 20" in str(
+        caught.value
+    )
+    assert "0 × 0" not in str(caught.value)
+
+
+def test_a_faulty_value_is_shown_as_read_and_as_written(aperio):
+    with open_slide(aperio("AppMag = 40|MPP = 5,0")) as slide, pytest.raises(ScaleError) as caught:
+        _ = slide.mpp
+    assert "5 × 5 µm/px contradicts the stated 40x magnification" in str(caught.value)
+    assert "(in the file: MPP = 5,0)" in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
+def test_a_magnification_is_no_scale_and_the_message_says_what_to_give(aperio, reader):
+    with open_slide(aperio("AppMag = 20"), reader) as slide:
+        assert (slide.info.mpp, slide.info.mpp_source) == (None, "unknown")
+        with pytest.raises(ScaleError, match=r"states no pixel size, only .*20.*about 0\.5 µm/px.*--assume-mpp 0\.5"):
+            _ = slide.mpp
+
+
+def _written(path, **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(64, 64), **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_unit", "mpp"),
+    [
+        ("um", 2, 0.5),
+        ("micron", 4, 0.25),
+        ("microns", 4, 0.25),
+        ("\\u00B5m", 2, 0.5),
+        ("µm", 2, 0.5),
+        ("nm", 0.002, 0.5),
+        ("mm", 2_000, 0.5),
+        ("cm", 20_000, 0.5),
+        ("inch", 50_800, 0.5),
+        ("pixel", 2, None),
+        ("", 2, None),
+    ],
+)
+@pytest.mark.parametrize("code", ["NONE", "INCH", "CENTIMETER"])
+def test_imagej_states_its_unit_in_words(tmp_path, unit, per_unit, mpp, code):
+    """The unit of the description is that of XResolution, whatever ResolutionUnit says."""
+    words = f"ImageJ=1.54f\nunit={unit}\nloop=false\n".encode("latin-1")
+    resolution = {"resolution": (per_unit, per_unit), "resolutionunit": code}
+    path = _written(tmp_path / "x.tif", description=words, metadata=None, **resolution)
+    with open_slide(path) as slide:
+        assert slide.info.mpp == (None if mpp is None else pytest.approx((mpp, mpp), rel=1e-6))
+        assert slide.info.mpp_source == ("unknown" if mpp is None else "ImageJ unit")
+
+
+@pytest.mark.parametrize(
+    ("size", "unit", "mpp"),
+    [
+        ("0.25", None, 0.25),
+        ("0,25", "µm", 0.25),
+        ("250", "nm", 0.25),
+        ("0.00025", "mm", 0.25),
+        ("0.000025", "cm", 0.25),
+        ("2.5E-7", "m", 0.25),
+        ("0.00001", "inch", 0.254),
+        ("0.00001", "in", 0.254),
+        ("2500", "Å", 0.25),
+        ("0.25", "pixel", None),
+        ("0.25", "reference frame", None),
+    ],
+)
+def test_ome_units(tmp_path, size, unit, mpp):
+    units = f' PhysicalSizeXUnit="{unit}" PhysicalSizeYUnit="{unit}"' if unit else ""
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="256" SizeY="256" '
+        f'SizeC="3" SizeZ="1" SizeT="1" Interleaved="true" PhysicalSizeX="{size}" PhysicalSizeY="{size}"{units}>'
+        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
+    )
+    path = _written(tmp_path / "x.ome.tif", description=xml.encode(), metadata=None)
+    with open_slide(path) as slide:
+        assert slide.info.mpp == (None if mpp is None else pytest.approx((mpp, mpp)))
+
+
+@pytest.mark.parametrize("dpi", [72, 96, 150, 300, 600])
+def test_dots_per_inch_of_screens_and_printers_are_no_scale_and_are_quoted(tmp_path, dpi):
+    path = _written(tmp_path / "x.tif", resolution=(dpi, dpi), resolutionunit="INCH", metadata=None)
+    with open_slide(path) as slide, pytest.raises(ScaleError, match=f"XResolution = {dpi}/1, ResolutionUnit = inch"):
+        _ = slide.mpp
+
+
+@pytest.mark.parametrize("value", [(0, 1), (1, 0), (0, 0)])
+def test_a_resolution_of_zero_is_quoted(tmp_path, patch_tag, value):
+    path = _written(tmp_path / "x.tif", resolution=(40_000, 40_000), resolutionunit="CENTIMETER", metadata=None)
+    patch_tag(path, 282, value)
+    with open_slide(path) as slide, pytest.raises(ScaleError, match=f"“XResolution = {value[0]}/{value[1]}, YRes"):
+        _ = slide.mpp
+
+
+def test_unequal_resolutions_are_two_pixel_sizes(tmp_path):
+    path = _written(tmp_path / "x.tif", resolution=(40_000, 20_000), resolutionunit="CENTIMETER", metadata=None)
+    with open_slide(path) as slide:
+        assert slide.mpp == pytest.approx((0.25, 0.5))
+
+
+@pytest.mark.parametrize(("value", "mpp"), [("0,25", 0.25), ("0.25 µm", 0.25), ("250 nm", 0.25)])
+def test_options_and_sidecars_take_what_people_write(tmp_path, levels, write_pyramid, value, mpp):
+    path = write_pyramid(tmp_path / "slide.tiff", levels, mpp=None)
+    with open_slide(path, mpp=value) as slide:
+        assert slide.mpp == (mpp, mpp)
+    (tmp_path / "slide.tiff.json").write_text(json.dumps({"mpp": value}))
+    with open_slide(path) as slide:
+        assert (slide.mpp, slide.mpp_source) == ((mpp, mpp), "sidecar")
+    (tmp_path / "slide.tiff.json").write_text(json.dumps({"mpp_x": value, "mpp_y": 0.26}))
+    with open_slide(path) as slide:
+        assert slide.mpp == (mpp, 0.26)
+
+
+def test_a_coarse_pixel_size_is_believed_where_it_is_given_not_in_a_resolution_tag(tmp_path, levels, write_pyramid):
+    path = write_pyramid(tmp_path / "coarse.tiff", levels, mpp=28.97)
+    with open_slide(path) as slide:
+        assert slide.info.mpp is None
+    with open_slide(path, mpp=28.97) as slide:
+        assert slide.mpp == (28.97, 28.97)
+
+
+def test_dicom_is_believed_when_it_is_coarse_and_not_when_it_contradicts_its_lens():
+    coarse = Scale((28.97, 28.97), DICOM_SPACING)
+    assert resolve("slide", coarse, 40.0, given=None, given_source="").mpp == (28.97, 28.97)
+    too_fine = resolve("slide", Scale((0.025, 0.025), DICOM_SPACING), 40.0, given=None, given_source="")
+    assert "contradicts" in too_fine.fault
+    assert resolve("slide", Scale((2e4, 2e4), DICOM_SPACING), None, given=None, given_source="").mpp is None

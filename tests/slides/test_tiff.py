@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import imagecodecs
@@ -198,13 +199,14 @@ def test_raw_tiles_are_the_files_bytes_and_decode_alone(tmp_path, levels, write_
         np.testing.assert_array_equal(alone, slide.read_box(1, (128, 64, 64, 64)))
 
 
-def leave_out_tile(path, number: int, page: int = 0) -> None:
-    """Mark a tile as not stored: no bytes."""
+def leave_out_tile(path, number: int, page: int = 0, *, offset: int = 0) -> None:
+    """Mark a tile as not stored: no bytes, and no place in the file unless `offset` names one."""
     with tifffile.TiffFile(path, mode="r+b") as tiff:
-        tag = tiff.pages[page].tags["TileByteCounts"]
-        counts = list(tag.value)
-        counts[number] = 0
-        tag.overwrite(counts)
+        for name, value in (("TileByteCounts", 0), ("TileOffsets", offset)):
+            tag = tiff.pages[page].tags[name]
+            values = list(tag.value)
+            values[number] = value
+            tag.overwrite(values)
 
 
 def test_a_tile_that_was_never_stored_is_white(tmp_path, levels, write_pyramid):
@@ -215,11 +217,42 @@ def test_a_tile_that_was_never_stored_is_white(tmp_path, levels, write_pyramid):
         region = whole(slide)
         assert (region[64:128, 64:128] == 255).all()
         assert not (region[64:128, :64] == 255).all()
+        assert "1 of the 80 tiles of level 0 are not stored in the file; they are shown as white." in slide.info.notes
 
 
-def test_a_tile_that_aperio_omits_from_a_coarse_level_shows_the_finer_one(tmp_path, levels, write_pyramid):
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_tile_with_a_place_but_no_bytes_is_unreadable(tmp_path, levels, write_pyramid, level):
+    path = write_pyramid(tmp_path / "lost.tiff", levels, compression="jpeg")
+    leave_out_tile(path, 6, page=level, offset=500)
+    column, row = (6, 0) if level == 0 else (1, 1)
+    with TiffSlide(str(path)) as slide:
+        for read in (slide.tile, slide.encoded_tile):
+            with pytest.raises(ReadError, match="a place for the tile but no bytes"):
+                read(level, column, row)
+        with pytest.raises(ReadError):
+            slide.encoded_row(level, [0, 1, 2, 6] if level == 0 else [0, 1], row)
+        assert slide.tile(level, 0, 0).shape == (64, 64, 3)
+        assert any("have no bytes" in note for note in slide.info.notes) == (level == 0)
+
+
+def test_a_tile_of_4_gb_in_a_small_file_is_unreadable_without_taking_that_memory(tmp_path, levels, write_pyramid):
+    path = write_pyramid(tmp_path / "huge.tiff", levels, compression="jpeg")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tag = tiff.pages[0].tags["TileByteCounts"]
+        tag.overwrite([*tag.value[:6], 2**32 - 1, *tag.value[7:]], dtype="I")
+    with TiffSlide(str(path)) as slide:
+        tracemalloc.start()
+        for read in (slide.tile, slide.encoded_tile):
+            with pytest.raises(ReadError, match="the file ends at byte"):
+                read(0, 6, 0)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("offset", [0, 500])
+def test_a_tile_that_aperio_omits_from_a_coarse_level_shows_the_finer_one(tmp_path, levels, write_pyramid, offset):
     path = write_pyramid(tmp_path / "sparse.svs", levels[:2], description=APERIO)
-    leave_out_tile(path, 6, page=1)
+    leave_out_tile(path, 6, page=1, offset=offset)
     with TiffSlide(str(path)) as slide:
         tile = slide.read_box(1, (64, 64, 64, 64))
         finer = slide.read_box(0, (128, 128, 128, 128)).reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
@@ -365,7 +398,8 @@ def test_a_directory_of_another_picture_is_not_a_level(tmp_path, levels, caplog)
     path = tmp_path / "extra.tiff"
     with tifffile.TiffWriter(path) as writer:
         writer.write(levels[0], tile=(64, 64), photometric="rgb", metadata=None)
-        writer.write(levels[1], tile=(64, 64), photometric="rgb", subfiletype=1, metadata=None)
+        half = np.asarray(Image.fromarray(levels[0]).resize((320, 240), Image.Resampling.BOX))
+        writer.write(half, tile=(64, 64), photometric="rgb", subfiletype=1, metadata=None)
         writer.write(levels[1][:50, :100].copy(), tile=(64, 64), photometric="rgb", subfiletype=1, metadata=None)
     with caplog.at_level(logging.INFO), open_slide(path) as slide:
         assert slide.level_dimensions == ((640, 480), (320, 240))

@@ -159,3 +159,26 @@ def test_a_table_shows_its_grid_rows_and_columns(table: PatchTable) -> None:
     assert "224 × 224 px at 0.5 µm/px" in shown
     assert "float32 · a, b" in shown
     assert f"{N:,}" in shown
+
+
+def test_other_programs_list_the_tables_of_a_store_and_their_columns(table: PatchTable, tmp_path: Path) -> None:
+    fill(table)
+    zarr.create_group(tmp_path, attributes={"wsikit": {"format": 3}})
+    group = zarr.open_group(tmp_path, mode="r")["patches"]
+    assert isinstance(group, zarr.Group)
+    assert list(group.group_keys()) == [GRID.name]
+    assert set(group[GRID.name].array_keys()) == {"coords", "probability"}  # type: ignore[union-attr]
+
+
+def test_a_table_of_an_older_store_is_listed_too_after_the_next_write(table: PatchTable) -> None:
+    metadata = table.folder.parent / "zarr.json"
+    fill(table)
+    metadata.unlink()
+    PatchTable(table.folder).read("probability")
+    table.prepare([SPEC], receipt())
+    assert not metadata.exists(), "reading and finished columns leave a store as it is"
+    table.prepare([SPEC], receipt(other=1))
+    assert list(zarr.open_group(table.folder.parent, mode="r").group_keys()) == [GRID.name]
+    metadata.unlink()
+    table.write_vote("mean", {"label": 0}, receipt())
+    assert metadata.is_file()

@@ -38,7 +38,7 @@ def write_index(out: Path) -> None:
     """Write index.html for all rows below `out`, atomically."""
     page = render_index(read_rows(out), lambda row: _on_disk(out, row), title=out.resolve().name, files=True)
     with atomic_write(out / "index.html") as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def render_index(
@@ -97,7 +97,7 @@ def _entry(row: SlideRow, where: Addresses) -> dict[str, Any]:
         "patches": _number(row.n_patches, "{:,}"),
         "mpp": _number(row.mpp_x, "{:.4g}"),
         "mpp_source": row.mpp_source or "",
-        "note": row.error or row.reason or "",
+        "note": row.error or row.reason or "; ".join(row.notes),
         "where": where,
     }
 

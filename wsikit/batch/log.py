@@ -33,7 +33,7 @@ class RunLog:
         }
         line = json.dumps(record, ensure_ascii=False)
         logger.info("%s", line)
-        with self._lock, open(self.path, "a", encoding="utf-8") as file:
+        with self._lock, open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(line + "\n")
 
 

@@ -98,6 +98,8 @@ class RunPlan:
     """Free space on the drive of `out`."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """Patches per second of each stage, as used for the estimates."""
+    notes: tuple[str, ...] = ()
+    """Remarks on the input: what was passed over, and columns of a manifest that are not used."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -107,6 +109,7 @@ class RunPlan:
             "model_fingerprint": self.model.fingerprint,
             "model": {"name": self.model.name, "version": self.model.version, "architecture": self.model.architecture},
             "captioner": dict(self.captioner),
+            "notes": list(self.notes),
             "versions": versions(),
         }
 
@@ -122,9 +125,13 @@ def requests_of(
     model: ModelInfo,
     captioner: Mapping[str, Any],
 ) -> dict[str, str | None]:
-    """Digest of each slide's request (`slide_request`) by slide id; None if the slide file cannot be read."""
+    """Digest of each slide's request (`slide_request`) by slide id; None if the slide cannot be opened as
+    requested."""
     found: dict[str, str | None] = {}
     for entry in entries:
+        if entry.fault:
+            found[entry.slide_id] = None
+            continue
         try:
             found[entry.slide_id] = slide_request(entry, dict(parameters), model.fingerprint, dict(captioner))
         except (OSError, WsikitError):

@@ -24,6 +24,7 @@ def plan_text(plan: RunPlan) -> str:
     if plan.changes:
         lines.append("changed since the previous run:")
         lines += [f"  {change}" for change in plan.changes]
+    lines += [f"note       {note}" for note in plan.notes]
     many = len(plan.slides) > _SHOWN
     lines.append("")
     for slide in plan.slides:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write, write_json
+
+logger = logging.getLogger(__name__)
 
 DONE, FAILED, LOCKED = "done", "failed", "locked"
 """States of a slide. Locked: another run is working on it."""
@@ -34,6 +37,7 @@ _FIXED = [
     "mpp_source",
     "seconds",
     "error",
+    "notes",
 ]
 
 
@@ -61,6 +65,8 @@ class SlideRow:
     mpp_source: str | None = None
     seconds: float | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
+    """Remarks on how the slide was processed, such as a shift of its regions of interest."""
 
     def summary(self) -> str:
         """The result in one line."""
@@ -79,19 +85,30 @@ def write_row(out: Path, row: SlideRow) -> None:
 
 def read_rows(out: Path) -> list[SlideRow]:
     """All rows below `out`, by slide id."""
-    paths = sorted((out / "results").glob("*/row.json"))
-    return [SlideRow(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    found = (_read(path) for path in sorted((out / "results").glob("*/row.json")))
+    return [row for row in found if row is not None]
 
 
 def read_row(out: Path, slide_id: str) -> SlideRow | None:
     """The row of one slide; None if it has none."""
     path = _row_path(out, slide_id)
-    return SlideRow(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return _read(path) if path.is_file() else None
+
+
+def _read(path: Path) -> SlideRow | None:
+    """A row; None if its file is damaged: the slide is then not finished, and processed again."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return SlideRow(**{**record, "notes": tuple(record.get("notes") or ())})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        logger.warning("%s: damaged (%s); the slide is taken for unfinished", path, error)
+        return None
 
 
 def flat_row(row: SlideRow) -> dict[str, Any]:
     """A row with one entry per class probability, as in slides.csv."""
     record = asdict(row)
+    record["notes"] = "; ".join(row.notes)
     probability = record.pop("probability")
     return {**record, **{f"probability_{code}": value for code, value in probability.items()}}
 
@@ -102,7 +119,11 @@ def write_table(out: Path) -> None:
     classes = list(dict.fromkeys(code for row in rows for code in row.probability))
     cut = _FIXED.index("margin")
     columns = [*_FIXED[:cut], *(f"probability_{code}" for code in classes), *_FIXED[cut:]]
-    with atomic_write(out / "slides.csv") as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+    # a byte of a file name that is not UTF-8 is written as its escape
+    with (
+        atomic_write(out / "slides.csv") as partial,
+        open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for row in rows:

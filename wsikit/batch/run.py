@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsikit.batch import records
 from wsikit.batch.finished import finished_row
-from wsikit.batch.manifest import SlideEntry, collect
+from wsikit.batch.manifest import Collected, Manifest, SlideEntry, find_slides
 from wsikit.batch.parameters import DEFAULT_MIN_ROI, DEFAULT_MIN_TISSUE, RunParameters
 from wsikit.batch.plan import (
     RUN_FILE,
@@ -32,6 +32,7 @@ from wsikit.executor import Executor
 from wsikit.progress import SILENT, Progress
 from wsikit.store.atomic import write_json
 from wsikit.store.paths import local_folder
+from wsikit.tables import is_table
 from wsikit.voting.parameters import VoteParameters
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class RunResult:
     rows: tuple[SlideRow, ...]
     changes: tuple[str, ...] = ()
     """Settings that differ from those of the previous run in `out`, one line each."""
+    notes: tuple[str, ...] = ()
+    """Remarks on the input: what was passed over, and columns of a manifest that are not used."""
 
     @property
     def failed(self) -> tuple[SlideRow, ...]:
@@ -139,6 +142,7 @@ def run(
     progress: Progress = SILENT,
     on_slide: Callable[[SlideRow], None] | None = None,
     on_start: Callable[[SlideEntry], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Run the whole pipeline: a subtype, a map, captions and a report for each slide.
 
@@ -149,8 +153,8 @@ def run(
     Parameters
     ----------
     slides
-        One slide or many: paths, folders (searched recursively), a manifest (a path ending in .csv), open
-        slides, or entries.
+        One slide or many: paths, folders (searched recursively), a manifest (a path ending in .csv or .tsv, or a
+        `wsikit.batch.manifest.Manifest`), open slides, or entries.
     out
         Folder for slides/, results/, failures/, index.html, slides.csv, log.jsonl and run.json. Other files in it are
         kept.
@@ -185,6 +189,8 @@ def run(
         Called at each step.
     on_slide, on_start
         Called with a slide's row at its end, and with its entry at its start.
+    on_note
+        Called with each remark on the input before the first slide; they are in `RunResult.notes` too.
 
     Returns
     -------
@@ -236,6 +242,9 @@ def run(
     write_json(folder / RUN_FILE, plan.to_json() | {"patients": prepared.patients()})
     open_entries = [entry for entry in prepared.entries if entry.slide_id not in finished]
     kept = [finished[entry.slide_id] for entry in prepared.entries if entry.slide_id in finished]
+    for note in prepared.notes:
+        if on_note:
+            on_note(note)
     progress.slides(len(prepared.entries))
     if on_slide:
         for row in kept:
@@ -252,6 +261,7 @@ def run(
             finished=len(finished),
             model=prepared.model.info.name,
             changes=list(plan.changes),
+            notes=list(plan.notes),
         )
         job = Job(open_entries, prepared.requests, shared, progress, log, on_start, on_slide)
         rows |= {row.slide_id: row for row in carry_out_slides(job)}
@@ -260,7 +270,7 @@ def run(
 
         records.write_table(folder)
         write_index(folder)
-    return RunResult(folder, tuple(rows[entry.slide_id] for entry in prepared.entries), plan.changes)
+    return RunResult(folder, tuple(rows[entry.slide_id] for entry in prepared.entries), plan.changes, plan.notes)
 
 
 def plan_run(
@@ -273,7 +283,7 @@ def plan_run(
     Parameters
     ----------
     slides, out, settings
-        As for `run`; progress, on_slide and on_start are ignored.
+        As for `run`; progress, on_slide, on_start and on_note are ignored.
 
     Returns
     -------
@@ -294,7 +304,7 @@ def plan_run(
     >>> plan.slides[0].stages[0].state, os.path.exists(f"{folder}/out")
     ('missing', False)
     """
-    for listener in ("progress", "on_slide", "on_start"):
+    for listener in ("progress", "on_slide", "on_start", "on_note"):
         settings.pop(listener, None)
     executor = Executor(settings.pop("scheduler", "threads"), settings.pop("workers", None))
     prepared = _prepare(slides, out, executor=executor, **settings)
@@ -323,6 +333,8 @@ class _Prepared:
     requests: dict[str, str | None]
     executor: Executor
     device: str
+    notes: tuple[str, ...] = ()
+    """Remarks on the input."""
 
     def finished(self) -> dict[str, SlideRow]:
         """Rows of the slides that are finished for this request, by slide id."""
@@ -343,7 +355,7 @@ class _Prepared:
 
     def plan(self, slides: Sequence[PlannedSlide]) -> RunPlan:
         """The plan with these slides."""
-        plan = RunPlan(self.out, self.record, self.model.info, self.identity, tuple(slides))
+        plan = RunPlan(self.out, self.record, self.model.info, self.identity, tuple(slides), notes=self.notes)
         return replace(plan, changes=changes_since(self.out, plan.to_json()), free_bytes=free_bytes(self.out))
 
     def plan_entry(self, entry: SlideEntry, rates: dict[str, float]) -> PlannedSlide:
@@ -394,7 +406,8 @@ def _prepare(
     from wsikit.models.lazy import LazyModel
 
     folder = local_folder(out)
-    entries = _entries(slides, folder, mpp=mpp)
+    collected = _entries(slides, folder, mpp=mpp)
+    entries = list(collected.entries)
     entries = with_rois(entries, roi) if roi is not None else entries
     if not 0 <= min_tissue <= 1:
         raise RequestError(f"min_tissue {min_tissue}: expected a fraction between 0 and 1")
@@ -425,20 +438,35 @@ def _prepare(
         record["stain"] = {"spec": stain, **parse_stain(stain).fingerprint()}
     identity = captioner_identity(chosen, captioner_options)
     requests = requests_of(entries, record, lazy.info, identity)
-    return _Prepared(folder, tuple(entries), parameters, lazy, chosen, record, identity, requests, executor, device)
+    return _Prepared(
+        folder,
+        tuple(entries),
+        parameters,
+        lazy,
+        chosen,
+        record,
+        identity,
+        requests,
+        executor,
+        device,
+        collected.notes,
+    )
 
 
-def _entries(slides: Any, out: Path, *, mpp: float | None) -> list[SlideEntry]:
+def _entries(slides: Any, out: Path, *, mpp: float | None) -> Collected:
     """The slides of a request, each once, with ids that do not collide with those in use in `out`."""
-    given = [slides] if isinstance(slides, str | os.PathLike | SlideEntry) or _is_slide(slides) else list(slides)
+    one = isinstance(slides, str | os.PathLike | SlideEntry | Manifest) or _is_slide(slides)
+    given = [slides] if one else list(slides)
     paths: list[str | os.PathLike[str]] = []
     manifests: list[str | os.PathLike[str]] = []
     ready: list[SlideEntry] = []
     for item in given:
         if isinstance(item, SlideEntry):
             ready.append(item)
+        elif isinstance(item, Manifest):
+            manifests.append(item.path)
         elif isinstance(item, str | os.PathLike):
-            (manifests if str(item).lower().endswith(".csv") else paths).append(item)
+            (manifests if is_table(item) else paths).append(item)
         elif _is_slide(item):
             ready.append(SlideEntry.of(item))
         else:
@@ -449,9 +477,7 @@ def _entries(slides: Any, out: Path, *, mpp: float | None) -> list[SlideEntry]:
     if not given:
         raise RequestError("no slides given: give slides, folders or a manifest (.csv)")
     taken = records.taken_ids(out)
-    if not ready:
-        return collect(paths, manifests=manifests, assume_mpp=mpp, taken=taken)
-    return collect(paths, manifests=manifests, entries=ready, assume_mpp=mpp, taken=taken)
+    return find_slides(paths, manifests=manifests, entries=ready, assume_mpp=mpp, taken=taken, out=out)
 
 
 def _is_slide(item: Any) -> bool:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -28,7 +28,7 @@ from wsikit.batch.records import SlideRow
 from wsikit.batch.stages import Shared, SlideWork, Where, carry_out, stage_groups
 from wsikit.errors import WsikitError
 from wsikit.progress import Progress
-from wsikit.store.atomic import atomic_write
+from wsikit.store.atomic import write_bytes
 
 if TYPE_CHECKING:
     from wsikit.results.outputs import SlideSummary
@@ -151,7 +151,7 @@ class _Reporter:
             if time.monotonic() - self._written > _TABLE_EVERY_S:
                 self._write()
             if self._job.on_slide:
-                self._job.on_slide(row)
+                _call("on_slide", self._job.on_slide, row)
 
     def write(self) -> None:
         """Write slides.csv and index.html if there are new rows."""
@@ -161,9 +161,27 @@ class _Reporter:
 
     def _write(self) -> None:
         out = self._job.shared.out
-        records.write_table(out)
-        write_index(out)
-        self._written, self._pending = time.monotonic(), False
+        self._written = time.monotonic()
+        try:
+            records.write_table(out)
+            write_index(out)
+        except Exception as error:  # made of the rows in results/, and tried again; the slides are not affected
+            logger.error(
+                "%s: slides.csv or index.html could not be written (%s); close programs that use them and run "
+                "the same command again",
+                out,
+                error,
+            )
+            return
+        self._pending = False
+
+
+def _call(name: str, function: Callable[[Any], None], argument: object) -> None:
+    """Call a function of the caller; its error does not affect the slides."""
+    try:
+        function(argument)
+    except Exception:
+        logger.exception("%s failed", name)
 
 
 class _Cancellable:
@@ -208,27 +226,20 @@ class _Cancellable:
 def _attempt(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
     """Process one slide; its row, done or failed, is written into the folder of its results."""
     out = job.shared.out
-    lock_path = out / "slides" / f".{entry.slide_id}.lock"
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     row = SlideRow(entry.slide_id, entry.path, records.FAILED)
-    # the operating system releases the lock when its process ends: a lock is never stale
-    lock = FileLock(lock_path, blocking=False)
     if job.on_start:
-        job.on_start(entry)
+        _call("on_start", job.on_start, entry)
     try:
-        with lock:
+        with _lock_of(out, entry):
             try:
                 unmark(out, entry.slide_id)
                 row = _run_slide(entry, job, resources)
                 records.clear_failure(out, entry.slide_id)
-            except WsikitError as error:
-                if job.shared.is_fatal(error):
-                    raise
-                row = replace(row, error=str(error))
-                _keep_traceback(out, entry)
             except Exception as error:  # any error of one slide is reported; the batch continues
-                row = replace(row, error=f"{entry.path}: unexpected {type(error).__name__}: {error}")
+                if isinstance(error, WsikitError) and job.shared.is_fatal(error):
+                    raise
+                row = replace(row, status=records.FAILED, error=_words(entry, error))
                 _keep_traceback(out, entry)
             row = replace(row, seconds=round(time.monotonic() - started, 1))
             records.write_row(out, row)
@@ -237,7 +248,23 @@ def _attempt(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
                 mark_finished(out, entry, request)
     except Timeout:
         return replace(row, status=records.LOCKED, error="another run is working on this slide")
+    except Exception as error:  # its lock or its row could not be written
+        if isinstance(error, WsikitError) and job.shared.is_fatal(error):
+            raise
+        logger.debug("%s: lock or row", entry.path, exc_info=True)
+        return replace(row, status=records.FAILED, error=row.error or _words(entry, error))
     return row
+
+
+def _lock_of(out: Path, entry: SlideEntry) -> FileLock:
+    """The slide's lock. The operating system releases it when its process ends: a lock is never stale."""
+    path = out / "slides" / f".{entry.slide_id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path, blocking=False)
+
+
+def _words(entry: SlideEntry, error: Exception) -> str:
+    return str(error) if isinstance(error, WsikitError) else f"{entry.path}: unexpected {type(error).__name__}: {error}"
 
 
 def _run_slide(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
@@ -263,8 +290,11 @@ def _run_slide(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
 
 def _keep_traceback(out: Path, entry: SlideEntry) -> None:
     logger.debug("%s failed", entry.path, exc_info=True)
-    with atomic_write(records.failure_path(out, entry.slide_id)) as partial:
-        partial.write_text(f"{entry.path}\n\n{traceback.format_exc()}", encoding="utf-8")
+    text = f"{entry.path}\n\n{traceback.format_exc()}"
+    try:
+        write_bytes(records.failure_path(out, entry.slide_id), text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        logger.error("%s: its traceback could not be kept (%s)", entry.path, error)
 
 
 def _row(entry: SlideEntry, work: SlideWork, summary: SlideSummary) -> SlideRow:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsikit.cli.options import executor_of, executor_options, grid_option, image_options
+from wsikit.cli.options import MPP, executor_of, executor_options, grid_option, image_options
 
 if TYPE_CHECKING:
     from wsikit.tiling.plan import ImageParameters
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--encoder", metavar="NAME", help="Name of the features, if PATH names none (CLAM).")
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="roi: region classes to use; default: all.")
 @click.option("--check", is_flag=True, help="Only check PATH and write nothing. Needs --slide or -o.")
-@click.option("--assume-mpp", type=float, metavar="µm/px", help="Pixel size of --slide if it states none.")
+@click.option("--assume-mpp", type=MPP, metavar="µm/px", help="Pixel size of --slide if it states none.")
 @grid_option
 @image_options
 @executor_options

@@ -120,6 +120,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 all done, 1 something failed, 2 the request itself is wrong."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name may hold bytes that are not UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(args=arguments, prog_name="wsikit", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

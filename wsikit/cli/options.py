@@ -14,6 +14,27 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class _Mpp(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """A pixel size in µm: 0.25, 0,25, 250nm."""
+
+    name = "µm/px"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from wsikit.slides.lengths import parse_mpp
+
+        try:
+            return float(value)
+        except ValueError:
+            pass
+        try:
+            return parse_mpp(value)
+        except ValueError as error:
+            return self.fail(str(error), param, ctx)
+
+
+MPP = _Mpp()
+
+
 def slides_argument(function: F) -> F:
     return click.argument("slides", nargs=-1, type=click.Path(), metavar="SLIDE|DIR…")(function)
 
@@ -25,7 +46,7 @@ def stores_argument(function: F) -> F:
 def assume_mpp_option(function: F) -> F:
     return click.option(
         "--assume-mpp",
-        type=float,
+        type=MPP,
         metavar="µm/px",
         help="Pixel size at level 0 for slides that state none: about 0.25 for a 40× scan, 0.5 for 20×. Recorded in "
         "every output.",

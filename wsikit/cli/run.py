@@ -108,7 +108,9 @@ def command(
         "scheduler": scheduler,
         "workers": workers,
     }
-    given = [*slides, *([manifest] if manifest else [])]
+    from wsikit.batch.manifest import Manifest
+
+    given: list[Any] = [*slides, *([Manifest(manifest)] if manifest else [])]
     if dry_run:
         from wsikit.batch.run import plan_run
 
@@ -125,17 +127,22 @@ def _describe(model: str | None) -> str:
     return describe_model(model or DEFAULT_MODEL).notice
 
 
-def run_in_terminal(slides: list[str], out: str, *, notice: str, **settings: Any) -> RunResult:
+def run_in_terminal(slides: list[Any], out: str, *, notice: str, **settings: Any) -> RunResult:
     """Run with progress and a summary on the terminal. `settings` are those of `wsikit.run`."""
     from wsikit.batch.run import run
-    from wsikit.cli.console import make_console
+    from wsikit.cli.console import make_console, one_line
     from wsikit.cli.progress import TerminalProgress
 
     console = make_console()
     console.print(f"[bold yellow]{notice}[/]")
     with TerminalProgress(console) as progress:
         result = run(
-            slides, out, progress=progress, on_slide=lambda row: _print_row(progress, console, row), **settings
+            slides,
+            out,
+            progress=progress,
+            on_slide=lambda row: _print_row(progress, console, row),
+            on_note=lambda note: console.print(f"note: {one_line(note)}", highlight=False, markup=False),
+            **settings,
         )
     _print_summary(console, result, out)
     return result
@@ -145,10 +152,13 @@ def _print_row(progress: TerminalProgress, console: Console, row: SlideRow) -> N
     from rich.markup import escape
 
     from wsikit.batch.records import DONE
+    from wsikit.cli.console import one_line
 
     progress.slide_done()
     if row.status != DONE:
-        console.print(f"[red]✗[/] [bold]{escape(row.slide_id)}[/]  {escape(row.error or row.status)}", highlight=False)
+        console.print(
+            f"[red]✗[/] [bold]{escape(row.slide_id)}[/]  {escape(one_line(row.error or row.status))}", highlight=False
+        )
         return
     facts = (
         f"{row.n_patches} patches, {row.tissue_mm2:.3g} mm², {row.mpp_x:.4g} µm/px ({row.mpp_source}), "
@@ -156,6 +166,8 @@ def _print_row(progress: TerminalProgress, console: Console, row: SlideRow) -> N
     )
     console.print(f"[green]✓[/] [bold]{escape(row.slide_id)}[/]  {escape(row.summary())}", highlight=False)
     console.print(f"    [dim]{escape(facts)}[/]", highlight=False)
+    for note in row.notes:
+        console.print(f"    note: {escape(one_line(note))}", highlight=False)
 
 
 def _print_summary(console: Console, summary: RunResult, out: str) -> None:

@@ -67,9 +67,9 @@ def command(
     """
     from dataclasses import replace
 
-    from wsikit.batch.manifest import collect
+    from wsikit.batch.manifest import find_slides
     from wsikit.batch.rois import with_rois
-    from wsikit.cli.console import make_console
+    from wsikit.cli.console import make_console, one_line
     from wsikit.cli.progress import TerminalProgress
     from wsikit.errors import RequestError, WsikitError
     from wsikit.store.paths import place
@@ -78,9 +78,12 @@ def command(
     from wsikit.tiling.tile import tile_slide
 
     patches = PatchParameters(mpp, patch_size, overlap, min_tissue)
-    entries = collect(slides, assume_mpp=assume_mpp)
-    entries = with_rois(entries, roi) if roi else entries
     target = place(out)
+    collected = find_slides(slides, assume_mpp=assume_mpp)
+    for note in collected.notes:
+        click.echo(f"note: {one_line(note)}", err=True)
+    entries = list(collected.entries)
+    entries = with_rois(entries, roi) if roi else entries
     single = target.suffix == ".zarr"
     if single and len(entries) > 1:
         raise RequestError(f"{out} is one store, but {len(entries)} slides are given. Give a folder with -o")
@@ -102,8 +105,9 @@ def command(
                     table = store.patches(wanted.grid(store).name)
                     area = store.tissue_record()["area_mm2"]
                     click.echo(f"{folder}: {len(table)} patches of {table.name}, {area:.4g} mm² of tissue")
-            except WsikitError as error:
+            except Exception as error:  # any error of one slide is reported; the others are tiled
                 progress.finish()
                 failed += 1
-                click.echo(f"wsikit: {error}", err=True)
+                unexpected = "" if isinstance(error, WsikitError) else f"{entry.path}: {type(error).__name__}: "
+                click.echo(f"wsikit: {unexpected}{error}", err=True)
     return 1 if failed else 0

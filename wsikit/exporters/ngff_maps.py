@@ -107,7 +107,9 @@ def _write_image(path: Path, class_map: ClassMap, channels: Channels, receipt: R
     if not channels:
         raise RequestError(f"{class_map.slide_id}: no probabilities and no gate to map. Run wsikit predict first.")
     owners, downsample = raster(class_map)
-    stack = np.stack([np.append(np.asarray(values, np.float32), np.nan)[owners] for values in channels.values()])
+    # np.append of a Python float would make float64 of it
+    outside = np.array([np.nan], dtype=np.float32)
+    stack = np.stack([np.append(np.asarray(values, np.float32), outside)[owners] for values in channels.values()])
     levels = [stack]
     while max(levels[-1].shape[1:]) > SMALLEST_PX:
         levels.append(_halve(levels[-1]))

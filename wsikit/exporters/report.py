@@ -36,7 +36,7 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
     """Write the report, one HTML file with everything in it, atomically."""
     page = render_report(data)
     with atomic_write(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def render_report(data: ReportData, *, home: str | None = None) -> str:

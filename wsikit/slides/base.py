@@ -21,6 +21,7 @@ from wsikit.slides import scale
 from wsikit.slides.composite import Samples, channel_numbers
 from wsikit.slides.html import slide_html
 from wsikit.slides.region import RegionPlan, plan_region, resample
+from wsikit.slides.scenes import SceneLike
 from wsikit.slides.types import WHITE, MppLike, Pixels, Size, Slide, SlideInfo
 from wsikit.store.paths import is_url
 
@@ -33,20 +34,32 @@ class BaseSlide(ABC):
     """Base class of all readers. Reading is safe from several threads; a slide pickles as its path and is reopened.
 
     A subclass implements `_read_level` (or `read_box`) and `close`, and is constructed as
-    `cls(path, mpp=…, mpp_source=…)`. `wsikit.testing.check_reader` checks it.
+    `cls(path, mpp=…, mpp_source=…)`, with `has_scenes` also with `scene=…`. `wsikit.testing.check_reader` checks it.
     """
 
     reader: ClassVar[str]
     """Name of the reader: in the registry, or of the plug-in's entry point."""
 
-    def __init__(self, info: SlideInfo, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+    has_scenes: ClassVar[bool] = False
+    """Whether the reader takes `scene=…` too, and reads the scene of a file that it names."""
+
+    def __init__(
+        self,
+        info: SlideInfo,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
         self._given = (mpp, mpp_source)
+        self._given_scene = scene
         resolved = scale.resolve(
             info.path,
-            scale.Scale(info.mpp, info.mpp_source, info.mpp_fault),
+            scale.Scale(info.mpp, info.mpp_source, info.mpp_fault, info.mpp_literal),
             info.magnification,
             given=mpp,
             given_source=mpp_source,
+            checked=info.kind == "store",
         )
         self._info = replace(info, mpp=resolved.mpp, mpp_source=resolved.source, mpp_fault=resolved.fault)
 
@@ -112,6 +125,11 @@ class BaseSlide(ABC):
     def given_mpp(self) -> tuple[MppLike | None, str]:
         """The pixel size that was given when the slide was opened, µm/px, and its source; None if none was given."""
         return self._given
+
+    @property
+    def given_scene(self) -> SceneLike | None:
+        """The scene that was requested when the slide was opened; None if none was. `info.scene` is the one read."""
+        return self._given_scene
 
     @property
     def magnification(self) -> float | None:
@@ -290,7 +308,7 @@ class BaseSlide(ABC):
         mpp, mpp_source = self._given
         # a worker process may have another working folder
         path = self.path if is_url(self.path) else os.path.abspath(self.path)
-        return _reopen, (type(self), path, mpp, mpp_source)
+        return _reopen, (type(self), path, mpp, mpp_source, self._given_scene)
 
     def __repr__(self) -> str:
         width, height = self.dimensions
@@ -308,5 +326,9 @@ def true_downsamples(level_dimensions: Sequence[Size]) -> tuple[tuple[float, flo
     return tuple((downsample_of(width, w), downsample_of(height, h)) for w, h in level_dimensions)
 
 
-def _reopen(cls: Callable[..., BaseSlide], path: str, mpp: MppLike | None, mpp_source: str) -> BaseSlide:
-    return cls(path, mpp=mpp, mpp_source=mpp_source)
+def _reopen(
+    cls: Callable[..., BaseSlide], path: str, mpp: MppLike | None, mpp_source: str, scene: SceneLike | None
+) -> BaseSlide:
+    # a reader without scenes does not take the parameter
+    chosen = {} if scene is None else {"scene": scene}
+    return cls(path, mpp=mpp, mpp_source=mpp_source, **chosen)

@@ -37,7 +37,7 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
             file.seek(last * i // (BLOCKS - 1))
             digest.update(file.read(BLOCK_BYTES))
     for other in _companions(source):
-        digest.update(f"{other.name}:{other.stat().st_size};".encode())
+        digest.update(f"{other.name}:{other.stat().st_size};".encode("utf-8", "surrogateescape"))
     return f"sampled-sha256:{digest.hexdigest()}"
 
 
@@ -61,5 +61,5 @@ def _folder_fingerprint(folder: Path) -> str:
         digest.update(root.read_bytes())
     for path in sorted(folder.iterdir()):
         if path.is_file():
-            digest.update(f"{path.name}:{path.stat().st_size};".encode())
+            digest.update(f"{path.name}:{path.stat().st_size};".encode("utf-8", "surrogateescape"))
     return f"folder-sha256:{digest.hexdigest()}"

@@ -38,7 +38,7 @@ def facts(info: SlideInfo) -> dict[str, str]:
         same = abs(x - y) <= 5e-5 * x
         found["pixel size"] = (f"{x:.4g}" if same else f"{x:.4g} × {y:.4g}") + f" µm/px, from {info.mpp_source}"
     elif info.mpp_fault:
-        found["pixel size"] = f"not usable: {info.mpp_fault}"
+        found["pixel size"] = info.mpp_fault if info.mpp_source == "unknown" else f"not usable: {info.mpp_fault}"
     else:
         found["pixel size"] = "not stated"
     if info.magnification:

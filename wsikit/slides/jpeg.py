@@ -7,6 +7,8 @@ A reader must never return pixels that were not scanned, so a warning is an erro
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,10 @@ Pixels = npt.NDArray[np.uint8]
 
 _SOI = b"\xff\xd8"
 _APP0, _APP14, _SOS = 0xE0, 0xEE, 0xDA
-_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+_LOSSLESS = 0xC3
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2, _LOSSLESS})
+_OTHER_FRAMES = frozenset(range(0xC5, 0xD0)) - {0xC8, 0xCC}
+"""Hierarchical and arithmetic-coded kinds of JPEG, which no slide has."""
 ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00\x00\x00"
 """APP14 segment stating that the three components are R, G, B without a colour transform."""
 
@@ -66,19 +71,93 @@ def decode(stream: bytes, max_size: tuple[int, int] | None = None, *, grey: bool
         raise JpegError(f"damaged JPEG: {words}") from error
 
 
+@dataclass(frozen=True)
+class Colours:
+    """What the header of a stream of three components says about its colours."""
+
+    frame: int
+    """Marker of the frame: 0xC0 to 0xC2 sequential or progressive, 0xC3 lossless, others unsupported."""
+    components: int
+    equal: bool
+    """All components have the same number of px."""
+    jfif: bool
+    adobe: int | None
+    """Transform of the Adobe segment: 0 none (RGB), 1 YCbCr; None without that segment."""
+    ids: bytes
+    """Identifiers of the components."""
+
+    @property
+    def stated(self) -> str | None:
+        """rgb or ycbcr, as libjpeg decides it; None if the header leaves it open."""
+        if self.jfif:
+            return "ycbcr"
+        if self.adobe is not None:
+            return "rgb" if self.adobe == 0 else "ycbcr"
+        if self.ids == b"RGB":
+            return "rgb"
+        return None if self.equal else "ycbcr"
+
+    @property
+    def lossless(self) -> bool:
+        return self.frame == _LOSSLESS
+
+    @property
+    def supported(self) -> bool:
+        return self.frame in _FRAMES
+
+
+def read_colours(stream: bytes) -> Colours | None:
+    """What a stream's header says about its colours; None if there is no readable header."""
+    jfif, adobe = False, None
+    for marker, segment in _segments(stream):
+        if marker == _APP0 and segment.startswith(b"JFIF\0"):
+            jfif = True
+        elif marker == _APP14 and segment.startswith(b"Adobe") and len(segment) >= 12:
+            adobe = segment[11]
+        elif marker in (*_FRAMES, *_OTHER_FRAMES) and _is_frame(segment):
+            count = segment[5]
+            factors = {segment[7 + 3 * i] for i in range(count)}
+            ids = bytes(segment[6 + 3 * i] for i in range(count))
+            return Colours(marker, count, len(factors) == 1, jfif, adobe, ids)
+    return None
+
+
+def restated(stream: bytes, *, rgb: bool) -> bytes:
+    """The stream with its statements of colour (JFIF, Adobe) replaced: components R, G, B, or Y, Cb, Cr."""
+    marker = ADOBE_RGB if rgb else ADOBE_RGB[:-1] + b"\1"
+    kept, position = [_SOI, marker], 2
+    for kind, segment in _segments(stream):
+        length = 4 + len(segment)
+        if kind == _SOS:
+            break
+        if kind not in (_APP0, _APP14):
+            kept.append(stream[position : position + length])
+        position += length
+    return b"".join(kept) + stream[position:]
+
+
 def _without_colour_information(tile: bytes) -> bool:
     """True if the header has neither a JFIF nor an Adobe segment, and the frame has three components of equal size."""
-    position = 2
     equal_components = False
-    while position + 4 <= len(tile) and tile[position] == 0xFF:
-        marker = tile[position + 1]
+    for marker, segment in _segments(tile):
         if marker in (_APP0, _APP14):
             return False
-        if marker in _FRAMES:
-            count = tile[position + 9]
-            factors = {tile[position + 11 + 3 * i] for i in range(count)}
-            equal_components = count == 3 and len(factors) == 1
-        if marker == _SOS:
-            break
-        position += 2 + int.from_bytes(tile[position + 2 : position + 4], "big")
+        if marker in _FRAMES and _is_frame(segment):
+            factors = {segment[7 + 3 * i] for i in range(segment[5])}
+            equal_components = segment[5] == 3 and len(factors) == 1
     return equal_components
+
+
+def _is_frame(segment: bytes) -> bool:
+    return len(segment) > 5 and len(segment) >= 6 + 3 * segment[5]
+
+
+def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment of the header, up to the first scan."""
+    position = 2
+    while position + 4 <= len(stream) and stream[position] == 0xFF:
+        length = int.from_bytes(stream[position + 2 : position + 4], "big")
+        yield stream[position + 1], stream[position + 4 : position + 2 + length]
+        if stream[position + 1] == _SOS or length < 2:
+            return
+        position += 2 + length

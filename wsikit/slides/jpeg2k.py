@@ -7,6 +7,8 @@ from dataclasses import dataclass
 _SIGNATURE = b"\0\0\0\x0cjP  "
 _SOC, _SIZ, _COD, _SOT = 0xFF4F, 0xFF51, 0xFF52, 0xFF90
 _EOC = b"\xff\xd9"
+SRGB, SYCC = 16, 18
+"""Enumerated colour spaces of JP2 files, which decoders convert to RGB themselves."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Head:
     """Some components are stored at reduced size."""
     own_transform: bool
     """The decoder converts the components to RGB itself (the multi-component transform of the codestream)."""
+    colour_space: int | None = None
+    """Enumerated colour space of a JP2 file: 16 sRGB, 17 grey, 18 sYCC; None for a raw codestream."""
 
     @property
     def plain(self) -> bool:
@@ -38,6 +42,7 @@ def read_head(stream: bytes) -> Head | None:
     position = _codestream(stream)
     if position is None or stream[position : position + 2] != _SOC.to_bytes(2, "big"):
         return None
+    start = position
     position += 2
     size = b""
     while position + 4 <= len(stream):
@@ -46,7 +51,7 @@ def read_head(stream: bytes) -> Head | None:
         if marker == _SIZ:
             size = segment
         elif marker == _COD and len(segment) >= 5:
-            return _head(size, own_transform=segment[4] == 1)
+            return _head(size, own_transform=segment[4] == 1, colour_space=_colour_space(stream[:start]))
         elif marker == _SOT or marker < 0xFF00:
             return None
         position += 2 + length
@@ -79,7 +84,13 @@ def _codestream(stream: bytes) -> int | None:
     return None
 
 
-def _head(size: bytes, *, own_transform: bool) -> Head | None:
+def _colour_space(boxes: bytes) -> int | None:
+    """The first enumerated colour space of a JP2 header: colr box, method 1, precedence, approximation, uint32."""
+    place = boxes.find(b"colr\x01")
+    return _u32(boxes, place + 7) if place >= 0 and place + 11 <= len(boxes) else None
+
+
+def _head(size: bytes, *, own_transform: bool, colour_space: int | None) -> Head | None:
     """From the SIZ segment: capabilities, then eight uint32 (extent, origin, tile, tile origin), then components."""
     if len(size) < 36:
         return None
@@ -98,6 +109,7 @@ def _head(size: bytes, *, own_transform: bool) -> Head | None:
         signed=depth is None or depth > 0x7F,
         subsampled=set(parts[1::3]) | set(parts[2::3]) != {1},
         own_transform=own_transform,
+        colour_space=colour_space,
     )
 
 

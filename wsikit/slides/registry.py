@@ -22,6 +22,7 @@ from wsikit.errors import (
 )
 from wsikit.plugins import load_plugin, plugin_names
 from wsikit.slides.base import BaseSlide
+from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import MppLike, Slide
 from wsikit.store.paths import is_url
 
@@ -51,6 +52,7 @@ def open_slide(
     *,
     mpp: MppLike | None = None,
     mpp_source: str = "option",
+    scene: SceneLike | None = None,
 ) -> Slide:
     """Open a slide file or a SlideStore.
 
@@ -67,13 +69,16 @@ def open_slide(
         sidecar file `<slide file>.json`, which takes precedence over the slide file.
     mpp_source
         Provenance recorded with `mpp`: option, manifest, assumed.
+    scene
+        Which of several main images of a file is read: its number from 0, or its name (`info.scenes`). By default the
+        largest; of equally large ones, the first. A Leica SCN shows all its areas in one picture by default.
 
     Raises
     ------
     SlideError
         The file cannot be used as a slide: UnsupportedSlideError or BrokenSlideError, in one line.
     RequestError
-        There is no such reader, `mpp` is not a pixel size, or the reader is a plug-in that cannot be imported.
+        There is no such reader or scene, `mpp` is not a pixel size, or the reader is a plug-in that cannot be imported.
 
     >>> import os, tempfile
     >>> from PIL import Image
@@ -90,12 +95,12 @@ def open_slide(
     name = os.fspath(path)
     if is_url(name):
         _check_remote(name, reader)
-        return _open("store", name, mpp, mpp_source)
+        return _open("store", name, mpp, mpp_source, scene)
     _check_exists(name)
     if reader == "auto":
-        return _open_automatically(name, mpp, mpp_source)
+        return _open_automatically(name, mpp, mpp_source, scene)
     try:
-        return _open(reader, name, mpp, mpp_source)
+        return _open(reader, name, mpp, mpp_source, scene)
     except SlideError as error:
         can = _others(name, reader)
         if not can:
@@ -118,7 +123,7 @@ def reader_names() -> tuple[str, ...]:
     return (*READERS, *_plugins())
 
 
-def choose_reader(path: str) -> str:
+def choose_reader(path: str, scene: SceneLike | None = None) -> str:
     """Name of the best reader for `path`, by its first bytes and its structure; no pixels are read.
 
     Raises
@@ -129,30 +134,30 @@ def choose_reader(path: str) -> str:
     if is_url(path):
         return "store"
     try:
-        return _choose_built_in(path)
+        return _choose_built_in(path, scene)
     except UnsupportedSlideError as error:
         return _choose_plugin(path, error)
 
 
-def _open_automatically(path: str, mpp: MppLike | None, mpp_source: str) -> BaseSlide:
-    reader = choose_reader(path)
+def _open_automatically(path: str, mpp: MppLike | None, mpp_source: str, scene: SceneLike | None) -> BaseSlide:
+    reader = choose_reader(path, scene)
     logger.debug("%s: read with %s", path, reader)
     try:
-        return _open(reader, path, mpp, mpp_source)
+        return _open(reader, path, mpp, mpp_source, scene)
     except UnsupportedSlideError as error:
         if reader not in READERS:
             raise
         plugin = _choose_plugin(path, error)
         logger.info("%s; read with the plug-in %s", error, plugin)
-        return _open(plugin, path, mpp, mpp_source)
+        return _open(plugin, path, mpp, mpp_source, scene)
 
 
-def _choose_built_in(path: str) -> str:
+def _choose_built_in(path: str, scene: SceneLike | None) -> str:
     if os.path.isdir(path):
         return _choose_for_folder(path)
     head = _head(path)
     if _is_tiff(head):
-        return _choose_for_tiff(path)
+        return _choose_for_tiff(path, scene)
     vendor = _openslide_vendor(path)
     if vendor is not None:
         return "dicom" if vendor == "dicom" else "openslide"
@@ -220,10 +225,15 @@ def reader_class(name: str) -> Callable[..., BaseSlide]:
     return opener
 
 
-def _open(reader: str, path: str, mpp: MppLike | None, mpp_source: str) -> BaseSlide:
+def _open(reader: str, path: str, mpp: MppLike | None, mpp_source: str, scene: SceneLike | None = None) -> BaseSlide:
     opener = reader_class(reader)
+    chosen: dict[str, Any] = {}
+    if scene is not None and getattr(opener, "has_scenes", False):
+        chosen["scene"] = scene
+    elif scene is not None:
+        choose_scene(path, [""], scene, 0)  # a reader without scenes reads the only one
     try:
-        slide = opener(path, mpp=mpp, mpp_source=mpp_source)
+        slide = opener(path, mpp=mpp, mpp_source=mpp_source, **chosen)
     except PermissionError:
         raise SlideError(f"{path}: you may not read this file. Ask its owner for permission.") from None
     except WsikitError:
@@ -293,22 +303,22 @@ def _choose_for_folder(path: str) -> str:
     raise UnsupportedSlideError(f"{path}: a folder, not a slide. Give a slide file, or a .zarr made by wsikit tile.")
 
 
-def _choose_for_tiff(path: str) -> str:
+def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
     vendor = _openslide_vendor(path)
     if vendor == "hamamatsu":
         return _choose_for_ndpi(path)
     if vendor not in _READ_BY_TILES:
         return "openslide"
     from wsikit.slides.formats.tiff.channel_layout import holds_channels
-    from wsikit.slides.formats.tiff.layout import APERIO_J2K_YCBCR, tile_compression
+    from wsikit.slides.formats.tiff.layout import is_aperio_ycbcr, tile_compression
 
-    if vendor in (None, "generic-tiff") and holds_channels(path):
+    if vendor in (None, "generic-tiff") and holds_channels(path, scene):
         return "multichannel"
-    compression = tile_compression(path)
+    compression = tile_compression(path, scene)
     if compression is None:
         return "openslide" if vendor is not None else "image"
-    # Aperio stores colour at half the resolution in this codec: OpenSlide handles it, OpenJPEG alone does not
-    return "openslide" if compression == APERIO_J2K_YCBCR else "tiff"
+    # Aperio's YCbCr may have colour at half the resolution, which OpenSlide enlarges as Aperio's software does
+    return "openslide" if vendor == "aperio" and is_aperio_ycbcr(path) else "tiff"
 
 
 def _choose_for_ndpi(path: str) -> str:
@@ -342,8 +352,12 @@ def _is_tiff(head: bytes) -> bool:
 
 
 def _is_picture(head: bytes) -> bool:
-    magic = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"\0\0\0\x0cjP  ")
-    return head.startswith(magic) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    magic = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+    if head.startswith((*magic, b"\xff\x0a", b"\0\0\0\x0cJXL ")):  # the last two are JPEG XL
+        return True
+    # AVIF is read; for HEIC the reader of pictures explains that it is not
+    brands = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+    return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or (head[4:8] == b"ftyp" and head[8:12] in brands)
 
 
 def _is_dicom(head: bytes) -> bool:

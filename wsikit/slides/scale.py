@@ -7,17 +7,41 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wsikit.errors import RequestError, ScaleError
-from wsikit.geometry import HOW_TO_GIVE_MPP, mpp_fault
+from wsikit.geometry import GIVEN_MPP_RANGE, HOW_TO_GIVE_MPP, MAGNIFICATION_MPP, STATED_MPP_RANGE, mpp_fault
+from wsikit.slides.lengths import parse_mpp
+
+__all__ = [
+    "DICOM_SPACING",
+    "NO_SCALE",
+    "SIDECAR",
+    "UNKNOWN",
+    "Scale",
+    "as_pair",
+    "from_resolution",
+    "how_to_give",
+    "missing_scale",
+    "parse_mpp",
+    "per_unit",
+    "read_sidecar",
+    "resolve",
+    "sidecar_path",
+    "stated",
+    "stated_text",
+]
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN, SIDECAR = "unknown", "sidecar"
 """Sources of a pixel size that are not a field of the file."""
+
+DICOM_SPACING = "DICOM PixelSpacing"
+"""The source that is believed over a wide range: it is mandatory, in mm, and a file is any one level of a slide."""
 
 _UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
 """TIFF ResolutionUnit: 2 inch, 3 centimetre. Unit 1 means that the numbers are an aspect ratio, not a size."""
@@ -33,40 +57,64 @@ class Scale:
     """Source of the pixel size; "unknown" if there is none."""
     fault: str | None = None
     """Why a stated pixel size is not used."""
+    literal: str = ""
+    """The words of the file for it, such as `MPP = 0,4990`, for messages about a faulty value."""
 
 
 NO_SCALE = Scale(None, UNKNOWN)
 
 
-def stated(mpp_x: float | None, mpp_y: float | None, source: str) -> Scale:
+def stated(mpp_x: float | None, mpp_y: float | None, source: str, literal: str = "") -> Scale:
     """The scale that a file states, not yet checked (`resolve` checks it)."""
     if mpp_x is None or mpp_y is None:
         return NO_SCALE
-    return Scale((mpp_x, mpp_y), source)
+    return Scale((mpp_x, mpp_y), source, literal=literal)
 
 
-def from_resolution(x_per_unit: float | None, y_per_unit: float | None, unit: int | None, source: str) -> Scale:
+def stated_text(mpp_x: str | None, mpp_y: str | None, source: str, literal: str) -> Scale:
+    """The scale that a file states as text, in µm or with its own unit; a fault if the text is no pixel size.
+
+    >>> stated_text("0,4990", "0,4990", "vendor property aperio.MPP", "MPP = 0,4990").mpp
+    (0.499, 0.499)
+    >>> stated_text("0", "0", "vendor property aperio.MPP", "MPP = 0").fault
+    'the file says “MPP = 0”, which is not a pixel size'
+    """
+    if mpp_x is None or mpp_y is None:
+        return NO_SCALE
+    try:
+        return Scale((parse_mpp(mpp_x), parse_mpp(mpp_y)), source, literal=literal)
+    except ValueError:
+        return Scale(None, source, f"the file says “{_quoted(literal)}”, which is not a pixel size")
+
+
+def from_resolution(
+    x_per_unit: float | None, y_per_unit: float | None, unit: int | None, source: str, literal: str = ""
+) -> Scale:
     """The scale of TIFF's XResolution and YResolution (px per unit).
 
     >>> from_resolution(40_000, 40_000, 3, "TIFF XResolution").mpp
     (0.25, 0.25)
     """
-    um = _UM_PER_TIFF_UNIT.get(unit or 0)
-    if um is None or not x_per_unit or not y_per_unit:
+    return per_unit(x_per_unit, y_per_unit, _UM_PER_TIFF_UNIT.get(unit or 0), source, literal)
+
+
+def per_unit(
+    x_per_unit: float | None, y_per_unit: float | None, um: float | None, source: str, literal: str = ""
+) -> Scale:
+    """The scale of a resolution in px per `um` µm; none if any of the three is missing, zero or no number."""
+    if not um or not x_per_unit or not y_per_unit or not math.isfinite(x_per_unit) or not math.isfinite(y_per_unit):
         return NO_SCALE
-    return Scale((um / x_per_unit, um / y_per_unit), source)
+    return Scale((um / x_per_unit, um / y_per_unit), source, literal=literal)
 
 
-def as_pair(mpp: float | tuple[float, float]) -> tuple[float, float]:
-    """(x, y) of one number for both axes, or of (x, y).
+def as_pair(mpp: float | str | tuple[float | str, float | str]) -> tuple[float, float]:
+    """(x, y) of one number for both axes, or of (x, y). A number may be a text (`parse_mpp`).
 
-    >>> as_pair(0.25)
-    (0.25, 0.25)
+    >>> as_pair(0.25), as_pair("0,25 µm")
+    ((0.25, 0.25), (0.25, 0.25))
     """
-    if isinstance(mpp, (tuple, list)):
-        x, y = mpp
-        return float(x), float(y)
-    return float(mpp), float(mpp)
+    x, y = mpp if isinstance(mpp, (tuple, list)) else (mpp, mpp)
+    return _number(x), _number(y)
 
 
 def resolve(
@@ -76,8 +124,11 @@ def resolve(
     *,
     given: float | tuple[float, float] | None,
     given_source: str,
+    checked: bool = False,
 ) -> Scale:
     """The scale to use, or the reason why there is none.
+
+    `checked`: `in_file` was given or checked before, as that of a store was when the store was made.
 
     Raises
     ------
@@ -90,11 +141,21 @@ def resolve(
     if sidecar is not None:
         return sidecar
     if in_file.mpp is None:
-        return in_file
-    fault = mpp_fault(in_file.mpp, magnification=magnification)
+        return in_file if in_file.fault or not magnification else _only_magnification(in_file, magnification)
+    if checked:
+        fault = mpp_fault(in_file.mpp, within=STATED_MPP_RANGE)
+    elif in_file.source == DICOM_SPACING:
+        # the magnification is that of the scan, also in a file that holds a coarser level of it
+        fine = in_file.mpp[0] < MAGNIFICATION_MPP / (magnification or math.inf)
+        fault = mpp_fault(in_file.mpp, magnification=magnification if fine else None, within=STATED_MPP_RANGE)
+    else:
+        fault = mpp_fault(in_file.mpp, magnification=magnification)
     if fault is None:
         return in_file
-    return Scale(None, in_file.source, f"{in_file.source} states a pixel size that cannot be right: {fault}")
+    words = f"{in_file.source} states a pixel size that cannot be right: {fault}"
+    return Scale(
+        None, in_file.source, words + (f" (in the file: {_quoted(in_file.literal)})" if in_file.literal else "")
+    )
 
 
 def missing_scale(path: str, scale_fault: str | None) -> ScaleError:
@@ -138,12 +199,29 @@ def read_sidecar(path: str) -> Scale | None:
     return _from_record(sidecar.name, record)
 
 
+def _only_magnification(in_file: Scale, magnification: float) -> Scale:
+    """No pixel size, but a magnification, of which only a usual pixel size can be said."""
+    field = _quoted(in_file.literal) or f"a magnification of {magnification:g}x"
+    usual = f"{MAGNIFICATION_MPP / magnification:.3g}"
+    hint = f"scans at {magnification:g}x are about {usual} µm/px; if this one is, give --assume-mpp {usual}"
+    return Scale(None, UNKNOWN, f"the file states no pixel size, only {field}: {hint}")
+
+
+def _quoted(literal: str) -> str:
+    """Words of a file, in one short line without control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(literal.split()))[:80]
+
+
+def _number(value: float | str) -> float:
+    return parse_mpp(value) if isinstance(value, str) else float(value)
+
+
 def _from_record(name: str, record: dict[str, Any]) -> Scale:
     try:
-        mpp = as_pair(record["mpp"]) if "mpp" in record else (float(record["mpp_x"]), float(record["mpp_y"]))
+        mpp = as_pair(record["mpp"]) if "mpp" in record else as_pair((record["mpp_x"], record["mpp_y"]))
     except (TypeError, ValueError):
         return Scale(None, SIDECAR, f"{name} next to it gives no number for mpp")
-    fault = mpp_fault(mpp)
+    fault = mpp_fault(mpp, within=GIVEN_MPP_RANGE)
     if fault is not None:
         return Scale(None, SIDECAR, f"{name} next to it gives a pixel size that cannot be right: {fault}")
     return Scale(mpp, SIDECAR)
@@ -154,10 +232,10 @@ def _given(path: str, given: float | tuple[float, float], source: str, magnifica
         mpp = as_pair(given)
     except (TypeError, ValueError):
         raise RequestError(f"{path}: mpp={given!r} is not a pixel size; give µm per px, such as 0.25") from None
-    fault = mpp_fault(mpp)
+    fault = mpp_fault(mpp, within=GIVEN_MPP_RANGE)
     if fault is not None:
         raise RequestError(f"{path}: the pixel size given ({source}) cannot be right: {fault}")
-    contradiction = mpp_fault(mpp, magnification=magnification)
+    contradiction = mpp_fault(mpp, magnification=magnification, within=GIVEN_MPP_RANGE)
     if contradiction is not None:
         # the caller may know that the magnification in the file is wrong
         logger.warning("%s: %s; the pixel size given (%s) is used", path, contradiction, source)

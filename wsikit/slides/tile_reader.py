@@ -15,7 +15,11 @@ import numpy as np
 
 from wsikit.errors import ReadError, RequestError
 from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels, Size, SlideInfo
+from wsikit.slides.scenes import SceneLike
 from wsikit.slides.tile_cache import TileCache
+
+_SURE_BYTES = 1 << 20
+"""Tiles of more bytes than this are read only if the file is long enough."""
 
 
 class TileReader(ABC):
@@ -97,7 +101,8 @@ class TileReader(ABC):
     def _bytes(self, file: PositionedFile, level: int, column: int, row: int, offset: int, count: int) -> bytes:
         """The bytes of a tile; ReadError if the file ends before the tile does."""
         try:
-            found = file.read(offset, count)
+            # reading allocates memory for `count` bytes, which a damaged file can state as 4 GB
+            found = b"" if count > _SURE_BYTES and offset + count > file.size() else file.read(offset, count)
         except OSError as error:
             raise self._read_error(level, column, row, f"the file cannot be read: {error.strerror}") from error
         if len(found) < count:
@@ -119,8 +124,15 @@ class TiledFileSlide(BaseSlide, TileReader):
 
     read_box = TileReader.read_box
 
-    def __init__(self, info: SlideInfo, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        BaseSlide.__init__(self, info, mpp=mpp, mpp_source=mpp_source)
+    def __init__(
+        self,
+        info: SlideInfo,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
+        BaseSlide.__init__(self, info, mpp=mpp, mpp_source=mpp_source, scene=scene)
         TileReader.__init__(self)
         self._file = PositionedFile(info.path)
         try:

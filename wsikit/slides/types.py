@@ -55,6 +55,18 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True)
+class SceneInfo:
+    """One of several main images of a slide file: scanned areas, sections, focal planes."""
+
+    number: int
+    """As `open_slide(scene=…)` takes it, from 0 in the order of the file."""
+    name: str
+    """As the file gives it, which `scene` takes too; empty if it gives none."""
+    dimensions: Size
+    """Width and height of its level 0, px."""
+
+
+@dataclass(frozen=True, slots=True)
 class SlideInfo:
     """Facts about a slide that are known without reading its pixels."""
 
@@ -77,7 +89,7 @@ class SlideInfo:
     mpp_source: str
     """Source of `mpp`: vendor property …, TIFF XResolution, OME-XML, DICOM PixelSpacing, sidecar, option, manifest."""
     mpp_fault: str | None = None
-    """Why a stated pixel size is not used; None if it is used, or if none is stated."""
+    """Why a stated pixel size is not used, or what the file states instead of one; None if there is nothing to say."""
     magnification: float | None = None
     """Magnification of the objective, as stated. For display only: no size is computed from it."""
     tile_px: Size | None = None
@@ -91,8 +103,14 @@ class SlideInfo:
     """Properties of the file that are on the allow-list (`wsikit.slides.properties`)."""
     channels: tuple[Channel, ...] = ()
     """Channels of a fluorescence or multiplex slide, in the order of the file. Empty: RGB, or one grey image."""
+    mpp_literal: str = ""
+    """The words of the file for its pixel size, such as `MPP = 0,4990`."""
     notes: tuple[str, ...] = ()
     """What was decided in reading this file, and why; and what the file holds that is not used. One sentence each."""
+    scenes: tuple[SceneInfo, ...] = ()
+    """The scenes of a file that has several; empty if it has one."""
+    scene: int | None = None
+    """Number of the scene that is read; None: all of them in one picture, as in a Leica SCN, or the reader has none."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values. The ICC profile is replaced by its size in bytes."""

@@ -30,6 +30,9 @@ _OUR_PARTIAL = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}$")
 SENDING = "wsikit-sending"
 """Object in a remote node while the node is being uploaded, and after an interrupted upload."""
 
+_NAME_BYTES = 255
+"""Maximum length of a file name on common file systems."""
+
 _PIECES_AT_ONCE = 1024
 """Maximum of POSIX systems in one call."""
 
@@ -64,7 +67,8 @@ def atomic_write(path: str | os.PathLike[str] | RemotePath, *, sync: bool = True
 def write_json(path: str | os.PathLike[str] | RemotePath, record: Any, *, sync: bool = True) -> None:
     """Write `record` as indented JSON, atomically. ValueError for NaN, which is not JSON."""
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode("utf-8"), sync=sync)
+    # bytes of a file name that are not UTF-8 are lone surrogates in Python: they become their JSON escapes
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
 
 
 def write_bytes(
@@ -198,4 +202,6 @@ def _send(partial: Path, folder: RemotePath) -> None:
 
 
 def _temporary_name(path: Path, *, hidden: bool = False) -> Path:
-    return path.with_name(f"{'.' if hidden else ''}{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    ending = f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+    name = os.fsencode(f"{'.' if hidden else ''}{path.name}")[: _NAME_BYTES - len(ending)]
+    return path.with_name(os.fsdecode(name) + ending)

@@ -15,7 +15,7 @@ from typing import Any
 def digest_of(record: Any) -> str:
     """sha256 (hex) of `record` as canonical JSON."""
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 @dataclass(frozen=True)

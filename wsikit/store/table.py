@@ -21,7 +21,8 @@ import zarr
 from wsikit.errors import RequestError, StoreError
 from wsikit.facts import FACTS
 from wsikit.geometry import PatchGrid
-from wsikit.store.atomic import new_node
+from wsikit.store import ngff
+from wsikit.store.atomic import new_node, write_json
 from wsikit.store.format2_names import FACT_COLUMN, Names
 from wsikit.store.paths import place, reaching, remove_tree, zarr_store
 from wsikit.store.receipts import Receipt
@@ -36,6 +37,9 @@ STORE_FORMAT = 3
 
 ROWS_PER_CHUNK = 512
 """Rows of one task: some seconds of captions, a file of some kB."""
+
+TABLES = "patches"
+"""Group of a store that holds its patch tables."""
 
 JOURNALS = "journals"
 """Folder next to the columns with the intermediate results of slow stages; see `wsikit.store.journal`."""
@@ -106,6 +110,7 @@ class PatchTable:
         An existing table is replaced with all its columns: they do not apply to another choice of patches.
         """
         folder = place(folder)
+        _make_group_of_tables(folder)
         chunk_rows = max(1, min(len(coords), 65536))
         with new_node(folder) as partial:
             group = zarr.create_group(partial, attributes={_MARK: {"grid": grid.to_json(), "rows": len(coords)}})
@@ -241,6 +246,7 @@ class PatchTable:
     def write_vote(self, method: str, record: Mapping[str, Any], receipt: Receipt) -> None:
         """Store a slide-level result under votes/<method>, as attributes."""
         folder = self.folder / "votes" / method
+        _make_group_of_tables(self.folder)
         with reaching(folder):
             zarr.open_group(zarr_store(folder.parent), mode="a", zarr_format=3)
         with new_node(folder) as partial:
@@ -365,6 +371,7 @@ class PatchTable:
         tail = () if spec.width is None else (spec.width,)
         floats = spec.dtype.startswith("float")
         made = self._receipt_json(receipt)
+        _make_group_of_tables(self.folder)
         with new_node(self._column_folder(spec.name)) as partial:
             zarr.create_array(
                 partial,
@@ -400,6 +407,13 @@ def _fact_units() -> dict[str, str]:
     """Unit of each measured fact that has one."""
     words = {"density": "optical density", "count": "per patch", "ratio": ""}
     return {name: words.get(fact.unit, fact.unit) for name, fact in FACTS.items()}
+
+
+def _make_group_of_tables(table: Path) -> None:
+    """Make the folder of a store's tables a Zarr group, so that other programs list them. Older stores have none."""
+    metadata = table.parent / "zarr.json"
+    if table.parent.name == TABLES and not metadata.is_file():
+        write_json(metadata, ngff.group({}))
 
 
 def _store_format(table: Path) -> int:

@@ -1,4 +1,4 @@
-"""One picture as a slide with one level: PNG, JPEG, BMP etc. read by Pillow, TIFF in strips by tifffile.
+"""One picture as a slide with one level: PNG, JPEG, JPEG XL etc. (`pictures`), and TIFF in strips.
 
 Decoded once, when it is opened, and kept in memory: for regions of slides and camera pictures, not for whole slides.
 """
@@ -6,22 +6,24 @@ Decoded once, when it is opened, and kept in memory: for regions of slides and c
 from __future__ import annotations
 
 import threading
-import warnings
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
-import numpy as np
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
-from wsikit.slides import jpeg
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo
+from wsikit.slides.formats import pictures
 from wsikit.slides.formats.tiff import layout as tiff_layout
+from wsikit.slides.formats.tiff.codecs import COMPRESSIONS
+from wsikit.slides.formats.tiff.directories import check_directories
 from wsikit.slides.formats.tiff.metadata import read_metadata
 from wsikit.slides.formats.tiff.page import read_page
 from wsikit.slides.scale import Scale, from_resolution
-from wsikit.slides.to_rgb import to_rgb
+from wsikit.slides.scenes import SceneLike, choose_scene
 
 MAX_PIXELS = 178_000_000
 """0.5 GB as RGB, and close to Pillow's own limit. A larger picture should be stored in tiles."""
@@ -34,11 +36,25 @@ class ImageSlide(BaseSlide):
 
     reader: ClassVar[str] = "image"
 
-    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+    has_scenes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
         with open(path, "rb") as file:
             is_tiff = tiff_layout.first_directory(file.read(16)) is not None
-        self._load = _load_tiff if is_tiff else _load_image
-        super().__init__((_tiff_info if is_tiff else _image_info)(path, self.reader), mpp=mpp, mpp_source=mpp_source)
+        if is_tiff:
+            info = _tiff_info(path, self.reader, scene)
+            self._load: Callable[[str], tuple[Pixels, tuple[str, ...]]] = partial(_load_tiff, scene=info.scene)
+        else:
+            choose_scene(path, [""], scene, 0)
+            info, self._load = _image_info(path, self.reader), pictures.load
+        super().__init__(info, mpp=mpp, mpp_source=mpp_source, scene=scene)
         self._lock = threading.Lock()
         self._closed = False
         self._pixels: Pixels | None = None
@@ -62,10 +78,11 @@ class ImageSlide(BaseSlide):
             if self._pixels is None:
                 width, height = self.dimensions
                 try:
-                    pixels = self._load(self.path)
+                    pixels, notes = self._load(self.path)
                     if pixels.shape != (height, width, 3):
                         raise ValueError(f"{pixels.shape[1]}×{pixels.shape[0]} px found")
                     self._pixels = pixels
+                    self._info = replace(self._info, notes=notes)
                 except Exception as error:  # Pillow and tifffile raise errors of many kinds for damaged bytes
                     words = " ".join(str(error).split()) or type(error).__name__
                     raise ReadError(self.path, 0, (0, 0, width, height), words) from error
@@ -74,49 +91,48 @@ class ImageSlide(BaseSlide):
 
 def _image_info(path: str, reader: str) -> SlideInfo:
     try:
-        with _quiet(), Image.open(path) as image:
-            width, height = image.size
-            dpi = image.info.get("dpi")
-            profile = image.info.get("icc_profile")
-            kind = image.format or "image"
-            frames = getattr(image, "n_frames", 1)
+        head = pictures.read_head(path)
     except Image.DecompressionBombError:
         raise _too_large(path) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        if isinstance(error, (FileNotFoundError, PermissionError)):
-            raise
-        raise UnsupportedSlideError(
-            f"{path}: not a picture that Pillow can read. Open it with reader='auto'."
-        ) from error
+    except pictures.UnfitPictureError as error:
+        raise UnsupportedSlideError(f"{path}: {error}.") from error
+    width, height = head.size
     if width * height > MAX_PIXELS:
         raise _too_large(path)
-    if frames > 1:
-        raise UnsupportedSlideError(f"{path}: a picture of {frames} frames, where one is expected. Export one frame.")
-    scale = from_resolution(float(dpi[0]), float(dpi[1]), _INCH, f"{kind} resolution") if dpi else None
-    return _info(path, reader, kind.lower(), (width, height), scale, profile, None, {})
+    scale = _picture_scale(head.dpi, head.kind)
+    return _info(path, reader, head.kind.lower(), head.size, scale, head.icc_profile, None, {})
 
 
-def _tiff_info(path: str, reader: str) -> SlideInfo:
+def _picture_scale(dpi: tuple[float, float] | None, kind: str) -> Scale | None:
+    if not dpi:
+        return None
+    return from_resolution(float(dpi[0]), float(dpi[1]), _INCH, f"{kind} resolution", f"{float(dpi[0]):g} dpi")
+
+
+def _tiff_info(path: str, reader: str, scene: SceneLike | None) -> SlideInfo:
     try:
+        check_directories(path)
         with tifffile.TiffFile(path) as tiff:
-            page = tiff.series[0].keyframe
-            refusal = tiff_layout.refusal(page, tiff.series[0], tiled=False)
+            images = tiff_layout.images_of(path, tiff, scene)
+            page = images.scene.main
+            refusal = tiff_layout.refusal(page, images.scene, tiled=False)
             if refusal is not None:
                 raise UnsupportedSlideError(f"{path}: {refusal}")
             if page.imagewidth * page.imagelength > MAX_PIXELS:
                 raise _too_large(path)
             metadata = read_metadata(tiff, page)
-            return _info(
+            info = _info(
                 path,
                 reader,
                 metadata.vendor,
                 (page.imagewidth, page.imagelength),
                 metadata.scale,
                 metadata.icc_profile,
-                tiff_layout.COMPRESSIONS[int(page.compression)],
+                COMPRESSIONS[int(page.compression)],
                 metadata.properties,
             )
-    except (SlideError, FileNotFoundError, PermissionError):
+            return replace(info, notes=tuple(images.notes), scenes=tiff_layout.scene_infos(images), scene=images.chosen)
+    except (SlideError, RequestError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {tiff_layout.structure_fault(path, error)}") from error
@@ -142,26 +158,19 @@ def _info(
         level_downsamples=((1.0, 1.0),),
         mpp=scale.mpp if scale else None,
         mpp_source=scale.source if scale else "unknown",
+        mpp_fault=scale.fault if scale else None,
+        mpp_literal=scale.literal if scale else "",
         compression=compression,
         icc_profile=profile,
         properties=properties,
     )
 
 
-def _load_image(path: str) -> Pixels:
-    with _quiet(), Image.open(path) as image:
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            return jpeg.decode(Path(path).read_bytes(), image.size)
-        if image.mode.startswith("I;16") or image.mode == "I":
-            return to_rgb(np.asarray(image).astype(np.uint16)[..., None], white_level=65535)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            return to_rgb(np.asarray(image.convert("RGBA")), white_level=255)
-        return np.asarray(image.convert("RGB"))
-
-
-def _load_tiff(path: str) -> Pixels:
+def _load_tiff(path: str, scene: int | None) -> tuple[Pixels, tuple[str, ...]]:
     with tifffile.TiffFile(path) as tiff:
-        return read_page(tiff, tiff.series[0].keyframe)
+        page = tiff_layout.images_of(path, tiff, scene).scene.main
+        image = read_page(tiff, page, read_metadata(tiff, page).significant_bits)
+        return image.pixels, image.notes
 
 
 def _too_large(path: str) -> UnsupportedSlideError:
@@ -169,8 +178,3 @@ def _too_large(path: str) -> UnsupportedSlideError:
         f"{path}: a picture of more than {MAX_PIXELS / 1e6:.0f} million pixels without tiles would fill the memory. "
         f"{tiff_layout.CONVERT}"
     )
-
-
-def _quiet() -> warnings.catch_warnings:
-    """Suppresses Pillow's warnings about large pictures; MAX_PIXELS is the limit here."""
-    return warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)

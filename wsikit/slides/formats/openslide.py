@@ -18,7 +18,7 @@ from PIL import ImageCms
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
 from wsikit.slides.properties import allowed
-from wsikit.slides.scale import Scale, stated
+from wsikit.slides.scale import UNKNOWN, Scale, stated, stated_text
 from wsikit.slides.to_rgb import over_white
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,13 @@ _MPP_SOURCES = {
     "zeiss": "CZI scaling",
 }
 """Source of openslide.mpp-x, by vendor."""
+
+_MPP_FIELDS = {
+    "aperio": ("aperio.MPP",),
+    "mirax": tuple(f"mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_{axis}" for axis in "XY"),
+    "ventana": ("ventana.ScanRes",),
+}
+"""Fields in which a vendor states the pixel size in µm."""
 
 _READ_PX = 1 << 26
 """Pixels per call: OpenSlide returns 4 bytes per pixel, and very large single reads are not exact in cairo."""
@@ -153,6 +160,8 @@ def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
         level_downsamples=true_downsamples(handle.level_dimensions),
         mpp=scale.mpp,
         mpp_source=scale.source,
+        mpp_fault=scale.fault,
+        mpp_literal=scale.literal,
         magnification=_number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         tile_px=_tile_px(properties),
         compression=_DICOM_COMPRESSIONS.get(properties.get("dicom.TransferSyntaxUID", "")),
@@ -181,9 +190,19 @@ _DICOM_COMPRESSIONS = {
 
 
 def _scale(properties: Mapping[str, str], vendor: str) -> Scale:
+    source = _MPP_SOURCES.get(vendor, f"vendor property ({vendor})")
+    fields = [key for key in _MPP_FIELDS.get(vendor, ()) if key in properties]
+    literal = ", ".join(f"{key.rpartition('.')[2]} = {properties[key]}" for key in fields)
     mpp_x = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
     mpp_y = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
-    return stated(mpp_x, mpp_y, _MPP_SOURCES.get(vendor, f"vendor property ({vendor})"))
+    if mpp_x and mpp_y and mpp_x > 0 and mpp_y > 0:
+        return stated(mpp_x, mpp_y, source, literal)
+    # OpenSlide reads numbers with a point or a comma; with units or spaces it states none
+    if fields:
+        return stated_text(properties[fields[0]], properties[fields[-1]], source, literal)
+    return Scale(
+        None, UNKNOWN, literal=f"AppMag = {properties['aperio.AppMag']}" if "aperio.AppMag" in properties else ""
+    )
 
 
 def _tile_px(properties: Mapping[str, str]) -> Size | None:

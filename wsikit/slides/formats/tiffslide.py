@@ -20,11 +20,13 @@ from tiffslide.tiffslide import (
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, UnsupportedSlideError, WsikitError
 from wsikit.slides import jpeg
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
-from wsikit.slides.formats.tiff.layout import COMPRESSIONS, JPEG, RGB, structure_fault
+from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, codec_fault
+from wsikit.slides.formats.tiff.colours import coded_colours
+from wsikit.slides.formats.tiff.layout import structure_fault
 from wsikit.slides.formats.tiff.page import read_associated
+from wsikit.slides.formats.tiff.samples import RGB, UnfitSamplesError, samples_of
 from wsikit.slides.properties import allowed
-from wsikit.slides.scale import stated
-from wsikit.slides.to_rgb import to_rgb
+from wsikit.slides.scale import stated, stated_text
 
 
 class TiffSlideSlide(BaseSlide):
@@ -38,6 +40,7 @@ class TiffSlideSlide(BaseSlide):
         try:
             super().__init__(_info(path, self.reader, self._slide), mpp=mpp, mpp_source=mpp_source)
             self._pages = [level.keyframe for level in _series(self._slide).levels]
+            self._samples = [samples_of(page) for page in self._pages]
             self._check_readable()
         except WsikitError:
             self.close()
@@ -62,9 +65,7 @@ class TiffSlideSlide(BaseSlide):
         except Exception as error:  # tifffile, zarr and the decoders each raise their own errors
             words = " ".join(str(error).split()) or type(error).__name__
             raise ReadError(self.path, level, (x, y, width, height), words) from error
-        samples = samples.reshape(height, width, -1)
-        white_level = 255 if samples.dtype == np.uint8 else 65535
-        return to_rgb(samples, white_level=white_level, inverted=int(page.photometric) == 0)
+        return self._samples[level].to_rgb(samples.reshape(height, width, -1))
 
     def _read_associated(self, name: str) -> Pixels:
         slide = self._open_slide()
@@ -124,8 +125,21 @@ def _refusal(slide: tiffslide.TiffSlide) -> str | None:
         return "a Hamamatsu NDPI, of which TiffSlide would show damaged parts as grey. Open it with reader='ndpi'."
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         # TiffSlide warns if it parses the metadata of a vendor only in part
-        code = int(_series(slide).keyframe.compression)
-    return None if code in COMPRESSIONS else f"compressed by method {code}, for which there is no decoder here."
+        page = _series(slide).keyframe
+    fault = codec_fault(int(page.compression))
+    if fault is not None:
+        return fault
+    try:
+        samples_of(page)
+    except UnfitSamplesError as error:
+        return f"{error}. Open it with reader='auto'."
+    coded = coded_colours(page, page)
+    if coded.ycbcr or coded.restated or coded.fault:
+        return (
+            f"{COMPRESSIONS[int(page.compression)]} whose colours TiffSlide would give wrongly "
+            f"({(coded.note or coded.fault or '').rstrip('.')}). Open it with reader='auto'."
+        )
+    return None
 
 
 def _series(slide: tiffslide.TiffSlide) -> Any:
@@ -136,8 +150,11 @@ def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
     properties = slide.properties
     vendor = properties[PROPERTY_NAME_VENDOR] or ("ome" if slide.ts_tifffile.is_ome else "generic-tiff")
     page = _series(slide).keyframe
-    source = "vendor property aperio.MPP" if vendor == "aperio" else "TIFF XResolution"
-    scale = stated(properties[PROPERTY_NAME_MPP_X], properties[PROPERTY_NAME_MPP_Y], source)
+    aperio = properties.get("aperio.MPP") if vendor == "aperio" else None
+    if aperio is not None:
+        scale = stated_text(str(aperio), str(aperio), "vendor property aperio.MPP", f"MPP = {aperio}")
+    else:
+        scale = stated(properties[PROPERTY_NAME_MPP_X], properties[PROPERTY_NAME_MPP_Y], "TIFF XResolution")
     power = properties[PROPERTY_NAME_OBJECTIVE_POWER]
     width, height = slide.dimensions
     return SlideInfo(
@@ -150,6 +167,8 @@ def _info(path: str, reader: str, slide: tiffslide.TiffSlide) -> SlideInfo:
         level_downsamples=true_downsamples(slide.level_dimensions),
         mpp=scale.mpp,
         mpp_source=scale.source,
+        mpp_fault=scale.fault,
+        mpp_literal=scale.literal,
         magnification=float(power) if power else None,
         tile_px=(page.tilewidth, page.tilelength) if page.is_tiled else None,
         compression=COMPRESSIONS[int(page.compression)],

@@ -17,7 +17,8 @@ import tifffile
 
 from wsikit.errors import BrokenSlideError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import SlideInfo, true_downsamples
-from wsikit.slides.formats.tiff.layout import JPEG, is_reduction, structure_fault
+from wsikit.slides.formats.tiff.codecs import JPEG
+from wsikit.slides.formats.tiff.layout import is_reduction, structure_fault
 from wsikit.slides.formats.tiff.metadata import read_metadata
 from wsikit.slides.properties import allowed
 
@@ -127,6 +128,8 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile) -> NdpiLayout:
         level_downsamples=true_downsamples(level_dimensions),
         mpp=metadata.scale.mpp,
         mpp_source=metadata.scale.source,
+        mpp_fault=metadata.scale.fault,
+        mpp_literal=metadata.scale.literal,
         magnification=lens,
         tile_px=(levels[0].tile_width, levels[0].tile_height),
         compression="JPEG",

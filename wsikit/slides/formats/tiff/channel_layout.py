@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from wsikit.errors import BrokenSlideError, SlideError, UnsupportedSlideError
+from wsikit.errors import BrokenSlideError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.formats.tiff import channel_names
 from wsikit.slides.formats.tiff.channel_names import Stated
 from wsikit.slides.formats.tiff.channel_planes import Plane, plane_of, unfit_plane
-from wsikit.slides.formats.tiff.layout import is_reduction, structure_fault
+from wsikit.slides.formats.tiff.layout import images_of, scene_infos, structure_fault
+from wsikit.slides.formats.tiff.ome import read_ome
+from wsikit.slides.formats.tiff.pyramid import is_reduction
+from wsikit.slides.scenes import SceneLike, choose_scene
+from wsikit.slides.types import SceneInfo
 
 _QPI_ROOT = "<PerkinElmer-QPI-ImageDescription"
 _AXIS_WORDS = {"Z": "focal planes", "T": "time points"}
@@ -40,6 +44,10 @@ class ChannelImage:
     associated: dict[str, int] = field(default_factory=dict)
     """Name of each associated image and the number of its directory."""
     notes: tuple[str, ...] = ()
+    scenes: tuple[SceneInfo, ...] = ()
+    """The scenes of a file that has several."""
+    scene: int = 0
+    """Number of the one that is read."""
 
     @property
     def split_rgb(self) -> bool:
@@ -48,17 +56,17 @@ class ChannelImage:
         return len(names) == 3 and set(names) in _SPLIT_RGB and self.levels[0][0].dtype.kind == "u"
 
 
-def holds_channels(path: str) -> bool:
-    """Whether the slide in a TIFF file is one of several channels, which are stated as such."""
+def holds_channels(path: str, scene: SceneLike | None = None) -> bool:
+    """Whether the slide (or scene) in a TIFF file is one of several channels, which are stated as such."""
     try:
         with tifffile.TiffFile(path, is_philips=False) as tiff:
-            return _find(tiff) is not None
+            return _find(tiff, path, scene) is not None
     except Exception:  # the reader that is chosen then explains what is wrong
         return False
 
 
-def read_channel_image(path: str) -> ChannelImage:
-    """The channels of a TIFF.
+def read_channel_image(path: str, scene: SceneLike | None = None) -> ChannelImage:
+    """The channels of a TIFF, or of the scene that is requested.
 
     Raises
     ------
@@ -69,13 +77,13 @@ def read_channel_image(path: str) -> ChannelImage:
     """
     try:
         with tifffile.TiffFile(path, is_philips=False) as tiff:
-            found = _find(tiff)
+            found = _find(tiff, path, scene)
             if found is None:
                 raise UnsupportedSlideError(
                     f"{path}: states no channels (as OME-TIFF, QPTIFF and ImageJ files do). Open it with reader='auto'."
                 )
             return _image(path, tiff, found)
-    except (SlideError, FileNotFoundError, PermissionError, MemoryError):
+    except (SlideError, RequestError, FileNotFoundError, PermissionError, MemoryError):
         raise
     except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
@@ -97,17 +105,30 @@ class _Found:
     planes_at: list[int | None] | None = None
     """Number of each channel's plane after one directory that describes several."""
     notes: tuple[str, ...] = ()
+    scenes: tuple[SceneInfo, ...] = ()
+    scene: int = 0
 
 
-def _find(tiff: tifffile.TiffFile) -> _Found | None:
+def _find(tiff: tifffile.TiffFile, path: str, scene: SceneLike | None) -> _Found | None:
     if not tiff.pages or tiff.is_ndpi or tiff.is_svs or tiff.is_scn or tiff.is_bif:
         return None
     if tiff.is_qpi or _QPI_ROOT in tiff.pages.first.description[:500]:
+        choose_scene(path, [""], scene, 0)
         return _find_qpi(tiff)
     if not (tiff.is_ome or tiff.is_imagej or tiff.is_shaped):
         return None
-    areas = [_size(series, "Y") * _size(series, "X") for series in tiff.series]
-    number = areas.index(max(areas)) if tiff.is_ome else 0
+    number, chosen = 0, 0
+    notes: list[str] = []
+    scenes: tuple[SceneInfo, ...] = ()
+    if tiff.is_ome and len(tiff.series) > 1:
+        images = images_of(path, tiff, scene)
+        first = [series.pages[0] and series.pages[0].offset for series in tiff.series]
+        if images.scene.main.offset not in first:
+            return None
+        number = first.index(images.scene.main.offset)
+        notes, scenes, chosen = list(images.notes), scene_infos(images), images.chosen
+    else:
+        choose_scene(path, [""], scene, 0)
     series = tiff.series[number]
     kind = "ome" if tiff.is_ome else "imagej" if tiff.is_imagej else "shaped"
     page = series.keyframe
@@ -116,7 +137,7 @@ def _find(tiff: tifffile.TiffFile) -> _Found | None:
         if int(page.photometric) != 1 or not _states_samples(tiff, number, in_pages, page, kind):
             return None
         n_channels = in_samples
-    elif in_pages > 1:
+    elif in_pages > 1 and not (tiff.is_ome and _held_planes(tiff, path, page) < 2):
         n_channels = in_pages
     else:
         return None
@@ -130,16 +151,21 @@ def _find(tiff: tifffile.TiffFile) -> _Found | None:
         planes_at, pages = [*indices], [pages[0]] * len(indices)
     else:
         pages = [pages[index] for index in indices]
-    notes = [
+    notes += [
         f"It has {size} {_AXIS_WORDS.get(axis, f'planes along {axis}')}; only the first is read."
         for axis, size in lead
         if axis != "C" and size > 1
     ]
-    others = len(tiff.series) - 1
-    if others and tiff.is_ome:
-        words = "1 further image" if others == 1 else f"{others} further images"
-        notes.append(f"The file holds {words}; the largest is read.")
-    return _Found(kind, series, number, [pages], n_channels, in_samples > 1, planes_at, tuple(notes))
+    interleaved = in_samples > 1
+    return _Found(kind, series, number, [pages], n_channels, interleaved, planes_at, tuple(notes), scenes, chosen)
+
+
+def _held_planes(tiff: tifffile.TiffFile, path: str, page: tifffile.TiffPage) -> int:
+    """Number of planes of an OME image that are in this file; 0 if its text describes another file."""
+    pages = [page.aspage() for page in tiff.pages]
+    found = read_ome(path, pages[0].description, pages)
+    held = [image for image in found.images if pages[image.directories[0]].offset == page.offset] if found else []
+    return len(held[0].directories) if held else 0
 
 
 def _states_samples(tiff: tifffile.TiffFile, number: int, in_pages: int, page: tifffile.TiffPage, kind: str) -> bool:
@@ -212,6 +238,8 @@ def _image(path: str, tiff: tifffile.TiffFile, found: _Found) -> ChannelImage:
         kind=found.kind,
         associated=_associated(tiff, found),
         notes=tuple(notes),
+        scenes=found.scenes,
+        scene=found.scene,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from wsikit.slides.formats.tiff.layout import COMPRESSIONS
+from wsikit.slides.formats.tiff.codecs import codec_fault
 
 DTYPES = ("uint8", "uint16", "float32")
 """Types of samples that are read."""
@@ -122,9 +122,9 @@ def plane_of(page: tifffile.TiffPage, sample: int, *, start: int | None = None) 
 
 def unfit_plane(page: tifffile.TiffPage) -> str | None:
     """Why the samples of a directory cannot be read as channels, as text; or None."""
-    code = int(page.compression)
-    if code not in COMPRESSIONS:
-        return f"channels compressed by method {code}, for which there is no decoder here"
+    fault = codec_fault(int(page.compression))
+    if fault is not None:
+        return fault.rstrip(".")
     if page.dtype is None or page.dtype.name not in DTYPES:
         return f"channels of type {page.dtype}, where uint8, uint16 or float32 is expected"
     if page.dtype.itemsize * 8 != page.bitspersample:

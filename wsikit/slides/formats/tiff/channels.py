@@ -19,9 +19,10 @@ from wsikit.slides.composite import Samples, default_colors, default_shown
 from wsikit.slides.formats.tiff.channel_layout import ChannelImage, read_channel_image
 from wsikit.slides.formats.tiff.channel_names import unique_names, usable_colors
 from wsikit.slides.formats.tiff.channel_planes import Plane
-from wsikit.slides.formats.tiff.layout import COMPRESSIONS, JPEG, JPEG_2000
+from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, JPEG_2000
 from wsikit.slides.formats.tiff.metadata import read_metadata
 from wsikit.slides.formats.tiff.page import read_associated
+from wsikit.slides.scenes import SceneLike
 from wsikit.slides.tile_reader import TiledFileSlide, in_words
 from wsikit.slides.types import Channel
 
@@ -33,10 +34,19 @@ class MultichannelTiffSlide(ChannelTiles, TiledFileSlide):
 
     reader: ClassVar[str] = "multichannel"
 
-    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        self._image = read_channel_image(path)
+    has_scenes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
+        self._image = read_channel_image(path, scene)
         self.channels = _channels(self._image)
-        super().__init__(_info(path, self.reader, self._image), mpp=mpp, mpp_source=mpp_source)
+        super().__init__(_info(path, self.reader, self._image), mpp=mpp, mpp_source=mpp_source, scene=scene)
         try:
             self.channels = self._with_windows(self.channels)
         except BaseException:
@@ -162,10 +172,13 @@ def _info(path: str, reader: str, image: ChannelImage) -> SlideInfo:
         level_downsamples=true_downsamples(sizes),
         mpp=metadata.scale.mpp,
         mpp_source=metadata.scale.source,
+        mpp_literal=metadata.scale.literal,
         magnification=metadata.magnification,
         tile_px=plane.tile_px,
         compression=COMPRESSIONS[plane.compression],
         associated=tuple(image.associated),
         properties=properties,
         notes=notes,
+        scenes=image.scenes,
+        scene=image.scene,
     )

@@ -10,10 +10,12 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsikit.slides.formats.tiff import philips
+from wsikit.slides.lengths import um_per_unit
 from wsikit.slides.properties import allowed
-from wsikit.slides.scale import NO_SCALE, Scale, from_resolution, stated
+from wsikit.slides.scale import NO_SCALE, UNKNOWN, Scale, from_resolution, per_unit, stated, stated_text
 
-_UM_PER_OME_UNIT = {"nm": 1e-3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
+_UNITS = {1: "none", 2: "inch", 3: "centimeter"}
+"""TIFF ResolutionUnit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def read_metadata(
     bits = _number(ome.get("SignificantBits"))
     return TiffMetadata(
         vendor="aperio" if tiff.is_svs else "ome" if tiff.is_ome else "philips" if description else "generic-tiff",
-        scale=_scale(page, aperio, ome) if description is None else _philips_scale(description),
+        scale=_scale(tiff, page, aperio, ome) if description is None else _philips_scale(description),
         magnification=_number(aperio.get("AppMag")) or _number(ome.get("NominalMagnification")),
         icc_profile=_bytes(page.tags.valueof(34675)),
         significant_bits=int(bits) if bits else None,
@@ -59,24 +61,61 @@ def aperio_fields(description: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in fields}
 
 
-def _scale(page: tifffile.TiffPage, aperio: dict[str, str], ome: dict[str, str]) -> Scale:
-    mpp = _number(aperio.get("MPP"))
-    if mpp is not None:
-        return stated(mpp, mpp, "vendor property aperio.MPP")
-    ome_x, ome_y = _ome_um(ome, "X"), _ome_um(ome, "Y")
-    if ome_x and ome_y:
-        return stated(ome_x, ome_y, "OME-XML PhysicalSize")
+def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage, aperio: dict[str, str], ome: dict[str, str]) -> Scale:
     if aperio:
         # as in OpenSlide, the resolution tags of an Aperio file are not used: the scanner writes a default there
+        if "MPP" not in aperio:
+            return Scale(None, UNKNOWN, literal=f"AppMag = {aperio['AppMag']}" if "AppMag" in aperio else "")
+        text = aperio["MPP"]
+        return stated_text(text, text, "vendor property aperio.MPP", f"MPP = {text}")
+    in_ome = _ome_scale(ome)
+    in_tags = _imagej_scale(tiff, page) if tiff.is_imagej else _tag_scale(page)
+    # OME-XML of no use, such as a size in pixels, leaves the tags
+    return in_ome if in_ome.mpp or (in_ome.fault and not in_tags.mpp) else in_tags
+
+
+def _ome_scale(ome: dict[str, str]) -> Scale:
+    """PhysicalSizeX and Y with their units, µm by default. `pixel` and `reference frame` are no lengths: no scale."""
+    sizes = [ome.get(f"PhysicalSize{axis}") for axis in "XY"]
+    units = [ome.get(f"PhysicalSize{axis}Unit", "µm") for axis in "XY"]
+    if any(um_per_unit(unit) is None for unit in units):
         return NO_SCALE
-    unit = page.tags.valueof(296, 2)  # TIFF 6.0: inch if the tag is absent
-    x_per_unit, y_per_unit = _ratio(page.tags.valueof(282)), _ratio(page.tags.valueof(283))
-    return from_resolution(x_per_unit, y_per_unit, int(unit), "TIFF XResolution")
+    words = ", ".join(f"PhysicalSize{axis} = {size} {unit}" for axis, size, unit in zip("XY", sizes, units))
+    x, y = (None if size is None else f"{size} {unit}" for size, unit in zip(sizes, units))
+    return stated_text(x, y, "OME-XML PhysicalSize", words)
+
+
+def _tag_scale(page: tifffile.TiffPage) -> Scale:
+    unit = int(page.tags.valueof(296, 2))  # TIFF 6.0: inch if the tag is absent
+    x, y = (page.tags.valueof(code) for code in (282, 283))
+    literal = f"{_resolution_words(x, y)}, ResolutionUnit = {_UNITS.get(unit, unit)}"
+    if x is not None and y is not None and unit != 1 and not (_ratio(x) and _ratio(y)):
+        return Scale(None, UNKNOWN, f"the file says “{literal}”, which is not a pixel size")
+    return from_resolution(_ratio(x), _ratio(y), unit, "TIFF XResolution", literal)
+
+
+def _imagej_scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale:
+    """ImageJ states the unit of XResolution in words, in the description of the first page; pixel is no length."""
+    fields = (line.partition("=") for line in tiff.pages[0].aspage().description.splitlines())
+    unit = next((value for key, _, value in fields if key.strip() == "unit"), None)
+    if unit is None:
+        return _tag_scale(page)
+    x, y = (page.tags.valueof(code) for code in (282, 283))
+    literal = f"{_resolution_words(x, y)}, unit={unit}"
+    return per_unit(_ratio(x), _ratio(y), um_per_unit(unit) if unit.strip() else None, "ImageJ unit", literal)
+
+
+def _resolution_words(x: Any, y: Any) -> str:
+    words = []
+    for name, value in (("XResolution", x), ("YResolution", y)):
+        words.append(f"{name} = {'/'.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return ", ".join(words[:1] if x == y else words)
 
 
 def _philips_scale(description: philips.Description) -> Scale:
     x, y = description.mpp or (None, None)
-    return stated(x, y, "vendor property DICOM_PIXEL_SPACING")
+    literal = f"DICOM_PIXEL_SPACING = {description.fields.get('DICOM_PIXEL_SPACING')}"
+    return stated(x, y, "vendor property DICOM_PIXEL_SPACING", literal)
 
 
 def _tags(page: tifffile.TiffPage) -> dict[str, Any]:
@@ -108,12 +147,6 @@ def _ome_fields(xml: str | None, page: tifffile.TiffPage) -> dict[str, str]:
     return fields
 
 
-def _ome_um(ome: dict[str, str], axis: str) -> float | None:
-    size = _number(ome.get(f"PhysicalSize{axis}"))
-    factor = _UM_PER_OME_UNIT.get(ome.get(f"PhysicalSize{axis}Unit", "µm"))
-    return size * factor if size and factor else None
-
-
 def _number(text: str | None) -> float | None:
     """The number at the start of a text such as '40' or '0.2520'; None if there is none."""
     found = re.match(r"\s*([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)", text or "")
@@ -121,7 +154,9 @@ def _number(text: str | None) -> float | None:
 
 
 def _ratio(value: Any) -> float | None:
-    """A TIFF rational as a number; None if it is absent or contains a zero."""
+    """A TIFF rational, or a number in its place, as a number; None if it is absent or contains a zero."""
+    if isinstance(value, (int, float)):
+        return float(value) or None
     if not isinstance(value, tuple) or len(value) != 2 or not value[0] or not value[1]:
         return None
     return float(value[0]) / float(value[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ import tifffile
 
 from wsikit.errors import ReadError, UnsupportedSlideError
 from wsikit.slides import jpeg
+from wsikit.slides.lengths import parse_number
 
 Size = tuple[int, int]
 _ASSOCIATED = {"LABELIMAGE": "label", "MACROIMAGE": "macro"}
@@ -111,9 +113,11 @@ def _attributes(element: ElementTree.Element) -> dict[str, str]:
 
 
 def _spacing(text: str | None) -> tuple[float, float] | None:
-    """(x, y) mm from the XML's `"row spacing" "column spacing"`; row spacing is along y."""
+    """(x, y) mm from the XML's `"row spacing" "column spacing"`; row spacing is along y. One value is for both axes."""
     try:
-        y, x = (float(part) for part in (text or "").replace('"', " ").split())
+        found = [parse_number(part) for part in re.findall(r"[^\s\"'\\;]+", text or "")]
     except ValueError:
         return None
-    return (x, y) if x > 0 and y > 0 else None
+    if len(found) not in (1, 2) or min(found) <= 0:
+        return None
+    return found[-1], found[0]

@@ -6,9 +6,11 @@ tifffile gives the structure, bytes are read by offset, JPEG is decoded strictly
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -17,23 +19,21 @@ from wsikit.slides import jpeg, jpeg2k
 from wsikit.slides.base import WHITE, MppLike, Pixels
 from wsikit.slides.encoded_tiles import TileSource
 from wsikit.slides.formats.tiff import philips
-from wsikit.slides.formats.tiff.layout import (
-    APERIO_J2K_YCBCR,
-    GREY_0_IS_WHITE,
-    JPEG,
-    JPEG_2000,
-    RGB,
-    YCBCR,
-    TiffLevel,
-    read_layout,
-)
+from wsikit.slides.formats.tiff.codecs import JPEG, JPEG_2000
+from wsikit.slides.formats.tiff.layout import TiffLevel, level_notes, read_layout
 from wsikit.slides.formats.tiff.page import read_associated
+from wsikit.slides.formats.tiff.samples import RGB, YCBCR
 from wsikit.slides.region import RegionPlan, resample
+from wsikit.slides.scenes import SceneLike
 from wsikit.slides.tile_reader import TiledFileSlide, in_words
-from wsikit.slides.to_rgb import to_rgb, ycbcr_to_rgb
 
 _TRIED_HEADERS = 8
 """Number of tiles of a level that are tried to find one with a readable header."""
+
+_TRIED_ALPHAS = 256
+"""Number of tiles of the coarsest level in which an alpha channel is looked for, spread evenly."""
+
+_NO_BYTES = "the file has a place for the tile but no bytes"
 
 _GAP_BYTES = 1 << 16
 """Largest total gap between tiles that are fetched with one read, bytes."""
@@ -44,9 +44,19 @@ class TiffSlide(TiledFileSlide):
 
     reader: ClassVar[str] = "tiff"
 
-    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
-        self._layout = read_layout(path, self.reader)
-        super().__init__(self._layout.info, mpp=mpp, mpp_source=mpp_source)
+    has_scenes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
+        self._layout = read_layout(path, self.reader, scene)
+        super().__init__(self._layout.info, mpp=mpp, mpp_source=mpp_source, scene=scene)
+        self._drop_empty_alpha()
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""
@@ -55,8 +65,8 @@ class TiffSlide(TiledFileSlide):
     def tile_source(self, level: int) -> TileSource | None:
         """Common properties of the tiles of `level`; None if a JPEG or JPEG 2000 decoder alone gives other pixels.
 
-        That is the case for other codecs, for channels stored separately, for grey with 0 as white, and for JPEG 2000
-        that does not have 8 bits or is in YCbCr without stating it (Aperio's 33003).
+        That is the case for other codecs, for channels stored separately, for samples that are not plain 8-bit grey
+        or RGB, and for JPEG and JPEG 2000 whose streams do not state their colours, or wrong ones (Aperio's 33003).
         """
         return self._sources[level]
 
@@ -75,7 +85,10 @@ class TiffSlide(TiledFileSlide):
             raise RequestError(
                 f"{self.path}: level {level} stores each channel separately; its tiles cannot be passed through"
             )
-        offset, count = layout.byte_range(layout.tile_number(column, row))
+        number = layout.tile_number(column, row)
+        offset, count = layout.byte_range(number)
+        if layout.lost(number) and not self._shows_finer(level):
+            raise self._read_error(level, column, row, _NO_BYTES)
         return self._bytes(self._file, level, column, row, offset, count) if count else None
 
     def encoded_row(self, level: int, columns: Sequence[int], row: int) -> list[bytes | memoryview | None]:
@@ -85,7 +98,8 @@ class TiffSlide(TiledFileSlide):
         offsets, counts = layout.offsets[numbers].tolist(), layout.counts[numbers].tolist()
         stored = [(offset, offset + count) for offset, count in zip(offsets, counts, strict=True) if count]
         start, stop = min(stored, default=(0, 0))[0], max((end for _, end in stored), default=0)
-        if layout.planes > 1 or stop - start > sum(counts) + _GAP_BYTES:
+        lost = any(layout.lost(number) for number in numbers)
+        if layout.planes > 1 or lost or stop - start > sum(counts) + _GAP_BYTES:
             return [self.encoded_tile(level, column, row) for column in columns]
         block = memoryview(self._bytes(self._file, level, columns[0], row, start, stop - start))
         return [
@@ -99,13 +113,13 @@ class TiffSlide(TiledFileSlide):
 
     def _source(self, level: int) -> TileSource | None:
         layout = self._layout.levels[level]
-        if layout.planes > 1 or layout.photometric == GREY_0_IS_WHITE:
+        if layout.planes > 1 or not layout.samples.plain or not layout.coded.passes:
             return None
         channels = 1 if layout.grey else 3
         if layout.compression == JPEG:
             rgb = layout.photometric == RGB
             return TileSource(self.tile_px(level), channels=channels, tables=layout.jpeg_tables, rgb=rgb)
-        if layout.compression not in JPEG_2000 or layout.compression == APERIO_J2K_YCBCR:
+        if layout.compression not in JPEG_2000:
             return None
         head = self._jpeg2k_head(level)
         if head is None or not head.plain or head.components != channels:
@@ -130,9 +144,9 @@ class TiffSlide(TiledFileSlide):
     def _read_associated(self, name: str) -> Pixels:
         if self.info.vendor == "philips":
             return philips.read_associated(self.path, name)
-        number = self._layout.associated_series[name]
+        number = self._layout.associated_pages[name]
         with tifffile.TiffFile(self.path) as tiff:
-            return read_associated(self.path, name, tiff, tiff.series[number].keyframe)
+            return read_associated(self.path, name, tiff, tiff.pages[number].aspage())
 
     def _decode_tile(self, level: int, column: int, row: int) -> Pixels:
         layout = self._layout.levels[level]
@@ -141,15 +155,16 @@ class TiffSlide(TiledFileSlide):
             number = layout.tile_number(column, row, plane)
             offset, count = layout.byte_range(number)
             if not count:
+                if layout.lost(number) and not self._shows_finer(level):
+                    raise self._read_error(level, column, row, _NO_BYTES)
                 return self._missing_tile(level, column, row)
             encoded = self._bytes(self._file, level, column, row, offset, count)
             planes.append(self._decode(level, column, row, number, encoded))
         samples = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-        if layout.ycbcr:
-            samples = ycbcr_to_rgb(samples)
-        if samples.dtype == np.uint8 and samples.shape[2] == 3:
-            return np.ascontiguousarray(samples)
-        return to_rgb(samples, white_level=self._layout.white_level, inverted=layout.photometric == GREY_0_IS_WHITE)
+        try:
+            return layout.samples.to_rgb(samples)
+        except ValueError as error:
+            raise self._read_error(level, column, row, in_words(error)) from error
 
     def _decode(self, level: int, column: int, row: int, number: int, encoded: bytes) -> np.ndarray:
         """Samples (tile height, tile width, channels) of one stored tile."""
@@ -158,6 +173,8 @@ class TiffSlide(TiledFileSlide):
             if layout.compression == JPEG:
                 rgb = layout.photometric == RGB and layout.planes == 1
                 stream = jpeg.self_contained(encoded, layout.jpeg_tables, rgb=rgb)
+                if layout.coded.restated is not None:
+                    stream = jpeg.restated(stream, rgb=layout.coded.restated == "rgb")
                 samples = jpeg.decode(stream, self.tile_px(level), grey=layout.grey)
             else:
                 samples = _decode_other(layout, number, encoded)
@@ -168,7 +185,7 @@ class TiffSlide(TiledFileSlide):
     def _missing_tile(self, level: int, column: int, row: int) -> Pixels:
         """A tile that is intentionally not stored: white; in an Aperio pyramid, reduced pixels of the finer level."""
         layout = self._layout.levels[level]
-        if level == 0 or self.info.vendor != "aperio":
+        if not self._shows_finer(level):
             return np.full((layout.tile_height, layout.tile_width, 3), WHITE, dtype=np.uint8)
         finer = self._layout.levels[level - 1]
         step_x, step_y = finer.width / layout.width, finer.height / layout.height
@@ -179,15 +196,59 @@ class TiffSlide(TiledFileSlide):
         plan = RegionPlan(level - 1, box, (left - x, top - y, right - x, bottom - y), self.tile_px(level))
         return resample(self.read_box(plan.level, plan.box), plan.crop, plan.out).copy()
 
+    def _shows_finer(self, level: int) -> bool:
+        """Whether a tile without bytes is one that Aperio left out, because the finer level has its pixels."""
+        return level > 0 and self.info.vendor == "aperio"
+
+    def _drop_empty_alpha(self) -> None:
+        """Not use an alpha channel that is 0 everywhere, though there are colours: no picture of glass has that."""
+        last = len(self._layout.levels) - 1
+        layout = self._layout.levels[last]
+        if layout.samples.alpha is None:
+            return
+        coloured = False
+        stored = np.flatnonzero(layout.counts[: layout.stored_columns * layout.stored_rows])
+        for number in stored[:: max(1, len(stored) // _TRIED_ALPHAS)]:
+            row, column = divmod(int(number), layout.stored_columns)
+            try:
+                alpha, colours = self._alpha_of(last, column, row)
+            except ReadError:
+                continue
+            if alpha.any():
+                return
+            coloured = coloured or bool(colours.any())
+        if coloured:
+            levels = tuple(replace(level, samples=level.samples.without_alpha()) for level in self._layout.levels)
+            of_images = [note for note in self._info.notes if note not in level_notes(self._layout.levels)]
+            self._layout = replace(self._layout, levels=levels)
+            self._info = replace(self._info, notes=(*of_images, *level_notes(levels)))
+            self._forget_tiles()
+
+    def _alpha_of(self, level: int, column: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Samples of a stored tile: alpha (h, w), colours (h, w, n)."""
+        layout = self._layout.levels[level]
+        numbers = [layout.tile_number(column, row, plane) for plane in range(layout.planes)]
+        ranges = [(number, *layout.byte_range(number)) for number in numbers]
+        planes = [
+            self._decode(level, column, row, number, self._bytes(self._file, level, column, row, offset, count))
+            for number, offset, count in ranges
+        ]
+        samples = np.concatenate(planes, axis=2)
+        return samples[..., layout.samples.alpha or 0], samples[..., : layout.samples.colours]
+
 
 def _decode_other(layout: TiffLevel, number: int, encoded: bytes) -> np.ndarray:
     """Samples (h, w, channels) of a tile that is not JPEG.
 
-    Deflate and Zstandard detect damage themselves. A JPEG 2000 stream must have its end marker. WebP, LZW and
-    uncompressed tiles have nothing to check.
+    Deflate, Zstandard, LZMA and PNG detect damage themselves. A JPEG 2000 stream must have its end marker, but damage
+    within it decodes to wrong pixels without a warning. WebP, LZW and uncompressed tiles have nothing to check.
     """
-    if layout.compression in JPEG_2000 and not jpeg2k.is_whole(encoded):
-        raise ValueError("the JPEG 2000 stream ends too early")
+    if layout.compression in JPEG_2000:
+        if not jpeg2k.is_whole(encoded):
+            raise ValueError("the JPEG 2000 stream ends too early")
+        # tifffile refuses YCbCr whose size it cannot know, which the streams state themselves
+        pixels: np.ndarray = np.asarray(imagecodecs.jpeg2k_decode(encoded))
+        return pixels.reshape(*pixels.shape[:2], -1)
     decoded, _, _ = layout.decode(encoded, number)
     assert decoded is not None
     samples: np.ndarray = decoded[0]

@@ -1,0 +1,311 @@
+"""Tables that a user gives as CSV, as spreadsheets and offices write them: encoding, separator, names of columns.
+
+Column names are compared without case, spaces, punctuation and units. A column that is not used is named in a note,
+with the one that was probably meant. No I/O beyond the table itself.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import io
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsikit.errors import RequestError
+
+SEPARATORS = (",", ";", "\t", "|")
+TABLE_SUFFIXES = (".csv", ".tsv")
+SPREADSHEETS = {".xlsx": "an Excel workbook", ".xlsm": "an Excel workbook", ".xls": "an Excel workbook"} | {
+    ".ods": "an OpenDocument spreadsheet",
+    ".numbers": "an Apple Numbers document",
+}
+"""Suffixes of spreadsheets, which are refused with what to do."""
+
+_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_UNIT_WORDS = re.compile(r"(micrometers?|micrometres?|microns?|µm|μm|um|per|pixels?|px)")
+_LIKELY = 0.74
+"""Similarity (difflib) above which a column is probably a misspelt one."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a table with the columns that are used."""
+
+    path: str
+    columns: tuple[str, ...]
+    """All column names, as written, without spaces around them."""
+    used: tuple[str, ...]
+    """Names of the known columns that it has."""
+    rows: tuple[tuple[int, dict[str, str]], ...]
+    """Line number and cells of each row that holds anything: by known name, or by the name as written."""
+    faults: Mapping[int, str]
+    """Rows that do not fit the header, by line number."""
+    notes: tuple[str, ...]
+    """Remarks for the user, one sentence each: columns that are not used, the encoding."""
+
+
+def is_table(path: str | os.PathLike[str]) -> bool:
+    """Whether the name is that of a table or spreadsheet, which is never a slide.
+
+    >>> is_table("a.CSV"), is_table("a.xlsx"), is_table("a.svs")
+    (True, True, False)
+    """
+    suffix = Path(path).suffix.lower()
+    return suffix in TABLE_SUFFIXES or suffix in SPREADSHEETS
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    known: Sequence[str],
+    *,
+    what: str = "table",
+    needed: Sequence[str] = (),
+    hints: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+) -> Table:
+    """Read a CSV with a header.
+
+    Parameters
+    ----------
+    known
+        Names of the columns that the caller uses.
+    what
+        What the table is, for messages.
+    needed
+        Columns without which the table is refused.
+    hints
+        Further names, as people write them, of columns that are not accepted, and the column that is probably meant.
+    content
+        The bytes of the file, if they are known already.
+
+    Raises
+    ------
+    RequestError
+        The file cannot be read, is a spreadsheet or not text, has no header, lacks a needed column, or names a used
+        column twice.
+
+    >>> table = read_table("m.csv", ["path", "mpp"], content="\\ufeffPath ;MPP\\na.svs;0,25\\n;\\n".encode())
+    >>> table.rows
+    ((2, {'path': 'a.svs', 'mpp': '0,25'}),)
+    """
+    place = os.fspath(path)
+    text, notes = decode(place, _content(place, what) if content is None else content, what)
+    skip, separator, header = _header(place, text, known, what)
+    names, unused = _names(place, header, known, what)
+    lacking = [name for name in needed if name not in names]
+    if lacking:
+        raise RequestError(_lacking(place, header, lacking[0], what, hints or {}))
+    notes += _unused_notes(place, unused, known, names, hints or {})
+    rows: list[tuple[int, dict[str, str]]] = []
+    faults: dict[int, str] = {}
+    reader = csv.reader(io.StringIO(text[skip:], newline=""), delimiter=separator)
+    before = text[:skip].count("\n")
+    try:
+        seen_header = False
+        for cells in reader:
+            if not any(_clean(cell) for cell in cells):
+                continue
+            if not seen_header:
+                seen_header = True
+                continue
+            line = reader.line_num + before
+            rows.append((line, {name: _clean(cell) for name, cell in zip(names, cells) if name}))
+            extra = [cell for cell in cells[len(names) :] if _clean(cell)]
+            if extra:
+                faults[line] = (
+                    f"{len(cells)} cells, but the header has {len(names)}: put text or numbers that contain "
+                    f"{_NAMES[separator]} in quotes"
+                )
+    except csv.Error as error:
+        raise RequestError(f"{place}: the {what} cannot be read ({error}). Save it as CSV again.") from error
+    used = tuple(name for name in known if name in names)
+    return Table(place, tuple(name for name in header if name), used, tuple(rows), faults, tuple(notes))
+
+
+_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a |"}
+
+
+def decode(path: str, content: bytes, what: str = "table") -> tuple[str, list[str]]:
+    """The text of a table or another text file, and a note if its encoding had to be assumed.
+
+    UTF-8 and UTF-16 with or without byte order mark; else Windows-1252, or Latin-1.
+
+    Raises
+    ------
+    RequestError
+        It is a spreadsheet, or not text.
+    """
+    if content.startswith((_ZIP, _OLE)) and what != "regions":
+        kind = SPREADSHEETS.get(Path(path).suffix.lower(), "a spreadsheet or archive")
+        raise RequestError(f"{path}: {kind}, not a CSV. Save the sheet as CSV (UTF-8) and give that file.")
+    for mark, encoding in _BOMS:
+        if content.startswith(mark):
+            return _decoded(path, content, encoding), []
+    for encoding, zero in (("utf-16-le", 1), ("utf-16-be", 0)):
+        head = content[: min(len(content) & ~1, 400)]
+        if len(head) > 3 and head[zero::2].count(0) > 0.7 * len(head[zero::2]) and head[1 - zero :: 2].count(0) == 0:
+            return _decoded(path, content, encoding), []
+    if b"\0" in content:
+        raise RequestError(f"{path}: not a text file. Give the {what} as CSV (UTF-8).")
+    try:
+        return content.decode("utf-8"), []
+    except UnicodeDecodeError:
+        pass
+    try:
+        text, name = content.decode("cp1252"), "Windows-1252"
+    except UnicodeDecodeError:
+        text, name = content.decode("latin-1"), "Latin-1"
+    return text, [f"{path}: not UTF-8; read as {name}. If names with accents are not found, save it as UTF-8."]
+
+
+def _decoded(path: str, content: bytes, encoding: str) -> str:
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: damaged text of encoding {encoding} ({error}). Save it as UTF-8.") from error
+
+
+def _content(path: str, what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file. Give the {what} as CSV.") from None
+    except OSError as error:
+        raise RequestError(f"{path}: the {what} cannot be read ({error.strerror or error})") from error
+
+
+def _header(path: str, text: str, known: Sequence[str], what: str) -> tuple[int, str, list[str]]:
+    """Where the table begins, its separator, and the cells of its header."""
+    skip, stated = 0, None
+    first = re.match(r"\s*sep=(.)[^\r\n]*(\r\n|\r|\n|$)", text, re.IGNORECASE)  # the first line that Excel reads
+    if first:
+        skip, stated = first.end(), first[1]
+    best: tuple[int, int] = (-1, -1)
+    found: tuple[str, list[str]] | None = None
+    wanted = {key(name) for name in known}
+    for separator in [stated] if stated else SEPARATORS:
+        header = _first_row(path, text[skip:], separator, what)
+        score = len({key(cell) for cell in header} & wanted), len(header)
+        if header and score > best:
+            best, found = score, (separator, header)
+    if found is None:
+        raise RequestError(f"{path}: the {what} is empty; it needs a header such as {','.join(known[:3])}")
+    separator, header = found
+    if len(header) == 1 and stated is None:  # one column: a separator can only be at the ends of the rows
+        body = text[skip:]
+        separator = next((one for one in SEPARATORS if re.search(rf"{re.escape(one)}\s*$", body, re.M)), separator)
+    return skip, separator, header
+
+
+def _first_row(path: str, text: str, separator: str, what: str) -> list[str]:
+    try:
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
+            row = [_clean(cell) for cell in cells]
+            while row and not row[-1]:
+                row.pop()
+            if row:
+                return row
+    except csv.Error as error:
+        raise RequestError(f"{path}: the {what} cannot be read ({error}). Save it as CSV again.") from error
+    return []
+
+
+def _clean(cell: str) -> str:
+    """A cell without the spaces around it, also those that only a word processor writes."""
+    return cell.strip(" \t\r\n\v\f\ufeff\xa0\u200b\u200e\u200f\u2007\u202f")
+
+
+def key(name: str) -> str:
+    """A column name as it is compared.
+
+    >>> key(" Slide ID"), key("MPP (µm/px)"), key("mpp_um_x")
+    ('slideid', 'mpp', 'mppx')
+    """
+    name = unicodedata.normalize("NFC", name).casefold()
+    name = re.sub(r"[(\[{].*?[)\]}]", " ", name)
+    parts = [part for part in re.split(r"[\W_]+", name) if part]
+    kept = [part for part in parts if not _UNIT_WORDS.fullmatch(part)]
+    return "".join(kept or parts)
+
+
+def _names(path: str, header: Sequence[str], known: Sequence[str], what: str) -> tuple[list[str], list[str]]:
+    """The name of each column: the known one that it is, or its own; and the columns that are not used."""
+    of_key = {key(name): name for name in known}
+    names = [of_key.get(key(cell), cell) for cell in header]
+    for name in known:
+        twice = [cell for cell, found in zip(header, names) if found == name]
+        if len(twice) > 1:
+            shown = " and ".join(repr(cell) for cell in twice)
+            raise RequestError(f"{path}: the {what} has the column {name} {len(twice)} times ({shown}). Keep one.")
+    return names, [name for name in names if name and name not in known]
+
+
+def likely(column: str, known: Sequence[str], hints: Mapping[str, str] | None = None) -> str | None:
+    """The known column that was probably meant.
+
+    >>> likely("patiant", ["path", "patient"]), likely("diagnosis", ["path", "patient"])
+    ('patient', None)
+    """
+    of_key = {key(name): name for name in known} | {key(hint): name for hint, name in (hints or {}).items()}
+    found = difflib.get_close_matches(key(column), of_key, 1, _LIKELY)
+    return of_key[found[0]] if found else None
+
+
+def _unused_notes(
+    path: str, unused: Sequence[str], known: Sequence[str], names: Sequence[str], hints: Mapping[str, str]
+) -> list[str]:
+    notes, plain = [], []
+    free = [name for name in known if name not in names]
+    for column in unused:
+        meant = likely(column, known, hints)
+        if meant in free:
+            notes.append(f"{path}: the column {column!r} is not used; did you mean {meant}?")
+        else:
+            plain.append(column)
+    if plain:
+        shown = ", ".join(plain[:8]) + (f" and {len(plain) - 8} more" if len(plain) > 8 else "")
+        notes.append(f"{path}: columns not used: {shown}")
+    return notes
+
+
+def _lacking(path: str, header: Sequence[str], lacking: str, what: str, hints: Mapping[str, str]) -> str:
+    shown = ", ".join(cell for cell in header if cell)
+    meant = next((cell for cell in header if cell and likely(cell, [lacking], hints) == lacking), None)
+    advice = f" (rename {meant!r}?)" if meant else ""
+    return f"{path}: the {what} has columns {shown or 'none'}; it needs a column {lacking}{advice}"
+
+
+_NUMBER = re.compile(r"(?P<number>[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?)\s*(?P<unit>\D.*)?", re.IGNORECASE)
+_UM = {"", "um", "µm", "μm", "micron", "microns", "mpp", "micrometer", "micrometre", "micrometers", "micrometres"}
+_PER_PX = re.compile(r"\s*(/|per)\s*(px|pixels?)$")
+
+
+def microns(text: str) -> float:
+    """A number of µm (per pixel) as people write it: decimal comma, unit behind it. ValueError for anything else.
+
+    >>> microns("0,25 µm"), microns("0.5"), microns("0.25 um/px"), microns("250 nm")
+    (0.25, 0.5, 0.25, 0.25)
+    """
+    found = _NUMBER.fullmatch(_clean(text))
+    if found is None:
+        raise ValueError(text)
+    unit = _PER_PX.sub("", (found["unit"] or "").strip().casefold()).strip()
+    factor = 1.0 if unit in _UM else {"nm": 1e-3, "mm": 1e3}.get(unit)
+    value = float(found["number"].replace(",", "."))
+    if factor is None or not math.isfinite(value):
+        raise ValueError(text)
+    return value * factor
