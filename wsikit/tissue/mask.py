@@ -97,7 +97,7 @@ def tissue_mask(slide: Slide, parameters: TissueParameters | None = None) -> Tis
     mpp = max(parameters.mpp, *slide_mpp, math.sqrt(area_um2 / _MOST_PX))
     rgb, unreadable = read_overview(slide, mpp)
     seen = parameters
-    if parameters.stain == "auto" and slide.info.channels:
+    if parameters.stain == "auto" and _has_channels(slide):
         seen = replace(parameters, stain="fluorescence")  # the file states it
     found = mask_from_image(rgb, mpp, seen, unreadable=unreadable)
     if found.unreadable_fraction > 0:
@@ -161,3 +161,9 @@ def mask_from_image(
         unreadable=blind,
         parameters=parameters,
     )
+
+
+def _has_channels(slide: Slide) -> bool:
+    """Whether the slide consists of fluorescence channels. A slide that states nothing has none."""
+    info = getattr(slide, "info", None)
+    return bool(info is not None and info.channels)
