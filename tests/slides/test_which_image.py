@@ -1,4 +1,4 @@
-"""Which image of a TIFF file is the slide: levels, thumbnails, labels, scenes, and OME-XML that describes other files."""
+"""Which image of a TIFF file is the slide: levels, thumbnails, labels, scenes, and OME-XML of other files."""
 
 from __future__ import annotations
 
@@ -240,6 +240,17 @@ def test_each_scene_has_its_own_levels(tmp_path, section, by_section):
         with open_slide(path, scene=scene) as slide:
             assert_is(slide, sections[scene], levels=3)
             assert slide.info.associated == ()
+
+
+def test_sections_within_equal_borders_keep_their_own_levels(tmp_path, section):
+    """Two sections mounted alike share their outline, and so do their levels; the levels are stored the other way."""
+    sections = [section(seed, (576, 416)) for seed in (1, 2)]
+    sections = [np.pad(pixels, ((32, 32), (32, 32), (0, 0)), constant_values=243) for pixels in sections]
+    order = [(0, 1), (1, 1), (1, 2), (0, 2), (1, 8), (0, 8)]
+    path = write(tmp_path / "a.tif", *((reduced(sections[number], by), TILED) for number, by in order))
+    for scene in (0, 1):
+        with open_slide(path, scene=scene) as slide:
+            assert_is(slide, sections[scene], levels=3)
 
 
 def test_of_scenes_of_several_sizes_the_largest_is_read(tmp_path, section):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsikit.errors import SlideError, StoreError, WsikitError
+from wsikit.slides.containers import unread_kind
 
 SLIDE_SUFFIXES = frozenset(
     [
@@ -88,6 +89,8 @@ class _Search:
             elif child.is_dir():
                 if child.suffix != ".zarr":
                     self.folder(child, above)
+            elif (kind := unread_kind(child)) is not None:
+                self.notes.append(f"{child}: passed over, {kind}, which no reader here reads")
             elif is_slide:
                 self.notes.append(f"{child}: passed over, {_kind(child)}")
         except OSError as error:

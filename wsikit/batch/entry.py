@@ -27,15 +27,18 @@ class SlideEntry:
     """Patient id from the manifest; empty if there is none."""
     roi: str | None = None
     """GeoJSON file of the regions that are analysed; None: the whole slide."""
+    scene: int | str | None = None
+    """Which of several main images of the file is read, by number or name; None: the largest."""
     fault: str = ""
     """Why the slide cannot be opened as requested: its row of the manifest is wrong. The slide fails with this text."""
 
     @classmethod
     def of(cls, slide: Slide) -> SlideEntry:
-        """The entry of an open slide. A pixel size given at opening is used in the batch too."""
+        """The entry of an open slide. A pixel size and a scene given at opening are used in the batch too."""
         given: Any = getattr(slide, "given_mpp", (None, ""))
         mpp, source = given
-        return cls("", str(slide.path), mpp=mpp, mpp_source=source or "option")
+        scene: Any = getattr(slide, "given_scene", None)
+        return cls("", str(slide.path), mpp=mpp, mpp_source=source or "option", scene=scene)
 
     def open(self) -> Slide:
         """Open the slide with its pixel size.
@@ -44,15 +47,18 @@ class SlideEntry:
         ------
         SlideError, ScaleError
             The file is not a readable slide; its pixel size is not given anywhere; its row of the manifest is wrong.
+        RequestError
+            It has no such scene.
         """
         from wsikit.slides.registry import open_slide
 
         if self.fault:
             raise SlideError(self.fault)
         if self.mpp is not None:
-            return open_slide(self.path, mpp=self.mpp, mpp_source=self.mpp_source)
-        slide = open_slide(self.path)
+            return open_slide(self.path, mpp=self.mpp, mpp_source=self.mpp_source, scene=self.scene)
+        slide = open_slide(self.path, scene=self.scene)
         if slide.info.mpp is None and self.assume_mpp is not None:
             slide.close()
-            slide = open_slide(self.path, mpp=self.assume_mpp, mpp_source="assumed (--assume-mpp)")
+            source = "assumed (--assume-mpp)"
+            slide = open_slide(self.path, mpp=self.assume_mpp, mpp_source=source, scene=self.scene)
         return slide

@@ -68,6 +68,7 @@ def slide_request(entry: SlideEntry, parameters: dict[str, Any], model: str, cap
     return digest_of(
         {
             "slide": [entry.path, entry.mpp, entry.mpp_source, entry.assume_mpp, roi, scale],
+            "scene": None if entry.scene is None else str(entry.scene),
             "source": fingerprint(entry.path),
             "parameters": parameters,
             "model": model,

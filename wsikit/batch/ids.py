@@ -52,8 +52,12 @@ def real_path(path: str) -> str:
     return path if is_url(path) else os.path.realpath(path)
 
 
-def make_ids(slides: Sequence[tuple[Path, str, str]], taken: Mapping[str, str]) -> list[str]:
+def make_ids(
+    slides: Sequence[tuple[Path, str, str]], taken: Mapping[str, str], scenes: Sequence[str] = ()
+) -> list[str]:
     """The id of each slide of `slides`: (folder that was given, path, given id or "").
+
+    `scenes` are the requested scenes ("" for none), which become part of an id that is not given.
 
     Given ids are kept, except that one which differs from another only in case gets a digest of its path. `taken` are
     ids in use in the output folder, with their paths; another path gets another id.
@@ -63,15 +67,19 @@ def make_ids(slides: Sequence[tuple[Path, str, str]], taken: Mapping[str, str]) 
     """
     in_use = {same_name(slide_id): path for slide_id, path in taken.items()}
     given = {same_name(limited(slide_id)) for _, _, slide_id in slides if slide_id}
-    names = [limited(slide_id) or _id_below(root, path, suffix=False) for root, path, slide_id in slides]
+    parts = [f"_scene{_UNSAFE.sub('_', scene)}" if scene else "" for scene in scenes or [""] * len(slides)]
+    names = [
+        limited(slide_id) or _id_below(root, path, suffix=False, scene=part)
+        for (root, path, slide_id), part in zip(slides, parts, strict=True)
+    ]
     shared = {name for name, count in Counter(map(same_name, names)).items() if count > 1}
     ids: list[str] = []
     used: set[str] = set()
-    for (root, path, stated), name in zip(slides, names, strict=True):
+    for (root, path, stated), name, part in zip(slides, names, parts, strict=True):
         slide_id, taken_by_given = name, given
         if not stated:
             if same_name(name) in shared or same_name(name) in given:
-                slide_id = _id_below(root, path, suffix=True)
+                slide_id = _id_below(root, path, suffix=True, scene=part)
         else:
             taken_by_given = set()
         elsewhere = not stated and not _same_file(in_use.get(same_name(slide_id), path), path)
@@ -84,12 +92,12 @@ def make_ids(slides: Sequence[tuple[Path, str, str]], taken: Mapping[str, str]) 
     return ids
 
 
-def _id_below(root: Path, path: str, *, suffix: bool) -> str:
+def _id_below(root: Path, path: str, *, suffix: bool, scene: str = "") -> str:
     whole, above = PurePath(path), PurePath(str(root))
     relative = whole.relative_to(above) if whole.is_relative_to(above) else PurePath(whole.name)
     name = relative.name if suffix else relative.stem
     parts = [*relative.parts[:-1], name.removesuffix(".zarr")]
-    return limited("__".join(_UNSAFE.sub("_", part).lstrip(".") for part in parts) or "_")
+    return limited(("__".join(_UNSAFE.sub("_", part).lstrip(".") for part in parts) or "_") + scene)
 
 
 def _same_file(one: str, other: str) -> bool:

@@ -42,6 +42,7 @@ def collect(
     manifests: Sequence[str | os.PathLike[str]] = (),
     entries: Sequence[SlideEntry] = (),
     assume_mpp: float | None = None,
+    scene: int | str | None = None,
     taken: Mapping[str, str] | None = None,
 ) -> list[SlideEntry]:
     """The slides of a batch, without the remarks; see `find_slides`.
@@ -55,7 +56,8 @@ def collect(
     >>> [entry.slide_id for entry in collect([folder])]
     ['a', 'b']
     """
-    return list(find_slides(inputs, manifests=manifests, entries=entries, assume_mpp=assume_mpp, taken=taken).entries)
+    found = find_slides(inputs, manifests=manifests, entries=entries, assume_mpp=assume_mpp, scene=scene, taken=taken)
+    return list(found.entries)
 
 
 def find_slides(
@@ -64,6 +66,7 @@ def find_slides(
     manifests: Sequence[str | os.PathLike[str]] = (),
     entries: Sequence[SlideEntry] = (),
     assume_mpp: float | None = None,
+    scene: int | str | None = None,
     taken: Mapping[str, str] | None = None,
     out: Path | None = None,
 ) -> Collected:
@@ -77,11 +80,14 @@ def find_slides(
         source slide is found too is left out.
     manifests
         CSV files with a column `path` (relative to the CSV's folder, or absolute) and optionally `slide_id`,
-        `patient` and `mpp` (µm/px; or `mpp_x` and `mpp_y`). A row that is wrong becomes an entry with a `fault`.
+        `patient`, `scene` and `mpp` (µm/px; or `mpp_x` and `mpp_y`). A row that is wrong becomes an entry with a
+        `fault`.
     entries
         Further slides; an empty `slide_id` is filled in.
     assume_mpp
         µm/px for slides without a credible pixel size in the manifest, the sidecar or the file.
+    scene
+        Which main image of each file is read, by number or name, where the manifest does not state it.
     taken
         Ids already used in the output folder, with their paths. Another path gets another id.
     out
@@ -102,6 +108,8 @@ def find_slides(
     for manifest in manifests:
         found.extend(from_manifest(Path(manifest), notes))
     found.extend(Found(Path(entry.path).parent, entry) for entry in entries)
+    if scene is not None:
+        found = [replace(one, entry=_in_scene(one.entry, scene)) for one in found]
     unique = _without_stores_of_slides(_each_once(found, notes), notes)
     if not unique:
         where = ", ".join(str(item) for item in (*inputs, *manifests))
@@ -114,6 +122,10 @@ def find_slides(
         raise RequestError(f"{faults[0]}{more}")
     named = _with_ids(unique, taken or {}, notes)
     return Collected(tuple(replace(entry, assume_mpp=assume_mpp) for entry in named), tuple(notes))
+
+
+def _in_scene(entry: SlideEntry, scene: int | str) -> SlideEntry:
+    return entry if entry.scene is not None else replace(entry, scene=scene)
 
 
 def _from_input(path: Path, out: Path | None, notes: list[str]) -> list[Found]:
@@ -141,10 +153,10 @@ def _one_per_series(found: list[Found]) -> list[Found]:
 
 
 def _each_once(found: Sequence[Found], notes: list[str]) -> list[Found]:
-    """Each file once. A manifest's row counts more than a folder; rows that contradict each other are a fault."""
-    unique: dict[str, Found] = {}
+    """Each scene of a file once. A manifest's row counts more than a folder; contradicting rows are a fault."""
+    unique: dict[tuple[str, str], Found] = {}
     for one in found:
-        key = real_path(one.entry.path)
+        key = real_path(one.entry.path), str(one.entry.scene)
         before = unique.get(key)
         if before is None:
             unique[key] = one
@@ -190,7 +202,8 @@ def _with_ids(found: Sequence[Found], taken: Mapping[str, str], notes: list[str]
             raise RequestError(
                 f"slide_id {slide_id!r} is given twice (duplicate slide_id: {wheres}): ids must be unique"
             )
-    ids = make_ids([(one.root, one.entry.path, one.entry.slide_id) for one in found], taken)
+    scenes = ["" if one.entry.scene is None else str(one.entry.scene) for one in found]
+    ids = make_ids([(one.root, one.entry.path, one.entry.slide_id) for one in found], taken, scenes)
     for one, slide_id in zip(found, ids, strict=True):
         if one.entry.slide_id and slide_id != one.entry.slide_id:
             notes.append(f"{one.where or one.entry.path}: the slide_id {one.entry.slide_id} is used as {slide_id}")

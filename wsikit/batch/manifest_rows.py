@@ -14,7 +14,7 @@ from wsikit.errors import RequestError
 from wsikit.store.paths import is_url, place
 from wsikit.tables import Table, likely, microns, read_table
 
-COLUMNS = ("path", "slide_id", "patient", "mpp", "mpp_x", "mpp_y")
+COLUMNS = ("path", "slide_id", "patient", "mpp", "mpp_x", "mpp_y", "scene")
 """Columns of a manifest that are used."""
 
 _SCALE = ("mpp", "mpp_x", "mpp_y")
@@ -40,6 +40,7 @@ _HINTS = {
     "pixel_size_y": "mpp_y",
     "pixel_width": "mpp_x",
     "pixel_height": "mpp_y",
+    "series": "scene",
     "case": "patient",
     "case_id": "patient",
     "patient_id": "patient",
@@ -101,7 +102,14 @@ def _row(manifest: Path, line: int, row: Mapping[str, str], fault: str | None) -
         if not text:
             raise ValueError("the column path is empty")
         slide = _slide_of(manifest.parent, text)
-        entry = SlideEntry(limited(slide_id), str(slide), _scale(row), patient=row.get("patient", ""))
+        scene = row.get("scene", "")
+        entry = SlideEntry(
+            limited(slide_id),
+            str(slide),
+            _scale(row),
+            patient=row.get("patient", ""),
+            scene=None if scene.lower() in _NOT_GIVEN else scene,
+        )
     except (ValueError, OSError) as error:  # one wrong row is one failed slide
         path = str(manifest.parent / text) if text and not _is_url(text) else text or where
         name = "" if wrong_id else limited(slide_id)

@@ -124,6 +124,7 @@ def run(
     *,
     model: ModelLike | None = None,
     mpp: float | None = None,
+    scene: int | str | None = None,
     captioner: str | Captioner | None = None,
     captioner_options: CaptionerOptions | None = None,
     caption_budget: int | Budget | None = None,
@@ -163,6 +164,9 @@ def run(
         demonstration model. It determines the size and scale of the patches.
     mpp
         Pixel size, µm per level-0 px, of slides without a credible pixel size in the manifest, the sidecar or the file.
+    scene
+        Which of several main images of a file is read: its number from 0, or its name; by default the largest. A
+        manifest's column `scene` takes precedence.
     captioner
         A captioner, or what `wsikit.captions.load_captioner` takes; by default the one that the model was trained with.
     captioner_options, caption_budget
@@ -217,6 +221,7 @@ def run(
         out,
         model=model,
         mpp=mpp,
+        scene=scene,
         captioner=captioner,
         captioner_options=captioner_options,
         caption_budget=caption_budget,
@@ -387,6 +392,7 @@ def _prepare(
     executor: Executor,
     model: ModelLike | None = None,
     mpp: float | None = None,
+    scene: int | str | None = None,
     captioner: str | Captioner | None = None,
     captioner_options: CaptionerOptions | None = None,
     caption_budget: int | Budget | None = None,
@@ -406,7 +412,7 @@ def _prepare(
     from wsikit.models.lazy import LazyModel
 
     folder = local_folder(out)
-    collected = _entries(slides, folder, mpp=mpp)
+    collected = _entries(slides, folder, mpp=mpp, scene=scene)
     entries = list(collected.entries)
     entries = with_rois(entries, roi) if roi is not None else entries
     if not 0 <= min_tissue <= 1:
@@ -453,7 +459,7 @@ def _prepare(
     )
 
 
-def _entries(slides: Any, out: Path, *, mpp: float | None) -> Collected:
+def _entries(slides: Any, out: Path, *, mpp: float | None, scene: int | str | None) -> Collected:
     """The slides of a request, each once, with ids that do not collide with those in use in `out`."""
     one = isinstance(slides, str | os.PathLike | SlideEntry | Manifest) or _is_slide(slides)
     given = [slides] if one else list(slides)
@@ -477,7 +483,7 @@ def _entries(slides: Any, out: Path, *, mpp: float | None) -> Collected:
     if not given:
         raise RequestError("no slides given: give slides, folders or a manifest (.csv)")
     taken = records.taken_ids(out)
-    return find_slides(paths, manifests=manifests, entries=ready, assume_mpp=mpp, taken=taken, out=out)
+    return find_slides(paths, manifests=manifests, entries=ready, assume_mpp=mpp, scene=scene, taken=taken, out=out)
 
 
 def _is_slide(item: Any) -> bool:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from wsikit.cli.options import scene_option
+
 if TYPE_CHECKING:
     from wsikit.slides.base import SlideInfo
 
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
     help="Reader to open the slide with: tiff, multichannel, ndpi, dicom, openslide, tiffslide, image, store, or a "
     "plug-in. auto: chosen by the content of the file.",
 )
+@scene_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per slide and line on standard output.")
-def command(slides: tuple[str, ...], reader: str, as_json: bool) -> int:
+def command(slides: tuple[str, ...], reader: str, scene: str | None, as_json: bool) -> int:
     """Show what SLIDE is: size in px and mm, pixel size in µm/px and its source, magnification, levels, vendor, reader.
+    If it has several main images (scenes), they are listed.
 
     Exit status: 0 all slides could be opened, 1 some could not, 2 the request itself is wrong.
     """
@@ -34,7 +38,7 @@ def command(slides: tuple[str, ...], reader: str, as_json: bool) -> int:
     failed = 0
     for path in slides:
         try:
-            with open_slide(path, reader) as slide:
+            with open_slide(path, reader, scene=scene) as slide:
                 info = slide.info
         except RequestError:
             raise

@@ -53,6 +53,17 @@ def assume_mpp_option(function: F) -> F:
     )(function)
 
 
+def scene_option(function: F) -> F:
+    return click.option(
+        "--scene",
+        "--series",
+        "scene",
+        metavar="N|NAME",
+        help="Which of several main images of a file is read, by number from 0 or by name (wsikit info lists them); "
+        "default: the largest.",
+    )(function)
+
+
 def roi_options(function: F) -> F:
     """--roi, --roi-class and --min-roi."""
     function = click.option(

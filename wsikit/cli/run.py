@@ -13,6 +13,7 @@ from wsikit.cli.options import (
     image_options,
     model_option,
     roi_options,
+    scene_option,
     slides_argument,
     stain_option,
 )
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     "--manifest",
     type=click.Path(exists=True, dir_okay=False),
     metavar="CSV",
-    help="Table of slides with the column path and optionally slide_id, patient and mpp (µm/px).",
+    help="Table of slides with the column path and optionally slide_id, patient, scene and mpp (µm/px).",
 )
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for all results.")
 @model_option
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @roi_options
 @image_options
 @assume_mpp_option
+@scene_option
 @executor_options
 def command(
     slides: tuple[str, ...],
@@ -74,6 +76,7 @@ def command(
     min_roi: float,
     image: ImageParameters,
     assume_mpp: float | None,
+    scene: str | None,
     scheduler: str,
     workers: int | None,
 ) -> int:
@@ -94,6 +97,7 @@ def command(
     settings: dict[str, Any] = {
         "model": model,
         "mpp": assume_mpp,
+        "scene": scene,
         "captioner": request.captioner,
         "captioner_options": request.options,
         "caption_budget": request.budget,

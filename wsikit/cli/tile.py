@@ -12,6 +12,7 @@ from wsikit.cli.options import (
     executor_options,
     image_options,
     roi_options,
+    scene_option,
     slides_argument,
 )
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @roi_options
 @image_options
 @assume_mpp_option
+@scene_option
 @executor_options
 def command(
     slides: tuple[str, ...],
@@ -56,6 +58,7 @@ def command(
     min_roi: float,
     image: ImageParameters,
     assume_mpp: float | None,
+    scene: str | None,
     scheduler: str,
     workers: int | None,
 ) -> int:
@@ -79,7 +82,7 @@ def command(
 
     patches = PatchParameters(mpp, patch_size, overlap, min_tissue)
     target = place(out)
-    collected = find_slides(slides, assume_mpp=assume_mpp)
+    collected = find_slides(slides, assume_mpp=assume_mpp, scene=scene)
     for note in collected.notes:
         click.echo(f"note: {one_line(note)}", err=True)
     entries = list(collected.entries)

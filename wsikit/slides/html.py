@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from PIL import Image
 
 from wsikit.errors import ReadError
-from wsikit.slides.types import Channel, Slide, SlideInfo
+from wsikit.slides.types import Channel, SceneInfo, Slide, SlideInfo
 
 CARD_THUMBNAIL_PX = 256
 
@@ -46,6 +46,8 @@ def facts(info: SlideInfo) -> dict[str, str]:
     found["levels"] = "\n".join(_level_words(info, level) for level in range(len(info.level_dimensions)))
     if info.channels:
         found["channels"] = "\n".join(channel_line(channel) for channel in info.channels)
+    if info.scenes:
+        found["scenes"] = "\n".join(_scene_words(info, scene) for scene in info.scenes)
     found["associated images"] = ", ".join(info.associated) or "none"
     found["colour profile"] = f"ICC, {len(info.icc_profile)} bytes" if info.icc_profile else "none"
     if info.notes:
@@ -72,6 +74,12 @@ def _format_words(info: SlideInfo) -> str:
     if info.tile_px:
         words.append(f"tiles of {info.tile_px[0]} × {info.tile_px[1]} px")
     return ", ".join(words) + f" (read with {info.reader})"
+
+
+def _scene_words(info: SlideInfo, scene: SceneInfo) -> str:
+    width, height = scene.dimensions
+    name = f" {scene.name!r}" if scene.name else ""
+    return f"{scene.number}{name}: {width} × {height} px{' (read)' if scene.number == info.scene else ''}"
 
 
 def _level_words(info: SlideInfo, level: int) -> str:

@@ -22,6 +22,7 @@ from wsikit.errors import (
 )
 from wsikit.plugins import load_plugin, plugin_names
 from wsikit.slides.base import BaseSlide
+from wsikit.slides.containers import container_fault, folder_fault
 from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import MppLike, Slide
 from wsikit.store.paths import is_url
@@ -156,6 +157,7 @@ def _choose_built_in(path: str, scene: SceneLike | None) -> str:
     if os.path.isdir(path):
         return _choose_for_folder(path)
     head = _head(path)
+    _check_own_pixels(path, head)
     if _is_tiff(head):
         return _choose_for_tiff(path, scene)
     vendor = _openslide_vendor(path)
@@ -227,6 +229,8 @@ def reader_class(name: str) -> Callable[..., BaseSlide]:
 
 def _open(reader: str, path: str, mpp: MppLike | None, mpp_source: str, scene: SceneLike | None = None) -> BaseSlide:
     opener = reader_class(reader)
+    if reader in READERS and os.path.isfile(path):
+        _check_own_pixels(path, _head(path))
     chosen: dict[str, Any] = {}
     if scene is not None and getattr(opener, "has_scenes", False):
         chosen["scene"] = scene
@@ -284,6 +288,13 @@ def _check_remote(path: str, reader: str) -> None:
         )
 
 
+def _check_own_pixels(path: str, head: bytes) -> None:
+    """UnsupportedSlideError if the pixels of a slide are not in this file; what it shows can be the label."""
+    fault = container_fault(path, head)
+    if fault is not None:
+        raise UnsupportedSlideError(f"{path}: {fault}")
+
+
 def _check_exists(path: str) -> None:
     if not os.path.exists(path):
         raise SlideError(f"{path}: there is no such file. Check the spelling, and that the drive is mounted.")
@@ -298,12 +309,16 @@ def _choose_for_folder(path: str) -> str:
     dicom = sorted(folder.glob("*.dcm"))
     if dicom:
         raise UnsupportedSlideError(f"{path}: a folder of DICOM files. Give one of them, such as {dicom[0].name}.")
-    if folder.with_name(folder.name + ".mrxs").is_file():
-        raise UnsupportedSlideError(f"{path}: the data folder of a MIRAX slide. Give {folder.name}.mrxs next to it.")
+    fault = folder_fault(path)
+    if fault is not None:
+        raise UnsupportedSlideError(f"{path}: {fault}")
     raise UnsupportedSlideError(f"{path}: a folder, not a slide. Give a slide file, or a .zarr made by wsikit tile.")
 
 
 def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
+    from wsikit.slides.formats.tiff.directories import check_directories
+
+    check_directories(path)
     vendor = _openslide_vendor(path)
     if vendor == "hamamatsu":
         return _choose_for_ndpi(path)

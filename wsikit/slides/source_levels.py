@@ -65,6 +65,7 @@ def open_source(folder: Path, record: dict[str, Any]) -> BaseSlide:
     if fingerprint(path) != source["fingerprint"]:
         raise StoreError(f"{folder}: holds no pixels, and its slide {path} has changed. Tile it again.")
     try:
-        return reader_class(source["reader"])(str(path))
+        scene = {"scene": source["scene"]} if "scene" in source else {}
+        return reader_class(source["reader"])(str(path), **scene)
     except (SlideError, PluginError) as error:
         raise StoreError(f"{folder}: holds no pixels, and its slide cannot be opened: {error}") from error

@@ -96,6 +96,7 @@ class SlideStore(BaseSlide):
                 icc_profile=self._icc_profile(),
                 properties=self._vendor_properties(),
                 channels=channels,
+                scene=source.get("scene"),
             ),
             mpp=mpp,
             mpp_source=mpp_source,

@@ -50,7 +50,8 @@ def over_white(colour: Pixels, alpha: Pixels, *, premultiplied: bool = False) ->
         return np.ascontiguousarray(colour)
     share = alpha[..., None].astype(np.uint16)
     if premultiplied:
-        return np.minimum(colour + (255 - share), 255).astype(np.uint8)
+        glass: Pixels = np.minimum(colour + (255 - share), 255).astype(np.uint8)
+        return glass
     return ((colour * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
 
 
@@ -63,8 +64,7 @@ def ycbcr_to_rgb(pixels: Pixels) -> Pixels:
 def outside_rgb(pixels: Pixels, margin: float) -> npt.NDArray[np.bool_]:
     """Which px, taken as YCbCr, give R, G or B outside of 0–255 by more than `margin`: (…, 3) to (…)."""
     rgb = _from_ycbcr(pixels)
-    outside: npt.NDArray[np.bool_] = ((rgb < -margin) | (rgb > 255 + margin)).any(axis=-1)
-    return outside
+    return np.asarray(((rgb < -margin) | (rgb > 255 + margin)).any(axis=-1))
 
 
 def _from_ycbcr(pixels: Pixels) -> npt.NDArray[np.float32]:

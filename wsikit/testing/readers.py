@@ -5,8 +5,10 @@
 
 It is a subclass of `wsikit.slides.BaseSlide` that builds a `SlideInfo` and implements `_read_level` and `close`, or a
 subclass of `wsikit.slides.tile_reader.TiledFileSlide` that implements `tile_px` and `_decode_tile`. `reader`, and so
-`info.reader`, is the name of the entry point. `reads` is called for files that no built-in reader opens, with the
-file's first 132 bytes (none for a folder); it must be quick and must not raise. Errors are those of `wsikit.errors`.
+`info.reader`, is the name of the entry point. A reader with `has_scenes = True` also takes `scene=…`, the number or
+name of one of several main images, and raises RequestError if there is no such scene. `reads` is called for files that
+no built-in reader opens, with the file's first 132 bytes (none for a folder); it must be quick and must not raise.
+Errors are those of `wsikit.errors`.
 """
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ def check_reader(reader: Callable[..., Slide], path: str | os.PathLike[str]) -> 
         _check_tiles(slide)
         _check_pickling(slide)
         _check_threads(slide)
+    _check_scenes(reader, name)
     _check_closed(reader, name)
     _check_reads(reader, name)
 
@@ -271,6 +274,16 @@ def _check_threads(slide: Slide) -> None:
         together = list(pool.map(lambda at: slide.read_box(*at), boxes))
     same = all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
     _require(same, "regions read from four threads at once differ from regions read one after another")
+
+
+def _check_scenes(reader: Callable[..., Slide], path: str) -> None:
+    if not getattr(reader, "has_scenes", False):
+        return
+    with reader(path, scene=0) as slide, pickle.loads(pickle.dumps(slide)) as again:
+        _require(again.info.scene == slide.info.scene, "the scene is lost when the slide is pickled")
+        _require(again.dimensions == slide.dimensions, "a slide that was pickled has another scene")
+    with _must_raise((RequestError,), "a scene that does not exist"):
+        reader(path, scene=1_000_000).close()
 
 
 def _check_closed(reader: Callable[..., Slide], path: str) -> None:

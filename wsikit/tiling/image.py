@@ -79,7 +79,7 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
     """Receipt of the store's pixels. `tissue` is given where only tissue is stored.
 
     A pixel size that a user gives (option, manifest, sidecar) is part of it: it can be corrected. The pixel size that
-    the file states is covered by the fingerprint of the file.
+    the file states is covered by the fingerprint of the file. The scene of a file that has several is part of it too.
     """
     settings: dict[str, Any] = {**parameters.to_json(), "reader": source.slide.info.reader}
     if isinstance(source.slide, BaseSlide) and source.slide.has_given_mpp:
@@ -87,6 +87,8 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
     if source.slide.info.channels:
         # names, colours and windows are stored, and the composite is made with them
         settings["channels"] = [asdict(channel) for channel in source.slide.info.channels]
+    if source.slide.info.scenes:
+        settings["scene"] = source.slide.info.scene
     inputs = {"source": source.fingerprint} | ({"tissue": tissue.digest} if tissue else {})
     return Receipt("image", IMAGE_REVISION, settings, inputs)
 

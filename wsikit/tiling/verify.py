@@ -84,7 +84,7 @@ def verify(
     True
     """
     opened = store if isinstance(store, SlideStore) else SlideStore(store)
-    slide = None if source is None else open_slide(source)
+    slide = None if source is None else open_slide(source, scene=opened.record["source"].get("scene"))
     problems: list[str] = []
     if slide is not None and fingerprint(slide.path) != opened.record["source"]["fingerprint"]:
         problems.append(f"{slide.path}: not the file that {opened.folder} was made from, or it has changed since")

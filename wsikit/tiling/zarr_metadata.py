@@ -112,6 +112,8 @@ def write_root(
     }
     if info.channels:
         record["channels"] = [asdict(channel) for channel in info.channels]
+    if info.scene is not None and info.scenes:
+        record["source"]["scene"] = info.scene
     attributes: dict[str, Any] = {"wsikit": record}
     if parameters.pixels == "none":
         record["source"]["path"] = str(place(info.path).absolute())
@@ -170,8 +172,11 @@ def write_vendor_group(slide: Slide, folder: Path) -> None:
 
 
 def write_associated(slide: Slide, folder: Path, *, keep_label: bool) -> None:
-    """Write the associated images of a slide, each as an NGFF image; label and macro only with `keep_label`."""
-    names = [name for name in slide.info.associated if keep_label or name not in ("label", "macro")]
+    """Write the associated images of a slide, each as an NGFF image; all but the thumbnail only with `keep_label`.
+
+    A picture without a name can be the label, as its macro can show it.
+    """
+    names = [name for name in slide.info.associated if keep_label or name == "thumbnail"]
     if not names:
         return
     for name in names:

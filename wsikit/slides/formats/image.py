@@ -18,6 +18,7 @@ from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError,
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo
 from wsikit.slides.formats import pictures
 from wsikit.slides.formats.tiff import layout as tiff_layout
+from wsikit.slides.formats.tiff.advice import TO_TILES
 from wsikit.slides.formats.tiff.codecs import COMPRESSIONS
 from wsikit.slides.formats.tiff.directories import check_directories
 from wsikit.slides.formats.tiff.metadata import read_metadata
@@ -82,7 +83,7 @@ class ImageSlide(BaseSlide):
                     if pixels.shape != (height, width, 3):
                         raise ValueError(f"{pixels.shape[1]}×{pixels.shape[0]} px found")
                     self._pixels = pixels
-                    self._info = replace(self._info, notes=notes)
+                    self._info = replace(self._info, notes=tuple(dict.fromkeys((*self._info.notes, *notes))))
                 except Exception as error:  # Pillow and tifffile raise errors of many kinds for damaged bytes
                     words = " ".join(str(error).split()) or type(error).__name__
                     raise ReadError(self.path, 0, (0, 0, width, height), words) from error
@@ -176,5 +177,5 @@ def _load_tiff(path: str, scene: int | None) -> tuple[Pixels, tuple[str, ...]]:
 def _too_large(path: str) -> UnsupportedSlideError:
     return UnsupportedSlideError(
         f"{path}: a picture of more than {MAX_PIXELS / 1e6:.0f} million pixels without tiles would fill the memory. "
-        f"{tiff_layout.CONVERT}"
+        f"{TO_TILES}"
     )

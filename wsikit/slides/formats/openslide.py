@@ -17,8 +17,10 @@ from PIL import ImageCms
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
+from wsikit.slides.formats.openslide_areas import in_scene, scanned_areas
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import UNKNOWN, Scale, stated, stated_text
+from wsikit.slides.scenes import SceneLike
 from wsikit.slides.to_rgb import over_white
 
 logger = logging.getLogger(__name__)
@@ -57,13 +59,28 @@ class OpenSlideSlide(BaseSlide):
 
     reader: ClassVar[str] = "openslide"
 
-    def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
+    has_scenes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mpp: MppLike | None = None,
+        mpp_source: str = "option",
+        scene: SceneLike | None = None,
+    ) -> None:
         self._lock = threading.Lock()
         self._closed = False
         handle = _open(path)
         self._handle: openslide.OpenSlide | None = handle
         try:
-            super().__init__(_info(path, self.reader, handle), mpp=mpp, mpp_source=mpp_source)
+            info, self._corner = in_scene(
+                _info(path, self.reader, handle),
+                scanned_areas(handle.properties),
+                handle.level_downsamples,
+                scene,
+            )
+            super().__init__(info, mpp=mpp, mpp_source=mpp_source, scene=scene)
             self._check_readable()
         except BaseException:
             self.close()
@@ -86,13 +103,13 @@ class OpenSlideSlide(BaseSlide):
     def _read_part(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         handle = self._shared_handle()
         try:
-            return _read(handle, level, x, y, width, height)
+            return _read(handle, level, self._corner, x, y, width, height)
         except openslide.OpenSlideError:
             # this region may be damaged, or another one that another thread read with the same handle
             self._exchange(handle, None)
         try:
             own = _open(self.path)
-            pixels = _read(own, level, x, y, width, height)
+            pixels = _read(own, level, self._corner, x, y, width, height)
         except (openslide.OpenSlideError, SlideError) as error:
             raise ReadError(self.path, level, (x, y, width, height), _without_path(error, self.path)) from error
         self._exchange(None, own)
@@ -133,10 +150,10 @@ def _open(path: str) -> openslide.OpenSlide:
         raise _refusal(path, _without_path(error, path)) from error
 
 
-def _read(handle: openslide.OpenSlide, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+def _read(handle: openslide.OpenSlide, level: int, corner: Size, x: int, y: int, width: int, height: int) -> Pixels:
     # OpenSlide expects level-0 px and divides them by its own ratio, the mean over both axes
     ratio = handle.level_downsamples[level]
-    region = handle.read_region((round(x * ratio), round(y * ratio)), level, (width, height))
+    region = handle.read_region((corner[0] + round(x * ratio), corner[1] + round(y * ratio)), level, (width, height))
     return _rgb(np.asarray(region))
 
 

@@ -196,7 +196,7 @@ def _load_jxl(stream: bytes) -> tuple[Pixels, tuple[str, ...]]:
 
 
 def _from_channels(samples: Any, white: float, last: int) -> tuple[Pixels, tuple[str, ...]]:
-    """RGB from (h, w) or (h, w, channels); `last`: what a last channel beyond the colours is, as in `_channel_kinds`."""
+    """RGB from (h, w) or (h, w, channels); `last`: what a channel beyond the colours is, as in `_channel_kinds`."""
     samples = samples[..., None] if samples.ndim == 2 else samples
     channels = samples.shape[2]
     colours = 1 if channels <= 2 else 3

@@ -22,6 +22,7 @@ from wsikit.slides import jpeg
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, codec_fault
 from wsikit.slides.formats.tiff.colours import coded_colours
+from wsikit.slides.formats.tiff.directories import check_directories
 from wsikit.slides.formats.tiff.layout import structure_fault
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.formats.tiff.samples import RGB, UnfitSamplesError, samples_of
@@ -57,7 +58,6 @@ class TiffSlideSlide(BaseSlide):
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         slide = self._open_slide()
         self._check_tiles(slide, level, (x, y, width, height))
-        page = self._pages[level]
         try:
             group: Any = slide.zarr_group
             array = group[str(level)] if len(self._pages) > 1 else next(iter(group.arrays()))[1]
@@ -104,9 +104,10 @@ class TiffSlideSlide(BaseSlide):
 
 def _open(path: str) -> tiffslide.TiffSlide:
     try:
+        check_directories(path)
         slide = tiffslide.TiffSlide(path)
         refusal = _refusal(slide)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError, BrokenSlideError):
         raise
     except NotImplementedError as error:
         message = f"{path}: TiffSlide cannot read it ({error}). Open it with reader='auto'."

@@ -47,6 +47,7 @@ class DicomSlide(OpenSlideSlide, TileReader):
     """
 
     reader: ClassVar[str] = "dicom"
+    has_scenes: ClassVar[bool] = False
 
     def __init__(self, path: str, *, mpp: MppLike | None = None, mpp_source: str = "option") -> None:
         TileReader.__init__(self)

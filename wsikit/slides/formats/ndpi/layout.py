@@ -18,6 +18,7 @@ import tifffile
 from wsikit.errors import BrokenSlideError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff.codecs import JPEG
+from wsikit.slides.formats.tiff.directories import check_directories
 from wsikit.slides.formats.tiff.layout import is_reduction, structure_fault
 from wsikit.slides.formats.tiff.metadata import read_metadata
 from wsikit.slides.properties import allowed
@@ -93,6 +94,7 @@ def read_ndpi_layout(path: str, reader: str) -> NdpiLayout:
         The TIFF structure is damaged.
     """
     try:
+        check_directories(path)
         with open_ndpi(path) as tiff:
             return _layout(path, reader, tiff)
     except (SlideError, FileNotFoundError, PermissionError, MemoryError):

@@ -1,4 +1,4 @@
-"""Colours of JPEG and JPEG 2000 in TIFF: RGB or YCbCr, by the streams' own markers, the tags, and if need be the pixels.
+"""Colours of JPEG and JPEG 2000 in TIFF: RGB or YCbCr, by the streams' markers, the tags, and if need be the pixels.
 
 A code stream that states its colours is believed before the container. Where nothing decides, some tiles are decoded:
 pixels of RGB pictures, taken as YCbCr, mostly lie outside of the RGB cube; pixels of YCbCr pictures do not.
@@ -103,11 +103,12 @@ def _jpeg2k(page: tifffile.TiffPage, frame: Any) -> CodedColours:
         note = "Aperio's JPEG 2000 (33003) is YCbCr, whatever PhotometricInterpretation states."
         return CodedColours(ycbcr=not head.subsampled, passes=False, aperio=True, note=note)
     if stated or head.subsampled:
+        passes = head.colour_space != jpeg2k.SYCC
         if code != APERIO_J2K_YCBCR and photometric == RGB:
-            return _AS_CODED
+            return CodedColours(passes=passes)
         how = "have a colour transform of their own" if head.own_transform else "state their colours themselves"
         how = "have chroma at reduced size" if head.subsampled else how
-        return CodedColours(note=f"The JPEG 2000 streams {how}: their decoder gives RGB.")
+        return CodedColours(passes=passes, note=f"The JPEG 2000 streams {how}: their decoder gives RGB.")
     if aperio and code == APERIO_J2K_RGB:
         return _AS_CODED
     if photometric == YCBCR:
@@ -175,8 +176,9 @@ def _first(page: tifffile.TiffPage, frame: Any, start: bytes = b"\xff") -> Itera
 
 def _spread(page: tifffile.TiffPage, frame: Any) -> Iterator[bytes]:
     stored = np.flatnonzero(np.asarray(frame.databytecounts))
-    chosen = np.unique(np.linspace(0, len(stored) - 1, _TRIED_TILES).round().astype(int)) if len(stored) else []
-    yield from _read(page, frame, stored[chosen])
+    if len(stored):
+        chosen = np.linspace(0, len(stored) - 1, _TRIED_TILES).round().astype(np.intp)
+        yield from _read(page, frame, stored[np.unique(chosen)])
 
 
 def _read(page: tifffile.TiffPage, frame: Any, numbers: Any) -> Iterator[bytes]:

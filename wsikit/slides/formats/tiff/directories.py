@@ -23,7 +23,7 @@ class _Form(NamedTuple):
     """How directories are coded."""
 
     order: str
-    count: str
+    number: str
     entry_bytes: int
     offset: str
 
@@ -82,11 +82,11 @@ def first_directory(head: bytes) -> int | None:
 def next_directory(file: BinaryIO, offset: int, form: _Form) -> int:
     """Offset of the directory after the one at `offset`; 0 if it is the last, or if the file ends before it does."""
     file.seek(offset)
-    size = struct.calcsize(form.count)
+    size = struct.calcsize(form.number)
     counted = file.read(size)
     if len(counted) < size:
         return 0
-    count: int = struct.unpack(form.order + form.count, counted)[0]
+    count: int = struct.unpack(form.order + form.number, counted)[0]
     if count > 0xFFFF:
         return 0
     entries = file.read(count * form.entry_bytes)

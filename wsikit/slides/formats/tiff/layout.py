@@ -15,6 +15,7 @@ import tifffile
 from wsikit.errors import BrokenSlideError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff import philips
+from wsikit.slides.formats.tiff.advice import TO_TILES, how_to_convert
 from wsikit.slides.formats.tiff.codecs import APERIO_J2K_YCBCR, COMPRESSIONS, codec_fault
 from wsikit.slides.formats.tiff.colours import CodedColours, coded_colours
 from wsikit.slides.formats.tiff.directories import check_directories, first_directory
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 # tifffile logs irregularities of a file; without a handler Python would print them on the terminal
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-CONVERT = "Convert it first (for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg --Q 90)."
 
 _OTHER_READERS = {
     "is_ndpi": "a Hamamatsu NDPI, which stores each level as one JPEG and not in tiles",
@@ -234,10 +234,12 @@ def refusal(page: tifffile.TiffPage, scene: Scene, *, tiled: bool) -> str | None
     fault = codec_fault(int(page.compression))
     if fault is not None:
         return fault
-    if page.is_tiled != tiled:
-        return f"a TIFF in strips, not in tiles. {CONVERT}" if tiled else "a TIFF in tiles. Open it with reader='tiff'."
+    if page.is_tiled and not tiled:
+        return "a TIFF in tiles. Open it with reader='tiff'."
+    if tiled and not page.is_tiled:
+        return f"a TIFF in strips, not in tiles. {TO_TILES}"
     fault = _unfit_samples(page, scene) or coded_colours(page, page).fault
-    return None if fault is None else f"{fault}. {CONVERT}"
+    return None if fault is None else f"{fault}. {how_to_convert(page, scene.planes)}"
 
 
 def _unfit_samples(page: tifffile.TiffPage, scene: Scene) -> str | None:
@@ -312,7 +314,7 @@ def level_notes(levels: tuple[TiffLevel, ...]) -> tuple[str, ...]:
     if levels[0].not_stored:
         count, total = levels[0].not_stored, len(levels[0].counts)
         notes.append(f"{count} of the {total} tiles of level 0 are not stored in the file; they are shown as white.")
-    lost = sum(level.lost(number) for level in levels[:1] for number in np.flatnonzero(level.counts == 0))
+    lost = int(np.count_nonzero((levels[0].counts == 0) & (levels[0].offsets != 0)))
     if lost:
         notes.append(f"{lost} of the {len(levels[0].counts)} tiles of level 0 have no bytes; they are unreadable.")
     return tuple(dict.fromkeys(notes))

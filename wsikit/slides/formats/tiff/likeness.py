@@ -8,6 +8,7 @@ Nothing is decided by tiles that are missing or cannot be decoded, nor by places
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,24 +18,34 @@ from PIL import Image
 
 from wsikit.slides.to_rgb import ycbcr_to_rgb
 
-Samples = npt.NDArray[np.float32]
+Samples = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+Cells = npt.NDArray[np.float32]
 Box = tuple[float, float, float, float]
 
 _PLACES = 8
 _SEGMENT_PX = 1 << 24
 """Larger tiles and strips are not decoded for a comparison."""
-_CELL_PX = 4
-"""Side of the cells in which two images are compared, px of the coarser one: more than any reduction kernel differs."""
+_CELL_PX = 2
+"""Smallest side of the cells in which two images are compared, px of the coarser one: reduction kernels differ."""
 _MAX_CELLS = 24
+_PLACE_PX = 32
+"""Side of a place that is compared, at least, px of the coarser image."""
 _FLAT, _STRUCTURE = 3.0, 10.0
 """Standard deviation of the cells of a place without structure, and of one with structure, grey levels of 255."""
+_BLOCK = 4
+"""Side of the blocks of cells that are compared one by one, cells."""
 _ALIKE, _UNLIKE = 0.6, 0.35
-"""Correlation of the cells."""
+"""Median correlation of the blocks of a place."""
+_SAME, _MANY = 0.8, 8
+"""Correlation, and number of blocks, of a place that decides alone."""
 _FAR = 60.0
 _OTHER_COLOUR = 30.0
 """Difference of the mean colours of two places without structure, grey levels of 255."""
 _SHIFTS = (0, -1, 1)
 """Displacements of the coarser image that are tried, px: writers round sizes and use other kernels."""
+
+_KEPT_ANSWERS = 4096
+_ANSWERS: dict[tuple[str, int, int, int, int], bool | None] = {}
 
 _JPEG, _APERIO_J2K_YCBCR, _YCBCR, _PALETTE = 7, 33003, 6, 3
 _WITHOUT_TRANSFORM = (1, 5, 8, 32946, 50000)
@@ -44,13 +55,24 @@ _WITHOUT_TRANSFORM = (1, 5, 8, 32946, 50000)
 def is_reduced_copy(tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage) -> bool | None:
     """Whether `coarse` shows the same picture as `fine` with fewer pixels; None if nothing decides it.
 
-    A few tiles are decoded; for blank slides and for damaged or sparse tiles the answer is None.
+    A few tiles are decoded; for blank slides and for damaged or sparse tiles the answer is None. Answers are kept: a
+    slide is opened several times, by the choice of the reader and in each worker.
     """
+    state = os.stat(tiff.filehandle.path)
+    key = (tiff.filehandle.path, state.st_size, state.st_mtime_ns, fine.offset, coarse.offset)
+    if key not in _ANSWERS:
+        if len(_ANSWERS) >= _KEPT_ANSWERS:
+            _ANSWERS.clear()
+        _ANSWERS[key] = _is_reduced_copy(tiff, fine, coarse)
+    return _ANSWERS[key]
+
+
+def _is_reduced_copy(tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage) -> bool | None:
     fine_side, coarse_side = Segments(tiff, fine), Segments(tiff, coarse)
     alike = unlike = 0
     for box in _places(fine_side, coarse_side):
         verdict = _compare(fine_side, coarse_side, box)
-        alike += verdict > 0
+        alike += max(0, verdict)
         unlike += verdict < 0
         if (alike >= 2 and not unlike) or (unlike >= 3 and not alike):
             break
@@ -132,11 +154,14 @@ def _colours(page: tifffile.TiffPage, samples: npt.NDArray[np.generic]) -> Sampl
     """Samples as colours that can be compared between images of one file."""
     photometric, codec = int(page.photometric), int(page.compression)
     if photometric == _PALETTE and page.colormap is not None:
-        return np.moveaxis(page.colormap[:, samples[..., 0]], 0, -1).astype(np.float32) / 257
+        return (np.moveaxis(page.colormap[:, samples[..., 0]], 0, -1) / 257).astype(np.float32)
     stored_ycbcr = codec == _APERIO_J2K_YCBCR or (photometric == _YCBCR and codec in _WITHOUT_TRANSFORM)
     if stored_ycbcr and samples.dtype == np.uint8 and samples.shape[2] == 3:
-        return ycbcr_to_rgb(samples).astype(np.float32)  # type: ignore[arg-type]
-    return np.nan_to_num(samples[..., :3].astype(np.float32))
+        return ycbcr_to_rgb(samples)  # type: ignore[arg-type]
+    if samples.dtype == np.uint8:
+        return samples[..., :3]  # type: ignore[return-value]
+    found = samples[..., :3].astype(np.float32)
+    return np.nan_to_num(found) if samples.dtype.kind == "f" else found
 
 
 def _places(fine: Segments, coarse: Segments) -> Iterator[tuple[int, int, int, int]]:
@@ -194,7 +219,7 @@ def _around(fine: Segments, column: int, row: int, ratio: tuple[float, float]) -
     """A box of whole tiles at a tile, large enough for some cells: at most 4 × 4 tiles, or a band of strips."""
 
     def side(at: int, size: int, limit: int, factor: float, most: int) -> tuple[int, int]:
-        count = min(most, max(1, math.ceil(8 * _CELL_PX * factor / size)))
+        count = min(most, max(1, math.ceil(_PLACE_PX * factor / size)))
         first = max(0, min(at - count // 2, math.ceil(limit / size) - count))
         return first * size, min(limit, (first + count) * size)
 
@@ -205,7 +230,7 @@ def _around(fine: Segments, column: int, row: int, ratio: tuple[float, float]) -
 
 
 def _compare(fine: Segments, coarse: Segments, box: tuple[int, int, int, int]) -> int:
-    """1: the place looks alike in both, -1: it does not, 0: it does not decide."""
+    """1: the place looks alike in both (2: without doubt), -1: it does not, 0: it does not decide."""
     across, down = coarse.width / fine.width, coarse.height / fine.height
     target = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     left, top = max(0, math.floor(target[0]) - 1), max(0, math.floor(target[1]) - 1)
@@ -215,7 +240,7 @@ def _compare(fine: Segments, coarse: Segments, box: tuple[int, int, int, int]) -
         return 0
     scale = _scale(fine, max(float(one.max()), float(other.max())))
     cells = tuple(_cells(target[i + 2] - target[i]) for i in (0, 1))
-    expected = _reduce(one * scale, (0.0, 0.0, float(one.shape[1]), float(one.shape[0])), cells)
+    expected = _reduce(one, scale, (0.0, 0.0, float(one.shape[1]), float(one.shape[0])), cells)
     verdicts = []
     for shift_y in _SHIFTS:
         for shift_x in _SHIFTS:
@@ -228,7 +253,7 @@ def _compare(fine: Segments, coarse: Segments, box: tuple[int, int, int, int]) -
                 ),
                 other.shape,
             )
-            verdict = _verdict(expected, _reduce(other * scale, shifted, cells))
+            verdict = _verdict(expected, _reduce(other, scale, shifted, cells))
             if verdict > 0:
                 return verdict
             verdicts.append(verdict)
@@ -242,7 +267,7 @@ def _scale(fine: Segments, highest: float) -> float:
 
 def _cells(side: float) -> int:
     """Number of cells along a side of `side` px of the coarser image."""
-    return max(1, min(_MAX_CELLS, round(side / _CELL_PX if side >= 4 * _CELL_PX else side / 2)))
+    return max(1, min(_MAX_CELLS, round(side / _CELL_PX)))
 
 
 def _within(box: Box, shape: tuple[int, ...]) -> Box:
@@ -250,31 +275,47 @@ def _within(box: Box, shape: tuple[int, ...]) -> Box:
     return left, top, max(left + 0.5, min(box[2], float(shape[1]))), max(top + 0.5, min(box[3], float(shape[0])))
 
 
-def _reduce(pixels: Samples, box: Box, cells: tuple[int, ...]) -> Samples:
-    """Area averages of a box, float32 (rows, columns, channels)."""
-    channels = [
-        np.asarray(
-            Image.fromarray(np.ascontiguousarray(pixels[..., c])).resize(
-                (cells[0], cells[1]), Image.Resampling.BOX, box
-            )
-        )
-        for c in range(pixels.shape[2])
-    ]
-    return np.stack(channels, axis=-1).astype(np.float32)
+def _reduce(pixels: Samples, scale: float, box: Box, cells: tuple[int, ...]) -> Cells:
+    """Area averages of a box, times `scale`: float32 (rows, columns, channels)."""
+    size, box_filter = (cells[0], cells[1]), Image.Resampling.BOX
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return np.asarray(Image.fromarray(pixels).resize(size, box_filter, box)).astype(np.float32)
+    channels = (np.ascontiguousarray(pixels[..., channel], dtype=np.float32) for channel in range(pixels.shape[2]))
+    reduced = [np.asarray(Image.fromarray(channel).resize(size, box_filter, box)) for channel in channels]
+    return np.stack(reduced, axis=-1) * np.float32(scale)
 
 
-def _verdict(one: Samples, other: Samples) -> int:
+def _verdict(one: Cells, other: Cells) -> int:
     difference = float(np.abs(one.mean((0, 1)) - other.mean((0, 1))).max())
     spread, other_spread = (float(np.sqrt(cells.var((0, 1)).mean())) for cells in (one, other))
     if min(spread, other_spread) < _FLAT:
         return -1 if difference > _OTHER_COLOUR or max(spread, other_spread) > _STRUCTURE else 0
-    distance = float(np.abs(one - other).mean())
-    if distance > _FAR:
+    if float(np.abs(one - other).mean()) > _FAR:
         return -1
-    if one.shape[0] * one.shape[1] < 16:
+    if one.shape[0] * one.shape[1] < _BLOCK**2:
         return 0
-    a, b = one - one.mean((0, 1)), other - other.mean((0, 1))
-    correlation = float((a * b).sum() / math.sqrt(float((a * a).sum() * (b * b).sum())))
+    found = _block_correlations(one, other)
+    if not found:
+        return 0
+    correlation = float(np.median(found))
     if correlation >= _ALIKE:
-        return 1
+        return 2 if correlation >= _SAME and len(found) >= _MANY else 1
     return -1 if correlation < _UNLIKE else 0
+
+
+def _block_correlations(one: Cells, other: Cells) -> list[float]:
+    """Correlation within each block of cells that has structure.
+
+    The whole place would not do: two sections, or a section and its label, can share the border of the glass.
+    """
+    found = []
+    for top in range(0, max(1, one.shape[0] - _BLOCK // 2), _BLOCK):
+        for left in range(0, max(1, one.shape[1] - _BLOCK // 2), _BLOCK):
+            rows, columns = slice(top, top + _BLOCK), slice(left, left + _BLOCK)
+            a, b = (cells[rows, columns] - cells[rows, columns].mean((0, 1)) for cells in (one, other))
+            spreads = math.sqrt(float((a * a).mean())), math.sqrt(float((b * b).mean()))
+            if min(spreads) >= _FLAT / 2 and max(spreads) >= _FLAT:
+                found.append(float((a * b).mean()) / (spreads[0] * spreads[1]))
+            elif max(spreads) > _STRUCTURE:
+                found.append(0.0)
+    return found

@@ -1,7 +1,7 @@
 """The OME-XML of a TIFF file: which of its images lie in this file, and in which directories. No pixels.
 
-The text can describe a set of files, of which this is one; and programs that convert a file often copy its text although
-it no longer describes the new file. Only what fits the directories of this file is used.
+The text can describe a set of files, of which this is one; and programs that convert a file often copy its text, which
+then no longer describes the new file. Only what fits the directories of this file is used.
 """
 
 from __future__ import annotations

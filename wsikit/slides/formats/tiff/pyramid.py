@@ -296,7 +296,7 @@ class _Finder:
 
         A `stated` thumbnail, as scanners place one, also counts where nothing can be seen, as in a blank slide.
         """
-        if not has_aspect_of(page, main) or _area(page) > _NAMED_PX:
+        if not (has_aspect_of(page, main) or _key(page) == _key(main)) or _area(page) > _NAMED_PX:
             return None
         larger = coarsest if coarsest.imagewidth > page.imagewidth else main
         alike = is_reduced_copy(self._tiff, larger, page)

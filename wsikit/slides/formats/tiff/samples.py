@@ -6,12 +6,13 @@ White is a claim: a sample is used as alpha only if ExtraSamples states that it 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from wsikit.slides.formats.tiff.codecs import JPEG, JPEG_2000, keeps_colours
+from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, JPEG_2000, keeps_colours
 from wsikit.slides.to_rgb import over_white, to_8_bit, ycbcr_to_rgb
 
 Pixels = npt.NDArray[np.uint8]
@@ -88,7 +89,8 @@ class Samples:
 
     def without_alpha(self) -> Samples:
         """For an image whose alpha is 0 everywhere, while it has colours: then the alpha means nothing."""
-        note = f"Sample {(self.alpha or 0) + 1} is stated to be alpha and is 0 everywhere; it is not used, the colours are shown."
+        number = (self.alpha or 0) + 1
+        note = f"Sample {number} is stated to be alpha, but is 0 everywhere: it is not used, and the colours are shown."
         kept = tuple(note for note in self.notes if "alpha" not in note)
         return replace(self, alpha=None, notes=(*kept, note))
 
@@ -110,15 +112,13 @@ def samples_of(page: tifffile.TiffPage, significant_bits: int | None = None) -> 
     colours = 1 if photometric == YCBCR and count == 1 else _COLOURS[photometric]
     _check_jpeg(page)
     alpha, premultiplied, notes = _extra_samples(page, colours)
+    palette, black, white = None, 0.0, 255.0
     if photometric == PALETTE:
         palette = _palette(page)
         notes.append("Colours are those of the file's palette (ColorMap).")
-        opaque = (1 << _bits(page)) - 1
-        extra = {"alpha": alpha, "premultiplied": premultiplied, "opaque": opaque, "per_pixel": count}
-        return Samples(colours, 255, palette=palette, notes=tuple(notes), **extra)
-    black, white, why = _range(page, significant_bits)
-    if why:
-        notes.append(why)
+    else:
+        black, white, why = _range(page, significant_bits)
+        notes += [why] if why else []
     if photometric == GREY_0_IS_WHITE:
         notes.append("0 is white (PhotometricInterpretation 0): grey levels are inverted.")
     if photometric == YCBCR and colours == 3:
@@ -128,10 +128,11 @@ def samples_of(page: tifffile.TiffPage, significant_bits: int | None = None) -> 
         white=white,
         black=black,
         inverted=photometric == GREY_0_IS_WHITE,
-        ycbcr=photometric == YCBCR and colours == 3 and keeps_colours(int(page.compression)),
+        palette=palette,
+        ycbcr=photometric == YCBCR and colours == 3 and (keeps_colours(int(page.compression)) or _apart(page)),
         alpha=alpha,
         premultiplied=premultiplied,
-        opaque=(1 << _bits(page)) - 1 if page.dtype.kind in "bu" else white,
+        opaque=(1 << _bits(page)) - 1 if _type(page).kind in "bu" else white,
         per_pixel=count,
         notes=tuple(notes),
     )
@@ -177,7 +178,7 @@ def _extra_samples(page: tifffile.TiffPage, colours: int) -> tuple[int | None, b
     if len(kinds) > len(stated[:1]):
         unused = [str(colours + number + 1) for number in range(len(kinds)) if number not in stated[:1]]
         notes.append(
-            f"A px has {count} samples; number {', '.join(unused)} is of unspecified meaning (ExtraSamples) and not used."
+            f"A px has {count} samples; number {', '.join(unused)} is unspecified (ExtraSamples) and not used."
         )
     if not stated:
         return None, False, notes
@@ -189,7 +190,7 @@ def _extra_samples(page: tifffile.TiffPage, colours: int) -> tuple[int | None, b
 
 def _palette(page: tifffile.TiffPage) -> Pixels:
     table = page.tags.valueof(320)
-    if page.dtype.kind not in "bu" or page.dtype.itemsize > 2 or int(page.compression) in (JPEG, *JPEG_2000):
+    if _type(page).kind not in "bu" or _type(page).itemsize > 2 or int(page.compression) in (JPEG, *JPEG_2000):
         raise UnfitSamplesError(
             f"palette colours with samples of type {page.dtype} in this codec, which is not defined"
         )
@@ -203,7 +204,7 @@ def _palette(page: tifffile.TiffPage) -> Pixels:
 
 def _range(page: tifffile.TiffPage, significant_bits: int | None) -> tuple[float, float, str | None]:
     """Sample values of black and white, and how they were found if that is not plain."""
-    if page.dtype.kind in "if" or page.dtype.itemsize > 2:
+    if _type(page).kind in "if" or _type(page).itemsize > 2:
         return _stated_range(page, significant_bits)
     white = white_level(page, significant_bits)
     bits = _bits(page)
@@ -221,7 +222,7 @@ def _range(page: tifffile.TiffPage, significant_bits: int | None) -> tuple[float
 def _stated_range(page: tifffile.TiffPage, significant_bits: int | None) -> tuple[float, float, str]:
     """Signed, float and long samples have no natural white: the file must state their range."""
     low, high = _number(page, _S_MIN), _number(page, _S_MAX)
-    if page.dtype.kind == "u":
+    if _type(page).kind == "u":
         low, high = 0.0, high or _number(page, _MAX_SAMPLE_VALUE)
         if not high and significant_bits and significant_bits < _bits(page):
             high = float((1 << significant_bits) - 1)
@@ -252,7 +253,7 @@ def _check_ycbcr(page: tifffile.TiffPage) -> None:
     code = int(page.compression)
     if code == JPEG or code in JPEG_2000:
         return
-    if not keeps_colours(code):
+    if not keeps_colours(code) and COMPRESSIONS.get(code) != "WebP":
         raise UnfitSamplesError("YCbCr colours in a codec of pictures that has its own, where RGB or grey is expected")
     sampling = page.tags.valueof(_SUBSAMPLING)
     if sampling is None or tuple(sampling) != (1, 1):
@@ -265,6 +266,16 @@ def _check_ycbcr(page: tifffile.TiffPage) -> None:
     half, full = 1 << (_bits(page) - 1), (1 << _bits(page)) - 1
     if reference and not np.allclose(reference, (0, full, half, full, half, full), atol=1):
         raise UnfitSamplesError(f"YCbCr colours with ReferenceBlackWhite {reference}, where the full range is expected")
+
+
+def _apart(page: tifffile.TiffPage) -> bool:
+    """Whether each channel is stored on its own, so that no decoder sees the colours."""
+    return int(page.planarconfig) == 2
+
+
+def _type(page: tifffile.TiffPage) -> np.dtype[Any]:
+    assert page.dtype is not None  # _check_type
+    return page.dtype
 
 
 def _bits(page: tifffile.TiffPage) -> int:
