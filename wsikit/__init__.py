@@ -37,6 +37,7 @@ _HOME = {
     "RuleOutcome": "wsikit.voting.result",
     "RunPlan": "wsikit.batch.plan",
     "RunResult": "wsikit.batch.run",
+    "SceneInfo": "wsikit.slides.types",
     "SearchResult": "wsikit.inference.search",
     "SecondSubtype": "wsikit.voting.result",
     "Slide": "wsikit.slides.base",
@@ -93,7 +94,7 @@ if TYPE_CHECKING:
     from wsikit.slides.base import Slide, SlideInfo
     from wsikit.slides.registry import open_slide
     from wsikit.slides.store import SlideStore
-    from wsikit.slides.types import Channel
+    from wsikit.slides.types import Channel, SceneInfo
     from wsikit.store.table import PatchTable
     from wsikit.tiling.patches_of import Patch, Patches, patches
     from wsikit.tiling.plan import ImageParameters
