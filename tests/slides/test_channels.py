@@ -17,7 +17,9 @@ from wsikit.cli.main import cli
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, UnsupportedSlideError
 from wsikit.slides import open_slide
 from wsikit.slides.composite import composite, default_shown, measured_window
+from wsikit.slides.formats.tiff.channels import MultichannelTiffSlide
 from wsikit.slides.types import Channel
+from wsikit.testing import check_reader
 
 NAMES = ["DAPI", "CD3", "PD-L1"]
 COLORS = [(0, 0, 255), (255, 0, 0), (0, 255, 0)]
@@ -25,8 +27,9 @@ OME_COLORS = [0x0000FFFF, -16776961, 0x00FF00FF]
 
 
 def _samples(dtype: str = "uint16", shape: tuple[int, ...] = (3, 300, 410), seed: int = 0) -> npt.NDArray[Any]:
-    noise = np.random.default_rng(seed).integers(0, 60000, shape)
-    return (noise // (1 if dtype != "uint8" else 256)).astype(dtype)
+    """A dark field with bright spots: a median of 6 % of the range."""
+    noise = np.random.default_rng(seed).random(shape) ** 4
+    return (noise * (60000 if dtype != "uint8" else 250)).astype(dtype)
 
 
 def _write_ome(path: Path, levels: list[npt.NDArray[Any]], **options: Any) -> Path:
@@ -292,13 +295,46 @@ def test_an_rgb_slide_has_no_channels(pyramid: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [["Red", "Green", "Blue"], ["B", "G", "R"]])
-def test_channels_named_red_green_blue_are_an_rgb_image(tmp_path: Path, names: list[str]) -> None:
-    samples = _samples("uint8")
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_channels_named_red_green_blue_on_a_bright_field_are_an_rgb_image(
+    tmp_path: Path, names: list[str], dtype: str
+) -> None:
+    top = 255 if dtype == "uint8" else 65535
+    samples = top - _samples(dtype)
     path = _write_ome(tmp_path / "s.ome.tif", [samples], metadata={"Channel": {"Name": names}})
     with open_slide(path) as slide:
         assert slide.info.channels == ()
         order = [next(k for k, name in enumerate(names) if name[0] == part) for part in "RGB"]
-        assert (slide.read_region(0, 0, 410, 300) == samples[order].transpose(1, 2, 0)).all()
+        expected = samples[order].transpose(1, 2, 0) * (255 / top)
+        assert np.abs(slide.read_region(0, 0, 410, 300) - expected).max() <= 0.51
+        assert "one RGB image" in " ".join(slide.info.notes)
+
+
+def test_an_imagej_composite_of_a_colour_image_is_rgb(tmp_path: Path) -> None:
+    samples = 255 - _samples("uint8")
+    tables = [np.stack([np.arange(256) * (part == k) for part in range(3)]).astype(np.uint8) for k in range(3)]
+    path = tmp_path / "s.tif"
+    described = {"axes": "CYX", "mode": "composite", "LUTs": tables, "Labels": ["sheet 1"] * 3}
+    tifffile.imwrite(path, samples, imagej=True, metadata=described)
+    with open_slide(path) as slide:
+        assert slide.info.channels == ()
+        assert (slide.read_region(0, 0, 410, 300) == samples.transpose(1, 2, 0)).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_three_channels_without_names_on_a_bright_field_are_refused(tmp_path: Path, dtype: str) -> None:
+    samples = (255 if dtype == "uint8" else 4095) - (_samples("uint8").astype(dtype))
+    path = tmp_path / "s.ome.tif"
+    tifffile.imwrite(path, samples, photometric="minisblack", metadata={"axes": "CYX"})
+    with pytest.raises(UnsupportedSlideError, match="3 channels without names on a bright field"):
+        open_slide(path)
+
+
+def test_dark_channels_named_red_green_blue_are_fluorescence(tmp_path: Path) -> None:
+    samples = _samples()
+    path = _write_ome(tmp_path / "s.ome.tif", [samples], metadata={"Channel": {"Name": ["Red", "Green", "Blue"]}})
+    with open_slide(path) as slide:
+        assert [channel.color for channel in slide.info.channels] == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def test_rgb_files_stay_with_their_reader(tmp_path: Path, texture: Callable[[int, int, int], Any]) -> None:
@@ -367,3 +403,36 @@ def test_info_lists_channels_with_names_and_colours(tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli, ["info", str(path)]).output
     assert "DAPI: #0000FF, uint16" in shown
     assert "PD-L1: #00FF00, uint16" in shown
+
+
+def test_a_qptiff_of_a_colour_image_stays_with_its_reader(
+    tmp_path: Path, texture: Callable[[int, int, int], Any]
+) -> None:
+    pixels = texture(410, 300, 5)
+    path = tmp_path / "he.qptiff"
+    options: dict[str, Any] = {"metadata": None, "software": "PerkinElmer-QPI", "photometric": "rgb"}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, description=_qpi_page("FullResolution"), tile=(64, 64), **options)
+        writer.write(pixels[::8, ::8], description=_qpi_page("Thumbnail"), **options)
+        writer.write(pixels[::2, ::2], description=_qpi_page("ReducedResolution"), tile=(64, 64), **options)
+    with open_slide(path) as slide:
+        assert slide.info.reader == "tiff"
+        assert (slide.read_region(0, 0, 410, 300) == pixels).all()
+
+
+def test_ome_text_of_another_file_does_not_make_channels(tmp_path: Path) -> None:
+    """Programs that convert a file copy its text, although the new file has one image."""
+    source, copy = tmp_path / "s.ome.tif", tmp_path / "copy.tif"
+    _write_ome(source, [_samples("uint8")])
+    with tifffile.TiffFile(source) as tiff:
+        text = tiff.ome_metadata
+    assert text is not None
+    grey = 255 - _samples("uint8")[0]
+    tifffile.imwrite(copy, grey, tile=(64, 64), photometric="minisblack", metadata=None, description=text.encode())
+    with open_slide(copy) as slide:
+        assert slide.info.channels == ()
+        assert (slide.read_region(0, 0, 410, 300)[..., 0] == grey).all()
+
+
+def test_the_reader_passes_the_checks_for_readers(tmp_path: Path) -> None:
+    check_reader(MultichannelTiffSlide, _write_ome(tmp_path / "s.ome.tif", _pyramid()))

@@ -409,5 +409,5 @@ def test_a_reader_of_one_image_refuses_the_channels_of_an_ome_file_by_their_numb
     xml = ome([{"size": SIZE, "channels": 3}])
     images = [(section(n)[..., 0].copy(), {**grey, "description": xml} if n == 1 else grey) for n in (1, 2, 3)]
     path = write(tmp_path / "a.ome.tif", *images)
-    with pytest.raises(UnsupportedSlideError, match=r"3 channels or planes \(CYX\).*Readers that can: multichannel"):
+    with pytest.raises(UnsupportedSlideError, match=r"3 channels or planes \(CYX\)"):
         open_slide(path, "tiff")

@@ -84,6 +84,12 @@ class ChannelTiles(TileReader):
             measured.append(channel)
         return tuple(measured)
 
+    def _measured_planes(self) -> list[list[Samples]]:
+        """Planes of each channel on the level where windows are measured."""
+        level = self._level_to_measure()
+        sampled = self._sampled_tiles(level)
+        return [self._readable_planes(level, sampled, number) for number in range(len(self.channels))]
+
     def _level_to_measure(self) -> int:
         large = [level for level, size in enumerate(self.level_dimensions) if max(size) >= _MEASURED_SIDE]
         return large[-1] if large else 0

@@ -27,6 +27,9 @@ MEASURED_LOW, MEASURED_HIGH = 1.0, 99.9
 LEAST_WINDOW_SDS = 20.0
 """Least width of a measured window, in standard deviations of the noise: an empty channel stays dark."""
 
+_BRIGHT = 0.3
+"""Median of the brightest channel of a bright field, as a fraction of the range."""
+
 _LEAST_WIDTH = 1e-30
 """Divisor of a window without width."""
 
@@ -43,6 +46,15 @@ COLORS: tuple[RGB, ...] = (
     (255, 255, 255),
 )
 """Colours of channels whose file states none, in their order; a nuclear stain is blue."""
+_COLOR_WORDS: dict[str, RGB] = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "magenta": (255, 0, 255),
+    "cyan": (0, 255, 255),
+}
+"""Colours of channels that are named after one."""
 
 
 def composite(planes: Sequence[Samples] | Samples, channels: Sequence[Channel]) -> Pixels:
@@ -96,13 +108,31 @@ def measured_window(samples: Sequence[Samples]) -> tuple[float, float]:
     return float(f"{low:.6g}"), float(f"{high:.6g}")
 
 
+def is_bright_field(channels: Sequence[Sequence[Samples]]) -> bool:
+    """Whether planes of unsigned samples, per channel, show stain on a bright field: fluorescence is dark outside of
+    its signal.
+
+    >>> glass = np.full((9, 9), 240, np.uint8)
+    >>> is_bright_field([[glass], [glass], [glass]]), is_bright_field([[glass // 12], [glass // 4]])
+    (True, False)
+    """
+    brightest = max((int(plane.max()) for planes in channels for plane in planes if plane.size), default=0)
+    bits = 8 if channels and channels[0] and channels[0][0].dtype == np.uint8 else 10
+    while (1 << bits) - 1 < brightest:
+        bits += 2  # cameras have 10, 12, 14 or 16 bits
+    medians = [float(np.median(np.concatenate([plane.ravel() for plane in planes]))) for planes in channels if planes]
+    return max(medians, default=0.0) >= _BRIGHT * ((1 << bits) - 1)
+
+
 def default_colors(names: Sequence[str], stated: Sequence[RGB | None] | None = None) -> list[RGB]:
-    """One colour per channel: as stated; blue for a nuclear stain; the others differ as far as there are colours.
+    """One colour per channel: as stated or named; blue for a nuclear stain; the others differ as far as possible.
 
     >>> default_colors(["DAPI", "CD3", "CD8"])
     [(0, 0, 255), (0, 255, 0), (255, 0, 0)]
     """
-    given: list[RGB | None] = list(stated or [None] * len(names))
+    given: list[RGB | None] = [
+        color or _COLOR_WORDS.get(name.strip().lower()) for name, color in zip(names, stated or [None] * len(names))
+    ]
     free = [color for color in COLORS if color not in given] or list(COLORS)
     found: list[RGB] = []
     taken = 0

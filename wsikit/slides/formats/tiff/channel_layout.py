@@ -7,6 +7,7 @@ of tifffile. The pages of any other TIFF may be anything: focal planes, time poi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,8 @@ from wsikit.slides.types import SceneInfo
 
 _QPI_ROOT = "<PerkinElmer-QPI-ImageDescription"
 _AXIS_WORDS = {"Z": "focal planes", "T": "time points"}
+_RGB_COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+_NUMBERED = re.compile(r"^(channel|ch|c|image)?[\s:_#-]*[\d\s:_/]*$", re.IGNORECASE)
 _SPLIT_RGB = ({"r", "g", "b"}, {"red", "green", "blue"})
 
 
@@ -50,10 +53,25 @@ class ChannelImage:
     """Number of the one that is read."""
 
     @property
-    def split_rgb(self) -> bool:
-        """Whether the channels are R, G, B of a colour image, by their names."""
+    def rgb_order(self) -> tuple[int, ...] | None:
+        """Numbers of the red, green and blue channel, if names or, without names, colours say so; else None."""
         names = [(channel.name or "").strip().lower() for channel in self.stated]
-        return len(names) == 3 and set(names) in _SPLIT_RGB and self.levels[0][0].dtype.kind == "u"
+        if set(names) in _SPLIT_RGB and len(names) == 3:
+            return tuple(next(k for k, name in enumerate(names) if name[0] == part) for part in "rgb")
+        colors = [channel.color for channel in self.stated]
+        return (0, 1, 2) if colors == _RGB_COLORS and not self.named else None
+
+    @property
+    def named(self) -> bool:
+        """Whether any channel has a name that is more than a number."""
+        return any(channel.name and not _NUMBERED.match(channel.name.strip()) for channel in self.stated)
+
+    @property
+    def may_be_rgb(self) -> bool:
+        """Whether the three channels can be those of a colour image, as far as the file states them."""
+        states_nothing = not self.named and not any(channel.color for channel in self.stated)
+        unsigned = self.levels[0][0].dtype.kind == "u"
+        return len(self.stated) == 3 and unsigned and (states_nothing or self.rgb_order is not None)
 
 
 def holds_channels(path: str, scene: SceneLike | None = None) -> bool:

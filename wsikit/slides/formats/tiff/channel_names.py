@@ -84,6 +84,8 @@ def imagej_channels(metadata: dict[str, Any], n: int, *, labels: Sequence[int]) 
     the names of the files that a stack was made from, and these can identify a patient.
     """
     names, tables, ranges = (list(metadata.get(key) or ()) for key in ("Labels", "LUTs", "Ranges"))
+    if len({str(names[label]) for label in labels if label < len(names)}) == 1:
+        names = []  # the title of the image, repeated
     found = []
     for channel in range(n):
         name = str(names[labels[channel]]) if labels[channel] < len(names) else None

@@ -12,15 +12,16 @@ from typing import ClassVar
 import numpy as np
 import tifffile
 
+from wsikit.errors import UnsupportedSlideError
 from wsikit.slides import jpeg, jpeg2k
 from wsikit.slides.base import MppLike, Pixels, SlideInfo, true_downsamples
 from wsikit.slides.channel_tiles import ChannelTiles
-from wsikit.slides.composite import Samples, default_colors, default_shown
+from wsikit.slides.composite import Samples, default_colors, default_shown, is_bright_field
 from wsikit.slides.formats.tiff.channel_layout import ChannelImage, read_channel_image
 from wsikit.slides.formats.tiff.channel_names import unique_names, usable_colors
 from wsikit.slides.formats.tiff.channel_planes import Plane
 from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, JPEG_2000
-from wsikit.slides.formats.tiff.metadata import read_metadata
+from wsikit.slides.formats.tiff.metadata import TiffMetadata, read_metadata
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.scenes import SceneLike
 from wsikit.slides.tile_reader import TiledFileSlide, in_words
@@ -46,21 +47,45 @@ class MultichannelTiffSlide(ChannelTiles, TiledFileSlide):
     ) -> None:
         self._image = read_channel_image(path, scene)
         self.channels = _channels(self._image)
-        super().__init__(_info(path, self.reader, self._image), mpp=mpp, mpp_source=mpp_source, scene=scene)
+        metadata = _metadata(path, self._image)
+        self._significant_bits = metadata.significant_bits
+        info = _info(path, self.reader, self._image, metadata)
+        super().__init__(info, mpp=mpp, mpp_source=mpp_source, scene=scene)
         try:
-            self.channels = self._with_windows(self.channels)
+            if self._image.may_be_rgb and is_bright_field(self._measured_planes()):
+                self._read_as_rgb()
+            else:
+                self.channels = self._with_windows(self.channels)
+                self._state_channels()
         except BaseException:
             self.close()
             raise
         self._forget_tiles()  # composites of other windows
-        if not self._image.split_rgb:
-            self._set_channels()
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""
         return self._image.levels[level][0].tile_px
 
-    def _set_channels(self) -> None:
+    def _read_as_rgb(self) -> None:
+        """The channels are the planes of a colour image, whose composite is the image itself."""
+        order = self._image.rgb_order
+        if order is None:
+            raise UnsupportedSlideError(
+                f"{self.path}: 3 channels without names on a bright field. If they are red, green and blue, name them "
+                "so in the OME-XML, or export the slide as RGB; if they are fluorescence, give them their names."
+            )
+        bits = self._significant_bits or 16
+        white = 255 if self.channels[0].dtype == "uint8" else (1 << bits) - 1
+        colors = dict(zip(order, ((255, 0, 0), (0, 255, 0), (0, 0, 255)), strict=True))
+        self.channels = tuple(
+            replace(channel, color=colors[number], window=(0.0, float(white)), shown=True)
+            for number, channel in enumerate(self.channels)
+        )
+        properties = dict(self._info.properties or {}) | ({"wsikit.white-level": str(white)} if white != 255 else {})
+        note = "Its channels are red, green and blue on a bright field: they are read as one RGB image."
+        self._info = replace(self._info, properties=properties, notes=(*self._info.notes, note))
+
+    def _state_channels(self) -> None:
         """State the channels in `info`, with what the composite leaves out."""
         notes = list(self._info.notes)
         hidden = [channel.name for channel in self.channels if not channel.shown]
@@ -131,10 +156,6 @@ def _channels(image: ChannelImage) -> tuple[Channel, ...]:
     """Channels as stated, with default colours. Windows that are not stated are measured later."""
     names = unique_names(image.stated)
     dtype = image.levels[0][0].dtype.newbyteorder("=").name
-    if image.split_rgb:
-        colors = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255)}
-        whole = (0.0, 255.0 if dtype == "uint8" else 65535.0)
-        return tuple(Channel(name, colors[name[0].lower()], dtype, whole, "stated") for name in names)
     stated = usable_colors(image.stated)
     return tuple(
         Channel(
@@ -152,16 +173,14 @@ def _channels(image: ChannelImage) -> tuple[Channel, ...]:
     )
 
 
-def _info(path: str, reader: str, image: ChannelImage) -> SlideInfo:
+def _metadata(path: str, image: ChannelImage) -> TiffMetadata:
     with tifffile.TiffFile(path, is_philips=False) as tiff:
-        metadata = read_metadata(tiff, image.page)
+        return read_metadata(tiff, image.page)
+
+
+def _info(path: str, reader: str, image: ChannelImage, metadata: TiffMetadata) -> SlideInfo:
     sizes = tuple((planes[0].width, planes[0].height) for planes in image.levels)
     plane = image.levels[0][0]
-    notes, properties = image.notes, dict(metadata.properties)
-    if image.split_rgb and plane.dtype.itemsize > 1:
-        properties["wsikit.white-level"] = "65535"
-    if image.split_rgb:
-        notes = (*notes, "Its channels are red, green and blue: they are read as one RGB image.")
     return SlideInfo(
         path=path,
         reader=reader,
@@ -177,8 +196,8 @@ def _info(path: str, reader: str, image: ChannelImage) -> SlideInfo:
         tile_px=plane.tile_px,
         compression=COMPRESSIONS[plane.compression],
         associated=tuple(image.associated),
-        properties=properties,
-        notes=notes,
+        properties=metadata.properties,
+        notes=image.notes,
         scenes=image.scenes,
         scene=image.scene,
     )
