@@ -28,6 +28,7 @@ SPREADSHEETS = {".xlsx": "an Excel workbook", ".xlsm": "an Excel workbook", ".xl
 }
 """Suffixes of spreadsheets, which are refused with what to do."""
 
+_CSV = "CSV (UTF-8)"
 _ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -103,53 +104,70 @@ def read_table(
     ((2, {'path': 'a.svs', 'mpp': '0,25'}),)
     """
     place = os.fspath(path)
-    text, notes = decode(place, _content(place, what) if content is None else content, what)
-    skip, separator, header = _header(place, text, known, what)
+    raw = _content(place, what) if content is None else content
+    separator, lines, encoding = read_cells(place, raw, known, what=what)
+    header = lines[0][1]
     names, unused = _names(place, header, known, what)
     lacking = [name for name in needed if name not in names]
     if lacking:
         raise RequestError(_lacking(place, header, lacking[0], what, hints or {}))
-    notes += _unused_notes(place, unused, known, names, hints or {})
     rows: list[tuple[int, dict[str, str]]] = []
     faults: dict[int, str] = {}
-    reader = csv.reader(io.StringIO(text[skip:], newline=""), delimiter=separator)
-    before = text[:skip].count("\n")
-    try:
-        seen_header = False
-        for cells in reader:
-            if not any(_clean(cell) for cell in cells):
-                continue
-            if not seen_header:
-                seen_header = True
-                continue
-            line = reader.line_num + before
-            rows.append((line, {name: _clean(cell) for name, cell in zip(names, cells) if name}))
-            extra = [cell for cell in cells[len(names) :] if _clean(cell)]
-            if extra:
-                faults[line] = (
-                    f"{len(cells)} cells, but the header has {len(names)}: put text or numbers that contain "
-                    f"{_NAMES[separator]} in quotes"
-                )
-    except csv.Error as error:
-        raise RequestError(f"{place}: the {what} cannot be read ({error}). Save it as CSV again.") from error
+    for line, cells in lines[1:]:
+        rows.append((line, {name: cell for name, cell in zip(names, cells) if name}))
+        if any(cells[len(names) :]):
+            faults[line] = (
+                f"{len(cells)} cells, but the header has {len(names)}: put text or numbers that contain "
+                f"{_NAMES[separator]} in quotes"
+            )
     used = tuple(name for name in known if name in names)
-    return Table(place, tuple(name for name in header if name), used, tuple(rows), faults, tuple(notes))
+    notes = (*encoding, *_unused_notes(place, unused, known, names, hints or {}))
+    return Table(place, tuple(name for name in header if name), used, tuple(rows), faults, notes)
+
+
+def read_cells(
+    path: str, content: bytes, known: Sequence[str], *, what: str = "table"
+) -> tuple[str, list[tuple[int, list[str]]], list[str]]:
+    """The separator, line number and cells of the header and of each row that holds anything, and notes.
+
+    The separator is the one with which the header names most of the `known` columns. Cells are without the spaces
+    around them, the header without empty cells at its end.
+
+    Raises
+    ------
+    RequestError
+        It is a spreadsheet, not text, empty, or its quotes are wrong.
+    """
+    text, notes = decode(path, content, what)
+    skip, separator, header = _header(path, text, known, what)
+    before = text[:skip].count("\n")
+    reader = csv.reader(io.StringIO(text[skip:], newline=""), delimiter=separator, skipinitialspace=separator != "\t")
+    lines: list[tuple[int, list[str]]] = []
+    try:
+        for cells in reader:
+            cleaned = [_clean(cell) for cell in cells]
+            if any(cleaned):
+                lines.append((reader.line_num + before, cleaned))
+    except csv.Error as error:
+        raise RequestError(f"{path}: the {what} cannot be read ({error}). Save it as CSV again.") from error
+    lines[0] = (lines[0][0], header)
+    return separator, lines, notes
 
 
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a |"}
 
 
-def decode(path: str, content: bytes, what: str = "table") -> tuple[str, list[str]]:
+def decode(path: str, content: bytes, what: str = "table", *, form: str = _CSV) -> tuple[str, list[str]]:
     """The text of a table or another text file, and a note if its encoding had to be assumed.
 
-    UTF-8 and UTF-16 with or without byte order mark; else Windows-1252, or Latin-1.
+    UTF-8 and UTF-16 with or without byte order mark; else Windows-1252, or Latin-1. `form` is what the file should be.
 
     Raises
     ------
     RequestError
         It is a spreadsheet, or not text.
     """
-    if content.startswith((_ZIP, _OLE)) and what != "regions":
+    if content.startswith((_ZIP, _OLE)) and form == _CSV:
         kind = SPREADSHEETS.get(Path(path).suffix.lower(), "a spreadsheet or archive")
         raise RequestError(f"{path}: {kind}, not a CSV. Save the sheet as CSV (UTF-8) and give that file.")
     for mark, encoding in _BOMS:
@@ -160,7 +178,7 @@ def decode(path: str, content: bytes, what: str = "table") -> tuple[str, list[st
         if len(head) > 3 and head[zero::2].count(0) > 0.7 * len(head[zero::2]) and head[1 - zero :: 2].count(0) == 0:
             return _decoded(path, content, encoding), []
     if b"\0" in content:
-        raise RequestError(f"{path}: not a text file. Give the {what} as CSV (UTF-8).")
+        raise RequestError(f"{path}: not a text file. Give the {what} as {form}.")
     try:
         return content.decode("utf-8"), []
     except UnicodeDecodeError:
@@ -200,7 +218,7 @@ def _header(path: str, text: str, known: Sequence[str], what: str) -> tuple[int,
     for separator in [stated] if stated else SEPARATORS:
         header = _first_row(path, text[skip:], separator, what)
         score = len({key(cell) for cell in header} & wanted), len(header)
-        if header and score > best:
+        if any(cell.strip("".join(SEPARATORS)) for cell in header) and score > best:
             best, found = score, (separator, header)
     if found is None:
         raise RequestError(f"{path}: the {what} is empty; it needs a header such as {','.join(known[:3])}")
@@ -213,7 +231,7 @@ def _header(path: str, text: str, known: Sequence[str], what: str) -> tuple[int,
 
 def _first_row(path: str, text: str, separator: str, what: str) -> list[str]:
     try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t"):
             row = [_clean(cell) for cell in cells]
             while row and not row[-1]:
                 row.pop()
@@ -268,7 +286,8 @@ def likely(column: str, known: Sequence[str], hints: Mapping[str, str] | None = 
 def _unused_notes(
     path: str, unused: Sequence[str], known: Sequence[str], names: Sequence[str], hints: Mapping[str, str]
 ) -> list[str]:
-    notes, plain = [], []
+    notes: list[str] = []
+    plain: list[str] = []
     free = [name for name in known if name not in names]
     for column in unused:
         meant = likely(column, known, hints)
@@ -292,6 +311,15 @@ def _lacking(path: str, header: Sequence[str], lacking: str, what: str, hints: M
 _NUMBER = re.compile(r"(?P<number>[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?)\s*(?P<unit>\D.*)?", re.IGNORECASE)
 _UM = {"", "um", "µm", "μm", "micron", "microns", "mpp", "micrometer", "micrometre", "micrometers", "micrometres"}
 _PER_PX = re.compile(r"\s*(/|per)\s*(px|pixels?)$")
+
+
+def number(text: str) -> float:
+    """A number with a decimal point or comma; ValueError for anything else, and for two separators.
+
+    >>> number("0,25"), number("1e-3")
+    (0.25, 0.001)
+    """
+    return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
 
 
 def microns(text: str) -> float:

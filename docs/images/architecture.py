@@ -126,7 +126,7 @@ def picture() -> str:
         arrow(middle, y + h + 1, middle, 479),
         arrow((start + end) / 2, 449, (start + end) / 2, 479, both=True),
         arrow(x_of["results"] + w / 2, 479, x_of["results"] + w / 2, y + h + 1),
-        band(554, 40, "ground", "1: errors, progress, facts, scrub · 2: geometry, partition, executor, plugins", "1–2", GREY),
+        band(554, 40, "ground", "1: errors, progress, facts, scrub · 2: geometry, partition, executor, plugins, tables", "1–2", GREY),
         text(x_of["slides"] + w / 2, 218, "slide.svs", 13, "bold"),
         arrow(x_of["slides"] + w / 2, 224, x_of["slides"] + w / 2, y - 1),
         arrow(x_of["exporters"] + w / 2, y - 1, x_of["exporters"] + w / 2, 226),

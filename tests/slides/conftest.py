@@ -262,12 +262,18 @@ def _write_dicom(path: Path, frames: Sequence[bytes], size: tuple[int, int], **o
     """One file of a DICOM slide.
 
     Options: side (of a frame, 64 px), mpp, syntax, photometric, series, kind, positions (of frames, px from 0),
-    basic_table, extended_table, fragments (of each frame), and `attributes`, more DICOM attributes by keyword.
+    basic_table, extended_table, fragments (of each frame), `native` (frames that are not compressed), and `attributes`,
+    more DICOM attributes by keyword; None removes one.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate, encapsulate_extended
-    from pydicom.uid import generate_uid
+    from pydicom.uid import UID, generate_uid
 
+    if not UID(
+        options.get("syntax", "1.2.840.10008.1.2.1")
+    ).is_transfer_syntax:  # pydicom does not write what it does not know
+        path = _write_dicom(path, frames, size, **{**options, "syntax": "1.2.840.10008.1.2.4.50"})
+        return _restate_syntax(path, options["syntax"])
     side, mpp = options.get("side", 64), options.get("mpp", 0.25)
     dataset, meta = Dataset(), FileMetaDataset()
     meta.TransferSyntaxUID = options.get("syntax", "1.2.840.10008.1.2.4.50")
@@ -292,7 +298,15 @@ def _write_dicom(path: Path, frames: Sequence[bytes], size: tuple[int, int], **o
     if "positions" in options:
         dataset.PerFrameFunctionalGroupsSequence = [_placed(x, y) for x, y in options["positions"]]
     for keyword, value in options.get("attributes", {}).items():
-        setattr(dataset, keyword, value)
+        if value is None:
+            delattr(dataset, keyword)
+        else:
+            setattr(dataset, keyword, value)
+    if options.get("native"):
+        dataset.PixelData = b"".join(frames)
+        dataset["PixelData"].VR = options.get("pixel_type", "OW")
+        dataset.save_as(path, enforce_file_format=True)
+        return path
     if options.get("extended_table"):
         dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(
             list(frames)
@@ -303,6 +317,18 @@ def _write_dicom(path: Path, frames: Sequence[bytes], size: tuple[int, int], **o
         )
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _restate_syntax(path: Path, syntax: str) -> Path:
+    """Replace the transfer syntax in the file header, whose length it has at byte 140."""
+    data = path.read_bytes()
+    start = data.index(b"\x02\0\x10\0UI")
+    end = start + 8 + int.from_bytes(data[start + 6 : start + 8], "little")
+    value = syntax.encode() + b"\0" * (len(syntax) % 2)
+    element = data[start : start + 6] + len(value).to_bytes(2, "little") + value
+    length = int.from_bytes(data[140:144], "little") + len(element) - (end - start)
+    path.write_bytes(data[:140] + length.to_bytes(4, "little") + data[144:start] + element + data[end:])
     return path
 
 

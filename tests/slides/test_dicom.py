@@ -17,7 +17,6 @@ from wsikit.batch.manifest import collect
 from wsikit.errors import ReadError, SlideError, UnsupportedSlideError
 from wsikit.slides import jpeg, open_slide
 from wsikit.slides.formats.dicom import files as dicom_files
-from wsikit.slides.formats.dicom.reader import DicomSlide
 
 J2K_LOSSLESS, J2K = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"
 ONE_COLOUR_SPACE = {"colorspace": "RGB", "outcolorspace": "RGB"}
@@ -188,32 +187,41 @@ def test_frames_of_a_sparse_file_are_at_their_stated_positions_and_the_rest_is_w
                     assert tile is None
 
 
+def test_frames_on_no_common_grid_are_put_where_they_say(one, frames):
+    """Half of the frames are shifted by some px; where two overlap, the later one is shown."""
+    places = [(column * 64 + 5 * (row % 2), row * 64 - 3) for row in range(4) for column in range(5)]
+    path = one(positions=places)
+    expected = np.full((240 + 128, 320 + 128, 3), 255, np.uint8)
+    for (x, y), frame in zip(places, frames[1]):
+        expected[y + 64 : y + 128, x + 64 : x + 128] = decoded(frame)
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(whole(slide), expected[64 : 64 + 240, 64 : 64 + 320])
+        assert slide.tile_source(0) is None
+        assert "no common grid" in slide.info.notes[0]
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "words"),
     [
-        {"positions": [(column * 64 + 1, row * 64) for row in range(4) for column in range(5)]},
-        {"positions": [(0, 0)] * 20},
-        {"attributes": {"ConcatenationUID": "1.2.3.9"}},
-        {"attributes": {"TotalPixelMatrixFocalPlanes": 2}},
-        {"attributes": {"NumberOfOpticalPaths": 2}},
+        ({"positions": [(0, 0)] * 20}, "up to 20 frames at one place"),
+        ({"attributes": {"ConcatenationUID": "1.2.3.9"}}, "the others are missing"),
+        ({"attributes": {"TotalPixelMatrixFocalPlanes": 2}}, "of 2 focal planes"),
+        ({"attributes": {"NumberOfOpticalPaths": 2}}, "of 2 optical paths"),
     ],
 )
-def test_frames_that_are_not_one_per_position_are_not_passed_through(one, options):
-    """OpenSlide refuses some of these files, so their frames are examined without it."""
-    header = dicom_files.read_header(str(one(**options)))
-    slide = DicomSlide.__new__(DicomSlide)
-    slide._files = []
-    assert slide._level(header) is None
+def test_frames_that_are_not_one_per_position_are_refused(one, options, words):
+    with pytest.raises(SlideError, match=words):
+        open_slide(one(**options))
 
 
-def test_frames_that_are_not_passed_through_are_read_by_openslide(slides_dir):
+def test_frames_that_are_not_compressed_are_read_and_not_passed_through(slides_dir):
     path = slides_dir / "dicom" / "gcp_wsi2dcm_raw.dcm"
     with open_slide(path) as slide, openslide.OpenSlide(path) as truth:
         assert slide.tile_source(0) is None
         expected = np.asarray(truth.read_region((500, 500), 0, (100, 100)))[..., :3]
         np.testing.assert_array_equal(slide.read_region(500, 500, 100, 100), expected)
         tile_width, tile_height = slide.tile_px(0)
-        expected = np.asarray(truth.read_region((tile_width, 0), 0, (957 - tile_width, tile_height)))[..., :3]
+        expected = np.asarray(truth.read_region((tile_width, 0), 0, (tile_width, tile_height)))[..., :3]
         np.testing.assert_array_equal(slide.tile(0, 1, 0), expected)
 
 

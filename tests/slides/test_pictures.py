@@ -136,6 +136,19 @@ def test_an_alpha_of_0_everywhere_is_said(tmp_path, rgb):
     assert "transparent everywhere" in notes
 
 
+@pytest.mark.parametrize("suffix", ["webp", "jxl"])
+def test_an_alpha_that_its_writer_left_unused_is_not_used(tmp_path, rgb, suffix):
+    path = tmp_path / f"picture.{suffix}"
+    pixels = np.dstack([rgb, np.zeros(rgb.shape[:2], np.uint8)])
+    if suffix == "jxl":
+        path.write_bytes(imagecodecs.jpegxl_encode(pixels, lossless=True))
+    else:
+        Image.fromarray(pixels).save(path, lossless=True, exact=True)
+    found, notes = shown(path)
+    np.testing.assert_array_equal(found, rgb)
+    assert "0 everywhere: it is not used" in notes
+
+
 @pytest.mark.parametrize("adobe", [True, False])
 def test_cmyk_jpeg_with_and_without_adobes_inversion(tmp_path, adobe):
     path = tmp_path / "print.jpg"

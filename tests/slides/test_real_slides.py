@@ -19,6 +19,7 @@ from wsikit.slides import open_slide
 from wsikit.slides.registry import choose_reader, reader_class
 from wsikit.testing import check_reader
 
+DICOM_CMU = ("dicom", 0.499, "DICOM PixelSpacing", 1)
 # reader, mpp at level 0 or None, source of the mpp, levels
 GOOD = {
     "CMU-1-Small-Region.svs": ("tiff", 0.499, "vendor property aperio.MPP", 1),
@@ -37,14 +38,15 @@ GOOD = {
     "dicom/gcp_wsi2dcm_jpeg.dcm": ("dicom", 16.783, "DICOM PixelSpacing", 1),
     "dicom/gcp_wsi2dcm_jpeg2000.dcm": ("dicom", 16.783, "DICOM PixelSpacing", 1),
     "dicom/gcp_wsi2dcm_raw.dcm": ("dicom", 16.783, "DICOM PixelSpacing", 1),
+    # ORGINAL for ORIGINAL, and YBR_FULL for frames that are RGB: level, label and overview of one slide
+    "dicom_malformed/1.2.826.0.1.3680043.8.498.35220404935377466417110411569853018212.dcm": DICOM_CMU,
+    "dicom_malformed/1.2.826.0.1.3680043.8.498.74255198296915566858533158243156409717.dcm": DICOM_CMU,
+    "dicom_malformed/1.2.826.0.1.3680043.8.498.86409284013638535769289481623834545874.dcm": DICOM_CMU,
 }
 BROKEN = {
     "broken/histolab_broken.svs": "does not begin as such a file does",
     "broken/unopenable.tiff": "compressed by method 52479",
     "broken/unreadable.svs": "none of its pixels that were tried can be decoded",
-    "dicom_malformed/1.2.826.0.1.3680043.8.498.35220404935377466417110411569853018212.dcm": "YBR_FULL",
-    "dicom_malformed/1.2.826.0.1.3680043.8.498.74255198296915566858533158243156409717.dcm": "YBR_FULL",
-    "dicom_malformed/1.2.826.0.1.3680043.8.498.86409284013638535769289481623834545874.dcm": "YBR_FULL",
     "dicom_malformed/OT-MONO2-8-colon.dcm": "not a DICOM slide",
     "dicom_malformed/pathml_small_dicom.dcm": "ImageType",
     "nuc_small.czi": "Zeiss CZI",
@@ -138,6 +140,15 @@ def test_pixel_values_that_encode_their_coordinates_are_in_place(slides_dir):
         coarse = slide.read_region(100, 200, 16, 16, mpp=1.0)
         exact = whole[200:232, 100:132].reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
         assert np.abs(coarse - exact).max() < 0.6
+
+
+def test_a_dicom_slide_that_contradicts_itself_has_the_colours_of_the_svs_that_it_was_made_of(slides_dir):
+    name = "dicom_malformed/1.2.826.0.1.3680043.8.498.35220404935377466417110411569853018212.dcm"
+    with open_slide(slides_dir / name) as slide, open_slide(slides_dir / "CMU-1-Small-Region.svs") as truth:
+        assert slide.dimensions == truth.dimensions
+        assert "The file says YBR_FULL, its frames have Adobe marker, transform 0: read as RGB." in slide.info.notes
+        difference = slide.read_region(0, 0, 2220, 2967).astype(int) - truth.read_region(0, 0, 2220, 2967)
+        assert np.abs(difference).max() <= 1
 
 
 def test_all_readers_of_an_svs_agree(slides_dir):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
+import openslide
 import pytest
 import tifffile
 
@@ -345,3 +348,10 @@ def test_only_plain_samples_are_passed_through(tmp_path, rgb):
     tifffile.imwrite(path, rgb, **options)
     with open_slide(path) as slide:
         assert slide.tile_source(0) is not None
+
+
+def test_openslides_python_binding_gives_straight_alpha():
+    """The library's pixels are premultiplied; the reader relies on the binding's division by alpha."""
+    pixels = (ctypes.c_uint32 * 2)(0x80404040, 0xFF102030)
+    found = np.asarray(openslide.lowlevel._load_image(pixels, (2, 1)))
+    assert np.abs(found[0].astype(int) - [(128, 128, 128, 128), (16, 32, 48, 255)]).max() <= 1

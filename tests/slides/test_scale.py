@@ -290,3 +290,11 @@ def test_dicom_is_believed_when_it_is_coarse_and_not_when_it_contradicts_its_len
     too_fine = resolve("slide", Scale((0.025, 0.025), DICOM_SPACING), 40.0, given=None, given_source="")
     assert "contradicts" in too_fine.fault
     assert resolve("slide", Scale((2e4, 2e4), DICOM_SPACING), None, given=None, given_source="").mpp is None
+
+
+@pytest.mark.parametrize(("code", "per_unit"), [(2, 50_800), (3, 20_000), (4, 2_000), (5, 2)])
+def test_units_of_tiff_and_those_that_some_writers_add(tmp_path, patch_tag, code, per_unit):
+    path = _written(tmp_path / "x.tif", resolution=(per_unit, per_unit), resolutionunit="CENTIMETER", metadata=None)
+    patch_tag(path, 296, code)
+    with open_slide(path) as slide:
+        assert slide.mpp == pytest.approx((0.5, 0.5))

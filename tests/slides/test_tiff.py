@@ -209,6 +209,20 @@ def leave_out_tile(path, number: int, page: int = 0, *, offset: int = 0) -> None
             tag.overwrite(values)
 
 
+@pytest.mark.parametrize("compression", ["jpeg", "lzw"])
+def test_tiffslide_shows_a_tile_that_was_never_stored_as_white_and_a_lost_one_not_at_all(
+    tmp_path, levels, write_pyramid, compression
+):
+    path = write_pyramid(tmp_path / "sparse.tiff", levels, compression=compression)
+    leave_out_tile(path, 11)
+    leave_out_tile(path, 14, offset=500)
+    with open_slide(path, "tiffslide") as slide, TiffSlide(str(path)) as truth:
+        np.testing.assert_array_equal(slide.read_region(30, 30, 100, 100), truth.read_region(30, 30, 100, 100))
+        assert (slide.read_region(70, 70, 50, 50) == 255).all()
+        with pytest.raises(ReadError, match="no bytes for the tile"):
+            slide.read_region(260, 70, 10, 10)
+
+
 def test_a_tile_that_was_never_stored_is_white(tmp_path, levels, write_pyramid):
     path = write_pyramid(tmp_path / "sparse.tiff", levels, compression="jpeg")
     leave_out_tile(path, 11)

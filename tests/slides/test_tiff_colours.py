@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 
 import imagecodecs
@@ -10,7 +11,7 @@ import openslide
 import pytest
 import tifffile
 
-from wsikit.errors import UnsupportedSlideError
+from wsikit.errors import ReadError, UnsupportedSlideError
 from wsikit.slides import jpeg, open_slide
 from wsikit.slides.formats.tiff.reader import TiffSlide
 
@@ -202,6 +203,16 @@ def subsampled(rgb: np.ndarray) -> bytes:
     return b"\xff\x4f" + joined + b"\xff\x93" + body + b"\xff\xd9"
 
 
+def test_grey_streams_in_an_image_stated_to_be_rgb_are_unreadable(tmp_path, stained, patch_tag):
+    streams = j2k(stained)
+    streams[3] = imagecodecs.jpeg2k_encode(np.ascontiguousarray(stained[:SIDE, :SIDE, 0]), level=0, codecformat="j2k")
+    path = write(tmp_path / "slide.tif", streams, 34712, RGB, patch_tag)
+    with open_slide(path) as slide:
+        with pytest.raises(ReadError, match="1 samples per px found where 3 are expected"):
+            slide.read_region(200, 10, 8, 8)
+        np.testing.assert_array_equal(slide.read_region(0, 0, SIDE, SIDE), stained[:SIDE, :SIDE])
+
+
 # --- JPEG -------------------------------------------------------------------------------------------------------------
 JFIF = b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
 
@@ -264,6 +275,24 @@ def test_jpeg_colours_are_those_of_the_pixels_where_tags_and_markers_disagree(
         assert np.abs(found - stained).mean() < 1.5
         assert note in " ".join(slide.info.notes)
         assert strips or (slide.tile_source(0) is not None) == passes
+    with contextlib.suppress(UnsupportedSlideError), open_slide(path, "tiffslide") as slide:
+        assert np.abs(slide.read_region(0, 0, 256, 128).astype(int) - stained).mean() < 1.5
+
+
+def test_chroma_at_reduced_size_is_ycbcr_though_the_tags_state_rgb(tmp_path, stained, patch_tag):
+    streams = [imagecodecs.jpeg8_encode(tile, level=98, subsampling="422") for tile in tiles_of(stained)]
+    bare = [stream.replace(JFIF, b"") for stream in streams]
+    assert len(bare[0]) == len(streams[0]) - len(JFIF)
+    path = write(tmp_path / "slide.tif", bare, 7, RGB, patch_tag)
+    with open_slide(path) as slide:
+        assert np.abs(slide.read_region(0, 0, 256, 128).astype(int) - stained).mean() < 3
+        assert "the JPEG streams YCbCr, as which they are read" in " ".join(slide.info.notes)
+
+
+def test_jpeg_of_three_components_is_in_colour_though_the_tags_state_grey(tmp_path, stained, patch_tag):
+    path = write(tmp_path / "slide.tif", coded(ycc_of(stained), JFIF), 7, 1, patch_tag)
+    with open_slide(path) as slide:
+        assert np.abs(slide.read_region(0, 0, 256, 128).astype(int) - stained).mean() < 1.5
 
 
 def test_components_named_r_g_b_are_rgb_whatever_the_tags_state(tmp_path, stained, patch_tag):

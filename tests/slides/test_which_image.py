@@ -100,6 +100,39 @@ def test_a_label_in_strips_with_the_aspect_of_the_slide_is_no_thumbnail(tmp_path
         assert slide.info.associated == ("image 2",)
 
 
+def test_a_reduced_image_in_tiles_before_a_slide_in_strips_is_no_slide(tmp_path, section):
+    right = section()
+    path = write(tmp_path / "a.tif", (reduced(right, 4), {**TILED, "subfiletype": 1}), (right, RGB))
+    with open_slide(path) as slide:
+        assert_is(slide, right, levels=1)
+
+
+def test_a_brighter_thumbnail_in_tiles_is_no_level(tmp_path, section):
+    right = section()
+    brighter = (reduced(right, 4) * 0.8 + 51).astype(np.uint8)
+    with open_slide(write(tmp_path / "a.tif", (right, TILED), (brighter, TILED))) as slide:
+        assert_is(slide, right, levels=1)
+        assert slide.info.associated == ("thumbnail",)
+
+
+@pytest.mark.parametrize("words", ["Label-free imaging, macro", "macro", "A comment on the label"])
+def test_words_in_a_description_do_not_make_the_slide_a_label(tmp_path, section, words):
+    right = section()
+    images = [(right, {**TILED, "description": words}), (reduced(right, 2), TILED)]
+    with open_slide(write(tmp_path / "a.tif", *images)) as slide:
+        assert_is(slide, right, levels=2)
+
+
+@pytest.mark.parametrize("words", ["Label", "label image", "Slide Label", "Label 160x120", "Barcode"])
+@pytest.mark.parametrize("tag", [270, 285])
+def test_a_picture_that_is_named_a_label_is_one(tmp_path, section, words, tag):
+    right = section()
+    options = {"description": words} if tag == 270 else {"extratags": [(tag, 2, None, words, True)]}
+    with open_slide(write(tmp_path / "a.tif", (label((160, 120)), {**TILED, **options}), (right, TILED))) as slide:
+        assert_is(slide, right, levels=1)
+        assert slide.info.associated == ("label",)
+
+
 @pytest.mark.parametrize("words", ["label 160x120", "macro 160x120"])
 def test_an_aperio_label_in_tiles_is_named_and_no_level(tmp_path, section, words):
     right = section()
@@ -333,6 +366,34 @@ def test_ome_scenes_are_found_by_name(tmp_path, section):
         open_slide(path, scene="middle")
 
 
+def test_each_ome_scene_has_its_own_pixel_size(tmp_path, section):
+    xml = ome([{"size": SIZE, "mpp": 0.5}, {"size": SIZE, "mpp": 0.25}])
+    path = write(tmp_path / "a.ome.tif", (section(1), {**TILED, "description": xml}), (section(2), TILED))
+    for scene, mpp in ((None, 0.5), (0, 0.5), (1, 0.25)):
+        with open_slide(path, scene=scene) as slide:
+            assert slide.mpp == (mpp, mpp)
+
+
+@pytest.mark.parametrize("where", ["tags", "OME"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_macro_that_is_larger_than_a_small_slide_is_recognised_by_its_pixel_size(tmp_path, section, where, first):
+    right, macro = section(), label((900, 600))
+    images = [{"size": (900, 600), "mpp": 20}, {"size": SIZE}]
+    images = images if first else images[::-1]
+    pictures = [(macro, {**TILED}), (right, {**TILED})]
+    for (_, options), per_cm in zip(pictures, (500, 20_000)):
+        if where == "tags":
+            options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
+    pictures = pictures if first else pictures[::-1]
+    if where == "OME":
+        pictures[0][1]["description"] = ome(images)
+    with open_slide(write(tmp_path / "a.tif", *pictures)) as slide:
+        assert_is(slide, right)
+        assert slide.mpp == (0.5, 0.5)
+        assert slide.info.scenes == ()
+        assert slide.info.associated == ("image 1" if first else "image 2",)
+
+
 UUIDS = ("11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222")
 
 
@@ -372,6 +433,14 @@ def test_an_ome_tiff_whose_text_is_in_a_companion_is_read_by_its_own_images(tmp_
     with open_slide(path) as slide:
         assert_is(slide, right, levels=2)
         assert "a.companion.ome" in " ".join(slide.info.notes)
+
+
+def test_an_ome_tiff_that_only_carries_the_text_of_a_set_names_its_files(tmp_path):
+    images = [{"size": (4096, 4096), "ifd": 0, "file": f"a_s{n}.ome.tif", "uuid": UUIDS[n]} for n in (0, 1)]
+    placeholder = np.zeros((16, 16, 3), np.uint8)
+    path = write(tmp_path / "a.ome.tif", (placeholder, {**RGB, "description": ome(images, UUIDS[0][::-1])}))
+    with pytest.raises(UnsupportedSlideError, match=r"holds none itself.*a_s0\.ome\.tif, a_s1\.ome\.tif"):
+        open_slide(path)
 
 
 @pytest.mark.parametrize(

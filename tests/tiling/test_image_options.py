@@ -256,25 +256,101 @@ def test_label_and_macro_are_stored_only_on_request(slides_dir: Path, tmp_path: 
 # ---- portable
 
 
-def test_a_portable_store_opens_with_built_in_codecs(
-    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_portable_store_opens_with_built_in_codecs(slide_path: Path, tmp_path: Path, version: str) -> None:
     from ome_zarr_models.v04.image import Image as Image04
     from ome_zarr_models.v05.image import Image as Image05
 
-    store = make(slide_path, tmp_path / "p.zarr", {"profile": "portable"})
+    store = make(slide_path, tmp_path / "p.zarr", {"profile": "portable", "ngff": version})
     with open_slide(slide_path) as slide:
         truth = [whole(slide, level) for level in range(2)]
-    for zarr_format, model in ((3, Image05), (2, Image04)):
+    for zarr_format, model in ((3, Image05), (2, Image04))[: 2 if version == "0.4" else 1]:
         group = zarr.open_group(store.folder, mode="r", zarr_format=zarr_format)
         model.from_zarr(group)
         for level in range(2):
             array = group[str(level)]
             assert np.array_equal(np.asarray(array[:]).transpose(1, 2, 0), truth[level])
-    names = {codec["name"] for codec in json.loads((store.folder / "0" / "zarr.json").read_text())["codecs"]}
-    assert names <= {"bytes", "blosc"}, "zarr's own codecs"
+    found = {path.name for path in store.folder.rglob(".z*")}
+    assert found == ({".zarray", ".zattrs", ".zgroup"} if version == "0.4" else set()), "one format unless requested"
+    metadata = [*store.folder.glob("[0-9]/zarr.json"), *store.folder.glob("associated/*/0/zarr.json")]
+    names = {codec["name"] for path in metadata for codec in json.loads(path.read_text())["codecs"]}
+    assert names == {"bytes", "zstd"}, "what every reader has"
     assert np.array_equal(whole(store), truth[0])
     assert verify(store, source=slide_path).problems == ()
+
+
+def test_a_portable_store_in_blosc_is_read_as_before(slide_path: Path, tmp_path: Path) -> None:
+    """The portable profile was Blosc-Zstandard with both metadata formats."""
+    store = make(slide_path, tmp_path / "p.zarr", {"profile": "portable"})
+    truth = whole(store)
+    for path in store.folder.glob("[0-9]/zarr.json"):
+        record = json.loads(path.read_text())
+        settings = {"typesize": 1, "cname": "zstd", "clevel": 5, "shuffle": "noshuffle", "blocksize": 0}
+        record["codecs"][1] = {"name": "blosc", "configuration": settings}
+        path.write_text(json.dumps(record))
+    for path in store.folder.glob("[0-9]/0/*/*"):
+        planes = imagecodecs.zstd_decode(path.read_bytes())
+        path.write_bytes(imagecodecs.blosc_encode(planes, level=5, compressor="zstd", shuffle=0, typesize=1))
+    with SlideStore(store.folder) as old:
+        assert np.array_equal(whole(old), truth)
+
+
+def test_a_flipped_bit_in_a_portable_chunk_is_found(slide_path: Path, tmp_path: Path) -> None:
+    store = make(slide_path, tmp_path / "p.zarr", {"profile": "portable"})
+    chunk = store.folder / "0" / store.level_format(0).object_key(1, 1)
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 4
+    chunk.write_bytes(data)
+    assert any("damaged" in problem for problem in verify(SlideStore(store.folder)).problems)
+
+
+def test_options_that_came_later_leave_the_receipts_of_older_stores_equal() -> None:
+    record = ImageParameters().to_json()
+    assert not {"ngff", "jpeg_name", "portable_codec"} & set(record)
+    changed = ImageParameters(profile="portable", ngff="0.6").to_json()
+    assert (changed["ngff"], changed["portable_codec"]) == ("0.6", "zstd_frame")
+
+
+def test_metadata_of_ngff_0_4_are_for_portable_stores_only() -> None:
+    with pytest.raises(RequestError, match="--profile portable"):
+        ImageParameters(ngff="0.4")
+
+
+# ---- NGFF 0.6, codec names
+
+
+def test_on_request_the_metadata_are_ngff_0_6(slide_path: Path, tmp_path: Path) -> None:
+    store = make(slide_path, tmp_path / "s.zarr", {"ngff": "0.6"})
+    ome = zarr.open_group(store.folder, mode="r").attrs["ome"]
+    assert ome["version"] == "0.6"
+    (system,) = ome["multiscales"][0]["coordinateSystems"]
+    assert [axis["name"] for axis in system["axes"]] == ["c", "y", "x"]
+    for level, dataset in enumerate(ome["multiscales"][0]["datasets"]):
+        (transformation,) = dataset["coordinateTransformations"]
+        assert transformation["input"] == {"path": str(level)}
+        assert transformation["output"] == {"name": system["name"]}
+        scale = transformation if level == 0 else transformation["transformations"][0]
+        mpp = [store.mpp[axis] * store.level_downsamples[level][axis] for axis in (1, 0)]
+        assert scale["scale"] == pytest.approx([1.0, *mpp])
+    label = zarr.open_group(store.folder / "labels" / "tissue", mode="r").attrs["ome"]
+    assert (label["version"], "coordinateSystems" in label["multiscales"][0]) == ("0.6", True)
+
+
+def test_on_request_the_jpeg_codec_has_its_registered_name(slide_path: Path, tmp_path: Path) -> None:
+    from zarr.registry import register_codec
+
+    from wsikit.store.codecs import RegisteredJpeg
+
+    store = make(slide_path, tmp_path / "s.zarr", {"jpeg_name": "jpeg"})
+    record = json.loads((store.folder / "0" / "zarr.json").read_text())
+    inner = record["codecs"][0]["configuration"]["codecs"]
+    assert inner[1]["name"] == "jpeg"
+    assert inner[1]["configuration"]["encoded_color_space"] in ("ycbcr", "rgb")
+    usual = make(slide_path, tmp_path / "usual.zarr", {})
+    assert np.array_equal(whole(store), whole(usual))
+    register_codec("jpeg", RegisteredJpeg)
+    array = np.asarray(zarr.open_array(store.folder / "0", mode="r")[:])
+    assert np.array_equal(array.transpose(1, 2, 0), whole(usual))
 
 
 def test_a_damaged_portable_chunk_is_found(slide_path: Path, tmp_path: Path) -> None:

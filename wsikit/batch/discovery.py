@@ -9,6 +9,8 @@ from pathlib import Path
 
 from wsikit.errors import SlideError, StoreError, WsikitError
 from wsikit.slides.containers import unread_kind
+from wsikit.slides.formats.dicom.looks import is_unnamed_dicom
+from wsikit.slides.formats.ome_zarr.nodes import is_zarr
 
 SLIDE_SUFFIXES = frozenset(
     [
@@ -84,10 +86,16 @@ class _Search:
             return
         is_slide = child.suffix.lower() in SLIDE_SUFFIXES
         try:
-            if is_slide and (child.is_file() or (child.suffix == ".zarr" and child.is_dir())):
+            if (
+                is_slide
+                and (child.is_file() or (child.suffix == ".zarr" and child.is_dir()))
+                or is_unnamed_dicom(child)
+            ):
                 self.slides.append(child)
             elif child.is_dir():
-                if child.suffix != ".zarr":
+                if isinstance(child, Path) and is_zarr(child):
+                    self.slides.append(child)  # OME-Zarr under another name
+                elif child.suffix != ".zarr":
                     self.folder(child, above)
             elif (kind := unread_kind(child)) is not None:
                 self.notes.append(f"{child}: passed over, {kind}, which no reader here reads")
@@ -143,13 +151,13 @@ def stores_of_slides(paths: Sequence[str]) -> dict[str, str]:
 
     The source is recognised by its content; of files with the recorded name first.
     """
-    from wsikit.slides.fingerprint import fingerprint
-    from wsikit.slides.store import SlideStore
-
     stores = [path for path in paths if path.rstrip("/").endswith(".zarr")]
     slides = [path for path in paths if path not in stores]
     if not stores or not slides:
         return {}
+    from wsikit.slides.fingerprint import fingerprint
+    from wsikit.slides.store import SlideStore
+
     prints: dict[str, str | None] = {}
 
     def print_of(path: str) -> str | None:

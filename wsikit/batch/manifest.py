@@ -14,6 +14,8 @@ from wsikit.batch.entry import SlideEntry
 from wsikit.batch.ids import make_ids, real_path, unusable
 from wsikit.batch.manifest_rows import Found, from_manifest
 from wsikit.errors import RequestError
+from wsikit.slides.formats.dicom.looks import is_unnamed_dicom
+from wsikit.slides.formats.ome_zarr.nodes import is_zarr
 from wsikit.store.paths import place
 
 __all__ = ["SLIDE_SUFFIXES", "Collected", "Manifest", "SlideEntry", "collect", "find_slides"]
@@ -134,7 +136,7 @@ def _from_input(path: Path, out: Path | None, notes: list[str]) -> list[Found]:
         return [Found(path.parent, SlideEntry("", str(path), fault=f"{path}: {fault}"))]
     if not path.exists():
         raise RequestError(f"{path}: no such file or folder")
-    if path.is_file() or path.suffix == ".zarr":
+    if path.is_file() or path.suffix == ".zarr" or (isinstance(path, Path) and is_zarr(path)):
         return [Found(path.parent, SlideEntry("", str(path)))]
     slides, passed = slides_below(path, out=out)
     notes += passed
@@ -144,6 +146,7 @@ def _from_input(path: Path, out: Path | None, notes: list[str]) -> list[Found]:
 def _one_per_series(found: list[Found]) -> list[Found]:
     """One entry for each DICOM series: its other levels, its label and its macro image belong to it."""
     dicom = {Path(one.entry.path) for one in found if one.entry.path.lower().endswith(".dcm")}
+    dicom |= {Path(one.entry.path) for one in found if is_unnamed_dicom(Path(one.entry.path))}
     if len(dicom) < 2:
         return found
     from wsikit.slides.formats.dicom.files import level_0_files

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wsikit.captions.registry import CaptionerOptions
     from wsikit.inference.budget import Budget
     from wsikit.tiling.plan import ImageParameters
+    from wsikit.tiling.roi import FrameChoice
     from wsikit.tissue.parameters import TissueParameters
 
 DEFAULT_MIN_TISSUE = 0.25
@@ -43,6 +44,8 @@ class RunParameters:
     """Classes of the regions of interest (`SlideEntry.roi`) that are used; empty: all."""
     min_roi: float = DEFAULT_MIN_ROI
     """Minimum fraction of a patch inside these regions, 0–1."""
+    roi_frame: FrameChoice = "auto"
+    """What the coordinates of these regions count from; see `wsikit.tiling.roi.FRAMES`."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, with the defaults filled in."""
@@ -50,6 +53,8 @@ class RunParameters:
         from wsikit.tissue.parameters import TissueParameters
 
         record = asdict(self)
+        if self.roi_frame == "auto":
+            del record["roi_frame"]  # runs of before it existed have the same settings
         if self.tissue is None:
             record["tissue"] = asdict(TissueParameters())
         if self.image is None:

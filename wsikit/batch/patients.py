@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsikit.batch import records
+from wsikit.batch.ids import limited
+from wsikit.batch.manifest_rows import read_manifest
 from wsikit.batch.records import SlideRow
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write
@@ -119,20 +121,18 @@ def _voting_area(out: Path, slide_id: str) -> float | None:
 
 def _from_manifest(path: Path, rows: Sequence[SlideRow]) -> dict[str, str]:
     """Patient id by slide id, in the manifest's order; includes slides that were not run."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            lines, columns = list(reader), list(reader.fieldnames or [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{path}: the manifest cannot be read ({error})") from error
-    if "patient" not in columns or not {"slide_id", "path"} & set(columns):
+    table = read_manifest(path, ("path", "slide_id", "patient"), needed=())
+    if "patient" not in table.used or not {"slide_id", "path"} & set(table.used):
         raise RequestError(
-            f"{path}: the manifest has columns {', '.join(columns) or 'none'}; it needs patient, and slide_id or path"
+            f"{path}: the manifest has columns {', '.join(table.columns) or 'none'}; it needs patient, and slide_id or "
+            "path"
         )
     ids = {_real(row.path): row.slide_id for row in rows}
     found: dict[str, str] = {}
-    for number, line in enumerate(lines, start=2):
-        patient, slide_id = (line.get("patient") or "").strip(), _slide_id(path, line, ids)
+    for number, line in table.rows:
+        if number in table.faults:
+            raise RequestError(f"{path}, line {number}: {table.faults[number]}")
+        patient, slide_id = line.get("patient", ""), _slide_id(path, line, ids)
         if not slide_id:
             raise RequestError(f"{path}, line {number}: neither slide_id nor path")
         if found.get(slide_id, patient) != patient:
@@ -144,10 +144,10 @@ def _from_manifest(path: Path, rows: Sequence[SlideRow]) -> dict[str, str]:
     return found
 
 
-def _slide_id(manifest: Path, line: Mapping[str, str | None], ids: Mapping[str, str]) -> str:
-    given, place = (line.get("slide_id") or "").strip(), (line.get("path") or "").strip()
+def _slide_id(manifest: Path, line: Mapping[str, str], ids: Mapping[str, str]) -> str:
+    given, place = line.get("slide_id", ""), line.get("path", "")
     if given or not place:
-        return given
+        return limited(given)
     real = _real(place if is_url(place) else str(manifest.parent / place))
     return ids.get(real, place)
 

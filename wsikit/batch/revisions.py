@@ -6,7 +6,7 @@ The numbers are repeated here so that reading them imports nothing heavy; a test
 from __future__ import annotations
 
 REVISIONS = {
-    "image": 3,
+    "image": 4,
     "tissue": 1,
     "patches": 1,
     "quality": 1,
@@ -15,5 +15,5 @@ REVISIONS = {
     "morphometry-in-slide": 1,
     "predict": 1,
     "vote": 2,
-    "outputs": 3,
+    "outputs": 4,
 }

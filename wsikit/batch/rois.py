@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from wsikit.batch.manifest import SlideEntry
 from wsikit.errors import RequestError
 
-_SUFFIXES = (".geojson", ".json")
+_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".geojson.zip")
 
 
 def with_rois(entries: Sequence[SlideEntry], roi: str | os.PathLike[str]) -> list[SlideEntry]:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from wsikit.slides.base import Slide
     from wsikit.slides.store import SlideStore
     from wsikit.tiling.plan import ImageParameters
+    from wsikit.tiling.roi import FrameChoice
     from wsikit.tissue.parameters import TissueParameters
 
 
@@ -132,6 +133,7 @@ def run(
     roi: str | os.PathLike[str] | None = None,
     roi_classes: Sequence[str] = (),
     min_roi: float = DEFAULT_MIN_ROI,
+    roi_frame: FrameChoice = "auto",
     min_tissue: float = DEFAULT_MIN_TISSUE,
     overlap_px: int = 0,
     stain: str | None = None,
@@ -177,6 +179,8 @@ def run(
         GeoJSON file, or folder of <slide>.geojson: only patches inside these regions are analysed.
     roi_classes, min_roi
         Classes of the regions that are used (empty: all), and the minimum fraction of a patch inside them, 0–1.
+    roi_frame
+        What their coordinates count from: "auto", "level0" or "bounds", as in `wsikit.tile`.
     min_tissue
         Minimum tissue fraction of a patch, 0–1.
     overlap_px
@@ -229,6 +233,7 @@ def run(
         roi=roi,
         roi_classes=roi_classes,
         min_roi=min_roi,
+        roi_frame=roi_frame,
         min_tissue=min_tissue,
         overlap_px=overlap_px,
         stain=stain,
@@ -400,6 +405,7 @@ def _prepare(
     roi: str | os.PathLike[str] | None = None,
     roi_classes: Sequence[str] = (),
     min_roi: float = DEFAULT_MIN_ROI,
+    roi_frame: FrameChoice = "auto",
     min_tissue: float = DEFAULT_MIN_TISSUE,
     overlap_px: int = 0,
     stain: str | None = None,
@@ -436,6 +442,7 @@ def _prepare(
         vote=vote if isinstance(vote, VoteParameters) else VoteParameters(vote),
         roi_classes=tuple(roi_classes),
         min_roi=min_roi,
+        roi_frame=roi_frame,
     )
     record = parameters.to_json()
     if stain is not None:

@@ -315,4 +315,5 @@ def _row(entry: SlideEntry, work: SlideWork, summary: SlideSummary) -> SlideRow:
         mpp_x=float(f"{store.mpp[0]:.6g}"),
         mpp_y=float(f"{store.mpp[1]:.6g}"),
         mpp_source=store.mpp_source,
+        notes=work.notes,
     )

@@ -118,9 +118,14 @@ class SlideWork:
         self.folder = shared.out / "slides" / f"{entry.slide_id}.zarr"
         self.results = shared.out / "results" / entry.slide_id
         self.patches, self.too_coarse = _patches_for(slide, shared)
+        self.notes: tuple[str, ...] = ()
         if entry.roi is not None:
-            roi = read_roi(entry.roi, classes=shared.parameters.roi_classes, min_share=shared.parameters.min_roi)
+            wanted = shared.parameters
+            roi = read_roi(
+                entry.roi, classes=wanted.roi_classes, min_share=wanted.min_roi, slide=slide, frame=wanted.roi_frame
+            )
             self.patches = replace(self.patches, roi=roi)
+            self.notes = roi.notes
         self._store: SlideStore | None = None
         self.summary: SlideSummary | None = None
 

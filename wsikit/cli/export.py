@@ -33,12 +33,18 @@ from wsikit.cli.options import grid_option
 )
 @click.option("--mpp", type=float, metavar="µm/px", help="ome-tiff: pixel size of the finest level; default 2.")
 @click.option("--style", type=click.Choice(["over", "map"]), help="ome-tiff: classes over the grey slide, or alone.")
+@click.option(
+    "--frame",
+    type=click.Choice(["auto", "level0", "bounds"]),
+    help="geojson: coordinates count from the corner of level 0, or of the slide's bounds; default auto: as QuPath "
+    "opens the slide.",
+)
 def command(store: str, to: str, out: str, grid: str | None, method: str, **options: Any) -> None:
     """Write one output of a slide store.
 
     \b
     png          subtype map, or any column (--column), over the slide: legend, scale bar, units
-    geojson      regions per class, and patches, for QuPath (level-0 px)
+    geojson      regions per class, and patches, for QuPath (--per, --patches, --frame)
     ngff-labels  classes as OME-Zarr label, probabilities and gate as OME-Zarr image
     ome-tiff     classes over the slide as a pyramid (--mpp, --style)
     tiff         the slide's pixels as a tiled pyramid, from the bytes in the store

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsikit.cli.options import MPP, executor_of, executor_options, grid_option, image_options
+from wsikit.cli.options import MPP, executor_of, executor_options, frame_option, grid_option, image_options
 
 if TYPE_CHECKING:
     from wsikit.tiling.plan import ImageParameters
+    from wsikit.tiling.roi import FrameChoice
 
 
 @click.command(name="import")
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "trident", "clam", "stamp", "atlaspatch", "wsinfer", "roi"]),
     default="auto",
     show_default=True,
-    help="Tool that wrote PATH. roi: regions drawn on the slide (GeoJSON, level-0 px).",
+    help="Tool that wrote PATH. roi: regions drawn on the slide (GeoJSON).",
 )
 @click.option("--side", type=float, metavar="px", help="Side of a patch in level-0 px, if PATH does not state it.")
 @click.option(
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="Only check PATH and write nothing. Needs --slide or -o.")
 @click.option("--assume-mpp", type=MPP, metavar="µm/px", help="Pixel size of --slide if it states none.")
 @grid_option
+@frame_option
 @image_options
 @executor_options
 def command(
@@ -47,6 +49,7 @@ def command(
     check: bool,
     assume_mpp: float | None,
     grid: str | None,
+    frame: FrameChoice,
     image: ImageParameters,
     scheduler: str,
     workers: int | None,
@@ -64,10 +67,10 @@ def command(
     from wsikit.errors import RequestError
     from wsikit.results.import_ import REGIONS, check_import, import_patches, import_roi
 
-    if layout == REGIONS or (layout == "auto" and path.lower().endswith((".geojson", ".json"))):
+    if layout == REGIONS or (layout == "auto" and path.lower().endswith((".geojson", ".json", ".geojson.gz"))):
         if out is None:
             raise RequestError("regions need an existing store: -o STORE")
-        table, share = import_roi(path, out, classes=classes, grid=grid)
+        table, share = import_roi(path, out, classes=classes, grid=grid, frame=frame, on_note=_note)
         click.echo(
             f"{out}: column roi of {table.name}: {int((share > 0).sum())} of {len(share)} patches touch a region"
         )
@@ -103,3 +106,7 @@ def command(
         click.echo(f"note: {finding.text}")
     click.echo(f"{out}: {len(done.table)} patches of {done.table.name} from {done.layout}: {', '.join(done.columns)}")
     return 0
+
+
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)

@@ -101,6 +101,8 @@ def _log(verbose: int) -> None:
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     levels = {0: logging.ERROR, 1: logging.INFO}
     logging.getLogger("wsikit").setLevel(levels.get(verbose, logging.DEBUG))
+    if verbose == 0:  # what a file of regions holds that is not used
+        logging.getLogger("wsikit.tiling.roi").setLevel(logging.WARNING)
 
 
 @click.group(

@@ -65,7 +65,8 @@ def scene_option(function: F) -> F:
 
 
 def roi_options(function: F) -> F:
-    """--roi, --roi-class and --min-roi."""
+    """--roi, --roi-class, --min-roi and --frame."""
+    function = frame_option(function)
     function = click.option(
         "--min-roi",
         default=0.5,
@@ -84,8 +85,18 @@ def roi_options(function: F) -> F:
         "--roi",
         type=click.Path(exists=True),
         metavar="GEOJSON|DIR",
-        help="Use only patches inside these regions (GeoJSON of QuPath, level-0 px): a file, or a folder of "
-        "<slide>.geojson.",
+        help="Use only patches inside these regions (GeoJSON of QuPath): a file, or a folder of <slide>.geojson.",
+    )(function)
+
+
+def frame_option(function: F) -> F:
+    return click.option(
+        "--frame",
+        type=click.Choice(["auto", "level0", "bounds"]),
+        default="auto",
+        show_default=True,
+        help="What coordinates of regions count from: the corner of level 0, or that of the slide's bounds (scanned "
+        "area), as in QuPath; auto: as the file states, else bounds for files of QuPath.",
     )(function)
 
 
@@ -107,6 +118,8 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
         codec: str,
         profile: str,
         keep_label: bool,
+        ngff: str,
+        jpeg_name: str,
         **others: Any,
     ) -> Any:
         from typing import cast
@@ -120,6 +133,8 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
             codec=cast(Any, codec),
             profile=cast(Any, profile),
             keep_label=keep_label,
+            ngff=cast(Any, ngff),
+            jpeg_name=cast(Any, jpeg_name),
         )
         return function(*arguments, image=image, **others)
 
@@ -154,12 +169,26 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["native", "portable"]),
                 default="native",
                 show_default=True,
-                help="portable: readable without a JPEG codec (napari, QuPath, browsers); several times as large.",
+                help="portable: pixels that programs without a JPEG codec read; several times as large.",
             ),
             click.option(
                 "--keep-label",
                 is_flag=True,
                 help="Also store the label and macro images. They can show a patient's name.",
+            ),
+            click.option(
+                "--ngff",
+                type=click.Choice(["0.4", "0.5", "0.6"]),
+                default="0.5",
+                show_default=True,
+                help="Version of the OME-Zarr metadata; 0.4, for older programs such as QuPath, with --profile portable.",
+            ),
+            click.option(
+                "--jpeg-name",
+                type=click.Choice(["imagecodecs_jpeg", "jpeg"]),
+                default="imagecodecs_jpeg",
+                show_default=True,
+                help="Name of the JPEG codec in the metadata; jpeg is proposed to the Zarr extensions registry.",
             ),
         )
     ):

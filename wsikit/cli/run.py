@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wsikit.cli.captioner_options import CaptionRequest
     from wsikit.cli.progress import TerminalProgress
     from wsikit.tiling.plan import ImageParameters
+    from wsikit.tiling.roi import FrameChoice
 
 
 @click.command()
@@ -74,6 +75,7 @@ def command(
     roi: str | None,
     roi_classes: tuple[str, ...],
     min_roi: float,
+    frame: FrameChoice,
     image: ImageParameters,
     assume_mpp: float | None,
     scene: str | None,
@@ -105,6 +107,7 @@ def command(
         "roi": roi,
         "roi_classes": roi_classes,
         "min_roi": min_roi,
+        "roi_frame": frame,
         "image": image,
         "stain": stain,
         "vote": vote_method,

@@ -18,6 +18,7 @@ from wsikit.cli.options import (
 
 if TYPE_CHECKING:
     from wsikit.tiling.plan import ImageParameters
+    from wsikit.tiling.roi import FrameChoice
 
 
 @click.command()
@@ -56,6 +57,7 @@ def command(
     roi: str | None,
     roi_classes: tuple[str, ...],
     min_roi: float,
+    frame: FrameChoice,
     image: ImageParameters,
     assume_mpp: float | None,
     scene: str | None,
@@ -68,6 +70,7 @@ def command(
 
     Exit status: 0 all slides are done, 1 some failed, 2 the request itself is wrong.
     """
+    import contextlib
     from dataclasses import replace
 
     from wsikit.batch.manifest import find_slides
@@ -96,14 +99,17 @@ def command(
         for entry in entries:
             folder = target if single else target / f"{entry.slide_id}.zarr"
             try:
-                inside = read_roi(entry.roi, classes=roi_classes, min_share=min_roi) if entry.roi else None
-                wanted = replace(patches, roi=inside)
-                with (
-                    entry.open() as slide,
-                    tile_slide(
-                        slide, folder, patches=wanted, image=image, executor=executor, progress=progress
-                    ) as store,
-                ):
+                with contextlib.ExitStack() as opened:
+                    slide = opened.enter_context(entry.open())
+                    inside = None
+                    if entry.roi:
+                        inside = read_roi(entry.roi, classes=roi_classes, min_share=min_roi, slide=slide, frame=frame)
+                        for note in inside.notes:
+                            click.echo(f"note: {one_line(note)}", err=True)
+                    wanted = replace(patches, roi=inside)
+                    store = opened.enter_context(
+                        tile_slide(slide, folder, patches=wanted, image=image, executor=executor, progress=progress)
+                    )
                     progress.finish()
                     table = store.patches(wanted.grid(store).name)
                     area = store.tissue_record()["area_mm2"]

@@ -1,5 +1,6 @@
-"""Subtype regions, and optionally patches, as GeoJSON for QuPath: level-0 pixels, written as a stream.
+"""Subtype regions, and optionally patches, as GeoJSON for QuPath, written as a stream.
 
+Coordinates are level-0 px, or count from the corner of the slide's bounds, as QuPath shows it; the file states which.
 Regions are merged per class, with their holes; patches are detections with their own measurements.
 """
 
@@ -10,6 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +23,8 @@ from wsikit.exporters.outline import Region, components, outlines
 from wsikit.exporters.summary_text import RESEARCH_USE
 from wsikit.store.atomic import atomic_write
 
+Bounds = tuple[int, int, int, int]
+Frame = Literal["auto", "level0", "bounds"]
 Per = Literal["class", "region"]
 
 _NAMESPACE = uuid.UUID("6f0d6a52-7b39-5f4e-9f0e-2a3f5c1d8e47")
@@ -33,6 +37,8 @@ def write_geojson(
     *,
     per: Per = "class",
     patches: Mapping[str, npt.NDArray[np.floating]] | None = None,
+    bounds: Bounds | None = None,
+    frame: Frame = "auto",
 ) -> int:
     """Write the map's regions as a FeatureCollection, atomically, and return the number of features.
 
@@ -47,23 +53,29 @@ def write_geojson(
     patches
         Write each patch too, as a detection after the regions, with these measurements: (N,) by name, NaN left out. An
         empty mapping gives detections with the class and its probability only.
+    bounds
+        The slide's scanned area (x, y, width, height), level-0 px, if it states one (`SlideInfo.bounds`).
+    frame
+        "bounds": coordinates count from the corner of `bounds`; "level0": from the corner of the slide; "auto": bounds
+        where there are some, since QuPath opens the slide so. The file states it in its member "wsikit".
 
     Notes
     -----
     Fields as QuPath ≥ 0.4 reads them: `objectType` "annotation", `classification` {name, color}, `measurements`
     area_mm2 (patch area, overlaps counted once), mean_probability (over that area, of the region's class) and
-    n_patches; `metadata` carries slide, µm/px with its source, and the notices.
+    n_patches; `metadata` carries slide, µm/px with its source, the frame, and the notices.
     """
+    placed = _Placed.of(bounds, frame)
     if per not in ("class", "region"):
         raise RequestError(f'per={per!r}: use "class" or "region"')
     wrong = [name for name, values in (patches or {}).items() if np.shape(values) != (len(class_map.labels),)]
     if wrong:
         raise RequestError(f"{class_map.slide_id}: measurement {wrong[0]!r} is not one value per patch")
-    detections = iter(()) if patches is None else _detections(class_map, patches)
+    detections = iter(()) if patches is None else _detections(class_map, patches, placed)
     n_features = 0
     with atomic_write(path) as partial, open(partial, "w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
-        for feature in itertools.chain(_regions(class_map, per), map(_json, detections)):
+        file.write(f'{{"type": "FeatureCollection", "wsikit": {_json(placed.to_json())}, "features": [')
+        for feature in itertools.chain(_regions(class_map, per, placed), map(_json, detections)):
             file.write(",\n" if n_features else "\n")
             file.write(feature)
             n_features += 1
@@ -71,15 +83,36 @@ def write_geojson(
     return n_features
 
 
-def _regions(class_map: ClassMap, per: Per) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Placed:
+    """The frame of the coordinates in a file."""
+
+    frame: Literal["level0", "bounds"]
+    x: int
+    y: int
+    """Its origin, level-0 px."""
+
+    @classmethod
+    def of(cls, bounds: Bounds | None, frame: Frame) -> _Placed:
+        if frame not in ("auto", "level0", "bounds"):
+            raise RequestError(f"frame {frame!r}: choose auto, level0 or bounds")
+        if bounds is None or frame == "level0":
+            return cls("level0", 0, 0)
+        return cls("bounds", bounds[0], bounds[1])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"frame": self.frame, "origin": [self.x, self.y]}
+
+
+def _regions(class_map: ClassMap, per: Per, placed: _Placed) -> Iterator[str]:
     """One feature at a time, as JSON, classes in order, the regions of a class from top to bottom."""
     region, label_of_region = components(class_map.cell_labels)
     if len(label_of_region) == 0:
         return
     shapes = outlines(region, label_of_region)
     measures = _measure(class_map, region, label_of_region)
-    x = [f"[{value}," for value in class_map.partition.x_edges.tolist()]
-    y = [f"{value}]" for value in class_map.partition.y_edges.tolist()]
+    x = [f"[{value}," for value in (class_map.partition.x_edges - placed.x).tolist()]
+    y = [f"{value}]" for value in (class_map.partition.y_edges - placed.y).tolist()]
     for group in _groups(label_of_region, per):
         label = int(label_of_region[group[0]])
         polygons = _polygons(shapes[group[0] : group[-1] + 1], x, y)  # a group is a run of regions
@@ -90,7 +123,7 @@ def _regions(class_map: ClassMap, per: Per) -> Iterator[str]:
             "objectType": "annotation",
             "classification": _classification(class_map, label),
             "measurements": measures.of(group),
-            "metadata": _metadata(class_map, label),
+            "metadata": {**_metadata(class_map, label), "frame": placed.frame},
         }
         number = uuid.uuid5(_NAMESPACE, f"{class_map.slide_id}/{class_map.classes[label]}/{per}/{group[0]}")
         yield f'{{"type":"Feature","id":"{number}","geometry":{geometry}}},"properties":{_json(properties)}}}'
@@ -100,7 +133,9 @@ def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _detections(class_map: ClassMap, measurements: Mapping[str, npt.NDArray[np.floating]]) -> Iterator[dict[str, Any]]:
+def _detections(
+    class_map: ClassMap, measurements: Mapping[str, npt.NDArray[np.floating]], placed: _Placed
+) -> Iterator[dict[str, Any]]:
     """Every patch, in table order: its square, clipped to the slide; without a classification if it has no class."""
     right, bottom = class_map.grid.slide_px
     side_x, side_y = (round(side) for side in class_map.grid.side)
@@ -111,13 +146,15 @@ def _detections(class_map: ClassMap, measurements: Mapping[str, npt.NDArray[np.f
         properties: dict[str, Any] = {
             "objectType": "detection",
             "measurements": {name: round(float(value), 6) for name, value in found.items() if np.isfinite(value)},
-            "metadata": {"row": str(row)},
+            "metadata": {"row": str(row), "frame": placed.frame},
         }
         if label >= 0:
             properties["classification"] = _classification(class_map, label)
+        number = uuid.uuid5(_NAMESPACE, f"{class_map.slide_id}/{class_map.grid.name}/patch/{x0}/{y0}")
+        x0, x1, y0, y1 = x0 - placed.x, x1 - placed.x, y0 - placed.y, y1 - placed.y
         yield {
             "type": "Feature",
-            "id": str(uuid.uuid5(_NAMESPACE, f"{class_map.slide_id}/{class_map.grid.name}/patch/{x0}/{y0}")),
+            "id": str(number),
             "geometry": {"type": "Polygon", "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]]},
             "properties": properties,
         }

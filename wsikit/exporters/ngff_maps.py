@@ -20,7 +20,7 @@ from wsikit.exporters.palette import RGB
 from wsikit.slides.store import SlideStore
 from wsikit.store import ngff
 from wsikit.store.atomic import new_node
-from wsikit.store.labels import CHUNK_PX, Label, write_label
+from wsikit.store.labels import CHUNK_PX, Label, ngff_version, write_label
 from wsikit.store.receipts import Receipt
 
 SUBTYPE, MAPS = "subtype", "maps"
@@ -51,7 +51,7 @@ def write_in_store(store: SlideStore, class_map: ClassMap, channels: Channels) -
     label = subtype_label(class_map)
     write_label(store.folder, label, n_levels=len(store.level_dimensions), mpp=store.info.mpp, receipt=receipt)
     maps = store.folder / MAPS
-    _write_image(maps, class_map, channels, receipt)
+    _write_image(maps, class_map, channels, receipt, ngff_version(store.folder))
     return [store.folder / "labels" / SUBTYPE, maps]
 
 
@@ -61,7 +61,7 @@ def write_apart(path: Path, store: SlideStore, class_map: ClassMap, channels: Ch
     A file or folder that wsikit did not write is not replaced (StoreError).
     """
     receipt = _receipt(store, class_map, channels)
-    n_levels = _write_image(path, class_map, channels, receipt)
+    n_levels = _write_image(path, class_map, channels, receipt, ngff.NGFF_VERSION)
     write_label(path, subtype_label(class_map), n_levels=n_levels, mpp=class_map.grid.slide_mpp, receipt=receipt)
     return [path, path / "labels" / SUBTYPE]
 
@@ -102,7 +102,7 @@ def raster(class_map: ClassMap) -> tuple[npt.NDArray[np.int64], tuple[float, flo
     return np.where(within[0][:, None] & within[1][None, :], owners, -1), downsample
 
 
-def _write_image(path: Path, class_map: ClassMap, channels: Channels, receipt: Receipt) -> int:
+def _write_image(path: Path, class_map: ClassMap, channels: Channels, receipt: Receipt, version: str) -> int:
     """Write float32 (c, y, x), coarser levels by the mean of the finite values; return the number of levels."""
     if not channels:
         raise RequestError(f"{class_map.slide_id}: no probabilities and no gate to map. Run wsikit predict first.")
@@ -120,6 +120,7 @@ def _write_image(path: Path, class_map: ClassMap, channels: Channels, receipt: R
         downsamples=downsamples,
         channels=[(name, _color(class_map, name), _window(values)) for name, values in channels.items()],
     )
+    ome = ngff.of_version(ome, version)
     record = {"slide_id": class_map.slide_id, "notice": class_map.notice, "receipt": receipt.to_json()}
     with new_node(path) as partial:
         group = zarr.create_group(partial, attributes={"ome": ome, "wsikit": record})

@@ -16,6 +16,7 @@ from wsikit.errors import StoreError
 from wsikit.exporters.channels_tiff import write_channels
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
+from wsikit.store.level_format import EXACT_CODECS
 from wsikit.tiling.jpeg_headers import JpegHeader, read_header
 
 BIGTIFF_BYTES = 3 << 30
@@ -70,7 +71,7 @@ def _level(store: SlideStore, level: int) -> dict[str, Any]:
         "metadata": None,
         "software": "wsikit",
     } | _resolution(store, level)
-    if form.codec == "zstd":
+    if form.codec in EXACT_CODECS:
         return common | {"data": _pixels(store, level), "compression": _DEFLATE}
     common["data"] = _streams(store, level)
     if form.codec == "jpeg2k":

@@ -29,6 +29,7 @@ def export(
     features: str | None = None,
     mpp: float | None = None,
     style: Literal["over", "map"] | None = None,
+    frame: Literal["auto", "level0", "bounds"] | None = None,
     on_note: Callable[[str], None] = logger.warning,
 ) -> Path:
     """Write one output of a store.
@@ -38,7 +39,7 @@ def export(
     store
         A slide store, or its path or URL.
     to
-        "png": subtype map, or any column, over the thumbnail. "geojson": regions for QuPath, level-0 px. "ngff-labels":
+        "png": subtype map, or any column, over the thumbnail. "geojson": regions for QuPath. "ngff-labels":
         classes as an OME-Zarr label, probabilities and gate as an OME-Zarr image. "ome-tiff": classes as a pyramid.
         "tiff": the pixels as a tiled pyramid, from the bytes in the store. "csv", "parquet": the patch table,
         coordinates in level-0 px. "report": one HTML file. "trident", "clam", "stamp", "atlaspatch": their HDF5 files.
@@ -62,6 +63,9 @@ def export(
         ome-tiff: µm per pixel of the finest level; default 2.
     style
         ome-tiff: classes "over" the grey slide (default), or the "map" alone.
+    frame
+        geojson: coordinates count from the corner of the slide ("level0"), or of its scanned area ("bounds"); "auto",
+        the default: bounds if the slide states some, as QuPath shows it so. The file states the frame.
     on_note
         Called with each remark about what was written, one line each.
 
@@ -93,6 +97,7 @@ def export(
         "features": features,
         "mpp": mpp,
         "style": style,
+        "frame": frame,
         "on_note": on_note if "on_note" in options_of(exporter) else None,
     }
     options = {name: value for name, value in given.items() if value is not None}

@@ -19,6 +19,7 @@ temporary, and the files are moved to their place only after `write` has returne
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -37,7 +38,9 @@ from wsikit.store.remote import RemotePath
 if TYPE_CHECKING:
     from wsikit.results.load import StoredResults
 
-OPTIONS = ("column", "patches", "per", "features", "mpp", "style", "on_note")
+logger = logging.getLogger(__name__)
+
+OPTIONS = ("column", "patches", "per", "features", "mpp", "style", "frame", "on_note")
 """Options of `wsikit.export` that only some formats take. `on_note` is passed to every exporter that lists it."""
 
 
@@ -199,11 +202,26 @@ def _png(results: StoredResults, path: Path, *, column: str | None = None) -> No
         write_scale_png(path, results.class_map, read_quantity(results.table, column), results.thumbnail)
 
 
-def _geojson(results: StoredResults, path: Path, *, patches: bool = False, per: str = "class") -> None:
+def _geojson(
+    results: StoredResults,
+    path: Path,
+    *,
+    patches: bool = False,
+    per: str = "class",
+    frame: str = "auto",
+    on_note: Callable[[str], None] = logger.warning,
+) -> None:
     from wsikit.exporters.geojson import write_geojson
 
     measurements = results.measurements() if patches else None
-    write_geojson(path, results.class_map, per=per, patches=measurements)  # type: ignore[arg-type]  # checked there
+    bounds = results.store.info.bounds
+    common: dict[str, Any] = {"per": per, "frame": frame}  # checked there
+    write_geojson(path, results.class_map, patches=measurements, bounds=bounds, **common)
+    if bounds is not None and (bounds[0] or bounds[1]):
+        if frame == "level0":
+            on_note(f"{path}: level-0 px; QuPath shows the slide from x={bounds[0]}, y={bounds[1]} (--frame bounds)")
+        else:
+            on_note(f"{path}: coordinates count from x={bounds[0]}, y={bounds[1]}, as QuPath shows the slide (bounds)")
 
 
 def _ngff(results: StoredResults, path: Path) -> None:
@@ -291,7 +309,7 @@ _OWN: dict[str, Format] = {
     own.name: own
     for own in (
         Format("png", _png, options=("column",)),
-        Format("geojson", _geojson, options=("patches", "per")),
+        Format("geojson", _geojson, options=("patches", "per", "frame", "on_note")),
         Format("ngff-labels", _ngff, folder=True),
         Format("ome-tiff", _ome_tiff, options=("mpp", "style")),
         Format("tiff", _tiff),

@@ -6,8 +6,9 @@ made.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,11 @@ from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.columns import fill_columns
 from wsikit.tiling.patches import quality_stage, write_roi, write_share, write_tissue
 from wsikit.tiling.plan import ImageParameters
-from wsikit.tiling.roi import read_roi
+from wsikit.tiling.roi import FrameChoice, read_roi
 from wsikit.tiling.tile import write_pixels
 from wsikit.tissue.parameters import TissueParameters
+
+logger = logging.getLogger(__name__)
 
 IMPORT_REVISION = 1
 REGIONS = "roi"
@@ -144,6 +147,8 @@ def import_roi(
     *,
     classes: Sequence[str] = (),
     grid: str | None = None,
+    frame: FrameChoice = "auto",
+    on_note: Callable[[str], None] = logger.warning,
 ) -> tuple[PatchTable, npt.NDArray[np.float32]]:
     """Write the column `roi` of a store: the fraction of each patch inside the regions of a GeoJSON file, float32 (N,).
 
@@ -152,11 +157,15 @@ def import_roi(
     Parameters
     ----------
     path
-        GeoJSON of QuPath, level-0 px.
+        GeoJSON of QuPath.
     classes
         Names of the region classes that are used; empty: all.
     grid
         Name of the patch grid; needed only where the store has several.
+    frame
+        What the coordinates count from: "auto", "level0" or "bounds" (see `wsikit.tiling.roi.FRAMES`).
+    on_note
+        Called with each remark on the file.
 
     Returns
     -------
@@ -164,7 +173,10 @@ def import_roi(
     """
     opened = SlideStore(store)
     table = opened.patches(grid)
-    return table, write_roi(table, read_roi(Path(path), classes=classes))
+    roi = read_roi(Path(path), classes=classes, slide=opened, frame=frame)
+    for note in roi.notes:
+        on_note(note)
+    return table, write_roi(table, roi)
 
 
 def _slide_of(path: str | os.PathLike[str], target: Path, slide: Slide | str | os.PathLike[str] | None) -> Slide:

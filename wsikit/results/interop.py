@@ -5,7 +5,6 @@ Coordinates are converted to level-0 px; `wsikit.results.interop_checks` checks 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.tables import key, number, read_cells
 
 if TYPE_CHECKING:
     import h5py
@@ -223,20 +223,21 @@ _READERS = {"trident": _read_trident, "clam": _read_clam, "stamp": _read_stamp, 
 def _read_wsinfer(path: Path, layout: str) -> ExternalPatches:
     if layout not in ("auto", "wsinfer"):
         raise RequestError(f"{path}: a CSV, but {layout} writes HDF5")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [])
-        lacking = [name for name in ("minx", "miny", "width", "height") if name not in columns]
-        classes = tuple(name.removeprefix(_PROB) for name in columns if name.startswith(_PROB))
-        if lacking or not classes:
-            raise RequestError(
-                f"{path}: columns {', '.join(columns)}; wsinfer writes minx, miny, width, height, prob_…"
-            )
+    _, lines, _ = read_cells(str(path), path.read_bytes(), _BOX)
+    of_key = {key(name): name for name in _BOX}
+    columns = [of_key.get(key(name), name) for name in lines[0][1]]
+    lacking = [name for name in _BOX if columns.count(name) != 1]
+    classes = tuple(name.removeprefix(_PROB) for name in columns if name.startswith(_PROB))
+    if lacking or not classes:
+        raise RequestError(f"{path}: columns {', '.join(columns)}; wsinfer writes minx, miny, width, height, prob_…")
+    order = [name for name in columns if name in _BOX or name.startswith(_PROB)]
+    rows: list[list[float]] = []
+    for line, cells in lines[1:]:
+        row = dict(zip(columns, cells))
         try:
-            rows = [[float(row[name]) for name in columns if name in _BOX or name.startswith(_PROB)] for row in reader]
-            order = [name for name in columns if name in _BOX or name.startswith(_PROB)]
-        except (TypeError, ValueError) as error:
-            raise RequestError(f"{path}, line {reader.line_num}: not a number ({error})") from error
+            rows.append([number(row[name]) for name in order])
+        except (KeyError, ValueError) as error:
+            raise RequestError(f"{path}, line {line}: not a number ({error})") from error
     table = np.asarray(rows, dtype=np.float64).reshape(-1, len(order))
     box = {name: table[:, order.index(name)] for name in _BOX}
     widths = np.unique(np.concatenate([box["width"], box["height"]]))

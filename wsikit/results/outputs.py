@@ -33,7 +33,7 @@ __all__ = [
     "write_outputs",
 ]
 
-OUTPUTS_REVISION = 3
+OUTPUTS_REVISION = 4
 FILES = ("map.png", "subtype.geojson", "report.html", "result.json", "thumbnail.jpg")
 PROVENANCE = "provenance.json"
 THUMBNAIL = (200, 150)
@@ -65,7 +65,7 @@ def write_outputs(
     if stored is None or stored.digest != receipt.digest:
         class_map = results.class_map
         write_map_png(folder / "map.png", class_map, results.thumbnail, results.result, reason=results.reason)
-        write_geojson(folder / "subtype.geojson", class_map)
+        write_geojson(folder / "subtype.geojson", class_map, bounds=store.info.bounds)
         write_report(folder / "report.html", report_data(results))
         write_json(folder / "result.json", result_record(results))
         write_bytes(folder / "thumbnail.jpg", thumbnail_jpeg(results))

@@ -23,6 +23,8 @@ from wsikit.errors import (
 from wsikit.plugins import load_plugin, plugin_names
 from wsikit.slides.base import BaseSlide
 from wsikit.slides.containers import container_fault, folder_fault
+from wsikit.slides.formats.dicom.looks import HEAD_BYTES, looks_like_dicom
+from wsikit.slides.formats.ome_zarr.nodes import is_store, is_zarr
 from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import MppLike, Slide
 from wsikit.store.paths import is_url
@@ -37,9 +39,12 @@ READERS = {
     "openslide": "wsikit.slides.formats.openslide:OpenSlideSlide",
     "tiffslide": "wsikit.slides.formats.tiffslide:TiffSlideSlide",
     "image": "wsikit.slides.formats.image:ImageSlide",
+    "ome-zarr": "wsikit.slides.formats.ome_zarr.reader:OmeZarrSlide",
     "store": "wsikit.slides.store:SlideStore",
 }
 """Built-in readers by name, best first."""
+
+_READ_FOLDERS = frozenset({"ome-zarr", "store"})
 
 _READ_BY_TILES = frozenset({None, "aperio", "generic-tiff", "philips"})
 """OpenSlide's vendor names of the TIFF files whose tiles do not overlap, so that wsikit reads them tile by tile."""
@@ -60,11 +65,11 @@ def open_slide(
     Parameters
     ----------
     path
-        SVS, tiled TIFF, OME-TIFF, NDPI, MIRAX, DICOM, …; PNG, JPEG, BMP; or a `.zarr` folder made by `wsikit tile`,
-        which may be a URL, such as s3://bucket/slide.zarr.
+        SVS, tiled TIFF, OME-TIFF, NDPI, MIRAX, DICOM, …; PNG, JPEG, BMP; a folder of OME-Zarr; or a `.zarr` folder
+        made by `wsikit tile`, which may be a URL, such as s3://bucket/slide.zarr.
     reader
-        auto, tiff, multichannel, ndpi, dicom, openslide, tiffslide, image, store, or the name of a plug-in. `auto`
-        chooses by the content of the file; `info.reader` states the reader that was used.
+        auto, tiff, multichannel, ndpi, dicom, openslide, tiffslide, image, ome-zarr, store, or the name of a plug-in.
+        `auto` chooses by the content of the file; `info.reader` states the reader that was used.
     mpp
         µm per level-0 px, one number or (x, y), for a file that states none or a wrong one. It takes precedence over a
         sidecar file `<slide file>.json`, which takes precedence over the slide file.
@@ -157,17 +162,19 @@ def _choose_built_in(path: str, scene: SceneLike | None) -> str:
     if os.path.isdir(path):
         return _choose_for_folder(path)
     head = _head(path)
+    if _is_dicom_slide(path, head):
+        # also with the head of a TIFF in its preamble: the TIFF is one level, DICOM is the slide
+        return "dicom"
     _check_own_pixels(path, head)
     if _is_tiff(head):
         return _choose_for_tiff(path, scene)
+    if looks_like_dicom(head):
+        return "dicom"  # its reader explains best what it is
     vendor = _openslide_vendor(path)
     if vendor is not None:
-        return "dicom" if vendor == "dicom" else "openslide"
+        return "openslide"
     if _is_picture(head):
         return "image"
-    if _is_dicom(head):
-        # OpenSlide explains best what is wrong with it
-        return "openslide"
     raise UnsupportedSlideError(f"{path}: {_what_it_may_be(path, head)}. {EXPORT}")
 
 
@@ -268,7 +275,7 @@ def _others(path: str, refused: str) -> list[str]:
     for name in reader_names():
         if name == refused:
             continue
-        if name in READERS and (name == "store") != os.path.isdir(path):
+        if name in READERS and name != "dicom" and (name in _READ_FOLDERS) != os.path.isdir(path):
             continue
         try:
             if name not in READERS and not _plugin_reads(name, path):
@@ -304,15 +311,25 @@ def _check_exists(path: str) -> None:
 
 def _choose_for_folder(path: str) -> str:
     folder = Path(path)
-    if folder.suffix == ".zarr" or (folder / "zarr.json").is_file():
-        return "store"
+    if folder.suffix == ".zarr" or is_zarr(folder):
+        return "ome-zarr" if is_zarr(folder) and not is_store(folder) else "store"
+    from wsikit.slides.formats.dicom.reader import folder_slides
+
+    slides = folder_slides(folder)
+    if len(slides) == 1:
+        return "dicom"
+    if slides:
+        names = ", ".join(slide.name for slide in slides[:3])
+        raise UnsupportedSlideError(f"{path}: a folder of {len(slides)} DICOM slides. Give one of them: {names}.")
     dicom = sorted(folder.glob("*.dcm"))
     if dicom:
         raise UnsupportedSlideError(f"{path}: a folder of DICOM files. Give one of them, such as {dicom[0].name}.")
     fault = folder_fault(path)
     if fault is not None:
         raise UnsupportedSlideError(f"{path}: {fault}")
-    raise UnsupportedSlideError(f"{path}: a folder, not a slide. Give a slide file, or a .zarr made by wsikit tile.")
+    raise UnsupportedSlideError(
+        f"{path}: a folder, not a slide. Give a slide file, a .zarr made by wsikit tile, or an OME-Zarr image."
+    )
 
 
 def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
@@ -331,7 +348,8 @@ def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
         return "multichannel"
     compression = tile_compression(path, scene)
     if compression is None:
-        return "openslide" if vendor is not None else "image"
+        # OpenSlide would take a reduced image in tiles for the slide
+        return "image" if vendor in (None, "generic-tiff") else "openslide"
     # Aperio's YCbCr may have colour at half the resolution, which OpenSlide enlarges as Aperio's software does
     return "openslide" if vendor == "aperio" and is_aperio_ycbcr(path) else "tiff"
 
@@ -357,7 +375,7 @@ def _openslide_vendor(path: str) -> str | None:
 def _head(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(132)
+            return file.read(HEAD_BYTES)
     except PermissionError:
         raise SlideError(f"{path}: you may not read this file. Ask its owner for permission.") from None
 
@@ -375,8 +393,15 @@ def _is_picture(head: bytes) -> bool:
     return (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or (head[4:8] == b"ftyp" and head[8:12] in brands)
 
 
-def _is_dicom(head: bytes) -> bool:
-    return head[128:132] == b"DICM"
+def _is_dicom_slide(path: str, head: bytes) -> bool:
+    """Whether a file is a level, the label or the overview of a DICOM slide."""
+    if not looks_like_dicom(head):
+        return False
+    from wsikit.slides.formats.dicom.header import read_header
+    from wsikit.slides.formats.dicom.kinds import is_slide_class
+
+    header = read_header(path)
+    return header is not None and is_slide_class(header.sop_class) and (bool(header.sop_class) or min(header.size) > 0)
 
 
 def _what_it_may_be(path: str, head: bytes) -> str:

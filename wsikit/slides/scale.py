@@ -43,8 +43,9 @@ UNKNOWN, SIDECAR = "unknown", "sidecar"
 DICOM_SPACING = "DICOM PixelSpacing"
 """The source that is believed over a wide range: it is mandatory, in mm, and a file is any one level of a slide."""
 
-_UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
-"""TIFF ResolutionUnit: 2 inch, 3 centimetre. Unit 1 means that the numbers are an aspect ratio, not a size."""
+_UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}
+"""TIFF ResolutionUnit: 2 inch, 3 centimetre; outside the standard, some writers use 4 millimetre and 5 micrometre.
+Unit 1 means that the numbers are an aspect ratio, not a size."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ WHITE = 255
 """Outside its scanned area a slide is white, like glass."""
 
 
+_BOUNDS = ("x", "y", "width", "height")
+
+
 @dataclass(frozen=True, slots=True)
 class Channel:
     """One channel of a fluorescence slide, and how it is shown. Its samples are read by `Slide.read_channels`."""
@@ -112,9 +115,23 @@ class SlideInfo:
     scene: int | None = None
     """Number of the scene that is read; None: all of them in one picture, as in a Leica SCN, or the reader has none."""
 
+    @property
+    def bounds(self) -> tuple[int, int, int, int] | None:
+        """The scanned area (x, y, width, height), level-0 px, if the file states it as OpenSlide reads it.
+
+        QuPath and other programs show only this part of the slide, and their coordinates count from its corner.
+        """
+        properties = self.properties or {}
+        try:
+            x, y, width, height = (int(properties[f"openslide.bounds-{name}"]) for name in _BOUNDS)
+        except (KeyError, ValueError):
+            return None
+        return (x, y, width, height) if width > 0 and height > 0 else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values. The ICC profile is replaced by its size in bytes."""
         record = asdict(self)
+        record["bounds"] = None if self.bounds is None else list(self.bounds)
         profile = record.pop("icc_profile")
         record["icc_profile_bytes"] = len(profile) if profile else 0
         record["properties"] = self.properties or {}

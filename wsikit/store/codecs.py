@@ -1,7 +1,8 @@
-"""The zarr codecs `imagecodecs_jpeg` and `imagecodecs_jpeg2k`: a chunk is one encoded image. Registered by this
+"""The zarr codecs `imagecodecs_jpeg`, `imagecodecs_jpeg2k` and `jpeg`: a chunk is one encoded image. Registered by this
 package's entry points in zarr.codecs.
 
-Where imagecodecs provides the classes (2026.10 and later), they are used, so that each name has one implementation.
+Where imagecodecs provides the first two classes (2026.10 and later), they are used, so that each name has one
+implementation. `jpeg` is proposed to the registry of Zarr extensions; it is provided here as long as nothing else does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 
-from wsikit.store.level_format import ZARR_CODECS
+from wsikit.store.level_format import REGISTERED_JPEG, ZARR_CODECS
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,20 @@ class _Jpeg(_Picture):
             colorspace=self.configuration.get("colorspace_jpeg"),
             outcolorspace=self.configuration.get("colorspace_data"),
         )
+
+
+class RegisteredJpeg(_Picture):
+    """The proposed codec `jpeg`. Its configuration states how the encoder worked; the stream itself is decisive."""
+
+    name = REGISTERED_JPEG
+
+    def _decode(self, encoded: Any) -> npt.NDArray[np.uint8]:
+        import simplejpeg
+
+        stream = encoded.tobytes()
+        grey = simplejpeg.decode_jpeg_header(stream, strict=True)[2] == "Gray"
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(stream, "GRAY" if grey else "RGB", strict=True)
+        return pixels
 
 
 class _Jpeg2k(_Picture):

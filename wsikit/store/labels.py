@@ -44,6 +44,7 @@ def write_label(store: Path, label: Label, *, n_levels: int, mpp: tuple[float, f
     record = {**label.record, "downsample": list(label.downsample), "receipt": receipt.to_json()}
     downsamples = [(label.downsample[0] * 2**level, label.downsample[1] * 2**level) for level in range(n_levels)]
     ome = ngff.label_image(name=label.name, mpp=mpp, downsamples=downsamples, colors=label.colors, names=label.names)
+    ome = ngff.of_version(ome, ngff_version(store))
     with new_node(folder) as partial:
         group = zarr.create_group(partial, attributes={"ome": ome, "wsikit": record})
         for level in range(n_levels):
@@ -62,6 +63,15 @@ def list_labels(store: Path) -> None:
     """Update labels/zarr.json to the labels that exist: a run may have been killed before it was written."""
     path = store / "labels" / "zarr.json"
     names = sorted(found.parent.name for found in (store / "labels").glob("*/zarr.json") if found.parent.name[0] != ".")
-    record = ngff.group({"ome": {"version": ngff.NGFF_VERSION, "labels": names}})
+    record = ngff.group({"ome": {"version": ngff_version(store), "labels": names}})
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != record:
         write_json(path, record)
+
+
+def ngff_version(image: Path) -> str:
+    """Version of the OME-Zarr metadata of the image at `image`, which that of its labels must equal."""
+    try:
+        attributes = json.loads((image / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        return str(attributes["ome"]["version"])
+    except (FileNotFoundError, KeyError):
+        return ngff.NGFF_VERSION

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 NGFF_VERSION = "0.5"
+INTRINSIC = "physical"
+"""Name of the coordinate system of an image in NGFF 0.6."""
 _CHANNELS = {1: (("grey", "FFFFFF"),), 3: (("R", "FF0000"), ("G", "00FF00"), ("B", "0000FF"))}
 
 Channel = tuple[str, str, tuple[float, float]]
@@ -78,6 +80,32 @@ def multiscale_image_04(
         "multiscales": [{"version": "0.4", **multiscale}],
         "omero": {**(_fluorescence(shown) if shown else _omero(_pixel_channels(channels))), "version": "0.4"},
     }
+
+
+def of_version(ome: Mapping[str, Any], version: str) -> dict[str, Any]:
+    """attributes.ome of NGFF 0.5 as that of 0.5 or 0.6, which names the coordinate system of an image.
+
+    >>> ome = multiscale_image(name="a", mpp=(0.5, 0.5), downsamples=[(1.0, 1.0)])
+    >>> of_version(ome, "0.6")["multiscales"][0]["datasets"][0]["coordinateTransformations"]  # doctest: +ELLIPSIS
+    [{'type': 'scale', 'scale': [1.0, 0.5, 0.5], 'input': {'path': '0'}, 'output': {'name': 'physical'}}]
+    """
+    if version != "0.6":
+        return dict(ome)
+    found = {**ome, "version": version}
+    if "multiscales" in ome:
+        found["multiscales"] = [_multiscale_06(multiscale) for multiscale in ome["multiscales"]]
+    return found
+
+
+def _multiscale_06(multiscale: Mapping[str, Any]) -> dict[str, Any]:
+    others = {name: value for name, value in multiscale.items() if name not in ("axes", "datasets")}
+    datasets = []
+    for dataset in multiscale["datasets"]:
+        steps = dataset["coordinateTransformations"]
+        whole = steps[0] if len(steps) == 1 else {"type": "sequence", "transformations": steps}
+        ends = {"input": {"path": dataset["path"]}, "output": {"name": INTRINSIC}}
+        datasets.append({"path": dataset["path"], "coordinateTransformations": [{**whole, **ends}]})
+    return {**others, "coordinateSystems": [{"name": INTRINSIC, "axes": multiscale["axes"]}], "datasets": datasets}
 
 
 def _pixel_channels(channels: int) -> list[Channel]:

@@ -25,6 +25,7 @@ from wsikit.store import ngff
 from wsikit.store.atomic import new_node, write_json
 from wsikit.store.format2_names import FACT_COLUMN, Names
 from wsikit.store.paths import place, reaching, remove_tree, zarr_store
+from wsikit.store.plain_text import TEXT, remove_plain_text
 from wsikit.store.receipts import Receipt
 from wsikit.store.remote import ABSENT, RemotePath
 
@@ -45,7 +46,7 @@ JOURNALS = "journals"
 """Folder next to the columns with the intermediate results of slow stages; see `wsikit.store.journal`."""
 
 _MARK = "wsikit"
-_NO_COLUMNS = ("coords", "votes", JOURNALS)
+_NO_COLUMNS = ("coords", "votes", JOURNALS, TEXT)
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 """A chunk that holds only the fill value is written too: its file is the record that it was computed."""
 
@@ -241,6 +242,7 @@ class PatchTable:
             if name == "coords" or self._column_folder(name).exists():
                 raise StoreError(f"{self.folder}: {name} is not a column that may be removed")
             return
+        remove_plain_text(self.folder, name)
         remove_tree(self._column_folder(name))
 
     def write_vote(self, method: str, record: Mapping[str, Any], receipt: Receipt) -> None:
@@ -372,6 +374,8 @@ class PatchTable:
         floats = spec.dtype.startswith("float")
         made = self._receipt_json(receipt)
         _make_group_of_tables(self.folder)
+        if spec.dtype == "str":
+            remove_plain_text(self.folder, spec.name)
         with new_node(self._column_folder(spec.name)) as partial:
             zarr.create_array(
                 partial,

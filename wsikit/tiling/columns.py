@@ -19,6 +19,7 @@ import numpy.typing as npt
 from wsikit.executor import Executor
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
+from wsikit.store.plain_text import wants_plain_text, write_plain_text
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.stream import read_patches
@@ -101,6 +102,8 @@ def fill_columns(
         if not stage.is_done(table):
             stage.work.run(store, table, progress)
     _fill_on_workers(store, table, waiting, executor or Executor(), progress)
+    if wants_plain_text(store.record):
+        write_plain_text(table)
 
 
 def _fill_on_workers(

@@ -32,7 +32,7 @@ from wsikit.tissue.mask import TissueMask
 
 logger = logging.getLogger(__name__)
 
-IMAGE_REVISION = 3
+IMAGE_REVISION = 4
 PLAN_NAME = "plan.json"
 OUR_FOLDERS = ("labels", "maps", "patches", "associated", "wsikit")
 _FLUORESCENCE_FILL = 0
@@ -149,7 +149,7 @@ def write_image(
         planes = Planes(len(channels), channels[0].dtype) if channels else None
         levels = plan_levels(slide.level_dimensions, parameters, source.passing, fill=fill, planes=planes)
         lossless = _write_levels(source, folder, levels, parameters, tissue, executor, on_plan, on_shard)
-        records.write_associated(slide, folder, keep_label=parameters.keep_label)
+        records.write_associated(slide, folder, parameters)
     records.write_vendor_group(slide, folder)
     records.flush_metadata(folder, levels)
     _check_unchanged(source)

@@ -164,7 +164,7 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
     table = PatchTable.create(folder, grid, chosen.coords, receipt)
     write_share(table, "tissue", chosen.tissue, receipt)
     if parameters.roi is not None and chosen.roi is not None:
-        write_share(table, ROI, chosen.roi, receipt, source=parameters.roi.source)
+        write_share(table, ROI, chosen.roi, receipt, source=parameters.roi.source, frame=parameters.roi.frame)
     return table
 
 
@@ -178,7 +178,7 @@ def write_roi(table: PatchTable, roi: Roi) -> npt.NDArray[np.float32]:
     share = roi.share(table.coords, table.grid.side)
     # the fraction inside does not depend on min_share
     receipt = Receipt("roi", ROI_REVISION, {"shape": roi.to_json()["shape"]}, {"patches": coords.digest})
-    write_share(table, ROI, share, receipt, source=roi.source)
+    write_share(table, ROI, share, receipt, source=roi.source, frame=roi.frame)
     return share
 
 

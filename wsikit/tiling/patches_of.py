@@ -15,7 +15,7 @@ from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.tiling.patches import ChosenPatches, PatchParameters, choose_patches
-from wsikit.tiling.roi import RoiLike, as_roi
+from wsikit.tiling.roi import FrameChoice, RoiLike, as_roi
 from wsikit.tiling.stream import iterate_patches
 from wsikit.tissue.mask import tissue_mask
 
@@ -71,6 +71,7 @@ def patches(
     overlap_px: int = PatchParameters.overlap_px,
     min_tissue: float = PatchParameters.min_tissue,
     roi: RoiLike | None = None,
+    roi_frame: FrameChoice = "auto",
 ) -> Patches:
     """The patches of a slide or store that hold tissue, to iterate over. Nothing is written.
 
@@ -90,7 +91,9 @@ def patches(
     min_tissue
         Minimum fraction of a patch that is tissue, 0 to 1.
     roi
-        Region of interest: patches outside are left out. A GeoJSON file with polygons in level-0 px, or a `Roi`.
+        Region of interest: patches outside are left out. A GeoJSON file of polygons, or a `Roi`.
+    roi_frame
+        What the coordinates of the file count from, as in `wsikit.tile`.
 
     Returns
     -------
@@ -117,7 +120,7 @@ def patches(
     ((128, 128, 3), True, True)
     """
     opened = open_slide(slide) if isinstance(slide, str | os.PathLike) else slide
-    parameters = PatchParameters(mpp, patch_px, overlap_px, min_tissue, as_roi(roi))
+    parameters = PatchParameters(mpp, patch_px, overlap_px, min_tissue, as_roi(roi, opened, frame=roi_frame))
     check_enlargement(opened.path, max(opened.mpp) * max(opened.level_downsamples[0]), mpp)
     grid = parameters.grid(opened)
     mask, unreadable, downsample = _tissue(opened)

@@ -15,7 +15,7 @@ import numpy as np
 from wsikit.errors import RequestError
 from wsikit.geometry import downsample_of
 from wsikit.slides.encoded_tiles import TileSource
-from wsikit.store.level_format import LevelFormat
+from wsikit.store.level_format import Codec, LevelFormat
 
 SMALLEST_LEVEL_PX = 4096
 """Coarser levels are built until the longer side is at most this; decoding such a level takes a tenth of a second."""
@@ -28,8 +28,11 @@ PORTABLE_TILE_PX = 1024
 
 CHANNEL_SHARD_BYTES = 128 << 20
 """Largest shard of a fluorescence slide, before compression: it is in memory while it is written."""
+PORTABLE_CODEC: Codec = "zstd_frame"
 
 Regions = Literal["auto", "all", "tissue"]
+NgffVersion = Literal["0.4", "0.5", "0.6"]
+_LATER = {"ngff": "0.5", "jpeg_name": "imagecodecs_jpeg"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class ImageParameters:
     pixels: Literal["keep", "none"] = "keep"
     """none: the store refers to its source by path and fingerprint, and holds only masks and tables."""
     profile: Literal["native", "portable"] = "native"
-    """portable: Blosc-Zstandard chunks, one per file, with metadata of NGFF 0.5 and 0.4. Opens without a JPEG codec;
-    several times as large as the source."""
+    """portable: Zstandard chunks, one per file, which programs without a JPEG codec read; several times as large as the
+    source."""
     codec: Literal["jpeg", "zstd"] = "jpeg"
     """Codec for tiles that must be re-encoded: jpeg, or zstd, which is lossless."""
     regions: Regions = "auto"
@@ -55,6 +58,11 @@ class ImageParameters:
     """Chunks along a shard's side."""
     jpeg_quality: int = 90
     """Of re-encoded tiles, 4:4:4; about 54 dB relative to the decoded source."""
+    ngff: NgffVersion = "0.5"
+    """Version of the OME-Zarr metadata. 0.4 is for older programs: a portable store then has the metadata of Zarr v2
+    too, for the same chunks."""
+    jpeg_name: Literal["imagecodecs_jpeg", "jpeg"] = "imagecodecs_jpeg"
+    """Name of the JPEG codec in the metadata: `jpeg` is proposed to the registry of Zarr extensions."""
 
     def __post_init__(self) -> None:
         chosen = self.levels
@@ -66,9 +74,18 @@ class ImageParameters:
             raise RequestError(f"tiles of {self.tile_px} px: expected a multiple of 16, such as 256")
         if self.chunks_per_shard < 1:
             raise RequestError(f"{self.chunks_per_shard} chunks per shard: expected 1 or more")
+        if self.ngff == "0.4" and self.profile != "portable":
+            raise RequestError("NGFF 0.4 has neither shards nor the JPEG codec: it needs --profile portable")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON values. Options that came later are left out at their defaults: what was made before is up to date."""
+        record = asdict(self)
+        for name, default in _LATER.items():
+            if record[name] == default:
+                del record[name]
+        if self.profile == "portable":
+            record["portable_codec"] = PORTABLE_CODEC  # it was Blosc before
+        return record
 
 
 @dataclass(frozen=True)
@@ -206,11 +223,12 @@ def _format(
         return _channel_format(width, height, parameters, planes)
     if parameters.profile == "portable":
         tile = min(PORTABLE_TILE_PX, parameters.tile_px * 4)
-        return LevelFormat(width, height, (tile, tile), "zstd", channels, None, fill)
-    side = parameters.chunks_per_shard
+        return LevelFormat(width, height, (tile, tile), PORTABLE_CODEC, channels, None, fill)
+    side, name = parameters.chunks_per_shard, parameters.jpeg_name
     if source is not None:
-        return LevelFormat(width, height, source.tile_px, source.codec, channels, side, fill)
-    return LevelFormat(width, height, (parameters.tile_px, parameters.tile_px), parameters.codec, channels, side, fill)
+        return LevelFormat(width, height, source.tile_px, source.codec, channels, side, fill, name)
+    tile_px = (parameters.tile_px, parameters.tile_px)
+    return LevelFormat(width, height, tile_px, parameters.codec, channels, side, fill, name)
 
 
 def _channel_format(width: int, height: int, parameters: ImageParameters, planes: Planes) -> LevelFormat:
@@ -218,11 +236,11 @@ def _channel_format(width: int, height: int, parameters: ImageParameters, planes
     side = parameters.tile_px * 2
     common: dict[str, Any] = {"channels": planes.count, "fill": 0, "dtype": planes.dtype}
     if parameters.profile == "portable":
-        return LevelFormat(width, height, (side, side), "zstd_frame", chunks_per_shard=None, **common)
+        return LevelFormat(width, height, (side, side), PORTABLE_CODEC, chunks_per_shard=None, **common)
     per_tile = planes.count * np.dtype(planes.dtype).itemsize * side**2
     chunks = max(1, parameters.chunks_per_shard // 2)
     while chunks > 1 and chunks**2 * per_tile > CHANNEL_SHARD_BYTES:
         chunks //= 2
     return LevelFormat(
-        width, height, (side, side), "zstd_frame", chunks_per_shard=chunks, planes=planes.count, **common
+        width, height, (side, side), PORTABLE_CODEC, chunks_per_shard=chunks, planes=planes.count, **common
     )

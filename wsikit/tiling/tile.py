@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wsikit.errors import StoreError, WsikitError
@@ -27,7 +28,7 @@ from wsikit.tiling.patches import (
     write_tissue,
 )
 from wsikit.tiling.plan import ImageParameters
-from wsikit.tiling.roi import RoiLike, as_roi
+from wsikit.tiling.roi import FrameChoice, RoiLike, as_roi
 from wsikit.tissue.mask import tissue_mask
 from wsikit.tissue.parameters import TissueParameters
 
@@ -41,6 +42,7 @@ def tile(
     overlap_px: int = PatchParameters.overlap_px,
     min_tissue: float = PatchParameters.min_tissue,
     roi: RoiLike | None = None,
+    roi_frame: FrameChoice = "auto",
     slide_id: str | None = None,
     tissue: TissueParameters | None = None,
     image: ImageParameters | None = None,
@@ -67,8 +69,11 @@ def tile(
     min_tissue
         Minimum fraction of a patch that is tissue, 0 to 1.
     roi
-        Region of interest: patches outside are left out. A GeoJSON file with polygons in level-0 px (as QuPath exports
-        them), or a `Roi`. None: the whole slide.
+        Region of interest: patches outside are left out. A GeoJSON file of polygons (as QuPath exports them), or a
+        `Roi`. None: the whole slide.
+    roi_frame
+        What the coordinates of the file count from: "level0", "bounds" (the corner of the scanned area, as QuPath shows
+        slides that state one), or "auto": as the file states; else bounds for files of QuPath, level 0 for others.
     slide_id
         Name of the slide in all outputs; by default the store's name without `.zarr`.
     tissue
@@ -102,12 +107,13 @@ def tile(
     >>> store.patches().name
     '1um_128px'
     """
-    patches = PatchParameters(mpp, patch_px, overlap_px, min_tissue, as_roi(roi))
+    patches = PatchParameters(mpp, patch_px, overlap_px, min_tissue)
+    opened = slide if not isinstance(slide, str | os.PathLike) else open_slide(slide)
     return tile_slide(
-        slide,
+        opened,
         store,
         slide_id=slide_id,
-        patches=patches,
+        patches=replace(patches, roi=as_roi(roi, opened, frame=roi_frame)),
         tissue=tissue,
         image=image,
         executor=executor,

@@ -5,6 +5,7 @@ They are written as plain JSON, without zarr.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +20,18 @@ from wsikit.slides.base import Slide
 from wsikit.slides.types import Channel
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
-from wsikit.store.level_format import LevelFormat
+from wsikit.store.level_format import REGISTERED_JPEG, Codec, LevelFormat
 from wsikit.store.paths import is_local, place
 from wsikit.store.receipts import Receipt
+from wsikit.store.shards import ShardedLevel
 from wsikit.store.table import STORE_FORMAT
 from wsikit.tiling.encode import encode
-from wsikit.tiling.plan import ImageParameters, LevelPlan
+from wsikit.tiling.jpeg_headers import read_header
+from wsikit.tiling.plan import PORTABLE_CODEC, ImageParameters, LevelPlan
 from wsikit.tiling.shard import ShardResult
 
 _PICTURE_QUALITY = 90
+_YCBCR_444 = {"encoded_color_space": "ycbcr", "subsampling": [[1, 1], [1, 1], [1, 1]]}
 
 
 def level_attributes(
@@ -71,11 +75,32 @@ def _origin(level: LevelPlan) -> str:
 
 
 def write_level(folder: Path, level: LevelPlan, attributes: dict[str, Any], parameters: ImageParameters) -> None:
-    """Write the metadata of one level: Zarr v3, and for the portable profile also v2."""
+    """Write the metadata of one level: Zarr v3, and for NGFF 0.4 also v2."""
     array = folder / str(level.level)
-    if parameters.profile == "portable":
+    if parameters.ngff == "0.4":
         write_json(array / ".zarray", level.format.to_zarr2(), sync=False)
-    write_json(array / "zarr.json", level.format.to_zarr(attributes), sync=False)
+    jpeg = registered_jpeg(folder, level) if level.format.jpeg_name == REGISTERED_JPEG else None
+    write_json(array / "zarr.json", level.format.to_zarr(attributes, jpeg=jpeg), sync=False)
+
+
+def registered_jpeg(folder: Path, level: LevelPlan) -> dict[str, Any] | None:
+    """Configuration of the codec `jpeg`, from the first stored tile; None for grey levels and other codecs.
+
+    It states how the tiles were encoded; decoders use the headers of the tiles, which can differ from one another.
+    """
+    form = level.format
+    if form.codec != "jpeg" or form.channels == 1:
+        return None
+    assert form.chunks_per_shard is not None
+    cols, rows = form.n_tiles
+    with contextlib.closing(ShardedLevel(folder / str(level.level), form.chunks_per_shard)) as tiles:
+        stored = (tiles.chunk(col, row) for row in range(rows) for col in range(cols))
+        first = next((chunk for chunk in stored if chunk is not None), None)
+    head = None if first is None else read_header(first)
+    if head is not None and head.rgb:
+        return {"encoded_color_space": "rgb"}
+    factors = (1, 1) if head is None else head.subsampling
+    return {"encoded_color_space": "ycbcr", "subsampling": [list(factors), [1, 1], [1, 1]]}
 
 
 def write_root(
@@ -122,8 +147,8 @@ def write_root(
         image: dict[str, Any] = {"name": slide_id, "mpp": info.mpp, "downsamples": downsamples, "channels": channels}
         if info.channels:
             image["shown"] = [_shown(channel) for channel in info.channels]
-        attributes["ome"] = ngff.multiscale_image(**image)
-        if parameters.profile == "portable":
+        attributes["ome"] = ngff.of_version(ngff.multiscale_image(**image), parameters.ngff)
+        if parameters.ngff == "0.4":
             write_json(folder / ".zattrs", ngff.multiscale_image_04(**image))
             write_json(folder / ".zgroup", {"zarr_format": 2})
     write_json(folder / "zarr.json", ngff.group(attributes))
@@ -171,27 +196,31 @@ def write_vendor_group(slide: Slide, folder: Path) -> None:
     write_json(folder / "wsikit" / "zarr.json", ngff.group(vendor), sync=False)
 
 
-def write_associated(slide: Slide, folder: Path, *, keep_label: bool) -> None:
+def write_associated(slide: Slide, folder: Path, parameters: ImageParameters) -> None:
     """Write the associated images of a slide, each as an NGFF image; all but the thumbnail only with `keep_label`.
 
     A picture without a name can be the label, as its macro can show it.
     """
-    names = [name for name in slide.info.associated if keep_label or name == "thumbnail"]
+    names = [name for name in slide.info.associated if parameters.keep_label or name == "thumbnail"]
     if not names:
         return
     for name in names:
-        _write_picture(folder / "associated" / name, name, slide.associated(name))
+        _write_picture(folder / "associated" / name, name, slide.associated(name), parameters)
     write_json(folder / "associated" / "zarr.json", ngff.group({}), sync=False)
 
 
-def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8]) -> None:
+def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8], parameters: ImageParameters) -> None:
     height, width = pixels.shape[:2]
-    form = LevelFormat(width, height, (width, height), "jpeg", chunks_per_shard=None)
+    portable = parameters.profile == "portable"
+    codec: Codec = PORTABLE_CODEC if portable else "jpeg"
+    form = LevelFormat(width, height, (width, height), codec, chunks_per_shard=None, jpeg_name=parameters.jpeg_name)
     write_bytes(folder / "0" / form.object_key(0, 0), encode(pixels, form, quality=_PICTURE_QUALITY), sync=False)
-    attributes = {"unreadable_tiles": [], "fidelity": "encoded", "lossless": False}
-    write_json(folder / "0" / "zarr.json", form.to_zarr(attributes), sync=False)
-    write_json(
-        folder / "zarr.json",
-        ngff.group({"ome": ngff.multiscale_image(name=name, mpp=None, downsamples=[(1.0, 1.0)])}),
-        sync=False,
-    )
+    attributes: dict[str, Any] = {
+        "unreadable_tiles": [],
+        "fidelity": "pixels" if portable else "encoded",
+        "lossless": portable,
+    }
+    jpeg = _YCBCR_444 if form.jpeg_name == REGISTERED_JPEG else None
+    write_json(folder / "0" / "zarr.json", form.to_zarr(attributes, jpeg=jpeg), sync=False)
+    ome = ngff.multiscale_image(name=name, mpp=None, downsamples=[(1.0, 1.0)])
+    write_json(folder / "zarr.json", ngff.group({"ome": ngff.of_version(ome, parameters.ngff)}), sync=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from wsikit.captions import load_captioner
 from wsikit.captions.base import Captioner, FitsToSlide, sample_rows
 from wsikit.captions.vlm.files import RECORD_FILE
 from wsikit.errors import RequestError
+from wsikit.tables import read_table
 from wsikit.training.captioner.patients import refuse_seen_patients
 from wsikit.training.config import CaptionsConfig
 from wsikit.training.data import PatchSet
@@ -74,13 +74,14 @@ def _refuse_seen(spec: str, data: PatchSet) -> None:
 
 def _from_csv(path: Path, ids: Sequence[str]) -> list[str]:
     """One caption per id, in order; the adapter of each fold is checked against the patients of that fold."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file. Give the CSV with the captions.") from None
-    if not rows or not {"file_name", "description"} <= rows[0].keys():
-        raise RequestError(f"{path}: {len(rows)} rows; expected the columns file_name and description.")
+    if not path.is_file():
+        raise RequestError(f"{path}: no such file. Give the CSV with the captions.")
+    table = read_table(path, ("file_name", "description", "patient", "fold", "adapter"))
+    if not table.rows or not {"file_name", "description"} <= set(table.used):
+        raise RequestError(f"{path}: {len(table.rows)} rows; expected the columns file_name and description.")
+    for line, fault in table.faults.items():
+        raise RequestError(f"{path}, line {line}: {fault}")
+    rows = [{name: row.get(name, "") for name in table.used} for _, row in table.rows]
     _refuse_seen_folds(path, rows)
     texts = {row["file_name"]: row["description"] or "" for row in rows}
     if len(texts) != len(rows):

@@ -121,7 +121,7 @@ def _tiff_info(path: str, reader: str, scene: SceneLike | None) -> SlideInfo:
                 raise UnsupportedSlideError(f"{path}: {refusal}")
             if page.imagewidth * page.imagelength > MAX_PIXELS:
                 raise _too_large(path)
-            metadata = read_metadata(tiff, page)
+            metadata = read_metadata(tiff, page, ome_image=images.scene.ome_image)
             info = _info(
                 path,
                 reader,

@@ -9,6 +9,7 @@ import logging
 import re
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -158,7 +159,10 @@ def _read(handle: openslide.OpenSlide, level: int, corner: Size, x: int, y: int,
 
 
 def _rgb(rgba: np.ndarray) -> Pixels:
-    """OpenSlide returns areas that were not scanned as transparent: here they are white, like glass."""
+    """OpenSlide returns areas that were not scanned as transparent: here they are white, like glass.
+
+    The library itself premultiplies colours with alpha; its Python binding has already divided by alpha again.
+    """
     return over_white(rgba[..., :3], rgba[..., 3])
 
 
@@ -167,7 +171,7 @@ def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
     vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
     width, height = handle.dimensions
     scale = _scale(properties, vendor)
-    return SlideInfo(
+    info = SlideInfo(
         path=path,
         reader=reader,
         vendor=vendor,
@@ -185,6 +189,17 @@ def _info(path: str, reader: str, handle: openslide.OpenSlide) -> SlideInfo:
         associated=tuple(sorted(name for name in handle.associated_images if name in ("label", "macro", "thumbnail"))),
         icc_profile=_icc_profile(path, handle),
         properties=allowed(properties),
+    )
+    return replace(info, notes=_notes(info))
+
+
+def _notes(info: SlideInfo) -> tuple[str, ...]:
+    if info.bounds is None or info.bounds == (0, 0, *info.dimensions):
+        return ()
+    x, y, width, height = info.bounds
+    return (
+        f"The file states a scanned area (openslide.bounds): {width} × {height} px from x={x}, y={y}. QuPath and others "
+        "show only this, and their coordinates count from its corner.",
     )
 
 

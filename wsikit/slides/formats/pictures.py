@@ -24,6 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 _JP2, _J2K = b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
 _JXL_BOXES, _JXL = b"\0\0\0\x0cJXL ", b"\xff\x0a"
 _ORIENTATION = 0x0112
+_UNUSED_ALPHA = "The alpha channel is 0 everywhere: it is not used, and the colours are shown."
 _SIDEWAYS = (5, 6, 7, 8)
 
 
@@ -144,17 +145,21 @@ def _load_pillow(path: str, image: Image.Image) -> tuple[Pixels, list[str]]:
         grey = to_rgb(samples.astype(np.uint16)[..., None], white_level=65535)
         return (np.where((samples == key)[..., None], 255, grey).astype(np.uint8) if isinstance(key, int) else grey), []
     if mode in ("RGBa", "La") or mode in ("RGBA", "LA", "PA") or key is not None:
-        return _over_white(np.asarray(image.convert("RGBA")))
+        return _over_white(np.asarray(image.convert("RGBA")), meant=image.format == "PNG")
     return np.asarray(image.convert("RGB")), []
 
 
-def _over_white(rgba: Pixels) -> tuple[Pixels, list[str]]:
-    notes = []
-    if not rgba[..., 3].any():
-        notes.append("The picture is transparent everywhere (its alpha is 0), and so it is white.")
-    elif not (rgba[..., 3] == 255).all():
-        notes.append("The picture has transparent parts: its colours are shown on white.")
-    return over_white(rgba[..., :3], rgba[..., 3]), notes
+def _over_white(rgba: Pixels, *, meant: bool) -> tuple[Pixels, list[str]]:
+    """On white, by straight alpha. An alpha of 0 everywhere is `meant` in PNG; other writers leave the byte unused."""
+    colour, alpha = rgba[..., :3], rgba[..., 3]
+    if not alpha.any() and colour.any() and not meant:
+        return np.ascontiguousarray(colour), [_UNUSED_ALPHA]
+    if not alpha.any():
+        return over_white(colour, alpha), [
+            "The picture is transparent everywhere (its alpha is 0), and so it is white."
+        ]
+    note = [] if (alpha == 255).all() else ["The picture has transparent parts: its colours are shown on white."]
+    return over_white(colour, alpha), note
 
 
 def _from_cmyk(image: Image.Image) -> tuple[Pixels, list[str]]:
@@ -206,6 +211,8 @@ def _from_channels(samples: Any, white: float, last: int) -> tuple[Pixels, tuple
         return np.ascontiguousarray(rgb), ()
     if channels > colours + 1 or last not in (1, 2):
         return np.ascontiguousarray(rgb), (f"The picture has {channels} channels; the first {colours} are shown.",)
+    if not scaled[..., -1].any() and rgb.any():
+        return np.ascontiguousarray(rgb), (_UNUSED_ALPHA,)
     return over_white(rgb, scaled[..., -1], premultiplied=last == 2), ("Its colours are shown on white, by its alpha.",)
 
 

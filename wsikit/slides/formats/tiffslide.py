@@ -19,7 +19,7 @@ from tiffslide.tiffslide import (
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, UnsupportedSlideError, WsikitError
 from wsikit.slides import jpeg
-from wsikit.slides.base import BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
+from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, codec_fault
 from wsikit.slides.formats.tiff.colours import coded_colours
 from wsikit.slides.formats.tiff.directories import check_directories
@@ -28,6 +28,8 @@ from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.formats.tiff.samples import RGB, UnfitSamplesError, samples_of
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import stated, stated_text
+
+Box = tuple[int, int, int, int]
 
 
 class TiffSlideSlide(BaseSlide):
@@ -57,7 +59,7 @@ class TiffSlideSlide(BaseSlide):
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         slide = self._open_slide()
-        self._check_tiles(slide, level, (x, y, width, height))
+        empty = self._check_tiles(slide, level, (x, y, width, height))
         try:
             group: Any = slide.zarr_group
             array = group[str(level)] if len(self._pages) > 1 else next(iter(group.arrays()))[1]
@@ -65,36 +67,48 @@ class TiffSlideSlide(BaseSlide):
         except Exception as error:  # tifffile, zarr and the decoders each raise their own errors
             words = " ".join(str(error).split()) or type(error).__name__
             raise ReadError(self.path, level, (x, y, width, height), words) from error
-        return self._samples[level].to_rgb(samples.reshape(height, width, -1))
+        pixels = self._samples[level].to_rgb(samples.reshape(height, width, -1))
+        for left, top, right, bottom in empty:
+            pixels[max(0, top - y) : bottom - y, max(0, left - x) : right - x] = WHITE
+        return pixels
 
     def _read_associated(self, name: str) -> Pixels:
         slide = self._open_slide()
         return read_associated(self.path, name, slide.ts_tifffile, slide.associated_images.series_map[name].keyframe)
 
-    def _check_tiles(self, slide: tiffslide.TiffSlide, level: int, box: tuple[int, int, int, int]) -> None:
-        """Raise ReadError if a JPEG tile or strip that overlaps `box` is damaged."""
+    def _check_tiles(self, slide: tiffslide.TiffSlide, level: int, box: tuple[int, int, int, int]) -> list[Box]:
+        """Raise ReadError if a tile or strip that overlaps `box` is lost, or a JPEG one damaged.
+
+        Returns (left, top, right, bottom) of those that the file need not store: tifffile gives black for them.
+        """
         page = self._pages[level]
-        if int(page.compression) != JPEG:
-            return
         width = page.tilewidth if page.is_tiled else page.imagewidth
         height = page.tilelength if page.is_tiled else page.rowsperstrip
         columns = -(-page.imagewidth // width)
+        empty = []
         for row in range(box[1] // height, (box[1] + box[3] - 1) // height + 1):
             for column in range(box[0] // width, (box[0] + box[2] - 1) // width + 1):
-                number = row * columns + column
-                if (level, number) in self._checked or not page.databytecounts[number]:
-                    continue
-                with slide.ts_tifffile.filehandle.lock:
-                    handle = slide.ts_tifffile.filehandle
-                    handle.seek(page.dataoffsets[number])
-                    encoded = handle.read(page.databytecounts[number])
-                try:
-                    rgb = int(page.photometric) == RGB
-                    jpeg.decode(jpeg.self_contained(encoded, page.jpegtables, rgb=rgb), (width, height))
-                except jpeg.JpegError as error:
-                    place = (column * width, row * height, width, height)
-                    raise ReadError(self.path, level, place, str(error)) from error
-                self._checked.add((level, number))
+                number, place = row * columns + column, (column * width, row * height, width, height)
+                if page.databytecounts[number]:
+                    if int(page.compression) == JPEG and (level, number) not in self._checked:
+                        self._check_jpeg(slide, level, number, place)
+                elif page.dataoffsets[number] or (level > 0 and self.info.vendor == "aperio"):
+                    raise ReadError(self.path, level, place, "the file has no bytes for the tile")
+                else:
+                    empty.append((place[0], place[1], place[0] + width, place[1] + height))
+        return empty
+
+    def _check_jpeg(self, slide: tiffslide.TiffSlide, level: int, number: int, place: Box) -> None:
+        page, handle = self._pages[level], slide.ts_tifffile.filehandle
+        with handle.lock:
+            handle.seek(page.dataoffsets[number])
+            encoded = handle.read(page.databytecounts[number])
+        try:
+            rgb = int(page.photometric) == RGB
+            jpeg.decode(jpeg.self_contained(encoded, page.jpegtables, rgb=rgb), place[2:])
+        except jpeg.JpegError as error:
+            raise ReadError(self.path, level, place, str(error)) from error
+        self._checked.add((level, number))
 
     def _open_slide(self) -> tiffslide.TiffSlide:
         if self._slide is None:
@@ -135,7 +149,9 @@ def _refusal(slide: tiffslide.TiffSlide) -> str | None:
     except UnfitSamplesError as error:
         return f"{error}. Open it with reader='auto'."
     coded = coded_colours(page, page)
-    if coded.ycbcr or coded.restated or coded.fault:
+    # tifffile follows the tags unless there is a JFIF marker
+    contrary = bool(coded.note) and int(page.compression) == JPEG and not page.is_jfif
+    if coded.ycbcr or coded.restated or coded.fault or contrary:
         return (
             f"{COMPRESSIONS[int(page.compression)]} whose colours TiffSlide would give wrongly "
             f"({(coded.note or coded.fault or '').rstrip('.')}). Open it with reader='auto'."

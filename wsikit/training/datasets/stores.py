@@ -6,7 +6,6 @@ containing its centre; regions are in level-0 px.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from wsikit.errors import ReadError, RequestError
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
+from wsikit.tables import key, read_table
 from wsikit.tiling.roi import Drawn, read_regions
 from wsikit.tiling.stream import read_patches
 from wsikit.training.datasets.images import Image
@@ -109,19 +109,18 @@ class _Labelled:
 
 
 def _manifest_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
-            header = set(reader.fieldnames or [])
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file. Give a CSV with the columns store, regions, patient.") from None
-    if not header >= _NEEDED or header - _KNOWN or not rows:
+    if not path.is_file():
+        raise RequestError(f"{path}: no such file. Give a CSV with the columns store, regions, patient.")
+    table = read_table(path, sorted(_KNOWN), what="manifest")
+    unknown = set(table.columns) - {column for column in table.columns if key(column) in map(key, _KNOWN)}
+    if not set(table.used) >= _NEEDED or unknown or not table.rows:
         raise RequestError(
-            f"{path}: {len(rows)} rows with the columns {sorted(header)}; expected store, regions and optionally "
-            f"{', '.join(sorted(_KNOWN - _NEEDED))}."
+            f"{path}: {len(table.rows)} rows with the columns {sorted(table.columns)}; expected store, regions and "
+            f"optionally {', '.join(sorted(_KNOWN - _NEEDED))}."
         )
-    return rows
+    for line, fault in table.faults.items():
+        raise RequestError(f"{path}, line {line}: {fault}")
+    return [(line, {name: row.get(name, "") for name in _KNOWN}) for line, row in table.rows]
 
 
 def _read_store(manifest: Path, line: int, row: dict[str, str]) -> _Labelled:
@@ -130,7 +129,7 @@ def _read_store(manifest: Path, line: int, row: dict[str, str]) -> _Labelled:
             raise RequestError(f"{manifest}, line {line}: no {name}. Give each row a store and its regions.")
     with SlideStore(manifest.parent / row["store"]) as store:
         table = store.patches(row.get("grid") or None)
-        labels = label_patches(table, read_regions(manifest.parent / row["regions"]))
+        labels = label_patches(table, read_regions(manifest.parent / row["regions"], slide=store))
         rows = np.flatnonzero([label is not None for label in labels])
         columns = table.columns()
         if "readable" in columns:

@@ -5,8 +5,6 @@ The format is MMLNB's: file_name, description, class; optionally patient, slide,
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from wsikit.errors import RequestError
+from wsikit.tables import key, number, read_cells
 from wsikit.training.datasets.images import Files, Image, ImageFiles, Pixels, open_files, same_file
 
 Text = tuple[str | None, ...]
@@ -125,7 +124,7 @@ def read_table(
     names = columns or Columns()
     files = open_files(images)
     where, content = _find_csv(csv, files)
-    lines = _read_lines(where, content)
+    lines = _read_lines(where, content, names)
     header, found = lines[0][1], lines[1:]
     places = _places(where, header, names, needs_class)
 
@@ -172,38 +171,40 @@ def _find_csv(given: str | Path | None, files: Files) -> tuple[str, bytes]:
     return f"{files.place}/{name}", files.read([name])[0]
 
 
-def _read_lines(where: str, content: bytes) -> list[tuple[int, list[str]]]:
+def _read_lines(where: str, content: bytes, names: Columns) -> list[tuple[int, list[str]]]:
     """(line number, cells) of the header and each row that is not blank; all rows as wide as the header."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{where}: not UTF-8 ({error}). Save the table as CSV in UTF-8.") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    known = [name for name in names.model_dump().values() if name]
+    separator, lines, _ = read_cells(where, content, known)
     if len(lines) < 2:
         raise RequestError(f"{where}: {len(lines)} line(s); expected a header and at least one row.")
     width = len(lines[0][1])
     for line, cells in lines:
+        while len(cells) > width and not cells[-1]:
+            cells.pop()  # a separator at the end of the row
         if len(cells) != width:
+            what = "commas" if separator == "," else f"{separator!r}"
             raise RequestError(
                 f"{where}, line {line}: {len(cells)} cells but the header has {width}. "
-                "Put texts that contain commas in quotes."
+                f"Put texts that contain {what} in quotes."
             )
-    return [(line, [cell.strip() for cell in cells]) for line, cells in lines]
+    return lines
 
 
 def _places(where: str, header: list[str], names: Columns, needs_class: bool) -> dict[str, int | None]:
     """Index of each used column; None for a missing one."""
-    twice = sorted({name for name in header if header.count(name) > 1})
+    known = {key(name): name for name in names.model_dump().values() if name}
+    # the case of letters, spaces and units do not matter, unless a column has exactly the name
+    header = [name if name in known.values() else known.get(key(name), name) for name in header]
+    twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise RequestError(f"{where}: two columns are called {twice[0]!r}. Rename one.")
     needed = {"file", *names.model_fields_set} | ({"label"} if needs_class else set())
     places: dict[str, int | None] = {}
-    for key, name in names.model_dump().items():
-        places[key] = header.index(name) if name in header else None
-        if places[key] is None and key in needed and (name is not None or key == "label"):
+    for use, name in names.model_dump().items():
+        places[use] = header.index(name) if name in header else None
+        if places[use] is None and use in needed and (name is not None or use == "label"):
             raise RequestError(
-                f"{where}: no column {name!r} for the {key} (there: {', '.join(header)}). Set it in columns."
+                f"{where}: no column {name!r} for the {use} (there: {', '.join(header)}). Set it in columns."
             )
     return places
 
@@ -236,7 +237,7 @@ def _coords(
     for axis, (name, values) in enumerate(((names.x, xs), (names.y, ys))):
         for row, value in enumerate(values):
             try:
-                coords[row, axis] = float(value or "nan")
+                coords[row, axis] = number(value or "nan")
             except ValueError:
                 coords[row, axis] = math.nan
             if not math.isfinite(coords[row, axis]):

@@ -1,94 +1,47 @@
-"""The files of a DICOM slide: which belong together, what each contains, and where its frames are. No pixels.
+"""The files of a DICOM slide: which belong together, and where the frames of each are. No pixels.
 
 A series is one slide: one file per level (or several, for focal planes, colours and concatenations) and its label.
-pydicom reads the headers; pixel data are not loaded.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import threading
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.slides.formats.dicom.header import DicomFile, open_bytes, read_header
 from wsikit.slides.tile_reader import PositionedFile
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "DicomFile",
+    "Frames",
+    "find_frames",
+    "frame_positions",
+    "level_0_files",
+    "open_bytes",
+    "read_header",
+    "same_series",
+    "slides_of",
+    "unwrap",
+]
 
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
-_STREAM_BEGINS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
-"""First bytes of a JPEG and of a JPEG 2000 stream."""
-_ENCAPSULATED = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"
+_STREAM_BEGINS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ")
+"""First bytes of a JPEG or JPEG-LS, of a JPEG 2000, and of a JPEG XL stream."""
+_ENCAPSULATED = b"\xe0\x7f\x10\x00O[BW]\x00\x00\xff\xff\xff\xff"
 """Head of PixelData whose frames are compressed: tag, type, reserved, undefined length (DICOM PS3.5, A.4)."""
+_ENCAPSULATED_BYTES = 12
 
-_HEADER = [
-    "SeriesInstanceUID",
-    "ImageType",
-    "DimensionOrganizationType",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "TotalPixelMatrixColumns",
-    "TotalPixelMatrixRows",
-    "TotalPixelMatrixFocalPlanes",
-    "NumberOfOpticalPaths",
-    "ConcatenationUID",
-    "PhotometricInterpretation",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "BitsStored",
-    "ExtendedOffsetTable",
-]
 _COLUMN_POSITION, _ROW_POSITION = rb"\x48\x00\x1e\x02SL\x04\x00(.{4})", rb"\x48\x00\x1f\x02SL\x04\x00(.{4})"
-"""ColumnPositionInTotalImagePixelMatrix, RowPosition…: tag, type, length, value. All compressed transfer
-syntaxes use this encoding."""
-_one_at_a_time = threading.Lock()  # Python's warning filters are shared by all threads
+"""ColumnPositionInTotalImagePixelMatrix, RowPosition…: tag, type, length, value, in explicit little endian."""
 
-
-@dataclass(frozen=True)
-class DicomFile:
-    """The header of one file."""
-
-    path: str
-    series: str
-    kind: str
-    """VOLUME for a level of the slide; LABEL, OVERVIEW, THUMBNAIL, or empty if not stated."""
-    size: tuple[int, int]
-    """Width and height of the whole image, px; (0, 0) if it is not an image of a slide."""
-    tile_px: tuple[int, int]
-    frames: int
-    organisation: str
-    """TILED_FULL, TILED_SPARSE, or empty."""
-    transfer_syntax: str
-    photometric: str
-    channels: int
-    bits: int
-    several: bool
-    """The file has more than one focal plane or colour, or is one part of a concatenation."""
-    pixel_data: int
-    """Byte offset of the PixelData element."""
-    offset_table: bytes
-    """Extended Offset Table: one uint64 per frame; empty if there is none."""
-
-    @property
-    def is_level(self) -> bool:
-        return self.kind == "VOLUME" and min(*self.size, *self.tile_px) > 0
-
-    @property
-    def columns(self) -> int:
-        return -(-self.size[0] // self.tile_px[0])
-
-    @property
-    def rows(self) -> int:
-        return -(-self.size[1] // self.tile_px[1])
+_SAME_SHAPE = 0.02
+"""Relative difference of aspect up to which two images can be levels of one slide; levels are rounded to whole px."""
 
 
 class Frames(NamedTuple):
@@ -98,28 +51,35 @@ class Frames(NamedTuple):
     ends: npt.NDArray[np.int64]
 
 
-def read_header(path: str) -> DicomFile | None:
-    """Header of a DICOM file; None if it is not one, or is damaged (opening it then raises the reason)."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(132)[128:] != b"DICM":
-                return None
-            file.seek(0)
-            dataset = _dataset(file, _HEADER)
-            return _from_dataset(path, dataset, file.tell())
-    except Exception as error:  # pydicom raises errors of many kinds for damaged headers
-        logger.debug("%s: its DICOM header cannot be read: %s", path, error)
-        return None
-
-
 def same_series(path: str) -> list[DicomFile]:
-    """All files of the slide that `path` belongs to, in its folder, by name."""
+    """All files of the series that `path` belongs to, in its folder, by name."""
     own = read_header(path)
-    if own is None or not own.series:
+    if own is None:
         return []
+    if not own.series:
+        return [own]
     neighbours = (entry.path for entry in os.scandir(os.path.dirname(path) or ".") if entry.is_file())
     headers = (own if os.path.samefile(other, path) else read_header(other) for other in sorted(neighbours))
     return [header for header in headers if header is not None and header.series == own.series]
+
+
+def slides_of(files: Iterable[DicomFile]) -> list[list[DicomFile]]:
+    """The levels of each slide among the files of one series, finest first, largest slide first.
+
+    A series is one slide, except where the files state other containers or pyramids, or have another aspect: a level is
+    a reduction of the level above it.
+    """
+    slides: list[list[DicomFile]] = []
+    for file in sorted(
+        (file for file in files if file.is_level), key=lambda file: (-_area(file), file.number, file.path)
+    ):
+        for slide in slides:
+            if slide[0].glass == file.glass and _same_shape(slide[0].size, file.size):
+                slide.append(file)
+                break
+        else:
+            slides.append([file])
+    return slides
 
 
 def frame_positions(file: PositionedFile, header: DicomFile) -> npt.NDArray[np.int64] | None:
@@ -128,11 +88,28 @@ def frame_positions(file: PositionedFile, header: DicomFile) -> npt.NDArray[np.i
     pydicom needs 14 s to read a sequence of 100,000 frames, so the two numbers of each frame are searched as bytes.
     There must be exactly as many matches as frames, so that no other bytes are mistaken for them.
     """
+    if header.implicit or header.big_endian:
+        return _parsed_positions(header)
     bytes_before_pixels = file.read(0, header.pixel_data)
     found = [re.findall(element, bytes_before_pixels, re.DOTALL) for element in (_COLUMN_POSITION, _ROW_POSITION)]
     if {len(values) for values in found} != {header.frames}:
         return None
     return np.stack([np.frombuffer(b"".join(values), "<i4") for values in found], axis=1).astype(np.int64) - 1
+
+
+def is_encapsulated(file: PositionedFile, header: DicomFile) -> bool:
+    """Whether the pixel data are a sequence of items, one or more for each frame."""
+    return re.match(_ENCAPSULATED, file.read(header.pixel_data, _ENCAPSULATED_BYTES), re.DOTALL) is not None
+
+
+def native_data(file: PositionedFile, header: DicomFile) -> tuple[int, int, bool]:
+    """Start and end of pixel data that are not compressed, and whether they are of type OW (words of 16 bits)."""
+    head, order = file.read(header.pixel_data, 12), "big" if header.big_endian else "little"
+    if header.implicit:
+        start, length, words = header.pixel_data + 8, int.from_bytes(head[4:8], order), True  # type: ignore[arg-type]
+    else:
+        start, length, words = header.pixel_data + 12, int.from_bytes(head[8:12], order), head[4:6] == b"OW"  # type: ignore[arg-type]
+    return start, min(start + length, file.size()), words
 
 
 def find_frames(file: PositionedFile, header: DicomFile) -> Frames | None:
@@ -141,9 +118,9 @@ def find_frames(file: PositionedFile, header: DicomFile) -> Frames | None:
     From the offset tables if there are any, else from one pass over the item headers. In a truncated file, the missing
     frames get positions beyond its end.
     """
-    if file.read(header.pixel_data, len(_ENCAPSULATED)) != _ENCAPSULATED:
+    if not is_encapsulated(file, header):
         return None
-    table = header.pixel_data + len(_ENCAPSULATED)
+    table = header.pixel_data + _ENCAPSULATED_BYTES
     head = file.read(table, 8)
     if head[:4] != _ITEM:
         return None
@@ -159,6 +136,14 @@ def find_frames(file: PositionedFile, header: DicomFile) -> Frames | None:
             last = [start + size for start, size in _items(file, int(starts[-1]))]
             return Frames(starts, np.append(starts[1:], last[-1] if last else starts[-1] + 8))
     return _by_walk(file, first, header.frames)
+
+
+def count_streams(file: PositionedFile, header: DicomFile) -> int:
+    """How many items of the pixel data begin as a coded frame does; 0 if they have no mark."""
+    table = header.pixel_data + _ENCAPSULATED_BYTES
+    length = int.from_bytes(file.read(table + 4, 4), "little")
+    items = _items(file, table + 8 + length)
+    return sum(file.read(start + 8, 12).startswith(_STREAM_BEGINS) for start, _ in items)
 
 
 def unwrap(stored: bytes) -> bytes:
@@ -182,7 +167,7 @@ def _by_walk(file: PositionedFile, first: int, frames: int) -> Frames | None:
     if frames == 1:
         return Frames(starts[:1], ends[-1:])
     if len(items) > frames:
-        first_of_frame = np.array([file.read(start + 8, 4).startswith(_STREAM_BEGINS) for start, _ in items])
+        first_of_frame = np.array([file.read(start + 8, 12).startswith(_STREAM_BEGINS) for start, _ in items])
         if first_of_frame.sum() != frames or not first_of_frame[0]:
             return None
         starts = starts[first_of_frame]
@@ -202,37 +187,32 @@ def _items(file: PositionedFile, position: int) -> Iterator[tuple[int, int]]:
         position += size
 
 
-def _dataset(file: Any, tags: list[str]) -> Any:
+def _parsed_positions(header: DicomFile) -> npt.NDArray[np.int64] | None:
+    """`frame_positions` of an uncommon encoding, read by pydicom."""
     import pydicom
 
-    with _one_at_a_time, warnings.catch_warnings(action="ignore"):
-        # it warns about values that violate a rule, and leaves the file position at the start of the pixel data
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags))
-        for tag in tags:
-            dataset.get(tag)  # values are converted, with warnings, when first used
-    return dataset
+    wanted: list[str] = ["PerFrameFunctionalGroupsSequence"]
+    dataset = pydicom.dcmread(header.path, stop_before_pixels=True, specific_tags=wanted, force=True)
+    places = []
+    for frame in dataset.get("PerFrameFunctionalGroupsSequence") or []:
+        place = (frame.get("PlanePositionSlideSequence") or [{}])[0]
+        places.append(
+            (place.get("ColumnPositionInTotalImagePixelMatrix"), place.get("RowPositionInTotalImagePixelMatrix"))
+        )
+    if len(places) != header.frames or any(None in place for place in places):
+        return None
+    return np.array(places, dtype=np.int64) - 1
 
 
-def _from_dataset(path: str, dataset: Any, pixel_data: int) -> DicomFile:
-    kinds = dataset.get("ImageType") or []
-    planes, colours = dataset.get("TotalPixelMatrixFocalPlanes") or 1, dataset.get("NumberOfOpticalPaths") or 1
-    bits = {int(dataset.get("BitsAllocated") or 0), int(dataset.get("BitsStored") or 0)}
-    return DicomFile(
-        path=path,
-        series=str(dataset.get("SeriesInstanceUID") or ""),
-        kind=str(kinds[2]) if not isinstance(kinds, str) and len(kinds) > 2 else "",
-        size=(int(dataset.get("TotalPixelMatrixColumns") or 0), int(dataset.get("TotalPixelMatrixRows") or 0)),
-        tile_px=(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)),
-        frames=int(dataset.get("NumberOfFrames") or 1),
-        organisation=str(dataset.get("DimensionOrganizationType") or ""),
-        transfer_syntax=str(dataset.file_meta.get("TransferSyntaxUID") or ""),
-        photometric=str(dataset.get("PhotometricInterpretation") or ""),
-        channels=int(dataset.get("SamplesPerPixel") or 0),
-        bits=bits.pop() if len(bits) == 1 else 0,
-        several=int(planes) > 1 or int(colours) > 1 or "ConcatenationUID" in dataset,
-        pixel_data=pixel_data,
-        offset_table=bytes(dataset.get("ExtendedOffsetTable") or b""),
-    )
+def _area(file: DicomFile) -> int:
+    return file.size[0] * file.size[1]
+
+
+def _same_shape(size: tuple[int, int], smaller: tuple[int, int]) -> bool:
+    (width, height), (w, h) = size, smaller
+    # a rounded side of a small level can be off by a whole px
+    tolerance = _SAME_SHAPE + 1 / w + 1 / h
+    return abs((width / w) / (height / h) - 1) <= tolerance
 
 
 def level_0_files(paths: list[Path]) -> dict[Path, Path]:
@@ -247,8 +227,10 @@ def level_0_files(paths: list[Path]) -> dict[Path, Path]:
             series.setdefault((path.parent, header.series), []).append(header)
     found = {}
     for files in series.values():
-        levels = [file for file in files if file.is_level]
-        if levels:
-            largest = min(levels, key=lambda file: (-file.size[0] * file.size[1], file.path))
-            found.update({Path(file.path): Path(largest.path) for file in files})
+        slides = slides_of(files)
+        for slide in slides:
+            found.update({Path(file.path): Path(slide[0].path) for file in slide})
+        if slides:
+            others = [file for file in files if not file.is_level]
+            found.update({Path(file.path): Path(slides[0][0].path) for file in others})
     return found

@@ -21,7 +21,7 @@ from wsikit.slides.formats.tiff.channel_names import Stated
 from wsikit.slides.formats.tiff.channel_planes import Plane, plane_of, unfit_plane
 from wsikit.slides.formats.tiff.layout import images_of, scene_infos, structure_fault
 from wsikit.slides.formats.tiff.ome import read_ome
-from wsikit.slides.formats.tiff.pyramid import is_reduction
+from wsikit.slides.formats.tiff.page_facts import is_reduction
 from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import SceneInfo
 

@@ -78,9 +78,10 @@ def _jpeg(page: tifffile.TiffPage, frame: Any) -> CodedColours:
             fault=f"JPEG of an uncommon kind (SOF{head.frame - 0xC0}: hierarchical or arithmetic coding)"
         )
     by_tag = "rgb" if int(page.photometric) == RGB else "ycbcr"
-    if not head.equal or head.stated in (None, by_tag):
+    if head.stated in (None, by_tag):
         return CodedColours(passes=not head.lossless)
-    looks = _space(_decoded(page, frame, _raw_jpeg))
+    # chroma at reduced size can only be that of YCbCr
+    looks = _space(_decoded(page, frame, _raw_jpeg)) if head.equal else "ycbcr"
     words = f"The tags state {_NAMES[by_tag]}, the JPEG streams {_NAMES[head.stated]}"
     if looks == by_tag:
         return CodedColours(

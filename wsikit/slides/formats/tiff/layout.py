@@ -20,7 +20,8 @@ from wsikit.slides.formats.tiff.codecs import APERIO_J2K_YCBCR, COMPRESSIONS, co
 from wsikit.slides.formats.tiff.colours import CodedColours, coded_colours
 from wsikit.slides.formats.tiff.directories import check_directories, first_directory
 from wsikit.slides.formats.tiff.metadata import read_metadata
-from wsikit.slides.formats.tiff.pyramid import Scene, Structure, find_images, is_reduction
+from wsikit.slides.formats.tiff.page_facts import is_reduction
+from wsikit.slides.formats.tiff.pyramid import Scene, Structure, find_images
 from wsikit.slides.formats.tiff.samples import Samples, UnfitSamplesError, samples_of
 from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import SceneInfo
@@ -177,7 +178,7 @@ def _layout(path: str, reader: str, tiff: tifffile.TiffFile, scene: SceneLike | 
         raise UnsupportedSlideError(f"{path}: {fault}")
     description = philips.describe(tiff)
     levels = _levels(path, main) if description is None else _philips_levels(path, main, description)
-    metadata = read_metadata(tiff, page, description)
+    metadata = read_metadata(tiff, page, description, main.ome_image)
     levels = tuple(_with_range(level, page, metadata.significant_bits) for level in levels)
     level_dimensions = tuple((level.width, level.height) for level in levels)
     width, height = level_dimensions[0]

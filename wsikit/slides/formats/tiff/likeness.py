@@ -39,39 +39,47 @@ _ALIKE, _UNLIKE = 0.6, 0.35
 _SAME, _MANY = 0.8, 8
 """Correlation, and number of blocks, of a place that decides alone."""
 _FAR = 60.0
+_SHIFT_OF_COLOUR = 12.0
+"""Difference of the mean colours of a place with structure that reduction and compression do not make."""
 _OTHER_COLOUR = 30.0
 """Difference of the mean colours of two places without structure, grey levels of 255."""
 _SHIFTS = (0, -1, 1)
 """Displacements of the coarser image that are tried, px: writers round sizes and use other kernels."""
 
 _KEPT_ANSWERS = 4096
-_ANSWERS: dict[tuple[str, int, int, int, int], bool | None] = {}
+_ANSWERS: dict[tuple[str, int, int, int, int, bool], bool | None] = {}
 
 _JPEG, _APERIO_J2K_YCBCR, _YCBCR, _PALETTE = 7, 33003, 6, 3
 _WITHOUT_TRANSFORM = (1, 5, 8, 32946, 50000)
 """Codecs that return the samples as they are stored, also YCbCr."""
 
 
-def is_reduced_copy(tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage) -> bool | None:
+def is_reduced_copy(
+    tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage, *, same_colours: bool = True
+) -> bool | None:
     """Whether `coarse` shows the same picture as `fine` with fewer pixels; None if nothing decides it.
+
+    A level has the `same_colours`; a thumbnail can be brighter.
 
     A few tiles are decoded; for blank slides and for damaged or sparse tiles the answer is None. Answers are kept: a
     slide is opened several times, by the choice of the reader and in each worker.
     """
     state = os.stat(tiff.filehandle.path)
-    key = (tiff.filehandle.path, state.st_size, state.st_mtime_ns, fine.offset, coarse.offset)
+    key = (tiff.filehandle.path, state.st_size, state.st_mtime_ns, fine.offset, coarse.offset, same_colours)
     if key not in _ANSWERS:
         if len(_ANSWERS) >= _KEPT_ANSWERS:
             _ANSWERS.clear()
-        _ANSWERS[key] = _is_reduced_copy(tiff, fine, coarse)
+        _ANSWERS[key] = _is_reduced_copy(tiff, fine, coarse, _SHIFT_OF_COLOUR if same_colours else _FAR)
     return _ANSWERS[key]
 
 
-def _is_reduced_copy(tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage) -> bool | None:
+def _is_reduced_copy(
+    tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage, colour: float
+) -> bool | None:
     fine_side, coarse_side = Segments(tiff, fine), Segments(tiff, coarse)
     alike = unlike = 0
     for box in _places(fine_side, coarse_side):
-        verdict = _compare(fine_side, coarse_side, box)
+        verdict = _compare(fine_side, coarse_side, box, colour)
         alike += max(0, verdict)
         unlike += verdict < 0
         if (alike >= 2 and not unlike) or (unlike >= 3 and not alike):
@@ -229,7 +237,7 @@ def _around(fine: Segments, column: int, row: int, ratio: tuple[float, float]) -
     return left, top, right, bottom
 
 
-def _compare(fine: Segments, coarse: Segments, box: tuple[int, int, int, int]) -> int:
+def _compare(fine: Segments, coarse: Segments, box: tuple[int, int, int, int], colour: float) -> int:
     """1: the place looks alike in both (2: without doubt), -1: it does not, 0: it does not decide."""
     across, down = coarse.width / fine.width, coarse.height / fine.height
     target = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
@@ -253,7 +261,7 @@ def _compare(fine: Segments, coarse: Segments, box: tuple[int, int, int, int]) -
                 ),
                 other.shape,
             )
-            verdict = _verdict(expected, _reduce(other, scale, shifted, cells))
+            verdict = _verdict(expected, _reduce(other, scale, shifted, cells), colour)
             if verdict > 0:
                 return verdict
             verdicts.append(verdict)
@@ -285,12 +293,12 @@ def _reduce(pixels: Samples, scale: float, box: Box, cells: tuple[int, ...]) -> 
     return np.stack(reduced, axis=-1) * np.float32(scale)
 
 
-def _verdict(one: Cells, other: Cells) -> int:
+def _verdict(one: Cells, other: Cells, colour: float) -> int:
     difference = float(np.abs(one.mean((0, 1)) - other.mean((0, 1))).max())
     spread, other_spread = (float(np.sqrt(cells.var((0, 1)).mean())) for cells in (one, other))
     if min(spread, other_spread) < _FLAT:
         return -1 if difference > _OTHER_COLOUR or max(spread, other_spread) > _STRUCTURE else 0
-    if float(np.abs(one - other).mean()) > _FAR:
+    if float(np.abs(one - other).mean()) > _FAR or difference > colour:
         return -1
     if one.shape[0] * one.shape[1] < _BLOCK**2:
         return 0

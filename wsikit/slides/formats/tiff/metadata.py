@@ -14,7 +14,7 @@ from wsikit.slides.lengths import um_per_unit
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import NO_SCALE, UNKNOWN, Scale, from_resolution, per_unit, stated, stated_text
 
-_UNITS = {1: "none", 2: "inch", 3: "centimeter"}
+_UNITS = {1: "none", 2: "inch", 3: "centimeter", 4: "millimeter", 5: "micrometer"}
 """TIFF ResolutionUnit."""
 
 
@@ -30,16 +30,20 @@ class TiffMetadata:
 
 
 def read_metadata(
-    tiff: tifffile.TiffFile, page: tifffile.TiffPage, description: philips.Description | None = None
+    tiff: tifffile.TiffFile,
+    page: tifffile.TiffPage,
+    description: philips.Description | None = None,
+    ome_image: int | None = None,
 ) -> TiffMetadata:
     """Metadata of the slide whose finest level is `page`. The vendor's metadata takes precedence over TIFF tags.
 
-    `description` is the XML of a Philips TIFF.
+    `description` is the XML of a Philips TIFF; `ome_image` is the place of this image among those of an OME-XML, if it
+    is known.
     """
     first = tiff.pages[0].aspage() if tiff.is_svs else page
     found: dict[str, Any] = _tags(page)
     aperio = aperio_fields(first.description) if tiff.is_svs else {}
-    ome = _ome_fields(tiff.ome_metadata, page) if tiff.is_ome else {}
+    ome = _ome_fields(tiff.ome_metadata, page, ome_image) if tiff.is_ome else {}
     found.update({f"aperio.{key}": value for key, value in aperio.items()})
     found.update({f"ome.{key}": value for key, value in ome.items()})
     if description is not None:
@@ -130,13 +134,15 @@ def _tags(page: tifffile.TiffPage) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _ome_fields(xml: str | None, page: tifffile.TiffPage) -> dict[str, str]:
-    """Attributes of the OME image whose size is that of `page`."""
-    if not xml:
+def _ome_fields(xml: str | None, page: tifffile.TiffPage, number: int | None) -> dict[str, str]:
+    """Attributes of the OME image of this number, or else of the first whose size is that of `page`."""
+    try:
+        root = ElementTree.fromstring(xml or "")
+    except ElementTree.ParseError:  # a text of no use leaves the tags
         return {}
-    root = ElementTree.fromstring(xml)
     fields: dict[str, str] = {}
-    for pixels in root.iterfind(".//{*}Pixels"):
+    images = root.findall("{*}Image")
+    for pixels in (root if number is None else images[number]).iterfind(".//{*}Pixels"):
         if (pixels.get("SizeX"), pixels.get("SizeY")) == (str(page.imagewidth), str(page.imagelength)):
             fields.update(pixels.attrib)
             break

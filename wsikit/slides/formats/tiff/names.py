@@ -13,10 +13,11 @@ _APERIO = re.compile(r"^(label|macro|thumbnail)\b[^|=]{0,40}$", re.IGNORECASE | 
 """The second line of an Aperio description is `label 387x463`, `macro 1280x431` or the sizes of the slide."""
 
 _QPTIFF = re.compile(r"<ImageType>\s*(\w+)\s*</ImageType>")
-_ENDING = re.compile(
-    r"(?:^|[\s\[(#:/_.-])(label|macro|overview|thumbnail|barcode)(?:[\s_-]?(?:image|scan|view|picture))?[\s\])]*$",
-    re.IGNORECASE,
-)
+_KINDS = r"(label|macro|overview|thumbnail|barcode)(?:[\s_-]?(?:image|scan|view|picture))?"
+_WHOLE = re.compile(rf"(?:slide[\s_-])?{_KINDS}(?:[\s:]+\d+\s?x\s?\d+)?\W*", re.IGNORECASE)
+"""A description or page name that is nothing but the kind of picture."""
+_ENDING = re.compile(rf"(?:.*[\s\[(#:/_.-])?{_KINDS}[\s\])]*", re.IGNORECASE)
+"""The name of an image in OME-XML, which often begins with that of a file."""
 _SHORT = 80
 """Longer texts are no names, characters."""
 
@@ -44,19 +45,19 @@ def stated_name(page: tifffile.TiffPage) -> str | None:
     if isinstance(lens, float) and lens in _NDPI_LENSES:
         return _NDPI_LENSES[lens]
     for candidate in (text, str(page.tags.valueof(_PAGE_NAME) or "").strip()):
-        name = name_in(candidate)
-        if name is not None:
-            return name
+        found = _WHOLE.fullmatch(candidate)
+        if found is not None:
+            return _meaning(found.group(1))
     return None
 
 
 def name_in(text: str) -> str | None:
-    """label, macro or thumbnail if `text`, the name of an image, is or ends with that word.
+    """label, macro or thumbnail if `text`, the name of an image in OME-XML, is or ends with that word.
 
     >>> name_in("label image"), name_in("S1.svs [macro]"), name_in("macrophages, label-free.svs")
     ('label', 'macro', None)
     """
-    found = _ENDING.search(text) if 0 < len(text) <= _SHORT and "\n" not in text.strip() else None
+    found = _ENDING.fullmatch(text.strip()) if len(text) <= _SHORT else None
     return _meaning(found.group(1)) if found else None
 
 

@@ -13,11 +13,15 @@ from xml.etree import ElementTree
 
 import tifffile
 
+from wsikit.slides.lengths import parse_mpp
+
 
 @dataclass(frozen=True)
 class OmeImage:
     """One image of the OME-XML, as far as it lies in this file."""
 
+    number: int
+    """Place among the images of the text, from 0."""
     name: str
     width: int
     height: int
@@ -26,6 +30,8 @@ class OmeImage:
     channels: int
     planes: int
     """Number of planes (channels, focal planes, times), wherever they lie; each is one directory."""
+    mpp: float | None
+    """µm/px along x, if the text gives it."""
     directories: tuple[int, ...]
     """Numbers of the directories of this file that hold its planes, in the order of the planes."""
 
@@ -59,18 +65,32 @@ def read_ome(path: str, xml: str, pages: Sequence[tifffile.TiffPage]) -> OmeSet 
         return None
     own = _Own(Path(path).name, root.get("UUID", ""), root)
     images, fits = [], True
-    for element in root.iterfind("{*}Image"):
+    for number, element in enumerate(root.iterfind("{*}Image")):
         pixels = element.find("{*}Pixels")
         if pixels is None:
             continue
-        image = _image(element, pixels, own, len(pages))
-        if image is None or not all(_fits(image, pages[number]) for number in image.directories if number < len(pages)):
+        image = _image(number, element, pixels, own, len(pages))
+        if image is None or not all(_fits(image, pages[place]) for place in image.directories if place < len(pages)):
             fits = False
         elif image.directories:
             images.append(image)
-    if not fits or not images or any(number >= len(pages) for image in images for number in image.directories):
+    if not fits or not images or any(place >= len(pages) for image in images for place in image.directories):
         return None
     return OmeSet(tuple(images), own.other_files())
+
+
+def described_elsewhere(path: str, xml: str) -> tuple[int, tuple[str, ...]]:
+    """Number of px of the largest image that the OME-XML describes, and the names of the other files it names."""
+    try:
+        root = ElementTree.fromstring(xml)
+        areas = [int(image.get("SizeX", "0")) * int(image.get("SizeY", "0")) for image in root.iterfind(".//{*}Pixels")]
+    except (ElementTree.ParseError, ValueError):
+        return 0, ()
+    names = {element.get("FileName", "") for element in root.iterfind(".//{*}TiffData/{*}UUID")}
+    binary = root.find("{*}BinaryOnly")
+    if binary is not None:
+        names.add(binary.get("MetadataFile", ""))
+    return max(areas, default=0), tuple(sorted(names - {"", Path(path).name}))
 
 
 def companion_of(xml: str) -> str | None:
@@ -111,7 +131,9 @@ class _Own:
         return (element.text or "").strip().lower() == self._uuid
 
 
-def _image(element: ElementTree.Element, pixels: ElementTree.Element, own: _Own, directories: int) -> OmeImage | None:
+def _image(
+    number: int, element: ElementTree.Element, pixels: ElementTree.Element, own: _Own, directories: int
+) -> OmeImage | None:
     """One image; None if its text is not understood."""
     try:
         width, height = int(pixels.get("SizeX", "")), int(pixels.get("SizeY", ""))
@@ -128,7 +150,15 @@ def _image(element: ElementTree.Element, pixels: ElementTree.Element, own: _Own,
     except ValueError:
         return None
     found = tuple(dict.fromkeys(numbers))[:planes]
-    return OmeImage(element.get("Name", ""), width, height, samples[0] if samples else 0, channels, planes, found)
+    first = samples[0] if samples else 0
+    return OmeImage(number, element.get("Name", ""), width, height, first, channels, planes, _mpp(pixels), found)
+
+
+def _mpp(pixels: ElementTree.Element) -> float | None:
+    try:
+        return parse_mpp(f"{pixels.get('PhysicalSizeX', '')} {pixels.get('PhysicalSizeXUnit', 'µm')}")
+    except ValueError:
+        return None
 
 
 def _fits(image: OmeImage, page: tifffile.TiffPage) -> bool:

@@ -7,35 +7,35 @@ label, or that does not look like the slide, never becomes a level.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import Counter
 from dataclasses import dataclass, field
 
 import tifffile
 
+from wsikit.errors import UnsupportedSlideError
+from wsikit.slides.formats.tiff.associated import find_associated
 from wsikit.slides.formats.tiff.likeness import is_reduced_copy
 from wsikit.slides.formats.tiff.names import name_in, stated_name
-from wsikit.slides.formats.tiff.ome import OmeImage, companion_of, read_ome
+from wsikit.slides.formats.tiff.ome import OmeImage, companion_of, described_elsewhere, read_ome
+from wsikit.slides.formats.tiff.page_facts import (
+    REDUCED,
+    area_of,
+    finely_scanned,
+    is_mask,
+    is_reduction,
+    is_scene,
+    is_stated_level,
+    key_of,
+    ordinals,
+    tag_mpp,
+    without_repeated_sizes,
+)
 from wsikit.slides.scenes import SceneLike, choose_scene
 
-logger = logging.getLogger(__name__)
-
-_REDUCED, _MASK = 1, 4
-"""Bits of NewSubfileType."""
-_TRANSPARENCY_MASK = 4
-"""Value of PhotometricInterpretation."""
-
-_X_RESOLUTION, _Y_RESOLUTION, _UNIT = 282, 283, 296
-"""Tags."""
-
-_SCENE_SHARE = 0.25
-_SCENE_PX = 16_000_000
-"""An image without a name is a scene if it has a quarter of the slide's pixels, or more than labels and macros have."""
+_PLACEHOLDER_SHARE = 64
+"""An image with a smaller part of the px that the OME-XML describes is a placeholder, if it names other files."""
 _CHECKS = 96
 """Most comparisons of two images in one file: a bound for files of hundreds of sections."""
-_NAMED_PX = 64_000_000
-"""Larger pictures are not offered as associated images: they would be read as a whole."""
 
 
 @dataclass(eq=False)
@@ -50,6 +50,8 @@ class Scene:
     """Channels or focal planes that are stored as images of their own."""
     axes: str = ""
     """Axes of all planes together, as tifffile names them."""
+    ome_image: int | None = None
+    """Place of its text among the images of the OME-XML."""
 
     @property
     def main(self) -> tifffile.TiffPage:
@@ -101,21 +103,6 @@ def find_images(tiff: tifffile.TiffFile, path: str, scene: SceneLike | None = No
     return _Finder(tiff, path).structure(scene)
 
 
-def is_reduction(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
-    """Whether `page` can be the same picture as `first` with fewer pixels: same type, smaller, same aspect ratio."""
-    same_type = (page.samplesperpixel, page.dtype) == (first.samplesperpixel, first.dtype)
-    return same_type and has_aspect_of(page, first)
-
-
-def has_aspect_of(page: tifffile.TiffPage, first: tifffile.TiffPage) -> bool:
-    """Whether `page` is smaller than `first` and has its aspect ratio, as far as sizes are whole pixels."""
-    shrink_x, shrink_y = first.imagewidth / page.imagewidth, first.imagelength / page.imagelength
-    # the smallest levels are rounded to whole pixels
-    return shrink_x > 1 and (
-        abs(shrink_x / shrink_y - 1) < 0.01 or abs(first.imagelength / shrink_x - page.imagelength) <= 1.5
-    )
-
-
 class _Finder:
     def __init__(self, tiff: tifffile.TiffFile, path: str) -> None:
         self._tiff, self._path = tiff, path
@@ -124,20 +111,34 @@ class _Finder:
         self._notes: list[str] = []
 
     def structure(self, wanted: SceneLike | None) -> Structure:
-        pictures = [page for page in self._pages if not _is_mask(page)] or self._pages
+        pictures = [page for page in self._pages if not is_mask(page)] or self._pages
         names = {page: stated_name(page) for page in pictures}
         images = self._ome_images()
         for image in images:
             if name_in(image.name) is not None:
                 names.update(dict.fromkeys((self._pages[number] for number in image.directories), name_in(image.name)))
+        self._doubt(names)
         unnamed = [page for page in pictures if names[page] is None] or pictures
         scenes = self._scenes(unnamed, images)
         default = max(range(len(scenes)), key=lambda number: (math.prod(scenes[number].size), -number))
         chosen = choose_scene(self._path, [scene.name for scene in scenes], wanted, default)
         if len(scenes) > 1:
             self._note_scenes(scenes, chosen, given=wanted is not None)
-        associated = self._associated(pictures, names, scenes, chosen)
+        self._check_holds_pixels(scenes[chosen])
+        used = frozenset(self._number(level) for scene in scenes for level in scene.levels)
+        numbered = {self._number(page): (page, names[page]) for page in pictures}
+        associated, notes = find_associated(self._tiff, self._path, numbered, scenes[chosen].levels, used)
+        self._notes += notes
         return Structure(scenes, chosen, associated, self._notes)
+
+    def _doubt(self, names: dict[tifffile.TiffPage, str | None]) -> None:
+        """Forget the name of a picture that is larger than all others and has reduced copies: it is the slide."""
+        unnamed = [page for page, name in names.items() if name is None]
+        for page, name in names.items():
+            if name is None or any(area_of(other) >= area_of(page) for other in unnamed):
+                continue
+            if any(is_reduction(other, page) and is_reduced_copy(self._tiff, page, other) for other in unnamed):
+                names[page] = None
 
     # --- scenes and levels
 
@@ -147,16 +148,18 @@ class _Finder:
         planes = {self._pages[number] for image in images for number in image.directories[1:]}
         pool = [page for page in pool if page not in planes] or pool
         if self._tiff.is_qpi:
-            pool = _without_repeated_sizes(pool)
-        whole = [page for page in pool if not int(page.subfiletype) & _REDUCED] or pool
-        ordinal = _ordinals(pool)
+            pool = without_repeated_sizes(pool)
+        whole = finely_scanned(
+            [page for page in pool if not int(page.subfiletype) & REDUCED] or pool, self._mpp(images)
+        )
+        ordinal = ordinals(pool)
         scenes: list[Scene] = []
         held: list[tifffile.TiffPage] = []
-        for page in sorted(pool, key=_area, reverse=True):
+        for page in sorted(pool, key=area_of, reverse=True):
             home = self._home(page, scenes, ordinal[page])
             if home is not None:
                 home.levels.append(page)
-            elif page in whole and (not scenes or _is_scene(page, scenes[0].main)):
+            elif page in whole and (not scenes or is_scene(page, scenes[0].main)):
                 scenes.append(Scene([page]))
                 self._add_sub_directories(scenes[-1])
             elif not scenes:
@@ -184,7 +187,7 @@ class _Finder:
 
         A reduced image whose place or resolution says the same as its size needs no look.
         """
-        if _is_stated_level(page, scene.main):
+        if is_stated_level(page, scene.main):
             return True
         finer = min(
             (level for level in scene.levels if level.imagewidth > page.imagewidth), key=lambda level: level.imagewidth
@@ -197,15 +200,15 @@ class _Finder:
     def _add_sub_directories(self, scene: Scene) -> None:
         """The reduced versions that the file stores below the main image."""
         below = [page.aspage() for page in scene.main.pages or ()]
-        for page in sorted(below, key=_area, reverse=True):
+        for page in sorted(below, key=area_of, reverse=True):
             if self._home(page, [scene], 0) is not None:
                 scene.levels.append(page)
 
     def _put_above(self, scenes: list[Scene], larger: list[tifffile.TiffPage]) -> None:
         """A larger image of which the slide is a reduced copy is the slide, whatever its flags say."""
-        for page in sorted(larger, key=_area):
+        for page in sorted(larger, key=area_of):
             scene = scenes[0] if scenes else None
-            if scene is None or _area(page) <= _area(scene.main) or not is_reduction(scene.main, page):
+            if scene is None or area_of(page) <= area_of(scene.main) or not is_reduction(scene.main, page):
                 continue
             if is_reduced_copy(self._tiff, page, scene.main):
                 scene.levels.insert(0, page)
@@ -216,16 +219,36 @@ class _Finder:
         image = next((image for image in images if image.directories[0] == number), None)
         scene.axes = scene.main.axes
         if image is not None:
+            scene.ome_image = image.number
             scene.name, scene.planes, scene.axes = image.name, len(image.directories), image.axes
         elif self._tiff.is_imagej:
             channels = int((self._tiff.imagej_metadata or {}).get("channels", 1))
             if channels > 1 and scene.main.samplesperpixel == 1:
                 scene.planes, scene.axes = channels, "C" + scene.main.axes
         elif self._tiff.is_qpi and scene.main.samplesperpixel == 1:
-            scene.planes = sum(_key(page) == _key(scene.main) for page in self._pages)
+            scene.planes = sum(key_of(page) == key_of(scene.main) for page in self._pages)
             scene.axes = "C" + scene.main.axes if scene.planes > 1 else scene.main.axes
 
+    def _mpp(self, images: list[OmeImage]) -> dict[tifffile.TiffPage, float]:
+        """Pixel sizes that images state, µm/px; only those of a microscope's scan or of a macro of it."""
+        stated = {page: mpp for page in self._pages if (mpp := tag_mpp(page)) is not None}
+        stated |= {self._pages[image.directories[0]]: image.mpp for image in images if image.mpp is not None}
+        return stated
+
     # --- OME-XML
+
+    def _check_holds_pixels(self, scene: Scene) -> None:
+        """UnsupportedSlideError for a file that only carries the text of a set: its image is a placeholder."""
+        if not self._tiff.is_ome:
+            return
+        described, others = described_elsewhere(self._path, self._pages[0].description)
+        empty = not any(scene.main.databytecounts)
+        if others and (empty or area_of(scene.main) * _PLACEHOLDER_SHARE < described):
+            names = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+            raise UnsupportedSlideError(
+                f"{self._path}: an OME-TIFF that describes a slide in other files and holds none itself. Give one of "
+                f"them: {names}."
+            )
 
     def _ome_images(self) -> list[OmeImage]:
         if not self._tiff.is_ome:
@@ -253,55 +276,6 @@ class _Finder:
             )
         return list(found.images)
 
-    # --- other pictures
-
-    def _associated(
-        self,
-        pictures: list[tifffile.TiffPage],
-        names: dict[tifffile.TiffPage, str | None],
-        scenes: list[Scene],
-        chosen: int,
-    ) -> dict[str, int]:
-        found: dict[str, int] = {}
-        used = {self._number(level) for scene in scenes for level in scene.levels}
-        sizes = {_key(level) for level in scenes[chosen].levels}
-        coarsest = scenes[chosen].levels[-1]
-        for page in pictures:
-            number = self._number(page)
-            if number in used or (names[page] is None and _key(page) in sizes):
-                continue  # of the same size as a level: a plane, a channel, or a level of another scene
-            name = names[page]
-            if name == "map":
-                continue
-            if name in (None, "thumbnail"):
-                stated = name is not None
-                name = self._thumbnail(page, scenes[chosen].main, coarsest, stated=stated)
-            if name is None:
-                logger.info("%s: an image of %d × %d px is not a level", self._path, page.imagewidth, page.imagelength)
-            name = name if name and name not in found else f"image {number + 1}"
-            if _area(page) <= _NAMED_PX:
-                found[name] = number
-        others = [name for name in found if name.startswith("image ")]
-        if others:
-            self._notes.append(
-                f"{_listed(others)} {'is no level' if len(others) == 1 else 'are no levels'} of the slide and may show "
-                "its label: not shown or stored unless asked for."
-            )
-        return dict(sorted(found.items()))
-
-    def _thumbnail(
-        self, page: tifffile.TiffPage, main: tifffile.TiffPage, coarsest: tifffile.TiffPage, *, stated: bool
-    ) -> str | None:
-        """thumbnail if the picture is seen to be a small copy of the slide; otherwise None, as it can be the label.
-
-        A `stated` thumbnail, as scanners place one, also counts where nothing can be seen, as in a blank slide.
-        """
-        if not (has_aspect_of(page, main) or _key(page) == _key(main)) or _area(page) > _NAMED_PX:
-            return None
-        larger = coarsest if coarsest.imagewidth > page.imagewidth else main
-        alike = is_reduced_copy(self._tiff, larger, page)
-        return "thumbnail" if alike or (alike is None and stated) else None
-
     def _note_scenes(self, scenes: list[Scene], chosen: int, *, given: bool) -> None:
         equal = len({scene.size for scene in scenes}) == 1
         why = "as requested" if given else "the first of equal size" if equal else "the largest"
@@ -313,67 +287,3 @@ class _Finder:
     def _number(self, page: tifffile.TiffPage) -> int:
         """Number of a directory in the file; -1 for a sub-directory."""
         return next((number for number, other in enumerate(self._pages) if other is page), -1)
-
-
-def _is_mask(page: tifffile.TiffPage) -> bool:
-    return bool(int(page.subfiletype) & _MASK) or int(page.photometric) == _TRANSPARENCY_MASK
-
-
-def _is_stated_level(page: tifffile.TiffPage, main: tifffile.TiffPage) -> bool:
-    """Whether the file states that `page` is a reduced version of `main`.
-
-    It is flagged as reduced, and is a sub-directory, or states the pixel size that a level of its size has.
-    """
-    if not int(page.subfiletype) & _REDUCED:
-        return False
-    if page.is_subifd:
-        return True
-    if page.tags.valueof(_UNIT) != main.tags.valueof(_UNIT):
-        return False
-    for resolution, side, main_side in (
-        (_X_RESOLUTION, page.imagewidth, main.imagewidth),
-        (_Y_RESOLUTION, page.imagelength, main.imagelength),
-    ):
-        own, finest = (_number(of.tags.valueof(resolution)) for of in (page, main))
-        if not own or not finest or abs(own / finest / (side / main_side) - 1) > 0.01:
-            return False
-    return True
-
-
-def _number(ratio: object) -> float | None:
-    """A TIFF rational as a number."""
-    return ratio[0] / ratio[1] if isinstance(ratio, tuple) and len(ratio) == 2 and ratio[1] else None
-
-
-def _is_scene(page: tifffile.TiffPage, main: tifffile.TiffPage) -> bool:
-    return _area(page) >= _SCENE_SHARE * _area(main) or _area(page) >= _SCENE_PX
-
-
-def _area(page: tifffile.TiffPage) -> int:
-    return int(page.imagewidth) * int(page.imagelength)
-
-
-def _key(page: tifffile.TiffPage) -> tuple[object, ...]:
-    return page.imagewidth, page.imagelength, page.samplesperpixel, page.dtype
-
-
-def _without_repeated_sizes(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """The first image of each size: the others are channels of it."""
-    first: dict[tuple[object, ...], tifffile.TiffPage] = {}
-    for page in pages:
-        first.setdefault(_key(page), page)
-    return list(first.values())
-
-
-def _ordinals(pages: list[tifffile.TiffPage]) -> dict[tifffile.TiffPage, int]:
-    """How many images of the same size stand before each image."""
-    seen: Counter[tuple[object, ...]] = Counter()
-    ordinals = {}
-    for page in pages:
-        ordinals[page] = seen[_key(page)]
-        seen[_key(page)] += 1
-    return ordinals
-
-
-def _listed(names: list[str]) -> str:
-    return names[0].capitalize() if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}".capitalize()

@@ -73,7 +73,15 @@ class Samples:
         return self.per_pixel == self.colours and not scaled and not self.ycbcr
 
     def to_rgb(self, samples: npt.NDArray[np.generic]) -> Pixels:
-        """uint8 (h, w, 3) from the samples of one tile, strip or image, (h, w, samples of a px)."""
+        """uint8 (h, w, 3) from the samples of one tile, strip or image, (h, w, samples of a px).
+
+        Raises
+        ------
+        ValueError
+            A px has fewer samples than the tags state, or some are not numbers.
+        """
+        if samples.shape[2] < self.per_pixel:
+            raise ValueError(f"{samples.shape[2]} samples per px found where {self.per_pixel} are expected")
         colour = samples[..., : self.colours]
         if self.palette is not None:
             rgb = self.palette[colour[..., 0].astype(np.intp)]
@@ -103,7 +111,7 @@ def samples_of(page: tifffile.TiffPage, significant_bits: int | None = None) -> 
     UnfitSamplesError
         The file does not state what is needed, or something that is not read here.
     """
-    photometric = int(page.photometric)
+    photometric, odd = _photometric(page)
     if photometric not in _COLOURS:
         words = _REFUSED.get(photometric, f"colours of TIFF type {photometric}")
         raise UnfitSamplesError(f"an image with {words}, where RGB or grey is expected")
@@ -112,6 +120,7 @@ def samples_of(page: tifffile.TiffPage, significant_bits: int | None = None) -> 
     colours = 1 if photometric == YCBCR and count == 1 else _COLOURS[photometric]
     _check_jpeg(page)
     alpha, premultiplied, notes = _extra_samples(page, colours)
+    notes += [odd] if odd else []
     palette, black, white = None, 0.0, 255.0
     if photometric == PALETTE:
         palette = _palette(page)
@@ -136,6 +145,14 @@ def samples_of(page: tifffile.TiffPage, significant_bits: int | None = None) -> 
         per_pixel=count,
         notes=tuple(notes),
     )
+
+
+def _photometric(page: tifffile.TiffPage) -> tuple[int, str | None]:
+    """TIFF code of the colour space, and a note if it is not the stated one: JPEG of three components is in colour."""
+    stated = int(page.photometric)
+    if stated == GREY and page.samplesperpixel == 3 and int(page.compression) == JPEG and not _apart(page):
+        return YCBCR, "The tags state grey, the JPEG streams have three components: they are read in colour."
+    return stated, None
 
 
 def _check_type(page: tifffile.TiffPage) -> None:
@@ -268,14 +285,14 @@ def _check_ycbcr(page: tifffile.TiffPage) -> None:
         raise UnfitSamplesError(f"YCbCr colours with ReferenceBlackWhite {reference}, where the full range is expected")
 
 
-def _apart(page: tifffile.TiffPage) -> bool:
-    """Whether each channel is stored on its own, so that no decoder sees the colours."""
-    return int(page.planarconfig) == 2
-
-
 def _type(page: tifffile.TiffPage) -> np.dtype[Any]:
     assert page.dtype is not None  # _check_type
     return page.dtype
+
+
+def _apart(page: tifffile.TiffPage) -> bool:
+    """Whether each channel is stored on its own, so that no decoder sees the colours."""
+    return int(page.planarconfig) == 2
 
 
 def _bits(page: tifffile.TiffPage) -> int:

@@ -1,0 +1,137 @@
+"""Tables as spreadsheets, offices and other programs write them."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from wsikit.errors import RequestError
+from wsikit.tables import is_table, likely, microns, number, read_table
+
+KNOWN = ("path", "slide_id", "patient", "mpp", "mpp_x", "mpp_y")
+ROWS = ((2, {"path": "é.svs", "mpp": "0,25"}), (3, {"path": "b.svs", "mpp": "0.5"}))
+
+
+def rows(text: str | bytes) -> list[dict[str, str]]:
+    content = text if isinstance(text, bytes) else text.encode()
+    return [row for _, row in read_table("m.csv", KNOWN, content=content).rows]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'path,mpp\né.svs,"0,25"\nb.svs,0.5\n'.encode(),
+        "path;mpp\r\né.svs;0,25\r\nb.svs;0.5\r\n".encode("utf-8-sig"),
+        "path\tmpp\né.svs\t0,25\nb.svs\t0.5\n".encode("utf-16"),
+        codecs.BOM_UTF16_BE + "path\tmpp\né.svs\t0,25\nb.svs\t0.5\n".encode("utf-16-be"),
+        "path;mpp\né.svs;0,25\nb.svs;0.5\n".encode("utf-16-le"),
+        "path;mpp\né.svs;0,25\nb.svs;0.5\n".encode("cp1252"),
+        "path;mpp\ré.svs;0,25\rb.svs;0.5\r".encode("latin-1"),
+        'path,mpp,\né.svs,"0,25",\nb.svs,0.5,\n'.encode(),
+        "path;mpp;;\né.svs;0,25;;\nb.svs;0.5;;\n;;;\n\n;;;\n".encode(),
+        " Path ;\u00a0MPP (µm/px)\né.svs ;0,25\nb.svs; 0.5\n".encode(),
+        '"path";"mpp"\n"é.svs";"0,25"\n"b.svs";"0.5"\n'.encode(),
+    ],
+    ids=["quoted", "bom", "utf-16", "utf-16-be", "no-bom", "cp1252", "mac", "comma-last", "empty", "names", "quotes"],
+)
+def test_one_table_in_the_ways_that_offices_write_it(content: bytes) -> None:
+    assert read_table("m.csv", KNOWN, content=content).rows == ROWS
+
+
+def test_the_first_line_that_excel_reads_names_the_separator() -> None:
+    table = read_table("m.csv", KNOWN, content=b"sep=;\r\npath;mpp\r\na,b.svs;0,25\r\n")
+    assert table.rows == ((3, {"path": "a,b.svs", "mpp": "0,25"}),)
+
+
+def test_a_cell_with_a_line_break_is_one_cell_and_lines_are_counted_as_an_editor_does() -> None:
+    table = read_table("m.csv", KNOWN, content=b'path,patient\na.svs,"one\ntwo"\nb.svs,three\n')
+    assert [line for line, _ in table.rows] == [3, 4]
+    assert table.rows[0][1]["patient"] == "one\ntwo"
+
+
+@pytest.mark.parametrize(
+    "name", ["mpp", " mpp", "MPP", "Mpp ", "mpp (µm/px)", "mpp_um", "mpp [um]", "MPP µm", "m.p.p."]
+)
+def test_a_pixel_size_counts_however_its_column_is_written(name: str) -> None:
+    assert rows(f"path,{name}\na.svs,0.25\n") == [{"path": "a.svs", "mpp": "0.25"}]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("Slide ID", "slide_id"), ("slideid", "slide_id"), ("MPP-X", "mpp_x")])
+def test_spaces_and_dashes_in_names_do_not_matter(name: str, meant: str) -> None:
+    assert meant in rows(f"path,{name}\na.svs,1\n")[0]
+
+
+def test_a_column_that_is_not_used_is_named_with_the_one_that_was_meant() -> None:
+    table = read_table("m.csv", KNOWN, content=b"path,patiant,diagnosis,notes\na.svs,1,2,3\n")
+    assert table.notes == (
+        "m.csv: the column 'patiant' is not used; did you mean patient?",
+        "m.csv: columns not used: diagnosis, notes",
+    )
+    assert likely("diagnosis", KNOWN) is None
+
+
+@pytest.mark.parametrize("header", ["path,mpp,mpp", "path,mpp,MPP", "path,Path ,mpp"])
+def test_a_used_column_that_is_there_twice_is_refused(header: str) -> None:
+    with pytest.raises(RequestError, match="2 times"):
+        rows(f"{header}\na.svs,1,2\n")
+
+
+def test_a_row_with_more_cells_than_the_header_is_a_fault_and_not_cut() -> None:
+    table = read_table("m.csv", KNOWN, content=b"path,mpp\na.svs,0,25\nb.svs,0.25\n")
+    assert list(table.faults) == [2]
+    assert "3 cells, but the header has 2" in table.faults[2]
+
+
+def test_a_path_with_a_comma_in_a_table_of_one_column_is_one_path() -> None:
+    assert rows("path\na.svs\n") == [{"path": "a.svs"}]
+    assert read_table("m.csv", KNOWN, content=b"path\na,b.svs\n").faults  # named, not cut to "a"
+
+
+def test_a_spreadsheet_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "m.xlsx"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    for place in (path, path.rename(tmp_path / "m.csv")):
+        with pytest.raises(RequestError, match="Save the sheet as CSV"):
+            read_table(place if place.exists() else tmp_path / "m.csv", KNOWN)
+    assert is_table("m.xlsx")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b",,\n", "\ufeff".encode()])
+def test_a_table_without_a_header_is_named_as_empty(content: bytes) -> None:
+    with pytest.raises(RequestError, match="is empty"):
+        read_table("m.csv", KNOWN, content=content)
+
+
+def test_a_binary_file_is_not_read_as_text() -> None:
+    with pytest.raises(RequestError, match="not a text file"):
+        read_table("m.csv", KNOWN, content=b"path\0\x01mpp\xff\0\0")
+
+
+def test_an_assumed_encoding_is_said() -> None:
+    table = read_table("m.csv", KNOWN, content="path\né.svs\n".encode("cp1252"))
+    assert "Windows-1252" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.25", 0.25), ("0,25", 0.25), ("0,25 µm", 0.25), ("0.25um/px", 0.25), (" .5 ", 0.5), ("250 nm", 0.25)],
+)
+def test_a_pixel_size_with_a_decimal_comma_or_a_unit(text: str, value: float) -> None:
+    assert microns(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["fine", "40x", "0.25 inch", "1.234,5", "nan", "0,25,1"])
+def test_what_is_no_pixel_size_is_not_guessed(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        microns(text)
+
+
+def test_a_number_has_one_decimal_separator() -> None:
+    assert number("1,5") == 1.5
+    with pytest.raises(ValueError, match="1,000.5"):
+        number("1,000.5")
