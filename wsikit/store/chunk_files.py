@@ -18,5 +18,9 @@ class ChunkFiles:
         except FileNotFoundError:
             return None
 
+    def holds(self, col: int, row: int) -> bool:
+        """Whether the file of this chunk is there."""
+        return (self.folder / "0" / str(row) / str(col)).is_file()
+
     def close(self) -> None:
         """Nothing is kept open."""

@@ -63,6 +63,11 @@ class LevelFormat:
     """Chunks of a tile: 1, or one per channel, all in one shard. Those of the first channel come first."""
 
     @property
+    def of_pixels(self) -> bool:
+        """Whether a chunk can be that of RGB or grey pixels; otherwise it has samples of fluorescence channels."""
+        return self.dtype == "uint8" and self.channels in (1, 3) and self.planes == 1
+
+    @property
     def n_tiles(self) -> tuple[int, int]:
         """Columns and rows of tiles."""
         return math.ceil(self.width / self.tile_px[0]), math.ceil(self.height / self.tile_px[1])

@@ -141,6 +141,9 @@ class _Shard:
         offset, length = (int(value) for value in self._index[position])
         return None if offset == MISSING else (length, os.pread(self._descriptor, length, offset))
 
+    def is_there(self) -> bool:
+        return self._index is not None
+
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -161,12 +164,9 @@ class _RemoteShard:
 
     def payload(self, position: int) -> tuple[int, bytes] | None:
         """As for a local shard. Thread-safe; only the first request is made under a lock."""
-        with self._lock:
-            if not self._asked:
-                self._ask()
-                self._asked = True
-        if self._index is None:
+        if not self.is_there():
             return None
+        assert self._index is not None
         offset, length = (int(value) for value in self._index[position])
         if offset == MISSING:
             return None
@@ -174,6 +174,13 @@ class _RemoteShard:
             return length, read_range(self._path, offset, length)
         first = offset - self._tail_offset
         return length, self._tail[first : first + length]
+
+    def is_there(self) -> bool:
+        with self._lock:
+            if not self._asked:
+                self._ask()
+                self._asked = True
+        return self._index is not None
 
     def close(self) -> None:
         """Nothing to close."""
@@ -229,6 +236,11 @@ class ShardedLevel:
                 "Delete this file and tile again."
             )
         return data
+
+    def holds(self, col: int, row: int) -> bool:
+        """Whether the file of the shard with this chunk is there; StoreError if it is damaged."""
+        with self._lock:
+            return self._open(col // self.chunks_per_side, row // self.chunks_per_side).is_there()
 
     def close(self) -> None:
         with self._lock:

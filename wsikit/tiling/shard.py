@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,8 @@ class ShardResult:
     """Number of tiles that the source does not store; they are white."""
     recoded: int = 0
     """Number of tiles that were re-encoded among passed ones."""
+    stored: bool = True
+    """Whether there is a file; none is written where the source has no tile, or all are background."""
 
 
 def write_shard(task: ShardTask) -> ShardResult:
@@ -96,7 +98,7 @@ def write_shard(task: ShardTask) -> ShardResult:
     if task.dropped:
         tiles = [None if tile is None or (tile.col, tile.row) in task.dropped else tile for tile in tiles]
     if not any(tiles):
-        return ShardResult(task.level.level)
+        return ShardResult(task.level.level, stored=False)
     if task.level.source:
         chunks, result = _passed(task, tiles)
     else:
@@ -105,7 +107,7 @@ def write_shard(task: ShardTask) -> ShardResult:
         if result != ShardResult(task.level.level):
             # written before the shard, so that no shard exists without its note
             write_json(task.note_path, asdict(result))
-        _write(task, chunks, result)
+        result = replace(result, stored=_write(task, chunks, result))
     except OSError as error:
         raise StoreError(
             f"{task.path}: cannot be written ({error.strerror or error}); {task.slide.path}, {task.where}. Free disk "
@@ -114,14 +116,18 @@ def write_shard(task: ShardTask) -> ShardResult:
     return result
 
 
-def _write(task: ShardTask, chunks: list[bytes | Chunk | None], result: ShardResult) -> None:
+def _write(task: ShardTask, chunks: list[bytes | Chunk | None], result: ShardResult) -> bool:
+    """Write the file of a shard; False if there is nothing to store."""
     if not any(chunk is not None for chunk in chunks) and task.level.source and not result.unreadable:
-        return  # all tiles are missing in the source
+        return False  # all tiles are missing in the source
     if task.level.format.chunks_per_shard:
         write_pieces(task.path, shard_pieces(chunks))
-    elif chunks[0] is not None:
-        assert isinstance(chunks[0], bytes)
-        write_pieces(task.path, [chunks[0]])
+        return True
+    if chunks[0] is None:
+        return False
+    assert isinstance(chunks[0], bytes)
+    write_pieces(task.path, [chunks[0]])
+    return True
 
 
 def _kept(task: ShardTask) -> ShardResult | None:

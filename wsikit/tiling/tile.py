@@ -199,7 +199,7 @@ def write_pixels(
     )
     if progress_started:
         progress.finish()
-    if mask is not None:
+    if mask is not None and found is not None and not _has_tissue(store, found):
         # the background is white in the store, so the mask is that of the slide
         write_tissue(store, tissue, mask)
     return store
@@ -207,6 +207,7 @@ def write_pixels(
 
 def _has_tissue(store: SlideStore, receipt: Receipt) -> bool:
     try:
+        store.tissue()  # StoreError if a file of it is lost
         return bool(store.tissue_record()["receipt"]["digest"] == receipt.digest)
     except StoreError:
         return False

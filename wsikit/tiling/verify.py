@@ -23,8 +23,10 @@ from wsikit.slides.encoded_tiles import EncodedTiles
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
+from wsikit.slides.store_label import TISSUE, UNREADABLE
 from wsikit.store.atomic import PARTIAL_SUFFIX
 from wsikit.store.level_format import LevelFormat
+from wsikit.store.paths import reaching, zarr_store
 from wsikit.store.shards import read_shard
 
 SAMPLED_TILES = 16
@@ -105,6 +107,7 @@ def verify(
         if slide is not None and level.source_level is not None:
             problems.extend(_compare_pixels(opened, level, slide, counts))
     progress.finish()
+    problems.extend(_verify_others(opened))
     problems.extend(_verify_tables(opened))
     problems.extend(
         f"{path}: left over from an interrupted write" for path in opened.folder.rglob(f"*{PARTIAL_SUFFIX}")
@@ -282,6 +285,32 @@ def _pixels_of(slide: Slide, level: int, box: tuple[int, int, int, int]) -> npt.
     if slide.info.channels and isinstance(slide, BaseSlide):
         return slide.read_channel_box(level, box, range(len(slide.info.channels)))
     return slide.read_box(level, box)
+
+
+def _verify_others(store: SlideStore) -> Iterator[str]:
+    """The tissue label must have its area at every level, and the associated images must be complete."""
+    import zarr
+
+    label = store.folder / "labels" / "tissue"
+    if label.is_dir():
+        try:
+            finest = np.asarray(store.tissue()[0] * TISSUE + store.unreadable_mask() * UNREADABLE)
+            for level in range(1, len(store.level_dimensions)):
+                with reaching(label):
+                    values = np.asarray(zarr.open_array(zarr_store(label / str(level)), mode="r", zarr_format=3)[:])
+                if not np.array_equal(values, finest[:: 2**level, :: 2**level]):
+                    yield f"{label / str(level)}: differs from level 0 of the label. Delete {label} and tile again."
+        except UnreachableError:
+            raise
+        except StoreError as error:
+            yield str(error)
+        except (OSError, ValueError, RuntimeError) as error:  # what zarr and its codecs raise for damaged chunks
+            yield f"{label}: cannot be read ({error}). Delete it and tile again."
+    for name in store.info.associated:
+        try:
+            store.associated(name)
+        except (ReadError, StoreError) as error:
+            yield str(error)
 
 
 def _verify_tables(store: SlideStore) -> Iterator[str]:

@@ -6,7 +6,9 @@ They are written as plain JSON, without zarr.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -20,8 +22,9 @@ from wsikit.slides.base import Slide
 from wsikit.slides.types import Channel
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
+from wsikit.store.level_files import BYTES
 from wsikit.store.level_format import REGISTERED_JPEG, Codec, LevelFormat
-from wsikit.store.paths import is_local, place
+from wsikit.store.paths import is_local, is_url, place
 from wsikit.store.receipts import Receipt
 from wsikit.store.shards import ShardedLevel
 from wsikit.store.table import STORE_FORMAT
@@ -74,13 +77,15 @@ def _origin(level: LevelPlan) -> str:
     return "the source's own tiles" if level.source else "decoded and encoded again"
 
 
-def write_level(folder: Path, level: LevelPlan, attributes: dict[str, Any], parameters: ImageParameters) -> None:
+def write_level(
+    folder: Path, level: LevelPlan, attributes: dict[str, Any], parameters: ImageParameters, *, sync: bool = False
+) -> None:
     """Write the metadata of one level: Zarr v3, and for NGFF 0.4 also v2."""
     array = folder / str(level.level)
     if parameters.ngff == "0.4":
-        write_json(array / ".zarray", level.format.to_zarr2(), sync=False)
+        write_json(array / ".zarray", level.format.to_zarr2(), sync=sync)
     jpeg = registered_jpeg(folder, level) if level.format.jpeg_name == REGISTERED_JPEG else None
-    write_json(array / "zarr.json", level.format.to_zarr(attributes, jpeg=jpeg), sync=False)
+    write_json(array / "zarr.json", level.format.to_zarr(attributes, jpeg=jpeg), sync=sync)
 
 
 def registered_jpeg(folder: Path, level: LevelPlan) -> dict[str, Any] | None:
@@ -132,6 +137,7 @@ def write_root(
             "reader": info.reader,
             "compression": info.compression,
             "fingerprint": receipt.inputs["source"],
+            "place": place_digest(info.path),
         },
         "receipt": receipt.to_json(),
     }
@@ -161,12 +167,22 @@ def _shown(channel: Channel) -> ngff.ShownChannel:
     return ngff.ShownChannel(channel.name, channel.hex, channel.window, (smallest, largest), channel.shown)
 
 
+def place_digest(path: str) -> str:
+    """Digest of a slide's path without links: it recognises the place, and does not show the names in it."""
+    real = path if is_url(path) else os.path.realpath(path)
+    return hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+
+
 def move_source(folder: Path, slide: Slide) -> None:
-    """Update the path of the slide that a store without pixels reads from."""
+    """Update the place of the slide that a store was made from, after the slide was moved."""
     path = folder / "zarr.json"
     root = json.loads(path.read_text(encoding="utf-8"))
     source = root["attributes"]["wsikit"]["source"]
-    source |= {"name": Path(slide.path).name, "path": str(place(slide.path).absolute())}
+    source["name"] = Path(slide.path).name
+    if "path" in source:
+        source["path"] = str(place(slide.path).absolute())
+    if "place" in source:
+        source["place"] = place_digest(slide.path)
     write_json(path, root)
 
 
@@ -214,11 +230,13 @@ def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8], param
     portable = parameters.profile == "portable"
     codec: Codec = PORTABLE_CODEC if portable else "jpeg"
     form = LevelFormat(width, height, (width, height), codec, chunks_per_shard=None, jpeg_name=parameters.jpeg_name)
-    write_bytes(folder / "0" / form.object_key(0, 0), encode(pixels, form, quality=_PICTURE_QUALITY), sync=False)
+    chunk = encode(pixels, form, quality=_PICTURE_QUALITY)
+    write_bytes(folder / "0" / form.object_key(0, 0), chunk, sync=False)
     attributes: dict[str, Any] = {
         "unreadable_tiles": [],
         "fidelity": "pixels" if portable else "encoded",
         "lossless": portable,
+        BYTES: len(chunk),
     }
     jpeg = _YCBCR_444 if form.jpeg_name == REGISTERED_JPEG else None
     write_json(folder / "0" / "zarr.json", form.to_zarr(attributes, jpeg=jpeg), sync=False)
