@@ -14,7 +14,7 @@ import pytest
 import tifffile
 import zarr
 
-from wsikit.errors import ReadError
+from wsikit.errors import ReadError, StoreError
 from wsikit.executor import Executor
 from wsikit.slides import open_slide
 from wsikit.slides.store import SlideStore
@@ -231,3 +231,35 @@ def test_verify_finds_a_changed_sample(tmp_path: Path) -> None:
     assert not verify(tmp_path / "s.zarr").ok
     with pytest.raises(ReadError), SlideStore(tmp_path / "s.zarr") as store:
         store.read_channels(0, 0, 256, 256)
+
+
+@pytest.mark.parametrize("profile", ["native", "portable"])
+def test_a_lost_file_is_noticed_and_written_again(
+    tmp_path: Path, contents: Callable[[Path], dict[str, str]], profile: str
+) -> None:
+    path = tmp_path / "s.ome.tif"
+    _write(path)
+    options: dict[str, Any] = {"mpp": 1.0, "patch_px": 64, "image": replace(SMALL, profile=profile)}
+    tile(path, tmp_path / "s.zarr", **options).close()
+    before = contents(tmp_path / "s.zarr")
+    lost = tmp_path / "s.zarr" / "0" / ("c/0/0/1" if profile == "native" else "0/0/1")
+    lost.unlink()
+    with SlideStore(tmp_path / "s.zarr") as store, pytest.raises(ReadError):
+        store.read_channels(0, 0, 410, 300)
+    assert not verify(tmp_path / "s.zarr").ok
+    tile(path, tmp_path / "s.zarr", **options).close()
+    assert contents(tmp_path / "s.zarr") == before
+
+
+def test_channels_that_do_not_fit_the_levels_are_one_store_error(tmp_path: Path) -> None:
+    path = tmp_path / "s.ome.tif"
+    _write(path)
+    tile(path, tmp_path / "s.zarr", mpp=1.0, patch_px=64, image=SMALL).close()
+    root = tmp_path / "s.zarr" / "zarr.json"
+    record = json.loads(root.read_text())
+    whole = record["attributes"]["wsikit"].pop("channels")
+    for channels in ([], whole[:2], [{**whole[0], "dtype": "uint8"}, *whole[1:]], 7, [1, 2, 3], [{"name": "a"}] * 3):
+        record["attributes"]["wsikit"]["channels"] = channels
+        root.write_text(json.dumps(record))
+        with pytest.raises(StoreError):
+            SlideStore(tmp_path / "s.zarr")
