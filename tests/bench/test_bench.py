@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 
-from wsikit.bench.measure import Bottleneck, bench
+from wsikit.bench.measure import Bottleneck, ReaderSpeed, bench
 from wsikit.bench.passes import Job, pass_of
 from wsikit.bench.readers import OTHERS
 from wsikit.cli.main import main
@@ -146,3 +147,52 @@ def test_the_verb_prints_a_table_or_json(
     record = json.loads(out.splitlines()[-1])
     assert {"limit", "wsikit", "openslide", "peak_rss_mb"} <= set(record)
     assert record["mpp"] == (1.0 if arguments else None)
+
+
+def test_false_colours_of_another_reader_are_stated_before_its_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JPEG 2000 of Aperio's code 33003 is YCbCr; TiffSlide hands it out as RGB."""
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(150, 220, (8, 8, 3)).repeat(64, axis=0).repeat(64, axis=1).astype(np.uint8)
+    smooth[..., 1] //= 2  # purple, so that the colours are not neutral
+    smooth[:128] = 245  # glass
+    description = "Aperio Image Library v10\n512x512 (256x256) J2K/YUV16 Q=70|AppMag = 20|MPP = 0.5"
+    red, green, blue = (smooth[..., channel].astype(float) for channel in range(3))
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    coded = np.stack([luma, 128 + (blue - luma) / 1.772, 128 + (red - luma) / 1.402], axis=-1)
+    path = tmp_path / "slide.svs"
+    tifffile.imwrite(
+        path, coded.round().clip(0, 255).astype(np.uint8), tile=(256, 256), description=description, metadata=None,
+        compression=33003, compressionargs={"codecformat": "j2k", "level": 0, "mct": False}, photometric="rgb",
+    )  # fmt: skip
+    result = bench(path, patches=4, repeat=1, others=("openslide", "tiffslide"))
+    right, false = result.readers["openslide"], result.readers["tiffslide"]
+    assert right.difference is not None
+    assert right.difference < 2
+    assert right.remark == ""
+    assert false.difference is not None
+    assert false.difference > 20
+    assert "OTHER PIXELS" in false.remark
+    assert false.patches_per_s
+    assert result.to_json()["tiffslide"]["difference"] == false.difference
+    monkeypatch.setattr("wsikit.bench.measure.bench", lambda *_, **__: result)
+    with pytest.raises(SystemExit):
+        main(["bench", str(path)])
+    assert "OTHER PIXELS" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_reader_states_what_its_numbers_are_about(slide_path: Path) -> None:
+    """The wheel of pyvips has no OpenSlide: its numbers are those of libvips' own TIFF loader."""
+    pytest.importorskip("pyvips")
+    found = bench(slide_path, patches=4, repeat=1, others=("pyvips",)).readers["pyvips"]
+    assert found.note is not None
+    assert "libvips' own loader" in found.note
+    assert "not OpenSlide" in found.remark
+
+
+def test_only_what_must_be_known_is_remarked() -> None:
+    assert ReaderSpeed(difference=0.4).remark == ""
+    assert ReaderSpeed(difference=None, note="a note").remark == "a note"
+    assert ReaderSpeed(difference=40.0, note="a note").remark.startswith("a note; OTHER PIXELS")
+    assert ReaderSpeed(reason="not installed", note="a note").remark == "not installed"

@@ -9,7 +9,10 @@ import numpy.typing as npt
 import openslide
 import pytest
 import tifffile
+from click.testing import CliRunner
 
+from wsikit.cli.export import command
+from wsikit.errors import RequestError
 from wsikit.executor import Executor
 from wsikit.exporters.tiff import write_tiff
 from wsikit.slides.registry import open_slide
@@ -83,3 +86,70 @@ def test_an_ndpi_becomes_a_tiff_that_openslide_shows_alike(slides_dir: Path, tmp
     region = ((1200, 1700), 0, (900, 800))
     with openslide.OpenSlide(path) as slide, openslide.OpenSlide(tmp_path / "back.tif") as back:
         assert np.array_equal(np.asarray(back.read_region(*region)), np.asarray(slide.read_region(*region)))
+
+
+def _stored(path: Path, pixels: npt.NDArray[np.uint8], store: Path, **options: object):  # noqa: ANN202
+    tifffile.imwrite(
+        path, pixels, tile=(128, 128), resolution=(2e4, 2e4), resolutionunit="CENTIMETER", metadata=None, **options
+    )
+    return tile(path, store, image=ImageParameters(regions="all"), executor=Executor(workers=2))
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_jpeg_2000_is_written_with_a_note_and_with_codec_jpeg_openslide_opens_it(
+    pixels: npt.NDArray[np.uint8], tmp_path: Path, grey: bool
+) -> None:
+    shown = pixels[:600, :700, 1] if grey else pixels[:600, :700]
+    photometric = "minisblack" if grey else "rgb"
+    store = _stored(tmp_path / "s.tif", shown, tmp_path / "s.zarr", compression="jpeg2000", photometric=photometric)
+    notes: list[str] = []
+    write_tiff(store, tmp_path / "kept.tif", on_note=notes.append)
+    assert len(notes) == 1
+    for words in ("kept.tif", "level 0 is JPEG 2000", "OpenSlide refuses", "--codec jpeg"):
+        assert words in notes[0]
+    with pytest.raises(openslide.OpenSlideError):
+        openslide.OpenSlide(tmp_path / "kept.tif")
+    notes.clear()
+    write_tiff(store, tmp_path / "jpeg.tif", codec="jpeg", on_note=notes.append)
+    assert not notes
+    with openslide.OpenSlide(tmp_path / "jpeg.tif") as slide:
+        assert slide.level_dimensions == store.level_dimensions
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.5)
+        found = np.asarray(slide.read_region((0, 0), 0, (700, 600)).convert("RGB")).astype(int)
+    assert np.abs(found - store.read_box(0, (0, 0, 700, 600))).mean() < 2
+
+
+def test_jpeg_tiles_are_kept_with_codec_jpeg_and_need_no_note(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    store = _stored(tmp_path / "s.tif", pixels, tmp_path / "s.zarr", compression="jpeg", photometric="rgb")
+    notes: list[str] = []
+    write_tiff(store, tmp_path / "keep.tif", on_note=notes.append)
+    write_tiff(store, tmp_path / "jpeg.tif", codec="jpeg", on_note=notes.append)
+    assert not notes
+    assert (tmp_path / "keep.tif").read_bytes() == (tmp_path / "jpeg.tif").read_bytes()
+
+
+def test_lossless_chunks_become_jpeg_on_request(slide_path: Path, tmp_path: Path) -> None:
+    image = ImageParameters(regions="all", codec="zstd")
+    store = tile(slide_path, tmp_path / "s.zarr", image=image, executor=Executor(workers=2))
+    write_tiff(store, tmp_path / "jpeg.tif", codec="jpeg")
+    with tifffile.TiffFile(tmp_path / "jpeg.tif") as tiff:
+        assert {int(page.compression) for page in tiff.pages} == {7}
+        found = tiff.pages[0].asarray().astype(int)
+    assert np.abs(found - store.read_box(0, (0, 0, 1500, 1100))).mean() < 2
+
+
+def test_an_unknown_codec_is_refused(slide_path: Path, tmp_path: Path) -> None:
+    store = tile(slide_path, tmp_path / "s.zarr", executor=Executor(workers=2))
+    with pytest.raises(RequestError, match="choose keep or jpeg"):
+        write_tiff(store, tmp_path / "x.tif", codec="webp")  # type: ignore[arg-type]
+
+
+def test_the_command_prints_the_note_and_takes_the_codec(pixels: npt.NDArray[np.uint8], tmp_path: Path) -> None:
+    store = _stored(tmp_path / "s.tif", pixels, tmp_path / "s.zarr", compression="jpeg2000", photometric="rgb")
+    arguments = [str(store.folder), "--to", "tiff", "-o", str(tmp_path / "x.tif")]
+    result = CliRunner().invoke(command, arguments, standalone_mode=False)
+    assert "note:" in result.stderr
+    assert "--codec jpeg" in result.stderr
+    result = CliRunner().invoke(command, [*arguments, "--codec", "jpeg"], standalone_mode=False)
+    assert result.exception is None
+    assert not result.stderr

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 REVISIONS = {
     "image": 4,
-    "tissue": 1,
+    "tissue": 2,
     "patches": 1,
     "quality": 1,
     "caption": 1,

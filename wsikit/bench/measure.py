@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from wsikit.bench.passes import Job
+from wsikit.bench.passes import Job, block_means
 from wsikit.bench.readers import OTHERS
-from wsikit.errors import RequestError
+from wsikit.errors import ReadError, RequestError
 from wsikit.geometry import PatchGrid
 from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
@@ -29,6 +29,9 @@ from wsikit.tiling.stream import plan_patches
 
 PATIENCE_S = 60.0
 """Timeout: a reader that needs longer to open a slide or for one pass is stopped."""
+
+MOST_DIFFERENCE = 2.0
+"""Grey levels, of block means: two decoders, or a shift by a part of a pixel, stay below; false colours do not."""
 
 LIMIT, WSIKIT, STORE = "limit", "wsikit", "store"
 
@@ -50,6 +53,20 @@ class ReaderSpeed:
     """Peak memory of its process, libraries included."""
     reason: str | None = None
     """Why there are no numbers."""
+    note: str | None = None
+    """What the numbers are about, where the name of the reader is not enough: libvips' own loader, for example."""
+    difference: float | None = None
+    """Mean difference of some patches from wsikit's pixels, grey levels; None where they cannot be compared."""
+
+    @property
+    def remark(self) -> str:
+        """The reason, or what must be known to read the numbers: another loader, other pixels."""
+        if self.reason is not None:
+            return self.reason
+        parts = [self.note] if self.note else []
+        if self.difference is not None and self.difference > MOST_DIFFERENCE:
+            parts.append(f"OTHER PIXELS: they differ from wsikit's by {self.difference:.0f} grey levels on average")
+        return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         if self.reason is not None:
@@ -159,6 +176,9 @@ def bench(
     jobs |= {name: replace(job, reader=name) for name in others}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(_Worker(job)) for name, job in jobs.items()}
+        with open_slide(path, mpp=job.slide_mpp) as slide:
+            for name in others:
+                workers[name].compare(slide)
         for _ in range(1 + repeat):
             for worker in workers.values():
                 worker.run()
@@ -199,6 +219,7 @@ class _Worker:
     def __init__(self, job: Job) -> None:
         self.reason: str | None = None
         self.passes: list[dict[str, float]] = []
+        self.difference: float | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "wsikit.bench.passes"],
             stdin=subprocess.PIPE,
@@ -206,7 +227,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self._ask(json.dumps(job.to_json()))
+        self.note: str | None = self._ask(json.dumps(job.to_json())).get("note")
 
     def run(self) -> None:
         """One more pass; nothing if an earlier one failed."""
@@ -214,6 +235,14 @@ class _Worker:
             answer = self._ask("pass")
             if self.reason is None:
                 self.passes.append(answer)
+
+    def compare(self, slide: Slide) -> None:
+        """Compare some patches with the pixels of `slide`, as wsikit reads it. Before the passes, and not timed."""
+        answer = self._ask("check") if self.reason is None else {}
+        if self.reason is None:
+            found = [_difference(slide, sample) for sample in answer["samples"]]
+            known = [value for value in found if value is not None]
+            self.difference = round(max(known), 2) if known else None
 
     @property
     def counted(self) -> list[dict[str, float]]:
@@ -277,7 +306,24 @@ def _speed(worker: _Worker, result: BenchResult, limit: float | None) -> ReaderS
         ratio_to_limit=round(limit / seconds, 3) if limit else None,
         cpus=round(cpu / seconds, 2) if cpu is not None else None,
         peak_rss_mb=worker.passes[-1].get("peak_rss_mb"),
+        note=worker.note,
+        difference=worker.difference,
     )
+
+
+def _difference(slide: Slide, sample: dict[str, Any]) -> float | None:
+    """Mean difference of one patch from wsikit's pixels, grey levels; None if the slide has no such level."""
+    x, y = sample["place"]
+    width, height = sample["size"]
+    ratios = [abs(across / sample["downsample"] - 1) for across, _ in slide.level_downsamples]
+    level = int(np.argmin(ratios))
+    if ratios[level] > 0.01:
+        return None
+    try:
+        own = slide.read_region(x, y, width, height, level=level)
+    except ReadError:
+        return None
+    return float(np.abs(block_means(own) - np.asarray(sample["means"])).mean())
 
 
 def _bottleneck(limit: _Worker, wsikit: _Worker) -> Bottleneck | None:

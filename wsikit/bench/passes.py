@@ -1,6 +1,7 @@
 """One pass over the patches of a job, timed, by any reader. Runs in its own process, so that its memory is measured.
 
-The first line of input is a job as JSON; the answer is `ready` or an error. Each further line requests one pass.
+The first line of input is a job as JSON; the answer is `ready` or an error. Each further line requests one pass, or, if
+it is `check`, some patches to compare.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 BATCH = 128
 """Patches that wsikit reads at a time."""
+
+CHECKED_PATCHES = 4
+"""Patches that are compared with wsikit's pixels before anything is timed, spread over the job."""
+
+BLOCKS = 8
+"""They are compared as means of 8 × 8 blocks, which a shift by a fraction of a pixel hardly changes."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,21 @@ def pass_of(job: Job) -> Callable[[], Timings]:
         return lambda: _stream(job)
     if job.reader == "limit":
         return lambda: _decode_each_tile(job)
-    from wsikit.bench.readers import OTHERS
-
-    OTHERS[job.reader](job.path).close()
+    _note(job)
     return lambda: _patch_by_patch(job)
+
+
+def _note(job: Job) -> str | None:
+    """Open the slide with another reader, and return what there is to know about it."""
+    if job.reader in ("wsikit", "limit"):
+        return None
+    from wsikit.bench.readers import OTHERS, note_of
+
+    reader = OTHERS[job.reader](job.path)
+    try:
+        return note_of(reader)
+    finally:
+        reader.close()
 
 
 def _opened(job: Job) -> Slide:
@@ -140,17 +158,50 @@ def _encoded(slide: Any) -> Callable[[int, int, int], bytes | None] | None:
     return slide.encoded_tile if isinstance(slide, EncodedTiles) else None
 
 
+def block_means(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Means over `BLOCKS` × `BLOCKS` parts of uint8 (h, w, 3): float64 (BLOCKS, BLOCKS, 3)."""
+    rows = [part.mean(axis=0) for part in np.array_split(pixels.astype(np.float64), BLOCKS)]
+    return np.stack([np.stack([part.mean(axis=0) for part in np.array_split(row, BLOCKS)]) for row in rows])
+
+
+def samples(job: Job) -> list[dict[str, Any]]:
+    """Of some patches as another reader reads them: place (level-0 px), downsample, size (px) and block means."""
+    from wsikit.bench.readers import OTHERS
+
+    reader = OTHERS[job.reader](job.path)
+    try:
+        level, size = _reading(job, reader.downsamples)
+        places = [job.corners[number] for number in np.linspace(0, len(job.corners) - 1, CHECKED_PATCHES).astype(int)]
+        return [
+            {
+                "place": place,
+                "downsample": float(reader.downsamples[level]),
+                "size": size,
+                "means": block_means(reader.read(place[0], place[1], level, *size)).round(2).tolist(),
+            }
+            for place in places
+        ]
+    finally:
+        reader.close()
+
+
+def _reading(job: Job, downsamples: Sequence[float]) -> tuple[int, tuple[int, int]]:
+    """The level that patches are read from, and their size there, px."""
+    from wsikit.geometry import plan_read
+
+    level = plan_read([shrink * max(job.slide_mpp) for shrink in downsamples], target_mpp=job.mpp)
+    step_x, step_y = (job.mpp / (mpp * downsamples[level]) for mpp in job.slide_mpp)
+    return level, (math.ceil(job.patch_px * step_x - 1e-3), math.ceil(job.patch_px * step_y - 1e-3))
+
+
 def _patch_by_patch(job: Job) -> Timings:
     from PIL import Image
 
     from wsikit.bench.readers import OTHERS
-    from wsikit.geometry import plan_read
 
     reader = OTHERS[job.reader](job.path)
     try:
-        level = plan_read([shrink * max(job.slide_mpp) for shrink in reader.downsamples], target_mpp=job.mpp)
-        step_x, step_y = (job.mpp / (mpp * reader.downsamples[level]) for mpp in job.slide_mpp)
-        size = math.ceil(job.patch_px * step_x - 1e-3), math.ceil(job.patch_px * step_y - 1e-3)
+        level, size = _reading(job, reader.downsamples)
         out = job.patch_px, job.patch_px
 
         def read() -> None:
@@ -183,13 +234,18 @@ def peak_rss_mb() -> float | None:
 def main() -> None:
     """Serve one job on standard input and output."""
     try:
-        run = pass_of(Job.from_json(json.loads(sys.stdin.readline())))
+        job = Job.from_json(json.loads(sys.stdin.readline()))
+        run = pass_of(job)
+        note = _note(job)
     except Exception as error:  # any error of a library for a slide that it cannot open is reported
         _say({"reason": _in_a_line(error)})
         return
-    _say({"ready": True})
-    for _ in sys.stdin:
+    _say({"ready": True, "note": note})
+    for line in sys.stdin:
         try:
+            if line.strip() == "check":
+                _say({"samples": samples(job)})
+                continue
             timings = run()
         except Exception as error:
             _say({"reason": _in_a_line(error)})

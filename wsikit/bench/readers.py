@@ -26,6 +26,12 @@ class PatchReader(Protocol):
     def close(self) -> None: ...
 
 
+def note_of(reader: PatchReader) -> str | None:
+    """What the numbers of an open reader are about, where its name is not enough."""
+    found: str | None = getattr(reader, "note", None)
+    return found
+
+
 class OpenSlideReader:
     def __init__(self, path: str) -> None:
         import openslide
@@ -64,6 +70,10 @@ class PyvipsReader:
         image = pyvips.Image.new_from_file(path)
         if image.bands < 3 or image.format != "uchar":
             raise ValueError(f"{image.bands} bands of {image.format} ; expected 8-bit RGB")
+        loader = str(image.get("vips-loader"))
+        self.note = (
+            None if loader.startswith("openslide") else f"libvips' own loader {loader}, not OpenSlide in libvips"
+        )
         self._region = pyvips.Region.new(image)
         self._bands = image.bands
         # other pages of the file may be label or thumbnail; only the first is certain

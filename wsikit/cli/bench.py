@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 def command(slide: str, as_json: bool, mpp: float | None, patches: int, repeat: int, threads: int) -> int:
     """Read patches of SLIDE (or of a store) with wsikit and with every other installed reader, and compare the speed.
 
-    The limit is decoding each tile once. Each reader has its own process; medians are given. Files are cached: the
-    first pass is a warm-up.
+    Before anything is timed, some patches of each reader are compared with wsikit's; readers whose pixels differ, as
+    with false colours, are marked. pyvips uses libvips' own TIFF loader unless libvips has OpenSlide (the wheel of
+    PyPI has not). The limit is decoding each tile once. Each reader has its own process; medians are given. Files are
+    cached: the first pass is a warm-up.
     """
     import json
 
@@ -54,7 +56,7 @@ def _show(result: BenchResult) -> None:
         numbers = (speed.patches_per_s, speed.mp_per_s, speed.ratio_to_limit, speed.cpus, speed.peak_rss_mb)
         formats = ("{:.0f}", "{:.0f}", "{:.2f}", "{:.2f}", "{:.0f}")
         cells = ["–" if value is None else form.format(value) for value, form in zip(numbers, formats, strict=True)]
-        table.add_row(name, *cells, speed.reason or "")
+        table.add_row(name, *cells, speed.remark)
     console = Console(highlight=False)
     console.print(table)
     console.print(

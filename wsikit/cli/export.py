@@ -39,6 +39,11 @@ from wsikit.cli.options import grid_option
     help="geojson: coordinates count from the corner of level 0, or of the slide's bounds; default auto: as QuPath "
     "opens the slide.",
 )
+@click.option(
+    "--codec",
+    type=click.Choice(["keep", "jpeg"]),
+    help="tiff: keep the tiles of the store (default), or encode those that are not JPEG as JPEG, for every reader.",
+)
 def command(store: str, to: str, out: str, grid: str | None, method: str, **options: Any) -> None:
     """Write one output of a slide store.
 

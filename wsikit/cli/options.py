@@ -181,7 +181,8 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["0.4", "0.5", "0.6"]),
                 default="0.5",
                 show_default=True,
-                help="Version of the OME-Zarr metadata; 0.4, for older programs such as QuPath, with --profile portable.",
+                help="Version of the OME-Zarr metadata; 0.4, for older programs such as QuPath, with "
+                "--profile portable.",
             ),
             click.option(
                 "--jpeg-name",

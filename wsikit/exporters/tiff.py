@@ -1,22 +1,25 @@
 """A store's pixels as a tiled pyramidal TIFF; tiles are copied without decoding where TIFF has their codec.
 
 JPEG and JPEG 2000 are passed through; lossless Zstandard chunks are re-encoded as Deflate, which is also lossless.
+Which common readers cannot open a codec is stated when it is written.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.errors import StoreError
+from wsikit.errors import RequestError, StoreError
 from wsikit.exporters.channels_tiff import write_channels
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
 from wsikit.store.level_format import EXACT_CODECS
+from wsikit.tiling.encode import encode
 from wsikit.tiling.jpeg_headers import JpegHeader, read_header
 
 BIGTIFF_BYTES = 3 << 30
@@ -24,16 +27,42 @@ BIGTIFF_BYTES = 3 << 30
 
 _JPEG, _JPEG_2000, _DEFLATE = 7, 34712, 8
 
+NOT_READ: dict[str, str] = {
+    "jpeg2k": "JPEG 2000 (TIFF code 34712), which OpenSlide refuses and libvips without JPEG 2000 shows as black; "
+    "QuPath with Bio-Formats, tifffile and wsikit read it"
+}
+"""By codec of the store: what the tiles of the TIFF are, and which common readers do not read them. JPEG and Deflate
+are read by all of them."""
 
-def write_tiff(store: SlideStore, path: str | os.PathLike[str]) -> None:
-    """Write all levels of a store as a tiled TIFF that OpenSlide, QuPath and tifffile open, atomically.
+ENCODED_QUALITY = 90
+"""JPEG quality of tiles that are encoded on request."""
 
-    Each tile is the stream in the store, so a slide that was stored by pass-through is restored bit by bit. µm/px is
-    written as the resolution; label and macro image are not written. The channels of a fluorescence slide are written
-    as OME-TIFF, without loss.
+
+def write_tiff(
+    store: SlideStore,
+    path: str | os.PathLike[str],
+    *,
+    codec: Literal["keep", "jpeg"] = "keep",
+    on_note: Callable[[str], None] | None = None,
+) -> None:
+    """Write all levels of a store as a tiled TIFF, atomically. OpenSlide, QuPath, libvips and tifffile open it, except
+    for JPEG 2000 tiles that are kept (`NOT_READ`).
+
+    Parameters
+    ----------
+    codec
+        keep: each tile is the stream in the store, so a slide that was stored by pass-through is restored bit by bit.
+        jpeg: tiles of other codecs are encoded again as JPEG, quality 90, 4:4:4; JPEG tiles are kept.
+    on_note
+        Called with a remark for each codec that common readers do not open.
+
+    µm/px is written as the resolution; label and macro image are not written. The channels of a fluorescence slide are
+    written as OME-TIFF, without loss.
 
     Raises
     ------
+    RequestError
+        `codec` is neither of the two.
     ReadError
         A tile could not be read from the source when the store was made, or is damaged.
     StoreError
@@ -44,6 +73,8 @@ def write_tiff(store: SlideStore, path: str | os.PathLike[str]) -> None:
         return
     import tifffile
 
+    if codec not in ("keep", "jpeg"):
+        raise RequestError(f"codec {codec!r} for a TIFF: choose keep or jpeg")
     for level in range(len(store.level_dimensions)):
         width, height = store.level_format(level).tile_px
         if width % 16 or height % 16:
@@ -54,10 +85,24 @@ def write_tiff(store: SlideStore, path: str | os.PathLike[str]) -> None:
     stored = sum(file.stat().st_size for level in store.folder.glob("[0-9]*") for file in level.rglob("*"))
     with atomic_write(path) as partial, tifffile.TiffWriter(partial, bigtiff=stored > BIGTIFF_BYTES) as writer:
         for level in range(len(store.level_dimensions)):
-            writer.write(**_level(store, level))
+            writer.write(**_level(store, level, codec))
+    if codec == "keep" and on_note is not None:
+        for note in _notes(store, path):
+            on_note(note)
 
 
-def _level(store: SlideStore, level: int) -> dict[str, Any]:
+def _notes(store: SlideStore, path: str | os.PathLike[str]) -> Iterator[str]:
+    """For each codec that some readers do not open: the levels, the readers, and what to do."""
+    found: dict[str, list[int]] = {}
+    for level in range(len(store.level_dimensions)):
+        found.setdefault(store.level_format(level).codec, []).append(level)
+    for codec, levels in found.items():
+        if codec in NOT_READ:
+            which = f"level {levels[0]} is" if len(levels) == 1 else f"levels {', '.join(map(str, levels))} are"
+            yield f"{os.fspath(path)}: {which} {NOT_READ[codec]}. For the others, export with --codec jpeg (with loss)."
+
+
+def _level(store: SlideStore, level: int, codec: Literal["keep", "jpeg"]) -> dict[str, Any]:
     """Arguments of tifffile for one level."""
     form = store.level_format(level)
     grey = form.channels == 1
@@ -71,8 +116,13 @@ def _level(store: SlideStore, level: int) -> dict[str, Any]:
         "metadata": None,
         "software": "wsikit",
     } | _resolution(store, level)
+    if codec == "jpeg" and form.codec != "jpeg":
+        colour = {} if grey else {"photometric": "ycbcr", "subsampling": (1, 1)}
+        return common | {"data": _encoded(store, level), "compression": _JPEG} | colour
     if form.codec in EXACT_CODECS:
-        return common | {"data": _pixels(store, level), "compression": _DEFLATE}
+        pixels = _pixels(store, level)
+        data = (tile if tile is None else tile[..., 0] for tile in pixels) if grey else pixels
+        return common | {"data": data, "compression": _DEFLATE}
     common["data"] = _streams(store, level)
     if form.codec == "jpeg2k":
         return common | {"compression": _JPEG_2000}
@@ -104,12 +154,19 @@ def _streams(store: SlideStore, level: int) -> Iterator[bytes]:
 
 
 def _pixels(store: SlideStore, level: int) -> Iterator[npt.NDArray[np.uint8] | None]:
-    """Pixels of the tiles, row-major; None where the store has no tile."""
+    """Pixels of the tiles, uint8 (h, w, 3), row-major; None where the store has no tile."""
     cols, rows = store.level_format(level).n_tiles
     for row in range(rows):
         for col in range(cols):
             present = store.chunk(level, col, row) is not None
             yield store.tile(level, col, row, keep=False) if present else None
+
+
+def _encoded(store: SlideStore, level: int) -> Iterator[bytes]:
+    """The tiles as JPEG, row-major; empty where the store has no tile."""
+    form = replace(store.level_format(level), codec="jpeg")
+    for pixels in _pixels(store, level):
+        yield b"" if pixels is None else encode(pixels, form, quality=ENCODED_QUALITY)
 
 
 def _first_head(store: SlideStore, level: int) -> JpegHeader | None:

@@ -30,6 +30,7 @@ def export(
     mpp: float | None = None,
     style: Literal["over", "map"] | None = None,
     frame: Literal["auto", "level0", "bounds"] | None = None,
+    codec: Literal["keep", "jpeg"] | None = None,
     on_note: Callable[[str], None] = logger.warning,
 ) -> Path:
     """Write one output of a store.
@@ -66,6 +67,9 @@ def export(
     frame
         geojson: coordinates count from the corner of the slide ("level0"), or of its scanned area ("bounds"); "auto",
         the default: bounds if the slide states some, as QuPath shows it so. The file states the frame.
+    codec
+        tiff: "keep" the tiles of the store (default), or encode those that are not "jpeg" as JPEG: some readers, such
+        as OpenSlide, refuse JPEG 2000 in a TIFF.
     on_note
         Called with each remark about what was written, one line each.
 
@@ -98,6 +102,7 @@ def export(
         "mpp": mpp,
         "style": style,
         "frame": frame,
+        "codec": codec,
         "on_note": on_note if "on_note" in options_of(exporter) else None,
     }
     options = {name: value for name, value in given.items() if value is not None}

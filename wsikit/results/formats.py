@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = ("column", "patches", "per", "features", "mpp", "style", "frame", "on_note")
+OPTIONS = ("column", "patches", "per", "features", "mpp", "style", "frame", "codec", "on_note")
 """Options of `wsikit.export` that only some formats take. `on_note` is passed to every exporter that lists it."""
 
 
@@ -242,10 +242,12 @@ def _ome_tiff(results: StoredResults, path: Path, *, mpp: float | None = None, s
     write_ome_tiff(path, results.class_map, results.store, mpp=finest, style=style)  # type: ignore[arg-type]
 
 
-def _tiff(results: StoredResults, path: Path) -> None:
+def _tiff(
+    results: StoredResults, path: Path, *, codec: str = "keep", on_note: Callable[[str], None] | None = None
+) -> None:
     from wsikit.exporters.tiff import write_tiff
 
-    write_tiff(results.store, path)
+    write_tiff(results.store, path, codec=codec, on_note=on_note)  # type: ignore[arg-type]  # checked there
 
 
 def _csv(results: StoredResults, path: Path) -> None:
@@ -312,7 +314,7 @@ _OWN: dict[str, Format] = {
         Format("geojson", _geojson, options=("patches", "per", "frame", "on_note")),
         Format("ngff-labels", _ngff, folder=True),
         Format("ome-tiff", _ome_tiff, options=("mpp", "style")),
-        Format("tiff", _tiff),
+        Format("tiff", _tiff, options=("codec", "on_note")),
         Format("csv", _csv),
         Format("parquet", _parquet),
         Format("report", _report),

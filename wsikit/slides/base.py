@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -19,9 +19,11 @@ from wsikit.errors import BrokenSlideError, ReadError, RequestError
 from wsikit.geometry import downsample_of
 from wsikit.slides import scale
 from wsikit.slides.composite import Samples, channel_numbers
+from wsikit.slides.encoded_tiles import EncodedTiles
 from wsikit.slides.html import slide_html
 from wsikit.slides.region import RegionPlan, plan_region, resample
 from wsikit.slides.scenes import SceneLike
+from wsikit.slides.storage import LevelStorage
 from wsikit.slides.types import WHITE, MppLike, Pixels, Size, Slide, SlideInfo
 from wsikit.store.paths import is_url
 
@@ -273,6 +275,22 @@ class BaseSlide(ABC):
             inside = self._read_level(level, left, top, right - left, bottom - top)
             canvas[top - y : bottom - y, left - x : right - x] = inside
         return canvas
+
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the tiles of `level` as they are, as the end of a sentence; None if it can."""
+        if not isinstance(self, EncodedTiles):
+            return f"reader {self.reader} returns pixels, not coded tiles"
+        return None if self.tile_source(level) else f"reader {self.reader} cannot hand out its tiles one by one"
+
+    def storage(self) -> tuple[LevelStorage, ...]:
+        """Per level, how its tiles are kept when the slide is stored with default settings, and why not if not."""
+        found = []
+        for level in range(len(self.level_dimensions)):
+            fault = self.pass_through_fault(level)
+            source = self.tile_source(level) if isinstance(self, EncodedTiles) and fault is None else None
+            kept: Literal["bytes", "coefficients"] = "coefficients" if source and source.rewrapped else "bytes"
+            found.append(LevelStorage(level, kept if fault is None else None, fault))
+        return tuple(found)
 
     def _check_readable(self) -> None:
         """Raise BrokenSlideError if none of five places of level 0 can be read.

@@ -8,6 +8,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 Codec = Literal["jpeg", "jpeg2k"]
 
+REDUCED_FROM_FINER = frozenset({"aperio", "huron"})
+"""Vendors whose pyramids may leave out coarse tiles, which are then the reduced pixels of the finer level."""
+
 
 @dataclass(frozen=True)
 class TileSource:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from PIL import Image
 
 from wsikit.errors import ReadError
+from wsikit.slides.storage import storage_of, storage_words
 from wsikit.slides.types import Channel, SceneInfo, Slide, SlideInfo
 
 CARD_THUMBNAIL_PX = 256
@@ -20,7 +21,7 @@ def slide_html(slide: Slide, findings: Mapping[str, str] | None = None) -> str:
     rows = "".join(
         f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(name)}</th>"
         f"<td style='text-align:left'>{html.escape(value).replace(chr(10), '<br>')}</td></tr>"
-        for name, value in {**facts(slide.info), **(findings or {})}.items()
+        for name, value in {**facts(slide.info), **stored_as(slide), **(findings or {})}.items()
     )
     return (
         "<div style='display:flex;gap:1.5em;align-items:flex-start'>"
@@ -65,6 +66,13 @@ def channel_line(channel: Channel) -> str:
     color = f"#{channel.hex}" + ("" if channel.color_source == "stated" else f" ({channel.color_source})")
     shown = "shown" if channel.shown else "not in the composite,"
     return f"{channel.name}: {color}, {channel.dtype}, {shown} from {low:g} to {high:g} ({channel.window_source})"
+
+
+def stored_as(slide: Slide) -> dict[str, str]:
+    """How the tiles of each level are stored, and why they are encoded again where they are; empty if not known."""
+    levels = storage_of(slide)
+    name = "stored" if slide.info.kind == "store" else "when stored"
+    return {name: storage_words(levels)} if levels else {}
 
 
 def _format_words(info: SlideInfo) -> str:

@@ -49,6 +49,9 @@ _READ_FOLDERS = frozenset({"ome-zarr", "store"})
 _READ_BY_TILES = frozenset({None, "aperio", "generic-tiff", "philips"})
 """OpenSlide's vendor names of the TIFF files whose tiles do not overlap, so that wsikit reads them tile by tile."""
 
+_READ_BY_TILES_IF_EQUAL = frozenset({"argos", "huron"})
+"""OpenSlide's vendor names of TIFF files that are read tile by tile if tiles of each level agree with OpenSlide."""
+
 EXPORT = "Export the slide from the scanner's software as SVS, tiled TIFF, OME-TIFF or DICOM."
 
 
@@ -339,6 +342,8 @@ def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
     vendor = _openslide_vendor(path)
     if vendor == "hamamatsu":
         return _choose_for_ndpi(path)
+    if vendor in _READ_BY_TILES_IF_EQUAL:
+        return "tiff" if scene is not None else _choose_by_agreement(path)
     if vendor not in _READ_BY_TILES:
         return "openslide"
     from wsikit.slides.formats.tiff.channel_layout import holds_channels
@@ -352,6 +357,16 @@ def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
         return "image" if vendor in (None, "generic-tiff") else "openslide"
     # Aperio's YCbCr may have colour at half the resolution, which OpenSlide enlarges as Aperio's software does
     return "openslide" if vendor == "aperio" and is_aperio_ycbcr(path) else "tiff"
+
+
+def _choose_by_agreement(path: str) -> str:
+    from wsikit.slides.formats.tiff.agreement import disagreement
+
+    reason = disagreement(path)
+    if reason is None:
+        return "tiff"
+    logger.info("%s: %s; read with OpenSlide", path, reason)
+    return "openslide"
 
 
 def _choose_for_ndpi(path: str) -> str:

@@ -20,6 +20,7 @@ from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
 from wsikit.slides.composite import Samples
 from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
+from wsikit.slides.storage import LevelStorage
 from wsikit.slides.store_label import TISSUE, UNREADABLE, read_label
 from wsikit.slides.store_levels import StoreLevels
 from wsikit.slides.store_record import check_grid, check_levels, read_root, read_tissue
@@ -170,6 +171,24 @@ class SlideStore(BaseSlide):
         if not self.holds_pixels:
             return {}
         return dict(self._stored.records[level])
+
+    def storage(self) -> tuple[LevelStorage, ...]:
+        """Per level, how the store holds its tiles; without pixels, how a store would hold those of the source."""
+        if self._source is not None:
+            return self._source.storage()
+        found = []
+        for level in range(len(self.level_dimensions)):
+            record = self.level_record(level)
+            kept = record.get("fidelity")
+            reason = record.get("reencoded_because")
+            if reason is None and record.get("source_level") is None:
+                reason = "the slide has no level of this size: it is averaged from the level before"
+            found.append(LevelStorage(level, None if kept == "encoded" else kept, reason))
+        return tuple(found)
+
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why another store cannot keep the tiles of `level` as they are."""
+        return "it is a store already: give the slide that it was made from to keep the scanner's tiles"
 
     def grids(self) -> list[str]:
         """Names of the patch grids, e.g. 0.5um_224px."""

@@ -12,7 +12,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class ImageSource:
     """Size in bytes and modification time of the file."""
     passing: dict[int, TileSource]
     """Levels whose encoded tiles can be passed through, and the format of these tiles."""
+    faults: dict[int, str] = field(default_factory=dict)
+    """Why the tiles of the other levels cannot be, where that is known."""
 
     @staticmethod
     def state_of(path: str) -> tuple[int, int]:
@@ -67,8 +69,12 @@ class ImageSource:
         if isinstance(slide, EncodedTiles):
             found = {level: slide.tile_source(level) for level in range(len(slide.level_dimensions))}
             passing = {level: source for level, source in found.items() if source is not None}
+        faults: dict[int, str] = {}
+        if isinstance(slide, BaseSlide):
+            others = [level for level in range(len(slide.level_dimensions)) if level not in passing]
+            faults = {level: fault for level in others if (fault := slide.pass_through_fault(level)) is not None}
         state = cls.state_of(slide.path)
-        return cls(slide, fingerprint(slide.path), state, passing)
+        return cls(slide, fingerprint(slide.path), state, passing, faults)
 
     def tissue_only(self, parameters: ImageParameters) -> bool:
         """Whether background is left out: on request, and by default without pass-through."""
@@ -208,7 +214,9 @@ def write_image(
         fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
         channels = slide.info.channels
         planes = Planes(len(channels), channels[0].dtype) if channels else None
-        levels = plan_levels(slide.level_dimensions, parameters, source.passing, fill=fill, planes=planes)
+        levels = plan_levels(
+            slide.level_dimensions, parameters, source.passing, faults=source.faults, fill=fill, planes=planes
+        )
         work = [_all_of(source, folder, levels, level, parameters, tissue) for level in levels]
         if repair:
             work = [lost_part(folder, whole, parameters) for whole in work]

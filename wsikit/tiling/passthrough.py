@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from wsikit.errors import ReadError
 from wsikit.slides.base import Slide
-from wsikit.slides.encoded_tiles import EncodedRows, EncodedTiles, TileSource
+from wsikit.slides.encoded_tiles import REDUCED_FROM_FINER, EncodedRows, EncodedTiles, TileSource
 from wsikit.slides.jpeg import JpegError
 from wsikit.store.shards import Chunk
 from wsikit.tiling.jpeg_headers import ChunkConverter, read_header
@@ -31,6 +31,8 @@ class PassedTiles:
     """Tiles that the source does not store: white."""
     unfit: list[int] = field(default_factory=list)
     """Positions of tiles whose bytes cannot be passed through; their pixels may be readable."""
+    faults: dict[int, str] = field(default_factory=dict)
+    """Why, by position of the tile, as the end of a sentence."""
     unreadable: list[int] = field(default_factory=list)
     """Positions of tiles whose bytes cannot be read."""
 
@@ -44,9 +46,9 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
     for positions in _rows(tiles):
         for position, stored in _fetch(slide, in_rows, source_level, tiles, positions):
             if stored is None:
-                # an Aperio pyramid may leave out coarse tiles whose pixels the finer level holds
-                if source_level > 0 and slide.info.vendor == "aperio":
+                if source_level > 0 and slide.info.vendor in REDUCED_FROM_FINER:
                     passed.unfit.append(position)
+                    passed.faults[position] = "the file does not store it: reduced from the finer level"
                 else:
                     passed.missing += 1
                 continue
@@ -57,6 +59,7 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
             except JpegError as fault:
                 logger.debug("%s: level %d, %s: %s", slide.path, source_level, tiles[position], fault)
                 passed.unfit.append(position)
+                passed.faults[position] = str(fault)
             except ReadError:
                 passed.unreadable.append(position)
     first = next((chunk for chunk in passed.chunks if chunk is not None), None)

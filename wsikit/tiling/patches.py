@@ -20,7 +20,7 @@ from wsikit.tiling.columns import ColumnStage
 from wsikit.tiling.roi import Roi
 from wsikit.tissue.mask import TissueMask, TissueParameters, tissue_mask
 
-TISSUE_REVISION = 1
+TISSUE_REVISION = 2
 PATCHES_REVISION = 1
 QUALITY_REVISION = 1
 ROI_REVISION = 1

@@ -100,6 +100,8 @@ class LevelPlan:
     """Level of the source that it is read from; None: built by averaging 4 × 4 px of the store's previous level."""
     source: TileSource | None = None
     """Format of the source's tiles, which become the chunks; None: pixels are decoded or averaged, and encoded."""
+    reason: str | None = None
+    """Why the source's tiles are encoded again, as the end of a sentence; None where they are kept or averaged."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def plan_levels(
     parameters: ImageParameters,
     passing: Mapping[int, TileSource] | None = None,
     *,
+    faults: Mapping[int, str] | None = None,
     fill: int = 255,
     planes: Planes | None = None,
 ) -> list[LevelPlan]:
@@ -145,6 +148,8 @@ def plan_levels(
         (width, height) per source level, finest first.
     passing
         Source levels whose encoded tiles can be passed through, and the format of these tiles.
+    faults
+        Why the tiles of the other source levels cannot be.
     fill
         Value of the pixels of a tile that is left out.
     planes
@@ -177,7 +182,8 @@ def plan_levels(
         source = own.get(source_level)
         downsample = (downsample_of(width0, width), downsample_of(height0, height))
         form = _format(width, height, channels, parameters, source, fill, planes)
-        levels.append(LevelPlan(level, form, downsample, source_level, source))
+        reason = None if source else _why_encoded(source_level, parameters, passing or {}, faults or {})
+        levels.append(LevelPlan(level, form, downsample, source_level, source, reason))
     while max(levels[-1].format.width, levels[-1].format.height) > SMALLEST_LEVEL_PX:
         above = levels[-1]
         width, height = (math.ceil(size / BUILT_DOWNSAMPLE) for size in (above.format.width, above.format.height))
@@ -208,6 +214,16 @@ def tiles_of_shard(shard: ShardPlan, form: LevelFormat) -> list[TilePlan | None]
         tiles += [TilePlan(col, row, (x, y, width, height)) for col, x, width in columns]
         tiles += outside
     return tiles + [None] * (side**2 - len(tiles))
+
+
+def _why_encoded(
+    level: int, parameters: ImageParameters, passing: Mapping[int, TileSource], faults: Mapping[int, str]
+) -> str:
+    if level in passing and parameters.profile == "portable":
+        return "the portable profile was requested, which holds no JPEG or JPEG 2000 tiles"
+    if level in passing:
+        return f"its tiles have {passing[level].channels} channels, those of the finest level another number"
+    return faults.get(level, "its reader returns pixels, not coded tiles")
 
 
 def _format(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -79,6 +80,8 @@ class ShardResult:
     """Number of tiles that the source does not store; they are white."""
     recoded: int = 0
     """Number of tiles that were re-encoded among passed ones."""
+    faults: tuple[tuple[str, int], ...] = ()
+    """Why they were, and the number of tiles for each reason."""
     stored: bool = True
     """Whether there is a file; none is written where the source has no tile, or all are background."""
 
@@ -147,7 +150,8 @@ def _kept(task: ShardTask) -> ShardResult | None:
     note = json.loads(task.note_path.read_text(encoding="utf-8"))
     if note["unreadable"]:
         return None  # may be readable now
-    return ShardResult(task.level.level, (), note["missing"], note["recoded"])
+    faults = tuple((str(reason), int(count)) for reason, count in note.get("faults", ()))
+    return ShardResult(task.level.level, (), note["missing"], note["recoded"], faults)
 
 
 # ---- pass-through
@@ -160,7 +164,7 @@ def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes |
     passed = pass_tiles(task.slide, level.source_level, level.source, tiles)
     chunks: list[bytes | Chunk | None] = list(passed.chunks)
     unreadable = [tile[:2] for tile in (tiles[position] for position in passed.unreadable) if tile is not None]
-    recoded = 0
+    recoded: Counter[str] = Counter()
     for position in passed.unfit:
         tile = tiles[position]
         assert tile is not None
@@ -172,10 +176,12 @@ def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes |
                 rgb=passed.rgb,
                 subsampling=passed.subsampling,
             )
-            recoded += 1
+            recoded[passed.faults[position]] += 1
         except ReadError:
             unreadable.append((tile.col, tile.row))
-    return chunks, ShardResult(level.level, tuple(sorted(unreadable)), passed.missing, recoded)
+    return chunks, ShardResult(
+        level.level, tuple(sorted(unreadable)), passed.missing, recoded.total(), tuple(sorted(recoded.items()))
+    )
 
 
 # ---- re-encoding

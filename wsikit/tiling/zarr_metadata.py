@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -35,6 +36,8 @@ from wsikit.tiling.shard import ShardResult
 
 _PICTURE_QUALITY = 90
 _YCBCR_444 = {"encoded_color_space": "ycbcr", "subsampling": [[1, 1], [1, 1], [1, 1]]}
+_MOST_REASONS = 10
+"""Damaged tiles can each have a reason of their own."""
 
 
 def level_attributes(
@@ -54,6 +57,10 @@ def level_attributes(
         "recoded_tiles": recoded,
         "unreadable_tiles": sorted([col, row] for result in results for col, row in result.unreadable),
     }
+    if level.reason is not None:
+        attributes["reencoded_because"] = level.reason
+    if recoded:
+        attributes["recoded_because"] = _reasons(results)
     if level.source is not None and level.source.subsampled:
         # a decoder of the whole image interpolates chroma across the borders of chunks
         attributes["chunk_border_upsampling"] = True
@@ -62,6 +69,14 @@ def level_attributes(
     if fidelity == "encoded":
         attributes["codec"] = {"name": "jpeg", "quality": parameters.jpeg_quality, "subsampling": "444"}
     return attributes
+
+
+def _reasons(results: Sequence[ShardResult]) -> dict[str, int]:
+    """Number of re-encoded tiles by reason, the most frequent ones."""
+    counts: Counter[str] = Counter()
+    for result in results:
+        counts.update(dict(result.faults))
+    return dict(sorted(counts.most_common(_MOST_REASONS)))
 
 
 def _fidelity(level: LevelPlan) -> str:

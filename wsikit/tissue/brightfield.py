@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.tissue.background import Glass, find_glass
+from wsikit.tissue.medium import FADING_SD, LIGHTEST_OD, find_medium
 from wsikit.tissue.parameters import TissueParameters
 from wsikit.tissue.pen import Ink, find_ink, pen_marks
 from wsikit.tissue.regions import (
@@ -52,6 +53,7 @@ class _Evidence:
     certain: Mask
     neutral: Mask
     glass: Mask
+    medium: Mask
 
 
 def brightfield_mask(rgb: npt.NDArray[np.uint8], mpp: float, parameters: TissueParameters) -> Mask:
@@ -62,7 +64,7 @@ def brightfield_mask(rgb: npt.NDArray[np.uint8], mpp: float, parameters: TissueP
     del ink, black  # a third of the memory for a large slide
     if out.any():
         out = dilate(out, parameters.margin_um / mpp)
-    tissue = evidence.stained & ~out
+    tissue = evidence.stained & ~out & ~evidence.medium
     tissue = drop_small(tissue, (_SPECK_UM / mpp) ** 2)
     tissue = close_gaps(tissue, parameters.closing_um / mpp) & ~out
     tissue = fill_holes(tissue, parameters.max_hole_mm2 * px_per_mm2) & ~out
@@ -73,26 +75,34 @@ def _classify(
     rgb: npt.NDArray[np.uint8], mpp: float, glass: Glass, parameters: TissueParameters
 ) -> tuple[_Evidence, Ink, Mask]:
     """Pixels that show stain, that may be ink, and that are black. In strips, so that float planes are small."""
+    from scipy import ndimage as ndi
+
     shape = rgb.shape[:2]
     stained, certain, neutral, empty, black = (np.zeros(shape, bool) for _ in range(5))
+    smooth, even, fading, light = (np.zeros(shape, bool) for _ in range(4))
     ink = Ink(np.zeros(shape, np.uint8), np.zeros(shape, bool), np.zeros(shape, np.uint8))
     window = max(3, round(_TEXTURE_UM / mpp) | 1)
     least = _least_stain(rgb, glass, parameters.min_density)
     for top, bottom in row_strips(*shape):
-        first, last = max(0, top - window), min(shape[0], bottom + window)
+        first, last = max(0, top - 2 * window), min(shape[0], bottom + 2 * window)
         od = optical_density(rgb[first:last], glass.rgb)
         here, inside = slice(top, bottom), slice(top - first, bottom - first)
-        sd = local_sd((od[0] + od[1] + od[2]) / 3, window)[inside]
+        around = local_sd((od[0] + od[1] + od[2]) / 3, window)
+        sd = around[inside]
+        smooth[here] = ndi.minimum_filter(around, window, mode="nearest")[inside] <= _TEXTURE_SD
         od = np.maximum(od[:, inside], 0)
         mean, colour, score = _stain(od, glass)
         certain[here] = score > max(_CERTAIN_OD, least)
         stained[here] = certain[here] | ((score > least) & (sd > _TEXTURE_SD))
         neutral[here] = colour < _NEUTRAL * mean
         empty[here] = score < least
+        even[here], fading[here] = sd <= _TEXTURE_SD, sd <= FADING_SD
+        light[here] = (score >= least) & (score < LIGHTEST_OD)
         black[here] = _is_black(rgb[here])
         found = find_ink(od, sd)
         ink.hue[here], ink.smooth[here], ink.density[here] = found.hue, found.smooth, found.density
-    return _Evidence(stained, certain, neutral, empty), ink, black
+    medium = find_medium(smooth, even, fading, light, empty, mpp, window // 2)
+    return _Evidence(stained, certain, neutral, empty, medium), ink, black
 
 
 def optical_density(rgb: npt.NDArray[np.uint8], glass: tuple[float, float, float]) -> npt.NDArray[np.float32]:

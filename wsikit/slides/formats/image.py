@@ -69,6 +69,10 @@ class ImageSlide(BaseSlide):
     def close(self) -> None:
         self._closed, self._pixels = True, None
 
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the picture as it is, as the end of a sentence."""
+        return "it is one picture, not stored in tiles"
+
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         return self._whole()[y : y + height, x : x + width].copy()
 

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import ImageCms
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
+from wsikit.slides.formats import openslide_tiles
 from wsikit.slides.formats.openslide_areas import in_scene, scanned_areas
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import UNKNOWN, Scale, stated, stated_text
@@ -91,6 +93,14 @@ class OpenSlideSlide(BaseSlide):
         # not handle.close(): another thread may be reading with it; it closes with its last reference
         with self._lock:
             self._closed, self._handle = True, None
+
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the tiles of `level` as they are, as the end of a sentence."""
+        return self._fault
+
+    @cached_property
+    def _fault(self) -> str:
+        return openslide_tiles.pass_through_fault(self.path, self.info.vendor)
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         rows = max(1, _READ_PX // width)
@@ -198,8 +208,8 @@ def _notes(info: SlideInfo) -> tuple[str, ...]:
         return ()
     x, y, width, height = info.bounds
     return (
-        f"The file states a scanned area (openslide.bounds): {width} × {height} px from x={x}, y={y}. QuPath and others "
-        "show only this, and their coordinates count from its corner.",
+        f"The file states a scanned area (openslide.bounds): {width} × {height} px from x={x}, y={y}. QuPath and "
+        "others show only this, and their coordinates count from its corner.",
     )
 
 

@@ -57,6 +57,10 @@ class TiffSlideSlide(BaseSlide):
             self._slide.close()
             self._slide = None
 
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the tiles of `level` as they are, as the end of a sentence."""
+        return "TiffSlide returns pixels, not coded tiles; without --reader tiffslide another reader may keep the tiles"
+
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         slide = self._open_slide()
         empty = self._check_tiles(slide, level, (x, y, width, height))

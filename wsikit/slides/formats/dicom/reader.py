@@ -13,6 +13,7 @@ from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError,
 from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels, SlideInfo, true_downsamples
 from wsikit.slides.encoded_tiles import TileSource
 from wsikit.slides.formats.dicom import files as dicom_files
+from wsikit.slides.formats.dicom import pass_through
 from wsikit.slides.formats.dicom.header import DicomFile, open_bytes
 from wsikit.slides.formats.dicom.kinds import in_words, refusal
 from wsikit.slides.formats.dicom.levels import Level, level_of
@@ -60,6 +61,10 @@ class DicomSlide(BaseSlide, TileReader):
     def tile_source(self, level: int) -> TileSource | None:
         """Common properties of the frames of `level`; None if decoding alone does not give the slide's px."""
         return self._levels[level].source
+
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the frames of `level` as they are, as the end of a sentence; None if it can."""
+        return pass_through.fault(self._levels[level])
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
         """One frame as it is stored, including the byte that pads it to even length; None if there is none.

@@ -24,6 +24,7 @@ from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, JPEG_2000
 from wsikit.slides.formats.tiff.metadata import TiffMetadata, read_metadata
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.scenes import SceneLike
+from wsikit.slides.storage import LevelStorage
 from wsikit.slides.tile_reader import TiledFileSlide, in_words
 from wsikit.slides.types import Channel
 
@@ -65,6 +66,17 @@ class MultichannelTiffSlide(ChannelTiles, TiledFileSlide):
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""
         return self._image.levels[level][0].tile_px
+
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the tiles of `level` as they are."""
+        return "each channel is in tiles of its own"
+
+    def storage(self) -> tuple[LevelStorage, ...]:
+        """Per level, how its tiles are kept when the slide is stored: the samples of channels, without loss."""
+        if not self.info.channels:
+            return super().storage()
+        levels = range(len(self.level_dimensions))
+        return tuple(LevelStorage(level, "pixels", "a store keeps the samples of channels") for level in levels)
 
     def _read_as_rgb(self) -> None:
         """The channels are the planes of a colour image, whose composite is the image itself."""

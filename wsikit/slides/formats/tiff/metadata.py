@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsikit.slides.formats.tiff import philips
+from wsikit.slides.formats.tiff.vendors import find_vendor
 from wsikit.slides.lengths import um_per_unit
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import NO_SCALE, UNKNOWN, Scale, from_resolution, per_unit, stated, stated_text
@@ -49,10 +50,16 @@ def read_metadata(
     if description is not None:
         found.update({f"philips.{key}": value for key, value in description.fields.items()})
     bits = _number(ome.get("SignificantBits"))
+    known = "aperio" if tiff.is_svs else "ome" if tiff.is_ome else "philips" if description else None
+    vendor = find_vendor(tiff) if known is None else None
+    scale = _scale(tiff, page, aperio, ome) if description is None else _philips_scale(description)
+    if vendor is not None and vendor.mpp is not None:
+        scale = stated(*vendor.mpp, vendor.mpp_source)
+    lens = _number(aperio.get("AppMag")) or _number(ome.get("NominalMagnification"))
     return TiffMetadata(
-        vendor="aperio" if tiff.is_svs else "ome" if tiff.is_ome else "philips" if description else "generic-tiff",
-        scale=_scale(tiff, page, aperio, ome) if description is None else _philips_scale(description),
-        magnification=_number(aperio.get("AppMag")) or _number(ome.get("NominalMagnification")),
+        vendor=known or (vendor.name if vendor else "generic-tiff"),
+        scale=scale,
+        magnification=vendor.magnification if vendor else lens,
         icc_profile=_bytes(page.tags.valueof(34675)),
         significant_bits=int(bits) if bits else None,
         properties=allowed(found),

@@ -30,6 +30,7 @@ from wsikit.slides.formats.tiff.page_facts import (
     tag_mpp,
     without_repeated_sizes,
 )
+from wsikit.slides.formats.tiff.vendors import find_vendor, other_images
 from wsikit.slides.scenes import SceneLike, choose_scene
 
 _PLACEHOLDER_SHARE = 64
@@ -113,6 +114,9 @@ class _Finder:
     def structure(self, wanted: SceneLike | None) -> Structure:
         pictures = [page for page in self._pages if not is_mask(page)] or self._pages
         names = {page: stated_name(page) for page in pictures}
+        vendor = find_vendor(self._tiff)
+        for name, number in (other_images(self._tiff, vendor) if vendor else {}).items():
+            names[self._pages[number]] = name
         images = self._ome_images()
         for image in images:
             if name_in(image.name) is not None:

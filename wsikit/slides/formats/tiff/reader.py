@@ -17,9 +17,9 @@ import tifffile
 from wsikit.errors import ReadError, RequestError
 from wsikit.slides import jpeg, jpeg2k
 from wsikit.slides.base import WHITE, MppLike, Pixels
-from wsikit.slides.encoded_tiles import TileSource
+from wsikit.slides.encoded_tiles import REDUCED_FROM_FINER, TileSource
 from wsikit.slides.formats.tiff import philips
-from wsikit.slides.formats.tiff.codecs import JPEG, JPEG_2000
+from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, JPEG_2000
 from wsikit.slides.formats.tiff.layout import TiffLevel, level_notes, read_layout
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.formats.tiff.samples import RGB, YCBCR
@@ -68,7 +68,20 @@ class TiffSlide(TiledFileSlide):
         That is the case for other codecs, for channels stored separately, for samples that are not plain 8-bit grey
         or RGB, and for JPEG and JPEG 2000 whose streams do not state their colours, or wrong ones (Aperio's 33003).
         """
-        return self._sources[level]
+        found = self._sources[level]
+        return None if isinstance(found, str) else found
+
+    def pass_through_fault(self, level: int) -> str | None:
+        """Why a store cannot keep the tiles of `level` as they are, as the end of a sentence; None if it can."""
+        found = self._sources[level]
+        return found if isinstance(found, str) else None
+
+    def stored_tiles(self, level: int) -> list[tuple[int, int]]:
+        """The tiles (column, row) of `level` that the file stores and that are within the level, row by row."""
+        layout = self._layout.levels[level]
+        columns, rows = -(-layout.width // layout.tile_width), -(-layout.height // layout.tile_height)
+        stored = layout.counts[: layout.stored_columns * layout.stored_rows].reshape(layout.stored_rows, -1)
+        return [(int(column), int(row)) for row, column in np.argwhere(stored[:rows, :columns] > 0)]
 
     def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
         """The bytes of one tile as the file stores them; None if it stores none.
@@ -108,24 +121,37 @@ class TiffSlide(TiledFileSlide):
         ]
 
     @cached_property
-    def _sources(self) -> tuple[TileSource | None, ...]:
+    def _sources(self) -> tuple[TileSource | str, ...]:
+        """Per level, the properties of its tiles, or why they cannot be passed through."""
         return tuple(self._source(level) for level in range(len(self._layout.levels)))
 
-    def _source(self, level: int) -> TileSource | None:
+    def _source(self, level: int) -> TileSource | str:
         layout = self._layout.levels[level]
-        if layout.planes > 1 or not layout.samples.plain or not layout.coded.passes:
-            return None
+        codec = COMPRESSIONS[layout.compression]
+        if layout.compression != JPEG and layout.compression not in JPEG_2000:
+            return "its pixels are not compressed" if codec == "none" else f"its tiles are {codec}, not JPEG"
+        if layout.planes > 1:
+            return "its channels are stored in separate tiles"
+        if layout.samples.not_plain is not None:
+            return layout.samples.not_plain
+        if not layout.coded.passes:
+            why = (layout.coded.note or "they are lossless JPEG").rstrip(".")
+            return f"its {codec} streams alone do not state its colours ({why})"
         channels = 1 if layout.grey else 3
         if layout.compression == JPEG:
             rgb = layout.photometric == RGB
             return TileSource(self.tile_px(level), channels=channels, tables=layout.jpeg_tables, rgb=rgb)
-        if layout.compression not in JPEG_2000:
-            return None
         head = self._jpeg2k_head(level)
-        if head is None or not head.plain or head.components != channels:
-            return None
+        if head is None:
+            return "no header of its JPEG 2000 tiles can be read"
+        if head.bits != 8 or head.signed:
+            return f"its JPEG 2000 tiles have {head.bits or 'different'} bits per sample, not 8"
+        if head.subsampled:
+            return "its JPEG 2000 tiles hold colour at a lower resolution"
+        if head.components != channels:
+            return f"its JPEG 2000 tiles have {head.components} channels where {channels} are expected"
         if layout.photometric == YCBCR and not head.own_transform:
-            return None
+            return "its JPEG 2000 tiles are YCbCr without stating it"
         return TileSource(self.tile_px(level), codec="jpeg2k", channels=channels)
 
     def _jpeg2k_head(self, level: int) -> jpeg2k.Head | None:
@@ -183,7 +209,7 @@ class TiffSlide(TiledFileSlide):
             raise self._read_error(level, column, row, in_words(error)) from error
 
     def _missing_tile(self, level: int, column: int, row: int) -> Pixels:
-        """A tile that is intentionally not stored: white; in an Aperio pyramid, reduced pixels of the finer level."""
+        """A tile that is intentionally not stored: white; for some vendors, reduced pixels of the finer level."""
         layout = self._layout.levels[level]
         if not self._shows_finer(level):
             return np.full((layout.tile_height, layout.tile_width, 3), WHITE, dtype=np.uint8)
@@ -197,8 +223,8 @@ class TiffSlide(TiledFileSlide):
         return resample(self.read_box(plan.level, plan.box), plan.crop, plan.out).copy()
 
     def _shows_finer(self, level: int) -> bool:
-        """Whether a tile without bytes is one that Aperio left out, because the finer level has its pixels."""
-        return level > 0 and self.info.vendor == "aperio"
+        """Whether a tile without bytes is one that the writer left out, because the finer level has its pixels."""
+        return level > 0 and self.info.vendor in REDUCED_FROM_FINER
 
     def _drop_empty_alpha(self) -> None:
         """Not use an alpha channel that is 0 everywhere, though there are colours: no picture of glass has that."""

@@ -69,8 +69,23 @@ class Samples:
     @property
     def plain(self) -> bool:
         """Whether a decoder of pictures alone gives the right pixels: 8-bit grey or RGB, and nothing else."""
-        scaled = (self.black, self.white) != (0, 255) or self.inverted or self.palette is not None
-        return self.per_pixel == self.colours and not scaled and not self.ycbcr
+        return self.not_plain is None
+
+    @property
+    def not_plain(self) -> str | None:
+        """Why a decoder of pictures alone does not give the right pixels, as the end of a sentence; None if it does."""
+        if self.palette is not None:
+            return "its samples are indices of a palette"
+        if self.inverted:
+            return "its grey tiles have 0 as white"
+        if self.per_pixel != self.colours:
+            return f"its pixels have {self.per_pixel} samples, of which {self.colours} are colours"
+        if (self.black, self.white) != (0, 255):
+            bits = int(self.white).bit_length()
+            if self.black == 0 and self.white == (1 << bits) - 1:
+                return f"its tiles have {bits} bits per sample, not 8"
+            return f"its samples range from {self.black:g} to {self.white:g}, not from 0 to 255"
+        return "its tiles are YCbCr, which their codec does not convert" if self.ycbcr else None
 
     def to_rgb(self, samples: npt.NDArray[np.generic]) -> Pixels:
         """uint8 (h, w, 3) from the samples of one tile, strip or image, (h, w, samples of a px).
