@@ -22,7 +22,7 @@ from wsikit.captions.base import Captioner, in_parallel
 from wsikit.errors import StoreError, WsikitError
 from wsikit.executor import Executor
 from wsikit.geometry import check_enlargement, is_too_coarse
-from wsikit.inference.applicability import why_not_applicable
+from wsikit.inference.applicability import why_not_applicable, why_not_captioned
 from wsikit.inference.caption import caption_stage
 from wsikit.inference.caption_columns import drop_stale
 from wsikit.inference.predict import predict_stage
@@ -330,6 +330,9 @@ class Captions(TableStage):
     def where(self, shared: Shared) -> Where:
         measured = shared.captioner.parallel and shared.parameters.caption_budget is None
         return "workers" if measured else "device"
+
+    def skipped(self, work: SlideWork) -> str | None:
+        return why_not_captioned(work.store)
 
     def columns(self, work: SlideWork) -> ColumnStage:
         shared = work.shared

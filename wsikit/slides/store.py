@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
+from wsikit.slides.composite import Samples
 from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
 from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
@@ -24,6 +26,7 @@ from wsikit.slides.store_label import TISSUE, UNREADABLE, read_label
 from wsikit.slides.store_levels import StoreLevels
 from wsikit.slides.store_record import check_grid, check_levels, read_root, read_tissue
 from wsikit.slides.tile_reader import TileReader
+from wsikit.slides.types import Channel
 from wsikit.store.level_files import REMEDY
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import place
@@ -62,12 +65,14 @@ class SlideStore(BaseSlide):
         self._source: BaseSlide | None = None
         self._levels: TileReader
         if self.holds_pixels:
-            self._levels = self._stored = StoreLevels(self.folder, len(downsamples))
+            channels = self._stated_channels()
+            self._levels = self._stored = StoreLevels(self.folder, len(downsamples), channels)
             check_levels(self.folder, path, self.record, self._stored.formats)
         else:
             self._source = open_source(self.folder, self.record)
             self._levels = tiles_of(self._source)
             downsamples = list(self._source.level_downsamples)
+            channels = self._source.info.channels
         source = self.record["source"]
         kept = self.record["mpp"]
         width, height = self.record["dimensions"]
@@ -90,6 +95,7 @@ class SlideStore(BaseSlide):
                 associated=self._associated_names(),
                 icc_profile=self._icc_profile(),
                 properties=self._vendor_properties(),
+                channels=channels,
                 scene=source.get("scene"),
             ),
             mpp=mpp,
@@ -314,6 +320,19 @@ class SlideStore(BaseSlide):
     def read_box(self, level: int, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
         """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), white outside the level."""
         return self._levels.read_box(level, box)
+
+    def read_channel_box(self, level: int, box: tuple[int, int, int, int], channels: Sequence[int]) -> Samples:
+        if self._source is not None:
+            return self._source.read_channel_box(level, box, channels)
+        return self._stored.read_channel_box(level, box, channels)
+
+    def _stated_channels(self) -> tuple[Channel, ...]:
+        try:
+            return tuple(Channel.from_json(channel) for channel in self.record.get("channels", ()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.folder / 'zarr.json'}: not the channels of a slide ({error!r}). Tile the slide again."
+            ) from error
 
     def _read_associated(self, name: str) -> npt.NDArray[np.uint8]:
         with contextlib.closing(self._picture(name)) as levels:

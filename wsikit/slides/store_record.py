@@ -22,6 +22,7 @@ READABLE_FORMATS = (format2_names.FORMAT, STORE_FORMAT)
 MOST_PX = 2**31 - 1
 """Along a side of a level."""
 _MOST_TILE_PX = 2**28
+_DTYPES = ("uint8", "uint16", "float32")
 _MOST_SHARD_SIDE = 1024
 _COARSEST_UM = 1000.0
 _FIDELITIES = ("bytes", "coefficients", "pixels", "encoded")
@@ -90,6 +91,16 @@ def check_levels(folder: Path, stated: object, root: Mapping[str, Any], levels: 
                     f"about {round(width / x)}×{round(height / y)} px: {width}×{height} px reduced {x:g}×{y:g} times. "
                     f"{_redo(stated)}"
                 )
+        known = root.get("channels") or ()
+        found, wanted = (form.channels, form.dtype), {(1, "uint8"), (3, "uint8")}
+        if known:
+            wanted = {(len(known), str(known[0].get("dtype")))}
+        if found not in wanted or (not known and form.planes > 1):
+            expected = f"{len(known)} channels of the type in the root" if known else "1 or 3 channels of type uint8"
+            raise StoreError(
+                f"{folder / str(level) / 'zarr.json'}: {form.channels} channels of type {form.dtype} found, expected "
+                f"{expected}. {_redo(stated)}"
+            )
         if form.channels != levels[0].channels:
             raise StoreError(
                 f"{folder / str(level) / 'zarr.json'}: {form.channels} channels found, expected "
@@ -206,12 +217,10 @@ def _check_receipt(record: dict[str, Any]) -> None:
 
 
 def _level_format(record: dict[str, Any]) -> LevelFormat:
-    if record.get("data_type") != "uint8":
-        raise _EntryError(f"data_type is {_short(record.get('data_type'))}, expected uint8")
+    if record.get("data_type") not in _DTYPES:
+        raise _EntryError(f"data_type is {_short(record.get('data_type'))}, expected one of {', '.join(_DTYPES)}")
     shape = _sizes(record.get("shape"), "shape", MOST_PX)
     chunk = _sizes(_at(record, "chunk_grid", "configuration", "chunk_shape"), "chunk_shape", 2 * MOST_PX)
-    if shape[0] not in (1, 3):
-        raise _EntryError(f"shape is {_short(shape)}, expected 1 or 3 channels")
     codecs = record.get("codecs")
     if not isinstance(codecs, list) or not codecs or not all(isinstance(codec, dict) for codec in codecs):
         raise _EntryError(f"codecs is {_short(codecs)}, expected a list of codecs")
@@ -219,14 +228,16 @@ def _level_format(record: dict[str, Any]) -> LevelFormat:
     if codecs[0].get("name") == "sharding_indexed":
         tile = _sizes(_at(codecs[0], "configuration", "chunk_shape"), "chunk_shape of the shards", MOST_PX)
         side = chunk[2] // tile[2]
-        if [tile[0], tile[1] * side, tile[2] * side] != chunk or not 1 <= side <= _MOST_SHARD_SIDE:
+        if [chunk[0], tile[1] * side, tile[2] * side] != chunk or not 1 <= side <= _MOST_SHARD_SIDE:
             raise _EntryError(f"shards of {_short(chunk)} with chunks of {_short(tile)}, expected n × n whole chunks")
-    if tile[0] != shape[0] or tile[1] * tile[2] > _MOST_TILE_PX:
+    whole = tile[0] == shape[0] or (tile[0] == 1 and tile is not chunk)
+    if chunk[0] != shape[0] or not whole or tile[1] * tile[2] > _MOST_TILE_PX:
         raise _EntryError(
-            f"chunks of {_short(tile)} in a level of {_short(shape)}, expected all channels of a small tile"
+            f"chunks of {_short(tile)} in a level of {_short(shape)}, expected one or all channels of a small tile"
         )
-    if not _is_whole(record.get("fill_value"), 0, 255):
-        raise _EntryError(f"fill_value is {_short(record.get('fill_value'))}, expected 0 to 255")
+    fill = record.get("fill_value")
+    if not _is_whole(fill, 0, 255) and not (record["data_type"] == "float32" and fill == 0.0):
+        raise _EntryError(f"fill_value is {_short(fill)}, expected 0 to 255")
     try:
         return LevelFormat.from_zarr(record)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
@@ -234,6 +245,8 @@ def _level_format(record: dict[str, Any]) -> LevelFormat:
 
 
 def _check_level(form: LevelFormat, record: dict[str, Any], of_image: bool) -> None:
+    if not of_image and not form.of_pixels:
+        raise _EntryError(f"{form.channels} channels of type {form.dtype}, expected 1 or 3 of type uint8")
     cols, rows = form.n_tiles
     unreadable = record.get("unreadable_tiles")
     if not isinstance(unreadable, list) or not all(

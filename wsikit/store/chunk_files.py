@@ -12,8 +12,8 @@ class ChunkFiles:
         self.folder = folder / prefix
         """`prefix` is `LevelFormat.key_prefix`."""
 
-    def chunk(self, col: int, row: int) -> bytes | None:
-        """The chunk's bytes, or None if it is not stored."""
+    def chunk(self, col: int, row: int, plane: int = 0) -> bytes | None:
+        """The chunk's bytes, or None if it is not stored. A tile has one plane here."""
         try:
             return (self.folder / "0" / str(row) / str(col)).read_bytes()
         except FileNotFoundError:

@@ -176,7 +176,7 @@ class LevelFiles:
         if self.form.chunks_per_shard:
             for place in sizes:
                 try:
-                    index = read_index(self.path(place), self.form.chunks_per_shard)
+                    index = read_index(self.path(place), self.form.chunks_per_shard, self.form.planes)
                 except StoreError:
                     continue  # a damaged shard raises its own error
                 if index is not None:
@@ -192,11 +192,11 @@ class LevelFiles:
         if side is None:
             return None if size else "the file is empty"
         try:
-            index = read_index(self.path(place), side)
+            index = read_index(self.path(place), side, self.form.planes)
         except StoreError:
             return "the file is cut off, or its index is damaged"
         if index is None:
             return "the file is missing"
         there = index[index[:, 0] != MISSING]
-        expected = index_bytes(side) + int(there.sum(axis=1).max(initial=0))
+        expected = index_bytes(side, self.form.planes) + int(there.sum(axis=1).max(initial=0))
         return None if size == expected else f"the file has {size:,} bytes, its index states {expected:,}"

@@ -12,7 +12,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from wsikit.store.atomic import remove_partials, write_json, write_new_json
 from wsikit.store.paths import is_url, place, remove_tree
 from wsikit.store.receipts import Receipt
 from wsikit.tiling import zarr_metadata as records
-from wsikit.tiling.plan import ImageParameters, LevelPlan, plan_levels, plan_shards
+from wsikit.tiling.plan import ImageParameters, LevelPlan, Planes, plan_levels, plan_shards
 from wsikit.tiling.regions import background_tiles
 from wsikit.tiling.repair import LevelWork, lost_part
 from wsikit.tiling.shard import PLAN_FOLDER, ShardResult, ShardTask, write_shard
@@ -78,7 +78,7 @@ class ImageSource:
 
     def tissue_only(self, parameters: ImageParameters) -> bool:
         """Whether background is left out: on request, and by default without pass-through."""
-        if parameters.pixels == "none" or parameters.regions != "auto":
+        if parameters.pixels == "none" or parameters.regions != "auto" or self.slide.info.channels:
             return parameters.regions == "tissue"
         return parameters.profile == "portable" or min(parameters.levels or (0,)) not in self.passing
 
@@ -94,6 +94,9 @@ def image_receipt(source: ImageSource, parameters: ImageParameters, tissue: Rece
         settings["mpp"] = list(source.slide.mpp)
     if isinstance(source.slide, SlideStore):
         settings["tiles"] = "passed through"  # earlier, a store's tiles were encoded a second time
+    if source.slide.info.channels:
+        # names, colours and windows are stored, and the composite is made with them
+        settings["channels"] = [asdict(channel) for channel in source.slide.info.channels]
     if source.slide.info.scenes:
         settings["scene"] = source.slide.info.scene
     inputs = {"source": source.fingerprint} | ({"tissue": tissue.digest} if tissue else {})
@@ -213,7 +216,11 @@ def write_image(
         fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
         if isinstance(slide, SlideStore) and slide.holds_pixels:
             fill = slide.level_format(0).fill  # what its tiles are that it does not store
-        levels = plan_levels(slide.level_dimensions, parameters, source.passing, faults=source.faults, fill=fill)
+        channels = slide.info.channels
+        planes = Planes(len(channels), channels[0].dtype) if channels else None
+        levels = plan_levels(
+            slide.level_dimensions, parameters, source.passing, faults=source.faults, fill=fill, planes=planes
+        )
         work = [_all_of(source, folder, levels, level, parameters, tissue) for level in levels]
         if repair:
             work = [lost_part(folder, whole) for whole in work]

@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
+from wsikit.slides.types import Channel
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
 from wsikit.store.level_files import BYTES
@@ -109,9 +111,9 @@ def write_level(folder: Path, level: LevelPlan, attributes: dict[str, Any], para
     """Write the metadata of one level: Zarr v3, and for NGFF 0.4 also v2."""
     array = folder / str(level.level)
     if parameters.ngff == "0.4":
-        write_json(array / ".zarray", level.format.to_zarr2(), sync=False)
+        write_json(array / ".zarray", level.format.to_zarr2(), sync=sync)
     jpeg = registered_jpeg(folder, level) if level.format.jpeg_name == REGISTERED_JPEG else None
-    write_json(array / "zarr.json", level.format.to_zarr(attributes, jpeg=jpeg), sync=False)
+    write_json(array / "zarr.json", level.format.to_zarr(attributes, jpeg=jpeg), sync=sync)
 
 
 def registered_jpeg(folder: Path, level: LevelPlan) -> dict[str, Any] | None:
@@ -167,6 +169,8 @@ def write_root(
         },
         "receipt": receipt.to_json(),
     }
+    if info.channels:
+        record["channels"] = [asdict(channel) for channel in info.channels]
     if info.scene is not None and info.scenes:
         record["source"]["scene"] = info.scene
     attributes: dict[str, Any] = {"wsikit": record}
@@ -175,11 +179,20 @@ def write_root(
     else:
         channels = levels[0].format.channels
         image: dict[str, Any] = {"name": slide_id, "mpp": info.mpp, "downsamples": downsamples, "channels": channels}
+        if info.channels:
+            image["shown"] = [_shown(channel) for channel in info.channels]
         attributes["ome"] = ngff.of_version(ngff.multiscale_image(**image), parameters.ngff)
         if parameters.ngff == "0.4":
             write_json(folder / ".zattrs", ngff.multiscale_image_04(**image))
             write_json(folder / ".zgroup", {"zarr_format": 2})
     write_json(folder / "zarr.json", ngff.group(attributes))
+
+
+def _shown(channel: Channel) -> ngff.ShownChannel:
+    """How OME-Zarr viewers show a channel."""
+    largest = {"uint8": 255.0, "uint16": 65535.0}.get(channel.dtype, channel.window[1])
+    smallest = min(0.0, channel.window[0])
+    return ngff.ShownChannel(channel.name, channel.hex, channel.window, (smallest, largest), channel.shown)
 
 
 def place_digest(path: str) -> str:
