@@ -111,9 +111,9 @@ def write_level(folder: Path, level: LevelPlan, attributes: dict[str, Any], para
     """Write the metadata of one level: Zarr v3, and for NGFF 0.4 also v2."""
     array = folder / str(level.level)
     if parameters.ngff == "0.4":
-        write_json(array / ".zarray", level.format.to_zarr2(), sync=sync)
+        write_json(array / ".zarray", level.format.to_zarr2(), sync=False)
     jpeg = registered_jpeg(folder, level) if level.format.jpeg_name == REGISTERED_JPEG else None
-    write_json(array / "zarr.json", level.format.to_zarr(attributes, jpeg=jpeg), sync=sync)
+    write_json(array / "zarr.json", level.format.to_zarr(attributes, jpeg=jpeg), sync=False)
 
 
 def registered_jpeg(folder: Path, level: LevelPlan) -> dict[str, Any] | None:
