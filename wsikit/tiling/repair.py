@@ -78,7 +78,7 @@ def lost_part(folder: Path, whole: LevelWork) -> LevelWork:
         form, attributes = read_level(array / "zarr.json", folder)
     except StoreError:
         form, attributes = None, {}
-    if form != whole.plan.format:
+    if form is None or form.to_zarr({}) != whole.plan.format.to_zarr({}):
         if array.is_dir():
             remove_tree(array)
         return whole
