@@ -16,6 +16,7 @@ _HOME = {
     "Caption": "wsikit.captions.base",
     "Captioner": "wsikit.captions.base",
     "CaptionerOptions": "wsikit.captions.registry",
+    "Channel": "wsikit.slides.types",
     "Executor": "wsikit.executor",
     "ImageParameters": "wsikit.tiling.plan",
     "Interval": "wsikit.voting.result",
@@ -36,6 +37,7 @@ _HOME = {
     "RuleOutcome": "wsikit.voting.result",
     "RunPlan": "wsikit.batch.plan",
     "RunResult": "wsikit.batch.run",
+    "SceneInfo": "wsikit.slides.types",
     "SearchResult": "wsikit.inference.search",
     "SecondSubtype": "wsikit.voting.result",
     "Slide": "wsikit.slides.base",
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from wsikit.slides.base import Slide, SlideInfo
     from wsikit.slides.registry import open_slide
     from wsikit.slides.store import SlideStore
+    from wsikit.slides.types import Channel, SceneInfo
     from wsikit.store.table import PatchTable
     from wsikit.tiling.patches_of import Patch, Patches, patches
     from wsikit.tiling.plan import ImageParameters

@@ -187,6 +187,32 @@ def test_a_fluorescence_slide_gets_no_subtype(
     assert "fluorescence" in (row.reason or "")
 
 
+def test_a_slide_of_several_channels_is_tiled_and_neither_described_nor_classified(
+    start: Callable[..., RunResult], tmp_path: Path, slide_path: Path, pixels: npt.NDArray[np.uint8]
+) -> None:
+    path = tmp_path / "multiplex.ome.tif"
+    glow = (255 - pixels.min(axis=2)).astype(np.uint16) * 20
+    scale = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
+    described = {"axes": "CYX", "Channel": {"Name": ["DAPI", "CD3", "CD8"]}, **scale}
+    planes = np.stack([glow, glow // 2, glow[::-1]])
+    tifffile.imwrite(path, planes, tile=(128, 128), photometric="minisblack", metadata=described)
+    found = start(path, slide_path)
+    assert found.exit_status == 0
+    row, other = sorted(found.rows, key=lambda row: row.slide_id == "disc")
+    assert (other.slide_id, other.status) == ("disc", DONE)
+    assert (row.status, row.subtype) == (DONE, None)
+    assert row.reason == "it reads H&E, this slide has 3 fluorescence channels (DAPI, CD3, CD8)"
+    store = SlideStore(tmp_path / "out" / "slides" / f"{row.slide_id}.zarr")
+    assert "readable" in store.patches().columns()
+    assert not {"caption", "probability"} & set(store.patches().columns())
+    assert (store.read_channels(300, 200, 400, 300) == planes[:, 200:500, 300:700]).all()
+    report = (tmp_path / "out" / "results" / row.slide_id / "report.html").read_text()
+    assert "3 fluorescence channels" in report
+    before = stamps(tmp_path / "out" / "slides")
+    assert start(path, slide_path).exit_status == 0
+    assert stamps(tmp_path / "out" / "slides") == before
+
+
 def test_unreadable_tiles_are_counted_and_not_classified(
     start: Callable[..., RunResult], tmp_path: Path, slide_path: Path, damage_tile: Callable[..., None]
 ) -> None:

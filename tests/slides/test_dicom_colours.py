@@ -133,7 +133,7 @@ def test_rgb_behind_a_jfif_marker_is_read_as_file_and_samples_say(write, rgb):
         stream = jpeg(tile, **AS_RGB)
         return stream[:2] + b"\xff\xe0\x00\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0" + without_markers(stream)[2:]
 
-    assert examine(encode(rgb[:64, :64])).marker == "JFIF marker"
+    assert examine(encode(rgb[:64, :64])).marker == "a JFIF marker"
     path = write(encode, "RGB", JPEG)
     check(path, rgb, 40, "JFIF marker, and its px are those of RGB: read as RGB")
     with open_slide(path) as slide:
@@ -378,7 +378,7 @@ def test_each_level_has_its_own_colours(tmp_path, rgb, tiles_of, write_dicom):
     with open_slide(tmp_path / "1.dcm") as slide:
         np.testing.assert_array_equal(slide.read_region(0, 0, 320, 240, level=0), rgb)
         assert np.abs(slide.read_region(0, 0, 160, 120, level=1).astype(int) - half).mean() < 8
-        assert slide.info.notes == ("Level 1: the file says RGB, its frames have JFIF marker: read as YCbCr.",)
+        assert slide.info.notes == ("Level 1: the file says RGB, its frames have a JFIF marker: read as YCbCr.",)
 
 
 def test_two_of_file_stream_and_samples_must_agree():
@@ -402,3 +402,13 @@ def test_samples_show_their_colour_space_by_gamut_and_glass(rgb):
     assert shown_by(to_ycc(black).reshape(-1, 3)) == "ycc"
     assert shown_by(np.full((100, 3), 128, np.uint8)) is None
     assert shown_by(np.zeros((0, 3), np.uint8)) is None
+
+
+def test_frames_of_one_level_that_are_coded_in_different_ways_are_refused(write):
+    ways = iter(range(100))
+
+    def encode(tile):
+        return j2k(tile, mct=True) if next(ways) < 10 else j2k(to_ycc(tile), mct=False)
+
+    with pytest.raises(UnsupportedSlideError, match="coded in different ways .*colour transform.*no colour transform"):
+        open_slide(write(encode, "YBR_RCT", J2K_LOSSLESS))

@@ -55,4 +55,4 @@ def test_a_missing_scale_is_reported_with_the_ways_to_give_it(tmp_path, levels, 
 def test_an_unknown_reader_is_refused_with_the_names_of_all_readers(pyramid):
     result = run(str(pyramid), "--reader", "bioformats")
     assert isinstance(result.exception, RequestError)
-    assert "choose auto or one of tiff, ndpi" in str(result.exception)
+    assert "choose auto or one of tiff, multichannel, ndpi" in str(result.exception)

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from PIL import Image
 
 from wsikit.errors import ReadError, SlideError
 from wsikit.slides import jpeg, open_slide
+from wsikit.slides.formats.tiff import philips
 
 Pixels = npt.NDArray[np.uint8]
 SIZES = ((650, 500), (325, 250), (162, 125))
@@ -137,3 +139,23 @@ def test_a_damaged_label_is_an_error(write, texture):
 def test_levels_of_unknown_extent_are_refused(write):
     with pytest.raises(SlideError, match="of 3 levels, whose XML gives the pixel size of 2"):
         open_slide(write(SPACINGS[:2]))
+
+
+@pytest.mark.parametrize(
+    ("text", "mpp"),
+    [
+        ('"0.0003" "0.00025"', (0.25, 0.3)),  # row spacing, along y, first
+        ("0.0003 0.00025", (0.25, 0.3)),
+        ("'0.0003'  '0.00025'", (0.25, 0.3)),
+        ("0.0003\\0.00025", (0.25, 0.3)),
+        ('"0,0003" "0,00025"', (0.25, 0.3)),
+        ('"0.00025"', (0.25, 0.25)),
+        ('"0" "0.00025"', None),
+        ('"fine" "0.00025"', None),
+        ('"1" "2" "3"', None),
+    ],
+)
+def test_spacings_are_read_with_any_quotes_and_marks(text, mpp):
+    root = ElementTree.Element("DataObject")
+    ElementTree.SubElement(root, "Attribute", Name="DICOM_PIXEL_SPACING").text = text
+    assert philips.Description(root).mpp == (None if mpp is None else pytest.approx(mpp))

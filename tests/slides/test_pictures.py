@@ -7,7 +7,7 @@ import io
 import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from wsikit.errors import SlideError, UnsupportedSlideError
 from wsikit.slides import open_slide
@@ -68,6 +68,7 @@ def test_jpeg_xl_of_16_bits_and_grey_and_with_alpha(tmp_path, rgb):
     assert "shown on white" in notes
 
 
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 def test_avif(tmp_path, rgb):
     path = tmp_path / "picture.avif"
     Image.fromarray(rgb).save(path, quality=100, subsampling="4:4:4")
@@ -80,6 +81,13 @@ def test_heic_is_refused_by_name(tmp_path, brand):
     path = tmp_path / "phone.heic"
     path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(4) + brand + b"heic" + bytes(400))
     with pytest.raises(UnsupportedSlideError, match="HEIC picture, as phones write.*Export it as JPEG or PNG"):
+        open_slide(path)
+
+
+def test_avif_is_named_where_pillow_does_not_decode_it(tmp_path):
+    path = tmp_path / "picture.avif"
+    path.write_bytes(b"\0\0\0\x18ftypavif" + bytes(4) + b"avifmif1" + bytes(400))
+    with pytest.raises(UnsupportedSlideError, match="an AVIF picture that the installed Pillow does not decode"):
         open_slide(path)
 
 

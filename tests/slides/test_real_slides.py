@@ -146,7 +146,7 @@ def test_a_dicom_slide_that_contradicts_itself_has_the_colours_of_the_svs_that_i
     name = "dicom_malformed/1.2.826.0.1.3680043.8.498.35220404935377466417110411569853018212.dcm"
     with open_slide(slides_dir / name) as slide, open_slide(slides_dir / "CMU-1-Small-Region.svs") as truth:
         assert slide.dimensions == truth.dimensions
-        assert "The file says YBR_FULL, its frames have Adobe marker, transform 0: read as RGB." in slide.info.notes
+        assert "The file says YBR_FULL, its frames have an Adobe marker, transform 0: read as RGB." in slide.info.notes
         difference = slide.read_region(0, 0, 2220, 2967).astype(int) - truth.read_region(0, 0, 2220, 2967)
         assert np.abs(difference).max() <= 1
 

@@ -72,7 +72,7 @@ def test_a_truncated_picture_is_refused(tmp_path, levels, suffix):
 
 
 def test_an_unknown_reader_is_an_error_of_the_caller(pyramid):
-    with pytest.raises(RequestError, match="choose auto or one of tiff, ndpi, dicom, openslide"):
+    with pytest.raises(RequestError, match="choose auto or one of tiff, multichannel, ndpi, dicom, openslide"):
         open_slide(pyramid, "bioformats")
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from wsikit.errors import RequestError, ScaleError
 from wsikit.slides import open_slide
+from wsikit.slides.formats.openslide import _scale
 from wsikit.slides.scale import DICOM_SPACING, Scale, from_resolution, resolve
 
 
@@ -268,6 +269,7 @@ def test_options_and_sidecars_take_what_people_write(tmp_path, levels, write_pyr
     path = write_pyramid(tmp_path / "slide.tiff", levels, mpp=None)
     with open_slide(path, mpp=value) as slide:
         assert slide.mpp == (mpp, mpp)
+        assert slide.given_mpp == ((mpp, mpp), "option")
     (tmp_path / "slide.tiff.json").write_text(json.dumps({"mpp": value}))
     with open_slide(path) as slide:
         assert (slide.mpp, slide.mpp_source) == ((mpp, mpp), "sidecar")
@@ -298,3 +300,19 @@ def test_units_of_tiff_and_those_that_some_writers_add(tmp_path, patch_tag, code
     patch_tag(path, 296, code)
     with open_slide(path) as slide:
         assert slide.mpp == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "fields", "mpp"),
+    [
+        ("ventana", {"ventana.ScanRes": "0,2325"}, 0.2325),
+        ("ventana", {"ventana.ScanRes": "0.2325 µm"}, 0.2325),
+        ("mirax", {f"mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_{axis}": "0,23" for axis in "XY"}, 0.23),
+        ("ventana", {"ventana.ScanRes": "none"}, None),
+        ("mirax", {}, None),
+    ],
+)
+def test_fields_that_openslide_does_not_read_as_numbers_are_read_here(vendor, fields, mpp):
+    scale = _scale(fields, vendor)
+    assert scale.mpp == (None if mpp is None else (mpp, mpp))
+    assert ("“ScanRes = none”" in (scale.fault or "")) == ("none" in fields.values())

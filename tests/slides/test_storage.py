@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
+from PIL import Image
 
 from wsikit.cli.info import command
 from wsikit.slides import open_slide
@@ -128,6 +130,17 @@ def test_a_dicom_level_states_why_its_frames_are_encoded_again(changes, expected
         SimpleNamespace(coding=SimpleNamespace(**coding, compression=words[coding["codec"]]), **level)
     )
     assert (found is None) if expected is None else (expected in found)
+
+
+def test_dicom_frames_that_overlap_state_so(tmp_path, levels, tiles_of, write_dicom):
+    frames = []
+    for tile in tiles_of(levels[2], 64):
+        stream = io.BytesIO()
+        Image.fromarray(tile).save(stream, "jpeg")
+        frames.append(stream.getvalue())
+    places = [(column * 48, row * 56) for row in range(2) for column in range(3)]
+    path = write_dicom(tmp_path / "slide.dcm", frames, (160, 120), positions=places)
+    assert reasons(path) == ["its frames lie on no grid"]
 
 
 def test_real_uncompressed_dicom_states_why(slides_dir):

@@ -110,7 +110,11 @@ def test_transparent_pixels_are_blended_with_white(tmp_path, levels):
     ("pixels", "options", "words"),
     [
         (np.zeros((128, 128, 3), np.float32), {"photometric": "rgb"}, "float32"),
-        (np.zeros((3, 128, 128), np.uint8), {"photometric": "minisblack", "ome": True}, "3 channels"),
+        (
+            np.zeros((3, 128, 128), np.uint8),
+            {"photometric": "minisblack", "ome": True, "metadata": {"axes": "ZYX"}},
+            "3 channels or planes",
+        ),
         (np.zeros((128, 128, 4), np.uint8), {"photometric": "separated"}, "CMYK"),
     ],
 )

@@ -286,6 +286,22 @@ def test_sections_within_equal_borders_keep_their_own_levels(tmp_path, section):
             assert_is(slide, sections[scene], levels=3)
 
 
+def test_a_stack_of_many_sections_is_opened_with_few_comparisons(tmp_path, section, monkeypatch):
+    from wsikit.slides.formats.tiff import pyramid
+
+    pages = [section(seed, (128, 96)) for seed in range(18)]
+    images = [(reduced(page, by), {**TILED, "tile": (32, 32)}) for by in (1, 2) for page in pages]
+    path = write(tmp_path / "a.tif", *images)
+    compared = []
+    checked = pyramid.is_reduced_copy
+    monkeypatch.setattr(pyramid, "is_reduced_copy", lambda *pair: compared.append(pair) or checked(*pair))
+    for scene in (0, 17):
+        with open_slide(path, scene=scene) as slide:
+            assert len(slide.info.scenes) == 18
+            assert_is(slide, pages[scene], levels=2)
+    assert len(compared) == 4  # each file is looked at to choose the reader, and to read it
+
+
 def test_of_scenes_of_several_sizes_the_largest_is_read(tmp_path, section):
     small, large = section(1, (512, 384)), section(2)
     path = write(tmp_path / "a.tif", (small, TILED), (large, TILED), (reduced(small, 2), TILED))
@@ -473,9 +489,10 @@ def test_levels_behind_a_fitting_ome_xml_are_found(tmp_path, section):
         assert slide.mpp == (0.5, 0.5)
 
 
-def test_channels_of_an_ome_file_are_still_refused_by_their_number(tmp_path, section):
+def test_a_reader_of_one_image_refuses_the_channels_of_an_ome_file_by_their_number(tmp_path, section):
     grey = {"tile": (64, 64), "photometric": "minisblack", "metadata": None}
     xml = ome([{"size": SIZE, "channels": 3}])
     images = [(section(n)[..., 0].copy(), {**grey, "description": xml} if n == 1 else grey) for n in (1, 2, 3)]
+    path = write(tmp_path / "a.ome.tif", *images)
     with pytest.raises(UnsupportedSlideError, match=r"3 channels or planes \(CYX\)"):
-        open_slide(write(tmp_path / "a.ome.tif", *images))
+        open_slide(path, "tiff")

@@ -10,6 +10,7 @@ import pytest
 
 from wsikit.errors import RequestError
 from wsikit.voting import METHODS, Evidence, SlideResult, ThresholdRule, VoteRule, vote, vote_inputs
+from wsikit.voting.result import format_margin
 
 FREE = {"min_patches": 0, "min_margin": 0}  # no abstention for want of patches or margin
 RULE = ThresholdRule(1, t=0.4, min_frac=0.3)
@@ -261,3 +262,10 @@ def test_the_result_keeps_the_class_codes_and_reads_them_back():
     assert vote([[0.9, 0.1]] * 30).codes == ("class 0", "class 1")
     with pytest.raises(RequestError, match="3 class codes for probabilities of 2 classes"):
         vote([[0.9, 0.1]], classes=["UD", "PD", "D"])
+
+
+@pytest.mark.parametrize("margin", [0.0645, 0.0649999, 0.06450001, 0.29, 0.2999999])
+def test_every_text_of_a_margin_is_made_by_one_function(margin: float) -> None:
+    """The reason of an abstention and the report have the same digits, also after the rounding of a table."""
+    assert format_margin(margin, 3) == format_margin(round(margin, 4), 3)
+    assert format_margin(margin, 3).startswith(format_margin(margin, 2))

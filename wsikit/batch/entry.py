@@ -29,6 +29,8 @@ class SlideEntry:
     """GeoJSON file of the regions that are analysed; None: the whole slide."""
     scene: int | str | None = None
     """Which of several main images of the file is read, by number or name; None: the largest."""
+    id_requested: bool = False
+    """Whether `slide_id` was given by the user: the slide then has this id, or fails."""
     fault: str = ""
     """Why the slide cannot be opened as requested: its row of the manifest is wrong. The slide fails with this text."""
 

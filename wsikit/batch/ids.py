@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from wsikit.store.paths import is_url
@@ -52,15 +52,25 @@ def real_path(path: str) -> str:
     return path if is_url(path) else os.path.realpath(path)
 
 
+def with_digest(slide_id: str, path: str) -> str:
+    """The id with a digest of the slide's path, which makes it unique, the same in every run."""
+    digest = hashlib.sha256(os.fsencode(real_path(path))).hexdigest()[:8]
+    return limited(f"{slide_id}-{digest}")
+
+
 def make_ids(
-    slides: Sequence[tuple[Path, str, str]], taken: Mapping[str, str], scenes: Sequence[str] = ()
+    slides: Sequence[tuple[Path, str, str]],
+    taken: Mapping[str, str],
+    scenes: Sequence[str] = (),
+    belongs: Callable[[str, str, str | None], bool] | None = None,
 ) -> list[str]:
     """The id of each slide of `slides`: (folder that was given, path, given id or "").
 
     `scenes` are the requested scenes ("" for none), which become part of an id that is not given.
 
     Given ids are kept, except that one which differs from another only in case gets a digest of its path. `taken` are
-    ids in use in the output folder, with their paths; another path gets another id.
+    ids in use in the output folder, with their paths; another path gets another id. `belongs(id, path, known)` decides
+    it by more than the `known` path of the id, where given.
 
     >>> make_ids([(Path("in"), "in/A.svs", ""), (Path("in"), "in/b/a.svs", "")], {})
     ['A', 'b__a']
@@ -73,6 +83,7 @@ def make_ids(
         for (root, path, slide_id), part in zip(slides, parts, strict=True)
     ]
     shared = {name for name, count in Counter(map(same_name, names)).items() if count > 1}
+    mine = belongs or _is_free_or_same
     ids: list[str] = []
     used: set[str] = set()
     for (root, path, stated), name, part in zip(slides, names, parts, strict=True):
@@ -82,11 +93,9 @@ def make_ids(
                 slide_id = _id_below(root, path, suffix=True, scene=part)
         else:
             taken_by_given = set()
-        elsewhere = not stated and not _same_file(in_use.get(same_name(slide_id), path), path)
+        elsewhere = not stated and not mine(slide_id, path, in_use.get(same_name(slide_id)))
         if same_name(slide_id) in used | taken_by_given or elsewhere:
-            # equal names from different folders: a digest of the path makes the id unique, the same in every run
-            digest = hashlib.sha256(os.fsencode(real_path(path))).hexdigest()[:8]
-            slide_id = limited(f"{slide_id}-{digest}")
+            slide_id = with_digest(slide_id, path)  # equal names from different folders
         used.add(same_name(slide_id))
         ids.append(slide_id)
     return ids
@@ -100,5 +109,5 @@ def _id_below(root: Path, path: str, *, suffix: bool, scene: str = "") -> str:
     return limited(("__".join(_UNSAFE.sub("_", part).lstrip(".") for part in parts) or "_") + scene)
 
 
-def _same_file(one: str, other: str) -> bool:
-    return real_path(one) == real_path(other)
+def _is_free_or_same(slide_id: str, path: str, known: str | None) -> bool:
+    return known is None or real_path(known) == real_path(path)

@@ -17,6 +17,7 @@ from wsikit.exporters.report import content_policy, environment, inline_script
 from wsikit.exporters.summary_text import RESEARCH_USE
 from wsikit.exporters.units import format_areas, format_share
 from wsikit.store.atomic import atomic_write
+from wsikit.voting.result import format_margin
 
 CALLED, ABSTAINED = "called", "abstained"
 SCRIPT = "templates/index.js"
@@ -91,7 +92,7 @@ def _entry(row: SlideRow, where: Addresses) -> dict[str, Any]:
         "state": state_of(row),
         "subtype": row.subtype or "",
         "probability": ", ".join(f"{code}\N{NO-BREAK SPACE}{value:.2f}" for code, value in probability),
-        "margin": _number(row.margin, "{:.2f}"),
+        "margin": _number(row.margin, "", format_margin),
         "unreadable": _number(row.unreadable_fraction, "", format_share),
         "tissue": _number(row.tissue_mm2, "", lambda area: format_areas([area])[0]),
         "patches": _number(row.n_patches, "{:,}"),

@@ -7,8 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from wsikit.batch.claims import belongs
 from wsikit.batch.discovery import SLIDE_SUFFIXES, slides_below, stores_of_slides, why_not_a_file
 from wsikit.batch.entry import SlideEntry
 from wsikit.batch.ids import make_ids, real_path, unusable
@@ -122,7 +124,7 @@ def find_slides(
     if len(faults) == len(unique):
         more = f" ({len(faults) - 1} more rows are wrong)" if len(faults) > 1 else ""
         raise RequestError(f"{faults[0]}{more}")
-    named = _with_ids(unique, taken or {}, notes)
+    named = _with_ids(unique, taken or {}, notes, out)
     return Collected(tuple(replace(entry, assume_mpp=assume_mpp) for entry in named), tuple(notes))
 
 
@@ -195,7 +197,7 @@ def _without_stores_of_slides(found: list[Found], notes: list[str]) -> list[Foun
     return [one for one in found if one.entry.path not in sources]
 
 
-def _with_ids(found: Sequence[Found], taken: Mapping[str, str], notes: list[str]) -> list[SlideEntry]:
+def _with_ids(found: Sequence[Found], taken: Mapping[str, str], notes: list[str], out: Path | None) -> list[SlideEntry]:
     given = Counter(one.entry.slide_id for one in found if one.entry.slide_id)
     for slide_id, count in given.items():
         if reason := unusable(slide_id):
@@ -205,9 +207,13 @@ def _with_ids(found: Sequence[Found], taken: Mapping[str, str], notes: list[str]
             raise RequestError(
                 f"slide_id {slide_id!r} is given twice (duplicate slide_id: {wheres}): ids must be unique"
             )
+    mine = None if out is None else partial(belongs, out)
     scenes = ["" if one.entry.scene is None else str(one.entry.scene) for one in found]
-    ids = make_ids([(one.root, one.entry.path, one.entry.slide_id) for one in found], taken, scenes)
+    ids = make_ids([(one.root, one.entry.path, one.entry.slide_id) for one in found], taken, scenes, mine)
     for one, slide_id in zip(found, ids, strict=True):
         if one.entry.slide_id and slide_id != one.entry.slide_id:
             notes.append(f"{one.where or one.entry.path}: the slide_id {one.entry.slide_id} is used as {slide_id}")
-    return [replace(one.entry, slide_id=slide_id) for one, slide_id in zip(found, ids, strict=True)]
+    return [
+        replace(one.entry, slide_id=slide_id, id_requested=one.entry.slide_id == slide_id)
+        for one, slide_id in zip(found, ids, strict=True)
+    ]

@@ -46,6 +46,8 @@ class PlannedStage:
     """done: up to date, kept; missing: not there, or incomplete; redo: made from other inputs; skipped: not for this
     slide; unknown: depends on a captioner that is not loaded for a plan."""
     reason: str = ""
+    repair: bool = False
+    """Files that were lost are made again with the same content: what depends on them is kept."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def plan_slide(work: SlideWork, rates: Mapping[str, float]) -> PlannedSlide:
     for stage in STAGES:
         planned = _plan_stage(stage, work, will_change)
         stages.append(planned)
-        if planned.state in ("missing", "redo", "unknown"):
+        if planned.state in ("missing", "redo", "unknown") and not planned.repair:
             will_change.update(dict.fromkeys(stage.gives, planned.state))
     n_patches, exact = _count_patches(work, stages)
     slide = PlannedSlide(
@@ -180,9 +182,10 @@ def _plan_stage(stage: Stage, work: SlideWork, will_change: Mapping[str, State])
         return replace(planned, state="missing")  # there is no store, or no table, yet
     if stored is None:
         return replace(planned, state="missing")
-    if stored.digest == wanted.digest:
-        return planned
-    return replace(planned, state="redo", reason=difference(stored, wanted))
+    if stored.digest != wanted.digest:
+        return replace(planned, state="redo", reason=difference(stored, wanted))
+    lost = stage.lost(work)
+    return planned if lost is None else replace(planned, state="missing", reason=lost, repair=True)
 
 
 def difference(stored: Receipt, wanted: Receipt) -> str:

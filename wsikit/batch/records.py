@@ -15,6 +15,7 @@ from typing import Any
 
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write, write_json
+from wsikit.voting.result import format_margin
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class SlideRow:
             return f"{self.status}: {self.error}" if self.error else self.status
         if self.subtype is None:
             return f"no subtype: {self.reason}"
-        margin = "" if self.margin is None else f", margin {self.margin:.2f}"
+        margin = "" if self.margin is None else f", margin {format_margin(self.margin)}"
         return f"{self.subtype}, p={self.probability[self.subtype]:.2f}{margin}"
 
 

@@ -5,13 +5,14 @@ Importing this module is light: the libraries of the stages are imported only if
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsikit.batch import records
+from wsikit.batch import claims, records
 from wsikit.batch.finished import finished_row
 from wsikit.batch.manifest import Collected, Manifest, SlideEntry, find_slides
 from wsikit.batch.parameters import DEFAULT_MIN_ROI, DEFAULT_MIN_TISSUE, RunParameters
@@ -30,7 +31,7 @@ from wsikit.batch.rois import with_rois
 from wsikit.errors import RequestError, WsikitError
 from wsikit.executor import Executor
 from wsikit.progress import SILENT, Progress
-from wsikit.store.atomic import write_json
+from wsikit.store.atomic import remove_old_partials, write_json
 from wsikit.store.paths import local_folder
 from wsikit.tables import is_table
 from wsikit.voting.parameters import VoteParameters
@@ -249,6 +250,7 @@ def run(
         shared.captioner.load()  # a missing captioner is reported before any slide is processed
     _make_folder(folder)
     plan = prepared.plan([PlannedSlide(entry, finished=entry.slide_id in finished) for entry in prepared.entries])
+    earlier = records.read_patients(folder)
     write_json(folder / RUN_FILE, plan.to_json() | {"patients": prepared.patients()})
     open_entries = [entry for entry in prepared.entries if entry.slide_id not in finished]
     kept = [finished[entry.slide_id] for entry in prepared.entries if entry.slide_id in finished]
@@ -260,10 +262,12 @@ def run(
         for row in kept:
             on_slide(row)
     rows = {row.slide_id: row for row in kept}
+    """By the id under which the slide was requested."""
     if shared is not None:
         from wsikit.batch.log import RunLog
         from wsikit.batch.scheduler import Job, carry_out_slides
 
+        remove_old_partials(folder)
         log = RunLog(folder)
         log.write(
             "run",
@@ -274,13 +278,33 @@ def run(
             notes=list(plan.notes),
         )
         job = Job(open_entries, prepared.requests, shared, progress, log, on_start, on_slide)
-        rows |= {row.slide_id: row for row in carry_out_slides(job)}
+        done = carry_out_slides(job)
+        rows |= {entry.slide_id: row for entry, row in zip(open_entries, done, strict=True)}
+        _correct_patients(folder, open_entries, done, earlier)
     elif not (folder / "slides.csv").is_file() or not (folder / "index.html").is_file():
         from wsikit.batch.index import write_index
 
         records.write_table(folder)
         write_index(folder)
     return RunResult(folder, tuple(rows[entry.slide_id] for entry in prepared.entries), plan.changes, plan.notes)
+
+
+def _correct_patients(
+    out: Path, entries: Sequence[SlideEntry], rows: Sequence[SlideRow], earlier: Mapping[str, str]
+) -> None:
+    """Correct the patients in run.json for slides whose id belonged to another slide, so that they got another id."""
+    changed = [(entry, row) for entry, row in zip(entries, rows, strict=True) if entry.slide_id != row.slide_id]
+    if not any(entry.patient for entry, _ in changed):
+        return
+    record = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    patients = {**record.get("patients", {})}
+    for entry, row in changed:
+        patients.pop(entry.slide_id, None)
+        if entry.slide_id in earlier:
+            patients[entry.slide_id] = earlier[entry.slide_id]
+        if entry.patient:
+            patients[row.slide_id] = entry.patient
+    write_json(out / RUN_FILE, record | {"patients": patients})
 
 
 def plan_run(
@@ -372,6 +396,8 @@ class _Prepared:
         """The plan of one slide that is not finished."""
         from wsikit.batch.stages import SlideWork
 
+        if not claims.belongs(self.out, entry.slide_id, entry.path):
+            return PlannedSlide(entry, fault=claims.conflict(self.out, entry))
         try:
             work = SlideWork(entry, entry.open(), self.shared())
         except (WsikitError, OSError) as error:

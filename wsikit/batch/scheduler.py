@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from wsikit.batch import records
+from wsikit.batch import claims, records
 from wsikit.batch.finished import mark_finished, unmark
 from wsikit.batch.index import write_index
 from wsikit.batch.log import RunLog
@@ -28,7 +28,7 @@ from wsikit.batch.records import SlideRow
 from wsikit.batch.stages import Shared, SlideWork, Where, carry_out, stage_groups
 from wsikit.errors import WsikitError
 from wsikit.progress import Progress
-from wsikit.store.atomic import write_bytes
+from wsikit.store.atomic import remove_partials, write_bytes
 
 if TYPE_CHECKING:
     from wsikit.results.outputs import SlideSummary
@@ -40,6 +40,10 @@ SLIDES_AT_ONCE = 3
 
 _TABLE_EVERY_S = 2.0
 """Minimum interval: slides.csv and index.html are made from all rows, too slow after each of 10,000 slides."""
+
+
+_CLAIM_WAIT_S = 1.0
+"""How long to wait until a run that has just locked an id states its slide."""
 
 
 class Stopped(BaseException):
@@ -224,34 +228,71 @@ class _Cancellable:
 
 
 def _attempt(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
-    """Process one slide; its row, done or failed, is written into the folder of its results."""
+    """Process one slide; its row, done or failed, is written into the folder of its results.
+
+    An id that belongs to another slide is never used: the slide gets another one, or fails if it was requested.
+    """
+    out, own = job.shared.out, entry
+    if job.on_start:
+        _call("on_start", job.on_start, entry)
+    waited_until = time.monotonic() + _CLAIM_WAIT_S
+    while True:
+        row = SlideRow(entry.slide_id, entry.path, records.FAILED)
+        try:
+            with _lock_of(out, entry):
+                if claims.belongs(out, entry.slide_id, entry.path):
+                    claims.write_claim(out, entry)
+                    return _process(entry, own, job, resources)
+        except Timeout:
+            found = claims.holder(out, entry.slide_id, in_work=True)
+            if found is None and time.monotonic() < waited_until:
+                time.sleep(0.05)  # the other run has the lock, and will state its slide next
+                continue
+            if found is None or found.is_of(entry.path):
+                return replace(row, status=records.LOCKED, error="another run is working on this slide")
+        except Exception as error:  # its lock or its row could not be written
+            if isinstance(error, WsikitError) and job.shared.is_fatal(error):
+                raise
+            logger.debug("%s: lock or row", entry.path, exc_info=True)
+            return replace(row, status=records.FAILED, error=_words(entry, error))
+        other = claims.with_other_id(entry)
+        if entry is not own or entry.id_requested:
+            return _refuse(replace(row, slide_id=other.slide_id, error=claims.conflict(out, entry)), out)
+        entry = other
+
+
+def _refuse(row: SlideRow, out: Path) -> SlideRow:
+    """Record a slide that may not have its id, under another one."""
+    try:
+        records.write_row(out, row)
+    except OSError as error:
+        logger.error("%s: its row could not be written (%s)", row.path, error)
+    return row
+
+
+def _process(entry: SlideEntry, own: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
+    """Process a slide whose lock is held. `own` is the entry with the id under which it was requested."""
     out = job.shared.out
     started = time.monotonic()
     row = SlideRow(entry.slide_id, entry.path, records.FAILED)
-    if job.on_start:
-        _call("on_start", job.on_start, entry)
     try:
-        with _lock_of(out, entry):
-            try:
-                unmark(out, entry.slide_id)
-                row = _run_slide(entry, job, resources)
-                records.clear_failure(out, entry.slide_id)
-            except Exception as error:  # any error of one slide is reported; the batch continues
-                if isinstance(error, WsikitError) and job.shared.is_fatal(error):
-                    raise
-                row = replace(row, status=records.FAILED, error=_words(entry, error))
-                _keep_traceback(out, entry)
-            row = replace(row, seconds=round(time.monotonic() - started, 1))
-            records.write_row(out, row)
-            request = job.requests.get(entry.slide_id)
-            if row.status == records.DONE and request is not None:
-                mark_finished(out, entry, request)
-    except Timeout:
-        return replace(row, status=records.LOCKED, error="another run is working on this slide")
-    except Exception as error:  # its lock or its row could not be written
+        unmark(out, entry.slide_id)
+        remove_partials(out / "results" / entry.slide_id)
+        row = _run_slide(entry, job, resources)
+        records.clear_failure(out, entry.slide_id)
+    except Exception as error:  # any error of one slide is reported; the batch continues
         if isinstance(error, WsikitError) and job.shared.is_fatal(error):
             raise
-        logger.debug("%s: lock or row", entry.path, exc_info=True)
+        row = replace(row, status=records.FAILED, error=_words(entry, error))
+        _keep_traceback(out, entry)
+    row = replace(row, seconds=round(time.monotonic() - started, 1))
+    try:
+        records.write_row(out, row)
+        request = job.requests.get(own.slide_id)
+        if row.status == records.DONE and request is not None:
+            mark_finished(out, entry, request)
+    except Exception as error:  # its row could not be written
+        logger.debug("%s: row", entry.path, exc_info=True)
         return replace(row, status=records.FAILED, error=row.error or _words(entry, error))
     return row
 

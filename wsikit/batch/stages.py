@@ -22,7 +22,7 @@ from wsikit.captions.base import Captioner, in_parallel
 from wsikit.errors import StoreError, WsikitError
 from wsikit.executor import Executor
 from wsikit.geometry import check_enlargement, is_too_coarse
-from wsikit.inference.applicability import why_not_applicable
+from wsikit.inference.applicability import why_not_applicable, why_not_captioned
 from wsikit.inference.caption import caption_stage
 from wsikit.inference.caption_columns import drop_stale
 from wsikit.inference.predict import predict_stage
@@ -38,9 +38,10 @@ from wsikit.store.atomic import remove_partials
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable
 from wsikit.tiling.columns import ColumnStage, fill_columns
-from wsikit.tiling.image import ImageSource, image_receipt
+from wsikit.tiling.image import ImageSource, damage_of, image_receipt, read_otherwise
 from wsikit.tiling.patches import (
     PatchParameters,
+    is_complete_table,
     patches_receipt,
     quality_stage,
     source_tissue_receipt,
@@ -188,6 +189,10 @@ class Stage(ABC):
     def stored(self, work: SlideWork) -> Receipt | None:
         """Receipt of the stored result; None if there is none, or it is incomplete."""
 
+    def lost(self, work: SlideWork) -> str | None:
+        """What was lost of a stored result that is up to date, or None. It is made again with the same content."""
+        return None
+
     def anything_stored(self, work: SlideWork) -> bool:
         """Whether a complete result is stored, from any inputs. Loads no model."""
         return self.stored(work) is not None
@@ -236,9 +241,17 @@ class Pixels(WorkStage):
 
     def stored(self, work: SlideWork) -> Receipt | None:
         try:
-            return Receipt.from_json(SlideStore.read_record(work.folder)["receipt"])
-        except (StoreError, KeyError):
+            record = SlideStore.read_record(work.folder)
+        except StoreError:
             return None
+        stored = Receipt.from_json(record["receipt"])
+        return replace(stored, parameters={**stored.parameters, **read_otherwise(record, work.slide)})
+
+    def lost(self, work: SlideWork) -> str | None:
+        try:
+            return damage_of(work.store, work.slide)
+        except StoreError as error:
+            return str(error)
 
     def run(self, work: SlideWork, progress: Progress) -> None:
         finest = max(work.slide.mpp) * finest_kept(work.slide, work.image)
@@ -258,8 +271,15 @@ class Tissue(WorkStage):
     def stored(self, work: SlideWork) -> Receipt | None:
         try:
             return Receipt.from_json(work.store.tissue_record()["receipt"])
-        except (StoreError, KeyError):
+        except StoreError:
             return None
+
+    def lost(self, work: SlideWork) -> str | None:
+        try:
+            work.store.tissue()
+        except StoreError as error:
+            return str(error)
+        return None
 
     def run(self, work: SlideWork, progress: Progress) -> None:
         remove_partials(work.store.folder)
@@ -281,9 +301,10 @@ class Patches(WorkStage):
         name = work.patches.grid(work.store).name
         if name not in work.store.grids():
             return None
-        needed = {"tissue"} if work.patches.roi is None else {"tissue", "roi"}
-        table = work.store.patches(name)
-        return table.receipt("coords") if needed <= set(table.columns()) else None
+        return work.store.patches(name).receipt("coords")
+
+    def lost(self, work: SlideWork) -> str | None:
+        return None if is_complete_table(work.table, work.patches) else "a file of the table is missing or cut off"
 
     def run(self, work: SlideWork, progress: Progress) -> None:
         progress.start("patches", 1, "slide")
@@ -309,6 +330,9 @@ class Captions(TableStage):
     def where(self, shared: Shared) -> Where:
         measured = shared.captioner.parallel and shared.parameters.caption_budget is None
         return "workers" if measured else "device"
+
+    def skipped(self, work: SlideWork) -> str | None:
+        return why_not_captioned(work.store)
 
     def columns(self, work: SlideWork) -> ColumnStage:
         shared = work.shared

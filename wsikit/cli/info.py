@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="Reader to open the slide with: tiff, ndpi, dicom, openslide, tiffslide, image, store, or a plug-in. auto: "
-    "chosen by the content of the file.",
+    help="Reader to open the slide with: tiff, multichannel, ndpi, dicom, openslide, tiffslide, image, store, or a "
+    "plug-in. auto: chosen by the content of the file.",
 )
 @scene_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per slide and line on standard output.")

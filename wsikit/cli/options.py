@@ -174,7 +174,8 @@ def image_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--keep-label",
                 is_flag=True,
-                help="Also store the label and macro images. They can show a patient's name.",
+                help="Also store the label and macro images, and pictures without a name. They can show a patient's "
+                "name.",
             ),
             click.option(
                 "--ngff",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsikit.cli.options import (
+    MPP,
     assume_mpp_option,
     executor_of,
     executor_options,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     type=click.Path(),
     help="A store (….zarr) for one slide, or a folder; a path or a URL (s3://…).",
 )
-@click.option("--mpp", default=0.5, show_default=True, metavar="µm/px", help="Pixel size of the patches.")
+@click.option("--mpp", type=MPP, default=0.5, show_default=True, metavar="µm/px", help="Pixel size of the patches.")
 @click.option("--patch-size", default=224, show_default=True, metavar="px", help="Side of a patch at --mpp.")
 @click.option(
     "--overlap", default=0, show_default=True, metavar="px", help="Overlap of neighbouring patches, at --mpp."

@@ -38,6 +38,9 @@ SQUARE_TOLERANCE = 0.01
 NOMINAL_TOLERANCE = 0.012
 """Relative. A magnification this close to a whole number is written as that number."""
 
+_OWNER = b"wsikit slide "
+"""Begins the comment of each file's root, which names the slide's id in wsikit. Attributes are those of the tools."""
+
 _ROWS_AT_ONCE = 1 << 14
 _MAGNIFICATIONS = ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5))
 """(µm/px limit, magnification below it), as TRIDENT quantises."""
@@ -59,8 +62,9 @@ class PatchSource:
 
     @property
     def stem(self) -> str:
-        """The slide's id as a file name without path separators."""
-        return re.sub(r"[^\w.+=@ -]+", "_", self.slide_id).lstrip(".") or "slide"
+        """The name of the slide file without suffix, by which these tools find it; the slide's id if it is unknown."""
+        name = Path(self.file_name).stem or self.slide_id
+        return re.sub(r"[^\w.+=@ -]+", "_", name).lstrip(".") or "slide"
 
     @property
     def encoder(self) -> str:
@@ -131,7 +135,31 @@ def write_layout(
         STAMP needs features; pixels are not square; there is no magnification for the pixel size.
     """
     writers = {"trident": _write_trident, "clam": _write_clam, "stamp": _write_stamp, "atlaspatch": _write_atlaspatch}
-    return writers[layout](Path(folder), source, Path(folder if final is None else final))
+    target = Path(folder if final is None else final)
+    written = writers[layout](Path(folder), source, target)
+    if final is not None:
+        for path in written:
+            _check_owner(target / path.relative_to(folder), source)
+    return written
+
+
+def _check_owner(path: Path, source: PatchSource) -> None:
+    """RequestError if `path` is a file of another slide, from another folder, whose file has the same name."""
+    import h5py
+
+    if path.suffix != ".h5" or not path.is_file():
+        return
+    try:
+        with h5py.File(path, "r") as file:
+            comment = file["/"].id.get_comment(b"/") or b""
+    except OSError:
+        return  # a damaged file is replaced
+    owner = comment.removeprefix(_OWNER).decode("utf-8", "replace")
+    if comment.startswith(_OWNER) and owner != source.slide_id:
+        raise RequestError(
+            f"{path}: holds the patches of {owner}, another slide of the same file name; {source.slide_id} needs "
+            "another folder"
+        )
 
 
 def magnifications(grid: PatchGrid, side_px: int) -> tuple[int, int | float]:
@@ -148,9 +176,13 @@ def magnifications(grid: PatchGrid, side_px: int) -> tuple[int, int | float]:
     return level0, round(exact) if abs(round(exact) / exact - 1) <= NOMINAL_TOLERANCE else exact
 
 
-def nominal_field(grid: PatchGrid, side_px: int) -> float:
-    """Side that a tool reads according to `magnifications`, relative to the patch's side: 1 = the same field."""
+def nominal_field(grid: PatchGrid, side_px: int, *, whole: bool = False) -> float:
+    """Side that a tool reads according to `magnifications`, relative to the patch's side: 1 = the same field.
+
+    `whole`: the tool reads whole magnifications only, as AtlasPatch does.
+    """
     level0, target = magnifications(grid, side_px)
+    target = max(1, round(target)) if whole else target
     return grid.patch_px * level0 / target / side_px
 
 
@@ -171,12 +203,12 @@ def _write_trident(job: Path, source: PatchSource, final: Path) -> list[Path]:
     }
     coords = source.table.coords
     written = [folder / "patches" / f"{source.stem}_patches.h5"]
-    with _new_file(written[0]) as file:
+    with _new_file(written[0], source) as file:
         file.create_dataset("coords", data=coords).attrs.update(attributes)
     if source.features is not None:
         features = folder / f"features_{source.encoder}"
         written.append(features / f"{source.stem}.h5")
-        with _new_file(written[-1]) as file:
+        with _new_file(written[-1], source) as file:
             stated = str(final / folder.name / features.name)
             file.create_dataset("coords", data=coords).attrs.update({**attributes, "savetodir": stated})
             about = {"name": source.stem, "savetodir": stated, "encoder": source.encoder}
@@ -188,7 +220,7 @@ def _write_clam(folder: Path, source: PatchSource, final: Path) -> list[Path]:
     coords = source.table.coords
     written = [folder / "patches" / f"{source.stem}.h5"]
     size = np.asarray(source.grid.slide_px, dtype=np.int64)
-    with _new_file(written[0]) as file:
+    with _new_file(written[0], source) as file:
         # level 0, so that the field is right whatever levels the reader of the slide finds
         file.create_dataset("coords", data=coords).attrs.update(
             {
@@ -203,7 +235,7 @@ def _write_clam(folder: Path, source: PatchSource, final: Path) -> list[Path]:
         )
     if source.features is not None:
         written += [folder / "h5_files" / f"{source.stem}.h5", folder / "pt_files" / f"{source.stem}.pt"]
-        with _new_file(written[1]) as file:
+        with _new_file(written[1], source) as file:
             _write_vectors(file, "features", source, "float32")
             file.create_dataset("coords", data=coords.astype(np.int32))
         _write_tensor(written[2], source)
@@ -219,7 +251,7 @@ def _write_stamp(folder: Path, source: PatchSource, final: Path) -> list[Path]:
     grid = source.grid
     receipt = source.table.receipt(source.features)
     path = folder / source.encoder / f"{source.stem}.h5"
-    with _new_file(path) as file:
+    with _new_file(path, source) as file:
         file.create_dataset("coords", data=(source.table.coords * np.asarray(grid.slide_mpp)).astype(np.float32))
         _write_vectors(file, "feats", source, "float16")
         file.attrs.update(
@@ -241,7 +273,7 @@ def _write_atlaspatch(folder: Path, source: PatchSource, final: Path) -> list[Pa
     level0, target = magnifications(grid, side)
     coords = source.table.coords
     path = folder / "patches" / f"{source.stem}.h5"
-    with _new_file(path) as file:
+    with _new_file(path, source) as file:
         places = np.zeros((len(coords), 5), dtype=np.int32)
         places[:, :2], places[:, 2:4] = coords, side  # and level 0
         file.create_dataset("coords", data=places)
@@ -251,8 +283,9 @@ def _write_atlaspatch(folder: Path, source: PatchSource, final: Path) -> list[Pa
             {
                 "patch_size": grid.patch_px,
                 "patch_size_level0": side,
-                "level0_magnification": level0,
-                "target_magnification": target,
+                # AtlasPatch cuts fractions off when it reads; the field of view is that of patch_size_level0
+                "level0_magnification": max(1, round(level0)),
+                "target_magnification": max(1, round(target)),
                 "overlap": grid.overlap_px,
                 "level0_width": grid.slide_px[0],
                 "level0_height": grid.slide_px[1],
@@ -264,12 +297,14 @@ def _write_atlaspatch(folder: Path, source: PatchSource, final: Path) -> list[Pa
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[h5py.File]:
+def _new_file(path: Path, source: PatchSource) -> Iterator[h5py.File]:
     """An HDF5 file that appears under its name only when it is complete."""
     import h5py
 
+    _check_owner(path, source)
     with atomic_write(path) as partial, h5py.File(partial, "w") as file:
         yield file
+        file["/"].id.set_comment(b"/", _OWNER + source.slide_id.encode())
 
 
 def _write_vectors(file: h5py.File, name: str, source: PatchSource, dtype: str) -> h5py.Dataset:

@@ -9,6 +9,7 @@ from wsikit.exporters.palette import hex_color
 from wsikit.exporters.report_data import ReportData
 from wsikit.exporters.summary_text import class_title, method_words
 from wsikit.exporters.units import format_areas, format_prob, format_share
+from wsikit.voting.result import format_margin
 
 NEUTRAL = "#6b6b6b"
 
@@ -77,7 +78,7 @@ def vote_facts(data: ReportData) -> list[tuple[str, str]]:
         return []
     effective = math.floor(result.n_effective * 10) / 10
     rows = [("Method", method_words(result.method))]
-    rows.append(("Margin of the two leading classes", f"{result.margin:.3f}" if math.isfinite(result.margin) else "–"))
+    rows.append(("Margin of the two leading classes", format_margin(result.margin, 3)))
     rows += _interval_facts(data)
     rows += [
         ("Patches that voted", f"{result.n_patches:,}"),
@@ -104,7 +105,7 @@ def _interval_facts(data: ReportData) -> list[tuple[str, str]]:
     low, high = interval.margin
     blocks = f"{interval.n_blocks:,} blocks of {interval.block_um:g} µm"
     return [
-        (f"{interval.level:.0%} interval of the margin", f"{low:.3f} – {high:.3f}"),
+        (f"{interval.level:.0%} interval of the margin", f"{format_margin(low, 3)} – {format_margin(high, 3)}"),
         ("The leading class leads in", f"{format_share(interval.leading_share)} of the resamples"),
         ("Bootstrap blocks", blocks),
     ]

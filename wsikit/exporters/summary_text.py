@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from wsikit.errors import RequestError
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.units import format_prob
-from wsikit.voting.result import SlideResult
+from wsikit.voting.result import SlideResult, format_margin
 
 RESEARCH_USE = "Research use only. Not for diagnosis."
 
@@ -71,7 +71,7 @@ def state(class_map: ClassMap, result: SlideResult | None, reason: str = "") -> 
     if result.label is None:
         return Verdict("No subtype called", f"Abstained: {result.reason}. {scores} · {patches}", called=False)
     title = class_title(class_map, voting[result.label])
-    detail = f"{scores} · margin {format_prob(result.margin)} · {patches}"
+    detail = f"{scores} · margin {format_margin(result.margin)} · {patches}"
     return Verdict(f"Patch vote: {title}", detail, called=True)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError, StoreError
+from wsikit.exporters.channels_tiff import write_channels
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import atomic_write
 from wsikit.store.level_format import EXACT_CODECS
@@ -55,7 +56,8 @@ def write_tiff(
     on_note
         Called with a remark for each codec that common readers do not open.
 
-    µm/px is written as the resolution; label and macro image are not written.
+    µm/px is written as the resolution; label and macro image are not written. The channels of a fluorescence slide are
+    written as OME-TIFF, without loss.
 
     Raises
     ------
@@ -66,6 +68,9 @@ def write_tiff(
     StoreError
         The store holds no pixels, or its tile size is not possible in TIFF.
     """
+    if store.info.channels:
+        write_channels(store, path)
+        return
     import tifffile
 
     if codec not in ("keep", "jpeg"):

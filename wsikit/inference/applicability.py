@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from wsikit.errors import ModelError
 from wsikit.models.protocol import ModelInfo
+from wsikit.slides.composite import channel_words
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
 
@@ -26,6 +28,8 @@ def why_not_applicable(model: ModelInfo, store: SlideStore, table: PatchTable) -
     >>> why_not_applicable(wsikit.describe_model(), store, store.patches()) is None
     True
     """
+    if store.info.channels and model.stain != FLUORESCENCE:
+        return f"it reads {model.stain}, this slide has {channel_words(store.info.channels)}"
     grid = table.grid
     if grid.patch_px != model.patch_px or abs(grid.target_mpp / model.mpp - 1) > MPP_TOLERANCE:
         return (
@@ -36,3 +40,20 @@ def why_not_applicable(model: ModelInfo, store: SlideStore, table: PatchTable) -
     if stain != "brightfield" and model.stain != stain:
         return f"it was trained on {model.stain}, this slide is {stain}"
     return None
+
+
+def why_not_captioned(store: SlideStore) -> str | None:
+    """Why the patches of a store must not be described, or None. Captioners describe brightfield stains.
+
+    A slide of one fluorescence channel that its file does not state as such is described as before.
+    """
+    if not store.info.channels:
+        return None
+    return f"captions describe brightfield stains such as H&E, this slide has {channel_words(store.info.channels)}"
+
+
+def check_captioned(store: SlideStore) -> None:
+    """ModelError if the patches of `store` must not be described."""
+    fault = why_not_captioned(store)
+    if fault is not None:
+        raise ModelError(f"{store.folder}: {fault}.")

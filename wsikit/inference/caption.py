@@ -12,6 +12,7 @@ import numpy.typing as npt
 from wsikit.captions.base import Captioner, FitsToSlide, in_parallel
 from wsikit.errors import RequestError
 from wsikit.executor import Executor
+from wsikit.inference.applicability import check_captioned
 from wsikit.inference.budget import Budget
 from wsikit.inference.caption_columns import CaptionWriter, drop_stale
 from wsikit.inference.generative_captions import CAPTION_REVISION, GenerativeCaptions
@@ -77,6 +78,8 @@ def caption(
     ------
     UnreachableError, ModelError
         The captioner fails permanently. Captions that are complete are kept.
+    ModelError
+        The slide has several fluorescence channels, which captioners do not describe.
     RequestError
         Captioner or options are unknown, or `model` has no image features.
 
@@ -93,6 +96,7 @@ def caption(
 
     opened = open_store(store)
     table = opened.patches(grid)
+    check_captioned(opened)
     describer = load_captioner(captioner, options, device=device) if isinstance(captioner, str) else captioner
     stage = caption_stage(
         opened, table, describer, budget=budget, model=_with_features(model, device), retry_failed=retry_failed

@@ -289,7 +289,8 @@ def _layout(layout: str) -> Callable[..., None]:
         if source.features is None:
             notes.append(f"{results.store.folder}: no features in the table; {layout} got only coordinates")
         if layout in ("trident", "atlaspatch"):
-            read_px = nominal_field(source.grid, source.side_px) * source.side_px
+            read_px = nominal_field(source.grid, source.side_px, whole=layout == "atlaspatch")
+            read_px *= source.side_px
             if abs(read_px - source.side_px) >= 1:
                 notes.append(
                     f"patches are {source.side_px} level-0 px wide; from its magnifications {layout} will read "

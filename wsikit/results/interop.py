@@ -55,6 +55,8 @@ class ExternalPatches:
     """Attributes of the layout that the file lacks."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """All attributes of the file."""
+    notes: tuple[str, ...] = ()
+    """What was concluded from the file, and why."""
 
 
 def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[float, float]) -> ExternalPatches:
@@ -104,9 +106,9 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
 
 
 def _recognize(file: h5py.File) -> str | None:
-    if "feats" in file and ("stamp_version" in file.attrs or "feat_type" in file.attrs or "unit" in file.attrs):
-        return "stamp"
     coords = file.get("coords")
+    if "feats" in file and coords is not None:  # no other tool names them so; STAMP 1 writes no attributes
+        return "stamp"
     if coords is None:
         return None
     if coords.ndim == 2 and coords.shape[1] == 5:
@@ -170,23 +172,52 @@ def _read_clam(path: Path, file: h5py.File, slide_mpp: tuple[float, float]) -> E
 
 def _read_stamp(path: Path, file: h5py.File, slide_mpp: tuple[float, float]) -> ExternalPatches:
     attributes = _plain(file.attrs)
-    needed = ("unit", "tile_size_um", "tile_size_px")
-    side_um = attributes.get("tile_size_um")
-    in_um = attributes.get("unit") == "um"
     coords = _places(file["coords"])
+    unit = str(attributes["unit"]).strip() if attributes.get("unit") is not None else None
+    in_um = unit is not None and unit.lower() in ("um", "µm", "μm", "micron", "microns")
+    # STAMP 2.0 named the side of a tile tile_size
+    side_um = attributes.get("tile_size_um", attributes.get("tile_size") if in_um else None)
+    notes: tuple[str, ...] = ()
+    patch_px, found = attributes.get("tile_size_px"), "um" if in_um else unit
+    if side_um is None and unit is None and _is_stamp_1(coords, attributes.get("tile_size")):
+        # STAMP 1: patches of 224 px and 256 µm, coordinates in px of the patches
+        coords, side_um, patch_px = coords * (_STAMP_1_UM / _STAMP_1_PX), _STAMP_1_UM, _STAMP_1_PX
+        found, in_um = "um", True
+        notes = (
+            f"written by STAMP 1, as neighbours are {_STAMP_1_PX} apart and no unit is stated: patches of "
+            f"{_STAMP_1_PX} px and {_STAMP_1_UM:g} µm",
+        )
+    missing = tuple(
+        name
+        for name, value in (("unit", found), ("tile_size_um", side_um), ("tile_size_px", patch_px))
+        if value is None
+    )
     return ExternalPatches(
         layout="stamp",
         path=str(path),
         coords=coords / np.asarray(slide_mpp) if in_um else coords,
         side_px=None if side_um is None else float(side_um) / slide_mpp[0],
-        patch_px=_whole(attributes.get("tile_size_px")),
+        patch_px=_whole(patch_px),
         overlap_px=0,
         features=_vectors(file["feats"]),
         encoder=str(attributes.get("extractor", path.parent.name)),
-        unit=str(attributes["unit"]) if "unit" in attributes else None,
-        missing=tuple(name for name in needed if name not in attributes),
+        unit=found,
+        missing=missing,
         attributes=attributes,
+        notes=notes,
     )
+
+
+_STAMP_1_PX, _STAMP_1_UM = 224, 256.0
+
+
+def _is_stamp_1(coords: npt.NDArray[np.float64], tile_size: Any) -> bool:
+    """Whether the smallest step between patches, or the stated size, is that of STAMP 1, as STAMP itself decides."""
+    if tile_size is not None:
+        return round(float(tile_size)) == _STAMP_1_PX
+    steps = [np.diff(np.unique(coords[:, axis])) for axis in (0, 1)]
+    smallest = min((float(step.min()) for step in steps if len(step)), default=0.0)
+    return round(smallest) == _STAMP_1_PX
 
 
 def _read_atlaspatch(path: Path, file: h5py.File, slide_mpp: tuple[float, float]) -> ExternalPatches:
@@ -277,11 +308,18 @@ def _vectors(dataset: h5py.Dataset) -> npt.NDArray[Any]:
 
 
 def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes as Python values: bytes as text, NumPy scalars as numbers."""
+    """Attributes as Python values: bytes as text, NumPy scalars and arrays of one element as numbers or text.
+
+    Empty attributes are left out.
+    """
     found: dict[str, Any] = {}
     for name, value in attributes.items():
-        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        found[name] = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, np.ndarray) and value.size == 1:
+            value = value.reshape(-1)[0]
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if type(value).__name__ != "Empty":  # h5py's own class
+            found[name] = value.item() if isinstance(value, np.generic) else value
     return found
 
 

@@ -45,7 +45,8 @@ def check_external(
         Side of a patch in level-0 px given by the user, which overrides the file's.
     """
     side = side_px or found.side_px
-    findings = [*_check_size(found, side_px), *_check_vectors(found)]
+    findings = [Finding(note, False) for note in found.notes]
+    findings += [*_check_size(found, side_px), *_check_vectors(found)]
     if not np.isfinite(found.coords).all():
         return [*findings, Finding(f"{_bad_rows(found.coords)} rows have coordinates that are not numbers", True)]
     unit = list(_check_units(found, side, slide_px, slide_mpp)) if side else []

@@ -69,7 +69,9 @@ def write_outputs(
         write_report(folder / "report.html", report_data(results))
         write_json(folder / "result.json", result_record(results))
         write_bytes(folder / "thumbnail.jpg", thumbnail_jpeg(results))
-        write_json(folder / PROVENANCE, {"receipt": receipt.to_json(), "made": now(), "versions": versions()})
+        sizes = {name: (folder / name).stat().st_size for name in FILES}
+        record = {"receipt": receipt.to_json(), "made": now(), "versions": versions(), "bytes": sizes}
+        write_json(folder / PROVENANCE, record)
     return summarize(results)
 
 
@@ -94,10 +96,13 @@ def outputs_receipt(results: StoredResults) -> Receipt:
 
 
 def stored_outputs_receipt(folder: Path) -> Receipt | None:
-    """Receipt of the files in `folder`; None if one of `FILES` is missing or their provenance cannot be read."""
+    """Receipt of the files in `folder`; None if one of `FILES` is missing or cut off, or the record is damaged."""
     try:
-        record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["receipt"]
-        receipt = Receipt.from_json(record)
-    except (OSError, json.JSONDecodeError, KeyError):
+        record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        receipt = Receipt.from_json(record["receipt"])
+        stated = record.get("bytes", {})  # earlier versions state none
+        found = {name: (folder / name).stat().st_size for name in FILES}
+        whole = all(stated.get(name, size) == size for name, size in found.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return receipt if all((folder / name).is_file() for name in FILES) else None
+    return receipt if whole else None

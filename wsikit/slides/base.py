@@ -18,6 +18,7 @@ import numpy as np
 from wsikit.errors import BrokenSlideError, ReadError, RequestError
 from wsikit.geometry import downsample_of
 from wsikit.slides import scale
+from wsikit.slides.composite import Samples, channel_numbers
 from wsikit.slides.encoded_tiles import EncodedTiles
 from wsikit.slides.html import slide_html
 from wsikit.slides.region import RegionPlan, plan_region, resample
@@ -52,7 +53,6 @@ class BaseSlide(ABC):
         mpp_source: str = "option",
         scene: SceneLike | None = None,
     ) -> None:
-        self._given = (mpp, mpp_source)
         self._given_scene = scene
         resolved = scale.resolve(
             info.path,
@@ -62,6 +62,9 @@ class BaseSlide(ABC):
             given_source=mpp_source,
             checked=info.kind == "store",
         )
+        # what a user typed, such as "0,25 µm", is kept as the number that it is
+        typed = isinstance(mpp, str) or (isinstance(mpp, (tuple, list)) and any(isinstance(part, str) for part in mpp))
+        self._given = (resolved.mpp if typed else mpp, mpp_source)
         self._info = replace(info, mpp=resolved.mpp, mpp_source=resolved.source, mpp_fault=resolved.fault)
 
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
@@ -192,6 +195,48 @@ class BaseSlide(ABC):
         for rows, band in plan.bands():
             out[rows] = resample(self.read_box(band.level, band.box), band.crop, band.out)
         return out
+
+    def read_channels(
+        self,
+        x: float,
+        y: float,
+        width: int,
+        height: int,
+        *,
+        level: int = 0,
+        channels: Sequence[int | str] | None = None,
+    ) -> Samples:
+        """Samples of a region of a fluorescence slide, one plane per channel, unchanged.
+
+        `read_region` of such a slide gives a composite for viewing: the colours of the channels (`info.channels`),
+        added up within their display windows.
+
+        Parameters
+        ----------
+        x, y
+            Top-left corner, level-0 px.
+        width, height
+            Of the output, px of `level`.
+        channels
+            Names or numbers (from 0) of channels, in the order of the output; None: all.
+
+        Returns
+        -------
+        (channels, height, width), of the type of the file: uint8, uint16 or float32. 0 outside the slide.
+
+        Raises
+        ------
+        ReadError
+            The file's bytes cannot be decoded.
+        RequestError
+            The slide has no channels (it is RGB or grey), or not these.
+        """
+        wanted = channel_numbers(self.path, self._info.channels, channels)
+        return self.read_channel_box(level, self.plan(x, y, width, height, level=level).box, wanted)
+
+    def read_channel_box(self, level: int, box: tuple[int, int, int, int], channels: Sequence[int]) -> Samples:
+        """Samples of a box in px of `level`, (channels, height, width). A reader that lists channels implements it."""
+        raise NotImplementedError(f"reader {self.reader!r} lists channels, but does not read them")
 
     def thumbnail(self, max_px: int = 1024) -> Pixels:
         """The whole slide, its longer side at most `max_px`: uint8 (h, w, 3). It needs no mpp and is never enlarged."""

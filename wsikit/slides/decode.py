@@ -23,11 +23,27 @@ def decode_chunk(chunk: bytes, form: LevelFormat) -> npt.NDArray[np.uint8]:
         elif form.codec == "jpeg2k":
             samples = imagecodecs.jpeg2k_decode(chunk)
         else:
-            decoded = imagecodecs.blosc_decode(chunk) if form.codec == "zstd" else imagecodecs.zstd_decode(chunk)
-            planes = np.frombuffer(decoded, dtype=np.uint8)
+            planes = np.frombuffer(_decompressed(chunk, form), dtype=np.uint8)
             samples = planes.reshape(form.channels, height, width).transpose(1, 2, 0)
         samples = samples.reshape(height, width, form.channels)
     except Exception as error:  # each decoder raises its own errors
         words = " ".join(str(error).split()) or type(error).__name__
         raise ChunkError(words) from error
     return np.repeat(samples, 3, axis=2) if form.channels == 1 else np.ascontiguousarray(samples)
+
+
+def decode_planes(chunk: bytes, form: LevelFormat) -> npt.NDArray[np.generic]:
+    """Samples of a chunk of a fluorescence slide, (channels in the chunk, tile height, tile width), read-only;
+    ChunkError if the bytes do not decode to them."""
+    width, height = form.tile_px
+    try:
+        samples = np.frombuffer(_decompressed(chunk, form), np.dtype(form.dtype).newbyteorder("<"))
+        planes = samples.reshape(form.channels // form.planes, height, width)
+    except Exception as error:  # each decoder raises its own errors
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise ChunkError(words) from error
+    return planes.astype(form.dtype, copy=False)
+
+
+def _decompressed(chunk: bytes, form: LevelFormat) -> bytes:
+    return bytes(imagecodecs.blosc_decode(chunk) if form.codec == "zstd" else imagecodecs.zstd_decode(chunk))

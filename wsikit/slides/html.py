@@ -11,7 +11,7 @@ from PIL import Image
 
 from wsikit.errors import ReadError
 from wsikit.slides.storage import storage_of, storage_words
-from wsikit.slides.types import SceneInfo, Slide, SlideInfo
+from wsikit.slides.types import Channel, SceneInfo, Slide, SlideInfo
 
 CARD_THUMBNAIL_PX = 256
 
@@ -45,6 +45,8 @@ def facts(info: SlideInfo) -> dict[str, str]:
     if info.magnification:
         found["magnification"] = f"{info.magnification:g}x (as stated)"
     found["levels"] = "\n".join(_level_words(info, level) for level in range(len(info.level_dimensions)))
+    if info.channels:
+        found["channels"] = "\n".join(channel_line(channel) for channel in info.channels)
     if info.scenes:
         found["scenes"] = "\n".join(_scene_words(info, scene) for scene in info.scenes)
     found["associated images"] = ", ".join(info.associated) or "none"
@@ -52,6 +54,18 @@ def facts(info: SlideInfo) -> dict[str, str]:
     if info.notes:
         found["notes"] = "\n".join(info.notes)
     return found
+
+
+def channel_line(channel: Channel) -> str:
+    """Name, colour, type and display window of a channel, on one line.
+
+    >>> channel_line(Channel("DAPI", (0, 0, 255), "uint16", (100.0, 4000.0), "measured"))
+    'DAPI: #0000FF, uint16, shown from 100 to 4000 (measured)'
+    """
+    low, high = channel.window
+    color = f"#{channel.hex}" + ("" if channel.color_source == "stated" else f" ({channel.color_source})")
+    shown = "shown" if channel.shown else "not in the composite,"
+    return f"{channel.name}: {color}, {channel.dtype}, {shown} from {low:g} to {high:g} ({channel.window_source})"
 
 
 def stored_as(slide: Slide) -> dict[str, str]:

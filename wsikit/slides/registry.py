@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 READERS = {
     "tiff": "wsikit.slides.formats.tiff.reader:TiffSlide",
+    "multichannel": "wsikit.slides.formats.tiff.channels:MultichannelTiffSlide",
     "ndpi": "wsikit.slides.formats.ndpi.reader:NdpiSlide",
     "dicom": "wsikit.slides.formats.dicom.reader:DicomSlide",
     "openslide": "wsikit.slides.formats.openslide:OpenSlideSlide",
@@ -70,8 +71,8 @@ def open_slide(
         SVS, tiled TIFF, OME-TIFF, NDPI, MIRAX, DICOM, …; PNG, JPEG, BMP; a folder of OME-Zarr; or a `.zarr` folder
         made by `wsikit tile`, which may be a URL, such as s3://bucket/slide.zarr.
     reader
-        auto, tiff, ndpi, dicom, openslide, tiffslide, image, ome-zarr, store, or the name of a plug-in. `auto` chooses
-        by the content of the file; `info.reader` states the reader that was used.
+        auto, tiff, multichannel, ndpi, dicom, openslide, tiffslide, image, ome-zarr, store, or the name of a plug-in.
+        `auto` chooses by the content of the file; `info.reader` states the reader that was used.
     mpp
         µm per level-0 px, one number or (x, y), for a file that states none or a wrong one. It takes precedence over a
         sidecar file `<slide file>.json`, which takes precedence over the slide file.
@@ -126,7 +127,7 @@ def reader_names() -> tuple[str, ...]:
     """Names of all readers: the built-in ones, best first, then the installed plug-ins. Nothing is imported.
 
     >>> reader_names()[:4]
-    ('tiff', 'ndpi', 'dicom', 'openslide')
+    ('tiff', 'multichannel', 'ndpi', 'dicom')
     """
     return (*READERS, *_plugins())
 
@@ -345,8 +346,11 @@ def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
         return "tiff" if scene is not None else _choose_by_agreement(path)
     if vendor not in _READ_BY_TILES:
         return "openslide"
+    from wsikit.slides.formats.tiff.channel_layout import holds_channels
     from wsikit.slides.formats.tiff.layout import is_aperio_ycbcr, tile_compression
 
+    if vendor in (None, "generic-tiff") and holds_channels(path, scene):
+        return "multichannel"
     compression = tile_compression(path, scene)
     if compression is None:
         # OpenSlide would take a reduced image in tiles for the slide

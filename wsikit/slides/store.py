@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,23 +17,23 @@ import numpy.typing as npt
 
 from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
+from wsikit.slides.composite import Samples
+from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
 from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
 from wsikit.slides.storage import LevelStorage
+from wsikit.slides.store_label import TISSUE, UNREADABLE, read_label
 from wsikit.slides.store_levels import StoreLevels
+from wsikit.slides.store_record import check_grid, check_levels, read_root, read_tissue
 from wsikit.slides.tile_reader import TileReader
-from wsikit.store import format2_names
+from wsikit.slides.types import Channel
+from wsikit.store.level_files import REMEDY
 from wsikit.store.level_format import LevelFormat
-from wsikit.store.paths import place, reaching, zarr_store
-from wsikit.store.table import STORE_FORMAT, PatchTable
+from wsikit.store.paths import place
+from wsikit.store.table import PatchTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-READABLE_FORMATS = (format2_names.FORMAT, STORE_FORMAT)
-
-TISSUE, UNREADABLE = 1, 2
-"""Values of labels/tissue; 0 is glass."""
 
 _COMPRESSIONS = {"jpeg": "JPEG", "jpeg2k": "JPEG 2000", "zstd": "Zstandard", "zstd_frame": "Zstandard"}
 
@@ -64,11 +65,14 @@ class SlideStore(BaseSlide):
         self._source: BaseSlide | None = None
         self._levels: TileReader
         if self.holds_pixels:
-            self._levels = self._stored = StoreLevels(self.folder, len(downsamples))
+            channels = self._stated_channels()
+            self._levels = self._stored = StoreLevels(self.folder, len(downsamples), channels)
+            check_levels(self.folder, path, self.record, self._stored.formats)
         else:
             self._source = open_source(self.folder, self.record)
             self._levels = tiles_of(self._source)
             downsamples = list(self._source.level_downsamples)
+            channels = self._source.info.channels
         source = self.record["source"]
         kept = self.record["mpp"]
         width, height = self.record["dimensions"]
@@ -91,6 +95,7 @@ class SlideStore(BaseSlide):
                 associated=self._associated_names(),
                 icc_profile=self._icc_profile(),
                 properties=self._vendor_properties(),
+                channels=channels,
                 scene=source.get("scene"),
             ),
             mpp=mpp,
@@ -100,27 +105,7 @@ class SlideStore(BaseSlide):
     @staticmethod
     def read_record(folder: str | os.PathLike[str]) -> dict[str, Any]:
         """`attributes.wsikit` of a complete store of a readable format; StoreError otherwise."""
-        path = place(folder) / "zarr.json"
-        try:
-            attributes = json.loads(path.read_text(encoding="utf-8"))["attributes"]
-        except NotADirectoryError:
-            raise StoreError(
-                f"{folder}: a file, not a slide store. Run wsikit tile {folder} -o {place(folder).stem}.zarr first."
-            ) from None
-        except FileNotFoundError:
-            raise StoreError(
-                f"{folder}: not a complete slide store (no zarr.json). If wsikit tile was interrupted, run it again."
-            ) from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise StoreError(f"{path}: not the metadata of a Zarr v3 group ({error}).") from error
-        if "wsikit" not in attributes or "downsamples" not in attributes["wsikit"]:
-            raise StoreError(f"{folder}: a Zarr group that wsikit did not write. Give the slide it was made from.")
-        found = attributes["wsikit"]["format"]
-        if found not in READABLE_FORMATS:
-            what_to_do = "Update wsikit." if found > STORE_FORMAT else "Tile the slide again."
-            read = " and ".join(map(str, READABLE_FORMATS))
-            raise StoreError(f"{folder}: store format {found}, this version reads {read}. {what_to_do}")
-        return dict(attributes["wsikit"])
+        return read_root(place(folder), folder)
 
     @property
     def slide_id(self) -> str:
@@ -133,10 +118,28 @@ class SlideStore(BaseSlide):
 
     @property
     def unreadable_tiles(self) -> list[list[tuple[int, int]]]:
-        """Per level, the tiles (column, row) whose pixels could not be read from the source."""
+        """Per level, the tiles (column, row) whose pixels could not be read from the source, or whose file is lost."""
         if not self.holds_pixels:
             return [[] for _ in self.level_dimensions]
-        return [sorted(tiles) for tiles in self._stored.unreadable]
+        return [sorted(files.unreadable | files.lost_tiles()) for files in self._stored.files]
+
+    def damaged_files(self) -> dict[str, str]:
+        """Files of the pixels that are missing or cut off, and the fault of each, in words. By listing; no decoding."""
+        if not self.holds_pixels:
+            return {}
+        faults: dict[str, str] = {}
+        for levels in (self._stored, *map(self._picture, self._associated_names())):
+            for files, found in zip(levels.files, levels.damaged(), strict=True):
+                faults |= {str(files.path(place)): fault for place, fault in found.items()}
+        return faults
+
+    def check_complete(self) -> None:
+        """StoreError if a file of the pixels is missing or cut off: what is computed from them would be wrong."""
+        faults = self.damaged_files()
+        if faults:
+            path, fault = next(iter(faults.items()))
+            more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
+            raise StoreError(f"{path}: {fault}{more}. {REMEDY}")
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""
@@ -168,8 +171,7 @@ class SlideStore(BaseSlide):
         """Attributes of a level's pixels: fidelity, lossless, missing_tiles, …; empty without pixels."""
         if not self.holds_pixels:
             return {}
-        text = (self.folder / str(level) / "zarr.json").read_text(encoding="utf-8")
-        return dict(json.loads(text)["attributes"]["wsikit"])
+        return dict(self._stored.records[level])
 
     def storage(self) -> tuple[LevelStorage, ...]:
         """Per level, how the store holds its tiles; without pixels, how a store would hold those of the source."""
@@ -186,8 +188,32 @@ class SlideStore(BaseSlide):
         return tuple(found)
 
     def pass_through_fault(self, level: int) -> str | None:
-        """Why another store cannot keep the tiles of `level` as they are."""
-        return "it is a store already: give the slide that it was made from to keep the scanner's tiles"
+        """Why another store cannot keep the tiles of `level` as they are; None if it can."""
+        if self._source is not None:
+            return self._source.pass_through_fault(level)
+        codec = self._stored.formats[level].codec
+        return None if codec in ("jpeg", "jpeg2k") else f"the store's tiles are coded by {codec}, not as JPEG"
+
+    def tile_source(self, level: int) -> TileSource | None:
+        """Format of the tiles of `level`, which another store keeps as they are; None if it cannot."""
+        if self._source is not None:
+            return self._source.tile_source(level) if isinstance(self._source, EncodedTiles) else None
+        form, record = self._stored.formats[level], self.level_record(level)
+        if form.codec not in ("jpeg", "jpeg2k"):
+            return None
+        return TileSource(
+            form.tile_px,
+            form.codec,
+            form.channels,
+            rewrapped=record.get("fidelity") == "coefficients",
+            subsampled=bool(record.get("chunk_border_upsampling")),
+        )
+
+    def encoded_tile(self, level: int, column: int, row: int) -> bytes | None:
+        """One tile as it is stored; None if none is stored there; ReadError if it cannot be read."""
+        if isinstance(self._source, EncodedTiles):
+            return self._source.encoded_tile(level, column, row)
+        return self.chunk(level, column, row)
 
     def grids(self) -> list[str]:
         """Names of the patch grids, e.g. 0.5um_224px."""
@@ -209,7 +235,9 @@ class SlideStore(BaseSlide):
         if grid is None and len(names) == 1:
             grid = names[0]
         if grid in names:
-            return PatchTable(self.folder / "patches" / grid, store_format=int(self.record["format"]))
+            table = PatchTable(self.folder / "patches" / grid, store_format=int(self.record["format"]))
+            check_grid(table, self.record)
+            return table
         if not names:
             raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
         raise StoreError(
@@ -229,10 +257,7 @@ class SlideStore(BaseSlide):
 
     def tissue_record(self) -> dict[str, Any]:
         """Record of the tissue mask: area_mm2, stain, unreadable_fraction, parameters, receipt."""
-        path = self.folder / "labels" / "tissue" / "zarr.json"
-        if not path.is_file():
-            raise StoreError(f"{self.folder}: no tissue label yet. Run wsikit tile again to add it.")
-        return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["wsikit"])
+        return read_tissue(self.folder, self.folder)
 
     def findings(self) -> dict[str, str]:
         """Contents of the store besides pixels, for display: tissue, patch tables with their columns, votes."""
@@ -296,9 +321,26 @@ class SlideStore(BaseSlide):
         """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), white outside the level."""
         return self._levels.read_box(level, box)
 
+    def read_channel_box(self, level: int, box: tuple[int, int, int, int], channels: Sequence[int]) -> Samples:
+        if self._source is not None:
+            return self._source.read_channel_box(level, box, channels)
+        return self._stored.read_channel_box(level, box, channels)
+
+    def _stated_channels(self) -> tuple[Channel, ...]:
+        try:
+            return tuple(Channel.from_json(channel) for channel in self.record.get("channels", ()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.folder / 'zarr.json'}: not the channels of a slide ({error!r}). Tile the slide again."
+            ) from error
+
     def _read_associated(self, name: str) -> npt.NDArray[np.uint8]:
-        with contextlib.closing(StoreLevels(self.folder / "associated" / name, 1)) as levels:
+        with contextlib.closing(self._picture(name)) as levels:
             return levels.read_box(0, (0, 0, *levels.level_dimensions[0]))
+
+    def _picture(self, name: str) -> StoreLevels:
+        """The one level of an associated image."""
+        return StoreLevels(self.folder / "associated" / name, 1, of_image=False)
 
     def _associated_names(self) -> tuple[str, ...]:
         return tuple(sorted(path.parent.name for path in (self.folder / "associated").glob("*/zarr.json")))
@@ -317,17 +359,24 @@ class SlideStore(BaseSlide):
             )
 
     def _tissue_label(self) -> npt.NDArray[np.uint8]:
-        import zarr
-
-        folder = self.folder / "labels" / "tissue" / "0"
-        with reaching(folder):
-            return np.asarray(zarr.open_array(zarr_store(folder), mode="r", zarr_format=3)[:])
+        return read_label(
+            self.folder / "labels" / "tissue", self.folder, self.tissue_record(), self.record["mpp"] or self.info.mpp
+        )
 
     def _vendor_properties(self) -> dict[str, str]:
         path = self.folder / "wsikit" / "zarr.json"
         if not path.is_file():
             return {}
-        return dict(json.loads(path.read_text(encoding="utf-8"))["attributes"]["vendor"])
+        try:
+            return {
+                str(name): str(value)
+                for name, value in json.loads(path.read_text("utf-8"))["attributes"]["vendor"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise StoreError(
+                f"{path}: not the properties of a slide ({error}). Copy the store again, or delete {self.folder} and "
+                "tile the slide again."
+            ) from error
 
 
 def _display() -> Any:

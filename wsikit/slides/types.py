@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -18,6 +19,42 @@ WHITE = 255
 
 
 _BOUNDS = ("x", "y", "width", "height")
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One channel of a fluorescence slide, and how it is shown. Its samples are read by `Slide.read_channels`."""
+
+    name: str
+    """As the file states it (DAPI, CD3, …), otherwise "channel 1" and so on."""
+    color: tuple[int, int, int]
+    """RGB of its brightest pixels in the composite."""
+    dtype: str
+    """Type of a sample: uint8, uint16, float32."""
+    window: tuple[float, float]
+    """Sample values that are shown black and in full colour. One window per slide, so that all tiles agree."""
+    window_source: str
+    """stated: by the file; measured: once, on a coarse level."""
+    color_source: str = "stated"
+    """stated: by the file; chosen: by wsikit, from the name and the order of the channels."""
+    shown: bool = True
+    """Whether it is part of the composite, which shows a few channels at most."""
+
+    @property
+    def hex(self) -> str:
+        """The colour as RRGGBB.
+
+        >>> Channel("DAPI", (0, 0, 255), "uint16", (100.0, 4000.0), "measured").hex
+        '0000FF'
+        """
+        return "".join(f"{part:02X}" for part in self.color)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Channel:
+        """From the values of `dataclasses.asdict`, read from JSON; KeyError, TypeError or ValueError otherwise."""
+        red, green, blue = (int(part) for part in record["color"])
+        low, high = (float(bound) for bound in record["window"])
+        return cls(**{**record, "color": (red, green, blue), "window": (low, high)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +104,8 @@ class SlideInfo:
     icc_profile: bytes | None = None
     properties: dict[str, str] | None = None
     """Properties of the file that are on the allow-list (`wsikit.slides.properties`)."""
+    channels: tuple[Channel, ...] = ()
+    """Channels of a fluorescence or multiplex slide, in the order of the file. Empty: RGB, or one grey image."""
     mpp_literal: str = ""
     """The words of the file for its pixel size, such as `MPP = 0,4990`."""
     notes: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,6 +72,26 @@ def write_json(path: str | os.PathLike[str] | RemotePath, record: Any, *, sync: 
     write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
 
 
+def write_new_json(path: Path, record: Any) -> bool:
+    """As `write_json`, where there is no such file; False if there is one, which is left unchanged."""
+    if isinstance(path, RemotePath):
+        write_json(path, record)
+        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _temporary_name(path)
+    write_json(partial, record)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: two runs that begin at the same moment cannot be distinguished there
+        os.replace(partial, path)
+        return True
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
 def write_bytes(
     path: str | os.PathLike[str] | RemotePath, data: bytes | bytearray | memoryview, *, sync: bool = True
 ) -> None:
@@ -116,6 +137,15 @@ def remove_partials(folder: Path) -> None:
             shutil.rmtree(left)
         else:
             left.unlink(missing_ok=True)  # its folder may have been removed just before
+
+
+def remove_old_partials(folder: Path, *, hours: float = 1.0) -> None:
+    """Remove temporary files directly in `folder` that are older than `hours`: others may be writing there now."""
+    limit = time.time() - 3600 * hours
+    for left in folder.glob(f"*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            if _OUR_PARTIAL.search(left.name) and left.is_file() and left.stat().st_mtime < limit:
+                left.unlink()
 
 
 def names_in(folder: Path) -> list[str]:

@@ -12,12 +12,16 @@ class ChunkFiles:
         self.folder = folder / prefix
         """`prefix` is `LevelFormat.key_prefix`."""
 
-    def chunk(self, col: int, row: int) -> bytes | None:
-        """The chunk's bytes, or None if it is not stored."""
+    def chunk(self, col: int, row: int, plane: int = 0) -> bytes | None:
+        """The chunk's bytes, or None if it is not stored. A tile has one plane here."""
         try:
             return (self.folder / "0" / str(row) / str(col)).read_bytes()
         except FileNotFoundError:
             return None
+
+    def holds(self, col: int, row: int) -> bool:
+        """Whether the file of this chunk is there."""
+        return (self.folder / "0" / str(row) / str(col)).is_file()
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -35,12 +35,14 @@ _BLOSC3 = {"typesize": 1, "cname": "zstd", "clevel": ZSTD_LEVEL, "shuffle": "nos
 _ZSTD3 = {"level": ZSTD_FRAME_LEVEL, "checksum": True}
 _ZSTD2 = {"id": "zstd", "level": ZSTD_FRAME_LEVEL, "checksum": True}
 _BYTES: dict[str, Any] = {"name": "bytes"}
+_LITTLE_BYTES: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC: dict[str, Any] = {"name": "crc32c"}
+_ZARR2_TYPES = {"uint8": "|u1", "uint16": "<u2", "float32": "<f4"}
 
 
 @dataclass(frozen=True)
 class LevelFormat:
-    """One level: uint8 (channels, height, width), in tiles of one chunk each."""
+    """One level (channels, height, width), in tiles. A tile is one chunk; of a fluorescence slide, one per channel."""
 
     width: int
     height: int
@@ -48,7 +50,7 @@ class LevelFormat:
     """Width and height of a tile."""
     codec: Codec
     channels: int = 3
-    """3: R, G, B; 1: grey."""
+    """3: R, G, B; 1: grey; of a fluorescence slide, any number."""
     chunks_per_shard: int | None = 16
     """Chunks along a shard's side; None: one file per chunk."""
     fill: int = 255
@@ -58,6 +60,15 @@ class LevelFormat:
     v2_keys: bool = True
     """Whether files of single chunks are named as in Zarr v2, so that v2 metadata can refer to the same files; some
     programs look for the names of v3 whatever the metadata state. Shards have the names of v3."""
+    dtype: str = "uint8"
+    """Type of a sample: uint8; of a fluorescence slide also uint16, float32."""
+    planes: int = 1
+    """Chunks of a tile: 1, or one per channel, all in one shard. Those of the first channel come first."""
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether a chunk can be that of RGB or grey pixels; otherwise it has samples of fluorescence channels."""
+        return self.dtype == "uint8" and self.channels in (1, 3) and self.planes == 1
 
     @property
     def n_tiles(self) -> tuple[int, int]:
@@ -81,7 +92,7 @@ class LevelFormat:
     def to_zarr(self, attributes: Mapping[str, Any], *, jpeg: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """zarr.json (Zarr v3) of the level. `jpeg`: configuration of the JPEG codec, where it has one."""
         inner = self._inner_codecs(jpeg or {})
-        chunk = self._chunk_shape(1)
+        chunk = [self.channels // self.planes, *self._chunk_shape(1)[1:]]
         codecs = inner
         if self.chunks_per_shard:
             index = [{"name": "bytes", "configuration": {"endian": "little"}}, _CRC]
@@ -96,8 +107,8 @@ class LevelFormat:
             "zarr_format": 3,
             "node_type": "array",
             "shape": [self.channels, self.height, self.width],
-            "data_type": "uint8",
-            "fill_value": self.fill,
+            "data_type": self.dtype,
+            "fill_value": float(self.fill) if self.dtype == "float32" else self.fill,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": self._chunk_shape(self.shard_side)}},
             "chunk_key_encoding": {
                 "name": "default" if self.key_prefix else "v2",
@@ -116,8 +127,8 @@ class LevelFormat:
             "zarr_format": 2,
             "shape": [self.channels, self.height, self.width],
             "chunks": self._chunk_shape(1),
-            "dtype": "|u1",
-            "fill_value": self.fill,
+            "dtype": _ZARR2_TYPES[self.dtype],
+            "fill_value": float(self.fill) if self.dtype == "float32" else self.fill,
             "order": "C",
             "compressor": _ZSTD2,
             "filters": None,
@@ -129,10 +140,11 @@ class LevelFormat:
         """Parse zarr.json. KeyError, IndexError or ValueError if it is not that of an image level of a store."""
         outer = record["codecs"][0]
         chunk = record["chunk_grid"]["configuration"]["chunk_shape"]
-        codecs, side = record["codecs"], None
+        codecs, side, planes = record["codecs"], None, 1
         if outer["name"] == "sharding_indexed":
             codecs, inner = outer["configuration"]["codecs"], outer["configuration"]["chunk_shape"]
             side = int(chunk[2]) // int(inner[2])
+            planes = int(chunk[0]) // int(inner[0])
             chunk = inner
         names = {codec["name"] for codec in codecs}
         known: list[Codec] = [codec for codec, name in ZARR_CODECS.items() if name in names]
@@ -141,6 +153,8 @@ class LevelFormat:
         if len(known) != 1:
             raise ValueError(f"chunks coded by {sorted(names)}")
         channels, height, width = (int(size) for size in record["shape"])
+        if record["data_type"] not in _ZARR2_TYPES:
+            raise ValueError(f"samples of type {record['data_type']}")
         return cls(
             width=width,
             height=height,
@@ -151,6 +165,8 @@ class LevelFormat:
             fill=int(record["fill_value"]),
             v2_keys=record["chunk_key_encoding"]["name"] == "v2",
             jpeg_name=REGISTERED_JPEG if REGISTERED_JPEG in names else ZARR_CODECS["jpeg"],
+            dtype=str(record["data_type"]),
+            planes=planes,
         )
 
     def _chunk_shape(self, tiles: int) -> list[int]:
@@ -159,7 +175,8 @@ class LevelFormat:
     def _inner_codecs(self, jpeg: Mapping[str, Any]) -> list[dict[str, Any]]:
         if self.codec in EXACT_CODECS:
             settings = _BLOSC3 if self.codec == "zstd" else _ZSTD3
-            return [_BYTES, {"name": ZARR_CODECS[self.codec], "configuration": settings}]
+            order = _BYTES if self.dtype == "uint8" else _LITTLE_BYTES
+            return [order, {"name": ZARR_CODECS[self.codec], "configuration": settings}]
         # an encoded image is (y, x, c), the array (c, y, x) as NGFF requires
         turn = {"name": "transpose", "configuration": {"order": [1, 2, 0]}}
         if self.codec == "jpeg":

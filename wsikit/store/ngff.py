@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 NGFF_VERSION = "0.5"
 INTRINSIC = "physical"
@@ -12,6 +12,19 @@ _CHANNELS = {1: (("grey", "FFFFFF"),), 3: (("R", "FF0000"), ("G", "00FF00"), ("B
 
 Channel = tuple[str, str, tuple[float, float]]
 """Name, colour (RRGGBB), lowest and highest value shown."""
+
+
+class ShownChannel(NamedTuple):
+    """A channel of a fluorescence slide, as viewers show it."""
+
+    label: str
+    color: str
+    """RRGGBB."""
+    window: tuple[float, float]
+    """Samples shown black and in full colour."""
+    range: tuple[float, float]
+    """Lowest and highest value that the window can be moved to."""
+    active: bool
 
 
 def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,27 +48,37 @@ def byte_array(length: int) -> dict[str, Any]:
 
 
 def multiscale_image(
-    *, name: str, mpp: tuple[float, float] | None, downsamples: Sequence[tuple[float, float]], channels: int = 3
+    *,
+    name: str,
+    mpp: tuple[float, float] | None,
+    downsamples: Sequence[tuple[float, float]],
+    channels: int = 3,
+    shown: Sequence[ShownChannel] = (),
 ) -> dict[str, Any]:
-    """attributes.ome of a pyramid (c, y, x) of 3 channels (RGB) or 1 (grey).
+    """attributes.ome of a pyramid (c, y, x) of 3 channels (RGB) or 1 (grey), or of the channels `shown`.
 
     `downsamples` is (x, y) per level, relative to the slide's level 0, whose pixel size is `mpp`, µm/px.
     """
     return {
         "version": NGFF_VERSION,
         "multiscales": [_multiscale(name, mpp, downsamples, kind="mean", channel_axis=True)],
-        "omero": _omero(_pixel_channels(channels)),
+        "omero": _fluorescence(shown) if shown else _omero(_pixel_channels(channels)),
     }
 
 
 def multiscale_image_04(
-    *, name: str, mpp: tuple[float, float] | None, downsamples: Sequence[tuple[float, float]], channels: int = 3
+    *,
+    name: str,
+    mpp: tuple[float, float] | None,
+    downsamples: Sequence[tuple[float, float]],
+    channels: int = 3,
+    shown: Sequence[ShownChannel] = (),
 ) -> dict[str, Any]:
     """.zattrs of the same pyramid in NGFF 0.4 (Zarr v2), for QuPath and older readers."""
     multiscale = _multiscale(name, mpp, downsamples, kind="mean", channel_axis=True)
     return {
         "multiscales": [{"version": "0.4", **multiscale}],
-        "omero": {**_omero(_pixel_channels(channels)), "version": "0.4"},
+        "omero": {**(_fluorescence(shown) if shown else _omero(_pixel_channels(channels))), "version": "0.4"},
     }
 
 
@@ -105,6 +128,14 @@ def _omero(channels: Sequence[Channel], *, model: str = "color") -> dict[str, An
             for label, color, (low, high) in channels
         ],
     }
+
+
+def _fluorescence(shown: Sequence[ShownChannel]) -> dict[str, Any]:
+    record = _omero([(channel.label, channel.color, channel.window) for channel in shown])
+    for entry, channel in zip(record["channels"], shown, strict=True):
+        entry["active"] = channel.active
+        entry["window"] |= {"min": channel.range[0], "max": channel.range[1]}
+    return record
 
 
 def map_image(

@@ -115,6 +115,23 @@ def read_range(where: Place, offset: int, length: int) -> bytes:
         os.close(descriptor)
 
 
+def sizes_below(where: Place) -> dict[str, int]:
+    """Length of each file in a folder and below, bytes, by its name relative to the folder; empty without a folder."""
+    if isinstance(where, RemotePath):
+        return where.sizes_below()
+    found: dict[str, int] = {}
+    waiting = [(os.fspath(where), "")]
+    while waiting:
+        folder, prefix = waiting.pop()
+        with contextlib.suppress(*ABSENT), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, f"{prefix}{entry.name}/"))
+                else:
+                    found[prefix + entry.name] = entry.stat().st_size
+    return found
+
+
 def bytes_below(where: Place) -> int:
     """Length of all files in a folder, bytes."""
     if isinstance(where, RemotePath):

@@ -154,9 +154,15 @@ class RemotePath:
 
     def bytes_below(self) -> int:
         """Total length of all files below, bytes; by one listing."""
+        return sum(self.sizes_below().values())
+
+    def sizes_below(self) -> dict[str, int]:
+        """Length of each file below, bytes, by its name relative to this folder; by one listing."""
         with self._answering(), contextlib.suppress(*ABSENT):
-            return sum(int(info["size"]) for info in self._fs.find(self.key, detail=True).values())
-        return 0
+            found = self._fs.find(self.key, detail=True)
+            prefix = self.key
+            return {name.removeprefix(prefix).strip("/"): int(info["size"]) for name, info in found.items()}
+        return {}
 
     # ---- content
 

@@ -35,9 +35,9 @@ def _crc(data: bytes | memoryview) -> bytes:
     return _CRC.pack(google_crc32c.value(bytes(data)))
 
 
-def index_bytes(chunks_per_side: int) -> int:
-    """Length in bytes of the index block (with its checksum) of a shard of `chunks_per_side`² chunks."""
-    return chunks_per_side**2 * 16 + _CRC_BYTES
+def index_bytes(chunks_per_side: int, planes: int = 1) -> int:
+    """Length in bytes of the index block (with its checksum) of a shard of `planes` · `chunks_per_side`² chunks."""
+    return planes * chunks_per_side**2 * 16 + _CRC_BYTES
 
 
 class SharedHeader:
@@ -88,24 +88,25 @@ def pack_shard(chunks: Sequence[bytes | Chunk | None]) -> bytes:
     return b"".join(shard_pieces(chunks))
 
 
-def parse_index(block: bytes, chunks_per_side: int, name: str) -> npt.NDArray[np.uint64]:
-    """(n·n, 2) uint64 of (offset, length with checksum) from a shard's last bytes; StoreError if it is damaged."""
-    if len(block) != index_bytes(chunks_per_side) or _crc(block[:-_CRC_BYTES]) != block[-_CRC_BYTES:]:
+def parse_index(block: bytes, chunks_per_side: int, name: str, planes: int = 1) -> npt.NDArray[np.uint64]:
+    """(planes · n · n, 2) uint64 of (offset, length with checksum) from a shard's last bytes; StoreError if it is
+    damaged."""
+    if len(block) != index_bytes(chunks_per_side, planes) or _crc(block[:-_CRC_BYTES]) != block[-_CRC_BYTES:]:
         raise StoreError(f"{name}: the shard is truncated or its index is damaged. Delete this file and tile again.")
     return np.frombuffer(block[:-_CRC_BYTES], dtype="<u8").reshape(-1, 2)
 
 
-def read_index(path: Path, chunks_per_side: int) -> npt.NDArray[np.uint64] | None:
+def read_index(path: Path, chunks_per_side: int, planes: int = 1) -> npt.NDArray[np.uint64] | None:
     """Index of the shard at `path`, or None if there is no such file; StoreError if it is damaged."""
-    length = index_bytes(chunks_per_side)
+    length = index_bytes(chunks_per_side, planes)
     try:
-        return parse_index(read_range(path, -length, length), chunks_per_side, str(path))
+        return parse_index(read_range(path, -length, length), chunks_per_side, str(path), planes)
     except FileNotFoundError:
         return None
 
 
-def read_shard(path: Path, chunks_per_side: int) -> list[bytes | None] | None:
-    """All chunks of a shard file, row-major, without their checksums; None if there is no such file.
+def read_shard(path: Path, chunks_per_side: int, planes: int = 1) -> list[bytes | None] | None:
+    """All chunks of a shard file, plane by plane, row-major, without their checksums; None if there is no such file.
 
     StoreError if the index, a chunk or anything between them is damaged.
     """
@@ -113,7 +114,7 @@ def read_shard(path: Path, chunks_per_side: int) -> list[bytes | None] | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
-    index = parse_index(data[-index_bytes(chunks_per_side) :], chunks_per_side, str(path))
+    index = parse_index(data[-index_bytes(chunks_per_side, planes) :], chunks_per_side, str(path), planes)
     chunks: list[bytes | None] = []
     for position, (offset, length) in enumerate(index.tolist()):
         if offset == MISSING:
@@ -129,8 +130,8 @@ def read_shard(path: Path, chunks_per_side: int) -> list[bytes | None] | None:
 class _Shard:
     """A shard on a local disk: its file and its index."""
 
-    def __init__(self, path: Path, chunks_per_side: int) -> None:
-        self._index = read_index(path, chunks_per_side)
+    def __init__(self, path: Path, chunks_per_side: int, planes: int) -> None:
+        self._index = read_index(path, chunks_per_side, planes)
         self._descriptor = None if self._index is None else os.open(path, os.O_RDONLY)
 
     def payload(self, position: int) -> tuple[int, bytes] | None:
@@ -140,6 +141,9 @@ class _Shard:
         offset, length = (int(value) for value in self._index[position])
         return None if offset == MISSING else (length, os.pread(self._descriptor, length, offset))
 
+    def is_there(self) -> bool:
+        return self._index is not None
+
     def close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -148,9 +152,10 @@ class _Shard:
 class _RemoteShard:
     """A shard at a URL: its index and its last bytes, read at first use. For most shards one request reads all."""
 
-    def __init__(self, path: Path, chunks_per_side: int) -> None:
+    def __init__(self, path: Path, chunks_per_side: int, planes: int) -> None:
         self._path = path
         self._chunks_per_side = chunks_per_side
+        self._planes = planes
         self._lock = Lock()
         self._asked = False
         self._index: npt.NDArray[np.uint64] | None = None
@@ -159,12 +164,9 @@ class _RemoteShard:
 
     def payload(self, position: int) -> tuple[int, bytes] | None:
         """As for a local shard. Thread-safe; only the first request is made under a lock."""
-        with self._lock:
-            if not self._asked:
-                self._ask()
-                self._asked = True
-        if self._index is None:
+        if not self.is_there():
             return None
+        assert self._index is not None
         offset, length = (int(value) for value in self._index[position])
         if offset == MISSING:
             return None
@@ -172,6 +174,13 @@ class _RemoteShard:
             return length, read_range(self._path, offset, length)
         first = offset - self._tail_offset
         return length, self._tail[first : first + length]
+
+    def is_there(self) -> bool:
+        with self._lock:
+            if not self._asked:
+                self._ask()
+                self._asked = True
+        return self._index is not None
 
     def close(self) -> None:
         """Nothing to close."""
@@ -181,8 +190,8 @@ class _RemoteShard:
             self._tail = read_range(self._path, -_TAIL_BYTES, _TAIL_BYTES)
         except FileNotFoundError:
             return
-        length = index_bytes(self._chunks_per_side)
-        index = parse_index(self._tail[-length:], self._chunks_per_side, str(self._path))
+        length = index_bytes(self._chunks_per_side, self._planes)
+        index = parse_index(self._tail[-length:], self._chunks_per_side, str(self._path), self._planes)
         there = index[index[:, 0] != MISSING]
         size = length + int(there.sum(axis=1).max(initial=0))
         self._index, self._tail_offset = index, size - len(self._tail)
@@ -195,8 +204,9 @@ class ShardedLevel:
     `max_open` / 4.
     """
 
-    def __init__(self, folder: Path, chunks_per_side: int, *, max_open: int = 64) -> None:
+    def __init__(self, folder: Path, chunks_per_side: int, *, planes: int = 1, max_open: int = 64) -> None:
         self.folder = folder
+        self.planes = planes
         self.chunks_per_side = chunks_per_side
         self._max_open = max_open if is_local(folder) else max(1, max_open // 4)
         self._shards: OrderedDict[tuple[int, int], _Shard | _RemoteShard] = OrderedDict()
@@ -206,10 +216,10 @@ class ShardedLevel:
         """File of the shard at (column, row): c/0/<row>/<column> below the array."""
         return self.folder / "c" / "0" / str(shard_row) / str(shard_col)
 
-    def chunk(self, col: int, row: int) -> bytes | None:
+    def chunk(self, col: int, row: int, plane: int = 0) -> bytes | None:
         """The chunk's bytes without checksum, or None if it is not stored; StoreError if it is damaged."""
         side = self.chunks_per_side
-        position = (row % side) * side + col % side
+        position = (plane * side + row % side) * side + col % side
         with self._lock:
             shard = self._open(col // side, row // side)
             # local reads hold the lock: an evicted descriptor must not be closed during the read
@@ -227,6 +237,11 @@ class ShardedLevel:
             )
         return data
 
+    def holds(self, col: int, row: int) -> bool:
+        """Whether the file of the shard with this chunk is there; StoreError if it is damaged."""
+        with self._lock:
+            return self._open(col // self.chunks_per_side, row // self.chunks_per_side).is_there()
+
     def close(self) -> None:
         with self._lock:
             while self._shards:
@@ -238,7 +253,7 @@ class ShardedLevel:
             self._shards.move_to_end(key)
             return self._shards[key]
         kind = _Shard if is_local(self.folder) else _RemoteShard
-        shard = kind(self.shard_path(shard_col, shard_row), self.chunks_per_side)
+        shard = kind(self.shard_path(shard_col, shard_row), self.chunks_per_side, self.planes)
         self._shards[key] = shard
         if len(self._shards) > self._max_open:
             self._close_oldest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import html
 import json
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from wsikit.errors import RequestError, StoreError
+from wsikit.errors import RequestError, StoreError, UnreachableError
 from wsikit.facts import FACTS
 from wsikit.geometry import PatchGrid
 from wsikit.store import ngff
@@ -28,6 +29,7 @@ from wsikit.store.paths import place, reaching, remove_tree, zarr_store
 from wsikit.store.plain_text import TEXT, remove_plain_text
 from wsikit.store.receipts import Receipt
 from wsikit.store.remote import ABSENT, RemotePath
+from wsikit.store.zstd_frame import is_complete_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +47,8 @@ TABLES = "patches"
 JOURNALS = "journals"
 """Folder next to the columns with the intermediate results of slow stages; see `wsikit.store.journal`."""
 
+_MOST_ROWS = 2**36
+_REMEDY = "Copy the store again; or delete this folder, and run the stage that writes it again."
 _MARK = "wsikit"
 _NO_COLUMNS = ("coords", "votes", JOURNALS, TEXT)
 _WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
@@ -97,12 +101,18 @@ class PatchTable:
         try:
             with reaching(self.folder):
                 record = _attributes(zarr.open_group(zarr_store(self.folder), mode="r", zarr_format=3))[_MARK]
-        except (FileNotFoundError, KeyError, ValueError) as error:
+            self.grid = PatchGrid.from_json(record["grid"])
+            self._n_rows = operator.index(record["rows"])
+        except UnreachableError:
+            raise
+        except Exception as error:  # zarr raises errors of many kinds for metadata that make no sense
             raise StoreError(
                 f"{self.folder}: no patch table of wsikit here ({error}). Run wsikit tile first."
             ) from error
-        self.grid = PatchGrid.from_json(record["grid"])
-        self._n_rows = int(record["rows"])
+        if not 0 <= self._n_rows <= _MOST_ROWS:
+            raise StoreError(
+                f"{self.folder / 'zarr.json'}: {self._n_rows} rows found, expected the number of patches. {_REMEDY}"
+            )
 
     @classmethod
     def create(cls, folder: str | Path, grid: PatchGrid, coords: npt.NDArray[np.int64], receipt: Receipt) -> PatchTable:
@@ -138,9 +148,8 @@ class PatchTable:
 
     @property
     def coords(self) -> npt.NDArray[np.int64]:
-        """Top-left corners, int64 (N, 2), x then y, level-0 px."""
-        with reaching(self.folder):
-            return np.asarray(self._array("coords")[:], dtype=np.int64).reshape(-1, 2)
+        """Top-left corners, int64 (N, 2), x then y, level-0 px. StoreError if a file of them is lost."""
+        return np.asarray(self.read("coords"), dtype=np.int64).reshape(-1, 2)
 
     def columns(self) -> list[str]:
         """Names of the columns that are complete."""
@@ -157,8 +166,15 @@ class PatchTable:
             text = (self._column_folder(name) / "zarr.json").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        record = json.loads(text)["attributes"].get(_MARK)
-        return None if record is None else Receipt.from_json(record)
+        try:
+            record = json.loads(text)["attributes"].get(_MARK)
+            receipt = None if record is None else Receipt.from_json(record)
+            assert receipt is None or receipt.digest
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+            raise StoreError(
+                f"{self._column_folder(name) / 'zarr.json'}: not the metadata of a column ({error}). {_REMEDY}"
+            ) from error
+        return receipt
 
     def _column_folder(self, name: str) -> Path:
         return self.folder / self.stored_names.stored_column(name)
@@ -186,12 +202,20 @@ class PatchTable:
         array = self._array(name)
         missing = self._missing_chunks(name)
         if missing:
+            parts = -(-len(self) // array.chunks[0])
             raise StoreError(
-                f"{self.folder}: column {name} is incomplete ({len(missing)} of {len(self.chunks())} parts are "
-                "missing). Run the same command again to finish it."
+                f"{self.folder}: column {name} is incomplete ({len(missing)} of {parts} parts are missing). "
+                "Run the same command again to finish it."
             )
-        with reaching(self.folder):
-            values = np.asarray(array[rows])
+        try:
+            with reaching(self.folder):
+                values = np.asarray(array[rows])
+        except (OSError, ValueError, RuntimeError, TypeError) as error:  # of zarr's codecs, for damaged chunks
+            damaged = ", ".join(f"c/{index}" for index in self._missing_chunks(name, whole=True)) or "a part"
+            raise StoreError(
+                f"{self._column_folder(name)}: {damaged} is cut off or damaged ({error}). Run the stage that writes "
+                f"column {name} again, or wsikit run: it writes this part again."
+            ) from error
         return values.astype(object) if values.dtype.kind == "T" else values
 
     def chunks(self) -> list[slice]:
@@ -201,7 +225,7 @@ class PatchTable:
     def is_current(self, name: str, receipt: Receipt) -> bool:
         """Whether the column `name` is complete and has an equal receipt. Read-only."""
         known = self.receipt(name)
-        return known is not None and known.digest == receipt.digest and not self._missing_chunks(name)
+        return known is not None and known.digest == receipt.digest and not self._missing_chunks(name, whole=True)
 
     def prepare(self, specs: Sequence[ColumnSpec], receipt: Receipt) -> list[slice]:
         """Prepare the columns of `specs` for writing; return the row ranges that are still to be computed.
@@ -215,7 +239,7 @@ class PatchTable:
             known = self.receipt(spec.name)
             if known is None or known.digest != receipt.digest:
                 self._create_column(spec, receipt)
-            missing.update(self._missing_chunks(spec.name))
+            missing.update(self._missing_chunks(spec.name, whole=True))
         return [self.chunks()[index] for index in sorted(missing)]
 
     def write(self, name: str, rows: slice, values: npt.NDArray[Any] | Sequence[str]) -> None:
@@ -342,11 +366,23 @@ class PatchTable:
         folder = self._column_folder(name)
         try:
             with reaching(folder):
-                return zarr.open_array(zarr_store(folder), mode=mode, zarr_format=3).with_config(_WRITE_ALL)
+                array = zarr.open_array(zarr_store(folder), mode=mode, zarr_format=3).with_config(_WRITE_ALL)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.folder}: no column {name}; there are {', '.join(self.stored_columns())}."
             ) from error
+        except UnreachableError:
+            raise
+        except Exception as error:  # as above
+            raise StoreError(f"{folder / 'zarr.json'}: not the metadata of a column ({error}). {_REMEDY}") from error
+        rows = array.chunks[0] if name == "coords" else ROWS_PER_CHUNK
+        expected = ((2,) if name == "coords" else array.shape[1:2], rows)
+        if array.shape[:1] != (len(self),) or (array.shape[1:], array.chunks[0]) != expected or array.size > _MOST_ROWS:
+            raise StoreError(
+                f"{folder / 'zarr.json'}: shape {array.shape} in chunks of {array.chunks} found, expected {len(self)} "
+                f"rows in chunks of {rows}. {_REMEDY}"
+            )
+        return array
 
     def stored_columns(self) -> list[str]:
         """Names of all columns, complete or not."""
@@ -355,19 +391,32 @@ class PatchTable:
         )
         return ["coords", *sorted(self.stored_names.column(name) for name in names if name not in _NO_COLUMNS)]
 
-    def _missing_chunks(self, name: str) -> list[int]:
-        if name == "coords":
-            return []
+    def restore_coords(self, coords: npt.NDArray[np.int64]) -> None:
+        """Write the coordinates again, int64 (N, 2), if a file of them is lost; all columns are kept."""
+        if coords.shape != (len(self), 2):
+            raise RequestError(f"coords of shape {coords.shape}: expected {(len(self), 2)}")
+        if self._missing_chunks("coords", whole=True):
+            with reaching(self.folder):
+                self._array("coords", mode="r+")[:] = coords
+
+    def _missing_chunks(self, name: str, *, whole: bool = False) -> list[int]:
+        """Indexes of chunks that are not there; with `whole`, also of those that are cut off (on a local disk)."""
         folder = self._column_folder(name) / "c"
-        indexes = range(len(self.chunks()))
+        array = self._array(name) if name == "coords" or not isinstance(folder, RemotePath) else None
+        rows = ROWS_PER_CHUNK if array is None or name != "coords" else array.chunks[0]
+        indexes = range(-(-len(self) // rows))
         if isinstance(folder, RemotePath):
             # one listing instead of a request per chunk; a remote folder exists only if it holds an object
             with contextlib.suppress(FileNotFoundError):
                 present = {path.name for path in folder.iterdir()}
                 return [index for index in indexes if str(index) not in present]
             return list(indexes)
-        tail = ("0",) if self._array(name).ndim == 2 else ()
-        return [index for index in indexes if not folder.joinpath(str(index), *tail).is_file()]
+        assert array is not None
+        tail = ("0",) if array.ndim == 2 else ()
+        paths = [folder.joinpath(str(index), *tail) for index in indexes]
+        if not whole or [type(codec).__name__ for codec in array.compressors] != ["ZstdCodec"]:
+            return [index for index in indexes if not paths[index].is_file()]
+        return [index for index in indexes if not _is_whole(paths[index])]
 
     def _create_column(self, spec: ColumnSpec, receipt: Receipt) -> None:
         tail = () if spec.width is None else (spec.width,)
@@ -401,6 +450,14 @@ def coords_digest(table: PatchTable) -> str:
     receipt = table.receipt("coords")
     assert receipt is not None
     return receipt.digest
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a chunk is there and not cut off. It is written atomically, but may be cut by a copy of the store."""
+    try:
+        return is_complete_frame(path.read_bytes())
+    except FileNotFoundError:
+        return False
 
 
 def _attributes(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:

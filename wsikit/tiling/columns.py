@@ -100,6 +100,7 @@ def fill_columns(
         waiting = []
         assert isinstance(stage.work, DeviceWork)
         if not stage.is_done(table):
+            store.check_complete()
             stage.work.run(store, table, progress)
     _fill_on_workers(store, table, waiting, executor or Executor(), progress)
     if wants_plain_text(store.record):
@@ -115,6 +116,7 @@ def _fill_on_workers(
             wanted.setdefault((rows.start, rows.stop), []).append(stage)
     if not wanted:
         return
+    store.check_complete()  # patches on lost files would be recorded as unreadable for good
     tasks = [
         _RowsTask(store.folder, store.fingerprint, table.name, slice(*rows), tuple(wanting))
         for rows, wanting in sorted(wanted.items(), key=lambda item: item[0])

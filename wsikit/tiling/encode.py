@@ -43,12 +43,7 @@ def encode(
     if form.channels == 1:
         pixels = pixels[..., :1]  # all three components are equal
     if form.codec in EXACT_CODECS:
-        planes = pixels.transpose(2, 0, 1).tobytes()
-        if form.codec == "zstd_frame":
-            from numcodecs.zstd import Zstd  # imagecodecs writes no checksum
-
-            return bytes(Zstd(level=ZSTD_FRAME_LEVEL, checksum=True).encode(planes))
-        return bytes(imagecodecs.blosc_encode(planes, level=ZSTD_LEVEL, compressor="zstd", shuffle=0, typesize=1))
+        return _compressed(pixels.transpose(2, 0, 1).tobytes(), form)
     picture = np.ascontiguousarray(pixels if form.channels == 3 else pixels[..., 0])
     if form.codec == "jpeg2k":
         return bytes(imagecodecs.jpeg2k_encode(picture, level=0, reversible=True, codecformat="j2k"))
@@ -63,3 +58,25 @@ def encode(
             subsampling="444" if rgb else _SUBSAMPLINGS.get(subsampling, "444"),
         )
     )
+
+
+def encode_planes(samples: npt.NDArray[np.generic], form: LevelFormat) -> list[bytes]:
+    """The chunks of one tile of a fluorescence slide, without loss: one per plane of `form`.
+
+    `samples` is (channels, h, w), smaller than a tile at the level's edge; the rest of the chunk is 0.
+    """
+    missing = (form.tile_px[1] - samples.shape[1], form.tile_px[0] - samples.shape[2])
+    if any(missing):
+        samples = np.pad(samples, ((0, 0), (0, missing[0]), (0, missing[1])))
+    little = samples.astype(np.dtype(form.dtype).newbyteorder("<"), copy=False)
+    return [_compressed(part.tobytes(), form) for part in np.split(little, form.planes)]
+
+
+def _compressed(planes: bytes, form: LevelFormat) -> bytes:
+    if form.codec == "zstd_frame":
+        from numcodecs.zstd import Zstd  # imagecodecs writes no checksum
+
+        return bytes(Zstd(level=ZSTD_FRAME_LEVEL, checksum=True).encode(planes))
+    import imagecodecs
+
+    return bytes(imagecodecs.blosc_encode(planes, level=ZSTD_LEVEL, compressor="zstd", shuffle=0, typesize=1))

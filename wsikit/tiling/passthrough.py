@@ -46,7 +46,7 @@ def pass_tiles(slide: Slide, source_level: int, source: TileSource, tiles: Seque
     for positions in _rows(tiles):
         for position, stored in _fetch(slide, in_rows, source_level, tiles, positions):
             if stored is None:
-                if source_level > 0 and slide.info.vendor in REDUCED_FROM_FINER:
+                if source_level > 0 and slide.info.kind != "store" and slide.info.vendor in REDUCED_FROM_FINER:
                     passed.unfit.append(position)
                     passed.faults[position] = "the file does not store it: reduced from the finer level"
                 else:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid, check_enlargement, coverage
 from wsikit.slides.base import Slide
-from wsikit.slides.store import TISSUE, UNREADABLE, SlideStore
+from wsikit.slides.store import SlideStore
+from wsikit.slides.store_label import TISSUE, UNREADABLE
 from wsikit.store.labels import Label, list_labels, write_label
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
@@ -89,10 +90,11 @@ def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueM
     receipt = tissue_receipt(store, parameters)
     try:
         if found is None and store.tissue_record()["receipt"]["digest"] == receipt.digest:
+            store.tissue()  # StoreError if a file of it is lost
             list_labels(store.folder)
             return receipt
     except StoreError:
-        pass  # none yet
+        pass  # none yet, or incomplete
     found = found or tissue_mask(store, parameters)
     values = np.where(found.unreadable, UNREADABLE, np.where(found.mask, TISSUE, 0)).astype(np.uint8)
     record = {
@@ -153,19 +155,30 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
     grid = parameters.grid(store)
     receipt = patches_receipt(parameters, tissue)
     folder = store.folder / "patches" / grid.name
+    table, current = None, False
     if grid.name in store.grids():
         table = PatchTable(folder)
         known = table.receipt("coords")
-        needed = {"tissue"} if parameters.roi is None else {"tissue", ROI}
-        if known is not None and known.digest == receipt.digest and needed <= set(table.columns()):
+        current = known is not None and known.digest == receipt.digest
+        if current and is_complete_table(table, parameters):
             return table
     mask, downsample = store.tissue()
     chosen = choose_patches(grid, mask, store.unreadable_mask(), downsample, parameters)
-    table = PatchTable.create(folder, grid, chosen.coords, receipt)
+    if table is not None and current and len(chosen.coords) == len(table):
+        table.restore_coords(chosen.coords)  # a file was lost: all other columns are kept
+    else:
+        table = PatchTable.create(folder, grid, chosen.coords, receipt)
     write_share(table, "tissue", chosen.tissue, receipt)
     if parameters.roi is not None and chosen.roi is not None:
         write_share(table, ROI, chosen.roi, receipt, source=parameters.roi.source, frame=parameters.roi.frame)
     return table
+
+
+def is_complete_table(table: PatchTable, parameters: PatchParameters) -> bool:
+    """Whether no file is lost of what `write_patches` writes."""
+    written = ("coords", "tissue") if parameters.roi is None else ("coords", "tissue", ROI)
+    receipts = {name: table.receipt(name) for name in written}
+    return all(receipt is not None and table.is_current(name, receipt) for name, receipt in receipts.items())
 
 
 def write_roi(table: PatchTable, roi: Roi) -> npt.NDArray[np.float32]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from wsikit.errors import RequestError
 from wsikit.geometry import downsample_of
 from wsikit.slides.encoded_tiles import TileSource
@@ -24,6 +26,8 @@ BUILT_DOWNSAMPLE = 4
 PORTABLE_TILE_PX = 1024
 """Side of a chunk in a file of its own: a slide of 10 gigapixels has ten thousand of them."""
 
+CHANNEL_SHARD_BYTES = 128 << 20
+"""Largest shard of a fluorescence slide, before compression: it is in memory while it is written."""
 PORTABLE_CODEC: Codec = "zstd_frame"
 
 Regions = Literal["auto", "all", "tissue"]
@@ -101,6 +105,15 @@ class LevelPlan:
 
 
 @dataclass(frozen=True)
+class Planes:
+    """The samples of a fluorescence slide: one plane per channel."""
+
+    count: int
+    dtype: str
+    """uint8, uint16, float32."""
+
+
+@dataclass(frozen=True)
 class ShardPlan:
     """One shard, which is one task and one file."""
 
@@ -125,6 +138,7 @@ def plan_levels(
     *,
     faults: Mapping[int, str] | None = None,
     fill: int = 255,
+    planes: Planes | None = None,
 ) -> list[LevelPlan]:
     """The source's levels, then coarser ones until the longer side is `SMALLEST_LEVEL_PX` or less.
 
@@ -138,6 +152,8 @@ def plan_levels(
         Why the tiles of the other source levels cannot be.
     fill
         Value of the pixels of a tile that is left out.
+    planes
+        The channels of a fluorescence slide; None: RGB or grey.
 
     Raises
     ------
@@ -165,14 +181,14 @@ def plan_levels(
         width, height = level_dimensions[source_level]
         source = own.get(source_level)
         downsample = (downsample_of(width0, width), downsample_of(height0, height))
-        form = _format(width, height, channels, parameters, source, fill)
+        form = _format(width, height, channels, parameters, source, fill, planes)
         reason = None if source else _why_encoded(source_level, parameters, passing or {}, faults or {})
         levels.append(LevelPlan(level, form, downsample, source_level, source, reason))
     while max(levels[-1].format.width, levels[-1].format.height) > SMALLEST_LEVEL_PX:
         above = levels[-1]
         width, height = (math.ceil(size / BUILT_DOWNSAMPLE) for size in (above.format.width, above.format.height))
         downsample = (above.downsample[0] * BUILT_DOWNSAMPLE, above.downsample[1] * BUILT_DOWNSAMPLE)
-        form = _format(width, height, channels, parameters, None, fill)
+        form = _format(width, height, channels, parameters, None, fill, planes)
         levels.append(LevelPlan(above.level + 1, form, downsample, None))
     return levels
 
@@ -211,8 +227,16 @@ def _why_encoded(
 
 
 def _format(
-    width: int, height: int, channels: int, parameters: ImageParameters, source: TileSource | None, fill: int
+    width: int,
+    height: int,
+    channels: int,
+    parameters: ImageParameters,
+    source: TileSource | None,
+    fill: int,
+    planes: Planes | None,
 ) -> LevelFormat:
+    if planes is not None:
+        return _channel_format(width, height, parameters, planes)
     if parameters.profile == "portable":
         tile = min(PORTABLE_TILE_PX, parameters.tile_px * 4)
         v2_keys = parameters.ngff == "0.4"
@@ -222,3 +246,18 @@ def _format(
         return LevelFormat(width, height, source.tile_px, source.codec, channels, side, fill, name)
     tile_px = (parameters.tile_px, parameters.tile_px)
     return LevelFormat(width, height, tile_px, parameters.codec, channels, side, fill, name)
+
+
+def _channel_format(width: int, height: int, parameters: ImageParameters, planes: Planes) -> LevelFormat:
+    """Chunks of one channel, all channels of a place in one shard; portable: one file with all channels."""
+    side = parameters.tile_px * 2
+    common: dict[str, Any] = {"channels": planes.count, "fill": 0, "dtype": planes.dtype}
+    if parameters.profile == "portable":
+        return LevelFormat(width, height, (side, side), PORTABLE_CODEC, chunks_per_shard=None, **common)
+    per_tile = planes.count * np.dtype(planes.dtype).itemsize * side**2
+    chunks = max(1, parameters.chunks_per_shard // 2)
+    while chunks > 1 and chunks**2 * per_tile > CHANNEL_SHARD_BYTES:
+        chunks //= 2
+    return LevelFormat(
+        width, height, (side, side), PORTABLE_CODEC, chunks_per_shard=chunks, planes=planes.count, **common
+    )

@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from wsikit.slides.base import Slide
 from wsikit.slides.store_levels import StoreLevels
 from wsikit.store.atomic import write_json, write_pieces
 from wsikit.store.shards import Chunk, read_shard, shard_pieces
-from wsikit.tiling.encode import RECODED_QUALITY, encode
+from wsikit.tiling.channel_levels import channel_samples
+from wsikit.tiling.encode import RECODED_QUALITY, encode, encode_planes
 from wsikit.tiling.passthrough import pass_tiles
 from wsikit.tiling.plan import BUILT_DOWNSAMPLE, LevelPlan, ShardPlan, TilePlan, tiles_of_shard
 
@@ -81,6 +82,8 @@ class ShardResult:
     """Number of tiles that were re-encoded among passed ones."""
     faults: tuple[tuple[str, int], ...] = ()
     """Why they were, and the number of tiles for each reason."""
+    stored: bool = True
+    """Whether there is a file; none is written where the source has no tile, or all are background."""
 
 
 def write_shard(task: ShardTask) -> ShardResult:
@@ -98,13 +101,16 @@ def write_shard(task: ShardTask) -> ShardResult:
     if task.dropped:
         tiles = [None if tile is None or (tile.col, tile.row) in task.dropped else tile for tile in tiles]
     if not any(tiles):
-        return ShardResult(task.level.level)
-    chunks, result = _passed(task, tiles) if task.level.source else _encoded(task, tiles)
+        return ShardResult(task.level.level, stored=False)
+    if task.level.source:
+        chunks, result = _passed(task, tiles)
+    else:
+        chunks, result = (_encoded_channels if task.slide.info.channels else _encoded)(task, tiles)
     try:
         if result != ShardResult(task.level.level):
             # written before the shard, so that no shard exists without its note
             write_json(task.note_path, asdict(result))
-        _write(task, chunks, result)
+        result = replace(result, stored=_write(task, chunks, result))
     except OSError as error:
         raise StoreError(
             f"{task.path}: cannot be written ({error.strerror or error}); {task.slide.path}, {task.where}. Free disk "
@@ -113,14 +119,18 @@ def write_shard(task: ShardTask) -> ShardResult:
     return result
 
 
-def _write(task: ShardTask, chunks: list[bytes | Chunk | None], result: ShardResult) -> None:
+def _write(task: ShardTask, chunks: list[bytes | Chunk | None], result: ShardResult) -> bool:
+    """Write the file of a shard; False if there is nothing to store."""
     if not any(chunk is not None for chunk in chunks) and task.level.source and not result.unreadable:
-        return  # all tiles are missing in the source
+        return False  # all tiles are missing in the source
     if task.level.format.chunks_per_shard:
         write_pieces(task.path, shard_pieces(chunks))
-    elif chunks[0] is not None:
-        assert isinstance(chunks[0], bytes)
-        write_pieces(task.path, [chunks[0]])
+        return True
+    if chunks[0] is None:
+        return False
+    assert isinstance(chunks[0], bytes)
+    write_pieces(task.path, [chunks[0]])
+    return True
 
 
 def _kept(task: ShardTask) -> ShardResult | None:
@@ -131,7 +141,7 @@ def _kept(task: ShardTask) -> ShardResult | None:
             # written atomically, so an existing file is complete; it has no checksum
             if not task.path.is_file():
                 return None
-        elif read_shard(task.path, side) is None:
+        elif read_shard(task.path, side, task.level.format.planes) is None:
             return None
     except StoreError:
         return None
@@ -194,6 +204,25 @@ def _encoded(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes 
                     chunks.append(None)
                 else:
                     chunks.append(encode(found[tile.box], task.level.format, quality=task.quality))
+    return chunks, ShardResult(task.level.level, tuple(unreadable))
+
+
+def _encoded_channels(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | Chunk | None], ShardResult]:
+    """All channels of a fluorescence slide, without loss. A tile is unreadable if one of its channels is."""
+    form = task.level.format
+    chunks: list[bytes | Chunk | None] = [None] * (form.planes * len(tiles))
+    unreadable: list[tuple[int, int]] = []
+    with channel_samples(task.slide, task.folder, task.level, task.above) as read:
+        for position, tile in enumerate(tiles):
+            if tile is None:
+                continue
+            try:
+                encoded = encode_planes(read(tile.box), form)
+            except ReadError as error:
+                logger.debug("%s", error)
+                unreadable.append((tile.col, tile.row))
+                continue
+            chunks[position :: len(tiles)] = encoded
     return chunks, ShardResult(task.level.level, tuple(unreadable))
 
 

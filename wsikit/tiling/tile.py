@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from wsikit.store.table import PatchTable
 from wsikit.tiling.columns import ColumnStage, fill_columns
 from wsikit.tiling.image import ImageSource, image_receipt, open_committed, write_image
 from wsikit.tiling.patches import (
+    TISSUE_REVISION,
     PatchParameters,
     quality_stage,
     source_tissue_receipt,
@@ -29,7 +31,7 @@ from wsikit.tiling.patches import (
 )
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.roi import FrameChoice, RoiLike, as_roi
-from wsikit.tissue.mask import tissue_mask
+from wsikit.tissue.mask import TissueMask, tissue_mask
 from wsikit.tissue.parameters import TissueParameters
 
 
@@ -167,6 +169,8 @@ def write_pixels(
     Where only tissue is stored, the tissue label is written too, as it is found on the slide itself. No patch table is
     written.
     """
+    if isinstance(slide, SlideStore) and os.path.abspath(slide.folder) == os.path.abspath(folder):
+        return slide  # a store gets further patch tables; its pixels are those that it holds
     source = ImageSource.of(slide)
     only_tissue = source.tissue_only(image)
     found = source_tissue_receipt(source.fingerprint, tissue) if only_tissue else None
@@ -199,14 +203,34 @@ def write_pixels(
     )
     if progress_started:
         progress.finish()
-    if mask is not None:
+    mask = mask if mask is not None else _mask_of(slide, tissue)
+    if mask is not None and not (found is not None and _has_tissue(store, found)):
         # the background is white in the store, so the mask is that of the slide
         write_tissue(store, tissue, mask)
     return store
 
 
+def _mask_of(slide: Slide, parameters: TissueParameters) -> TissueMask | None:
+    """The tissue of a store that is the source of another one, as found on the slide itself; None if it has none.
+
+    A store of tissue alone lacks the background that the mask is found against.
+    """
+    if not isinstance(slide, SlideStore) or slide.has_given_mpp:
+        return None
+    try:
+        record, (mask, downsample) = slide.tissue_record(), slide.tissue()
+    except StoreError:
+        return None
+    receipt = record["receipt"]
+    if receipt["revision"] != TISSUE_REVISION or record["parameters"] != json.loads(json.dumps(parameters.to_json())):
+        return None
+    mpp = (slide.mpp[0] * downsample[0], slide.mpp[1] * downsample[1])
+    return TissueMask(mask, downsample, mpp, record["stain"], record["area_mm2"], slide.unreadable_mask(), parameters)
+
+
 def _has_tissue(store: SlideStore, receipt: Receipt) -> bool:
     try:
+        store.tissue()  # StoreError if a file of it is lost
         return bool(store.tissue_record()["receipt"]["digest"] == receipt.digest)
     except StoreError:
         return False

@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wsikit.errors import ReadError, StoreError, UnreachableError, WsikitError
 from wsikit.progress import SILENT, Progress
-from wsikit.slides.base import Slide
-from wsikit.slides.decode import ChunkError, decode_chunk
+from wsikit.slides.base import BaseSlide, Slide
+from wsikit.slides.decode import ChunkError, decode_chunk, decode_planes
 from wsikit.slides.encoded_tiles import EncodedTiles
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
+from wsikit.slides.store_label import TISSUE, UNREADABLE
 from wsikit.store.atomic import PARTIAL_SUFFIX
+from wsikit.store.level_files import REMEDY
 from wsikit.store.level_format import LevelFormat
+from wsikit.store.paths import reaching, zarr_store
 from wsikit.store.shards import read_shard
 
 SAMPLED_TILES = 16
@@ -104,6 +108,10 @@ def verify(
         if slide is not None and level.source_level is not None:
             problems.extend(_compare_pixels(opened, level, slide, counts))
     progress.finish()
+    for path, fault in opened.damaged_files().items():
+        if not any(path in problem for problem in problems):
+            problems.append(f"{path}: {fault}. {REMEDY}")
+    problems.extend(_verify_others(opened))
     problems.extend(_verify_tables(opened))
     problems.extend(
         f"{path}: left over from an interrupted write" for path in opened.folder.rglob(f"*{PARTIAL_SUFFIX}")
@@ -131,10 +139,18 @@ class _Level:
     level: int
     form: LevelFormat
     record: dict[str, Any]
+    of_channels: bool
+    """Whether the samples are those of fluorescence channels."""
 
     @classmethod
     def read(cls, store: SlideStore, level: int) -> _Level:
-        return cls(store.folder / str(level), level, store.level_format(level), store.level_record(level))
+        return cls(
+            store.folder / str(level),
+            level,
+            store.level_format(level),
+            store.level_record(level),
+            bool(store.info.channels),
+        )
 
     @property
     def passed(self) -> bool:
@@ -170,13 +186,14 @@ class _Level:
         """The chunks of one shard; None if there is none; StoreError if it is damaged."""
         path = self.folder / self.form.object_key(col, row)
         if self.form.chunks_per_shard:
-            return read_shard(path, self.form.chunks_per_shard)
+            return read_shard(path, self.form.chunks_per_shard, self.form.planes)
         try:
             chunk = path.read_bytes()
         except FileNotFoundError:
             return None
+        decode = decode_planes if self.of_channels else decode_chunk
         try:
-            decode_chunk(chunk, self.form)  # without a checksum, decoding is the only check there is
+            decode(chunk, self.form)  # without a checksum, decoding is the only check there is
         except ChunkError as error:
             raise StoreError(f"{path}: the chunk is damaged ({error}). Delete this file and tile again.") from error
         return [chunk]
@@ -191,9 +208,10 @@ def _verify_shard(level: _Level, col: int, row: int, slide: Slide | None, counts
         return
     absent = chunks is None
     counts.shards += not absent
-    held: list[bytes | None] = [None] * level.form.shard_side**2 if chunks is None else chunks
+    n_tiles = level.form.shard_side**2
+    held: list[bytes | None] = [None] * (n_tiles * level.form.planes) if chunks is None else chunks
     counts.chunks += sum(chunk is not None for chunk in held)
-    without = [(c, r) for position, c, r in level.tiles(col, row) if held[position] is None]
+    without = [(c, r) for position, c, r in level.tiles(col, row) if None in held[position::n_tiles]]
     lost = [tile for tile in without if tile not in level.unreadable]
     counts.without += len(lost)
     if lost and not level.left_out:
@@ -250,19 +268,53 @@ def _compare_pixels(store: SlideStore, level: _Level, slide: Slide, counts: _Cou
         try:
             if level.record.get("dropped_tiles") and store.chunk(level.level, col, row) is None:
                 continue
-            ours, theirs = store.read_box(level.level, box), slide.read_box(level.source_level, box)
+            ours, theirs = _pixels_of(store, level.level, box), _pixels_of(slide, level.source_level, box)
         except ReadError as error:
             if not level.unreadable:
                 yield str(error)
             continue
         counts.pixels += 1
-        difference = np.abs(ours.astype(np.int16) - theirs)
+        difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+        difference[np.isnan(difference) & (np.isnan(ours) == np.isnan(theirs))] = 0  # float samples
         exact = level.record["fidelity"] != "encoded" and not level.record["recoded_tiles"]
         if (exact and difference.any()) or difference.mean() > ENCODED_TOLERANCE:
             yield (
                 f"{level.folder}: the pixels at x={x} y={y} differ from {slide.path} by {difference.mean():.1f} grey "
                 f"levels on average, {difference.max()} at most"
             )
+
+
+def _pixels_of(slide: Slide, level: int, box: tuple[int, int, int, int]) -> npt.NDArray[np.generic]:
+    """What a slide holds: the samples of its channels, otherwise RGB pixels."""
+    if slide.info.channels and isinstance(slide, BaseSlide):
+        return slide.read_channel_box(level, box, range(len(slide.info.channels)))
+    return slide.read_box(level, box)
+
+
+def _verify_others(store: SlideStore) -> Iterator[str]:
+    """The tissue label must have its area at every level, and the associated images must be complete."""
+    import zarr
+
+    label = store.folder / "labels" / "tissue"
+    if label.is_dir():
+        try:
+            finest = np.asarray(store.tissue()[0] * TISSUE + store.unreadable_mask() * UNREADABLE)
+            for level in range(1, len(store.level_dimensions)):
+                with reaching(label):
+                    values = np.asarray(zarr.open_array(zarr_store(label / str(level)), mode="r", zarr_format=3)[:])
+                if not np.array_equal(values, finest[:: 2**level, :: 2**level]):
+                    yield f"{label / str(level)}: differs from level 0 of the label. Delete {label} and tile again."
+        except UnreachableError:
+            raise
+        except StoreError as error:
+            yield str(error)
+        except (OSError, ValueError, RuntimeError) as error:  # what zarr and its codecs raise for damaged chunks
+            yield f"{label}: cannot be read ({error}). Delete it and tile again."
+    for name in store.info.associated:
+        try:
+            store.associated(name)
+        except (ReadError, StoreError) as error:
+            yield str(error)
 
 
 def _verify_tables(store: SlideStore) -> Iterator[str]:

@@ -6,10 +6,13 @@ They are written as plain JSON, without zarr.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.slides.base import Slide
+from wsikit.slides.store import SlideStore
+from wsikit.slides.types import Channel
 from wsikit.store import ngff
 from wsikit.store.atomic import flush, write_bytes, write_json
+from wsikit.store.level_files import BYTES
 from wsikit.store.level_format import REGISTERED_JPEG, Codec, LevelFormat
-from wsikit.store.paths import is_local, place
+from wsikit.store.paths import is_local, is_url, place
 from wsikit.store.receipts import Receipt
 from wsikit.store.shards import ShardedLevel
 from wsikit.store.table import STORE_FORMAT
@@ -64,6 +70,20 @@ def level_attributes(
     if fidelity == "encoded":
         attributes["codec"] = {"name": "jpeg", "quality": parameters.jpeg_quality, "subsampling": "444"}
     return attributes
+
+
+def of_store(attributes: dict[str, Any], store: SlideStore, level: LevelPlan) -> dict[str, Any]:
+    """Attributes of a level whose tiles were passed through from another store: they are what they were there."""
+    own = store.level_record(level.source_level) if level.source is not None and level.source_level is not None else {}
+    if not own:
+        return attributes
+    kept = ("fidelity", "origin", "codec", "reencoded_because", "chunk_border_upsampling")
+    found = {**attributes, **{name: own[name] for name in kept if name in own}}
+    found["lossless"] = attributes["lossless"] and bool(own["lossless"])
+    if "dropped_tiles" in own and "dropped_tiles" not in attributes:
+        found |= {"background": "dropped", "dropped_tiles": own["dropped_tiles"]}
+        found["missing_tiles"] = max(0, attributes["missing_tiles"] - own["dropped_tiles"])
+    return found
 
 
 def _reasons(results: Sequence[ShardResult]) -> dict[str, int]:
@@ -145,9 +165,12 @@ def write_root(
             "reader": info.reader,
             "compression": info.compression,
             "fingerprint": receipt.inputs["source"],
+            "place": place_digest(info.path),
         },
         "receipt": receipt.to_json(),
     }
+    if info.channels:
+        record["channels"] = [asdict(channel) for channel in info.channels]
     if info.scene is not None and info.scenes:
         record["source"]["scene"] = info.scene
     attributes: dict[str, Any] = {"wsikit": record}
@@ -156,6 +179,8 @@ def write_root(
     else:
         channels = levels[0].format.channels
         image: dict[str, Any] = {"name": slide_id, "mpp": info.mpp, "downsamples": downsamples, "channels": channels}
+        if info.channels:
+            image["shown"] = [_shown(channel) for channel in info.channels]
         attributes["ome"] = ngff.of_version(ngff.multiscale_image(**image), parameters.ngff)
         if parameters.ngff == "0.4":
             write_json(folder / ".zattrs", ngff.multiscale_image_04(**image))
@@ -163,12 +188,29 @@ def write_root(
     write_json(folder / "zarr.json", ngff.group(attributes))
 
 
+def _shown(channel: Channel) -> ngff.ShownChannel:
+    """How OME-Zarr viewers show a channel."""
+    largest = {"uint8": 255.0, "uint16": 65535.0}.get(channel.dtype, channel.window[1])
+    smallest = min(0.0, channel.window[0])
+    return ngff.ShownChannel(channel.name, channel.hex, channel.window, (smallest, largest), channel.shown)
+
+
+def place_digest(path: str) -> str:
+    """Digest of a slide's path without links: it recognises the place, and does not show the names in it."""
+    real = path if is_url(path) else os.path.realpath(path)
+    return hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+
+
 def move_source(folder: Path, slide: Slide) -> None:
-    """Update the path of the slide that a store without pixels reads from."""
+    """Update the place of the slide that a store was made from, after the slide was moved."""
     path = folder / "zarr.json"
     root = json.loads(path.read_text(encoding="utf-8"))
     source = root["attributes"]["wsikit"]["source"]
-    source |= {"name": Path(slide.path).name, "path": str(place(slide.path).absolute())}
+    source["name"] = Path(slide.path).name
+    if "path" in source:
+        source["path"] = str(place(slide.path).absolute())
+    if "place" in source:
+        source["place"] = place_digest(slide.path)
     write_json(path, root)
 
 
@@ -224,11 +266,13 @@ def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8], param
         jpeg_name=parameters.jpeg_name,
         v2_keys=not portable or parameters.ngff == "0.4",
     )
-    write_bytes(folder / "0" / form.object_key(0, 0), encode(pixels, form, quality=_PICTURE_QUALITY), sync=False)
+    chunk = encode(pixels, form, quality=_PICTURE_QUALITY)
+    write_bytes(folder / "0" / form.object_key(0, 0), chunk, sync=False)
     attributes: dict[str, Any] = {
         "unreadable_tiles": [],
         "fidelity": "pixels" if portable else "encoded",
         "lossless": portable,
+        BYTES: len(chunk),
     }
     jpeg = _YCBCR_444 if form.jpeg_name == REGISTERED_JPEG else None
     write_json(folder / "0" / "zarr.json", form.to_zarr(attributes, jpeg=jpeg), sync=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,7 +96,10 @@ def tissue_mask(slide: Slide, parameters: TissueParameters | None = None) -> Tis
     area_um2 = slide.dimensions[0] * slide_mpp[0] * slide.dimensions[1] * slide_mpp[1]
     mpp = max(parameters.mpp, *slide_mpp, math.sqrt(area_um2 / _MOST_PX))
     rgb, unreadable = read_overview(slide, mpp)
-    found = mask_from_image(rgb, mpp, parameters, unreadable=unreadable)
+    seen = parameters
+    if parameters.stain == "auto" and _has_channels(slide):
+        seen = replace(parameters, stain="fluorescence")  # the file states it
+    found = mask_from_image(rgb, mpp, seen, unreadable=unreadable)
     if found.unreadable_fraction > 0:
         _log.warning("%s: %.2g of the slide could not be read", slide.path, found.unreadable_fraction)
     if not found.mask.any():
@@ -158,3 +161,9 @@ def mask_from_image(
         unreadable=blind,
         parameters=parameters,
     )
+
+
+def _has_channels(slide: Slide) -> bool:
+    """Whether the slide consists of fluorescence channels. A slide that states nothing has none."""
+    info = getattr(slide, "info", None)
+    return bool(info is not None and info.channels)

@@ -11,6 +11,7 @@ from typing import Any
 
 from wsikit.errors import RequestError
 from wsikit.voting.inpc import STROMA_POOR
+from wsikit.voting.result import format_margin
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class PatientResult:
         if not self.counted:
             text = "no slide counts"
         else:
-            text = f"mean {self.mean or 'undecided'} (margin {self.margin:.2f})"
+            text = f"mean {self.mean or 'undecided'} (margin {format_margin(self.margin or 0.0)})"
             if self.worst:
                 text += f", worst {self.worst} ({', '.join(self.worst_slides)})"
             text += f", {len(self.counted)} of {len(self.counted) + len(self.left_out)} slides"

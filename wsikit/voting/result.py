@@ -22,6 +22,20 @@ OLD_NAMES = {"novel_share": "ood_fraction", "n_weightless": "n_background", "wei
 """Names in records of version 1 and 2, and what they are called now; `SlideResult.from_json` reads both."""
 
 
+def format_margin(margin: float, digits: int = 2) -> str:
+    """A margin as text; every output states it by this function, so that they agree.
+
+    Rounded down, after rounding to the four digits that tables hold: a margin below a limit never reads as the limit.
+
+    >>> format_margin(0.0996, 3), format_margin(0.29), format_margin(float("nan"))
+    ('0.099', '0.29', '–')
+    """
+    if not math.isfinite(margin):
+        return "–"
+    scale = 10**digits
+    return f"{math.floor(round(margin, 4) * scale + 1e-6) / scale:.{digits}f}"
+
+
 @dataclass(frozen=True, eq=False)
 class Interval:
     """Confidence interval of the vote: a percentile bootstrap over square blocks of tissue."""
@@ -168,7 +182,7 @@ class SlideResult:
         if self.label is None:
             text = f"abstained: {self.reason} ({probabilities})"
         else:
-            text = f"{self.subtype}, margin {self.margin:.2f} ({probabilities})"
+            text = f"{self.subtype}, margin {format_margin(self.margin)} ({probabilities})"
         if self.second is not None:
             text += f"; also {self.codes[self.second.index]}, {self.second.area_mm2:.3g} mm² in one region"
         return text

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from wsikit.voting.result import format_margin
+
 if TYPE_CHECKING:
     from wsikit.voting.result import SlideResult
 
@@ -64,7 +66,7 @@ def _class_rows(result: SlideResult, names: Sequence[str], colors: Sequence[str]
 
 
 def _fact_rows(result: SlideResult) -> str:
-    facts = [("Margin", _number(result.margin) + _margin_interval(result))]
+    facts = [("Margin", format_margin(result.margin) + _margin_interval(result))]
     if result.interval is None and result.no_interval:
         facts.append(("Interval", f"none: {escape(result.no_interval)}"))
     effective = math.floor(result.n_effective * 10) / 10
@@ -84,7 +86,7 @@ def _margin_interval(result: SlideResult) -> str:
     if result.interval is None:
         return ""
     low, high = result.interval.margin
-    return f" [{_number(low)}, {_number(high)}]"
+    return f" [{format_margin(low)}, {format_margin(high)}]"
 
 
 def _row(cells: Sequence[str], *, tag: str = "td", bold: bool = False) -> str:

@@ -12,7 +12,7 @@ from wsikit.voting.bootstrap import MIN_BLOCKS, blocks_of, resample
 from wsikit.voting.methods import SumTally, Tally, means
 from wsikit.voting.parameters import VoteRule
 from wsikit.voting.regions import Places
-from wsikit.voting.result import Floats, Interval, RuleOutcome
+from wsikit.voting.result import Floats, Interval, RuleOutcome, format_margin
 
 EQUAL = 1e-12
 """Scores that differ by less than this are equal: the difference is rounding."""
@@ -144,7 +144,10 @@ def abstention_reason(
             reasons.append(f"share {outcome.share:.4f} is too close to the rule's limit of {outcome.min_frac:g}")
         else:
             # rounded down: 0.0996 must not read "0.100 is below 0.1"
-            reasons.append(f"margin {math.floor(margin * 1000) / 1000:.3f} is below {rule.min_margin:g}")
+            text = format_margin(margin, 3)
+            if float(text) >= rule.min_margin:
+                text = f"{math.floor(margin * 1000) / 1000:.3f}"
+            reasons.append(f"margin {text} is below {rule.min_margin:g}")
     if ood_fraction is not None and ood_fraction > rule.max_ood:
         percent = math.ceil(ood_fraction * 1000) / 10
         reasons.append(

@@ -15,12 +15,14 @@ from typing import ClassVar
 
 import numpy as np
 import openslide
+import tifffile
 from PIL import ImageCms
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
 from wsikit.slides.formats import openslide_tiles
 from wsikit.slides.formats.openslide_areas import in_scene, scanned_areas
+from wsikit.slides.formats.tiff.samples import samples_of
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import UNKNOWN, Scale, stated, stated_text
 from wsikit.slides.scenes import SceneLike
@@ -77,6 +79,7 @@ class OpenSlideSlide(BaseSlide):
         handle = _open(path)
         self._handle: openslide.OpenSlide | None = handle
         try:
+            _check_samples(path, handle)
             info, self._corner = in_scene(
                 _info(path, self.reader, handle),
                 scanned_areas(handle.properties),
@@ -159,6 +162,23 @@ def _open(path: str) -> openslide.OpenSlide:
         ) from error
     except openslide.OpenSlideError as error:
         raise _refusal(path, _without_path(error, path)) from error
+
+
+def _check_samples(path: str, handle: openslide.OpenSlide) -> None:
+    """Refuse a plain TIFF whose fourth sample is not stated to be alpha: libtiff takes it for alpha all the same."""
+    if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) != "generic-tiff":
+        return
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            samples = samples_of(tiff.pages[0].aspage())
+    except Exception as error:  # OpenSlide has opened it; tifffile has more demands
+        logger.debug("%s: its samples are not examined: %s", path, error)
+        return
+    if samples.per_pixel > samples.colours and samples.alpha is None:
+        raise UnsupportedSlideError(
+            f"{path}: a TIFF of {samples.per_pixel} samples per px, none of them stated to be alpha, of which "
+            "OpenSlide would take one for alpha. Open it with reader='tiff'."
+        )
 
 
 def _read(handle: openslide.OpenSlide, level: int, corner: Size, x: int, y: int, width: int, height: int) -> Pixels:
@@ -261,7 +281,7 @@ def _number(text: str | None) -> float | None:
 
 def _without_path(error: Exception, path: str) -> str:
     """OpenSlide's message on one line, without the path, which is added by the caller."""
-    words = " ".join(str(error).split())
+    words = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))
     return re.sub(rf"(Reading )?{re.escape(path)}: ", "", words)
 
 

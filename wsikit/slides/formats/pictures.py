@@ -70,6 +70,9 @@ def read_head(path: str) -> PictureHead:
     except (UnfitPictureError, FileNotFoundError, PermissionError):
         raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        if start[8:12] in (b"avif", b"avis"):
+            words = "an AVIF picture that the installed Pillow does not decode. Export it as JPEG or PNG"
+            raise UnfitPictureError(words) from error
         if start[4:8] == b"ftyp":
             words = "a HEIC picture, as phones write, which is not read here. Export it as JPEG or PNG"
             raise UnfitPictureError(words) from error

@@ -6,6 +6,7 @@ TiffSlide returns a damaged JPEG tile as grey without an error, so each tile is 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,12 +25,16 @@ from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, codec_fault
 from wsikit.slides.formats.tiff.colours import coded_colours
 from wsikit.slides.formats.tiff.directories import check_directories
 from wsikit.slides.formats.tiff.layout import structure_fault
+from wsikit.slides.formats.tiff.metadata import read_metadata
 from wsikit.slides.formats.tiff.page import read_associated
-from wsikit.slides.formats.tiff.samples import RGB, UnfitSamplesError, samples_of
+from wsikit.slides.formats.tiff.samples import RGB, Samples, UnfitSamplesError, samples_of
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import stated, stated_text
 
 Box = tuple[int, int, int, int]
+
+_ALPHA_PX = 1 << 24
+"""Largest coarsest level in which an alpha channel is looked for, px."""
 
 
 class TiffSlideSlide(BaseSlide):
@@ -43,7 +48,10 @@ class TiffSlideSlide(BaseSlide):
         try:
             super().__init__(_info(path, self.reader, self._slide), mpp=mpp, mpp_source=mpp_source)
             self._pages = [level.keyframe for level in _series(self._slide).levels]
-            self._samples = [samples_of(page) for page in self._pages]
+            self._samples = self._meanings(self._slide)
+            coded = coded_colours(self._pages[0], self._pages[0]).note
+            notes = (*self._samples[0].notes, *([coded] if coded else []))
+            self._info = replace(self._info, notes=tuple(dict.fromkeys((*self._info.notes, *notes))))
             self._check_readable()
         except WsikitError:
             self.close()
@@ -65,16 +73,34 @@ class TiffSlideSlide(BaseSlide):
         slide = self._open_slide()
         empty = self._check_tiles(slide, level, (x, y, width, height))
         try:
-            group: Any = slide.zarr_group
-            array = group[str(level)] if len(self._pages) > 1 else next(iter(group.arrays()))[1]
-            samples = np.asarray(array[y : y + height, x : x + width])
+            pixels = self._samples[level].to_rgb(self._stored(slide, level, x, y, width, height))
         except Exception as error:  # tifffile, zarr and the decoders each raise their own errors
             words = " ".join(str(error).split()) or type(error).__name__
             raise ReadError(self.path, level, (x, y, width, height), words) from error
-        pixels = self._samples[level].to_rgb(samples.reshape(height, width, -1))
         for left, top, right, bottom in empty:
             pixels[max(0, top - y) : bottom - y, max(0, left - x) : right - x] = WHITE
         return pixels
+
+    def _stored(self, slide: tiffslide.TiffSlide, level: int, x: int, y: int, width: int, height: int) -> Any:
+        """Samples (height, width, samples of a px) as tifffile decodes them."""
+        group: Any = slide.zarr_group
+        array = group[str(level)] if len(self._pages) > 1 else next(iter(group.arrays()))[1]
+        return np.asarray(array[y : y + height, x : x + width]).reshape(height, width, -1)
+
+    def _meanings(self, slide: tiffslide.TiffSlide) -> list[Samples]:
+        """What the samples of each level mean; an alpha that is 0 in all of a small coarsest level is not used."""
+        bits = read_metadata(slide.ts_tifffile, self._pages[0]).significant_bits
+        samples = [samples_of(page, bits) for page in self._pages]
+        last, alpha = len(samples) - 1, samples[-1].alpha
+        width, height = self.level_dimensions[last]
+        if alpha is None or width * height > _ALPHA_PX:
+            return samples
+        try:
+            stored = self._stored(slide, last, 0, 0, width, height)
+        except Exception:  # a damaged tile says nothing; reading it later raises the error
+            return samples
+        unused = not stored[..., alpha].any() and stored[..., : samples[-1].colours].any()
+        return [level.without_alpha() for level in samples] if unused else samples
 
     def _read_associated(self, name: str) -> Pixels:
         slide = self._open_slide()

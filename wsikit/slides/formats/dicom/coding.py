@@ -160,6 +160,8 @@ def coding_of(
     first = next(frames(), b"")
     stream = examine(first) if encapsulated else None
     codec, notes = _codec(header, encapsulated, stream)
+    if stream is not None:
+        _check_alike(header, stream, frames())
     channels = (stream.components if stream else 0) or header.samples.channels
     if channels not in (1, 3) or header.samples.signed:
         kind = "signed samples" if header.samples.signed else f"{channels} samples per px"
@@ -204,6 +206,22 @@ def _codec(header: DicomFile, encapsulated: bool, stream: Stream | None) -> tupl
         words = f"the file says {syntax_in_words(header.transfer_syntax)}, its frames are {_WORDS[stream.codec]}"
         return stream.codec, [words]
     return (stated or stream.codec) if header.transfer_syntax in _BY_FRAME else stream.codec, []
+
+
+def _check_alike(header: DicomFile, first: Stream, frames: Iterator[bytes]) -> None:
+    """UnsupportedSlideError if frames of one level state different codecs or colours: one rule does not fit them."""
+    for data in frames:
+        stream = examine(data)
+        if stream is not None and (stream.codec, stream.components, stream.claim) != (
+            first.codec,
+            first.components,
+            first.claim,
+        ):
+            raise _unsupported(
+                header,
+                f"whose frames are coded in different ways (first {_WORDS[first.codec]} with {first.marker}, then "
+                f"{_WORDS[stream.codec]} with {stream.marker}). {_EXPORT}",
+            )
 
 
 def _bits(samples: Samples, stream: Stream | None) -> int:

@@ -46,15 +46,15 @@ def examine(data: bytes) -> Stream | None:
             return None
         if head.own_transform:
             claim: Claim | None = "rgb"
-            marker = "colour transform in its code stream"
+            marker = "a colour transform in their streams"
         elif b"colr\x01\0\0" in data[:200]:  # a JP2 file: the decoder returns RGB whatever it encloses
-            claim, marker = "rgb", "enumerated colour space of JP2"
+            claim, marker = "rgb", "the enumerated colour space of JP2"
         else:
-            claim, marker = None, "no colour transform in its code stream"
+            claim, marker = None, "no colour transform in their streams"
         bits = 0 if head.signed else head.bits
         return Stream("jpeg2k", head.components, bits, claim, marker, head.subsampled)
     if data.startswith(_JXL):
-        return Stream("jpeg xl", 0, 0, "rgb", "JPEG XL, which decodes to RGB")
+        return Stream("jpeg xl", 0, 0, "rgb", "the RGB of JPEG XL")
     return None
 
 
@@ -75,9 +75,9 @@ def _jpeg(data: bytes) -> Stream | None:
     for marker, start, end in _segments(data):
         body = data[start + 4 : end]
         if marker == _APP14 and body[:5] == b"Adobe" and len(body) >= 12:
-            claim, marker_words = ("rgb" if body[11] == 0 else "ycc"), f"Adobe marker, transform {body[11]}"
-        elif marker == _APP0 and body[:4] == b"JFIF" and not marker_words.startswith("Adobe"):
-            claim, marker_words = "ycc", "JFIF marker"
+            claim, marker_words = ("rgb" if body[11] == 0 else "ycc"), f"an Adobe marker, transform {body[11]}"
+        elif marker == _APP0 and body[:4] == b"JFIF" and not marker_words.startswith("an Adobe"):
+            claim, marker_words = "ycc", "a JFIF marker"
         elif marker in _CODECS and len(body) >= 6:
             codec, bits, components = _CODECS[marker], body[0], body[5]
             ids, factors = body[6::3][:components], body[7::3][:components]

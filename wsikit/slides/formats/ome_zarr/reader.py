@@ -142,7 +142,7 @@ def refuse_channels(path: str, names: tuple[str, ...]) -> None:
     """UnsupportedSlideError for an image whose channels are stains, not colours."""
     raise UnsupportedSlideError(
         f"{path}: {len(names)} channels ({', '.join(names)}), not red, green and blue. Fluorescence with several "
-        "channels is not read; export one channel, or a composite picture in RGB."
+        "channels is read from OME-TIFF, QPTIFF and ImageJ files; export it so, or as a composite picture in RGB."
     )
 
 

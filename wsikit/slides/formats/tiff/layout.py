@@ -144,6 +144,8 @@ def is_aperio_ycbcr(path: str) -> bool:
         with tifffile.TiffFile(path) as tiff:
             page = images_of(path, tiff).scene.main
             return int(page.compression) == APERIO_J2K_YCBCR and coded_colours(page, page).aperio
+    except (SlideError, RequestError):
+        raise
     except Exception as error:  # tifffile raises errors of many kinds for a damaged structure
         raise BrokenSlideError(f"{path}: {structure_fault(path, error)}") from error
 

@@ -35,6 +35,8 @@ from wsikit.slides.scenes import SceneLike, choose_scene
 
 _PLACEHOLDER_SHARE = 64
 """An image with a smaller part of the px that the OME-XML describes is a placeholder, if it names other files."""
+_STACK = 16
+"""From so many images of one size on, only the levels of the scene that is read are compared."""
 _CHECKS = 96
 """Most comparisons of two images in one file: a bound for files of hundreds of sections."""
 
@@ -109,6 +111,7 @@ class _Finder:
         self._tiff, self._path = tiff, path
         self._pages = [page.aspage() for page in tiff.pages]
         self._checks = 0
+        self._is_stack = False
         self._notes: list[str] = []
 
     def structure(self, wanted: SceneLike | None) -> Structure:
@@ -126,6 +129,8 @@ class _Finder:
         scenes = self._scenes(unnamed, images)
         default = max(range(len(scenes)), key=lambda number: (math.prod(scenes[number].size), -number))
         chosen = choose_scene(self._path, [scene.name for scene in scenes], wanted, default)
+        if self._is_stack:
+            self._check_levels(scenes[chosen])
         if len(scenes) > 1:
             self._note_scenes(scenes, chosen, given=wanted is not None)
         self._check_holds_pixels(scenes[chosen])
@@ -157,6 +162,7 @@ class _Finder:
             [page for page in pool if not int(page.subfiletype) & REDUCED] or pool, self._mpp(images)
         )
         ordinal = ordinals(pool)
+        self._is_stack = max(ordinal.values(), default=0) >= _STACK
         scenes: list[Scene] = []
         held: list[tifffile.TiffPage] = []
         for page in sorted(pool, key=area_of, reverse=True):
@@ -182,6 +188,8 @@ class _Finder:
         likely = scenes[ordinal : ordinal + 1]
         for scene in [*likely, *(other for other in scenes if other not in likely)]:
             taken = any(level.imagewidth == page.imagewidth for level in scene.levels)
+            if self._is_stack and scene in likely and not taken and is_reduction(page, scene.main):
+                return scene  # checked for the scene that is read, see structure()
             if not taken and is_reduction(page, scene.main) and self._looks_alike(scene, page):
                 return scene
         return None
@@ -200,6 +208,13 @@ class _Finder:
         if self._checks > _CHECKS:
             return False
         return is_reduced_copy(self._tiff, finer, page) is not False
+
+    def _check_levels(self, scene: Scene) -> None:
+        """Take out the levels that do not look like the level above."""
+        candidates, scene.levels = scene.levels[1:], scene.levels[:1]
+        for page in candidates:
+            if self._looks_alike(scene, page):
+                scene.levels.append(page)
 
     def _add_sub_directories(self, scene: Scene) -> None:
         """The reduced versions that the file stores below the main image."""
