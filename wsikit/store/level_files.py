@@ -101,7 +101,7 @@ class LevelFiles:
 
     def sizes(self) -> dict[Place, int]:
         """Length of each object that is there, bytes, by one listing."""
-        prefix = "c/0/" if self.form.chunks_per_shard else "0/"
+        prefix = f"{self.form.key_prefix}0/"
         found: dict[Place, int] = {}
         for name, size in sizes_below(self.folder / prefix.rstrip("/")).items():
             row, _, col = name.partition("/")
