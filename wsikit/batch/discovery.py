@@ -139,6 +139,8 @@ def _count(number: int, noun: str) -> str:
 
 def _key(folder: Path) -> tuple[int, int] | None:
     """Identity of a folder, whatever path leads to it."""
+    if not isinstance(folder, Path):
+        return None  # a URL, which has no links
     try:
         found = os.stat(folder)
     except (OSError, ValueError):
