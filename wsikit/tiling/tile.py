@@ -169,7 +169,7 @@ def write_pixels(
     Where only tissue is stored, the tissue label is written too, as it is found on the slide itself. No patch table is
     written.
     """
-    if isinstance(slide, SlideStore) and os.path.abspath(slide.folder) == os.path.abspath(folder):
+    if isinstance(slide, SlideStore) and str(slide.folder.absolute()) == str(folder.absolute()):
         return slide  # a store gets further patch tables; its pixels are those that it holds
     source = ImageSource.of(slide)
     only_tissue = source.tissue_only(image)
