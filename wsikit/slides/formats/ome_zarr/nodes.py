@@ -53,8 +53,11 @@ def is_zarr(path: str | os.PathLike[str]) -> bool:
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a slide store of wsikit, of any format, also where its metadata are damaged."""
-    folder = Path(path)
+    """Whether a folder is a slide store of wsikit, of any format, also where its metadata are damaged.
+
+    A folder at a URL can be given as `wsikit.store.paths.place` returns it.
+    """
+    folder = Path(path) if isinstance(path, str | os.PathLike) else path
     if (folder / "wsikit").is_dir() or (folder / "wsikit-plan").is_dir():
         return True
     try:
