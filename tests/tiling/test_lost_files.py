@@ -55,7 +55,8 @@ def stored(store: Path, level: int = 0) -> Path:
 
 
 def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
+    content = path.read_bytes()
+    path.write_bytes(content[: max(len(content) - 100, len(content) // 2)])
 
 
 def of_earlier_version(store: Path) -> None:
@@ -255,3 +256,48 @@ def test_a_lost_part_of_a_column_is_made_again_and_the_others_are_kept(
     assert contents(folder) == before
     written = {path for path, time in kept.items() if path.stat().st_mtime_ns != time}
     assert {path.relative_to(folder).parts[2] for path in written} <= {*own, "caption", "caption_facts"}
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut])
+@pytest.mark.parametrize(
+    "lost",
+    ["labels", "labels/tissue", "labels/tissue/1", "patches", "patches/*", "patches/*/coords", "patches/*/blur"]
+    + ["patches/*/caption"],
+)
+def test_lost_metadata_of_labels_and_tables_are_written_again(
+    slide_path: Path, tmp_path: Path, harm: Callable[[Path], None], lost: str, contents: Contents
+) -> None:
+    folder = make(slide_path, tmp_path / "s.zarr").folder
+    caption(folder)
+    before = contents(folder)
+    (path,) = folder.glob(f"{lost}/zarr.json")
+    harm(path)
+    if lost not in ("labels", "patches"):  # these hold nothing but a list of names
+        assert not verify(folder).ok
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("patches/*/*/c/**/*") if path.is_file()}
+    make(slide_path, folder)
+    caption(folder)
+    assert contents(folder) == before
+    written = {path.relative_to(folder).parts[2] for path, time in kept.items() if path.stat().st_mtime_ns != time}
+    own = {"patches/*/coords": {"coords"}, "patches/*/blur": {"readable", *QUALITY_NAMES}}
+    assert written <= own.get(lost, {"caption", "caption_facts"})
+    assert verify(folder).ok
+
+
+def test_a_lost_part_of_a_coarser_level_of_the_label_is_noticed_and_made_again(
+    slide_path: Path, tmp_path: Path, contents: Contents
+) -> None:
+    folder = make(slide_path, tmp_path / "s.zarr").folder
+    before = contents(folder)
+    (folder / "labels/tissue/1/c/0/0").unlink()
+    assert not verify(folder).ok
+    make(slide_path, folder)
+    assert contents(folder) == before
+
+
+def test_folders_of_others_in_a_store_are_not_taken_for_lost_ones(slide_path: Path, tmp_path: Path) -> None:
+    folder = make(slide_path, tmp_path / "s.zarr").folder
+    (folder / "labels" / "tissue" / "zarr.json").unlink()
+    (folder / "labels" / "tissue" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="did not write"):
+        make(slide_path, folder)

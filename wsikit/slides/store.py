@@ -22,11 +22,12 @@ from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
 from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
 from wsikit.slides.storage import LevelStorage
-from wsikit.slides.store_label import TISSUE, UNREADABLE, read_label
+from wsikit.slides.store_label import TISSUE, UNREADABLE, check_coarser, read_label
 from wsikit.slides.store_levels import StoreLevels
 from wsikit.slides.store_record import check_grid, check_levels, read_root, read_tissue
 from wsikit.slides.tile_reader import TileReader
 from wsikit.slides.types import Channel
+from wsikit.store.atomic import read_metadata
 from wsikit.store.level_files import REMEDY
 from wsikit.store.level_format import LevelFormat
 from wsikit.store.paths import place
@@ -220,7 +221,7 @@ class SlideStore(BaseSlide):
         return sorted(
             path.parent.name
             for path in (self.folder / "patches").glob("*/zarr.json")
-            if not path.parent.name.startswith(".")
+            if not path.parent.name.startswith(".") and read_metadata(path.parent) is not None
         )
 
     def patches(self, grid: str | None = None) -> PatchTable:
@@ -249,6 +250,10 @@ class SlideStore(BaseSlide):
         downsample = self.tissue_record()["downsample"]
         mask: npt.NDArray[np.bool_] = self._tissue_label() == TISSUE
         return mask, (float(downsample[0]), float(downsample[1]))
+
+    def check_tissue(self) -> None:
+        """Read all levels of the tissue mask. StoreError if a file of it is lost, or a level differs from the first."""
+        check_coarser(self.folder / "labels" / "tissue", self._tissue_label(), len(self.level_dimensions))
 
     def unreadable_mask(self) -> npt.NDArray[np.bool_]:
         """Where the slide could not be read, bool (h, w), at the tissue mask's downsample."""

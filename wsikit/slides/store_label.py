@@ -34,7 +34,7 @@ def read_label(
     """
     import zarr
 
-    remedy = f"Run wsikit tile or wsikit run again with the slide, or delete {folder}."
+    remedy = f"Delete {folder}, and run wsikit tile or wsikit run again."
     level = folder / "0"
     try:
         with reaching(level):
@@ -64,3 +64,28 @@ def read_label(
                 f"{remedy}"
             )
     return values
+
+
+def check_coarser(folder: Path, finest: npt.NDArray[np.uint8], n_levels: int) -> None:
+    """Compare the coarser levels of the label at `folder` with its `finest` one, uint8 (h, w).
+
+    Raises
+    ------
+    StoreError
+        A level is missing, damaged or differs from the finest one.
+    """
+    import zarr
+
+    remedy = f"Delete {folder}, and run wsikit tile or wsikit run again."
+    for level in range(1, n_levels):
+        place = folder / str(level)
+        try:
+            with reaching(place):
+                values = np.asarray(zarr.open_array(zarr_store(place), mode="r", zarr_format=3)[:])
+        except WsikitError:
+            raise
+        except Exception as error:  # as above
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise StoreError(f"{place}: the label cannot be read ({words}). {remedy}") from error
+        if not np.array_equal(values, finest[:: 2**level, :: 2**level]):
+            raise StoreError(f"{place}: differs from level 0 of the label. {remedy}")

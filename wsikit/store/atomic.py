@@ -31,6 +31,9 @@ _OUR_PARTIAL = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(PARTIAL_SUFFIX)}$")
 SENDING = "wsikit-sending"
 """Object in a remote node while the node is being uploaded, and after an interrupted upload."""
 
+_MARK = '"wsikit"'
+"""In the metadata of every node that wsikit writes."""
+
 _NAME_BYTES = 255
 """Maximum length of a file name on common file systems."""
 
@@ -215,9 +218,34 @@ def replace_folder(partial: Path, folder: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether wsikit wrote the node at `folder`, or began to upload it."""
-    metadata = folder / "zarr.json"
-    return (metadata.is_file() and '"wsikit"' in metadata.read_text(encoding="utf-8")) or (folder / SENDING).is_file()
+    """Whether wsikit wrote the node at `folder`, or began to upload it, or it is a node of ours with lost metadata."""
+    if (folder / SENDING).is_file():
+        return True
+    record = read_metadata(folder)
+    return is_remains(folder) if record is None else _MARK in json.dumps(record)
+
+
+def read_metadata(folder: Path) -> Any:
+    """The content of the zarr.json of the node at `folder`; None if it is missing or cut off."""
+    try:
+        return json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+
+
+def is_remains(folder: Path) -> bool:
+    """Whether `folder` is what is left of a node of a store that has lost its metadata: nothing but Zarr files."""
+    if read_metadata(folder) is not None or not folder.is_dir():
+        return False
+    above = folder.absolute()
+    for _ in range(3):
+        above = above.parent
+        if _MARK in json.dumps(read_metadata(above)):
+            break
+    else:
+        return False  # not in a store
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    return all(path.name == "zarr.json" or path.name.isdigit() or _OUR_PARTIAL.search(path.name) for path in files)
 
 
 def _send(partial: Path, folder: RemotePath) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import zarr
 
 from wsikit.store import ngff
-from wsikit.store.atomic import new_node, write_json
+from wsikit.store.atomic import new_node, read_metadata, write_json
 from wsikit.store.receipts import Receipt
 
 CHUNK_PX = 2048
@@ -64,7 +64,7 @@ def list_labels(store: Path) -> None:
     path = store / "labels" / "zarr.json"
     names = sorted(found.parent.name for found in (store / "labels").glob("*/zarr.json") if found.parent.name[0] != ".")
     record = ngff.group({"ome": {"version": ngff_version(store), "labels": names}})
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != record:
+    if read_metadata(path.parent) != record:
         write_json(path, record)
 
 

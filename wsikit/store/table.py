@@ -10,6 +10,7 @@ import contextlib
 import html
 import json
 import operator
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from wsikit.errors import RequestError, StoreError, UnreachableError
 from wsikit.facts import FACTS
 from wsikit.geometry import PatchGrid
 from wsikit.store import ngff
-from wsikit.store.atomic import new_node, write_json
+from wsikit.store.atomic import is_remains, new_node, read_metadata, write_bytes, write_json
 from wsikit.store.format2_names import FACT_COLUMN, Names
 from wsikit.store.paths import place, reaching, remove_tree, zarr_store
 from wsikit.store.plain_text import TEXT, remove_plain_text
@@ -121,21 +122,32 @@ class PatchTable:
         An existing table is replaced with all its columns: they do not apply to another choice of patches.
         """
         folder = place(folder)
-        _make_group_of_tables(folder)
-        chunk_rows = max(1, min(len(coords), 65536))
+        make_group_of_tables(folder)
         with new_node(folder) as partial:
-            group = zarr.create_group(partial, attributes={_MARK: {"grid": grid.to_json(), "rows": len(coords)}})
-            array = group.create_array(
-                "coords",
-                shape=coords.shape,
-                chunks=(chunk_rows, 2),
-                dtype="int64",
-                dimension_names=("patch", "xy"),
-                attributes={_MARK: receipt.to_json(), "unit": "level-0 px", "columns": ["x", "y"]},
-                config=_WRITE_ALL,
-            )
-            if len(coords):
-                array[:] = coords
+            _create_group(partial, grid, len(coords))
+            _create_coords(partial / "coords", coords, receipt)
+        return cls(folder)
+
+    @classmethod
+    def restore(
+        cls, folder: str | Path, grid: PatchGrid, coords: npt.NDArray[np.int64], receipt: Receipt
+    ) -> PatchTable | None:
+        """Write lost metadata of a table, or of its coordinates, again; None if its columns are of other patches.
+
+        The columns that apply to the same patches have the receipt of coords: tissue is one of them.
+        """
+        folder = place(folder)
+        of_patches = [read_metadata(folder / name) for name in ("coords", "tissue")]
+        found = [record for record in of_patches if _is_column(record, len(coords), receipt)]
+        if not found:
+            return None
+        if read_metadata(folder) is None:
+            with tempfile.TemporaryDirectory(prefix="wsikit-") as made:
+                _create_group(Path(made) / "table", grid, len(coords))
+                write_bytes(folder / "zarr.json", (Path(made) / "table" / "zarr.json").read_bytes())
+        if read_metadata(folder / "coords") is None:
+            with new_node(folder / "coords") as partial:
+                _create_coords(partial, coords, receipt)
         return cls(folder)
 
     def __len__(self) -> int:
@@ -162,15 +174,14 @@ class PatchTable:
 
     def _stored_receipt(self, name: str) -> Receipt | None:
         """Receipt of a column as it is on disk."""
-        try:
-            text = (self._column_folder(name) / "zarr.json").read_text(encoding="utf-8")
-        except FileNotFoundError:
+        metadata = read_metadata(self._column_folder(name))
+        if metadata is None:  # missing or cut off: the column is lost, and made again
             return None
         try:
-            record = json.loads(text)["attributes"].get(_MARK)
+            record = metadata["attributes"].get(_MARK)
             receipt = None if record is None else Receipt.from_json(record)
             assert receipt is None or receipt.digest
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise StoreError(
                 f"{self._column_folder(name) / 'zarr.json'}: not the metadata of a column ({error}). {_REMEDY}"
             ) from error
@@ -213,8 +224,8 @@ class PatchTable:
         except (OSError, ValueError, RuntimeError, TypeError) as error:  # of zarr's codecs, for damaged chunks
             damaged = ", ".join(f"c/{index}" for index in self._missing_chunks(name, whole=True)) or "a part"
             raise StoreError(
-                f"{self._column_folder(name)}: {damaged} is cut off or damaged ({error}). Run the stage that writes "
-                f"column {name} again, or wsikit run: it writes this part again."
+                f"{self._column_folder(name)}: {damaged} is cut off or damaged ({error}). Delete this folder, and run "
+                f"wsikit run again, or the verb that writes the column {name}."
             ) from error
         return values.astype(object) if values.dtype.kind == "T" else values
 
@@ -272,7 +283,7 @@ class PatchTable:
     def write_vote(self, method: str, record: Mapping[str, Any], receipt: Receipt) -> None:
         """Store a slide-level result under votes/<method>, as attributes."""
         folder = self.folder / "votes" / method
-        _make_group_of_tables(self.folder)
+        make_group_of_tables(self.folder)
         with reaching(folder):
             zarr.open_group(zarr_store(folder.parent), mode="a", zarr_format=3)
         with new_node(folder) as partial:
@@ -385,11 +396,15 @@ class PatchTable:
         return array
 
     def stored_columns(self) -> list[str]:
-        """Names of all columns, complete or not."""
-        names = sorted(
-            path.parent.name for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith(".")
-        )
+        """Names of all columns, complete or not; without those that have lost their metadata."""
+        folders = [path.parent for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith(".")]
+        names = sorted(folder.name for folder in folders if read_metadata(folder) is not None)
         return ["coords", *sorted(self.stored_names.column(name) for name in names if name not in _NO_COLUMNS)]
+
+    def lost_columns(self) -> list[str]:
+        """Names of columns that have lost their metadata, so that only files without a meaning are left."""
+        names = (path.name for path in self.folder.iterdir() if path.name[0] != "." and is_remains(path))
+        return sorted(self.stored_names.column(name) for name in names if name not in _NO_COLUMNS[1:])
 
     def restore_coords(self, coords: npt.NDArray[np.int64]) -> None:
         """Write the coordinates again, int64 (N, 2), if a file of them is lost; all columns are kept."""
@@ -422,7 +437,7 @@ class PatchTable:
         tail = () if spec.width is None else (spec.width,)
         floats = spec.dtype.startswith("float")
         made = self._receipt_json(receipt)
-        _make_group_of_tables(self.folder)
+        make_group_of_tables(self.folder)
         if spec.dtype == "str":
             remove_plain_text(self.folder, spec.name)
         with new_node(self._column_folder(spec.name)) as partial:
@@ -443,6 +458,33 @@ class PatchTable:
                 with reaching(path):
                     group = zarr.open_group(zarr_store(path.parent), mode="r", zarr_format=3)
                 yield path.parent.name, group
+
+
+def _create_group(folder: Path, grid: PatchGrid, n_rows: int) -> None:
+    zarr.create_group(folder, attributes={_MARK: {"grid": grid.to_json(), "rows": n_rows}})
+
+
+def _create_coords(folder: Path, coords: npt.NDArray[np.int64], receipt: Receipt) -> None:
+    array = zarr.create_array(
+        folder,
+        shape=coords.shape,
+        chunks=(max(1, min(len(coords), 65536)), 2),
+        dtype="int64",
+        dimension_names=("patch", "xy"),
+        attributes={_MARK: receipt.to_json(), "unit": "level-0 px", "columns": ["x", "y"]},
+        config=_WRITE_ALL,
+    )
+    if len(coords):
+        array[:] = coords
+
+
+def _is_column(record: Any, n_rows: int, receipt: Receipt) -> bool:
+    """Whether metadata are those of a column with `n_rows` rows and an equal receipt."""
+    try:
+        found = Receipt.from_json(record["attributes"][_MARK])
+        return found.digest == receipt.digest and record["shape"][0] == n_rows
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+        return False
 
 
 def coords_digest(table: PatchTable) -> str:
@@ -470,10 +512,10 @@ def _fact_units() -> dict[str, str]:
     return {name: words.get(fact.unit, fact.unit) for name, fact in FACTS.items()}
 
 
-def _make_group_of_tables(table: Path) -> None:
+def make_group_of_tables(table: Path) -> None:
     """Make the folder of a store's tables a Zarr group, so that other programs list them. Older stores have none."""
     metadata = table.parent / "zarr.json"
-    if table.parent.name == TABLES and not metadata.is_file():
+    if table.parent.name == TABLES and read_metadata(table.parent) is None:
         write_json(metadata, ngff.group({}))
 
 

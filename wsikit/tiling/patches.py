@@ -15,7 +15,7 @@ from wsikit.slides.store import SlideStore
 from wsikit.slides.store_label import TISSUE, UNREADABLE
 from wsikit.store.labels import Label, list_labels, write_label
 from wsikit.store.receipts import Receipt
-from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.store.table import ColumnSpec, PatchTable, make_group_of_tables
 from wsikit.tiling.columns import ColumnStage
 from wsikit.tiling.roi import Roi
 from wsikit.tissue.mask import TissueMask, TissueParameters, tissue_mask
@@ -90,7 +90,7 @@ def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueM
     receipt = tissue_receipt(store, parameters)
     try:
         if found is None and store.tissue_record()["receipt"]["digest"] == receipt.digest:
-            store.tissue()  # StoreError if a file of it is lost
+            store.check_tissue()  # StoreError if a file of it is lost
             list_labels(store.folder)
             return receipt
     except StoreError:
@@ -161,13 +161,16 @@ def write_patches(store: SlideStore, parameters: PatchParameters, tissue: Receip
         known = table.receipt("coords")
         current = known is not None and known.digest == receipt.digest
         if current and is_complete_table(table, parameters):
+            make_group_of_tables(folder)
             return table
     mask, downsample = store.tissue()
     chosen = choose_patches(grid, mask, store.unreadable_mask(), downsample, parameters)
     if table is not None and current and len(chosen.coords) == len(table):
         table.restore_coords(chosen.coords)  # a file was lost: all other columns are kept
     else:
-        table = PatchTable.create(folder, grid, chosen.coords, receipt)
+        restored = None if current else PatchTable.restore(folder, grid, chosen.coords, receipt)
+        table = restored or PatchTable.create(folder, grid, chosen.coords, receipt)
+        table.restore_coords(chosen.coords)
     write_share(table, "tissue", chosen.tissue, receipt)
     if parameters.roi is not None and chosen.roi is not None:
         write_share(table, ROI, chosen.roi, receipt, source=parameters.roi.source, frame=parameters.roi.frame)

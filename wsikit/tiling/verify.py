@@ -23,11 +23,9 @@ from wsikit.slides.encoded_tiles import EncodedTiles
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
-from wsikit.slides.store_label import TISSUE, UNREADABLE
-from wsikit.store.atomic import PARTIAL_SUFFIX
+from wsikit.store.atomic import PARTIAL_SUFFIX, is_remains
 from wsikit.store.level_files import REMEDY
 from wsikit.store.level_format import LevelFormat
-from wsikit.store.paths import reaching, zarr_store
 from wsikit.store.shards import read_shard
 
 SAMPLED_TILES = 16
@@ -293,23 +291,14 @@ def _pixels_of(slide: Slide, level: int, box: tuple[int, int, int, int]) -> npt.
 
 def _verify_others(store: SlideStore) -> Iterator[str]:
     """The tissue label must have its area at every level, and the associated images must be complete."""
-    import zarr
-
     label = store.folder / "labels" / "tissue"
     if label.is_dir():
         try:
-            finest = np.asarray(store.tissue()[0] * TISSUE + store.unreadable_mask() * UNREADABLE)
-            for level in range(1, len(store.level_dimensions)):
-                with reaching(label):
-                    values = np.asarray(zarr.open_array(zarr_store(label / str(level)), mode="r", zarr_format=3)[:])
-                if not np.array_equal(values, finest[:: 2**level, :: 2**level]):
-                    yield f"{label / str(level)}: differs from level 0 of the label. Delete {label} and tile again."
+            store.check_tissue()
         except UnreachableError:
             raise
         except StoreError as error:
             yield str(error)
-        except (OSError, ValueError, RuntimeError) as error:  # what zarr and its codecs raise for damaged chunks
-            yield f"{label}: cannot be read ({error}). Delete it and tile again."
     for name in store.info.associated:
         try:
             store.associated(name)
@@ -319,13 +308,21 @@ def _verify_others(store: SlideStore) -> Iterator[str]:
 
 def _verify_tables(store: SlideStore) -> Iterator[str]:
     """Patch tables must open, and each column must be complete."""
+    for folder in (store.folder / "patches").glob("*"):
+        if is_remains(folder):
+            yield f"{folder}: the table has lost its metadata (zarr.json). Run wsikit tile or wsikit run again."
     for name in store.grids():
         try:
             table = store.patches(name)
             complete = set(table.columns())
             for column in sorted(set(table.stored_columns()) - complete):
                 yield f"{table.folder}: column {column} is incomplete. Run the stage that writes it again."
-            for column in sorted(complete):
+            for column in table.lost_columns():
+                yield (
+                    f"{table.folder}: column {column} has lost its metadata (zarr.json). Run the stage that writes it "
+                    "again."
+                )
+            for column in sorted(complete - set(table.lost_columns())):
                 if len(table.read(column)) != len(table):
                     yield f"{table.folder}: column {column} has another number of rows than the table"
         except UnreachableError:
