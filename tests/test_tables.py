@@ -135,3 +135,8 @@ def test_a_number_has_one_decimal_separator() -> None:
     assert number("1,5") == 1.5
     with pytest.raises(ValueError, match="1,000.5"):
         number("1,000.5")
+
+
+def test_lines_of_remarks_before_the_header_are_passed_over() -> None:
+    content = b"# my slides\n\n#\n#path,mpp\na.svs,0.5\n"
+    assert read_table("m.csv", KNOWN, content=content).rows == ((5, {"path": "a.svs", "mpp": "0.5"}),)

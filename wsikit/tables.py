@@ -215,6 +215,7 @@ def _header(path: str, text: str, known: Sequence[str], what: str) -> tuple[int,
     best: tuple[int, int] = (-1, -1)
     found: tuple[str, list[str]] | None = None
     wanted = {key(name) for name in known}
+    skip += _comments(text[skip:], wanted)
     for separator in [stated] if stated else SEPARATORS:
         header = _first_row(path, text[skip:], separator, what)
         score = len({key(cell) for cell in header} & wanted), len(header)
@@ -227,6 +228,17 @@ def _header(path: str, text: str, known: Sequence[str], what: str) -> tuple[int,
         body = text[skip:]
         separator = next((one for one in SEPARATORS if re.search(rf"{re.escape(one)}\s*$", body, re.M)), separator)
     return skip, separator, header
+
+
+def _comments(text: str, wanted: set[str]) -> int:
+    """Length of the lines before the header that begin with # and name no known column."""
+    length = 0
+    for line in text.splitlines(keepends=True):
+        cells = re.split(r"[,;\t|]", line)
+        if line.strip() and (not line.lstrip().startswith("#") or {key(cell) for cell in cells} & wanted):
+            break
+        length += len(line)
+    return length
 
 
 def _first_row(path: str, text: str, separator: str, what: str) -> list[str]:

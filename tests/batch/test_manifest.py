@@ -129,6 +129,7 @@ def test_names_of_columns_are_read_without_case_and_spaces(folder: Path) -> None
         ("b/x.svs,../up,", "line 3: slide_id '../up'"),
         (",s2,", "line 3: the column path is empty"),
         ("b/x.svs,s2,0,25", "line 3: 4 cells"),
+        ('"b/x.svs,s2,0.25\n"b/x.tif,s3,0.5"', "line 4: the cell path goes over several lines .'b/x.svs,s2,0.25'"),
     ],
 )
 def test_a_wrong_row_is_one_failed_slide_with_its_line(folder: Path, row: str, said: str) -> None:
@@ -238,3 +239,26 @@ def test_a_store_of_a_slide_that_is_in_the_input_too_is_not_a_second_slide(slide
         assert all(entry.path.endswith(".tiff") for entry in found.entries)
         assert any("s.zarr: passed over, the store of a slide" in note for note in found.notes)
     assert len(find_slides([tmp_path / "s.zarr"]).entries) == 1
+
+
+def test_an_id_of_two_rows_fails_these_rows_only(folder: Path) -> None:
+    path = table(folder, "path,slide_id\na/x.svs,s1\nb/x.svs,s1\nb/x.tif,s2\n")
+    first, second, third = collect([], manifests=[path])
+    assert (third.slide_id, third.fault) == ("s2", "")
+    assert first.slide_id != second.slide_id
+    for bad in (first, second):
+        with pytest.raises(WsikitError, match="'s1' is given twice .*line 2 and .*line 3"):
+            bad.open()
+
+
+def test_contradicting_pixel_sizes_of_a_row_are_a_failed_row(folder: Path) -> None:
+    path = table(folder, "path,mpp,mpp_x,mpp_y\na/x.svs,0.5,0.25,0.25\nb/x.svs,0.5,0.5,0.5\n")
+    bad, good = collect([], manifests=[path])
+    assert good.mpp == 0.5
+    with pytest.raises(WsikitError, match="line 2: mpp is 0.5, but mpp_x 0.25 and mpp_y 0.25"):
+        bad.open()
+
+
+def test_a_header_without_rows_is_named(folder: Path) -> None:
+    with pytest.raises(RequestError, match=r"no slide found\. .*m.csv: the manifest has a header and no rows"):
+        collect([], manifests=[table(folder, "path,mpp\n")])

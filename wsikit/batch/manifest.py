@@ -118,11 +118,13 @@ def find_slides(
     if not unique:
         where = ", ".join(str(item) for item in (*inputs, *manifests))
         passed = f" Passed over: {'; '.join(notes[:3])}." if notes else ""
-        looked = " ".join(sorted(SLIDE_SUFFIXES))
-        raise RequestError(f"{where or 'no input'}: no slide found. Looked for {looked}.{passed}")
+        looked = f" Looked for {' '.join(sorted(SLIDE_SUFFIXES))}." if inputs else ""
+        raise RequestError(f"{where or 'no input'}: no slide found.{looked}{passed}")
+    unique = _without_equal_ids(unique)
     faults = [one.entry.fault for one in unique if one.entry.fault]
     if len(faults) == len(unique):
-        more = f" ({len(faults) - 1} more rows are wrong)" if len(faults) > 1 else ""
+        others = len(faults) - 1
+        more = f" ({others} more {'row is' if others == 1 else 'rows are'} wrong)" if others else ""
         raise RequestError(f"{faults[0]}{more}")
     named = _with_ids(unique, taken or {}, notes, out)
     return Collected(tuple(replace(entry, assume_mpp=assume_mpp) for entry in named), tuple(notes))
@@ -197,16 +199,30 @@ def _without_stores_of_slides(found: list[Found], notes: list[str]) -> list[Foun
     return [one for one in found if one.entry.path not in sources]
 
 
+def _without_equal_ids(found: Sequence[Found]) -> list[Found]:
+    """Rows of a manifest that give one id to different slides are wrong: nothing shows which of them is meant."""
+    given = Counter(one.entry.slide_id for one in found if one.entry.slide_id)
+    of_rows = {one.entry.slide_id for one in found} - {one.entry.slide_id for one in found if not one.where}
+    return [
+        one
+        if given[one.entry.slide_id] < 2 or one.entry.slide_id not in of_rows
+        else replace(one, entry=replace(one.entry, slide_id="", fault=_given_twice(one.entry.slide_id, found)))
+        for one in found
+    ]
+
+
+def _given_twice(slide_id: str, found: Sequence[Found]) -> str:
+    wheres = [one.where or one.entry.path for one in found if one.entry.slide_id == slide_id]
+    return f"slide_id {slide_id!r} is given twice (duplicate slide_id: {' and '.join(wheres)}): ids must be unique"
+
+
 def _with_ids(found: Sequence[Found], taken: Mapping[str, str], notes: list[str], out: Path | None) -> list[SlideEntry]:
     given = Counter(one.entry.slide_id for one in found if one.entry.slide_id)
     for slide_id, count in given.items():
         if reason := unusable(slide_id):
             raise RequestError(reason)
         if count > 1:
-            wheres = " and ".join(one.where or one.entry.path for one in found if one.entry.slide_id == slide_id)
-            raise RequestError(
-                f"slide_id {slide_id!r} is given twice (duplicate slide_id: {wheres}): ids must be unique"
-            )
+            raise RequestError(_given_twice(slide_id, found))
     mine = None if out is None else partial(belongs, out)
     scenes = ["" if one.entry.scene is None else str(one.entry.scene) for one in found]
     ids = make_ids([(one.root, one.entry.path, one.entry.slide_id) for one in found], taken, scenes, mine)

@@ -87,6 +87,8 @@ def from_manifest(path: Path, notes: list[str]) -> list[Found]:
     """The slides of a manifest; remarks on the table are added to `notes`."""
     table = read_manifest(path)
     notes += table.notes
+    if not table.rows:
+        notes.append(f"{path}: the manifest has a header and no rows")
     return [_row(path, line, row, table.faults.get(line)) for line, row in table.rows]
 
 
@@ -111,6 +113,7 @@ def _row(manifest: Path, line: int, row: Mapping[str, str], fault: str | None) -
             scene=None if scene.lower() in _NOT_GIVEN else scene,
         )
     except (ValueError, OSError) as error:  # one wrong row is one failed slide
+        text = text.splitlines()[0] if text else ""
         path = str(manifest.parent / text) if text and not _is_url(text) else text or where
         name = "" if wrong_id else limited(slide_id)
         return Found(manifest.parent, SlideEntry(name, path, fault=f"{where}: {error}"), where)
@@ -139,6 +142,9 @@ def _slide_of(folder: Path, text: str) -> Path:
             raise ValueError(f"{slide}: {fault}")
         if slide.exists():
             return slide
+    if "\n" in text or "\r" in text:
+        first = text.splitlines()[0]
+        raise ValueError(f"the cell path goes over several lines ({first!r} …): a quotation mark is not closed")
     raise ValueError(f"{folder / text}: no such file")
 
 
@@ -153,6 +159,9 @@ def _scale(row: Mapping[str, str]) -> float | tuple[float, float] | None:
         except ValueError:
             raise ValueError(f"{name} is {text!r}, expected µm per pixel such as 0.25") from None
     if "mpp" in values:
+        others = [f"{name} {values[name]:g}" for name in _SCALE if values.get(name, values["mpp"]) != values["mpp"]]
+        if others:
+            raise ValueError(f"mpp is {values['mpp']:g}, but {' and '.join(others)}. Keep mpp, or mpp_x and mpp_y.")
         return values["mpp"]
     if "mpp_x" in values and "mpp_y" in values:
         return values["mpp_x"], values["mpp_y"]
