@@ -179,3 +179,16 @@ def test_a_hole_stays_a_hole(path: Path) -> None:
     hole = [[20, 20], [20, 60], [60, 60], [60, 20], [20, 20]]
     assert read_roi(write(path, feature({"type": "Polygon", "coordinates": [RING, hole]}))).shape.area == 8400
     assert shapely.Point(40, 40).disjoint(read_roi(path).shape)
+
+
+@pytest.mark.parametrize("bad", [5, None, "x", {}, {"type": "Feature", "geometry": 7}])
+def test_what_is_no_feature_costs_itself_only(path: Path, bad: Any) -> None:
+    roi = read_roi(write(path, feature(), bad, feature()))
+    assert roi.shape.area == 10_000
+    assert [note for note in roi.notes if "passed over" in note or "feature 2" in note]
+
+
+def test_an_empty_file_is_named(path: Path) -> None:
+    path.write_bytes(b" \n")
+    with pytest.raises(RequestError, match="the file is empty"):
+        read_roi(path)

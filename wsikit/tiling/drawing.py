@@ -30,6 +30,9 @@ _GEOMETRIES = (*AREAS, "Point", "MultiPoint", "LineString", "MultiLineString", "
 MEMBER = "wsikit"
 """Name of the member in which wsikit records the frame of the coordinates."""
 
+_FAULT = "wsikit-fault"
+"""In place of an object that is no feature: why not."""
+
 _FARTHEST_PX = 1e8
 """No slide is that wide; beyond it areas lose their precision."""
 
@@ -102,6 +105,8 @@ def read_drawing(path: str | Path) -> Drawing:
     place = Path(path)
     text, notes = decode(str(place), _content(place), "regions", form="GeoJSON")
     start = text.lstrip()[:400]
+    if not start:
+        raise RequestError(f"{place}: the file is empty. Export the regions as GeoJSON again.")
     for mark, program in _NOT_GEOJSON:
         if start.startswith(mark) or (mark.startswith("<A") and mark in start):
             raise RequestError(f"{place}: {program}, not GeoJSON. Open it in QuPath and export the objects as GeoJSON.")
@@ -141,9 +146,12 @@ def _features(record: Any) -> Iterator[Mapping[str, Any]]:
     """All features of any of the shapes of a file; a bare geometry as a feature without properties."""
     if isinstance(record, list):
         for item in record:
-            yield from _features(item)
+            try:
+                yield from list(_features(item))
+            except (ValueError, TypeError, KeyError) as error:  # it costs this object only
+                yield {_FAULT: _short(error)}
     elif not isinstance(record, dict):
-        raise ValueError(f"{type(record).__name__} in place of a feature")
+        raise ValueError(f"{record!r:.40} in place of a feature")
     elif record.get("type") in _GEOMETRIES and "geometry" not in record:
         yield {"type": "Feature", "geometry": record, "properties": {}}
     elif "features" in record:
@@ -168,8 +176,9 @@ def _thing(number: int, feature: Mapping[str, Any]) -> Thing:
         str(stated).lower() in _DETECTIONS,
         geometry,
         _frame_of(properties.get("metadata")),
+        feature.get(_FAULT, ""),
     )
-    return thing if thing.is_detection else with_area(thing)
+    return thing if thing.is_detection or thing.fault else with_area(thing)
 
 
 def with_area(thing: Thing) -> Thing:
