@@ -122,3 +122,34 @@ def test_a_missing_permission_or_package_is_reported_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("wsikit: ")
     assert words in line
+
+
+def test_an_impossible_place_is_one_line(slide_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, file = tmp_path / "s.zarr", tmp_path / "file"
+    assert call("tile", slide_path, "-o", store) == 0
+    file.touch()
+    capsys.readouterr()
+    assert call("export", store, "--to", "tiff", "-o", file / "x.tif") == 1
+    assert capsys.readouterr().err.startswith(f"wsikit: {file}")
+
+
+def test_the_slide_of_a_store_is_never_overwritten_by_an_export(
+    slide_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide, store = tmp_path / "x.tiff", tmp_path / "s.zarr"
+    slide.write_bytes(slide_path.read_bytes())
+    assert call("tile", slide, "-o", store) == 0
+    assert call("export", store, "--to", "tiff", "-o", slide) == 2
+    assert "give another file to write" in capsys.readouterr().err
+    assert slide.read_bytes() == slide_path.read_bytes()
+
+
+def test_a_folder_of_stores_and_a_missing_store_are_named_as_that(
+    slide_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("tile", slide_path, "-o", tmp_path / "out" / "slides" / "s.zarr") == 0
+    capsys.readouterr()
+    assert call("verify", tmp_path / "out") == 1
+    assert "a folder of stores). Give one or several of them:" in capsys.readouterr().err
+    assert call("verify", tmp_path / "none.zarr") == 1
+    assert "there is no such folder" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import keyword
+import re
 import sys
 from collections.abc import Sequence
 
@@ -159,6 +160,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             err=True,
         )
         sys.exit(EXIT_WRONG_REQUEST)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        named = re.sub(r"\.[0-9a-f]{32}\.partial$", "", str(error.filename))  # a temporary name of ours
+        click.echo(
+            f"wsikit: {named}: {error.strerror or error}. Check the place, and that its disk has space.",
+            err=True,
+        )
+        sys.exit(EXIT_FAILED)
     sys.exit(status if isinstance(status, int) else 0)
 
 

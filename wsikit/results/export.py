@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from wsikit.errors import RequestError
 from wsikit.results.formats import load_exporter, options_of, write_output
 from wsikit.results.load import StoredResults
+from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import StoreLike, open_store
 from wsikit.store.paths import place
 
@@ -80,7 +82,7 @@ def export(
     Raises
     ------
     RequestError
-        There is no such format, or an option does not belong to this format.
+        There is no such format, an option does not belong to this format, or `path` is the slide of the store.
     PluginError
         The format is a plug-in that cannot be imported.
     StoreError
@@ -107,6 +109,9 @@ def export(
     }
     options = {name: value for name, value in given.items() if value is not None}
     target = place(path)
-    write_output(exporter, StoredResults(open_store(store), grid, method), target, options)
+    opened = open_store(store)
+    if target.is_file() and fingerprint(os.fspath(target)) == opened.record["source"]["fingerprint"]:
+        raise RequestError(f"{target}: the slide that {opened.folder} was made from; give another file to write")
+    write_output(exporter, StoredResults(opened, grid, method), target, options)
     logger.info("%s written", target)
     return target

@@ -15,6 +15,7 @@ from wsikit.errors import StoreError
 from wsikit.store import format2_names
 from wsikit.store.level_files import BYTES, NO_OBJECTS, REWRITING
 from wsikit.store.level_format import LevelFormat
+from wsikit.store.remote import RemotePath
 from wsikit.store.table import STORE_FORMAT, PatchTable
 
 READABLE_FORMATS = (format2_names.FORMAT, STORE_FORMAT)
@@ -49,15 +50,25 @@ def read_root(folder: Path, stated: object) -> dict[str, Any]:
             f"{stated}: a file, not a slide store. Run wsikit tile {stated} -o {folder.stem}.zarr first."
         ) from None
     except FileNotFoundError:
-        raise StoreError(
-            f"{stated}: not a complete slide store (no zarr.json). If wsikit tile was interrupted, run it again."
-        ) from None
+        raise StoreError(f"{stated}: not a complete slide store ({_why_no_store(folder, stated)}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path}: not the metadata of a Zarr v3 group ({_words(error)}). {_redo(stated)}") from error
     record = attributes.get("wsikit") if isinstance(attributes, dict) else None
     if not isinstance(record, dict) or not {"downsamples", "format"} & set(record):
         raise StoreError(f"{stated}: a Zarr group that wsikit did not write. Give the slide it was made from.")
     return _checked(path, stated, record, _check_root)
+
+
+def _why_no_store(folder: Path, stated: object) -> str:
+    if isinstance(folder, RemotePath):
+        return "no zarr.json). If wsikit tile was interrupted, run it again."
+    if not folder.exists():
+        return "there is no such folder). Check the spelling; wsikit tile and wsikit run make stores."
+    inside = next((place for place in (folder, folder / "slides") if any(place.glob("*.zarr/zarr.json"))), None)
+    if inside is not None:
+        shown = stated if inside == folder else f"{stated}/slides"
+        return f"but a folder of stores). Give one or several of them: {shown}/*.zarr"
+    return "no zarr.json). If wsikit tile was interrupted, run it again."
 
 
 def read_level(path: Path, stated: object, *, of_image: bool = True) -> tuple[LevelFormat, dict[str, Any]]:
