@@ -278,6 +278,14 @@ def test_options_and_sidecars_take_what_people_write(tmp_path, levels, write_pyr
         assert slide.mpp == (mpp, 0.26)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_sidecar_is_read_in_other_encodings_and_cases(tmp_path, levels, write_pyramid, encoding):
+    path = write_pyramid(tmp_path / "slide.tiff", levels, mpp=0.25)
+    (tmp_path / "slide.tiff.json").write_text('{"MPP": 0.3}', encoding=encoding)
+    with open_slide(path) as slide:
+        assert (slide.mpp, slide.mpp_source) == ((0.3, 0.3), "sidecar")
+
+
 def test_a_coarse_pixel_size_is_believed_where_it_is_given_not_in_a_resolution_tag(tmp_path, levels, write_pyramid):
     path = write_pyramid(tmp_path / "coarse.tiff", levels, mpp=28.97)
     with open_slide(path) as slide:

@@ -301,3 +301,22 @@ def test_folders_of_others_in_a_store_are_not_taken_for_lost_ones(slide_path: Pa
     (folder / "labels" / "tissue" / "notes.txt").write_text("mine")
     with pytest.raises(StoreError, match="did not write"):
         make(slide_path, folder)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut])
+def test_a_store_that_has_lost_its_own_metadata_is_made_again_with_its_tables(
+    slide_path: Path, tmp_path: Path, harm: Callable[[Path], None], contents: Contents
+) -> None:
+    folder = make(slide_path, tmp_path / "s.zarr").folder
+    caption(folder)
+    before = contents(folder)
+    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("patches/*/*/c/**/*") if path.is_file()}
+    harm(folder / "zarr.json")
+    with pytest.raises(StoreError):
+        SlideStore(folder)
+    make(slide_path, folder)
+    assert contents(folder) == before
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    harm(folder / "zarr.json")
+    with pytest.raises(StoreError, match="lost its zarr.json.*delete"):
+        make(jpeg_slide(tmp_path / "other.tiff", np.full((300, 300, 3), 200, np.uint8)), folder)

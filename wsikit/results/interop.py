@@ -89,6 +89,7 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
         raise RequestError(f"{file}: a tensor without coordinates. Give the file in h5_files/ that belongs to it.")
     import h5py
 
+    found: str | None = None
     try:
         with h5py.File(file, "r") as opened:
             found = _recognize(opened) if layout == "auto" else layout
@@ -101,8 +102,10 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
             return _READERS[found](file, opened, slide_mpp)
     except OSError as error:
         raise RequestError(f"{file}: not a readable HDF5 file ({error})") from error
+    except RequestError:
+        raise
     except (KeyError, ValueError, TypeError) as error:
-        raise RequestError(f"{file}: not written by {layout}, or damaged ({error})") from error
+        raise RequestError(f"{file}: not written by {found or layout}, or damaged ({error})") from error
 
 
 def _recognize(file: h5py.File) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 from wsikit.errors import RequestError, ScaleError
 from wsikit.geometry import GIVEN_MPP_RANGE, HOW_TO_GIVE_MPP, MAGNIFICATION_MPP, STATED_MPP_RANGE, mpp_fault
 from wsikit.slides.lengths import parse_mpp
+from wsikit.tables import key
 
 __all__ = [
     "DICOM_SPACING",
@@ -186,12 +187,14 @@ def read_sidecar(path: str) -> Scale | None:
     """
     sidecar = sidecar_path(path)
     try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
+        record = json.loads(sidecar.read_bytes())  # UTF-8 or UTF-16, with or without byte order mark
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         return Scale(None, SIDECAR, f"{sidecar.name} next to it cannot be read as JSON ({error})")
-    keys = {"mpp", "mpp_x", "mpp_y"} & set(record) if isinstance(record, dict) else set()
+    names = {key(name): name for name in ("mpp", "mpp_x", "mpp_y")}
+    record = {names.get(key(name), name): value for name, value in record.items()} if isinstance(record, dict) else {}
+    keys = set(names.values()) & set(record)
     if not keys:
         logger.debug("%s has no mpp: it has another purpose", sidecar)
         return None

@@ -22,7 +22,7 @@ from wsikit.slides.base import BaseSlide, Slide
 from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import SlideStore
-from wsikit.store.atomic import remove_partials, write_json, write_new_json
+from wsikit.store.atomic import read_metadata, remove_partials, write_json, write_new_json
 from wsikit.store.paths import is_url, place, remove_tree
 from wsikit.store.receipts import Receipt
 from wsikit.tiling import zarr_metadata as records
@@ -341,15 +341,20 @@ def _begin(folder: Path, receipt: Receipt, slide: Slide) -> None:
             return
         if planned.get("source"):
             _check_same_slide(folder, planned["source"] | {"fingerprint": planned["inputs"]["source"]}, slide, receipt)
+        kept: tuple[str, ...] = ()
         if not (folder / PLAN_FOLDER).is_dir() and any(folder.iterdir()):
-            found = SlideStore.read_record(folder)  # raises StoreError if wsikit did not write it
-            _check_same_slide(folder, found["source"], slide, receipt)
+            label = read_metadata(folder / "labels" / "tissue")
+            if read_metadata(folder) is None and label is not None:
+                kept = _kept_without_root(folder, label, receipt)
+            else:
+                found = SlideStore.read_record(folder)  # raises StoreError if wsikit did not write it
+                _check_same_slide(folder, found["source"], slide, receipt)
         # after a kill during removal, the folder must be recognised as wsikit's, but not as this plan's
         write_json(plan_path, {"digest": None, "clearing": True})
         for name in ("zarr.json", ".zattrs", ".zgroup"):
             (folder / name).unlink(missing_ok=True)
         for child in folder.iterdir():
-            if child.is_dir() and (child.name.isdigit() or child.name in OUR_FOLDERS):
+            if child.is_dir() and (child.name.isdigit() or child.name in OUR_FOLDERS) and child.name not in kept:
                 remove_tree(child)
         for note in plan_path.parent.iterdir():
             if note != plan_path:
@@ -357,6 +362,28 @@ def _begin(folder: Path, receipt: Receipt, slide: Slide) -> None:
         write_json(plan_path, plan)
     elif not write_new_json(plan_path, plan):
         _begin(folder, receipt, slide)  # another run has just begun
+
+
+def _kept_without_root(folder: Path, label: Any, receipt: Receipt) -> tuple[str, ...]:
+    """The folders that still apply in a store that has lost its zarr.json: its tissue label states what it is made of.
+
+    Raises
+    ------
+    StoreError
+        The label was made from other pixels and another slide.
+    """
+    try:
+        inputs = label["attributes"]["wsikit"]["receipt"]["inputs"]
+        if inputs.get("image") == receipt.digest:
+            return ("labels", "maps", "patches")
+        if inputs.get("source") == receipt.inputs["source"]:
+            return ()
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise StoreError(
+        f"{folder}: has lost its zarr.json, and it is not known whether it was made from this slide and with these "
+        f"options. Copy the store again, or delete {folder}, and run again."
+    )
 
 
 def _planned(plan_path: Path) -> dict[str, Any]:
