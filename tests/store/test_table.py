@@ -182,3 +182,12 @@ def test_a_table_of_an_older_store_is_listed_too_after_the_next_write(table: Pat
     metadata.unlink()
     table.write_vote("mean", {"label": 0}, receipt())
     assert metadata.is_file()
+
+
+def test_a_vote_with_cut_metadata_is_lost_and_can_be_written_again(table: PatchTable) -> None:
+    table.write_vote("mean", {"label": None}, receipt())
+    for path in (table.folder / "votes" / "mean" / "zarr.json", table.folder / "votes" / "zarr.json"):
+        path.write_bytes(path.read_bytes()[:-30])
+    assert table.votes() == {}
+    table.write_vote("mean", {"label": None}, receipt())
+    assert table.votes() == {"mean": {"label": None}}

@@ -285,6 +285,8 @@ class PatchTable:
         folder = self.folder / "votes" / method
         make_group_of_tables(self.folder)
         with reaching(folder):
+            if read_metadata(folder.parent) is None:  # cut off, if it is there
+                (folder.parent / "zarr.json").unlink(missing_ok=True)
             zarr.open_group(zarr_store(folder.parent), mode="a", zarr_format=3)
         with new_node(folder) as partial:
             zarr.create_group(
@@ -454,7 +456,7 @@ class PatchTable:
 
     def _vote_groups(self) -> Iterator[tuple[str, zarr.Group]]:
         for path in sorted((self.folder / "votes").glob("*/zarr.json")):
-            if not path.parent.name.startswith("."):
+            if not path.parent.name.startswith(".") and read_metadata(path.parent) is not None:  # cut off: lost
                 with reaching(path):
                     group = zarr.open_group(zarr_store(path.parent), mode="r", zarr_format=3)
                 yield path.parent.name, group
