@@ -85,6 +85,21 @@ def test_a_label_in_tiles_is_no_level_wherever_it_stands(tmp_path, section, flag
         assert slide.associated(f"image {place + 1}").shape == (120, 160, 3)
 
 
+@pytest.mark.parametrize("place", ["sub-directory", "resolution of a level"])
+def test_a_label_is_no_level_even_where_the_file_says_so(tmp_path, section, place):
+    right, reduction = section(), {"subfiletype": 1, **TILED}
+    scales = [{"resolution": (20_000 / by,) * 2, "resolutionunit": "CENTIMETER"} for by in (1, 2, 4)]
+    for picture in (label((160, 120)), label((160, 120), (255, 200, 60)), np.full((120, 160, 3), 250, np.uint8)):
+        below = place == "sub-directory"
+        images = [
+            (right, {**TILED, "subifds": 2 if below else 0, **scales[0]}),
+            (reduced(right, 2), {**reduction, **({} if below else scales[1])}),
+            (picture, {**reduction, **({} if below else scales[2])}),
+        ]
+        with open_slide(write(tmp_path / "a.tif", *images)) as slide:
+            assert_is(slide, right, levels=2)
+
+
 def test_a_thumbnail_in_front_and_in_strips_is_no_slide(tmp_path, section):
     right = section()
     thumbnail = (reduced(right, 4), {"subfiletype": 1, **RGB})

@@ -14,7 +14,7 @@ import tifffile
 
 from wsikit.errors import UnsupportedSlideError
 from wsikit.slides.formats.tiff.associated import find_associated
-from wsikit.slides.formats.tiff.likeness import is_reduced_copy
+from wsikit.slides.formats.tiff.likeness import is_other_picture, is_reduced_copy
 from wsikit.slides.formats.tiff.names import name_in, stated_name
 from wsikit.slides.formats.tiff.ome import OmeImage, companion_of, described_elsewhere, read_ome
 from wsikit.slides.formats.tiff.page_facts import (
@@ -197,13 +197,13 @@ class _Finder:
     def _looks_alike(self, scene: Scene, page: tifffile.TiffPage) -> bool:
         """Whether a candidate looks like the next finer level; also if nothing decides, as in a blank slide.
 
-        A reduced image whose place or resolution says the same as its size needs no look.
+        A reduced image whose place or resolution says the same as its size is one unless its colours forbid it.
         """
-        if is_stated_level(page, scene.main):
-            return True
         finer = min(
             (level for level in scene.levels if level.imagewidth > page.imagewidth), key=lambda level: level.imagewidth
         )
+        if is_stated_level(page, scene.main):
+            return not is_other_picture(self._tiff, finer, page)
         self._checks += 1
         if self._checks > _CHECKS:
             return False
