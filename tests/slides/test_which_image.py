@@ -511,3 +511,13 @@ def test_a_reader_of_one_image_refuses_the_channels_of_an_ome_file_by_their_numb
     path = write(tmp_path / "a.ome.tif", *images)
     with pytest.raises(UnsupportedSlideError, match=r"3 channels or planes \(CYX\)"):
         open_slide(path, "tiff")
+
+
+@pytest.mark.parametrize("layout", [TILED, RGB])
+def test_an_orientation_is_not_applied_and_noted(tmp_path, section, layout):
+    path = tmp_path / "a.tif"
+    for turn in (1, 3, 6):
+        tifffile.imwrite(path, section(), extratags=[(274, "H", 1, turn, True)], **layout)
+        with open_slide(path) as slide:
+            assert_is(slide, section())
+            assert any(f"orientation {turn}, which is not applied" in note for note in slide.info.notes) == (turn > 1)

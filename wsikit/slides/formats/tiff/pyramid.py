@@ -37,6 +37,9 @@ _PLACEHOLDER_SHARE = 64
 """An image with a smaller part of the px that the OME-XML describes is a placeholder, if it names other files."""
 _STACK = 16
 """From so many images of one size on, only the levels of the scene that is read are compared."""
+_ORIENTATION = 274
+"""TIFF tag: which corner of the picture is stored first."""
+
 _CHECKS = 96
 """Most comparisons of two images in one file: a bound for files of hundreds of sections."""
 
@@ -134,6 +137,12 @@ class _Finder:
         if len(scenes) > 1:
             self._note_scenes(scenes, chosen, given=wanted is not None)
         self._check_holds_pixels(scenes[chosen])
+        turn = scenes[chosen].main.tags.valueof(_ORIENTATION, 1)
+        if turn in range(2, 9):
+            self._notes.append(
+                f"The file states orientation {turn}, which is not applied: pixels are shown as they are stored, as "
+                "OpenSlide does."
+            )
         used = frozenset(self._number(level) for scene in scenes for level in scene.levels)
         numbered = {self._number(page): (page, names[page]) for page in pictures}
         associated, notes = find_associated(self._tiff, self._path, numbered, scenes[chosen].levels, used)
