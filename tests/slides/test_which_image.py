@@ -521,3 +521,44 @@ def test_an_orientation_is_not_applied_and_noted(tmp_path, section, layout):
         with open_slide(path) as slide:
             assert_is(slide, section())
             assert any(f"orientation {turn}, which is not applied" in note for note in slide.info.notes) == (turn > 1)
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_levels_down_to_one_px_are_levels(tmp_path, section, below):
+    """libvips writes such pyramids with depth=onepixel."""
+    right, lossless = section(), {"tile": (64, 64), "compression": "deflate", **RGB}
+    sizes = [(SIZE[0] >> n, SIZE[1] >> n) for n in range(1, 9)] + [(1, 1)]
+    small = [np.asarray(Image.fromarray(right).resize(size, Image.Resampling.BOX)) for size in sizes]
+    images = [(right, {**lossless, "subifds": len(small) if below else 0})]
+    images += [(part, {**lossless, "subfiletype": 1}) for part in small]
+    with open_slide(write(tmp_path / "a.tif", *images)) as slide:
+        assert slide.level_dimensions[:5] == (SIZE, *sizes[:4])
+        assert_is(slide, right, tolerance=1.0)
+
+
+@pytest.mark.parametrize("planes", [3, 4])
+def test_planes_of_an_ome_tiff_without_tiff_data_are_not_the_first_of_them(tmp_path, section, planes):
+    """The shortest OME-XML that is in use names the size and nothing else; its planes are the directories, in order."""
+    width, height = SIZE
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Image ID="Image:0"><Pixels DimensionOrder="XYCZT" ID="Pixels:0" SizeC="{planes}" SizeT="1" SizeX="{width}" '
+        f'SizeY="{height}" SizeZ="1" Type="uint8"/></Image></OME>'
+    ).encode()
+    options = {"tile": (64, 64), "photometric": "minisblack", "metadata": None, "compression": "deflate"}
+    pages = [(section(n)[..., 0], options | ({"description": xml} if n == 0 else {})) for n in range(planes)]
+    with pytest.raises(UnsupportedSlideError, match=f"{planes} channels"):
+        open_slide(write(tmp_path / "a.ome.tif", *pages))
+
+
+def test_an_ome_tiff_without_tiff_data_in_rgb_is_read_with_its_pixel_size(tmp_path, section):
+    width, height = SIZE
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Image ID="Image:0"><Pixels DimensionOrder="XYCZT" ID="Pixels:0" SizeC="3" SizeT="1" SizeX="{width}" '
+        f'SizeY="{height}" SizeZ="1" Type="uint8" PhysicalSizeX="0.25" PhysicalSizeY="0.25"/></Image></OME>'
+    ).encode()
+    with open_slide(write(tmp_path / "a.ome.tif", (section(), {**TILED, "description": xml}))) as slide:
+        assert_is(slide, section(), levels=1)
+        assert slide.mpp == (0.25, 0.25)
+        assert not any("does not fit" in note for note in slide.info.notes)

@@ -294,7 +294,8 @@ def _cells(side: float) -> int:
 
 
 def _within(box: Box, shape: tuple[int, ...]) -> Box:
-    left, top = max(0.0, box[0]), max(0.0, box[1])
+    # a shift can put the whole box outside an image of few px
+    left, top = (min(max(0.0, box[axis]), shape[1 - axis] - 0.5) for axis in (0, 1))
     return left, top, max(left + 0.5, min(box[2], float(shape[1]))), max(top + 0.5, min(box[3], float(shape[0])))
 
 
