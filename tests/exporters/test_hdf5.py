@@ -11,6 +11,8 @@ from wsikit.errors import RequestError
 from wsikit.exporters.hdf5 import PatchSource, write_layout
 from wsikit.geometry import PatchGrid
 from wsikit.results.export import export
+from wsikit.store.receipts import Receipt
+from wsikit.store.table import ColumnSpec
 
 
 @pytest.fixture
@@ -160,6 +162,7 @@ def test_an_empty_slide_keeps_its_shapes(store, source, tmp_path, monkeypatch):
     table = store.patches()
     monkeypatch.setattr(type(table), "coords", np.empty((0, 2), np.int64))
     monkeypatch.setattr(type(table), "__len__", lambda self: 0)
+    table.prepare([ColumnSpec("features_uni", "float32", width=6)], Receipt("features", 2, {}, {}))
     written = write_layout("trident", tmp_path, source)
     with h5py.File(written[1]) as file:
         assert file["features"].shape == (0, 6)

@@ -99,6 +99,8 @@ def test_a_killed_process_loses_at_most_the_current_batch(store: SlideStore, tmp
     script = tmp_path / "killed.py"
     script.write_text(
         "import os, signal, sys\n"
+        "import wsikit.store.table\n"
+        "wsikit.store.table.ROWS_PER_CHUNK = 20\n"
         "from wsikit.captions import Caption\n"
         "from wsikit.inference.caption import caption\n"
         "class Killed:\n"

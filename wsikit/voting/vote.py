@@ -91,7 +91,7 @@ def vote(
     >>> vote([[0.9, 0.1], [0.2, 0.8]], weights=[7, 0.1], min_patches=1).probs.round(4).tolist()
     [0.8901, 0.1099]
     >>> vote([[0.54, 0.46]] * 30).reason
-    'margin 0.079 is below 0.1'
+    'margin 0.080 is below 0.1'
     """
     rule = _with_settings(rule, settings)
     matrix, given = _checked(probs, weights)
