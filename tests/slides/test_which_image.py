@@ -536,21 +536,6 @@ def test_levels_down_to_one_px_are_levels(tmp_path, section, below):
         assert_is(slide, right, tolerance=1.0)
 
 
-@pytest.mark.parametrize("planes", [3, 4])
-def test_planes_of_an_ome_tiff_without_tiff_data_are_not_the_first_of_them(tmp_path, section, planes):
-    """The shortest OME-XML that is in use names the size and nothing else; its planes are the directories, in order."""
-    width, height = SIZE
-    xml = (
-        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-        f'<Image ID="Image:0"><Pixels DimensionOrder="XYCZT" ID="Pixels:0" SizeC="{planes}" SizeT="1" SizeX="{width}" '
-        f'SizeY="{height}" SizeZ="1" Type="uint8"/></Image></OME>'
-    ).encode()
-    options = {"tile": (64, 64), "photometric": "minisblack", "metadata": None, "compression": "deflate"}
-    pages = [(section(n)[..., 0], options | ({"description": xml} if n == 0 else {})) for n in range(planes)]
-    with pytest.raises(UnsupportedSlideError, match=f"{planes} channels"):
-        open_slide(write(tmp_path / "a.ome.tif", *pages))
-
-
 def test_an_ome_tiff_without_tiff_data_in_rgb_is_read_with_its_pixel_size(tmp_path, section):
     width, height = SIZE
     xml = (
