@@ -436,3 +436,27 @@ def test_ome_text_of_another_file_does_not_make_channels(tmp_path: Path) -> None
 
 def test_the_reader_passes_the_checks_for_readers(tmp_path: Path) -> None:
     check_reader(MultichannelTiffSlide, _write_ome(tmp_path / "s.ome.tif", _pyramid()))
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_an_ome_xml_that_names_no_directories_means_the_first_ones(tmp_path: Path, count: int) -> None:
+    """The shortest OME-XML in use, as in recipes for libvips: sizes, and no TiffData. Levels are sub-directories."""
+    rng = np.random.default_rng(5)
+    planes = (rng.integers(100, 160, (count, 96, 128)) + 2000 * (rng.random((count, 96, 128)) > 0.95)).astype(np.uint16)
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Image ID="Image:0"><Pixels DimensionOrder="XYCZT" ID="Pixels:0" SizeC="{count}" SizeT="1" SizeX="128" '
+        'SizeY="96" SizeZ="1" Type="uint16" PhysicalSizeX="0.5" PhysicalSizeY="0.5"/></Image></OME>'
+    ).encode()
+    options = {"tile": (32, 32), "photometric": "minisblack", "metadata": None, "compression": "deflate"}
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for number, plane in enumerate(planes):
+            writer.write(plane, subifds=1, description=xml if number == 0 else None, **options)
+            writer.write(plane[::2, ::2], subfiletype=1, **options)
+    with open_slide(path) as slide:
+        assert slide.info.reader == "multichannel"
+        assert slide.level_dimensions == ((128, 96), (64, 48))
+        assert slide.mpp == (0.5, 0.5)
+        found = slide.read_channels(0, 0, 128, 96, level=0)
+        np.testing.assert_array_equal(found.reshape(planes.shape), planes)

@@ -58,7 +58,7 @@ def test_a_mirax_without_its_folder_is_not_its_preview(tmp_path, folder, reader)
     Image.fromarray(LABEL).save(path, "JPEG")
     if folder:
         (tmp_path / "a").mkdir()
-    assert "a MIRAX slide without its pixels" in refusal(path, reader)
+    assert "a MIRAX slide without its pixels: the folder a next to it " in refusal(path, reader)
 
 
 def test_a_mirax_folder_names_its_file(tmp_path):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from wsikit.errors import SlideError
+from wsikit.slides import open_slide
 from wsikit.slides.formats.tiff import directories
 from wsikit.slides.formats.tiff.directories import chain_fault, check_directories
 
@@ -59,3 +61,14 @@ def test_files_that_are_no_tiff_or_end_early_pass(tmp_path):
     (tmp_path / "b.tif").write_bytes(b"II*\0\x08\0\0\0\xff\xff" + bytes(20))
     for path in tmp_path.iterdir():
         check_directories(str(path))
+
+
+def test_an_offset_beyond_every_file_is_the_end(tmp_path, texture):
+    """A converter that copies the tags of an NDPI into a plain TIFF makes the next four bytes a part of the offset."""
+    path = tmp_path / "a.tif"
+    tags = [(271, "s", 0, "Hamamatsu", True), (65420, "I", 1, 1, True)]
+    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None, "compression": "jpeg"}
+    tifffile.imwrite(path, texture(128, 128, 1), extratags=tags, **options)
+    check_directories(str(path))
+    with pytest.raises(SlideError, match="damaged"):
+        open_slide(path)

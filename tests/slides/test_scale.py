@@ -324,3 +324,47 @@ def test_fields_that_openslide_does_not_read_as_numbers_are_read_here(vendor, fi
     scale = _scale(fields, vendor)
     assert scale.mpp == (None if mpp is None else (mpp, mpp))
     assert ("“ScanRes = none”" in (scale.fault or "")) == ("none" in fields.values())
+
+
+@pytest.mark.parametrize("times", [2, 4, 0.5])
+def test_a_description_of_the_same_slide_at_another_size_gives_no_pixel_size(tmp_path, levels, times):
+    """libvips keeps the text of an SVS in the slide that it makes smaller; its MPP is then too fine."""
+    size = f"{round(640 * times)}x{round(480 * times)}"
+    text = f"Aperio Image Library v12\r\n{size} [0,0 {size}] (64x64) JPEG/RGB Q=70|AppMag = 40|MPP = 0.2500"
+    path = tmp_path / "smaller.svs"
+    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None}
+    tifffile.imwrite(path, levels[0], description=text, **options)
+    with open_slide(path) as slide, pytest.raises(ScaleError) as caught:
+        _ = slide.mpp
+    assert f"“MPP = 0.2500” of an image of {size.replace('x', ' × ')} px, and this one has 640 × 480 px" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        "640x480 (64x64)",
+        "1920x960 [120,40 640x480] (320x240)",
+        "1280x960 [0,0 1280x960] (64x64) -> 640x480",
+        "1300x500",  # cut out of a larger slide: the pixels have the same size
+    ],
+)
+def test_a_description_that_names_the_size_of_the_image_or_of_a_larger_one_gives_its_pixel_size(
+    tmp_path, levels, sizes
+):
+    path = tmp_path / "a.svs"
+    text = f"Aperio Image Library v12\r\n{sizes} JPEG/RGB Q=70|AppMag = 40|MPP = 0.2500"
+    tifffile.imwrite(path, levels[0], description=text, tile=(64, 64), photometric="rgb", metadata=None)
+    with open_slide(path) as slide:
+        assert slide.mpp == (0.25, 0.25)
+
+
+def test_imagej_can_state_another_unit_for_y(tmp_path, levels):
+    path = tmp_path / "a.tif"
+    for unit_y, mpp_y in (("mm", 500.0 / 1000), ("nm", None), ("pixel", None)):
+        text = f"ImageJ=1.54f\nunit=\\u00B5m\nyunit={unit_y}\n"
+        resolution = {"resolution": (2, 2000), "resolutionunit": "NONE"}
+        tifffile.imwrite(path, levels[0], photometric="rgb", metadata=None, description=text, **resolution)
+        with open_slide(path) as slide:
+            assert slide.info.mpp == (None if mpp_y is None else pytest.approx((0.5, mpp_y)))

@@ -449,3 +449,17 @@ def test_damage_anywhere_in_a_file_raises_a_wsikit_error(tmp_path, levels, write
             refused.append(str(error))
     assert len(refused) > 10
     assert not any("\n" in words for words in refused)
+
+
+@pytest.mark.parametrize("layout", [{"tile": (64, 64)}, {"rowsperstrip": 16}])
+def test_a_file_that_stores_no_pixels_is_not_white(tmp_path, levels, layout):
+    """A writer that failed leaves a directory with places and sizes of 0."""
+    path = tmp_path / "empty.tif"
+    tifffile.imwrite(path, levels[0], photometric="rgb", metadata=None, **layout)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for code in (273, 279, 324, 325):
+            tag = tiff.pages[0].tags.get(code)
+            if tag is not None:
+                tag.overwrite([0] * tag.count)
+    with pytest.raises(BrokenSlideError, match=r"none of its (tiles is|strips are) stored in the file"):
+        open_slide(path)

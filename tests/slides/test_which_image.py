@@ -85,6 +85,21 @@ def test_a_label_in_tiles_is_no_level_wherever_it_stands(tmp_path, section, flag
         assert slide.associated(f"image {place + 1}").shape == (120, 160, 3)
 
 
+@pytest.mark.parametrize("place", ["sub-directory", "resolution of a level"])
+def test_a_label_is_no_level_even_where_the_file_says_so(tmp_path, section, place):
+    right, reduction = section(), {"subfiletype": 1, **TILED}
+    scales = [{"resolution": (20_000 / by,) * 2, "resolutionunit": "CENTIMETER"} for by in (1, 2, 4)]
+    for picture in (label((160, 120)), label((160, 120), (255, 200, 60)), np.full((120, 160, 3), 250, np.uint8)):
+        below = place == "sub-directory"
+        images = [
+            (right, {**TILED, "subifds": 2 if below else 0, **scales[0]}),
+            (reduced(right, 2), {**reduction, **({} if below else scales[1])}),
+            (picture, {**reduction, **({} if below else scales[2])}),
+        ]
+        with open_slide(write(tmp_path / "a.tif", *images)) as slide:
+            assert_is(slide, right, levels=2)
+
+
 def test_a_thumbnail_in_front_and_in_strips_is_no_slide(tmp_path, section):
     right = section()
     thumbnail = (reduced(right, 4), {"subfiletype": 1, **RGB})
@@ -496,3 +511,39 @@ def test_a_reader_of_one_image_refuses_the_channels_of_an_ome_file_by_their_numb
     path = write(tmp_path / "a.ome.tif", *images)
     with pytest.raises(UnsupportedSlideError, match=r"3 channels or planes \(CYX\)"):
         open_slide(path, "tiff")
+
+
+@pytest.mark.parametrize("layout", [TILED, RGB])
+def test_an_orientation_is_not_applied_and_noted(tmp_path, section, layout):
+    path = tmp_path / "a.tif"
+    for turn in (1, 3, 6):
+        tifffile.imwrite(path, section(), extratags=[(274, "H", 1, turn, True)], **layout)
+        with open_slide(path) as slide:
+            assert_is(slide, section())
+            assert any(f"orientation {turn}, which is not applied" in note for note in slide.info.notes) == (turn > 1)
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_levels_down_to_one_px_are_levels(tmp_path, section, below):
+    """libvips writes such pyramids with depth=onepixel."""
+    right, lossless = section(), {"tile": (64, 64), "compression": "deflate", **RGB}
+    sizes = [(SIZE[0] >> n, SIZE[1] >> n) for n in range(1, 9)] + [(1, 1)]
+    small = [np.asarray(Image.fromarray(right).resize(size, Image.Resampling.BOX)) for size in sizes]
+    images = [(right, {**lossless, "subifds": len(small) if below else 0})]
+    images += [(part, {**lossless, "subfiletype": 1}) for part in small]
+    with open_slide(write(tmp_path / "a.tif", *images)) as slide:
+        assert slide.level_dimensions[:5] == (SIZE, *sizes[:4])
+        assert_is(slide, right, tolerance=1.0)
+
+
+def test_an_ome_tiff_without_tiff_data_in_rgb_is_read_with_its_pixel_size(tmp_path, section):
+    width, height = SIZE
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Image ID="Image:0"><Pixels DimensionOrder="XYCZT" ID="Pixels:0" SizeC="3" SizeT="1" SizeX="{width}" '
+        f'SizeY="{height}" SizeZ="1" Type="uint8" PhysicalSizeX="0.25" PhysicalSizeY="0.25"/></Image></OME>'
+    ).encode()
+    with open_slide(write(tmp_path / "a.ome.tif", (section(), {**TILED, "description": xml}))) as slide:
+        assert_is(slide, section(), levels=1)
+        assert slide.mpp == (0.25, 0.25)
+        assert not any("does not fit" in note for note in slide.info.notes)

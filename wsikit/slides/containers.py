@@ -133,9 +133,7 @@ def _of_mirax(file: Path) -> str | None:
     folder = file.with_suffix("")
     if (folder / "Slidedat.ini").is_file():
         return None
-    lacks = (
-        f"the folder {folder.name} lacks Slidedat.ini" if folder.is_dir() else f"the folder {folder.name} is missing"
-    )
+    lacks = "lacks Slidedat.ini" if folder.is_dir() else "is missing"
     return (
         f"a MIRAX slide without its pixels: the folder {folder.name} next to it {lacks}. The file itself holds only a "
         "preview, which can show the label. Copy the whole folder from its source."

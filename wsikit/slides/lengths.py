@@ -40,6 +40,8 @@ _UM_PER_UNIT = {
     "inch": 25_400.0,
     "inche": 25_400.0,
     '"': 25_400.0,
+    "thou": 25.4,
+    "pt": 25_400.0 / 72,
 }
 """Lower case, in the singular."""
 

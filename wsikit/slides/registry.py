@@ -428,6 +428,14 @@ def _what_it_may_be(path: str, head: bytes) -> str:
         return "a PDF document, not a slide"
     if head.startswith(b"PK\x03\x04"):
         return "a ZIP archive, not a slide; unpack it first"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return "a compressed file or archive, not a slide; unpack it first"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the slide itself; fetch it with git lfs pull"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, probably saved by a download that failed; not a slide"
+    if head.startswith(b"SQLite format 3"):
+        return "an SQLite database that OpenSlide does not support"
     if not head.strip(b"\0"):
         return "the file holds zeros only; its copy was probably interrupted"
     if suffix in (".dcm", ".dicom"):

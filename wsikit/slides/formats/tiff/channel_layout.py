@@ -150,7 +150,8 @@ def _find(tiff: tifffile.TiffFile, path: str, scene: SceneLike | None) -> _Found
     series = tiff.series[number]
     kind = "ome" if tiff.is_ome else "imagej" if tiff.is_imagej else "shaped"
     page = series.keyframe
-    in_pages, in_samples = _size(series, "C"), page.samplesperpixel
+    axes = _axes(tiff, path, series)
+    in_pages, in_samples = _size(series, axes, "C"), page.samplesperpixel
     if in_samples > 1:
         if int(page.photometric) != 1 or not _states_samples(tiff, number, in_pages, page, kind):
             return None
@@ -159,7 +160,7 @@ def _find(tiff: tifffile.TiffFile, path: str, scene: SceneLike | None) -> _Found
         n_channels = in_pages
     else:
         return None
-    lead = [(axis, size) for axis, size in zip(series.axes, series.shape) if axis not in "YXS"]
+    lead = [(axis, size) for axis, size in zip(axes, series.shape) if axis not in "YXS"]
     if in_samples > 1:
         lead = [(axis, size) for axis, size in lead if axis != "C"]
     indices = [0] if in_samples > 1 else _page_numbers(lead, n_channels)
@@ -336,5 +337,17 @@ def _associated(tiff: tifffile.TiffFile, found: _Found) -> dict[str, int]:
     return dict(sorted(named.items()))
 
 
-def _size(series: tifffile.TiffPageSeries, axis: str) -> int:
-    return math.prod(size for name, size in zip(series.axes, series.shape) if name == axis)
+def _size(series: tifffile.TiffPageSeries, axes: str, axis: str) -> int:
+    return math.prod(size for name, size in zip(axes, series.shape) if name == axis)
+
+
+def _axes(tiff: tifffile.TiffFile, path: str, series: tifffile.TiffPageSeries) -> str:
+    """Axes of a series. Where an OME-XML names no directories, tifffile does not know that pages are channels."""
+    axes: str = series.axes
+    if not tiff.is_ome or axes != "IYX":
+        return axes
+    pages = [page.aspage() for page in tiff.pages]
+    found = read_ome(path, pages[0].description, pages)
+    image = found.images[0] if found is not None and len(found.images) == 1 else None
+    is_channels = image is not None and image.channels == image.planes == len(image.directories) == series.shape[0]
+    return "CYX" if is_channels else axes

@@ -81,7 +81,10 @@ def first_directory(head: bytes) -> int | None:
 
 def next_directory(file: BinaryIO, offset: int, form: _Form) -> int:
     """Offset of the directory after the one at `offset`; 0 if it is the last, or if the file ends before it does."""
-    file.seek(offset)
+    try:
+        file.seek(offset)
+    except OSError:  # a place beyond what the file system has
+        return 0
     size = struct.calcsize(form.number)
     counted = file.read(size)
     if len(counted) < size:

@@ -47,7 +47,7 @@ _SHIFTS = (0, -1, 1)
 """Displacements of the coarser image that are tried, px: writers round sizes and use other kernels."""
 
 _KEPT_ANSWERS = 4096
-_ANSWERS: dict[tuple[str, int, int, int, int, bool], bool | None] = {}
+_ANSWERS: dict[tuple[str, int, int, int, int, float, bool], bool | None] = {}
 
 _JPEG, _APERIO_J2K_YCBCR, _YCBCR, _PALETTE = 7, 33003, 6, 3
 _WITHOUT_TRANSFORM = (1, 5, 8, 32946, 50000)
@@ -64,22 +64,37 @@ def is_reduced_copy(
     A few tiles are decoded; for blank slides and for damaged or sparse tiles the answer is None. Answers are kept: a
     slide is opened several times, by the choice of the reader and in each worker.
     """
+    return _answer(tiff, fine, coarse, _SHIFT_OF_COLOUR if same_colours else _FAR)
+
+
+def is_other_picture(tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage) -> bool:
+    """Whether the colours of `coarse` cannot be those of `fine` with fewer pixels: a label or a macro, not a level.
+
+    For images that the file states to be levels: what is drawn in them is not compared.
+    """
+    return _answer(tiff, fine, coarse, _OTHER_COLOUR, drawing=False) is False
+
+
+def _answer(
+    tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage, colour: float, drawing: bool = True
+) -> bool | None:
+    """The answer of `_is_reduced_copy`, which is kept for the file as it is now."""
     state = os.stat(tiff.filehandle.path)
-    key = (tiff.filehandle.path, state.st_size, state.st_mtime_ns, fine.offset, coarse.offset, same_colours)
+    key = (tiff.filehandle.path, state.st_size, state.st_mtime_ns, fine.offset, coarse.offset, colour, drawing)
     if key not in _ANSWERS:
         if len(_ANSWERS) >= _KEPT_ANSWERS:
             _ANSWERS.clear()
-        _ANSWERS[key] = _is_reduced_copy(tiff, fine, coarse, _SHIFT_OF_COLOUR if same_colours else _FAR)
+        _ANSWERS[key] = _is_reduced_copy(tiff, fine, coarse, colour, drawing)
     return _ANSWERS[key]
 
 
 def _is_reduced_copy(
-    tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage, colour: float
+    tiff: tifffile.TiffFile, fine: tifffile.TiffPage, coarse: tifffile.TiffPage, colour: float, drawing: bool
 ) -> bool | None:
     fine_side, coarse_side = Segments(tiff, fine), Segments(tiff, coarse)
     alike = unlike = 0
     for box in _places(fine_side, coarse_side):
-        verdict = _compare(fine_side, coarse_side, box, colour)
+        verdict = _compare(fine_side, coarse_side, box, colour, drawing)
         alike += max(0, verdict)
         unlike += verdict < 0
         if (alike >= 2 and not unlike) or (unlike >= 3 and not alike):
@@ -237,7 +252,7 @@ def _around(fine: Segments, column: int, row: int, ratio: tuple[float, float]) -
     return left, top, right, bottom
 
 
-def _compare(fine: Segments, coarse: Segments, box: tuple[int, int, int, int], colour: float) -> int:
+def _compare(fine: Segments, coarse: Segments, box: tuple[int, int, int, int], colour: float, drawing: bool) -> int:
     """1: the place looks alike in both (2: without doubt), -1: it does not, 0: it does not decide."""
     across, down = coarse.width / fine.width, coarse.height / fine.height
     target = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
@@ -261,7 +276,7 @@ def _compare(fine: Segments, coarse: Segments, box: tuple[int, int, int, int], c
                 ),
                 other.shape,
             )
-            verdict = _verdict(expected, _reduce(other, scale, shifted, cells), colour)
+            verdict = _verdict(expected, _reduce(other, scale, shifted, cells), colour, drawing)
             if verdict > 0:
                 return verdict
             verdicts.append(verdict)
@@ -279,7 +294,8 @@ def _cells(side: float) -> int:
 
 
 def _within(box: Box, shape: tuple[int, ...]) -> Box:
-    left, top = max(0.0, box[0]), max(0.0, box[1])
+    # a shift can put the whole box outside an image of few px
+    left, top = (min(max(0.0, box[axis]), shape[1 - axis] - 0.5) for axis in (0, 1))
     return left, top, max(left + 0.5, min(box[2], float(shape[1]))), max(top + 0.5, min(box[3], float(shape[0])))
 
 
@@ -293,7 +309,7 @@ def _reduce(pixels: Samples, scale: float, box: Box, cells: tuple[int, ...]) -> 
     return np.stack(reduced, axis=-1) * np.float32(scale)
 
 
-def _verdict(one: Cells, other: Cells, colour: float) -> int:
+def _verdict(one: Cells, other: Cells, colour: float, drawing: bool) -> int:
     difference = float(np.abs(one.mean((0, 1)) - other.mean((0, 1))).max())
     spread, other_spread = (float(np.sqrt(cells.var((0, 1)).mean())) for cells in (one, other))
     if min(spread, other_spread) < _FLAT:
@@ -308,7 +324,7 @@ def _verdict(one: Cells, other: Cells, colour: float) -> int:
     correlation = float(np.median(found))
     if correlation >= _ALIKE:
         return 2 if correlation >= _SAME and len(found) >= _MANY else 1
-    return -1 if correlation < _UNLIKE else 0
+    return -1 if correlation < _UNLIKE and drawing else 0
 
 
 def _block_correlations(one: Cells, other: Cells) -> list[float]:

@@ -18,6 +18,11 @@ from wsikit.slides.scale import NO_SCALE, UNKNOWN, Scale, from_resolution, per_u
 _UNITS = {1: "none", 2: "inch", 3: "centimeter", 4: "millimeter", 5: "micrometer"}
 """TIFF ResolutionUnit."""
 
+_SIZE = re.compile(r"(?<![\d(])(\d+)x(\d+)(?![\d)])")
+"""Sizes of images in an Aperio description; those of tiles are in brackets."""
+_RESIZED = 1.2
+"""An image whose size differs from the stated one by this factor, and has its aspect, is a reduced or enlarged copy."""
+
 
 @dataclass(frozen=True, slots=True)
 class TiffMetadata:
@@ -53,6 +58,8 @@ def read_metadata(
     known = "aperio" if tiff.is_svs else "ome" if tiff.is_ome else "philips" if description else None
     vendor = find_vendor(tiff) if known is None else None
     scale = _scale(tiff, page, aperio, ome) if description is None else _philips_scale(description)
+    if scale.mpp is not None and aperio:
+        scale = _of_this_size(scale, first.description, page)
     if vendor is not None and vendor.mpp is not None:
         scale = stated(*vendor.mpp, vendor.mpp_source)
     lens = _number(aperio.get("AppMag")) or _number(ome.get("NominalMagnification"))
@@ -85,6 +92,26 @@ def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage, aperio: dict[str, s
     return in_ome if in_ome.mpp or (in_ome.fault and not in_tags.mpp) else in_tags
 
 
+def _of_this_size(scale: Scale, description: str, page: tifffile.TiffPage) -> Scale:
+    """No scale if the Aperio description is of the same picture at another size.
+
+    libvips and others copy the text into the slide that they make smaller, where its MPP is no longer right.
+    """
+    width, height = int(page.imagewidth), int(page.imagelength)
+    sizes = [(int(w), int(h)) for w, h in _SIZE.findall(description)]
+    if (width, height) in sizes:
+        return scale
+    for stated_width, stated_height in sizes:
+        times = stated_width / width
+        if max(times, 1 / times) > _RESIZED and abs(stated_height / times - height) <= 1:
+            fault = (
+                f"the file says “{scale.literal}” of an image of {stated_width} × {stated_height} px, and this one has "
+                f"{width} × {height} px: its text is probably that of the slide from which it was made"
+            )
+            return Scale(None, scale.source, fault)
+    return scale
+
+
 def _ome_scale(ome: dict[str, str]) -> Scale:
     """PhysicalSizeX and Y with their units, µm by default. `pixel` and `reference frame` are no lengths: no scale."""
     sizes = [ome.get(f"PhysicalSize{axis}") for axis in "XY"]
@@ -107,13 +134,20 @@ def _tag_scale(page: tifffile.TiffPage) -> Scale:
 
 def _imagej_scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale:
     """ImageJ states the unit of XResolution in words, in the description of the first page; pixel is no length."""
-    fields = (line.partition("=") for line in tiff.pages[0].aspage().description.splitlines())
-    unit = next((value for key, _, value in fields if key.strip() == "unit"), None)
+    lines = (line.partition("=") for line in tiff.pages[0].aspage().description.splitlines())
+    fields = {key.strip(): value for key, _, value in reversed(list(lines))}
+    unit = fields.get("unit")
     if unit is None:
         return _tag_scale(page)
+    # the unit of y is written only where it differs
+    unit_y = fields.get("yunit", unit)
     x, y = (page.tags.valueof(code) for code in (282, 283))
-    literal = f"{_resolution_words(x, y)}, unit={unit}"
-    return per_unit(_ratio(x), _ratio(y), um_per_unit(unit) if unit.strip() else None, "ImageJ unit", literal)
+    literal = f"{_resolution_words(x, y)}, unit={unit}" + (f", yunit={unit_y}" if unit_y != unit else "")
+    um_x, um_y = (um_per_unit(name) if name.strip() else None for name in (unit, unit_y))
+    per_y = _ratio(y)
+    if um_x and um_y and per_y:
+        per_y *= um_x / um_y
+    return per_unit(_ratio(x), per_y, um_x if um_y else None, "ImageJ unit", literal)
 
 
 def _resolution_words(x: Any, y: Any) -> str:

@@ -65,11 +65,12 @@ def read_ome(path: str, xml: str, pages: Sequence[tifffile.TiffPage]) -> OmeSet 
         return None
     own = _Own(Path(path).name, root.get("UUID", ""), root)
     images, fits = [], True
+    only = len(root.findall("{*}Image")) == 1
     for number, element in enumerate(root.iterfind("{*}Image")):
         pixels = element.find("{*}Pixels")
         if pixels is None:
             continue
-        image = _image(number, element, pixels, own, len(pages))
+        image = _image(number, element, pixels, own, pages, only=only)
         if image is None or not all(_fits(image, pages[place]) for place in image.directories if place < len(pages)):
             fits = False
         elif image.directories:
@@ -132,19 +133,30 @@ class _Own:
 
 
 def _image(
-    number: int, element: ElementTree.Element, pixels: ElementTree.Element, own: _Own, directories: int
+    number: int,
+    element: ElementTree.Element,
+    pixels: ElementTree.Element,
+    own: _Own,
+    pages: Sequence[tifffile.TiffPage],
+    *,
+    only: bool,
 ) -> OmeImage | None:
-    """One image; None if its text is not understood."""
+    """One image, or the `only` one; None if its text is not understood."""
     try:
         width, height = int(pixels.get("SizeX", "")), int(pixels.get("SizeY", ""))
         size_c, size_z, size_t = (int(pixels.get(f"Size{axis}", "1")) for axis in "CZT")
         samples = [int(channel.get("SamplesPerPixel", "1")) for channel in pixels.iterfind("{*}Channel")]
+        places = pixels.findall("{*}TiffData")
+        if only and not places:
+            # the shortest text, which libvips' users write: the planes are the first directories, in order
+            places = [ElementTree.Element("TiffData")]
+            samples = samples or [pages[0].samplesperpixel]
         channels = max(1, size_c // samples[0]) if samples and samples[0] > 0 else size_c
         planes = channels * size_z * size_t
         numbers: list[int] = []
-        for data in pixels.iterfind("{*}TiffData"):
+        for data in places:
             first = int(data.get("IFD", "0"))
-            count = int(data.get("PlaneCount", "1" if "IFD" in data.attrib else "0")) or min(planes, directories)
+            count = int(data.get("PlaneCount", "1" if "IFD" in data.attrib else "0")) or min(planes, len(pages))
             if own.means(data):
                 numbers.extend(range(first, first + count))
     except ValueError:

@@ -91,6 +91,8 @@ def _missing_strips(tiff: tifffile.TiffFile, page: Any) -> list[int]:
             raise ValueError(f"the file ends at byte {size}, before strip {number} does")
         if not count and not page.is_tiled:
             missing.append(number * page.rowsperstrip)
+    if missing and len(missing) == len(page.databytecounts):
+        raise ValueError("none of its strips are stored in the file: it was not written to the end")
     if missing and int(page.planarconfig) == 2 and page.samplesperpixel > 1:
         raise ValueError("strips of one channel are not stored in the file")
     return missing

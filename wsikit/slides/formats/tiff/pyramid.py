@@ -14,7 +14,7 @@ import tifffile
 
 from wsikit.errors import UnsupportedSlideError
 from wsikit.slides.formats.tiff.associated import find_associated
-from wsikit.slides.formats.tiff.likeness import is_reduced_copy
+from wsikit.slides.formats.tiff.likeness import is_other_picture, is_reduced_copy
 from wsikit.slides.formats.tiff.names import name_in, stated_name
 from wsikit.slides.formats.tiff.ome import OmeImage, companion_of, described_elsewhere, read_ome
 from wsikit.slides.formats.tiff.page_facts import (
@@ -37,6 +37,9 @@ _PLACEHOLDER_SHARE = 64
 """An image with a smaller part of the px that the OME-XML describes is a placeholder, if it names other files."""
 _STACK = 16
 """From so many images of one size on, only the levels of the scene that is read are compared."""
+_ORIENTATION = 274
+"""TIFF tag: which corner of the picture is stored first."""
+
 _CHECKS = 96
 """Most comparisons of two images in one file: a bound for files of hundreds of sections."""
 
@@ -134,6 +137,12 @@ class _Finder:
         if len(scenes) > 1:
             self._note_scenes(scenes, chosen, given=wanted is not None)
         self._check_holds_pixels(scenes[chosen])
+        turn = scenes[chosen].main.tags.valueof(_ORIENTATION, 1)
+        if turn in range(2, 9):
+            self._notes.append(
+                f"The file states orientation {turn}, which is not applied: pixels are shown as they are stored, as "
+                "OpenSlide does."
+            )
         used = frozenset(self._number(level) for scene in scenes for level in scene.levels)
         numbered = {self._number(page): (page, names[page]) for page in pictures}
         associated, notes = find_associated(self._tiff, self._path, numbered, scenes[chosen].levels, used)
@@ -197,13 +206,13 @@ class _Finder:
     def _looks_alike(self, scene: Scene, page: tifffile.TiffPage) -> bool:
         """Whether a candidate looks like the next finer level; also if nothing decides, as in a blank slide.
 
-        A reduced image whose place or resolution says the same as its size needs no look.
+        A reduced image whose place or resolution says the same as its size is one unless its colours forbid it.
         """
-        if is_stated_level(page, scene.main):
-            return True
         finer = min(
             (level for level in scene.levels if level.imagewidth > page.imagewidth), key=lambda level: level.imagewidth
         )
+        if is_stated_level(page, scene.main):
+            return not is_other_picture(self._tiff, finer, page)
         self._checks += 1
         if self._checks > _CHECKS:
             return False

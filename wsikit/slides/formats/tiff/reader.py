@@ -14,7 +14,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from wsikit.errors import ReadError, RequestError
+from wsikit.errors import BrokenSlideError, ReadError, RequestError
 from wsikit.slides import jpeg, jpeg2k
 from wsikit.slides.base import WHITE, MppLike, Pixels
 from wsikit.slides.encoded_tiles import REDUCED_FROM_FINER, TileSource
@@ -55,6 +55,11 @@ class TiffSlide(TiledFileSlide):
         scene: SceneLike | None = None,
     ) -> None:
         self._layout = read_layout(path, self.reader, scene)
+        if not any(level.counts.any() for level in self._layout.levels):
+            raise BrokenSlideError(
+                f"{path}: none of its tiles is stored in the file, which was probably not written to the end. Copy or "
+                "export it again."
+            )
         super().__init__(self._layout.info, mpp=mpp, mpp_source=mpp_source, scene=scene)
         self._drop_empty_alpha()
 

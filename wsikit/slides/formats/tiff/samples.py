@@ -209,9 +209,8 @@ def _extra_samples(page: tifffile.TiffPage, colours: int) -> tuple[int | None, b
     notes = []
     if len(kinds) > len(stated[:1]):
         unused = [str(colours + number + 1) for number in range(len(kinds)) if number not in stated[:1]]
-        notes.append(
-            f"A px has {count} samples; number {', '.join(unused)} is unspecified (ExtraSamples) and not used."
-        )
+        which = f"number {unused[0]} is" if len(unused) == 1 else f"numbers {', '.join(unused)} are"
+        notes.append(f"A px has {count} samples; {which} unspecified (ExtraSamples) and not used.")
     if not stated:
         return None, False, notes
     premultiplied = kinds[stated[0]] == _PREMULTIPLIED
