@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import re
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from wsikit.errors import RequestError
-from wsikit.tables import is_table, likely, microns, number, read_table
+from wsikit.tables import is_table, likely, number, read_table
 
 KNOWN = ("path", "slide_id", "patient", "mpp", "mpp_x", "mpp_y")
 ROWS = ((2, {"path": "é.svs", "mpp": "0,25"}), (3, {"path": "b.svs", "mpp": "0.5"}))
@@ -115,20 +114,6 @@ def test_a_binary_file_is_not_read_as_text() -> None:
 def test_an_assumed_encoding_is_said() -> None:
     table = read_table("m.csv", KNOWN, content="path\né.svs\n".encode("cp1252"))
     assert "Windows-1252" in table.notes[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("0.25", 0.25), ("0,25", 0.25), ("0,25 µm", 0.25), ("0.25um/px", 0.25), (" .5 ", 0.5), ("250 nm", 0.25)],
-)
-def test_a_pixel_size_with_a_decimal_comma_or_a_unit(text: str, value: float) -> None:
-    assert microns(text) == pytest.approx(value)
-
-
-@pytest.mark.parametrize("text", ["fine", "40x", "0.25 inch", "1.234,5", "nan", "0,25,1"])
-def test_what_is_no_pixel_size_is_not_guessed(text: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(text)):
-        microns(text)
 
 
 def test_a_number_has_one_decimal_separator() -> None:

@@ -10,7 +10,6 @@ import codecs
 import csv
 import difflib
 import io
-import math
 import os
 import re
 import unicodedata
@@ -320,11 +319,6 @@ def _lacking(path: str, header: Sequence[str], lacking: str, what: str, hints: M
     return f"{path}: the {what} has columns {shown or 'none'}; it needs a column {lacking}{advice}"
 
 
-_NUMBER = re.compile(r"(?P<number>[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?)\s*(?P<unit>\D.*)?", re.IGNORECASE)
-_UM = {"", "um", "µm", "μm", "micron", "microns", "mpp", "micrometer", "micrometre", "micrometers", "micrometres"}
-_PER_PX = re.compile(r"\s*(/|per)\s*(px|pixels?)$")
-
-
 def number(text: str) -> float:
     """A number with a decimal point or comma; ValueError for anything else, and for two separators.
 
@@ -332,20 +326,3 @@ def number(text: str) -> float:
     (0.25, 0.001)
     """
     return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
-
-
-def microns(text: str) -> float:
-    """A number of µm (per pixel) as people write it: decimal comma, unit behind it. ValueError for anything else.
-
-    >>> microns("0,25 µm"), microns("0.5"), microns("0.25 um/px"), microns("250 nm")
-    (0.25, 0.5, 0.25, 0.25)
-    """
-    found = _NUMBER.fullmatch(_clean(text))
-    if found is None:
-        raise ValueError(text)
-    unit = _PER_PX.sub("", (found["unit"] or "").strip().casefold()).strip()
-    factor = 1.0 if unit in _UM else {"nm": 1e-3, "mm": 1e3}.get(unit)
-    value = float(found["number"].replace(",", "."))
-    if factor is None or not math.isfinite(value):
-        raise ValueError(text)
-    return value * factor

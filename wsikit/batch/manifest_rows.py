@@ -11,8 +11,9 @@ from wsikit.batch.discovery import why_not_a_file
 from wsikit.batch.entry import SlideEntry
 from wsikit.batch.ids import limited, unusable
 from wsikit.errors import RequestError
+from wsikit.lengths import parse_mpp
 from wsikit.store.paths import is_url, place
-from wsikit.tables import Table, likely, microns, read_table
+from wsikit.tables import Table, likely, read_table
 
 COLUMNS = ("path", "slide_id", "patient", "mpp", "mpp_x", "mpp_y", "scene")
 """Columns of a manifest that are used."""
@@ -155,7 +156,7 @@ def _scale(row: Mapping[str, str]) -> float | tuple[float, float] | None:
         if text.lower() in _NOT_GIVEN:
             continue
         try:
-            values[name] = microns(text)
+            values[name] = parse_mpp(text)
         except ValueError:
             raise ValueError(f"{name} is {text!r}, expected µm per pixel such as 0.25") from None
     if "mpp" in values:

@@ -20,7 +20,7 @@ class _Mpp(click.ParamType):  # type: ignore[type-arg]  # generic in newer versi
     name = "µm/px"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from wsikit.slides.lengths import parse_mpp
+        from wsikit.lengths import parse_mpp
 
         try:
             return float(value)

@@ -14,7 +14,7 @@ from typing import Any
 
 from wsikit.errors import RequestError, ScaleError
 from wsikit.geometry import GIVEN_MPP_RANGE, HOW_TO_GIVE_MPP, MAGNIFICATION_MPP, STATED_MPP_RANGE, mpp_fault
-from wsikit.slides.lengths import parse_mpp
+from wsikit.lengths import parse_mpp
 from wsikit.tables import key
 
 __all__ = [

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.lengths import parse_number
 from wsikit.slides.formats.dicom.looks import HEAD_BYTES, has_preamble, looks_like_dicom
-from wsikit.slides.lengths import parse_number
 from wsikit.slides.tile_reader import PositionedFile
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 
 import tifffile
 
+from wsikit.lengths import um_per_unit
 from wsikit.slides.formats.tiff import philips
 from wsikit.slides.formats.tiff.vendors import find_vendor
-from wsikit.slides.lengths import um_per_unit
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import NO_SCALE, UNKNOWN, Scale, from_resolution, per_unit, stated, stated_text
 

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from wsikit.slides.lengths import parse_mpp
+from wsikit.lengths import parse_mpp
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import numpy as np
 import tifffile
 
 from wsikit.errors import ReadError, UnsupportedSlideError
+from wsikit.lengths import parse_number
 from wsikit.slides import jpeg
-from wsikit.slides.lengths import parse_number
 
 Size = tuple[int, int]
 _ASSOCIATED = {"LABELIMAGE": "label", "MACROIMAGE": "macro"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsikit.slides.lengths import parse_mpp, parse_number, um_per_unit
+from wsikit.lengths import parse_mpp, parse_number, um_per_unit
 
 
 @pytest.mark.parametrize(
