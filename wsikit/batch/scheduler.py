@@ -185,7 +185,7 @@ def _call(name: str, function: Callable[[Any], None], argument: object) -> None:
     try:
         function(argument)
     except Exception:
-        logger.exception("%s failed", name)
+        logger.exception("%s, a function of the caller, failed; the slides are not affected", name)
 
 
 class _Cancellable:
