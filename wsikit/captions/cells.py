@@ -5,11 +5,14 @@ A large pale nucleus with a nucleolus in pink cytoplasm is called ganglion-like;
 
 from __future__ import annotations
 
+import math
+
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.nuclei import Nuclei
-from wsikit.captions.pixels import Densities, Mask, box_mean, dilate, halve, halve_mask, quantile
+from wsikit.captions.pixels import Densities, Mask, box_mean, box_side, cover, dilate, dilate_square, halve, quantile
 
 MIN_NUCLEI = 8
 """With fewer complete nuclei, medians and shares of nuclei are not reported."""
@@ -19,6 +22,7 @@ _DARK_QUANTILE = 0.8  # of the densities: the patch's typical dark nuclei
 _LARGE_UM, _PALE = 8.0, 0.70  # diameter; density relative to the dark nuclei
 _CELL_LARGE_UM, _CELL_PALE, _CELL_CYTOPLASM = 6.5, 0.80, 0.9
 _NUCLEOLUS = 1.9  # maximum over median density within a nucleus
+_LEAST_MEDIAN = 0.02
 _NUCLEOLUS_WITHIN = 0.65  # of the radius: the membrane lies further out
 _PALE_ASPECT = 0.6  # long pale nuclei are fibroblasts or tangentially cut endothelium
 _CYTOPLASM_UM = 4.0
@@ -32,18 +36,28 @@ def shape_facts(nuclei: Nuclei) -> dict[str, float]:
     fragments of nuclei with open chromatin, which are many, then have little weight.
     """
     whole = ~nuclei.cut
-    if np.count_nonzero(whole) < MIN_NUCLEI:
+    n = int(np.count_nonzero(whole))
+    if n < MIN_NUCLEI:
         return {}
     diameter, aspect, area = nuclei.diameter_um[whole], nuclei.aspect[whole], nuclei.area_um2[whole]
     order = np.argsort(diameter, kind="stable")
     filled = np.cumsum(area[order])
+    mean = float(np.add.reduce(diameter)) / n
+    apart = diameter - mean
     return {
-        "nuclear_diameter_um": float(diameter[order][np.searchsorted(filled, filled[-1] / 2)]),
-        "nuclear_size_cv": float(diameter.std() / diameter.mean()),
-        "nuclear_eccentricity": float(np.median(np.sqrt(1 - np.minimum(aspect, 1) ** 2))),
-        "elongated_nuclei_share": float(np.mean(aspect < _ELONGATED_ASPECT)),
-        "nuclear_density": float(np.median(nuclei.density[whole])),
+        "nuclear_diameter_um": float(diameter[order[np.searchsorted(filled, filled[-1] / 2)]]),
+        "nuclear_size_cv": math.sqrt(float(np.dot(apart, apart)) / n) / mean,
+        "nuclear_eccentricity": _median(np.sqrt(1 - np.minimum(aspect, 1) ** 2)),
+        "elongated_nuclei_share": int(np.count_nonzero(aspect < _ELONGATED_ASPECT)) / n,
+        "nuclear_density": _median(nuclei.density[whole]),
     }
+
+
+def _median(values: npt.NDArray[np.float64]) -> float:
+    """As NumPy's, for at least one value."""
+    values = np.sort(values)
+    middle = len(values) // 2
+    return float(values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2)
 
 
 def pale_facts(nuclei: Nuclei, od: Densities) -> dict[str, float]:
@@ -60,7 +74,7 @@ def pale_facts(nuclei: Nuclei, od: Densities) -> dict[str, float]:
     cell = rounded & (nuclei.diameter_um > _CELL_LARGE_UM) & (paleness < _CELL_PALE)
     if cell.any():
         cell &= _cytoplasm(nuclei, od) > _CELL_CYTOPLASM
-    n_cells = sum(_nucleolus(nuclei, int(index), od) > _NUCLEOLUS for index in np.flatnonzero(cell))
+    n_cells = int(np.count_nonzero(_has_nucleolus(nuclei, np.flatnonzero(cell), od)))
     n = np.count_nonzero(whole)
     return {
         "large_pale_nuclei_share": float(np.count_nonzero(large) / n),
@@ -75,29 +89,44 @@ def _cytoplasm(nuclei: Nuclei, od: Densities) -> npt.NDArray[np.float64]:
     if stained.size == 0:
         return np.zeros(len(nuclei))
     usual = quantile(stained, 0.5)
-    weight = between.astype(np.float32)
     sigma = _CYTOPLASM_UM / (2 * od.mpp)
-    total, cover = box_mean(np.stack([halve(od.green * weight), halve(weight)]), sigma)
-    around = total / np.maximum(cover, 1e-3)
-    rows = np.clip((nuclei.y / 2).astype(np.int64), 0, around.shape[0] - 1)
-    columns = np.clip((nuclei.x / 2).astype(np.int64), 0, around.shape[1] - 1)
-    return np.asarray(around[rows, columns] / usual)
+    total = box_mean(halve(od.green * between), sigma)
+    weight = box_mean(cover(between).astype(np.float32), sigma)
+    rows = np.clip((nuclei.y / 2).astype(np.int64), 0, total.shape[0] - 1)
+    columns = np.clip((nuclei.x / 2).astype(np.int64), 0, total.shape[1] - 1)
+    covered = np.maximum(weight[rows, columns] / 4, np.float32(1e-3))
+    return np.asarray(total[rows, columns] / covered / usual)
 
 
-def _nucleolus(nuclei: Nuclei, index: int, od: Densities) -> float:
-    """Maximum over median OD in red in the inner part of a nucleus."""
-    y, x = nuclei.y[index], nuclei.x[index]
-    reach = _NUCLEOLUS_WITHIN * nuclei.diameter_um[index] / 2 / nuclei.mpp
-    top, left = max(0, int(y - reach)), max(0, int(x - reach))
-    inner = od.red[top : int(y + reach) + 2, left : int(x + reach) + 2]
-    dy = np.arange(top, top + inner.shape[0])[:, None] - y
-    dx = np.arange(left, left + inner.shape[1])[None, :] - x
-    values = inner[dy * dy + dx * dx <= reach * reach]
-    return float(values.max() / max(quantile(values, 0.5), 0.02)) if values.size else 0.0
+def _has_nucleolus(nuclei: Nuclei, chosen: npt.NDArray[np.int64], od: Densities) -> Mask:
+    """Whether the maximum over the median OD in red, in the inner part of each of n `chosen` nuclei, is high, (n,)."""
+    if len(chosen) == 0:
+        return np.zeros(0, bool)
+    height, width = od.shape
+    y, x = nuclei.y[chosen], nuclei.x[chosen]
+    reach = _NUCLEOLUS_WITHIN * nuclei.diameter_um[chosen] / 2 / nuclei.mpp
+    side = np.arange(2 * int(reach.max()) + 4)
+    rows = np.maximum(y - reach, 0).astype(np.int64)[:, None] + side
+    columns = np.maximum(x - reach, 0).astype(np.int64)[:, None] + side
+    dy, dx = rows - y[:, None], columns - x[:, None]
+    within = (dy * dy)[:, :, None] + (dx * dx)[:, None, :] <= (reach * reach)[:, None, None]
+    within &= (rows < height)[:, :, None] & (columns < width)[:, None, :]
+    values = od.red[np.minimum(rows, height - 1)[:, :, None], np.minimum(columns, width - 1)[:, None, :]]
+    limit = np.where(within, values, 0).max(axis=(1, 2)) / np.float32(_NUCLEOLUS)
+    # the median is below the limit if enough values are
+    below = np.count_nonzero(within & (values < limit[:, None, None]), axis=(1, 2))
+    middle = (np.count_nonzero(within, axis=(1, 2)) - 1) // 2
+    return np.asarray((below > middle) & (limit > _LEAST_MEDIAN))
 
 
 def far_from_nuclei(nuclei: Nuclei, distance_um: float) -> Mask:
     """bool (h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2`."""
-    intact = np.concatenate([[False], nuclei.area_um2 >= _INTACT_UM2])
-    near = halve_mask(intact[nuclei.labels], 0).astype(np.float32)
-    return box_mean(near, distance_um / np.sqrt(3.0) / (2 * nuclei.mpp)) < 1e-4  # an empty square of that half-width
+    n = len(nuclei)
+    intact = np.zeros(max(256, n + 1), np.uint8)
+    intact[1 : n + 1] = nuclei.area_um2 >= _INTACT_UM2
+    if n < 256:
+        near = cv2.LUT(nuclei.labels.astype(np.uint8), intact).reshape(nuclei.labels.shape)
+    else:
+        near = intact[nuclei.labels]
+    side = box_side(distance_um / math.sqrt(3.0) / (2 * nuclei.mpp))
+    return ~dilate_square(cover(near.view(np.bool_)) > 0, side)

@@ -5,10 +5,24 @@ Measured on optical densities (OD) at 2 µm per pixel, or at the patch's own pix
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from wsikit.captions.colours import Colours, sort_colours
-from wsikit.captions.pixels import Densities, Mask, Pixels, Plane, box_mean, densities, quantile, shrink
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.captions.colours import Light, sort_light
+from wsikit.captions.pixels import (
+    OD_OF_VALUE,
+    Densities,
+    Mask,
+    Pixels,
+    Plane,
+    box_mean,
+    densities_of,
+    shrink_factor,
+)
+from wsikit.tissue.blocks import Blocks
 
 _WORKING_MPP = 2.0
 _WINDOW_UM = 5.6  # standard deviation of a window of 20 µm: fine texture within it, coarse texture between windows
@@ -25,31 +39,55 @@ def color_texture_facts(image: Pixels, mpp: float) -> dict[str, float]:
     >>> round(facts["red_green_od_ratio"], 3), round(facts["od_p50"], 3), facts["fine_texture_sd"]
     (1.0, 0.298, 0.0)
     """
-    od = densities(*shrink(image, mpp, finest_mpp=_WORKING_MPP))
-    stained = _stained(sort_colours(od))
-    red, green, blue = (float(plane[stained].mean()) for plane in (od.red, od.green, od.blue))
-    ratio = od.red / np.maximum(od.green, _MIN_OD)
+    return facts_of_blocks(Blocks(image), mpp)
+
+
+def facts_of_blocks(blocks: Blocks, mpp: float, known: tuple[Densities, Light] | None = None) -> dict[str, float]:
+    """As `color_texture_facts`, of the blocks of an image; `known` are those of its own pixels, if they were made."""
+    k = shrink_factor(blocks.planes.shape[1:], mpp, _WORKING_MPP)
+    planes = blocks.means(k)
+    if known is None or k > 1:
+        od = densities_of(planes, mpp * k)
+        known = od, sort_light(od)
+    od, light = known
+    mask = _stained(light).view(np.uint8)
+    red, green, blue = (cv2.mean(plane, mask)[0] for plane in (od.red, od.green, od.blue))
+    ratio = np.maximum(od.green, np.float32(_MIN_OD))
+    np.divide(od.red, ratio, out=ratio)
     within, between = _texture_sd(od.green, od)
+    p10, p50, p90 = _percentiles(planes[1], (0.1, 0.5, 0.9))
     return {
         "red_green_od_ratio": (red + 0.01) / (green + 0.01),
         "blue_green_od_ratio": (blue + 0.01) / (green + 0.01),
-        "red_green_od_ratio_sd": float(ratio[stained].std()),
-        "nuclear_stain": quantile(od.red.ravel(), 0.9),
-        "od_p10": quantile(od.green.ravel(), 0.1),
-        "od_p50": quantile(od.green.ravel(), 0.5),
-        "od_p90": quantile(od.green.ravel(), 0.9),
-        "nuclear_texture_sd": _texture_sd(od.red, od)[0],
+        "red_green_od_ratio_sd": float(cv2.meanStdDev(ratio, mask=mask)[1][0, 0]),
+        "nuclear_stain": _percentiles(planes[0], (0.9,))[0],
+        "od_p10": p10,
+        "od_p50": p50,
+        "od_p90": p90,
+        "nuclear_texture_sd": _sd(od.red - box_mean(od.red, _WINDOW_UM / od.mpp)),
         "fine_texture_sd": within,
         "coarse_texture_sd": between,
     }
 
 
-def _stained(colours: Colours) -> Mask:
-    stained = ~(colours.blank | colours.black)
-    return stained if stained.mean() > _MIN_STAINED else np.ones_like(stained)
+def _stained(light: Light) -> Mask:
+    stained = ~(light.blank | light.black)
+    return stained if np.count_nonzero(stained) > _MIN_STAINED * stained.size else np.ones_like(stained)
+
+
+def _percentiles(values: npt.NDArray[np.uint8], shares: Sequence[float]) -> list[float]:
+    """The lower quantiles of a density, from the grey values that it was made from: the darker, the denser."""
+    n = values.size
+    ranks = [n - 1 - int(share * (n - 1)) for share in shares]
+    found = np.searchsorted(np.cumsum(np.bincount(values.ravel(), minlength=256)), ranks, side="right")
+    return [float(OD_OF_VALUE[value]) for value in found]
 
 
 def _texture_sd(plane: Plane, od: Densities) -> tuple[float, float]:
     """Standard deviations of `plane` within and between windows of 20 µm."""
     mean = box_mean(plane, _WINDOW_UM / od.mpp)
-    return float((plane - mean).std()), float(mean.std())
+    return _sd(plane - mean), _sd(mean)
+
+
+def _sd(plane: Plane) -> float:
+    return float(cv2.meanStdDev(plane)[1][0, 0])

@@ -1,4 +1,4 @@
-"""The default captioner: measures patches with NumPy and SciPy, one at a time, and puts the measurements into words.
+"""The default captioner: measures patches with NumPy and OpenCV, one at a time, and puts the measurements into words.
 
 It reports what the pixel size supports: nuclear counts up to 1.5 µm per pixel, shapes up to 1, fibrils up to 0.6;
 shares of colours at any scale; colour and texture of the whole patch where pixels are too coarse for fibrils. For a
@@ -7,6 +7,7 @@ patch without bright field or without colour, it reports only that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,15 +16,27 @@ import numpy.typing as npt
 
 from wsikit.captions.base import Caption, check_patches
 from wsikit.captions.cells import far_from_nuclei, pale_facts, shape_facts
-from wsikit.captions.color_texture import color_texture_facts
-from wsikit.captions.colours import Colours, adapt_stains, halved, is_uniform, share, sort_colours
+from wsikit.captions.color_texture import facts_of_blocks
+from wsikit.captions.colours import Colours, Light, adapt_stains, halved, is_uniform, share, sort_colours, sort_light
 from wsikit.captions.lexicon import BARE, DARK, phrase
 from wsikit.captions.lumina import find_spaces
 from wsikit.captions.nuclei import Nuclei, NucleusRule, find_nuclei
-from wsikit.captions.pixels import Densities, Pixels, box_mean, densities, dilate, halve_mask, shrink
+from wsikit.captions.pixels import (
+    Densities,
+    Mask,
+    Pixels,
+    box_count,
+    box_mean,
+    cover,
+    densities_of,
+    dilate,
+    shrink_factor,
+)
 from wsikit.captions.rosettes import count_rings
-from wsikit.captions.texture import texture_of
+from wsikit.captions.texture import matrix_of, runs_parallel, texture_of
 from wsikit.facts import FACTS
+from wsikit.tissue.blocks import Blocks
+from wsikit.tissue.quality import Reduced, blur_of, pen_shares
 
 _VERSION = 2  # raise it when the same patch gets other facts or another text
 _FINE_MPP = 0.5  # working scale for nuclei and fibrils; the patch's own, if that is coarser
@@ -82,10 +95,10 @@ class Morphometry:
             The images are not uint8 (B, H, W, 3), or `mpp` is not a positive number.
         """
         check_patches(images, mpp)
-        return [self._one(np.ascontiguousarray(image), float(mpp)) for image in images]
+        measured = _measure_all([np.ascontiguousarray(image) for image in images], float(mpp))
+        return [self._stated(facts, float(mpp)) for facts in measured]
 
-    def _one(self, image: Pixels, mpp: float) -> Caption:
-        facts = measure(image, mpp)
+    def _stated(self, facts: dict[str, float], mpp: float) -> Caption:
         stated = {name: facts[name] for name in FACTS if name in facts}
         return Caption(phrase(stated, mpp), stated, self.name)
 
@@ -98,40 +111,60 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
     >>> measure(np.full((64, 64, 3), 245, np.uint8), 0.5)["blank_share"]
     1.0
     """
-    fine_image, fine_mpp = shrink(image, mpp, finest_mpp=_FINE_MPP)
-    fine = densities(fine_image, fine_mpp)
+    return _measure_all([image], mpp)[0]
+
+
+def _measure_all(images: Sequence[Pixels], mpp: float) -> list[dict[str, float]]:
+    """Facts of patches of one size, each by itself. Pen is measured last, in one call: its planes are tiny."""
+    inks: list[Pixels] = []
+    facts = [_measure(image, mpp, inks) for image in images]
+    inked = [one for one in facts if "pen_share" in one]
+    for one, pen in zip(inked, pen_shares(inks), strict=True):
+        one["pen_share"] = pen
+    return facts
+
+
+def _measure(image: Pixels, mpp: float, inks: list[Pixels]) -> dict[str, float]:
+    """Facts of one patch. If pen is to be measured, its colours are added to `inks`, and the fact gets its place."""
+    blocks = Blocks(image)
+    k = shrink_factor(image.shape[:2], mpp, _FINE_MPP)
+    small = blocks.means(k)
+    fine = densities_of(small, mpp * k)
     coarse = halved(fine) if mpp <= _SHAPE_MPP else fine
-    colours = sort_colours(coarse)
-    facts = _shares(colours)
+    light = sort_light(coarse)
+    facts = _shares(light)
     if facts["black_share"] >= DARK or facts["blank_share"] >= BARE or _is_grey(facts):
         return facts
-    uniform = is_uniform(fine.green)
-    facts |= _pen_and_blur(image, mpp, measure_focus=not uniform and facts["tissue_share"] > _FOCUS_TISSUE)
+    uniform = is_uniform(fine.green, small[1])
+    measure_focus = not uniform and facts["tissue_share"] > _FOCUS_TISSUE
+    facts |= _pen_and_blur(blocks, mpp, inks, measure_focus=measure_focus)
     if mpp > _FIBRIL_MPP and not uniform:
-        facts |= color_texture_facts(image, mpp)
+        facts |= facts_of_blocks(blocks, mpp, (fine, light) if coarse is fine else None)
+    colours = sort_colours(coarse, light)
     if uniform or mpp > FACTS["nuclei"].coarsest_mpp:
-        return facts | _stains(colours) | _empty(coarse, colours)
+        return facts | _stains(colours) | _empty(coarse, light)
     nuclei = find_nuclei(fine)
     on_nuclei = nuclei.labels > 0
-    colours = adapt_stains(colours, coarse, halve_mask(on_nuclei, 0.5) if coarse is not fine else on_nuclei)
-    facts |= _stains(colours) | _empty(coarse, colours)
-    facts |= _nuclei(nuclei, fine, facts["tissue_share"])
+    quarters = cover(on_nuclei)
+    colours = adapt_stains(colours, coarse, quarters > 2 if coarse is not fine else on_nuclei)
+    facts |= _stains(colours) | _empty(coarse, light)
+    facts |= _nuclei(nuclei, on_nuclei, fine, facts["tissue_share"])
     blur_um = facts.get("blur_um", 0.0)
     if mpp <= _SHAPE_MPP and blur_um < _SHAPE_BLUR_UM:
         fibrils = mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
-        facts |= shape_facts(nuclei) | _matrix(fine, nuclei, colours, fibrils=fibrils)
+        facts |= shape_facts(nuclei) | _matrix(fine, coarse, nuclei, quarters, colours, fibrils=fibrils)
         if fibrils:
             facts |= pale_facts(nuclei, fine)
     return facts
 
 
-def _shares(colours: Colours) -> dict[str, float]:
-    blank, black = share(colours.blank), share(colours.black)
+def _shares(light: Light) -> dict[str, float]:
+    blank, black = share(light.blank), share(light.black)
     return {
         "tissue_share": 1 - blank - black,
         "blank_share": blank,
         "black_share": black,
-        "grey_share": share(colours.grey),
+        "grey_share": share(light.grey),
     }
 
 
@@ -140,16 +173,15 @@ def _is_grey(facts: dict[str, float]) -> bool:
     return facts["grey_share"] > 0.8 * facts["tissue_share"]
 
 
-def _pen_and_blur(image: Pixels, mpp: float, *, measure_focus: bool) -> dict[str, float]:
-    """Pen marks and, optionally, defocus, as in `wsikit.tissue`; empty for a patch that is too small."""
-    from wsikit.tissue.quality import patch_quality
-
-    if min(image.shape[:2]) * min(mpp, 1.0) < _MIN_SIDE:
+def _pen_and_blur(blocks: Blocks, mpp: float, inks: list[Pixels], *, measure_focus: bool) -> dict[str, float]:
+    """Pen marks, left for later, and, optionally, defocus, as in `wsikit.tissue`; empty if the patch is too small."""
+    if min(blocks.planes.shape[1:]) * min(mpp, 1.0) < _MIN_SIDE:
         return {}
-    quality = patch_quality(image[None], mpp=mpp)
-    facts = {"pen_share": float(quality["pen"][0])}
+    reduced = Reduced(blocks, mpp)
+    inks.append(reduced.ink_colours())
+    facts = {"pen_share": 0.0}
     if measure_focus and mpp <= FACTS["blur_um"].coarsest_mpp:
-        facts["blur_um"] = 4.0 * float(quality["blur"][0])
+        facts["blur_um"] = 4.0 * float(np.float32(blur_of(reduced)))  # in the precision of the patch table
     return facts
 
 
@@ -164,40 +196,54 @@ def _stains(colours: Colours) -> dict[str, float]:
     return facts
 
 
-def _empty(coarse: Densities, colours: Colours) -> dict[str, float]:
+def _empty(coarse: Densities, light: Light) -> dict[str, float]:
     if coarse.mpp > FACTS["fat_share"].coarsest_mpp:
         return {}
-    spaces = find_spaces(coarse, colours)
-    found = {"fat_share": share(spaces.fat)}
-    if coarse.mpp <= FACTS["lumen_share"].coarsest_mpp:
-        found["lumen_share"] = share(spaces.lumen)
-    return found
+    fat, lumen = find_spaces(coarse, light.blank)
+    return {"fat_share": fat} | ({"lumen_share": lumen} if coarse.mpp <= FACTS["lumen_share"].coarsest_mpp else {})
 
 
-def _nuclei(nuclei: Nuclei, od: Densities, tissue_share: float) -> dict[str, float]:
+def _nuclei(nuclei: Nuclei, on_nuclei: Mask, od: Densities, tissue_share: float) -> dict[str, float]:
     patch_mm2 = od.red.size * (od.mpp / 1000) ** 2
-    facts = {"nuclei": nuclei.number, "nuclear_area_share": share(nuclei.labels > 0)}
+    facts = {"nuclei": nuclei.number, "nuclear_area_share": share(on_nuclei)}
     if tissue_share * patch_mm2 >= _MIN_TISSUE_MM2:
         facts["nuclei_per_mm2"] = nuclei.number / (tissue_share * patch_mm2)
     return facts
 
 
-def _matrix(fine: Densities, nuclei: Nuclei, colours: Colours, *, fibrils: bool) -> dict[str, float]:
-    """Spindle stroma, necrosis-like areas and, where pixels are fine enough, fibrils and rings."""
-    blank = fine.red + fine.green + fine.blue < 0.2
-    texture = texture_of(fine, nuclei.labels > 0, blank)
-    near = box_mean(texture.near, _SMOOTH_NEAR_UM / texture.mpp)
-    on_nuclei = halve_mask(nuclei.labels > 0, 0.25)
-    sheet = box_mean(on_nuclei.astype(np.float32), _SHEET_UM / texture.mpp) > _SHEET
-    parallel = (texture.far > _SPINDLE_FAR) & ~sheet
-    not_parallel = texture.matrix & ~parallel
-    fibrillary = not_parallel & (near > _FIBRIL_NEAR) & (texture.roughness > _FIBRIL_ROUGHNESS)
-    necrotic = not_parallel & ~fibrillary & far_from_nuclei(nuclei, _FAR_UM) & ~colours.red_cell
-    facts = {"spindle_share": share(texture.stained & parallel), "necrosis_share": share(necrotic)}
+def _matrix(
+    fine: Densities,
+    coarse: Densities,
+    nuclei: Nuclei,
+    quarters: npt.NDArray[np.uint8],
+    colours: Colours,
+    *,
+    fibrils: bool,
+) -> dict[str, float]:
+    """Spindle stroma, necrosis-like areas and, where pixels are fine enough, fibrils and rings. `quarters` is how many
+    pixels of each block of 2 × 2 lie on a nucleus.
+    """
+    matrix = matrix_of(fine, quarters > 0)
+    on_nuclei = quarters > 1
+    count, window = box_count(on_nuclei, _SHEET_UM / matrix.mpp)
+    parallel = runs_parallel(coarse.green, matrix, _SPINDLE_FAR)
+    parallel &= count <= np.float32(_SHEET * window)
+    not_parallel = matrix.matrix & ~parallel
+    parallel &= matrix.stained
+    facts = {"spindle_share": share(parallel), "necrosis_share": 0.0}
+    necrotic = not_parallel & ~colours.red_cell
+    if necrotic.any():
+        necrotic &= far_from_nuclei(nuclei, _FAR_UM)
+    if fibrils or necrotic.any():
+        texture = texture_of(fine, coarse.green, matrix)
+        near = box_mean(texture.near, _SMOOTH_NEAR_UM / texture.mpp)
+        fibrillary = not_parallel & (near > _FIBRIL_NEAR) & (texture.roughness > _FIBRIL_ROUGHNESS)
+        necrotic &= ~fibrillary
+        facts["necrosis_share"] = share(necrotic)
     if fibrils:
         # the texture was measured at some distance from the nuclei; extend it to the matrix between them
         near_fibrils = dilate(fibrillary, round(_EXTEND_UM / texture.mpp))
-        fibrillary = near_fibrils & texture.stained & ~on_nuclei & ~colours.red_cell
-        facts["fibrillary_share"] = share(fibrillary)
-        facts["rosette_like"] = float(count_rings(nuclei, texture, colours))
+        near_fibrils &= matrix.stained
+        facts["fibrillary_share"] = share(near_fibrils & ~on_nuclei & ~colours.red_cell)
+        facts["rosette_like"] = float(count_rings(nuclei, quarters, texture, colours))
     return facts

@@ -3,22 +3,86 @@ size.
 
 Neurites are fine and change direction within tens of µm; the fibres of spindle stroma and muscle run in parallel. So
 both have a direction within 2 µm, only the latter within 12 µm, and structureless matrix at neither distance.
+
+What is needed last is measured last: most patches have no area that could be fibrils or necrosis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from wsikit.captions.pixels import Densities, Mask, Plane, box_mean, dilate, halve, halve_mask
+from wsikit.captions.pixels import Densities, Mask, Plane, box_count, box_mean, cover, dilate, halve
 
 _NEAR_UM = 1.5
 _FAR_UM = 10.0
 _AROUND_NUCLEI_UM = 1.25  # the edge of a nucleus is the strongest gradient, but no fibre
 _SUPPORT_UM, _SUPPORT = 4.0, 0.5  # minimum share of matrix within this distance
 _EPSILON = 1e-7
+_BLANK = 0.2  # sum of the three densities
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """The area that is neither nucleus nor blank, bool (h // 2, w // 2) each."""
+
+    stained: Mask
+    """Not blank."""
+    free: Mask
+    """Stained, and at some distance from the nuclei."""
+    matrix: Mask
+    """Free, and not just a strip between nuclei."""
+    mpp: float
+
+
+def matrix_of(od: Densities, on_nuclei: Mask) -> Matrix:
+    """Find the area whose texture is that of the matrix.
+
+    Parameters
+    ----------
+    od
+        Optical densities, (h, w).
+    on_nuclei
+        bool (h // 2, w // 2): blocks of 2 × 2 px that a nucleus covers, if only in part.
+    """
+    mpp = 2 * od.mpp
+    total = od.red + od.green
+    total += od.blue
+    blank = total < _BLANK
+    covered, stained = on_nuclei, np.ones(on_nuclei.shape, bool)
+    if blank.any():
+        open_space = cover(blank) > 0
+        stained = ~dilate(open_space, 1)
+        covered = covered | open_space
+    free = ~dilate(covered, max(1, round(_AROUND_NUCLEI_UM / mpp)))
+    count, window = box_count(free, _SUPPORT_UM / mpp)
+    matrix = count > np.float32(_SUPPORT * window)
+    matrix &= free
+    return Matrix(stained, free, matrix, mpp)
+
+
+def runs_parallel(green: Plane, matrix: Matrix, least: float) -> Mask:
+    """Where the coherence within 10 µm is above `least`, including nuclei: in spindle stroma they are aligned with the
+    fibres. `green` is the halved density.
+    """
+    planes = tensor_of(green)
+    if not matrix.stained.all():
+        planes *= matrix.stained
+    xx, yy, xy = box_mean(planes, _FAR_UM / matrix.mpp)
+    # the coherence is a quotient of roots; compared as squares, it needs neither
+    apart = xx - yy
+    apart *= apart
+    xy *= np.float32(2)
+    xy *= xy
+    apart += xy
+    xx += yy
+    np.maximum(xx, 0, out=xx)
+    xx += np.float32(_EPSILON)
+    xx *= np.float32(least)
+    xx *= xx
+    return np.asarray(apart > xx)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,56 +91,54 @@ class Texture:
 
     near: Plane
     """Coherence within 1.5 µm: 0 no direction, 1 a single direction."""
-    far: Plane
-    """Coherence within 10 µm, including nuclei: in spindle stroma they are aligned with the fibres."""
     roughness: Plane
     """Root mean square gradient per pixel over the mean density."""
-    stained: Mask
-    """Not blank."""
-    matrix: Mask
-    """Stained, not a nucleus, and not just a strip between nuclei."""
     tensor: Plane
     """Products xx, yy, xy of the components of the gradient, (3, h // 2, w // 2)."""
     mpp: float
 
 
-def texture_of(od: Densities, nuclei: Mask, blank: Mask) -> Texture:
-    """Measure the texture of the area that is neither nucleus nor blank.
+def texture_of(od: Densities, green: Plane, matrix: Matrix) -> Texture:
+    """Measure the texture of the matrix near each pixel.
 
     Parameters
     ----------
     od
-        Optical densities.
-    nuclei, blank
-        bool (h, w).
+        Optical densities, (h, w).
+    green
+        The density in green, halved.
+    matrix
+        Of the same densities.
     """
-    mpp = 2 * od.mpp
-    open_space = halve_mask(blank, 0)
-    stained = ~dilate(open_space, 1)
-    covered = dilate(halve_mask(nuclei, 0) | open_space, max(1, round(_AROUND_NUCLEI_UM / mpp)))
-    weight = (~covered).astype(np.float32)
-    green = halve(od.green)
-    planes = np.stack([*(halve(product) for product in _tensor(od.green)), green])
-    xx, yy, xy, density = box_mean(planes * weight, _NEAR_UM / mpp)
-    support = np.maximum(box_mean(weight, _NEAR_UM / mpp), _EPSILON)
-    roughness = np.sqrt(np.maximum(xx + yy, 0) / support) / (np.maximum(density, 0) / support + 0.02)
-    matrix = (weight > 0) & (box_mean(weight, _SUPPORT_UM / mpp) > _SUPPORT)
-    far = box_mean(np.stack(list(_tensor(green))) * stained, _FAR_UM / mpp)
-    return Texture(_coherence(xx, yy, xy), _coherence(*far), roughness, stained, matrix, planes[:3], mpp)
+    mpp = matrix.mpp
+    tensor = halve(tensor_of(od.green))
+    weight = matrix.free.astype(np.float32)
+    xx, yy, xy, density = (box_mean(plane * weight, _NEAR_UM / mpp) for plane in (*tensor, green))
+    support = np.maximum(box_mean(weight, _NEAR_UM / mpp), np.float32(_EPSILON))
+    energy = np.maximum(xx + yy, 0)
+    density /= support
+    np.maximum(density, 0, out=density)
+    density += np.float32(0.02)
+    roughness = np.sqrt(energy / support)
+    roughness /= density
+    xx -= yy
+    xy *= np.float32(2)
+    near = np.asarray(cv2.magnitude(xx, xy))
+    energy += np.float32(_EPSILON)
+    near /= energy
+    return Texture(near, roughness, tensor, mpp)
 
 
-def _tensor(plane: Plane) -> Iterator[Plane]:
-    """Products of the central differences, in turn: xx, yy, xy; zero at the edges of the patch."""
+def tensor_of(plane: Plane) -> Plane:
+    """Products of the central differences of (h, w): xx, yy, xy, float32 (3, h, w); zero at the edges of the patch."""
     half = plane * np.float32(0.5)
     dy, dx = np.zeros_like(plane), np.zeros_like(plane)
-    np.subtract(half[2:], half[:-2], out=dy[1:-1])
-    np.subtract(half[:, 2:], half[:, :-2], out=dx[:, 1:-1])
-    yield dx * dx
-    yield dy * dy
-    dx *= dy
-    yield dx
-
-
-def _coherence(xx: Plane, yy: Plane, xy: Plane) -> Plane:
-    """Difference over sum of the eigenvalues of the structure tensor."""
-    return np.asarray(np.sqrt((xx - yy) ** 2 + 4 * xy * xy) / (np.maximum(xx + yy, 0) + _EPSILON))
+    if len(half) > 2:
+        cv2.subtract(half[2:], half[:-2], dst=dy[1:-1])
+    if half.shape[1] > 2:
+        cv2.subtract(half[:, 2:], half[:, :-2], dst=dx[:, 1:-1])
+    planes = np.empty((3, *plane.shape), np.float32)
+    np.multiply(dx, dx, out=planes[0])
+    np.multiply(dy, dy, out=planes[1])
+    np.multiply(dx, dy, out=planes[2])
+    return planes
