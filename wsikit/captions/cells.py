@@ -12,7 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.nuclei import Nuclei
-from wsikit.captions.pixels import Densities, Mask, box_mean, box_side, cover, dilate, dilate_square, halve, quantile
+from wsikit.captions.pixels import (
+    OD_OF_VALUE,
+    Densities,
+    Mask,
+    Pixels,
+    box_mean,
+    box_side,
+    cover,
+    dilate,
+    dilate_square,
+    halve,
+    quantile,
+)
+
+Floats = npt.NDArray[np.float64]
 
 MIN_NUCLEI = 8
 """With fewer complete nuclei, medians and shares of nuclei are not reported."""
@@ -26,6 +40,7 @@ _LEAST_MEDIAN = 0.02
 _NUCLEOLUS_WITHIN = 0.65  # of the radius: the membrane lies further out
 _PALE_ASPECT = 0.6  # long pale nuclei are fibroblasts or tangentially cut endothelium
 _CYTOPLASM_UM = 4.0
+_STAINED = OD_OF_VALUE > 0.08  # grey values of stain, from the darkest
 _INTACT_UM2 = 20.0  # diameter 5 µm: smaller dark bodies are pyknotic, or only touched by the section
 
 
@@ -60,10 +75,11 @@ def _median(values: npt.NDArray[np.float64]) -> float:
     return float(values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2)
 
 
-def pale_facts(nuclei: Nuclei, od: Densities) -> dict[str, float]:
+def pale_facts(nuclei: Nuclei, od: Densities, values: Pixels) -> dict[str, float]:
     """Shares of large pale nuclei, and of pale nuclei with a nucleolus in pink cytoplasm (ganglion-like).
 
-    Pale is relative to the patch's own dark nuclei: if all are equally pale, none is found.
+    Pale is relative to the patch's own dark nuclei: if all are equally pale, none is found. `values` are the grey values
+    in green that the densities were made from, uint8 (h, w).
     """
     whole = ~nuclei.cut
     if np.count_nonzero(whole) < MIN_NUCLEI:
@@ -72,36 +88,38 @@ def pale_facts(nuclei: Nuclei, od: Densities) -> dict[str, float]:
     rounded = whole & (nuclei.aspect > _PALE_ASPECT)
     large = rounded & (nuclei.diameter_um > _LARGE_UM) & (paleness < _PALE)
     cell = rounded & (nuclei.diameter_um > _CELL_LARGE_UM) & (paleness < _CELL_PALE)
-    if cell.any():
-        cell &= _cytoplasm(nuclei, od) > _CELL_CYTOPLASM
-    n_cells = int(np.count_nonzero(_has_nucleolus(nuclei, np.flatnonzero(cell), od)))
-    n = np.count_nonzero(whole)
-    return {
-        "large_pale_nuclei_share": float(np.count_nonzero(large) / n),
-        "ganglion_like_share": n_cells / n,
-    }
+    cells = np.flatnonzero(cell)
+    if len(cells):  # the cheaper question first
+        cells = cells[_has_nucleolus(nuclei, cells, od)]
+    if len(cells):
+        cells = cells[_cytoplasm(nuclei, cells, od, values) > _CELL_CYTOPLASM]
+    n = int(np.count_nonzero(whole))
+    return {"large_pale_nuclei_share": int(np.count_nonzero(large)) / n, "ganglion_like_share": len(cells) / n}
 
 
-def _cytoplasm(nuclei: Nuclei, od: Densities) -> npt.NDArray[np.float64]:
-    """OD in green around each nucleus, over the median between the nuclei of the patch, (N,)."""
+def _cytoplasm(nuclei: Nuclei, chosen: npt.NDArray[np.int64], od: Densities, values: Pixels) -> Floats:
+    """OD in green around each of n `chosen` nuclei, over the median between the nuclei of the patch, (n,).
+
+    `values` are the grey values in green that the densities were made from.
+    """
     between = ~dilate(nuclei.labels > 0, 1)
-    stained = od.green[between & (od.green > 0.08)]
-    if stained.size == 0:
-        return np.zeros(len(nuclei))
-    usual = quantile(stained, 0.5)
+    counts = cv2.calcHist([values], [0], between.view(np.uint8), [256], [0, 256]).ravel()
+    filled = np.cumsum(counts[_STAINED])  # from the darkest, which are the densest
+    if filled[-1] == 0:
+        return np.zeros(len(chosen))
+    # the lower median of the densities is the upper one of the grey values
+    usual = OD_OF_VALUE[np.searchsorted(filled, filled[-1] - 1 - (filled[-1] - 1) // 2, side="right")]
     sigma = _CYTOPLASM_UM / (2 * od.mpp)
     total = box_mean(halve(od.green * between), sigma)
     weight = box_mean(cover(between).astype(np.float32), sigma)
-    rows = np.clip((nuclei.y / 2).astype(np.int64), 0, total.shape[0] - 1)
-    columns = np.clip((nuclei.x / 2).astype(np.int64), 0, total.shape[1] - 1)
+    rows = np.clip((nuclei.y[chosen] / 2).astype(np.int64), 0, total.shape[0] - 1)
+    columns = np.clip((nuclei.x[chosen] / 2).astype(np.int64), 0, total.shape[1] - 1)
     covered = np.maximum(weight[rows, columns] / 4, np.float32(1e-3))
-    return np.asarray(total[rows, columns] / covered / usual)
+    return np.asarray(total[rows, columns] / covered / usual, np.float64)
 
 
 def _has_nucleolus(nuclei: Nuclei, chosen: npt.NDArray[np.int64], od: Densities) -> Mask:
     """Whether the maximum over the median OD in red, in the inner part of each of n `chosen` nuclei, is high, (n,)."""
-    if len(chosen) == 0:
-        return np.zeros(0, bool)
     height, width = od.shape
     y, x = nuclei.y[chosen], nuclei.x[chosen]
     reach = _NUCLEOLUS_WITHIN * nuclei.diameter_um[chosen] / 2 / nuclei.mpp
@@ -119,14 +137,24 @@ def _has_nucleolus(nuclei: Nuclei, chosen: npt.NDArray[np.int64], od: Densities)
     return np.asarray((below > middle) & (limit > _LEAST_MEDIAN))
 
 
-def far_from_nuclei(nuclei: Nuclei, distance_um: float) -> Mask:
-    """bool (h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2`."""
+def far_from_nuclei(nuclei: Nuclei, quarters: npt.NDArray[np.uint8], distance_um: float) -> Mask:
+    """bool (h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2`.
+
+    `quarters` is how many pixels of each block of 2 × 2 lie on a nucleus, whatever its size.
+    """
+    side = box_side(distance_um / math.sqrt(3.0) / (2 * nuclei.mpp))
+    return ~dilate_square(_near_intact(nuclei, quarters), side)
+
+
+def _near_intact(nuclei: Nuclei, quarters: npt.NDArray[np.uint8]) -> Mask:
+    """Blocks of 2 × 2 px that a nucleus of at least `_INTACT_UM2` covers, if only in part."""
     n = len(nuclei)
+    if (nuclei.area_um2 >= _INTACT_UM2).all():
+        return quarters > 0
     intact = np.zeros(max(256, n + 1), np.uint8)
     intact[1 : n + 1] = nuclei.area_um2 >= _INTACT_UM2
     if n < 256:
         near = cv2.LUT(nuclei.labels.astype(np.uint8), intact).reshape(nuclei.labels.shape)
     else:
         near = intact[nuclei.labels]
-    side = box_side(distance_um / math.sqrt(3.0) / (2 * nuclei.mpp))
-    return ~dilate_square(cover(near.view(np.bool_)) > 0, side)
+    return cover(near.view(np.bool_)) > 0

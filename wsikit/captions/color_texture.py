@@ -59,7 +59,7 @@ def facts_of_blocks(blocks: Blocks, mpp: float, known: tuple[Densities, Light] |
     return {
         "red_green_od_ratio": (red + 0.01) / (green + 0.01),
         "blue_green_od_ratio": (blue + 0.01) / (green + 0.01),
-        "red_green_od_ratio_sd": float(cv2.meanStdDev(ratio, mask=mask)[1][0, 0]),
+        "red_green_od_ratio_sd": float(cv2.meanStdDev(ratio, mask=mask)[1].item()),
         "nuclear_stain": _percentiles(planes[0], (0.9,))[0],
         "od_p10": p10,
         "od_p50": p50,
@@ -90,4 +90,4 @@ def _texture_sd(plane: Plane, od: Densities) -> tuple[float, float]:
 
 
 def _sd(plane: Plane) -> float:
-    return float(cv2.meanStdDev(plane)[1][0, 0])
+    return float(cv2.meanStdDev(plane)[1].item())

@@ -26,14 +26,13 @@ from wsikit.captions.pixels import (
     Mask,
     Pixels,
     box_count,
-    box_mean,
     cover,
     densities_of,
     dilate,
     shrink_factor,
 )
 from wsikit.captions.rosettes import count_rings
-from wsikit.captions.texture import matrix_of, runs_parallel, texture_of
+from wsikit.captions.texture import is_fibrillary, matrix_of, runs_parallel
 from wsikit.facts import FACTS
 from wsikit.tissue.blocks import Blocks
 from wsikit.tissue.quality import Reduced, blur_of, pen_shares
@@ -47,10 +46,8 @@ _MIN_TISSUE_MM2 = 1.2e-3  # on less tissue, a single nucleus would change the gr
 _MIN_SIDE = 20.0  # µm, or px where pixels are coarser than 1 µm: smaller patches are not measured for ink and focus
 _FOCUS_TISSUE = 0.1  # share of tissue above which the focus is measured
 
-_FIBRIL_NEAR, _FIBRIL_ROUGHNESS = 0.45, 0.11
 _SPINDLE_FAR = 0.28
 _SHEET_UM, _SHEET = 8.0, 0.35  # where nuclei cover more, rows of cells resemble fibres
-_SMOOTH_NEAR_UM = 4.0
 _EXTEND_UM = 2.0
 _FAR_UM = 10.0  # in viable tissue there is a nucleus within this distance
 
@@ -154,7 +151,7 @@ def _measure(image: Pixels, mpp: float, inks: list[Pixels]) -> dict[str, float]:
         fibrils = mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
         facts |= shape_facts(nuclei) | _matrix(fine, coarse, nuclei, quarters, colours, fibrils=fibrils)
         if fibrils:
-            facts |= pale_facts(nuclei, fine)
+            facts |= pale_facts(nuclei, fine, small[1])
     return facts
 
 
@@ -230,20 +227,17 @@ def _matrix(
     parallel &= count <= np.float32(_SHEET * window)
     not_parallel = matrix.matrix & ~parallel
     parallel &= matrix.stained
-    facts = {"spindle_share": share(parallel), "necrosis_share": 0.0}
+    facts = {"spindle_share": share(parallel)}
     necrotic = not_parallel & ~colours.red_cell
     if necrotic.any():
-        necrotic &= far_from_nuclei(nuclei, _FAR_UM)
-    if fibrils or necrotic.any():
-        texture = texture_of(fine, coarse.green, matrix)
-        near = box_mean(texture.near, _SMOOTH_NEAR_UM / texture.mpp)
-        fibrillary = not_parallel & (near > _FIBRIL_NEAR) & (texture.roughness > _FIBRIL_ROUGHNESS)
-        necrotic &= ~fibrillary
-        facts["necrosis_share"] = share(necrotic)
+        necrotic &= far_from_nuclei(nuclei, quarters, _FAR_UM)
+    # what is measured last is measured only where it decides
+    fibrillary = is_fibrillary(fine, coarse.green, matrix, not_parallel if fibrils else necrotic)
+    facts["necrosis_share"] = share(necrotic & ~fibrillary)
     if fibrils:
         # the texture was measured at some distance from the nuclei; extend it to the matrix between them
-        near_fibrils = dilate(fibrillary, round(_EXTEND_UM / texture.mpp))
-        near_fibrils &= matrix.stained
-        facts["fibrillary_share"] = share(near_fibrils & ~on_nuclei & ~colours.red_cell)
-        facts["rosette_like"] = float(count_rings(nuclei, quarters, texture, colours))
+        near_fibrils = dilate(fibrillary, round(_EXTEND_UM / matrix.mpp))
+        near_fibrils &= matrix.stained & ~on_nuclei & ~colours.red_cell
+        facts["fibrillary_share"] = share(near_fibrils)
+        facts["rosette_like"] = float(count_rings(nuclei, quarters, fine.green, colours))
     return facts

@@ -9,12 +9,13 @@ What is needed last is measured last: most patches have no area that could be fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from wsikit.captions.pixels import Densities, Mask, Plane, box_count, box_mean, cover, dilate, halve
+from wsikit.captions.pixels import Densities, Mask, Plane, box_count, box_mean, box_side, cover, dilate, halve
 
 _NEAR_UM = 1.5
 _FAR_UM = 10.0
@@ -22,6 +23,11 @@ _AROUND_NUCLEI_UM = 1.25  # the edge of a nucleus is the strongest gradient, but
 _SUPPORT_UM, _SUPPORT = 4.0, 0.5  # minimum share of matrix within this distance
 _EPSILON = 1e-7
 _BLANK = 0.2  # sum of the three densities
+_FIBRIL_NEAR, _FIBRIL_ROUGHNESS = 0.45, 0.11
+_SMOOTH_NEAR_UM = 4.0
+
+Box = tuple[int, int, int, int]
+"""Top, bottom, left, right, px of the halved plane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ def matrix_of(od: Densities, on_nuclei: Mask) -> Matrix:
     total += od.blue
     blank = total < _BLANK
     covered, stained = on_nuclei, np.ones(on_nuclei.shape, bool)
-    if blank.any():
+    if cv2.countNonZero(blank.view(np.uint8)):
         open_space = cover(blank) > 0
         stained = ~dilate(open_space, 1)
         covered = covered | open_space
@@ -67,39 +73,23 @@ def runs_parallel(green: Plane, matrix: Matrix, least: float) -> Mask:
     """Where the coherence within 10 µm is above `least`, including nuclei: in spindle stroma they are aligned with the
     fibres. `green` is the halved density.
     """
-    planes = tensor_of(green)
-    if not matrix.stained.all():
-        planes *= matrix.stained
-    xx, yy, xy = box_mean(planes, _FAR_UM / matrix.mpp)
+    xx, yy, xy = (box_mean(plane * matrix.stained, _FAR_UM / matrix.mpp) for plane in tensor_of(green))
     # the coherence is a quotient of roots; compared as squares, it needs neither
     apart = xx - yy
     apart *= apart
-    xy *= np.float32(2)
     xy *= xy
+    xy *= np.float32(4)
     apart += xy
     xx += yy
     np.maximum(xx, 0, out=xx)
-    xx += np.float32(_EPSILON)
+    xx += np.float32(4 * _EPSILON)  # the differences are not halved: four times the products
     xx *= np.float32(least)
     xx *= xx
     return np.asarray(apart > xx)
 
 
-@dataclass(frozen=True, slots=True)
-class Texture:
-    """(h // 2, w // 2) float32 each."""
-
-    near: Plane
-    """Coherence within 1.5 µm: 0 no direction, 1 a single direction."""
-    roughness: Plane
-    """Root mean square gradient per pixel over the mean density."""
-    tensor: Plane
-    """Products xx, yy, xy of the components of the gradient, (3, h // 2, w // 2)."""
-    mpp: float
-
-
-def texture_of(od: Densities, green: Plane, matrix: Matrix) -> Texture:
-    """Measure the texture of the matrix near each pixel.
+def is_fibrillary(od: Densities, green: Plane, matrix: Matrix, within: Mask) -> Mask:
+    """Which pixels of `within` are rough and have a direction within 1.5 µm, averaged over 4 µm: bool (h // 2, w // 2).
 
     Parameters
     ----------
@@ -109,36 +99,77 @@ def texture_of(od: Densities, green: Plane, matrix: Matrix) -> Texture:
         The density in green, halved.
     matrix
         Of the same densities.
+    within
+        bool (h // 2, w // 2): only its surroundings are measured.
     """
-    mpp = matrix.mpp
-    tensor = halve(tensor_of(od.green))
-    weight = matrix.free.astype(np.float32)
-    xx, yy, xy, density = (box_mean(plane * weight, _NEAR_UM / mpp) for plane in (*tensor, green))
-    support = np.maximum(box_mean(weight, _NEAR_UM / mpp), np.float32(_EPSILON))
-    energy = np.maximum(xx + yy, 0)
+    found = np.zeros(within.shape, bool)
+    rows, columns = np.flatnonzero(within.any(axis=1)), np.flatnonzero(within.any(axis=0))
+    if len(rows) == 0:
+        return found
+    reach = box_side(_SMOOTH_NEAR_UM / matrix.mpp) // 2 + box_side(_NEAR_UM / matrix.mpp) // 2
+    top, bottom = max(0, int(rows[0]) - reach), int(rows[-1]) + reach + 1
+    left, right = max(0, int(columns[0]) - reach), int(columns[-1]) + reach + 1
+    box = np.s_[top:bottom, left:right]
+    tensor = halved_tensor(od.green, (top, bottom, left, right))
+    near, roughness = _near(tensor, green[box], matrix.free[box], matrix.mpp)
+    fibrillary = box_mean(near, _SMOOTH_NEAR_UM / matrix.mpp) > _FIBRIL_NEAR
+    fibrillary &= roughness > _FIBRIL_ROUGHNESS
+    np.logical_and(fibrillary, within[box], out=found[box])
+    return found
+
+
+def _near(tensor: Sequence[Plane], green: Plane, free: Mask, mpp: float) -> tuple[Plane, Plane]:
+    """Coherence within 1.5 µm, 0 no direction and 1 a single one, and root mean square gradient over mean density."""
+    sigma = _NEAR_UM / mpp
+    weight = free.astype(np.float32)
+    xx, yy, xy, density = (box_mean(plane * weight, sigma) for plane in (*tensor, green))
+    support = box_mean(weight, sigma)
+    np.maximum(support, np.float32(_EPSILON), out=support)
+    energy = xx + yy
+    np.maximum(energy, 0, out=energy)
     density /= support
     np.maximum(density, 0, out=density)
     density += np.float32(0.02)
-    roughness = np.sqrt(energy / support)
+    roughness = np.divide(energy, support, out=support)
+    np.sqrt(roughness, out=roughness)
+    roughness *= np.float32(0.5)  # the differences are not halved
     roughness /= density
     xx -= yy
     xy *= np.float32(2)
-    near = np.asarray(cv2.magnitude(xx, xy))
-    energy += np.float32(_EPSILON)
+    near: Plane = cv2.magnitude(xx, xy)  # type: ignore[assignment]  # float32, as its arguments
+    energy += np.float32(4 * _EPSILON)
     near /= energy
-    return Texture(near, roughness, tensor, mpp)
+    return near, roughness
 
 
-def tensor_of(plane: Plane) -> Plane:
-    """Products of the central differences of (h, w): xx, yy, xy, float32 (3, h, w); zero at the edges of the patch."""
-    half = plane * np.float32(0.5)
-    dy, dx = np.zeros_like(plane), np.zeros_like(plane)
-    if len(half) > 2:
-        cv2.subtract(half[2:], half[:-2], dst=dy[1:-1])
-    if half.shape[1] > 2:
-        cv2.subtract(half[:, 2:], half[:, :-2], dst=dx[:, 1:-1])
-    planes = np.empty((3, *plane.shape), np.float32)
-    np.multiply(dx, dx, out=planes[0])
-    np.multiply(dy, dy, out=planes[1])
-    np.multiply(dx, dy, out=planes[2])
-    return planes
+def halved_tensor(plane: Plane, box: Box) -> tuple[Plane, Plane, Plane]:
+    """`tensor_of` a plane (h, w), averaged over 2 × 2 px, within a box of the halved plane; only there it is computed."""
+    height, width = (max(1, side // 2) for side in plane.shape)
+    top, bottom, left, right = box[0], min(box[1], height), box[2], min(box[3], width)
+    # one more pixel of the halved plane around it, so that differences at its edges are those of the plane
+    first_row, first_column = max(0, top - 1), max(0, left - 1)
+    last_row, last_column = min(height, bottom + 1), min(width, right + 1)
+    part = plane[2 * first_row : _end(last_row, plane.shape[0]), 2 * first_column : _end(last_column, plane.shape[1])]
+    rows, columns = slice(top - first_row, bottom - first_row), slice(left - first_column, right - first_column)
+    xx, yy, xy = (halve(product)[rows, columns] for product in tensor_of(part))
+    return xx, yy, xy
+
+
+def _end(halved: int, side: int) -> int:
+    """End of the part of a plane that has `halved` px when halved; the plane's own end, and its odd px, if that is it."""
+    return side if halved >= max(1, side // 2) else 2 * halved
+
+
+def tensor_of(plane: Plane) -> tuple[Plane, Plane, Plane]:
+    """Products of the differences of the pixels on both sides, (h, w): xx, yy, xy; zero at the edges of the plane."""
+    dy, dx = np.empty(plane.shape, np.float32), np.empty(plane.shape, np.float32)
+    if plane.shape[0] > 2:
+        cv2.subtract(plane[2:], plane[:-2], dst=dy[1:-1])
+    if plane.shape[1] > 2:
+        cv2.subtract(plane[:, 2:], plane[:, :-2], dst=dx[:, 1:-1])
+    dy[0] = dy[-1] = 0
+    dx[:, 0] = dx[:, -1] = 0
+    xy = dx * dy
+    dx *= dx
+    dy *= dy
+    return dx, dy, xy
