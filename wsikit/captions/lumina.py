@@ -27,8 +27,8 @@ _LUMEN_EDGE_SHARE = 0.25  # maximum share of a lumen's outline that lies on the 
 
 
 Labels = npt.NDArray[Any]
-"""(h, w), uint16 or, for very many spaces, float32: kinds of which OpenCV finds the largest in a window. 0 is none."""
-_MANY = np.iinfo(np.uint16).max
+"""(h, w), uint16 or, in a large patch, float32: kinds of which OpenCV finds the largest in a window. 0 is none."""
+_MANY = np.iinfo(np.uint16).max - 2
 _SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -43,17 +43,19 @@ def find_spaces(od: Densities, blank: Mask) -> tuple[float, float]:
         Bright pixels of the same patch, bool (h, w).
     """
     mpp = od.mpp
-    if np.count_nonzero(blank) < _LEAST_BLANK * blank.size:
+    blank_px = np.count_nonzero(blank)
+    if blank_px < _LEAST_BLANK * blank.size or blank_px * mpp**2 < _LUMEN_UM2[0]:
         return 0.0, 0.0
     if mpp > _FAINT_WALL_MPP:
         blank = blank & ~_faint_walls(od)
     gap = int(_GAP_UM / mpp)
-    n, found = cv2.connectedComponents(erode(blank, gap).view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    many = blank.size > 2 * _MANY  # more than 16 bits can count
+    kind = cv2.CV_32S if many else cv2.CV_16U
+    n, labels = cv2.connectedComponents(erode(blank, gap).view(np.uint8), connectivity=4, ltype=kind)
     n -= 1
     if n == 0:
         return 0.0, 0.0
-    labels = found.astype(np.uint16 if n < _MANY else np.float32)
-    labels = _regrow(labels, blank, gap)
+    labels = _regrow(labels.astype(np.float32) if many else labels, blank, gap)
     area_px = _counts(labels, n)
     area = area_px * mpp**2
     fat_sized = (area >= _FAT_CELL_UM2[0]) & (area <= _FAT_CELL_UM2[1])

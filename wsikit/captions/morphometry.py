@@ -32,7 +32,7 @@ from wsikit.captions.pixels import (
     shrink_factor,
 )
 from wsikit.captions.rosettes import count_rings
-from wsikit.captions.texture import is_fibrillary, matrix_of, runs_parallel
+from wsikit.captions.texture import Gradient, is_fibrillary, matrix_of, runs_parallel
 from wsikit.facts import FACTS
 from wsikit.tissue.blocks import Blocks
 from wsikit.tissue.quality import Reduced, blur_of, pen_shares
@@ -226,18 +226,22 @@ def _matrix(
     parallel = runs_parallel(coarse.green, matrix, _SPINDLE_FAR)
     parallel &= count <= np.float32(_SHEET * window)
     not_parallel = matrix.matrix & ~parallel
-    parallel &= matrix.stained
+    if matrix.stained is not None:
+        parallel &= matrix.stained
     facts = {"spindle_share": share(parallel)}
     necrotic = not_parallel & ~colours.red_cell
     if necrotic.any():
         necrotic &= far_from_nuclei(nuclei, quarters, _FAR_UM)
     # what is measured last is measured only where it decides
-    fibrillary = is_fibrillary(fine, coarse.green, matrix, not_parallel if fibrils else necrotic)
+    gradient = Gradient(fine.green)
+    fibrillary = is_fibrillary(gradient, coarse.green, matrix, not_parallel if fibrils else necrotic)
     facts["necrosis_share"] = share(necrotic & ~fibrillary)
     if fibrils:
         # the texture was measured at some distance from the nuclei; extend it to the matrix between them
         near_fibrils = dilate(fibrillary, round(_EXTEND_UM / matrix.mpp))
-        near_fibrils &= matrix.stained & ~on_nuclei & ~colours.red_cell
+        near_fibrils &= ~(on_nuclei | colours.red_cell)
+        if matrix.stained is not None:
+            near_fibrils &= matrix.stained
         facts["fibrillary_share"] = share(near_fibrils)
-        facts["rosette_like"] = float(count_rings(nuclei, quarters, fine.green, colours))
+        facts["rosette_like"] = float(count_rings(nuclei, quarters, gradient, colours))
     return facts

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from wsikit.captions.colours import Colours
 from wsikit.captions.nuclei import Nuclei
-from wsikit.captions.pixels import Plane, cover, depth_below, halve, smooth
-from wsikit.captions.texture import halved_tensor
+from wsikit.captions.pixels import cover, depth_below, halve, smooth
+from wsikit.captions.texture import Gradient
 
 Numbers = npt.NDArray[np.floating[Any]]
 
@@ -30,7 +30,7 @@ _NONE = np.zeros(0)
 _CENTRE_UM = 2.0  # closer to the centre, the radial direction is undefined
 
 
-def count_rings(nuclei: Nuclei, quarters: npt.NDArray[np.uint8], green: Plane, colours: Colours) -> int:
+def count_rings(nuclei: Nuclei, quarters: npt.NDArray[np.uint8], gradient: Gradient, colours: Colours) -> int:
     """Number of rosette-like rings: at least 6 of 12 sectors around a core with radial fibrils contain a nucleus.
 
     Parameters
@@ -39,8 +39,8 @@ def count_rings(nuclei: Nuclei, quarters: npt.NDArray[np.uint8], green: Plane, c
         At `colours.mpp` / 2.
     quarters
         How many quarters of each pixel at `colours.mpp` lie on a nucleus, uint8 (h, w).
-    green
-        Optical density in green at the pixel size of the nuclei.
+    gradient
+        Of the density in green.
     colours
         Of the same patch.
     """
@@ -51,7 +51,7 @@ def count_rings(nuclei: Nuclei, quarters: npt.NDArray[np.uint8], green: Plane, c
         return 0
     ringed = _filled_sectors(nuclei, y, x, radius) >= _FILLED
     cores = zip(y[ringed].tolist(), x[ringed].tolist(), radius[ringed].tolist())
-    return sum(_radial(green, colours.mpp, *core) > _MIN_RADIAL for core in cores)
+    return sum(_radial(gradient, colours.mpp, *core) > _MIN_RADIAL for core in cores)
 
 
 def _cores(quarters: npt.NDArray[np.uint8], colours: Colours, mpp: float) -> tuple[Numbers, Numbers, Numbers]:
@@ -84,13 +84,13 @@ def _filled_sectors(nuclei: Nuclei, y: Numbers, x: Numbers, radius: Numbers) -> 
     return np.asarray(filled.sum(axis=1), np.int64)
 
 
-def _radial(green: Plane, mpp: float, y: float, x: float, radius: float) -> float:
+def _radial(gradient: Gradient, mpp: float, y: float, x: float, radius: float) -> float:
     """Radial alignment of the fibrils of a core: 1 all radial, 0 as many radial as tangential, -1 all tangential.
 
-    `green` is the density at `mpp` / 2; the core's centre and radius are in µm.
+    The core's centre and radius are in µm.
     """
     top, left = (max(0, int((centre - radius) / mpp)) for centre in (y, x))
-    xx, yy, xy = halved_tensor(green, (top, int((y + radius) / mpp) + 1, left, int((x + radius) / mpp) + 1))
+    xx, yy, xy = gradient.within(top, int((y + radius) / mpp) + 1, left, int((x + radius) / mpp) + 1)
     dy = (np.arange(top, top + xx.shape[0])[:, None] + 0.5) * mpp - y
     dx = (np.arange(left, left + xx.shape[1])[None, :] + 0.5) * mpp - x
     square = dy * dy + dx * dx

@@ -26,16 +26,13 @@ _BLANK = 0.2  # sum of the three densities
 _FIBRIL_NEAR, _FIBRIL_ROUGHNESS = 0.45, 0.11
 _SMOOTH_NEAR_UM = 4.0
 
-Box = tuple[int, int, int, int]
-"""Top, bottom, left, right, px of the halved plane."""
-
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """The area that is neither nucleus nor blank, bool (h // 2, w // 2) each."""
 
-    stained: Mask
-    """Not blank."""
+    stained: Mask | None
+    """Not blank; None: everywhere."""
     free: Mask
     """Stained, and at some distance from the nuclei."""
     matrix: Mask
@@ -57,7 +54,7 @@ def matrix_of(od: Densities, on_nuclei: Mask) -> Matrix:
     total = od.red + od.green
     total += od.blue
     blank = total < _BLANK
-    covered, stained = on_nuclei, np.ones(on_nuclei.shape, bool)
+    covered, stained = on_nuclei, None
     if cv2.countNonZero(blank.view(np.uint8)):
         open_space = cover(blank) > 0
         stained = ~dilate(open_space, 1)
@@ -73,7 +70,12 @@ def runs_parallel(green: Plane, matrix: Matrix, least: float) -> Mask:
     """Where the coherence within 10 µm is above `least`, including nuclei: in spindle stroma they are aligned with the
     fibres. `green` is the halved density.
     """
-    xx, yy, xy = (box_mean(plane * matrix.stained, _FAR_UM / matrix.mpp) for plane in tensor_of(green))
+    planes = tensor_of(green)
+    if matrix.stained is not None:
+        weight = matrix.stained.astype(np.float32)
+        for plane in planes:
+            plane *= weight
+    xx, yy, xy = (box_mean(plane, _FAR_UM / matrix.mpp) for plane in planes)
     # the coherence is a quotient of roots; compared as squares, it needs neither
     apart = xx - yy
     apart *= apart
@@ -88,13 +90,13 @@ def runs_parallel(green: Plane, matrix: Matrix, least: float) -> Mask:
     return np.asarray(apart > xx)
 
 
-def is_fibrillary(od: Densities, green: Plane, matrix: Matrix, within: Mask) -> Mask:
+def is_fibrillary(gradient: Gradient, green: Plane, matrix: Matrix, within: Mask) -> Mask:
     """Which pixels of `within` are rough and have a direction within 1.5 µm, averaged over 4 µm: bool (h // 2, w // 2).
 
     Parameters
     ----------
-    od
-        Optical densities, (h, w).
+    gradient
+        Of the density in green, (h, w).
     green
         The density in green, halved.
     matrix
@@ -110,8 +112,7 @@ def is_fibrillary(od: Densities, green: Plane, matrix: Matrix, within: Mask) -> 
     top, bottom = max(0, int(rows[0]) - reach), int(rows[-1]) + reach + 1
     left, right = max(0, int(columns[0]) - reach), int(columns[-1]) + reach + 1
     box = np.s_[top:bottom, left:right]
-    tensor = halved_tensor(od.green, (top, bottom, left, right))
-    near, roughness = _near(tensor, green[box], matrix.free[box], matrix.mpp)
+    near, roughness = _near(gradient.within(top, bottom, left, right), green[box], matrix.free[box], matrix.mpp)
     fibrillary = box_mean(near, _SMOOTH_NEAR_UM / matrix.mpp) > _FIBRIL_NEAR
     fibrillary &= roughness > _FIBRIL_ROUGHNESS
     np.logical_and(fibrillary, within[box], out=found[box])
@@ -142,17 +143,36 @@ def _near(tensor: Sequence[Plane], green: Plane, free: Mask, mpp: float) -> tupl
     return near, roughness
 
 
-def halved_tensor(plane: Plane, box: Box) -> tuple[Plane, Plane, Plane]:
-    """`tensor_of` a plane (h, w), averaged over 2 × 2 px, within a box of the halved plane; only there it is computed."""
-    height, width = (max(1, side // 2) for side in plane.shape)
-    top, bottom, left, right = box[0], min(box[1], height), box[2], min(box[3], width)
-    # one more pixel of the halved plane around it, so that differences at its edges are those of the plane
-    first_row, first_column = max(0, top - 1), max(0, left - 1)
-    last_row, last_column = min(height, bottom + 1), min(width, right + 1)
-    part = plane[2 * first_row : _end(last_row, plane.shape[0]), 2 * first_column : _end(last_column, plane.shape[1])]
-    rows, columns = slice(top - first_row, bottom - first_row), slice(left - first_column, right - first_column)
-    xx, yy, xy = (halve(product)[rows, columns] for product in tensor_of(part))
-    return xx, yy, xy
+class Gradient:
+    """Products xx, yy, xy of the differences of a plane (h, w), averaged over 2 × 2 px. Only what is asked for is computed.
+
+    Examples
+    --------
+    >>> ramp = np.tile(np.arange(8, dtype=np.float32), (8, 1))  # 2 from the left to the right of each pixel
+    >>> xx, yy, xy = Gradient(ramp).within(1, 3, 1, 3)
+    >>> xx.tolist(), float(yy.max()), float(xy.max())
+    ([[4.0, 4.0], [4.0, 4.0]], 0.0, 0.0)
+    """
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._whole: list[Plane] = []
+
+    def within(self, top: int, bottom: int, left: int, right: int) -> list[Plane]:
+        """Three planes of a box of the halved plane, px; the box may end beyond it."""
+        height, width = (max(1, side // 2) for side in self._plane.shape)
+        bottom, right = min(bottom, height), min(right, width)
+        if not self._whole and (bottom - top) * (right - left) > height * width // 2:
+            self._whole = [halve(product) for product in tensor_of(self._plane)]
+        if self._whole:
+            return [product[top:bottom, left:right] for product in self._whole]
+        # one more pixel of the halved plane around it, so that differences at its edges are those of the plane
+        first_row, first_column = max(0, top - 1), max(0, left - 1)
+        end_row = _end(min(height, bottom + 1), self._plane.shape[0])
+        end_column = _end(min(width, right + 1), self._plane.shape[1])
+        part = self._plane[2 * first_row : end_row, 2 * first_column : end_column]
+        rows, columns = slice(top - first_row, bottom - first_row), slice(left - first_column, right - first_column)
+        return [halve(product)[rows, columns] for product in tensor_of(part)]
 
 
 def _end(halved: int, side: int) -> int:
