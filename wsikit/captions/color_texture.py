@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +14,6 @@ from wsikit.captions.colours import Light, sort_light
 from wsikit.captions.pixels import (
     OD_OF_VALUE,
     Densities,
-    Mask,
     Pixels,
     Plane,
     box_mean,
@@ -23,6 +21,8 @@ from wsikit.captions.pixels import (
     shrink_factor,
 )
 from wsikit.tissue.blocks import Blocks
+
+Floats = npt.NDArray[np.float64]
 
 _WORKING_MPP = 2.0
 _WINDOW_UM = 5.6  # standard deviation of a window of 20 µm: fine texture within it, coarse texture between windows
@@ -39,55 +39,76 @@ def color_texture_facts(image: Pixels, mpp: float) -> dict[str, float]:
     >>> round(facts["red_green_od_ratio"], 3), round(facts["od_p50"], 3), facts["fine_texture_sd"]
     (1.0, 0.298, 0.0)
     """
-    return facts_of_blocks(Blocks(image), mpp)
+    return facts_of_blocks(Blocks(image[None]), mpp)[0]
 
 
-def facts_of_blocks(blocks: Blocks, mpp: float, known: tuple[Densities, Light] | None = None) -> dict[str, float]:
-    """As `color_texture_facts`, of the blocks of an image; `known` are those of its own pixels, if they were made."""
-    k = shrink_factor(blocks.planes.shape[1:], mpp, _WORKING_MPP)
+def facts_of_blocks(blocks: Blocks, mpp: float, known: tuple[Densities, Light] | None = None) -> list[dict[str, float]]:
+    """As `color_texture_facts`, of each of the images of `blocks`; `known` are those of their pixels, if they were made.
+
+    Each image is measured by itself; one call of a filter serves them all.
+    """
+    k = shrink_factor(blocks.planes.shape[2:], mpp, _WORKING_MPP)
     planes = blocks.means(k)
     if known is None or k > 1:
-        od = densities_of(planes, mpp * k)
+        red, green, blue = densities_of(planes)
+        od = Densities(red, green, blue, mpp * k)
         known = od, sort_light(od)
     od, light = known
-    mask = _stained(light).view(np.uint8)
-    red, green, blue = (cv2.mean(plane, mask)[0] for plane in (od.red, od.green, od.blue))
+    weight = _stained(light)
+    stained_px = _totals(weight)
+    red, green, blue = (_totals(plane * weight) / stained_px for plane in (od.red, od.green, od.blue))
     ratio = np.maximum(od.green, np.float32(_MIN_OD))
     np.divide(od.red, ratio, out=ratio)
-    within, between = _texture_sd(od.green, od)
-    p10, p50, p90 = _percentiles(planes[1], (0.1, 0.5, 0.9))
-    return {
+    ratio -= (_totals(ratio * weight) / stained_px).astype(np.float32)[:, None, None]
+    ratio *= ratio
+    ratio *= weight
+    sigma = _WINDOW_UM / od.mpp
+    mean = box_mean(od.green, sigma)
+    (stain,), (p10, p50, p90) = _percentiles(planes[0], (0.9,)), _percentiles(planes[1], (0.1, 0.5, 0.9))
+    columns = {
         "red_green_od_ratio": (red + 0.01) / (green + 0.01),
         "blue_green_od_ratio": (blue + 0.01) / (green + 0.01),
-        "red_green_od_ratio_sd": float(cv2.meanStdDev(ratio, mask=mask)[1].item()),
-        "nuclear_stain": _percentiles(planes[0], (0.9,))[0],
+        "red_green_od_ratio_sd": np.sqrt(_totals(ratio) / stained_px),
+        "nuclear_stain": stain,
         "od_p10": p10,
         "od_p50": p50,
         "od_p90": p90,
-        "nuclear_texture_sd": _sd(od.red - box_mean(od.red, _WINDOW_UM / od.mpp)),
-        "fine_texture_sd": within,
-        "coarse_texture_sd": between,
+        "nuclear_texture_sd": _sd(od.red - box_mean(od.red, sigma)),
+        "fine_texture_sd": _sd(od.green - mean),
+        "coarse_texture_sd": _sd(mean),
     }
+    return [dict(zip(columns, row)) for row in zip(*(values.tolist() for values in columns.values()))]
 
 
-def _stained(light: Light) -> Mask:
+def _stained(light: Light) -> Plane:
+    """1 where a pixel is neither blank nor black, else 0; 1 everywhere in a patch that has too few such pixels."""
     stained = ~(light.blank | light.black)
-    return stained if np.count_nonzero(stained) > _MIN_STAINED * stained.size else np.ones_like(stained)
+    for one in stained:
+        if np.count_nonzero(one) <= _MIN_STAINED * one.size:
+            one[:] = True
+    return stained.astype(np.float32)
 
 
-def _percentiles(values: npt.NDArray[np.uint8], shares: Sequence[float]) -> list[float]:
-    """The lower quantiles of a density, from the grey values that it was made from: the darker, the denser."""
-    n = values.size
-    ranks = [n - 1 - int(share * (n - 1)) for share in shares]
-    found = np.searchsorted(np.cumsum(np.bincount(values.ravel(), minlength=256)), ranks, side="right")
-    return [float(OD_OF_VALUE[value]) for value in found]
+def _totals(planes: Plane) -> Floats:
+    """Sums over each of B planes, (B,)."""
+    return planes.reshape(len(planes), -1).sum(axis=1).astype(np.float64)
 
 
-def _texture_sd(plane: Plane, od: Densities) -> tuple[float, float]:
-    """Standard deviations of `plane` within and between windows of 20 µm."""
-    mean = box_mean(plane, _WINDOW_UM / od.mpp)
-    return _sd(plane - mean), _sd(mean)
+def _percentiles(values: npt.NDArray[np.uint8], shares: Sequence[float]) -> list[Floats]:
+    """For each share the lower quantile of the densities of B patches, (B,), from their grey values, uint8 (B, h, w)."""
+    n = values[0].size
+    counts = np.stack([np.bincount(one.ravel(), minlength=256) for one in values])
+    below = np.cumsum(counts, axis=1)
+    # from the brightest, as the densities are sorted from the faintest
+    return [
+        OD_OF_VALUE[np.count_nonzero(below <= n - 1 - int(share * (n - 1)), axis=1)].astype(np.float64)
+        for share in shares
+    ]
 
 
-def _sd(plane: Plane) -> float:
-    return float(cv2.meanStdDev(plane)[1].item())
+def _sd(planes: Plane) -> Floats:
+    """Standard deviation of each of B planes, (B,)."""
+    n = planes[0].size
+    apart = planes - (_totals(planes) / n).astype(np.float32)[:, None, None]
+    apart *= apart
+    return np.asarray(np.sqrt(_totals(apart) / n))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ _LEAST_SLOPE = 1 / (256 * math.log(10))  # OD per grey level, at the brightest; 
 
 @dataclass(frozen=True, slots=True)
 class Colours:
-    """Classes of pixels, bool (h, w) each. They do not overlap; some pixels belong to none."""
+    """Classes of pixels, bool (..., h, w) each. They do not overlap; some pixels belong to none."""
 
     blank: Mask
     """Bright with little colour: glass, lumens, fat dissolved by processing."""
@@ -61,12 +62,15 @@ class Colours:
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """What can be said before colours are sorted, bool (h, w) each, without overlap; `free` is the rest."""
+    """What can be said before colours are sorted, bool (..., h, w) each, without overlap; `free` is the rest."""
 
     blank: Mask
     black: Mask
     grey: Mask
     free: Mask
+
+
+Part = TypeVar("Part", Densities, Light, Colours)
 
 
 def sort_light(od: Densities) -> Light:
@@ -127,18 +131,29 @@ def _red_cells(od: Densities, free: Mask) -> Mask:
     if not pink.any():
         return pink
     resolved = od.mpp <= _CELL_MPP
-    usual = 0.0 if resolved else quantile(blue[pink] / green[pink], 0.5) + _RED_CELL_ABOVE
-    redder = pink & (blue > np.float32(max(_RED_CELL_BLUE, usual)) * green)
+    limit = np.float32(_RED_CELL_BLUE) if resolved else _red_cell_limit(od, pink)
+    redder = pink & (blue > limit * green)
     if not redder.any():
         return redder
     spots = smooth(redder.astype(np.float32), 1.0) > 0.5
     spots &= free
     if resolved and spots.any():
         mean = box_mean(green, _ROUGH_UM / od.mpp)
-        apart = cv2.absdiff(green, box_mean(green, 0.6 * _ROUGH_UM / od.mpp))
+        apart = np.abs(green - box_mean(green, 0.6 * _ROUGH_UM / od.mpp))
         mean *= np.float32(_ROUGH)
         spots &= box_mean(apart, _ROUGH_UM / od.mpp) > mean
     return spots
+
+
+def _red_cell_limit(od: Densities, pink: Mask) -> npt.NDArray[np.float32]:
+    """Blue over green from which on a pixel is redder than the pink of its patch: (..., 1, 1)."""
+    height, width = pink.shape[-2:]
+    limits = []
+    for blue, green, within in zip(*(plane.reshape(-1, height, width) for plane in (od.blue, od.green, pink))):
+        some = green[within]
+        usual = quantile(blue[within] / some, 0.5) + _RED_CELL_ABOVE if some.size else 0.0
+        limits.append(max(_RED_CELL_BLUE, usual))
+    return np.array(limits, np.float32).reshape(*pink.shape[:-2], 1, 1)
 
 
 def adapt_stains(colours: Colours, od: Densities, nuclei: Mask) -> Colours:
@@ -164,6 +179,12 @@ def adapt_stains(colours: Colours, od: Densities, nuclei: Mask) -> Colours:
     bluish = ratio > np.float32(min(max(middle, _MIDDLE_RANGE[0]), _MIDDLE_RANGE[1]))
     bluish &= stained
     return replace(colours, haematoxylin=bluish, eosin=stained & ~bluish)
+
+
+def part(planes: Part, index: int | list[int]) -> Part:
+    """Planes of one patch, or of some, from planes (B, h, w) of many: of `Densities`, `Light` or `Colours`."""
+    values = (getattr(planes, name) for name in planes.__slots__)
+    return type(planes)(*(value[index] if isinstance(value, np.ndarray) else value for value in values))
 
 
 def halved(od: Densities) -> Densities:

@@ -8,7 +8,7 @@ patch without bright field or without colour, it reports only that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,17 @@ import numpy.typing as npt
 from wsikit.captions.base import Caption, check_patches
 from wsikit.captions.cells import far_from_nuclei, pale_facts, shape_facts
 from wsikit.captions.color_texture import facts_of_blocks
-from wsikit.captions.colours import Colours, Light, adapt_stains, halved, is_uniform, share, sort_colours, sort_light
+from wsikit.captions.colours import (
+    Colours,
+    Light,
+    adapt_stains,
+    halved,
+    is_uniform,
+    part,
+    share,
+    sort_colours,
+    sort_light,
+)
 from wsikit.captions.lexicon import BARE, DARK, phrase
 from wsikit.captions.lumina import find_spaces
 from wsikit.captions.nuclei import Nuclei, NucleusRule, find_nuclei
@@ -38,6 +48,7 @@ from wsikit.tissue.blocks import Blocks
 from wsikit.tissue.quality import Reduced, blur_of, pen_shares
 
 _VERSION = 2  # raise it when the same patch gets other facts or another text
+_PIXELS_AT_ONCE = 1 << 16  # of the working scale, measured at once: they fit into the processor's cache
 _FINE_MPP = 0.5  # working scale for nuclei and fibrils; the patch's own, if that is coarser
 _SHAPE_MPP = FACTS["nuclear_diameter_um"].coarsest_mpp  # up to here, colours and empty spaces are measured at half size
 _FIBRIL_MPP = FACTS["fibrillary_share"].coarsest_mpp
@@ -92,7 +103,7 @@ class Morphometry:
             The images are not uint8 (B, H, W, 3), or `mpp` is not a positive number.
         """
         check_patches(images, mpp)
-        measured = _measure_all([np.ascontiguousarray(image) for image in images], float(mpp))
+        measured = _measure_all(images, float(mpp))
         return [self._stated(facts, float(mpp)) for facts in measured]
 
     def _stated(self, facts: dict[str, float], mpp: float) -> Caption:
@@ -108,50 +119,53 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
     >>> measure(np.full((64, 64, 3), 245, np.uint8), 0.5)["blank_share"]
     1.0
     """
-    return _measure_all([image], mpp)[0]
+    return _measure_all(image[None], mpp)[0]
 
 
-def _measure_all(images: Sequence[Pixels], mpp: float) -> list[dict[str, float]]:
-    """Facts of patches of one size, each by itself. Pen is measured last, in one call: its planes are tiny."""
+def _measure_all(images: Pixels, mpp: float) -> list[dict[str, float]]:
+    """Facts of patches, uint8 (B, H, W, 3), each by itself. Pen is measured last, in one call: its planes are tiny."""
+    k = shrink_factor(images.shape[1:3], mpp, _FINE_MPP)
+    at_once = max(1, k * k * _PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
+    facts: list[dict[str, float]] = []
     inks: list[Pixels] = []
-    facts = [_measure(image, mpp, inks) for image in images]
+    for first in range(0, len(images), at_once):
+        facts += _measure_some(np.ascontiguousarray(images[first : first + at_once]), mpp, inks)
     inked = [one for one in facts if "pen_share" in one]
-    for one, pen in zip(inked, pen_shares(inks), strict=True):
+    for one, pen in zip(inked, pen_shares(np.concatenate(inks, axis=1)) if inks else [], strict=True):
         one["pen_share"] = pen
     return facts
 
 
-def _measure(image: Pixels, mpp: float, inks: list[Pixels]) -> dict[str, float]:
-    """Facts of one patch. If pen is to be measured, its colours are added to `inks`, and the fact gets its place."""
-    blocks = Blocks(image)
-    k = shrink_factor(image.shape[:2], mpp, _FINE_MPP)
-    small = blocks.means(k)
-    fine = densities_of(small, mpp * k)
+def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[str, float]]:
+    """Facts of a few patches, each by itself. Where it can, a call of a filter serves them all: calls have their price.
+
+    If pen is to be measured, the patches' colours are added to `inks`, and the fact gets its place.
+    """
+    blocks = Blocks(images)
+    k = shrink_factor(images.shape[1:3], mpp, _FINE_MPP)
+    red, green, blue = densities_of(blocks.means(k))
+    fine = Densities(red, green, blue, mpp * k)
     coarse = halved(fine) if mpp <= _SHAPE_MPP else fine
     light = sort_light(coarse)
-    facts = _shares(light)
-    if facts["black_share"] >= DARK or facts["blank_share"] >= BARE or _is_grey(facts):
+    facts = [_shares(part(light, index)) for index in range(len(images))]
+    chosen = [index for index, one in enumerate(facts) if _is_stained(one)]
+    if not chosen:
         return facts
-    uniform = is_uniform(fine.green, small[1])
-    measure_focus = not uniform and facts["tissue_share"] > _FOCUS_TISSUE
-    facts |= _pen_and_blur(blocks, mpp, inks, measure_focus=measure_focus)
-    if mpp > _FIBRIL_MPP and not uniform:
-        facts |= facts_of_blocks(blocks, mpp, (fine, light) if coarse is fine else None)
+    if len(chosen) < len(images):
+        blocks, light = blocks.of(chosen), part(light, chosen)
+        fine, coarse = part(fine, chosen), part(coarse, chosen) if coarse is not fine else part(fine, chosen)
+    values = blocks.means(k)[1]
+    uniform = [is_uniform(*pair) for pair in zip(fine.green, values)]
+    shown = [facts[index] for index in chosen]
+    _add_pen_and_blur(shown, blocks, mpp, uniform, inks)
+    if mpp > _FIBRIL_MPP and not all(uniform):
+        tones = facts_of_blocks(blocks, mpp, (fine, light) if mpp > _SHAPE_MPP else None)
+        for one, tone, flat in zip(shown, tones, uniform):
+            one |= {} if flat else tone
     colours = sort_colours(coarse, light)
-    if uniform or mpp > FACTS["nuclei"].coarsest_mpp:
-        return facts | _stains(colours) | _empty(coarse, light)
-    nuclei = find_nuclei(fine)
-    on_nuclei = nuclei.labels > 0
-    quarters = cover(on_nuclei)
-    colours = adapt_stains(colours, coarse, quarters > 2 if coarse is not fine else on_nuclei)
-    facts |= _stains(colours) | _empty(coarse, light)
-    facts |= _nuclei(nuclei, on_nuclei, fine, facts["tissue_share"])
-    blur_um = facts.get("blur_um", 0.0)
-    if mpp <= _SHAPE_MPP and blur_um < _SHAPE_BLUR_UM:
-        fibrils = mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
-        facts |= shape_facts(nuclei) | _matrix(fine, coarse, nuclei, quarters, colours, fibrils=fibrils)
-        if fibrils:
-            facts |= pale_facts(nuclei, fine, small[1])
+    for index, (one, flat) in enumerate(zip(shown, uniform)):
+        patch = _Patch(part(fine, index), part(coarse, index), part(colours, index), values[index])
+        one |= patch.without_nuclei() if flat or mpp > FACTS["nuclei"].coarsest_mpp else patch.with_nuclei(one, mpp)
     return facts
 
 
@@ -165,21 +179,60 @@ def _shares(light: Light) -> dict[str, float]:
     }
 
 
-def _is_grey(facts: dict[str, float]) -> bool:
-    """Whether most of the stained area has no colour."""
-    return facts["grey_share"] > 0.8 * facts["tissue_share"]
+def _is_stained(facts: dict[str, float]) -> bool:
+    """Whether more than the shares of light is measured: not if the patch is dark, bare, or mostly without colour."""
+    return (
+        facts["black_share"] < DARK
+        and facts["blank_share"] < BARE
+        and facts["grey_share"] <= 0.8 * facts["tissue_share"]
+    )
 
 
-def _pen_and_blur(blocks: Blocks, mpp: float, inks: list[Pixels], *, measure_focus: bool) -> dict[str, float]:
-    """Pen marks, left for later, and, optionally, defocus, as in `wsikit.tissue`; empty if the patch is too small."""
-    if min(blocks.planes.shape[1:]) * min(mpp, 1.0) < _MIN_SIDE:
-        return {}
+def _add_pen_and_blur(
+    facts: Sequence[dict[str, float]], blocks: Blocks, mpp: float, uniform: Sequence[bool], inks: list[Pixels]
+) -> None:
+    """Add pen marks, left for later, and, where there is enough to see, defocus, as in `wsikit.tissue`. Nothing if the
+    patches are too small.
+    """
+    if min(blocks.planes.shape[2:]) * min(mpp, 1.0) < _MIN_SIDE:
+        return
     reduced = Reduced(blocks, mpp)
     inks.append(reduced.ink_colours())
-    facts = {"pen_share": 0.0}
-    if measure_focus and mpp <= FACTS["blur_um"].coarsest_mpp:
-        facts["blur_um"] = 4.0 * float(np.float32(blur_of(reduced)))  # in the precision of the patch table
-    return facts
+    for index, (one, flat) in enumerate(zip(facts, uniform)):
+        one["pen_share"] = 0.0
+        if not flat and one["tissue_share"] > _FOCUS_TISSUE and mpp <= FACTS["blur_um"].coarsest_mpp:
+            one["blur_um"] = 4.0 * float(np.float32(blur_of(reduced, index)))  # in the precision of the patch table
+
+
+@dataclass(frozen=True, slots=True)
+class _Patch:
+    """One patch with stained tissue."""
+
+    fine: Densities
+    coarse: Densities
+    colours: Colours
+    values: Pixels
+    """Grey values in green, uint8 (h, w), that the fine densities were made from."""
+
+    def without_nuclei(self) -> dict[str, float]:
+        """Facts of a patch whose nuclei cannot be seen."""
+        return _stains(self.colours) | _empty(self.coarse, self.colours.blank)
+
+    def with_nuclei(self, known: dict[str, float], mpp: float) -> dict[str, float]:
+        """Facts of a patch of which some are known."""
+        nuclei = find_nuclei(self.fine)
+        on_nuclei = nuclei.labels > 0
+        quarters = cover(on_nuclei)
+        colours = adapt_stains(self.colours, self.coarse, quarters > 2 if mpp <= _SHAPE_MPP else on_nuclei)
+        facts = _stains(colours) | _empty(self.coarse, colours.blank)
+        facts |= _nuclei(nuclei, on_nuclei, self.fine, known["tissue_share"])
+        blur_um = known.get("blur_um", 0.0)
+        if mpp <= _SHAPE_MPP and blur_um < _SHAPE_BLUR_UM:
+            fibrils = mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
+            facts |= shape_facts(nuclei) | _matrix(self.fine, self.coarse, nuclei, quarters, colours, fibrils=fibrils)
+            if fibrils:
+                facts |= pale_facts(nuclei, self.fine, self.values)
+        return facts
 
 
 def _stains(colours: Colours) -> dict[str, float]:
@@ -193,10 +246,10 @@ def _stains(colours: Colours) -> dict[str, float]:
     return facts
 
 
-def _empty(coarse: Densities, light: Light) -> dict[str, float]:
+def _empty(coarse: Densities, blank: Mask) -> dict[str, float]:
     if coarse.mpp > FACTS["fat_share"].coarsest_mpp:
         return {}
-    fat, lumen = find_spaces(coarse, light.blank)
+    fat, lumen = find_spaces(coarse, blank)
     return {"fat_share": fat} | ({"lumen_share": lumen} if coarse.mpp <= FACTS["lumen_share"].coarsest_mpp else {})
 
 

@@ -7,6 +7,7 @@ Filters are OpenCV's: compiled, and without Python's lock. Masks stay bool; Open
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -72,7 +73,7 @@ def shrink(image: Pixels, mpp: float, *, finest_mpp: float) -> tuple[Pixels, flo
     ((4, 4, 3), 0.5)
     """
     k = shrink_factor(image.shape[:2], mpp, finest_mpp)
-    return (image if k == 1 else np.ascontiguousarray(Blocks(image).means(k).transpose(1, 2, 0))), mpp * k
+    return (image if k == 1 else np.ascontiguousarray(Blocks(image[None]).means(k)[:, 0].transpose(1, 2, 0))), mpp * k
 
 
 def shrink_factor(shape: tuple[int, ...], mpp: float, finest_mpp: float) -> int:
@@ -89,20 +90,22 @@ def densities(image: Pixels, mpp: float) -> Densities:
     >>> round(float(densities(np.full((1, 1, 3), 127, np.uint8), 0.5).green[0, 0]), 3)
     0.301
     """
-    return densities_of(Blocks(image).planes, mpp)
-
-
-def densities_of(planes: npt.NDArray[np.uint8], mpp: float) -> Densities:
-    """As `densities`, of the planes of an image, uint8 (3, h, w)."""
-    red, green, blue = (np.asarray(cv2.LUT(plane, OD_OF_VALUE), np.float32).reshape(plane.shape) for plane in planes)
+    red, green, blue = densities_of(Blocks(image[None]).planes[:, 0])
     return Densities(red, green, blue, mpp)
 
 
+def densities_of(planes: npt.NDArray[np.uint8]) -> Plane:
+    """Optical densities of the grey values of planes, uint8 (..., w): float32 of the same shape."""
+    return np.asarray(cv2.LUT(planes.reshape(-1, planes.shape[-1]), OD_OF_VALUE), np.float32).reshape(planes.shape)
+
+
 def smooth(plane: Plane, sigma_px: float) -> Plane:
-    """Approximate Gaussian blur by a binomial kernel; edge pixels are repeated. No blur for σ below 0.5 px."""
+    """Approximate Gaussian blur of (..., h, w) by a binomial kernel; edge pixels are repeated. None for σ below 0.5 px."""
     passes = min(_MAX_PASSES, round(sigma_px**2 / _BINOMIAL_VARIANCE))
     if passes == 0:
         return plane
+    if plane.ndim > 2:
+        return _in_one_call(plane, passes, lambda tall: smooth(tall, sigma_px))
     kernel = _binomial(passes)
     return np.asarray(cv2.sepFilter2D(plane, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE))
 
@@ -128,10 +131,24 @@ def box_mean(planes: Plane, sigma_px: float) -> Plane:
 
     `planes` is float32 (..., h, w); edge pixels are repeated.
     """
-    if planes.ndim > 2:
-        return np.stack([box_mean(plane, sigma_px) for plane in planes])
     side = box_side(sigma_px)
+    if planes.ndim > 2:
+        return _in_one_call(planes, side // 2, lambda tall: box_mean(tall, sigma_px))
     return np.asarray(cv2.blur(planes, (side, side), borderType=cv2.BORDER_REPLICATE))
+
+
+def _in_one_call(planes: Plane, reach: int, change: Callable[[Plane], Plane]) -> Plane:
+    """A filter that reaches `reach` px applied to each of many planes (..., h, w): they are put below one another."""
+    height, width = planes.shape[-2:]
+    many = planes.reshape(-1, height, width)
+    if len(many) == 1:
+        return change(many[0]).reshape(planes.shape)
+    tall = np.empty((len(many), height + 2 * reach, width), np.float32)
+    tall[:, reach : reach + height] = many
+    tall[:, :reach] = many[:, :1]
+    tall[:, reach + height :] = many[:, -1:]
+    changed = change(tall.reshape(-1, width)).reshape(tall.shape)
+    return np.ascontiguousarray(changed[:, reach : reach + height]).reshape(planes.shape)
 
 
 def box_count(mask: Mask, sigma_px: float) -> tuple[Plane, int]:
@@ -151,9 +168,12 @@ def halve(planes: Plane) -> Plane:
     >>> halve(np.array([[1, 3], [5, 7]], np.float32)).tolist()
     [[4.0]]
     """
+    height, width = planes.shape[-2:]
     if planes.ndim > 2:
-        return np.stack([halve(plane) for plane in planes])
-    height, width = planes.shape
+        if height % 2 or width < 2:
+            return np.stack([halve(plane) for plane in planes])
+        tall = planes.reshape(-1, width)  # the blocks of one plane never reach into the next
+        return halve(tall).reshape(*planes.shape[:-2], height // 2, width // 2)
     if height > 1 and width > 1:
         even = planes[: height // 2 * 2, : width // 2 * 2]
         return np.asarray(cv2.resize(even, (width // 2, height // 2), interpolation=cv2.INTER_AREA))

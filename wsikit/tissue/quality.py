@@ -7,7 +7,6 @@ added up as whole numbers and divided last: exact at every scale, and faster tha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -22,6 +21,7 @@ from wsikit.tissue.regions import dilate
 
 QUALITY_NAMES = ("blur", "pen", "blank", "dark")
 
+_PIXELS_AT_ONCE = 1 << 16  # fit into the processor's cache; each call of a filter then serves several small patches
 _FOCUS_UM = 1.0  # pixel size at which focus is measured, or that of the patch if it is coarser
 _INK_UM = 8.0  # ink is detected at the pixel size of the mask, for which its smoothness was measured
 _INK_WINDOW = 5  # px at `_INK_UM`
@@ -91,45 +91,49 @@ def patch_quality(images: npt.NDArray[np.uint8], *, mpp: float) -> dict[str, npt
         raise RequestError(f"patches of shape {images.shape}, {images.dtype}: expected uint8 (batch, height, width, 3)")
     if not (math.isfinite(mpp) and mpp > 0):
         raise RequestError(f"patches at {mpp} µm/px: the pixel size must be a positive number")
-    reduced = [Reduced(Blocks(image), mpp) for image in images]
-    shares = [_light_shares(one) for one in reduced]
-    columns = {
-        "blur": [blur_of(one) for one in reduced],
-        "pen": pen_shares([one.ink_colours() for one in reduced]),
-        "blank": [blank for blank, _ in shares],
-        "dark": [dark for _, dark in shares],
-    }
-    return {name: np.array(columns[name], np.float32) for name in QUALITY_NAMES}
+    values: dict[str, list[float]] = {name: [] for name in QUALITY_NAMES}
+    inks = []
+    at_once = max(1, _PIXELS_AT_ONCE // max(1, images.shape[1] * images.shape[2]))
+    for first in range(0, len(images), at_once):
+        reduced = Reduced(Blocks(np.ascontiguousarray(images[first : first + at_once])), mpp)
+        inks.append(reduced.ink_colours())
+        for index in range(reduced.planes.shape[1]):
+            blank, dark = _light_shares(reduced, index)
+            values["blur"].append(blur_of(reduced, index))
+            values["blank"].append(blank)
+            values["dark"].append(dark)
+    values["pen"] = pen_shares(np.concatenate(inks, axis=1)) if inks else []
+    return {name: np.array(values[name], np.float32) for name in QUALITY_NAMES}
 
 
 class Reduced:
-    """A patch at the pixel size at which focus is measured, about 1 µm.
+    """Patches at the pixel size at which focus is measured, about 1 µm.
 
     Parameters
     ----------
     blocks
-        Of the patch.
+        Of the patches.
     mpp
-        µm per pixel of the patch.
+        µm per pixel of the patches.
     """
 
     def __init__(self, blocks: Blocks, mpp: float) -> None:
         factor = max(1, round(_FOCUS_UM / mpp))
-        self._blocks, self._k = blocks, min(factor, *blocks.planes.shape[1:])
+        self._blocks, self._k = blocks, min(factor, *blocks.planes.shape[2:])
         self.mpp = mpp * factor
         self.planes = blocks.sums(self._k)
-        """Red, green and blue, (3, h, w): sums over blocks of `n` px, whole numbers."""
+        """Red, green and blue of B patches, (3, B, h, w): sums over blocks of `n` px, whole numbers."""
         self.n = self._k**2
 
     def ink_colours(self) -> npt.NDArray[np.uint8]:
-        """The patch at the pixel size at which ink is detected, uint8 (3, h, w)."""
-        k = self._k * max(1, min(round(_INK_UM / self.mpp), *self.planes.shape[1:]))
+        """The patches at the pixel size at which ink is detected, uint8 (3, B, h, w)."""
+        k = self._k * max(1, min(round(_INK_UM / self.mpp), *self.planes.shape[2:]))
         return np.rint(self._blocks.sums(k) / np.float32(k * k)).astype(np.uint8)
 
 
-def _light_shares(reduced: Reduced) -> tuple[float, float]:
-    """Fractions of the area that are blank and dark."""
-    one, two, three = reduced.planes
+def _light_shares(reduced: Reduced, index: int) -> tuple[float, float]:
+    """Fractions of the area of a patch that are blank and dark."""
+    one, two, three = reduced.planes[:, index]
     darkest, brightest = np.minimum(np.minimum(one, two), three), np.maximum(np.maximum(one, two), three)
     blank = darkest >= _BLANK_LEVEL * reduced.n
     blank &= brightest - darkest <= _BLANK_TINT * reduced.n
@@ -137,11 +141,9 @@ def _light_shares(reduced: Reduced) -> tuple[float, float]:
     return np.count_nonzero(blank) / blank.size, np.count_nonzero(dark) / dark.size
 
 
-def pen_shares(colours: Sequence[npt.NDArray[np.uint8]]) -> list[float]:
-    """Fractions of patches that are ink, from the `ink_colours` of each, all of one shape. Each patch by itself."""
-    if not colours:
-        return []
-    od = optical_density(np.stack(colours).transpose(0, 2, 3, 1), _INK_GLASS)  # (3, B, h, w)
+def pen_shares(colours: npt.NDArray[np.uint8]) -> list[float]:
+    """Fractions of B patches that are ink, from `Reduced.ink_colours`, uint8 (3, B, h, w). Each patch by itself."""
+    od = optical_density(np.moveaxis(colours, 0, 3), _INK_GLASS)
     suspects = _suspects(od)
     return [_ink_share(od[:, index]) if suspect else 0.0 for index, suspect in enumerate(suspects.tolist())]
 
@@ -172,16 +174,20 @@ def _ink_share(od: npt.NDArray[np.float32]) -> float:
     return float(np.mean(dilate(inked, _INK_WINDOW // 2, within=ink.hue > 0)))
 
 
-def blur_of(reduced: Reduced) -> float:
-    """Blur of a patch, 0 to 1, as in `patch_quality`: the larger value of both axes, because motion blurs only one."""
-    plane = max(reduced.planes, key=_spread)  # green for most stains, the channel of the fluorochrome in fluorescence
+def blur_of(reduced: Reduced, index: int = 0) -> float:
+    """Blur of one of the patches, 0 to 1, as in `patch_quality`: the larger value of both axes, because motion blurs only one."""
+    plane = max(
+        reduced.planes[:, index], key=_spread
+    )  # green for most stains, the channel of the fluorochrome in fluorescence
     if min(plane.shape) <= _QUIET:
         height, width = (side * reduced.mpp for side in plane.shape)
         raise RequestError(
             f"patches of {width:.3g} × {height:.3g} µm are too small to measure focus: "
             f"give {(_QUIET + 1) * reduced.mpp:.3g} µm or more"
         )
-    blurs = [_axis_blur(plane, axis, reduced) for axis in (0, 1)]
+    blurs = [_axis_blur(plane, axis, reduced.n) for axis in (0, 1)]
+    if math.inf in blurs and sum(_light_shares(reduced, index)) >= 0.5:
+        blurs = [0.0 if blur == math.inf else blur for blur in blurs]
     return min(1.0, max(blurs) * reduced.mpp / _FULL_BLUR_UM)
 
 
@@ -190,16 +196,16 @@ def _spread(plane: npt.NDArray[Any]) -> float:
     return float(plane.size * cv2.norm(plane, cv2.NORM_L2SQR) - cv2.sumElems(plane)[0] ** 2)
 
 
-def _axis_blur(plane: npt.NDArray[Any], axis: int, reduced: Reduced) -> float:
-    """Standard deviation of the blur along an axis, px; 0 for an empty patch, infinite without structure."""
+def _axis_blur(plane: npt.NDArray[Any], axis: int, n: int) -> float:
+    """Standard deviation of the blur along an axis, px; infinite without structure. `n` px are added up in each value."""
     here, there = _apart(plane, 1, axis)
     far_here, far_there = _apart(plane, _REACH, axis)
-    scale = reduced.n**2  # of squared sums over blocks
+    scale = n**2  # of squared sums over blocks
     noise = max(2 * _LEAST_NOISE**2, _quietest(here, there) / scale)
     fine = cv2.norm(here, there, cv2.NORM_L2SQR) / (here.size * scale) - noise
     coarse = (cv2.norm(far_here, far_there, cv2.NORM_L2SQR) / (far_here.size * scale) - noise) / _REACH**2
     if coarse < _NO_STRUCTURE:
-        return 0.0 if sum(_light_shares(reduced)) >= 0.5 else math.inf
+        return math.inf
     ratio = math.sqrt(coarse / fine) if fine > coarse else 1.0
     return float(np.interp(ratio, _RATIO, _BLUR_PX))
 
