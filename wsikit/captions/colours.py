@@ -181,7 +181,7 @@ def adapt_stains(colours: Colours, od: Densities, nuclei: Mask) -> Colours:
     return replace(colours, haematoxylin=bluish, eosin=stained & ~bluish)
 
 
-def part(planes: Part, index: int | list[int]) -> Part:
+def part(planes: Part, index: int | list[int] | slice) -> Part:
     """Planes of one patch, or of some, from planes (B, h, w) of many: of `Densities`, `Light` or `Colours`."""
     values = (getattr(planes, name) for name in planes.__slots__)
     return type(planes)(*(value[index] if isinstance(value, np.ndarray) else value for value in values))
