@@ -6,6 +6,7 @@ A chunk of rows is either stored completely or absent; a column is complete when
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,17 +57,18 @@ def missing_chunks(
             return [index for index in indexes if str(index) not in present]
         return list(indexes)
     assert array is not None
-    tail = ("0",) if array.ndim == 2 else ()
-    paths = [chunks.joinpath(str(index), *tail) for index in indexes]
+    # plain text: a Path for each of thousands of chunks takes longer than the question whether it is there
+    prefix, ending = f"{os.fspath(chunks)}/", "/0" if array.ndim == 2 else ""
     if not whole or [type(codec).__name__ for codec in array.compressors] != ["ZstdCodec"]:
-        return [index for index in indexes if not paths[index].is_file()]
-    return [index for index in indexes if not _is_whole(paths[index])]
+        return [index for index in indexes if not os.path.isfile(f"{prefix}{index}{ending}")]
+    return [index for index in indexes if not _is_whole(f"{prefix}{index}{ending}")]
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: str) -> bool:
     """Whether a chunk is there and not cut off. It is written atomically, but may be cut by a copy of the store."""
     try:
-        return is_complete_frame(path.read_bytes())
+        with open(path, "rb", buffering=0) as file:
+            return is_complete_frame(file.read())
     except FileNotFoundError:
         return False
 

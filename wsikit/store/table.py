@@ -19,6 +19,7 @@ import zarr
 from wsikit.errors import RequestError, StoreError, UnreachableError
 from wsikit.geometry import PatchGrid
 from wsikit.store.atomic import new_node, read_metadata
+from wsikit.store.column_reading import read_column
 from wsikit.store.completeness import JOURNALS, lost_columns, missing_chunks, restore_metadata, stored_columns
 from wsikit.store.format2_names import Names
 from wsikit.store.paths import place, reaching, remove_tree, zarr_store
@@ -199,6 +200,9 @@ class PatchTable:
                 f"{self.folder}: column {name} is incomplete ({len(missing)} of {parts} parts are missing). "
                 "Run the same command again to finish it."
             )
+        quick = read_column(self._column_folder(name), array.shape, rows)
+        if quick is not None:
+            return quick
         try:
             with reaching(self.folder):
                 values = np.asarray(array[rows])
