@@ -229,6 +229,8 @@ class PatchGrid:
             if not ((coords >= 0) & (coords < np.asarray(self.slide_px))).all():
                 return "coordinates lie outside of the slide"
             number = coords[:, 1].astype(np.int64) * self.slide_px[0] + coords[:, 0]
+        if (number[1:] > number[:-1]).all():  # row-major, as tables are
+            return None
         number.sort()  # several times faster than np.unique
         return "two patches have the same coordinates" if (number[1:] == number[:-1]).any() else None
 

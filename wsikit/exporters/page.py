@@ -9,11 +9,16 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.artist import Artist
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+from wsikit.exporters.png import encode_png
 
 INK, QUIET, WARN = "#1a1a1a", "#5a5a5a", "#8f1d14"
 LEADING = 1.42  # line height over font size
@@ -107,6 +112,36 @@ def ellipsis(text: str, width_in: float, size: float, bold: bool = False) -> str
     return "…"
 
 
+_ROUNDING = 1e-6  # px: a corner at half a pixel is always rounded to the same side
+
+
+class _Pasted(Artist):
+    """Pixels that are drawn one to one: axes would resample them, which takes longer than all other drawing."""
+
+    zorder = 0  # below frames and text, as axes are
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], box: Bbox) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self._box = box  # shares of the figure
+
+    def draw(self, renderer: RendererBase) -> None:
+        figure = self.get_figure(root=True)
+        assert figure is not None
+        corner = self._box.transformed(figure.transFigure)
+        opaque = np.full((*self.pixels.shape[:2], 4), 255, dtype=np.uint8)
+        opaque[..., :3] = self.pixels[::-1]  # from the bottom upwards
+        renderer.draw_image(renderer.new_gc(), corner.x0 + _ROUNDING, corner.y0 + _ROUNDING, opaque)
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure, which has an Agg canvas and no transparent parts, as a PNG."""
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()
+    return encode_png(np.asarray(canvas.buffer_rgba())[..., :3], dpi=figure.dpi)
+
+
 class Pen:
     """Draws on a figure in inches from its top-left corner."""
 
@@ -161,6 +196,10 @@ class Pen:
     def image(self, pixels: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> None:
         """Pixels (h, w, 3), as they are, filling the box (x, y, width, height)."""
         (x, y), width, height = self._bounds(box)
+        n_rows, n_cols = pixels.shape[:2]
+        if abs(box[2] * self._figure.dpi - n_cols) < 1e-6 and abs(box[3] * self._figure.dpi - n_rows) < 1e-6:
+            self._figure.add_artist(_Pasted(pixels, Bbox.from_bounds(x, y, width, height)))
+            return
         axes = self._figure.add_axes((x, y, width, height))
         axes.imshow(pixels, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
