@@ -69,22 +69,22 @@ def _climb(depth: Plane, pixels: Indices, shape: tuple[int, ...]) -> tuple[Indic
     keys = np.zeros((height + 2, width), np.int32)
     line = keys.ravel()
     line[width:-width][pixels] = depth.astype(np.int32) << 4
-    beside = line + np.int32(1 << 2)
+    sided = line + np.int32(1 << 2)
     across = np.empty_like(keys)
     best = across.ravel()
-    np.maximum(line[:-2], beside[2:], out=best[1:-1])
+    np.maximum(line[:-2], sided[2:], out=best[1:-1])
     if width > 1:
-        across[:, 0], across[:, -1] = beside.reshape(keys.shape)[:, 1], keys[:, -2]  # rows do not continue each other
+        across[:, 0], across[:, -1] = sided.reshape(keys.shape)[:, 1], keys[:, -2]  # rows do not continue each other
     else:
         across[:] = 0
-    beside += np.int32(1 << 2)
-    np.maximum(best, beside, out=best)
-    beside = np.add(best[2 * width :], np.int32(1), out=line[: -2 * width])
-    np.maximum(beside, best[: -2 * width], out=beside)
+    sided += np.int32(1 << 2)
+    np.maximum(best, sided, out=best)
+    sided = np.add(best[2 * width :], np.int32(1), out=line[: -2 * width])
+    np.maximum(sided, best[: -2 * width], out=sided)
     best += np.int32(2)
-    np.maximum(beside, best[width:-width], out=beside)
-    beside &= 15
-    step: Indices = _steps(width).take(beside.take(pixels))
+    np.maximum(sided, best[width:-width], out=sided)
+    sided &= 15
+    step: Indices = _steps(width).take(sided.take(pixels))
     step += pixels
     position = np.empty(height * width, np.intp)
     order = np.arange(len(pixels))
