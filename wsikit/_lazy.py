@@ -52,6 +52,7 @@ class Once(Generic[T]):
         self._make = make
         self._lock = threading.Lock()
         self._values: list[T] = []
+        self._failed_once = False
         self.error: Exception | None = None
 
     @property
@@ -78,7 +79,13 @@ class Once(Generic[T]):
                 try:
                     self._values.append(self._make())
                 except Exception:
+                    self._failed_once = True
                     logger.debug("made ahead: failed", exc_info=True)
+
+    def check(self) -> None:
+        """Raise the error of an `attempt` that failed, if it fails again."""
+        if self._failed_once and not self._values:
+            self()
 
 
 def make_ahead(*values: Once[Any]) -> threading.Thread:

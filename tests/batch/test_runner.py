@@ -20,6 +20,7 @@ from wsikit.batch.records import DONE, FAILED, LOCKED
 from wsikit.batch.run import RunResult, run
 from wsikit.cli.main import main
 from wsikit.errors import ModelError
+from wsikit.results import outputs
 from wsikit.slides.store import SlideStore
 from wsikit.tiling import columns
 

@@ -5,7 +5,7 @@ predictions), and the driver (vote, map, report). Each processes one slide at a 
 slide, the next is opened, masked, tiled and described. If a slide fails, the others continue.
 
 While the first new slide is tiled and described, the model is loaded, torch with it, and then what draws the results.
-An error in that is raised where the model is needed, as if it were loaded there.
+If the model cannot be loaded, the run ends at the next step of any slide.
 """
 
 from __future__ import annotations
@@ -198,10 +198,11 @@ def _call(name: str, function: Callable[[Any], None], argument: object) -> None:
 
 
 class _Cancellable:
-    """Progress of one slide: logs each stage, and stops the slide when the run is being stopped."""
+    """Progress of one slide: logs each stage, and stops the slide when the run is being stopped, or must end."""
 
     def __init__(self, progress: Progress, job: Job, slide_id: str, stopping: threading.Event) -> None:
         self._progress, self._log, self._slide_id, self._stopping = progress, job.log, slide_id, stopping
+        self._model = job.shared.model.load
         self._stage: tuple[str, int, str, float] | None = None
         self._done = 0
 
@@ -234,6 +235,7 @@ class _Cancellable:
     def _check(self) -> None:
         if self._stopping.is_set():
             raise Stopped
+        self._model.check()
 
 
 def _attempt(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
