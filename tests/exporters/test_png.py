@@ -63,7 +63,7 @@ def test_a_picture_of_the_pages_own_pixels_is_pasted_where_axes_draw_it(width):
     Pen(figure, page).image(pixels, (0.35, 0.47, width / 150, 0.8))
     found = np.asarray(opened(png_of(figure)))
     assert found.shape == (300, 900, 3)
-    left, top = 53, 71  # 0.35 in and 0.47 in are 52.5 px and 70.5 px
+    left, top = 53, 70  # 52.5 px and 70.5 px: half pixels are rounded to the right and upwards, as in axes
     np.testing.assert_array_equal(found[top : top + 120, left : left + width], pixels)
     found = found.copy()
     found[top : top + 120, left : left + width] = 255
