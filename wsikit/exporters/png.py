@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,5 +75,6 @@ def _deflate(lines: Pixels) -> bytes:
     from imagecodecs import DEFLATE, deflate_encode
 
     if DEFLATE.available:
-        return bytes(deflate_encode(lines.reshape(-1), level=_LEVEL))
-    return zlib.compress(lines, 6)
+        flat: Any = lines.reshape(-1)
+        return bytes(deflate_encode(flat, level=_LEVEL))
+    return zlib.compress(lines.tobytes(), 6)
