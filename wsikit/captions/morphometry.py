@@ -48,7 +48,8 @@ from wsikit.tissue.blocks import Blocks
 from wsikit.tissue.quality import Reduced, blur_of, pen_shares
 
 _VERSION = 2  # raise it when the same patch gets other facts or another text
-_PIXELS_AT_ONCE = 1 << 16  # of the working scale, measured at once: they fit into the processor's cache
+_PIXELS_AT_ONCE = 1 << 16  # of the working scale, measured at once: they fit into the processor's cache;
+_MORE_AT_ONCE = 1 << 18  # where colour and texture are measured, more calls are shared, and this is faster
 _FINE_MPP = 0.5  # working scale for nuclei and fibrils; the patch's own, if that is coarser
 _SHAPE_MPP = FACTS["nuclear_diameter_um"].coarsest_mpp  # up to here, colours and empty spaces are measured at half size
 _FIBRIL_MPP = FACTS["fibrillary_share"].coarsest_mpp
@@ -125,7 +126,8 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
 def _measure_all(images: Pixels, mpp: float) -> list[dict[str, float]]:
     """Facts of patches, uint8 (B, H, W, 3), each by itself. Pen is measured last, in one call: its planes are tiny."""
     k = shrink_factor(images.shape[1:3], mpp, _FINE_MPP)
-    at_once = max(1, k * k * _PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
+    pixels = _MORE_AT_ONCE if mpp > _FIBRIL_MPP else _PIXELS_AT_ONCE
+    at_once = max(1, k * k * pixels // (images.shape[1] * images.shape[2]))
     facts: list[dict[str, float]] = []
     inks: list[Pixels] = []
     for first in range(0, len(images), at_once):
@@ -147,7 +149,7 @@ def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[s
     fine = Densities(red, green, blue, mpp * k)
     coarse = halved(fine) if mpp <= _SHAPE_MPP else fine
     light = sort_light(coarse)
-    facts = [_shares(part(light, index)) for index in range(len(images))]
+    facts = [_shares(*masks) for masks in zip(light.blank, light.black, light.grey)]
     chosen = [index for index, one in enumerate(facts) if _is_stained(one)]
     if not chosen:
         return facts
@@ -163,19 +165,23 @@ def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[s
         for one, tone, flat in zip(shown, tones, uniform):
             one |= {} if flat else tone
     colours = sort_colours(coarse, light)
+    spaces = _spaces(coarse, light.blank)
     for index, (one, flat) in enumerate(zip(shown, uniform)):
-        patch = _Patch(part(fine, index), part(coarse, index), part(colours, index), values[index])
-        one |= patch.without_nuclei() if flat or mpp > FACTS["nuclei"].coarsest_mpp else patch.with_nuclei(one, mpp)
+        if flat or mpp > FACTS["nuclei"].coarsest_mpp:
+            one |= _stains(part(colours, index)) | spaces[index]
+        else:
+            patch = _Patch(part(fine, index), part(coarse, index), part(colours, index), values[index])
+            one |= spaces[index] | _facts_with_nuclei(patch, one, mpp)
     return facts
 
 
-def _shares(light: Light) -> dict[str, float]:
-    blank, black = share(light.blank), share(light.black)
+def _shares(blank_mask: Mask, black_mask: Mask, grey_mask: Mask) -> dict[str, float]:
+    blank, black = share(blank_mask), share(black_mask)
     return {
         "tissue_share": 1 - blank - black,
         "blank_share": blank,
         "black_share": black,
-        "grey_share": share(light.grey),
+        "grey_share": share(grey_mask),
     }
 
 
@@ -214,25 +220,22 @@ class _Patch:
     values: Pixels
     """Grey values in green, uint8 (h, w), that the fine densities were made from."""
 
-    def without_nuclei(self) -> dict[str, float]:
-        """Facts of a patch whose nuclei cannot be seen."""
-        return _stains(self.colours) | _empty(self.coarse, self.colours.blank)
 
-    def with_nuclei(self, known: dict[str, float], mpp: float) -> dict[str, float]:
-        """Facts of a patch of which some are known."""
-        nuclei = find_nuclei(self.fine)
-        on_nuclei = nuclei.labels > 0
-        quarters = cover(on_nuclei)
-        colours = adapt_stains(self.colours, self.coarse, quarters > 2 if mpp <= _SHAPE_MPP else on_nuclei)
-        facts = _stains(colours) | _empty(self.coarse, colours.blank)
-        facts |= _nuclei(nuclei, on_nuclei, self.fine, known["tissue_share"])
-        blur_um = known.get("blur_um", 0.0)
-        if mpp <= _SHAPE_MPP and blur_um < _SHAPE_BLUR_UM:
-            fibrils = mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
-            facts |= shape_facts(nuclei) | _matrix(self.fine, self.coarse, nuclei, quarters, colours, fibrils=fibrils)
-            if fibrils:
-                facts |= pale_facts(nuclei, self.fine, self.values)
-        return facts
+def _facts_with_nuclei(patch: _Patch, known: dict[str, float], mpp: float) -> dict[str, float]:
+    """Stains, nuclei and matrix of a patch of which some facts are known."""
+    fine, coarse = patch.fine, patch.coarse
+    nuclei = find_nuclei(fine)
+    on_nuclei = nuclei.labels > 0
+    quarters = cover(on_nuclei)
+    colours = adapt_stains(patch.colours, coarse, quarters > 2 if mpp <= _SHAPE_MPP else on_nuclei)
+    facts = _stains(colours) | _nuclei(nuclei, on_nuclei, fine, known["tissue_share"])
+    blur_um = known.get("blur_um", 0.0)
+    if mpp <= _SHAPE_MPP and blur_um < _SHAPE_BLUR_UM:
+        fibrils = mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
+        facts |= shape_facts(nuclei) | _matrix(fine, coarse, nuclei, quarters, colours, fibrils=fibrils)
+        if fibrils:
+            facts |= pale_facts(nuclei, fine, patch.values)
+    return facts
 
 
 def _stains(colours: Colours) -> dict[str, float]:
@@ -246,11 +249,13 @@ def _stains(colours: Colours) -> dict[str, float]:
     return facts
 
 
-def _empty(coarse: Densities, blank: Mask) -> dict[str, float]:
+def _spaces(coarse: Densities, blank: Mask) -> list[dict[str, float]]:
+    """Fat and lumens of each of B patches, where pixels show them."""
     if coarse.mpp > FACTS["fat_share"].coarsest_mpp:
-        return {}
-    fat, lumen = find_spaces(coarse, blank)
-    return {"fat_share": fat} | ({"lumen_share": lumen} if coarse.mpp <= FACTS["lumen_share"].coarsest_mpp else {})
+        return [{} for _ in blank]
+    lumens = coarse.mpp <= FACTS["lumen_share"].coarsest_mpp
+    found = find_spaces(coarse, blank)
+    return [{"fat_share": fat, "lumen_share": lumen} if lumens else {"fat_share": fat} for fat, lumen in found]
 
 
 def _nuclei(nuclei: Nuclei, on_nuclei: Mask, od: Densities, tissue_share: float) -> dict[str, float]:

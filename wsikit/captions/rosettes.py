@@ -93,9 +93,10 @@ def _radial(gradient: Gradient, mpp: float, y: float, x: float, radius: float) -
     xx, yy, xy = gradient.within(top, int((y + radius) / mpp) + 1, left, int((x + radius) / mpp) + 1)
     dy = (np.arange(top, top + xx.shape[0])[:, None] + 0.5) * mpp - y
     dx = (np.arange(left, left + xx.shape[1])[None, :] + 0.5) * mpp - x
-    square = dy * dy + dx * dx
+    dyy, dxx = dy * dy, dx * dx
+    square = dyy + dxx
     core = (square <= radius**2) & (square > _CENTRE_UM**2)
+    share = core / np.maximum(square, 1e-6)
     # the gradient is perpendicular to a fibril, so the minus below
-    along = ((xx - yy) * (dx * dx - dy * dy) + 4 * xy * dx * dy) / np.maximum(square, 1e-6)
-    total = float((xx + yy)[core].sum())
-    return float(-along[core].sum() / max(total, 4e-9))  # the differences are not halved: four times the products
+    along = np.vdot(xx - yy, (dxx - dyy) * share) + 4 * np.vdot(xy, dx * dy * share)
+    return float(-along / max(np.vdot(xx + yy, core), 4e-9))  # the differences are not halved: four times the products
