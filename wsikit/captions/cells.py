@@ -79,8 +79,8 @@ def _median(values: npt.NDArray[np.float64]) -> float:
 def pale_facts(nuclei: Nuclei, od: Densities, values: Pixels) -> dict[str, float]:
     """Shares of large pale nuclei, and of pale nuclei with a nucleolus in pink cytoplasm (ganglion-like).
 
-    Pale is relative to the patch's own dark nuclei: if all are equally pale, none is found. `values` are the grey values
-    in green that the densities were made from, uint8 (h, w).
+    Pale is relative to the patch's own dark nuclei: if all are equally pale, none is found. `values`, uint8 (h, w), are
+    the grey values in green that the densities were made from.
     """
     whole = ~nuclei.cut
     if np.count_nonzero(whole) < MIN_NUCLEI:
@@ -139,7 +139,7 @@ def _has_nucleolus(nuclei: Nuclei, chosen: npt.NDArray[np.int64], od: Densities)
 
 
 def far_from_nuclei(nuclei: Sequence[Nuclei], quarters: npt.NDArray[np.uint8], distance_um: float) -> Mask:
-    """bool (B, h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2` in the same patch.
+    """bool (B, h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2` in its patch.
 
     `quarters` is how many pixels of each block of 2 × 2 lie on a nucleus, whatever its size.
     """

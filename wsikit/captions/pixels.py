@@ -105,7 +105,7 @@ def densities_of(planes: npt.NDArray[np.uint8]) -> Plane:
 
 
 def smooth(plane: Plane, sigma_px: float) -> Plane:
-    """Approximate Gaussian blur of (..., h, w) by a binomial kernel; edge pixels are repeated. None for σ below 0.5 px."""
+    """Approximate Gaussian blur of (..., h, w) by a binomial kernel; edge pixels are repeated. None below 0.5 px."""
     passes = min(_MAX_PASSES, round(sigma_px**2 / _BINOMIAL_VARIANCE))
     if passes == 0:
         return plane
@@ -226,13 +226,6 @@ def cover(mask: Mask) -> npt.NDArray[np.uint8]:
     return pairs.astype(np.uint8)
 
 
-def double(plane: Plane, shape: tuple[int, int]) -> Plane:
-    """Inverse of `halve`: repeat each value over its 2 × 2 block, and the last ones up to (h, w) `shape`."""
-    rows = np.minimum(np.arange(shape[0]) // 2, plane.shape[0] - 1)
-    columns = np.minimum(np.arange(shape[1]) // 2, plane.shape[1] - 1)
-    return np.asarray(plane[rows][:, columns])
-
-
 def depth_below(mask: Mask, max_px: int = 64) -> Plane:
     """Octagonal distance to the outside of the mask, px: the number of erosions, by a cross and a square in turn, after
     which a pixel is left.
@@ -242,7 +235,7 @@ def depth_below(mask: Mask, max_px: int = 64) -> Plane:
     inside = mask.view(np.uint8)
     depth = inside.copy()
     for step in range(max_px - 1):
-        inside = cv2.erode(inside, _SQUARE if step % 2 else _CROSS)
+        inside = np.asarray(cv2.erode(inside, _SQUARE if step % 2 else _CROSS), np.uint8)
         if not cv2.countNonZero(inside):
             break
         depth += inside
@@ -275,38 +268,6 @@ def dilate_square(mask: Mask, side: int) -> Mask:
     """Dilate masks (..., h, w) by a square of an odd side, px."""
     square = np.ones((side, side), np.uint8)
     return in_one_call(mask.view(np.uint8), side // 2, 0, lambda tall: cv2.dilate(tall, square)).view(np.bool_)
-
-
-def fill_holes(mask: Mask, max_px: float, plane: Plane, min_mean: float) -> Mask:
-    """Fill holes of up to `max_px` px, off the patch's edge, in which the mean of `plane` is at least `min_mean`."""
-    from scipy import ndimage as ndi
-
-    labels, n = ndi.label(~mask)
-    flat = labels.ravel()
-    area = np.bincount(flat, minlength=n + 1)
-    small = area <= max_px
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        small[edge] = False
-    small[0] = False
-    pixels = np.flatnonzero(small[flat])
-    member = flat[pixels]
-    dense = np.bincount(member, plane.ravel()[pixels], n + 1) >= min_mean * area
-    filled = mask.copy()
-    filled.ravel()[pixels[dense[member]]] = True
-    return filled
-
-
-def otsu(values: Plane, *, highest: float, n_bins: int = 96) -> float:
-    """Otsu's threshold of values in [0, highest]; larger values count as `highest`. 0.0 if there are no values."""
-    if values.size == 0:
-        return 0.0
-    bins = np.minimum((values.ravel() * np.float32(n_bins / highest)).astype(np.int32), n_bins - 1)
-    counts = np.bincount(np.maximum(bins, 0), minlength=n_bins).astype(np.float64)
-    centres = (np.arange(n_bins) + 0.5) * (highest / n_bins)
-    below, moment = counts.cumsum(), (counts * centres).cumsum()
-    spread = below * (below[-1] - below)
-    spread[spread == 0] = np.inf  # never split off an empty side
-    return float(centres[np.argmax((moment[-1] * below / below[-1] - moment) ** 2 / spread)])
 
 
 def quantile(values: npt.NDArray[Any], q: float) -> float:

@@ -159,7 +159,7 @@ def _near(tensor: Sequence[Plane], green: Plane, free: Mask, mpp: float) -> tupl
 
 
 class Gradient:
-    """Products xx, yy, xy of the differences of planes (B, h, w), averaged over 2 × 2 px. Computed when they are asked for.
+    """Products xx, yy, xy of the differences of planes (B, h, w), averaged over 2 × 2 px, once they are asked for.
 
     Examples
     --------
@@ -198,12 +198,12 @@ class Gradient:
 
 
 def _end(halved: int, side: int) -> int:
-    """End of the part of a plane that has `halved` px when halved; the plane's own end, and its odd px, if that is it."""
+    """End of the part of a plane that has `halved` px when halved; all of the plane, an odd px included, at its end."""
     return side if halved >= max(1, side // 2) else 2 * halved
 
 
 def tensor_of(planes: Plane) -> tuple[Plane, Plane, Plane]:
-    """Products of the differences of the pixels on both sides, (..., h, w): xx, yy, xy; zero at the edges of a plane."""
+    """Products of the differences of the pixels on both sides, (..., h, w): xx, yy, xy; zero at the edges."""
     height, width = planes.shape[-2:]
     dy, dx = np.empty(planes.shape, np.float32), np.empty(planes.shape, np.float32)
     tall, tall_dy, tall_dx = (array.reshape(-1, width) if array.ndim > 2 else array for array in (planes, dy, dx))

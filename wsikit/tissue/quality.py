@@ -180,10 +180,9 @@ def _ink_share(od: npt.NDArray[np.float32]) -> float:
 
 
 def blur_of(reduced: Reduced, index: int = 0) -> float:
-    """Blur of one of the patches, 0 to 1, as in `patch_quality`: the larger value of both axes, because motion blurs only one."""
-    plane = max(
-        reduced.planes[:, index], key=_spread
-    )  # green for most stains, the channel of the fluorochrome in fluorescence
+    """Blur of a patch, as in `patch_quality`: the larger value of both axes, because motion blurs only one."""
+    # green for most stains, the channel of the fluorochrome in fluorescence
+    plane = max(reduced.planes[:, index], key=_spread)
     if min(plane.shape) <= _QUIET:
         height, width = (side * reduced.mpp for side in plane.shape)
         raise RequestError(
@@ -202,7 +201,7 @@ def _spread(plane: npt.NDArray[Any]) -> float:
 
 
 def _axis_blur(plane: npt.NDArray[Any], axis: int, n: int) -> float:
-    """Standard deviation of the blur along an axis, px; infinite without structure. `n` px are added up in each value."""
+    """Standard deviation of the blur along an axis, px; infinite without structure. Each value is a sum over `n` px."""
     here, there = _apart(plane, 1, axis)
     far_here, far_there = _apart(plane, _REACH, axis)
     scale = n**2  # of squared sums over blocks
