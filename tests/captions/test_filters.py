@@ -172,6 +172,14 @@ def test_percentiles_and_deviations_are_those_of_the_densities():
     assert facts["red_green_od_ratio_sd"] == pytest.approx(ratio.std(), rel=1e-4)
 
 
+def test_a_percentile_is_the_density_at_its_rank():
+    values = np.random.default_rng(7).permutation(256).astype(np.uint8).reshape(16, 16)
+    facts = color_texture_facts(np.stack([values.T, values, values], axis=2), 4.0)
+    densities = np.sort(np.log10(256 / (np.arange(256) + 1.0)))
+    for name, share in (("od_p10", 0.1), ("od_p50", 0.5), ("od_p90", 0.9), ("nuclear_stain", 0.9)):
+        assert facts[name] == pytest.approx(densities[int(share * 255)], rel=1e-6)
+
+
 @pytest.mark.parametrize("mpp", [1.0, 2.5, 4.0])
 def test_spaces_of_many_patches_are_those_of_each(mpp):
     """Holes with known areas in thick tissue, walls between large spaces, glass at the edge, and nothing."""
