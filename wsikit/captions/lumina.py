@@ -78,8 +78,7 @@ def _find(blank: Mask, mpp: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
     if fat.any():
         fat &= _walled(labels, n, mpp) / np.maximum(outline - on_edge, 1) >= _WALLED_SHARE
     lumen &= ~fat & (on_edge <= _LUMEN_EDGE_SHARE * outline)
-    patch_of = np.zeros(n + 1, np.intp)
-    patch_of[labels.ravel().astype(np.intp)] = np.repeat(np.arange(len(blank)), blank[0].size)
+    patch_of = _patch_of(labels, n)
     per_patch = (np.bincount(patch_of[kept], area_px[kept], len(blank)) for kept in (fat, lumen))
     fat_px, lumen_px = (total.astype(np.int64) for total in per_patch)
     return fat_px, lumen_px
@@ -96,6 +95,18 @@ def _label(cores: Mask, kind: int) -> tuple[int, Labels]:
 
     labels = in_one_call(cores, 1, False, components)
     return n - 1, labels
+
+
+def _patch_of(labels: Labels, n: int) -> npt.NDArray[np.intp]:
+    """The patch in which each label lies, (n + 1,)."""
+    patch = np.zeros(n + 1, np.intp)
+    if len(labels) > 1:
+        flat = labels.ravel()
+        starts = (
+            np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        )  # every label begins somewhere, be it only at the first pixel
+        patch[flat[starts].astype(np.intp)] = starts // labels[0].size
+    return patch
 
 
 def _faint_walls(od: Densities) -> Mask:
