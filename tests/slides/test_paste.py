@@ -151,6 +151,19 @@ def test_a_stream_is_decoded_in_place_only_if_it_is_whole_and_of_the_expected_si
     assert not jpeg.decode_to(stream[: len(stream) // 2], into)
 
 
+def test_a_stream_smaller_than_its_tile_keeps_its_size_and_one_that_is_wider_is_refused() -> None:
+    import simplejpeg
+
+    pixels = np.random.default_rng(7).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    stream = simplejpeg.encode_jpeg(pixels)
+    truth = jpeg.decode(stream)
+    found = [jpeg.decode(stream, size) for size in ((300, 200), (320, 256), (512, 512))]
+    others = [jpeg.decode(stream, (320, 256)) for _ in range(3)]  # must not use the memory of those before
+    assert all(np.array_equal(one, truth) for one in (*found, *others))
+    with pytest.raises(jpeg.JpegError, match="300×200 px where 299×512 px are expected"):
+        jpeg.decode(stream, (299, 512))
+
+
 def test_what_one_header_says_is_not_said_of_another() -> None:
     import simplejpeg
 

@@ -59,9 +59,9 @@ def decode(stream: bytes, max_size: tuple[int, int] | None = None, *, grey: bool
     byte in the header can request 12 GB.
     """
     if max_size is not None and not grey:
-        pixels = borrowed((max_size[1], max_size[0], 3), for_jpeg=True)
-        if decode_to(stream, pixels):
-            return pixels
+        small = _decoded(stream, borrowed((max_size[1], max_size[0], 3), for_jpeg=True))
+        if small is not None and small.shape[0] <= max_size[1] and small.shape[1] <= max_size[0]:
+            return small
     try:
         height, width = simplejpeg.decode_jpeg_header(stream, strict=True)[:2]
         if max_size is not None and (width > max_size[0] or height > max_size[1]):
@@ -80,11 +80,17 @@ def decode(stream: bytes, max_size: tuple[int, int] | None = None, *, grey: bool
 def decode_to(stream: bytes, pixels: Pixels) -> bool:
     """Decode a whole stream to `pixels`, uint8 (h, w, 3) RGB, C-contiguous. False if it is damaged or of another size:
     `pixels` are then undefined, and `decode` says what is wrong."""
+    found = _decoded(stream, pixels)
+    return found is not None and found.shape == pixels.shape
+
+
+def _decoded(stream: bytes, memory: Pixels) -> Pixels | None:
+    """Pixels of a whole stream in `memory`; None if it is damaged or does not fit."""
     try:
-        found: Pixels = simplejpeg.decode_jpeg(stream, colorspace="RGB", strict=True, buffer=pixels)
+        found: Pixels = simplejpeg.decode_jpeg(stream, colorspace="RGB", strict=True, buffer=memory)
     except ValueError:
-        return False
-    return found.shape == pixels.shape
+        return None
+    return found
 
 
 @dataclass(frozen=True)

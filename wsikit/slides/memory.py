@@ -48,8 +48,8 @@ class _Loan:
             "version": 3,
         }
 
-    def __del__(self) -> None:
-        free = _kept.get(self._raw.size)
+    def __del__(self, kept: dict[int, deque[npt.NDArray[np.uint8]]] = _kept) -> None:
+        free = kept.get(self._raw.size)
         if free is not None:
             free.append(self._raw)
 
