@@ -1,25 +1,37 @@
 """Optical densities of a patch at a working scale, and fast filters on (h, w) planes.
 
 Patches are downsampled by integer factors, so that no pixel is interpolated; incomplete blocks at the edge are dropped.
+Filters are OpenCV's: compiled, and without Python's lock. Masks stay bool; OpenCV reads them as uint8 without a copy.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+
+from wsikit.tissue.blocks import Blocks
 
 Plane = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 
-# Optical density by grey value; 0 for 255 and 2.41 for 0, so that none is infinite
-_DENSITY = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)
+OD_OF_VALUE = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)
+"""Optical density by grey value, (256,); 0 for 255 and 2.41 for 0, so that none is infinite."""
+
 _BINOMIAL_VARIANCE = 0.5  # px² of one (1, 2, 1) / 4 pass
 _MAX_PASSES = 12  # σ of 2.4 px: enough for all callers from 0.1 µm/px on
+
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+_SQUARE = np.ones((3, 3), np.uint8)
+_SAMPLED = 2048  # values; of more than this, a quantile is first narrowed down by a sample
+_SAMPLE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +72,14 @@ def shrink(image: Pixels, mpp: float, *, finest_mpp: float) -> tuple[Pixels, flo
     >>> image.shape, mpp
     ((4, 4, 3), 0.5)
     """
+    k = shrink_factor(image.shape[:2], mpp, finest_mpp)
+    return (image if k == 1 else np.ascontiguousarray(Blocks(image[None]).means(k)[:, 0].transpose(1, 2, 0))), mpp * k
+
+
+def shrink_factor(shape: tuple[int, ...], mpp: float, finest_mpp: float) -> int:
+    """Side of the blocks that `shrink` averages, px."""
     # tolerance of 10 %: scans at 0.2738 µm/px are halved for 0.5 like those at 0.25
-    k = max(1, min(int(1.1 * finest_mpp / mpp), *image.shape[:2]))
-    if k == 1:
-        return image, mpp
-    height, width = (n // k * k for n in image.shape[:2])
-    rows = image[0:height:k, :width].astype(np.uint32)
-    for offset in range(1, k):
-        rows += image[offset:height:k, :width]
-    total = rows[:, 0::k].copy()
-    for offset in range(1, k):
-        total += rows[:, offset::k]
-    return ((total + k * k // 2) // (k * k)).astype(np.uint8), mpp * k
+    return max(1, min(int(1.1 * finest_mpp / mpp), *shape))
 
 
 def densities(image: Pixels, mpp: float) -> Densities:
@@ -82,56 +90,74 @@ def densities(image: Pixels, mpp: float) -> Densities:
     >>> round(float(densities(np.full((1, 1, 3), 127, np.uint8), 0.5).green[0, 0]), 3)
     0.301
     """
-    red, green, blue = (np.take(_DENSITY, image[..., channel]) for channel in range(3))
+    red, green, blue = densities_of(Blocks(image[None]).planes[:, 0])
     return Densities(red, green, blue, mpp)
 
 
-def smooth(plane: Plane, sigma_px: float) -> Plane:
-    """Approximate Gaussian blur by a binomial kernel; edge pixels are repeated. No blur for σ below 0.5 px."""
-    from scipy import ndimage as ndi
+def densities_of(planes: npt.NDArray[np.uint8]) -> Plane:
+    """Optical densities of the grey values of planes, uint8 (..., w): float32 of the same shape."""
+    return np.asarray(cv2.LUT(planes.reshape(-1, planes.shape[-1]), OD_OF_VALUE), np.float32).reshape(planes.shape)
 
+
+def smooth(plane: Plane, sigma_px: float) -> Plane:
+    """Approximate Gaussian blur of (..., h, w) by a binomial kernel; edge pixels are repeated. None for σ below 0.5 px."""
     passes = min(_MAX_PASSES, round(sigma_px**2 / _BINOMIAL_VARIANCE))
     if passes == 0:
         return plane
-    if passes == 1:
-        return _blend_columns(_blend_rows(plane))
-    kernel = np.array([math.comb(2 * passes, k) for k in range(2 * passes + 1)]) / 4.0**passes
-    rows = ndi.correlate1d(plane, kernel, axis=0, mode="nearest")
-    return np.asarray(ndi.correlate1d(rows, kernel, axis=1, mode="nearest"))
+    if plane.ndim > 2:
+        return _in_one_call(plane, passes, lambda tall: smooth(tall, sigma_px))
+    kernel = _binomial(passes)
+    return np.asarray(cv2.sepFilter2D(plane, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE))
 
 
-def _blend_rows(plane: Plane) -> Plane:
-    """One (1, 2, 1) / 4 pass along the first axis."""
-    out = plane * np.float32(0.5)
-    quarter = plane * np.float32(0.25)
-    out[1:] += quarter[:-1]
-    out[:-1] += quarter[1:]
-    out[0] += quarter[0]
-    out[-1] += quarter[-1]
-    return out
+@lru_cache(maxsize=_MAX_PASSES)
+def _binomial(passes: int) -> Plane:
+    return np.array([math.comb(2 * passes, k) / 4.0**passes for k in range(2 * passes + 1)], np.float32)
 
 
-def _blend_columns(plane: Plane) -> Plane:
-    """One (1, 2, 1) / 4 pass along the second axis."""
-    out = plane * np.float32(0.5)
-    quarter = plane * np.float32(0.25)
-    out[:, 1:] += quarter[:, :-1]
-    out[:, :-1] += quarter[:, 1:]
-    out[:, 0] += quarter[:, 0]
-    out[:, -1] += quarter[:, -1]
-    return out
+def box_side(sigma_px: float) -> int:
+    """Odd side, px, of the square window whose standard deviation is about `sigma_px` along each axis.
+
+    Examples
+    --------
+    >>> box_side(1.0), box_side(5.8)
+    (3, 21)
+    """
+    return 2 * round(0.5 * (math.sqrt(12 * sigma_px**2 + 1) - 1)) + 1
 
 
 def box_mean(planes: Plane, sigma_px: float) -> Plane:
     """Mean over a square window whose standard deviation is about `sigma_px`: a wide blur at constant cost.
 
-    `planes` is float32 (..., h, w); edge pixels are repeated. One call for a stack is faster than one per plane.
+    `planes` is float32 (..., h, w); edge pixels are repeated.
     """
-    from scipy import ndimage as ndi
+    side = box_side(sigma_px)
+    if planes.ndim > 2:
+        return _in_one_call(planes, side // 2, lambda tall: box_mean(tall, sigma_px))
+    return np.asarray(cv2.blur(planes, (side, side), borderType=cv2.BORDER_REPLICATE))
 
-    side = 2 * round(0.5 * (np.sqrt(12 * sigma_px**2 + 1) - 1)) + 1
-    rows = ndi.uniform_filter1d(planes, side, axis=-2, mode="nearest")
-    return np.asarray(ndi.uniform_filter1d(rows, side, axis=-1, mode="nearest"))
+
+def _in_one_call(planes: Plane, reach: int, change: Callable[[Plane], Plane]) -> Plane:
+    """A filter that reaches `reach` px applied to each of many planes (..., h, w): they are put below one another."""
+    height, width = planes.shape[-2:]
+    many = planes.reshape(-1, height, width)
+    if len(many) == 1:
+        return change(many[0]).reshape(planes.shape)
+    tall = np.empty((len(many), height + 2 * reach, width), np.float32)
+    tall[:, reach : reach + height] = many
+    tall[:, :reach] = many[:, :1]
+    tall[:, reach + height :] = many[:, -1:]
+    changed = change(tall.reshape(-1, width)).reshape(tall.shape)
+    return np.ascontiguousarray(changed[:, reach : reach + height]).reshape(planes.shape)
+
+
+def box_count(mask: Mask, sigma_px: float) -> tuple[Plane, int]:
+    """Pixels of the mask within the same window around each pixel, float32 (h, w), and the pixels of the window."""
+    side = box_side(sigma_px)
+    counts = cv2.boxFilter(
+        mask.view(np.uint8), cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(counts), side * side
 
 
 def halve(planes: Plane) -> Plane:
@@ -142,26 +168,46 @@ def halve(planes: Plane) -> Plane:
     >>> halve(np.array([[1, 3], [5, 7]], np.float32)).tolist()
     [[4.0]]
     """
-    if planes.shape[-2] > 1:
-        even = planes.shape[-2] // 2 * 2
-        planes = (planes[..., 0:even:2, :] + planes[..., 1:even:2, :]) * np.float32(0.5)
-    if planes.shape[-1] > 1:
-        even = planes.shape[-1] // 2 * 2
-        planes = (planes[..., 0:even:2] + planes[..., 1:even:2]) * np.float32(0.5)
+    height, width = planes.shape[-2:]
+    if planes.ndim > 2:
+        if height % 2 or width < 2:
+            return np.stack([halve(plane) for plane in planes])
+        tall = planes.reshape(-1, width)  # the blocks of one plane never reach into the next
+        return halve(tall).reshape(*planes.shape[:-2], height // 2, width // 2)
+    if height > 1 and width > 1:
+        even = planes[: height // 2 * 2, : width // 2 * 2]
+        return np.asarray(cv2.resize(even, (width // 2, height // 2), interpolation=cv2.INTER_AREA))
+    for axis, side in enumerate((height, width)):
+        if side > 1:
+            pairs = planes.take(range(side // 2 * 2), axis=axis)
+            first, second = (pairs.take(range(start, side // 2 * 2, 2), axis=axis) for start in (0, 1))
+            planes = (first + second) * np.float32(0.5)
     return planes
 
 
 def halve_mask(mask: Mask, min_share: float) -> Mask:
     """(h // 2, w // 2): whether more than `min_share` of each 2 × 2 block lies in the mask."""
-    counts = mask.view(np.uint8)
-    parts = [1, 1]
-    for axis in (0, 1):
-        if counts.shape[axis] > 1:
-            even = counts.shape[axis] // 2 * 2
-            first, second = ([slice(None)] * axis + [slice(start, even, 2)] for start in (0, 1))
-            counts = counts[tuple(first)] + counts[tuple(second)]
-            parts[axis] = 2
-    return counts > min_share * parts[0] * parts[1]
+    return cover(mask) > 4 * min_share
+
+
+def cover(mask: Mask) -> npt.NDArray[np.uint8]:
+    """How many quarters of each 2 × 2 block lie in the mask, 0 to 4, (h // 2, w // 2); a single row or column is kept.
+
+    Examples
+    --------
+    >>> cover(np.array([[True, False, True], [True, True, False]])).tolist()
+    [[3]]
+    """
+    height, width = mask.shape[0] // 2, mask.shape[1] // 2
+    if height == 0 or width == 0:
+        return np.asarray(np.rint(4 * halve(mask.astype(np.float32))), np.uint8)
+    ones = mask.view(np.uint8)
+    rows = ones[0 : 2 * height : 2, : 2 * width] + ones[1 : 2 * height : 2, : 2 * width]
+    # two neighbours are read as one number of 16 bits; times 257, their sum is in its upper half
+    pairs = rows.view(np.uint16)
+    pairs *= 257
+    pairs >>= 8
+    return pairs.astype(np.uint8)
 
 
 def double(plane: Plane, shape: tuple[int, int]) -> Plane:
@@ -177,30 +223,38 @@ def depth_below(mask: Mask, max_px: int = 64) -> Plane:
 
     At most `max_px`. The edge of the patch does not erode: a nucleus continues beyond it.
     """
-    outside, depth = ~mask, mask.astype(np.float32)
+    inside = mask.view(np.uint8)
+    depth = inside.copy()
     for step in range(max_px - 1):
-        outside = _grow(outside, square=step % 2 == 1)
-        if outside.all():
+        inside = cv2.erode(inside, _SQUARE if step % 2 else _CROSS)
+        if not cv2.countNonZero(inside):
             break
-        depth += ~outside
-    return depth
+        depth += inside
+    return depth.astype(np.float32)
 
 
 def dilate(mask: Mask, steps: int) -> Mask:
     """Dilate a mask by `steps` px, by a cross and a square in turn: approximately a disc."""
-    for step in range(steps):
-        mask = _grow(mask, square=step % 2 == 1)
-    return mask
+    return _turns(cv2.dilate, mask, steps)
 
 
-def _grow(mask: Mask, *, square: bool) -> Mask:
-    out = mask.copy()
-    out[1:] |= mask[:-1]
-    out[:-1] |= mask[1:]
-    sideways = out.copy() if square else mask
-    out[:, 1:] |= sideways[:, :-1]
-    out[:, :-1] |= sideways[:, 1:]
-    return out
+def erode(mask: Mask, steps: int) -> Mask:
+    """Erode a mask by `steps` px, as `dilate`; the edge of the patch does not erode."""
+    return _turns(cv2.erode, mask, steps)
+
+
+def _turns(change: Any, mask: Mask, steps: int) -> Mask:
+    changed = mask.view(np.uint8)
+    # the order of crosses and squares does not matter, so that each takes one call
+    for shape, times in ((_CROSS, (steps + 1) // 2), (_SQUARE, steps // 2)):
+        if times:
+            changed = change(changed, shape, iterations=times)
+    return np.asarray(changed, np.uint8).view(np.bool_)
+
+
+def dilate_square(mask: Mask, side: int) -> Mask:
+    """Dilate a mask by a square of an odd side, px."""
+    return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((side, side), np.uint8)), np.uint8).view(np.bool_)
 
 
 def fill_holes(mask: Mask, max_px: float, plane: Plane, min_mean: float) -> Mask:
@@ -243,5 +297,20 @@ def quantile(values: npt.NDArray[Any], q: float) -> float:
     >>> quantile(np.array([3.0, 1.0, 2.0]), 0.5)
     2.0
     """
-    index = int(q * (values.size - 1))
-    return float(np.partition(values, index)[index])
+    rank = int(q * (values.size - 1))
+    values = values.ravel()
+    if values.size > _SAMPLED:
+        values, rank = _narrowed(values, rank)
+    return float(np.partition(values, rank)[rank])
+
+
+def _narrowed(values: npt.NDArray[Any], rank: int) -> tuple[npt.NDArray[Any], int]:
+    """Those values between two of a sample, and the rank among them: the same value, found among fewer."""
+    sample = np.sort(values[:: values.size // _SAMPLE])
+    middle = rank * len(sample) // values.size
+    margin = len(sample) // 10
+    low = sample[max(0, middle - margin)]
+    high = sample[min(len(sample) - 1, middle + margin)]
+    within = values[(values >= low) & (values <= high)]
+    left = rank - int(np.count_nonzero(values < low))
+    return (within, left) if 0 <= left < within.size else (values, rank)
