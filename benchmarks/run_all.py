@@ -109,7 +109,9 @@ def phantom(scratch: Path) -> Path:
     path = scratch / f"phantom_{PHANTOM_PX}.tiff"
     if not path.is_file():
         part = path.with_suffix(".part.tiff")
-        code = "import sys, wsikit; wsikit.make_phantom(sys.argv[1], size_px=(int(sys.argv[2]),) * 2, tissue_fraction=0.5)"
+        code = (
+            "import sys, wsikit; wsikit.make_phantom(sys.argv[1], size_px=(int(sys.argv[2]),) * 2, tissue_fraction=0.5)"
+        )
         subprocess.run([sys.executable, "-c", code, str(part), str(PHANTOM_PX)], check=True, cwd=HERE)
         part.rename(path)
     return path

@@ -124,7 +124,7 @@ def find_nuclei(od: Densities, rule: NucleusRule = NucleusRule()) -> Nuclei:
         none = np.zeros(0)
         return Nuclei(np.zeros(od.shape, np.int32), none, none, none, none, none, np.zeros(0, bool), mpp)
     member, n = split(mask, pixels, rule.depth_blur_um / mpp, max(2.0, rule.apart_um / mpp))
-    shape = _shapes(pixels, member, n, od.shape[1])
+    shape = _shapes(pixels, member, n, mask)
     area = shape.size_px * mpp**2
     least_px = np.maximum(shape.size_px, 1)
     contrast = np.bincount(member, haematoxylin.ravel().take(pixels), n) / least_px
@@ -171,13 +171,15 @@ class _Shapes(NamedTuple):
     aspect: Floats
 
 
-def _shapes(pixels: Indices, member: Indices, n: int, width: int) -> _Shapes:
+def _shapes(pixels: Indices, member: Indices, n: int, mask: Bits) -> _Shapes:
     """Size, centroid and aspect from the runs of each set along the rows: sums over a run have a closed form."""
     starts = np.empty(len(pixels), bool)
     starts[0] = True
     np.not_equal(pixels[1:] - pixels[:-1], 1, out=starts[1:])
     starts[1:] |= member[1:] != member[:-1]
-    starts[pixels.searchsorted(np.arange(width, pixels[-1] + 1, width))] = True  # rows do not continue each other
+    width = mask.shape[1]
+    both_ends = np.flatnonzero(mask[:-1, -1] & mask[1:, 0]) + 1  # rows that would else continue the one above
+    starts[pixels.searchsorted(both_ends * width)] = True
     first = np.flatnonzero(starts)
     owner = member.take(first)
     length = np.empty(len(first))

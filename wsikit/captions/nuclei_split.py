@@ -20,7 +20,8 @@ _DEPTH_STEPS = 4096.0  # per px of depth
 _MAX_DEPTH = 64  # px
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 _SQUARE = np.ones((3, 3), np.uint8)
-_DOUBLINGS = 3  # of the steps climbed before the first check: paths of up to 8 px, as most are
+_DOUBLINGS = 4  # of the steps climbed before the first check: paths of up to 16 px, as nearly all are
+_UNCHECKED = 4  # erosions before the first check whether anything is left
 
 
 def split(mask: Bits, pixels: Indices, blur_px: float, apart_px: float) -> tuple[Indices, int]:
@@ -55,7 +56,7 @@ def depth_below(mask: Bits) -> Bits:
     for step in range(_MAX_DEPTH - 1):
         # nothing erodes from the edge of the patch
         left = np.asarray(cv2.erode(left, _SQUARE if step % 2 else _CROSS), np.uint8)
-        if not cv2.countNonZero(left):
+        if step >= _UNCHECKED and not cv2.countNonZero(left):
             break
         depth += left
     return depth

@@ -9,10 +9,11 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from wsikit.exporters.deflate import deflate
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -63,18 +64,9 @@ def encode_png(
         parts.append(_chunk(b"PLTE", bytes(value for color in palette for value in color)))
         if alphas is not None:
             parts.append(_chunk(b"tRNS", alphas))
-    parts += [_chunk(b"IDAT", _deflate(lines)), _chunk(b"IEND", b"")]
+    parts += [_chunk(b"IDAT", deflate(lines.reshape(-1), _LEVEL)), _chunk(b"IEND", b"")]
     return b"".join(parts)
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
-
-
-def _deflate(lines: Pixels) -> bytes:
-    from imagecodecs import DEFLATE, deflate_encode
-
-    if DEFLATE.available:
-        flat: Any = lines.reshape(-1)
-        return bytes(deflate_encode(flat, level=_LEVEL))
-    return zlib.compress(lines.tobytes(), 6)
