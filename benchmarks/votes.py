@@ -1,6 +1,7 @@
 """Vote, map and merged GeoJSON of a slide of 10⁶ patches, compared with the unavoidable work, in one run.
 
     python benchmarks/votes.py --json votes.json [--patches 1000000] [--smooth none|median|mrf]
+    python benchmarks/votes.py --base ../base [--store SLIDE.zarr]     another build in turns, outputs compared
 
 Two slides are made up: one whose classes lie in regions with ragged borders, and one where a fifth of the patches stray
 as well, so that its outlines have a hundred times as many corners. The floors: sorting the patches' coordinates once,
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import votes_turns
 from scipy import ndimage as ndi
 
 from wsikit.exporters.classmap import ClassMap
@@ -59,14 +61,9 @@ def make_patches(n_patches: int, stray: float) -> SlidePatches:
     return SlidePatches(probs, CLASSES, BACKGROUND, grid, grid.all_coords(), columns)
 
 
-def run_once(patches: SlidePatches, parameters: VoteParameters, folder: Path) -> dict[str, float]:
-    """Seconds of each step, and of the processor in all, which a busy machine does not lengthen as much."""
-    thumbnail = np.full((1000, 1000, 3), 225, np.uint8)
-    busy = time.process_time()
-    times = [time.perf_counter()]
-    result = vote_slide(patches, parameters)
-    times.append(time.perf_counter())
-    class_map = ClassMap(
+def class_map_of(patches: SlidePatches) -> ClassMap:
+    """The map of a made-up slide."""
+    return ClassMap(
         slide_id="benchmark",
         grid=patches.grid,
         mpp_source="made up",
@@ -78,6 +75,16 @@ def run_once(patches: SlidePatches, parameters: VoteParameters, folder: Path) ->
         colors=class_colors(CLASSES, BACKGROUND),
         background=BACKGROUND,
     )
+
+
+def run_once(patches: SlidePatches, parameters: VoteParameters, folder: Path) -> dict[str, float]:
+    """Seconds of each step, and of the processor in all, which a busy machine does not lengthen as much."""
+    thumbnail = np.full((1000, 1000, 3), 225, np.uint8)
+    busy = time.process_time()
+    times = [time.perf_counter()]
+    result = vote_slide(patches, parameters)
+    times.append(time.perf_counter())
+    class_map = class_map_of(patches)
     write_map_png(folder / "map.png", class_map, thumbnail, result)
     times.append(time.perf_counter())
     write_geojson(folder / "subtype.geojson", class_map)
@@ -147,12 +154,23 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--smooth", default="none", choices=("none", "median", "mrf"))
+    parser.add_argument("--base", type=Path, help="source tree of another build, measured in turns (votes_turns.py)")
+    parser.add_argument("--store", type=Path, help="with --base: a finished store, whose outputs are timed too")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--alone", choices=tuple(STRAY), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
         _alone(options.alone, options.patches, options.smooth)
         return
-    record = {kind: measure(kind, options.patches, options.smooth, options.repeats) for kind in STRAY}
+    if options.part:
+        print(json.dumps(votes_turns.measure_part(options.part, options.patches, options.folder, options.store)))
+        return
+    record: dict[str, Any]
+    if options.base is not None:
+        record = votes_turns.compare(options.base, options.patches, options.repeats, options.store)
+    else:
+        record = {kind: measure(kind, options.patches, options.smooth, options.repeats) for kind in STRAY}
     text = json.dumps(record, indent=2)
     print(text)
     if options.json:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -49,6 +52,7 @@ class Once(Generic[T]):
         self._make = make
         self._lock = threading.Lock()
         self._values: list[T] = []
+        self._failed_once = False
         self.error: Exception | None = None
 
     @property
@@ -67,3 +71,34 @@ class Once(Generic[T]):
                     self.error = error
                     raise
             return self._values[0]
+
+    def attempt(self) -> None:
+        """Make the value if nothing was tried yet. An error counts for nothing: the next call tries again."""
+        with self._lock:
+            if self.error is None and not self._values:
+                try:
+                    self._values.append(self._make())
+                except Exception:
+                    self._failed_once = True
+                    logger.debug("made ahead: failed", exc_info=True)
+
+    def check(self) -> None:
+        """Raise the error of an `attempt` that failed, if it fails again."""
+        if self._failed_once and not self._values:
+            self()
+
+
+def make_ahead(*values: Once[Any]) -> threading.Thread:
+    """Make values in a thread of their own, one after the other, while the caller does other work.
+
+    Whoever needs one of them waits for it. An error is raised where the value is needed, as if nothing had been tried.
+    The process does not end before the thread does: torch must not be cut off while it is imported.
+    """
+
+    def work() -> None:
+        for value in values:
+            value.attempt()
+
+    thread = threading.Thread(target=work, name="wsikit-ahead")
+    thread.start()
+    return thread

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -65,16 +66,42 @@ class Executor:
         on_done: Callable[[Task], None] | None = None,
     ) -> list[Result]:
         """Results of `function` in the order of `tasks`. `on_done` is called at the end of each task."""
-        if not tasks:
-            return []
-        done = on_done or _ignore
-        if self.scheduler == "threads":
-            return _map_on_threads(function, tasks, self.workers or available_cpus(), done)
-        return self._map_on_cluster(function, tasks, done)
+        results: dict[int, Result] = {}
 
-    def _map_on_cluster(
-        self, function: Callable[[Task], Result], tasks: Sequence[Task], done: Callable[[Task], None]
-    ) -> list[Result]:
+        def keep(index: int, result: Result) -> None:
+            results[index] = result
+            if on_done is not None:
+                on_done(tasks[index])
+
+        self._carry_out(function, tasks, keep)
+        return [results[index] for index in range(len(tasks))]
+
+    def each(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], on_result: Callable[[Task, Result], None]
+    ) -> None:
+        """As `map`, but each result is given to `on_result` as soon as it is there, and is not kept.
+
+        `on_result` runs in this process, on threads several calls at a time.
+
+        >>> Executor(workers=1).each(abs, [-1, 2], lambda task, result: print(task, result))
+        -1 1
+        2 2
+        """
+        self._carry_out(function, tasks, lambda index, result: on_result(tasks[index], result))
+
+    def _carry_out(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], on_result: Callable[[int, Result], None]
+    ) -> None:
+        if not tasks:
+            return
+        if self.scheduler == "threads":
+            _on_threads(function, tasks, self.workers or available_cpus(), on_result)
+        else:
+            self._on_cluster(function, tasks, on_result)
+
+    def _on_cluster(
+        self, function: Callable[[Task], Result], tasks: Sequence[Task], on_result: Callable[[int, Result], None]
+    ) -> None:
         import distributed
 
         untyped: Any = distributed  # the library has no type hints
@@ -90,13 +117,10 @@ class Executor:
             _check_workers(client, self.scheduler)
             futures = client.map(function, tasks, pure=False)
             index_of = {future.key: index for index, future in enumerate(futures)}
-            results: dict[int, Result] = {}
             for future, result in untyped.as_completed(futures, with_results=True):
-                results[index_of[future.key]] = result
-                done(tasks[index_of[future.key]])
+                on_result(index_of[future.key], result)
             # released before the workers stop, or the scheduler would compute them again
             client.cancel(futures)
-        return [results[index] for index in range(len(tasks))]
 
 
 def _check_workers(client: Any, scheduler: str) -> None:
@@ -110,21 +134,17 @@ def _check_workers(client: Any, scheduler: str) -> None:
         raise RequestError(f"scheduler {scheduler}: {what}. Start workers in an environment where wsikit is installed.")
 
 
-def _map_on_threads(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, done: Callable[[Task], None]
-) -> list[Result]:
-    from dask.threaded import get
+def _on_threads(
+    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, on_result: Callable[[int, Result], None]
+) -> None:
+    def carry_out(index: int) -> None:
+        on_result(index, function(tasks[index]))
 
-    def carry_out(index: int) -> Result:
-        result = function(tasks[index])
-        done(tasks[index])  # not by Dask's callbacks, which are global: two maps may run in two threads
-        return result
-
-    # the index is the argument, not the task: Dask would traverse a task that is a dataclass.
-    # The graph is built directly: dask.delayed would cost a millisecond per task
-    graph = {("task", index): (carry_out, index) for index in range(len(tasks))}
-    return list(get(graph, list(graph), num_workers=workers))
-
-
-def _ignore(task: Any) -> None:
-    return None
+    with ThreadPoolExecutor(min(workers, len(tasks)), thread_name_prefix="wsikit-worker") as pool:
+        running = [pool.submit(carry_out, index) for index in range(len(tasks))]
+        try:
+            for ended in wait(running, return_when=FIRST_EXCEPTION).done:
+                ended.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that run are waited for: they write files
+            raise

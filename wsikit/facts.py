@@ -40,7 +40,10 @@ class Fact:
 
     def grade(self, value: float) -> str:
         """The word for `value`: the first one whose upper limit is greater than it."""
-        return next(word for limit, word in self.grades if value < limit)
+        for limit, word in self.grades:
+            if value < limit:
+                return word
+        raise ValueError(f"no grade for {value}")
 
 
 # Coarsest scales in µm per pixel

@@ -213,22 +213,31 @@ class PatchGrid:
                 f"patches of {self.name} were imported and lie in no columns and rows: what needs "
                 "neighbours (smoothing) does not apply to them"
             )
-        places = np.asarray(coords, dtype=np.float64) / np.asarray(self.stride)
-        index = np.rint(places).astype(np.int64)
-        return index[:, 0], index[:, 1]
+        places = np.asarray(coords)
+        cols, rows = (np.rint(places[:, axis] / self.stride[axis]).astype(np.int64) for axis in (0, 1))
+        return cols, rows
 
     def fault(self, coords: npt.NDArray[np.integer[Any]]) -> str | None:
         """Why `coords` (N, 2) cannot be coordinates of this grid's patches, or None."""
         if self.anchored:
-            cols, rows = self.index_of(coords)
-            inside = (cols >= 0) & (cols < self.n_cols) & (rows >= 0) & (rows < self.n_rows)
-            if not (inside.all() and np.array_equal(self.coords(cols, rows), coords)):
+            # as in index_of and coords, axis by axis and in floats, which hold these integers exactly
+            cols, rows = (np.rint(coords[:, axis] / self.stride[axis]) for axis in (0, 1))
+            fits = all(
+                len(index) == 0
+                or (index.min() >= 0 and index.max() < count and (np.rint(index * stride) == coords[:, axis]).all())
+                for axis, (index, count, stride) in enumerate(
+                    zip((cols, rows), (self.n_cols, self.n_rows), self.stride, strict=True)
+                )
+            )
+            if not fits:
                 return f"coordinates are not on the grid {self.name}; use the table's own grid"
             number = rows * self.n_cols + cols
         else:
             if not ((coords >= 0) & (coords < np.asarray(self.slide_px))).all():
                 return "coordinates lie outside of the slide"
             number = coords[:, 1].astype(np.int64) * self.slide_px[0] + coords[:, 0]
+        if (number[1:] > number[:-1]).all():  # row-major, as tables are
+            return None
         number.sort()  # several times faster than np.unique
         return "two patches have the same coordinates" if (number[1:] == number[:-1]).any() else None
 

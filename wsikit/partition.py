@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -36,7 +37,7 @@ class Partition:
     patch: npt.NDArray[np.int64]
     """(n_rows, n_cols) row in the patch table of the patch that owns the cell; -1 = no patch."""
 
-    @property
+    @cached_property
     def area_px(self) -> npt.NDArray[np.int64]:
         """(n_rows, n_cols) area of each cell, level-0 px²."""
         return np.diff(self.y_edges)[:, None] * np.diff(self.x_edges)[None, :]
@@ -62,8 +63,11 @@ def partition_slide(grid: PatchGrid, coords: npt.NDArray[np.int64], priority: np
     n_cols, n_rows = len(x.edges) - 1, len(y.edges) - 1
     if x.count.max(initial=0) <= 1 and y.count.max(initial=0) <= 1:  # no overlap, so no ranking
         patch = np.full((n_rows, n_cols), -1, dtype=np.int64)
-        inside = (x.count > 0) & (y.count > 0)
-        patch[y.first[inside], x.first[inside]] = np.flatnonzero(inside)
+        drawn = np.flatnonzero((x.count > 0) & (y.count > 0))
+        if len(drawn) == len(coords):
+            patch[y.first, x.first] = drawn
+        else:
+            patch[y.first[drawn], x.first[drawn]] = drawn
         return Partition(x.edges, y.edges, patch)
     first_to_last = np.lexsort((-coords[:, 0], -coords[:, 1], priority))
     rank = np.empty(len(coords), dtype=np.int64)

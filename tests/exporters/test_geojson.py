@@ -47,6 +47,89 @@ def test_outlines_are_valid_and_equal_the_union_of_their_cells(seed):
         assert {labels[row, col] for row, col in zip(rows, cols)} == {outline.label}
 
 
+def spiral(side):
+    """One line of one cell's width that winds to the middle."""
+    mask = np.zeros((side, side), dtype=bool)
+    row = col = 0
+    step = (0, 1)
+    mask[0, 0] = True
+    for _ in range(4 * side):
+        while True:
+            ahead, beyond = (row + step[0], col + step[1]), (row + 2 * step[0], col + 2 * step[1])
+            inside = all(0 <= at < side for at in ahead)
+            if not inside or (all(0 <= at < side for at in beyond) and mask[beyond]):
+                break
+            row, col = ahead
+            mask[row, col] = True
+        step = (step[1], -step[0])
+    return mask
+
+
+def checkers(side):
+    return (np.indices((side, side)).sum(axis=0) % 2).astype(bool)
+
+
+def nested(side):
+    away = np.abs(np.indices((side, side)) - side // 2).max(axis=0)
+    return away % 2 == 0
+
+
+def bridged(side):
+    """Two squares that a bridge of one cell joins, with holes that touch each other at corners."""
+    mask = np.ones((side, 2 * side + 1), dtype=bool)
+    mask[:, side] = False
+    mask[side // 2, side] = True
+    mask[1:3, 1:3] = ~np.eye(2, dtype=bool)
+    return mask
+
+
+def comb(side):
+    mask = np.ones((side, side), dtype=bool)
+    mask[1:, 1::2] = False
+    return mask
+
+
+MASKS = {"spiral": spiral(15), "checkers": checkers(8), "nested": nested(13), "bridged": bridged(7), "comb": comb(9)}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("turns", range(4))
+def test_outlines_of_difficult_shapes_equal_the_union_of_their_cells(name, turns):
+    labels = np.rot90(MASKS[name], turns).astype(np.int64)  # the shape and what is around it are two classes
+    region, label_of_region = components(labels)
+    for index, outline in enumerate(outlines(region, label_of_region)):
+        polygon = shapely.Polygon(outline.shell, outline.holes)
+        rows, cols = np.nonzero(region == index)
+        assert polygon.is_valid
+        assert polygon.equals(shapely.unary_union(shapely.box(cols, rows, cols + 1, rows + 1)))
+        assert polygon.exterior.is_ccw
+        assert not any(hole.is_ccw for hole in polygon.interiors)
+        assert len(outline.shell) == len(polygon.simplify(0).exterior.coords), "corners only"
+
+
+def test_a_shell_begins_at_the_left_end_of_its_uppermost_border():
+    labels = np.random.default_rng(3).integers(0, 2, (60, 50)).astype(np.int64)
+    for outline in outlines(*components(labels)):
+        top = outline.shell[outline.shell[:, 1] == outline.shell[:, 1].min()]
+        assert outline.shell[0].tolist() == [top[:, 0].min(), top[0, 1]]
+        assert all((ring[0] == ring[-1]).all() for ring in (outline.shell, *outline.holes))
+
+
+@pytest.mark.parametrize("per", ["class", "region"])
+def test_coordinates_of_any_length_and_sign_are_written_as_json_writes_them(tmp_path, class_map_of, per):
+    class_map = class_map_of(np.random.default_rng(1).integers(-1, 3, (12, 15)))
+    there = written(tmp_path / "a.geojson", class_map, per=per)
+    moved = written(tmp_path / "b.geojson", class_map, per=per, bounds=(1000, 10**7, 5, 5))
+    assert len(there) == len(moved) > 2
+    for plain, away in zip(there, moved):
+        assert shape(away["geometry"]).equals(
+            shapely.transform(shape(plain["geometry"]), lambda xy: xy - (1000, 10**7))
+        )
+    for line in (tmp_path / "b.geojson").read_text(encoding="utf-8").splitlines()[1:-1]:
+        feature = json.loads(line.rstrip(","))
+        assert json.dumps(feature["geometry"], separators=(",", ":")) in line
+
+
 def test_regions_are_merged_per_class_and_cover_exactly_their_patches(tmp_path, class_map_of):
     class_map = class_map_of(np.random.default_rng(0).integers(-2, 4, (20, 30)))
     features = written(tmp_path / "map.geojson", class_map)

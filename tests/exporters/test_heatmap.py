@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsikit.exporters.heatmap import DPI, draw_map, write_map_png
 from wsikit.exporters.overlay import class_tags, paint_map, picture_size
-from wsikit.exporters.page import ellipsis, text_width
+from wsikit.exporters.page import Pasted, ellipsis, text_width
 from wsikit.exporters.units import nice_length_um
 from wsikit.voting import vote
 
@@ -21,8 +21,9 @@ def texts(figure):
     return [text.get_text() for text in figure.texts]
 
 
-def picture_axes(figure):
-    return figure.axes[0]
+def picture_box(figure):
+    """Position of the slide's picture on the page, in shares of it."""
+    return next(artist for artist in figure.artists if isinstance(artist, Pasted)).box
 
 
 def chroma(pixels):
@@ -87,12 +88,13 @@ def test_any_slide_keeps_its_shape_and_its_scale_bar_is_as_long_as_it_says(class
     class_map = class_map_of(np.zeros(shape, dtype=int), mpp=mpp)
     figure = draw_map(class_map, thumbnail, reason="no vote")
     page_px = figure.get_size_inches() * DPI
-    box = picture_axes(figure).get_position()
+    box = picture_box(figure)
     width_px, height_px = box.width * page_px[0], box.height * page_px[1]
     width_um, height_um = (n * m for n, m in zip(class_map.grid.slide_px, class_map.grid.slide_mpp))
     assert width_px / height_px == pytest.approx(width_um / height_um, rel=0.04)
     assert max(width_px, height_px) == pytest.approx(1200, abs=1)
-    bar = next(artist for artist in figure.artists + figure.patches if artist.get_facecolor()[:3] == (26 / 255,) * 3)
+    drawn = [artist for artist in figure.artists + figure.patches if not isinstance(artist, Pasted)]
+    bar = next(artist for artist in drawn if artist.get_facecolor()[:3] == (26 / 255,) * 3)
     bar_um = bar.get_width() * page_px[0] * width_um / width_px
     (label,) = (text for text in texts(figure) if text.split()[-1] in ("µm", "mm") and len(text.split()) == 2)
     said_um = float(label.split()[0]) * (1000 if label.endswith("mm") else 1)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsikit.exporters.patchdata import pack
+from wsikit.exporters.report import write_report
+from wsikit.results.load import StoredResults
+from wsikit.results.report import report_data
 from wsikit.slides.store import SlideStore
+from wsikit.view.library import Library
 from wsikit.view.server import Viewer
 
 pytestmark = pytest.mark.browser
@@ -73,6 +79,76 @@ def point_at(browser: Any, x: int, y: int, click: bool = False) -> None:
     buttons = {"button": "left", "clickCount": 1}
     for kind, more in (("mouseMoved", {}), ("mousePressed", buttons), ("mouseReleased", buttons))[: 3 if click else 1]:
         browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **place, **more})
+
+
+def panel(browser: Any, row: int, wait: Wait) -> dict[str, str]:
+    """What the page says about the patch under the pointer, once it has all of it."""
+    shown = "const some = document.getElementById('patch-some'); return some.dataset.row === arguments[0] && "
+    wait(browser, shown.replace("arguments[0]", f"'{row}'") + "some.dataset.complete === 'true'")
+    return {name: text(browser, f"patch-{name}") for name in ("title", "place", "caption", "probs", "facts")}
+
+
+@pytest.fixture(scope="module")
+def divided(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same report with the data of the patches next to it."""
+    page = tmp_path_factory.mktemp("divided") / "my report.html"
+    write_report(page, report_data(StoredResults(SlideStore(made / "slides" / "disc.zarr")), patch_bytes=1))
+    return page
+
+
+@pytest.fixture(scope="module")
+def without_facts(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same report, whose page holds classes and captions of all patches, and not their facts."""
+    page = tmp_path_factory.mktemp("facts") / "report.html"
+    data = report_data(StoredResults(SlideStore(made / "slides" / "disc.zarr")))
+    whole = pack(data.class_map, data.words, [example.row for example in data.examples])
+    write_report(page, replace(data, patch_bytes=len(base64.b64decode(whole.block)) - 1))
+    assert page.with_name("report_patches").is_dir()
+    return page
+
+
+def test_patches_next_to_the_page_are_loaded_when_they_are_pointed_at(
+    visit: Visit, browser: Any, report: str, divided: Path, without_facts: Path, made: Path, wait: Wait
+) -> None:
+    places = [(500, 500), (900, 400), (760, 700)]
+    said: list[list[dict[str, str]]] = []
+    for address in (report, without_facts.as_uri(), divided.as_uri()):
+        visit(address, offline=True)
+        said.append([])
+        for x, y in places:
+            point_at(browser, x, y)
+            said[-1].append(panel(browser, row_at(made, x, y), wait))
+        assert not errors(browser)
+    assert said[0] == said[1] == said[2]
+    assert len({record["caption"] for record in said[0]}) == len(places)
+    loaded = [address for address in requests(browser) if address.endswith(".js")]
+    assert len(loaded) == len(set(loaded)) == 1, "one file holds all of them"
+
+
+def test_a_page_without_its_folder_says_what_is_missing(
+    visit: Visit, browser: Any, divided: Path, tmp_path: Path, wait: Wait
+) -> None:
+    alone = tmp_path / divided.name
+    alone.write_bytes(divided.read_bytes())
+    visit(alone.as_uri(), offline=True)
+    point_at(browser, 900, 400)
+    wait(browser, "return document.getElementById('patch-none').textContent.includes('my report_patches')")
+    assert "is not there" in text(browser, "patch-none")
+    browser.find_element("css selector", "button[data-row]").click()
+    assert "Words about" in text(browser, "patch-caption"), "the patches that the page shows are in it"
+
+
+def test_the_viewer_serves_the_patches_that_do_not_fit_into_the_page(
+    visit: Visit, browser: Any, made: Path, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsikit.view.library.PATCH_BYTES", 1)
+    with Viewer(Library(made / "slides" / "disc.zarr")) as viewer:
+        visit(viewer.url)
+        point_at(browser, 900, 400)
+        row = row_at(made, 900, 400)
+        assert f"Words about row {row}." in panel(browser, row, wait)["caption"]
+        assert any("patch-data/" in address for address in requests(browser))
+        assert not errors(browser)
 
 
 def test_the_report_opens_from_disk_without_network_and_without_an_error(

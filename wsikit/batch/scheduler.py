@@ -3,6 +3,9 @@
 Three resources work in parallel: the workers (tiling, quality, measured captions), the device (generated captions,
 predictions), and the driver (vote, map, report). Each processes one slide at a time. So while the model works on one
 slide, the next is opened, masked, tiled and described. If a slide fails, the others continue.
+
+While the first new slide is tiled and described, the model is loaded, torch with it, and then what draws the results.
+If the model cannot be loaded, the run ends at the next step of any slide.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from wsikit._lazy import Once, make_ahead
 from wsikit.batch import claims, records
 from wsikit.batch.finished import mark_finished, unmark
 from wsikit.batch.index import write_index
@@ -41,6 +46,9 @@ SLIDES_AT_ONCE = 3
 _TABLE_EVERY_S = 2.0
 """Minimum interval: slides.csv and index.html are made from all rows, too slow after each of 10,000 slides."""
 
+
+_DRAWING = Once(lambda: import_module("wsikit.results.outputs"))
+"""Map and report, with the libraries that draw."""
 
 _CLAIM_WAIT_S = 1.0
 """How long to wait until a run that has just locked an id states its slide."""
@@ -78,7 +86,7 @@ def carry_out_slides(job: Job) -> list[SlideRow]:
     queue = deque(enumerate(job.entries))
     rows: dict[int, SlideRow] = {}
     errors: list[BaseException] = []
-    resources = _Resources()
+    resources = _Resources(ahead=Once(lambda: make_ahead(job.shared.model.load, _DRAWING)))
     reporter = _Reporter(job)
 
     def work() -> None:
@@ -120,9 +128,10 @@ def carry_out_slides(job: Job) -> list[SlideRow]:
 
 
 class _Resources:
-    """Each resource processes one slide at a time; `stopping` stops all slides."""
+    """Each resource processes one slide at a time; `stopping` stops all slides, `ahead` begins to load the model."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: Once[threading.Thread]) -> None:
+        self.ahead = ahead
         self.stopping = threading.Event()
         self._locks: dict[Where, threading.Lock] = {
             where: threading.Lock() for where in ("workers", "device", "driver")
@@ -189,10 +198,11 @@ def _call(name: str, function: Callable[[Any], None], argument: object) -> None:
 
 
 class _Cancellable:
-    """Progress of one slide: logs each stage, and stops the slide when the run is being stopped."""
+    """Progress of one slide: logs each stage, and stops the slide when the run is being stopped, or must end."""
 
     def __init__(self, progress: Progress, job: Job, slide_id: str, stopping: threading.Event) -> None:
         self._progress, self._log, self._slide_id, self._stopping = progress, job.log, slide_id, stopping
+        self._model = job.shared.model.load
         self._stage: tuple[str, int, str, float] | None = None
         self._done = 0
 
@@ -225,6 +235,7 @@ class _Cancellable:
     def _check(self) -> None:
         if self._stopping.is_set():
             raise Stopped
+        self._model.check()
 
 
 def _attempt(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
@@ -317,6 +328,8 @@ def _run_slide(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
             try:
                 if work is None:
                     work = SlideWork(entry, entry.open(), job.shared)
+                    if work.is_new_to_the_model():
+                        resources.ahead()
                 carry_out(stages, work, progress)
             finally:
                 taken.release()

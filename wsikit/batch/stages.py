@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wsikit._lazy import Once
 from wsikit.batch.manifest import SlideEntry
@@ -31,7 +31,6 @@ from wsikit.models.lazy import LazyModel
 from wsikit.models.protocol import ImageFeatureExtractor
 from wsikit.progress import Progress
 from wsikit.results.load import StoredResults
-from wsikit.results.outputs import SlideSummary, outputs_receipt, stored_outputs_receipt, write_outputs
 from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import remove_partials
@@ -53,6 +52,9 @@ from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.roi import read_roi
 from wsikit.tiling.tile import finest_kept, write_pixels
 from wsikit.tissue.parameters import TissueParameters
+
+if TYPE_CHECKING:
+    from wsikit.results.outputs import SlideSummary
 
 Where = Literal["workers", "device", "driver"]
 
@@ -156,6 +158,16 @@ class SlideWork:
     def why_not_predicted(self) -> str | None:
         """Why the model is not run on this slide, or None. Needs the tissue label."""
         return self.too_coarse or why_not_applicable(self.shared.model.info, self.store, self.table)
+
+    def is_new_to_the_model(self) -> bool:
+        """Whether the model will surely be needed: nothing is predicted yet, and nothing known speaks against it."""
+        if self.too_coarse is not None or self.slide.info.channels:
+            return False
+        try:
+            with SlideStore(self.folder) as store:
+                return "probability" not in store.patches(self.patches.grid(store).name).columns()
+        except WsikitError:
+            return True  # there is no store, or no table, yet
 
     def close(self) -> None:
         """Close the slide and its store."""
@@ -384,7 +396,7 @@ class Vote(WorkStage):
 
 
 class Outputs(WorkStage):
-    """Map, outlines, report and JSON in the results folder."""
+    """Map, outlines, report and JSON in the results folder. The libraries that draw are imported when it runs."""
 
     name, needs, gives = "map and report", ("votes", "caption", "probability"), ("results",)
 
@@ -392,13 +404,19 @@ class Outputs(WorkStage):
         return "driver"
 
     def receipt(self, work: SlideWork) -> Receipt:
+        from wsikit.results.outputs import outputs_receipt
+
         method = work.shared.parameters.vote.method
         return outputs_receipt(StoredResults(work.store, work.table.name, method, work.why_not_predicted()))
 
     def stored(self, work: SlideWork) -> Receipt | None:
+        from wsikit.results.outputs import stored_outputs_receipt
+
         return stored_outputs_receipt(work.results)
 
     def run(self, work: SlideWork, progress: Progress) -> None:
+        from wsikit.results.outputs import write_outputs
+
         progress.start(self.name, 1, "slide")
         drop_stale(work.table)
         work.summary = write_outputs(

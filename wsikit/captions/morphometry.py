@@ -1,4 +1,4 @@
-"""The default captioner: measures patches with NumPy and SciPy, one at a time, and puts the measurements into words.
+"""The default captioner: measures patches with NumPy and OpenCV, one at a time, and puts the measurements into words.
 
 It reports what the pixel size supports: nuclear counts up to 1.5 µm per pixel, shapes up to 1, fibrils up to 0.6;
 shares of colours at any scale; colour and texture of the whole patch where pixels are too coarse for fibrils. For a
@@ -7,6 +7,7 @@ patch without bright field or without colour, it reports only that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,18 +15,37 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.base import Caption, check_patches
-from wsikit.captions.cells import far_from_nuclei, pale_facts, shape_facts
-from wsikit.captions.color_texture import color_texture_facts
-from wsikit.captions.colours import Colours, adapt_stains, halved, is_uniform, share, sort_colours
+from wsikit.captions.cells import pale_facts, shape_facts
+from wsikit.captions.color_texture import facts_of_blocks
+from wsikit.captions.colours import (
+    Colours,
+    adapt_stains,
+    halved,
+    is_uniform,
+    part,
+    share,
+    sort_colours,
+    sort_light,
+)
 from wsikit.captions.lexicon import BARE, DARK, phrase
 from wsikit.captions.lumina import find_spaces
+from wsikit.captions.matrix import matrix_facts
 from wsikit.captions.nuclei import Nuclei, NucleusRule, find_nuclei
-from wsikit.captions.pixels import Densities, Pixels, box_mean, densities, dilate, halve_mask, shrink
-from wsikit.captions.rosettes import count_rings
-from wsikit.captions.texture import texture_of
+from wsikit.captions.pixels import (
+    Densities,
+    Mask,
+    Pixels,
+    cover,
+    densities_of,
+    shrink_factor,
+)
 from wsikit.facts import FACTS
+from wsikit.tissue.blocks import Blocks
+from wsikit.tissue.quality import Reduced, blur_of, pen_shares
 
 _VERSION = 2  # raise it when the same patch gets other facts or another text
+_PIXELS_AT_ONCE = 1 << 16  # of the working scale, measured at once: they fit into the processor's cache;
+_MORE_AT_ONCE = 1 << 18  # where colour and texture are measured, more calls are shared, and this is faster
 _FINE_MPP = 0.5  # working scale for nuclei and fibrils; the patch's own, if that is coarser
 _SHAPE_MPP = FACTS["nuclear_diameter_um"].coarsest_mpp  # up to here, colours and empty spaces are measured at half size
 _FIBRIL_MPP = FACTS["fibrillary_share"].coarsest_mpp
@@ -33,13 +53,6 @@ _SHAPE_BLUR_UM, _FIBRIL_BLUR_UM = 2.5, 1.0  # defocus at which they are no longe
 _MIN_TISSUE_MM2 = 1.2e-3  # on less tissue, a single nucleus would change the grade of the cellularity
 _MIN_SIDE = 20.0  # µm, or px where pixels are coarser than 1 µm: smaller patches are not measured for ink and focus
 _FOCUS_TISSUE = 0.1  # share of tissue above which the focus is measured
-
-_FIBRIL_NEAR, _FIBRIL_ROUGHNESS = 0.45, 0.11
-_SPINDLE_FAR = 0.28
-_SHEET_UM, _SHEET = 8.0, 0.35  # where nuclei cover more, rows of cells resemble fibres
-_SMOOTH_NEAR_UM = 4.0
-_EXTEND_UM = 2.0
-_FAR_UM = 10.0  # in viable tissue there is a nucleus within this distance
 
 
 class Morphometry:
@@ -82,10 +95,10 @@ class Morphometry:
             The images are not uint8 (B, H, W, 3), or `mpp` is not a positive number.
         """
         check_patches(images, mpp)
-        return [self._one(np.ascontiguousarray(image), float(mpp)) for image in images]
+        measured = _measure_all(images, float(mpp))
+        return [self._stated(facts, float(mpp)) for facts in measured]
 
-    def _one(self, image: Pixels, mpp: float) -> Caption:
-        facts = measure(image, mpp)
+    def _stated(self, facts: dict[str, float], mpp: float) -> Caption:
         stated = {name: facts[name] for name in FACTS if name in facts}
         return Caption(phrase(stated, mpp), stated, self.name)
 
@@ -98,59 +111,125 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
     >>> measure(np.full((64, 64, 3), 245, np.uint8), 0.5)["blank_share"]
     1.0
     """
-    fine_image, fine_mpp = shrink(image, mpp, finest_mpp=_FINE_MPP)
-    fine = densities(fine_image, fine_mpp)
-    coarse = halved(fine) if mpp <= _SHAPE_MPP else fine
-    colours = sort_colours(coarse)
-    facts = _shares(colours)
-    if facts["black_share"] >= DARK or facts["blank_share"] >= BARE or _is_grey(facts):
-        return facts
-    uniform = is_uniform(fine.green)
-    facts |= _pen_and_blur(image, mpp, measure_focus=not uniform and facts["tissue_share"] > _FOCUS_TISSUE)
-    if mpp > _FIBRIL_MPP and not uniform:
-        facts |= color_texture_facts(image, mpp)
-    if uniform or mpp > FACTS["nuclei"].coarsest_mpp:
-        return facts | _stains(colours) | _empty(coarse, colours)
-    nuclei = find_nuclei(fine)
-    on_nuclei = nuclei.labels > 0
-    colours = adapt_stains(colours, coarse, halve_mask(on_nuclei, 0.5) if coarse is not fine else on_nuclei)
-    facts |= _stains(colours) | _empty(coarse, colours)
-    facts |= _nuclei(nuclei, fine, facts["tissue_share"])
-    blur_um = facts.get("blur_um", 0.0)
-    if mpp <= _SHAPE_MPP and blur_um < _SHAPE_BLUR_UM:
-        fibrils = mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
-        facts |= shape_facts(nuclei) | _matrix(fine, nuclei, colours, fibrils=fibrils)
-        if fibrils:
-            facts |= pale_facts(nuclei, fine)
+    return _measure_all(image[None], mpp)[0]
+
+
+def _measure_all(images: Pixels, mpp: float) -> list[dict[str, float]]:
+    """Facts of patches, uint8 (B, H, W, 3), each by itself. Pen is measured last, in one call: its planes are tiny."""
+    k = shrink_factor(images.shape[1:3], mpp, _FINE_MPP)
+    pixels = _MORE_AT_ONCE if mpp > _FIBRIL_MPP else _PIXELS_AT_ONCE
+    at_once = max(1, k * k * pixels // (images.shape[1] * images.shape[2]))
+    facts: list[dict[str, float]] = []
+    inks: list[Pixels] = []
+    for first in range(0, len(images), at_once):
+        facts += _measure_some(np.ascontiguousarray(images[first : first + at_once]), mpp, inks)
+    inked = [one for one in facts if "pen_share" in one]
+    for one, pen in zip(inked, pen_shares(np.concatenate(inks, axis=1)) if inks else [], strict=True):
+        one["pen_share"] = pen
     return facts
 
 
-def _shares(colours: Colours) -> dict[str, float]:
-    blank, black = share(colours.blank), share(colours.black)
+def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[str, float]]:
+    """Facts of a few patches, each by itself. Where it can, a call of a filter serves them all: calls have their price.
+
+    If pen is to be measured, the patches' colours are added to `inks`, and the fact gets its place.
+    """
+    blocks = Blocks(images)
+    k = shrink_factor(images.shape[1:3], mpp, _FINE_MPP)
+    red, green, blue = densities_of(blocks.means(k))
+    fine = Densities(red, green, blue, mpp * k)
+    coarse = halved(fine) if mpp <= _SHAPE_MPP else fine
+    light = sort_light(coarse)
+    facts = [_shares(*masks) for masks in zip(light.blank, light.black, light.grey)]
+    chosen = [index for index, one in enumerate(facts) if _is_stained(one)]
+    if not chosen:
+        return facts
+    if len(chosen) < len(images):
+        blocks, light = blocks.of(chosen), part(light, chosen)
+        fine, coarse = part(fine, chosen), part(coarse, chosen) if coarse is not fine else part(fine, chosen)
+    values = blocks.means(k)[1]
+    uniform = [is_uniform(*pair) for pair in zip(fine.green, values)]
+    shown = [facts[index] for index in chosen]
+    _add_pen_and_blur(shown, blocks, mpp, uniform, inks)
+    if mpp > _FIBRIL_MPP and not all(uniform):
+        tones = facts_of_blocks(blocks, mpp, (fine, light) if mpp > _SHAPE_MPP else None)
+        for one, tone, flat in zip(shown, tones, uniform):
+            one |= {} if flat else tone
+    colours = sort_colours(coarse, light)
+    spaces = _spaces(coarse, light.blank)
+    found: dict[int, Nuclei] = {}
+    covers: dict[int, npt.NDArray[np.uint8]] = {}
+    for index, (one, flat) in enumerate(zip(shown, uniform)):
+        its_colours = part(colours, index)
+        if not flat and mpp <= FACTS["nuclei"].coarsest_mpp:
+            found[index] = nuclei = find_nuclei(part(fine, index))
+            on_nuclei = nuclei.labels > 0
+            covers[index] = quarters = cover(on_nuclei)
+            one |= _nuclei(nuclei, on_nuclei, one["tissue_share"])
+            mask = quarters > 2 if mpp <= _SHAPE_MPP else on_nuclei
+            its_colours = adapt_stains(its_colours, part(coarse, index), mask)
+        one |= _stains(its_colours) | spaces[index]
+    if mpp > _SHAPE_MPP:
+        return facts
+    at_once = max(1, _PIXELS_AT_ONCE // values[0].size)
+    for fibrils in (False, True):
+        sharp = [index for index in found if _visible(shown[index].get("blur_um", 0.0), mpp) == (True, fibrils)]
+        for first in range(0, len(sharp), at_once):
+            some = sharp[first : first + at_once]
+            rows = slice(some[0], some[-1] + 1) if some[-1] - some[0] < len(some) else some  # a slice copies nothing
+            measured = matrix_facts(
+                part(fine, rows),
+                part(coarse, rows),
+                [found[index] for index in some],
+                np.stack([covers[index] for index in some]),
+                part(colours, rows),
+                fibrils=fibrils,
+            )
+            for index, its in zip(some, measured):
+                shown[index] |= shape_facts(found[index]) | its
+                if fibrils:
+                    shown[index] |= pale_facts(found[index], part(fine, index), values[index])
+    return facts
+
+
+def _visible(blur_um: float, mpp: float) -> tuple[bool, bool]:
+    """Whether shapes of nuclei, and whether fibrils can be seen."""
+    return blur_um < _SHAPE_BLUR_UM, mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
+
+
+def _shares(blank_mask: Mask, black_mask: Mask, grey_mask: Mask) -> dict[str, float]:
+    blank, black = share(blank_mask), share(black_mask)
     return {
         "tissue_share": 1 - blank - black,
         "blank_share": blank,
         "black_share": black,
-        "grey_share": share(colours.grey),
+        "grey_share": share(grey_mask),
     }
 
 
-def _is_grey(facts: dict[str, float]) -> bool:
-    """Whether most of the stained area has no colour."""
-    return facts["grey_share"] > 0.8 * facts["tissue_share"]
+def _is_stained(facts: dict[str, float]) -> bool:
+    """Whether more than the shares of light is measured: not if the patch is dark, bare, or mostly without colour."""
+    return (
+        facts["black_share"] < DARK
+        and facts["blank_share"] < BARE
+        and facts["grey_share"] <= 0.8 * facts["tissue_share"]
+    )
 
 
-def _pen_and_blur(image: Pixels, mpp: float, *, measure_focus: bool) -> dict[str, float]:
-    """Pen marks and, optionally, defocus, as in `wsikit.tissue`; empty for a patch that is too small."""
-    from wsikit.tissue.quality import patch_quality
-
-    if min(image.shape[:2]) * min(mpp, 1.0) < _MIN_SIDE:
-        return {}
-    quality = patch_quality(image[None], mpp=mpp)
-    facts = {"pen_share": float(quality["pen"][0])}
-    if measure_focus and mpp <= FACTS["blur_um"].coarsest_mpp:
-        facts["blur_um"] = 4.0 * float(quality["blur"][0])
-    return facts
+def _add_pen_and_blur(
+    facts: Sequence[dict[str, float]], blocks: Blocks, mpp: float, uniform: Sequence[bool], inks: list[Pixels]
+) -> None:
+    """Add pen marks, left for later, and, where there is enough to see, defocus, as in `wsikit.tissue`. Nothing if the
+    patches are too small.
+    """
+    if min(blocks.planes.shape[2:]) * min(mpp, 1.0) < _MIN_SIDE:
+        return
+    reduced = Reduced(blocks, mpp)
+    inks.append(reduced.ink_colours())
+    for index, (one, flat) in enumerate(zip(facts, uniform)):
+        one["pen_share"] = 0.0
+        if not flat and one["tissue_share"] > _FOCUS_TISSUE and mpp <= FACTS["blur_um"].coarsest_mpp:
+            one["blur_um"] = 4.0 * float(np.float32(blur_of(reduced, index)))  # in the precision of the patch table
 
 
 def _stains(colours: Colours) -> dict[str, float]:
@@ -164,40 +243,18 @@ def _stains(colours: Colours) -> dict[str, float]:
     return facts
 
 
-def _empty(coarse: Densities, colours: Colours) -> dict[str, float]:
+def _spaces(coarse: Densities, blank: Mask) -> list[dict[str, float]]:
+    """Fat and lumens of each of B patches, where pixels show them."""
     if coarse.mpp > FACTS["fat_share"].coarsest_mpp:
-        return {}
-    spaces = find_spaces(coarse, colours)
-    found = {"fat_share": share(spaces.fat)}
-    if coarse.mpp <= FACTS["lumen_share"].coarsest_mpp:
-        found["lumen_share"] = share(spaces.lumen)
-    return found
+        return [{} for _ in blank]
+    lumens = coarse.mpp <= FACTS["lumen_share"].coarsest_mpp
+    found = find_spaces(coarse, blank)
+    return [{"fat_share": fat, "lumen_share": lumen} if lumens else {"fat_share": fat} for fat, lumen in found]
 
 
-def _nuclei(nuclei: Nuclei, od: Densities, tissue_share: float) -> dict[str, float]:
-    patch_mm2 = od.red.size * (od.mpp / 1000) ** 2
-    facts = {"nuclei": nuclei.number, "nuclear_area_share": share(nuclei.labels > 0)}
+def _nuclei(nuclei: Nuclei, on_nuclei: Mask, tissue_share: float) -> dict[str, float]:
+    patch_mm2 = on_nuclei.size * (nuclei.mpp / 1000) ** 2
+    facts = {"nuclei": nuclei.number, "nuclear_area_share": share(on_nuclei)}
     if tissue_share * patch_mm2 >= _MIN_TISSUE_MM2:
         facts["nuclei_per_mm2"] = nuclei.number / (tissue_share * patch_mm2)
-    return facts
-
-
-def _matrix(fine: Densities, nuclei: Nuclei, colours: Colours, *, fibrils: bool) -> dict[str, float]:
-    """Spindle stroma, necrosis-like areas and, where pixels are fine enough, fibrils and rings."""
-    blank = fine.red + fine.green + fine.blue < 0.2
-    texture = texture_of(fine, nuclei.labels > 0, blank)
-    near = box_mean(texture.near, _SMOOTH_NEAR_UM / texture.mpp)
-    on_nuclei = halve_mask(nuclei.labels > 0, 0.25)
-    sheet = box_mean(on_nuclei.astype(np.float32), _SHEET_UM / texture.mpp) > _SHEET
-    parallel = (texture.far > _SPINDLE_FAR) & ~sheet
-    not_parallel = texture.matrix & ~parallel
-    fibrillary = not_parallel & (near > _FIBRIL_NEAR) & (texture.roughness > _FIBRIL_ROUGHNESS)
-    necrotic = not_parallel & ~fibrillary & far_from_nuclei(nuclei, _FAR_UM) & ~colours.red_cell
-    facts = {"spindle_share": share(texture.stained & parallel), "necrosis_share": share(necrotic)}
-    if fibrils:
-        # the texture was measured at some distance from the nuclei; extend it to the matrix between them
-        near_fibrils = dilate(fibrillary, round(_EXTEND_UM / texture.mpp))
-        fibrillary = near_fibrils & texture.stained & ~on_nuclei & ~colours.red_cell
-        facts["fibrillary_share"] = share(fibrillary)
-        facts["rosette_like"] = float(count_rings(nuclei, texture, colours))
     return facts

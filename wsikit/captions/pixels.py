@@ -1,25 +1,42 @@
 """Optical densities of a patch at a working scale, and fast filters on (h, w) planes.
 
 Patches are downsampled by integer factors, so that no pixel is interpolated; incomplete blocks at the edge are dropped.
+Filters are OpenCV's: compiled, and without Python's lock. Masks stay bool; OpenCV reads them as uint8 without a copy.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+
+from wsikit.tissue.blocks import Blocks
 
 Plane = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]
 
-# Optical density by grey value; 0 for 255 and 2.41 for 0, so that none is infinite
-_DENSITY = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)
+OD_OF_VALUE = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)
+"""Optical density by grey value, (256,); 0 for 255 and 2.41 for 0, so that none is infinite."""
+
 _BINOMIAL_VARIANCE = 0.5  # px² of one (1, 2, 1) / 4 pass
 _MAX_PASSES = 12  # σ of 2.4 px: enough for all callers from 0.1 µm/px on
+
+# The C library of Linux gives freed memory of 128 KB and more back to the system, and each page costs when it is needed
+# again: up to a millisecond per patch. It stops doing so up to the size of the largest block that was ever freed. This
+# one is never touched, so that it takes no memory.
+np.empty(24 << 20, np.uint8)
+
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+_SQUARE = np.ones((3, 3), np.uint8)
+_SAMPLED = 2048  # values; of more than this, a quantile is first narrowed down by a sample
+_SAMPLE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +77,14 @@ def shrink(image: Pixels, mpp: float, *, finest_mpp: float) -> tuple[Pixels, flo
     >>> image.shape, mpp
     ((4, 4, 3), 0.5)
     """
+    k = shrink_factor(image.shape[:2], mpp, finest_mpp)
+    return (image if k == 1 else np.ascontiguousarray(Blocks(image[None]).means(k)[:, 0].transpose(1, 2, 0))), mpp * k
+
+
+def shrink_factor(shape: tuple[int, ...], mpp: float, finest_mpp: float) -> int:
+    """Side of the blocks that `shrink` averages, px."""
     # tolerance of 10 %: scans at 0.2738 µm/px are halved for 0.5 like those at 0.25
-    k = max(1, min(int(1.1 * finest_mpp / mpp), *image.shape[:2]))
-    if k == 1:
-        return image, mpp
-    height, width = (n // k * k for n in image.shape[:2])
-    rows = image[0:height:k, :width].astype(np.uint32)
-    for offset in range(1, k):
-        rows += image[offset:height:k, :width]
-    total = rows[:, 0::k].copy()
-    for offset in range(1, k):
-        total += rows[:, offset::k]
-    return ((total + k * k // 2) // (k * k)).astype(np.uint8), mpp * k
+    return max(1, min(int(1.1 * finest_mpp / mpp), *shape))
 
 
 def densities(image: Pixels, mpp: float) -> Densities:
@@ -82,56 +95,90 @@ def densities(image: Pixels, mpp: float) -> Densities:
     >>> round(float(densities(np.full((1, 1, 3), 127, np.uint8), 0.5).green[0, 0]), 3)
     0.301
     """
-    red, green, blue = (np.take(_DENSITY, image[..., channel]) for channel in range(3))
+    red, green, blue = densities_of(Blocks(image[None]).planes[:, 0])
     return Densities(red, green, blue, mpp)
 
 
-def smooth(plane: Plane, sigma_px: float) -> Plane:
-    """Approximate Gaussian blur by a binomial kernel; edge pixels are repeated. No blur for σ below 0.5 px."""
-    from scipy import ndimage as ndi
+def densities_of(planes: npt.NDArray[np.uint8]) -> Plane:
+    """Optical densities of the grey values of planes, uint8 (..., w): float32 of the same shape."""
+    if planes.ndim > 2:
+        densities = np.empty(planes.shape, np.float32)
+        for place, plane in enumerate(planes):
+            cv2.LUT(plane.reshape(-1, planes.shape[-1]), OD_OF_VALUE, densities[place].reshape(-1, planes.shape[-1]))
+        return densities
+    return np.asarray(cv2.LUT(planes, OD_OF_VALUE), np.float32)
 
+
+def smooth(plane: Plane, sigma_px: float) -> Plane:
+    """Approximate Gaussian blur of (..., h, w) by a binomial kernel; edge pixels are repeated. None below 0.5 px."""
     passes = min(_MAX_PASSES, round(sigma_px**2 / _BINOMIAL_VARIANCE))
     if passes == 0:
         return plane
-    if passes == 1:
-        return _blend_columns(_blend_rows(plane))
-    kernel = np.array([math.comb(2 * passes, k) for k in range(2 * passes + 1)]) / 4.0**passes
-    rows = ndi.correlate1d(plane, kernel, axis=0, mode="nearest")
-    return np.asarray(ndi.correlate1d(rows, kernel, axis=1, mode="nearest"))
+    if plane.ndim > 2:
+        return in_one_call(plane, passes, None, lambda tall: smooth(tall, sigma_px))
+    kernel = _binomial(passes)
+    return np.asarray(cv2.sepFilter2D(plane, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE))
 
 
-def _blend_rows(plane: Plane) -> Plane:
-    """One (1, 2, 1) / 4 pass along the first axis."""
-    out = plane * np.float32(0.5)
-    quarter = plane * np.float32(0.25)
-    out[1:] += quarter[:-1]
-    out[:-1] += quarter[1:]
-    out[0] += quarter[0]
-    out[-1] += quarter[-1]
-    return out
+@lru_cache(maxsize=_MAX_PASSES)
+def _binomial(passes: int) -> Plane:
+    return np.array([math.comb(2 * passes, k) / 4.0**passes for k in range(2 * passes + 1)], np.float32)
 
 
-def _blend_columns(plane: Plane) -> Plane:
-    """One (1, 2, 1) / 4 pass along the second axis."""
-    out = plane * np.float32(0.5)
-    quarter = plane * np.float32(0.25)
-    out[:, 1:] += quarter[:, :-1]
-    out[:, :-1] += quarter[:, 1:]
-    out[:, 0] += quarter[:, 0]
-    out[:, -1] += quarter[:, -1]
-    return out
+def box_side(sigma_px: float) -> int:
+    """Odd side, px, of the square window whose standard deviation is about `sigma_px` along each axis.
+
+    Examples
+    --------
+    >>> box_side(1.0), box_side(5.8)
+    (3, 21)
+    """
+    return 2 * round(0.5 * (math.sqrt(12 * sigma_px**2 + 1) - 1)) + 1
 
 
 def box_mean(planes: Plane, sigma_px: float) -> Plane:
     """Mean over a square window whose standard deviation is about `sigma_px`: a wide blur at constant cost.
 
-    `planes` is float32 (..., h, w); edge pixels are repeated. One call for a stack is faster than one per plane.
+    `planes` is float32 (..., h, w); edge pixels are repeated.
     """
-    from scipy import ndimage as ndi
+    side = box_side(sigma_px)
+    if planes.ndim > 2:
+        return in_one_call(planes, side // 2, None, lambda tall: box_mean(tall, sigma_px))
+    return np.asarray(cv2.blur(planes, (side, side), borderType=cv2.BORDER_REPLICATE))
 
-    side = 2 * round(0.5 * (np.sqrt(12 * sigma_px**2 + 1) - 1)) + 1
-    rows = ndi.uniform_filter1d(planes, side, axis=-2, mode="nearest")
-    return np.asarray(ndi.uniform_filter1d(rows, side, axis=-1, mode="nearest"))
+
+def in_one_call(
+    planes: npt.NDArray[Any], reach: int, fill: Any, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    """A filter of (h, w) that reaches `reach` px, applied to all of some planes (..., h, w): each call has its price.
+
+    They are put below one another, with rows of `fill` between them: what the filter takes to lie beyond the edge. For
+    None, edge pixels are repeated.
+    """
+    height, width = planes.shape[-2:]
+    many = planes.reshape(-1, height, width)
+    if len(many) == 1:
+        return change(many[0]).reshape(planes.shape)
+    above = reach if fill is None else 0
+    tall = np.empty((len(many), above + height + reach, width), planes.dtype)
+    tall[:, above : above + height] = many
+    if fill is None:
+        tall[:, :above] = many[:, :1]
+    tall[:, above + height :] = many[:, -1:] if fill is None else fill
+    changed = change(tall.reshape(-1, width)).reshape(tall.shape)
+    return np.ascontiguousarray(changed[:, above : above + height]).reshape(planes.shape)
+
+
+def box_count(mask: Mask, sigma_px: float) -> tuple[Plane, int]:
+    """Pixels of masks (..., h, w) within the same window around each pixel, float32, and the pixels of the window."""
+    side = box_side(sigma_px)
+
+    def count(plane: npt.NDArray[np.uint8]) -> Plane:
+        return np.asarray(
+            cv2.boxFilter(plane, cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_REPLICATE)
+        )
+
+    return in_one_call(mask.view(np.uint8), side // 2, None, count), side * side
 
 
 def halve(planes: Plane) -> Plane:
@@ -142,33 +189,46 @@ def halve(planes: Plane) -> Plane:
     >>> halve(np.array([[1, 3], [5, 7]], np.float32)).tolist()
     [[4.0]]
     """
-    if planes.shape[-2] > 1:
-        even = planes.shape[-2] // 2 * 2
-        planes = (planes[..., 0:even:2, :] + planes[..., 1:even:2, :]) * np.float32(0.5)
-    if planes.shape[-1] > 1:
-        even = planes.shape[-1] // 2 * 2
-        planes = (planes[..., 0:even:2] + planes[..., 1:even:2]) * np.float32(0.5)
+    height, width = planes.shape[-2:]
+    if planes.ndim > 2:
+        if height % 2 or width < 2:
+            return np.stack([halve(plane) for plane in planes])
+        tall = planes.reshape(-1, width)  # the blocks of one plane never reach into the next
+        return halve(tall).reshape(*planes.shape[:-2], height // 2, width // 2)
+    if height > 1 and width > 1:
+        even = planes[: height // 2 * 2, : width // 2 * 2]
+        return np.asarray(cv2.resize(even, (width // 2, height // 2), interpolation=cv2.INTER_AREA))
+    for axis, side in enumerate((height, width)):
+        if side > 1:
+            pairs = planes.take(range(side // 2 * 2), axis=axis)
+            first, second = (pairs.take(range(start, side // 2 * 2, 2), axis=axis) for start in (0, 1))
+            planes = (first + second) * np.float32(0.5)
     return planes
 
 
 def halve_mask(mask: Mask, min_share: float) -> Mask:
     """(h // 2, w // 2): whether more than `min_share` of each 2 × 2 block lies in the mask."""
-    counts = mask.view(np.uint8)
-    parts = [1, 1]
-    for axis in (0, 1):
-        if counts.shape[axis] > 1:
-            even = counts.shape[axis] // 2 * 2
-            first, second = ([slice(None)] * axis + [slice(start, even, 2)] for start in (0, 1))
-            counts = counts[tuple(first)] + counts[tuple(second)]
-            parts[axis] = 2
-    return counts > min_share * parts[0] * parts[1]
+    return cover(mask) > 4 * min_share
 
 
-def double(plane: Plane, shape: tuple[int, int]) -> Plane:
-    """Inverse of `halve`: repeat each value over its 2 × 2 block, and the last ones up to (h, w) `shape`."""
-    rows = np.minimum(np.arange(shape[0]) // 2, plane.shape[0] - 1)
-    columns = np.minimum(np.arange(shape[1]) // 2, plane.shape[1] - 1)
-    return np.asarray(plane[rows][:, columns])
+def cover(mask: Mask) -> npt.NDArray[np.uint8]:
+    """How many quarters of each 2 × 2 block of (..., h, w) lie in the mask, 0 to 4; a single row or column is kept.
+
+    Examples
+    --------
+    >>> cover(np.array([[True, False, True], [True, True, False]])).tolist()
+    [[3]]
+    """
+    height, width = mask.shape[-2] // 2, mask.shape[-1] // 2
+    if height == 0 or width == 0:
+        return np.asarray(np.rint(4 * halve(mask.astype(np.float32))), np.uint8)
+    ones = mask.view(np.uint8)
+    rows = ones[..., 0 : 2 * height : 2, : 2 * width] + ones[..., 1 : 2 * height : 2, : 2 * width]
+    # two neighbours are read as one number of 16 bits; times 257, their sum is in its upper half
+    pairs = rows.view(np.uint16)
+    pairs *= 257
+    pairs >>= 8
+    return pairs.astype(np.uint8)
 
 
 def depth_below(mask: Mask, max_px: int = 64) -> Plane:
@@ -177,62 +237,42 @@ def depth_below(mask: Mask, max_px: int = 64) -> Plane:
 
     At most `max_px`. The edge of the patch does not erode: a nucleus continues beyond it.
     """
-    outside, depth = ~mask, mask.astype(np.float32)
+    inside = mask.view(np.uint8)
+    depth = inside.copy()
     for step in range(max_px - 1):
-        outside = _grow(outside, square=step % 2 == 1)
-        if outside.all():
+        inside = np.asarray(cv2.erode(inside, _SQUARE if step % 2 else _CROSS), np.uint8)
+        if not cv2.countNonZero(inside):
             break
-        depth += ~outside
-    return depth
+        depth += inside
+    return depth.astype(np.float32)
 
 
 def dilate(mask: Mask, steps: int) -> Mask:
-    """Dilate a mask by `steps` px, by a cross and a square in turn: approximately a disc."""
-    for step in range(steps):
-        mask = _grow(mask, square=step % 2 == 1)
-    return mask
+    """Dilate masks (..., h, w) by `steps` px, by a cross and a square in turn: approximately a disc."""
+    return _turns(cv2.dilate, mask, steps, 0)
 
 
-def _grow(mask: Mask, *, square: bool) -> Mask:
-    out = mask.copy()
-    out[1:] |= mask[:-1]
-    out[:-1] |= mask[1:]
-    sideways = out.copy() if square else mask
-    out[:, 1:] |= sideways[:, :-1]
-    out[:, :-1] |= sideways[:, 1:]
-    return out
+def erode(mask: Mask, steps: int) -> Mask:
+    """Erode masks (..., h, w) by `steps` px, as `dilate`; the edge of the patch does not erode."""
+    return _turns(cv2.erode, mask, steps, 1)
 
 
-def fill_holes(mask: Mask, max_px: float, plane: Plane, min_mean: float) -> Mask:
-    """Fill holes of up to `max_px` px, off the patch's edge, in which the mean of `plane` is at least `min_mean`."""
-    from scipy import ndimage as ndi
+def _turns(change: Any, mask: Mask, steps: int, beyond: int) -> Mask:
+    # the order of crosses and squares does not matter, so that each takes one call
+    turns = [(shape, times) for shape, times in ((_CROSS, (steps + 1) // 2), (_SQUARE, steps // 2)) if times]
 
-    labels, n = ndi.label(~mask)
-    flat = labels.ravel()
-    area = np.bincount(flat, minlength=n + 1)
-    small = area <= max_px
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        small[edge] = False
-    small[0] = False
-    pixels = np.flatnonzero(small[flat])
-    member = flat[pixels]
-    dense = np.bincount(member, plane.ravel()[pixels], n + 1) >= min_mean * area
-    filled = mask.copy()
-    filled.ravel()[pixels[dense[member]]] = True
-    return filled
+    def apply(plane: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        for shape, times in turns:
+            plane = change(plane, shape, iterations=times)
+        return plane
+
+    return in_one_call(mask.view(np.uint8), steps, beyond, apply).view(np.bool_) if turns else mask
 
 
-def otsu(values: Plane, *, highest: float, n_bins: int = 96) -> float:
-    """Otsu's threshold of values in [0, highest]; larger values count as `highest`. 0.0 if there are no values."""
-    if values.size == 0:
-        return 0.0
-    bins = np.minimum((values.ravel() * np.float32(n_bins / highest)).astype(np.int32), n_bins - 1)
-    counts = np.bincount(np.maximum(bins, 0), minlength=n_bins).astype(np.float64)
-    centres = (np.arange(n_bins) + 0.5) * (highest / n_bins)
-    below, moment = counts.cumsum(), (counts * centres).cumsum()
-    spread = below * (below[-1] - below)
-    spread[spread == 0] = np.inf  # never split off an empty side
-    return float(centres[np.argmax((moment[-1] * below / below[-1] - moment) ** 2 / spread)])
+def dilate_square(mask: Mask, side: int) -> Mask:
+    """Dilate masks (..., h, w) by a square of an odd side, px."""
+    square = np.ones((side, side), np.uint8)
+    return in_one_call(mask.view(np.uint8), side // 2, 0, lambda tall: cv2.dilate(tall, square)).view(np.bool_)
 
 
 def quantile(values: npt.NDArray[Any], q: float) -> float:
@@ -243,5 +283,20 @@ def quantile(values: npt.NDArray[Any], q: float) -> float:
     >>> quantile(np.array([3.0, 1.0, 2.0]), 0.5)
     2.0
     """
-    index = int(q * (values.size - 1))
-    return float(np.partition(values, index)[index])
+    rank = int(q * (values.size - 1))
+    values = values.ravel()
+    if values.size > _SAMPLED:
+        values, rank = _narrowed(values, rank)
+    return float(np.partition(values, rank)[rank])
+
+
+def _narrowed(values: npt.NDArray[Any], rank: int) -> tuple[npt.NDArray[Any], int]:
+    """Those values between two of a sample, and the rank among them: the same value, found among fewer."""
+    sample = np.sort(values[:: values.size // _SAMPLE])
+    middle = rank * len(sample) // values.size
+    margin = len(sample) // 10
+    low = sample[max(0, middle - margin)]
+    high = sample[min(len(sample) - 1, middle + margin)]
+    within = values[(values >= low) & (values <= high)]
+    left = rank - int(np.count_nonzero(values < low))
+    return (within, left) if 0 <= left < within.size else (values, rank)

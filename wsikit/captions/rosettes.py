@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage as ndi
 
 from wsikit.captions.colours import Colours
 from wsikit.captions.nuclei import Nuclei
-from wsikit.captions.pixels import depth_below, halve, halve_mask, smooth
-from wsikit.captions.texture import Texture
+from wsikit.captions.pixels import cover, depth_below, halve, smooth
+from wsikit.captions.texture import Gradient
 
 Numbers = npt.NDArray[np.floating[Any]]
 
@@ -26,41 +26,51 @@ _SECTORS, _FILLED = 12, 6
 _APART_UM = 5.0
 _SHADE = 0.4  # maximum share of a core pixel that is covered by nuclei
 _MIN_RADIAL = 0.10  # minimum excess of radial over tangential fibrils
+_NONE = np.zeros(0)
 _CENTRE_UM = 2.0  # closer to the centre, the radial direction is undefined
 
 
-def count_rings(nuclei: Nuclei, texture: Texture, colours: Colours) -> int:
+def count_rings(
+    nuclei: Nuclei, quarters: npt.NDArray[np.uint8], gradient: Gradient, colours: Colours, index: int
+) -> int:
     """Number of rosette-like rings: at least 6 of 12 sectors around a core with radial fibrils contain a nucleus.
 
     Parameters
     ----------
     nuclei
-        At `texture.mpp` / 2.
-    texture
-        Of the matrix.
+        At `colours.mpp` / 2.
+    quarters
+        How many quarters of each pixel at `colours.mpp` lie on a nucleus, uint8 (h, w).
+    gradient, index
+        Of the density in green of patches, and the number of this patch among them.
     colours
-        At `texture.mpp`.
+        Of the same patch.
     """
     if len(nuclei) < _FILLED:
         return 0
-    y, x, radius = _cores(nuclei, colours, 2 * texture.mpp)
+    y, x, radius = _cores(quarters, colours, 2 * colours.mpp)
+    if len(y) == 0:
+        return 0
     ringed = _filled_sectors(nuclei, y, x, radius) >= _FILLED
-    cores = zip(y[ringed], x[ringed], radius[ringed])
-    return sum(_radial(texture, *core) > _MIN_RADIAL for core in cores)
+    cores = zip(y[ringed].tolist(), x[ringed].tolist(), radius[ringed].tolist())
+    return sum(_radial(gradient, index, colours.mpp, *core) > _MIN_RADIAL for core in cores)
 
 
-def _cores(nuclei: Nuclei, colours: Colours, mpp: float) -> tuple[Numbers, Numbers, Numbers]:
+def _cores(quarters: npt.NDArray[np.uint8], colours: Colours, mpp: float) -> tuple[Numbers, Numbers, Numbers]:
     """Centres (y, x) and radii, µm, of the gaps between nuclei that have the size of a core and are stained.
 
     The search runs at `mpp`, about 2 µm: rings are some 30 µm wide.
     """
-    free = halve(halve((nuclei.labels > 0).astype(np.float32))) <= _SHADE
+    free = halve(quarters.astype(np.float32)) <= 4 * _SHADE
     radius = smooth(depth_below(free, max(2, round(_CORE_UM[1] / mpp) + 2)), 1.5 / mpp) * mpp
-    filled = ~halve_mask(colours.blank | colours.red_cell, 0.25)
-    core = (radius >= _CORE_UM[0]) & (radius <= _CORE_UM[1]) & filled
+    core = radius >= _CORE_UM[0]
+    if not core.any():
+        return _NONE, _NONE, _NONE
+    core &= radius <= _CORE_UM[1]
+    core &= cover(colours.blank | colours.red_cell) <= 1
     side = 2 * max(1, round(_APART_UM / mpp)) + 1
     order = radius + np.linspace(0, 1e-3, radius.size, dtype=np.float32).reshape(radius.shape)  # breaks ties
-    y, x = np.nonzero(core & (ndi.maximum_filter(order, side) == order))
+    y, x = np.nonzero(core & (cv2.dilate(order, np.ones((side, side), np.uint8)) == order))
     return (y + 0.5) * mpp, (x + 0.5) * mpp, radius[y, x]
 
 
@@ -76,16 +86,21 @@ def _filled_sectors(nuclei: Nuclei, y: Numbers, x: Numbers, radius: Numbers) -> 
     return np.asarray(filled.sum(axis=1), np.int64)
 
 
-def _radial(texture: Texture, y: float, x: float, radius: float) -> float:
-    """Radial alignment of the fibrils of a core: 1 all radial, 0 as many radial as tangential, -1 all tangential."""
-    height, width = texture.matrix.shape
-    top, left = (max(0, int((centre - radius) / texture.mpp)) for centre in (y, x))
-    bottom = min(height, int((y + radius) / texture.mpp) + 1)
-    right = min(width, int((x + radius) / texture.mpp) + 1)
-    dy = (np.arange(top, bottom)[:, None] + 0.5) * texture.mpp - y
-    dx = (np.arange(left, right)[None, :] + 0.5) * texture.mpp - x
-    square = dy * dy + dx * dx
-    xx, yy, xy = texture.tensor[:, top:bottom, left:right] * ((square <= radius**2) & (square > _CENTRE_UM**2))
+def _radial(gradient: Gradient, index: int, mpp: float, y: float, x: float, radius: float) -> float:
+    """Radial alignment of the fibrils of a core: 1 all radial, 0 as many radial as tangential, -1 all tangential.
+
+    The core's centre and radius are in µm.
+    """
+    height, width = gradient.shape
+    top, left = (max(0, int((centre - radius) / mpp)) for centre in (y, x))
+    bottom, right = min(height, int((y + radius) / mpp) + 1), min(width, int((x + radius) / mpp) + 1)
+    xx, yy, xy = gradient.within(index, slice(top, bottom), slice(left, right))
+    dy = (np.arange(top, top + xx.shape[0])[:, None] + 0.5) * mpp - y
+    dx = (np.arange(left, left + xx.shape[1])[None, :] + 0.5) * mpp - x
+    dyy, dxx = dy * dy, dx * dx
+    square = dyy + dxx
+    core = (square <= radius**2) & (square > _CENTRE_UM**2)
+    share = core / np.maximum(square, 1e-6)
     # the gradient is perpendicular to a fibril, so the minus below
-    along = ((xx - yy) * (dx * dx - dy * dy) + 4 * xy * dx * dy) / np.maximum(square, 1e-6)
-    return float(-along.sum() / max(float((xx + yy).sum()), 1e-9))
+    along = np.vdot(xx - yy, (dxx - dyy) * share) + 4 * np.vdot(xy, dx * dy * share)
+    return float(-along / max(np.vdot(xx + yy, core), 4e-9))  # the differences are not halved: four times the products

@@ -60,12 +60,17 @@ def command(
     from pathlib import Path
 
     from wsikit.errors import RequestError
-    from wsikit.models.io import load_model
     from wsikit.models.registry import MMLNB, describe_model, load_patch_model
     from wsikit.training.config import TrainConfig, read_config
+
+    architecture = describe_model(model).architecture
+    if config is not None:
+        read_config(config, TrainConfig, data=data)  # a wrong one is refused before torch is imported
+
+    from wsikit.models.io import load_model
     from wsikit.training.run import CONFIG_COPY, RunCallbacks, run_evaluation
 
-    if describe_model(model).architecture == MMLNB:
+    if architecture == MMLNB:
         own = load_model(model)
         settings = read_config(config or Path(own.folder or model).parent / CONFIG_COPY, TrainConfig, data=data)
         if vote_method is not None:

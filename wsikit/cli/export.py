@@ -54,7 +54,7 @@ def command(store: str, to: str, out: str, grid: str | None, method: str, **opti
     ome-tiff     classes over the slide as a pyramid (--mpp, --style)
     tiff         the slide's pixels as a tiled pyramid, from the bytes in the store
     csv parquet  the patch table, one row per patch (level-0 px)
-    report       one HTML file
+    report       one HTML file (of very many patches also a folder)
     trident clam stamp atlaspatch   coordinates, and features if there are any, in the files of these tools
 
     Plug-ins add formats: an unknown FORMAT lists all that are installed.

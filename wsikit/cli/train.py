@@ -24,14 +24,16 @@ def command(config: str, data: str | None, out: str, resume: bool, device: str, 
     """
     from pathlib import Path
 
+    from wsikit.training.config import TrainConfig, read_config
+
+    settings = read_config(config, TrainConfig, data=data)  # before torch, which takes seconds to import
+
     import torch
 
-    from wsikit.training.config import TrainConfig, read_config
     from wsikit.training.run import RunCallbacks, run_training
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = read_config(config, TrainConfig, data=data)
     captioned = 0
 
     def count(done: int, total: int) -> None:

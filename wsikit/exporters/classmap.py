@@ -92,6 +92,11 @@ class ClassMap:
         """(n_rows, n_cols) class of each cell of `partition`; -1 = no prediction, -2 = no patch."""
         return self.partition.spread(np.asarray(self.labels, dtype=np.int64), -2)
 
+    @cached_property
+    def composition(self) -> tuple[ClassShare, ...]:
+        """See `composition`."""
+        return _composition(self)
+
     @property
     def mm2_per_px(self) -> float:
         """mm² per level-0 px²."""
@@ -117,6 +122,10 @@ def composition(class_map: ClassMap) -> tuple[ClassShare, ...]:
 
     Areas are those of the patches within the slide, including glass between the tissue.
     """
+    return class_map.composition
+
+
+def _composition(class_map: ClassMap) -> tuple[ClassShare, ...]:
     areas = _areas_mm2(class_map)
     n_classes = len(class_map.classes)
     counts = np.bincount(class_map.labels + 1, minlength=n_classes + 1)

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,10 +19,12 @@ import numpy.typing as npt
 
 from wsikit.errors import RequestError
 from wsikit.exporters.classmap import ClassMap
-from wsikit.exporters.outline import Region, components, outlines
+from wsikit.exporters.outline import Rings, components, trace
 from wsikit.exporters.summary_text import RESEARCH_USE
 from wsikit.store.atomic import atomic_write
 
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Bounds = tuple[int, int, int, int]
 Frame = Literal["auto", "level0", "bounds"]
 Per = Literal["class", "region"]
@@ -109,16 +111,18 @@ def _regions(class_map: ClassMap, per: Per, placed: _Placed) -> Iterator[str]:
     region, label_of_region = components(class_map.cell_labels)
     if len(label_of_region) == 0:
         return
-    shapes = outlines(region, label_of_region)
+    polygons = _Polygons.of(
+        trace(region, len(label_of_region)),
+        class_map.partition.x_edges - placed.x,
+        class_map.partition.y_edges - placed.y,
+    )
     measures = _measure(class_map, region, label_of_region)
-    x = [f"[{value}," for value in (class_map.partition.x_edges - placed.x).tolist()]
-    y = [f"{value}]" for value in (class_map.partition.y_edges - placed.y).tolist()]
     for group in _groups(label_of_region, per):
         label = int(label_of_region[group[0]])
-        polygons = _polygons(shapes[group[0] : group[-1] + 1], x, y)  # a group is a run of regions
-        one = len(polygons) == 1
+        one = len(group) == 1
         geometry = f'{{"type":"{"Polygon" if one else "MultiPolygon"}","coordinates":'
-        geometry += polygons[0] if one else f"[{','.join(polygons)}]"
+        text = polygons.text(int(group[0]), int(group[-1]) + 1)  # a group is a run of regions
+        geometry += text if one else f"[{text}]"
         properties = {
             "objectType": "annotation",
             "classification": _classification(class_map, label),
@@ -165,24 +169,52 @@ def _classification(class_map: ClassMap, label: int) -> dict[str, Any]:
     return {"name": class_map.class_names[label], "color": [int(value) for value in class_map.colors[label]]}
 
 
-def _groups(label_of_region: npt.NDArray[np.int64], per: Per) -> Iterator[npt.NDArray[np.int64]]:
+def _groups(label_of_region: Ints, per: Per) -> Iterator[Ints]:
     """Indices of the regions that go into one feature each."""
     everything = np.arange(len(label_of_region))
     borders = everything[1:] if per == "region" else np.flatnonzero(np.diff(label_of_region)) + 1
     yield from np.split(everything, borders) if len(borders) < len(everything) - 1 else everything[:, None]
 
 
-def _polygons(regions: Sequence[Region], x: Sequence[str], y: Sequence[str]) -> list[str]:
-    """Each region as JSON: its rings, shell first, of [x, y]; `x` and `y` hold each column's and row's half of a point.
+@dataclass(frozen=True)
+class _Polygons:
+    """Coordinates of R polygons as JSON: their rings, shell first, of [x, y]."""
 
-    Text is built directly: one list per corner, of which a speckled slide has a million, would dominate the run time.
-    """
-    rings = [ring for region in regions for ring in (region.shell, *region.holes)]
-    corners = np.concatenate(rings)
-    points = [x[col] + y[row] for col, row in zip(corners[:, 0].tolist(), corners[:, 1].tolist(), strict=True)]
-    ends = np.cumsum([len(ring) for ring in rings]).tolist()
-    texts = iter([f"[{','.join(points[start:stop])}]" for start, stop in zip([0, *ends], ends)])
-    return [f"[{','.join(itertools.islice(texts, 1 + len(region.holes)))}]" for region in regions]
+    joined: str
+    """All polygons, each after a comma."""
+    starts: Ints
+    """(R + 1,) place of each one's comma, and the length of all."""
+
+    @classmethod
+    def of(cls, rings: Rings, x: Ints, y: Ints) -> _Polygons:
+        """The text of `rings`; `x` and `y` are the coordinates of each column and row of corner points.
+
+        Text is built for all corners at once, in fields of fixed width padded with zero bytes, which are then removed:
+        one list or string per corner, of which a speckled slide has a million, would dominate the run time.
+        """
+        left, right = _field("[{},", x), _field("{}]", y)
+        fields = np.zeros(
+            len(rings.points),
+            [("before", "S3"), ("x", left.dtype), ("y", right.dtype), ("after", "S2")],
+        )
+        fields["x"], fields["y"], fields["after"] = left[rings.points[:, 0]], right[rings.points[:, 1]], b","
+        opened, closed = fields["before"], fields["after"]
+        opened[rings.starts[:-1]], closed[rings.starts[1:] - 1] = b",[", b"]"
+        opened[rings.starts[rings.first[:-1]]], closed[rings.starts[rings.first[1:]] - 1] = b",[[", b"]]"
+        lengths = sum(np.char.str_len(fields[name]) for name in ("before", "after"))
+        lengths += np.char.str_len(left)[rings.points[:, 0]] + np.char.str_len(right)[rings.points[:, 1]]
+        ends = np.append(0, np.cumsum(lengths))
+        joined = fields.tobytes().translate(None, b"\0").decode("ascii")
+        return cls(joined, ends[rings.starts[rings.first]])
+
+    def text(self, first: int, stop: int) -> str:
+        """The polygons `first` to `stop` - 1, separated by commas."""
+        return self.joined[self.starts[first] + 1 : self.starts[stop]]
+
+
+def _field(pattern: str, values: Ints) -> npt.NDArray[np.bytes_]:
+    """(n,) each of the `values` in the `pattern`."""
+    return np.array([pattern.format(value) for value in values.tolist()], dtype="S")
 
 
 def _metadata(class_map: ClassMap, label: int) -> dict[str, str]:
@@ -200,50 +232,55 @@ def _metadata(class_map: ClassMap, label: int) -> dict[str, str]:
 class _Measures:
     """Area, probability and patch counts of R regions, summed over any group of them."""
 
-    def __init__(
-        self,
-        area_mm2: npt.NDArray[np.float64],
-        prob_mm2: npt.NDArray[np.float64],
-        owners: npt.NDArray[np.int64],
-        owner_starts: npt.NDArray[np.int64],
-    ) -> None:
+    def __init__(self, area_mm2: Floats, prob_mm2: Floats, owners: _Owners | None, n_cells: Ints) -> None:
         self.area_mm2 = area_mm2  # (R,)
         self.prob_mm2 = prob_mm2  # (R,) integral of the probability over the area
-        self.owners = owners  # (K,) table rows of the patches in each region, region by region
-        self.owner_starts = owner_starts  # (R + 1,)
+        self.owners = owners  # None: no patch owns several cells
+        self.n_cells = n_cells  # (R,)
 
-    def of(self, group: npt.NDArray[np.int64]) -> dict[str, float]:
+    def of(self, group: Ints) -> dict[str, float]:
         area = float(self.area_mm2[group].sum())
-        # a group is a run of regions; a patch may own cells in two regions of it
-        owners = self.owners[self.owner_starts[group[0]] : self.owner_starts[group[-1] + 1]]
-        found = {"area_mm2": round(area, 6), "n_patches": len(_distinct(owners))}
+        n_patches = int(self.n_cells[group].sum()) if self.owners is None else self.owners.count(group)
+        found = {"area_mm2": round(area, 6), "n_patches": n_patches}
         probability = float(self.prob_mm2[group].sum()) / area
         if np.isfinite(probability):
             found["mean_probability"] = round(probability, 6)
         return found
 
 
-def _measure(class_map: ClassMap, region: npt.NDArray[np.int64], label_of_region: npt.NDArray[np.int64]) -> _Measures:
+class _Owners:
+    """The patches that own cells in each region."""
+
+    def __init__(self, numbers: Ints, owners: Ints, n_regions: int, n_patches: int) -> None:
+        pair_region, self._owners = np.divmod(_distinct(numbers * n_patches + owners), n_patches)
+        self._starts = np.searchsorted(pair_region, np.arange(n_regions + 1))
+
+    def count(self, group: Ints) -> int:
+        """Distinct patches in a run of regions; a patch may own cells in two regions of it."""
+        return len(_distinct(self._owners[self._starts[group[0]] : self._starts[group[-1] + 1]]))
+
+
+def _measure(class_map: ClassMap, region: Ints, label_of_region: Ints) -> _Measures:
     cells = np.flatnonzero(region >= 0)
     numbers = region.ravel()[cells]
     owners = class_map.partition.patch.ravel()[cells]
     area_mm2 = class_map.partition.area_px.ravel()[cells].astype(np.float64) * class_map.mm2_per_px
     n_regions, n_patches = len(label_of_region), len(class_map.labels)
-    pair_region, pair_owner = np.divmod(_distinct(numbers * n_patches + owners), n_patches)
+    shared = int(np.bincount(owners).max(initial=0)) > 1
     return _Measures(
         area_mm2=_sums(numbers, area_mm2, n_regions),
         prob_mm2=_sums(numbers, area_mm2 * class_map.top_probs[owners], n_regions),
-        owners=pair_owner,
-        owner_starts=np.searchsorted(pair_region, np.arange(n_regions + 1)),
+        owners=_Owners(numbers, owners, n_regions, n_patches) if shared else None,
+        n_cells=np.bincount(numbers, minlength=n_regions),
     )
 
 
-def _sums(numbers: npt.NDArray[np.int64], values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.float64]:
+def _sums(numbers: Ints, values: npt.NDArray[np.floating], count: int) -> Floats:
     """(count,) sum of the `values` (K,) of each number (K,)."""
     return np.asarray(np.bincount(numbers, values, count), dtype=np.float64)
 
 
-def _distinct(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _distinct(values: Ints) -> Ints:
     """The distinct `values` (K,), ascending. np.unique hashes integers, which takes about ten times as long."""
     ordered = np.sort(values)
     return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered

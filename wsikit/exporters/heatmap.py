@@ -16,7 +16,7 @@ from PIL import Image
 
 from wsikit.exporters.classmap import ClassMap, ClassShare, composition
 from wsikit.exporters.overlay import class_tags, paint_map, picture_size, swatch
-from wsikit.exporters.page import INK, QUIET, WARN, Line, Pen, block_height, ellipsis, wrap
+from wsikit.exporters.page import INK, QUIET, WARN, Line, Pen, block_height, ellipsis, png_of, wrap
 from wsikit.exporters.summary_text import RESEARCH_USE, class_title, state
 from wsikit.exporters.units import format_areas, format_length, format_prob, format_share, nice_length_um
 from wsikit.store.atomic import atomic_write
@@ -62,7 +62,7 @@ def write_map_png(
     """
     figure = draw_map(class_map, thumbnail, result, reason=reason)
     with atomic_write(path) as partial:
-        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
+        partial.write_bytes(png_of(figure))
 
 
 def draw_map(class_map: ClassMap, thumbnail: Pixels, result: SlideResult | None = None, *, reason: str = "") -> Figure:

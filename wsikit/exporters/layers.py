@@ -5,18 +5,17 @@ Frame: one raster cell per stride of the patch grid (several where patches overl
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.overlay import BORDER_TONE, HATCH_PX
 from wsikit.exporters.palette import RGB, hex_color
+from wsikit.exporters.png import encode_png
 from wsikit.exporters.summary_text import class_title
 
 Pixels = npt.NDArray[np.uint8]
@@ -182,11 +181,8 @@ class _Raster:
         for axis, (slide_px, span) in enumerate(zip(self._slide_px[::-1], self.span[::-1])):
             inside = round(slide_px / span * indices.shape[axis])
             np.swapaxes(indices, 0, axis)[inside:] = CLEAR
-        picture = Image.fromarray(indices, "P")
-        picture.putpalette([value for *color, _ in palette for value in color])
-        file = io.BytesIO()
-        picture.save(file, format="png", transparency=bytes(round(255 * alpha) for *_, alpha in palette))
-        return file.getvalue()
+        colors = [(red, green, blue) for red, green, blue, _ in palette]
+        return encode_png(indices, palette=colors, alphas=bytes(round(255 * alpha) for *_, alpha in palette))
 
 
 def _classes(class_map: ClassMap, raster: _Raster) -> Layer:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.artist import Artist
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+from wsikit.exporters.png import encode_png
 
 INK, QUIET, WARN = "#1a1a1a", "#5a5a5a", "#8f1d14"
 LEADING = 1.42  # line height over font size
@@ -71,6 +76,7 @@ def drawable(text: str) -> str:
     return "".join(char if ord(char) in _drawable() else "□" for char in one_line)
 
 
+@lru_cache(maxsize=256)
 def text_width(text: str, size: float, bold: bool = False) -> float:
     """Inches."""
     renderer = RendererAgg(1, 1, MEASURE_DPI)  # type: ignore[no-untyped-call]
@@ -83,12 +89,19 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 def wrap(line: Line, width_in: float) -> list[Line]:
     """Break a line between words so that each part fits into `width_in`; a word that is too long is shortened."""
     parts: list[str] = []
-    for word in drawable(line.text).split(" "):
-        longer = f"{parts[-1]} {word}" if parts else word
-        if parts and text_width(longer, line.size, line.bold) <= width_in:
-            parts[-1] = longer
-        else:
-            parts.append(ellipsis(word, width_in, line.size, line.bold))
+    words = drawable(line.text).split(" ")
+    while words:
+        words[0] = ellipsis(words[0], width_in, line.size, line.bold)
+        # bisection: measuring is slow, and most texts fit into one line
+        count, most = 1, len(words)
+        while count < most:
+            tried = most if most == len(words) else (count + most + 1) // 2
+            if text_width(" ".join(words[:tried]), line.size, line.bold) <= width_in:
+                count = tried
+            else:
+                most = tried - 1
+        parts.append(" ".join(words[:count]))
+        words = words[count:]
     return [replace(line, text=part) for part in parts]
 
 
@@ -105,6 +118,37 @@ def ellipsis(text: str, width_in: float, size: float, bold: bool = False) -> str
         if text_width(short, size, bold) <= width_in:
             return short
     return "…"
+
+
+_ROUNDING = 1e-6  # px: a corner at half a pixel is always rounded to the same side
+
+
+class Pasted(Artist):
+    """Pixels that are drawn one to one: axes would resample them, which takes longer than all other drawing."""
+
+    zorder = 0  # below frames and text, as axes are
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], box: Bbox) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self.box = box
+        """Shares of the figure."""
+
+    def draw(self, renderer: RendererBase) -> None:
+        figure = self.get_figure(root=True)
+        assert figure is not None
+        corner = self.box.transformed(figure.transFigure)
+        opaque = np.full((*self.pixels.shape[:2], 4), 255, dtype=np.uint8)
+        opaque[..., :3] = self.pixels[::-1]  # from the bottom upwards
+        renderer.draw_image(renderer.new_gc(), corner.x0 + _ROUNDING, corner.y0 + _ROUNDING, opaque)
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure, which has an Agg canvas and no transparent parts, as a PNG."""
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return encode_png(np.asarray(canvas.buffer_rgba())[..., :3], dpi=figure.dpi)  # type: ignore[no-untyped-call]
 
 
 class Pen:
@@ -161,6 +205,10 @@ class Pen:
     def image(self, pixels: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> None:
         """Pixels (h, w, 3), as they are, filling the box (x, y, width, height)."""
         (x, y), width, height = self._bounds(box)
+        n_rows, n_cols = pixels.shape[:2]
+        if abs(box[2] * self._figure.dpi - n_cols) < 1e-6 and abs(box[3] * self._figure.dpi - n_rows) < 1e-6:
+            self._figure.add_artist(Pasted(pixels, Bbox.from_bounds(x, y, width, height)))
+            return
         axes = self._figure.add_axes((x, y, width, height))
         axes.imshow(pixels, interpolation="nearest", aspect="auto")
         axes.set_axis_off()

@@ -127,15 +127,21 @@ def _captions(
     words: PatchWords, at: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_]
 ) -> tuple[list[str], list[int]]:
     """Each distinct text once, and per patch its index; -1 for none."""
-    assert words.captions is not None
     known: dict[str, int] = {}
     indices = []
     for row in at.tolist():
-        text = str(words.captions[row]) if wanted[row] else ""
-        if text and words.shared is not None and words.shared[row]:
-            text += f" {SHARED_CAPTION}"
+        text = caption_of(words, row) if wanted[row] else ""
         indices.append(known.setdefault(text, len(known)) if text else -1)
     return list(known), indices
+
+
+def caption_of(words: PatchWords, row: int) -> str:
+    """Caption of a patch, with a remark if it is shared; empty if there is none."""
+    if words.captions is None:
+        return ""
+    text = str(words.captions[row])
+    shared = words.shared is not None and bool(words.shared[row])
+    return f"{text} {SHARED_CAPTION}" if text and shared else text
 
 
 def _rounded(values: npt.NDArray[np.float64], digits: int) -> list[float | None]:

@@ -19,30 +19,57 @@ import jinja2
 from markupsafe import Markup
 
 from wsikit.exporters import report_parts, report_vote
+from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.layers import Layer, map_layers
 from wsikit.exporters.palette import hex_color
+from wsikit.exporters.patch_tiles import PatchTiles, TileIndex, remove_others
 from wsikit.exporters.patchdata import PackedPatches, pack
 from wsikit.exporters.pyramid import TILE_PX, EmbeddedPyramid, ServedPyramid
 from wsikit.exporters.report_data import Fact, PatchExample, ReportData, Section
 from wsikit.exporters.summary_text import RESEARCH_USE, class_title, state
 from wsikit.store.atomic import atomic_write
+from wsikit.store.paths import is_local, place
 
 __all__ = ["Fact", "PatchExample", "ReportData", "Section", "content_policy", "render_report", "write_report"]
 
+PATCH_FOLDER = "_patches"
+"""Ending of the name of the folder with the patches' data; it begins as the page's."""
 VIEWER_SCRIPTS = ("vendor/openseadragon/openseadragon.min.js", "templates/viewer.js")
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
-    """Write the report, one HTML file with everything in it, atomically."""
-    page = render_report(data)
-    with atomic_write(path) as partial:
+    """Write the report, atomically: one HTML file with everything in it.
+
+    Where the data of all patches do not fit into the page, they lie next to it, in the folder `<name>_patches`.
+    """
+    target = place(path)
+    packed, tiles = _packed(data), None
+    folder = target.with_name(f"{target.stem}{PATCH_FOLDER}") if is_local(target) else None
+    if folder is not None and packed is not None and packed.left_out:
+        tiles = PatchTiles.of(data.class_map, data.words).write(folder)
+    page = _render(data, packed, None, tiles)
+    with atomic_write(target) as partial:
         partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+    if folder is not None:
+        remove_others(folder, tiles)
 
 
-def render_report(data: ReportData, *, home: str | None = None) -> str:
-    """The page that `write_report` writes; `home` is the address of the page of all slides, if any."""
-    ahead = report_vote.leading(data)
+def render_report(data: ReportData, *, home: str | None = None, tiles: TileIndex | None = None) -> str:
+    """The page that `write_report` writes.
+
+    Parameters
+    ----------
+    home
+        Address of the page of all slides, if any.
+    tiles
+        Where the data are that do not fit into the page; None: they are left out.
+    """
     packed = _packed(data)
+    return _render(data, packed, home, tiles if packed is not None and packed.left_out else None)
+
+
+def _render(data: ReportData, packed: PackedPatches | None, home: str | None, tiles: TileIndex | None) -> str:
+    ahead = report_vote.leading(data)
     layers = _layers(data) if packed is not None else ()
     scripts = [inline_script(name) for name in VIEWER_SCRIPTS] if packed is not None else []
     return (
@@ -68,11 +95,12 @@ def render_report(data: ReportData, *, home: str | None = None) -> str:
             policy=content_policy(
                 [str(script) for script in scripts],
                 pictures="data: 'self'" if isinstance(data.pyramid, ServedPyramid) else "data:",
+                loads=tiles is not None,
             ),
             layers=layers,
-            depth=_depth(data, packed),
+            depth=_depth(data, packed, tiles),
             scripts=scripts,
-            page_data=None if packed is None else in_script(_page_data(data, packed, layers)),
+            page_data=None if packed is None else in_script(_page_data(data, packed, layers, tiles)),
             tiles=in_script(_tiles(data.pyramid)) if isinstance(data.pyramid, EmbeddedPyramid) else None,
         )
     )
@@ -107,10 +135,14 @@ def inline_script(name: str) -> Markup:
     return Markup("\n" + "\n".join(lines) + "\n")
 
 
-def content_policy(scripts: Sequence[str], *, pictures: str = "data:") -> str:
-    """A page's content security policy: only these scripts and images from these sources are allowed."""
+def content_policy(scripts: Sequence[str], *, pictures: str = "data:", loads: bool = False) -> str:
+    """A page's content security policy: only these scripts and images from these sources are allowed.
+
+    With `loads`, the scripts themselves may load further scripts; nothing in the page's text can.
+    """
     hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") for script in scripts]
     allowed = " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
+    allowed += " 'strict-dynamic'" if loads else ""
     return f"default-src 'none'; img-src {pictures}; style-src 'unsafe-inline'; script-src {allowed}"
 
 
@@ -129,7 +161,9 @@ def _layers(data: ReportData) -> tuple[Layer, ...]:
     return map_layers(data.class_map, {name: values for name, values in known.items() if values is not None})
 
 
-def _page_data(data: ReportData, packed: PackedPatches, layers: tuple[Layer, ...]) -> dict[str, Any]:
+def _page_data(
+    data: ReportData, packed: PackedPatches, layers: tuple[Layer, ...], tiles: TileIndex | None
+) -> dict[str, Any]:
     class_map, grid = data.class_map, data.class_map.grid
     assert data.pyramid is not None
     frame = data.pyramid.frame
@@ -162,7 +196,16 @@ def _page_data(data: ReportData, packed: PackedPatches, layers: tuple[Layer, ...
         "second": None if second is None else second["box"],
         "captioned": data.words.captions is not None,
         "patches": packed.block,
+        "tiles": None if tiles is None else tiles.to_json(),
+        "extent": _extent(class_map),
     }
+
+
+def _extent(class_map: ClassMap) -> list[int]:
+    """Least x and y of the patches, and greatest, level-0 px; empty without patches."""
+    if not len(class_map.coords):
+        return []
+    return [*class_map.coords.min(axis=0).tolist(), *class_map.coords.max(axis=0).tolist()]
 
 
 def _source(pyramid: EmbeddedPyramid | ServedPyramid) -> dict[str, Any]:
@@ -212,7 +255,7 @@ def _short(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _depth(data: ReportData, packed: PackedPatches | None) -> str:
+def _depth(data: ReportData, packed: PackedPatches | None, tiles: TileIndex | None) -> str:
     """The resolution of the pixels in the page, and which patch data are left out, in words."""
     if packed is None or data.pyramid is None:
         return ""
@@ -225,6 +268,11 @@ def _depth(data: ReportData, packed: PackedPatches | None) -> str:
         words += f", and at {_short(deep)} µm/px around the patches shown below." if deep < whole else "."
         if min(whole, deep) > frame.unit_um * 1.01 or deep < whole:
             words += " The command wsikit view shows all of it at full resolution."
-    if packed.left_out:
+    if packed.left_out and tiles is not None:
+        if not isinstance(data.pyramid, ServedPyramid):
+            words += (
+                f" The data of the patches are in the folder {tiles.base[:-1]} next to this page: keep them together."
+            )
+    elif packed.left_out:
         words += f" Left out to limit the page's size, except for the patches shown: {' and '.join(packed.left_out)}."
     return words

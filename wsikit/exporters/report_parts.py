@@ -15,6 +15,7 @@ from wsikit.errors import RequestError
 from wsikit.exporters.classmap import ClassMap, ClassShare, composition
 from wsikit.exporters.overlay import class_tags, paint_map, picture_size, swatch
 from wsikit.exporters.palette import hex_color
+from wsikit.exporters.png import encode_png
 from wsikit.exporters.report_data import PatchExample, ReportData
 from wsikit.exporters.summary_text import class_title
 from wsikit.exporters.units import format_areas, format_length, format_prob, format_share, nice_length_um
@@ -40,10 +41,13 @@ GIVEN_SCALES = ("assumed", "option", "manifest", "sidecar")
 
 def data_uri(pixels: Pixels, kind: str) -> str:
     """The image as a data URI: JPEG for tissue, PNG for flat colour."""
-    file = io.BytesIO()
-    options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "jpeg" else {}
-    Image.fromarray(pixels).save(file, format=kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    if kind == "png":
+        data = encode_png(pixels)
+    else:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, format=kind, quality=JPEG_QUALITY, subsampling=0)
+        data = file.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def pictures(data: ReportData) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.heatmap import DPI, GAP_IN, MARGIN_IN, PICTURE_IN, SCALE_IN, draw_scale_bar
 from wsikit.exporters.overlay import cells_of_pixels, grey_slide, hatch, picture_size
-from wsikit.exporters.page import INK, QUIET, WARN, Line, Pen, block_height, ellipsis, wrap
+from wsikit.exporters.page import INK, QUIET, WARN, Line, Pen, block_height, ellipsis, png_of, wrap
 from wsikit.exporters.quantity import Quantity
 from wsikit.exporters.summary_text import RESEARCH_USE
 from wsikit.store.atomic import atomic_write
@@ -82,7 +82,7 @@ def write_scale_png(path: str | os.PathLike[str], class_map: ClassMap, quantity:
     """
     figure = draw_scale_map(class_map, quantity, thumbnail)
     with atomic_write(path) as partial:
-        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
+        partial.write_bytes(png_of(figure))
 
 
 def paint_values(

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 PREDICT_REVISION = 1
 
+_AT_ONCE = 256
+"""Patches given to the model at a time, and between two steps of the progress: some batches, so that all cores work."""
+
 _Batch = tuple[slice, npt.NDArray[np.uint8] | None, npt.NDArray[np.bool_]]
 
 
@@ -144,10 +147,9 @@ class _Predict:
             table.drop(OOD_SCORE)  # from another model
         progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
         for rows, images, readable in self._batches(store, table, ranges):
-            columns = self._rows(model, table, rows, images, readable)
+            columns = self._rows(model, table, rows, images, readable, progress)
             for spec in self.specs:
                 table.write(spec.name, rows, columns[spec.name])
-            progress.advance(rows.stop - rows.start)
         progress.finish()
 
     def _batches(self, store: SlideStore, table: PatchTable, ranges: list[slice]) -> Iterator[_Batch]:
@@ -175,24 +177,26 @@ class _Predict:
         rows: slice,
         images: npt.NDArray[np.uint8] | None,
         readable: npt.NDArray[np.bool_],
+        progress: Progress,
     ) -> dict[str, npt.NDArray[np.float32]]:
-        """The columns of some rows, NaN where a patch could not be read."""
+        """The columns of some rows, NaN where a patch could not be read; progress after some patches each."""
         columns: dict[str, npt.NDArray[np.float32]] = {}
         for spec in self.specs:
             shape = (len(readable),) if spec.width is None else (len(readable), spec.width)
             columns[spec.name] = np.full(shape, np.nan, dtype=np.float32)
-        seen = np.flatnonzero(readable)
-        if not len(seen):
-            return columns
-        found = model.predict(**self._inputs(table, rows, images, seen))
-        for spec in self.specs:
-            values = np.asarray(found[spec.name], dtype=np.float32)
-            if values.shape != columns[spec.name][seen].shape:
-                raise ModelError(
-                    f"model {self.model.info.name}: column {spec.name} has shape {values.shape}, expected "
-                    f"{columns[spec.name][seen].shape}, as its description states."
-                )
-            columns[spec.name][seen] = values
+        every = np.flatnonzero(readable)
+        progress.advance(len(readable) - len(every))
+        for seen in (every[first : first + _AT_ONCE] for first in range(0, len(every), _AT_ONCE)):
+            found = model.predict(**self._inputs(table, rows, images, seen))
+            for spec in self.specs:
+                values = np.asarray(found[spec.name], dtype=np.float32)
+                if values.shape != columns[spec.name][seen].shape:
+                    raise ModelError(
+                        f"model {self.model.info.name}: column {spec.name} has shape {values.shape}, expected "
+                        f"{columns[spec.name][seen].shape}, as its description states."
+                    )
+                columns[spec.name][seen] = values
+            progress.advance(len(seen))
         return columns
 
     def _inputs(

@@ -1,6 +1,8 @@
 """Encoders of patches and captions: any timm model or plug-in, any transformers model. Nothing is ever downloaded.
 
-They are built from their configuration with random weights; trained weights come from local safetensors files.
+They are built from their configuration with random weights; trained weights come from local safetensors files. Both
+libraries are imported when an encoder is built by them; for prediction, those of the packaged model need neither
+(`wsikit.models.plain`).
 
 A plug-in of the entry-point group `wsikit.encoders` is a callable `(**options) -> torch.nn.Module`. The module has
 `num_features`, the width D of its output, and maps normalised patches, float (B, 3, H, W), to features, float (B, D).
@@ -10,15 +12,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
 
 from wsikit.errors import ModelError
 from wsikit.models.config import ImageEncoderConfig, TextEncoderConfig
+from wsikit.models.plain import Bert, plain_image_body, plain_text_body
 from wsikit.plugins import load_plugin, plugin_names
 
 
@@ -31,6 +32,9 @@ class ImageEncoder(nn.Module):
         Its name is that of a timm model or, where timm has none of this name, of a plug-in.
     patch_px : int
         Side of the patches, needed to measure the encoder's width.
+    plain : bool
+        For prediction with weights that are loaded afterwards: without timm where `wsikit.models.plain` has the
+        encoder. The features are the same.
 
     Raises
     ------
@@ -43,14 +47,15 @@ class ImageEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ImageEncoderConfig, *, patch_px: int) -> None:
+    def __init__(self, config: ImageEncoderConfig, *, patch_px: int, plain: bool = False) -> None:
         super().__init__()
-        self.body = _image_body(config)
+        found = plain_image_body(config) if plain else None
+        self.body, of_plugin = (found, False) if found is not None else _image_body(config)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
         self.width = self._measure(config.name, patch_px)
         stated = getattr(self.body, "num_features", self.width)
-        if not timm.is_model(config.name) and stated != self.width:
+        if of_plugin and stated != self.width:
             raise ModelError(
                 f"image encoder {config.name!r}: its num_features is {stated}, but its features are {self.width} wide. "
                 "Report it to the authors of that plug-in."
@@ -96,8 +101,10 @@ class ImageEncoder(nn.Module):
         return int(features.shape[1])
 
 
-def _image_body(config: ImageEncoderConfig) -> nn.Module:
-    """The encoder with random weights, without a classifier."""
+def _image_body(config: ImageEncoderConfig) -> tuple[nn.Module, bool]:
+    """The encoder with random weights, without a classifier; whether it is of a plug-in."""
+    import timm
+
     if timm.is_model(config.name):
         try:
             body: nn.Module = timm.create_model(config.name, pretrained=False, num_classes=0, **config.options)
@@ -105,7 +112,7 @@ def _image_body(config: ImageEncoderConfig) -> nn.Module:
             raise ModelError(
                 f"image encoder {config.name!r}: options {config.options} do not fit ({error})."
             ) from error
-        return body
+        return body, False
     plugins = plugin_names("encoders")
     if config.name not in plugins:
         raise ModelError(
@@ -125,11 +132,13 @@ def _image_body(config: ImageEncoderConfig) -> nn.Module:
             f"image encoder {config.name!r}, a plug-in: gave {type(made).__name__}; expected a torch.nn.Module with an "
             "integer num_features. Report it to the authors of that plug-in."
         )
-    return made
+    return made, True
 
 
 class TextEncoder(nn.Module):
     """Token ids (B, L) to features (B, width): the pooler's output if the model has one, else the mean over tokens.
+
+    `plain` as for `ImageEncoder`: without transformers where `wsikit.models.plain` has the encoder.
 
     Raises
     ------
@@ -137,8 +146,15 @@ class TextEncoder(nn.Module):
         If transformers does not know the model type, or its options do not fit.
     """
 
-    def __init__(self, config: TextEncoderConfig) -> None:
+    def __init__(self, config: TextEncoderConfig, *, plain: bool = False) -> None:
         super().__init__()
+        found = plain_text_body(config) if plain else None
+        if found is not None:
+            self.body: nn.Module = found
+            self.width = found.num_features
+            return
+        from transformers import AutoConfig, AutoModel
+
         try:
             settings = AutoConfig.for_model(config.model_type, **config.options)
             self.body = AutoModel.from_config(settings, trust_remote_code=False)  # type: ignore[no-untyped-call]
@@ -148,6 +164,9 @@ class TextEncoder(nn.Module):
         self.width = int(settings.hidden_size)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        if isinstance(self.body, Bert):
+            features: Tensor = self.body(ids, mask)
+            return features
         out = self.body(input_ids=ids, attention_mask=mask)
         pooled = getattr(out, "pooler_output", None)
         if pooled is not None:
@@ -165,6 +184,8 @@ class TextEncoder(nn.Module):
         ModelError
             If the folder does not hold such an encoder as safetensors.
         """
+        from transformers import AutoModel
+
         try:
             body = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
             self.body.load_state_dict(body.state_dict())
@@ -181,6 +202,8 @@ def text_config_of(folder: Path) -> TextEncoderConfig:
     ModelError
         If the folder holds none.
     """
+    from transformers import AutoConfig
+
     try:
         options = AutoConfig.from_pretrained(folder, local_files_only=True).to_diff_dict()
     except (OSError, ValueError) as error:

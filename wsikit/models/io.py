@@ -93,7 +93,7 @@ def load_model(name_or_dir: str | Path = DEFAULT_MODEL) -> MMLNB:
     folder = find_model(name_or_dir)
     config = read_config(folder)
     tokenizer = CaptionTokenizer.load(folder, max_tokens=config.text_max_tokens)
-    model = MMLNB(config, tokenizer)
+    model = MMLNB(config, tokenizer, plain=True)
     weights = folder / WEIGHTS_FILE
     try:
         load_weights(model, str(weights), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from wsikit.errors import ModelError
@@ -18,6 +19,8 @@ from wsikit.scrub import scrub
 
 class MMLNB(nn.Module):
     """Dual-branch classifier of patches with captions.
+
+    `plain` as for `wsikit.models.encoders.ImageEncoder`: for prediction, with encoders in plain torch where there are.
 
     Attributes
     ----------
@@ -33,7 +36,7 @@ class MMLNB(nn.Module):
         Detects out-of-distribution patches by their image features; None for a model without.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer: CaptionTokenizer) -> None:
+    def __init__(self, config: ModelConfig, tokenizer: CaptionTokenizer, *, plain: bool = False) -> None:
         super().__init__()
         rows = config.text.options.get("vocab_size")
         if rows is not None and rows < tokenizer.vocabulary:
@@ -47,8 +50,8 @@ class MMLNB(nn.Module):
         self.folder: Path | None = None
         self.card = ""
         self.ood_detector: OodDetector | None = None
-        self.image = ImageEncoder(config.image, patch_px=config.patch_px)
-        self.text = TextEncoder(config.text)
+        self.image = ImageEncoder(config.image, patch_px=config.patch_px, plain=plain)
+        self.text = TextEncoder(config.text, plain=plain)
         self.fusion = PRMF(
             self.text.width,
             self.image.width,
@@ -95,6 +98,19 @@ class MMLNB(nn.Module):
         t = v.new_zeros(len(v), self.text.width)
         rows = present.nonzero().squeeze(1)  # without captions the text branch is not run
         if len(rows):
-            t = t.index_copy(0, rows, self.text(ids[rows], mask[rows]).to(t.dtype))
+            t = t.index_copy(0, rows, self._read_texts(ids[rows], mask[rows]).to(t.dtype))
         output: PRMFOutput = self.fusion(t, v, present=present, rho=rho)
         return output
+
+    def _read_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Features of the text branch; of each different caption once, where patches share captions.
+
+        A batch of another length may differ in its last bit, so few repeated captions are not worth it.
+        """
+        if self.training:
+            return self.text(ids, mask)  # type: ignore[no-any-return]
+        different, place = torch.unique(torch.cat([ids, mask], dim=1), dim=0, return_inverse=True)
+        if 2 * len(different) > len(ids):
+            return self.text(ids, mask)  # type: ignore[no-any-return]
+        once: Tensor = self.text(different[:, : ids.shape[1]], different[:, ids.shape[1] :])
+        return once[place]

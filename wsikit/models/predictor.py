@@ -14,10 +14,14 @@ from wsikit.errors import ModelError
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.mmlnb_info import info_of
 from wsikit.models.protocol import OOD_SCORE, PROBABILITY, ModelInfo
+from wsikit.models.threads import map_on_threads
 
 logger = logging.getLogger(__name__)
 
 Columns = dict[str, npt.NDArray[np.float32]]
+
+IN_CACHE = 16
+"""Patches that go through the image branch together on a CPU."""
 
 
 class Predictor:
@@ -30,7 +34,8 @@ class Predictor:
     device : "auto", "cpu" or "cuda"
         "auto" uses a GPU if there is one.
     batch : int
-        Batch size of the forward passes; longer inputs are split. It changes memory and speed, not the result.
+        Batch size of the forward passes; longer inputs are split, on the CPU among threads. It changes memory and
+        speed, not the result.
 
     Raises
     ------
@@ -77,10 +82,13 @@ class Predictor:
             If shapes, dtype or lengths do not match.
         """
         self._check_batch(images, len(captions))
-        parts = [
-            self._forward(images[start : start + self.batch], captions[start : start + self.batch])
-            for start in range(0, len(images), self.batch)
-        ]
+        batches = [slice(start, start + self.batch) for start in range(0, len(images), self.batch)]
+
+        def forward(rows: slice) -> Columns:
+            return self._forward(images[rows], captions[rows])
+
+        on_cpu = self.device.type == "cpu"
+        parts = map_on_threads(forward, batches) if on_cpu else [forward(rows) for rows in batches]
         if not parts:
             width = len(self.model.config.classes)
             return {
@@ -92,9 +100,16 @@ class Predictor:
     @torch.inference_mode()
     def image_features(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Features of the image branch, float32 (B, D), for patches as `predict` takes them."""
-        patches = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        features: npt.NDArray[np.float32] = self.model.image(patches).float().cpu().numpy()
+        features: npt.NDArray[np.float32] = self._features(images).float().cpu().numpy()
         return features
+
+    def _features(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Features of the image branch; on the CPU, of some patches at a time, so that layers stay in the cache."""
+        patches = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        if self.device.type != "cpu" or len(patches) <= IN_CACHE:
+            return self.model.image(patches)  # type: ignore[no-any-return]
+        # parts of equal size: a part of one patch would go through other kernels
+        return torch.cat([self.model.image(part) for part in patches.tensor_split(-(-len(patches) // IN_CACHE))])
 
     def _check_batch(self, images: npt.NDArray[np.uint8], n_captions: int) -> None:
         config = self.model.config
@@ -115,7 +130,7 @@ class Predictor:
         if tokens.truncated and not self._truncation_warned:
             self._truncation_warned = True
             logger.warning("captions longer than %d tokens are truncated", self.model.config.text_max_tokens)
-        features = self.model.image(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+        features = self._features(images)
         read = (tokens.ids, tokens.mask, tokens.present)
         out = self.model.fuse(features, *(torch.from_numpy(array).to(self.device) for array in read))
         logits = (out.logits, out.logits_img, out.logits_txt)

@@ -45,7 +45,8 @@ def export(
         "png": subtype map, or any column, over the thumbnail. "geojson": regions for QuPath. "ngff-labels":
         classes as an OME-Zarr label, probabilities and gate as an OME-Zarr image. "ome-tiff": classes as a pyramid.
         "tiff": the pixels as a tiled pyramid, from the bytes in the store. "csv", "parquet": the patch table,
-        coordinates in level-0 px. "report": one HTML file. "trident", "clam", "stamp", "atlaspatch": their HDF5 files.
+        coordinates in level-0 px. "report": one HTML file, of very many patches also a folder. "trident", "clam",
+        "stamp", "atlaspatch": their HDF5 files.
         Or the name of a plug-in (`wsikit.results.formats`).
     path
         The file to write. For ngff-labels the store itself or a new OME-Zarr. For the files of other tools their job

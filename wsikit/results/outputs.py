@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ from wsikit.exporters.geojson import write_geojson
 from wsikit.exporters.heatmap import write_map_png
 from wsikit.exporters.overlay import paint_map, picture_size
 from wsikit.exporters.pyramid import encode_jpeg
-from wsikit.exporters.report import write_report
+from wsikit.exporters.report import PATCH_FOLDER, write_report
 from wsikit.results.load import StoredResults
 from wsikit.results.record import SlideSummary, result_record, summarize
 from wsikit.results.report import now, report_data
@@ -36,6 +38,8 @@ __all__ = [
 OUTPUTS_REVISION = 4
 FILES = ("map.png", "subtype.geojson", "report.html", "result.json", "thumbnail.jpg")
 PROVENANCE = "provenance.json"
+PATCHES = f"report{PATCH_FOLDER}"
+"""Folder with the data of the patches, where they do not fit into the report's page."""
 THUMBNAIL = (200, 150)
 """Maximum width and height of each half of thumbnail.jpg: the slide, and the map over it."""
 
@@ -70,7 +74,9 @@ def write_outputs(
         write_json(folder / "result.json", result_record(results))
         write_bytes(folder / "thumbnail.jpg", thumbnail_jpeg(results))
         sizes = {name: (folder / name).stat().st_size for name in FILES}
-        record = {"receipt": receipt.to_json(), "made": now(), "versions": versions(), "bytes": sizes}
+        record: dict[str, Any] = {"receipt": receipt.to_json(), "made": now(), "versions": versions(), "bytes": sizes}
+        if (folder / PATCHES).is_dir():
+            record["patch_bytes"] = _bytes_in(folder / PATCHES)
         write_json(folder / PROVENANCE, record)
     return summarize(results)
 
@@ -103,6 +109,13 @@ def stored_outputs_receipt(folder: Path) -> Receipt | None:
         stated = record.get("bytes", {})  # earlier versions state none
         found = {name: (folder / name).stat().st_size for name in FILES}
         whole = all(stated.get(name, size) == size for name, size in found.items())
+        whole &= "patch_bytes" not in record or record["patch_bytes"] == _bytes_in(folder / PATCHES)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return receipt if whole else None
+
+
+def _bytes_in(folder: Path) -> int:
+    """Length of all files in a folder, bytes."""
+    with os.scandir(folder) as entries:
+        return sum(entry.stat().st_size for entry in entries)

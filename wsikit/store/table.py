@@ -6,13 +6,9 @@ level-0 pixels. The meaning of a column is defined by the stage that writes it.
 
 from __future__ import annotations
 
-import contextlib
-import html
 import json
 import operator
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +17,40 @@ import numpy.typing as npt
 import zarr
 
 from wsikit.errors import RequestError, StoreError, UnreachableError
-from wsikit.facts import FACTS
 from wsikit.geometry import PatchGrid
-from wsikit.store import ngff
-from wsikit.store.atomic import is_remains, new_node, read_metadata, write_bytes, write_json
-from wsikit.store.format2_names import FACT_COLUMN, Names
+from wsikit.store.atomic import new_node, read_metadata
+from wsikit.store.column_reading import read_column
+from wsikit.store.completeness import JOURNALS, lost_columns, missing_chunks, restore_metadata, stored_columns
+from wsikit.store.format2_names import Names
 from wsikit.store.paths import place, reaching, remove_tree, zarr_store
-from wsikit.store.plain_text import TEXT, remove_plain_text
+from wsikit.store.plain_text import remove_plain_text
 from wsikit.store.receipts import Receipt
 from wsikit.store.remote import ABSENT, RemotePath
-from wsikit.store.zstd_frame import is_complete_frame
+from wsikit.store.table_display import column_units, table_frame, table_html
+from wsikit.store.table_nodes import (
+    MARK,
+    TABLES,
+    WRITE_ALL,
+    ColumnSpec,
+    create_column,
+    create_coords,
+    create_group,
+    make_group_of_tables,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-    from zarr.core.array_spec import ArrayConfigParams
+
+__all__ = [
+    "JOURNALS",
+    "ROWS_PER_CHUNK",
+    "STORE_FORMAT",
+    "TABLES",
+    "ColumnSpec",
+    "PatchTable",
+    "coords_digest",
+    "make_group_of_tables",
+]
 
 STORE_FORMAT = 3
 """Format of the stores that are written now. Stores of format 2 are read too, see `wsikit.store.format2_names`."""
@@ -42,31 +58,8 @@ STORE_FORMAT = 3
 ROWS_PER_CHUNK = 512
 """Rows of one task: some seconds of captions, a file of some kB."""
 
-TABLES = "patches"
-"""Group of a store that holds its patch tables."""
-
-JOURNALS = "journals"
-"""Folder next to the columns with the intermediate results of slow stages; see `wsikit.store.journal`."""
-
 _MOST_ROWS = 2**36
 _REMEDY = "Copy the store again; or delete this folder, and run the stage that writes it again."
-_MARK = "wsikit"
-_NO_COLUMNS = ("coords", "votes", JOURNALS, TEXT)
-_WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
-"""A chunk that holds only the fill value is written too: its file is the record that it was computed."""
-
-
-@dataclass(frozen=True)
-class ColumnSpec:
-    """Type of a column."""
-
-    name: str
-    dtype: str
-    """numpy dtype name, or "str"."""
-    width: int | None = None
-    """Entries per row: None for shape (N,), else (N, width)."""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values stored with the column: class names, fact names, units."""
 
 
 class PatchTable:
@@ -101,7 +94,7 @@ class PatchTable:
         """Translation between the names on disk and those in memory."""
         try:
             with reaching(self.folder):
-                record = _attributes(zarr.open_group(zarr_store(self.folder), mode="r", zarr_format=3))[_MARK]
+                record = _attributes(zarr.open_group(zarr_store(self.folder), mode="r", zarr_format=3))[MARK]
             self.grid = PatchGrid.from_json(record["grid"])
             self._n_rows = operator.index(record["rows"])
         except UnreachableError:
@@ -124,8 +117,8 @@ class PatchTable:
         folder = place(folder)
         make_group_of_tables(folder)
         with new_node(folder) as partial:
-            _create_group(partial, grid, len(coords))
-            _create_coords(partial / "coords", coords, receipt)
+            create_group(partial, grid, len(coords))
+            create_coords(partial / "coords", coords, receipt)
         return cls(folder)
 
     @classmethod
@@ -137,18 +130,7 @@ class PatchTable:
         The columns that apply to the same patches have the receipt of coords: tissue is one of them.
         """
         folder = place(folder)
-        of_patches = [read_metadata(folder / name) for name in ("coords", "tissue")]
-        found = [record for record in of_patches if _is_column(record, len(coords), receipt)]
-        if not found:
-            return None
-        if read_metadata(folder) is None:
-            with tempfile.TemporaryDirectory(prefix="wsikit-") as made:
-                _create_group(Path(made) / "table", grid, len(coords))
-                write_bytes(folder / "zarr.json", (Path(made) / "table" / "zarr.json").read_bytes())
-        if read_metadata(folder / "coords") is None:
-            with new_node(folder / "coords") as partial:
-                _create_coords(partial, coords, receipt)
-        return cls(folder)
+        return cls(folder) if restore_metadata(folder, grid, coords, receipt) else None
 
     def __len__(self) -> int:
         return self._n_rows
@@ -178,7 +160,7 @@ class PatchTable:
         if metadata is None:  # missing or cut off: the column is lost, and made again
             return None
         try:
-            record = metadata["attributes"].get(_MARK)
+            record = metadata["attributes"].get(MARK)
             receipt = None if record is None else Receipt.from_json(record)
             assert receipt is None or receipt.digest
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
@@ -196,7 +178,7 @@ class PatchTable:
 
     def attributes(self, name: str) -> dict[str, Any]:
         """Attributes of a column: class names, fact names, unit."""
-        stored = {key: value for key, value in self._array(name).attrs.items() if key != _MARK}
+        stored = {key: value for key, value in self._array(name).attrs.items() if key != MARK}
         return self.stored_names.attributes(name, stored)
 
     def is_text(self, name: str) -> bool:
@@ -218,6 +200,9 @@ class PatchTable:
                 f"{self.folder}: column {name} is incomplete ({len(missing)} of {parts} parts are missing). "
                 "Run the same command again to finish it."
             )
+        quick = read_column(self._column_folder(name), array.shape, rows)
+        if quick is not None:
+            return quick
         try:
             with reaching(self.folder):
                 values = np.asarray(array[rows])
@@ -291,7 +276,7 @@ class PatchTable:
         with new_node(folder) as partial:
             zarr.create_group(
                 partial,
-                attributes={_MARK: self._receipt_json(receipt), "result": self.stored_names.stored_vote(record)},
+                attributes={MARK: self._receipt_json(receipt), "result": self.stored_names.stored_vote(record)},
             )
 
     def votes(self) -> dict[str, dict[str, Any]]:
@@ -302,7 +287,7 @@ class PatchTable:
         """Receipt of a slide-level result, or None."""
         for name, group in self._vote_groups():
             if name == method:
-                return self.stored_names.receipt(Receipt.from_json(_attributes(group)[_MARK]), self._stored_receipt)
+                return self.stored_names.receipt(Receipt.from_json(_attributes(group)[MARK]), self._stored_receipt)
         return None
 
     def frame(self) -> pd.DataFrame:
@@ -312,23 +297,7 @@ class PatchTable:
         column per entry, `column:entry`, such as `probability:PD` or `caption_facts:nuclei_per_mm2`. `attrs["units"]`
         has the unit of each column whose unit is known.
         """
-        import pandas as pd
-
-        coords = self.coords
-        data: dict[str, npt.NDArray[Any]] = {"x": coords[:, 0], "y": coords[:, 1]}
-        units = {"x": "level-0 px", "y": "level-0 px"}
-        for name in self.columns():
-            if name == "coords":
-                continue
-            values = self.read(name)
-            if values.ndim == 1:
-                data[name] = values
-            else:
-                data.update({f"{name}:{label}": values[:, i] for i, label in enumerate(self.entries(name))})
-            units.update(self.units(name))
-        frame = pd.DataFrame(data)
-        frame.attrs["units"] = units
-        return frame
+        return table_frame(self)
 
     def entries(self, name: str) -> list[str]:
         """Names of the entries of a column with several per row: classes, facts, or numbers from 0; else empty."""
@@ -339,47 +308,24 @@ class PatchTable:
 
     def units(self, name: str) -> dict[str, str]:
         """Unit of a column, or of each of its entries as `column:entry`; what has no known unit is absent."""
-        entries = self.entries(name)
-        unit = str(self.attributes(name).get("unit", ""))
-        if name == FACT_COLUMN:
-            known = _fact_units()
-            return {f"{name}:{entry}": known[entry] for entry in entries if known.get(entry)}
-        if not unit:
-            return {}
-        return {f"{name}:{entry}": unit for entry in entries} if entries else {name: unit}
+        return column_units(self, name)
 
     def __repr__(self) -> str:
         columns = ", ".join(self.columns())
         return f"<PatchTable {str(self.folder)!r}: grid {self.name}, {len(self)} patches, columns {columns}>"
 
     def _repr_html_(self) -> str:
-        grid = self.grid
-        about = {
-            "patch table": str(self.folder),
-            "grid": f"{self.name}: {grid.patch_px} × {grid.patch_px} px at {grid.target_mpp:g} µm/px",
-            "patches": f"{len(self):,}",
-            **{f"column {name}": self._column_words(name) for name in self.columns()},
-        }
-        rows = "".join(
-            f"<tr><th style='text-align:left;padding-right:1em'>{html.escape(name)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for name, value in about.items()
-        )
-        return f"<table style='border-collapse:collapse'>{rows}</table>"
+        return table_html(self)
 
-    def _column_words(self, name: str) -> str:
-        """Type, entries and unit of a column, for display."""
-        kind = "text" if self.is_text(name) else str(self._array(name).dtype)
-        entries = self.entries(name)
-        shown = ", ".join(entries[:8]) + (f", … ({len(entries)})" if len(entries) > 8 else "")
-        unit = str(self.attributes(name).get("unit", ""))
-        return " · ".join(part for part in (kind, shown, unit) if part)
+    def type_name(self, name: str) -> str:
+        """Type of a column's values: "text", or the name of a NumPy dtype."""
+        return "text" if self.is_text(name) else str(self._array(name).dtype)
 
     def _array(self, name: str, mode: str = "r") -> zarr.Array[Any]:
         folder = self._column_folder(name)
         try:
             with reaching(folder):
-                array = zarr.open_array(zarr_store(folder), mode=mode, zarr_format=3).with_config(_WRITE_ALL)
+                array = zarr.open_array(zarr_store(folder), mode=mode, zarr_format=3).with_config(WRITE_ALL)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.folder}: no column {name}; there are {', '.join(self.stored_columns())}."
@@ -399,14 +345,11 @@ class PatchTable:
 
     def stored_columns(self) -> list[str]:
         """Names of all columns, complete or not; without those that have lost their metadata."""
-        folders = [path.parent for path in self.folder.glob("*/zarr.json") if not path.parent.name.startswith(".")]
-        names = sorted(folder.name for folder in folders if read_metadata(folder) is not None)
-        return ["coords", *sorted(self.stored_names.column(name) for name in names if name not in _NO_COLUMNS)]
+        return stored_columns(self.folder, self.stored_names)
 
     def lost_columns(self) -> list[str]:
         """Names of columns that have lost their metadata, so that only files without a meaning are left."""
-        names = (path.name for path in self.folder.iterdir() if path.name[0] != "." and is_remains(path))
-        return sorted(self.stored_names.column(name) for name in names if name not in _NO_COLUMNS[1:])
+        return lost_columns(self.folder, self.stored_names)
 
     def restore_coords(self, coords: npt.NDArray[np.int64]) -> None:
         """Write the coordinates again, int64 (N, 2), if a file of them is lost; all columns are kept."""
@@ -418,41 +361,19 @@ class PatchTable:
 
     def _missing_chunks(self, name: str, *, whole: bool = False) -> list[int]:
         """Indexes of chunks that are not there; with `whole`, also of those that are cut off (on a local disk)."""
-        folder = self._column_folder(name) / "c"
+        folder = self._column_folder(name)
         array = self._array(name) if name == "coords" or not isinstance(folder, RemotePath) else None
         rows = ROWS_PER_CHUNK if array is None or name != "coords" else array.chunks[0]
-        indexes = range(-(-len(self) // rows))
-        if isinstance(folder, RemotePath):
-            # one listing instead of a request per chunk; a remote folder exists only if it holds an object
-            with contextlib.suppress(FileNotFoundError):
-                present = {path.name for path in folder.iterdir()}
-                return [index for index in indexes if str(index) not in present]
-            return list(indexes)
-        assert array is not None
-        tail = ("0",) if array.ndim == 2 else ()
-        paths = [folder.joinpath(str(index), *tail) for index in indexes]
-        if not whole or [type(codec).__name__ for codec in array.compressors] != ["ZstdCodec"]:
-            return [index for index in indexes if not paths[index].is_file()]
-        return [index for index in indexes if not _is_whole(paths[index])]
+        return missing_chunks(folder, -(-len(self) // rows), array, whole=whole)
 
     def _create_column(self, spec: ColumnSpec, receipt: Receipt) -> None:
-        tail = () if spec.width is None else (spec.width,)
-        floats = spec.dtype.startswith("float")
         made = self._receipt_json(receipt)
         make_group_of_tables(self.folder)
         if spec.dtype == "str":
             remove_plain_text(self.folder, spec.name)
+        attributes = {MARK: made, **self.stored_names.stored_attributes(spec.name, spec.attributes)}
         with new_node(self._column_folder(spec.name)) as partial:
-            zarr.create_array(
-                partial,
-                shape=(len(self), *tail),
-                chunks=(ROWS_PER_CHUNK, *tail),
-                dtype=spec.dtype,
-                fill_value=np.nan if floats else None,
-                dimension_names=("patch", "entry")[: 1 + len(tail)],
-                attributes={_MARK: made, **self.stored_names.stored_attributes(spec.name, spec.attributes)},
-                config=_WRITE_ALL,
-            )
+            create_column(partial, spec, len(self), ROWS_PER_CHUNK, attributes)
 
     def _vote_groups(self) -> Iterator[tuple[str, zarr.Group]]:
         for path in sorted((self.folder / "votes").glob("*/zarr.json")):
@@ -462,33 +383,6 @@ class PatchTable:
                 yield path.parent.name, group
 
 
-def _create_group(folder: Path, grid: PatchGrid, n_rows: int) -> None:
-    zarr.create_group(folder, attributes={_MARK: {"grid": grid.to_json(), "rows": n_rows}})
-
-
-def _create_coords(folder: Path, coords: npt.NDArray[np.int64], receipt: Receipt) -> None:
-    array = zarr.create_array(
-        folder,
-        shape=coords.shape,
-        chunks=(max(1, min(len(coords), 65536)), 2),
-        dtype="int64",
-        dimension_names=("patch", "xy"),
-        attributes={_MARK: receipt.to_json(), "unit": "level-0 px", "columns": ["x", "y"]},
-        config=_WRITE_ALL,
-    )
-    if len(coords):
-        array[:] = coords
-
-
-def _is_column(record: Any, n_rows: int, receipt: Receipt) -> bool:
-    """Whether metadata are those of a column with `n_rows` rows and an equal receipt."""
-    try:
-        found = Receipt.from_json(record["attributes"][_MARK])
-        return found.digest == receipt.digest and record["shape"][0] == n_rows
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
-        return False
-
-
 def coords_digest(table: PatchTable) -> str:
     """Digest of a table's patches: their selection, grid and pixels."""
     receipt = table.receipt("coords")
@@ -496,29 +390,8 @@ def coords_digest(table: PatchTable) -> str:
     return receipt.digest
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a chunk is there and not cut off. It is written atomically, but may be cut by a copy of the store."""
-    try:
-        return is_complete_frame(path.read_bytes())
-    except FileNotFoundError:
-        return False
-
-
 def _attributes(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
     return dict(node.attrs)
-
-
-def _fact_units() -> dict[str, str]:
-    """Unit of each measured fact that has one."""
-    words = {"density": "optical density", "count": "per patch", "ratio": ""}
-    return {name: words.get(fact.unit, fact.unit) for name, fact in FACTS.items()}
-
-
-def make_group_of_tables(table: Path) -> None:
-    """Make the folder of a store's tables a Zarr group, so that other programs list them. Older stores have none."""
-    metadata = table.parent / "zarr.json"
-    if table.parent.name == TABLES and read_metadata(table.parent) is None:
-        write_json(metadata, ngff.group({}))
 
 
 def _store_format(table: Path) -> int:

@@ -1,12 +1,15 @@
 """Compute columns of a patch table from its patches.
 
-Stages that run on workers share one pass: one task per chunk of rows reads its patches once and writes what each stage
-makes of them. A task carries the store's path and a range of rows; no pixels, no open files. Stages that run on a
-device (a model on a GPU, a language model, a server) are called once, by the process that holds the device.
+Stages that run on workers share one pass: each task reads a part of a chunk of rows once, and gives back what each
+stage makes of it; when all parts of a chunk are there, this process writes them. A task carries the store's path and a
+range of rows; no pixels, no open files. Stages that run on a device (a model on a GPU, a language model, a server) are
+called once, by the process that holds the device.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +19,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.executor import Executor
+from wsikit.executor import Executor, available_cpus
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
 from wsikit.store.plain_text import wants_plain_text, write_plain_text
@@ -26,6 +29,11 @@ from wsikit.tiling.stream import read_patches
 
 _BATCH_BYTES = 20 << 20
 """Pixels held by a worker at a time, some 128 patches of 224 px: a chunk of rows may hold many times as many."""
+
+_PARTS_PER_WORKER, _LEAST_ROWS = 4, 16
+"""A slide of two chunks keeps all workers busy: as many parts per worker, unless they get too small."""
+
+_Values = dict[str, npt.NDArray[Any]]
 
 
 class PatchFunction(Protocol):
@@ -75,7 +83,10 @@ class _RowsTask:
     store: Path
     fingerprint: str
     grid: str
+    chunk: slice
+    """The chunk of rows that it belongs to."""
     rows: slice
+    """The part of the chunk that it computes."""
     stages: tuple[ColumnStage, ...]
 
 
@@ -117,32 +128,72 @@ def _fill_on_workers(
     if not wanted:
         return
     store.check_complete()  # patches on lost files would be recorded as unreadable for good
+    total = sum(last - first for first, last in wanted)
+    at_once = _rows_at_once(table, total, executor)
     tasks = [
-        _RowsTask(store.folder, store.fingerprint, table.name, slice(*rows), tuple(wanting))
-        for rows, wanting in sorted(wanted.items(), key=lambda item: item[0])
+        _RowsTask(store.folder, store.fingerprint, table.name, slice(*chunk), rows, tuple(wanting))
+        for chunk, wanting in sorted(wanted.items(), key=lambda item: item[0])
+        for rows in _parts(slice(*chunk), at_once)
     ]
     named = {stage.name for _, wanting in wanted.items() for stage in wanting}
     name = " and ".join(stage.name for stage in stages if stage.name in named)
-    progress.start(name, sum(task.rows.stop - task.rows.start for task in tasks), "patches")
-    executor.map(_compute_rows, tasks, on_done=lambda task: progress.advance(task.rows.stop - task.rows.start))
+    chunks = _Chunks(table, tasks)
+
+    def put(task: _RowsTask, values: _Values) -> None:
+        chunks.put(task, values)
+        progress.advance(task.rows.stop - task.rows.start)
+
+    progress.start(name, total, "patches")
+    executor.each(_compute_rows, tasks, put)
     progress.finish()
 
 
-def _compute_rows(task: _RowsTask) -> None:
+def _rows_at_once(table: PatchTable, total: int, executor: Executor) -> int:
+    """Rows of a task: as many as a worker may hold, fewer if some workers would have nothing to do."""
+    held = max(1, _BATCH_BYTES // (3 * table.grid.patch_px**2))
+    shared = -(-total // (_PARTS_PER_WORKER * (executor.workers or available_cpus())))
+    return min(held, max(_LEAST_ROWS, shared))
+
+
+def _parts(chunk: slice, at_once: int) -> list[slice]:
+    """A chunk of rows in parts of about equal size, each of at most `at_once` rows."""
+    count = -(-(chunk.stop - chunk.start) // at_once)
+    bounds = np.linspace(chunk.start, chunk.stop, count + 1).astype(int).tolist()
+    return [slice(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+
+
+class _Chunks:
+    """Parts of chunks, each chunk written as soon as all of its parts are there."""
+
+    def __init__(self, table: PatchTable, tasks: Sequence[_RowsTask]) -> None:
+        self._table = table
+        self._lock = threading.Lock()
+        self._missing = Counter(task.chunk.start for task in tasks)
+        self._parts: dict[int, dict[int, _Values]] = {}
+
+    def put(self, task: _RowsTask, values: _Values) -> None:
+        """Add the columns of a task's rows."""
+        chunk = task.chunk
+        with self._lock:
+            self._parts.setdefault(chunk.start, {})[task.rows.start] = values
+            self._missing[chunk.start] -= 1
+            if self._missing[chunk.start]:
+                return
+            parts = [part for _, part in sorted(self._parts.pop(chunk.start).items())]
+        for name in parts[0]:
+            self._table.write(name, chunk, np.concatenate([part[name] for part in parts]))
+
+
+def _compute_rows(task: _RowsTask) -> _Values:
     store = _opened(task.store, task.fingerprint)
     table = store.patches(task.grid)
-    coords, grid = table.read("coords", task.rows), table.grid
-    parts: dict[str, list[npt.NDArray[Any]]] = {}
-    at_once = max(1, _BATCH_BYTES // (3 * grid.patch_px**2))
-    for first in range(0, len(coords), at_once):
-        batch = read_patches(store, grid, coords[first : first + at_once])
-        for stage in task.stages:
-            assert not isinstance(stage.work, DeviceWork)
-            columns = stage.work(batch.images, batch.readable, grid.target_mpp)
-            for spec in stage.specs:
-                parts.setdefault(spec.name, []).append(columns[spec.name])
-    for name, values in parts.items():
-        table.write(name, task.rows, np.concatenate(values))
+    batch = read_patches(store, table.grid, table.read("coords", task.rows))
+    found: _Values = {}
+    for stage in task.stages:
+        assert not isinstance(stage.work, DeviceWork)
+        columns = stage.work(batch.images, batch.readable, table.grid.target_mpp)
+        found |= {spec.name: columns[spec.name] for spec in stage.specs}
+    return found
 
 
 @lru_cache(maxsize=4)

@@ -47,10 +47,23 @@ def find_ink(od: npt.NDArray[np.float32], sd: npt.NDArray[np.float32]) -> Ink:
     Hematoxylin, eosin, DAB and blood absorb green most; only blue and green inks absorb red most. Red ink absorbs
     green and blue, and hardly any red. Black ink absorbs all channels equally.
     """
+    mean, is_red, hue = _hues(od)
+    smooth = (mean > 0.1) & (sd < np.where(is_red, _SMOOTH_RED, _SMOOTH) * mean)
+    return Ink(hue, smooth, np.minimum(mean / _STEP, 255).astype(np.uint8))
+
+
+def sure_ink(od: npt.NDArray[np.float32]) -> Mask:
+    """Pixels whose hue is that of ink and not of stain, bool (...), from optical density (3, ...) ≥ 0."""
+    hue = _hues(od)[2]
+    return (hue > 0) & (hue < _FAINT)
+
+
+def _hues(od: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], Mask, npt.NDArray[np.uint8]]:
+    """Mean density, whether a pixel is red, and its hue as in `Ink`, (...) each, from optical density (3, ...)."""
     red, green, blue = od
     mean = (red + green + blue) / 3
     most, least = extremes(od, axis=0)
-    hue = np.zeros(sd.shape, np.uint8)
+    hue = np.zeros(mean.shape, np.uint8)
     is_blue = (red > 1.1 * green) & (red > 0.12)
     is_red = (green > 0.3) & (red < 0.35 * green) & (blue > 0.6 * green)
     is_black = (mean > 0.5) & (most - least < 0.25 * mean)
@@ -59,8 +72,7 @@ def find_ink(od: npt.NDArray[np.float32], sd: npt.NDArray[np.float32]) -> Ink:
     hue[is_blue] = np.where(sure_blue[is_blue], BLUE_GREEN, BLUE_GREEN + _FAINT)
     hue[is_red] = np.where(green[is_red] > 0.8, RED, RED + _FAINT)
     hue[is_black] = np.where(mean[is_black] > 1.0, BLACK, BLACK + _FAINT)
-    smooth = (mean > 0.1) & (sd < np.where(is_red, _SMOOTH_RED, _SMOOTH) * mean)
-    return Ink(hue, smooth, np.minimum(mean / _STEP, 255).astype(np.uint8))
+    return mean, is_red, hue
 
 
 def pen_marks(ink: Ink, glass: Mask, mpp: float, parameters: TissueParameters) -> Mask:

@@ -1,6 +1,7 @@
 """Image quality of patches: blur, pen, blank and dark area. Patches are uint8 (B, H, W, 3) at `mpp` µm/px.
 
-Each patch is measured separately, so that its values do not depend on the batch. All lengths are in µm.
+Each patch is measured separately, so that its values do not depend on the batch. All lengths are in µm. Grey values are
+added up as whole numbers and divided last: exact at every scale, and faster than floats.
 """
 
 from __future__ import annotations
@@ -8,19 +9,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
-from wsikit.tissue.brightfield import local_sd, optical_density
-from wsikit.tissue.pen import BLACK, BLUE_GREEN, RED, find_ink
-from wsikit.tissue.regions import dilate, extremes
+from wsikit.tissue.blocks import Blocks
+from wsikit.tissue.brightfield import optical_density
+from wsikit.tissue.pen import BLACK, BLUE_GREEN, RED, find_ink, sure_ink
+from wsikit.tissue.regions import dilate
 
 QUALITY_NAMES = ("blur", "pen", "blank", "dark")
 
+_PIXELS_AT_ONCE = 1 << 16  # fit into the processor's cache; each call of a filter then serves several small patches
 _FOCUS_UM = 1.0  # pixel size at which focus is measured, or that of the patch if it is coarser
 _INK_UM = 8.0  # ink is detected at the pixel size of the mask, for which its smoothness was measured
 _INK_WINDOW = 5  # px at `_INK_UM`
+_NOT_SMOOTH = 0.121  # local sd per mean; above the limit of ink, with room for rounding
 _INK_GLASS = (243.0, 243.0, 243.0)
 
 _REACH = 5  # px over which the second, coarser gradient is computed
@@ -86,81 +91,143 @@ def patch_quality(images: npt.NDArray[np.uint8], *, mpp: float) -> dict[str, npt
         raise RequestError(f"patches of shape {images.shape}, {images.dtype}: expected uint8 (batch, height, width, 3)")
     if not (math.isfinite(mpp) and mpp > 0):
         raise RequestError(f"patches at {mpp} µm/px: the pixel size must be a positive number")
-    rows = np.zeros((len(images), len(QUALITY_NAMES)), np.float32)
-    for row, image in zip(rows, images):
-        row[:] = _measure(image, mpp)
-    return dict(zip(QUALITY_NAMES, rows.T.copy()))
+    values: dict[str, list[float]] = {name: [] for name in QUALITY_NAMES}
+    inks = []
+    at_once = max(1, _PIXELS_AT_ONCE // max(1, images.shape[1] * images.shape[2]))
+    for first in range(0, len(images), at_once):
+        reduced = Reduced(Blocks(np.ascontiguousarray(images[first : first + at_once])), mpp)
+        inks.append(reduced.ink_colours())
+        for index in range(reduced.planes.shape[1]):
+            blank, dark = _light_shares(reduced, index)
+            values["blur"].append(blur_of(reduced, index))
+            values["blank"].append(blank)
+            values["dark"].append(dark)
+    values["pen"] = pen_shares(np.concatenate(inks, axis=1)) if inks else []
+    return {name: np.array(values[name], np.float32) for name in QUALITY_NAMES}
 
 
-def _measure(image: npt.NDArray[np.uint8], mpp: float) -> tuple[float, float, float, float]:
-    """blur, pen, blank, dark of one patch."""
-    planes = np.ascontiguousarray(image.transpose(2, 0, 1))  # strided access to interleaved colours is slow
-    factor = max(1, round(_FOCUS_UM / mpp))
-    fine, fine_mpp = _shrink(planes, factor), mpp * factor
-    brightest, darkest = extremes(fine, axis=0)
-    blank = float(np.mean((darkest >= _BLANK_LEVEL) & (brightest - darkest <= _BLANK_TINT)))
-    dark = float(np.mean(brightest <= _DARK_LEVEL))
-    strongest = fine[
-        int(np.argmax(fine.var(axis=(1, 2))))
-    ]  # green for most stains, the channel of the fluorochrome in fluorescence
-    return _blur(strongest, fine_mpp, blank + dark), _ink_share(_shrink(fine, round(_INK_UM / fine_mpp))), blank, dark
+class Reduced:
+    """Patches at the pixel size at which focus is measured, about 1 µm.
+
+    Parameters
+    ----------
+    blocks
+        Of the patches.
+    mpp
+        µm per pixel of the patches.
+    """
+
+    def __init__(self, blocks: Blocks, mpp: float) -> None:
+        factor = max(1, round(_FOCUS_UM / mpp))
+        self._blocks, self._k = blocks, min(factor, *blocks.planes.shape[2:])
+        self.mpp = mpp * factor
+        self.planes = blocks.sums(self._k)
+        """Red, green and blue of B patches, (3, B, h, w): sums over blocks of `n` px, whole numbers."""
+        self.n = self._k**2
+
+    def ink_colours(self) -> npt.NDArray[np.uint8]:
+        """The patches at the pixel size at which ink is detected, uint8 (3, B, h, w)."""
+        k = self._k * max(1, min(round(_INK_UM / self.mpp), *self.planes.shape[2:]))
+        return np.rint(self._blocks.sums(k) / np.float32(k * k)).astype(np.uint8)
 
 
-def _shrink(planes: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float32]:
-    """Mean over blocks of `factor` × `factor` px of (3, h, w); incomplete blocks are dropped."""
-    factor = max(1, min(factor, *planes.shape[1:]))
-    height, width = (n // factor * factor for n in planes.shape[1:])
-    rows = np.zeros((3, height // factor, width), np.float32)
-    for place in range(factor):
-        rows += planes[:, place:height:factor, :width]
-    total = np.zeros((3, height // factor, width // factor), np.float32)
-    for place in range(factor):
-        total += rows[:, :, place::factor]
-    total /= factor**2
-    return total
+def _light_shares(reduced: Reduced, index: int) -> tuple[float, float]:
+    """Fractions of the area of a patch that are blank and dark."""
+    one, two, three = reduced.planes[:, index]
+    darkest, brightest = np.minimum(np.minimum(one, two), three), np.maximum(np.maximum(one, two), three)
+    blank = darkest >= _BLANK_LEVEL * reduced.n
+    blank &= brightest - darkest <= _BLANK_TINT * reduced.n
+    dark = brightest <= _DARK_LEVEL * reduced.n
+    return np.count_nonzero(blank) / blank.size, np.count_nonzero(dark) / dark.size
 
 
-def _ink_share(planes: npt.NDArray[np.float32]) -> float:
-    """Fraction of a patch (3, h, w) at 8 µm/px that is ink."""
-    rgb = np.rint(planes).astype(np.uint8).transpose(1, 2, 0)
-    od = optical_density(rgb, _INK_GLASS)
-    ink = find_ink(np.maximum(od, 0), local_sd((od[0] + od[1] + od[2]) / 3, _INK_WINDOW))
-    inked = ((ink.hue == BLUE_GREEN) | (ink.hue == RED) | (ink.hue == BLACK)) & ink.smooth
-    if not inked.any():
-        return 0.0
-    # smoothness is measured over a window, so the edge of the ink is found by growing its inside
-    return float(np.mean(dilate(inked, _INK_WINDOW // 2, within=ink.hue > 0)))
+def pen_shares(colours: npt.NDArray[np.uint8]) -> list[float]:
+    """Fractions of B patches that are ink, from `Reduced.ink_colours`, uint8 (3, B, h, w). Each patch by itself."""
+    od = optical_density(np.moveaxis(colours, 0, 3), _INK_GLASS)
+    shares = [0.0] * od.shape[1]
+    suspects = np.flatnonzero(_suspects(od))
+    if len(suspects) == 0:
+        return shares
+    od = od[:, suspects]
+    ink = find_ink(np.maximum(od, 0), np.stack([_local_sd(mean) for mean in (od[0] + od[1] + od[2]) / 3]))
+    inked = (ink.hue > 0) & (ink.hue <= max(BLUE_GREEN, RED, BLACK)) & ink.smooth
+    for index, inside, hued in zip(suspects.tolist(), inked, ink.hue > 0):
+        if inside.any():
+            # smoothness is measured over a window, so the edge of the ink is found by growing its inside
+            shares[index] = float(np.count_nonzero(dilate(inside, _INK_WINDOW // 2, within=hued)) / inside.size)
+    return shares
 
 
-def _blur(plane: npt.NDArray[np.float32], mpp: float, empty: float) -> float:
-    """Blur of one plane (h, w) at `mpp` µm/px: the larger value of both axes, because motion blurs only one."""
+def _suspects(od: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Whether a pixel of a patch may have the hue of ink and be smooth as well, (B,), from densities (3, B, h, w).
+
+    Nuclei are dark and blue, too, but not smooth; only the windows of pixels with the hue are looked at.
+    """
+    stained = np.maximum(od, 0)
+    patch, y, x = np.nonzero(sure_ink(stained))
+    reach = np.arange(_INK_WINDOW) - _INK_WINDOW // 2
+    rows = np.clip(y[:, None] + reach, 0, od.shape[2] - 1)[:, :, None]
+    columns = np.clip(x[:, None] + reach, 0, od.shape[3] - 1)[:, None, :]
+    deviation = od[:, patch[:, None, None], rows, columns].mean(axis=0).std(axis=(1, 2))
+    suspects = np.zeros(od.shape[1], bool)
+    suspects[patch[deviation < _NOT_SMOOTH * stained[:, patch, y, x].mean(axis=0)]] = True
+    return suspects
+
+
+def _local_sd(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """As `brightfield.local_sd` within the window of ink, for the tiny planes that this module has many of."""
+    window = (_INK_WINDOW, _INK_WINDOW)
+    square = cv2.sqrBoxFilter(plane, cv2.CV_32F, window, borderType=cv2.BORDER_REPLICATE)
+    mean = cv2.blur(plane, window, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)), np.float32)
+
+
+def blur_of(reduced: Reduced, index: int = 0) -> float:
+    """Blur of a patch, as in `patch_quality`: the larger value of both axes, because motion blurs only one."""
+    # green for most stains, the channel of the fluorochrome in fluorescence
+    plane = max(reduced.planes[:, index], key=_spread)
     if min(plane.shape) <= _QUIET:
+        height, width = (side * reduced.mpp for side in plane.shape)
         raise RequestError(
-            f"patches of {plane.shape[1] * mpp:.3g} × {plane.shape[0] * mpp:.3g} µm are too small to measure focus: "
-            f"give {(_QUIET + 1) * mpp:.3g} µm or more"
+            f"patches of {width:.3g} × {height:.3g} µm are too small to measure focus: "
+            f"give {(_QUIET + 1) * reduced.mpp:.3g} µm or more"
         )
-    blurs = [_axis_blur(side, empty) for side in (plane, plane.T)]
-    return min(1.0, max(blurs) * mpp / _FULL_BLUR_UM)
+    blurs = [_axis_blur(plane, axis, reduced.n) for axis in (0, 1)]
+    if math.inf in blurs and sum(_light_shares(reduced, index)) >= 0.5:
+        blurs = [0.0 if blur == math.inf else blur for blur in blurs]
+    return min(1.0, max(blurs) * reduced.mpp / _FULL_BLUR_UM)
 
 
-def _axis_blur(plane: npt.NDArray[np.float32], empty: float) -> float:
-    """Standard deviation of the blur along the first axis, px; 0 for an empty patch, infinite without structure."""
-    step = plane[1:] - plane[:-1]
-    far = (plane[_REACH:] - plane[:-_REACH]) / _REACH
-    step *= step
-    noise = max(2 * _LEAST_NOISE**2, _quietest(step))
-    fine = float(np.mean(step)) - noise
-    coarse = float(np.mean(far * far)) - noise / _REACH**2
+def _spread(plane: npt.NDArray[Any]) -> float:
+    """Variance times the squared number of pixels: exact, so that equal planes are equal."""
+    return float(plane.size * cv2.norm(plane, cv2.NORM_L2SQR) - cv2.sumElems(plane)[0] ** 2)
+
+
+def _axis_blur(plane: npt.NDArray[Any], axis: int, n: int) -> float:
+    """Standard deviation of the blur along an axis, px; infinite without structure. Each value is a sum over `n` px."""
+    here, there = _apart(plane, 1, axis)
+    far_here, far_there = _apart(plane, _REACH, axis)
+    scale = n**2  # of squared sums over blocks
+    noise = max(2 * _LEAST_NOISE**2, _quietest(here, there) / scale)
+    fine = cv2.norm(here, there, cv2.NORM_L2SQR) / (here.size * scale) - noise
+    coarse = (cv2.norm(far_here, far_there, cv2.NORM_L2SQR) / (far_here.size * scale) - noise) / _REACH**2
     if coarse < _NO_STRUCTURE:
-        return 0.0 if empty >= 0.5 else math.inf
+        return math.inf
     ratio = math.sqrt(coarse / fine) if fine > coarse else 1.0
     return float(np.interp(ratio, _RATIO, _BLUR_PX))
 
 
-def _quietest(energy: npt.NDArray[np.float32]) -> float:
-    """Mean of `energy` (h, w) in its quietest blocks."""
+def _apart(plane: npt.NDArray[Any], px: int, axis: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """A plane without its first and without its last `px` rows or columns."""
+    return (plane[px:], plane[:-px]) if axis == 0 else (plane[:, px:], plane[:, :-px])
+
+
+def _quietest(here: npt.NDArray[Any], there: npt.NDArray[Any]) -> float:
+    """Mean squared difference of two planes (h, w) in its quietest blocks."""
+    step = cv2.absdiff(here, there)
+    energy = cv2.multiply(step, step, dtype=cv2.CV_32F)
     height, width = (n // _QUIET for n in energy.shape)
-    blocks = energy[: height * _QUIET, : width * _QUIET].reshape(height, _QUIET, width, _QUIET)
-    means = blocks.mean(axis=3).mean(axis=1).ravel()
+    blocks = energy[: height * _QUIET, : width * _QUIET]
+    means = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_AREA).ravel()
     rank = int(_QUIET_SHARE * means.size)
     return float(np.partition(means, rank)[rank])

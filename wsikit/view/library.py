@@ -14,6 +14,7 @@ from urllib.parse import quote
 from wsikit.batch.index import Addresses, render_index
 from wsikit.batch.records import DONE, SlideRow, read_rows
 from wsikit.errors import RequestError, StoreError
+from wsikit.exporters.patch_tiles import PatchTiles, TileIndex
 from wsikit.exporters.pyramid import encode_jpeg, hatch
 from wsikit.exporters.report import render_report
 from wsikit.results.load import StoredResults
@@ -51,11 +52,22 @@ class Shown:
         votes = list(table.votes())
         method = choice.method or ("mean" if "mean" in votes or not votes else votes[0])
         self._results = StoredResults(store, table.name, method)
+        self._patch_tiles: PatchTiles | None = None
 
     def page(self) -> str:
         """The report's page, with pixels from this server."""
         served = self.tiles.pyramid("tile/", "patch/")
-        return render_report(report_data(self._results, served=served, patch_bytes=PATCH_BYTES), home=self._home)
+        data = report_data(self._results, served=served, patch_bytes=PATCH_BYTES)
+        self._patch_tiles = PatchTiles.of(data.class_map, data.words)
+        index = TileIndex("patch-data/", dict.fromkeys(self._patch_tiles.rows, ""))
+        return render_report(data, home=self._home, tiles=index)
+
+    def patch_data(self, col: int, row: int) -> bytes | None:
+        """The script with the data of the patches in a square of the grid; None if there are none."""
+        if self._patch_tiles is None:
+            self.page()
+        assert self._patch_tiles is not None
+        return self._patch_tiles.script(f"{col}_{row}")
 
     def thumbnail(self) -> bytes:
         return thumbnail_jpeg(self._results)

@@ -34,6 +34,7 @@ _HEADERS = {
 """Headers of every response: no other page may embed, read or store it."""
 
 HTML, JPEG, TEXT = "text/html; charset=utf-8", "image/jpeg", "text/plain; charset=utf-8"
+SCRIPT = "text/javascript; charset=utf-8"
 Answer = tuple[str, bytes, dict[str, str]]
 """Content type, body, further headers."""
 
@@ -189,10 +190,16 @@ def _patch(shown: Shown, row: int) -> Answer | None:
     return None if jpeg is None else (JPEG, jpeg, {})
 
 
+def _patch_data(shown: Shown, col: int, row: int) -> Answer | None:
+    script = shown.patch_data(col, row)
+    return None if script is None else (SCRIPT, script, {})
+
+
 _SLIDE: tuple[tuple[str, Callable[..., Answer | None]], ...] = (
     (r"", _page),
     (r"thumbnail\.jpg", _thumbnail),
     (r"tile/(\d{1,3})/(\d{1,9})_(\d{1,9})\.jpg", _tile),
     (r"patch/(\d{1,12})\.jpg", _patch),
+    (r"patch-data/(\d{1,9})_(\d{1,9})\.js", _patch_data),
 )
 """Addresses below /slide/<id>/. They contain only numbers, so no address can name a file."""

@@ -39,10 +39,9 @@ def blocks_of(
     >>> blocks_of(grid, np.array([[0, 0], [100, 0], [300, 0]]), 100.0)
     (array([0, 0, 1]), 2, 100.0)
     """
-    mpp = np.asarray(grid.slide_mpp)
-    middle_um = (coords + np.asarray(grid.side) / 2) * mpp
+    middles_um = [(coords[:, axis] + grid.side[axis] / 2) * grid.slide_mpp[axis] for axis in (0, 1)]
     while True:
-        col, row = np.floor(middle_um / block_um).astype(np.int64).T
+        col, row = (np.floor(middle_um / block_um).astype(np.int64) for middle_um in middles_um)
         if len(coords) == 0:
             return col, 0, block_um
         col, row = col - col.min(), row - row.min()

@@ -172,8 +172,9 @@ def choices(probs: Floats) -> Floats:
     >>> choices(np.array([[0.7, 0.3], [0.5, 0.5]])).tolist()
     [[1.0, 0.0], [0.5, 0.5]]
     """
-    best = probs == probs.max(axis=1, keepdims=True)
-    return np.asarray(best / best.sum(axis=1, keepdims=True), dtype=np.float64)
+    by_class = np.ascontiguousarray(np.asarray(probs, dtype=np.float64).T)  # reduced faster along the first axis
+    best = by_class == by_class.max(axis=0)
+    return np.ascontiguousarray((best / best.sum(axis=0)).T)
 
 
 def certainty(probs: Floats, kappa: float) -> Floats:

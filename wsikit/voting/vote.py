@@ -19,6 +19,7 @@ from wsikit.voting.methods import certainty, choices, clinical_weights, means, t
 from wsikit.voting.parameters import VoteRule
 from wsikit.voting.regions import UNPREDICTED, WEIGHTLESS, Places, class_raster
 from wsikit.voting.result import Floats, RuleOutcome, SlideResult
+from wsikit.voting.rows import nan_rows, row_max, row_sums
 from wsikit.voting.temperature import at_temperature
 from wsikit.voting.uncertainty import Poll, abstention_reason, effective_sample_size, find_interval, leader, share_tally
 
@@ -94,23 +95,24 @@ def vote(
     'margin 0.080 is below 0.1'
     """
     rule = _with_settings(rule, settings)
-    matrix, given = _checked(probs, weights)
+    matrix, predicted, given = _checked(probs, weights)
     evidence = evidence or Evidence()
     if places is not None and len(places.coords) != len(matrix):
         raise RequestError(f"{len(places.coords)} coordinates for {len(matrix)} patches: expected one per patch")
     if classes is not None and len(classes) != matrix.shape[1]:
         raise RequestError(f"{len(classes)} class codes for probabilities of {matrix.shape[1]} classes")
     target = _target(rule, matrix.shape[1], classes)
-    predicted = np.asarray(~np.isnan(matrix).any(axis=1))
-    rows = matrix[predicted] / matrix[predicted].sum(axis=1, keepdims=True)
+    rows = np.ascontiguousarray(matrix) if predicted.all() else matrix[predicted]
+    rows = rows / row_sums(rows)[:, None]
     if rule.temperature != 1 and len(rows):
         rows = at_temperature(rows, rule.temperature)
     w = given[predicted] * _method_weights(rule, rows, evidence, predicted)
-    voters = np.flatnonzero(predicted)[w > 0]
+    counted = w > 0
+    voters = np.flatnonzero(predicted)[counted]
     poll = Poll(
         rule=rule,
-        probs=rows[w > 0],
-        weights=w[w > 0] / w.max(initial=0.0) if len(voters) else w[:0],
+        probs=rows[counted],
+        weights=w[counted] / w.max(initial=0.0) if len(voters) else w[:0],
         voters=voters,
         predicted=predicted,
         target=target,
@@ -161,9 +163,8 @@ def _placed(result: SlideResult, poll: Poll, places: Places | None) -> SlideResu
     if places is None:
         return result
     labels = np.where(poll.predicted, WEIGHTLESS, UNPREDICTED)
-    labels[poll.voters] = poll.probs.argmax(axis=1)
     top = np.zeros(len(labels))
-    top[poll.voters] = poll.probs.max(axis=1)
+    top[poll.voters], labels[poll.voters] = row_max(poll.probs)
     raster = class_raster(places, labels, top)
     areas = raster.areas(len(result.probs))
     if result.leading is None:
@@ -178,22 +179,22 @@ def _with_settings(rule: VoteRule | None, settings: dict[str, Any]) -> VoteRule:
     return replace(rule, **settings) if rule is not None else VoteRule(**settings)
 
 
-def _checked(probs: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[Floats, Floats]:
-    """(M, C) probabilities and (M,) weights as float64; RequestError if they are not valid."""
+def _checked(probs: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[Floats, npt.NDArray[np.bool_], Floats]:
+    """(M, C) probabilities, (M,) whether a patch has any, (M,) weights; RequestError if they are not valid."""
     matrix = np.asarray(probs, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] < 1:
         raise RequestError(f"probabilities of shape {matrix.shape}: expected (patches, classes)")
-    predicted = ~np.isnan(matrix).any(axis=1)
-    rows = matrix[predicted]
-    if (rows < 0).any() or (np.abs(rows.sum(axis=1) - 1) > SUM_TOLERANCE).any():
+    predicted = ~nan_rows(matrix)
+    rows = matrix if predicted.all() else matrix[predicted]
+    if (rows < 0).any() or (np.abs(row_sums(rows) - 1) > SUM_TOLERANCE).any():
         raise RequestError("the rows are not probabilities (0 or more, sum 1): apply softmax to logits first")
     if weights is None:
-        return matrix, np.ones(len(matrix))
+        return matrix, predicted, np.ones(len(matrix))
     given = _column(weights, len(matrix), "weights")
     usable = given[predicted]
     if not (np.isfinite(usable) & (usable >= 0)).all():
         raise RequestError("weights must be finite and 0 or more")
-    return matrix, given
+    return matrix, predicted, given
 
 
 def _column(values: npt.ArrayLike, n_patches: int, what: str) -> Floats:
@@ -249,7 +250,8 @@ def _ood_fraction(evidence: Evidence, poll: Poll) -> float | None:
     known = ~np.isnan(ood_score)
     if not known.any():
         return None
-    return float(poll.weights[known] @ (ood_score[known] > 1) / poll.weights[known].sum())
+    weights = poll.weights if known.all() else poll.weights[known]
+    return float(weights @ ((ood_score if known.all() else ood_score[known]) > 1) / weights.sum())
 
 
 def _no_votes(poll: Poll, places: Places | None) -> SlideResult:

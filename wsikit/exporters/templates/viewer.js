@@ -6,10 +6,11 @@
   const data = JSON.parse(byId("slide-data").textContent);
   const FRAME = { x: data.slide.scale[0], y: data.slide.scale[1] }; // frame px per level-0 px
   const WIDTH = data.source.width; // frame px; OpenSeadragon's own unit is the slide's width
-  const patches = await unpack(data.patches);
-  const rowAt = new Map(patches.x.map((_, i) => [patches.row ? patches.row[i] : i, i]));
-  const cells = indexCells();
-  const state = { layer: null, last: null, pinned: -1, hovered: -1, opacity: 0.6 };
+  const patches = indexed(await unpack(data.patches)); // of all patches, or only of those shown below
+  const everyPatch = !patches.row;
+  const rowAt = new Map(patches.x.map((_, i) => [everyPatch ? i : patches.row[i], i]));
+  const state = { layer: null, last: null, pinned: null, hovered: null, point: null, opacity: 0.6 };
+  const tiles = data.tiles ? tileStore(data.tiles) : null;
 
   byId("live").hidden = false;
   document.documentElement.classList.add("live");
@@ -68,10 +69,13 @@
     return found;
   }
 
+  async function inflate(text, format) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format))).arrayBuffer();
+  }
+
   async function unpack(block) {
-    const bytes = Uint8Array.from(atob(block), (c) => c.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return JSON.parse(await new Response(stream).text());
+    return JSON.parse(new TextDecoder().decode(await inflate(block, "gzip")));
   }
 
   // ---- places
@@ -82,43 +86,155 @@
 
   function tissueBox() {
     const [width, height] = data.grid.side;
-    const ends = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
-    const [left, right] = ends(patches.x);
-    const [top, bottom] = ends(patches.y);
+    const [left, top, right, bottom] = data.extent;
     return toView(left - width, top - height, right - left + 3 * width, bottom - top + 3 * height);
   }
 
-  function patchBox(i) {
-    return [patches.x[i], patches.y[i], data.grid.side[0], data.grid.side[1]];
+  function patchBox(patch) {
+    return [patch.x, patch.y, data.grid.side[0], data.grid.side[1]];
   }
 
-  function indexCells() {
-    const found = new Map();
-    patches.x.forEach((x, i) => {
-      found.set(`${Math.round(x / data.grid.stride[0])},${Math.round(patches.y[i] / data.grid.stride[1])}`, i);
-    });
-    return found;
+  // ---- data of the patches: blocks of columns
+
+  function indexed(block) {
+    block.cells = new Map();
+    for (let i = 0; i < block.x.length; i++) {
+      const key = `${Math.round(block.x[i] / data.grid.stride[0])},${Math.round(block.y[i] / data.grid.stride[1])}`;
+      const known = block.cells.get(key);
+      block.cells.set(key, known === undefined ? [i] : [...known, i]);
+    }
+    return block;
   }
 
-  // the most certain of the patches at a position, as on the map
+  function patchOf(block, i) {
+    const column = (name) => (block[name] ? block[name][i] : null);
+    return {
+      row: block.row ? block.row[i] : i,
+      x: block.x[i],
+      y: block.y[i],
+      label: block.label[i],
+      unreadable: Boolean(block.unreadable && block.unreadable.includes(i)),
+      probs: block.probs ? block.probs.map((values) => values[i]) : null,
+      caption: block.caption && block.caption[i] >= 0 ? block.captions[block.caption[i]] : "",
+      gate: column("gate"),
+      ood_score: column("ood_score"),
+      blur_um: column("blur_um"),
+      pen: column("pen"),
+      facts: (block.fact_names || []).map((name, f) => [name, block.facts[f][i], block.fact_units[f]]),
+      complete: block.complete || !tiles,
+    };
+  }
+
+  // the most certain of the patches at a position, as on the map; null: none, or not loaded yet
   function patchAt(x, y) {
     const [sx, sy] = data.grid.stride;
     const reach = [Math.ceil(data.grid.side[0] / sx), Math.ceil(data.grid.side[1] / sy)];
-    let best = -1;
+    let best = null;
+    let certainty = -2;
     for (let dy = 0; dy <= reach[1]; dy++) {
       for (let dx = 0; dx <= reach[0]; dx++) {
-        const i = cells.get(`${Math.floor(x / sx) + 1 - dx},${Math.floor(y / sy) + 1 - dy}`);
-        if (i === undefined) continue;
-        const inX = x >= patches.x[i] && x < patches.x[i] + data.grid.side[0];
-        const inY = y >= patches.y[i] && y < patches.y[i] + data.grid.side[1];
-        if (inX && inY && (best < 0 || sureness(i) > sureness(best))) best = i;
+        const [col, row] = [Math.floor(x / sx) + 1 - dx, Math.floor(y / sy) + 1 - dy];
+        const block = everyPatch || !tiles ? patches : tiles.block(tiles.nameOf(col, row));
+        if (!block) continue;
+        for (const i of block.cells.get(`${col},${row}`) || []) {
+          const inX = x >= block.x[i] && x < block.x[i] + data.grid.side[0];
+          const inY = y >= block.y[i] && y < block.y[i] + data.grid.side[1];
+          const sure = block.label[i] < 0 || !block.probs ? -1 : block.probs[block.label[i]][i];
+          if (inX && inY && sure > certainty) [best, certainty] = [[block, i], sure];
+        }
       }
     }
-    return best;
+    return best ? patchOf(...best) : null;
   }
 
-  function sureness(i) {
-    return patches.label[i] < 0 || !patches.probs ? -1 : patches.probs[patches.label[i]][i];
+  // files next to the page, or of the server, each with the patches of a square of the grid; see patch_tiles.py
+  function tileStore(index) {
+    const blocks = new Map(); // the latest used last
+    const asked = new Map();
+    const lost = new Set();
+    const KEPT = 48;
+    window.wsikitPatches = async (name, text) => {
+      if (!asked.has(name)) return;
+      const block = indexed(unpackTile(await inflate(text, "deflate")));
+      blocks.set(name, block);
+      while (blocks.size > KEPT) blocks.delete(blocks.keys().next().value);
+      asked.get(name)();
+      asked.delete(name);
+      arrived();
+    };
+    function load(name) {
+      if (asked.has(name) || lost.has(name)) return;
+      const script = document.createElement("script");
+      asked.set(name, () => script.remove());
+      script.onerror = () => {
+        asked.delete(name);
+        lost.add(name);
+        arrived();
+      };
+      const digest = index.names[name];
+      script.src = `${index.base}${name}${digest ? "_" + digest : ""}.js`;
+      document.head.append(script);
+    }
+    return {
+      nameOf: (col, row) => `${Math.floor(col / index.cells)}_${Math.floor(row / index.cells)}`,
+      // null: there is none, or it is being loaded
+      block(name) {
+        if (index.names[name] === undefined) return null;
+        const block = blocks.get(name);
+        if (!block) {
+          load(name);
+          return null;
+        }
+        blocks.delete(name);
+        blocks.set(name, block);
+        return block;
+      },
+      isLost: (name) => lost.has(name),
+      isAsked: (name) => asked.has(name),
+      folder: index.base,
+    };
+  }
+
+  function unpackTile(buffer) {
+    const bytes = new Uint8Array(buffer);
+    const start = 4 + new DataView(buffer).getUint32(0, true);
+    const head = JSON.parse(new TextDecoder().decode(bytes.subarray(4, start)));
+    const block = { captions: head.captions, fact_names: head.fact_names, fact_units: head.fact_units, complete: true };
+    const view = new DataView(buffer);
+    let at = start;
+    for (const name of head.int) {
+      const first = at;
+      block[name] = Int32Array.from({ length: head.n }, (_, i) => view.getInt32(first + 4 * i, true));
+      at += 4 * head.n;
+    }
+    for (const name of head.float) {
+      const bits = new Uint32Array(head.n);
+      for (let i = 0; i < head.n; i++) {
+        bits[i] = (bytes[at + i] << 24) | (bytes[at + head.n + i] << 16) | (bytes[at + 2 * head.n + i] << 8);
+      }
+      const values = new Float32Array(bits.buffer);
+      const [column, entry] = name.split(":");
+      if (entry === undefined) block[column] = values;
+      else (block[column] = block[column] || [])[Number(entry)] = values;
+      at += 3 * head.n;
+    }
+    if (block.unreadable) block.unreadable = [...block.unreadable.keys()].filter((i) => block.unreadable[i]);
+    return block;
+  }
+
+  // all of a patch's data; null while they are being loaded, or if they are lost
+  function whole(patch) {
+    if (patch.complete) return patch;
+    const [sx, sy] = data.grid.stride;
+    const block = tiles.block(tiles.nameOf(Math.round(patch.x / sx), Math.round(patch.y / sy)));
+    const i = block ? block.row.indexOf(patch.row) : -1;
+    return i < 0 ? null : patchOf(block, i);
+  }
+
+  function arrived() {
+    state.hovered = null; // what is shown of it may be more now
+    if (state.pinned) show(state.pinned, true);
+    look();
   }
 
   function slidePoint(position) {
@@ -186,11 +302,11 @@
     });
   }
 
-  function frame(i, pinned) {
+  function frame(patch, pinned) {
     viewer.removeOverlay(frameBox);
-    if (i < 0) return;
+    if (!patch) return;
     frameBox.className = pinned ? "frame-live pinned" : "frame-live";
-    viewer.addOverlay({ element: frameBox, location: toView(...patchBox(i)) });
+    viewer.addOverlay({ element: frameBox, location: toView(...patchBox(patch)) });
   }
 
   // ---- the patch panel
@@ -199,23 +315,36 @@
     byId(id).textContent = text;
   }
 
-  function show(i, pinned) {
-    frame(i, pinned);
-    byId("patch-none").hidden = i >= 0;
-    byId("patch-some").hidden = i < 0;
-    if (i < 0) return;
-    const row = patches.row ? patches.row[i] : i;
+  const NONE = byId("patch-none").textContent;
+
+  function show(known, pinned) {
+    frame(known, pinned);
+    byId("patch-none").hidden = Boolean(known);
+    byId("patch-some").hidden = !known;
+    if (!known) return;
+    const patch = whole(known) || known;
+    const { row, label } = patch;
     byId("patch-some").dataset.row = row;
-    const label = patches.label[i];
-    const unreadable = patches.unreadable && patches.unreadable.includes(i);
-    const title = unreadable ? "Could not be read" : label < 0 ? "No prediction" : data.classes[label].title;
+    byId("patch-some").dataset.complete = patch.complete;
+    const title = patch.unreadable ? "Could not be read" : label < 0 ? "No prediction" : data.classes[label].title;
     say("patch-title", title);
-    say("patch-place", `x ${patches.x[i].toLocaleString("en")} · y ${patches.y[i].toLocaleString("en")} px · row ${row}${pinned ? " · kept (Esc)" : ""}`);
-    const text = patches.caption && patches.caption[i] >= 0 ? patches.captions[patches.caption[i]] : "";
-    say("patch-caption", text || (data.captioned ? "No caption for this patch." : ""));
-    byId("patch-probs").replaceChildren(...(patches.probs && label >= 0 ? data.classes.map((item, c) => bar(item, patches.probs[c][i], c === label)).flat() : []));
-    byId("patch-facts").replaceChildren(...facts(i).map(([name, value]) => factRow(name, value)));
-    picture(i, row);
+    say("patch-place", `x ${patch.x.toLocaleString("en")} · y ${patch.y.toLocaleString("en")} px · row ${row}${pinned ? " · kept (Esc)" : ""}`);
+    say("patch-caption", patch.caption || (patch.complete ? (data.captioned ? "No caption for this patch." : "") : notHere(patch)));
+    byId("patch-probs").replaceChildren(...(patch.probs && label >= 0 ? data.classes.map((item, c) => bar(item, patch.probs[c], c === label)).flat() : []));
+    byId("patch-facts").replaceChildren(...facts(patch).map(([name, value]) => factRow(name, value)));
+    picture(patch);
+  }
+
+  function notHere(patch) {
+    const [sx, sy] = data.grid.stride;
+    return lostWords([tiles.nameOf(Math.round(patch.x / sx), Math.round(patch.y / sy))]) || "Loading …";
+  }
+
+  function lostWords(names) {
+    if (!names.some(tiles.isLost)) return "";
+    return data.source.kind === "served"
+      ? "The data of this patch could not be loaded."
+      : `The data of this patch are in the folder ${tiles.folder.slice(0, -1)}, which belongs next to this page and is not there, or is of another report.`;
   }
 
   function bar(item, value, own) {
@@ -225,22 +354,28 @@
     inner.style.background = item.color;
     track.append(inner);
     const words = own ? "own" : "";
-    return [mark(words, item.code), track, mark(words, value === null ? "–" : value.toFixed(2))];
+    return [mark(words, item.code), track, mark(words, isKnown(value) ? value.toFixed(2) : "–")];
   }
 
-  function facts(i) {
+  function isKnown(value) {
+    return value !== null && value !== undefined && !Number.isNaN(value);
+  }
+
+  function facts(patch) {
     const found = [];
-    const add = (name, value, unit) => value !== null && value !== undefined && found.push([name, unit ? `${value} ${unit}` : `${value}`]);
-    if (patches.gate) add("weight of the text (gate)", patches.gate[i], "");
-    if (patches.ood_score) add("out-of-distribution score (above 1: out-of-distribution)", patches.ood_score[i], "");
-    (patches.fact_names || []).forEach((name, f) => add(name, number(patches.facts[f][i]), patches.fact_units[f]));
-    if (patches.blur_um && patches.blur_um[i] > 0) add("blur", patches.blur_um[i].toFixed(1), "µm");
-    if (patches.pen && patches.pen[i] >= 0.005) add("marker ink", (100 * patches.pen[i]).toFixed(0), "%");
+    const add = (name, value, unit) => value !== null && found.push([name, unit ? `${value} ${unit}` : `${value}`]);
+    const short = (value) => (isKnown(value) ? Number(value.toFixed(3)) : null);
+    add("weight of the text (gate)", short(patch.gate), "");
+    add("out-of-distribution score (above 1: out-of-distribution)", short(patch.ood_score), "");
+    patch.facts.forEach(([name, value, unit]) => add(name, number(value), unit));
+    if (patch.blur_um > 0) add("blur", patch.blur_um.toFixed(1), "µm");
+    if (patch.pen >= 0.005) add("marker ink", (100 * patch.pen).toFixed(0), "%");
     return found;
   }
 
-  function number(value) {
-    if (value === null || value === undefined) return null;
+  function number(exact) {
+    if (!isKnown(exact)) return null;
+    const value = Number(exact.toPrecision(3));
     return Math.abs(value) >= 100 ? Math.round(value).toLocaleString("en") : Number(value.toPrecision(2)).toString();
   }
 
@@ -252,8 +387,10 @@
   }
 
   // the patch from the deepest tiles that hold all of it
-  function picture(i, row) {
+  function picture(patch) {
     const canvas = byId("patch-canvas");
+    const { row } = patch;
+    if (canvas.dataset.row === String(row)) return; // drawn, or being drawn
     const context = canvas.getContext("2d");
     context.fillStyle = "#eee";
     context.fillRect(0, 0, canvas.width, canvas.height);
@@ -266,7 +403,7 @@
       return;
     }
     const source = viewer.world.getItemAt(0).source;
-    const [x, y, width, height] = patchBox(i);
+    const [x, y, width, height] = patchBox(patch);
     const box = [x * FRAME.x, y * FRAME.y, width * FRAME.x, height * FRAME.y];
     for (let k = data.source.levels.length - 1; k >= 0; k--) {
       const level = data.source.levels[k];
@@ -295,17 +432,34 @@
     }
   }
 
-  function pin(i) {
-    state.pinned = i;
-    show(i >= 0 ? i : state.hovered, i >= 0);
+  function pin(patch) {
+    state.pinned = patch;
+    show(patch || state.hovered, Boolean(patch));
+  }
+
+  // at a position whose patches are not loaded yet, the next tile that arrives shows what is there
+  function look() {
+    const patch = state.point ? patchAt(...state.point) : null;
+    const same = patch && state.hovered && patch.row === state.hovered.row && patch.complete === state.hovered.complete;
+    state.hovered = patch;
+    if (state.pinned || same) return;
+    show(patch, false);
+    if (!patch) say("patch-none", (tiles && state.point && waitingWords(...state.point)) || NONE);
+  }
+
+  function waitingWords(x, y) {
+    if (everyPatch) return "";
+    const name = tiles.nameOf(Math.floor(x / data.grid.stride[0]), Math.floor(y / data.grid.stride[1]));
+    return lostWords([name]) || (tiles.isAsked(name) ? "Loading …" : "");
   }
 
   function goTo(row) {
     const i = rowAt.get(row);
     if (i === undefined) return;
-    const [x, y, width, height] = patchBox(i);
+    const patch = patchOf(patches, i);
+    const [x, y, width, height] = patchBox(patch);
     viewer.viewport.fitBounds(toView(x - width, y - height, 3 * width, 3 * height));
-    pin(i);
+    pin(patch);
     byId("live").scrollIntoView({ block: "nearest" });
     viewer.canvas.focus({ preventScroll: true });
   }
@@ -323,7 +477,7 @@
     say("scale-label", length >= 1000 ? `${length / 1000} mm` : `${Number(length.toPrecision(2))} µm`);
     const level = deepest(viewer.viewport.getCenter(true));
     const coarse = level && umPerScreenPx < level.um / 1.5;
-    say("zoom-label", `${umPerScreenPx.toPrecision(2)} µm per screen pixel` + (coarse ? ` · finest level here: ${level.um} µm/px` : ""));
+    say("zoom-label", `${Number(umPerScreenPx.toPrecision(2))} µm per screen pixel` + (coarse ? ` · finest level here: ${level.um} µm/px` : ""));
   }
 
   function deepest(point) {
@@ -344,11 +498,14 @@
     if (data.second) viewer.addOverlay({ element: mark("second-live"), location: toView(...data.second) });
     showLayer(data.layers.length ? data.layers[0].key : null);
     ["animation", "resize", "open", "update-viewport"].forEach((name) => viewer.addHandler(name, scale));
-    if (patches.x.length) viewer.viewport.fitBounds(tissueBox(), true);
+    if (data.extent.length) viewer.viewport.fitBounds(tissueBox(), true);
     scale();
     viewer.canvas.setAttribute("aria-label", "Slide. Arrow keys move, plus and minus zoom, 0 shows all, n inspects the patch in the middle.");
     viewer.canvas.addEventListener("pointermove", hover);
-    viewer.canvas.addEventListener("pointerleave", () => state.pinned < 0 && show((state.hovered = -1), false));
+    viewer.canvas.addEventListener("pointerleave", () => {
+      state.point = null;
+      look();
+    });
     viewer.addHandler("canvas-click", (event) => event.quick && pin(patchAt(...slidePoint(event.position))));
     viewer.addHandler("canvas-key", keys);
     byId("live").dataset.ready = "true";
@@ -357,10 +514,8 @@
   function hover(event) {
     const edge = viewer.canvas.getBoundingClientRect();
     const point = new OpenSeadragon.Point(event.clientX - edge.left, event.clientY - edge.top);
-    const i = patchAt(...slidePoint(point));
-    if (i === state.hovered) return;
-    state.hovered = i;
-    if (state.pinned < 0) show(i, false);
+    state.point = slidePoint(point);
+    look();
   }
 
   function keys(event) {
@@ -374,7 +529,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && event.target.type !== "radio") return;
-    if (event.key === "Escape") pin(-1);
+    if (event.key === "Escape") pin(null);
     else if (event.key === "m") showLayer(state.layer ? null : state.last);
     else if (event.key === "[" || event.key === "]") setOpacity(Math.round(100 * state.opacity) + (event.key === "]" ? 10 : -10));
   });
