@@ -24,12 +24,15 @@ from wsikit.tiling.tile import tile
 
 
 def ratios(result: BenchResult) -> dict[str, float]:
-    """What the benchmark is about: wsikit against each other reader, and its store against the slide."""
-    own = result.readers[WSIKIT].patches_per_s
+    """What the benchmark is about: wsikit against each other reader, and its store against the slide; by wall time, and
+    by processor time (`_cpu`), which counts on a busy machine."""
+    own, own_cpu = result.readers[WSIKIT].patches_per_s, result.readers[WSIKIT].cpu_us_per_patch
     found: dict[str, float] = {}
     for name, speed in result.readers.items():
         if own is None or speed.patches_per_s is None or name == WSIKIT:
             continue
+        if own_cpu and speed.cpu_us_per_patch:
+            found[f"wsikit_against_{name}_cpu"] = round(speed.cpu_us_per_patch / own_cpu, 3)
         if name == STORE:
             found["store_against_slide"] = round(speed.patches_per_s / own, 3)
         else:

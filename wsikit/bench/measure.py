@@ -50,6 +50,8 @@ class ReaderSpeed:
     """Speed relative to decoding each tile once."""
     cpus: float | None = None
     """CPU seconds per second: above 1 if the reader has its own threads."""
+    cpu_us_per_patch: float | None = None
+    """Processor time of all threads, µs: comparable also on a machine that others use."""
     peak_rss_mb: float | None = None
     """Peak memory of its process, libraries included."""
     reason: str | None = None
@@ -315,6 +317,7 @@ def _speed(worker: _Worker, result: BenchResult, limit: float | None) -> ReaderS
         mp_per_s=round(result.source_mp / seconds, 1),
         ratio_to_limit=round(limit / seconds, 3) if limit else None,
         cpus=round(cpu / seconds, 2) if cpu is not None else None,
+        cpu_us_per_patch=round(cpu / result.patches * 1e6, 1) if cpu is not None else None,
         peak_rss_mb=worker.passes[-1].get("peak_rss_mb"),
         note=worker.note,
         difference=worker.difference,

@@ -22,6 +22,10 @@ from wsikit.slides.tile_cache import DecodedTiles, PassingTiles, Tile
 OUTSIDE = 255
 """White, as glass is."""
 
+RUN_TILES = 8
+"""Neighbouring tiles that one thread takes at a time: two threads in the same rows of a patch would take the memory out
+of each other's cache."""
+
 
 class DecodePool:
     """Threads that share a piece of work. With one thread, the caller does the work itself."""
@@ -36,6 +40,20 @@ class DecodePool:
             work(slice(None))
         else:
             list(self._pool.map(work, [slice(first, None, self._threads) for first in range(self._threads)]))
+
+    def share_runs(self, n: int, work: Callable[[slice], None]) -> None:
+        """Call `work` with runs of neighbours among `n` things until all are done; a free thread takes the next."""
+        if self._pool is None:
+            work(slice(0, n))
+            return
+        size = max(1, min(RUN_TILES, n // (2 * self._threads)))
+        left = iter([slice(first, first + size) for first in range(0, n, size)])
+
+        def take(_: slice) -> None:
+            for run in left:
+                work(run)
+
+        self.share(take)
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +212,7 @@ def paste_to(
                 tile = _whole(tile, scratch)
             _carry_out(mine, tile, goals.targets)
 
-    pool.share(paste)
+    pool.share_runs(len(plan.tiles), paste)
     return readable
 
 
