@@ -14,9 +14,11 @@ from PIL import Image
 
 from wsikit.geometry import PatchGrid
 from wsikit.slides import jpeg, memory
+from wsikit.slides.base import BaseSlide, SlideInfo
 from wsikit.slides.paste import DecodePool, Goals, Target, paste_boxes, paste_to
 from wsikit.slides.region import resample
 from wsikit.slides.registry import open_slide
+from wsikit.slides.tile_reader import TileReader
 from wsikit.tiling.stream import iterate_patches, read_patches
 
 CODINGS: dict[str, dict[str, Any]] = {
@@ -228,3 +230,33 @@ def test_batches_read_together_are_given_back_as_they_were_asked_for(
                 assert np.array_equal(batch.images, read_patches(slide, grid, coords[rows]).images)
                 assert batch.readable.all()
                 assert len(batch.readable) == len(coords[rows])
+
+
+def test_tiles_of_odd_size_are_averaged_across_their_borders(levels: list[np.ndarray]) -> None:
+    class OddTiles(BaseSlide, TileReader):
+        reader = "odd"
+        read_box = TileReader.read_box
+
+        def __init__(self) -> None:
+            TileReader.__init__(self)
+            size = (640, 480)
+            BaseSlide.__init__(
+                self, SlideInfo("odd", "odd", "none", "tiled", size, (size,), ((1.0, 1.0),), (0.25, 0.25), "made up")
+            )
+
+        def tile_px(self, level: int) -> tuple[int, int]:
+            return 75, 51
+
+        def close(self) -> None:
+            return None
+
+        def _decode_tile(self, level: int, column: int, row: int) -> npt.NDArray[np.uint8]:
+            padded = np.pad(levels[0], ((0, 51), (0, 75), (0, 0)))
+            return padded[row * 51 : row * 51 + 51, column * 75 : column * 75 + 75]  # not contiguous
+
+    slide = OddTiles()
+    grid = PatchGrid(slide.dimensions, slide.mpp, 80, 0.5)
+    halved = np.asarray(Image.fromarray(levels[0]).reduce(2))
+    coords = grid.coords([0, 1, 2], [0, 1, 1])
+    for (x, y), image in zip(coords.tolist(), read_patches(slide, grid, coords).images, strict=True):
+        assert np.array_equal(image, halved[y // 2 : y // 2 + 80, x // 2 : x // 2 + 80])
