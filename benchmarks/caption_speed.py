@@ -19,9 +19,10 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,23 +40,21 @@ PHANTOM_SEEDS = range(810_000, 810_012)  # nothing was trained or tuned on these
 LEAST_FACT = 0.01
 
 
-def patch_sets(data: Path | None) -> dict[str, tuple[Patches, float]]:
-    """Name to patches, uint8 (B, H, W, 3), and µm per pixel. Without real data, phantoms only."""
-    sets: dict[str, tuple[Patches, float]] = {}
+def patch_sets(data: Path | None) -> dict[str, tuple[Callable[[], Patches], float]]:
+    """Name to what gives the patches, uint8 (B, H, W, 3), and µm per pixel. Without real data, phantoms only."""
+    sets: dict[str, tuple[Callable[[], Patches], float]] = {}
     if data:
-        sets["her2st slide"] = (
-            _cut(data / "slides" / "her2st_C2_pyramid.tif", HER2ST_MPP, least_tissue=0.3),
-            HER2ST_MPP,
-        )
-        sets["her2st spots"] = (_zipped(data / "patches" / "her2st.zip", "spots.csv"), HER2ST_MPP)
-        sets["CMU-1"] = (_cut(data / "slides" / "CMU-1-Small-Region.svs", CMU_MPP, least_tissue=0.0), CMU_MPP)
-        sets["IDC"] = (_zipped(data / "patches" / "idc.zip", "index.csv", IDC_PATCHES), IDC_MPP)
+        slides, patches = data / "slides", data / "patches"
+        sets["her2st slide"] = partial(_cut, slides / "her2st_C2_pyramid.tif", least_tissue=0.3), HER2ST_MPP
+        sets["her2st spots"] = partial(_zipped, patches / "her2st.zip", "spots.csv"), HER2ST_MPP
+        sets["CMU-1"] = partial(_cut, slides / "CMU-1-Small-Region.svs", least_tissue=0.0), CMU_MPP
+        sets["IDC"] = partial(_zipped, patches / "idc.zip", "index.csv", IDC_PATCHES), IDC_MPP
     for mpp in (0.5, 0.25):
-        sets[f"phantom {mpp}"] = (_drawn(mpp), mpp)
+        sets[f"phantom {mpp}"] = partial(_drawn, mpp), mpp
     return sets
 
 
-def _cut(path: Path, mpp: float, *, least_tissue: float) -> Patches:
+def _cut(path: Path, *, least_tissue: float) -> Patches:
     """The patches of a slide at its own pixel size of which at least `least_tissue` is not glass."""
     from wsikit.slides import open_slide
 
@@ -104,7 +103,8 @@ class Build:
 
     def ask(self, **request: Any) -> Any:
         """The answer to one request."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
@@ -135,7 +135,7 @@ def speed_against(base: Path | None, data: Path | None, pairs: int, only: str = 
         for name, (patches, mpp) in patch_sets(data).items():
             if only in name:
                 place = Path(folder) / "patches.npy"
-                np.save(place, patches)
+                np.save(place, patches())
                 report[name] = _compare(builds, place, mpp, pairs)
                 print(f"{name:14}", "  ".join(f"{key} {value}" for key, value in report[name].items()), flush=True)
     return report

@@ -1,6 +1,7 @@
 """The measured captioner against outlined nuclei, against the phantom's truth, and against the clock.
 
     python benchmarks/captions.py --nuclei monuseg.zip --json captions.json
+    python benchmarks/captions.py --data ../shared/data --base ../other-build --slides 0
 
 Nuclei: `TUNED` images set the numbers in `wsikit.captions.nuclei.NucleusRule`; the others are held out, and only they
 tell how good it is. Patches of 224 px are captioned as in use; the found centres are aggregated. A found and an
@@ -34,6 +35,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
+from caption_speed import speed_against
 from PIL import Image
 from scipy import ndimage as ndi
 from scipy.optimize import linear_sum_assignment
@@ -431,9 +433,19 @@ def main() -> None:
     parser.add_argument("--slides", type=int, default=24, help="phantom slides to test on, as many to train on")
     parser.add_argument("--per-slide", type=int, default=12, help="patches per phantom slide")
     parser.add_argument("--repeats", type=int, default=7, help="of the timing")
+    parser.add_argument("--data", type=Path, help="folder with slides/, patches/ and nuclei/: real patches for --base")
+    parser.add_argument(
+        "--base", type=Path, metavar="DIR", help="source tree of another build to compare the speed with"
+    )
+    parser.add_argument("--pairs", type=int, default=7, help="measurements of each build, in turns")
+    parser.add_argument("--only", default="", help="with --base: sets of patches whose name holds this")
     parser.add_argument("--json", type=Path, help="write the result here")
     options = parser.parse_args()
     report: dict[str, Any] = {}
+    if options.data and not options.nuclei and (options.data / "nuclei" / "monuseg.zip").is_file():
+        options.nuclei = options.data / "nuclei" / "monuseg.zip"
+    if options.base:  # first, while nothing else is in memory
+        report["against base"] = speed_against(options.base, options.data, options.pairs, options.only)
     if options.nuclei:
         report["nuclei"] = nuclei_report(options.nuclei)
     if options.slides:

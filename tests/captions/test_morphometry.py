@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from wsikit.captions import FACTS, Caption, Captioner, load_captioner
 from wsikit.errors import RequestError
@@ -255,6 +263,48 @@ def test_a_caption_does_not_depend_on_its_batch(tissue, draw_nuclei):
         assert CAPTIONER.caption(np.stack(batch)[:, :, ::1], mpp=0.5)[place] == alone
     assert caption(np.asfortranarray(tissue)) == alone
     assert load_captioner().caption(tissue[None], mpp=0.5)[0] == alone
+
+
+@pytest.mark.parametrize(("side", "mpp"), [(50, 4.0), (112, 0.5), (80, 0.7), (61, 1.3)])
+def test_small_patches_that_share_calls_are_described_as_if_alone(tissue, side, mpp):
+    """Bare, dark, even and stained ones among them, and more than are measured in one call."""
+    rng = np.random.default_rng(8)
+    places = rng.integers(0, 224 - side, (120, 2))
+    images = np.stack([tissue[y : y + side, x : x + side] for y, x in places])
+    images[3::7] = 250
+    images[5::11] = 0
+    images[6::13] = (230, 160, 200)
+    images[4::9] = np.rot90(images[4::9], axes=(1, 2)) // 2 + 60
+    together = CAPTIONER.caption(images, mpp=mpp)
+    for index in (*range(20), 77, 119):
+        assert together[index] == CAPTIONER.caption(images[index : index + 1], mpp=mpp)[0]
+
+
+def test_threads_with_patches_of_several_sizes_do_not_disturb_each_other(tissue):
+    batches = [
+        (tissue[None, :side, :side].repeat(3, axis=0), mpp) for side, mpp in ((224, 0.5), (50, 4.0), (120, 0.7))
+    ] * 4
+    alone = [CAPTIONER.caption(images, mpp=mpp) for images, mpp in batches]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda batch: CAPTIONER.caption(batch[0], mpp=batch[1]), batches)) == alone
+
+
+def test_real_patches_get_the_words_they_always_had(data_dir):
+    """As the captioner of version 2 described them when it measured patches one by one, with SciPy in double precision.
+
+    Models are trained on these words: where they change, the captioner's version does.
+    """
+    rows = json.loads((Path(__file__).parent / "words.json").read_text(encoding="utf-8"))
+    for archive, name, mpp, text in rows:
+        with zipfile.ZipFile(data_dir / "patches" / archive) as opened:
+            image = np.asarray(Image.open(io.BytesIO(opened.read(name))).convert("RGB"))
+        assert caption(image, mpp).text == text, name
+    assert CAPTIONER.fingerprint()["version"] == 2
+
+
+def test_it_imports_neither_scipy_nor_scikit_image():
+    code = "import sys, wsikit.captions.morphometry; print({'scipy', 'skimage', 'torch', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
 def test_any_size_of_patch_is_described_with_finite_numbers(tissue):

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from wsikit.slides.tile_cache import DecodePool, TileCache, paste_boxes, plan_paste
+from wsikit.slides.paste import DecodePool, paste_boxes, plan_paste
+from wsikit.slides.tile_cache import TileCache
 
 LEVEL_PX, TILE_PX = (1000, 700), (128, 96)
 

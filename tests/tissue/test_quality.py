@@ -14,9 +14,17 @@ from PIL import Image
 from scipy import ndimage as ndi
 
 from wsikit.errors import RequestError
+from wsikit.tissue.blocks import Blocks
+from wsikit.tissue.brightfield import local_sd, optical_density
+from wsikit.tissue.pen import find_ink
 from wsikit.tissue.quality import QUALITY_NAMES, patch_quality
+from wsikit.tissue.regions import dilate
 
 Image8 = npt.NDArray[np.uint8]
+
+# the calibration, repeated: ratio of coarse to fine gradient, and standard deviation of the blur, px
+RATIO = (0.50, 0.60, 0.74, 0.83, 0.90, 0.97, 0.995, 1.0)
+BLUR_PX = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +129,72 @@ def test_any_patch_size_and_scale_gives_shares(side: int, mpp: float) -> None:
         assert values.dtype == np.float32
         assert values.shape == (3,)
         assert ((values >= 0) & (values <= 1)).all()
+
+
+def _plain_quality(image: Image8, mpp: float) -> dict[str, float]:
+    """The definitions in floats, plane by plane, with SciPy's filters."""
+    fine, fine_mpp = (
+        _means(image.transpose(2, 0, 1).astype(float), max(1, round(1 / mpp))),
+        mpp * max(1, round(1 / mpp)),
+    )
+    darkest, brightest = fine.min(axis=0), fine.max(axis=0)
+    blank, dark = ((darkest >= 190) & (brightest - darkest <= 26)).mean(), (brightest <= 40).mean()
+    strongest = fine[np.argmax(fine.var(axis=(1, 2)))]
+    blurs = [_plain_blur(plane, blank + dark >= 0.5) for plane in (strongest, strongest.T)]
+    rgb = np.rint(_means(fine, max(1, round(8 / fine_mpp)))).astype(np.uint8).transpose(1, 2, 0)
+    od = optical_density(rgb, (243.0, 243.0, 243.0))
+    ink = find_ink(np.maximum(od, 0), local_sd((od[0] + od[1] + od[2]) / 3, 5))
+    inked = (ink.hue > 0) & (ink.hue < 10) & ink.smooth
+    pen = dilate(inked, 2, within=ink.hue > 0).mean()
+    return {"blur": min(1.0, max(blurs) * fine_mpp / 4), "pen": pen, "blank": blank, "dark": dark}
+
+
+def _means(planes: npt.NDArray[Any], k: int) -> npt.NDArray[Any]:
+    height, width = planes.shape[1] // k, planes.shape[2] // k
+    return planes[:, : height * k, : width * k].reshape(3, height, k, width, k).mean(axis=(2, 4))
+
+
+def _plain_blur(plane: npt.NDArray[Any], empty: bool) -> float:
+    energy = np.diff(plane, axis=0) ** 2
+    height, width = (side // 8 for side in energy.shape)
+    quiet = np.sort(energy[: height * 8, : width * 8].reshape(height, 8, width, 8).mean(axis=(1, 3)).ravel())
+    noise = max(0.5, quiet[int(0.05 * quiet.size)])
+    fine = energy.mean() - noise
+    coarse = (((plane[5:] - plane[:-5]) / 5) ** 2).mean() - noise / 25
+    if coarse < 0.15:
+        return 0.0 if empty else np.inf
+    return float(np.interp(np.sqrt(coarse / fine) if fine > coarse else 1.0, RATIO, BLUR_PX))
+
+
+@pytest.mark.parametrize("mpp", [0.688, 0.5, 0.25, 1.4, 4.0])
+def test_whole_numbers_give_what_floats_give(colon: Image8, patches: Image8, mpp: float) -> None:
+    images = np.concatenate([colon[::4], patches, _blurred(colon[:3], 1.5, 0.5)])
+    found = patch_quality(images, mpp=mpp)
+    for index, image in enumerate(images):
+        for name, value in _plain_quality(image, mpp).items():
+            assert found[name][index] == pytest.approx(value, abs=2e-6), name
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 6, 8, 11, 12, 16, 17, 24])
+def test_sums_over_blocks_are_exact(k: int) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (3, 50, 71, 3), dtype=np.uint8)
+    images[0] = 255
+    height, width = 50 // k, 71 // k
+    truth = images[:, : height * k, : width * k].astype(np.int64).reshape(3, height, k, width, k, 3).sum(axis=(2, 4))
+    np.testing.assert_array_equal(np.moveaxis(Blocks(images).sums(k), 0, 3), truth)
+    blocks = Blocks(images)
+    for part in (2, 3, 4):
+        blocks.sums(part)  # larger ones are then made from these
+    np.testing.assert_array_equal(np.moveaxis(blocks.sums(k), 0, 3), truth)
+    np.testing.assert_array_equal(blocks.of([2, 0]).sums(k), blocks.sums(k)[:, [2, 0]])
+
+
+def test_small_patches_measured_at_once_are_measured_by_themselves(patches: Image8) -> None:
+    small = np.concatenate([patches[:, y : y + 50, x : x + 50] for y in (0, 90) for x in (0, 88, 170)] * 2)
+    together = patch_quality(small, mpp=4.0)
+    for i in range(len(small)):
+        alone = patch_quality(small[i : i + 1], mpp=4.0)
+        assert {name: values[0] for name, values in alone.items()} == {n: v[i] for n, v in together.items()}
 
 
 def test_no_patches_give_empty_columns() -> None:

@@ -25,6 +25,7 @@ from wsikit.errors import ReadError, RequestError
 from wsikit.geometry import PatchGrid
 from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
+from wsikit.store.paths import is_url
 from wsikit.tiling.stream import plan_patches
 
 PATIENCE_S = 60.0
@@ -33,7 +34,7 @@ PATIENCE_S = 60.0
 MOST_DIFFERENCE = 2.0
 """Grey levels, of block means: two decoders, or a shift by a part of a pixel, stay below; false colours do not."""
 
-LIMIT, WSIKIT, STORE = "limit", "wsikit", "store"
+LIMIT, WSIKIT, STORE, BASE = "limit", "wsikit", "store", "base"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class ReaderSpeed:
     """Speed relative to decoding each tile once."""
     cpus: float | None = None
     """CPU seconds per second: above 1 if the reader has its own threads."""
+    cpu_us_per_patch: float | None = None
+    """Processor time of all threads, µs: comparable also on a machine that others use."""
     peak_rss_mb: float | None = None
     """Peak memory of its process, libraries included."""
     reason: str | None = None
@@ -136,6 +139,7 @@ def bench(
     repeat: int = 5,
     threads: int = 1,
     others: Sequence[str] = tuple(OTHERS),
+    base: str | os.PathLike[str] | None = None,
     on_pass: Callable[[], None] | None = None,
 ) -> BenchResult:
     """Read the same patches of a slide, row by row, with every installed reader.
@@ -156,6 +160,8 @@ def bench(
         Decoding threads of wsikit.
     others
         Names of the other readers to run.
+    base
+        Folder with the sources of another version of wsikit, which reads the same patches in the same run.
     on_pass
         Called after each pass.
 
@@ -176,6 +182,8 @@ def bench(
     jobs |= {name: replace(job, reader=name) for name in others}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(_Worker(job)) for name, job in jobs.items()}
+        if base is not None:
+            workers[BASE] = stack.enter_context(_Worker(job, sources=os.path.abspath(base)))
         with open_slide(path, mpp=job.slide_mpp) as slide:
             for name in others:
                 workers[name].compare(slide)
@@ -214,9 +222,11 @@ def _plan(slide: Slide, mpp: float | None, patches: int, patch_px: int, threads:
 
 
 class _Worker:
-    """A process that makes one pass on request."""
+    """A process that makes one pass on request; of this version of wsikit, or of the one in the folder `sources`."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, sources: str | None = None) -> None:
+        if sources is not None:
+            job = replace(job, path=job.path if is_url(job.path) else os.path.abspath(job.path))
         self.reason: str | None = None
         self.passes: list[dict[str, float]] = []
         self.difference: float | None = None
@@ -226,6 +236,8 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            cwd=sources,  # searched first for modules
+            env=None if sources is None else {**os.environ, "PYTHONPATH": sources},
         )
         self.note: str | None = self._ask(json.dumps(job.to_json())).get("note")
 
@@ -260,8 +272,8 @@ class _Worker:
         watch = threading.Timer(
             PATIENCE_S, self._process.kill
         )  # some readers never return on a file they do not fully support
-        watch.start()
         asked = time.monotonic()
+        watch.start()
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
@@ -305,6 +317,7 @@ def _speed(worker: _Worker, result: BenchResult, limit: float | None) -> ReaderS
         mp_per_s=round(result.source_mp / seconds, 1),
         ratio_to_limit=round(limit / seconds, 3) if limit else None,
         cpus=round(cpu / seconds, 2) if cpu is not None else None,
+        cpu_us_per_patch=round(cpu / result.patches * 1e6, 1) if cpu is not None else None,
         peak_rss_mb=worker.passes[-1].get("peak_rss_mb"),
         note=worker.note,
         difference=worker.difference,

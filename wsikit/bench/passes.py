@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from wsikit.geometry import PatchGrid
     from wsikit.slides.base import Slide
 
-BATCH = 128
-"""Patches that wsikit reads at a time."""
+BATCH = 64
+"""Patches that wsikit yields at a time, as `wsikit.patches` does."""
 
 CHECKED_PATCHES = 4
 """Patches that are compared with wsikit's pixels before anything is timed, spread over the job."""
@@ -107,22 +107,24 @@ def _corners(job: Job) -> npt.NDArray[np.int64]:
 
 
 def _stream(job: Job) -> Timings:
-    from wsikit.tiling.stream import read_patches
+    from wsikit.tiling.stream import iterate_patches
 
     corners = _corners(job)
     with _opened(job) as slide:
         grid = _grid(job, slide.dimensions)
+        batches = [slice(first, min(first + BATCH, len(corners))) for first in range(0, len(corners), BATCH)]
 
         def read() -> None:
-            for first in range(0, len(corners), BATCH):
-                read_patches(slide, grid, corners[first : first + BATCH], threads=job.threads, in_order=True)
+            for _ in iterate_patches(slide, grid, corners, batches, threads=job.threads):
+                pass
 
         return _timed(read)
 
 
 def _decode_each_tile(job: Job) -> Timings:
     """Decode each needed tile once and discard it, without making patches."""
-    from wsikit.slides.tile_cache import DecodedTiles, DecodePool, plan_paste
+    from wsikit.slides.paste import DecodePool, plan_paste
+    from wsikit.slides.tile_cache import DecodedTiles
     from wsikit.tiling.stream import plan_patches
 
     with _opened(job) as slide, DecodePool(job.threads) as pool:

@@ -6,6 +6,7 @@ A large pale nucleus with a nucleolus in pink cytoplasm is called ganglion-like;
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -78,8 +79,8 @@ def _median(values: npt.NDArray[np.float64]) -> float:
 def pale_facts(nuclei: Nuclei, od: Densities, values: Pixels) -> dict[str, float]:
     """Shares of large pale nuclei, and of pale nuclei with a nucleolus in pink cytoplasm (ganglion-like).
 
-    Pale is relative to the patch's own dark nuclei: if all are equally pale, none is found. `values` are the grey values
-    in green that the densities were made from, uint8 (h, w).
+    Pale is relative to the patch's own dark nuclei: if all are equally pale, none is found. `values`, uint8 (h, w), are
+    the grey values in green that the densities were made from.
     """
     whole = ~nuclei.cut
     if np.count_nonzero(whole) < MIN_NUCLEI:
@@ -137,13 +138,13 @@ def _has_nucleolus(nuclei: Nuclei, chosen: npt.NDArray[np.int64], od: Densities)
     return np.asarray((below > middle) & (limit > _LEAST_MEDIAN))
 
 
-def far_from_nuclei(nuclei: Nuclei, quarters: npt.NDArray[np.uint8], distance_um: float) -> Mask:
-    """bool (h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2`.
+def far_from_nuclei(nuclei: Sequence[Nuclei], quarters: npt.NDArray[np.uint8], distance_um: float) -> Mask:
+    """bool (B, h // 2, w // 2): farther than `distance_um` from any nucleus of at least `_INTACT_UM2` in its patch.
 
     `quarters` is how many pixels of each block of 2 × 2 lie on a nucleus, whatever its size.
     """
-    side = box_side(distance_um / math.sqrt(3.0) / (2 * nuclei.mpp))
-    return ~dilate_square(_near_intact(nuclei, quarters), side)
+    near = np.stack([_near_intact(*patch) for patch in zip(nuclei, quarters)])
+    return ~dilate_square(near, box_side(distance_um / math.sqrt(3.0) / (2 * nuclei[0].mpp)))
 
 
 def _near_intact(nuclei: Nuclei, quarters: npt.NDArray[np.uint8]) -> Mask:

@@ -43,7 +43,7 @@ def color_texture_facts(image: Pixels, mpp: float) -> dict[str, float]:
 
 
 def facts_of_blocks(blocks: Blocks, mpp: float, known: tuple[Densities, Light] | None = None) -> list[dict[str, float]]:
-    """As `color_texture_facts`, of each of the images of `blocks`; `known` are those of their pixels, if they were made.
+    """As `color_texture_facts`, of each image of `blocks`; `known` are those of their pixels, if they were made.
 
     Each image is measured by itself; one call of a filter serves them all.
     """
@@ -91,11 +91,11 @@ def _stained(light: Light) -> Plane:
 
 def _totals(planes: Plane) -> Floats:
     """Sums over each of B planes, (B,)."""
-    return planes.reshape(len(planes), -1).sum(axis=1).astype(np.float64)
+    return np.asarray(planes.reshape(len(planes), -1).sum(axis=1), np.float64)
 
 
 def _percentiles(values: npt.NDArray[np.uint8], shares: Sequence[float]) -> list[Floats]:
-    """For each share the lower quantile of the densities of B patches, (B,), from their grey values, uint8 (B, h, w)."""
+    """For each share the lower quantile of the densities of B patches, (B,), from grey values, uint8 (B, h, w)."""
     n = values[0].size
     counts = np.stack([np.bincount(one.ravel(), minlength=256) for one in values])
     below = np.cumsum(counts, axis=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -181,10 +181,11 @@ def adapt_stains(colours: Colours, od: Densities, nuclei: Mask) -> Colours:
     return replace(colours, haematoxylin=bluish, eosin=stained & ~bluish)
 
 
-def part(planes: Part, index: int | list[int]) -> Part:
+def part(planes: Part, index: int | list[int] | slice) -> Part:
     """Planes of one patch, or of some, from planes (B, h, w) of many: of `Densities`, `Light` or `Colours`."""
-    values = (getattr(planes, name) for name in planes.__slots__)
-    return type(planes)(*(value[index] if isinstance(value, np.ndarray) else value for value in values))
+    values = [getattr(planes, name) for name in planes.__slots__]
+    some: list[Any] = [value[index] if isinstance(value, np.ndarray) else value for value in values]
+    return type(planes)(*some)
 
 
 def halved(od: Densities) -> Densities:

@@ -6,14 +6,13 @@ tissue. All other blank area remains blank: glass, tears, clefts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.pixels import Densities, Mask, erode
+from wsikit.captions.pixels import Densities, Mask, erode, in_one_call
 
 _LEAST_BLANK = 0.005  # share of the patch
 _GAP_UM = 2.0  # walls of fat cells are often torn; gaps up to twice this width are closed
@@ -61,7 +60,7 @@ def _find(blank: Mask, mpp: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
     nothing = np.zeros(len(blank), np.int64)
     gap = int(_GAP_UM / mpp)
     many = blank.size > 2 * _MANY  # more than 16 bits can count
-    cores = _in_one_call(blank, gap, True, lambda tall: erode(tall, gap)) if gap else blank
+    cores = erode(blank, gap)
     n, labels = _label(cores, cv2.CV_32S if many else cv2.CV_16U)
     if n == 0:
         return nothing, nothing
@@ -79,26 +78,10 @@ def _find(blank: Mask, mpp: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
     if fat.any():
         fat &= _walled(labels, n, mpp) / np.maximum(outline - on_edge, 1) >= _WALLED_SHARE
     lumen &= ~fat & (on_edge <= _LUMEN_EDGE_SHARE * outline)
-    patch_of = np.zeros(n + 1, np.intp)
-    patch_of[labels.ravel().astype(np.intp)] = np.repeat(np.arange(len(blank)), blank[0].size)
+    patch_of = _patch_of(labels, n)
     per_patch = (np.bincount(patch_of[kept], area_px[kept], len(blank)) for kept in (fat, lumen))
     fat_px, lumen_px = (total.astype(np.int64) for total in per_patch)
     return fat_px, lumen_px
-
-
-def _in_one_call(
-    planes: npt.NDArray[Any], reach: int, fill: Any, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-) -> npt.NDArray[Any]:
-    """A filter that reaches `reach` px applied to planes (B, h, w) at once: they are put below one another, with rows of
-    `fill` between them, which is what the filter takes to lie beyond the edge.
-    """
-    if len(planes) == 1:
-        return change(planes[0])[None]
-    n, height, width = planes.shape
-    tall = np.empty((n, height + reach, width), planes.dtype)
-    tall[:, :height] = planes
-    tall[:, height:] = fill
-    return change(tall.reshape(-1, width)).reshape(tall.shape)[:, :height]
 
 
 def _label(cores: Mask, kind: int) -> tuple[int, Labels]:
@@ -110,8 +93,20 @@ def _label(cores: Mask, kind: int) -> tuple[int, Labels]:
         n, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=4, ltype=kind)
         return labels
 
-    labels = _in_one_call(cores, 1, False, components)
+    labels = in_one_call(cores, 1, False, components)
     return n - 1, labels
+
+
+def _patch_of(labels: Labels, n: int) -> npt.NDArray[np.intp]:
+    """The patch in which each label lies, (n + 1,)."""
+    patch = np.zeros(n + 1, np.intp)
+    if len(labels) > 1:
+        flat = labels.ravel()
+        starts = (
+            np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        )  # every label begins somewhere, be it only at the first pixel
+        patch[flat[starts].astype(np.intp)] = starts // labels[0].size
+    return patch
 
 
 def _faint_walls(od: Densities) -> Mask:
@@ -119,15 +114,15 @@ def _faint_walls(od: Densities) -> Mask:
     total = od.red + od.green
     total += od.blue
     window = np.ones((5, 5), np.uint8)
-    least = _in_one_call(total, 2, np.inf, lambda tall: cv2.erode(tall, window))
-    total -= _in_one_call(least, 2, -np.inf, lambda tall: cv2.dilate(tall, window))
+    least = in_one_call(total, 2, np.inf, lambda tall: cv2.erode(tall, window))
+    total -= in_one_call(least, 2, -np.inf, lambda tall: cv2.dilate(tall, window))
     return np.asarray(total > _FAINT_WALL)
 
 
 def _regrow(labels: Labels, within: Mask, steps: int) -> Labels:
     """Extend labels by up to `steps` px within masks; a pixel between two labels gets the higher one."""
     for _ in range(steps):
-        grown = _in_one_call(labels, 1, 0, lambda tall: cv2.dilate(tall, _SQUARE))
+        grown = in_one_call(labels, 1, 0, lambda tall: cv2.dilate(tall, _SQUARE))
         labels = np.where(labels == 0, grown * within, labels)
     return labels
 
@@ -158,10 +153,10 @@ def _walled(labels: Labels, n: int, mpp: float) -> npt.NDArray[np.float64]:
     reach = max(1, round(_WALL_UM / mpp))
     window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     within, highest_of_all = labels > 0, labels.dtype.type(n + 1)
-    highest = _in_one_call(labels, reach, 0, lambda tall: cv2.dilate(tall, window))
+    highest = in_one_call(labels, reach, 0, lambda tall: cv2.dilate(tall, window))
     only_labels = np.where(within, labels, highest_of_all)
-    lowest = _in_one_call(only_labels, reach, highest_of_all, lambda tall: cv2.erode(tall, window))
-    met = _in_one_call(labels, 1, highest_of_all, lambda tall: cv2.erode(tall, _SQUARE)) != labels
+    lowest = in_one_call(only_labels, reach, highest_of_all, lambda tall: cv2.erode(tall, window))
+    met = in_one_call(labels, 1, highest_of_all, lambda tall: cv2.erode(tall, _SQUARE)) != labels
     met &= within
     met &= highest != lowest
     return _counts(labels[met], n).astype(np.float64)

@@ -8,18 +8,17 @@ patch without bright field or without colour, it reports only that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.base import Caption, check_patches
-from wsikit.captions.cells import far_from_nuclei, pale_facts, shape_facts
+from wsikit.captions.cells import pale_facts, shape_facts
 from wsikit.captions.color_texture import facts_of_blocks
 from wsikit.captions.colours import (
     Colours,
-    Light,
     adapt_stains,
     halved,
     is_uniform,
@@ -30,26 +29,24 @@ from wsikit.captions.colours import (
 )
 from wsikit.captions.lexicon import BARE, DARK, phrase
 from wsikit.captions.lumina import find_spaces
+from wsikit.captions.matrix import matrix_facts
 from wsikit.captions.nuclei import Nuclei, NucleusRule, find_nuclei
 from wsikit.captions.pixels import (
     Densities,
     Mask,
     Pixels,
-    box_count,
     cover,
     densities_of,
-    dilate,
     shrink_factor,
 )
-from wsikit.captions.rosettes import count_rings
-from wsikit.captions.texture import Gradient, is_fibrillary, matrix_of, runs_parallel
 from wsikit.facts import FACTS
 from wsikit.tissue.blocks import Blocks
 from wsikit.tissue.quality import Reduced, blur_of, pen_shares
 
 _VERSION = 2  # raise it when the same patch gets other facts or another text
 _PIXELS_AT_ONCE = 1 << 16  # of the working scale, measured at once: they fit into the processor's cache;
-_MORE_AT_ONCE = 1 << 18  # where colour and texture are measured, more calls are shared, and this is faster
+_MORE_AT_ONCE = 1 << 18  # but where more of the calls are shared, for colour and texture, more patches are faster
+_SMALL, _SMALL_AT_ONCE = 1 << 14, 1 << 17  # and for small patches, of which calls cost most
 _FINE_MPP = 0.5  # working scale for nuclei and fibrils; the patch's own, if that is coarser
 _SHAPE_MPP = FACTS["nuclear_diameter_um"].coarsest_mpp  # up to here, colours and empty spaces are measured at half size
 _FIBRIL_MPP = FACTS["fibrillary_share"].coarsest_mpp
@@ -57,11 +54,6 @@ _SHAPE_BLUR_UM, _FIBRIL_BLUR_UM = 2.5, 1.0  # defocus at which they are no longe
 _MIN_TISSUE_MM2 = 1.2e-3  # on less tissue, a single nucleus would change the grade of the cellularity
 _MIN_SIDE = 20.0  # µm, or px where pixels are coarser than 1 µm: smaller patches are not measured for ink and focus
 _FOCUS_TISSUE = 0.1  # share of tissue above which the focus is measured
-
-_SPINDLE_FAR = 0.28
-_SHEET_UM, _SHEET = 8.0, 0.35  # where nuclei cover more, rows of cells resemble fibres
-_EXTEND_UM = 2.0
-_FAR_UM = 10.0  # in viable tissue there is a nucleus within this distance
 
 
 class Morphometry:
@@ -125,9 +117,8 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
 
 def _measure_all(images: Pixels, mpp: float) -> list[dict[str, float]]:
     """Facts of patches, uint8 (B, H, W, 3), each by itself. Pen is measured last, in one call: its planes are tiny."""
-    k = shrink_factor(images.shape[1:3], mpp, _FINE_MPP)
-    pixels = _MORE_AT_ONCE if mpp > _FIBRIL_MPP else _PIXELS_AT_ONCE
-    at_once = max(1, k * k * pixels // (images.shape[1] * images.shape[2]))
+    patch_px = images.shape[1] * images.shape[2] // shrink_factor(images.shape[1:3], mpp, _FINE_MPP) ** 2
+    at_once = max(1, _pixels_at_once(patch_px, mpp) // max(1, patch_px))
     facts: list[dict[str, float]] = []
     inks: list[Pixels] = []
     for first in range(0, len(images), at_once):
@@ -136,6 +127,12 @@ def _measure_all(images: Pixels, mpp: float) -> list[dict[str, float]]:
     for one, pen in zip(inked, pen_shares(np.concatenate(inks, axis=1)) if inks else [], strict=True):
         one["pen_share"] = pen
     return facts
+
+
+def _pixels_at_once(patch_px: int, mpp: float) -> int:
+    if mpp > _FIBRIL_MPP:
+        return _MORE_AT_ONCE
+    return _SMALL_AT_ONCE if patch_px <= _SMALL else _PIXELS_AT_ONCE
 
 
 def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[str, float]]:
@@ -166,13 +163,44 @@ def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[s
             one |= {} if flat else tone
     colours = sort_colours(coarse, light)
     spaces = _spaces(coarse, light.blank)
+    found: dict[int, Nuclei] = {}
+    covers: dict[int, npt.NDArray[np.uint8]] = {}
     for index, (one, flat) in enumerate(zip(shown, uniform)):
-        if flat or mpp > FACTS["nuclei"].coarsest_mpp:
-            one |= _stains(part(colours, index)) | spaces[index]
-        else:
-            patch = _Patch(part(fine, index), part(coarse, index), part(colours, index), values[index])
-            one |= spaces[index] | _facts_with_nuclei(patch, one, mpp)
+        its_colours = part(colours, index)
+        if not flat and mpp <= FACTS["nuclei"].coarsest_mpp:
+            found[index] = nuclei = find_nuclei(part(fine, index))
+            on_nuclei = nuclei.labels > 0
+            covers[index] = quarters = cover(on_nuclei)
+            one |= _nuclei(nuclei, on_nuclei, one["tissue_share"])
+            mask = quarters > 2 if mpp <= _SHAPE_MPP else on_nuclei
+            its_colours = adapt_stains(its_colours, part(coarse, index), mask)
+        one |= _stains(its_colours) | spaces[index]
+    if mpp > _SHAPE_MPP:
+        return facts
+    at_once = max(1, (_SMALL_AT_ONCE if values[0].size <= _SMALL else _PIXELS_AT_ONCE) // values[0].size)
+    for fibrils in (False, True):
+        sharp = [index for index in found if _visible(shown[index].get("blur_um", 0.0), mpp) == (True, fibrils)]
+        for first in range(0, len(sharp), at_once):
+            some = sharp[first : first + at_once]
+            rows = slice(some[0], some[-1] + 1) if some[-1] - some[0] < len(some) else some  # a slice copies nothing
+            measured = matrix_facts(
+                part(fine, rows),
+                part(coarse, rows),
+                [found[index] for index in some],
+                np.stack([covers[index] for index in some]),
+                part(colours, rows),
+                fibrils=fibrils,
+            )
+            for index, its in zip(some, measured):
+                shown[index] |= shape_facts(found[index]) | its
+                if fibrils:
+                    shown[index] |= pale_facts(found[index], part(fine, index), values[index])
     return facts
+
+
+def _visible(blur_um: float, mpp: float) -> tuple[bool, bool]:
+    """Whether shapes of nuclei, and whether fibrils can be seen."""
+    return blur_um < _SHAPE_BLUR_UM, mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
 
 
 def _shares(blank_mask: Mask, black_mask: Mask, grey_mask: Mask) -> dict[str, float]:
@@ -210,34 +238,6 @@ def _add_pen_and_blur(
             one["blur_um"] = 4.0 * float(np.float32(blur_of(reduced, index)))  # in the precision of the patch table
 
 
-@dataclass(frozen=True, slots=True)
-class _Patch:
-    """One patch with stained tissue."""
-
-    fine: Densities
-    coarse: Densities
-    colours: Colours
-    values: Pixels
-    """Grey values in green, uint8 (h, w), that the fine densities were made from."""
-
-
-def _facts_with_nuclei(patch: _Patch, known: dict[str, float], mpp: float) -> dict[str, float]:
-    """Stains, nuclei and matrix of a patch of which some facts are known."""
-    fine, coarse = patch.fine, patch.coarse
-    nuclei = find_nuclei(fine)
-    on_nuclei = nuclei.labels > 0
-    quarters = cover(on_nuclei)
-    colours = adapt_stains(patch.colours, coarse, quarters > 2 if mpp <= _SHAPE_MPP else on_nuclei)
-    facts = _stains(colours) | _nuclei(nuclei, on_nuclei, fine, known["tissue_share"])
-    blur_um = known.get("blur_um", 0.0)
-    if mpp <= _SHAPE_MPP and blur_um < _SHAPE_BLUR_UM:
-        fibrils = mpp <= _FIBRIL_MPP and blur_um < _FIBRIL_BLUR_UM
-        facts |= shape_facts(nuclei) | _matrix(fine, coarse, nuclei, quarters, colours, fibrils=fibrils)
-        if fibrils:
-            facts |= pale_facts(nuclei, fine, patch.values)
-    return facts
-
-
 def _stains(colours: Colours) -> dict[str, float]:
     facts = {
         "brown_share": share(colours.brown),
@@ -258,48 +258,9 @@ def _spaces(coarse: Densities, blank: Mask) -> list[dict[str, float]]:
     return [{"fat_share": fat, "lumen_share": lumen} if lumens else {"fat_share": fat} for fat, lumen in found]
 
 
-def _nuclei(nuclei: Nuclei, on_nuclei: Mask, od: Densities, tissue_share: float) -> dict[str, float]:
-    patch_mm2 = od.red.size * (od.mpp / 1000) ** 2
+def _nuclei(nuclei: Nuclei, on_nuclei: Mask, tissue_share: float) -> dict[str, float]:
+    patch_mm2 = on_nuclei.size * (nuclei.mpp / 1000) ** 2
     facts = {"nuclei": nuclei.number, "nuclear_area_share": share(on_nuclei)}
     if tissue_share * patch_mm2 >= _MIN_TISSUE_MM2:
         facts["nuclei_per_mm2"] = nuclei.number / (tissue_share * patch_mm2)
-    return facts
-
-
-def _matrix(
-    fine: Densities,
-    coarse: Densities,
-    nuclei: Nuclei,
-    quarters: npt.NDArray[np.uint8],
-    colours: Colours,
-    *,
-    fibrils: bool,
-) -> dict[str, float]:
-    """Spindle stroma, necrosis-like areas and, where pixels are fine enough, fibrils and rings. `quarters` is how many
-    pixels of each block of 2 × 2 lie on a nucleus.
-    """
-    matrix = matrix_of(fine, quarters > 0)
-    on_nuclei = quarters > 1
-    count, window = box_count(on_nuclei, _SHEET_UM / matrix.mpp)
-    parallel = runs_parallel(coarse.green, matrix, _SPINDLE_FAR)
-    parallel &= count <= np.float32(_SHEET * window)
-    not_parallel = matrix.matrix & ~parallel
-    if matrix.stained is not None:
-        parallel &= matrix.stained
-    facts = {"spindle_share": share(parallel)}
-    necrotic = not_parallel & ~colours.red_cell
-    if necrotic.any():
-        necrotic &= far_from_nuclei(nuclei, quarters, _FAR_UM)
-    # what is measured last is measured only where it decides
-    gradient = Gradient(fine.green)
-    fibrillary = is_fibrillary(gradient, coarse.green, matrix, not_parallel if fibrils else necrotic)
-    facts["necrosis_share"] = share(necrotic & ~fibrillary)
-    if fibrils:
-        # the texture was measured at some distance from the nuclei; extend it to the matrix between them
-        near_fibrils = dilate(fibrillary, round(_EXTEND_UM / matrix.mpp))
-        near_fibrils &= ~(on_nuclei | colours.red_cell)
-        if matrix.stained is not None:
-            near_fibrils &= matrix.stained
-        facts["fibrillary_share"] = share(near_fibrils)
-        facts["rosette_like"] = float(count_rings(nuclei, quarters, gradient, colours))
     return facts

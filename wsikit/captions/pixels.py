@@ -28,6 +28,11 @@ OD_OF_VALUE = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)
 _BINOMIAL_VARIANCE = 0.5  # px² of one (1, 2, 1) / 4 pass
 _MAX_PASSES = 12  # σ of 2.4 px: enough for all callers from 0.1 µm/px on
 
+# The C library of Linux gives freed memory of 128 KB and more back to the system, and each page costs when it is needed
+# again: up to a millisecond per patch. It stops doing so up to the size of the largest block that was ever freed. This
+# one is never touched, so that it takes no memory.
+np.empty(24 << 20, np.uint8)
+
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _SQUARE = np.ones((3, 3), np.uint8)
 _SAMPLED = 2048  # values; of more than this, a quantile is first narrowed down by a sample
@@ -96,16 +101,21 @@ def densities(image: Pixels, mpp: float) -> Densities:
 
 def densities_of(planes: npt.NDArray[np.uint8]) -> Plane:
     """Optical densities of the grey values of planes, uint8 (..., w): float32 of the same shape."""
-    return np.asarray(cv2.LUT(planes.reshape(-1, planes.shape[-1]), OD_OF_VALUE), np.float32).reshape(planes.shape)
+    if planes.ndim > 2:
+        densities = np.empty(planes.shape, np.float32)
+        for place, plane in enumerate(planes):
+            cv2.LUT(plane.reshape(-1, planes.shape[-1]), OD_OF_VALUE, densities[place].reshape(-1, planes.shape[-1]))
+        return densities
+    return np.asarray(cv2.LUT(planes, OD_OF_VALUE), np.float32)
 
 
 def smooth(plane: Plane, sigma_px: float) -> Plane:
-    """Approximate Gaussian blur of (..., h, w) by a binomial kernel; edge pixels are repeated. None for σ below 0.5 px."""
+    """Approximate Gaussian blur of (..., h, w) by a binomial kernel; edge pixels are repeated. None below 0.5 px."""
     passes = min(_MAX_PASSES, round(sigma_px**2 / _BINOMIAL_VARIANCE))
     if passes == 0:
         return plane
     if plane.ndim > 2:
-        return _in_one_call(plane, passes, lambda tall: smooth(tall, sigma_px))
+        return in_one_call(plane, passes, None, lambda tall: smooth(tall, sigma_px))
     kernel = _binomial(passes)
     return np.asarray(cv2.sepFilter2D(plane, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE))
 
@@ -133,31 +143,42 @@ def box_mean(planes: Plane, sigma_px: float) -> Plane:
     """
     side = box_side(sigma_px)
     if planes.ndim > 2:
-        return _in_one_call(planes, side // 2, lambda tall: box_mean(tall, sigma_px))
+        return in_one_call(planes, side // 2, None, lambda tall: box_mean(tall, sigma_px))
     return np.asarray(cv2.blur(planes, (side, side), borderType=cv2.BORDER_REPLICATE))
 
 
-def _in_one_call(planes: Plane, reach: int, change: Callable[[Plane], Plane]) -> Plane:
-    """A filter that reaches `reach` px applied to each of many planes (..., h, w): they are put below one another."""
+def in_one_call(
+    planes: npt.NDArray[Any], reach: int, fill: Any, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    """A filter of (h, w) that reaches `reach` px, applied to all of some planes (..., h, w): each call has its price.
+
+    They are put below one another, with rows of `fill` between them: what the filter takes to lie beyond the edge. For
+    None, edge pixels are repeated.
+    """
     height, width = planes.shape[-2:]
     many = planes.reshape(-1, height, width)
     if len(many) == 1:
         return change(many[0]).reshape(planes.shape)
-    tall = np.empty((len(many), height + 2 * reach, width), np.float32)
-    tall[:, reach : reach + height] = many
-    tall[:, :reach] = many[:, :1]
-    tall[:, reach + height :] = many[:, -1:]
+    above = reach if fill is None else 0
+    tall = np.empty((len(many), above + height + reach, width), planes.dtype)
+    tall[:, above : above + height] = many
+    if fill is None:
+        tall[:, :above] = many[:, :1]
+    tall[:, above + height :] = many[:, -1:] if fill is None else fill
     changed = change(tall.reshape(-1, width)).reshape(tall.shape)
-    return np.ascontiguousarray(changed[:, reach : reach + height]).reshape(planes.shape)
+    return np.ascontiguousarray(changed[:, above : above + height]).reshape(planes.shape)
 
 
 def box_count(mask: Mask, sigma_px: float) -> tuple[Plane, int]:
-    """Pixels of the mask within the same window around each pixel, float32 (h, w), and the pixels of the window."""
+    """Pixels of masks (..., h, w) within the same window around each pixel, float32, and the pixels of the window."""
     side = box_side(sigma_px)
-    counts = cv2.boxFilter(
-        mask.view(np.uint8), cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_REPLICATE
-    )
-    return np.asarray(counts), side * side
+
+    def count(plane: npt.NDArray[np.uint8]) -> Plane:
+        return np.asarray(
+            cv2.boxFilter(plane, cv2.CV_32F, (side, side), normalize=False, borderType=cv2.BORDER_REPLICATE)
+        )
+
+    return in_one_call(mask.view(np.uint8), side // 2, None, count), side * side
 
 
 def halve(planes: Plane) -> Plane:
@@ -191,30 +212,23 @@ def halve_mask(mask: Mask, min_share: float) -> Mask:
 
 
 def cover(mask: Mask) -> npt.NDArray[np.uint8]:
-    """How many quarters of each 2 × 2 block lie in the mask, 0 to 4, (h // 2, w // 2); a single row or column is kept.
+    """How many quarters of each 2 × 2 block of (..., h, w) lie in the mask, 0 to 4; a single row or column is kept.
 
     Examples
     --------
     >>> cover(np.array([[True, False, True], [True, True, False]])).tolist()
     [[3]]
     """
-    height, width = mask.shape[0] // 2, mask.shape[1] // 2
+    height, width = mask.shape[-2] // 2, mask.shape[-1] // 2
     if height == 0 or width == 0:
         return np.asarray(np.rint(4 * halve(mask.astype(np.float32))), np.uint8)
     ones = mask.view(np.uint8)
-    rows = ones[0 : 2 * height : 2, : 2 * width] + ones[1 : 2 * height : 2, : 2 * width]
+    rows = ones[..., 0 : 2 * height : 2, : 2 * width] + ones[..., 1 : 2 * height : 2, : 2 * width]
     # two neighbours are read as one number of 16 bits; times 257, their sum is in its upper half
     pairs = rows.view(np.uint16)
     pairs *= 257
     pairs >>= 8
     return pairs.astype(np.uint8)
-
-
-def double(plane: Plane, shape: tuple[int, int]) -> Plane:
-    """Inverse of `halve`: repeat each value over its 2 × 2 block, and the last ones up to (h, w) `shape`."""
-    rows = np.minimum(np.arange(shape[0]) // 2, plane.shape[0] - 1)
-    columns = np.minimum(np.arange(shape[1]) // 2, plane.shape[1] - 1)
-    return np.asarray(plane[rows][:, columns])
 
 
 def depth_below(mask: Mask, max_px: int = 64) -> Plane:
@@ -226,7 +240,7 @@ def depth_below(mask: Mask, max_px: int = 64) -> Plane:
     inside = mask.view(np.uint8)
     depth = inside.copy()
     for step in range(max_px - 1):
-        inside = cv2.erode(inside, _SQUARE if step % 2 else _CROSS)
+        inside = np.asarray(cv2.erode(inside, _SQUARE if step % 2 else _CROSS), np.uint8)
         if not cv2.countNonZero(inside):
             break
         depth += inside
@@ -234,59 +248,31 @@ def depth_below(mask: Mask, max_px: int = 64) -> Plane:
 
 
 def dilate(mask: Mask, steps: int) -> Mask:
-    """Dilate a mask by `steps` px, by a cross and a square in turn: approximately a disc."""
-    return _turns(cv2.dilate, mask, steps)
+    """Dilate masks (..., h, w) by `steps` px, by a cross and a square in turn: approximately a disc."""
+    return _turns(cv2.dilate, mask, steps, 0)
 
 
 def erode(mask: Mask, steps: int) -> Mask:
-    """Erode a mask by `steps` px, as `dilate`; the edge of the patch does not erode."""
-    return _turns(cv2.erode, mask, steps)
+    """Erode masks (..., h, w) by `steps` px, as `dilate`; the edge of the patch does not erode."""
+    return _turns(cv2.erode, mask, steps, 1)
 
 
-def _turns(change: Any, mask: Mask, steps: int) -> Mask:
-    changed = mask.view(np.uint8)
+def _turns(change: Any, mask: Mask, steps: int, beyond: int) -> Mask:
     # the order of crosses and squares does not matter, so that each takes one call
-    for shape, times in ((_CROSS, (steps + 1) // 2), (_SQUARE, steps // 2)):
-        if times:
-            changed = change(changed, shape, iterations=times)
-    return np.asarray(changed, np.uint8).view(np.bool_)
+    turns = [(shape, times) for shape, times in ((_CROSS, (steps + 1) // 2), (_SQUARE, steps // 2)) if times]
+
+    def apply(plane: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        for shape, times in turns:
+            plane = change(plane, shape, iterations=times)
+        return plane
+
+    return in_one_call(mask.view(np.uint8), steps, beyond, apply).view(np.bool_) if turns else mask
 
 
 def dilate_square(mask: Mask, side: int) -> Mask:
-    """Dilate a mask by a square of an odd side, px."""
-    return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((side, side), np.uint8)), np.uint8).view(np.bool_)
-
-
-def fill_holes(mask: Mask, max_px: float, plane: Plane, min_mean: float) -> Mask:
-    """Fill holes of up to `max_px` px, off the patch's edge, in which the mean of `plane` is at least `min_mean`."""
-    from scipy import ndimage as ndi
-
-    labels, n = ndi.label(~mask)
-    flat = labels.ravel()
-    area = np.bincount(flat, minlength=n + 1)
-    small = area <= max_px
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        small[edge] = False
-    small[0] = False
-    pixels = np.flatnonzero(small[flat])
-    member = flat[pixels]
-    dense = np.bincount(member, plane.ravel()[pixels], n + 1) >= min_mean * area
-    filled = mask.copy()
-    filled.ravel()[pixels[dense[member]]] = True
-    return filled
-
-
-def otsu(values: Plane, *, highest: float, n_bins: int = 96) -> float:
-    """Otsu's threshold of values in [0, highest]; larger values count as `highest`. 0.0 if there are no values."""
-    if values.size == 0:
-        return 0.0
-    bins = np.minimum((values.ravel() * np.float32(n_bins / highest)).astype(np.int32), n_bins - 1)
-    counts = np.bincount(np.maximum(bins, 0), minlength=n_bins).astype(np.float64)
-    centres = (np.arange(n_bins) + 0.5) * (highest / n_bins)
-    below, moment = counts.cumsum(), (counts * centres).cumsum()
-    spread = below * (below[-1] - below)
-    spread[spread == 0] = np.inf  # never split off an empty side
-    return float(centres[np.argmax((moment[-1] * below / below[-1] - moment) ** 2 / spread)])
+    """Dilate masks (..., h, w) by a square of an odd side, px."""
+    square = np.ones((side, side), np.uint8)
+    return in_one_call(mask.view(np.uint8), side // 2, 0, lambda tall: cv2.dilate(tall, square)).view(np.bool_)
 
 
 def quantile(values: npt.NDArray[Any], q: float) -> float:

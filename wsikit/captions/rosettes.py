@@ -30,7 +30,9 @@ _NONE = np.zeros(0)
 _CENTRE_UM = 2.0  # closer to the centre, the radial direction is undefined
 
 
-def count_rings(nuclei: Nuclei, quarters: npt.NDArray[np.uint8], gradient: Gradient, colours: Colours) -> int:
+def count_rings(
+    nuclei: Nuclei, quarters: npt.NDArray[np.uint8], gradient: Gradient, colours: Colours, index: int
+) -> int:
     """Number of rosette-like rings: at least 6 of 12 sectors around a core with radial fibrils contain a nucleus.
 
     Parameters
@@ -39,8 +41,8 @@ def count_rings(nuclei: Nuclei, quarters: npt.NDArray[np.uint8], gradient: Gradi
         At `colours.mpp` / 2.
     quarters
         How many quarters of each pixel at `colours.mpp` lie on a nucleus, uint8 (h, w).
-    gradient
-        Of the density in green.
+    gradient, index
+        Of the density in green of patches, and the number of this patch among them.
     colours
         Of the same patch.
     """
@@ -51,7 +53,7 @@ def count_rings(nuclei: Nuclei, quarters: npt.NDArray[np.uint8], gradient: Gradi
         return 0
     ringed = _filled_sectors(nuclei, y, x, radius) >= _FILLED
     cores = zip(y[ringed].tolist(), x[ringed].tolist(), radius[ringed].tolist())
-    return sum(_radial(gradient, colours.mpp, *core) > _MIN_RADIAL for core in cores)
+    return sum(_radial(gradient, index, colours.mpp, *core) > _MIN_RADIAL for core in cores)
 
 
 def _cores(quarters: npt.NDArray[np.uint8], colours: Colours, mpp: float) -> tuple[Numbers, Numbers, Numbers]:
@@ -84,13 +86,15 @@ def _filled_sectors(nuclei: Nuclei, y: Numbers, x: Numbers, radius: Numbers) -> 
     return np.asarray(filled.sum(axis=1), np.int64)
 
 
-def _radial(gradient: Gradient, mpp: float, y: float, x: float, radius: float) -> float:
+def _radial(gradient: Gradient, index: int, mpp: float, y: float, x: float, radius: float) -> float:
     """Radial alignment of the fibrils of a core: 1 all radial, 0 as many radial as tangential, -1 all tangential.
 
     The core's centre and radius are in µm.
     """
+    height, width = gradient.shape
     top, left = (max(0, int((centre - radius) / mpp)) for centre in (y, x))
-    xx, yy, xy = gradient.within(top, int((y + radius) / mpp) + 1, left, int((x + radius) / mpp) + 1)
+    bottom, right = min(height, int((y + radius) / mpp) + 1), min(width, int((x + radius) / mpp) + 1)
+    xx, yy, xy = gradient.within(index, slice(top, bottom), slice(left, right))
     dy = (np.arange(top, top + xx.shape[0])[:, None] + 0.5) * mpp - y
     dx = (np.arange(left, left + xx.shape[1])[None, :] + 0.5) * mpp - x
     dyy, dxx = dy * dy, dx * dx

@@ -29,7 +29,7 @@ _SMOOTH_NEAR_UM = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """The area that is neither nucleus nor blank, bool (h // 2, w // 2) each."""
+    """The area of patches that is neither nucleus nor blank, bool (B, h // 2, w // 2) each."""
 
     stained: Mask | None
     """Not blank; None: everywhere."""
@@ -46,16 +46,16 @@ def matrix_of(od: Densities, on_nuclei: Mask) -> Matrix:
     Parameters
     ----------
     od
-        Optical densities, (h, w).
+        Optical densities of B patches, (B, h, w).
     on_nuclei
-        bool (h // 2, w // 2): blocks of 2 × 2 px that a nucleus covers, if only in part.
+        bool (B, h // 2, w // 2): blocks of 2 × 2 px that a nucleus covers, if only in part.
     """
     mpp = 2 * od.mpp
     total = od.red + od.green
     total += od.blue
     blank = total < _BLANK
     covered, stained = on_nuclei, None
-    if cv2.countNonZero(blank.view(np.uint8)):
+    if blank.any():
         open_space = cover(blank) > 0
         stained = ~dilate(open_space, 1)
         covered = covered | open_space
@@ -90,33 +90,45 @@ def runs_parallel(green: Plane, matrix: Matrix, least: float) -> Mask:
     return np.asarray(apart > xx)
 
 
-def is_fibrillary(gradient: Gradient, green: Plane, matrix: Matrix, within: Mask) -> Mask:
-    """Which pixels of `within` are rough and have a direction within 1.5 µm, averaged over 4 µm: bool (h // 2, w // 2).
+def is_fibrillary(gradient: Gradient, green: Plane, matrix: Matrix, within: Mask, *, sparse: bool) -> Mask:
+    """Which pixels of `within` are rough and have a direction within 1.5 µm, averaged over 4 µm: bool (B, h, w).
 
     Parameters
     ----------
     gradient
-        Of the density in green, (h, w).
+        Of the density in green of B patches.
     green
-        The density in green, halved.
+        That density, halved, (B, h, w).
     matrix
-        Of the same densities.
+        Of the same patches.
     within
-        bool (h // 2, w // 2): only its surroundings are measured.
+        bool (B, h, w).
+    sparse
+        Whether it is few pixels: then only their surroundings are measured, patch by patch.
     """
     found = np.zeros(within.shape, bool)
-    rows, columns = np.flatnonzero(within.any(axis=1)), np.flatnonzero(within.any(axis=0))
-    if len(rows) == 0:
-        return found
-    reach = box_side(_SMOOTH_NEAR_UM / matrix.mpp) // 2 + box_side(_NEAR_UM / matrix.mpp) // 2
-    top, bottom = max(0, int(rows[0]) - reach), int(rows[-1]) + reach + 1
-    left, right = max(0, int(columns[0]) - reach), int(columns[-1]) + reach + 1
-    box = np.s_[top:bottom, left:right]
-    near, roughness = _near(gradient.within(top, bottom, left, right), green[box], matrix.free[box], matrix.mpp)
-    fibrillary = box_mean(near, _SMOOTH_NEAR_UM / matrix.mpp) > _FIBRIL_NEAR
-    fibrillary &= roughness > _FIBRIL_ROUGHNESS
-    np.logical_and(fibrillary, within[box], out=found[box])
+    chosen = [index for index, one in enumerate(within) if one.any()]
+    if not sparse and chosen:
+        near, roughness = _near(gradient.whole(), green, matrix.free, matrix.mpp)
+        found = box_mean(near, _SMOOTH_NEAR_UM / matrix.mpp) > _FIBRIL_NEAR
+        found &= roughness > _FIBRIL_ROUGHNESS
+        found &= within
+    elif chosen:
+        reach = box_side(_SMOOTH_NEAR_UM / matrix.mpp) // 2 + box_side(_NEAR_UM / matrix.mpp) // 2
+        for index in chosen:
+            rows, columns = (_reached(within[index].any(axis=axis), reach) for axis in (1, 0))
+            box = np.s_[index, rows, columns]
+            near, roughness = _near(gradient.within(*box), green[box], matrix.free[box], matrix.mpp)
+            fibrillary = box_mean(near, _SMOOTH_NEAR_UM / matrix.mpp) > _FIBRIL_NEAR
+            fibrillary &= roughness > _FIBRIL_ROUGHNESS
+            np.logical_and(fibrillary, within[box], out=found[box])
     return found
+
+
+def _reached(line: Mask, reach: int) -> slice:
+    """From the first to the last place of a line that is set, and `reach` px more at both ends."""
+    places = np.flatnonzero(line)
+    return slice(max(0, int(places[0]) - reach), min(len(line), int(places[-1]) + reach + 1))
 
 
 def _near(tensor: Sequence[Plane], green: Plane, free: Mask, mpp: float) -> tuple[Plane, Plane]:
@@ -136,59 +148,71 @@ def _near(tensor: Sequence[Plane], green: Plane, free: Mask, mpp: float) -> tupl
     roughness *= np.float32(0.5)  # the differences are not halved
     roughness /= density
     xx -= yy
-    xy *= np.float32(2)
-    near: Plane = cv2.magnitude(xx, xy)  # type: ignore[assignment]  # float32, as its arguments
+    xx *= xx
+    xy *= xy
+    xy *= np.float32(4)
+    xx += xy
+    near = np.sqrt(xx, out=xx)
     energy += np.float32(4 * _EPSILON)
     near /= energy
     return near, roughness
 
 
 class Gradient:
-    """Products xx, yy, xy of the differences of a plane (h, w), averaged over 2 × 2 px. Only what is asked for is computed.
+    """Products xx, yy, xy of the differences of planes (B, h, w), averaged over 2 × 2 px, once they are asked for.
 
     Examples
     --------
-    >>> ramp = np.tile(np.arange(8, dtype=np.float32), (8, 1))  # 2 from the left to the right of each pixel
-    >>> xx, yy, xy = Gradient(ramp).within(1, 3, 1, 3)
+    >>> ramp = np.tile(np.arange(8, dtype=np.float32), (1, 8, 1))  # 2 from the left to the right of each pixel
+    >>> xx, yy, xy = Gradient(ramp).within(0, slice(1, 3), slice(1, 3))
     >>> xx.tolist(), float(yy.max()), float(xy.max())
     ([[4.0, 4.0], [4.0, 4.0]], 0.0, 0.0)
     """
 
-    def __init__(self, plane: Plane) -> None:
-        self._plane = plane
+    def __init__(self, planes: Plane) -> None:
+        self._planes = planes
         self._whole: list[Plane] = []
 
-    def within(self, top: int, bottom: int, left: int, right: int) -> list[Plane]:
-        """Three planes of a box of the halved plane, px; the box may end beyond it."""
-        height, width = (max(1, side // 2) for side in self._plane.shape)
-        bottom, right = min(bottom, height), min(right, width)
-        if not self._whole and (bottom - top) * (right - left) > height * width // 2:
-            self._whole = [halve(product) for product in tensor_of(self._plane)]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h // 2, w // 2)."""
+        height, width = (max(1, side // 2) for side in self._planes.shape[1:])
+        return height, width
+
+    def whole(self) -> list[Plane]:
+        """The three products, (B, h // 2, w // 2) each."""
+        if not self._whole:
+            self._whole = [halve(product) for product in tensor_of(self._planes)]
+        return self._whole
+
+    def within(self, index: int, rows: slice, columns: slice) -> list[Plane]:
+        """The products of a box of one halved plane; the box lies in it."""
         if self._whole:
-            return [product[top:bottom, left:right] for product in self._whole]
+            return [product[index, rows, columns] for product in self._whole]
+        plane = self._planes[index]
         # one more pixel of the halved plane around it, so that differences at its edges are those of the plane
-        first_row, first_column = max(0, top - 1), max(0, left - 1)
-        end_row = _end(min(height, bottom + 1), self._plane.shape[0])
-        end_column = _end(min(width, right + 1), self._plane.shape[1])
-        part = self._plane[2 * first_row : end_row, 2 * first_column : end_column]
-        rows, columns = slice(top - first_row, bottom - first_row), slice(left - first_column, right - first_column)
-        return [halve(product)[rows, columns] for product in tensor_of(part)]
+        top, left = max(0, rows.start - 1), max(0, columns.start - 1)
+        bottom, right = (_end(end + 1, side) for end, side in zip((rows.stop, columns.stop), plane.shape))
+        inner = np.s_[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        return [halve(product)[inner] for product in tensor_of(plane[2 * top : bottom, 2 * left : right])]
 
 
 def _end(halved: int, side: int) -> int:
-    """End of the part of a plane that has `halved` px when halved; the plane's own end, and its odd px, if that is it."""
+    """End of the part of a plane that has `halved` px when halved; all of the plane, an odd px included, at its end."""
     return side if halved >= max(1, side // 2) else 2 * halved
 
 
-def tensor_of(plane: Plane) -> tuple[Plane, Plane, Plane]:
-    """Products of the differences of the pixels on both sides, (h, w): xx, yy, xy; zero at the edges of the plane."""
-    dy, dx = np.empty(plane.shape, np.float32), np.empty(plane.shape, np.float32)
-    if plane.shape[0] > 2:
-        cv2.subtract(plane[2:], plane[:-2], dst=dy[1:-1])
-    if plane.shape[1] > 2:
-        cv2.subtract(plane[:, 2:], plane[:, :-2], dst=dx[:, 1:-1])
-    dy[0] = dy[-1] = 0
-    dx[:, 0] = dx[:, -1] = 0
+def tensor_of(planes: Plane) -> tuple[Plane, Plane, Plane]:
+    """Products of the differences of the pixels on both sides, (..., h, w): xx, yy, xy; zero at the edges."""
+    height, width = planes.shape[-2:]
+    dy, dx = np.empty(planes.shape, np.float32), np.empty(planes.shape, np.float32)
+    tall, tall_dy, tall_dx = (array.reshape(-1, width) if array.ndim > 2 else array for array in (planes, dy, dx))
+    if len(tall) > 2:  # across the edges between planes as well: set to zero below
+        cv2.subtract(tall[2:], tall[:-2], dst=tall_dy[1:-1])
+    if width > 2:
+        cv2.subtract(tall[:, 2:], tall[:, :-2], dst=tall_dx[:, 1:-1])
+    dy[..., 0, :] = dy[..., -1, :] = 0
+    dx[..., 0] = dx[..., -1] = 0
     xy = dx * dy
     dx *= dx
     dy *= dy

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from wsikit.slides.memory import borrowed
+
 Pixels = npt.NDArray[np.uint8]
 
 _SOI = b"\xff\xd8"
@@ -56,12 +58,16 @@ def decode(stream: bytes, max_size: tuple[int, int] | None = None, *, grey: bool
     A stream whose header states a size above `max_size`, (width, height) px, is damaged and is not decoded: one wrong
     byte in the header can request 12 GB.
     """
+    if max_size is not None and not grey:
+        small = _decoded(stream, borrowed((max_size[1], max_size[0], 3), for_jpeg=True))
+        if small is not None and small.shape[0] <= max_size[1] and small.shape[1] <= max_size[0]:
+            return small
     try:
         height, width = simplejpeg.decode_jpeg_header(stream, strict=True)[:2]
         if max_size is not None and (width > max_size[0] or height > max_size[1]):
             raise JpegError(f"a JPEG of {width}×{height} px where {max_size[0]}×{max_size[1]} px are expected")
-        pixels: Pixels = simplejpeg.decode_jpeg(stream, colorspace="GRAY" if grey else "RGB", strict=True)
-        return pixels
+        found: Pixels = simplejpeg.decode_jpeg(stream, colorspace="GRAY" if grey else "RGB", strict=True)
+        return found
     except JpegError:
         raise
     except ValueError as error:
@@ -69,6 +75,22 @@ def decode(stream: bytes, max_size: tuple[int, int] | None = None, *, grey: bool
             r"^\w+\(\d*\): ", "", " ".join(str(error).split())
         )  # libjpeg-turbo starts with its function name
         raise JpegError(f"damaged JPEG: {words}") from error
+
+
+def decode_to(stream: bytes, pixels: Pixels) -> bool:
+    """Decode a whole stream to `pixels`, uint8 (h, w, 3) RGB, C-contiguous. False if it is damaged or of another size:
+    `pixels` are then undefined, and `decode` says what is wrong."""
+    found = _decoded(stream, pixels)
+    return found is not None and found.shape == pixels.shape
+
+
+def _decoded(stream: bytes, memory: Pixels) -> Pixels | None:
+    """Pixels of a whole stream in `memory`; None if it is damaged or does not fit."""
+    try:
+        found: Pixels = simplejpeg.decode_jpeg(stream, colorspace="RGB", strict=True, buffer=memory)
+    except ValueError:
+        return None
+    return found
 
 
 @dataclass(frozen=True)
@@ -136,16 +158,31 @@ def restated(stream: bytes, *, rgb: bool) -> bytes:
     return b"".join(kept) + stream[position:]
 
 
+_last_header: tuple[bytes, bool] = (b"", False)
+"""The first bytes of a stream, and what they say: the tiles of a level mostly begin with the same header."""
+
+
 def _without_colour_information(tile: bytes) -> bool:
     """True if the header has neither a JFIF nor an Adobe segment, and the frame has three components of equal size."""
-    equal_components = False
+    global _last_header
+    known, answer = _last_header
+    if known and tile.startswith(known):
+        return answer
+    answer, read = False, 2
     for marker, segment in _segments(tile):
+        read += 4 + len(segment)
         if marker in (_APP0, _APP14):
-            return False
+            answer = False
+            break
         if marker in _FRAMES and _is_frame(segment):
             factors = {segment[7 + 3 * i] for i in range(segment[5])}
-            equal_components = segment[5] == 3 and len(factors) == 1
-    return equal_components
+            answer = segment[5] == 3 and len(factors) == 1
+        if marker == _SOS:
+            break
+    else:
+        return answer  # what is further on could say something else in another tile
+    _last_header = tile[:read], answer
+    return answer
 
 
 def _is_frame(segment: bytes) -> bool:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -239,6 +240,8 @@ def resample(
         x0, y0, x1, y1 = (round(place) for place in crop)
         into[:] = pixels[y0:y1, x0:x1] if whole == (1, 1) else _reduce(pixels[y0:y1, x0:x1], whole)
         return into
+    if (step_x, step_y) == (1.0, 1.0) and left % 1 in (0.0, 0.5) and top % 1 in (0.0, 0.5):
+        return _average_neighbours(pixels, (int(left), int(top)), (left % 1 != 0, top % 1 != 0), into)
     shrunk: npt.NDArray[np.generic] = pixels
     if step_y >= 1:
         shrunk = _average_rows(pixels, top, step_y, out[1])
@@ -310,8 +313,39 @@ def _whole_ratio(crop: tuple[float, float, float, float], step_x: float, step_y:
     return round(step_x), round(step_y)
 
 
+def _average_neighbours(pixels: Pixels, corner: tuple[int, int], between: tuple[bool, bool], into: Pixels) -> Pixels:
+    """`pixels` (h, w, 3) from `corner`, moved by half a pixel along x, y or both: averages of 2 or 4 neighbours.
+
+    They are exact, and rounded once, to the even number if half-way, as all other averages.
+    """
+    import cv2
+
+    height, width, _ = into.shape
+    left, top = corner
+    right, bottom = left + width + between[0], top + height + between[1]
+    part = pixels[top:bottom, left:right]
+    if between == (True, True):
+        across = _scratch("across", bottom - top, 3 * width, np.uint16).reshape(bottom - top, width, 3)
+        sums = _scratch("sums", height, 3 * width, np.uint16).reshape(height, width, 3)
+        np.add(part[:, :-1], part[:, 1:], out=across, dtype=np.uint16)
+        np.add(across[:-1], across[1:], out=sums)
+        found = cv2.convertScaleAbs(sums, dst=into, alpha=0.25)
+    else:
+        one, other = (part[:, :-1], part[:, 1:]) if between[0] else (part[:-1], part[1:])
+        found = cv2.addWeighted(one, 0.5, other, 0.5, 0.0, dst=into)
+    if found is not into:
+        into[:] = found
+    return into
+
+
 def _reduce(pixels: Pixels, ratio: tuple[int, int]) -> Pixels:
-    """Averages over blocks of `ratio` (x, y) pixels, by Pillow."""
+    """Averages over blocks of `ratio` (x, y) pixels, by Pillow; blocks of 2 × 2 by OpenCV: faster and equal."""
+    if ratio == (2, 2):
+        import cv2
+
+        size = pixels.shape[1] // 2, pixels.shape[0] // 2
+        halved: Pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        return halved
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(ratio))
 
 
@@ -355,14 +389,14 @@ def _average_columns(pixels: npt.NDArray[np.generic], start: float, step: float,
     return averages.reshape(height, n_out, channels)
 
 
-def _scratch(name: str, height: int, width: int) -> npt.NDArray[np.float32]:
+def _scratch(name: str, height: int, width: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
     """Scratch memory (height, width) of this thread; the next call with the same name returns the same memory.
 
     New memory costs several times as much time as the computation in it.
     """
-    known: npt.NDArray[np.float32] | None = getattr(_memory, name, None)
+    known: npt.NDArray[Any] | None = getattr(_memory, name, None)
     if known is None or known.size < height * width:
-        known = np.empty(height * width, dtype=np.float32)
+        known = np.empty(height * width, dtype=dtype)
         if known.nbytes <= _SCRATCH_BYTES:
             setattr(_memory, name, known)
     return known[: height * width].reshape(height, width)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from wsikit.errors import StoreError
+from wsikit.slides import jpeg
 from wsikit.slides.base import Pixels, Size
 from wsikit.slides.channel_tiles import ChannelTiles
 from wsikit.slides.composite import Samples
@@ -87,6 +88,7 @@ class StoreLevels(ChannelTiles):
         ]
 
     def close(self) -> None:
+        self._forget_tiles()
         for chunks in self._chunks:
             chunks.close()
 
@@ -111,6 +113,13 @@ class StoreLevels(ChannelTiles):
             return _filled(form) if chunk is None else decode_chunk(chunk, form)
         except ChunkError as error:
             raise self._read_error(level, column, row, str(error)) from error
+
+    def _decode_to(self, level: int, column: int, row: int, scratch: Pixels) -> bool:
+        form = self.formats[level]
+        if form.codec != "jpeg" or form.channels != 3 or self.channels:
+            return False
+        chunk = self.encoded(level, column, row)
+        return chunk is not None and jpeg.decode_to(chunk, scratch)
 
     def _decode_channel_tile(self, level: int, column: int, row: int, channel: int) -> Samples:
         form = self.formats[level]

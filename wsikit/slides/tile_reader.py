@@ -67,6 +67,21 @@ class TileReader(ABC):
         decode = partial(self._decode_tile, level, column, row)
         return self._cache.get_or_make((self._owner, level, column, row), decode, keep=keep)
 
+    def passing_tile(self, level: int, column: int, row: int, scratch: Pixels) -> Pixels:
+        """`tile` with `keep` False, where nothing else reads the slide at the same time; decoded to `scratch`, uint8
+        (tile height, tile width, 3), where that is possible."""
+        known = self._cache.take((self._owner, level, column, row))
+        if known is not None:
+            return known
+        return scratch if self._decode_to(level, column, row, scratch) else self.tile(level, column, row, keep=False)
+
+    def _decode_to(self, level: int, column: int, row: int, scratch: Pixels) -> bool:
+        """Decode a whole tile to `scratch`. False if `_decode_tile` must do it: `scratch` is then undefined.
+
+        A reader implements it for its plainest tiles only; whatever is special about a tile is left to `_decode_tile`.
+        """
+        return False
+
     def read_box(self, level: int, box: tuple[int, int, int, int]) -> Pixels:
         """Pixels of a box (x, y, width, height) in px of `level`: uint8 (height, width, 3), or ReadError.
 
@@ -95,8 +110,10 @@ class TileReader(ABC):
         return pixels
 
     def _forget_tiles(self) -> None:
-        """Cached tiles are no longer used. They leave the cache as other tiles enter it."""
-        self._owner = object()
+        """Cached tiles are no longer used, and leave the cache; one that is being decoded leaves it later."""
+        owner, self._owner = getattr(self, "_owner", None), object()
+        if owner is not None:
+            self._cache.drop(lambda key: isinstance(key, tuple) and key[0] is owner)
 
     def _bytes(self, file: PositionedFile, level: int, column: int, row: int, offset: int, count: int) -> bytes:
         """The bytes of a tile; ReadError if the file ends before the tile does."""

@@ -6,6 +6,7 @@ level that is read.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,11 +18,16 @@ from wsikit.errors import ReadError
 from wsikit.executor import available_cpus
 from wsikit.geometry import PatchGrid
 from wsikit.slides.base import Slide
+from wsikit.slides.memory import borrowed
+from wsikit.slides.paste import DecodePool, Goals, Target, paste_to
 from wsikit.slides.region import RegionPlans, plan_regions, resample
-from wsikit.slides.tile_cache import DecodedTiles, DecodePool, paste_boxes
+from wsikit.slides.tile_cache import DecodedTiles
 
 SUPER_TILE_PX = 4 << 20
 """Maximum number of pixels of one read for slides without access to tiles: 12 MB as RGB."""
+
+GROUP_BYTES = 20 << 20
+"""Maximum size of the patches of several batches that are read together."""
 
 SOURCE_BYTES = 16 << 20
 """Maximum size of pixels waiting to be resampled; further patches are read afterwards."""
@@ -103,69 +109,141 @@ def iterate_patches(
 ) -> Iterator[tuple[slice, PatchBatch]]:
     """Yield (rows, batch) for each range of table rows; the next batch is read while the caller uses this one.
 
-    `threads` is the number of decoding threads, by default one per CPU. At most two batches are in memory besides the
-    caller's.
+    `threads` is the number of decoding threads, by default one per CPU. Consecutive batches are read together, up to
+    `GROUP_BYTES`: a tile that several of them need is then still in the processor's cache. At most two groups are in
+    memory.
     """
     with (
         DecodePool(threads or available_cpus()) as pool,
         ThreadPoolExecutor(1, thread_name_prefix="wsikit-read") as ahead,
     ):
 
-        def begin(rows: slice) -> Future[PatchBatch]:
-            return ahead.submit(_read, slide, plan_patches(slide, grid, coords[rows]), pool, True)
+        def begin(group: Sequence[slice]) -> Future[PatchBatch]:
+            places = np.concatenate([coords[rows] for rows in group])
+            return ahead.submit(_read, slide, plan_patches(slide, grid, places), pool, True)
 
-        pending: tuple[slice, Future[PatchBatch]] | None = None
-        for rows in row_ranges:
-            following = (rows, begin(rows))
+        most_rows = GROUP_BYTES // (3 * grid.patch_px**2)
+        pending: tuple[list[slice], Future[PatchBatch]] | None = None
+        for group in (*_groups_of_batches(row_ranges, len(coords), most_rows), None):
+            following = (group, begin(group)) if group is not None else None
             if pending is not None:
-                yield pending[0], pending[1].result()
+                yield from _parts(*pending, len(coords))
             pending = following
-        if pending is not None:
-            yield pending[0], pending[1].result()
+
+
+def _groups_of_batches(row_ranges: Sequence[slice], n_rows: int, most_rows: int) -> list[list[slice]]:
+    """Batches of up to `most_rows` rows together; every batch alone that is larger."""
+    groups: list[list[slice]] = []
+    size = 0
+    for rows in row_ranges:
+        more = len(range(*rows.indices(n_rows)))
+        if not groups or size + more > most_rows:
+            groups.append([])
+            size = 0
+        groups[-1].append(rows)
+        size += more
+    return groups
+
+
+def _parts(group: list[slice], read: Future[PatchBatch], n_rows: int) -> Iterator[tuple[slice, PatchBatch]]:
+    """The batches of a group that was read together."""
+    whole, first = read.result(), 0
+    for rows in group:
+        part = slice(first, first + len(range(*rows.indices(n_rows))))
+        yield rows, PatchBatch(whole.images[part], whole.readable[part])
+        first = part.stop
+
+
+_RESAMPLED, _UNCHANGED, _HALVED = 0, 1, 2
+"""Ways from a box to its patch: read and then resampled; copied; averages of 2 × 2 px, taken as tiles are decoded."""
 
 
 def _read(slide: Slide, plans: RegionPlans, pool: DecodePool, in_order: bool) -> PatchBatch:
     width, height = plans.out
-    images = np.empty((len(plans), height, width, 3), dtype=np.uint8)
-    if plans.resampled:
-        readable = _read_resampled(slide, plans, images, pool, in_order)
-    else:
-        readable = _read_boxes(slide, plans.level, plans.boxes, images, pool, in_order)
+    images = borrowed((len(plans), height, width, 3))
+    readable = np.ones(len(plans), dtype=bool)
+    ways = _ways(slide, plans)
+    sources = _sources(plans, ways)
+    for rows in _groups(ways, len(sources)):
+        part = RegionPlans(plans.level, plans.boxes[rows], plans.crops[rows], plans.out)
+        readable[rows] = _read_group(slide, part, ways[rows], images[rows], sources, pool, in_order)
     images[~readable] = 0
     return PatchBatch(images, readable)
 
 
-def _read_resampled(
-    slide: Slide, plans: RegionPlans, images: npt.NDArray[np.uint8], pool: DecodePool, in_order: bool
+def _ways(slide: Slide, plans: RegionPlans) -> npt.NDArray[np.int64]:
+    """(N,) the way of each box."""
+    width, height = plans.out
+    ways = np.where((plans.crops == (0.0, 0.0, width, height)).all(axis=1), _UNCHANGED, _RESAMPLED)
+    if ways.all() or not isinstance(slide, DecodedTiles):
+        return ways
+    boxes, even_tiles = plans.boxes, not np.any(np.asarray(slide.tile_px(plans.level)) % 2)
+    halves = (plans.crops == (0.0, 0.0, 2 * width, 2 * height)).all(axis=1) & (boxes[:, :2] % 2 == 0).all(axis=1)
+    inside = (boxes[:, :2] >= 0) & (boxes[:, :2] + boxes[:, 2:] <= slide.level_dimensions[plans.level])
+    ways[halves & inside.all(axis=1) & even_tiles] = _HALVED
+    return ways
+
+
+def _sources(plans: RegionPlans, ways: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Memory for the boxes that are resampled: for all of them, or as many as are read at a time."""
+    resampled = np.flatnonzero(ways == _RESAMPLED)
+    if not len(resampled):
+        return np.empty((0, 1, 1, 3), dtype=np.uint8)
+    width, height = plans.boxes[resampled, 2:].max(axis=0).tolist()
+    at_once = max(1, min(len(resampled), SOURCE_BYTES // (3 * width * height)))
+    return borrowed((at_once, height, width, 3))
+
+
+def _groups(ways: npt.NDArray[np.int64], at_once: int) -> Iterator[slice]:
+    """Consecutive boxes, of which up to `at_once` are resampled; those that are copied belong to any group."""
+    if not len(ways):
+        return
+    number = np.maximum(np.cumsum(ways == _RESAMPLED) - 1, 0) // max(at_once, 1)
+    starts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(ways)]
+    for first, last in itertools.pairwise(starts):
+        yield slice(first, last)
+
+
+def _read_group(
+    slide: Slide,
+    plans: RegionPlans,
+    ways: npt.NDArray[np.int64],
+    images: npt.NDArray[np.uint8],
+    sources: npt.NDArray[np.uint8],
+    pool: DecodePool,
+    in_order: bool,
 ) -> npt.NDArray[np.bool_]:
-    """As `_read_boxes`, with every box resampled to the patch's pixel size, a few boxes at a time in one buffer."""
-    readable = np.ones(len(plans), dtype=bool)
-    if not len(plans):
-        return readable
-    width, height = plans.boxes[:, 2:].max(axis=0).tolist()
-    at_once = max(1, min(len(plans), SOURCE_BYTES // (3 * width * height)))
-    sources = np.empty((at_once, height, width, 3), dtype=np.uint8)
-    for first in range(0, len(plans), at_once):
-        rows = slice(first, min(first + at_once, len(plans)))
-        readable[rows] = _read_boxes(slide, plans.level, plans.boxes[rows], sources, pool, in_order)
-        seen = first + np.flatnonzero(readable[rows])
+    """Write the patches of a group to `images`; bool (N,): which of them could be read."""
+    numbers = np.arange(len(plans))
+    resampled = np.flatnonzero(ways == _RESAMPLED)
+    slots = numbers.copy()
+    slots[resampled] = np.arange(len(resampled))
+    if isinstance(slide, DecodedTiles):
+        goals = Goals([Target(sources), Target(images), Target(images, halved=True)], ways, slots)
+        readable = paste_to(slide, plans.level, plans.boxes, goals, pool, in_order=in_order)
+    else:
+        readable = _read_boxes(slide, plans.level, plans.boxes, [(sources, images)[way] for way in ways], slots)
+    seen = resampled[readable[resampled]]
 
-        def resample_share(share: slice, first: int = first, seen: npt.NDArray[np.intp] = seen) -> None:
-            for index in seen[share].tolist():
-                plan = plans[index]
-                source = sources[index - first, : plan.box[3], : plan.box[2]]
-                resample(source, plan.crop, plan.out, into=images[index])
+    def resample_share(share: slice) -> None:
+        for index in seen[share].tolist():
+            plan = plans[index]
+            resample(sources[slots[index], : plan.box[3], : plan.box[2]], plan.crop, plan.out, into=images[index])
 
+    if len(seen):
         pool.share(resample_share)
     return readable
 
 
 def _read_boxes(
-    slide: Slide, level: int, boxes: npt.NDArray[np.int64], out: npt.NDArray[np.uint8], pool: DecodePool, in_order: bool
+    slide: Slide,
+    level: int,
+    boxes: npt.NDArray[np.int64],
+    outs: Sequence[npt.NDArray[np.uint8]],
+    slots: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.bool_]:
-    """Read boxes (N, 4) of a level into out[i, :height, :width]; bool (N,): which of them could be read."""
-    if isinstance(slide, DecodedTiles):
-        return paste_boxes(slide, level, boxes, out, pool, in_order=in_order)
+    """Read boxes (N, 4) of a level without tiles into outs[i][slots[i], :height, :width]; bool (N,): which could be
+    read."""
     readable = np.ones(len(boxes), dtype=bool)
     for super_tile in plan_super_tiles(boxes):
         left, top, _, _ = super_tile.box
@@ -175,7 +253,7 @@ def _read_boxes(
             block = None  # retry box by box, so that only damaged boxes are lost
         for index in range(super_tile.members.start, super_tile.members.stop):
             x, y, width, height = boxes[index].tolist()
-            into = out[index, :height, :width]
+            into = outs[index][slots[index], :height, :width]
             if block is not None:
                 into[:] = block[y - top : y - top + height, x - left : x - left + width]
                 continue

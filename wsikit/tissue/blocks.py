@@ -16,7 +16,7 @@ _SHORT = 6  # a reduction along an axis up to this length is slower than additio
 
 
 class Blocks:
-    """Sums over blocks of k × k px of images, uint8 (B, H, W, 3). Incomplete blocks at the right and bottom are dropped.
+    """Sums over blocks of k × k px of images, uint8 (B, H, W, 3); incomplete blocks at right and bottom are dropped.
 
     Examples
     --------
@@ -41,7 +41,8 @@ class Blocks:
     @property
     def planes(self) -> npt.NDArray[np.uint8]:
         """The images themselves, uint8 (3, B, H, W)."""
-        return self._sums[1]
+        planes: npt.NDArray[np.uint8] = self._sums[1]
+        return planes
 
     def sums(self, k: int) -> Planes:
         """Sums over blocks, (3, B, H // k, W // k): uint8 for k = 1, uint16 up to 16, int32 above. Made once per k."""
@@ -59,7 +60,7 @@ class Blocks:
         total = self.sums(k)
         total = total + total.dtype.type(k * k // 2)
         total //= total.dtype.type(k * k)
-        return total.astype(np.uint8)
+        return np.asarray(total, np.uint8)
 
 
 def _block_sums(planes: Planes, k: int, kind: Any) -> Planes:

@@ -144,8 +144,18 @@ def _light_shares(reduced: Reduced, index: int) -> tuple[float, float]:
 def pen_shares(colours: npt.NDArray[np.uint8]) -> list[float]:
     """Fractions of B patches that are ink, from `Reduced.ink_colours`, uint8 (3, B, h, w). Each patch by itself."""
     od = optical_density(np.moveaxis(colours, 0, 3), _INK_GLASS)
-    suspects = _suspects(od)
-    return [_ink_share(od[:, index]) if suspect else 0.0 for index, suspect in enumerate(suspects.tolist())]
+    shares = [0.0] * od.shape[1]
+    suspects = np.flatnonzero(_suspects(od))
+    if len(suspects) == 0:
+        return shares
+    od = od[:, suspects]
+    ink = find_ink(np.maximum(od, 0), np.stack([_local_sd(mean) for mean in (od[0] + od[1] + od[2]) / 3]))
+    inked = (ink.hue > 0) & (ink.hue <= max(BLUE_GREEN, RED, BLACK)) & ink.smooth
+    for index, inside, hued in zip(suspects.tolist(), inked, ink.hue > 0):
+        if inside.any():
+            # smoothness is measured over a window, so the edge of the ink is found by growing its inside
+            shares[index] = float(np.count_nonzero(dilate(inside, _INK_WINDOW // 2, within=hued)) / inside.size)
+    return shares
 
 
 def _suspects(od: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -164,26 +174,18 @@ def _suspects(od: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return suspects
 
 
-def _ink_share(od: npt.NDArray[np.float32]) -> float:
-    """Fraction of a patch, optical density (3, h, w) at 8 µm/px, that is ink."""
-    mean = (od[0] + od[1] + od[2]) / 3
+def _local_sd(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """As `brightfield.local_sd` within the window of ink, for the tiny planes that this module has many of."""
     window = (_INK_WINDOW, _INK_WINDOW)
-    # as `brightfield.local_sd`, in one call each
-    square = cv2.sqrBoxFilter(mean, cv2.CV_32F, window, borderType=cv2.BORDER_REPLICATE)
-    mean = cv2.blur(mean, window, borderType=cv2.BORDER_REPLICATE)
-    ink = find_ink(np.maximum(od, 0), np.sqrt(np.maximum(square - mean * mean, 0)))
-    inked = (ink.hue > 0) & (ink.hue <= max(BLUE_GREEN, RED, BLACK)) & ink.smooth
-    if not inked.any():
-        return 0.0
-    # smoothness is measured over a window, so the edge of the ink is found by growing its inside
-    return float(np.count_nonzero(dilate(inked, _INK_WINDOW // 2, within=ink.hue > 0)) / inked.size)
+    square = cv2.sqrBoxFilter(plane, cv2.CV_32F, window, borderType=cv2.BORDER_REPLICATE)
+    mean = cv2.blur(plane, window, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(np.sqrt(np.maximum(square - mean * mean, 0)), np.float32)
 
 
 def blur_of(reduced: Reduced, index: int = 0) -> float:
-    """Blur of one of the patches, 0 to 1, as in `patch_quality`: the larger value of both axes, because motion blurs only one."""
-    plane = max(
-        reduced.planes[:, index], key=_spread
-    )  # green for most stains, the channel of the fluorochrome in fluorescence
+    """Blur of a patch, as in `patch_quality`: the larger value of both axes, because motion blurs only one."""
+    # green for most stains, the channel of the fluorochrome in fluorescence
+    plane = max(reduced.planes[:, index], key=_spread)
     if min(plane.shape) <= _QUIET:
         height, width = (side * reduced.mpp for side in plane.shape)
         raise RequestError(
@@ -202,7 +204,7 @@ def _spread(plane: npt.NDArray[Any]) -> float:
 
 
 def _axis_blur(plane: npt.NDArray[Any], axis: int, n: int) -> float:
-    """Standard deviation of the blur along an axis, px; infinite without structure. `n` px are added up in each value."""
+    """Standard deviation of the blur along an axis, px; infinite without structure. Each value is a sum over `n` px."""
     here, there = _apart(plane, 1, axis)
     far_here, far_there = _apart(plane, _REACH, axis)
     scale = n**2  # of squared sums over blocks

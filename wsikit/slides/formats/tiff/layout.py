@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from wsikit.errors import BrokenSlideError, RequestError, SlideError, Unsupporte
 from wsikit.slides.base import SlideInfo, true_downsamples
 from wsikit.slides.formats.tiff import philips
 from wsikit.slides.formats.tiff.advice import TO_TILES, how_to_convert
-from wsikit.slides.formats.tiff.codecs import APERIO_J2K_YCBCR, COMPRESSIONS, codec_fault
+from wsikit.slides.formats.tiff.codecs import APERIO_J2K_YCBCR, COMPRESSIONS, JPEG, codec_fault
 from wsikit.slides.formats.tiff.colours import CodedColours, coded_colours
 from wsikit.slides.formats.tiff.directories import check_directories, first_directory
 from wsikit.slides.formats.tiff.metadata import read_metadata
@@ -77,6 +78,12 @@ class TiffLevel:
     def tile_number(self, column: int, row: int, plane: int = 0) -> int:
         """Index of a tile in `offsets` and `counts`."""
         return (plane * self.stored_rows + row) * self.stored_columns + column
+
+    @cached_property
+    def plain_jpeg(self) -> bool:
+        """Whether a tile is one JPEG of three components whose decoded pixels are those of the slide."""
+        direct = self.planes == 1 and not self.grey and self.coded.restated is None and not self.coded.ycbcr
+        return self.compression == JPEG and direct and self.samples.plain
 
     @property
     def not_stored(self) -> int:

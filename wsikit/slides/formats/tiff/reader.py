@@ -197,6 +197,20 @@ class TiffSlide(TiledFileSlide):
         except ValueError as error:
             raise self._read_error(level, column, row, in_words(error)) from error
 
+    def _decode_to(self, level: int, column: int, row: int, scratch: Pixels) -> bool:
+        layout = self._layout.levels[level]
+        if not layout.plain_jpeg:
+            return False
+        offset, count = layout.byte_range(layout.tile_number(column, row))
+        if not count:
+            return False
+        encoded = self._bytes(self._file, level, column, row, offset, count)
+        try:
+            stream = jpeg.self_contained(encoded, layout.jpeg_tables, rgb=layout.photometric == RGB)
+        except jpeg.JpegError:
+            return False
+        return jpeg.decode_to(stream, scratch)
+
     def _decode(self, level: int, column: int, row: int, number: int, encoded: bytes) -> np.ndarray:
         """Samples (tile height, tile width, channels) of one stored tile."""
         layout = self._layout.levels[level]
