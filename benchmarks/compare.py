@@ -1,6 +1,10 @@
-"""Two results of one benchmark script, side by side: which ratios got worse.
+"""Benchmark results side by side: this build, the other one and the aims; or two results, and which ratios got worse.
 
+    python benchmarks/compare.py RESULTS/all.json
     python benchmarks/compare.py OLD.json NEW.json [--tolerance 0.1]
+
+The first prints the figures of one run of `run_all.py`, in which both builds were measured in turns. The second takes
+two results of one script, or of `run_all.py`.
 
 Prints every number that both hold, old → new. Only ratios are judged, as seconds depend on the machine and on who else
 uses it: a number whose name says `ratio` or `against`. More is better, unless the name speaks of bytes or memory.
@@ -70,12 +74,28 @@ def changes(old: Any, new: Any) -> list[Change]:
     return [change for change in found if change.new is not None or change.judged]
 
 
+def print_table(record: dict[str, Any]) -> None:
+    """The figures of `run_all.py` in columns."""
+    from figures import table
+
+    print(f"base {record.get('base', '–')}, here {record.get('build', '–')}, {record.get('machine', {})}")
+    rows = table(record)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    missed = sum(row[-1] == "NO" for row in rows)
+    print(f"{sum(row[-1] == 'yes' for row in rows)} aims reached, {missed} not")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
+    parser.add_argument("new", type=Path, nargs="?", help="left out: OLD is from run_all.py, and is shown by itself")
     parser.add_argument("--tolerance", type=float, default=0.1)
     given = parser.parse_args(arguments)
+    if given.new is None:
+        print_table(json.loads(given.old.read_text(encoding="utf-8")))
+        return 0
     old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (given.old, given.new))
     found = changes(old, new)
     worse = [change for change in found if change.worse(given.tolerance)]

@@ -108,7 +108,7 @@ def _run(tree: Path, arguments: Sequence[str]) -> Timing:
     """One call of Python with a source tree in front of all others, the working directory included."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
     begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    ended = subprocess.run([sys.executable, "-P", *arguments], env=environment, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
     wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
     if ended.returncode:
         raise SystemExit(f"{' '.join(arguments)}: exit status {ended.returncode}\n{ended.stdout}{ended.stderr}")

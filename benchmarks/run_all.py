@@ -35,7 +35,7 @@ PHANTOM_PX = 20_480
 
 @dataclass(frozen=True)
 class Step:
-    """One script and its arguments. `{data}`, `{phantom}` and `{slides}` are filled in."""
+    """One script and its arguments. `{data}`, `{phantom}`, `{slides}` and `{store}` are filled in."""
 
     name: str
     script: str
@@ -46,11 +46,11 @@ class Step:
 PLAN = (
     Step("first_result", "first_result.py", "{data}/slides/her2st_C2_pyramid.tif", takes_base=True),
     Step("finished", "finished.py", "--slides 60", takes_base=True),
-    Step("captions", "captions.py", "--data {data}", takes_base=True),
+    Step("captions", "captions.py", "--data {data} --nuclei {data}/nuclei/monuseg.zip --slides 0", takes_base=True),
     Step("reading", "reading.py", "{slides} {phantom} --repeat 5", takes_base=True),
-    Step("tiling", "tiling.py", "{slides} {phantom} --no-ngff-zarr", takes_base=True),
+    Step("tiling", "tiling.py", "{slides} {phantom} --repeated 3 --no-ngff-zarr", takes_base=True),
     Step("memory", "memory.py", "", takes_base=True),
-    Step("votes", "votes.py", "", takes_base=True),
+    Step("votes", "votes.py", "{store}", takes_base=True),
     Step("tissue", "tissue.py", ""),
 )
 SLIDES = ("CMU-1-Small-Region.svs", "her2st_C2_pyramid.tif")
@@ -85,6 +85,8 @@ def run(step: Step, target: Path, given: argparse.Namespace) -> bool:
     places = {"data": str(given.data), "slides": " ".join(slides(given.data)), "phantom": ""}
     if "{phantom}" in step.arguments:
         places["phantom"] = str(phantom(given.scratch))
+    if "{store}" in step.arguments:
+        places["store"] = store(given.data, given.scratch) if given.base else ""
     line = [sys.executable, str(HERE / "benchmarks" / step.script), *step.arguments.format(**places).split()]
     if step.takes_base and given.base:
         line += ["--base", str(given.base)]
@@ -115,6 +117,16 @@ def phantom(scratch: Path) -> Path:
         subprocess.run([sys.executable, "-c", code, str(part), str(PHANTOM_PX)], check=True, cwd=HERE)
         part.rename(path)
     return path
+
+
+def store(data: Path, scratch: Path) -> str:
+    """The option that names the store of a slide with a vote; empty without the slide."""
+    slide, out = data / "slides" / SLIDES[1], scratch / "ordinary"
+    if not slide.is_file():
+        return ""
+    call = "import sys; from wsikit.cli.main import main; main(sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", call, "run", str(slide), "-o", str(out), "--device", "cpu"], cwd=HERE)
+    return f"--store {out / 'slides' / slide.stem}.zarr"
 
 
 def machine() -> dict[str, Any]:
