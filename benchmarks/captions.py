@@ -35,7 +35,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
-from caption_speed import speed_against
 from PIL import Image
 from scipy import ndimage as ndi
 from scipy.optimize import linear_sum_assignment
@@ -445,6 +444,8 @@ def main() -> None:
     if options.data and not options.nuclei and (options.data / "nuclei" / "monuseg.zip").is_file():
         options.nuclei = options.data / "nuclei" / "monuseg.zip"
     if options.base:  # first, while nothing else is in memory
+        from caption_speed import speed_against
+
         report["against base"] = speed_against(options.base, options.data, options.pairs, options.only)
     if options.nuclei:
         report["nuclei"] = nuclei_report(options.nuclei)

@@ -1,6 +1,6 @@
 """From a slide to its first result: `wsikit run` into a new folder, this version and another one in turns.
 
-    python benchmarks/first_result.py SLIDE… [--base DIR] [--repeats 3] [--json FILE]
+    python benchmarks/first_result.py SLIDE… [--base DIR] [--repeats 3] [--runs-only] [--json FILE]
 
 For each slide both versions run alternately, each time into a new folder; the least wall and processor seconds count,
 and their ratio (base / this: more is better). The results of both are compared: subtype, probabilities and fractions in
@@ -79,13 +79,17 @@ class Build:
 def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory(prefix="first-") as scratch:
-        figures = measure(options.slides, Path(scratch), base=options.base, repeats=options.repeats)
+        figures = measure(
+            options.slides, Path(scratch), base=options.base, repeats=options.repeats, calls=not options.runs_only
+        )
     print(json.dumps(figures, indent=2, ensure_ascii=False))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def measure(slides: Sequence[Path], scratch: Path, *, base: Path | None, repeats: int) -> dict[str, Any]:
+def measure(
+    slides: Sequence[Path], scratch: Path, *, base: Path | None, repeats: int, calls: bool = True
+) -> dict[str, Any]:
     """All figures, ready for JSON."""
     builds = {"this": Build(HERE, scratch / "this")}
     if base is not None:
@@ -107,6 +111,8 @@ def measure(slides: Sequence[Path], scratch: Path, *, base: Path | None, repeats
             figures["different from base"] = different or "nothing"
     if base is not None:
         found["goal, wall ratio"] = GOAL_RATIO
+    if not calls:
+        return found
     found["calls without a model"] = {
         name: _against(
             {build: Timing.least([_call(builds[build], call, scratch) for _ in range(repeats)]) for build in builds}
@@ -192,6 +198,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("slides", nargs="+", type=Path, metavar="SLIDE", help="slides with a known pixel size")
     parser.add_argument("--base", type=Path, metavar="DIR", help="source tree of another version to compare with")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="the least time of N counts")
+    parser.add_argument("--runs-only", action="store_true", help="leave out the calls that need no model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     return parser.parse_args()
 

@@ -41,6 +41,33 @@ def test_an_error_is_raised_unchanged() -> None:
         Executor(workers=2).map(fail_on_three, TASKS)
 
 
+def test_after_an_error_no_further_task_begins_and_none_is_running() -> None:
+    begun: list[int] = []
+    running: set[int] = set()
+
+    def work(number: int) -> None:
+        begun.append(number)
+        running.add(number)
+        try:
+            threading.Event().wait(0.02)
+            if number == 1:
+                raise ValueError("one")
+        finally:
+            running.remove(number)
+
+    with pytest.raises(ValueError, match="one"):
+        Executor(workers=2).map(work, range(100))
+    assert len(begun) < 20
+    assert running == set()
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_each_gives_every_result_with_its_task_as_soon_as_it_is_there(scheduler: str) -> None:
+    found: dict[int, int] = {}
+    Executor(scheduler, workers=2).each(abs, [-3, -2, -1], found.__setitem__)
+    assert found == {-3: 3, -2: 2, -1: 1}
+
+
 def test_no_tasks_give_no_results() -> None:
     assert Executor("tcp://nowhere:1").map(side_of, []) == []
 

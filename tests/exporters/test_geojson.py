@@ -13,7 +13,7 @@ from shapely.geometry import shape
 
 from wsikit.errors import RequestError
 from wsikit.exporters.geojson import write_geojson
-from wsikit.exporters.outline import components, outlines
+from wsikit.exporters.outline import components, outlines, trace
 
 
 def written(path, class_map, **options):
@@ -105,6 +105,18 @@ def test_outlines_of_difficult_shapes_equal_the_union_of_their_cells(name, turns
         assert polygon.exterior.is_ccw
         assert not any(hole.is_ccw for hole in polygon.interiors)
         assert len(outline.shell) == len(polygon.simplify(0).exterior.coords), "corners only"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_many_borders_are_followed_as_few_are(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(-1, rng.integers(1, 4), rng.integers(1, 60, 2)).astype(np.int64)
+    region, label_of_region = components(labels)
+    few = trace(region, len(label_of_region))
+    monkeypatch.setattr("wsikit.exporters.outline._FEW", 0)
+    many = trace(region, len(label_of_region))
+    for name in ("points", "starts", "first"):
+        np.testing.assert_array_equal(getattr(many, name), getattr(few, name))
 
 
 def test_a_shell_begins_at_the_left_end_of_its_uppermost_border():

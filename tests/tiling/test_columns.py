@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,3 +132,71 @@ def test_a_device_stage_runs_in_its_place_and_only_if_it_is_not_done(store: Slid
     assert {"a", "b", "d"} <= set(table.columns())
     fill_columns(store, table, [stage("a"), device, stage("b")])
     assert order == ["device"]
+
+
+@dataclass(frozen=True)
+class Meets:
+    """Computes its rows only while another call does so too; may fail after some calls."""
+
+    both: threading.Barrier
+    calls: list[int]
+    fails_at: int | None = None
+
+    def __call__(
+        self, images: npt.NDArray[np.uint8], readable: npt.NDArray[np.bool_], mpp: float
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        self.calls.append(len(images))
+        if self.fails_at is not None and len(self.calls) >= self.fails_at:
+            raise ValueError("this part")
+        if len(self.calls) <= 2:
+            self.both.wait()
+        return Mean("a")(images, readable, mpp)
+
+
+def meeting(fails_at: int | None = None) -> tuple[ColumnStage, list[int]]:
+    work = Meets(threading.Barrier(2, timeout=20), [], fails_at)
+    return ColumnStage("a", (ColumnSpec("a", "float32"),), stage("a").receipt, work), work.calls
+
+
+@pytest.fixture
+def of_one_chunk(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PatchTable:
+    """A table of one chunk, and parts of few rows."""
+    monkeypatch.setattr(columns, "_LEAST_ROWS", 2)
+    return tile(slide_path, tmp_path / "one.zarr", image=ImageParameters(tile_px=64), patch_px=96).patches()
+
+
+def test_the_rows_of_one_chunk_are_shared_by_all_workers(of_one_chunk: PatchTable) -> None:
+    table = of_one_chunk
+    assert len(table.chunks()) == 1
+    store = SlideStore(table.folder.parent.parent)
+    shared, calls = meeting()
+    progress = Counted()
+    fill_columns(store, table, [shared], Executor(workers=2), progress)
+    assert len(calls) > 4
+    assert sum(calls) == sum(progress.rows) == len(table)
+    parts = table.read("a")
+    fill_columns(store, table, [stage("b")], Executor(workers=1))
+    assert np.array_equal(parts, table.read("b"))
+
+
+def test_a_chunk_is_written_when_all_of_its_parts_are_there(of_one_chunk: PatchTable) -> None:
+    table = of_one_chunk
+    store = SlideStore(table.folder.parent.parent)
+    failing, calls = meeting(fails_at=4)
+    with pytest.raises(ValueError, match="this part"):
+        fill_columns(store, table, [failing], Executor(workers=2))
+    assert len(calls) < 7, "no further part is begun after an error"
+    assert "a" not in table.columns()
+    fill_columns(store, table, [stage("a")], Executor(workers=2))
+    assert (table.read("a") > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "at_once"), [(0, 512, 78), (512, 621, 78), (0, 5, 16), (7, 8, 1), (0, 10, 3)]
+)
+def test_parts_cover_a_chunk_in_order_and_are_about_equal(first: int, last: int, at_once: int) -> None:
+    parts = columns._parts(slice(first, last), at_once)
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(first, last))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= at_once
+    assert max(sizes) - min(sizes) <= 1

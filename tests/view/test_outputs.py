@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsikit.results.outputs import FILES, write_outputs
+from wsikit.results.outputs import FILES, PATCHES, stored_outputs_receipt, write_outputs
 from wsikit.slides.store import SlideStore
 
 
@@ -54,3 +54,23 @@ def test_the_thumbnail_shows_slide_and_map_side_by_side(made: Path) -> None:
     middle = (slice(60, 90), slice(width // 2 - 20, width // 2 - 5))
     assert slide[middle][..., 0].mean() - slide[middle][..., 1].mean() > 30  # pink tissue
     assert drawn_map[middle][..., 1].mean() - drawn_map[middle][..., 2].mean() > 30  # yellow on grey
+
+
+@pytest.mark.parametrize("loss", ["a file", "the folder"])
+def test_data_of_patches_next_to_a_report_are_made_again_where_they_are_lost(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    monkeypatch.setattr("wsikit.exporters.patchdata.MOST_NUMBERS", 1)
+    store, folder = SlideStore(made / "slides" / "disc.zarr"), tmp_path / "disc"
+    write_outputs(store, store.patches(), folder)
+    (tile,) = (folder / PATCHES).iterdir()
+    assert stored_outputs_receipt(folder) is not None
+    page = (folder / "report.html").stat().st_mtime_ns
+    write_outputs(store, store.patches(), folder)
+    assert (folder / "report.html").stat().st_mtime_ns == page, "nothing to do"
+    tile.unlink()
+    if loss == "the folder":
+        (folder / PATCHES).rmdir()
+    assert stored_outputs_receipt(folder) is None
+    write_outputs(store, store.patches(), folder)
+    assert tile.is_file()

@@ -45,7 +45,8 @@ from wsikit.tissue.quality import Reduced, blur_of, pen_shares
 
 _VERSION = 2  # raise it when the same patch gets other facts or another text
 _PIXELS_AT_ONCE = 1 << 16  # of the working scale, measured at once: they fit into the processor's cache;
-_MORE_AT_ONCE = 1 << 18  # where colour and texture are measured, more calls are shared, and this is faster
+_MORE_AT_ONCE = 1 << 18  # but where more of the calls are shared, for colour and texture, more patches are faster
+_SMALL, _SMALL_AT_ONCE = 1 << 14, 1 << 17  # and for small patches, of which calls cost most
 _FINE_MPP = 0.5  # working scale for nuclei and fibrils; the patch's own, if that is coarser
 _SHAPE_MPP = FACTS["nuclear_diameter_um"].coarsest_mpp  # up to here, colours and empty spaces are measured at half size
 _FIBRIL_MPP = FACTS["fibrillary_share"].coarsest_mpp
@@ -116,9 +117,8 @@ def measure(image: Pixels, mpp: float) -> dict[str, float]:
 
 def _measure_all(images: Pixels, mpp: float) -> list[dict[str, float]]:
     """Facts of patches, uint8 (B, H, W, 3), each by itself. Pen is measured last, in one call: its planes are tiny."""
-    k = shrink_factor(images.shape[1:3], mpp, _FINE_MPP)
-    pixels = _MORE_AT_ONCE if mpp > _FIBRIL_MPP else _PIXELS_AT_ONCE
-    at_once = max(1, k * k * pixels // (images.shape[1] * images.shape[2]))
+    patch_px = images.shape[1] * images.shape[2] // shrink_factor(images.shape[1:3], mpp, _FINE_MPP) ** 2
+    at_once = max(1, _pixels_at_once(patch_px, mpp) // max(1, patch_px))
     facts: list[dict[str, float]] = []
     inks: list[Pixels] = []
     for first in range(0, len(images), at_once):
@@ -127,6 +127,12 @@ def _measure_all(images: Pixels, mpp: float) -> list[dict[str, float]]:
     for one, pen in zip(inked, pen_shares(np.concatenate(inks, axis=1)) if inks else [], strict=True):
         one["pen_share"] = pen
     return facts
+
+
+def _pixels_at_once(patch_px: int, mpp: float) -> int:
+    if mpp > _FIBRIL_MPP:
+        return _MORE_AT_ONCE
+    return _SMALL_AT_ONCE if patch_px <= _SMALL else _PIXELS_AT_ONCE
 
 
 def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[str, float]]:
@@ -171,7 +177,7 @@ def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[s
         one |= _stains(its_colours) | spaces[index]
     if mpp > _SHAPE_MPP:
         return facts
-    at_once = max(1, _PIXELS_AT_ONCE // values[0].size)
+    at_once = max(1, (_SMALL_AT_ONCE if values[0].size <= _SMALL else _PIXELS_AT_ONCE) // values[0].size)
     for fibrils in (False, True):
         sharp = [index for index in found if _visible(shown[index].get("blur_um", 0.0), mpp) == (True, fibrils)]
         for first in range(0, len(sharp), at_once):

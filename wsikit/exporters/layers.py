@@ -225,7 +225,10 @@ def _rims(labels: npt.NDArray[np.int16], class_map: ClassMap, width: int) -> npt
         for step in range(width):
             sides[: len(sides) - 1 - step] |= differs[step:]
             sides[1 + step :] |= differs[: len(differs) - step]
-    return edge & np.isin(labels, class_map.voting)
+    votes = np.zeros(len(class_map.classes) + 2, dtype=bool)  # -1 and -2 pick the last two
+    votes[list(class_map.voting)] = True
+    edge &= votes[labels]
+    return edge
 
 
 def _ramp(raster: _Raster, scale: _Scale, values: npt.NDArray[np.float64]) -> Layer:
@@ -263,6 +266,7 @@ def _patches(class_map: ClassMap, raster: _Raster) -> Layer:
 
 def _hatch(picture: Pixels) -> None:
     """White diagonals over unknown values, so that they are not mistaken for a value."""
-    rows, cols = np.nonzero(picture == UNKNOWN)
-    white = (rows + cols) % HATCH_PX < 2
-    picture[rows[white], cols[white]] = WHITE
+    unknown = np.flatnonzero(picture == UNKNOWN)
+    if len(unknown):
+        rows, cols = np.divmod(unknown, picture.shape[1])
+        picture.flat[unknown[(rows + cols) % HATCH_PX < 2]] = WHITE

@@ -6,7 +6,6 @@ Numbers are rounded to useful precision. If the data do not fit into the page, f
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.exporters.classmap import ClassMap
+from wsikit.exporters.deflate import gzipped
 
 PAGE_BYTES = 3_000_000
 """Maximum compressed size of a page's per-patch data, bytes."""
@@ -165,5 +165,4 @@ def _plain(values: npt.NDArray[np.float64]) -> list[float | None]:
 
 def _compress(columns: Columns) -> bytes:
     text = json.dumps(columns, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # no time stamp: the same slide gives the same page
-    return gzip.compress(text.encode("utf-8"), compresslevel=5, mtime=0)
+    return gzipped(text.encode("utf-8"), 5)

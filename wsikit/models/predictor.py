@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 Columns = dict[str, npt.NDArray[np.float32]]
 
-IN_CACHE = 16
+IN_CACHE = 8
 """Patches that go through the image branch together on a CPU."""
 
 
