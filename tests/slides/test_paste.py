@@ -19,7 +19,9 @@ from wsikit.slides.paste import DecodePool, Goals, Target, paste_boxes, paste_to
 from wsikit.slides.region import resample
 from wsikit.slides.registry import open_slide
 from wsikit.slides.tile_reader import TileReader
+from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.stream import iterate_patches, read_patches
+from wsikit.tiling.tile import tile
 
 CODINGS: dict[str, dict[str, Any]] = {
     "jpeg with shared tables": {"compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2)},
@@ -260,3 +262,22 @@ def test_tiles_of_odd_size_are_averaged_across_their_borders(levels: list[np.nda
     coords = grid.coords([0, 1, 2], [0, 1, 1])
     for (x, y), image in zip(coords.tolist(), read_patches(slide, grid, coords).images, strict=True):
         assert np.array_equal(image, halved[y // 2 : y // 2 + 80, x // 2 : x // 2 + 80])
+
+
+@pytest.mark.parametrize("pixels", ["keep", "none"])
+@pytest.mark.parametrize("mpp", [0.25, 0.5, 0.7])
+def test_a_pass_over_a_store_gives_the_pixels_of_its_slide(
+    pixels: Any, mpp: float, tmp_path: Path, texture: Callable[..., Any], write_pyramid: Callable[..., Path]
+) -> None:
+    path = write_pyramid(tmp_path / "slide.tif", [texture(512, 384, 6)], **CODINGS["jpeg with shared tables"])
+    with tile(path, tmp_path / "slide.zarr", image=ImageParameters(pixels=pixels)) as store, open_slide(path) as slide:
+        grid = PatchGrid(slide.dimensions, slide.mpp, 64, mpp)
+        coords = grid.all_coords()
+        batches = [slice(first, first + 7) for first in range(0, len(coords), 7)]
+        for (_, mine), (_, truth) in zip(
+            iterate_patches(store, grid, coords, batches, threads=2),
+            iterate_patches(slide, grid, coords, batches, threads=1),
+            strict=True,
+        ):
+            assert np.array_equal(mine.images, truth.images)
+            assert mine.readable.all()

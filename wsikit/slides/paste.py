@@ -201,10 +201,10 @@ def paste_to(
         scratch = borrowed((tile_height, tile_width, 3), for_jpeg=True)
         for column, row, keep, mine in _tiles_of(plan, share, moves):
             try:
-                if passing is None or keep:
+                if passing is None:
                     tile = slide.tile(level, column, row, keep=keep)
                 else:
-                    tile = passing.passing_tile(level, column, row, scratch)
+                    tile = passing.passing_tile(level, column, row, scratch, keep=keep)
             except ReadError:
                 readable[[move[0] for move in mine]] = False
                 continue

@@ -150,9 +150,11 @@ class SlideStore(BaseSlide):
         """One complete tile, uint8 (h, w, 3), read-only; ReadError where it cannot be read."""
         return self._levels.tile(level, column, row, keep=keep)
 
-    def passing_tile(self, level: int, column: int, row: int, scratch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """`tile` with `keep` False, where nothing else reads the store at the same time; it may be `scratch`."""
-        return self._levels.passing_tile(level, column, row, scratch)
+    def passing_tile(
+        self, level: int, column: int, row: int, scratch: npt.NDArray[np.uint8], *, keep: bool
+    ) -> npt.NDArray[np.uint8]:
+        """`tile` where nothing else requests the same tile at the same time; without `keep` it may be `scratch`."""
+        return self._levels.passing_tile(level, column, row, scratch, keep=keep)
 
     def level_format(self, level: int) -> LevelFormat:
         """Format of a level in the store; StoreError if the store holds no pixels."""

@@ -37,13 +37,13 @@ class DecodedTiles(Protocol):
 
 @runtime_checkable
 class PassingTiles(Protocol):
-    """A slide that decodes a tile for one use into memory of the caller."""
+    """A slide that decodes tiles for one pass over it, some of them into memory of the caller."""
 
-    def passing_tile(self, level: int, column: int, row: int, scratch: Tile) -> Tile:
-        """`tile` with `keep` False, where nothing else reads the slide at the same time.
+    def passing_tile(self, level: int, column: int, row: int, scratch: Tile, *, keep: bool) -> Tile:
+        """`tile` where nothing else requests the same tile at the same time.
 
-        `scratch`, uint8 (h, w, 3) of the size of a tile, may be written to and returned: its memory is warm, while new
-        memory for each tile is not.
+        Without `keep`, `scratch`, uint8 (h, w, 3) of the size of a tile, may be written to and returned: its memory is
+        warm, while new memory for each tile is not.
         """
 
 

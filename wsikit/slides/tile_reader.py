@@ -15,6 +15,7 @@ import numpy as np
 
 from wsikit.errors import ReadError, RequestError
 from wsikit.slides.base import WHITE, BaseSlide, MppLike, Pixels, Size, SlideInfo
+from wsikit.slides.memory import borrowed
 from wsikit.slides.scenes import SceneLike
 from wsikit.slides.tile_cache import TileCache
 
@@ -67,13 +68,20 @@ class TileReader(ABC):
         decode = partial(self._decode_tile, level, column, row)
         return self._cache.get_or_make((self._owner, level, column, row), decode, keep=keep)
 
-    def passing_tile(self, level: int, column: int, row: int, scratch: Pixels) -> Pixels:
-        """`tile` with `keep` False, where nothing else reads the slide at the same time; decoded to `scratch`, uint8
-        (tile height, tile width, 3), where that is possible."""
-        known = self._cache.take((self._owner, level, column, row))
+    def passing_tile(self, level: int, column: int, row: int, scratch: Pixels, *, keep: bool) -> Pixels:
+        """`tile` where nothing else requests the same tile at the same time. Without `keep` it is decoded to `scratch`,
+        uint8 (tile height, tile width, 3), where that is possible."""
+        key = (self._owner, level, column, row)
+        known = self._cache.get(key) if keep else self._cache.take(key)
         if known is not None:
             return known
-        return scratch if self._decode_to(level, column, row, scratch) else self.tile(level, column, row, keep=False)
+        pixels = borrowed(scratch.shape, for_jpeg=True) if keep else scratch
+        if not self._decode_to(level, column, row, pixels):
+            return self.tile(level, column, row, keep=keep)
+        if keep:
+            pixels.flags.writeable = False  # all readers share it
+            self._cache.put(key, pixels)
+        return pixels
 
     def _decode_to(self, level: int, column: int, row: int, scratch: Pixels) -> bool:
         """Decode a whole tile to `scratch`. False if `_decode_tile` must do it: `scratch` is then undefined.
