@@ -1,10 +1,10 @@
 """Peak memory of tiling, against the size of the slide: it must be flat.
 
-    python benchmarks/memory.py [--gigapixels 0.3,1,3,10] [--json OUT]
+    python benchmarks/memory.py [--base DIR] [--gigapixels 0.3,1,3,10] [--json OUT]
 
 The slides are mostly glass: a phantom of 4096 × 4096 px here and there, the same bytes each time, on empty blocks. Each
 is tiled (pixels, tissue, patch table, quality) by a process of its own, which reports its peak resident memory next to
-what it had after importing its libraries. Linux only.
+what it had after importing its libraries. `--base`: the folder of another source tree. Linux only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+HERE = Path(__file__).resolve().parents[1]
 BLOCK_PX, TILE_PX = 4096, 256
 LEVELS = (1, 4, 16)
 TISSUE_BLOCKS = 12
@@ -98,9 +101,15 @@ def write_slide(path: Path, gigapixels: float, tissue: list[list[bytes]], glass:
     return blocks * BLOCK_PX
 
 
-def measure(path: Path, store: Path) -> dict[str, Any]:
+def measure(tree: Path, path: Path, store: Path) -> dict[str, Any]:
+    """What the build in `tree` needs to tile a slide."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(path), str(store)], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", CHILD, str(path), str(store)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tree,  # which is where such a process looks for modules first
+        env={**os.environ, "PYTHONPATH": str(tree)},
     )
     before, peak, seconds, patches, lossless = done.stdout.split()
     return {
@@ -116,6 +125,7 @@ def measure(path: Path, store: Path) -> dict[str, Any]:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--gigapixels", default="0.3,1,3,10")
+    arguments.add_argument("--base", type=Path, help="another source tree, measured too")
     arguments.add_argument("--json", type=Path)
     given = arguments.parse_args()
     from wsikit.phantom import make_phantom
@@ -131,8 +141,15 @@ def main() -> int:
         glass = encoded_levels(np.clip(243 + noise, 0, 255).astype(np.uint8).repeat(3, axis=2))
         for size in map(float, given.gigapixels.split(",")):
             side = write_slide(folder / "large.tiff", size, tissue, glass)
-            record = {"gigapixels": round(side**2 / 1e9, 2), "file_mb": (folder / "large.tiff").stat().st_size >> 20}
-            result.append(record | measure(folder / "large.tiff", folder / f"{size}.zarr"))
+            record: dict[str, Any] = {
+                "gigapixels": round(side**2 / 1e9, 2),
+                "file_mb": (folder / "large.tiff").stat().st_size >> 20,
+            }
+            for name, tree in (("now", HERE), ("base", given.base)):
+                if tree is not None:
+                    record[name] = measure(tree.resolve(), folder / "large.tiff", folder / f"{size}_{name}.zarr")
+                    shutil.rmtree(folder / f"{size}_{name}.zarr")
+            result.append(record)
             print(json.dumps(result[-1]), flush=True)
     if given.json:
         given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

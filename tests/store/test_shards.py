@@ -13,7 +13,7 @@ import zarr
 from wsikit.errors import StoreError
 from wsikit.store.atomic import atomic_write, replace_folder, write_bytes, write_json
 from wsikit.store.level_format import LevelFormat
-from wsikit.store.shards import ShardedLevel, pack_shard, read_index
+from wsikit.store.shards import NO_HEADER, Chunks, ShardedLevel, SharedHeader, pack_shard, read_index
 
 TILE, SIDE = 32, 2
 
@@ -51,6 +51,21 @@ def test_chunks_are_found_by_column_and_row(level: Path) -> None:
     assert shards.chunk(1, 0) is None
     assert shards.chunk(2, 2) is None
     shards.close()
+
+
+def test_chunks_in_two_pieces_pack_to_the_same_bytes_as_whole_ones() -> None:
+    head, bodies = SharedHeader(b"header"), [b"first", b"second one", b""]
+    buffer = np.frombuffer(b"".join(bodies), np.uint8)
+    chunks = Chunks(5)
+    assert not chunks
+    assert chunks.first() is None
+    chunks.put_all([3, 1], head, [buffer[5:15], buffer[:5]])
+    chunks.put(4, NO_HEADER, b"alone")
+    assert chunks
+    assert chunks.first() == b"headerfirst"
+    whole = [None, b"headerfirst", None, b"headersecond one", b"alone"]
+    assert b"".join(map(bytes, chunks.pieces())) == pack_shard(whole)
+    assert any(piece is buffer or getattr(piece, "base", None) is not None for piece in chunks.pieces()), "not copied"
 
 
 def test_more_shards_than_may_be_open_are_read(level: Path) -> None:

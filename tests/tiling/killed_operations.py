@@ -41,7 +41,7 @@ class Stop:
         self.seen = 0
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(arguments[1], str) and any(sign in arguments[1] for sign in "wx+")
+        writes = event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
         if self.at and (writes or event in CHANGES):
             self.seen += 1
             if self.seen == self.at:

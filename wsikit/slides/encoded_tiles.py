@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
+
 Codec = Literal["jpeg", "jpeg2k"]
 
 REDUCED_FROM_FINER = frozenset({"aperio", "huron"})
@@ -50,3 +53,24 @@ class EncodedRows(EncodedTiles, Protocol):
 
     def encoded_row(self, level: int, columns: Sequence[int], row: int) -> list[bytes | memoryview | None]:
         """`encoded_tile` of several tiles of a row, columns ascending; ReadError if any of them cannot be read."""
+
+
+@dataclass(frozen=True)
+class TileRanges:
+    """Where the tiles of a level are in the slide's file, by row and column: int64 (rows, columns)."""
+
+    offsets: npt.NDArray[np.int64]
+    """First byte of each tile."""
+    counts: npt.NDArray[np.int64]
+    """Number of bytes of each tile; 0 where only `encoded_tile` knows what is there."""
+
+
+@runtime_checkable
+class EncodedRanges(EncodedTiles, Protocol):
+    """A slide whose encoded tiles are byte ranges of one file, so that many are fetched at a time without a copy."""
+
+    def tile_ranges(self, level: int) -> TileRanges:
+        """The byte ranges of the tiles of `level`, as `encoded_tile` reads them."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from byte `offset` of the file; number of bytes read, fewer at its end. OSError."""

@@ -150,6 +150,10 @@ class SlideStore(BaseSlide):
         """One complete tile, uint8 (h, w, 3), read-only; ReadError where it cannot be read."""
         return self._levels.tile(level, column, row, keep=keep)
 
+    def drop_tiles(self) -> None:
+        """Release the memory of decoded tiles that are kept for later reads, which will decode them again."""
+        self._levels.drop_tiles()
+
     def passing_tile(
         self, level: int, column: int, row: int, scratch: npt.NDArray[np.uint8], *, keep: bool
     ) -> npt.NDArray[np.uint8]:

@@ -117,6 +117,11 @@ class TileReader(ABC):
                 ]
         return pixels
 
+    def drop_tiles(self) -> None:
+        """Release the memory of decoded tiles that are kept for later reads, which will decode them again."""
+        owner = self._owner
+        self._cache.drop(lambda key: isinstance(key, tuple) and key[0] is owner)
+
     def _forget_tiles(self) -> None:
         """Cached tiles are no longer used, and leave the cache; one that is being decoded leaves it later."""
         owner, self._owner = getattr(self, "_owner", None), object()
@@ -188,6 +193,14 @@ class PositionedFile:
         with self._lock:
             self._file.seek(offset)
             return self._file.read(count) or b""
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """As `read`, into a writable buffer; the number of bytes read, fewer at the end of the file."""
+        if self._lock is None and hasattr(os, "preadv") and not self._file.closed:
+            return os.preadv(self._file.fileno(), [buffer], offset)
+        found = self.read(offset, len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
 
     def size(self) -> int:
         """Size of the file now, bytes."""

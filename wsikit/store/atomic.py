@@ -13,14 +13,20 @@ import re
 import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from wsikit.errors import StoreError
+from wsikit.store.json_text import indented_json
 from wsikit.store.paths import place, upload
 from wsikit.store.remote import RemotePath
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Piece = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a file that is being written; zarr's local store uses the same. May be deleted when no run is active."""
@@ -70,19 +76,24 @@ def atomic_write(path: str | os.PathLike[str] | RemotePath, *, sync: bool = True
 
 def write_json(path: str | os.PathLike[str] | RemotePath, record: Any, *, sync: bool = True) -> None:
     """Write `record` as indented JSON, atomically. ValueError for NaN, which is not JSON."""
-    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, json_bytes(record), sync=sync)
+
+
+def json_bytes(record: Any) -> bytes:
+    """`record` as indented JSON with a final line break. ValueError for NaN, which is not JSON."""
+    text = indented_json(record) + "\n"
     # bytes of a file name that are not UTF-8 are lone surrogates in Python: they become their JSON escapes
-    write_bytes(path, text.encode("utf-8", "backslashreplace"), sync=sync)
+    return text.encode("utf-8", "backslashreplace")
 
 
-def write_new_json(path: Path, record: Any) -> bool:
+def write_new_json(path: Path, record: Any, *, sync: bool = True) -> bool:
     """As `write_json`, where there is no such file; False if there is one, which is left unchanged."""
     if isinstance(path, RemotePath):
         write_json(path, record)
         return True
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _temporary_name(path)
-    write_json(partial, record)
+    write_json(partial, record, sync=sync)
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -103,28 +114,51 @@ def write_bytes(
     if isinstance(target, RemotePath):
         target.write_bytes(data)
         return
-    with atomic_write(target, sync=sync) as partial:
-        partial.write_bytes(data)
+    _write_new(os.fspath(target), [data], sync=sync)
 
 
-def write_pieces(path: str | os.PathLike[str] | RemotePath, pieces: Sequence[bytes], *, sync: bool = True) -> None:
-    """Write the concatenation of `pieces` atomically, without joining them in memory."""
+def write_pieces(path: str | os.PathLike[str] | RemotePath, pieces: Sequence[Piece]) -> None:
+    """Write the concatenation of `pieces` atomically, without joining them in memory. It is not flushed.
+
+    A power cut before it is flushed can leave a file that is cut off under this name: the content must have a checksum.
+    """
     target = place(path)
     if isinstance(target, RemotePath):
-        target.write_bytes(b"".join(pieces))
+        target.write_bytes(b"".join(map(bytes, pieces)))
         return
-    with atomic_write(target, sync=False) as partial, open(partial, "wb", buffering=0) as file:
-        for first in range(0, len(pieces), _PIECES_AT_ONCE):
-            _write_some(file.fileno(), pieces[first : first + _PIECES_AT_ONCE])
-        if sync:
-            os.fsync(file.fileno())
+    _write_new(os.fspath(target), pieces, sync=False)
 
 
-def _write_some(descriptor: int, pieces: Sequence[bytes]) -> None:
+def _write_new(name: str, pieces: Sequence[Piece], *, sync: bool) -> None:
+    """As `atomic_write`, of a local file. Stores have many files, and a small slide's take as long as its pixels."""
+    partial = _partial_name(name)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(partial, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(partial), exist_ok=True)
+        descriptor = os.open(partial, flags, 0o666)
+    try:
+        try:
+            for first in range(0, len(pieces), _PIECES_AT_ONCE):
+                _write_some(descriptor, pieces[first : first + _PIECES_AT_ONCE])
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(partial, name)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
+
+
+def _write_some(descriptor: int, pieces: Sequence[Piece]) -> None:
     """Write all of `pieces`; OSError where the disk is full."""
-    written = os.writev(descriptor, pieces) if hasattr(os, "writev") else 0
+    buffers = cast(Sequence[bytes], pieces)  # typing has no name for what has a buffer before Python 3.12
+    written = os.writev(descriptor, buffers) if hasattr(os, "writev") else 0
     if written < sum(map(len, pieces)):  # a short write is allowed; the next call raises the error, if any
-        rest = memoryview(b"".join(pieces))[written:]
+        rest = memoryview(b"".join(map(bytes, pieces)))[written:]
         while rest:
             rest = rest[os.write(descriptor, rest) :]
 
@@ -260,6 +294,14 @@ def _send(partial: Path, folder: RemotePath) -> None:
 
 
 def _temporary_name(path: Path, *, hidden: bool = False) -> Path:
-    ending = f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
-    name = os.fsencode(f"{'.' if hidden else ''}{path.name}")[: _NAME_BYTES - len(ending)]
-    return path.with_name(os.fsdecode(name) + ending)
+    return Path(_partial_name(os.fspath(path), hidden=hidden))
+
+
+def _partial_name(path: str, *, hidden: bool = False) -> str:
+    ending = f".{os.urandom(16).hex()}{PARTIAL_SUFFIX}"
+    folder, name = os.path.split(path)
+    if hidden:
+        name = "." + name
+    if len(name) + len(ending) > _NAME_BYTES // 4:  # rare: a character has up to four bytes
+        name = os.fsdecode(os.fsencode(name)[: _NAME_BYTES - len(ending)])
+    return os.path.join(folder, name + ending)

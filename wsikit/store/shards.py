@@ -24,6 +24,11 @@ from wsikit.store.paths import is_local, read_range
 MISSING = 2**64 - 1
 """Offset and length of a chunk that is not stored: zarr reads the fill value."""
 
+Bytes = npt.NDArray[np.uint8]
+
+_TAKES_ARRAYS = google_crc32c.implementation == "c"
+"""Its slow implementation in Python takes bytes."""
+
 _CRC_BYTES = 4
 _CRC = struct.Struct("<I")
 
@@ -50,42 +55,84 @@ class SharedHeader:
         self.crc = google_crc32c.value(data)
 
 
+NO_HEADER = SharedHeader(b"")
+
+
 class Chunk(NamedTuple):
     """A chunk in two pieces, so that it is not copied before it is written."""
 
     head: SharedHeader
-    body: bytes
+    body: bytes | Bytes
+    """The rest, or a slice of the buffer that holds it: uint8, contiguous."""
 
     def join(self) -> bytes:
         """The chunk in one piece."""
-        return self.head.data + self.body
+        return self.head.data + bytes(self.body)
 
 
-def shard_pieces(chunks: Sequence[bytes | Chunk | None]) -> list[bytes]:
-    """The bytes of one shard object, in pieces, from its chunks, row-major; None for a chunk that is not stored."""
-    entries = np.full((len(chunks), 2), MISSING, dtype="<u8")
-    pieces: list[bytes] = []
-    offset = 0
-    for position, chunk in enumerate(chunks):
-        if chunk is None:
-            continue
-        if isinstance(chunk, Chunk):
-            head, body = chunk
-            length = len(head.data) + len(body)
-            pieces += (head.data, body, _CRC.pack(google_crc32c.extend(head.crc, body)))
-        else:
-            length = len(chunk)
-            pieces += (chunk, _crc(chunk))
-        entries[position] = offset, length + _CRC_BYTES
-        offset += length + _CRC_BYTES
-    index = entries.tobytes()
-    pieces += (index, _crc(index))
-    return pieces
+class Chunks:
+    """The chunks of one shard, row-major, each in two pieces. At first, none is stored."""
+
+    def __init__(self, count: int) -> None:
+        self._heads = [NO_HEADER] * count
+        self._bodies: list[bytes | Bytes | None] = [None] * count
+
+    @classmethod
+    def of(cls, chunks: Sequence[bytes | None]) -> Chunks:
+        """From chunks in one piece; None for one that is not stored."""
+        found = cls(len(chunks))
+        found._bodies = list(chunks)
+        return found
+
+    def put(self, position: int, head: SharedHeader, body: bytes | Bytes) -> None:
+        """Store one chunk."""
+        self._heads[position], self._bodies[position] = head, body
+
+    def put_all(self, positions: Sequence[int], head: SharedHeader, bodies: Sequence[bytes | Bytes]) -> None:
+        """Store several chunks that begin with the same bytes."""
+        for position, body in zip(positions, bodies, strict=True):
+            self._heads[position], self._bodies[position] = head, body
+
+    def first(self) -> bytes | None:
+        """The first chunk that is stored, in one piece; None if there is none."""
+        pairs = zip(self._heads, self._bodies, strict=True)
+        return next((Chunk(head, body).join() for head, body in pairs if body is not None), None)
+
+    def __bool__(self) -> bool:
+        return any(body is not None for body in self._bodies)
+
+    def pieces(self) -> list[bytes | Bytes]:
+        """The bytes of the shard object, in pieces."""
+        stored = [position for position, body in enumerate(self._bodies) if body is not None]
+        bodies = [body for body in self._bodies if body is not None]
+        heads = [self._heads[position] for position in stored]
+        firsts = [head.data for head in heads]
+        crcs = struct.pack(f"<{len(stored)}I", *_crcs(heads, bodies))
+        pieces: list[bytes | Bytes] = [b""] * (3 * len(stored))
+        pieces[0::3] = firsts
+        pieces[1::3] = bodies
+        pieces[2::3] = [crcs[first : first + _CRC_BYTES] for first in range(0, len(crcs), _CRC_BYTES)]
+        entries = [MISSING] * (2 * len(self._bodies))
+        offset = 0
+        for position, first, body in zip(stored, firsts, bodies, strict=True):
+            size = len(first) + len(body) + _CRC_BYTES
+            entries[2 * position], entries[2 * position + 1] = offset, size
+            offset += size
+        index = struct.pack(f"<{len(entries)}Q", *entries)
+        pieces += (index, _crc(index))
+        return pieces
 
 
-def pack_shard(chunks: Sequence[bytes | Chunk | None]) -> bytes:
+def _crcs(heads: Sequence[SharedHeader], bodies: Sequence[bytes | Bytes]) -> list[int]:
+    """Checksum of each chunk. The library takes an array's buffer as it is, without a copy."""
+    if not _TAKES_ARRAYS:
+        bodies = [bytes(body) for body in bodies]
+    return list(map(google_crc32c.extend, [head.crc for head in heads], bodies))
+
+
+def pack_shard(chunks: Sequence[bytes | None]) -> bytes:
     """One shard object from its chunks, row-major; None for a chunk that is not stored."""
-    return b"".join(shard_pieces(chunks))
+    return b"".join(map(bytes, Chunks.of(chunks).pieces()))
 
 
 def parse_index(block: bytes, chunks_per_side: int, name: str, planes: int = 1) -> npt.NDArray[np.uint64]:

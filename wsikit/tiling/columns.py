@@ -27,8 +27,8 @@ from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec, PatchTable
 from wsikit.tiling.stream import read_patches
 
-_BATCH_BYTES = 20 << 20
-"""Pixels held by a worker at a time, some 128 patches of 224 px: a chunk of rows may hold many times as many."""
+_BATCH_BYTES = 10 << 20
+"""Pixels held by a worker at a time, some 64 patches of 224 px: a chunk of rows may hold many times as many."""
 
 _PARTS_PER_WORKER, _LEAST_ROWS = 4, 16
 """A slide of two chunks keeps all workers busy: as many parts per worker, unless they get too small."""

@@ -6,13 +6,14 @@ An interrupted run is continued: complete shards on disk are kept, if they belon
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from wsikit.slides.base import BaseSlide, Slide
 from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import SlideStore
-from wsikit.store.atomic import read_metadata, remove_partials, write_json, write_new_json
+from wsikit.store.flushing import Flushing
 from wsikit.store.paths import is_url, place, remove_tree
 from wsikit.store.receipts import Receipt
 from wsikit.tiling import zarr_metadata as records
+from wsikit.tiling.begin import begin
 from wsikit.tiling.plan import ImageParameters, LevelPlan, Planes, plan_levels, plan_shards
+from wsikit.tiling.ranges import Buffers
 from wsikit.tiling.regions import background_tiles
 from wsikit.tiling.repair import LevelWork, lost_part
 from wsikit.tiling.shard import PLAN_FOLDER, ShardResult, ShardTask, write_shard
@@ -35,8 +38,6 @@ from wsikit.tissue.mask import TissueMask
 logger = logging.getLogger(__name__)
 
 IMAGE_REVISION = 4
-PLAN_NAME = "plan.json"
-OUR_FOLDERS = ("labels", "maps", "patches", "associated", "wsikit")
 _FLUORESCENCE_FILL = 0
 
 
@@ -206,75 +207,108 @@ def write_image(
     SlideError
         The source changed or was removed while it was read.
     """
-    slide = source.slide
-    repair = _committed(folder, receipt, slide) is not None
+    repair = _committed(folder, receipt, source.slide) is not None
     if not repair:
-        _begin(folder, receipt, slide)
-    levels: list[LevelPlan] = []
-    lossless = parameters.pixels == "none"
-    if parameters.pixels == "keep":
-        fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
-        if isinstance(slide, SlideStore) and slide.holds_pixels:
-            fill = slide.level_format(0).fill  # what its tiles are that it does not store
-        channels = slide.info.channels
-        planes = Planes(len(channels), channels[0].dtype) if channels else None
-        levels = plan_levels(
-            slide.level_dimensions, parameters, source.passing, faults=source.faults, fill=fill, planes=planes
-        )
-        work = [_all_of(source, folder, levels, level, parameters, tissue) for level in levels]
-        if repair:
-            work = [lost_part(folder, whole) for whole in work]
-        lossless = _write_levels(source, folder, work, parameters, executor, on_plan, on_shard)
-        records.write_associated(slide, folder, parameters)
-    records.write_vendor_group(slide, folder)
-    records.flush_metadata(folder, levels)
-    _check_unchanged(source)
-    if not repair:  # the root of an earlier version keeps its format
-        records.write_root(
-            slide,
-            folder,
-            slide_id=slide_id,
-            receipt=receipt,
-            levels=levels,
-            parameters=parameters,
-            lossless=lossless,
-        )
+        begin(folder, receipt, source.slide)
+    with Flushing() as flushing:
+        run = _Run(source, folder, parameters, tissue, executor, on_plan, on_shard, repair, flushing)
+        try:
+            _write_all(run, slide_id, receipt)
+        finally:
+            Buffers.free()
     if (folder / PLAN_FOLDER).is_dir():
         remove_tree(folder / PLAN_FOLDER)
     return SlideStore(folder)
 
 
-def _all_of(
-    source: ImageSource,
-    folder: Path,
-    levels: list[LevelPlan],
-    level: LevelPlan,
-    parameters: ImageParameters,
-    tissue: TissueMask | None,
-) -> LevelWork:
+@dataclass(frozen=True)
+class _Run:
+    """One writing of a store's image; most are the arguments of `write_image`."""
+
+    source: ImageSource
+    folder: Path
+    parameters: ImageParameters
+    tissue: TissueMask | None
+    executor: Executor
+    on_plan: Callable[[int], None] | None
+    on_shard: Callable[[], None] | None
+    repair: bool
+    """Whether the store was complete, and only lost files are written."""
+    flushing: Flushing
+    """The files that must be on the disk before the store is complete."""
+
+
+def _write_all(run: _Run, slide_id: str, receipt: Receipt) -> None:
+    """Write shards, metadata, and the root's metadata, before which all the others are flushed."""
+    slide, folder, parameters = run.source.slide, run.folder, run.parameters
+    levels: list[LevelPlan] = []
+    lossless = parameters.pixels == "none"
+    if parameters.pixels == "keep":
+        levels = _levels(run)
+        work = [_all_of(run, levels, level) for level in levels]
+        if run.repair:
+            work = [lost_part(folder, whole) for whole in work]
+        with ThreadPoolExecutor(1, thread_name_prefix="wsikit-pictures") as other:  # starts a thread where it has work
+            names = records.kept_pictures(slide, parameters)
+            arguments = (slide, folder, names, parameters, run.flushing)
+            pictures = other.submit(records.write_associated, *arguments) if names else None
+            lossless = _write_levels(run, work)
+            if pictures is not None:
+                pictures.result()
+    records.write_vendor_group(slide, folder, run.flushing)
+    if run.repair:  # the root of an earlier version keeps its format
+        run.flushing.wait()
+        _check_unchanged(run.source)
+        return
+    records.write_root(
+        slide,
+        folder,
+        slide_id=slide_id,
+        receipt=receipt,
+        levels=levels,
+        parameters=parameters,
+        lossless=lossless,
+        flushing=run.flushing,
+        check=lambda: _check_unchanged(run.source),
+    )
+
+
+def _levels(run: _Run) -> list[LevelPlan]:
+    """The plan of the levels."""
+    slide, tissue = run.source.slide, run.tissue
+    fill = _FLUORESCENCE_FILL if tissue is not None and tissue.stain == "fluorescence" else 255
+    if isinstance(slide, SlideStore) and slide.holds_pixels:
+        fill = slide.level_format(0).fill  # what its tiles are that it does not store
+    channels = slide.info.channels
+    planes = Planes(len(channels), channels[0].dtype) if channels else None
+    return plan_levels(
+        slide.level_dimensions,
+        run.parameters,
+        run.source.passing,
+        faults=run.source.faults,
+        fill=fill,
+        planes=planes,
+    )
+
+
+def _all_of(run: _Run, levels: list[LevelPlan], level: LevelPlan) -> LevelWork:
     """All shards of a level."""
-    background = background_tiles(level, tissue) if tissue is not None else frozenset()
+    background = background_tiles(level, run.tissue) if run.tissue is not None else frozenset()
     above = levels[level.level - 1] if level.source_level is None else None
+    quality, flushing = run.parameters.jpeg_quality, run.flushing if run.executor.scheduler == "threads" else None
     tasks = [
-        ShardTask(source.slide, folder, level, above, shard, parameters.jpeg_quality, background)
+        ShardTask(run.source.slide, run.folder, level, above, shard, quality, background, flushing)
         for shard in plan_shards(level)
     ]
     return LevelWork(level, tuple(tasks), len(background))
 
 
-def _write_levels(
-    source: ImageSource,
-    folder: Path,
-    work: list[LevelWork],
-    parameters: ImageParameters,
-    executor: Executor,
-    on_plan: Callable[[int], None] | None,
-    on_shard: Callable[[], None] | None,
-) -> bool:
+def _write_levels(run: _Run, work: list[LevelWork]) -> bool:
     """Write the shards and the levels' metadata; return whether the result is lossless."""
+    source, folder, parameters, on_shard = run.source, run.folder, run.parameters, run.on_shard
     slide = source.slide
-    if on_plan:
-        on_plan(sum(len(of_level.tasks) for of_level in work))
+    if run.on_plan:
+        run.on_plan(sum(len(of_level.tasks) for of_level in work))
     # levels from the source are independent; a built level reads the one before it
     stages = [[of_level for of_level in work if of_level.plan.source_level is not None]]
     stages += [[of_level] for of_level in work if of_level.plan.source_level is None]
@@ -282,13 +316,12 @@ def _write_levels(
     lossless = work[0].plan.source_level == 0
     for stage in stages:
         of_stage = [task for of_level in stage for task in of_level.tasks]
-        results = executor.map(write_shard, of_stage, on_done=lambda _: on_shard() if on_shard else None)
-        written = {task.note_path: result for task, result in zip(of_stage, results, strict=True)}
+        results = iter(run.executor.map(write_shard, of_stage, on_done=lambda _: on_shard() if on_shard else None))
         for of_level in stage:
             if of_level.is_complete:
                 continue
             _check_unchanged(source)
-            found = [written[task.note_path] for task in of_level.tasks]
+            found = list(islice(results, len(of_level.tasks)))
             if of_level.before is None:
                 attributes = records.level_attributes(
                     of_level.plan, parameters, found, dropped=of_level.dropped, exact=exact
@@ -299,7 +332,9 @@ def _write_levels(
                 attributes = dict(of_level.before)
             attributes |= of_level.files(folder, found)
             _warn_of_unreadable(slide, of_level.plan, found)
-            records.write_level(folder, of_level.plan, attributes, parameters)
+            if run.repair:
+                run.flushing.wait()  # the root is there already: the level's metadata commit its shards
+            records.write_level(folder, of_level.plan, attributes, parameters, run.flushing)
             lossless = lossless and (attributes["lossless"] or of_level.plan.source_level is None)
     return lossless
 
@@ -322,91 +357,3 @@ def _check_unchanged(source: ImageSource) -> None:
         ) from error
     if now != source.state:
         raise SlideError(f"{path}: changed while it was read. Let the copy finish, and run again.")
-
-
-def _begin(folder: Path, receipt: Receipt, slide: Slide) -> None:
-    """Prepare `folder` for the shards of this plan. Content of another plan for the same slide is removed first.
-
-    Raises
-    ------
-    StoreError
-        The folder holds, or another run is writing, a store of another slide; or wsikit did not write it.
-    """
-    plan_path = folder / PLAN_FOLDER / PLAN_NAME
-    plan = {**receipt.to_json(), "source": {"name": Path(slide.path).name, "place": records.place_digest(slide.path)}}
-    if folder.exists():
-        planned = _planned(plan_path)
-        if planned.get("digest") == receipt.digest:
-            remove_partials(folder)
-            return
-        if planned.get("source"):
-            _check_same_slide(folder, planned["source"] | {"fingerprint": planned["inputs"]["source"]}, slide, receipt)
-        kept: tuple[str, ...] = ()
-        if not (folder / PLAN_FOLDER).is_dir() and any(folder.iterdir()):
-            label = read_metadata(folder / "labels" / "tissue")
-            if read_metadata(folder) is None and label is not None:
-                kept = _kept_without_root(folder, label, receipt)
-            else:
-                found = SlideStore.read_record(folder)  # raises StoreError if wsikit did not write it
-                _check_same_slide(folder, found["source"], slide, receipt)
-        # after a kill during removal, the folder must be recognised as wsikit's, but not as this plan's
-        write_json(plan_path, {"digest": None, "clearing": True})
-        for name in ("zarr.json", ".zattrs", ".zgroup"):
-            (folder / name).unlink(missing_ok=True)
-        for child in folder.iterdir():
-            if child.is_dir() and (child.name.isdigit() or child.name in OUR_FOLDERS) and child.name not in kept:
-                remove_tree(child)
-        for note in plan_path.parent.iterdir():
-            if note != plan_path:
-                note.unlink()
-        write_json(plan_path, plan)
-    elif not write_new_json(plan_path, plan):
-        _begin(folder, receipt, slide)  # another run has just begun
-
-
-def _kept_without_root(folder: Path, label: Any, receipt: Receipt) -> tuple[str, ...]:
-    """The folders that still apply in a store that has lost its zarr.json: its tissue label states what it is made of.
-
-    Raises
-    ------
-    StoreError
-        The label was made from other pixels and another slide.
-    """
-    try:
-        inputs = label["attributes"]["wsikit"]["receipt"]["inputs"]
-        if inputs.get("image") == receipt.digest:
-            return ("labels", "maps", "patches")
-        if inputs.get("source") == receipt.inputs["source"]:
-            return ()
-    except (KeyError, TypeError, AttributeError):
-        pass
-    raise StoreError(
-        f"{folder}: has lost its zarr.json, and it is not known whether it was made from this slide and with these "
-        f"options. Copy the store again, or delete {folder}, and run again."
-    )
-
-
-def _planned(plan_path: Path) -> dict[str, Any]:
-    """The plan that an unfinished store belongs to; empty if there is none."""
-    try:
-        plan = json.loads(plan_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return plan if isinstance(plan, dict) else {}
-
-
-def _check_same_slide(folder: Path, source: Mapping[str, Any], slide: Slide, receipt: Receipt) -> None:
-    """StoreError if the store of `source` was made from another slide: neither the same place nor the same content.
-
-    Stores of earlier versions do not state the place; there the same file name is accepted.
-    """
-    if source.get("fingerprint") == receipt.inputs["source"]:
-        return
-    name = Path(slide.path).name
-    stated = source.get("place") or (records.place_digest(source["path"]) if source.get("path") else None)
-    if source.get("name") == name if stated is None else stated == records.place_digest(slide.path):
-        return
-    raise StoreError(
-        f"{folder}: holds another slide, {source.get('name')}, not {slide.path}. Give another place with -o, or delete "
-        f"{folder} to replace it."
-    )

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from wsikit.slides import jpeg2k
 from wsikit.slides.encoded_tiles import TileSource
 from wsikit.slides.jpeg import JpegError, self_contained
-from wsikit.store.shards import Chunk, SharedHeader
+from wsikit.store.shards import NO_HEADER, Chunk, SharedHeader
 
-_EOI = b"\xff\xd9"
+EOI = b"\xff\xd9"
 _SOF_KINDS = frozenset({0xC0, 0xC1, 0xC2})
 _SOS, _RST0, _RST7, _TEM, _APP14 = 0xDA, 0xD0, 0xD7, 0x01, 0xEE
 _NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})  # tables, reserved, arithmetic conditioning
 _MAX_HEADERS = 64
-_NO_HEADER = SharedHeader(b"")
 
 
 class ChunkConverter:
@@ -31,6 +30,9 @@ class ChunkConverter:
         """Header of a stored tile → header of the chunk made from it."""
         self._lengths: list[int] = []
         """Lengths of the cached headers, in order of first use."""
+        self.latest: tuple[bytes, SharedHeader | None] = (b"", None)
+        """Header of the tile that was converted last, as it is stored, and that of its chunk; None before the first,
+        and for JPEG 2000, of whose tiles each is checked."""
 
     def convert(self, tile: bytes | memoryview) -> Chunk:
         """The chunk for a stored tile, in pieces; JpegError with the reason if the tile cannot be passed through."""
@@ -38,8 +40,10 @@ class ChunkConverter:
         if len(view) < 2 or view[-1] != 0xD9 or view[-2] != 0xFF:
             view = _without_padding(view)  # DICOM pads frames to even length
         for length in self._lengths:
-            head = self._headers.get(bytes(view[:length]))
+            stored = bytes(view[:length])
+            head = self._headers.get(stored)
             if head is not None:
+                self.latest = stored, head
                 return Chunk(head, bytes(view[length:]))
         return self._convert_new(view)
 
@@ -47,12 +51,13 @@ class ChunkConverter:
         tile = bytes(view)
         if self.source.codec == "jpeg2k":
             _check_jpeg2k(tile, self.source)
-            return Chunk(_NO_HEADER, tile)
+            return Chunk(NO_HEADER, tile)
         chunk = self_contained(tile, self.source.tables, rgb=self.source.rgb)
         length = check_header(tile, self.source).length
         head = SharedHeader(chunk[: len(chunk) - len(tile) + length])
         if len(self._headers) < _MAX_HEADERS:
             self._headers[tile[:length]] = head
+            self.latest = tile[:length], head
             if length not in self._lengths:
                 self._lengths.append(length)
         return Chunk(head, bytes(view[length:]))
@@ -145,6 +150,6 @@ def _check_shape(size: tuple[int, int], components: int, source: TileSource) -> 
 
 def _without_padding(view: memoryview) -> memoryview:
     end = len(bytes(view).rstrip(b"\0"))
-    if view[end - 2 : end] != _EOI:
+    if view[end - 2 : end] != EOI:
         raise JpegError("it has no end marker")
     return view[:end]

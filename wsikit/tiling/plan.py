@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from wsikit.errors import RequestError
 from wsikit.geometry import downsample_of
@@ -199,21 +201,55 @@ def plan_shards(level: LevelPlan) -> list[ShardPlan]:
     return [ShardPlan(level.level, col, row) for row in range(rows) for col in range(cols)]
 
 
-def tiles_of_shard(shard: ShardPlan, form: LevelFormat) -> list[TilePlan | None]:
-    """The shard's chunks, row-major; None outside the level."""
-    n_cols, n_rows = form.n_tiles
-    tile_w, tile_h = form.tile_px
+class Places(NamedTuple):
+    """Tiles of one shard, ascending: int64 (n,) each."""
+
+    positions: npt.NDArray[np.int64]
+    """In the shard, row-major."""
+    cols: npt.NDArray[np.int64]
+    """Of the level."""
+    rows: npt.NDArray[np.int64]
+
+
+def places_of_shard(shard: ShardPlan, form: LevelFormat, dropped: frozenset[tuple[int, int]] = frozenset()) -> Places:
+    """The places of the shard's tiles within the level, without those that are `dropped` (column, row).
+
+    >>> form = LevelFormat(1000, 600, (256, 256), "jpeg", chunks_per_shard=2)
+    >>> [part.tolist() for part in places_of_shard(ShardPlan(0, 1, 1), form)]
+    [[0, 1], [2, 3], [2, 2]]
+    """
     side = form.shard_side
-    first, last = shard.col * side, min((shard.col + 1) * side, n_cols)
-    outside: list[TilePlan | None] = [None] * (side - (last - first))
-    columns = [(col, col * tile_w, min(tile_w, form.width - col * tile_w)) for col in range(first, last)]
-    tiles: list[TilePlan | None] = []
-    for row in range(shard.row * side, min((shard.row + 1) * side, n_rows)):
-        y = row * tile_h
-        height = min(tile_h, form.height - y)
-        tiles += [TilePlan(col, row, (x, y, width, height)) for col, x, width in columns]
-        tiles += outside
-    return tiles + [None] * (side**2 - len(tiles))
+    n_cols, n_rows = min(side, form.n_tiles[0] - shard.col * side), min(side, form.n_tiles[1] - shard.row * side)
+    inside = _places_in_shard(n_cols, n_rows, side)
+    found = Places(inside.positions, inside.cols + shard.col * side, inside.rows + shard.row * side)
+    if not dropped:
+        return found
+    kept = np.array(
+        [place not in dropped for place in zip(found.cols.tolist(), found.rows.tolist(), strict=True)], bool
+    )
+    return Places(*(part[kept] for part in found))
+
+
+@lru_cache(maxsize=16)  # most shards of a level are alike
+def _places_in_shard(n_cols: int, n_rows: int, side: int) -> Places:
+    rows, cols = (part.ravel() for part in np.mgrid[:n_rows, :n_cols])
+    return Places(rows * side + cols, cols, rows)
+
+
+def tile_at(form: LevelFormat, col: int, row: int) -> TilePlan:
+    """One tile of a level."""
+    x, y = col * form.tile_px[0], row * form.tile_px[1]
+    return TilePlan(col, row, (x, y, min(form.tile_px[0], form.width - x), min(form.tile_px[1], form.height - y)))
+
+
+def tiles_of_shard(
+    shard: ShardPlan, form: LevelFormat, dropped: frozenset[tuple[int, int]] = frozenset()
+) -> list[TilePlan | None]:
+    """The shard's chunks, row-major; None outside the level, and for those that are `dropped`."""
+    tiles: list[TilePlan | None] = [None] * form.shard_side**2
+    for position, col, row in zip(*(part.tolist() for part in places_of_shard(shard, form, dropped)), strict=True):
+        tiles[position] = tile_at(form, col, row)
+    return tiles
 
 
 def _why_encoded(

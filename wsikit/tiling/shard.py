@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,23 @@ from PIL import Image
 from wsikit.errors import ReadError, StoreError
 from wsikit.slides.base import Slide
 from wsikit.slides.store_levels import StoreLevels
-from wsikit.store.atomic import write_json, write_pieces
-from wsikit.store.shards import Chunk, read_shard, shard_pieces
+from wsikit.store.atomic import flush, write_bytes, write_json, write_pieces
+from wsikit.store.flushing import Flushing
+from wsikit.store.shards import NO_HEADER, Chunks, read_shard
 from wsikit.tiling.channel_levels import channel_samples
 from wsikit.tiling.encode import RECODED_QUALITY, encode, encode_planes
 from wsikit.tiling.passthrough import pass_tiles
-from wsikit.tiling.plan import BUILT_DOWNSAMPLE, LevelPlan, ShardPlan, TilePlan, tiles_of_shard
+from wsikit.tiling.plan import (
+    BUILT_DOWNSAMPLE,
+    LevelPlan,
+    Places,
+    ShardPlan,
+    TilePlan,
+    places_of_shard,
+    tile_at,
+    tiles_of_shard,
+)
+from wsikit.tiling.ranges import Buffers
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +62,13 @@ class ShardTask:
     """JPEG quality of re-encoded tiles."""
     dropped: frozenset[tuple[int, int]] = field(default=frozenset(), repr=False)
     """Tiles (column, row) of the level that are left out as background."""
+    flushing: Flushing | None = field(default=None, repr=False, compare=False)
+    """Begins the flush of the shard to the disk, where the task runs in this process; None: the task waits for it."""
 
-    @property
+    @cached_property
     def path(self) -> Path:
-        return self.folder / str(self.level.level) / self.level.format.object_key(self.shard.col, self.shard.row)
+        key = self.level.format.object_key(self.shard.col, self.shard.row)
+        return self.folder.joinpath(f"{self.level.level}/{key}")
 
     @property
     def note_path(self) -> Path:
@@ -96,21 +111,27 @@ def write_shard(task: ShardTask) -> ShardResult:
     """
     kept = _kept(task)
     if kept is not None:
+        _flush(task)  # it may be from a run that was killed before it flushed
         return kept
-    tiles = tiles_of_shard(task.shard, task.level.format)
-    if task.dropped:
-        tiles = [None if tile is None or (tile.col, tile.row) in task.dropped else tile for tile in tiles]
-    if not any(tiles):
+    places = places_of_shard(task.shard, task.level.format, task.dropped)
+    if not len(places.positions):
         return ShardResult(task.level.level, stored=False)
     if task.level.source:
-        chunks, result = _passed(task, tiles)
-    else:
-        chunks, result = (_encoded_channels if task.slide.info.channels else _encoded)(task, tiles)
+        with Buffers() as buffers:
+            return _stored(task, *_passed(task, places, buffers))
+    tiles = tiles_of_shard(task.shard, task.level.format, task.dropped)
+    return _stored(task, *(_encoded_channels if task.slide.info.channels else _encoded)(task, tiles))
+
+
+def _stored(task: ShardTask, chunks: Chunks, result: ShardResult) -> ShardResult:
+    """Write the note and the file of a shard."""
     try:
         if result != ShardResult(task.level.level):
             # written before the shard, so that no shard exists without its note
             write_json(task.note_path, asdict(result))
         result = replace(result, stored=_write(task, chunks, result))
+        if result.stored:
+            _flush(task)
     except OSError as error:
         raise StoreError(
             f"{task.path}: cannot be written ({error.strerror or error}); {task.slide.path}, {task.where}. Free disk "
@@ -119,29 +140,37 @@ def write_shard(task: ShardTask) -> ShardResult:
     return result
 
 
-def _write(task: ShardTask, chunks: list[bytes | Chunk | None], result: ShardResult) -> bool:
+def _write(task: ShardTask, chunks: Chunks, result: ShardResult) -> bool:
     """Write the file of a shard; False if there is nothing to store."""
-    if not any(chunk is not None for chunk in chunks) and task.level.source and not result.unreadable:
+    if not chunks and task.level.source and not result.unreadable:
         return False  # all tiles are missing in the source
     if task.level.format.chunks_per_shard:
-        write_pieces(task.path, shard_pieces(chunks))
+        write_pieces(task.path, chunks.pieces())
         return True
-    if chunks[0] is None:
+    only = chunks.first()
+    if only is None:
         return False
-    assert isinstance(chunks[0], bytes)
-    write_pieces(task.path, [chunks[0]])
+    write_bytes(task.path, only)  # has no checksum: it must not be there before it is flushed
     return True
+
+
+def _flush(task: ShardTask) -> None:
+    if not task.level.format.chunks_per_shard:
+        return  # flushed when it was written
+    if task.flushing is not None:
+        task.flushing.add(task.path)
+    else:
+        flush(task.path)
 
 
 def _kept(task: ShardTask) -> ShardResult | None:
     """Result of a shard that an earlier run wrote; None if it must be written (again)."""
     side = task.level.format.chunks_per_shard
     try:
-        if side is None:
-            # written atomically, so an existing file is complete; it has no checksum
-            if not task.path.is_file():
-                return None
-        elif read_shard(task.path, side, task.level.format.planes) is None:
+        if not task.path.is_file():
+            return None
+        # a chunk file of its own was written atomically: it is complete, and has no checksum
+        if side is not None and read_shard(task.path, side, task.level.format.planes) is None:
             return None
     except StoreError:
         return None
@@ -157,29 +186,28 @@ def _kept(task: ShardTask) -> ShardResult | None:
 # ---- pass-through
 
 
-def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | Chunk | None], ShardResult]:
+def _passed(task: ShardTask, places: Places, buffers: Buffers) -> tuple[Chunks, ShardResult]:
     level = task.level
     assert level.source is not None
     assert level.source_level is not None
-    passed = pass_tiles(task.slide, level.source_level, level.source, tiles)
-    chunks: list[bytes | Chunk | None] = list(passed.chunks)
-    unreadable = [tile[:2] for tile in (tiles[position] for position in passed.unreadable) if tile is not None]
+    passed = pass_tiles(task.slide, level.source_level, level.source, places, level.format.shard_side**2, buffers)
+    unreadable = [(col, row) for _, col, row in passed.unreadable]
     recoded: Counter[str] = Counter()
-    for position in passed.unfit:
-        tile = tiles[position]
-        assert tile is not None
+    for (position, col, row), fault in zip(passed.unfit, passed.faults, strict=True):
         try:
-            chunks[position] = encode(
-                _read_source(task, tile.box),
+            chunk = encode(
+                _read_source(task, tile_at(level.format, col, row).box),
                 level.format,
                 quality=max(RECODED_QUALITY, task.quality),
                 rgb=passed.rgb,
                 subsampling=passed.subsampling,
             )
-            recoded[passed.faults[position]] += 1
         except ReadError:
-            unreadable.append((tile.col, tile.row))
-    return chunks, ShardResult(
+            unreadable.append((col, row))
+            continue
+        passed.chunks.put(position, NO_HEADER, chunk)
+        recoded[fault] += 1
+    return passed.chunks, ShardResult(
         level.level, tuple(sorted(unreadable)), passed.missing, recoded.total(), tuple(sorted(recoded.items()))
     )
 
@@ -187,9 +215,9 @@ def _passed(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes |
 # ---- re-encoding
 
 
-def _encoded(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | Chunk | None], ShardResult]:
+def _encoded(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[Chunks, ShardResult]:
     """Read and encode row by row of tiles, so that memory is bounded by a row, whatever the shard's size."""
-    chunks: list[bytes | Chunk | None] = []
+    chunks: list[bytes | None] = []
     unreadable: list[tuple[int, int]] = []
     side = task.level.format.shard_side
     with _pixels(task) as read:
@@ -204,13 +232,13 @@ def _encoded(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes 
                     chunks.append(None)
                 else:
                     chunks.append(encode(found[tile.box], task.level.format, quality=task.quality))
-    return chunks, ShardResult(task.level.level, tuple(unreadable))
+    return Chunks.of(chunks), ShardResult(task.level.level, tuple(unreadable))
 
 
-def _encoded_channels(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[list[bytes | Chunk | None], ShardResult]:
+def _encoded_channels(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[Chunks, ShardResult]:
     """All channels of a fluorescence slide, without loss. A tile is unreadable if one of its channels is."""
     form = task.level.format
-    chunks: list[bytes | Chunk | None] = [None] * (form.planes * len(tiles))
+    chunks: list[bytes | None] = [None] * (form.planes * len(tiles))
     unreadable: list[tuple[int, int]] = []
     with channel_samples(task.slide, task.folder, task.level, task.above) as read:
         for position, tile in enumerate(tiles):
@@ -223,7 +251,7 @@ def _encoded_channels(task: ShardTask, tiles: list[TilePlan | None]) -> tuple[li
                 unreadable.append((tile.col, tile.row))
                 continue
             chunks[position :: len(tiles)] = encoded
-    return chunks, ShardResult(task.level.level, tuple(unreadable))
+    return Chunks.of(chunks), ShardResult(task.level.level, tuple(unreadable))
 
 
 def _read_row(boxes: list[Box], read: Callable[[Box], Pixels]) -> dict[Box, Pixels]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from wsikit.errors import StoreError, WsikitError
 from wsikit.executor import Executor
 from wsikit.geometry import check_enlargement
+from wsikit.memory import give_back_memory
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
@@ -261,4 +262,5 @@ def add_patches(
     table = write_patches(store, patches or PatchParameters(), receipt)
     progress.advance()
     progress.finish()
+    give_back_memory()  # of the tissue mask
     fill_columns(store, table, [stage(table) for stage in stages], executor, progress)

@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
 from wsikit.slides.types import Channel
 from wsikit.store import ngff
-from wsikit.store.atomic import flush, write_bytes, write_json
+from wsikit.store.atomic import atomic_write, json_bytes, write_bytes, write_json
+from wsikit.store.flushing import Flushing
 from wsikit.store.level_files import BYTES
 from wsikit.store.level_format import REGISTERED_JPEG, Codec, LevelFormat
-from wsikit.store.paths import is_local, is_url, place
+from wsikit.store.paths import is_url, place
 from wsikit.store.receipts import Receipt
 from wsikit.store.shards import ShardedLevel
 from wsikit.store.table import STORE_FORMAT
@@ -107,13 +107,25 @@ def _origin(level: LevelPlan) -> str:
     return "the source's own tiles" if level.source else "decoded and encoded again"
 
 
-def write_level(folder: Path, level: LevelPlan, attributes: dict[str, Any], parameters: ImageParameters) -> None:
+def write_level(
+    folder: Path, level: LevelPlan, attributes: dict[str, Any], parameters: ImageParameters, flushing: Flushing
+) -> None:
     """Write the metadata of one level: Zarr v3, and for NGFF 0.4 also v2."""
     array = folder / str(level.level)
     if parameters.ngff == "0.4":
-        write_json(array / ".zarray", level.format.to_zarr2(), sync=False)
+        _write_json(array / ".zarray", level.format.to_zarr2(), flushing)
     jpeg = registered_jpeg(folder, level) if level.format.jpeg_name == REGISTERED_JPEG else None
-    write_json(array / "zarr.json", level.format.to_zarr(attributes, jpeg=jpeg), sync=False)
+    _write_json(array / "zarr.json", level.format.to_zarr(attributes, jpeg=jpeg), flushing)
+
+
+def _write_json(path: Path, record: dict[str, Any], flushing: Flushing) -> None:
+    write_json(path, record, sync=False)
+    flushing.add(path)
+
+
+def _write_bytes(path: Path, data: bytes, flushing: Flushing) -> None:
+    write_bytes(path, data, sync=False)
+    flushing.add(path)
 
 
 def registered_jpeg(folder: Path, level: LevelPlan) -> dict[str, Any] | None:
@@ -145,8 +157,13 @@ def write_root(
     levels: Sequence[LevelPlan],
     parameters: ImageParameters,
     lossless: bool,
+    flushing: Flushing,
+    check: Callable[[], None],
 ) -> None:
-    """Write the root's metadata, which commit the store: without them it is incomplete."""
+    """Write the root's metadata, which commit the store: without them it is incomplete.
+
+    They get their name when all other files are on the disk, and `check` has raised no error.
+    """
     info = slide.info
     downsamples = [level.downsample for level in levels]
     record: dict[str, Any] = {
@@ -183,9 +200,13 @@ def write_root(
             image["shown"] = [_shown(channel) for channel in info.channels]
         attributes["ome"] = ngff.of_version(ngff.multiscale_image(**image), parameters.ngff)
         if parameters.ngff == "0.4":
-            write_json(folder / ".zattrs", ngff.multiscale_image_04(**image))
-            write_json(folder / ".zgroup", {"zarr_format": 2})
-    write_json(folder / "zarr.json", ngff.group(attributes))
+            _write_json(folder / ".zattrs", ngff.multiscale_image_04(**image), flushing)
+            _write_json(folder / ".zgroup", {"zarr_format": 2}, flushing)
+    with atomic_write(folder / "zarr.json", sync=False) as partial:
+        partial.write_bytes(json_bytes(ngff.group(attributes)))
+        flushing.add(partial)
+        flushing.wait()
+        check()
 
 
 def _shown(channel: Channel) -> ngff.ShownChannel:
@@ -214,46 +235,36 @@ def move_source(folder: Path, slide: Slide) -> None:
     write_json(path, root)
 
 
-def flush_metadata(folder: Path, levels: Sequence[LevelPlan]) -> None:
-    """Flush all metadata except the root's to the disk, before that commits them. Shards are flushed already."""
-    if not is_local(folder):
-        return
-    names = [str(level.level) for level in levels] + ["associated", "wsikit"]
-    small = [path for name in names for path in _small_files(folder / name)]
-    with ThreadPoolExecutor(8) as pool:  # many flushes at once take about the time of one
-        list(pool.map(flush, small))
-
-
-def _small_files(folder: Path) -> list[Path]:
-    if folder.name.isdigit():
-        return [path for path in (folder / "zarr.json", folder / ".zarray") if path.is_file()]
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def write_vendor_group(slide: Slide, folder: Path) -> None:
+def write_vendor_group(slide: Slide, folder: Path, flushing: Flushing) -> None:
     """Write vendor properties (allow-listed by the reader) and the colour profile, outside of the NGFF metadata."""
     vendor = {"vendor": dict(slide.info.properties or {})}
     profile = slide.info.icc_profile
     if profile:
-        write_bytes(folder / "wsikit" / "icc" / "c" / "0", profile, sync=False)
-        write_json(folder / "wsikit" / "icc" / "zarr.json", ngff.byte_array(len(profile)), sync=False)
-    write_json(folder / "wsikit" / "zarr.json", ngff.group(vendor), sync=False)
+        _write_bytes(folder / "wsikit" / "icc" / "c" / "0", profile, flushing)
+        _write_json(folder / "wsikit" / "icc" / "zarr.json", ngff.byte_array(len(profile)), flushing)
+    _write_json(folder / "wsikit" / "zarr.json", ngff.group(vendor), flushing)
 
 
-def write_associated(slide: Slide, folder: Path, parameters: ImageParameters) -> None:
-    """Write the associated images of a slide, each as an NGFF image; all but the thumbnail only with `keep_label`.
+def kept_pictures(slide: Slide, parameters: ImageParameters) -> list[str]:
+    """The associated images that are stored: all but the thumbnail only with `keep_label`.
 
     A picture without a name can be the label, as its macro can show it.
     """
-    names = [name for name in slide.info.associated if parameters.keep_label or name == "thumbnail"]
-    if not names:
-        return
+    return [name for name in slide.info.associated if parameters.keep_label or name == "thumbnail"]
+
+
+def write_associated(
+    slide: Slide, folder: Path, names: Sequence[str], parameters: ImageParameters, flushing: Flushing
+) -> None:
+    """Write some associated images of a slide, each as an NGFF image."""
     for name in names:
-        _write_picture(folder / "associated" / name, name, slide.associated(name), parameters)
-    write_json(folder / "associated" / "zarr.json", ngff.group({}), sync=False)
+        _write_picture(folder / "associated" / name, name, slide.associated(name), parameters, flushing)
+    _write_json(folder / "associated" / "zarr.json", ngff.group({}), flushing)
 
 
-def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8], parameters: ImageParameters) -> None:
+def _write_picture(
+    folder: Path, name: str, pixels: npt.NDArray[np.uint8], parameters: ImageParameters, flushing: Flushing
+) -> None:
     height, width = pixels.shape[:2]
     portable = parameters.profile == "portable"
     codec: Codec = PORTABLE_CODEC if portable else "jpeg"
@@ -267,7 +278,7 @@ def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8], param
         v2_keys=not portable or parameters.ngff == "0.4",
     )
     chunk = encode(pixels, form, quality=_PICTURE_QUALITY)
-    write_bytes(folder / "0" / form.object_key(0, 0), chunk, sync=False)
+    _write_bytes(folder / "0" / form.object_key(0, 0), chunk, flushing)
     attributes: dict[str, Any] = {
         "unreadable_tiles": [],
         "fidelity": "pixels" if portable else "encoded",
@@ -275,6 +286,6 @@ def _write_picture(folder: Path, name: str, pixels: npt.NDArray[np.uint8], param
         BYTES: len(chunk),
     }
     jpeg = _YCBCR_444 if form.jpeg_name == REGISTERED_JPEG else None
-    write_json(folder / "0" / "zarr.json", form.to_zarr(attributes, jpeg=jpeg), sync=False)
+    _write_json(folder / "0" / "zarr.json", form.to_zarr(attributes, jpeg=jpeg), flushing)
     ome = ngff.multiscale_image(name=name, mpp=None, downsamples=[(1.0, 1.0)])
-    write_json(folder / "zarr.json", ngff.group({"ome": ngff.of_version(ome, parameters.ngff)}), sync=False)
+    _write_json(folder / "zarr.json", ngff.group({"ome": ngff.of_version(ome, parameters.ngff)}), flushing)

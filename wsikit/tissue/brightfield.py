@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.memory import give_back_memory
 from wsikit.tissue.background import Glass, find_glass
 from wsikit.tissue.medium import FADING_SD, LIGHTEST_OD, find_medium
 from wsikit.tissue.parameters import TissueParameters
@@ -101,8 +102,20 @@ def _classify(
         black[here] = _is_black(rgb[here])
         found = find_ink(od, sd)
         ink.hue[here], ink.smooth[here], ink.density[here] = found.hue, found.smooth, found.density
+    # as bits while they wait: finding medium needs as much memory as all else here
+    waiting = [np.packbits(mask) for mask in (stained, certain, neutral, black, ink.smooth)]
+    hue, density = ink.hue, ink.density
+    del stained, certain, neutral, black, ink
+    give_back_memory()  # of the strips
     medium = find_medium(smooth, even, fading, light, empty, mpp, window // 2)
-    return _Evidence(stained, certain, neutral, empty, medium), ink, black
+    del smooth, even, fading, light
+    stained, certain, neutral, black, inked = (_unpacked(bits, shape) for bits in waiting)
+    return _Evidence(stained, certain, neutral, empty, medium), Ink(hue, inked, density), black
+
+
+def _unpacked(bits: npt.NDArray[np.uint8], shape: tuple[int, int]) -> Mask:
+    mask: Mask = np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape)
+    return mask
 
 
 def optical_density(rgb: npt.NDArray[np.uint8], glass: tuple[float, float, float]) -> npt.NDArray[np.float32]:

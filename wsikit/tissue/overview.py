@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from wsikit.errors import ReadError
 from wsikit.geometry import plan_read
+from wsikit.memory import give_back_memory
 
 if TYPE_CHECKING:
     from wsikit.slides.base import Slide
@@ -58,6 +59,10 @@ def read_overview(slide: Slide, mpp: float) -> tuple[npt.NDArray[np.uint8], npt.
                 if not n_read and not todo:
                     raise
             todo += halves
+    drop = getattr(slide, "drop_tiles", None)
+    if drop is not None:
+        drop()  # each was needed once, and they take twice the memory of the overview
+    give_back_memory()
     _replace_edges(rgb, unreadable, (slide.dimensions[0] / scale[0], slide.dimensions[1] / scale[1]))
     return rgb, unreadable
 

@@ -17,7 +17,7 @@ import tifffile
 from wsikit.errors import BrokenSlideError, ReadError, RequestError
 from wsikit.slides import jpeg, jpeg2k
 from wsikit.slides.base import WHITE, MppLike, Pixels
-from wsikit.slides.encoded_tiles import REDUCED_FROM_FINER, TileSource
+from wsikit.slides.encoded_tiles import REDUCED_FROM_FINER, TileRanges, TileSource
 from wsikit.slides.formats.tiff import philips
 from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, JPEG_2000
 from wsikit.slides.formats.tiff.layout import TiffLevel, level_notes, read_layout
@@ -124,6 +124,16 @@ class TiffSlide(TiledFileSlide):
             block[offset - start : offset - start + count] if count else None
             for offset, count in zip(offsets, counts, strict=True)
         ]
+
+    def tile_ranges(self, level: int) -> TileRanges:
+        """The byte ranges of the tiles of `level`, by row and column; no bytes where the file stores no tile."""
+        layout = self._layout.levels[level]
+        shape = (layout.stored_rows, layout.stored_columns)
+        return TileRanges(*(part[: shape[0] * shape[1]].reshape(shape) for part in (layout.offsets, layout.counts)))
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from byte `offset` of the file; number of bytes read, fewer at its end."""
+        return self._file.read_into(buffer, offset)
 
     @cached_property
     def _sources(self) -> tuple[TileSource | str, ...]:
