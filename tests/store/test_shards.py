@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 from pathlib import Path
 
 import imagecodecs
@@ -74,6 +76,15 @@ def test_more_shards_than_may_be_open_are_read(level: Path) -> None:
         assert shards.chunk(0, 0) == jpeg(10)
         assert shards.chunk(2, 0) == jpeg(50)
     shards.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a list of open files")
+def test_a_level_that_nothing_refers_to_any_more_leaves_no_open_file(level: Path) -> None:
+    for _ in range(3):
+        assert ShardedLevel(level, SIDE).chunk(0, 0) is not None
+    gc.collect()
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert not [path for path in opened if path.startswith(str(level))]
 
 
 @pytest.mark.parametrize("place", ["chunk", "index", "tail"])

@@ -175,7 +175,9 @@ def read_shard(path: Path, chunks_per_side: int, planes: int = 1) -> list[bytes 
 
 
 class _Shard:
-    """A shard on a local disk: its file and its index."""
+    """A shard on a local disk: its file and its index. The file is closed when nothing refers to the shard any more."""
+
+    _descriptor: int | None = None
 
     def __init__(self, path: Path, chunks_per_side: int, planes: int) -> None:
         self._index = read_index(path, chunks_per_side, planes)
@@ -192,8 +194,12 @@ class _Shard:
         return self._index is not None
 
     def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _RemoteShard:
