@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,22 @@ def test_a_run_stopped_during_the_captions_ends_the_thread_and_the_next_finishes
             thread.join(10)
             assert not thread.is_alive()
     assert start().exit_status == 0
+
+
+def test_an_interrupt_from_the_keyboard_is_raised_when_the_slides_have_stopped(start: Callable[..., RunResult]) -> None:
+    first, ended = threading.Lock(), threading.Event()
+
+    def interrupted() -> bool:
+        if not first.acquire(blocking=False):
+            return True
+        _thread.interrupt_main()
+        time.sleep(0.7)  # compiled code, which ends the process badly if the process does not wait for it
+        ended.set()
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        start(captioner=Describes(interrupted))
+    assert ended.is_set()
 
 
 def test_the_model_is_begun_once_for_many_slides(

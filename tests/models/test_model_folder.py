@@ -14,6 +14,7 @@ from wsikit.errors import ModelError
 from wsikit.models import io
 from wsikit.models.io import load_model, save_model
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.registry import describe_model
 
 
 @pytest.fixture
@@ -137,3 +138,12 @@ def test_a_save_that_fails_leaves_nothing(tiny_model: MMLNB, tmp_path: Path, mon
     with pytest.raises(OSError, match="no space"):
         save_model(tiny_model, tmp_path / "tiny", card="")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 5, 300, -1])
+def test_weights_that_are_cut_off_are_refused_before_anything_is_loaded(folder: Path, size: int):
+    whole = (folder / "model.safetensors").read_bytes()
+    assert describe_model(folder).name == "tiny"
+    (folder / "model.safetensors").write_bytes(whole[:size])
+    with pytest.raises(ModelError, match=r"model\.safetensors: damaged or not safetensors"):
+        describe_model(folder)

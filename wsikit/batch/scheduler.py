@@ -105,26 +105,44 @@ def carry_out_slides(job: Job) -> list[SlideRow]:
                 resources.stopping.set()
                 return
 
-    threads = [
-        threading.Thread(target=work, name=f"wsikit-slide-{number}", daemon=True)
-        for number in range(min(SLIDES_AT_ONCE, len(job.entries)))
-    ]
+    threads = [_SlideThread(work, number) for number in range(min(SLIDES_AT_ONCE, len(job.entries)))]
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
-            while thread.is_alive():
-                thread.join(0.2)
+            while not thread.ended.wait(0.2):
+                pass
     except BaseException:
         resources.stopping.set()
         for thread in threads:
-            thread.join()
+            thread.wait()
         raise
     finally:
         reporter.write()
     if errors:
         raise errors[0]
     return [rows[index] for index in sorted(rows)]
+
+
+class _SlideThread(threading.Thread):
+    """A thread that carries out slides. `ended` is set at its end: up to Python 3.12, `Thread.join` that is interrupted
+    takes the thread for ended (`is_alive` too), and the process would end while the thread is in compiled code."""
+
+    def __init__(self, work: Callable[[], None], number: int) -> None:
+        super().__init__(name=f"wsikit-slide-{number}", daemon=True)
+        self._work = work
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.ended.set()
+
+    def wait(self) -> None:
+        """Wait for its end, if it was started."""
+        if self.ident is not None:
+            self.ended.wait()
 
 
 class _Resources:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import importlib
 import keyword
+import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -121,6 +124,17 @@ def cli() -> None:
     """
 
 
+def _leave(status: int) -> NoReturn:
+    """End the process at once. Slides have stopped; a model that is being loaded is not waited for, and libraries that
+    are half imported are not taken down, which aborts the process."""
+    if "torch" not in sys.modules:
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 all done, 1 something failed, 2 the request itself is wrong."""
     for stream in (sys.stdout, sys.stderr):
@@ -142,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_FAILED)
     except (KeyboardInterrupt, click.Abort):
         click.echo("wsikit: stopped. Finished work is kept; run the same command again to continue.", err=True)
-        sys.exit(130)
+        _leave(130)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "wsikit"):

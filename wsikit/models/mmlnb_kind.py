@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from wsikit.errors import ModelError
-from wsikit.models.config import OOD_FILE, fingerprint, read_config
+from wsikit.models.config import OOD_FILE, WEIGHTS_FILE, fingerprint, read_config
 from wsikit.models.mmlnb_info import info_of
 from wsikit.models.protocol import ModelInfo, PatchModel
 
@@ -18,6 +18,9 @@ class MMLNBKind:
         """Description of the model in `folder`; see `wsikit.models.registry.describe_model`."""
         assert folder is not None  # MMLNB models are always folders
         config = read_config(folder)
+        for name in (WEIGHTS_FILE, OOD_FILE):
+            if (folder / name).is_file():
+                _check_whole(folder / name)
         return info_of(config, fingerprint(folder), has_ood=(folder / OOD_FILE).is_file())
 
     def load(self, folder: Path | None, *, device: Literal["auto", "cpu", "cuda"]) -> PatchModel:
@@ -32,6 +35,17 @@ class MMLNBKind:
                 "Install it with: pip install wsikit"
             ) from error
         return Predictor(load_model(folder), device=device)
+
+
+def _check_whole(path: Path) -> None:
+    """ModelError if a file of weights is cut off or not safetensors: its header and size, which need no torch."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: damaged or not safetensors ({error}); copy the model's folder again.") from error
 
 
 MMLNB_KIND = MMLNBKind()
