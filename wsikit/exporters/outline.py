@@ -79,7 +79,7 @@ def trace(region: Ints, n_regions: int) -> Rings:
 
     >>> rings = trace(np.array([[0, 0], [0, -1]]), 1)
     >>> rings.points.tolist(), rings.starts.tolist()
-    ([[0, 0], [0, 2], [1, 2], [1, 1], [2, 1], [2, 0], [0, 0]], [0, 7])
+    ([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2], [0, 0]], [0, 7])
     """
     if n_regions == 0:
         return Rings(np.empty((0, 2), np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64))
