@@ -125,8 +125,8 @@ def cli() -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """End the process at once. Slides have stopped; a model that is being loaded is not waited for, nor are libraries taken
-    down half imported: an interpreter that ended while torch was being loaded was seen to abort (status 134)."""
+    """End the process at once. Slides have stopped; a model that is being loaded is not waited for, nor are libraries
+    taken down half imported: an interpreter that ended while torch was being loaded was seen to abort (status 134)."""
     if "torch" not in sys.modules:
         sys.exit(status)
     atexit._run_exitfuncs()
