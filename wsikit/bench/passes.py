@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from wsikit.geometry import PatchGrid
     from wsikit.slides.base import Slide
 
-BATCH = 64
-"""Patches that wsikit yields at a time, as `wsikit.patches` does."""
+BATCH = 128
+"""Patches that wsikit reads at a time."""
 
 CHECKED_PATCHES = 4
 """Patches that are compared with wsikit's pixels before anything is timed, spread over the job."""
@@ -107,16 +107,15 @@ def _corners(job: Job) -> npt.NDArray[np.int64]:
 
 
 def _stream(job: Job) -> Timings:
-    from wsikit.tiling.stream import iterate_patches
+    from wsikit.tiling.stream import read_patches
 
     corners = _corners(job)
     with _opened(job) as slide:
         grid = _grid(job, slide.dimensions)
-        batches = [slice(first, min(first + BATCH, len(corners))) for first in range(0, len(corners), BATCH)]
 
         def read() -> None:
-            for _ in iterate_patches(slide, grid, corners, batches, threads=job.threads):
-                pass
+            for first in range(0, len(corners), BATCH):
+                read_patches(slide, grid, corners[first : first + BATCH], threads=job.threads, in_order=True)
 
         return _timed(read)
 

@@ -26,7 +26,7 @@ from wsikit.slides.tile_cache import DecodedTiles
 SUPER_TILE_PX = 4 << 20
 """Maximum number of pixels of one read for slides without access to tiles: 12 MB as RGB."""
 
-GROUP_BYTES = 20 << 20
+GROUP_BYTES = 10 << 20
 """Maximum size of the patches of several batches that are read together."""
 
 SOURCE_BYTES = 16 << 20
