@@ -39,14 +39,14 @@ def _captions() -> Iterator[Figure]:
     for scale in ("0.5", "0.25"):
         place, aim = f"nuclei/held_out at {scale}", 0.87 if scale == "0.5" else None
         yield Figure("captions", f"nuclei at {scale} µm/px: F1 within 3 µm", f"{place}/ours/f1_3um", aim=aim)
-        yield Figure("captions", f"nuclei at {scale} µm/px: F1 of the watershed", f"{place}/otsu_watershed/f1_3um")
+        yield Figure("captions", f"nuclei at {scale} µm/px: F1 of the watershed", f"{place}/distance_watershed/f1_3um")
 
 
 def _reading() -> Iterator[Figure]:
     for slide in _SLIDES:
         for threads, aim in ((1, 0.9), (2, 0.85)):
             place, name = f"reading/{slide}/native_threads{threads}", f"{slide}, {threads} thread(s)"
-            readers = f"{place}/readers"
+            readers = place
             yield Figure(
                 "reading", f"{name}: patches/s", f"{readers}/wsikit/patches_per_s", f"{readers}/base/patches_per_s"
             )
