@@ -36,7 +36,7 @@ _HOME = {
     "Roi": "wsikit.tiling.roi",
     "RuleOutcome": "wsikit.voting.result",
     "RunPlan": "wsikit.batch.plan",
-    "RunResult": "wsikit.batch.run",
+    "RunResult": "wsikit.batch.run_result",
     "SceneInfo": "wsikit.slides.types",
     "SearchResult": "wsikit.inference.search",
     "SecondSubtype": "wsikit.voting.result",
@@ -73,7 +73,8 @@ if TYPE_CHECKING:
     from wsikit.batch.manifest import SlideEntry
     from wsikit.batch.plan import PlannedSlide, PlannedStage, RunPlan
     from wsikit.batch.records import SlideRow
-    from wsikit.batch.run import RunResult, plan_run, run
+    from wsikit.batch.run import plan_run, run
+    from wsikit.batch.run_result import RunResult
     from wsikit.captions.base import Caption, Captioner
     from wsikit.captions.registry import CaptionerOptions
     from wsikit.errors import RequestError, WsikitError

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from wsikit.batch.log import read_log
-from wsikit.batch.run import RunResult, run
+from wsikit.batch.run import run
+from wsikit.batch.run_result import RunResult
 from wsikit.captions import Caption
 from wsikit.errors import ModelError
 from wsikit.models import lazy

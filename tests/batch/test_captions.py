@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from wsikit.batch.records import DONE, FAILED
-from wsikit.batch.run import RunResult, run
+from wsikit.batch.run import run
+from wsikit.batch.run_result import RunResult
 from wsikit.captions import Caption, CaptionerOptions, registry
 from wsikit.cli.main import main
 from wsikit.errors import RequestError, UnreachableError

@@ -19,7 +19,8 @@ import pytest
 from wsikit.batch.claims import belongs
 from wsikit.batch.entry import SlideEntry
 from wsikit.batch.records import DONE, FAILED
-from wsikit.batch.run import RunResult, plan_run, run
+from wsikit.batch.run import plan_run, run
+from wsikit.batch.run_result import RunResult
 from wsikit.cli.main import main
 from wsikit.errors import StoreError
 from wsikit.slides.fingerprint import fingerprint

@@ -17,7 +17,8 @@ from filelock import FileLock
 
 from wsikit.batch import stages
 from wsikit.batch.records import DONE, FAILED, LOCKED
-from wsikit.batch.run import RunResult, run
+from wsikit.batch.run import run
+from wsikit.batch.run_result import RunResult
 from wsikit.cli.main import main
 from wsikit.errors import ModelError
 from wsikit.results import outputs

@@ -16,7 +16,8 @@ import tifffile
 
 from wsikit.batch import records, scheduler
 from wsikit.batch.records import DONE, FAILED, SlideRow
-from wsikit.batch.run import RunResult, run
+from wsikit.batch.run import run
+from wsikit.batch.run_result import RunResult
 from wsikit.tiling.plan import ImageParameters
 
 Start = Callable[..., RunResult]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wsikit.batch.records import SlideRow
-    from wsikit.batch.run import RunResult
+    from wsikit.batch.run_result import RunResult
     from wsikit.cli.captioner_options import CaptionRequest
     from wsikit.cli.progress import TerminalProgress
     from wsikit.tiling.plan import ImageParameters
