@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import wait
 from operator import attrgetter
+from typing import Any
 
 import pytest
 
+from wsikit import executor
 from wsikit.errors import RequestError
 from wsikit.executor import Executor
 from wsikit.geometry import PatchGrid
@@ -61,6 +64,32 @@ def test_after_an_error_no_further_task_begins_and_none_is_running() -> None:
     assert running == set()
 
 
+def test_no_worker_begins_a_task_before_the_waiting_thread_hears_of_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    both, third = threading.Barrier(2, timeout=20), threading.Event()
+
+    def late(*futures: Any, **options: Any) -> Any:
+        threading.Event().wait(0.1)  # as on a busy machine
+        return wait(*futures, **options)
+
+    monkeypatch.setattr(executor, "wait", late)
+
+    def work(number: int) -> None:
+        begun.append(number)
+        if number < 2:
+            both.wait()
+        if number == 0:
+            raise ValueError("zero")
+        if number == 1:
+            third.wait(0.3)
+        if number > 1:
+            third.set()
+
+    with pytest.raises(ValueError, match="zero"):
+        Executor(workers=2).map(work, range(9))
+    assert sorted(begun) == [0, 1]
+
+
 @pytest.mark.parametrize("scheduler", ["threads", "processes"])
 def test_each_gives_every_result_with_its_task_as_soon_as_it_is_there(scheduler: str) -> None:
     found: dict[int, int] = {}
@@ -77,10 +106,10 @@ def test_a_running_cluster_takes_the_tasks() -> None:
 
     # functions that the workers can import: this module is not there for them
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
-        executor = Executor(cluster.scheduler_address)
-        assert executor.map(attrgetter("patch_px"), TASKS) == [1, 2, 3, 4, 5, 6, 7]
+        cluster_executor = Executor(cluster.scheduler_address)
+        assert cluster_executor.map(attrgetter("patch_px"), TASKS) == [1, 2, 3, 4, 5, 6, 7]
         with pytest.raises(AttributeError, match="no_such_thing"):
-            executor.map(attrgetter("no_such_thing"), TASKS)
+            cluster_executor.map(attrgetter("no_such_thing"), TASKS)
 
 
 def test_a_cluster_without_workers_is_refused_instead_of_waited_for() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -137,8 +138,16 @@ def _check_workers(client: Any, scheduler: str) -> None:
 def _on_threads(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, on_result: Callable[[int, Result], None]
 ) -> None:
+    stopped = threading.Event()
+
     def carry_out(index: int) -> None:
-        on_result(index, function(tasks[index]))
+        if stopped.is_set():
+            return
+        try:
+            on_result(index, function(tasks[index]))
+        except BaseException:
+            stopped.set()  # here: the waiting thread may not run before the other workers have begun further tasks
+            raise
 
     with ThreadPoolExecutor(min(workers, len(tasks)), thread_name_prefix="wsikit-worker") as pool:
         running = [pool.submit(carry_out, index) for index in range(len(tasks))]
@@ -146,5 +155,6 @@ def _on_threads(
             for ended in wait(running, return_when=FIRST_EXCEPTION).done:
                 ended.result()
         except BaseException:
+            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)  # those that run are waited for: they write files
             raise

@@ -182,10 +182,9 @@ def test_the_rows_of_one_chunk_are_shared_by_all_workers(of_one_chunk: PatchTabl
 def test_a_chunk_is_written_when_all_of_its_parts_are_there(of_one_chunk: PatchTable) -> None:
     table = of_one_chunk
     store = SlideStore(table.folder.parent.parent)
-    failing, calls = meeting(fails_at=4)
+    failing, _ = meeting(fails_at=4)
     with pytest.raises(ValueError, match="this part"):
         fill_columns(store, table, [failing], Executor(workers=2))
-    assert len(calls) < 7, "no further part is begun after an error"
     assert "a" not in table.columns()
     fill_columns(store, table, [stage("a")], Executor(workers=2))
     assert (table.read("a") > 0).all()
