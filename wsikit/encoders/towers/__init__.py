@@ -9,5 +9,6 @@ from __future__ import annotations
 
 TOWERS: dict[str, str] = {
     "conch": "wsikit.encoders.towers.conch:build",
+    "keep": "wsikit.encoders.towers.keep:build",
 }
 """Name of a tower: where its `build(options)` is, for `importlib`. No torch is imported here."""

@@ -45,6 +45,17 @@ class _Block(nn.Module):
         return out
 
 
+class _Blocks(nn.Module):
+    def __init__(self, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        for block in self.resblocks:
+            x = block(x, mask)
+        return x
+
+
 class CausalText(nn.Module):
     """Causal text transformer; a learned class token, put after the ids, gathers the text.
 
@@ -59,8 +70,7 @@ class CausalText(nn.Module):
         self.cls_emb = nn.Parameter(torch.zeros(width))
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.positional_embedding = nn.Parameter(torch.zeros(context, width))
-        self.transformer = nn.Module()
-        self.transformer.resblocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
+        self.transformer = _Blocks(width, layers, heads)
         self.ln_final = nn.LayerNorm(width)
 
     def forward(self, ids: Tensor, given: Tensor) -> Tensor:
@@ -70,7 +80,5 @@ class CausalText(nn.Module):
         x = torch.cat([self.token_embedding(ids), class_token], dim=1) + self.positional_embedding[:length]
         mask = torch.ones(length, length, dtype=torch.bool, device=ids.device).triu(1).repeat(len(ids), 1, 1)
         mask[:, -1, 1:] = ~given
-        for block in self.transformer.resblocks:
-            x = block(x, mask)
-        pooled: Tensor = self.ln_final(x[:, -1]) @ self.text_projection
+        pooled: Tensor = self.ln_final(self.transformer(x, mask)[:, -1]) @ self.text_projection
         return pooled
