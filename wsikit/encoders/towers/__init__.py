@@ -10,5 +10,7 @@ from __future__ import annotations
 TOWERS: dict[str, str] = {
     "conch": "wsikit.encoders.towers.conch:build",
     "keep": "wsikit.encoders.towers.keep:build",
+    "conch-v1.5": "wsikit.encoders.towers.conch_v15:build",
+    "ctranspath": "wsikit.encoders.towers.ctranspath:build",
 }
 """Name of a tower: where its `build(options)` is, for `importlib`. No torch is imported here."""
