@@ -149,10 +149,11 @@ def _write_trident(job: Path, source: PatchSource, final: Path) -> list[Path]:
     for name, vector in source.slide_vectors.items():
         place = folder / f"slide_features_{name}"
         written.append(place / f"{source.stem}.h5")
+        stated = str(final / folder.name / place.name)
         with _new_file(written[-1], source) as file:
-            file.create_dataset("features", data=vector.astype(np.float32)).attrs.update(
-                {"name": source.stem, "savetodir": str(final / folder.name / place.name)}
-            )
+            about = {"name": source.stem, "savetodir": stated}
+            file.create_dataset("features", data=vector.astype(np.float32)).attrs.update(about)
+            file.create_dataset("coords", data=coords).attrs.update({**attributes, "savetodir": stated})
     return written
 
 
