@@ -307,3 +307,37 @@ def test_features_that_are_not_finite_are_refused(timm_folder: Path, patches: np
     save_file(state, timm_folder / "model.safetensors")
     with pytest.raises(ModelError, match="not finite for 3 of 3"):
         load_encoder(timm_folder, device="cpu").encode(patches)
+
+
+def test_a_folder_of_open_clip_gives_its_features_and_texts(tmp_path: Path, patches: np.ndarray) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    model = open_clip.CLIP(16, open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text)).eval()
+    folder = tmp_path / "small-open"
+    folder.mkdir()
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
+    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text},
+              "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "shortest"}}  # fmt: skip
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    encoder: Any = load_encoder(folder, device="cpu")
+    texts = ["neuropil", "blood vessels"]
+    with torch.inference_mode():
+        expected = model.encode_image(normalised(patches, [0.5] * 3, [0.25] * 3))
+        words = model.encode_text(open_clip.tokenize(texts), normalize=True)
+    np.testing.assert_allclose(encoder.encode(patches), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_texts(texts), words, atol=1e-5)
+    with pytest.raises(RequestError, match="77"):
+        encoder.encode_texts(["a " * 90])
+
+
+def test_a_text_tower_that_open_clip_would_fetch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "open_clip", torch)  # only its import is needed here
+    (tmp_path / "open_clip_pytorch_model.bin").write_bytes(b"")
+    model = {"embed_dim": 16, "vision_cfg": {"image_size": 32}, "text_cfg": {"hf_model_name": "some/bert"}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
+    refused(tmp_path, "some/bert", "fetch")
