@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wsikit.encoders.slide_protocol import MeanPooling, SlideEncoder
-from wsikit.encoders.towers import abmil, chief, titan
+from wsikit.encoders.towers import abmil, chief, prism, titan
 from wsikit.errors import ModelError, RequestError
 
+SMALL_PRISM = {
+    "latent_seq": 3,
+    "latent_dim": 8,
+    "context_dim": 12,
+    "mhsa_heads": 2,
+    "perceiver_depth": 4,
+    "transformer_depth": 2,
+    "xattn_heads": 2,
+}
 Make = Callable[[Path], SlideEncoder]
 SMALL_CHIEF = {"given": 12, "hidden": 8, "attention": 5, "sites": 3, "text_width": 6}
 SMALL_TITAN = {"given": 12, "width": 24, "layers": 2, "heads": 3, "pool_heads": 2, "caption_queries": 4}
@@ -63,12 +73,22 @@ def titan_file(folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
+def prism_file(folder: Path) -> Path:
+    """As published: only the first of the names that share weights, and a text decoder."""
+    state = prism.build(SMALL_PRISM).state_dict()
+    weights = drawn({f"image_resampler.{name}": tuple(value.shape) for name, value in state.items()})
+    weights = {name: value * 0.4 for name, value in weights.items()}
+    save_file(weights | {"text_decoder.weight": torch.zeros(2)}, folder / "prism.safetensors")
+    return folder / "prism.safetensors"
+
+
 MAKERS: dict[str, Make] = {
     "mean": lambda folder: MeanPooling(),
     "abmil": lambda folder: abmil.load(attention_file(folder)),
     "chief": lambda folder: chief.load(chief_file(folder), SMALL_CHIEF),
     "chief-site1": lambda folder: chief.load(chief_file(folder), SMALL_CHIEF, site=1),
     "titan": lambda folder: titan.load(titan_file(folder), SMALL_TITAN),
+    "prism": lambda folder: prism.load(prism_file(folder), SMALL_PRISM),
 }
 
 
@@ -226,3 +246,66 @@ def test_titans_file_is_known_by_its_names(tmp_path: Path) -> None:
     save_file({"text_encoder.cls_emb": torch.zeros(3)}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"no names vision_encoder.\*"):
         titan.load(tmp_path / "model.safetensors", SMALL_TITAN)
+
+
+def test_published_sizes_of_prism() -> None:
+    with torch.device("meta"):
+        module = prism.build({})
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    assert shapes["perceiver.latents"] == (513, 1280)
+    assert shapes["perceiver.layers.0.xattn.xattn.to_kv.weight"] == (2560, 2560)
+    assert shapes["perceiver.layers.1.xattn.ff.net.0.weight"] == (2560, 1280)
+    assert shapes["perceiver.layers.0.tf.5.mhsa.mha.in_proj_weight"] == (3840, 1280)
+    assert not any(name.startswith(("perceiver.layers.1.tf", "perceiver.layers.2")) for name in shapes)
+
+
+def test_prism_is_a_perceiver_whose_layers_share_weights(tmp_path: Path) -> None:
+    """The reference has all layers, made of torch's attention, with copies of the shared weights."""
+    encoder = prism.load(prism_file(tmp_path), SMALL_PRISM)
+    w = dict(encoder.module.state_dict())
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return nn.functional.layer_norm(x, (8,), w[f"{name}.weight"], w[f"{name}.bias"])
+
+    def feed(x: torch.Tensor, name: str) -> torch.Tensor:
+        wide = norm(x, f"{name}.norm") @ w[f"{name}.net.0.weight"].T + w[f"{name}.net.0.bias"]
+        return (wide[:, :8] * nn.functional.gelu(wide[:, 8:])) @ w[f"{name}.net.2.weight"].T + w[f"{name}.net.2.bias"]
+
+    features, corners = patches()
+    given, x = torch.from_numpy(features), w["perceiver.latents"]
+    for i in range(4):
+        cross = f"perceiver.layers.{min(i, 1)}.xattn"
+        attention = nn.MultiheadAttention(8, 2, bias=False, kdim=12, vdim=12)
+        keys, values = w[f"{cross}.xattn.to_kv.weight"].chunk(2)
+        parts = {"q_proj_weight": w[f"{cross}.xattn.to_q.weight"], "k_proj_weight": keys, "v_proj_weight": values}
+        attention.load_state_dict(parts | {"out_proj.weight": w[f"{cross}.xattn.to_out.weight"]}, strict=True)
+        x = x + attention(norm(x, f"{cross}.xattn.x_norm"), given, given)[0]
+        x = x + feed(x, f"{cross}.ff")
+        for j in range(2):
+            block = f"perceiver.layers.0.tf.{j}"
+            attention = nn.MultiheadAttention(8, 2, bias=False)
+            names = ("in_proj_weight", "out_proj.weight")
+            attention.load_state_dict({name: w[f"{block}.mhsa.mha.{name}"] for name in names}, strict=True)
+            normed = norm(x, f"{block}.mhsa.norm")
+            x = x + attention(normed, normed, normed)[0]
+            x = x + feed(x, f"{block}.ff")
+    wanted = norm(x[:1], "cls_norm")[0].detach().numpy()
+    np.testing.assert_allclose(encoder.encode(features, corners, 256), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_prism_takes_copies_of_shared_weights_if_they_are_equal_and_sizes_of_its_config(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    features, corners = patches()
+    wanted = prism.load(prism_file(tmp_path), SMALL_PRISM).encode(features, corners, 256)
+    (tmp_path / "config.json").write_text(json.dumps({"perceiver_config": SMALL_PRISM | {"mlp_activation": "geglu"}}))
+    state = load_file(tmp_path / "prism.safetensors")
+    name = "image_resampler.perceiver.layers.{}.tf.0.ff.net.0.bias"
+    torch.save(state | {name.format(3): state[name.format(0)]}, tmp_path / "prism.bin")
+    np.testing.assert_array_equal(prism.load(tmp_path / "prism.bin").encode(features, corners, 256), wanted)
+    torch.save(state | {name.format(3): state[name.format(0)] + 1}, tmp_path / "prism.bin")
+    with pytest.raises(ModelError, match=r"layers.3.tf.0.ff.net.0.bias differs"):
+        prism.load(tmp_path / "prism.bin")
+    (tmp_path / "config.json").write_text(json.dumps({"perceiver_config": {"mlp_activation": "gelu"}}))
+    with pytest.raises(ModelError, match=r"config.json: is no config.json of PRISM"):
+        prism.load(tmp_path / "prism.bin")

@@ -82,6 +82,6 @@ def load(
         digest(f"chief {site}", module.state_dict()),
         "ctranspath",
         source_of(path),
-        "AGPL-3.0",
+        "GPL-3.0; for non-commercial academic purposes, says its README",
     )
     return SlideModule(module, lambda features, *_: module.pooled(features, site), info, device=device)
