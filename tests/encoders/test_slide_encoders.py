@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wsikit.encoders.slide_protocol import MeanPooling, SlideEncoder
+from wsikit.encoders.slide_registry import load_slide_encoder
 from wsikit.encoders.towers import abmil, chief, prism, titan
 from wsikit.errors import ModelError, RequestError
 
@@ -86,7 +87,7 @@ MAKERS: dict[str, Make] = {
     "mean": lambda folder: MeanPooling(),
     "abmil": lambda folder: abmil.load(attention_file(folder)),
     "chief": lambda folder: chief.load(chief_file(folder), SMALL_CHIEF),
-    "chief-site1": lambda folder: chief.load(chief_file(folder), SMALL_CHIEF, site=1),
+    "chief-breast": lambda folder: chief.load(chief_file(folder), SMALL_CHIEF, site="breast"),
     "titan": lambda folder: titan.load(titan_file(folder), SMALL_TITAN),
     "prism": lambda folder: prism.load(prism_file(folder), SMALL_PRISM),
 }
@@ -171,10 +172,10 @@ def test_chief_gives_the_weighted_mean_of_the_features_and_with_a_site_of_the_hi
     vector = chief.load(path, SMALL_CHIEF).encode(features, corners, 256)
     np.testing.assert_allclose(vector, weights @ features, rtol=1e-4, atol=1e-5)
     text = np.maximum(w["text_to_vision.0.weight"] @ w["organ_embedding"][2] + w["text_to_vision.0.bias"], 0)
-    vector = chief.load(path, SMALL_CHIEF, site=2).encode(features, corners, 256)
+    vector = chief.load(path, SMALL_CHIEF, site="bladder").encode(features, corners, 256)
     np.testing.assert_allclose(vector, weights @ hidden + text, rtol=1e-4, atol=1e-5)
-    with pytest.raises(RequestError, match="expected 0 to 2"):
-        chief.load(path, SMALL_CHIEF, site=3)
+    with pytest.raises(RequestError, match="site 'lung': unknown to CHIEF; expected one of brain, breast, bladder"):
+        chief.load(path, SMALL_CHIEF, site="lung")
     with pytest.raises(ModelError, match=r"CHIEF_pretraining.pth: does not fit"):
         chief.load(path)
 
@@ -309,3 +310,16 @@ def test_prism_takes_copies_of_shared_weights_if_they_are_equal_and_sizes_of_its
     (tmp_path / "config.json").write_text(json.dumps({"perceiver_config": {"mlp_activation": "gelu"}}))
     with pytest.raises(ModelError, match=r"config.json: is no config.json of PRISM"):
         prism.load(tmp_path / "prism.bin")
+
+
+def test_slide_encoders_are_found_by_kind_and_file_or_folder(tmp_path: Path) -> None:
+    features, corners = patches()
+    named = load_slide_encoder(f"abmil:{attention_file(tmp_path)}", name="mine", patch_encoder="conch")
+    assert (named.info.name, named.info.patch_encoder) == ("mine", "conch")
+    assert named.encode(features, corners, 256).shape == (8,)
+    chief_file(tmp_path)
+    found = load_slide_encoder(f"chief:{tmp_path}", options=SMALL_CHIEF, site="brain")
+    assert found.info.name == "chief-brain"
+    for name in ("median", "abmil", "titan:", f"titan:{tmp_path}", f"abmil:{tmp_path}", f"prism:{tmp_path}/none.bin"):
+        with pytest.raises(ModelError):
+            load_slide_encoder(name)

@@ -22,6 +22,28 @@ from wsikit.encoders.towers.weights import read_state, with_weights
 from wsikit.errors import RequestError
 
 OPTIONS: dict[str, int] = {"given": 768, "hidden": 512, "attention": 256, "sites": 19, "text_width": 768}
+SITES = (
+    "brain",
+    "breast",
+    "bladder",
+    "kidney",
+    "prostate",
+    "testis",
+    "lung",
+    "pancreas",
+    "liver",
+    "skin",
+    "ovary",
+    "cervix",
+    "uterus",
+    "colon",
+    "esophagus",
+    "stomach",
+    "thyroid",
+    "adrenal gland",
+    "soft tissue",
+)
+"""Anatomic sites, as the rows of the table are numbered in `configs/anatomic_mapping.yaml` of CHIEF's repository."""
 UNUSED = ("classifiers.", "instance_classifiers.", "att_head.")
 _HIDDEN, _ATTENTION, _TEXT = "attention_net.0.", "attention_net.3.", "text_to_vision.0."
 
@@ -54,14 +76,14 @@ def build(options: Mapping[str, Any]) -> Chief:
 
 
 def load(
-    path: Path | str, options: Mapping[str, Any] | None = None, *, site: int | None = None, device: str = "cpu"
+    path: Path | str, options: Mapping[str, Any] | None = None, *, site: str | None = None, device: str = "cpu"
 ) -> SlideModule:
     """CHIEF's slide encoder with the weights of a file.
 
     Parameters
     ----------
     site
-        Row of the anatomic site, 0 to 18, as in `configs/anatomic_mapping.yaml` of CHIEF's repository.
+        Anatomic site, one of `SITES`.
 
     Raises
     ------
@@ -71,17 +93,18 @@ def load(
         There is no such site.
     """
     o = OPTIONS | dict(options or {})
-    if site is not None and not 0 <= site < o["sites"]:
-        raise RequestError(f"site {site}: CHIEF has {o['sites']} anatomic sites; expected 0 to {o['sites'] - 1}.")
+    if site is not None and site not in SITES[: o["sites"]]:
+        raise RequestError(f"site {site!r}: unknown to CHIEF; expected one of {', '.join(SITES[: o['sites']])}.")
+    row = None if site is None else SITES.index(site)
     module = with_weights(build, o, read_state(path), path, unused=UNUSED)
     assert isinstance(module, Chief)
     info = SlideEncoderInfo(
-        "chief" if site is None else f"chief-site{site}",
+        "chief" if site is None else f"chief-{site.replace(' ', '-')}",
         o["given"] if site is None else o["hidden"],
         o["given"],
-        digest(f"chief {site}", module.state_dict()),
+        digest(f"chief {row}", module.state_dict()),
         "ctranspath",
         source_of(path),
         "GPL-3.0; for non-commercial academic purposes, says its README",
     )
-    return SlideModule(module, lambda features, *_: module.pooled(features, site), info, device=device)
+    return SlideModule(module, lambda features, *_: module.pooled(features, row), info, device=device)
