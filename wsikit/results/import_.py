@@ -153,9 +153,7 @@ def import_patches(
     )
     table, order, is_new = _table_for(written, found, side_px, patch_px)
     columns = _write_columns(table, found, order)
-    if (order < 0).any():
-        note = f"no features of {int((order < 0).sum())} of {len(order)} patches, which could not be read: NaN"
-        findings.append(Finding(note, False))
+    findings += _left_out(found, order)
     fill_columns(written, table, [quality_stage(table)], executor, progress)
     return Imported(written, table, found.layout, (*(("coords",) if is_new else ()), *columns), tuple(findings))
 
@@ -256,17 +254,33 @@ def _grid_for(
     )
 
 
-def _known_rows(table: PatchTable, coords: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
-    """For each row of the table, its row in `coords` (row-major), or -1: a patch that could not be read.
+def _left_out(found: ExternalPatches, order: npt.NDArray[np.int64]) -> list[Finding]:
+    """What the file has not, and has more than the table."""
+    notes = []
+    n_lacking, n_more = int((order < 0).sum()), len(found.coords) - int((order >= 0).sum())
+    if n_lacking:
+        notes.append(
+            f"no features of {n_lacking} of {len(order)} patches, which could not be read or extend over the slide's "
+            "edge: NaN"
+        )
+    if n_more:
+        notes.append(f"{n_more} of {len(found.coords)} patches of the file are not in the table: not used")
+    return [Finding(note, False) for note in notes]
 
-    None if the patches differ in any other way. Files for training leave out patches without features.
+
+def _known_rows(table: PatchTable, coords: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """For each row of the table, its row in `coords` (row-major), or -1 where the file has no such patch.
+
+    Files for training leave out patches without features, and some tools those that extend over the slide's edge. None
+    if any other patch is missing. Further patches in the file do no harm.
     """
-    if "readable" not in table.columns():
-        return None
-    readable = table.read("readable") > 0
+    places, side = table.coords, np.asarray(table.grid.side)
     rows = {place: row for row, place in enumerate(map(tuple, coords.tolist()))}
-    found = np.asarray([rows.pop(place, -1) for place in map(tuple, table.coords.tolist())], dtype=np.int64)
-    return None if rows or (readable & (found < 0)).any() else found
+    found = np.asarray([rows.get(place, -1) for place in map(tuple, places.tolist())], dtype=np.int64)
+    may_lack = (places + side > np.asarray(table.grid.slide_px) + 0.5).any(axis=1)
+    if "readable" in table.columns():
+        may_lack |= table.read("readable") == 0
+    return None if (~may_lack & (found < 0)).any() else found
 
 
 def _new_table(
