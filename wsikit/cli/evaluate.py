@@ -68,7 +68,8 @@ def command(
         read_config(config, TrainConfig, data=data)  # a wrong one is refused before torch is imported
 
     from wsikit.models.io import load_model
-    from wsikit.training.run import CONFIG_COPY, RunCallbacks, run_evaluation
+    from wsikit.training.run import RunCallbacks, run_evaluation
+    from wsikit.training.run_record import CONFIG_COPY
 
     if architecture == MMLNB:
         own = load_model(model)

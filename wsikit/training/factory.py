@@ -7,16 +7,15 @@ from pathlib import Path
 
 import torch
 
-from wsikit.errors import ModelError, RequestError
+from wsikit.errors import ModelError
 from wsikit.models.config import ImageEncoderConfig, ModelConfig, TextEncoderConfig
 from wsikit.models.encoders import text_config_of
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.scrub import scrub
-from wsikit.training.config import DataConfig, TrainConfig
+from wsikit.training.config import TrainConfig
 from wsikit.training.data import Prepared, patch_set
-from wsikit.training.datasets import Columns, map_classes, read_names, read_stores, read_table
-from wsikit.training.datasets.table import ImageTable
+from wsikit.training.datasets.configured import configured_table, words_of_dropped
 
 __all__ = ["Loaded", "build_model", "load_data"]
 
@@ -31,11 +30,7 @@ class Loaded:
 
     def words(self) -> str:
         """Summary of the patches and of those left out, in one or two sentences."""
-        summary = self.prepared.words()
-        if self.dropped_classes:
-            listed = ", ".join(f"{n} {name}" for name, n in self.dropped_classes.items())
-            summary += f" Left out, of other classes: {listed}."
-        return summary
+        return self.prepared.words() + words_of_dropped(self.dropped_classes)
 
 
 def load_data(config: TrainConfig) -> Loaded:
@@ -47,28 +42,13 @@ def load_data(config: TrainConfig) -> Loaded:
         If a part is missing or inconsistent; the message names it.
     """
     data = config.data
-    table = _table(data)
-    if data.mpp is not None and table.mpp is not None and abs(data.mpp / table.mpp - 1) > 0.01:
-        raise RequestError(f"{table.source}: patches at {table.mpp:g} µm/px, the configuration says {data.mpp:g}.")
-    mpp = table.mpp or data.mpp
-    assert mpp is not None  # the configuration was checked
-    mapped = map_classes(table, config.values, drop_others=data.drop_others)
+    mapped, mpp = configured_table(config)
     prepared = patch_set(
         mapped.table, config.codes, patch_px=data.patch_px, mpp=mpp, group=data.group, odd_sizes=data.odd_sizes
     )
     if config.captions.source == "none":
         prepared = replace(prepared, patches=prepared.patches.with_captions([""] * len(prepared.patches)))
     return Loaded(prepared, mapped.dropped)
-
-
-def _table(data: DataConfig) -> ImageTable:
-    if data.table is not None:
-        columns = Columns(**data.table.columns.model_dump(exclude_unset=True))
-        return read_table(data.table.csv, data.table.images, columns=columns)
-    if data.names is not None:
-        return read_names(data.names.images, data.names.pattern)
-    assert data.stores is not None
-    return read_stores(data.stores.manifest)
 
 
 def build_model(config: TrainConfig, captions: tuple[str, ...], *, mpp: float) -> MMLNB:
