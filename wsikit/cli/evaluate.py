@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from wsikit.models.mmlnb import MMLNB
     from wsikit.training.config import TrainConfig
+    from wsikit.training.heads.config import HeadTrainConfig
 
 VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
 """Same as `wsikit.training.vote_validation.METHODS`, which would import torch for a help text."""
@@ -56,20 +59,28 @@ def command(
     With --fit-vote, fit the parameters of a vote on the validation slides of --split instead; wsikit vote
     --parameters OUT/vote.json uses them.
     """
-    import json
     from pathlib import Path
 
     from wsikit.errors import RequestError
-    from wsikit.models.registry import MMLNB, describe_model, load_patch_model
+    from wsikit.models.registry import HEAD, MMLNB, describe_model, load_patch_model
     from wsikit.training.config import TrainConfig, read_config
+    from wsikit.training.heads.config import HeadTrainConfig, read_training_config
+    from wsikit.training.run_record import CONFIG_COPY
 
     architecture = describe_model(model).architecture
+    if architecture == HEAD and config is None:
+        config = str(Path(model).parent / CONFIG_COPY)
     if config is not None:
-        read_config(config, TrainConfig, data=data)  # a wrong one is refused before torch is imported
+        # a wrong one is refused before torch is imported
+        of_head = read_training_config(config, data=data)
+        if isinstance(of_head, HeadTrainConfig):
+            if vote_method is not None:
+                raise RequestError(f"model {model}: --fit-vote is for MMLNB only.")
+            chosen = {"split_file": split_file, "part": part, "fold": fold, "allow_seen": allow_seen, "device": device}
+            return _evaluate_head(model, of_head, Path(out), chosen, as_json)
 
     from wsikit.models.io import load_model
     from wsikit.training.run import RunCallbacks, run_evaluation
-    from wsikit.training.run_record import CONFIG_COPY
 
     if architecture == MMLNB:
         own = load_model(model)
@@ -93,6 +104,12 @@ def command(
         device=device,
         callbacks=RunCallbacks(message=lambda text: click.echo(text, err=True)),
     )
+    return _show(metrics, as_json)
+
+
+def _show(metrics: dict[str, Any], as_json: bool) -> int:
+    import json
+
     if as_json:
         click.echo(json.dumps(metrics, ensure_ascii=False))
         return 0
@@ -101,6 +118,26 @@ def command(
         auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]
         click.echo(f"{way:40s} AUC {'–' if auc is None else f'{auc:.3f}'}  balanced accuracy {balanced:.3f}")
     return 0
+
+
+def _evaluate_head(model: str, settings: HeadTrainConfig, out: Path, chosen: dict[str, Any], as_json: bool) -> int:
+    from pathlib import Path
+
+    from wsikit.cli.train import encoded_in_tenths
+    from wsikit.models.registry import load_patch_model
+    from wsikit.training.heads.run import HeadCallbacks, run_head_evaluation
+
+    split_file = chosen.pop("split_file")
+    metrics = run_head_evaluation(
+        load_patch_model(model),
+        settings,
+        out,
+        folder=Path(model) if Path(model).is_dir() else None,
+        split_file=None if split_file is None else Path(split_file),
+        **chosen,
+        callbacks=HeadCallbacks(message=lambda text: click.echo(text, err=True), encoded=encoded_in_tenths()),
+    )
+    return _show(metrics, as_json)
 
 
 def _fit_vote(

@@ -127,7 +127,7 @@ def evaluate_patch_model(
     if info.feature_columns:
         raise RequestError(
             f"model {info.name}: reads stored features ({', '.join(info.feature_columns)}); labelled images have none. "
-            "Classify stores with wsikit predict instead."
+            "Give a configuration with a section head, which says where they are."
         )
     whole = _predictions(model, data, list(data.captions))
     ways = {FUSED: whole}
