@@ -58,7 +58,7 @@ class KnnSettings(Strict):
 
     kind: Literal["knn"] = "knn"
     metric: Literal["cosine", "euclidean"] = "cosine"
-    k: tuple[int, ...] = (1, 3, 5, 9, 15, 25, 51, 101)
+    k: tuple[int, ...] = (1, 3, 5, 9, 15, 25, 51, 101, 201)
     """To choose from; one: no choice."""
     most: int = Field(20_000, gt=0)
     """Training patches that the model keeps, drawn by class where there are more."""

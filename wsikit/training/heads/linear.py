@@ -11,7 +11,7 @@ import numpy.typing as npt
 from wsikit.training.heads.config import LinearSettings
 from wsikit.training.heads.fits import Fitted, Floats, Labels, drawn, log_loss, standard, weights_of
 
-PENALTIES = tuple(10.0**exponent for exponent in np.arange(1.0, -6.5, -0.5))
+PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(2, -13, -1))
 """Weights of the penalty to choose from, strongest first."""
 
 _WORSE = 3

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from wsikit._version import __version__
 from wsikit.errors import ModelError, RequestError
@@ -71,6 +72,7 @@ def run_head_training(
     *,
     resume: bool = False,
     device: str = "auto",
+    threads: int = 1,
     load: Load | None = None,
     callbacks: HeadCallbacks | None = None,
 ) -> dict[str, Any]:
@@ -82,6 +84,8 @@ def run_head_training(
         New folder. With `resume`, an existing split in it is used.
     device, load
         As for `wsikit.training.heads.data.load_features`.
+    threads
+        Of the fit. One is fastest for fits of seconds, above all where other programs run: more wait for each other.
 
     Raises
     ------
@@ -104,14 +108,16 @@ def run_head_training(
     callbacks.message(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
     begun = time.perf_counter()
     training, validation, test = (data.select(parts[name]) for name in (TRAIN, VALIDATION, TEST))
-    fitted = _fit(config, training, validation)
-    model, ood_fault = _calibrated(config, data, fitted, training, validation)
+    with threadpool_limits(threads):
+        fitted = _fit(config, training, validation)
+        model, ood_fault = _calibrated(config, data, fitted, training, validation)
+        floors = _floors(config, training, test)
     seconds = time.perf_counter() - begun
     for note in (*fitted.notes, *([ood_fault] if ood_fault else [])):
         callbacks.message(note)
     raw = _softmax_of(model, test)
     probs = model.predict(test.features)[PROBABILITY]
-    ways: dict[str, Probs] = {HEAD_WAY: probs, UNCALIBRATED: raw, **_floors(config, training, test)}
+    ways: dict[str, Probs] = {HEAD_WAY: probs, UNCALIBRATED: raw, **floors}
     metrics = {
         "settings": without_places(config),
         "data": data.words,
