@@ -32,6 +32,12 @@ def how_to_compute(table: PatchTable, name: str) -> str:
     return f"Compute them: wsikit features {store} --encoder {name}, or import them{known}."
 
 
+def named(model: ModelInfo, column: str) -> str:
+    """The encoder of a model's feature column, as `load_encoder` takes it, as far as the model states it."""
+    known = {PREFIX + source.name: source.encoder for source in model.features}
+    return known.get(column) or column.removeprefix(PREFIX)
+
+
 def check_features(table: PatchTable, model: ModelInfo) -> None:
     """Check that the feature columns of a model are in the table, and of the encoders that it was trained on.
 
@@ -49,7 +55,7 @@ def check_features(table: PatchTable, model: ModelInfo) -> None:
         if column not in there:
             raise ModelError(
                 f"{table.folder}: model {model.name} reads the column {column}, which is missing or incomplete. "
-                f"{how_to_compute(table, column.removeprefix(PREFIX))}"
+                f"{how_to_compute(table, named(model, column))}"
             )
         if column in sources:
             _check(table, column, sources[column], model)
@@ -60,7 +66,7 @@ def _check(table: PatchTable, column: str, wanted: FeatureSource, model: ModelIn
     if width != wanted.width:
         raise ModelError(
             f"{table.folder}: column {column} has {width} numbers per patch, model {model.name} was trained on "
-            f"{wanted.width}: features of another encoder. {how_to_compute(table, wanted.name)}"
+            f"{wanted.width}: features of another encoder. {how_to_compute(table, wanted.encoder or wanted.name)}"
         )
     found = str(encoder_record(table, column).get("fingerprint") or "")
     if found and wanted.fingerprint and found != wanted.fingerprint:

@@ -32,6 +32,8 @@ class EncoderRecord(_Strict):
     width: int = Field(gt=0)
     fingerprint: str = ""
     """Empty: not recorded, as for features of other tools."""
+    given_as: str = ""
+    """How it was named in the training, for `load_encoder`; empty: as `name`, or by a path."""
     source: str = ""
     licence: str = ""
     notice: str = ""
@@ -99,7 +101,7 @@ def info_of_head(config: HeadConfig, fingerprint: str, *, has_ood: bool) -> Mode
         notice=config.notice,
         inputs=(FEATURES + encoder.name,),
         columns=(*columns, _OOD_COLUMN) if has_ood else columns,
-        features=(FeatureSource(encoder.name, encoder.width, encoder.fingerprint),),
+        features=(FeatureSource(encoder.name, encoder.width, encoder.fingerprint, encoder.given_as),),
     )
 
 

@@ -49,6 +49,8 @@ class FeatureSource:
     """Numbers per patch."""
     fingerprint: str = ""
     """Of the encoder (`EncoderInfo.fingerprint`); empty: not recorded."""
+    encoder: str = ""
+    """How the encoder was named in the training, as `wsikit.encoders.registry.load_encoder` takes it; empty: `name`."""
 
 
 @dataclass(frozen=True)

@@ -277,4 +277,6 @@ def test_the_command_line_trains_and_evaluates(settings: Settings, tmp_path: Pat
     assert call(*chosen) == 0
     found = json.loads((tmp_path / "ev" / "metrics.json").read_text())["results"]["head"]
     assert found == json.loads((out / "metrics.json").read_text())["test"]["head"]
-    assert "random" in describe_model(out / "model").notice.lower()
+    info = describe_model(out / "model")
+    assert "random weights" in info.notice.lower()
+    assert info.features[0].encoder == "random:lcnet_035"

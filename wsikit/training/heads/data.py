@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,8 @@ def load_features(
                 if run is not None:
                     on_done(rows.stop, len(table))
         if run is not None:
-            features, encoder = seen.features(), _record(run.info.record(), run.info.width)
+            given_as = "" if Path(wanted.features).exists() else wanted.features  # a model may be shared, a path not
+            features, encoder = seen.features(), _record(run.info.record() | {"given_as": given_as}, run.info.width)
         colours = seen.colours()
     whole = FeatureSet(_patches(table, config), features, colours, encoder, mpp, computed, "")
     finite = np.isfinite(features).all(axis=1)
@@ -212,7 +214,9 @@ def _stored(
 
 
 def _record(stored: dict[str, Any], width: int) -> EncoderRecord:
-    known = {key: str(stored.get(key) or "") for key in ("name", "fingerprint", "source", "licence", "notice")}
+    known = {
+        key: str(stored.get(key) or "") for key in ("name", "fingerprint", "given_as", "source", "licence", "notice")
+    }
     return EncoderRecord(width=width, **known)
 
 
