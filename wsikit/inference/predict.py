@@ -109,6 +109,11 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
         known = table.receipt(name)
         assert known is not None  # it is complete
         inputs[name] = known.digest
+    if stain is not None and IMAGE not in info.inputs:
+        raise ModelError(
+            f"{table.folder}: model {info.name} reads stored features and no pixels, so stain normalisation ({stain}) "
+            "would have no effect. Leave it out."
+        )
     normalisation = parse_stain(stain) if stain is not None else None
     parameters = {} if normalisation is None else {"stain": normalisation.fingerprint()}
     receipt = Receipt("predict", PREDICT_REVISION, parameters, inputs)

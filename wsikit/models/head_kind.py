@@ -12,6 +12,7 @@ from typing import Any, Literal
 from wsikit.errors import ModelError
 from wsikit.models.config import CARD_FILE, CONFIG_FILE, METRICS_FILE, OOD_FILE, WEIGHTS_FILE
 from wsikit.models.head_config import head_fingerprint, info_of_head, read_head_config
+from wsikit.models.mmlnb_kind import check_whole
 from wsikit.models.protocol import ModelInfo, PatchModel
 
 
@@ -22,6 +23,9 @@ class HeadKind:
         """Description of the head in `folder`; see `wsikit.models.registry.describe_model`."""
         assert folder is not None  # heads are always folders
         config = read_head_config(folder)
+        for name in (WEIGHTS_FILE, OOD_FILE):
+            if (folder / name).is_file():
+                check_whole(folder / name)
         return info_of_head(config, head_fingerprint(folder), has_ood=(folder / OOD_FILE).is_file())
 
     def load(self, folder: Path | None, *, device: Literal["auto", "cpu", "cuda"]) -> PatchModel:

@@ -20,7 +20,7 @@ class MMLNBKind:
         config = read_config(folder)
         for name in (WEIGHTS_FILE, OOD_FILE):
             if (folder / name).is_file():
-                _check_whole(folder / name)
+                check_whole(folder / name)
         return info_of(config, fingerprint(folder), has_ood=(folder / OOD_FILE).is_file())
 
     def load(self, folder: Path | None, *, device: Literal["auto", "cpu", "cuda"]) -> PatchModel:
@@ -37,7 +37,7 @@ class MMLNBKind:
         return Predictor(load_model(folder), device=device)
 
 
-def _check_whole(path: Path) -> None:
+def check_whole(path: Path) -> None:
     """ModelError if a file of weights is cut off or not safetensors: its header and size, which need no torch."""
     from safetensors import SafetensorError, safe_open
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -230,6 +231,28 @@ def test_prediction_imports_neither_torch_nor_scikit_learn(trained: Trained, mak
     command = ["predict", make_store(tmp_path / "new.zarr"), "--model", trained.out / "model"]
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_stain_normalisation_is_refused_where_no_pixels_are_read(
+    trained: Trained, make_store: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"stain normalisation \(macenko\) would have no effect"):
+        wsikit.predict(make_store(tmp_path / "new.zarr"), model=trained.out / "model", stain="macenko")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "novelty.safetensors"])
+def test_a_damaged_head_is_refused_when_it_is_described(trained: Trained, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(trained.out / "model", tmp_path / "model")
+    (folder / name).write_bytes((folder / name).read_bytes()[:-9])
+    with pytest.raises(ModelError, match=f"{name}: damaged"):
+        describe_model(folder)
+
+
+def test_the_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    (example,) = (part for part in re.findall(r"```yaml\n(.*?)```", page, flags=re.S) if "head:" in part)
+    (tmp_path / "c.yaml").write_text(example, encoding="utf-8")
+    assert isinstance(read_training_config(tmp_path / "c.yaml"), HeadTrainConfig)
 
 
 def test_the_section_head_decides_what_is_trained(settings: Settings, tmp_path: Path) -> None:

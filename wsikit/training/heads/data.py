@@ -85,6 +85,7 @@ def load_features(
     """
     mapped, mpp = configured_table(config)
     table, wanted = mapped.table, config.image
+    made_for: float | None = None
     if isinstance(table.pixels, StorePixels):
         features, encoder = _stored(table.pixels, np.asarray(table.rows), wanted.features, config.data.patch_px)
         colours = _colours(table) if config.colour_floor else None
@@ -112,6 +113,7 @@ def load_features(
                 if run is not None:
                     on_done(rows.stop, len(table))
         if run is not None:
+            made_for = run.info.mpp
             given_as = "" if Path(wanted.features).exists() else wanted.features  # a model may be shared, a path not
             features, encoder = seen.features(), _record(run.info.record() | {"given_as": given_as}, run.info.width)
         colours = seen.colours()
@@ -120,6 +122,8 @@ def load_features(
     if not finite.any():
         raise RequestError(f"{table.source}: no patch has features of {encoder.name} that are finite.")
     words += f"; {encoder.width} features each, of {encoder.name}"
+    if made_for is not None and abs(mpp / made_for - 1) > 0.1:
+        words += f", which was made for {made_for:g} µm/px"
     if not finite.all():
         words += f"; {np.count_nonzero(~finite)} left out, as their features are not finite"
         whole = whole.select(np.flatnonzero(finite))

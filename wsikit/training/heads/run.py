@@ -18,6 +18,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from wsikit._version import __version__
+from wsikit.encoders.protocol import COLUMN_PREFIX
 from wsikit.errors import ModelError, RequestError
 from wsikit.inference.applicability import MPP_TOLERANCE
 from wsikit.models.config import METRICS_FILE
@@ -273,18 +274,21 @@ def _report(config: HeadTrainConfig, data: FeatureSet, probs: Probs) -> dict[str
 
 
 def _check_source(model: PatchModel, data: FeatureSet) -> None:
-    info = model.info
-    wanted = info.features[0] if len(info.features) == 1 else None
-    if wanted is None or len(info.inputs) != 1:
-        raise RequestError(f"model {info.name}: reads {', '.join(info.inputs)}; expected the features of one encoder.")
-    found = data.encoder
-    same_print = not (found.fingerprint and wanted.fingerprint) or found.fingerprint == wanted.fingerprint
-    if (found.name, found.width) != (wanted.name, wanted.width) or not same_print:
+    """RequestError if the model reads other features than these, or patches of another scale."""
+    info, found = model.info, data.encoder
+    if info.feature_columns != (COLUMN_PREFIX + found.name,) or len(info.inputs) != 1:
         raise RequestError(
-            f"model {info.name}: trained on features of {wanted.name} ({wanted.width} numbers, fingerprint "
-            f"{wanted.fingerprint[:12] or 'unknown'}), these are of {found.name} ({found.width}, "
-            f"{found.fingerprint[:12] or 'unknown'}). Give features of the same encoder."
+            f"model {info.name}: reads {', '.join(info.inputs)}, the configuration gives features:{found.name}. Give "
+            "the configuration of its training."
         )
+    for wanted in info.features:
+        known = found.fingerprint and wanted.fingerprint
+        if found.width != wanted.width or (known and found.fingerprint != wanted.fingerprint):
+            raise RequestError(
+                f"model {info.name}: trained on features of {wanted.name} ({wanted.width} numbers, fingerprint "
+                f"{wanted.fingerprint[:12] or 'unknown'}), these are of {found.name} ({found.width}, "
+                f"{found.fingerprint[:12] or 'unknown'}). Give features of the same encoder."
+            )
     if abs(data.mpp / info.mpp - 1) > MPP_TOLERANCE:
         raise RequestError(
             f"model {info.name}: made for {info.mpp} µm/px, these patches are at {data.mpp:.4g}. Give patches of that "
