@@ -63,7 +63,6 @@ def command(
 
     from wsikit.errors import RequestError
     from wsikit.models.registry import HEAD, MMLNB, describe_model, load_patch_model
-    from wsikit.training.config import TrainConfig, read_config
     from wsikit.training.heads.config import HeadTrainConfig, read_training_config
     from wsikit.training.run_record import CONFIG_COPY
 
@@ -84,14 +83,14 @@ def command(
 
     if architecture == MMLNB:
         own = load_model(model)
-        settings = read_config(config or Path(own.folder or model).parent / CONFIG_COPY, TrainConfig, data=data)
+        settings = _mmlnb_config(config or Path(own.folder or model).parent / CONFIG_COPY, data)
         if vote_method is not None:
             return _fit_vote(own, settings, out, split_file, fold, vote_method, device, as_json)
         loaded: Any = own
     else:
         if config is None or vote_method is not None:
             raise RequestError(f"model {model}: of another architecture; give --config, and no --fit-vote with it.")
-        settings = read_config(config, TrainConfig, data=data)
+        settings = _mmlnb_config(config, data)
         loaded = load_patch_model(model, device=device)  # type: ignore[arg-type]
     metrics = run_evaluation(
         loaded,
@@ -105,6 +104,17 @@ def command(
         callbacks=RunCallbacks(message=lambda text: click.echo(text, err=True)),
     )
     return _show(metrics, as_json)
+
+
+def _mmlnb_config(path: str | Path, data: str | None) -> TrainConfig:
+    from wsikit.errors import RequestError
+    from wsikit.training.config import TrainConfig
+    from wsikit.training.heads.config import read_training_config
+
+    settings = read_training_config(path, data=data)
+    if not isinstance(settings, TrainConfig):
+        raise RequestError(f"{path}: the configuration of a head; this model is none. Give that of its training.")
+    return settings
 
 
 def _show(metrics: dict[str, Any], as_json: bool) -> int:

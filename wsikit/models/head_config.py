@@ -82,6 +82,11 @@ class HeadConfig(_Strict):
         return self
 
 
+def joined_notice(own: str, of_encoder: str) -> str:
+    """The notice of a model, with that of its encoder."""
+    return f"{own} {of_encoder}" if of_encoder and of_encoder not in own else own
+
+
 def info_of_head(config: HeadConfig, fingerprint: str, *, has_ood: bool) -> ModelInfo:
     """A head's configuration as `ModelInfo`."""
     encoder = config.encoder

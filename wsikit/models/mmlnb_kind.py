@@ -29,12 +29,18 @@ class MMLNBKind:
         try:
             from wsikit.models.io import load_model
             from wsikit.models.predictor import Predictor
+            from wsikit.models.stored_features import StoredFeatures
         except ModuleNotFoundError as error:
             raise ModelError(
                 f"{folder}: this model needs the package {error.name!r}, which is not installed here. "
                 "Install it with: pip install wsikit"
             ) from error
-        return Predictor(load_model(folder), device=device)
+        model = load_model(folder)
+        if isinstance(model.image, StoredFeatures):
+            from wsikit.models.feature_branch import FeaturePredictor
+
+            return FeaturePredictor(model, device=device)
+        return Predictor(model, device=device)
 
 
 def check_whole(path: Path) -> None:

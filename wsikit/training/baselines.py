@@ -39,8 +39,8 @@ def fit_histogram_baseline(images: npt.NDArray[np.uint8], labels: npt.NDArray[np
     return fit_on_histograms(colour_histogram(images), labels)
 
 
-def fit_on_histograms(histograms: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Pipeline:
-    """As `fit_histogram_baseline`, from histograms that are computed already."""
+def fit_on_histograms(histograms: npt.NDArray[np.number], labels: npt.NDArray[np.int64]) -> Pipeline:
+    """As `fit_histogram_baseline`, from histograms, or other numbers per patch (N, D), that are computed already."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000, class_weight="balanced"))
     return model.fit(histograms, labels)
 

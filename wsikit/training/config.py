@@ -13,11 +13,13 @@ from wsikit.models.config import PRMFConfig
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.settings import ReadingSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
-from wsikit.training.task import DataConfig, Strict, TaskConfig, read_config
+from wsikit.training.task import DataConfig, FeatureInput, Strict, TaskConfig, read_config
 
 __all__ = [
     "CaptionsConfig",
     "DataConfig",
+    "FeatureBranch",
+    "FeatureTrainConfig",
     "ImageBranch",
     "StageShare",
     "TextBranch",
@@ -58,6 +60,21 @@ class ImageBranch(Strict):
     """A safetensors file, or a hub id in the local cache; nothing is downloaded. Default: random weights."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class FeatureBranch(ImageBranch, FeatureInput):
+    """Features of a frozen encoder and a linear projection, instead of an image encoder that is trained."""
+
+    name: str = "features"
+    project: int = Field(128, gt=0)
+    """Width of the projection."""
+
+    @model_validator(mode="after")
+    def _nothing_else(self) -> FeatureBranch:
+        unused = self.model_fields_set & set(ImageBranch.model_fields)
+        if unused:
+            raise ValueError(f"features and {', '.join(sorted(unused))} cannot be combined: the encoder is not trained")
+        return self
 
 
 class TextBranch(Strict):
@@ -120,3 +137,9 @@ class TrainConfig(TaskConfig):
         """The stages in epochs."""
         epochs = self.training.epochs
         return StagePlan(tuple(Stage(s.name, round(s.since * epochs), s.learns) for s in self.stages))
+
+
+class FeatureTrainConfig(TrainConfig):
+    """All settings of a training of MMLNB on features of a frozen encoder."""
+
+    image: FeatureBranch

@@ -22,9 +22,11 @@ from wsikit._version import __version__
 from wsikit.errors import RequestError
 from wsikit.inference.applicability import MPP_TOLERANCE
 from wsikit.models.config import METRICS_FILE
+from wsikit.models.head_config import EncoderRecord
 from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.protocol import PatchModel
+from wsikit.models.stored_features import StoredFeatures
 from wsikit.store.atomic import write_json
 from wsikit.training.calibration import at_temperature, fit_temperature
 from wsikit.training.card import training_card
@@ -34,6 +36,8 @@ from wsikit.training.evaluation import evaluate_model, evaluate_patch_model
 from wsikit.training.factory import Loaded, build_model, load_data
 from wsikit.training.figures import save_figures
 from wsikit.training.forward import outputs_of
+from wsikit.training.heads.data import Load
+from wsikit.training.heads.join import check_encoder, standardise, with_features
 from wsikit.training.module import EpochRecord
 from wsikit.training.ood import fit_ood_detector
 from wsikit.training.run_record import (
@@ -69,11 +73,18 @@ class RunCallbacks:
 
 
 def run_training(
-    config: TrainConfig, out: Path, *, resume: bool = False, device: str = "auto", callbacks: RunCallbacks | None = None
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    load: Load | None = None,
+    callbacks: RunCallbacks | None = None,
 ) -> dict[str, Any]:
     """Train, then evaluate once on the test part; return the metrics as written.
 
-    The test part is not used before weights, epoch and temperature are fixed.
+    The test part is not used before weights, epoch and temperature are fixed. `load` gives the encoder of a name, for
+    an image branch on features; default: `wsikit.encoders.registry.load_encoder`.
 
     Raises
     ------
@@ -82,12 +93,15 @@ def run_training(
     """
     callbacks = callbacks or RunCallbacks()
     check_out(out, resume)
-    loaded, patches = _patches(config, callbacks)
+    loaded, patches, encoder = _patches(config, callbacks, device, load)
     out.mkdir(parents=True, exist_ok=True)
     parts, record = split_of(config, patches, out)
     training, validation = patches.select(parts[TRAIN]), patches.select(parts[VALIDATION])
     callbacks.message(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
-    model = _untrained(config, training.captions, loaded.prepared.mpp, callbacks).to(_device(device))
+    model = _untrained(config, training.captions, loaded.prepared.mpp, callbacks, encoder)
+    if isinstance(model.image, StoredFeatures):
+        standardise(model.image, training)
+    model = model.to(_device(device))
     begun = time.perf_counter()
     epochs = train(
         model,
@@ -152,6 +166,7 @@ def run_evaluation(
     fold: int = 0,
     allow_seen: bool = False,
     device: str = "auto",
+    load: Load | None = None,
     callbacks: RunCallbacks | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained model on the data of a configuration, or on one part of a split; return the metrics.
@@ -173,7 +188,9 @@ def run_evaluation(
             f"model {about.name}: classes {about.classes} on {about.patch_px} px, the "
             f"configuration says {config.codes} on {config.data.patch_px} px. Give the configuration of its training."
         )
-    loaded, patches = _patches(config, callbacks)
+    loaded, patches, encoder = _patches(config, callbacks, device, load)
+    if isinstance(model, MMLNB):
+        check_encoder(model.config, encoder)
     if abs(loaded.prepared.mpp / about.mpp - 1) > MPP_TOLERANCE:
         raise RequestError(
             f"model {about.name}: made for {about.mpp} µm/px, these patches are at "
@@ -223,7 +240,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _patches(config: TrainConfig, callbacks: RunCallbacks) -> tuple[Loaded, PatchSet]:
+def _patches(
+    config: TrainConfig, callbacks: RunCallbacks, device: str, load: Load | None
+) -> tuple[Loaded, PatchSet, EncoderRecord | None]:
     loaded = load_data(config)
     callbacks.message(loaded.words())
     total = len(loaded.prepared.patches)
@@ -238,15 +257,21 @@ def _patches(config: TrainConfig, callbacks: RunCallbacks) -> tuple[Loaded, Patc
             f"captions: none of the {total} patches has one (source {config.captions.source}). Set a captioner or a "
             "column, or source none."
         )
-    return loaded, patches
+    return loaded, *with_features(patches, config, device=device, load=load, message=callbacks.message)
 
 
-def _untrained(config: TrainConfig, captions: tuple[str, ...], mpp: float, callbacks: RunCallbacks) -> MMLNB:
+def _untrained(
+    config: TrainConfig,
+    captions: tuple[str, ...],
+    mpp: float,
+    callbacks: RunCallbacks,
+    encoder: EncoderRecord | None,
+) -> MMLNB:
     """The untrained model, with a pretrained text encoder if the configuration asks for it."""
     if config.reading is None:
-        return build_model(config, captions, mpp=mpp)
+        return build_model(config, captions, mpp=mpp, encoder=encoder)
     words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=mpp, seed=config.training.seed, in_slide=config.captions.in_slide)
-    model = build_model(config, words, mpp=mpp)
+    model = build_model(config, words, mpp=mpp, encoder=encoder)
     share = pretrain_text_encoder(
         model.text,
         model.tokenizer,

@@ -99,6 +99,17 @@ class SplitConfig(Strict):
     """An existing splits.json."""
 
 
+class FeatureInput(Strict):
+    """Whose features, and where they are."""
+
+    features: str = Field(min_length=1)
+    """Of stores: NAME of the column `features_NAME`. Of images: an encoder, as in `wsikit features --encoder`."""
+    file: str | None = None
+    """Features of images that were computed before: see `wsikit.training.heads.feature_file`."""
+    batch: int = Field(64, gt=0)
+    """Images that the encoder is given at a time."""
+
+
 class TaskConfig(Strict):
     """What is to be learnt from which patches: the part of a configuration that all kinds of training share."""
 

@@ -8,19 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from wsikit.errors import RequestError
-from wsikit.training.config import TrainConfig
-from wsikit.training.task import Strict, TaskConfig, read_config, read_settings
-
-
-class FeatureInput(Strict):
-    """Whose features, and where they are."""
-
-    features: str = Field(min_length=1)
-    """Of stores: NAME of the column `features_NAME`. Of images: an encoder, as in `wsikit features --encoder`."""
-    file: str | None = None
-    """Features of images that were computed before: see `wsikit.training.heads.feature_file`."""
-    batch: int = Field(64, gt=0)
-    """Images that the encoder is given at a time."""
+from wsikit.training.config import FeatureTrainConfig, TrainConfig
+from wsikit.training.task import FeatureInput, Strict, TaskConfig, read_config, read_settings
 
 
 class LinearSettings(Strict):
@@ -94,20 +83,23 @@ class HeadTrainConfig(TaskConfig):
 
 
 def read_training_config(path: str | Path, *, data: str | None = None) -> TrainConfig | HeadTrainConfig:
-    """Read a configuration of `wsikit train`: of a head if it has a section `head`, else of MMLNB.
+    """Read a configuration of `wsikit train`: of a head if it has a section `head`, else of MMLNB, on features if its
+    image branch names some.
 
     Raises
     ------
     RequestError
-        As `read_config`; also if features are named without a head.
+        As `read_config`; also if features are named with neither a head nor the parts of MMLNB.
     """
     record = read_settings(path)
     if "head" in record:
         return read_config(path, HeadTrainConfig, data=data)
     image = record.get("image")
-    if isinstance(image, dict) and "features" in image:
+    if not (isinstance(image, dict) and "features" in image):
+        return read_config(path, TrainConfig, data=data)
+    if "text" not in record and "prmf" not in record:
         raise RequestError(
             f"{path}: image: features {image['features']!r}, but no head to train on them. Add head: linear (or mlp, "
-            "knn)."
+            "knn); or text and prmf, for a fusion with captions."
         )
-    return read_config(path, TrainConfig, data=data)
+    return read_config(path, FeatureTrainConfig, data=data)

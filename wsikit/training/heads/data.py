@@ -22,8 +22,8 @@ from wsikit.training.datasets.classes import class_indices
 from wsikit.training.datasets.configured import configured_table, words_of_dropped
 from wsikit.training.datasets.stores import StorePixels
 from wsikit.training.datasets.table import ImageTable
-from wsikit.training.heads.config import HeadTrainConfig
 from wsikit.training.heads.feature_file import read_feature_file
+from wsikit.training.task import FeatureInput, TaskConfig
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,10 @@ class FeatureSet:
 
 
 def load_features(
-    config: HeadTrainConfig,
+    config: TaskConfig,
+    image: FeatureInput,
     *,
+    colours: bool,
     device: str = "auto",
     load: Load | None = None,
     on_done: OnDone = lambda done, total: None,
@@ -71,6 +73,10 @@ def load_features(
 
     Parameters
     ----------
+    image
+        Whose features, and where they are.
+    colours
+        Also compute colour histograms, which needs the pixels.
     device
         Where the encoder runs, if features have to be computed: "auto", "cpu", "cuda".
     load
@@ -84,11 +90,11 @@ def load_features(
         If a part of the data, or a column of features, is missing or inconsistent.
     """
     mapped, mpp = configured_table(config)
-    table, wanted = mapped.table, config.image
+    table, wanted = mapped.table, image
     made_for: float | None = None
     if isinstance(table.pixels, StorePixels):
         features, encoder = _stored(table.pixels, np.asarray(table.rows), wanted.features, config.data.patch_px)
-        colours = _colours(table) if config.colour_floor else None
+        histograms = _colours(table) if colours else None
         words, computed = f"{len(table)} patches of {len(table.pixels.folders)} stores at {mpp:.4g} µm/px", False
     else:
         plan = plan_images(table, patch_px=config.data.patch_px, odd_sizes=config.data.odd_sizes)
@@ -106,8 +112,8 @@ def load_features(
         else:
             run = (load or _load(device))(wanted.features)
         computed = run is not None
-        seen = _Pixels(run, config.colour_floor)
-        if run is not None or config.colour_floor:
+        seen = _Pixels(run, colours)
+        if run is not None or colours:
             for rows, images in plan.batches(wanted.batch):
                 seen.add(images)
                 if run is not None:
@@ -116,8 +122,8 @@ def load_features(
             made_for = run.info.mpp
             given_as = "" if Path(wanted.features).exists() else wanted.features  # a model may be shared, a path not
             features, encoder = seen.features(), _record(run.info.record() | {"given_as": given_as}, run.info.width)
-        colours = seen.colours()
-    whole = FeatureSet(_patches(table, config), features, colours, encoder, mpp, computed, "")
+        histograms = seen.colours()
+    whole = FeatureSet(_patches(table, config), features, histograms, encoder, mpp, computed, "")
     finite = np.isfinite(features).all(axis=1)
     if not finite.any():
         raise RequestError(f"{table.source}: no patch has features of {encoder.name} that are finite.")
@@ -162,7 +168,7 @@ def _colours(table: ImageTable, at_once: int = 256) -> npt.NDArray[np.float32]:
     return np.concatenate([colour_histogram(np.stack(table.images(rows))) for rows in parts])
 
 
-def _patches(table: ImageTable, config: HeadTrainConfig) -> PatchSet:
+def _patches(table: ImageTable, config: TaskConfig) -> PatchSet:
     labels = class_indices(table, config.codes)
     if absent := [code for index, code in enumerate(config.codes) if not (labels == index).any()]:
         raise RequestError(f"{table.source}: no patch of class {', '.join(absent)}. Leave the class out, or add data.")

@@ -23,7 +23,7 @@ from wsikit.errors import ModelError, RequestError
 from wsikit.inference.applicability import MPP_TOLERANCE
 from wsikit.models.config import METRICS_FILE
 from wsikit.models.head import HeadModel
-from wsikit.models.head_config import HeadConfig
+from wsikit.models.head_config import HeadConfig, joined_notice
 from wsikit.models.head_kind import save_head
 from wsikit.models.ood import OodDetector
 from wsikit.models.protocol import PROBABILITY, PatchModel
@@ -95,10 +95,12 @@ def run_head_training(
     """
     callbacks = callbacks or HeadCallbacks()
     check_out(out, resume)
-    source = config
-    if resume and config.image.file is None and config.data.stores is None and (out / FEATURES_FILE).is_file():
-        source = config.model_copy(update={"image": config.image.model_copy(update={"file": str(out / FEATURES_FILE)})})
-    data = load_features(source, device=device, load=load, on_done=callbacks.encoded)
+    image = config.image
+    if resume and image.file is None and config.data.stores is None and (out / FEATURES_FILE).is_file():
+        image = image.model_copy(update={"file": str(out / FEATURES_FILE)})
+    data = load_features(
+        config, image, colours=config.colour_floor, device=device, load=load, on_done=callbacks.encoded
+    )
     callbacks.message(data.words)
     if data.encoder.notice:
         callbacks.message(f"{data.encoder.name}: {data.encoder.notice}")
@@ -175,7 +177,7 @@ def run_head_evaluation(
             f"model {info.name}: classes {info.classes} on {info.patch_px} px, the configuration says {config.codes} "
             f"on {config.data.patch_px} px. Give the configuration of its training."
         )
-    data = load_features(config, device=device, load=load, on_done=callbacks.encoded)
+    data = load_features(config, config.image, colours=False, device=device, load=load, on_done=callbacks.encoded)
     callbacks.message(data.words)
     _check_source(model, data)
     if split_file is not None:
@@ -228,7 +230,7 @@ def _calibrated(
         mpp=round(data.mpp, 6),
         patch_px=config.data.patch_px,
         stain=config.data.stain,
-        notice=_notice(config.notice, data.encoder.notice),
+        notice=joined_notice(config.notice, data.encoder.notice),
         kind=config.head.kind,
         encoder=data.encoder,
         temperature=1.0,
@@ -245,10 +247,6 @@ def _calibrated(
         except ModelError as error:
             fault = f"no out-of-distribution detector: {error}"
     return HeadModel(about, fitted.arrays, ood=detector), fault
-
-
-def _notice(own: str, of_encoder: str) -> str:
-    return f"{own} {of_encoder}" if of_encoder and of_encoder not in own else own
 
 
 def _softmax_of(model: HeadModel, data: FeatureSet) -> Probs:
