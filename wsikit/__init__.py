@@ -17,6 +17,8 @@ _HOME = {
     "Captioner": "wsikit.captions.base",
     "CaptionerOptions": "wsikit.captions.registry",
     "Channel": "wsikit.slides.types",
+    "ConceptMap": "wsikit.inference.localize",
+    "ConceptPatch": "wsikit.inference.localize",
     "Executor": "wsikit.executor",
     "ImageParameters": "wsikit.tiling.plan",
     "Interval": "wsikit.voting.result",
@@ -46,6 +48,7 @@ _HOME = {
     "SlideResult": "wsikit.voting.result",
     "SlideRow": "wsikit.batch.records",
     "SlideStore": "wsikit.slides.store",
+    "TextImageEncoder": "wsikit.encoders.protocol",
     "ThresholdRule": "wsikit.voting.parameters",
     "TissueMask": "wsikit.tissue.mask",
     "TissueParameters": "wsikit.tissue.parameters",
@@ -55,6 +58,7 @@ _HOME = {
     "describe_model": "wsikit.models.registry",
     "export": "wsikit.results.export",
     "load_model": "wsikit.models.registry:load_patch_model",
+    "localize": "wsikit.inference.localize",
     "make_phantom": "wsikit.phantom.slide",
     "open_slide": "wsikit.slides.registry",
     "patches": "wsikit.tiling.patches_of",
@@ -77,11 +81,13 @@ if TYPE_CHECKING:
     from wsikit.batch.run_result import RunResult
     from wsikit.captions.base import Caption, Captioner
     from wsikit.captions.registry import CaptionerOptions
+    from wsikit.encoders.protocol import TextImageEncoder
     from wsikit.errors import RequestError, WsikitError
     from wsikit.executor import Executor
     from wsikit.geometry import PatchGrid
     from wsikit.inference.budget import Budget
     from wsikit.inference.caption import caption
+    from wsikit.inference.localize import ConceptMap, ConceptPatch, localize
     from wsikit.inference.predict import predict
     from wsikit.inference.search import PatchMatch, SearchResult, search
     from wsikit.inference.vote import vote
