@@ -129,7 +129,7 @@ class ColourEncoder:
 
         width = len(self.COLOURS) + 1
         self.info = EncoderInfo(name, width, 32, 0.5, f"fingerprint of {name}", notice=notice, shared_width=width)
-        self.n_images = 0
+        self.n_images = self.loads = 0
         self.texts: list[str] = []
 
     def encode(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -195,3 +195,26 @@ def square_store(square_slide: Path, tmp_path: Path) -> SlideStore:
     from wsikit.tiling.tile import tile
 
     return tile(square_slide, tmp_path / "square.zarr", patch_px=32, min_tissue=0)
+
+
+@pytest.fixture
+def named_encoder(monkeypatch: pytest.MonkeyPatch, colour_encoder: ColourEncoder) -> ColourEncoder:
+    """`colour_encoder` under the name "colours", as if it was installed; `loads` counts how often it was loaded."""
+    from wsikit.encoders import registry
+    from wsikit.encoders.protocol import EncoderInfo
+    from wsikit.errors import ModelError
+
+    colour_encoder.loads = 0
+
+    def describe(name: str, **options: object) -> EncoderInfo:
+        if name != "colours":
+            raise ModelError(f"encoder {name!r} not found")
+        return colour_encoder.info
+
+    def load(name: str, **options: object) -> ColourEncoder:
+        colour_encoder.loads += 1
+        return colour_encoder
+
+    monkeypatch.setattr(registry, "describe_encoder", describe)
+    monkeypatch.setattr(registry, "load_encoder", load)
+    return colour_encoder

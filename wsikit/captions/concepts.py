@@ -12,6 +12,9 @@ from dataclasses import dataclass
 BACKGROUND = "background"
 """Key of the concept that competes with every other, so that bare glass is no tissue."""
 
+COLUMN_PREFIX = "localize_"
+"""Of the columns of the patch table that hold a concept's map."""
+
 TEMPLATES = (
     "{}",
     "{}.",

@@ -136,7 +136,7 @@ def draw_scale_map(class_map: ClassMap, quantity: Quantity, thumbnail: Pixels) -
 
 
 def _head(class_map: ClassMap, quantity: Quantity, width_in: float) -> list[Line]:
-    text = class_map.notice if quantity.of_model else ""
+    text = quantity.notice or (class_map.notice if quantity.of_model else "")
     notice = wrap(Line(text, 10.5, WARN, bold=True), width_in) if text else []
     return [
         Line(ellipsis(class_map.slide_id, width_in, 10.5), 10.5, QUIET),

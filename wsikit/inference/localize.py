@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.concepts import CONCEPTS, TEMPLATES
+from wsikit.captions.concepts import COLUMN_PREFIX, CONCEPTS, TEMPLATES
 from wsikit.captions.prompts import Query, plan_queries, read_concepts
 from wsikit.encoders.protocol import TextImageEncoder
 from wsikit.errors import ModelError, RequestError, StoreError
 from wsikit.inference.caption_columns import read_captions
 from wsikit.inference.shared_features import shared_features
 from wsikit.inference.text_columns import (
-    COLUMN_PREFIX,
     MapParameters,
     Scale,
     column_of,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.captions.concepts import COLUMN_PREFIX
 from wsikit.captions.prompts import PromptSet, Query
 from wsikit.errors import RequestError
 from wsikit.models.text_encoders import LazyTextEncoder, places_of
@@ -22,7 +23,6 @@ from wsikit.store.table import ColumnSpec, PatchTable, coords_digest
 from wsikit.voting.text_map import NORMALISATIONS, SIGMA, combine, presence, rescale, smooth_patches, upsample
 
 LOCALIZE_REVISION = 1
-COLUMN_PREFIX = "localize_"
 
 _ROWS_AT_ONCE = 8192
 _UNITS = {
