@@ -49,7 +49,7 @@ GREY: RGB = (70, 70, 70)
 SHADES, STEPS = 8, 64
 """Number of shades of a class colour and of steps of a value scale: few colours make small files."""
 
-CONCEPT_NOTE = "Found by words, compared with other tissues; no annotation was used."
+CONCEPT_NOTE = "Found by words; no annotation was used."
 
 Palette = list[tuple[int, int, int, float]]
 """Red, green, blue from 0 to 255, opacity from 0 to 1."""
@@ -274,7 +274,7 @@ def _concepts(raster: _Raster, concepts: Sequence[Quantity]) -> list[Layer]:
             continue
         low, high = quantity.limits or (float(found.min()), float(found.max()))
         share = (quantity.values - low) / (high - low) if high > low else np.zeros_like(quantity.values)
-        note = " ".join(part for part in (CONCEPT_NOTE, quantity.notice) if part)
+        note = " ".join(part for part in (CONCEPT_NOTE, quantity.remark, quantity.notice) if part)
         scale = _Scale(
             quantity.name.replace("_", "-"),
             quantity.title,

@@ -62,6 +62,10 @@ class Quantity:
     """Whether a classifier predicted it, whose notice is then shown; otherwise it was measured."""
     notice: str = ""
     """A notice of its own, shown with it."""
+    summary: str = ""
+    """Shown instead of the distribution of the values."""
+    remark: str = ""
+    """Shown next to the scale."""
 
 
 def read_quantity(table: PatchTable, name: str) -> Quantity:
@@ -105,14 +109,15 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
         unit, limits = _UNITS.get(column, unit), (0.0, 1.0)
     elif column in _UNITS:
         unit = _UNITS[column]
-    notice = ""
+    notice = summary = remark = ""
     if column.startswith(COLUMN_PREFIX) and "concept" in attributes:
         title = f"{attributes['title']}: {_CONCEPT_TITLES.get(unit, unit)}"
         stated = attributes.get("limits")
         limits = (float(stated[0]), float(stated[1])) if stated else None
         notice = str(attributes.get("encoder", {}).get("notice", ""))
+        summary, remark = _concept_summary(table, values, attributes), _concept_remark(table, column)
     of_model = column in (*_PROBABILITIES, "gate", "ood_score")
-    return Quantity(name, title, unit, values.astype(np.float64), limits, of_model, notice)
+    return Quantity(name, title, unit, values.astype(np.float64), limits, of_model, notice, summary, remark)
 
 
 def concept_quantities(table: PatchTable) -> tuple[Quantity, ...]:
@@ -146,6 +151,24 @@ def _entry(table: PatchTable, values: npt.NDArray[Any], column: str, entry: str)
         shown = ", ".join(f"{column}:{label}" for label in labels[:12]) + (", …" if len(labels) > 12 else "")
         raise RequestError(f"column {column} has {values.shape[1]} values per patch: name one of {shown}")
     return values[:, labels.index(entry)]
+
+
+def _concept_summary(table: PatchTable, values: npt.NDArray[Any], attributes: dict[str, Any]) -> str:
+    """Presence score and area of a concept; empty where its values are no probabilities."""
+    known = int(np.isfinite(values).sum())
+    if attributes.get("unit") != "probability" or not known or attributes.get("presence") is None:
+        return ""
+    above = int((values >= 0.5).sum())
+    area = f"{above * table.grid.cell_area_mm2:.3g} mm²"
+    share = f"{above:,} of {known:,} patches"
+    return f"Presence on the slide {attributes['presence']:.2f} · p ≥ 0.5 on {area}, {share}"
+
+
+def _concept_remark(table: PatchTable, column: str) -> str:
+    """What a concept was compared with."""
+    receipt = table.receipt(column)
+    rivals = [] if receipt is None else [str(key).replace("-", " ") for key in receipt.parameters.get("against", {})]
+    return f"Compared with: {', '.join(rivals)}." if rivals else ""
 
 
 def _derived(table: PatchTable, name: str) -> Quantity:

@@ -141,7 +141,7 @@ def _head(class_map: ClassMap, quantity: Quantity, width_in: float) -> list[Line
     return [
         Line(ellipsis(class_map.slide_id, width_in, 10.5), 10.5, QUIET),
         *wrap(Line(quantity.title, 17, INK, bold=True), width_in),
-        *wrap(Line(_summary(quantity), 10.5, INK), width_in),
+        *wrap(Line(quantity.summary or _summary(quantity), 10.5, INK), width_in),
         *notice,
     ]
 
@@ -164,7 +164,8 @@ def _notes(quantity: Quantity, scale: Scale, *, overlapping: bool) -> list[Line]
         notes.append(f"Range: {_number(found.min())} to {_number(found.max())}.")
     if overlapping:
         notes += ["Where patches overlap, one is shown."]
-    return [Line(note, 8.5, QUIET) for note in notes]
+    lines = [Line(note, 8.5, QUIET) for note in notes]
+    return lines + (wrap(Line(quantity.remark, 8.5, QUIET), _SIDE_IN) if quantity.remark else [])
 
 
 def _draw_side(pen: Pen, quantity: Quantity, scale: Scale, notes: list[Line], x: float, y: float) -> None:
