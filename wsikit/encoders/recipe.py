@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -17,6 +19,11 @@ REVISION = 1
 """Raised when the features of unchanged weights change by a change of our code."""
 
 Kind = Literal["timm", "transformers", "clip", "open-clip", "tower", "torchscript", "onnx", "plug-in"]
+
+Pooling = Literal["model", "cls", "mean", "cls+mean", "pooler"]
+"""`model`: as the model gives it; `cls`: class token; `mean`: mean of the patch tokens, without class and register
+tokens; `cls+mean`: both, one after the other; `pooler`: the pooled output of a transformers model."""
+POOLINGS: tuple[Pooling, ...] = ("model", "cls", "mean", "cls+mean", "pooler")
 
 RANDOM_NOTICE = "Random weights, from a fixed seed: for trials of speed. The features mean nothing."
 
@@ -35,9 +42,11 @@ class Recipe:
     mpp: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """What the architecture is built with."""
-    pooling: str = "model"
+    pooling: Pooling = "model"
     weights: tuple[Path, ...] = ()
     """Files of weights; empty: random weights."""
+    folder: Path | None = None
+    """Folder of the model, with its configuration and tokenizer."""
     digest: str = ""
     """sha256 of the weights, or what random weights are made from."""
     source: str = ""
@@ -71,6 +80,14 @@ class Recipe:
             "weights": self.digest,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def towers() -> Mapping[str, str]:
+    """Loaders of published architectures that are part of this version: `module:function` by name."""
+    if importlib.util.find_spec("wsikit.encoders.towers") is None:
+        return {}
+    found: Mapping[str, str] = importlib.import_module("wsikit.encoders.towers").TOWERS
+    return found
 
 
 def column_name(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from wsikit.encoders.preparing import prepared
 from wsikit.encoders.protocol import EncoderInfo
 from wsikit.encoders.transform import Transform
-from wsikit.errors import ModelError
+from wsikit.errors import ModelError, RequestError
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -106,6 +107,77 @@ class TorchEncoder:
                 f"{int((~np.isfinite(out).all(axis=1)).sum())} of {len(out)} patches. Its weights are damaged, or too "
                 "large for the precision that is used; try float32."
             )
+        return out
+
+
+class TextTorchEncoder(TorchEncoder):
+    """A `TorchEncoder` whose module also has a space shared with texts.
+
+    The module has `shared(images)`, from normalised images to places of length 1, `encode_texts(texts, device)`, and
+    `scale`, the factor of the cosines.
+
+    Attributes
+    ----------
+    shared_forward
+        As `forward`, to the shared space.
+    """
+
+    def __init__(
+        self, module: nn.Module, info: EncoderInfo, transform: Transform, *, device: str = "auto", batch: int = 32
+    ) -> None:
+        super().__init__(module, info, transform, device=device, batch=batch)
+        self.shared_forward: Forward = self.plain_shared_forward
+
+    def plain_shared_forward(self, images: Tensor) -> Tensor:
+        """Resize, normalise, and the module's places in the shared space, in float32."""
+        module: Any = self.module
+        places: Tensor = module.shared(prepared(images, self.transform))
+        return places
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the cosines before the softmax over texts, as trained."""
+        module: Any = self.module
+        return float(module.scale)
+
+    def encode_shared(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Places of patches in the shared space, float32 (B, S), each of length 1.
+
+        Raises
+        ------
+        ModelError
+            As for `encode`.
+        """
+        assert self._info.shared_width is not None
+        return self.in_batches(self.shared_forward, images, self._info.shared_width)
+
+    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Places of K texts in the shared space, float32 (K, S), each of length 1.
+
+        Raises
+        ------
+        RequestError
+            A text is empty, or longer than the model reads.
+        ModelError
+            The model's folder has no tokenizer.
+        """
+        for row, text in enumerate(texts):
+            if not text.strip():
+                raise RequestError(f"text {row + 1} of {len(texts)} is empty; expected words.")
+        width = self._info.shared_width
+        assert width is not None
+        module: Any = self.module
+        out = np.empty((len(texts), width), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(texts), self.batch):
+                part = list(texts[start : start + self.batch])
+                places = module.encode_texts(part, self.device)
+                if places.shape != (len(part), width):
+                    raise ModelError(
+                        f"encoder {self._info.name!r}: gave {tuple(places.shape)} for {len(part)} texts; expected "
+                        f"({len(part)}, {width})."
+                    )
+                out[start : start + len(part)] = places.to(torch.float32).cpu().numpy()
         return out
 
 
