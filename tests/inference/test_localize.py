@@ -155,6 +155,16 @@ def test_another_encoder_makes_the_column_again(square_store: SlideStore, colour
     assert (attributes["unit"], attributes["limits"], attributes["title"]) == ("probability", [0.0, 1.0], "Neuropil")
 
 
+def test_patches_of_another_field_than_the_encoder_was_made_for_are_stated(
+    square_store: SlideStore, square_slide: Path, tmp_path: Path, colour_encoder: Any
+) -> None:
+    (same,) = wsikit.localize(square_store, ["neuropil"], encoder=colour_encoder)
+    assert same.notice == ""
+    coarser = tile(square_slide, tmp_path / "c.zarr", patch_px=32, mpp=2.0, min_tissue=0)
+    (found,) = wsikit.localize(coarser, ["neuropil"], encoder=colour_encoder)
+    assert found.notice == "Patches show 64 µm of tissue, the encoder colours was made for 16 µm."
+
+
 def test_a_coarse_grid_is_joined_by_its_weight(square_slide: Path, tmp_path: Path, colour_encoder: Any) -> None:
     store = tile(square_slide, tmp_path / "s.zarr", patch_px=32, min_tissue=0)
     store = tile(square_slide, tmp_path / "s.zarr", patch_px=32, mpp=2.0, min_tissue=0)

@@ -114,7 +114,7 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
         title = f"{attributes['title']}: {_CONCEPT_TITLES.get(unit, unit)}"
         stated = attributes.get("limits")
         limits = (float(stated[0]), float(stated[1])) if stated else None
-        notice = str(attributes.get("encoder", {}).get("notice", ""))
+        notice = str(attributes.get("notice", ""))
         summary, remark = _concept_summary(table, values, attributes), _concept_remark(table, column)
     of_model = column in (*_PROBABILITIES, "gate", "ood_score")
     return Quantity(name, title, unit, values.astype(np.float64), limits, of_model, notice, summary, remark)

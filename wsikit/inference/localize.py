@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from wsikit.captions.concepts import COLUMN_PREFIX, CONCEPTS, TEMPLATES
 from wsikit.captions.prompts import Query, plan_queries, read_concepts
-from wsikit.encoders.protocol import TextImageEncoder
 from wsikit.errors import ModelError, RequestError, StoreError
 from wsikit.inference.caption_columns import read_captions
 from wsikit.inference.shared_features import shared_features
@@ -25,7 +24,7 @@ from wsikit.inference.text_columns import (
     text_maps,
     write_text_columns,
 )
-from wsikit.models.text_encoders import LazyTextEncoder
+from wsikit.models.text_encoders import LazyTextEncoder, TextEncoderLike
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.composite import channel_words
 from wsikit.slides.store import SlideStore, StoreLike, open_store
@@ -82,7 +81,7 @@ class ConceptMap:
     patches: tuple[ConceptPatch, ...]
     """The patches with the highest values at different places, highest first."""
     notice: str = ""
-    """From the encoder, for every output."""
+    """From the encoder, and on the scale of the patches; for every output."""
 
 
 def localize(
@@ -90,7 +89,7 @@ def localize(
     concepts: str | Sequence[str],
     *,
     against: Sequence[str] = (),
-    encoder: TextImageEncoder | str | None = None,
+    encoder: TextEncoderLike | None = None,
     synonyms: str | os.PathLike[str] | None = None,
     templates: Sequence[str] = TEMPLATES,
     sigma: float = SIGMA,
@@ -213,7 +212,7 @@ def read_concept_map(table: PatchTable, column: str, *, threshold: float = THRES
         n_above=above,
         area_mm2=above * table.grid.cell_area_mm2,
         patches=patches,
-        notice=str(attributes.get("encoder", {}).get("notice", "")),
+        notice=str(attributes.get("notice", "")),
     )
 
 
@@ -226,7 +225,7 @@ def cohort_quantiles(
     stores: Sequence[StoreLike],
     concepts: Sequence[str],
     *,
-    encoder: TextImageEncoder | str | None = None,
+    encoder: TextEncoderLike | None = None,
     synonyms: str | os.PathLike[str] | None = None,
     templates: Sequence[str] = TEMPLATES,
     sigma: float = SIGMA,

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from wsikit.captions.concepts import COLUMN_PREFIX
 from wsikit.captions.prompts import PromptSet, Query
+from wsikit.encoders.protocol import EncoderInfo
 from wsikit.errors import RequestError
+from wsikit.geometry import PatchGrid
 from wsikit.models.text_encoders import LazyTextEncoder, places_of
 from wsikit.models.text_scores import SIMILARITIES, probabilities, similarities
 from wsikit.progress import Progress
@@ -23,6 +25,9 @@ from wsikit.store.table import ColumnSpec, PatchTable, coords_digest
 from wsikit.voting.text_map import NORMALISATIONS, SIGMA, combine, presence, rescale, smooth_patches, upsample
 
 LOCALIZE_REVISION = 1
+
+FIELD_TOLERANCE = 0.1
+"""Relative difference of the side of a patch, µm, from that of the encoder's patches, from which on it is stated."""
 
 _ROWS_AT_ONCE = 8192
 _UNITS = {
@@ -79,6 +84,16 @@ class Scale:
     features: Receipt
 
 
+def scale_notice(encoder: EncoderInfo, grid: PatchGrid) -> str:
+    """A sentence if the patches show another field of the tissue than the encoder was made for; else empty."""
+    if encoder.mpp is None:
+        return ""
+    made_for, shown = encoder.patch_px * encoder.mpp, grid.patch_px * grid.target_mpp
+    if abs(shown / made_for - 1) <= FIELD_TOLERANCE:
+        return ""
+    return f"Patches show {shown:.3g} µm of tissue, the encoder {encoder.name} was made for {made_for:.3g} µm."
+
+
 def column_of(query: Query) -> str:
     """Name of the column of a concept."""
     return COLUMN_PREFIX + query.concept.key
@@ -130,6 +145,7 @@ def write_text_columns(
             "limits": list(_LIMITS[parameters.normalise]) if parameters.normalise in _LIMITS else None,
             "presence": score if np.isfinite(score) else None,
             "encoder": encoder.info.record(),
+            "notice": " ".join(part for part in (encoder.info.notice, scale_notice(encoder.info, table.grid)) if part),
             "logit_scale": parameters.logit_scale or float(encoder.load().logit_scale),
             "texts": texts[query.concept.key],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from wsikit.models.text_scores import Floats, concept_places
 DEFAULT_TEXT_ENCODER = "phantom-afloc"
 """The packaged encoder of images and texts."""
 
+TextEncoderLike = TextImageEncoder | str | os.PathLike[str]
+"""An encoder of images and texts, or what `wsikit.encoders.registry.load_encoder` takes."""
+
 
 @dataclass(frozen=True)
 class LazyTextEncoder:
@@ -25,9 +29,7 @@ class LazyTextEncoder:
     load: Once[TextImageEncoder]
 
     @classmethod
-    def of(
-        cls, encoder: TextImageEncoder | str | None, *, device: str = "auto", download: bool = False
-    ) -> LazyTextEncoder:
+    def of(cls, encoder: TextEncoderLike | None, *, device: str = "auto", download: bool = False) -> LazyTextEncoder:
         """From an encoder, or what `wsikit.encoders.registry.load_encoder` takes; None: the packaged one.
 
         Raises
@@ -35,7 +37,7 @@ class LazyTextEncoder:
         ModelError
             There is no such encoder, or it has no texts.
         """
-        if encoder is not None and not isinstance(encoder, str):
+        if encoder is not None and not isinstance(encoder, str | os.PathLike):
             given = encoder
             return cls(_with_texts(given.info), Once(lambda: _of_texts(given)))
         from wsikit.encoders.registry import describe_encoder, load_encoder
