@@ -116,7 +116,7 @@ class Executor:
             if not processes:
                 self._carry_out(function, tasks, keep)
                 return
-            _on_threads(lambda task: pool.call(function, task), tasks, processes, keep)
+            _on_threads(lambda task: pool.call(function, task), tasks, processes, keep, pool.close)
 
     def get_ready(self, function: Callable[[Task], Result], part: object, python_s: float) -> None:
         """Begin to start worker processes for tasks of `each` that will take about `python_s`, if they would pay.
@@ -179,8 +179,13 @@ def _check_workers(client: Any, scheduler: str) -> None:
 
 
 def _on_threads(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, on_result: Callable[[int, Result], None]
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    on_result: Callable[[int, Result], None],
+    interrupt: Callable[[], None] = lambda: None,
 ) -> None:
+    """`interrupt` ends tasks that run, when the work is stopped and none of its results will be used."""
     stopped = threading.Event()
 
     def carry_out(index: int) -> None:
@@ -197,7 +202,9 @@ def _on_threads(
         try:
             for ended in wait(running, return_when=FIRST_EXCEPTION).done:
                 ended.result()
-        except BaseException:
+        except BaseException as error:
             stopped.set()
+            if not isinstance(error, Exception):
+                interrupt()
             pool.shutdown(wait=False, cancel_futures=True)  # those that run are waited for: they write files
             raise
