@@ -27,6 +27,7 @@ from wsikit.tiling import columns
 from wsikit.tiling.columns import fill_columns
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.tile import tile
+from wsikit.worker import load
 from wsikit.worker_pool import WorkerPool, shared_pool
 
 TASKS_OF_TESTS = '''
@@ -101,7 +102,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def begun(pool: WorkerPool, function: Callable[[Any], Any], part: object = None, processes: int = 2) -> list[int]:
     """Process ids of a pool, once all of its processes are ready."""
-    work = worker_pool.packed(function, part)
+    work = worker_pool.packed(load, (function, part))
     assert work is not None
     assert pool.start(work, 1000.0, processes) == processes
     for _ in range(600):
@@ -253,6 +254,7 @@ def test_a_captioner_whose_process_is_killed_is_one_line_that_names_store_and_pa
 SCRIPT = """
 import os, sys, time
 from wsikit.executor import Executor
+from wsikit.worker import load
 from wsikit.worker_pool import packed, shared_pool
 print("ran", flush=True)
 os.environ["PARENT"] = str(os.getpid())
@@ -266,7 +268,7 @@ pids = []
 with shared_pool() as pool:
     Executor(workers=2).each(own, [1, 2, 3], lambda task, pid: pids.append(pid), python_s=1000.0)
     assert set(pids) == {{os.getpid()}} and not pool._all
-    pool.start(packed(tasks.{function}, 1), 1000.0, 2)
+    pool.start(packed(load, tasks.{function}), 1000.0, 2)
     while len(pool._idle) < 2:
         time.sleep(0.01)
     print(*(one.process.pid for one in pool._all), flush=True)
