@@ -24,7 +24,11 @@ from wsikit.cli.options import grid_option
 @click.option(
     "--column",
     metavar="NAME",
-    help="png: a column as heat map: gate, entropy, margin, ood_score, probability:PD, caption_facts:nuclei_per_mm2 …",
+    help="png: a column as heat map; geojson: its regions. gate, entropy, margin, ood_score, probability:PD, "
+    "localize_neuropil, caption_facts:nuclei_per_mm2 …",
+)
+@click.option(
+    "--threshold", type=float, metavar="X", help="geojson: regions where --column is at least X; default 0.5."
 )
 @click.option("--patches", is_flag=True, help="geojson: write each patch, too, as a detection with measurements.")
 @click.option("--per", type=click.Choice(["class", "region"]), help="geojson: one annotation per class, or per region.")
@@ -47,7 +51,8 @@ def command(store: str, to: str, out: str, grid: str | None, method: str, **opti
 
     \b
     png          subtype map, or any column (--column), over the slide: legend, scale bar, units
-    geojson      regions per class, and patches, for QuPath (--per, --patches, --frame)
+    geojson      regions per class, and patches, for QuPath (--per, --patches, --frame); or those of a column
+                 (--column, --threshold)
     ngff-labels  classes as OME-Zarr label, probabilities and gate as OME-Zarr image
     ome-tiff     classes over the slide as a pyramid (--mpp, --style)
     tiff         the slide's pixels as a tiled pyramid, from the bytes in the store

@@ -26,6 +26,7 @@ def export(
     grid: str | None = None,
     method: str = "mean",
     column: str | None = None,
+    threshold: float | None = None,
     patches: bool = False,
     per: Literal["class", "region"] | None = None,
     features: str | None = None,
@@ -57,7 +58,10 @@ def export(
     method
         Which vote the map and the report show.
     column
-        png: a quantity to draw as a heat map instead of the classes (`wsikit.exporters.quantity`).
+        png: a quantity to draw as a heat map instead of the classes (`wsikit.exporters.quantity`). geojson: regions
+        where it is at or above `threshold`, instead of the classes.
+    threshold
+        geojson: of `column`; default 0.5.
     patches
         geojson: write each patch too, as a detection.
     per
@@ -101,6 +105,7 @@ def export(
     exporter = load_exporter(to)
     given: dict[str, Any] = {
         "column": column,
+        "threshold": threshold,
         "patches": patches or None,
         "per": per,
         "features": features,
