@@ -19,12 +19,15 @@ _HOME = {
     "Channel": "wsikit.slides.types",
     "ConceptMap": "wsikit.inference.localize",
     "ConceptPatch": "wsikit.inference.localize",
+    "EncoderEntry": "wsikit.encoders.listing",
+    "EncoderInfo": "wsikit.encoders.protocol",
     "Executor": "wsikit.executor",
     "ImageParameters": "wsikit.tiling.plan",
     "Interval": "wsikit.voting.result",
     "ModelColumn": "wsikit.models.protocol",
     "ModelInfo": "wsikit.models.protocol",
     "Patch": "wsikit.tiling.patches_of",
+    "PatchEncoder": "wsikit.encoders.protocol",
     "PatchGrid": "wsikit.geometry",
     "PatchMatch": "wsikit.inference.search",
     "PatchModel": "wsikit.models.protocol",
@@ -55,8 +58,11 @@ _HOME = {
     "VoteParameters": "wsikit.voting.parameters",
     "WsikitError": "wsikit.errors",
     "caption": "wsikit.inference.caption",
+    "describe_encoder": "wsikit.encoders.registry",
     "describe_model": "wsikit.models.registry",
     "export": "wsikit.results.export",
+    "list_encoders": "wsikit.encoders.listing",
+    "load_encoder": "wsikit.encoders.registry",
     "load_model": "wsikit.models.registry:load_patch_model",
     "localize": "wsikit.inference.localize",
     "make_phantom": "wsikit.phantom.slide",
@@ -81,7 +87,9 @@ if TYPE_CHECKING:
     from wsikit.batch.run_result import RunResult
     from wsikit.captions.base import Caption, Captioner
     from wsikit.captions.registry import CaptionerOptions
-    from wsikit.encoders.protocol import TextImageEncoder
+    from wsikit.encoders.listing import EncoderEntry, list_encoders
+    from wsikit.encoders.protocol import EncoderInfo, PatchEncoder, TextImageEncoder
+    from wsikit.encoders.registry import describe_encoder, load_encoder
     from wsikit.errors import RequestError, WsikitError
     from wsikit.executor import Executor
     from wsikit.geometry import PatchGrid

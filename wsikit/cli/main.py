@@ -23,6 +23,7 @@ VERBS = {
     "tile": "Convert slides to slide stores: pixels, tissue, patch table.",
     "caption": "Describe the patches of stores in words.",
     "predict": "Classify the patches of stores.",
+    "encoders": "List encoders of patches, their licences, and whether their weights are here.",
     "vote": "Aggregate patch predictions to a subtype per slide.",
     "patients": "Aggregate the slides of a run per patient.",
     "localize": "Map where on the slides of stores a text is true: neuropil, necrosis, any words.",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from wsikit.training.config import TrainConfig
+    from wsikit.training.heads.config import HeadTrainConfig
     from wsikit.training.module import EpochRecord
 
 
@@ -18,16 +22,29 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: torch's choice.")
 def command(config: str, data: str | None, out: str, resume: bool, device: str, threads: int | None) -> int:
-    """Train MMLNB with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures.
+    """Train a model with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures. A section `head`
+    asks for a classifier on features of an encoder (seconds on a CPU); without it, MMLNB is trained.
 
-    The split is by patient; the epoch is selected on the validation part; the test part is evaluated once, at the end.
+    The split is by patient; what has to be selected is selected on the validation part; the test part is evaluated
+    once, at the end.
     """
-    from pathlib import Path
+    from wsikit.training.heads.config import HeadTrainConfig, read_training_config
 
-    from wsikit.training.config import TrainConfig, read_config
+    settings = read_training_config(config, data=data)  # before torch, which takes seconds to import
+    if isinstance(settings, HeadTrainConfig):
+        metrics = _train_head(settings, Path(out), resume, device, threads)
+    else:
+        metrics = _train_mmlnb(settings, Path(out), resume, device, threads)
+    for way, record in metrics["test"].items():
+        figures = record["patch"]
+        auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]
+        shown = "–" if auc is None else f"{auc:.3f}"
+        click.echo(f"{way:40s} AUC {shown}  balanced accuracy {balanced:.3f}")
+    click.echo(f"{out}/model: use it with  wsikit run SLIDE --model {out}/model -o …")
+    return 0
 
-    settings = read_config(config, TrainConfig, data=data)  # before torch, which takes seconds to import
 
+def _train_mmlnb(settings: TrainConfig, out: Path, resume: bool, device: str, threads: int | None) -> dict[str, Any]:
     import torch
 
     from wsikit.training.run import RunCallbacks, run_training
@@ -51,12 +68,37 @@ def command(config: str, data: str | None, out: str, resume: bool, device: str, 
             err=True,
         )
 
-    callbacks = RunCallbacks(message=lambda text: click.echo(text, err=True), epoch=show_epoch, captioned=count)
-    metrics = run_training(settings, Path(out), resume=resume, device=device, callbacks=callbacks)
-    for way, record in metrics["test"].items():
-        figures = record["patch"]
-        auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]
-        shown = "–" if auc is None else f"{auc:.3f}"
-        click.echo(f"{way:40s} AUC {shown}  balanced accuracy {balanced:.3f}")
-    click.echo(f"{out}/model: use it with  wsikit run SLIDE --model {out}/model -o …")
-    return 0
+    callbacks = RunCallbacks(message=_say, epoch=show_epoch, captioned=count)
+    return run_training(settings, out, resume=resume, device=device, callbacks=callbacks)
+
+
+def _train_head(settings: HeadTrainConfig, out: Path, resume: bool, device: str, threads: int | None) -> dict[str, Any]:
+    from threadpoolctl import threadpool_limits
+
+    from wsikit.training.heads.run import HeadCallbacks, run_head_training
+
+    with threadpool_limits(threads):
+        return run_head_training(
+            settings,
+            out,
+            resume=resume,
+            device=device,
+            callbacks=HeadCallbacks(message=_say, encoded=encoded_in_tenths()),
+        )
+
+
+def encoded_in_tenths() -> Callable[[int, int], None]:
+    """A function that reports every tenth of the images that an encoder has done."""
+    before = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal before
+        if before * 10 // total != done * 10 // total:
+            click.echo(f"features: {done} of {total}", err=True)
+        before = done
+
+    return report
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -47,7 +47,8 @@ def export(
         classes as an OME-Zarr label, probabilities and gate as an OME-Zarr image. "ome-tiff": classes as a pyramid.
         "tiff": the pixels as a tiled pyramid, from the bytes in the store. "csv", "parquet": the patch table,
         coordinates in level-0 px. "report": one HTML file, of very many patches also a folder. "trident", "clam",
-        "stamp", "atlaspatch": their HDF5 files.
+        "stamp", "atlaspatch": their HDF5 files. "torchmil": bags of .npy files. "anndata": one .h5ad file.
+        "spatialdata": a folder, as LazySlide lays it out.
         Or the name of a plug-in (`wsikit.results.formats`).
     path
         The file to write. For ngff-labels the store itself or a new OME-Zarr. For the files of other tools their job
@@ -66,7 +67,8 @@ def export(
     per
         geojson: one annotation per "class" (default), or one per connected "region".
     features
-        trident, clam, stamp, atlaspatch: encoder whose features are written, where the store has several.
+        Files of other tools: encoder whose features are written, where the store has several. parquet: the only
+        features that are written; default: all.
     mpp
         ome-tiff: µm per pixel of the finest level; default 2.
     style

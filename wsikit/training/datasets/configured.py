@@ -1,0 +1,54 @@
+"""The labelled table that a configuration describes, with its classes mapped to the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wsikit.errors import RequestError
+from wsikit.training.datasets.classes import Mapped, map_classes
+from wsikit.training.datasets.names import read_names
+from wsikit.training.datasets.stores import read_stores
+from wsikit.training.datasets.table import Columns, ImageTable, read_table
+from wsikit.training.task import DataConfig, TaskConfig
+
+
+def configured_table(config: TaskConfig) -> tuple[Mapped, float]:
+    """Read the table of a configuration; no pixels are read.
+
+    Returns
+    -------
+    The table with the classes of the model and the rows left out, and the µm/px of its images.
+
+    Raises
+    ------
+    RequestError
+        If a part is missing or inconsistent; the message names it.
+    """
+    data = config.data
+    table = _table(data)
+    if data.mpp is not None and table.mpp is not None and abs(data.mpp / table.mpp - 1) > 0.01:
+        raise RequestError(f"{table.source}: patches at {table.mpp:g} µm/px, the configuration says {data.mpp:g}.")
+    mpp = table.mpp or data.mpp
+    assert mpp is not None  # the configuration was checked
+    return map_classes(table, config.values, drop_others=data.drop_others), mpp
+
+
+def words_of_dropped(dropped: Mapping[str, int]) -> str:
+    """The rows left out as a sentence that follows another one; empty if there are none.
+
+    >>> words_of_dropped({"glass": 3})
+    ' Left out, of other classes: 3 glass.'
+    """
+    if not dropped:
+        return ""
+    return f" Left out, of other classes: {', '.join(f'{n} {name}' for name, n in dropped.items())}."
+
+
+def _table(data: DataConfig) -> ImageTable:
+    if data.table is not None:
+        columns = Columns(**data.table.columns.model_dump(exclude_unset=True))
+        return read_table(data.table.csv, data.table.images, columns=columns)
+    if data.names is not None:
+        return read_names(data.names.images, data.names.pattern)
+    assert data.stores is not None
+    return read_stores(data.stores.manifest)
