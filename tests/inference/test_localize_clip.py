@@ -27,7 +27,7 @@ def clip_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "tiny-clip"
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     tokens = {"vocab_size": len(WORDS), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    torch.manual_seed(0)
+    torch.manual_seed(6)  # pink and blue patches differ
     model = CLIPModel(
         CLIPConfig(
             text_config={**sizes, **tokens, "max_position_embeddings": 40},
@@ -62,7 +62,7 @@ def test_probabilities_are_those_of_the_model_itself(square_store: SlideStore, c
         device="cpu",
     )
     table = square_store.patches()
-    rows = np.arange(0, len(table), 97)
+    rows = np.arange(0, len(table), 33)
     images = read_patches(square_store, table.grid, table.coords[rows]).images
     model: Any = CLIPModel.from_pretrained(clip_folder).eval()
     tokens = AutoTokenizer.from_pretrained(clip_folder)(["necrosis", "fat", "glass"], padding=True, return_tensors="pt")
@@ -71,7 +71,7 @@ def test_probabilities_are_those_of_the_model_itself(square_store: SlideStore, c
         logits = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, **pixels).logits_per_image
     expected = torch.softmax(logits, dim=1)[:, 0].numpy()
     np.testing.assert_allclose(table.read(found.column)[rows], expected, atol=5e-3)  # features are float16
-    assert np.ptp(expected) > 0.01
+    assert np.ptp(expected) > 0.5
 
 
 def _single(folder: Path) -> Path:

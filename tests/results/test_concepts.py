@@ -41,7 +41,7 @@ def test_the_quantity_has_title_unit_and_limits_under_both_names(localised: Slid
     assert found.limits == (0, 1)
     assert found.notice == "An encoder of colours."
     assert found.summary == "Presence on the slide 1.00 · p ≥ 0.5 on 0.0369 mm², 144 of 1,024 patches"
-    assert found.remark.startswith("Compared with: background, fibrous stroma, ")
+    assert found.remark.startswith("Compared with: Background; Fibrous stroma; ")
     for name in ("localize:undifferentiated-cells", "localize:Undifferentiated cells"):
         assert np.array_equal(read_quantity(table, name).values, found.values)
     assert COLUMN in known_quantities(table)

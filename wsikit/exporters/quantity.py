@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.concepts import COLUMN_PREFIX
+from wsikit.captions.concepts import COLUMN_PREFIX, CONCEPTS
 from wsikit.captions.prompts import slug
 from wsikit.errors import RequestError, StoreError
 from wsikit.store.table import PatchTable
@@ -167,8 +167,9 @@ def _concept_summary(table: PatchTable, values: npt.NDArray[Any], attributes: di
 def _concept_remark(table: PatchTable, column: str) -> str:
     """What a concept was compared with."""
     receipt = table.receipt(column)
-    rivals = [] if receipt is None else [str(key).replace("-", " ") for key in receipt.parameters.get("against", {})]
-    return f"Compared with: {', '.join(rivals)}." if rivals else ""
+    keys = [] if receipt is None else [str(key) for key in receipt.parameters.get("against", {})]
+    rivals = [CONCEPTS[key].title if key in CONCEPTS else key.replace("-", " ") for key in keys]
+    return f"Compared with: {'; '.join(rivals)}." if rivals else ""
 
 
 def _derived(table: PatchTable, name: str) -> Quantity:
