@@ -239,7 +239,7 @@ class TrainConfig(_Strict):
         return StagePlan(tuple(Stage(s.name, round(s.since * epochs), s.learns) for s in self.stages))
 
 
-Kind = TypeVar("Kind", bound=TrainConfig)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def read_config(path: str | Path, kind: type[Kind], *, data: str | None = None) -> Kind:
@@ -265,6 +265,15 @@ def read_config(path: str | Path, kind: type[Kind], *, data: str | None = None) 
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise RequestError(f"{path}: {where}: {first['msg']} ({error.error_count()} problem(s)).") from error
+
+
+def architecture_of(path: str | Path) -> str:
+    """The `architecture` that a configuration names; "mmlnb" if none, or if the file is not readable as one."""
+    try:
+        record = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return "mmlnb"  # `read_config` reports it
+    return str(record.get("architecture", "mmlnb")) if isinstance(record, dict) else "mmlnb"
 
 
 def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from wsikit.training.data import Prepared, patch_set
 from wsikit.training.datasets import Columns, map_classes, read_names, read_stores, read_table
 from wsikit.training.datasets.table import ImageTable
 
-__all__ = ["Loaded", "build_model", "load_data"]
+__all__ = ["Loaded", "build_model", "image_weights", "load_data", "mpp_of", "on_this_disk", "table_of"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,8 @@ def load_data(config: TrainConfig) -> Loaded:
         If a part is missing or inconsistent; the message names it.
     """
     data = config.data
-    table = _table(data)
-    if data.mpp is not None and table.mpp is not None and abs(data.mpp / table.mpp - 1) > 0.01:
-        raise RequestError(f"{table.source}: patches at {table.mpp:g} µm/px, the configuration says {data.mpp:g}.")
-    mpp = table.mpp or data.mpp
-    assert mpp is not None  # the configuration was checked
+    table = table_of(data)
+    mpp = mpp_of(table, data)
     mapped = map_classes(table, config.values, drop_others=data.drop_others)
     prepared = patch_set(
         mapped.table, config.codes, patch_px=data.patch_px, mpp=mpp, group=data.group, odd_sizes=data.odd_sizes
@@ -61,10 +58,20 @@ def load_data(config: TrainConfig) -> Loaded:
     return Loaded(prepared, mapped.dropped)
 
 
-def _table(data: DataConfig) -> ImageTable:
+def mpp_of(table: ImageTable, data: DataConfig) -> float:
+    """µm/px of the images as stored. RequestError if table and configuration differ."""
+    if data.mpp is not None and table.mpp is not None and abs(data.mpp / table.mpp - 1) > 0.01:
+        raise RequestError(f"{table.source}: patches at {table.mpp:g} µm/px, the configuration says {data.mpp:g}.")
+    mpp = table.mpp or data.mpp
+    assert mpp is not None  # the configuration was checked
+    return mpp
+
+
+def table_of(data: DataConfig, *, needs_class: bool = True) -> ImageTable:
+    """The table of the configured source; RequestError as by its reader."""
     if data.table is not None:
         columns = Columns(**data.table.columns.model_dump(exclude_unset=True))
-        return read_table(data.table.csv, data.table.images, columns=columns)
+        return read_table(data.table.csv, data.table.images, columns=columns, needs_class=needs_class)
     if data.names is not None:
         return read_names(data.names.images, data.names.pattern)
     assert data.stores is not None
@@ -83,7 +90,7 @@ def build_model(config: TrainConfig, captions: tuple[str, ...], *, mpp: float) -
     """
     text, folder = config.text, None
     if text.pretrained is not None:
-        folder = _on_this_disk(text.pretrained)
+        folder = on_this_disk(text.pretrained)
         tokenizer = CaptionTokenizer.load(folder, max_tokens=text.max_tokens)
         encoder = text_config_of(folder)
     else:
@@ -99,7 +106,7 @@ def build_model(config: TrainConfig, captions: tuple[str, ...], *, mpp: float) -
     if folder is not None:
         model.text.load_weights(folder)
     if config.image.weights is not None:
-        model.image.load_weights(_image_weights(config.image.weights))
+        model.image.load_weights(image_weights(config.image.weights))
     return model
 
 
@@ -125,13 +132,14 @@ def _model_config(config: TrainConfig, text: TextEncoderConfig, mpp: float) -> M
     )
 
 
-def _image_weights(name: str) -> Path:
+def image_weights(name: str) -> Path:
+    """The safetensors file of a path or of a hub id in the local cache; nothing is downloaded."""
     if Path(name).is_file():
         return Path(name)
-    return _on_this_disk(name) / "model.safetensors"
+    return on_this_disk(name) / "model.safetensors"
 
 
-def _on_this_disk(name: str) -> Path:
+def on_this_disk(name: str) -> Path:
     """A local folder, or the cached folder of a hub id; nothing is downloaded."""
     if Path(name).is_dir():
         return Path(name)
