@@ -78,17 +78,60 @@ class Executor:
         return [results[index] for index in range(len(tasks))]
 
     def each(
-        self, function: Callable[[Task], Result], tasks: Sequence[Task], on_result: Callable[[Task, Result], None]
+        self,
+        function: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        on_result: Callable[[Task, Result], None],
+        *,
+        python_s: float = 0.0,
     ) -> None:
         """As `map`, but each result is given to `on_result` as soon as it is there, and is not kept.
 
         `on_result` runs in this process, on threads several calls at a time.
 
+        Parameters
+        ----------
+        python_s
+            About how many seconds of one processor all tasks take, if that is mostly Python: threads would wait for
+            each other. Where it pays, worker processes carry the tasks out, and the threads wait for them. Tasks that
+            cannot be pickled, and one worker, stay in this process. The results are the same.
+
         >>> Executor(workers=1).each(abs, [-1, 2], lambda task, result: print(task, result))
         -1 1
         2 2
         """
-        self._carry_out(function, tasks, lambda index, result: on_result(tasks[index], result))
+
+        def keep(index: int, result: Result) -> None:
+            on_result(tasks[index], result)
+
+        workers = self.workers or available_cpus()
+        if self.scheduler != "threads" or not tasks or workers == 1 or not python_s:
+            self._carry_out(function, tasks, keep)
+            return
+        from wsikit.worker_pool import packed, shared_pool
+
+        with shared_pool() as pool:
+            seconds, work = pool.add_work(python_s), packed(function, tasks[0])
+            processes = 0 if work is None else pool.start(work, seconds, workers)
+            if not processes:
+                self._carry_out(function, tasks, keep)
+                return
+            _on_threads(lambda task: pool.call(function, task), tasks, processes, keep)
+
+    def get_ready(self, function: Callable[[Task], Result], part: object, python_s: float) -> None:
+        """Begin to start worker processes for tasks of `each` that will take about `python_s`, if they would pay.
+
+        `part` is what the tasks will hold, such as a function: the processes import what it needs. They start in the
+        background, for a caller that keeps `wsikit.worker_pool.shared_pool` in use.
+        """
+        workers = self.workers or available_cpus()
+        if self.scheduler == "threads" and workers > 1:
+            from wsikit.worker_pool import packed, shared_pool
+
+            work = packed(function, part)
+            if work is not None:
+                with shared_pool() as pool:
+                    pool.start(work, python_s, workers)
 
     def _carry_out(
         self, function: Callable[[Task], Result], tasks: Sequence[Task], on_result: Callable[[int, Result], None]

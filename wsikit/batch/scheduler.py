@@ -4,8 +4,9 @@ Three resources work in parallel: the workers (tiling, quality, measured caption
 predictions), and the driver (vote, map, report). Each processes one slide at a time. So while the model works on one
 slide, the next is opened, masked, tiled and described. If a slide fails, the others continue.
 
-While the first new slide is tiled and described, the model is loaded, torch with it, and then what draws the results.
-If the model cannot be loaded, the run ends at the next step of any slide.
+While the first new slide is tiled, worker processes that measure captions start (`wsikit.worker_pool`), and the model
+is loaded, torch with it, and then what draws the results. If the model cannot be loaded, the run ends at the next step
+of any slide.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from wsikit.batch.index import write_index
 from wsikit.batch.log import RunLog
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.records import SlideRow
-from wsikit.batch.stages import Shared, SlideWork, Where, carry_out, stage_groups
+from wsikit.batch.stages import Shared, SlideWork, Where, carry_out, prepare_workers, stage_groups
 from wsikit.errors import WsikitError
 from wsikit.progress import Progress
 from wsikit.store.atomic import remove_partials, write_bytes
+from wsikit.worker_pool import shared_pool
 
 if TYPE_CHECKING:
     from wsikit.results.outputs import SlideSummary
@@ -107,16 +109,18 @@ def carry_out_slides(job: Job) -> list[SlideRow]:
 
     threads = [_SlideThread(work, number) for number in range(min(SLIDES_AT_ONCE, len(job.entries)))]
     try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while not thread.ended.wait(0.2):
-                pass
-    except BaseException:
-        resources.stopping.set()
-        for thread in threads:
-            thread.wait()
-        raise
+        with shared_pool():  # the slides share their worker processes
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    while not thread.ended.wait(0.2):
+                        pass
+            except BaseException:
+                resources.stopping.set()
+                for thread in threads:
+                    thread.wait()
+                raise
     finally:
         reporter.write()
     if errors:
@@ -346,6 +350,7 @@ def _run_slide(entry: SlideEntry, job: Job, resources: _Resources) -> SlideRow:
             try:
                 if work is None:
                     work = SlideWork(entry, entry.open(), job.shared)
+                    prepare_workers(work)
                     if work.is_new_to_the_model():
                         resources.ahead()
                 carry_out(stages, work, progress)

@@ -7,6 +7,7 @@ the plan prints them.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,7 @@ from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import remove_partials
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable
-from wsikit.tiling.columns import ColumnStage, fill_columns
+from wsikit.tiling.columns import ColumnStage, fill_columns, get_ready
 from wsikit.tiling.image import ImageSource, damage_of, image_receipt, read_otherwise
 from wsikit.tiling.patches import (
     PatchParameters,
@@ -161,11 +162,15 @@ class SlideWork:
 
     def is_new_to_the_model(self) -> bool:
         """Whether the model will surely be needed: nothing is predicted yet, and nothing known speaks against it."""
-        if self.too_coarse is not None or self.slide.info.channels:
+        return self.too_coarse is None and self.lacks("probability")
+
+    def lacks(self, column: str) -> bool:
+        """Whether a column of a slide with bright field will surely be computed: there is none of any inputs yet."""
+        if self.slide.info.channels:
             return False
         try:
             with SlideStore(self.folder) as store:
-                return "probability" not in store.patches(self.patches.grid(store).name).columns()
+                return column not in store.patches(self.patches.grid(store).name).columns()
         except WsikitError:
             return True  # there is no store, or no table, yet
 
@@ -437,6 +442,21 @@ STAGES: tuple[Stage, ...] = (Pixels(), Tissue(), Patches(), Quality(), Captions(
 def stage_groups(shared: Shared) -> list[tuple[Where, list[Stage]]]:
     """Consecutive stages on the same resource, as the scheduler carries them out."""
     return [(where, list(stages)) for where, stages in groupby(STAGES, key=lambda stage: stage.where(shared))]
+
+
+_LIKELY_TISSUE = 0.3
+"""Share of a slide's patches that are tissue, before the mask is there."""
+
+
+def prepare_workers(work: SlideWork) -> None:
+    """Let worker processes start while a large slide is tiled, if its captions will be measured."""
+    shared = work.shared
+    captioner = shared.captioner.load.made
+    if captioner is None or Captions().where(shared) != "workers" or not work.lacks("caption"):
+        return
+    area = math.prod(work.slide.dimensions) * math.prod(work.slide.mpp)
+    patches = _LIKELY_TISSUE * area / (work.patches.patch_px * work.patches.mpp) ** 2
+    get_ready(captioner, patches, work.patches.patch_px, shared.executor)
 
 
 def carry_out(stages: Sequence[Stage], work: SlideWork, progress: Progress) -> None:

@@ -51,6 +51,7 @@ def command(
     from wsikit.errors import RequestError
     from wsikit.inference.caption import caption
     from wsikit.inference.caption_columns import summarize_captions
+    from wsikit.worker_pool import shared_pool
 
     if model and request.budget is None:
         raise RequestError("--model is used to choose patches within a budget: also give --caption-budget N")
@@ -82,7 +83,8 @@ def command(
                 without_captions.append(store)
             return f"{table.name}: {in_words(found, captioner.name)}"
 
-        status = for_each_store(stores, describe)
+        with shared_pool():
+            status = for_each_store(stores, describe)
     return 1 if without_captions else status
 
 

@@ -7,33 +7,35 @@ files is a label, chosen so that the tools read the same field of view as wsikit
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.exporters.patch_source import FEATURES, PatchSource, choose_features, feature_columns
 from wsikit.geometry import PatchGrid
 from wsikit.store.atomic import atomic_write
-from wsikit.store.table import PatchTable
 
 if TYPE_CHECKING:
     import h5py
 
-LAYOUTS = ("trident", "clam", "stamp", "atlaspatch")
-FEATURES = "features_"
-"""Prefix of feature columns: features_<encoder>."""
+__all__ = [
+    "FEATURES",
+    "LAYOUTS",
+    "PatchSource",
+    "choose_features",
+    "feature_columns",
+    "magnifications",
+    "nominal_field",
+    "write_layout",
+]
 
+LAYOUTS = ("trident", "clam", "stamp", "atlaspatch")
 STAMP_VERSION = "2.0.0"
 """The first version with this layout: STAMP refuses files of versions later than its own."""
-
-SQUARE_TOLERANCE = 0.01
-"""Relative. These tools store one side per patch, so pixels that deviate more from a square are refused."""
 
 NOMINAL_TOLERANCE = 0.012
 """Relative. A magnification this close to a whole number is written as that number."""
@@ -41,77 +43,8 @@ NOMINAL_TOLERANCE = 0.012
 _OWNER = b"wsikit slide "
 """Begins the comment of each file's root, which names the slide's id in wsikit. Attributes are those of the tools."""
 
-_ROWS_AT_ONCE = 1 << 14
 _MAGNIFICATIONS = ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5))
 """(µm/px limit, magnification below it), as TRIDENT quantises."""
-
-
-@dataclass(frozen=True)
-class PatchSource:
-    """The data to write: the patches of a table and, if `features` names a column, its vectors."""
-
-    slide_id: str
-    table: PatchTable
-    features: str | None
-    file_name: str
-    """Name of the slide file that the store was made from, without its folder."""
-
-    @property
-    def grid(self) -> PatchGrid:
-        return self.table.grid
-
-    @property
-    def stem(self) -> str:
-        """The name of the slide file without suffix, by which these tools find it; the slide's id if it is unknown."""
-        name = Path(self.file_name).stem or self.slide_id
-        return re.sub(r"[^\w.+=@ -]+", "_", name).lstrip(".") or "slide"
-
-    @property
-    def encoder(self) -> str:
-        assert self.features is not None
-        return self.features.removeprefix(FEATURES)
-
-    @property
-    def side_px(self) -> int:
-        """Level-0 px of a patch's side."""
-        x, y = self.grid.side
-        if abs(x / y - 1) > SQUARE_TOLERANCE:
-            raise RequestError(
-                f"{self.slide_id}: patches of {x:.1f} × {y:.1f} level-0 px (the slide's pixels are not square); this "
-                "layout stores only one side. Use CSV or Parquet."
-            )
-        return round((x + y) / 2)
-
-    def vectors(self, dtype: str) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-        """The features, in blocks of rows."""
-        assert self.features is not None
-        for first in range(0, len(self.table), _ROWS_AT_ONCE):
-            rows = slice(first, min(first + _ROWS_AT_ONCE, len(self.table)))
-            yield rows, self.table.read(self.features, rows).astype(dtype)
-
-
-def feature_columns(table: PatchTable) -> list[str]:
-    """Complete feature columns of a table: `features_<encoder>`, (N, D)."""
-    return [name for name in table.columns() if name.startswith(FEATURES) and table.width(name) is not None]
-
-
-def choose_features(table: PatchTable, name: str | None) -> str | None:
-    """The feature column to write: the named one, the only one, or None if there is none.
-
-    Raises
-    ------
-    RequestError
-        There is no such column, or there are several and none is named.
-    """
-    there = feature_columns(table)
-    if name is None:
-        if len(there) > 1:
-            raise RequestError(f"{table.folder}: several feature columns: name one of {_names(there)} (--features)")
-        return there[0] if there else None
-    wanted = name if name.startswith(FEATURES) else f"{FEATURES}{name}"
-    if wanted not in there:
-        raise RequestError(f"{table.folder}: no features {name!r}; there are {_names(there) or 'none'}")
-    return wanted
 
 
 def write_layout(
@@ -201,7 +134,7 @@ def _write_trident(job: Path, source: PatchSource, final: Path) -> list[Path]:
         "level0_width": grid.slide_px[0],
         "level0_height": grid.slide_px[1],
     }
-    coords = source.table.coords
+    coords = source.coords
     written = [folder / "patches" / f"{source.stem}_patches.h5"]
     with _new_file(written[0], source) as file:
         file.create_dataset("coords", data=coords).attrs.update(attributes)
@@ -213,11 +146,19 @@ def _write_trident(job: Path, source: PatchSource, final: Path) -> list[Path]:
             file.create_dataset("coords", data=coords).attrs.update({**attributes, "savetodir": stated})
             about = {"name": source.stem, "savetodir": stated, "encoder": source.encoder}
             _write_vectors(file, "features", source, "float32").attrs.update(about)
+    for name, vector in source.slide_vectors.items():
+        place = folder / f"slide_features_{name}"
+        written.append(place / f"{source.stem}.h5")
+        stated = str(final / folder.name / place.name)
+        with _new_file(written[-1], source) as file:
+            about = {"name": source.stem, "savetodir": stated}
+            file.create_dataset("features", data=vector.astype(np.float32)).attrs.update(about)
+            file.create_dataset("coords", data=coords).attrs.update({**attributes, "savetodir": stated})
     return written
 
 
 def _write_clam(folder: Path, source: PatchSource, final: Path) -> list[Path]:
-    coords = source.table.coords
+    coords = source.coords
     written = [folder / "patches" / f"{source.stem}.h5"]
     size = np.asarray(source.grid.slide_px, dtype=np.int64)
     with _new_file(written[0], source) as file:
@@ -252,7 +193,7 @@ def _write_stamp(folder: Path, source: PatchSource, final: Path) -> list[Path]:
     receipt = source.table.receipt(source.features)
     path = folder / source.encoder / f"{source.stem}.h5"
     with _new_file(path, source) as file:
-        file.create_dataset("coords", data=(source.table.coords * np.asarray(grid.slide_mpp)).astype(np.float32))
+        file.create_dataset("coords", data=(source.coords * np.asarray(grid.slide_mpp)).astype(np.float32))
         _write_vectors(file, "feats", source, "float16")
         file.attrs.update(
             {
@@ -271,7 +212,7 @@ def _write_stamp(folder: Path, source: PatchSource, final: Path) -> list[Path]:
 def _write_atlaspatch(folder: Path, source: PatchSource, final: Path) -> list[Path]:
     grid, side = source.grid, source.side_px
     level0, target = magnifications(grid, side)
-    coords = source.table.coords
+    coords = source.coords
     path = folder / "patches" / f"{source.stem}.h5"
     with _new_file(path, source) as file:
         places = np.zeros((len(coords), 5), dtype=np.int32)
@@ -310,7 +251,7 @@ def _new_file(path: Path, source: PatchSource) -> Iterator[h5py.File]:
 def _write_vectors(file: h5py.File, name: str, source: PatchSource, dtype: str) -> h5py.Dataset:
     assert source.features is not None
     width = source.table.width(source.features)
-    dataset = file.create_dataset(name, shape=(len(source.table), width), dtype=dtype)
+    dataset = file.create_dataset(name, shape=(source.n_rows, width), dtype=dtype)
     for rows, values in source.vectors(dtype):
         dataset[rows] = values
     return dataset
@@ -325,13 +266,10 @@ def _write_tensor(path: Path, source: PatchSource) -> None:
         ) from error
 
     assert source.features is not None
-    everything = np.empty((len(source.table), source.table.width(source.features) or 0), dtype=np.float32)
+    everything = np.empty((source.n_rows, source.table.width(source.features) or 0), dtype=np.float32)
     for rows, values in source.vectors("float32"):
         everything[rows] = values
     # through an open file: given a path, torch writes the (temporary) file name into the archive
     with atomic_write(path) as partial, open(partial, "wb") as file:
         torch.save(torch.from_numpy(everything), file)
 
-
-def _names(columns: list[str]) -> str:
-    return ", ".join(name.removeprefix(FEATURES) for name in columns)

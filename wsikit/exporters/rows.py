@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.exporters.patch_source import FEATURES
 from wsikit.store.atomic import atomic_write
 from wsikit.store.table import PatchTable
 
@@ -62,16 +63,21 @@ def write_csv(path: str | os.PathLike[str], table: PatchTable) -> None:
             frame.to_csv(file, index=False, header=False)
 
 
-def write_parquet(path: str | os.PathLike[str], table: PatchTable, *, slide_id: str) -> None:
+def write_parquet(
+    path: str | os.PathLike[str], table: PatchTable, *, slide_id: str, features: str | None = None
+) -> None:
     """Write all complete columns as Parquet (Zstandard), atomically.
 
-    Like the CSV, with feature vectors as fixed-size lists. The file's metadata, key "wsikit", holds the slide's id, the
-    grid (slide size in px, µm/px, patch side) and each column's unit, as JSON.
+    Like the CSV, with feature vectors as fixed-size lists, in their precision; `features` names the only column of them
+    that is written, None: all. The file's metadata, key "wsikit", holds as JSON the slide's id, the grid (slide size in
+    px, µm/px, patch side), each column's unit, and the encoder and receipt of each column of features.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     fields = _fields(table)
+    if features is not None:
+        fields = [field for field in fields if not field.name.startswith(FEATURES) or field.column == features]
     known: dict[str, str] = {}
     for column in {field.column for field in fields}:
         known.update(table.units(column))
@@ -80,6 +86,7 @@ def write_parquet(path: str | os.PathLike[str], table: PatchTable, *, slide_id: 
         "slide_id": slide_id,
         "grid": table.grid.to_json(),
         "units": {"x": "level-0 px", "y": "level-0 px", **units},
+        "features": {field.name: _made_of(table, field.name) for field in fields if field.name.startswith(FEATURES)},
     }
     schema = pa.schema(
         [("x", pa.int64()), ("y", pa.int64()), *((field.name, _arrow_type(table, field)) for field in fields)],
@@ -89,6 +96,11 @@ def write_parquet(path: str | os.PathLike[str], table: PatchTable, *, slide_id: 
         for rows in _blocks(len(table)):
             arrays = [_arrow(values) for values in _read(table, fields, rows).values()]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _made_of(table: PatchTable, column: str) -> dict[str, Any]:
+    receipt = table.receipt(column)
+    return {"attributes": table.attributes(column), "receipt": receipt.to_json() if receipt else {}}
 
 
 def _blocks(n_rows: int) -> Iterator[slice]:

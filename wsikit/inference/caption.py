@@ -127,7 +127,7 @@ def caption_stage(
         return GenerativeCaptions(store, table, captioner, budget, model, retry_failed).stage()
     writer = CaptionWriter.of(captioner)
     receipt = Receipt("caption", CAPTION_REVISION, captioner.fingerprint(), {"patches": coords_digest(table)})
-    return ColumnStage("captions", writer.specs, receipt, _Describe(captioner, writer))
+    return ColumnStage("captions", writer.specs, receipt, _Describe(captioner, writer), mostly_python=True)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from wsikit.store.paths import upload
 from wsikit.store.remote import RemotePath
 
 if TYPE_CHECKING:
+    from wsikit.exporters.patch_source import PatchSource
     from wsikit.results.load import StoredResults
 
 logger = logging.getLogger(__name__)
@@ -256,10 +257,12 @@ def _csv(results: StoredResults, path: Path) -> None:
     write_csv(path, results.table)
 
 
-def _parquet(results: StoredResults, path: Path) -> None:
+def _parquet(results: StoredResults, path: Path, *, features: str | None = None) -> None:
+    from wsikit.exporters.patch_source import choose_features
     from wsikit.exporters.rows import write_parquet
 
-    write_parquet(path, results.table, slide_id=results.slide_id)
+    column = None if features is None else choose_features(results.table, features)
+    write_parquet(path, results.table, slide_id=results.slide_id, features=column)
 
 
 def _report(results: StoredResults, path: Path) -> None:
@@ -275,19 +278,12 @@ def _layout(layout: str) -> Callable[..., None]:
     def write(
         results: StoredResults, path: Path, *, features: str | None = None, on_note: Callable[[str], None] | None = None
     ) -> None:
-        from wsikit.exporters.hdf5 import PatchSource, choose_features, nominal_field, write_layout
+        from wsikit.exporters.hdf5 import nominal_field, write_layout
 
-        source = PatchSource(
-            slide_id=results.slide_id,
-            table=results.table,
-            features=choose_features(results.table, features),
-            file_name=str(results.store.record["source"]["name"]),
-        )
+        source = _source(results, features, whole_slide=layout == "trident")
         with new_files(path) as partial:
             write_layout(layout, partial, source, final=path)
-        notes = []
-        if source.features is None:
-            notes.append(f"{results.store.folder}: no features in the table; {layout} got only coordinates")
+        notes = list(_notes(results, source, layout))
         if layout in ("trident", "atlaspatch"):
             read_px = nominal_field(source.grid, source.side_px, whole=layout == "atlaspatch")
             read_px *= source.side_px
@@ -300,6 +296,88 @@ def _layout(layout: str) -> Callable[..., None]:
             on_note(note)  # type: ignore[misc]
 
     return write
+
+
+def _torchmil(
+    results: StoredResults, path: Path, *, features: str | None = None, on_note: Callable[[str], None] | None = None
+) -> None:
+    from wsikit.exporters.torchmil import neighbour_distance, write_bag
+
+    source = _source(results, features)
+    with new_files(path) as partial:
+        write_bag(partial, source, final=path)
+    notes = [
+        *_notes(results, source, "torchmil"),
+        f"coordinates are level-0 px: give torchmil dist_thr={neighbour_distance(source):.0f}, as its default of 1.5 "
+        "links no patches",
+    ]
+    for note in notes if on_note is not None else ():
+        on_note(note)  # type: ignore[misc]
+
+
+def _anndata(results: StoredResults, path: Path, *, features: str | None = None) -> None:
+    from wsikit.exporters.anndata import write_h5ad
+
+    class_map = results.class_map
+    write_h5ad(
+        path,
+        _source(results, features),
+        labels=class_map.labels,
+        classes=class_map.classes,
+        votes=results.table.votes(),
+        thumbnail=results.thumbnail,
+    )
+
+
+def _spatialdata(results: StoredResults, path: Path, *, features: str | None = None) -> None:
+    from wsikit.exporters.spatialdata import write_spatialdata
+
+    if path.exists() and any(path.iterdir()):
+        raise RequestError(f"{path}: not empty; SpatialData needs a new folder")
+    class_map = results.class_map
+    with new_files(path) as partial:
+        write_spatialdata(
+            partial,
+            _source(results, features),
+            labels=class_map.labels,
+            classes=class_map.classes,
+            votes=results.table.votes(),
+            thumbnail=results.thumbnail,
+        )
+
+
+def _source(results: StoredResults, features: str | None, *, whole_slide: bool = False) -> PatchSource:
+    """The patches and features to write; with `whole_slide` also the slide features made of these features."""
+    from wsikit.exporters.patch_source import PatchSource, choose_features
+    from wsikit.store.slide_vectors import read_slide_vector, slide_vector_names
+
+    table = results.table
+    column = choose_features(table, features)
+    found = [read_slide_vector(table, name) for name in slide_vector_names(table)] if whole_slide else []
+    receipt = None if column is None else table.receipt(column)
+    return PatchSource(
+        slide_id=results.slide_id,
+        table=table,
+        features=column,
+        file_name=str(results.store.record["source"]["name"]),
+        slide_vectors={
+            vector.name: vector.values
+            for vector in found
+            if vector is not None and receipt is not None and vector.receipt.inputs.get("features") == receipt.digest
+        },
+    )
+
+
+def _notes(results: StoredResults, source: PatchSource, layout: str) -> Iterator[str]:
+    """What is not in the file, or not as it is in the store."""
+    if source.features is None:
+        yield f"{results.store.folder}: no features in the table; {layout} got only coordinates"
+        return
+    left_out = len(source.table) - source.n_rows
+    if left_out:
+        yield f"{left_out} of {len(source.table)} patches have no features (they could not be read): left out"
+    if layout == "stamp" and source.table.type_name(source.features) != "float16":
+        yield f"{source.table.type_name(source.features)} features are rounded to float16, as STAMP stores them"
 
 
 def _need_classes(results: StoredResults) -> None:
@@ -317,12 +395,15 @@ _OWN: dict[str, Format] = {
         Format("ome-tiff", _ome_tiff, options=("mpp", "style")),
         Format("tiff", _tiff, options=("codec", "on_note")),
         Format("csv", _csv),
-        Format("parquet", _parquet),
+        Format("parquet", _parquet, options=("features",)),
         Format("report", _report),
         Format("trident", _layout("trident"), folder=True, options=_LAYOUT_OPTIONS),
         Format("clam", _layout("clam"), folder=True, options=_LAYOUT_OPTIONS),
         Format("stamp", _layout("stamp"), folder=True, options=_LAYOUT_OPTIONS),
         Format("atlaspatch", _layout("atlaspatch"), folder=True, options=_LAYOUT_OPTIONS),
+        Format("torchmil", _torchmil, folder=True, options=_LAYOUT_OPTIONS),
+        Format("anndata", _anndata, options=("features",)),
+        Format("spatialdata", _spatialdata, folder=True, options=("features",)),
     )
 }
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from wsikit.errors import RequestError, StoreError
 from wsikit.executor import Executor
-from wsikit.exporters.hdf5 import FEATURES
 from wsikit.exporters.palette import class_colors, hex_color
+from wsikit.exporters.patch_source import FEATURES
 from wsikit.geometry import PatchGrid, coverage
 from wsikit.progress import SILENT, Progress
 from wsikit.results.interop import ExternalPatches, read_external

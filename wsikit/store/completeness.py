@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 JOURNALS = "journals"
 """Folder next to the columns with the intermediate results of slow stages; see `wsikit.store.journal`."""
 
-_NO_COLUMNS = ("coords", "votes", JOURNALS, TEXT)
+SLIDE_VECTORS = "slide_features"
+"""Folder next to the columns with features of the whole slide; see `wsikit.store.slide_vectors`."""
+
+_NO_COLUMNS = ("coords", "votes", JOURNALS, TEXT, SLIDE_VECTORS)
 
 
 def missing_chunks(

@@ -4,6 +4,9 @@ Stages that run on workers share one pass: each task reads a part of a chunk of 
 stage makes of it; when all parts of a chunk are there, this process writes them. A task carries the store's path and a
 range of rows; no pixels, no open files. Stages that run on a device (a model on a GPU, a language model, a server) are
 called once, by the process that holds the device.
+
+Stages whose work is mostly Python run in worker processes where that pays (`wsikit.worker_pool`): the processes open
+the store themselves.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ _BATCH_BYTES = 10 << 20
 
 _PARTS_PER_WORKER, _LEAST_ROWS = 4, 16
 """A slide of two chunks keeps all workers busy: as many parts per worker, unless they get too small."""
+
+_PYTHON_S_PER_PIXEL = 5e-8
+"""Processor time of measured captions, 2.5 ms for a patch of 224 px: what decides whether worker processes pay."""
 
 _Values = dict[str, npt.NDArray[Any]]
 
@@ -67,6 +73,8 @@ class ColumnStage:
     work: PatchFunction | DeviceWork
     needs: tuple[str, ...] = ("pixels",)
     """Inputs: "pixels", names of columns."""
+    mostly_python: bool = False
+    """Whether its work on a patch takes a millisecond or more, most of it in Python, so that processes pay."""
 
     @property
     def where(self) -> Literal["workers", "device"]:
@@ -88,6 +96,9 @@ class _RowsTask:
     rows: slice
     """The part of the chunk that it computes."""
     stages: tuple[ColumnStage, ...]
+
+    def __str__(self) -> str:
+        return f"{self.store}: patches {self.rows.start} to {self.rows.stop - 1} of {self.grid}"
 
 
 def fill_columns(
@@ -144,8 +155,19 @@ def _fill_on_workers(
         progress.advance(task.rows.stop - task.rows.start)
 
     progress.start(name, total, "patches")
-    executor.each(_compute_rows, tasks, put)
+    slow = sum(last - first for (first, last), wanting in wanted.items() if any(one.mostly_python for one in wanting))
+    executor.each(_compute_rows, tasks, put, python_s=seconds_of_python(slow, table.grid.patch_px))
     progress.finish()
+
+
+def seconds_of_python(patches: float, patch_px: int) -> float:
+    """Processor time of a stage that is `mostly_python` on so many patches, s, for `Executor.each`."""
+    return patches * patch_px**2 * _PYTHON_S_PER_PIXEL
+
+
+def get_ready(work: object, patches: float, patch_px: int, executor: Executor) -> None:
+    """Begin to start worker processes for a stage that is `mostly_python`, if so many patches pay for it."""
+    executor.get_ready(_compute_rows, work, seconds_of_python(patches, patch_px))
 
 
 def _rows_at_once(table: PatchTable, total: int, executor: Executor) -> int:
