@@ -3,8 +3,8 @@
 python benchmarks/localize.py phantom -o OUT.json [--encoder phantom-afloc]
 python benchmarks/localize.py idc --images idc.zip -o OUT.json
 
-phantom: slides of unseen seeds; the truth is what was planted, per patch of 224 px at 0.5 µm/px (112 µm). Thresholds and
-the way prompts compete are chosen on validation slides, then used on test slides once.
+phantom: slides of unseen seeds; the truth is what was planted, per patch of 224 px at 0.5 µm/px (112 µm).
+Thresholds and the way prompts compete are chosen on validation slides, then used on test slides once.
 idc: an encoder is trained, without labels, on measured captions of the other patients, and asked about patient 14082.
 
 Floors: `fact`, the measured fact behind the caption, no training; `supervised`, the class probability of the packaged
@@ -148,31 +148,35 @@ def phantom(encoder_name: str, n_test: int) -> dict[str, Any]:
     test = [make_slide(seed, encoder, captioner, model) for seed in TEST[:n_test]]
     rows = []
     for concept in CONCEPTS:
-        ways: dict[str, Callable[[Slide], npt.NDArray[np.floating]]] = {
-            way: lambda slide, way=way: prompt_map(  # type: ignore[misc]
-                encoder, slide.placed, concept.prompt, competitors(concept.prompt, way)
-            )
-            for way in WAYS
-        }
-        chosen = max(ways, key=lambda way: validation_dice(concept_maps(validation, concept, ways[way])))
-        compared = {
-            f"{encoder_name} (against {chosen})": ways[chosen],
-            f"fact ({concept.fact})": lambda slide: slide.facts[concept.fact],
-            f"supervised ({' + '.join(concept.classes)})": lambda slide: np.sum(
-                [slide.probability[code] for code in concept.classes], axis=0
-            ),
-        }
-        for way, values in compared.items():
+        for way, values in compared_maps(concept, encoder, encoder_name, validation).items():
             threshold = best_threshold(concept_maps(validation, concept, values))
             figures = evaluate_maps(concept_maps(test, concept, values), threshold=threshold, thresholds=THRESHOLDS)
             rows.append({"concept": concept.prompt, "way": way, "figures": figures})
             show(rows[-1])
     heading = (
-        f"{n_test} synthetic slides of {SLIDE_PX} px, seeds {TEST[0]} to {TEST[n_test - 1]}; threshold and competitors "
-        f"chosen on seeds {VALIDATION[0]} to {VALIDATION[-1]}. Cells are patches of {PATCH_PX} px at {MPP} µm/px; the truth "
-        "is the planted share of the area: from 0.1 on for neuropil, 0.25 on for the others."
+        f"{n_test} synthetic slides of {SLIDE_PX} px, seeds {TEST[0]} to {TEST[n_test - 1]}; threshold and "
+        f"competitors chosen on seeds {VALIDATION[0]} to {VALIDATION[-1]}. Cells are patches of {PATCH_PX} px at {MPP} "
+        "µm/px; the truth is the planted share of the area: from 0.1 on for neuropil, 0.25 on for the others."
     )
     return {"heading": heading, "encoder": encoder_name, "fingerprint": encoder.info.fingerprint, "rows": rows}
+
+
+def compared_maps(
+    concept: Concept, encoder: Any, encoder_name: str, validation: Sequence[Slide]
+) -> dict[str, Callable[[Slide], npt.NDArray[np.floating]]]:
+    """The encoder's map, with the competitors that serve best on the validation slides, and the two floors."""
+
+    def asked(way: str) -> Callable[[Slide], npt.NDArray[np.floating]]:
+        return lambda slide: prompt_map(encoder, slide.placed, concept.prompt, competitors(concept.prompt, way))
+
+    chosen = max(WAYS, key=lambda way: validation_dice(concept_maps(validation, concept, asked(way))))
+    return {
+        f"{encoder_name} (against {chosen})": asked(chosen),
+        f"fact ({concept.fact})": lambda slide: slide.facts[concept.fact],
+        f"supervised ({' + '.join(concept.classes)})": lambda slide: np.sum(
+            [slide.probability[code] for code in concept.classes], axis=0
+        ),
+    }
 
 
 def validation_dice(maps: Sequence[MapWithTruth]) -> float:
@@ -201,8 +205,9 @@ def idc(images: Path, out: Path, patient: str, seed: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "others.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "patient"])
-        writer.writerows(zip(rest.files, rest.patients, strict=True))
+        writer.writerow(["file", "patient", "x", "y"])
+        assert rest.coords is not None
+        writer.writerows(zip(rest.files, rest.patients, *rest.coords.T.astype(int).tolist(), strict=True))
     configuration = Path(__file__).parents[1] / "pipelines" / "configs" / "afloc_idc.yaml"
     config = read_config(configuration, AflocTrainConfig, data=str(images))
     source = config.data.table.model_copy(update={"csv": str(folder / "others.csv")})  # type: ignore[union-attr]
@@ -267,9 +272,9 @@ def idc(images: Path, out: Path, patient: str, seed: int) -> dict[str, Any]:
             rows.append({"concept": "IDC", "way": f"{label}, {said}", "figures": figures})
             show(rows[-1])
     heading = (
-        f"Patient {patient} of the IDC patches, {len(table)} cells of 50 px at about 4 µm/px; trained on captions of the "
-        f"other patients without labels, seed {seed}. Intervals: bootstrap over squares of 5 × 5 patches of this one slide; "
-        "slide-level figures do not apply."
+        f"Patient {patient} of the IDC patches, {len(table)} cells of 50 px at about 4 µm/px; trained on captions "
+        f"of the other patients without labels, seed {seed}. Intervals: bootstrap over squares of 5 × 5 patches of "
+        "this one slide; slide-level figures do not apply."
     )
     return {"heading": heading, "rows": rows}
 

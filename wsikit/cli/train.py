@@ -22,7 +22,8 @@ def command(config: str, data: str | None, out: str, resume: bool, device: str, 
     """Train MMLNB, or AFLoc, with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures.
 
     With `architecture: afloc` in CONFIG.yaml, the model finds texts in slides, and is trained on captions without
-    labels. The split is by patient; the epoch is selected on the validation part; the test part is evaluated once, at the end.
+    labels. The split is by patient; the epoch is selected on the validation part; the test part is evaluated once,
+    at the end.
     """
     from pathlib import Path
 

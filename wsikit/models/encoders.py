@@ -80,8 +80,7 @@ class ImageEncoder(nn.Module):
         body: Any = self.body
         if not hasattr(body, "forward_intermediates") or not hasattr(body, "forward_head"):
             raise ModelError(
-                f"image encoder {type(body).__name__}: has no feature maps. Use one of timm that has them, or leave out "
-                "the word level."
+                f"image encoder {type(body).__name__}: has no feature maps. Use one of timm that has them."
             )
         last, cells = body.forward_intermediates(x, indices=2, output_fmt="NCHW")
         return cells[0], body.forward_head(last)

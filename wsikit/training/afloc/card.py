@@ -25,16 +25,16 @@ def afloc_card(config: AflocConfig, metrics: Mapping[str, Any]) -> str:
 
 > **{config.notice}**
 
-AFLoc: a text finds its places in a slide. Patches of {config.patch_px} px at {config.mpp:g} µm/px, {config.stain}; captions
-by `{config.captioner}`. Image encoder {config.image.name}, text encoder {config.text.model_type}, shared space of
-{config.width}, {metrics["parameters"]:,} parameters. Weights of the levels: {levels}.{licence}
+AFLoc: a text finds its places in a slide. Patches of {config.patch_px} px at {config.mpp:g} µm/px, {config.stain};
+captions by `{config.captioner}`. Image encoder {config.image.name}, text encoder {config.text.model_type}, shared space
+of {config.width}, {metrics["parameters"]:,} parameters. Weights of the levels: {levels}.{licence}
 
-Use it as an encoder: `wsikit localize STORE "{_example(metrics)}" --encoder {config.name}` (or the folder of the model).
+Use it as an encoder, by its name or folder: `wsikit localize STORE "{_example(metrics)}" --encoder {config.name}`.
 
 ## Data
 
-{metrics["data"]} Split by {group}: {parts}. No labels: {metrics["statements"]:,} statements of {len(config.terms)} terms
-were made of the training captions. Terms: {", ".join(config.terms)}. Prompts of other terms were never seen.
+{metrics["data"]} Split by {group}: {parts}. No labels: {metrics["statements"]:,} statements of {len(config.terms)}
+terms were made of the training captions. Terms: {", ".join(config.terms)}. Prompts of other terms were never seen.
 
 ## Measured on the test part, once
 
@@ -60,7 +60,8 @@ def maps_table(maps: Mapping[str, Any]) -> str:
         cells = [shown(figures[name]) for name in names]
         slides = f"{figures['slides_with']} / {figures['slides_without']}"
         lines.append(f"| {row['concept']} | {row['way']} | {' | '.join(cells)} | {slides} |")
-    return f"\n## Maps\n\n{maps['heading']}\n\n{chr(10).join(lines)}\n\nIn brackets: 95 % intervals, bootstrap over slides.\n"
+    table = "\n".join(lines)
+    return f"\n## Maps\n\n{maps['heading']}\n\n{table}\n\nIn brackets: 95 % intervals, bootstrap over slides.\n"
 
 
 def shown(figure: Mapping[str, Any]) -> str:

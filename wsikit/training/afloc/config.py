@@ -37,6 +37,4 @@ class AflocTrainConfig(BaseModel):
             raise ValueError("captions: AFLoc learns from captions; source none leaves nothing to learn")
         if self.start is not None and self.image.weights is not None:
             raise ValueError("give either start or image.weights")
-        if not any(self.training.weights.values()):
-            raise ValueError("training: all three levels have weight 0; nothing would be learnt")
         return self

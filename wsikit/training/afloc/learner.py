@@ -19,10 +19,9 @@ Rows = npt.NDArray[np.int64]
 
 
 class Learner(nn.Module):
-    """The model with its data and losses.
+    """The model with its data and losses. Row i of `neighbours`, int64 (N, m), is the bag of patch i, itself first."""
 
-    `images` of the patch set may be any (N, P, P, 3) array. Bags are given by their first patch: `neighbours` (N, m).
-    """
+    queue: Tensor
 
     def __init__(
         self, model: AFLoc, data: PatchSet, statements: Statements, settings: AflocSettings, neighbours: Rows
@@ -36,7 +35,7 @@ class Learner(nn.Module):
         if not settings.temperatures:
             model.heads.log_temperatures.requires_grad_(False)
         self._frozen = [_child(model, name) for name in settings.freeze]
-        self._frozen += [part for name, part in model.parts().items() if settings.lr[name] == 0]  # type: ignore[index]
+        self._frozen += [part for name, part in model.parts().items() if settings.lr[name] == 0]
         for part in self._frozen:
             part.requires_grad_(False)
         self.epoch = 0
@@ -56,10 +55,12 @@ class Learner(nn.Module):
         return self
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        if self.steps == 0:  # not in `begin`: a resumed Trainer restores torch's random state after it
+            torch.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
         bags = self._neighbours[rows.cpu().numpy()]  # (B, m)
         rng = np.random.default_rng([self.settings.seed, self.epoch, int(rows[0]), int(rows[-1])])
         losses = self.losses(bags, rng)
-        loss: Tensor = sum((self.settings.weights[name] * value for name, value in losses.items()), torch.zeros(()))  # type: ignore[index]
+        loss: Tensor = sum((self.settings.weights[name] * value for name, value in losses.items()), torch.zeros(()))
         for name, value in {"loss": loss, **losses}.items():
             self.sums[name] += float(value.detach())
         self.steps += 1

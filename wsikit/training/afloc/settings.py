@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-LevelName = Literal["word", "sentence", "report"]
+PARTS, LEVELS = ("image", "text", "heads"), ("word", "sentence", "report")
 
 
 class AflocSettings(BaseModel):
@@ -18,7 +18,7 @@ class AflocSettings(BaseModel):
     batch: int = Field(64, gt=1)
     """Bags per step."""
     seed: int = Field(0, ge=0)
-    lr: dict[Literal["image", "text", "heads"], float] = {"image": 1e-4, "text": 1e-3, "heads": 1e-3}
+    lr: dict[str, float] = {"image": 1e-4, "text": 1e-3, "heads": 1e-3}
     """Peak learning rate of each part; 0: frozen."""
     freeze: tuple[str, ...] = ()
     """Children of the image encoder that stay as they are, such as conv1 and layer1: a step then takes less time."""
@@ -31,8 +31,8 @@ class AflocSettings(BaseModel):
 
     width: int = Field(64, gt=0)
     """Width of the shared space."""
-    weights: dict[LevelName, float] = {"word": 1.0, "sentence": 1.0, "report": 1.0}
-    """Weight of each level's loss; 0: left out."""
+    weights: dict[str, float] = {"word": 1.0, "sentence": 1.0, "report": 1.0}
+    """Weight of each level's loss; 0 or not named: left out."""
     bag: int = Field(1, gt=0)
     """Patches of a bag, neighbours on one slide: the report level compares a bag with the captions of its patches."""
     sentence: Literal["patch", "region"] = "patch"
@@ -51,3 +51,13 @@ class AflocSettings(BaseModel):
     """Losses of the published code, each patch's first partner its only one, for comparison."""
     temperatures: bool = True
     """Learn the temperatures; else they keep the published values."""
+
+    @model_validator(mode="after")
+    def _names(self) -> AflocSettings:
+        if sorted(self.lr) != sorted(PARTS) or min(self.lr.values()) < 0:
+            raise ValueError(f"lr: give a rate of 0 or more for each of {', '.join(PARTS)}; 0 freezes a part")
+        if not set(self.weights) <= set(LEVELS) or min(self.weights.values(), default=0) < 0:
+            raise ValueError(f"weights: levels are {', '.join(LEVELS)}, with weights of 0 or more")
+        if not any(self.weights.values()):
+            raise ValueError("weights: all levels have weight 0; nothing would be learnt")
+        return self

@@ -6,6 +6,7 @@ After each epoch the loss is measured on validation patches, with the same draws
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from wsikit.errors import ModelError, RequestError
+from wsikit.errors import ModelError
 from wsikit.models.afloc import LEVELS, AFLoc
 from wsikit.training.afloc.learner import Learner, Rows
 from wsikit.training.afloc.settings import AflocSettings
@@ -77,8 +78,6 @@ def train_afloc(
         If the loss is no longer a number.
     """
     refuse_shared_groups(data, validation)
-    if lacking := sorted(model.parts().keys() - settings.lr.keys()):
-        raise RequestError(f"training: no learning rate (lr) for {', '.join(lacking)}; 0 freezes a part.")
     with TemporaryDirectory(prefix="wsikit-train-") as scratch:
         last = None
         if checkpoints is not None:
@@ -122,7 +121,6 @@ class _Watch(TrainerCallback):
         epoch = round(state.epoch or 0)
         self._order.epoch = epoch
         self._learner.begin(epoch)
-        torch.manual_seed(self._learner.settings.seed * 1_000_003 + epoch)
         self._begun = time.perf_counter()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -155,7 +153,7 @@ class _Watch(TrainerCallback):
             np.array_split(np.random.default_rng(settings.seed).permutation(len(self._bags)), n)
         ):
             found = learner.losses(self._bags[rows], np.random.default_rng([settings.seed, number]))
-            losses.append(sum(settings.weights[name] * float(value) for name, value in found.items()))  # type: ignore[index]
+            losses.append(math.fsum(settings.weights[name] * float(value) for name, value in found.items()))
         learner.train()
         return float(np.mean(losses))
 
@@ -165,15 +163,14 @@ class _Trainer(Trainer):
 
     def __init__(self, learner: Learner, loader: DataLoader[int], arguments: TrainingArguments, watch: _Watch) -> None:
         self._loader, self._watch = loader, watch
-        parts = {name: part for name, part in learner.model.parts().items() if learner.settings.lr[name] > 0}  # type: ignore[index]
-        rates = {str(name): rate for name, rate in learner.settings.lr.items()}
+        parts = {name: part for name, part in learner.model.parts().items() if learner.settings.lr[name] > 0}
         super().__init__(
             model=learner,
             args=arguments,
             train_dataset=loader.dataset,
             eval_dataset=loader.dataset,  # never read: `evaluate` below returns the loss already measured
             callbacks=[watch],
-            optimizers=(adamw(parts, rates, learner.settings.weight_decay), None),
+            optimizers=(adamw(parts, learner.settings.lr, learner.settings.weight_decay), None),
         )
         self.remove_callback(PrinterCallback)
 
@@ -198,10 +195,7 @@ def neighbours_of(data: PatchSet, m: int) -> Rows:
     bags = np.empty((n, m), dtype=np.int64)
     for slide in np.unique(slides):
         rows = np.flatnonzero(slides == slide)
-        if data.coords is None:
-            places = np.arange(len(rows), dtype=np.float64)[:, None]
-        else:
-            places = data.coords[rows]
+        places = np.arange(len(rows), dtype=np.float64)[:, None] if data.coords is None else data.coords[rows]
         for place, row in enumerate(rows):
             distance = np.linalg.norm(places - places[place], axis=1)
             distance[place] = -1
