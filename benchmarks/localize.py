@@ -29,7 +29,7 @@ import numpy.typing as npt
 from wsikit.training.afloc.evaluation import MapWithTruth, best_threshold, evaluate_maps
 
 MPP, PATCH_PX, SLIDE_PX = 0.5, 224, 2240
-VALIDATION, TEST = range(4100, 4124), range(5000, 5060)
+VALIDATION, TEST = range(4100, 4115), range(5000, 5030)
 THRESHOLDS = tuple(round(0.1 * n, 1) for n in range(1, 10))
 AT_ONCE = 64
 
@@ -83,8 +83,27 @@ class Slide:
         return MapWithTruth(self.name, grid, mask, present)
 
 
-def make_slide(seed: int, encoder: Any, captioner: Any, model: Any) -> Slide:
-    """A slide as a file, read and measured."""
+def measured_slide(seed: int, encoder: Any, cache: Path) -> Slide:
+    """A slide, made and measured once."""
+    path = cache / f"{seed}.npz"
+    if not path.exists():
+        np.savez(path, **make_slide(seed))
+    with np.load(path) as made:
+        return Slide(
+            name=str(seed),
+            shape=tuple(made["shape"].tolist()),
+            rows=made["rows"],
+            shares={concept.kind: made[concept.kind] for concept in CONCEPTS},
+            placed=encoder.encode_shared(made["images"]),
+            facts={concept.fact: made[concept.fact] for concept in CONCEPTS},
+            probability={code: made[f"p_{code}"] for concept in CONCEPTS for code in concept.classes},
+        )
+
+
+def make_slide(seed: int) -> dict[str, npt.NDArray[Any]]:
+    """A slide as a file, read; its truth, facts and the packaged model's probabilities, of patches of tissue."""
+    from wsikit.captions import load_captioner
+    from wsikit.models.registry import load_patch_model
     from wsikit.phantom import SUBTYPES, make_phantom
     from wsikit.phantom.fields import KINDS
     from wsikit.slides import open_slide
@@ -96,19 +115,17 @@ def make_slide(seed: int, encoder: Any, captioner: Any, model: Any) -> Slide:
         rows = np.flatnonzero(truth.facts.fraction("glass") <= 0.5)
         with open_slide(path) as slide:
             images = np.stack([slide.read_region(x, y, PATCH_PX, PATCH_PX, mpp=MPP) for x, y in truth.coords[rows]])
-    captions = captioner.caption(images, mpp=MPP)
-    names = {concept.fact for concept in CONCEPTS}
-    facts = {name: np.array([one.facts.get(name, 0.0) for one in captions]) for name in names}
+    captions = load_captioner("morphometry").caption(images, mpp=MPP)
+    model = load_patch_model(device="cpu")
     predicted = model.predict(images=images, captions=[one.text for one in captions])["probability"]
-    return Slide(
-        name=str(seed),
-        shape=(truth.grid.n_rows, truth.grid.n_cols),
-        rows=rows,
-        shares={kind: truth.facts.fractions[rows, n] for n, kind in enumerate(KINDS)},
-        placed=encoder.encode_shared(images),
-        facts=facts,
-        probability=dict(zip(model.info.classes, predicted.T, strict=True)),
-    )
+    return {
+        "shape": np.array([truth.grid.n_rows, truth.grid.n_cols]),
+        "rows": rows,
+        "images": images,
+        **{kind: truth.facts.fractions[rows, n] for n, kind in enumerate(KINDS)},
+        **{one.fact: np.array([found.facts.get(one.fact, 0.0) for found in captions]) for one in CONCEPTS},
+        **{f"p_{code}": column for code, column in zip(model.info.classes, predicted.T, strict=True)},
+    }
 
 
 def prompt_map(encoder: Any, placed: npt.NDArray[np.float32], prompt: str, against: Sequence[str]) -> npt.NDArray[Any]:
@@ -138,14 +155,14 @@ def concept_maps(
     return maps
 
 
-def phantom(encoder_name: str, n_test: int) -> dict[str, Any]:
-    from wsikit.captions import load_captioner
-    from wsikit.models.registry import load_patch_model
+def phantom(encoder_name: str, cache: Path) -> dict[str, Any]:
+    import torch
 
+    torch.set_num_threads(1)
     encoder = load(encoder_name)
-    captioner, model = load_captioner("morphometry"), load_patch_model(device="cpu")
-    validation = [make_slide(seed, encoder, captioner, model) for seed in VALIDATION]
-    test = [make_slide(seed, encoder, captioner, model) for seed in TEST[:n_test]]
+    cache.mkdir(parents=True, exist_ok=True)
+    validation = [measured_slide(seed, encoder, cache) for seed in VALIDATION]
+    test = [measured_slide(seed, encoder, cache) for seed in TEST]
     rows = []
     for concept in CONCEPTS:
         for way, values in compared_maps(concept, encoder, encoder_name, validation).items():
@@ -154,7 +171,7 @@ def phantom(encoder_name: str, n_test: int) -> dict[str, Any]:
             rows.append({"concept": concept.prompt, "way": way, "figures": figures})
             show(rows[-1])
     heading = (
-        f"{n_test} synthetic slides of {SLIDE_PX} px, seeds {TEST[0]} to {TEST[n_test - 1]}; threshold and "
+        f"{len(TEST)} synthetic slides of {SLIDE_PX} px, seeds {TEST[0]} to {TEST[-1]}; threshold and "
         f"competitors chosen on seeds {VALIDATION[0]} to {VALIDATION[-1]}. Cells are patches of {PATCH_PX} px at {MPP} "
         "µm/px; the truth is the planted share of the area: from 0.1 on for neuropil, 0.25 on for the others."
     )
@@ -304,14 +321,14 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("data", choices=["phantom", "idc"])
     arguments.add_argument("--encoder", default="phantom-afloc", help="Name or folder (phantom).")
-    arguments.add_argument("--test-slides", type=int, default=len(TEST))
+    arguments.add_argument("--cache", type=Path, help="Folder of the slides, made once (phantom); default: OUT's name.")
     arguments.add_argument("--images", type=Path, help="The zip of the patches (idc).")
     arguments.add_argument("--patient", default="14082")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("-o", "--out", type=Path, required=True)
     given = arguments.parse_args()
     if given.data == "phantom":
-        record = phantom(given.encoder, given.test_slides)
+        record = phantom(given.encoder, given.cache or given.out.with_suffix(""))
     else:
         record = idc(given.images, given.out, given.patient, given.seed)
     given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
