@@ -209,9 +209,9 @@ def idc(images: Path, out: Path, patient: str, seed: int) -> dict[str, Any]:
     from wsikit.training.afloc.config import AflocTrainConfig
     from wsikit.training.afloc.run import AflocCallbacks, run_afloc_training
     from wsikit.training.baselines import colour_histogram, fit_histogram_baseline
-    from wsikit.training.config import read_config
     from wsikit.training.data import patch_set
     from wsikit.training.datasets import Columns, read_table
+    from wsikit.training.task import read_config
 
     torch.set_num_threads(1)
     columns = Columns(file="file", label="label", description=None)

@@ -121,9 +121,8 @@ def _of_preset(preset: Preset, pooling: Pooling | None) -> Recipe:
     chosen = pooling or preset.pooling
     if chosen != preset.pooling and preset.kind not in ("timm", "transformers"):
         raise ModelError(f"encoder {preset.name!r}: has one way of pooling; leave ?pooling= out.")
-    if preset.kind == "tower":
-        if preset.architecture not in towers():
-            raise ModelError(f"encoder {preset.name!r}: this version of wsikit has no loader for it.")
+    if preset.kind == "tower" and preset.architecture not in towers():
+        raise ModelError(f"encoder {preset.name!r}: this version of wsikit has no loader for it.")
     factor = {"cls+mean": 2}
     width = preset.width // factor.get(preset.pooling, 1) * factor.get(chosen, 1)
     return Recipe(

@@ -111,9 +111,7 @@ def _write_x(file: h5py.File, source: PatchSource) -> None:
         dataset[rows] = table.read(source.features, rows)
 
 
-def _write_obs(
-    file: h5py.File, source: PatchSource, labels: npt.NDArray[Any] | None, classes: tuple[str, ...]
-) -> None:
+def _write_obs(file: h5py.File, source: PatchSource, labels: npt.NDArray[Any] | None, classes: tuple[str, ...]) -> None:
     obs = _group(file, "obs", "dataframe", "0.2.0")
     columns = observations(source, labels, classes)
     n = len(source.table)

@@ -22,8 +22,8 @@ from wsikit.training.afloc.learner import Learner, report_of
 from wsikit.training.afloc.run import AflocCallbacks, afloc_patches, build_afloc, run_afloc_training
 from wsikit.training.afloc.statements import statements_of
 from wsikit.training.afloc.trainer import neighbours_of
-from wsikit.training.config import read_config
 from wsikit.training.data import PatchSet
+from wsikit.training.task import read_config
 
 COLOURS = {"Necrosis; blood absent.": (220, 60, 60), "Fat; no necrosis.": (60, 60, 220)}
 

@@ -69,10 +69,11 @@ def build(options: Mapping[str, Any]) -> nn.Module:
 
 def renamed(state: State) -> State:
     """The published names as today's timm has them; tables that are computed are left out."""
+    shift = any(name.startswith("layers.0.downsample.") for name in state)  # else the names are today's already
     out = {}
     for name, value in state.items():
         if not _COMPUTED.search(name):
-            out[_MERGING.sub(lambda found: f"layers.{int(found[1]) + 1}.downsample.", name)] = value
+            out[_MERGING.sub(lambda found: f"layers.{int(found[1]) + shift}.downsample.", name)] = value
     return out
 
 

@@ -7,7 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wsikit.training.afloc.settings import AflocSettings
-from wsikit.training.config import CaptionsConfig, DataConfig, ImageBranch, SplitConfig, TextBranch
+from wsikit.training.config import CaptionsConfig, ImageBranch, TextBranch
+from wsikit.training.task import DataConfig, SplitConfig
+
+AFLOC = "afloc"
 
 
 class AflocTrainConfig(BaseModel):

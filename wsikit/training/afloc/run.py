@@ -29,8 +29,10 @@ from wsikit.training.afloc.retrieval import term_figures
 from wsikit.training.afloc.statements import Statements, statements_of
 from wsikit.training.afloc.trainer import AflocEpoch, train_afloc
 from wsikit.training.data import PatchSet, Prepared, patch_set
-from wsikit.training.factory import image_weights, mpp_of, on_this_disk, table_of
-from wsikit.training.run import CHECKPOINTS, CONFIG_COPY, SPLITS_FILE, versions
+from wsikit.training.datasets.configured import mpp_of, table_of
+from wsikit.training.factory import image_weights, on_this_disk
+from wsikit.training.run import CHECKPOINTS, versions
+from wsikit.training.run_record import CONFIG_COPY, SPLITS_FILE, check_out
 from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
 from wsikit.training.texts import with_captions
 
@@ -62,10 +64,7 @@ def run_afloc_training(
         If `out` holds a finished run, or an unfinished one and `resume` is False, or no patch has a caption.
     """
     callbacks = callbacks or AflocCallbacks()
-    if (out / "model").exists():
-        raise RequestError(f"{out}: holds a finished run (model/); give a new folder, nothing is overwritten.")
-    if (out / SPLITS_FILE).exists() and not resume:
-        raise RequestError(f"{out}: holds an unfinished run. Resume it (--resume), or give another folder.")
+    check_out(out, resume)
     prepared, patches = afloc_patches(config, callbacks)
     out.mkdir(parents=True, exist_ok=True)
     parts = _split(config, patches, out)
