@@ -17,6 +17,8 @@ _HOME = {
     "Captioner": "wsikit.captions.base",
     "CaptionerOptions": "wsikit.captions.registry",
     "Channel": "wsikit.slides.types",
+    "ConceptMap": "wsikit.inference.localize",
+    "ConceptPatch": "wsikit.inference.localize",
     "EncoderEntry": "wsikit.encoders.listing",
     "EncoderInfo": "wsikit.encoders.protocol",
     "Executor": "wsikit.executor",
@@ -49,6 +51,7 @@ _HOME = {
     "SlideResult": "wsikit.voting.result",
     "SlideRow": "wsikit.batch.records",
     "SlideStore": "wsikit.slides.store",
+    "TextImageEncoder": "wsikit.encoders.protocol",
     "ThresholdRule": "wsikit.voting.parameters",
     "TissueMask": "wsikit.tissue.mask",
     "TissueParameters": "wsikit.tissue.parameters",
@@ -61,6 +64,7 @@ _HOME = {
     "list_encoders": "wsikit.encoders.listing",
     "load_encoder": "wsikit.encoders.registry",
     "load_model": "wsikit.models.registry:load_patch_model",
+    "localize": "wsikit.inference.localize",
     "make_phantom": "wsikit.phantom.slide",
     "open_slide": "wsikit.slides.registry",
     "patches": "wsikit.tiling.patches_of",
@@ -68,6 +72,7 @@ _HOME = {
     "predict": "wsikit.inference.predict",
     "run": "wsikit.batch.run",
     "search": "wsikit.inference.search",
+    "slide_features": "wsikit.inference.slide_features",
     "tile": "wsikit.tiling.tile",
     "tissue_mask": "wsikit.tissue.mask",
     "vote": "wsikit.inference.vote",
@@ -84,15 +89,17 @@ if TYPE_CHECKING:
     from wsikit.captions.base import Caption, Captioner
     from wsikit.captions.registry import CaptionerOptions
     from wsikit.encoders.listing import EncoderEntry, list_encoders
-    from wsikit.encoders.protocol import EncoderInfo, PatchEncoder
+    from wsikit.encoders.protocol import EncoderInfo, PatchEncoder, TextImageEncoder
     from wsikit.encoders.registry import describe_encoder, load_encoder
     from wsikit.errors import RequestError, WsikitError
     from wsikit.executor import Executor
     from wsikit.geometry import PatchGrid
     from wsikit.inference.budget import Budget
     from wsikit.inference.caption import caption
+    from wsikit.inference.localize import ConceptMap, ConceptPatch, localize
     from wsikit.inference.predict import predict
     from wsikit.inference.search import PatchMatch, SearchResult, search
+    from wsikit.inference.slide_features import slide_features
     from wsikit.inference.vote import vote
     from wsikit.models.protocol import ModelColumn, ModelInfo, PatchModel
     from wsikit.models.registry import describe_model

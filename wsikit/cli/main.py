@@ -26,6 +26,7 @@ VERBS = {
     "encoders": "List encoders of patches, their licences, and whether their weights are here.",
     "vote": "Aggregate patch predictions to a subtype per slide.",
     "patients": "Aggregate the slides of a run per patient.",
+    "localize": "Map where on the slides of stores a text is true: neuropil, necrosis, any words.",
     "search": "Find patches by their captions and facts.",
     "verify": "Verify stores: checksums, and tiles against the source slide.",
     "export": "Export maps, regions, reports, tables, and files for other tools.",

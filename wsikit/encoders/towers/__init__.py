@@ -12,5 +12,6 @@ TOWERS: dict[str, str] = {
     "keep": "wsikit.encoders.towers.keep:build",
     "conch-v1.5": "wsikit.encoders.towers.conch_v15:build",
     "ctranspath": "wsikit.encoders.towers.ctranspath:build",
+    "musk": "wsikit.encoders.towers.musk:build",
 }
 """Name of a tower: where its `build(options)` is, for `importlib`. No torch is imported here."""

@@ -21,7 +21,7 @@ class TextReader:
     Parameters
     ----------
     path
-        A file of the `tokenizers` library.
+        A file of the `tokenizers` library (`.json`), or of sentencepiece (`.spm`, `.model`).
     context
         Tokens of a text at most, start and end included. A longer text is refused: cut, it would mean something else.
     vocabulary
@@ -91,6 +91,11 @@ def tokenizer_file(folder: Path, names: Sequence[str], advice: str) -> Path:
 
 def _open(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
+
+    if path.suffix in (".spm", ".model"):
+        from wsikit.encoders.towers.sentences import sentence_tokenizer
+
+        return sentence_tokenizer(path)
 
     try:
         return Tokenizer.from_file(str(path))
