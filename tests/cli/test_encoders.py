@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from wsikit.cli.encoders import command
+from wsikit.encoders.packaged import packaged_encoders
 from wsikit.encoders.presets import presets
 
 
@@ -29,7 +30,7 @@ def test_every_preset_is_listed_with_its_licence_and_whether_its_weights_are_her
     (snapshot / "model.safetensors").write_bytes(b"")
     entries = {entry["name"]: entry for entry in json.loads(said("--json"))}
     assert set(presets()) <= set(entries)
-    assert [name for name, entry in entries.items() if entry["here"]] == ["midnight"]
+    assert [name for name in presets() if entries[name]["here"]] == ["midnight"]
     lines = {line.split()[0]: line for line in said().splitlines() if line.strip()}
     assert "here" in lines["midnight"]
     assert "gated" in lines["uni"]
@@ -47,6 +48,13 @@ def test_one_encoder_is_shown_with_its_sources_and_what_to_type(
     facts = json.loads(said("gigapath", "--json"))
     assert (facts["transform"]["resize"], facts["transform"]["crop"]) == (256, 224)
     assert all(address.startswith("https://") for address in facts["sources"].values())
+
+
+def test_encoders_in_the_package_are_listed_and_shown() -> None:
+    entries = {entry["name"]: entry for entry in json.loads(said("--json"))}
+    for name in packaged_encoders():
+        assert (entries[name]["here"], entries[name]["gated"]) == (True, False)
+        assert f"wsikit features STORE --encoder {name}" in said(name)
 
 
 def test_an_unknown_name_is_refused_with_the_closest_one() -> None:

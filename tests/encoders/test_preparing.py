@@ -36,9 +36,8 @@ def ours(images: np.ndarray, transform: Transform) -> np.ndarray:
     return pixels(prepared(torch.from_numpy(images), transform), transform)
 
 
-@pytest.mark.parametrize("side", [150, 224, 256, 333])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("share", [1.0, 0.875])
+@pytest.mark.parametrize("side", [150, 224, 256])
+@pytest.mark.parametrize(("interpolation", "share"), [("bilinear", 1.0), ("bicubic", 0.875)])
 def test_as_the_transform_of_timm(side: int, interpolation: str, share: float) -> None:
     from timm.data.transforms_factory import create_transform
 
@@ -54,7 +53,7 @@ def test_as_the_transform_of_timm(side: int, interpolation: str, share: float) -
     assert np.abs(ours(images, transform) - pixels(expected, transform)).max() <= 1e-6
 
 
-@pytest.mark.parametrize("side", [150, 224, 256, 300])
+@pytest.mark.parametrize("side", [150, 224, 300])
 @pytest.mark.parametrize(
     "kind", ["CLIPImageProcessor", "BitImageProcessor", "ViTImageProcessor", "SiglipImageProcessor"]
 )

@@ -53,6 +53,7 @@ SHRUNK_TOWERS: dict[str, tuple[dict[str, Any], int, int | None]] = {
     "conch-v1.5": ({"vision_width": 24, "vision_layers": 1, "vision_heads": 2, "pool_heads": 2, "width": 16}, 16, None),
     "keep": ({"vision_width": 24, "vision_layers": 1, "vision_heads": 2, "text_width": 16, "text_layers": 1,
               "text_heads": 2, "text_hidden": 32, "vocabulary": 50, "shared_width": 16}, 16, 16),
+    "musk": ({"width": 24, "layers": 1, "heads": 2, "hidden": 32, "vocabulary": 50}, 24, 24),
     "ctranspath": ({"width": 16, "layers": (1, 1, 1, 1), "heads": (1, 1, 2, 2)}, 128, None),
 }  # fmt: skip
 

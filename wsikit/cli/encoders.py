@@ -72,10 +72,9 @@ def _weights(entry: EncoderEntry) -> str:
 
 
 def _show_one(facts: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from wsikit.cli.console import make_console
-
+    if "transform" not in facts:
+        _show_rows({name: _plain(value) for name, value in facts.items()})
+        return
     transform = facts["transform"]
     scale = "any scale" if facts["mpp"] is None else f"{facts['mpp']:g} µm/px"
     cut = "" if transform["resize"] == transform["crop"] else f" resized to {transform['resize']} px, of which"
@@ -95,6 +94,20 @@ def _show_one(facts: dict[str, Any]) -> None:
         "notes": "\n".join(facts["notes"]) or "–",
         "use": facts["use"],
     }
+    _show_rows(rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "\n".join(value) if isinstance(value, list) else "–" if value in (None, "") else str(value)
+
+
+def _show_rows(rows: dict[str, str]) -> None:
+    from rich.table import Table
+
+    from wsikit.cli.console import make_console
+
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

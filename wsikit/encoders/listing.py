@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from wsikit.encoders import weights
+from wsikit.encoders import packaged, weights
 from wsikit.encoders.names import preset_folder
 from wsikit.encoders.presets import Preset, close_names, presets, sources
+from wsikit.encoders.protocol import EncoderInfo
 from wsikit.encoders.recipe import towers
 from wsikit.errors import ModelError
 from wsikit.plugins import plugin_names, plugin_package
@@ -37,7 +38,7 @@ class EncoderEntry:
 
 
 def list_encoders() -> list[EncoderEntry]:
-    """All encoders that have a name: presets, and plug-ins of the group `wsikit.encoders`.
+    """All encoders that have a name: those in the package, presets, and plug-ins of the group `wsikit.encoders`.
 
     Examples
     --------
@@ -45,7 +46,8 @@ def list_encoders() -> list[EncoderEntry]:
     >>> entries["plip"].texts, entries["virchow2"].width, entries["uni"].gated
     (True, 2560, True)
     """
-    found = [_entry(preset) for preset in presets().values()]
+    found = [_packaged(packaged_info(name)) for name in packaged.packaged_encoders()]
+    found += [_entry(preset) for preset in presets().values()]
     for name in plugin_names("encoders"):
         if name not in presets():
             package = plugin_package("encoders", name)
@@ -54,13 +56,23 @@ def list_encoders() -> list[EncoderEntry]:
 
 
 def facts_of(name: str) -> dict[str, Any]:
-    """Everything about a preset, as JSON values: what it is built with, sources, notes, and how to use it.
+    """Everything about a preset, as JSON values: what it is built with, sources, notes, and how to use it; of an
+    encoder in the package, what its description holds.
 
     Raises
     ------
     ModelError
         There is no such preset.
     """
+    if name in packaged.packaged_encoders():
+        info = packaged_info(name)
+        return {
+            **asdict(_packaged(info)),
+            "shared_width": info.shared_width,
+            "notes": [info.notice] if info.notice else [],
+            "fingerprint": info.fingerprint,
+            "use": f"wsikit features STORE --encoder {name}",
+        }
     preset = presets().get(name)
     if preset is None:
         raise ModelError(f"encoder {name!r}: no preset of this name; `wsikit encoders` lists them.{close_names(name)}")
@@ -91,6 +103,20 @@ def how_to_use(preset: Preset) -> str:
     if preset.gated:
         return f"accept its terms at {preset.page}, then: hf auth login, then: {command} --download"
     return f"{command} --download"
+
+
+def packaged_info(name: str) -> EncoderInfo:
+    """Description of an encoder that comes with the package."""
+    folder = packaged.own_folder(name)
+    assert folder is not None
+    return packaged.describe_own(folder)
+
+
+def _packaged(info: EncoderInfo) -> EncoderEntry:
+    texts = info.shared_width is not None
+    return EncoderEntry(
+        info.name, info.width, info.patch_px, info.mpp, info.licence, False, texts, True, True, info.source
+    )
 
 
 def _entry(preset: Preset) -> EncoderEntry:

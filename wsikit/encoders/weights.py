@@ -70,10 +70,10 @@ def fetch(hub_id: str, names: Sequence[str], *, gated: bool = False, revision: s
         The hub does not answer, has no such model, or refuses access.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        there = HfApi().list_repo_files(hub_id, revision=revision)
+        there = {held.rfilename for held in HfApi().model_info(hub_id, revision=revision, timeout=20).siblings or ()}
         chosen = next((name for name in names if name in there), None)
         if chosen is None:
             patterns = [name for name in names if f"{name}.index.json" in there][:1]
@@ -91,7 +91,9 @@ def fetch(hub_id: str, names: Sequence[str], *, gated: bool = False, revision: s
         if gated:
             raise ModelError(how_to_get(hub_id, gated=True)) from error
         raise ModelError(f"{hub_id}: the hub has no such model, or it is private. Check the name.") from error
-    except (HfHubHTTPError, OSError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # of the hub, of the network, of the disk: they have no common type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{hub_id}: could not be fetched from the hub ({reason}). Try again, or copy the folder of the model here "
