@@ -6,11 +6,15 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+
+if TYPE_CHECKING:
+    from wsikit.slides.store import SlideStore
 
 MPP = 0.5
 SIZE = (1500, 1100)
@@ -106,3 +110,111 @@ def data_dir() -> Path:
 def slides_dir(data_dir: Path) -> Path:
     """Folder of real slides."""
     return data_dir / "slides"
+
+
+class ColourEncoder:
+    """Images and texts in one space, by rule: an axis per colour, and the words that name what has this colour."""
+
+    COLOURS = {"pink": (226, 150, 190), "blue": (70, 60, 150), "white": (243, 243, 243), "red": (170, 20, 30)}
+    WORDS = {
+        "pink": ("neuropil", "fibrill", "pink"),
+        "blue": ("undifferentiated", "round blue", "neuroblast", "scant cytoplasm", "blue"),
+        "white": ("glass", "background", "blank"),
+        "red": ("blood", "haemorrhag", "hemorrhage", "erythrocytes"),
+    }
+    logit_scale = 10.0
+
+    def __init__(self, name: str = "colours", notice: str = "") -> None:
+        from wsikit.encoders.protocol import EncoderInfo
+
+        width = len(self.COLOURS) + 1
+        self.info = EncoderInfo(name, width, 32, 0.5, f"fingerprint of {name}", notice=notice, shared_width=width)
+        self.n_images = self.loads = 0
+        self.texts: list[str] = []
+
+    def encode(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return self.encode_shared(images)
+
+    def encode_shared(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        self.n_images += len(images)
+        mean = images.reshape(len(images), -1, 3).mean(axis=1)
+        apart = ((mean[:, None] - np.array(list(self.COLOURS.values()))) ** 2).sum(axis=2)
+        found = np.hstack([np.exp(-apart / 2 / 40**2), np.full((len(images), 1), 0.02)])
+        return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+    def encode_texts(self, texts: list[str]) -> npt.NDArray[np.float32]:
+        assert all(text.strip() for text in texts)
+        self.texts += texts
+        found = np.zeros((len(texts), self.info.width), np.float32)
+        for row, text in enumerate(texts):
+            for axis, words in enumerate(self.WORDS.values()):
+                found[row, axis] = any(word in text.lower() for word in words)
+            found[row, -1] = not found[row].any()
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def colour_encoder() -> ColourEncoder:
+    """An encoder of images and texts whose answers are known."""
+    return ColourEncoder()
+
+
+def write_colours(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
+    """A slide of 0.5 µm/px, deflate, one level."""
+    tifffile.imwrite(
+        path,
+        pixels,
+        photometric="rgb",
+        tile=(128, 128),
+        compression="deflate",
+        resolution=(1e4 / MPP, 1e4 / MPP),
+        resolutionunit="CENTIMETER",
+        metadata=None,
+    )
+    return path
+
+
+SQUARE = (288, 352, 384)
+"""x, y and side of the planted square, level-0 px."""
+
+
+@pytest.fixture(scope="session")
+def square_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1024 px of pink with a blue square planted in it."""
+    rng = np.random.default_rng(5)
+    pixels = np.full((1024, 1024, 3), ColourEncoder.COLOURS["pink"], np.uint8)
+    x, y, side = SQUARE
+    pixels[y : y + side, x : x + side] = ColourEncoder.COLOURS["blue"]
+    pixels = np.clip(pixels + rng.integers(-9, 10, size=pixels.shape), 0, 255).astype(np.uint8)
+    return write_colours(tmp_path_factory.mktemp("square") / "square.tiff", pixels)
+
+
+@pytest.fixture
+def square_store(square_slide: Path, tmp_path: Path) -> SlideStore:
+    """The store of `square_slide`, patches of 32 px."""
+    from wsikit.tiling.tile import tile
+
+    return tile(square_slide, tmp_path / "square.zarr", patch_px=32, min_tissue=0)
+
+
+@pytest.fixture
+def named_encoder(monkeypatch: pytest.MonkeyPatch, colour_encoder: ColourEncoder) -> ColourEncoder:
+    """`colour_encoder` under the name "colours", as if it was installed; `loads` counts how often it was loaded."""
+    from wsikit.encoders import registry
+    from wsikit.encoders.protocol import EncoderInfo
+    from wsikit.errors import ModelError
+
+    colour_encoder.loads = 0
+
+    def describe(name: str, **options: object) -> EncoderInfo:
+        if name != "colours":
+            raise ModelError(f"encoder {name!r} not found")
+        return colour_encoder.info
+
+    def load(name: str, **options: object) -> ColourEncoder:
+        colour_encoder.loads += 1
+        return colour_encoder
+
+    monkeypatch.setattr(registry, "describe_encoder", describe)
+    monkeypatch.setattr(registry, "load_encoder", load)
+    return colour_encoder

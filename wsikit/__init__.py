@@ -17,12 +17,17 @@ _HOME = {
     "Captioner": "wsikit.captions.base",
     "CaptionerOptions": "wsikit.captions.registry",
     "Channel": "wsikit.slides.types",
+    "ConceptMap": "wsikit.inference.localize",
+    "ConceptPatch": "wsikit.inference.localize",
+    "EncoderEntry": "wsikit.encoders.listing",
+    "EncoderInfo": "wsikit.encoders.protocol",
     "Executor": "wsikit.executor",
     "ImageParameters": "wsikit.tiling.plan",
     "Interval": "wsikit.voting.result",
     "ModelColumn": "wsikit.models.protocol",
     "ModelInfo": "wsikit.models.protocol",
     "Patch": "wsikit.tiling.patches_of",
+    "PatchEncoder": "wsikit.encoders.protocol",
     "PatchGrid": "wsikit.geometry",
     "PatchMatch": "wsikit.inference.search",
     "PatchModel": "wsikit.models.protocol",
@@ -46,15 +51,20 @@ _HOME = {
     "SlideResult": "wsikit.voting.result",
     "SlideRow": "wsikit.batch.records",
     "SlideStore": "wsikit.slides.store",
+    "TextImageEncoder": "wsikit.encoders.protocol",
     "ThresholdRule": "wsikit.voting.parameters",
     "TissueMask": "wsikit.tissue.mask",
     "TissueParameters": "wsikit.tissue.parameters",
     "VoteParameters": "wsikit.voting.parameters",
     "WsikitError": "wsikit.errors",
     "caption": "wsikit.inference.caption",
+    "describe_encoder": "wsikit.encoders.registry",
     "describe_model": "wsikit.models.registry",
     "export": "wsikit.results.export",
+    "list_encoders": "wsikit.encoders.listing",
+    "load_encoder": "wsikit.encoders.registry",
     "load_model": "wsikit.models.registry:load_patch_model",
+    "localize": "wsikit.inference.localize",
     "make_phantom": "wsikit.phantom.slide",
     "open_slide": "wsikit.slides.registry",
     "patches": "wsikit.tiling.patches_of",
@@ -62,6 +72,7 @@ _HOME = {
     "predict": "wsikit.inference.predict",
     "run": "wsikit.batch.run",
     "search": "wsikit.inference.search",
+    "slide_features": "wsikit.inference.slide_features",
     "tile": "wsikit.tiling.tile",
     "tissue_mask": "wsikit.tissue.mask",
     "vote": "wsikit.inference.vote",
@@ -77,13 +88,18 @@ if TYPE_CHECKING:
     from wsikit.batch.run_result import RunResult
     from wsikit.captions.base import Caption, Captioner
     from wsikit.captions.registry import CaptionerOptions
+    from wsikit.encoders.listing import EncoderEntry, list_encoders
+    from wsikit.encoders.protocol import EncoderInfo, PatchEncoder, TextImageEncoder
+    from wsikit.encoders.registry import describe_encoder, load_encoder
     from wsikit.errors import RequestError, WsikitError
     from wsikit.executor import Executor
     from wsikit.geometry import PatchGrid
     from wsikit.inference.budget import Budget
     from wsikit.inference.caption import caption
+    from wsikit.inference.localize import ConceptMap, ConceptPatch, localize
     from wsikit.inference.predict import predict
     from wsikit.inference.search import PatchMatch, SearchResult, search
+    from wsikit.inference.slide_features import slide_features
     from wsikit.inference.vote import vote
     from wsikit.models.protocol import ModelColumn, ModelInfo, PatchModel
     from wsikit.models.registry import describe_model

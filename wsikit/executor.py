@@ -108,30 +108,31 @@ class Executor:
         if self.scheduler != "threads" or not tasks or workers == 1 or not python_s:
             self._carry_out(function, tasks, keep)
             return
+        from wsikit.worker import load
         from wsikit.worker_pool import packed, shared_pool
 
         with shared_pool() as pool:
-            seconds, work = pool.add_work(python_s), packed(function, tasks[0])
+            seconds, work = pool.add_work(python_s), packed(load, (function, tasks[0]))
             processes = 0 if work is None else pool.start(work, seconds, workers)
             if not processes:
                 self._carry_out(function, tasks, keep)
                 return
-            _on_threads(lambda task: pool.call(function, task), tasks, processes, keep)
+            _on_threads(lambda task: pool.call(function, task), tasks, processes, keep, pool.close)
 
-    def get_ready(self, function: Callable[[Task], Result], part: object, python_s: float) -> None:
-        """Begin to start worker processes for tasks of `each` that will take about `python_s`, if they would pay.
+    def get_ready(self, modules: Sequence[str], python_s: float) -> None:
+        """Begin to start worker processes for later calls of `each` that take about `python_s`, if they would pay.
 
-        `part` is what the tasks will hold, such as a function: the processes import what it needs. They start in the
-        background, for a caller that keeps `wsikit.worker_pool.shared_pool` in use.
+        They import `modules`, in the background. For a caller that keeps `wsikit.worker_pool.shared_pool` in use.
         """
         workers = self.workers or available_cpus()
         if self.scheduler == "threads" and workers > 1:
+            from wsikit.worker import import_modules
             from wsikit.worker_pool import packed, shared_pool
 
-            work = packed(function, part)
-            if work is not None:
-                with shared_pool() as pool:
-                    pool.start(work, python_s, workers)
+            work = packed(import_modules, tuple(modules))
+            assert work is not None
+            with shared_pool() as pool:
+                pool.start(work, python_s, workers)
 
     def _carry_out(
         self, function: Callable[[Task], Result], tasks: Sequence[Task], on_result: Callable[[int, Result], None]
@@ -179,8 +180,13 @@ def _check_workers(client: Any, scheduler: str) -> None:
 
 
 def _on_threads(
-    function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, on_result: Callable[[int, Result], None]
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    on_result: Callable[[int, Result], None],
+    interrupt: Callable[[], None] = lambda: None,
 ) -> None:
+    """`interrupt` ends tasks that run, when the work is stopped and none of its results will be used."""
     stopped = threading.Event()
 
     def carry_out(index: int) -> None:
@@ -197,7 +203,9 @@ def _on_threads(
         try:
             for ended in wait(running, return_when=FIRST_EXCEPTION).done:
                 ended.result()
-        except BaseException:
+        except BaseException as error:
             stopped.set()
+            if not isinstance(error, Exception):
+                interrupt()
             pool.shutdown(wait=False, cancel_futures=True)  # those that run are waited for: they write files
             raise

@@ -6,6 +6,7 @@ process that started it, however that one ended. Log records and warnings go bac
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import pickle
@@ -16,6 +17,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TextIO
 
@@ -24,11 +26,10 @@ _LENGTH = struct.Struct("<Q")
 
 @dataclass(frozen=True)
 class Request:
-    """A task, or what to import for later ones."""
+    """A task."""
 
     work: bytes
-    """(function, task), pickled; the task is not carried out if `only_loads`."""
-    only_loads: bool
+    """(function, task), pickled."""
     folder: str
     """Working folder of the process that asks: paths in tasks may be relative."""
     log_level: int
@@ -154,8 +155,6 @@ def _answer(request: Request, notes: _Notes) -> bytes:
     except Exception:
         notes.taken()
         return pickle.dumps(Answer(not_possible=True, trace=traceback.format_exc()))
-    if request.only_loads:
-        return pickle.dumps(Answer(notes=notes.taken()))
     try:
         answer = Answer(function(task), notes=notes.taken())
     except BaseException as error:
@@ -171,6 +170,16 @@ def _answer(request: Request, notes: _Notes) -> bytes:
 
 def _alike(one: BaseException, other: BaseException) -> bool:
     return type(one) is type(other) and str(one) == str(other)
+
+
+def load(what: object) -> None:
+    """A task that only loads what it is pickled from."""
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """A task that imports modules for later ones."""
+    for name in names:
+        importlib.import_module(name)
 
 
 def command() -> list[str]:

@@ -101,10 +101,10 @@ class _Worker:
             **apart,
         )
 
-    def ask(self, work: bytes, *, only_loads: bool = False) -> Answer:
+    def ask(self, work: bytes) -> Answer:
         """Send one request and wait for its answer; PipeError if the process has ended."""
         level = min(logging.getLogger(name).getEffectiveLevel() for name in (None, "wsikit"))
-        request = Request(work, only_loads, os.getcwd(), level)
+        request = Request(work, os.getcwd(), level)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with self._using:
@@ -144,6 +144,12 @@ class _Worker:
         return f"signal {-status}"
 
 
+def _is_done(answer: Answer) -> bool:
+    if answer.trace:
+        logger.info("a worker process cannot do its work: %s", answer.trace)
+    return not answer.trace
+
+
 class WorkerPool:
     """Worker processes, started by and by, and closed together. Threads may share it."""
 
@@ -165,7 +171,7 @@ class WorkerPool:
             return self._seconds
 
     def start(self, work: bytes, seconds: float, most: int) -> int:
-        """Begin to start the processes that pay for so many seconds of work; they import what `work` needs.
+        """Begin to start the processes that pay for so many seconds of work; each begins with the task `work`.
 
         Returns their number, at most `most`, with those that were there; 0: work is better done in this process.
         """
@@ -190,7 +196,7 @@ class WorkerPool:
                 self._starting -= 1
                 if not self._closed:
                     self._all.append(started)
-            ready = started in self._all and not started.ask(work, only_loads=True).not_possible
+            ready = started is not None and started in self._all and _is_done(started.ask(work))
         except (OSError, PipeError) as error:
             logger.info("a worker process did not start: %s", error)
         with self._changed:

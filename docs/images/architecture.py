@@ -22,8 +22,8 @@ def text(x: float, y: float, words: str, size: int = 13, weight: str = "normal",
 def box(x: float, y: float, w: float, h: float, name: str, lines: list[str], floor: str, fill: str) -> str:
     """A room with its name, what it holds, and its floor in the upper left corner."""
     parts = [f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="6" fill="{fill}" stroke="{INK}"/>']
-    parts.append(text(x + 6, y + 14, floor, 10, anchor="start"))
-    parts.append(text(x + w / 2, y + 24, name, 15, "bold"))
+    parts.append(text(x + 5, y + 12, floor, 10, anchor="start"))
+    parts.append(text(x + w / 2, y + 26, name, 15, "bold"))
     parts += [text(x + w / 2, y + 43 + 15 * i, line, 12) for i, line in enumerate(lines)]
     return "".join(parts)
 
@@ -52,8 +52,8 @@ def picture() -> str:
         f'<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="6" markerHeight="6" '
         f'orient="auto-start-reverse"><path d="M0 0L10 5L0 10z" fill="{DATA}"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{PALE}"/>',
-        band(14, 40, "cli", "one module per verb: options, messages, progress display", "16", GREY),
-        band(62, 40, "view · testing · phantom · bench", "", "15", GREY, dashed=True),
+        band(14, 40, "cli", "one module per verb: options, messages, progress display", "17", GREY),
+        band(62, 40, "view · testing · phantom · bench", "", "16", GREY, dashed=True),
         text(
             345,
             87,
@@ -66,32 +66,33 @@ def picture() -> str:
             40,
             "training",
             "models, captioners, evaluation, ablation: from labelled patches to a model folder",
-            "14",
+            "15",
             GREY,
         ),
         band(
-            158, 40, "batch", "many slides: manifest, plan (dry run), stages, scheduler, records, patients", "13", GREY
+            158, 40, "batch", "many slides: manifest, plan (dry run), stages, scheduler, records, patients", "14", GREY
         ),
     ]
     y, h = 250, 104
     rooms = [
-        ("slides", ["files → pixels", "formats/<format>", "pixel size (mpp)"], "4", BLUE),
+        ("slides", ["files → pixels", "formats/…", "pixel size (mpp)"], "4", BLUE),
         ("tissue", ["tissue mask", "quality: pen,", "blur"], "5", BLUE),
         ("tiling", ["slide → store", "patch grid", "verify"], "6", BLUE),
         ("captions", ["measured and", "generative", "captions, facts"], "7", GREEN),
-        ("models", ["PatchModel,", "encoders, PRMF,", "OOD score"], "8", GREEN),
-        ("voting", ["patches → slide", "uncertainty,", "abstention, INPC"], "9", GREEN),
-        ("results", ["one slide's", "results: load,", "export, import"], "12", SAND),
-        ("exporters", ["writers: map,", "report, GeoJSON,", "OME-TIFF, HDF5"], "11", SAND),
+        ("encoders", ["features by any", "model; texts in", "the same space"], "8", GREEN),
+        ("models", ["PatchModel,", "PRMF, heads,", "OOD score"], "9", GREEN),
+        ("voting", ["patches → slide", "uncertainty,", "abstention"], "10", GREEN),
+        ("results", ["one slide's", "results: load,", "export, import"], "13", SAND),
+        ("exporters", ["writers: map,", "report, outlines,", "OME-TIFF, HDF5"], "12", SAND),
     ]
-    w, gap, left = 118, 17, 20
+    w, gap, left = 108, 13.5, 20
     for i, (name, lines, floor, fill) in enumerate(rooms):
         x = left + i * (w + gap)
         parts.append(box(x, y, w, h, name, lines, floor, fill))
-        if i not in (2, 5, 7):
+        if i not in (2, 6, 8):
             parts.append(arrow(x + w + 1, y + 55, x + w + gap - 1, y + 55))
     x_of = {name: left + i * (w + gap) for i, (name, *_rest) in enumerate(rooms)}
-    # inference lies under the three rooms whose work it applies to a store
+    # inference lies under the four rooms whose work it applies to a store
     start, end = x_of["captions"], x_of["voting"] + w
     parts.append(
         box(
@@ -100,14 +101,14 @@ def picture() -> str:
             end - start,
             58,
             "inference",
-            ["applies captioner, model and vote to a store, with resume"],
-            "10",
+            ["applies captioner, encoder, model and vote to a store, with resume"],
+            "11",
             GREEN,
         )
     )
     parts += [
         arrow(x_of[name] + w / 2, y + h + 1, x_of[name] + w / 2, 389, both=True)
-        for name in ("captions", "models", "voting")
+        for name in ("captions", "encoders", "models", "voting")
     ]
     parts.append(
         band(480, 62, "store", "the bytes on disk (OME-Zarr): pixels, tissue label, patch table, receipts", "3", BLUE)
@@ -116,7 +117,7 @@ def picture() -> str:
         text(
             275,
             533,
-            "columns in the order of the stages: coords, tissue, quality → caption, facts → probability → votes",
+            "columns in the order of the stages: coords, tissue, quality → caption, facts → features → probability → votes",
             12,
             anchor="start",
         )
@@ -130,7 +131,7 @@ def picture() -> str:
         text(x_of["slides"] + w / 2, 218, "slide.svs", 13, "bold"),
         arrow(x_of["slides"] + w / 2, 224, x_of["slides"] + w / 2, y - 1),
         arrow(x_of["exporters"] + w / 2, y - 1, x_of["exporters"] + w / 2, 226),
-        text(x_of["exporters"] + w / 2, 218, "map.png, report.html", 13, "bold"),
+        text(WIDTH - 20, 218, "map.png, report.html", 13, "bold", "end"),
         text(20, 617, FOOT, 13, anchor="start"),
         "</svg>",
     ]  # fmt: skip

@@ -172,8 +172,26 @@ def run(
         executor=Executor(scheduler, workers),
         device=device,
     )
-    folder = prepared.out
     finished = prepared.finished()
+    if len(finished) == len(prepared.entries):
+        return _carry_out(prepared, finished, progress, on_slide, on_start, on_note)
+    from wsikit.batch.workers import workers_of_run
+
+    new = [entry for entry in prepared.entries if entry.slide_id not in finished and caption_budget is None]
+    with workers_of_run(new, prepared.out, prepared.captioner, prepared.executor):
+        return _carry_out(prepared, finished, progress, on_slide, on_start, on_note)
+
+
+def _carry_out(
+    prepared: _Prepared,
+    finished: Mapping[str, SlideRow],
+    progress: Progress,
+    on_slide: Callable[[SlideRow], None] | None,
+    on_start: Callable[[SlideEntry], None] | None,
+    on_note: Callable[[str], None] | None,
+) -> RunResult:
+    """Carry out the slides that are not finished."""
+    folder = prepared.out
     shared = prepared.shared() if len(finished) < len(prepared.entries) else None
     if shared is not None:
         shared.captioner.load()  # a missing captioner is reported before any slide is processed

@@ -4,9 +4,9 @@ Three resources work in parallel: the workers (tiling, quality, measured caption
 predictions), and the driver (vote, map, report). Each processes one slide at a time. So while the model works on one
 slide, the next is opened, masked, tiled and described. If a slide fails, the others continue.
 
-While the first new slide is tiled, worker processes that measure captions start (`wsikit.worker_pool`), and the model
-is loaded, torch with it, and then what draws the results. If the model cannot be loaded, the run ends at the next step
-of any slide.
+While the first new slide is tiled and described, the model is loaded, torch with it, and then what draws the results.
+If the model cannot be loaded, the run ends at the next step of any slide. Worker processes that measure captions start
+even before (`wsikit.batch.workers`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from wsikit.batch.stages import Shared, SlideWork, Where, carry_out, prepare_wor
 from wsikit.errors import WsikitError
 from wsikit.progress import Progress
 from wsikit.store.atomic import remove_partials, write_bytes
-from wsikit.worker_pool import shared_pool
 
 if TYPE_CHECKING:
     from wsikit.results.outputs import SlideSummary
@@ -109,18 +108,16 @@ def carry_out_slides(job: Job) -> list[SlideRow]:
 
     threads = [_SlideThread(work, number) for number in range(min(SLIDES_AT_ONCE, len(job.entries)))]
     try:
-        with shared_pool():  # the slides share their worker processes
-            try:
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    while not thread.ended.wait(0.2):
-                        pass
-            except BaseException:
-                resources.stopping.set()
-                for thread in threads:
-                    thread.wait()
-                raise
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while not thread.ended.wait(0.2):
+                pass
+    except BaseException:
+        resources.stopping.set()
+        for thread in threads:
+            thread.wait()
+        raise
     finally:
         reporter.write()
     if errors:

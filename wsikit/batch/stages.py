@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsikit._lazy import Once
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.parameters import RunParameters
+from wsikit.batch.workers import MEASURING_MODULES
 from wsikit.captions.base import Captioner, in_parallel
 from wsikit.errors import StoreError, WsikitError
 from wsikit.executor import Executor
@@ -37,7 +38,7 @@ from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import remove_partials
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable
-from wsikit.tiling.columns import ColumnStage, fill_columns, get_ready
+from wsikit.tiling.columns import ColumnStage, fill_columns, seconds_of_python
 from wsikit.tiling.image import ImageSource, damage_of, image_receipt, read_otherwise
 from wsikit.tiling.patches import (
     PatchParameters,
@@ -451,12 +452,10 @@ _LIKELY_TISSUE = 0.3
 def prepare_workers(work: SlideWork) -> None:
     """Let worker processes start while a large slide is tiled, if its captions will be measured."""
     shared = work.shared
-    captioner = shared.captioner.load.made
-    if captioner is None or Captions().where(shared) != "workers" or not work.lacks("caption"):
-        return
-    area = math.prod(work.slide.dimensions) * math.prod(work.slide.mpp)
-    patches = _LIKELY_TISSUE * area / (work.patches.patch_px * work.patches.mpp) ** 2
-    get_ready(captioner, patches, work.patches.patch_px, shared.executor)
+    if Captions().where(shared) == "workers" and work.patches.roi is None and work.lacks("caption"):
+        area = math.prod(work.slide.dimensions) * math.prod(work.slide.mpp)
+        patches = _LIKELY_TISSUE * area / (work.patches.patch_px * work.patches.mpp) ** 2
+        shared.executor.get_ready(MEASURING_MODULES, seconds_of_python(patches, work.patches.patch_px))
 
 
 def carry_out(stages: Sequence[Stage], work: SlideWork, progress: Progress) -> None:

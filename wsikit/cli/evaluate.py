@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from wsikit.models.mmlnb import MMLNB
     from wsikit.training.config import TrainConfig
+    from wsikit.training.heads.config import HeadTrainConfig
 
 VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
 """Same as `wsikit.training.vote_validation.METHODS`, which would import torch for a help text."""
@@ -56,30 +59,38 @@ def command(
     With --fit-vote, fit the parameters of a vote on the validation slides of --split instead; wsikit vote
     --parameters OUT/vote.json uses them.
     """
-    import json
     from pathlib import Path
 
     from wsikit.errors import RequestError
-    from wsikit.models.registry import MMLNB, describe_model, load_patch_model
-    from wsikit.training.config import TrainConfig, read_config
+    from wsikit.models.registry import HEAD, MMLNB, describe_model, load_patch_model
+    from wsikit.training.heads.config import HeadTrainConfig, read_training_config
+    from wsikit.training.run_record import CONFIG_COPY
 
     architecture = describe_model(model).architecture
+    if architecture == HEAD and config is None:
+        config = str(Path(model).parent / CONFIG_COPY)
     if config is not None:
-        read_config(config, TrainConfig, data=data)  # a wrong one is refused before torch is imported
+        # a wrong one is refused before torch is imported
+        of_head = read_training_config(config, data=data)
+        if isinstance(of_head, HeadTrainConfig):
+            if vote_method is not None:
+                raise RequestError(f"model {model}: --fit-vote is for MMLNB only.")
+            chosen = {"split_file": split_file, "part": part, "fold": fold, "allow_seen": allow_seen, "device": device}
+            return _evaluate_head(model, of_head, Path(out), chosen, as_json)
 
     from wsikit.models.io import load_model
-    from wsikit.training.run import CONFIG_COPY, RunCallbacks, run_evaluation
+    from wsikit.training.run import RunCallbacks, run_evaluation
 
     if architecture == MMLNB:
         own = load_model(model)
-        settings = read_config(config or Path(own.folder or model).parent / CONFIG_COPY, TrainConfig, data=data)
+        settings = _mmlnb_config(config or Path(own.folder or model).parent / CONFIG_COPY, data)
         if vote_method is not None:
             return _fit_vote(own, settings, out, split_file, fold, vote_method, device, as_json)
         loaded: Any = own
     else:
         if config is None or vote_method is not None:
             raise RequestError(f"model {model}: of another architecture; give --config, and no --fit-vote with it.")
-        settings = read_config(config, TrainConfig, data=data)
+        settings = _mmlnb_config(config, data)
         loaded = load_patch_model(model, device=device)  # type: ignore[arg-type]
     metrics = run_evaluation(
         loaded,
@@ -92,6 +103,23 @@ def command(
         device=device,
         callbacks=RunCallbacks(message=lambda text: click.echo(text, err=True)),
     )
+    return _show(metrics, as_json)
+
+
+def _mmlnb_config(path: str | Path, data: str | None) -> TrainConfig:
+    from wsikit.errors import RequestError
+    from wsikit.training.config import TrainConfig
+    from wsikit.training.heads.config import read_training_config
+
+    settings = read_training_config(path, data=data)
+    if not isinstance(settings, TrainConfig):
+        raise RequestError(f"{path}: the configuration of a head; this model is none. Give that of its training.")
+    return settings
+
+
+def _show(metrics: dict[str, Any], as_json: bool) -> int:
+    import json
+
     if as_json:
         click.echo(json.dumps(metrics, ensure_ascii=False))
         return 0
@@ -100,6 +128,26 @@ def command(
         auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]
         click.echo(f"{way:40s} AUC {'–' if auc is None else f'{auc:.3f}'}  balanced accuracy {balanced:.3f}")
     return 0
+
+
+def _evaluate_head(model: str, settings: HeadTrainConfig, out: Path, chosen: dict[str, Any], as_json: bool) -> int:
+    from pathlib import Path
+
+    from wsikit.cli.train import encoded_in_tenths
+    from wsikit.models.registry import load_patch_model
+    from wsikit.training.heads.run import HeadCallbacks, run_head_evaluation
+
+    split_file = chosen.pop("split_file")
+    metrics = run_head_evaluation(
+        load_patch_model(model),
+        settings,
+        out,
+        folder=Path(model) if Path(model).is_dir() else None,
+        split_file=None if split_file is None else Path(split_file),
+        **chosen,
+        callbacks=HeadCallbacks(message=lambda text: click.echo(text, err=True), encoded=encoded_in_tenths()),
+    )
+    return _show(metrics, as_json)
 
 
 def _fit_vote(

@@ -24,13 +24,15 @@ from wsikit.cli.options import grid_option
 @click.option(
     "--column",
     metavar="NAME",
-    help="png: a column as heat map: gate, entropy, margin, ood_score, probability:PD, caption_facts:nuclei_per_mm2 …",
+    help="png: a column as heat map; geojson: its regions. gate, entropy, margin, ood_score, probability:PD, "
+    "localize_neuropil, caption_facts:nuclei_per_mm2 …",
+)
+@click.option(
+    "--threshold", type=float, metavar="X", help="geojson: regions where --column is at least X; default 0.5."
 )
 @click.option("--patches", is_flag=True, help="geojson: write each patch, too, as a detection with measurements.")
 @click.option("--per", type=click.Choice(["class", "region"]), help="geojson: one annotation per class, or per region.")
-@click.option(
-    "--features", metavar="NAME", help="trident, clam, stamp, atlaspatch: which features, if there are several."
-)
+@click.option("--features", metavar="NAME", help="Files of other tools, parquet: which features, if there are several.")
 @click.option("--mpp", type=float, metavar="µm/px", help="ome-tiff: pixel size of the finest level; default 2.")
 @click.option("--style", type=click.Choice(["over", "map"]), help="ome-tiff: classes over the grey slide, or alone.")
 @click.option(
@@ -49,13 +51,17 @@ def command(store: str, to: str, out: str, grid: str | None, method: str, **opti
 
     \b
     png          subtype map, or any column (--column), over the slide: legend, scale bar, units
-    geojson      regions per class, and patches, for QuPath (--per, --patches, --frame)
+    geojson      regions per class, and patches, for QuPath (--per, --patches, --frame); or those of a column
+                 (--column, --threshold)
     ngff-labels  classes as OME-Zarr label, probabilities and gate as OME-Zarr image
     ome-tiff     classes over the slide as a pyramid (--mpp, --style)
     tiff         the slide's pixels as a tiled pyramid, from the bytes in the store
     csv parquet  the patch table, one row per patch (level-0 px)
     report       one HTML file (of very many patches also a folder)
     trident clam stamp atlaspatch   coordinates, and features if there are any, in the files of these tools
+    torchmil     features and coordinates as bags (.npy) for torchmil
+    anndata      .h5ad: patches with features, columns and coordinates, for Scanpy and Squidpy
+    spatialdata  the same as a SpatialData folder, for LazySlide (needs wsikit[spatialdata])
 
     Plug-ins add formats: an unknown FORMAT lists all that are installed.
     """

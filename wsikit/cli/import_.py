@@ -14,13 +14,27 @@ if TYPE_CHECKING:
 
 
 @click.command(name="import")
-@click.argument("path", type=click.Path(exists=True, dir_okay=False))
+@click.argument("path", type=click.Path(exists=True))
 @click.option("-o", "--out", type=click.Path(), metavar="STORE", help="The store, existing or new.")
 @click.option("--slide", type=click.Path(exists=True), help="The slide of PATH; needed for a new store.")
 @click.option(
     "--from",
     "layout",
-    type=click.Choice(["auto", "trident", "clam", "stamp", "atlaspatch", "wsinfer", "roi"]),
+    type=click.Choice(
+        [
+            "auto",
+            "trident",
+            "clam",
+            "stamp",
+            "atlaspatch",
+            "wsinfer",
+            "parquet",
+            "anndata",
+            "spatialdata",
+            "torchmil",
+            "roi",
+        ]
+    ),
     default="auto",
     show_default=True,
     help="Tool that wrote PATH. roi: regions drawn on the slide (GeoJSON).",
@@ -30,6 +44,7 @@ if TYPE_CHECKING:
     "--patch-size", type=int, metavar="px", help="Side of a patch as the encoder read it, if PATH does not state it."
 )
 @click.option("--encoder", metavar="NAME", help="Name of the features, if PATH names none (CLAM).")
+@click.option("--features", metavar="NAME", help="Which features to import, if PATH holds several.")
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="roi: region classes to use; default: all.")
 @click.option("--check", is_flag=True, help="Only check PATH and write nothing. Needs --slide or -o.")
 @click.option("--assume-mpp", type=MPP, metavar="µm/px", help="Pixel size of --slide if it states none.")
@@ -45,6 +60,7 @@ def command(
     side: float | None,
     patch_size: int | None,
     encoder: str | None,
+    features: str | None,
     classes: tuple[str, ...],
     check: bool,
     assume_mpp: float | None,
@@ -56,7 +72,8 @@ def command(
 ) -> int:
     """Import patches, features or regions of other tools into a slide store.
 
-    PATH is the file of one slide: HDF5 of TRIDENT, CLAM, STAMP 2 or AtlasPatch, CSV of wsinfer, or GeoJSON of QuPath.
+    PATH is the file of one slide: HDF5 of TRIDENT, CLAM, STAMP 2 or AtlasPatch, CSV of wsinfer, Parquet, AnnData
+    (.h5ad), a SpatialData folder, features/<slide>.npy of torchmil, or GeoJSON of QuPath.
     GeoJSON regions become the column roi (fraction of each patch inside), which weights votes. A file that does not fit
     the slide is refused with the reasons: µm instead of px, no patch size, duplicate rows, NaN, coordinates outside of
     the slide.
@@ -80,7 +97,7 @@ def command(
         if source is None:
             raise RequestError("--check compares the file with its slide: name it with --slide")
         found, findings = check_import(
-            path, SlideEntry("", source, assume_mpp=assume_mpp).open(), layout=layout, side_px=side
+            path, SlideEntry("", source, assume_mpp=assume_mpp).open(), layout=layout, side_px=side, features=features
         )
         for finding in findings:
             click.echo(f"{'fault' if finding.fatal else 'note'}: {finding.text}")
@@ -98,6 +115,7 @@ def command(
             side_px=side,
             patch_px=patch_size,
             encoder=encoder,
+            features=features,
             image=image,
             executor=executor_of(scheduler, workers),
             progress=progress,

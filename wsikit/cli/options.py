@@ -225,8 +225,9 @@ def executor_options(function: F) -> F:
 def model_option(function: F) -> F:
     return click.option(
         "--model",
-        metavar="NAME|DIR",
-        help="Name of a packaged model, or the folder of a model; default: the packaged demonstration model.",
+        metavar="NAME|DIR|zeroshot:FILE",
+        help="Name of a packaged model, the folder of a model, or zeroshot:FILE, classes by words; default: the "
+        "packaged demonstration model.",
     )(function)
 
 

@@ -121,9 +121,8 @@ def _of_preset(preset: Preset, pooling: Pooling | None) -> Recipe:
     chosen = pooling or preset.pooling
     if chosen != preset.pooling and preset.kind not in ("timm", "transformers"):
         raise ModelError(f"encoder {preset.name!r}: has one way of pooling; leave ?pooling= out.")
-    if preset.kind == "tower":
-        if preset.architecture not in towers():
-            raise ModelError(f"encoder {preset.name!r}: this version of wsikit has no loader for it.")
+    if preset.kind == "tower" and preset.architecture not in towers():
+        raise ModelError(f"encoder {preset.name!r}: this version of wsikit has no loader for it.")
     factor = {"cls+mean": 2}
     width = preset.width // factor.get(preset.pooling, 1) * factor.get(chosen, 1)
     return Recipe(
@@ -261,6 +260,14 @@ def timm_options(held: dict[str, Any]) -> dict[str, Any]:
     if held.get("global_pool") is not None:
         options.setdefault("global_pool", held["global_pool"])
     return options
+
+
+def name_of(folder: Path) -> str:
+    """Name of the column for a folder: its hub id in the hub's cache, else its own name."""
+    place = folder.resolve()
+    if place.parent.name == "snapshots":
+        return column_name(place.parents[1].name.removeprefix("models--").replace("--", "/"))
+    return column_name(place.name)
 
 
 def source_of(folder: Path, files: tuple[Path, ...]) -> str:

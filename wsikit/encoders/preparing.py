@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from wsikit.encoders.resampling import resize
 from wsikit.encoders.transform import Transform
 
 
 def resized(images: Tensor, transform: Transform) -> Tensor:
     """Patches (B, P, P, 3) uint8, resized and cut to (B, 3, crop, crop) uint8, in memory as channels_last.
 
-    On the CPU the result is Pillow's. On other devices it is computed in float32 and rounded; it differs by 1 of 255 at
-    most. Patches that have the right side are not resized.
+    Pixels are those of Pillow (`wsikit.encoders.resampling`). Patches that have the right side are not resized.
     """
-    x = images.permute(0, 3, 1, 2)  # (B, 3, P, P), channels_last without a copy
-    if x.shape[2:] != (transform.side, transform.side):
-        on_cpu = x.device.type == "cpu"
-        x = functional.interpolate(
-            x if on_cpu else x.to(torch.float32),
-            (transform.side, transform.side),
-            mode=transform.interpolation,
-            antialias=True,
-            align_corners=False,
-        )
-        if not on_cpu:
-            x = x.round_().clamp_(0, 255).to(torch.uint8)
+    if images.shape[1] != transform.side:
+        images = resize(images, transform.side, transform.interpolation)
+    x = images.permute(0, 3, 1, 2)  # channels_last without a copy
     start = round((transform.side - transform.crop) / 2)
     return x[:, :, start : start + transform.crop, start : start + transform.crop]
 

@@ -98,7 +98,9 @@ def sources() -> dict[str, str]:
 
 def close_names(name: str) -> str:
     """Advice for a name that is no preset."""
-    close = difflib.get_close_matches(name.lower(), presets(), n=1, cutoff=0.5)
+    given = name.lower().replace("_", "-")
+    begin = [known for known in presets() if len(given) > 2 and known.startswith(given)]
+    close = begin or difflib.get_close_matches(given, presets(), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -80,14 +80,11 @@ class ClipModule(nn.Module):
                     f"text {row + 1} of {len(texts)} ({texts[row][:40]!r}…) has {len(ids)} tokens; this encoder reads "
                     f"{longest} at most. Shorten it."
                 )
-        tokens = self._tokenizer(
-            list(texts), padding="max_length" if siglip else True, max_length=longest, return_tensors="pt"
-        )
-        return {
-            name: tokens[name]
-            for name in ("input_ids", "attention_mask")
-            if name in tokens and not (siglip and name != "input_ids")
-        }
+        if siglip:
+            filled = self._tokenizer(list(texts), padding="max_length", max_length=longest, return_tensors="pt")
+            return {"input_ids": filled["input_ids"]}
+        tokens = self._tokenizer(list(texts), padding=True, return_tensors="pt")
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
 
 def build(recipe: Recipe) -> nn.Module:

@@ -87,7 +87,7 @@ def observations(
         if name == "coords" or name.startswith(FEATURES):
             continue
         if table.width(name) is None:
-            found[name] = table.read(name)
+            found[name.replace("/", "_")] = table.read(name)
         elif table.attributes(name).get("names"):
             values = table.read(name)
             for index, entry in enumerate(table.entries(name)):
@@ -111,9 +111,7 @@ def _write_x(file: h5py.File, source: PatchSource) -> None:
         dataset[rows] = table.read(source.features, rows)
 
 
-def _write_obs(
-    file: h5py.File, source: PatchSource, labels: npt.NDArray[Any] | None, classes: tuple[str, ...]
-) -> None:
+def _write_obs(file: h5py.File, source: PatchSource, labels: npt.NDArray[Any] | None, classes: tuple[str, ...]) -> None:
     obs = _group(file, "obs", "dataframe", "0.2.0")
     columns = observations(source, labels, classes)
     n = len(source.table)

@@ -272,4 +272,3 @@ def _write_tensor(path: Path, source: PatchSource) -> None:
     # through an open file: given a path, torch writes the (temporary) file name into the archive
     with atomic_write(path) as partial, open(partial, "wb") as file:
         torch.save(torch.from_numpy(everything), file)
-

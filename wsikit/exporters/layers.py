@@ -5,7 +5,7 @@ Frame: one raster cell per stride of the patch grid (several where patches overl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.overlay import BORDER_TONE, HATCH_PX
 from wsikit.exporters.palette import RGB, hex_color
 from wsikit.exporters.png import encode_png
+from wsikit.exporters.quantity import Quantity
 from wsikit.exporters.summary_text import class_title
 
 Pixels = npt.NDArray[np.uint8]
@@ -47,6 +48,8 @@ UNSURE, CERTAIN, BACKGROUND = 0.5, 1.0, 0.22
 GREY: RGB = (70, 70, 70)
 SHADES, STEPS = 8, 64
 """Number of shades of a class colour and of steps of a value scale: few colours make small files."""
+
+CONCEPT_NOTE = "Found by words; no annotation was used."
 
 Palette = list[tuple[int, int, int, float]]
 """Red, green, blue from 0 to 255, opacity from 0 to 1."""
@@ -116,7 +119,11 @@ _KNOWN = (
 )
 
 
-def map_layers(class_map: ClassMap, values: Mapping[str, npt.NDArray[np.floating]] | None = None) -> tuple[Layer, ...]:
+def map_layers(
+    class_map: ClassMap,
+    values: Mapping[str, npt.NDArray[np.floating]] | None = None,
+    concepts: Sequence[Quantity] = (),
+) -> tuple[Layer, ...]:
     """The classes, the probability of each voting class, and further values per patch.
 
     Parameters
@@ -124,12 +131,14 @@ def map_layers(class_map: ClassMap, values: Mapping[str, npt.NDArray[np.floating
     values
         (N,) per name: "gate", shown from 0 to 1, and "ood_score", from 0 to 2, where 1 is the out-of-distribution
         limit. Values without any finite number give no layer.
+    concepts
+        Maps of concepts, on their own scale; last.
     """
     if not len(class_map.labels):
         return ()
     raster = _Raster(class_map)
     if not (class_map.labels >= 0).any():
-        return (_patches(class_map, raster),)
+        return (_patches(class_map, raster), *_concepts(raster, concepts))
     layers = [_classes(class_map, raster)]
     if class_map.probs is not None:
         for index in class_map.voting:
@@ -141,7 +150,7 @@ def map_layers(class_map: ClassMap, values: Mapping[str, npt.NDArray[np.floating
         column = np.asarray((values or {}).get(scale.key, ()), dtype=np.float64)
         if np.isfinite(column).any():
             layers.append(_ramp(raster, scale, column))
-    return tuple(layers)
+    return (*layers, *_concepts(raster, concepts))
 
 
 class _Raster:
@@ -254,6 +263,28 @@ def _ramp(raster: _Raster, scale: _Scale, values: npt.NDArray[np.float64]) -> La
         high=scale.high,
         note=scale.note,
     )
+
+
+def _concepts(raster: _Raster, concepts: Sequence[Quantity]) -> list[Layer]:
+    """Maps of concepts; without limits of their own, from their least to their greatest value."""
+    layers = []
+    for quantity in concepts:
+        found = quantity.values[np.isfinite(quantity.values)]
+        if not len(found):
+            continue
+        low, high = quantity.limits or (float(found.min()), float(found.max()))
+        share = (quantity.values - low) / (high - low) if high > low else np.zeros_like(quantity.values)
+        note = " ".join(part for part in (CONCEPT_NOTE, quantity.remark, quantity.notice) if part)
+        scale = _Scale(
+            quantity.name.replace("_", "-"),
+            quantity.title,
+            quantity.title.partition(":")[0],
+            low=f"{low:.3g}",
+            high=f"{high:.3g}",
+            note=note,
+        )
+        layers.append(_ramp(raster, scale, np.clip(share, 0, 1)))
+    return layers
 
 
 def _patches(class_map: ClassMap, raster: _Raster) -> Layer:

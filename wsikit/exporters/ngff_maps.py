@@ -40,19 +40,24 @@ Channels = Mapping[str, npt.NDArray[np.floating]]
 
 
 def write_in_store(store: SlideStore, class_map: ClassMap, channels: Channels) -> list[Path]:
-    """Write labels/subtype and the image maps into the slide's own store; return their folders.
+    """Write labels/subtype and the image maps into the slide's own store; return their folders. Without classes there
+    is no label.
 
     Parameters
     ----------
     channels
-        (N,) values per patch by channel name, such as "probability UD" and "gate"; NaN where there is none.
+        (N,) values per patch by channel name, such as "probability UD", "gate" and "localize neuropil"; NaN where there
+        is none.
     """
     receipt = _receipt(store, class_map, channels)
-    label = subtype_label(class_map)
-    write_label(store.folder, label, n_levels=len(store.level_dimensions), mpp=store.info.mpp, receipt=receipt)
     maps = store.folder / MAPS
+    written = [maps]
+    if class_map.classes:
+        label = subtype_label(class_map)
+        write_label(store.folder, label, n_levels=len(store.level_dimensions), mpp=store.info.mpp, receipt=receipt)
+        written.insert(0, store.folder / "labels" / SUBTYPE)
     _write_image(maps, class_map, channels, receipt, ngff_version(store.folder))
-    return [store.folder / "labels" / SUBTYPE, maps]
+    return written
 
 
 def write_apart(path: Path, store: SlideStore, class_map: ClassMap, channels: Channels) -> list[Path]:
@@ -62,6 +67,8 @@ def write_apart(path: Path, store: SlideStore, class_map: ClassMap, channels: Ch
     """
     receipt = _receipt(store, class_map, channels)
     n_levels = _write_image(path, class_map, channels, receipt, ngff.NGFF_VERSION)
+    if not class_map.classes:
+        return [path]
     write_label(path, subtype_label(class_map), n_levels=n_levels, mpp=class_map.grid.slide_mpp, receipt=receipt)
     return [path, path / "labels" / SUBTYPE]
 

@@ -1,7 +1,7 @@
 """One number per patch, by name, with unit and natural range: the input of heat maps.
 
 `probability:PD`, `gate`, `caption_facts:nuclei_per_mm2`: column, and entry where a column holds several. `entropy` and
-`margin` are computed from the probabilities.
+`margin` are computed from the probabilities. `localize:neuropil` is the map of a concept, column `localize_neuropil`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.captions.concepts import COLUMN_PREFIX, CONCEPTS
+from wsikit.captions.prompts import slug
 from wsikit.errors import RequestError, StoreError
 from wsikit.store.table import PatchTable
 
 DERIVED = ("entropy", "margin")
 """Computed, not stored: entropy of the class probabilities in bit; difference of the two highest probabilities."""
 
+_CONCEPT = COLUMN_PREFIX.rstrip("_")
+_CONCEPT_TITLES = {"probability": "probability by text", "similarity": "similarity to the text"}
 _PROBABILITIES = ("probability", "probability_image", "probability_text")
 _SHARE_UNITS = ("0 … 1", "share of the patch's area", "share")
 _TITLES = {
@@ -56,6 +60,12 @@ class Quantity:
     """Natural range of the quantity, such as 0 to 1; None: the range of the values."""
     of_model: bool = False
     """Whether a classifier predicted it, whose notice is then shown; otherwise it was measured."""
+    notice: str = ""
+    """A notice of its own, shown with it."""
+    summary: str = ""
+    """Shown instead of the distribution of the values."""
+    remark: str = ""
+    """Shown next to the scale."""
 
 
 def read_quantity(table: PatchTable, name: str) -> Quantity:
@@ -74,6 +84,8 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
         The column has several entries and none is named, or it holds text.
     """
     column, _, entry = name.partition(":")
+    if column == _CONCEPT and entry and column not in table.columns():
+        column, entry = COLUMN_PREFIX + slug(entry), ""
     if column in DERIVED and column not in table.columns():
         return _derived(table, column)
     if column not in table.columns() or column == "coords":
@@ -97,8 +109,20 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
         unit, limits = _UNITS.get(column, unit), (0.0, 1.0)
     elif column in _UNITS:
         unit = _UNITS[column]
+    notice = summary = remark = ""
+    if column.startswith(COLUMN_PREFIX) and "concept" in attributes:
+        title = f"{attributes['title']}: {_CONCEPT_TITLES.get(unit, unit)}"
+        stated = attributes.get("limits")
+        limits = (float(stated[0]), float(stated[1])) if stated else None
+        notice = str(attributes.get("notice", ""))
+        summary, remark = _concept_summary(table, values, attributes), _concept_remark(table, column)
     of_model = column in (*_PROBABILITIES, "gate", "ood_score")
-    return Quantity(name, title, unit, values.astype(np.float64), limits, of_model)
+    return Quantity(name, title, unit, values.astype(np.float64), limits, of_model, notice, summary, remark)
+
+
+def concept_quantities(table: PatchTable) -> tuple[Quantity, ...]:
+    """The maps of all concepts that were localised in a table."""
+    return tuple(read_quantity(table, name) for name in table.columns() if name.startswith(COLUMN_PREFIX))
 
 
 def known_quantities(table: PatchTable) -> list[str]:
@@ -127,6 +151,25 @@ def _entry(table: PatchTable, values: npt.NDArray[Any], column: str, entry: str)
         shown = ", ".join(f"{column}:{label}" for label in labels[:12]) + (", …" if len(labels) > 12 else "")
         raise RequestError(f"column {column} has {values.shape[1]} values per patch: name one of {shown}")
     return values[:, labels.index(entry)]
+
+
+def _concept_summary(table: PatchTable, values: npt.NDArray[Any], attributes: dict[str, Any]) -> str:
+    """Presence score and area of a concept; empty where its values are no probabilities."""
+    known = int(np.isfinite(values).sum())
+    if attributes.get("unit") != "probability" or not known or attributes.get("presence") is None:
+        return ""
+    above = int((values >= 0.5).sum())
+    area = f"{above * table.grid.cell_area_mm2:.3g} mm²"
+    share = f"{above:,} of {known:,} patches"
+    return f"Presence on the slide {attributes['presence']:.2f} · p ≥ 0.5 on {area}, {share}"
+
+
+def _concept_remark(table: PatchTable, column: str) -> str:
+    """What a concept was compared with."""
+    receipt = table.receipt(column)
+    keys = [] if receipt is None else [str(key) for key in receipt.parameters.get("against", {})]
+    rivals = [CONCEPTS[key].title if key in CONCEPTS else key.replace("-", " ") for key in keys]
+    return f"Compared with: {'; '.join(rivals)}." if rivals else ""
 
 
 def _derived(table: PatchTable, name: str) -> Quantity:

@@ -158,7 +158,8 @@ def _packed(data: ReportData) -> PackedPatches | None:
 
 def _layers(data: ReportData) -> tuple[Layer, ...]:
     known = {"gate": data.words.gate, "ood_score": data.words.ood_score}
-    return map_layers(data.class_map, {name: values for name, values in known.items() if values is not None})
+    values = {name: column for name, column in known.items() if column is not None}
+    return map_layers(data.class_map, values, data.concepts)
 
 
 def _page_data(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.patchdata import PAGE_BYTES, PatchWords
 from wsikit.exporters.pyramid import EmbeddedPyramid, ServedPyramid
+from wsikit.exporters.quantity import Quantity
 from wsikit.voting import SlideResult
 
 Pixels = npt.NDArray[np.uint8]
@@ -78,5 +79,7 @@ class ReportData:
     """Captions, facts and further columns of every patch, for the viewer."""
     pyramid: EmbeddedPyramid | ServedPyramid | None = None
     """Pixels for the viewer; without them the page has two static images and runs no script."""
+    concepts: tuple[Quantity, ...] = ()
+    """Maps of concepts that were localised by text."""
     patch_bytes: int = PAGE_BYTES
     """Maximum compressed size of the per-patch data in the page, bytes."""

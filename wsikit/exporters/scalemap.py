@@ -136,12 +136,12 @@ def draw_scale_map(class_map: ClassMap, quantity: Quantity, thumbnail: Pixels) -
 
 
 def _head(class_map: ClassMap, quantity: Quantity, width_in: float) -> list[Line]:
-    text = class_map.notice if quantity.of_model else ""
+    text = quantity.notice or (class_map.notice if quantity.of_model else "")
     notice = wrap(Line(text, 10.5, WARN, bold=True), width_in) if text else []
     return [
         Line(ellipsis(class_map.slide_id, width_in, 10.5), 10.5, QUIET),
         *wrap(Line(quantity.title, 17, INK, bold=True), width_in),
-        *wrap(Line(_summary(quantity), 10.5, INK), width_in),
+        *wrap(Line(quantity.summary or _summary(quantity), 10.5, INK), width_in),
         *notice,
     ]
 
@@ -164,7 +164,8 @@ def _notes(quantity: Quantity, scale: Scale, *, overlapping: bool) -> list[Line]
         notes.append(f"Range: {_number(found.min())} to {_number(found.max())}.")
     if overlapping:
         notes += ["Where patches overlap, one is shown."]
-    return [Line(note, 8.5, QUIET) for note in notes]
+    lines = [Line(note, 8.5, QUIET) for note in notes]
+    return lines + (wrap(Line(quantity.remark, 8.5, QUIET), _SIDE_IN) if quantity.remark else [])
 
 
 def _draw_side(pen: Pen, quantity: Quantity, scale: Scale, notes: list[Line], x: float, y: float) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy.typing as npt
 from wsikit.errors import RequestError
 from wsikit.exporters.anndata import ABOUT, SPATIAL, centres, observations, units_of
 from wsikit.exporters.patch_source import PatchSource, provenance
+
+_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]")
 
 TILES = "tiles"
 """Name of the shapes that LazySlide gives to its patches."""
@@ -69,7 +72,7 @@ def write_spatialdata(
     boxes = shapely.box(corners[:, 0], corners[:, 1], *(corners + side).T)
     tiles = {"tile_id": tile_id, "x": corners[:, 0], "y": corners[:, 1], "tissue_id": np.zeros(n, np.int64)}
     shapes = geopandas.GeoDataFrame({**tiles, "geometry": boxes})
-    obs = pd.DataFrame(columns)
+    obs = pd.DataFrame(_allowed(columns))
     obs["tile_id"] = tile_id
     obs["library_id"] = pd.Categorical([TILES] * n)
     obs.index = pd.Index([f"{source.slide_id}_{row}" for row in range(n)])
@@ -78,7 +81,7 @@ def write_spatialdata(
     data = anndata.AnnData(
         X=values, obs=obs, obsm={SPATIAL: centres(source)}, uns={ABOUT: json.dumps(about, ensure_ascii=False)}
     )
-    name = f"{'patches' if source.features is None else source.encoder}_{TILES}"
+    name = _NOT_ALLOWED.sub("_", f"{'patches' if source.features is None else source.encoder}_{TILES}")
     elements: dict[str, Any] = {
         "shapes": {TILES: ShapesModel.parse(shapes)},
         "tables": {name: TableModel.parse(data, region=TILES, region_key="library_id", instance_key="tile_id")},
@@ -95,6 +98,17 @@ def write_spatialdata(
     path.rmdir()  # spatialdata makes it
     with _quiet():
         spatialdata.SpatialData(**elements).write(path)
+
+
+def _allowed(columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The columns by names that SpatialData accepts: `probability.PD` in place of `probability:PD`."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for column, values in columns.items():
+        name = _NOT_ALLOWED.sub("_", column.replace(":", "."))
+        while name.lower() in {other.lower() for other in found}:  # two names may not differ in case alone
+            name += "_"
+        found[name] = values
+    return found
 
 
 def _tile_spec(source: PatchSource) -> dict[str, Any]:

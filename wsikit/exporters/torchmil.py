@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wsikit.errors import RequestError
 from wsikit.exporters.patch_source import PatchSource, provenance
@@ -40,7 +42,8 @@ def write_bag(folder: Path, source: PatchSource, *, final: Path | None = None) -
     everything = np.empty((source.n_rows, source.table.width(source.features) or 0), dtype=np.float32)
     for rows, values in source.vectors("float32"):
         everything[rows] = values
-    for path, array in zip(paths, (everything, source.coords)):
+    arrays: list[npt.NDArray[Any]] = [everything, source.coords]
+    for path, array in zip(paths, arrays):
         with atomic_write(path) as partial, open(partial, "wb") as file:
             np.save(file, array)
     about = {"layout": "torchmil", "unit": "level-0 px", **provenance(source)}

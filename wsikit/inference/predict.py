@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from wsikit.errors import ModelError
 from wsikit.inference.applicability import why_not_applicable
+from wsikit.inference.feature_columns import check_features
 from wsikit.inference.sample import sample_of_slide
 from wsikit.inference.stain import parse_stain
 from wsikit.models.lazy import LazyModel, ModelLike
@@ -71,9 +72,8 @@ def predict(
     Raises
     ------
     ModelError
-        The model does not apply (other patch size, scale or type of stain than it was trained on), or cannot be loaded.
-    StoreError
-        Features that the model reads are not in the table.
+        The model does not apply (other patch size, scale or type of stain than it was trained on), or cannot be loaded;
+        or features that it reads are not in the table, or are of another encoder than it was trained on.
 
     Examples
     --------
@@ -97,6 +97,7 @@ def predict(
 def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = None) -> ColumnStage:
     """The stage that `predict` runs. The caller has checked that the model applies (`why_not_applicable`)."""
     info = model.info
+    check_features(table, info)
     there = set(table.columns())
     inputs = {"patches": coords_digest(table), "model": info.fingerprint}
     needs = ["pixels"] if IMAGE in info.inputs else []
@@ -105,13 +106,14 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
         _warn_captioner_mismatch(str(table.attributes("caption").get("captioner", "")), info)
         read.append("caption")
     for name in read:
-        known = table.receipt(name) if name in there else None
-        if known is None:
-            raise ModelError(
-                f"{table.folder}: model {info.name} reads the column {name}, which is missing or incomplete. "
-                "Import or compute these features first."
-            )
+        known = table.receipt(name)
+        assert known is not None  # it is complete
         inputs[name] = known.digest
+    if stain is not None and IMAGE not in info.inputs:
+        raise ModelError(
+            f"{table.folder}: model {info.name} reads stored features and no pixels, so stain normalisation ({stain}) "
+            "would have no effect. Leave it out."
+        )
     normalisation = parse_stain(stain) if stain is not None else None
     parameters = {} if normalisation is None else {"stain": normalisation.fingerprint()}
     receipt = Receipt("predict", PREDICT_REVISION, parameters, inputs)

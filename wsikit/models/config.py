@@ -41,6 +41,20 @@ class ImageEncoderConfig(_Strict):
     """Mean and standard deviation for input normalisation, RGB in [0, 1]. Default: ImageNet's."""
 
 
+class FeatureBranchConfig(_Strict):
+    """Stored features of a frozen encoder and a linear projection, instead of an image encoder."""
+
+    name: str
+    """The features are the column `features_<name>`."""
+    width: int = Field(gt=0)
+    project: int = Field(gt=0)
+    """Width of the projection."""
+    fingerprint: str = ""
+    """Of the encoder; empty: not recorded."""
+    given_as: str = ""
+    """How the encoder was named in the training; empty: as `name`."""
+
+
 class TextEncoderConfig(_Strict):
     """A text encoder of transformers, built from its configuration."""
 
@@ -81,7 +95,7 @@ class ModelConfig(_Strict):
     """Name of the captioner whose captions the model was trained on."""
     text_max_tokens: int = Field(gt=2)
     prmf: PRMFConfig
-    image: ImageEncoderConfig
+    image: ImageEncoderConfig | FeatureBranchConfig
     text: TextEncoderConfig
     notice: str = Field(min_length=1)
     """Shown on every output of the model."""

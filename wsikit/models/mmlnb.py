@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.errors import ModelError
-from wsikit.models.config import ModelConfig
+from wsikit.models.config import FeatureBranchConfig, ModelConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder
 from wsikit.models.ood import OodDetector
 from wsikit.models.prmf import PRMF, PRMFOutput
+from wsikit.models.stored_features import StoredFeatures
 from wsikit.models.tokenizer import CaptionTokenizer, Tokens
 from wsikit.scrub import scrub
 
@@ -50,7 +51,11 @@ class MMLNB(nn.Module):
         self.folder: Path | None = None
         self.card = ""
         self.ood_detector: OodDetector | None = None
-        self.image = ImageEncoder(config.image, patch_px=config.patch_px, plain=plain)
+        self.image: ImageEncoder | StoredFeatures
+        if isinstance(config.image, FeatureBranchConfig):
+            self.image = StoredFeatures(config.image)
+        else:
+            self.image = ImageEncoder(config.image, patch_px=config.patch_px, plain=plain)
         self.text = TextEncoder(config.text, plain=plain)
         self.fusion = PRMF(
             self.text.width,
@@ -78,7 +83,7 @@ class MMLNB(nn.Module):
         Parameters
         ----------
         images : Tensor
-            uint8 (B, H, W, 3).
+            uint8 (B, H, W, 3); of a model on stored features these, float (B, D).
         ids, mask : Tensor
             int64 (B, L), from the tokenizer.
         present : Tensor

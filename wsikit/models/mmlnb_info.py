@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from wsikit.models.config import ModelConfig
-from wsikit.models.protocol import IMAGE, OOD_SCORE, PROBABILITY, TEXT, ModelColumn, ModelInfo
+from wsikit.models.config import FeatureBranchConfig, ModelConfig
+from wsikit.models.protocol import FEATURES, IMAGE, OOD_SCORE, PROBABILITY, TEXT, FeatureSource, ModelColumn, ModelInfo
 
 COLUMNS = (
     ModelColumn(PROBABILITY, per_class=True),
@@ -16,6 +16,10 @@ OOD_COLUMN = ModelColumn(OOD_SCORE, unit="above 1: out of the distribution of th
 
 def info_of(config: ModelConfig, fingerprint: str, *, has_ood: bool) -> ModelInfo:
     """An MMLNB's configuration as `ModelInfo`."""
+    stored = config.image if isinstance(config.image, FeatureBranchConfig) else None
+    sources: tuple[FeatureSource, ...] = ()
+    if stored is not None:
+        sources = (FeatureSource(stored.name, stored.width, stored.fingerprint, stored.given_as),)
     return ModelInfo(
         name=config.name,
         version=config.version,
@@ -30,6 +34,7 @@ def info_of(config: ModelConfig, fingerprint: str, *, has_ood: bool) -> ModelInf
         background=config.background,
         notice=config.notice,
         captioner=config.captioner,
-        inputs=(IMAGE, TEXT),
+        inputs=(IMAGE if stored is None else FEATURES + stored.name, TEXT),
         columns=(*COLUMNS, OOD_COLUMN) if has_ood else COLUMNS,
+        features=sources,
     )

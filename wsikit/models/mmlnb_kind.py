@@ -20,7 +20,7 @@ class MMLNBKind:
         config = read_config(folder)
         for name in (WEIGHTS_FILE, OOD_FILE):
             if (folder / name).is_file():
-                _check_whole(folder / name)
+                check_whole(folder / name)
         return info_of(config, fingerprint(folder), has_ood=(folder / OOD_FILE).is_file())
 
     def load(self, folder: Path | None, *, device: Literal["auto", "cpu", "cuda"]) -> PatchModel:
@@ -29,15 +29,21 @@ class MMLNBKind:
         try:
             from wsikit.models.io import load_model
             from wsikit.models.predictor import Predictor
+            from wsikit.models.stored_features import StoredFeatures
         except ModuleNotFoundError as error:
             raise ModelError(
                 f"{folder}: this model needs the package {error.name!r}, which is not installed here. "
                 "Install it with: pip install wsikit"
             ) from error
-        return Predictor(load_model(folder), device=device)
+        model = load_model(folder)
+        if isinstance(model.image, StoredFeatures):
+            from wsikit.models.feature_branch import FeaturePredictor
+
+            return FeaturePredictor(model, device=device)
+        return Predictor(model, device=device)
 
 
-def _check_whole(path: Path) -> None:
+def check_whole(path: Path) -> None:
     """ModelError if a file of weights is cut off or not safetensors: its header and size, which need no torch."""
     from safetensors import SafetensorError, safe_open
 

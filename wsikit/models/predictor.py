@@ -82,6 +82,10 @@ class Predictor:
             If shapes, dtype or lengths do not match.
         """
         self._check_batch(images, len(captions))
+        return self.run(images, captions)
+
+    def run(self, images: npt.NDArray[np.generic], captions: Sequence[str | None]) -> Columns:
+        """As `predict`, unchecked; of a model on stored features, `images` are these, float32 (B, D)."""
         batches = [slice(start, start + self.batch) for start in range(0, len(images), self.batch)]
 
         def forward(rows: slice) -> Columns:
@@ -103,7 +107,7 @@ class Predictor:
         features: npt.NDArray[np.float32] = self._features(images).float().cpu().numpy()
         return features
 
-    def _features(self, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    def _features(self, images: npt.NDArray[np.generic]) -> torch.Tensor:
         """Features of the image branch; on the CPU, of some patches at a time, so that layers stay in the cache."""
         patches = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         if self.device.type != "cpu" or len(patches) <= IN_CACHE:
@@ -125,7 +129,7 @@ class Predictor:
             )
 
     @torch.inference_mode()
-    def _forward(self, images: npt.NDArray[np.uint8], captions: Sequence[str | None]) -> Columns:
+    def _forward(self, images: npt.NDArray[np.generic], captions: Sequence[str | None]) -> Columns:
         tokens = self.model.read(captions)
         if tokens.truncated and not self._truncation_warned:
             self._truncation_warned = True

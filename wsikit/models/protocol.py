@@ -40,6 +40,20 @@ class ModelColumn:
 
 
 @dataclass(frozen=True)
+class FeatureSource:
+    """The features that a model was trained on: which encoder gave them."""
+
+    name: str
+    """As in the input `features:NAME`."""
+    width: int
+    """Numbers per patch."""
+    fingerprint: str = ""
+    """Of the encoder (`EncoderInfo.fingerprint`); empty: not recorded."""
+    encoder: str = ""
+    """How the encoder was named in the training, as `wsikit.encoders.registry.load_encoder` takes it; empty: `name`."""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """Description of a model, available without loading its weights.
 
@@ -81,6 +95,8 @@ class ModelInfo:
     """Inputs of `PatchModel.predict`."""
     columns: tuple[ModelColumn, ...] = (ModelColumn(PROBABILITY, per_class=True),)
     """Outputs of `PatchModel.predict`."""
+    features: tuple[FeatureSource, ...] = ()
+    """Encoders of the inputs "features:NAME", as far as known; features of other encoders are refused."""
 
     def __post_init__(self) -> None:
         n = len(self.classes)

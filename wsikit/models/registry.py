@@ -1,6 +1,8 @@
 """From a model's name or folder to its description, and to the loaded model; for built-in architectures and plug-ins.
 
-A folder's `config.json` names its `architecture`: "mmlnb", or a plug-in of the entry-point group `wsikit.models`.
+A folder's `config.json` names its `architecture`: "mmlnb", "head" (a classifier on stored features), or a plug-in of
+the entry-point group `wsikit.models`.
+`zeroshot:FILE` is a configuration of classes by words (`wsikit.models.zeroshot`).
 No torch is imported before a model is loaded.
 """
 
@@ -19,7 +21,8 @@ from wsikit.plugins import load_plugin, plugin_names
 Device = Literal["auto", "cpu", "cuda"]
 ModelSpec = str | os.PathLike[str]
 
-MMLNB = "mmlnb"
+MMLNB, HEAD = "mmlnb", "head"
+_ZEROSHOT = "zeroshot:"
 
 
 def describe_model(spec: ModelSpec = DEFAULT_MODEL) -> ModelInfo:
@@ -28,7 +31,8 @@ def describe_model(spec: ModelSpec = DEFAULT_MODEL) -> ModelInfo:
     Parameters
     ----------
     spec
-        Name of a packaged model, folder of a model, or name of an installed plug-in of the group `wsikit.models`.
+        Name of a packaged model, folder of a model, name of an installed plug-in of the group `wsikit.models`, or
+        `zeroshot:FILE`, a configuration of classes by words.
 
     Raises
     ------
@@ -83,6 +87,10 @@ def load_patch_model(spec: ModelSpec = DEFAULT_MODEL, *, device: Device = "auto"
 def _find(spec: ModelSpec) -> tuple[ModelKind, Path | None]:
     """The architecture of a model, and its folder."""
     name = os.fspath(spec)
+    if name.startswith(_ZEROSHOT):
+        from wsikit.models.zeroshot import ZEROSHOT_KIND
+
+        return ZEROSHOT_KIND, Path(name.removeprefix(_ZEROSHOT))
     if name in packaged_models():
         folder: Path | None = packaged_folder(name)
     elif Path(name).is_dir():
@@ -93,13 +101,17 @@ def _find(spec: ModelSpec) -> tuple[ModelKind, Path | None]:
         known = ", ".join((*packaged_models(), *plugin_names("models"))) or "none"
         raise ModelError(
             f"model {name!r} not found: neither a folder nor one of the packaged or installed models ({known}). Give "
-            "a model's folder, or one of these names; nothing is ever downloaded."
+            "a model's folder, one of these names, or zeroshot:FILE; nothing is ever downloaded."
         )
     architecture = _architecture(cast(Path, folder))
     if architecture == MMLNB:
         from wsikit.models.mmlnb_kind import MMLNB_KIND
 
         return MMLNB_KIND, folder
+    if architecture == HEAD:
+        from wsikit.models.head_kind import HEAD_KIND
+
+        return HEAD_KIND, folder
     return cast(ModelKind, load_plugin("models", architecture)), folder
 
 

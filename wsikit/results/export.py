@@ -26,6 +26,7 @@ def export(
     grid: str | None = None,
     method: str = "mean",
     column: str | None = None,
+    threshold: float | None = None,
     patches: bool = False,
     per: Literal["class", "region"] | None = None,
     features: str | None = None,
@@ -46,7 +47,8 @@ def export(
         classes as an OME-Zarr label, probabilities and gate as an OME-Zarr image. "ome-tiff": classes as a pyramid.
         "tiff": the pixels as a tiled pyramid, from the bytes in the store. "csv", "parquet": the patch table,
         coordinates in level-0 px. "report": one HTML file, of very many patches also a folder. "trident", "clam",
-        "stamp", "atlaspatch": their HDF5 files.
+        "stamp", "atlaspatch": their HDF5 files. "torchmil": bags of .npy files. "anndata": one .h5ad file.
+        "spatialdata": a folder, as LazySlide lays it out.
         Or the name of a plug-in (`wsikit.results.formats`).
     path
         The file to write. For ngff-labels the store itself or a new OME-Zarr. For the files of other tools their job
@@ -56,13 +58,17 @@ def export(
     method
         Which vote the map and the report show.
     column
-        png: a quantity to draw as a heat map instead of the classes (`wsikit.exporters.quantity`).
+        png: a quantity to draw as a heat map instead of the classes (`wsikit.exporters.quantity`). geojson: regions
+        where it is at or above `threshold`, instead of the classes.
+    threshold
+        geojson: of `column`; default 0.5.
     patches
         geojson: write each patch too, as a detection.
     per
         geojson: one annotation per "class" (default), or one per connected "region".
     features
-        trident, clam, stamp, atlaspatch: encoder whose features are written, where the store has several.
+        Files of other tools: encoder whose features are written, where the store has several. parquet: the only
+        features that are written; default: all.
     mpp
         ome-tiff: µm per pixel of the finest level; default 2.
     style
@@ -99,6 +105,7 @@ def export(
     exporter = load_exporter(to)
     given: dict[str, Any] = {
         "column": column,
+        "threshold": threshold,
         "patches": patches or None,
         "per": per,
         "features": features,

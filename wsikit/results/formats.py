@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = ("column", "patches", "per", "features", "mpp", "style", "frame", "codec", "on_note")
+OPTIONS = ("column", "threshold", "patches", "per", "features", "mpp", "style", "frame", "codec", "on_note")
 """Options of `wsikit.export` that only some formats take. `on_note` is passed to every exporter that lists it."""
 
 
@@ -207,6 +207,8 @@ def _geojson(
     results: StoredResults,
     path: Path,
     *,
+    column: str | None = None,
+    threshold: float | None = None,
     patches: bool = False,
     per: str = "class",
     frame: str = "auto",
@@ -214,10 +216,18 @@ def _geojson(
 ) -> None:
     from wsikit.exporters.geojson import write_geojson
 
+    class_map = results.class_map
+    if column is not None:
+        from wsikit.exporters.concept_regions import concept_regions
+        from wsikit.exporters.quantity import read_quantity
+
+        class_map = concept_regions(class_map, read_quantity(results.table, column), _threshold(threshold))
+    elif threshold is not None:
+        raise RequestError("--threshold is of a column: name it with --column, such as --column localize_neuropil")
     measurements = results.measurements() if patches else None
     bounds = results.store.info.bounds
     common: dict[str, Any] = {"per": per, "frame": frame}  # checked there
-    write_geojson(path, results.class_map, patches=measurements, bounds=bounds, **common)
+    write_geojson(path, class_map, patches=measurements, bounds=bounds, **common)
     if bounds is not None and (bounds[0] or bounds[1]):
         if frame == "level0":
             on_note(f"{path}: level-0 px; QuPath shows the slide from x={bounds[0]}, y={bounds[1]} (--frame bounds)")
@@ -225,10 +235,18 @@ def _geojson(
             on_note(f"{path}: coordinates count from x={bounds[0]}, y={bounds[1]}, as QuPath shows the slide (bounds)")
 
 
+def _threshold(threshold: float | None) -> float:
+    from wsikit.inference.localize import THRESHOLD
+
+    return THRESHOLD if threshold is None else threshold
+
+
 def _ngff(results: StoredResults, path: Path) -> None:
     from wsikit.exporters.ngff_maps import write_apart, write_in_store
+    from wsikit.inference.localize import concept_columns
 
-    _need_classes(results)
+    if not concept_columns(results.table):
+        _need_classes(results)
     if path.absolute() == results.store.folder.absolute():
         write_in_store(results.store, results.class_map, results.measurements())
     else:
@@ -390,7 +408,7 @@ _OWN: dict[str, Format] = {
     own.name: own
     for own in (
         Format("png", _png, options=("column",)),
-        Format("geojson", _geojson, options=("patches", "per", "frame", "on_note")),
+        Format("geojson", _geojson, options=("column", "threshold", "patches", "per", "frame", "on_note")),
         Format("ngff-labels", _ngff, folder=True),
         Format("ome-tiff", _ome_tiff, options=("mpp", "style")),
         Format("tiff", _tiff, options=("codec", "on_note")),

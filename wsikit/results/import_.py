@@ -22,9 +22,10 @@ from wsikit.exporters.palette import class_colors, hex_color
 from wsikit.exporters.patch_source import FEATURES
 from wsikit.geometry import PatchGrid, coverage
 from wsikit.progress import SILENT, Progress
-from wsikit.results.interop import ExternalPatches, read_external
+from wsikit.results.interop import read_external
 from wsikit.results.interop_checks import Finding, check_external
 from wsikit.results.interop_grid import grid_of
+from wsikit.results.interop_patches import ExternalPatches
 from wsikit.slides.base import Slide
 from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
@@ -61,10 +62,20 @@ class Imported:
 
 
 def check_import(
-    path: str | os.PathLike[str], slide: Slide, *, layout: str = "auto", side_px: float | None = None
+    path: str | os.PathLike[str],
+    slide: Slide,
+    *,
+    layout: str = "auto",
+    side_px: float | None = None,
+    features: str | None = None,
 ) -> tuple[ExternalPatches, list[Finding]]:
     """Read a file and check it against its slide without writing. See `read_external` and `check_external`."""
-    found = read_external(Path(path), layout=layout, slide_mpp=slide.mpp)
+    found = read_external(Path(path), layout=layout, slide_mpp=slide.mpp, features=features)
+    wanted = None if features is None or found.features is None else features.removeprefix(FEATURES)
+    if wanted is not None and wanted != found.encoder:
+        raise RequestError(
+            f"{path}: no features {wanted!r}; it holds those of {found.encoder or 'an encoder without name'}"
+        )
     return found, check_external(found, slide_px=slide.dimensions, slide_mpp=slide.mpp, side_px=side_px)
 
 
@@ -77,6 +88,7 @@ def import_patches(
     side_px: float | None = None,
     patch_px: int | None = None,
     encoder: str | None = None,
+    features: str | None = None,
     image: ImageParameters | None = None,
     executor: Executor | None = None,
     progress: Progress = SILENT,
@@ -88,17 +100,20 @@ def import_patches(
     Parameters
     ----------
     path
-        The file of one slide: HDF5, or CSV of wsinfer.
+        The file of one slide: HDF5, CSV of wsinfer, Parquet, .h5ad, features/<slide>.npy of a torchmil bag, or the
+        folder of SpatialData.
     store
         The slide store; it is created if it does not exist.
     slide
         The slide of the file; not needed if `store` exists.
     layout
-        "trident", "clam", "stamp", "atlaspatch", "wsinfer"; "auto" recognises the layout by the file's content.
+        One of `wsikit.results.interop.LAYOUTS`; "auto" recognises the layout by the file's content.
     side_px, patch_px
         Side of a patch in level-0 px, and in px as the encoder read it, if the file does not state it correctly.
     encoder
         Name of the features, if the file names none (CLAM) or another name is preferred.
+    features
+        Which features to import, where the file holds several.
     image
         How pixels are stored in a new store.
     executor
@@ -124,8 +139,9 @@ def import_patches(
     """
     target = place(store)
     opened = _slide_of(path, target, slide)
-    found, findings = check_import(path, opened, layout=layout, side_px=side_px)
-    found = replace(found, encoder=encoder) if encoder else found
+    found, findings = check_import(path, opened, layout=layout, side_px=side_px, features=features)
+    if encoder and encoder != found.encoder:
+        found = replace(found, encoder=encoder, column={})  # the file's record is that of another name
     fatal = [finding.text for finding in findings if finding.fatal]
     if fatal:
         raise RequestError(f"{path} ({found.layout}) does not fit {opened.path}: {'; '.join(fatal)}.")
@@ -135,8 +151,9 @@ def import_patches(
         if isinstance(opened, SlideStore) and opened.folder == target
         else write_pixels(opened, target, None, TissueParameters(), image, executor or Executor(), progress)
     )
-    table, order, is_new = _table_for(written, found, side_px or found.side_px, patch_px or found.patch_px)
+    table, order, is_new = _table_for(written, found, side_px, patch_px)
     columns = _write_columns(table, found, order)
+    findings += _left_out(found, order)
     fill_columns(written, table, [quality_stage(table)], executor, progress)
     return Imported(written, table, found.layout, (*(("coords",) if is_new else ()), *columns), tuple(findings))
 
@@ -191,30 +208,79 @@ def _slide_of(path: str | os.PathLike[str], target: Path, slide: Slide | str | o
 def _table_for(
     store: SlideStore, found: ExternalPatches, side_px: float | None, patch_px: int | None
 ) -> tuple[PatchTable, npt.NDArray[np.int64], bool]:
-    """The table of the file's patches, the file's row for each of its rows, and whether the table is new."""
-    assert side_px is not None  # otherwise there is a fatal finding
+    """The table of the file's patches, the file's row for each of its rows (-1: none), and whether the table is new."""
     coords = np.rint(found.coords).astype(np.int64)
     order = np.lexsort((coords[:, 0], coords[:, 1]))
     coords = coords[order]
-    grid = grid_of(
-        coords,
-        slide_px=store.dimensions,
-        slide_mpp=store.mpp,
-        side_px=side_px,
-        patch_px=patch_px or round(side_px),
-        overlap_px=found.overlap_px or 0,
-    )
+    grid = _grid_for(store, found, coords, side_px, patch_px)
     folder = store.folder / "patches" / grid.name
     if grid.name in store.grids():
         table = PatchTable(folder)
         if np.array_equal(table.coords, coords):
             return table, order, False
+        known = _known_rows(table, coords) if found.features is not None else None
+        if known is not None:
+            return table, np.where(known < 0, -1, order[known]), False
         raise StoreError(
             f"{folder}: already holds {len(table)} patches that differ from the {len(coords)} of {found.path}. Import "
             "into another store."
         )
     remove_partials(store.folder)
     return _new_table(store, folder, grid, coords, found), order, True
+
+
+def _grid_for(
+    store: SlideStore,
+    found: ExternalPatches,
+    coords: npt.NDArray[np.int64],
+    side_px: float | None,
+    patch_px: int | None,
+) -> PatchGrid:
+    """The grid of the file's patches; the one that the file states, if it is a grid of this slide."""
+    stated = found.grid
+    if stated is not None and side_px is None and patch_px is None:
+        of_slide = stated.slide_px == tuple(store.dimensions) and stated.slide_mpp == tuple(store.mpp)
+        if of_slide and stated.fault(coords) is None:
+            return stated
+    side = side_px or found.side_px
+    assert side is not None  # otherwise there is a fatal finding
+    return grid_of(
+        coords,
+        slide_px=store.dimensions,
+        slide_mpp=store.mpp,
+        side_px=side,
+        patch_px=patch_px or found.patch_px or round(side),
+        overlap_px=found.overlap_px or 0,
+    )
+
+
+def _left_out(found: ExternalPatches, order: npt.NDArray[np.int64]) -> list[Finding]:
+    """What the file has not, and has more than the table."""
+    notes = []
+    n_lacking, n_more = int((order < 0).sum()), len(found.coords) - int((order >= 0).sum())
+    if n_lacking:
+        notes.append(
+            f"no features of {n_lacking} of {len(order)} patches, which could not be read or extend over the slide's "
+            "edge: NaN"
+        )
+    if n_more:
+        notes.append(f"{n_more} of {len(found.coords)} patches of the file are not in the table: not used")
+    return [Finding(note, False) for note in notes]
+
+
+def _known_rows(table: PatchTable, coords: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """For each row of the table, its row in `coords` (row-major), or -1 where the file has no such patch.
+
+    Files for training leave out patches without features, and some tools those that extend over the slide's edge. None
+    if any other patch is missing. Further patches in the file do no harm.
+    """
+    places, side = table.coords, np.asarray(table.grid.side)
+    rows = {place: row for row, place in enumerate(map(tuple, coords.tolist()))}
+    found = np.asarray([rows.get(place, -1) for place in map(tuple, places.tolist())], dtype=np.int64)
+    may_lack = (places + side > np.asarray(table.grid.slide_px) + 0.5).any(axis=1)
+    if "readable" in table.columns():
+        may_lack |= table.read("readable") == 0
+    return None if (~may_lack & (found < 0)).any() or not (found >= 0).any() else found
 
 
 def _new_table(
@@ -235,6 +301,7 @@ def _write_columns(table: PatchTable, found: ExternalPatches, order: npt.NDArray
     assert coords is not None
     for values, name, attributes in _columns_of(found):
         data = np.ascontiguousarray(values[order])
+        data[order < 0] = np.nan
         parameters = {"layout": found.layout, "file": Path(found.path).name, "values": _digest(data)}
         receipt = Receipt("import", IMPORT_REVISION, parameters, {"patches": coords.digest})
         spec = ColumnSpec(name, data.dtype.name, data.shape[1], {**attributes, "imported_from": found.layout})
@@ -246,7 +313,8 @@ def _write_columns(table: PatchTable, found: ExternalPatches, order: npt.NDArray
 def _columns_of(found: ExternalPatches) -> list[tuple[npt.NDArray[Any], str, dict[str, Any]]]:
     columns: list[tuple[npt.NDArray[Any], str, dict[str, Any]]] = []
     if found.features is not None:
-        columns.append((found.features, f"{FEATURES}{_column_name(found.encoder)}", {"encoder": found.encoder}))
+        attributes = {"encoder": found.encoder, **found.column}
+        columns.append((found.features, f"{FEATURES}{_column_name(found.encoder)}", attributes))
     if found.probs is not None:
         columns.append((found.probs, "probability", {"names": list(found.classes), "model": _model(found)}))
     return columns

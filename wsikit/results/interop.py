@@ -1,12 +1,13 @@
 """Read patch coordinates and features that other tools wrote: TRIDENT, CLAM, STAMP 2, AtlasPatch, wsinfer.
 
+Tables and bags (Parquet, AnnData, SpatialData, torchmil) are read by `wsikit.results.interop_tables`.
+
 Coordinates are converted to level-0 px; `wsikit.results.interop_checks` checks whether they fit the slide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,52 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.results import interop_tables
+from wsikit.results.interop_patches import ExternalPatches
 from wsikit.tables import key, number, read_cells
 
 if TYPE_CHECKING:
     import h5py
 
-LAYOUTS = ("trident", "clam", "stamp", "atlaspatch", "wsinfer")
+LAYOUTS = (
+    "trident", "clam", "stamp", "atlaspatch", "wsinfer", "parquet", "anndata", "spatialdata", "torchmil"
+)  # fmt: skip
 _PROB = "prob_"
 
 
-@dataclass(frozen=True, eq=False)
-class ExternalPatches:
-    """A slide's patches as another tool's file states them."""
-
-    layout: str
-    path: str
-    coords: npt.NDArray[np.float64]
-    """(N, 2) top-left corners, x then y, level-0 px; not rounded."""
-    side_px: float | None
-    """Side of a patch, level-0 px; None: not stated."""
-    patch_px: int | None
-    """Side of a patch in px as the encoder read it; None: not stated."""
-    overlap_px: int | None
-    """Overlap of neighbours, px as in `patch_px`; None: not stated."""
-    features: npt.NDArray[Any] | None = None
-    """(N, D) float16 or float32."""
-    encoder: str = ""
-    """Name of the encoder of the features."""
-    probs: npt.NDArray[np.float32] | None = None
-    """(N, C), wsinfer only."""
-    classes: tuple[str, ...] = ()
-    """C class names of `probs`."""
-    slide_px: tuple[int, int] | None = None
-    """Width and height of level 0, as stated in the file."""
-    magnification: tuple[float, float] | None = None
-    """Magnifications of slide and patches, as stated in the file."""
-    unit: str | None = None
-    """Unit of the coordinates in the file."""
-    missing: tuple[str, ...] = ()
-    """Attributes of the layout that the file lacks."""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    """All attributes of the file."""
-    notes: tuple[str, ...] = ()
-    """What was concluded from the file, and why."""
-
-
-def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[float, float]) -> ExternalPatches:
+def read_external(
+    path: str | Path, *, layout: str = "auto", slide_mpp: tuple[float, float], features: str | None = None
+) -> ExternalPatches:
     """Read one slide's file.
 
     Parameters
@@ -71,6 +42,8 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
         One of `LAYOUTS`, or "auto": recognised by the file's content.
     slide_mpp
         Level-0 µm/px of the slide along x and y, to convert coordinates in µm.
+    features
+        Which features, where the file holds several (AtlasPatch, Parquet, SpatialData).
 
     Raises
     ------
@@ -80,6 +53,8 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
     file = Path(path)
     if layout not in (*LAYOUTS, "auto"):
         raise RequestError(f"layout {layout!r}: choose one of auto, {', '.join(LAYOUTS)}")
+    if file.is_dir() and layout in ("auto", "spatialdata") and (file / "tables").is_dir():
+        return interop_tables.read_spatialdata(file, features)
     if not file.is_file():
         what = "a folder; give the file of one slide" if file.is_dir() else "no such file"
         raise RequestError(f"{file}: {what}")
@@ -87,6 +62,9 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
         return _read_wsinfer(file, layout)
     if file.suffix.lower() == ".pt":
         raise RequestError(f"{file}: a tensor without coordinates. Give the file in h5_files/ that belongs to it.")
+    by_start = _read_by_start(file, layout, features)
+    if by_start is not None:
+        return by_start
     import h5py
 
     found: str | None = None
@@ -97,8 +75,14 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
                 raise RequestError(
                     f"{file}: none of the known layouts; it holds {_contents(opened)}. Name the layout with --from."
                 )
+            if found == "anndata":
+                return interop_tables.read_anndata(file, opened)
+            if found not in (*_READERS, "atlaspatch"):
+                raise RequestError(f"{file}: an HDF5 file, not {found}; it holds {_contents(opened)}")
             if "coords" not in opened:
                 raise RequestError(f"{file}: no coordinates (dataset coords) in it; it holds {_contents(opened)}")
+            if found == "atlaspatch":
+                return _read_atlaspatch(file, opened, features)
             return _READERS[found](file, opened, slide_mpp)
     except OSError as error:
         raise RequestError(f"{file}: not a readable HDF5 file ({error})") from error
@@ -108,7 +92,23 @@ def read_external(path: str | Path, *, layout: str = "auto", slide_mpp: tuple[fl
         raise RequestError(f"{file}: not written by {found or layout}, or damaged ({error})") from error
 
 
+def _read_by_start(path: Path, layout: str, features: str | None) -> ExternalPatches | None:
+    """Parquet and .npy, recognised by their first bytes; None for other files."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    for name, signature in (("parquet", interop_tables.PARQUET_START), ("torchmil", interop_tables.NPY_START)):
+        if start.startswith(signature):
+            if layout not in ("auto", name):
+                raise RequestError(f"{path}: a file of {name}, not of {layout}")
+            return interop_tables.read_parquet(path, features) if name == "parquet" else interop_tables.read_bag(path)
+        if layout == name:
+            raise RequestError(f"{path}: not a file of {name}")
+    return None
+
+
 def _recognize(file: h5py.File) -> str | None:
+    if file.attrs.get("encoding-type") == "anndata":
+        return "anndata"
     coords = file.get("coords")
     if "feats" in file and coords is not None:  # no other tool names them so; STAMP 1 writes no attributes
         return "stamp"
@@ -223,13 +223,17 @@ def _is_stamp_1(coords: npt.NDArray[np.float64], tile_size: Any) -> bool:
     return round(smallest) == _STAMP_1_PX
 
 
-def _read_atlaspatch(path: Path, file: h5py.File, slide_mpp: tuple[float, float]) -> ExternalPatches:
+def _read_atlaspatch(path: Path, file: h5py.File, features: str | None) -> ExternalPatches:
     attributes = _plain(file.attrs)
     rows = np.asarray(file["coords"][:], dtype=np.float64)
     group = file.get("features")
     encoders = sorted(group) if group is not None else []
+    if features is not None:
+        if features not in encoders:
+            raise RequestError(f"{path}: no features {features!r}; there are {', '.join(encoders) or 'none'}")
+        encoders = [features]
     if len(encoders) > 1:
-        raise ValueError(f"features by {', '.join(encoders)}; keep one of them in the file")
+        raise RequestError(f"{path}: features by {', '.join(encoders)}: name one of them (--features)")
     side = _side(attributes)
     if side is None and len(rows) and (rows[:, 4] == 0).all():
         side = float(rows[0, 2])
@@ -251,7 +255,7 @@ def _read_atlaspatch(path: Path, file: h5py.File, slide_mpp: tuple[float, float]
     )
 
 
-_READERS = {"trident": _read_trident, "clam": _read_clam, "stamp": _read_stamp, "atlaspatch": _read_atlaspatch}
+_READERS = {"trident": _read_trident, "clam": _read_clam, "stamp": _read_stamp}
 
 
 def _read_wsinfer(path: Path, layout: str) -> ExternalPatches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.geometry import MAGNIFICATION_MPP
-from wsikit.results.interop import ExternalPatches
+from wsikit.results.interop_patches import ExternalPatches, usual_step
 
 UNIT_TOLERANCE = 0.03
 """Relative. A step this close to the one expected for a wrong unit is attributed to that unit."""
@@ -79,7 +78,10 @@ def _check_vectors(found: ExternalPatches) -> Iterator[Finding]:
             continue
         if len(values) != len(found.coords):
             yield Finding(f"{len(values)} rows of {name} for {len(found.coords)} coordinates", True)
-        bad = _bad_rows(values)
+        known = (
+            values if found.unreadable is None or len(found.unreadable) != len(values) else values[~found.unreadable]
+        )
+        bad = _bad_rows(known)
         if bad:
             yield Finding(f"{bad} of {len(values)} rows of {name} hold NaN or infinity", True)
 
@@ -106,7 +108,7 @@ def _check_units(
     found: ExternalPatches, side: float, slide_px: tuple[int, int], slide_mpp: tuple[float, float]
 ) -> Iterator[Finding]:
     """Detect a wrong unit by the step from patch to patch, which must be that of level-0 px."""
-    step = _usual_step(found.coords)
+    step = usual_step(found.coords)
     if step is None:
         return
     mpp = sum(slide_mpp) / 2
@@ -153,15 +155,6 @@ def _check_magnification(found: ExternalPatches, side: float, slide_mpp: tuple[f
                 f"({field_um / found.patch_px:.4g} µm/px)",
                 False,
             )
-
-
-def _usual_step(coords: npt.NDArray[np.float64]) -> float | None:
-    """The most frequent distance of neighbours in a row; None if no two patches are in one row."""
-    rounded = np.round(coords, 1)
-    order = np.lexsort((rounded[:, 0], rounded[:, 1]))
-    step = np.diff(rounded[order], axis=0)
-    along = np.round(step[(step[:, 1] == 0) & (step[:, 0] > 0), 0])
-    return float(Counter(along.tolist()).most_common(1)[0][0]) if len(along) else None
 
 
 def _bad_rows(values: npt.NDArray[np.floating]) -> int:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from wsikit.errors import ReadError
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.palette import hex_color, parse_color
+from wsikit.inference.localize import concept_columns
 from wsikit.inference.vote import stored_vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
@@ -163,7 +164,9 @@ class StoredResults:
             return picture
 
     def measurements(self) -> dict[str, npt.NDArray[np.floating]]:
-        """(N,) per patch by name: "probability <code>" of each class, and gate, ood_score, roi where they exist."""
+        """(N,) per patch by name: "probability <code>" of each class; gate, ood_score, roi and "localize <concept>"
+        where they exist.
+        """
         columns = self.table.columns()
         found: dict[str, npt.NDArray[np.floating]] = {}
         if self.class_map.probs is not None:
@@ -172,6 +175,8 @@ class StoredResults:
         for name in ("gate", "ood_score", "roi"):
             if name in columns:
                 found[name] = self.table.read(name)
+        for name in concept_columns(self.table):
+            found[name.replace("_", " ", 1)] = self.table.read(name)
         return found
 
     def frame(self) -> pd.DataFrame:

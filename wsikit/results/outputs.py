@@ -17,6 +17,7 @@ from wsikit.exporters.heatmap import write_map_png
 from wsikit.exporters.overlay import paint_map, picture_size
 from wsikit.exporters.pyramid import encode_jpeg
 from wsikit.exporters.report import PATCH_FOLDER, write_report
+from wsikit.inference.localize import concept_columns
 from wsikit.results.load import StoredResults
 from wsikit.results.record import SlideSummary, result_record, summarize
 from wsikit.results.report import now, report_data
@@ -93,7 +94,7 @@ def outputs_receipt(results: StoredResults) -> Receipt:
     """Receipt of the files that `write_outputs` would write from these results."""
     table, method, predicted = results.table, results.method, results.result is not None
     names = ("coords", "readable", "caption", "probability") if predicted else ("coords", "readable")
-    receipts = {name: table.receipt(name) for name in names}
+    receipts = {name: table.receipt(name) for name in (*names, *concept_columns(table))}
     inputs = {name: receipt.digest for name, receipt in receipts.items() if receipt is not None}
     voted = table.vote_receipt(method) if predicted else None
     if voted is not None:

@@ -16,9 +16,11 @@ from wsikit._version import versions
 from wsikit.exporters.classmap import opposing_patches, strongest_patches
 from wsikit.exporters.patchdata import PAGE_BYTES, SHARED_CAPTION, PatchWords
 from wsikit.exporters.pyramid import ServedPyramid, embed
+from wsikit.exporters.quantity import concept_quantities
 from wsikit.exporters.report_data import Fact, PatchExample, ReportData, Section
 from wsikit.exporters.units import format_share
 from wsikit.inference.caption_columns import CaptionColumns, read_captions
+from wsikit.inference.localize import concept_columns, read_concept_map
 from wsikit.results.load import StoredResults
 from wsikit.tiling.stream import read_patches
 
@@ -67,6 +69,7 @@ def report_data(
         provenance=_provenance(results),
         created=now(),
         words=words,
+        concepts=concept_quantities(results.table) if len(results.table) else (),
         pyramid=served or embed(results.store, _boxes(results), _boxes(results, [example.row for example in examples])),
         patch_bytes=patch_bytes,
     )
@@ -226,8 +229,24 @@ def _provenance(results: StoredResults) -> tuple[Section, ...]:
             settings = ", ".join(f"{name}={_short(value)}" for name, value in sorted(receipt.parameters.items()))
             steps.append((receipt.stage, settings or "defaults"))
     sections.append(Section("Steps", tuple(steps)))
+    localised = _localised(results)
+    if localised:
+        sections.append(Section("Found by text", localised))
     sections.append(Section("Software", tuple(versions().items())))
     return tuple(sections)
+
+
+def _localised(results: StoredResults) -> tuple[tuple[str, str], ...]:
+    """Each concept that was localised by text: its presence score, its area, and the encoder."""
+    rows = []
+    for column in concept_columns(results.table):
+        found = read_concept_map(results.table, column, top=0)
+        encoder = results.table.attributes(column).get("encoder", {}).get("name", "")
+        parts = [] if found.presence is None else [f"presence {found.presence:.2f}"]
+        if found.unit == "probability":
+            parts.append(f"{found.area_mm2:.3g} mm² of p ≥ {found.threshold:g}")
+        rows.append((found.title, ", ".join([*parts, f"encoder {encoder}"])))
+    return tuple(rows)
 
 
 def _short(value: Any) -> str:

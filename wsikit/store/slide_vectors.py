@@ -55,7 +55,8 @@ def read_slide_vector(table: PatchTable, name: str) -> SlideVector | None:
     try:
         with reaching(folder):
             array = zarr.open_array(zarr_store(folder), mode="r", zarr_format=3)
-            values, attributes = np.asarray(array[:], dtype=np.float32), dict(array.attrs)
+            attributes: dict[str, Any] = dict(array.attrs)
+            values = np.asarray(array[:], dtype=np.float32)
         receipt = Receipt.from_json(attributes.pop(MARK))
         if values.ndim != 1 or not np.isfinite(values).all():  # a chunk that is lost reads as NaN
             raise ValueError("a part of it is missing")

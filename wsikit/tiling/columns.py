@@ -165,11 +165,6 @@ def seconds_of_python(patches: float, patch_px: int) -> float:
     return patches * patch_px**2 * _PYTHON_S_PER_PIXEL
 
 
-def get_ready(work: object, patches: float, patch_px: int, executor: Executor) -> None:
-    """Begin to start worker processes for a stage that is `mostly_python`, if so many patches pay for it."""
-    executor.get_ready(_compute_rows, work, seconds_of_python(patches, patch_px))
-
-
 def _rows_at_once(table: PatchTable, total: int, executor: Executor) -> int:
     """Rows of a task: as many as a worker may hold, fewer if some workers would have nothing to do."""
     held = max(1, _BATCH_BYTES // (3 * table.grid.patch_px**2))

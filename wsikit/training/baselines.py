@@ -36,8 +36,13 @@ def fit_histogram_baseline(images: npt.NDArray[np.uint8], labels: npt.NDArray[np
 
     Its `predict` takes what `colour_histogram` gives.
     """
+    return fit_on_histograms(colour_histogram(images), labels)
+
+
+def fit_on_histograms(histograms: npt.NDArray[np.number], labels: npt.NDArray[np.int64]) -> Pipeline:
+    """As `fit_histogram_baseline`, from histograms, or other numbers per patch (N, D), that are computed already."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000, class_weight="balanced"))
-    return model.fit(colour_histogram(images), labels)
+    return model.fit(histograms, labels)
 
 
 def fit_text_baseline(captions: Sequence[str], labels: npt.NDArray[np.int64], *, scrubbed: bool) -> Pipeline:

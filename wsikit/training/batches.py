@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import Tokens
+from wsikit.training.afloc.settings import AflocSettings
 from wsikit.training.augment import disturb, jitter_stain, turn
 from wsikit.training.data import PatchSet
 from wsikit.training.settings import TrainingSettings
@@ -74,7 +75,7 @@ class EpochOrder(Sampler[list[int]]):
         Set before each epoch.
     """
 
-    def __init__(self, n: int, settings: TrainingSettings) -> None:
+    def __init__(self, n: int, settings: TrainingSettings | AflocSettings) -> None:
         self._n, self._seed = n, settings.seed
         self._n_batches = math.ceil(n / settings.batch)
         self.epoch = 0
@@ -100,8 +101,10 @@ class Drawer:
     def __call__(self, batch: Sequence[int]) -> dict[str, Tensor]:
         settings, rows = self._settings, np.asarray(batch, dtype=np.int64)
         rng = np.random.default_rng([settings.seed, self._order.epoch, int(rows[0])])
-        images = turn(torch.from_numpy(self._data.images[rows]).to(self._device), rng)
-        if settings.stain_scale or settings.stain_shift:
+        images = torch.from_numpy(self._data.images[rows]).to(self._device)
+        pixels = images.ndim == 4  # else features, which are not augmented
+        images = turn(images, rng) if pixels else images
+        if pixels and (settings.stain_scale or settings.stain_shift):
             images = jitter_stain(images, rng, scale=settings.stain_scale, shift=settings.stain_shift)
         source, dropped, own = disturb(len(rows), rng, drop=settings.caption_drop, swap=settings.caption_swap)
         tokens = self._texts(rows[source], without=dropped)

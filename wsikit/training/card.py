@@ -110,7 +110,7 @@ def training_card(config: ModelConfig, metrics: Mapping[str, Any]) -> str:
     split, group = metrics["split"], metrics["settings"]["data"]["group"]
     parts = ", ".join(f"{split[name]['n']} {name} ({split[name]['groups']} {group}s)" for name in PARTS)
     levels = "\n\n".join(
-        f"**By {level}**\n\n{_level_table(test, level)}"
+        f"**By {level}**\n\n{level_table(test, level)}"
         if "reason" not in test["fused"][level]
         # one line instead of an empty table
         else f"**By {level}**: not reported, {test['fused'][level]['reason']}."
@@ -146,7 +146,8 @@ All metrics are in `metrics.json` in the same folder.
 """
 
 
-def _level_table(test: Mapping[str, Any], level: str) -> str:
+def level_table(test: Mapping[str, Any], level: str) -> str:
+    """Metrics of all conditions at one level as a Markdown table."""
     names = ("auc", "balanced_accuracy", "macro_f1", "ece")
     lines = ["| | AUC | balanced accuracy | macro-F1 | ECE | mean gate |", "|---" * 6 + "|"]
     for way, record in test.items():

@@ -1,95 +1,34 @@
-"""The YAML file of `wsikit train`: data, classes, captions, split, encoders, training. Unknown settings are errors.
-
-`${NAME}` in it is an environment variable; paths are relative to the file. No torch here.
+"""The YAML file of `wsikit train` for MMLNB: data, classes, captions, split, encoders, training. Unknown settings are
+errors. No torch here.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from wsikit.captions.registry import IN_SLIDE, MEASURING
-from wsikit.errors import RequestError
-from wsikit.exporters.palette import class_colors, hex_color
 from wsikit.models.config import PRMFConfig
 from wsikit.training.curriculum import CurriculumSchedule
-from wsikit.training.datasets.table import Columns
 from wsikit.training.settings import ReadingSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
+from wsikit.training.task import DataConfig, FeatureInput, Strict, TaskConfig, read_config
 
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TableSource(_Strict):
-    """A CSV with a folder or a zip of images."""
-
-    images: str
-    csv: str | None = None
-    """A path, or a member of the zip; default: the only CSV there."""
-    columns: Columns = Columns()
+__all__ = [
+    "CaptionsConfig",
+    "DataConfig",
+    "FeatureBranch",
+    "FeatureTrainConfig",
+    "ImageBranch",
+    "StageShare",
+    "TextBranch",
+    "TrainConfig",
+    "read_config",
+]
 
 
-class NamesSource(_Strict):
-    """A folder or a zip of images whose names contain the class; see `wsikit.training.datasets.read_names`."""
-
-    images: str
-    pattern: str
-
-
-class StoresSource(_Strict):
-    """Slide stores with annotated regions; see `wsikit.training.datasets.read_stores`."""
-
-    manifest: str
-
-
-class DataConfig(_Strict):
-    """Location and scale of the patches. Give one of table, names, stores."""
-
-    table: TableSource | None = None
-    names: NamesSource | None = None
-    stores: StoresSource | None = None
-    mpp: float | None = Field(None, gt=0)
-    """µm/px of the images as stored. Not needed for stores, which record it."""
-    patch_px: int = Field(gt=0)
-    """Side of the model's input patches; images of another side are resampled."""
-    stain: str = "H&E"
-    group: Literal["patient", "slide", "file"] = "patient"
-    """Grouping unit of splits: all patches of a group are in one part."""
-    odd_sizes: Literal["refuse", "drop", "mirror"] = "refuse"
-    drop_others: bool = False
-    """Leave out patches of classes that are not listed below; default: an error."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> DataConfig:
-        if sum(source is not None for source in (self.table, self.names, self.stores)) != 1:
-            raise ValueError("give one of table, names and stores")
-        if self.stores is None and self.mpp is None:
-            raise ValueError("give mpp, the µm/px of the images: image files do not state it")
-        return self
-
-
-class ClassConfig(_Strict):
-    """One class of the model."""
-
-    code: str = Field(min_length=1)
-    name: str | None = None
-    color: str | None = Field(None, pattern=r"^#[0-9a-fA-F]{6}$")
-    values: tuple[str, ...] = ()
-    """Values of the class column for this class; default: its code."""
-    background: bool = False
-    """True: the class does not vote in the slide-level aggregation."""
-
-
-class CaptionsConfig(_Strict):
+class CaptionsConfig(Strict):
     """Source of the captions: `table` (the data's own), `captioner`, `csv` or `none`."""
 
     source: Literal["table", "captioner", "csv", "none"] = "table"
@@ -111,20 +50,7 @@ class CaptionsConfig(_Strict):
         return self
 
 
-class SplitConfig(_Strict):
-    """Fractions, or one of K folds, or an existing split file."""
-
-    seed: int = Field(default=0, ge=0)
-    validation: float = Field(default=0.15, gt=0, lt=1)
-    test: float = Field(default=0.2, gt=0, lt=1)
-    folds: int | None = Field(default=None, ge=3)
-    """Instead of fractions: one fold is the test part, the next one the validation part."""
-    fold: int = Field(default=0, ge=0)
-    file: str | None = None
-    """An existing splits.json."""
-
-
-class ImageBranch(_Strict):
+class ImageBranch(Strict):
     """The image encoder."""
 
     name: str
@@ -136,7 +62,22 @@ class ImageBranch(_Strict):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
-class TextBranch(_Strict):
+class FeatureBranch(ImageBranch, FeatureInput):
+    """Features of a frozen encoder and a linear projection, instead of an image encoder that is trained."""
+
+    name: str = "features"
+    project: int = Field(128, gt=0)
+    """Width of the projection."""
+
+    @model_validator(mode="after")
+    def _nothing_else(self) -> FeatureBranch:
+        unused = self.model_fields_set & set(ImageBranch.model_fields)
+        if unused:
+            raise ValueError(f"features and {', '.join(sorted(unused))} cannot be combined: the encoder is not trained")
+        return self
+
+
+class TextBranch(Strict):
     """The text encoder: trained from scratch with its own vocabulary, or pretrained."""
 
     model_type: str | None = None
@@ -156,7 +97,7 @@ class TextBranch(_Strict):
         return self
 
 
-class StageShare(_Strict):
+class StageShare(Strict):
     """Which parts are trained, from which fraction of the epochs on."""
 
     name: str
@@ -164,19 +105,10 @@ class StageShare(_Strict):
     learns: frozenset[Literal["image", "text", "fusion"]]
 
 
-class TrainConfig(_Strict):
-    """All settings of the file."""
+class TrainConfig(TaskConfig):
+    """All settings of a training of MMLNB."""
 
-    name: str = Field(min_length=1)
-    version: str = "1"
-    notice: str = "For research use only. Not for diagnosis."
-    data: DataConfig
-    classes: tuple[ClassConfig, ...] = Field(min_length=2)
-    """In the order of the outputs; voting classes in biological order, if they have one."""
-    ordered: bool = False
-    """The voting classes are ordered, so kappa is reported."""
     captions: CaptionsConfig = CaptionsConfig()
-    split: SplitConfig = SplitConfig()
     image: ImageBranch
     text: TextBranch
     reading: ReadingSettings | None = None
@@ -189,46 +121,14 @@ class TrainConfig(_Strict):
     stages: tuple[StageShare, ...] = (StageShare(name="all", since=0.0, learns=frozenset({"image", "text", "fusion"})),)
 
     @model_validator(mode="after")
-    def _classes_differ(self) -> TrainConfig:
-        for names in (self.codes, tuple(self.values)):
-            if len(set(names)) != len(names):
-                raise ValueError(f"classes: {', '.join(names)} must differ")
-        if len(self.values) != sum(len(c.values or (c.code,)) for c in self.classes):
-            raise ValueError("classes: one value is mapped to two classes")
-        voting = [c.background for c in self.classes]
+    def _parts_fit(self) -> TrainConfig:
         if self.reading is not None and (self.text.pretrained is not None or self.captions.captioner not in MEASURING):
             raise ValueError(
                 f"reading: only for a text encoder trained from scratch on captions of {' or '.join(MEASURING)}"
             )
-        if all(voting) or voting != sorted(voting):
-            raise ValueError("classes: list voting classes first, then background classes")
         self.curriculum()
         self.plan()
         return self
-
-    @property
-    def codes(self) -> tuple[str, ...]:
-        return tuple(c.code for c in self.classes)
-
-    @property
-    def values(self) -> dict[str, str]:
-        """Value in the data to class code."""
-        return {value: c.code for c in self.classes for value in (c.values or (c.code,))}
-
-    @property
-    def background(self) -> tuple[str, ...]:
-        return tuple(c.code for c in self.classes if c.background)
-
-    @property
-    def n_ordinal(self) -> int:
-        """Number of leading classes that are ordered."""
-        return len(self.codes) - len(self.background) if self.ordered else 0
-
-    @property
-    def colors(self) -> tuple[str, ...]:
-        """ "#rrggbb" per class."""
-        usual = class_colors(self.codes, self.background)
-        return tuple(c.color or hex_color(color) for c, color in zip(self.classes, usual, strict=True))
 
     def curriculum(self) -> CurriculumSchedule:
         return CurriculumSchedule.over(self.training.epochs, rise=self.rise, start=self.start)
@@ -239,82 +139,7 @@ class TrainConfig(_Strict):
         return StagePlan(tuple(Stage(s.name, round(s.since * epochs), s.learns) for s in self.stages))
 
 
-Kind = TypeVar("Kind", bound=TrainConfig)
+class FeatureTrainConfig(TrainConfig):
+    """All settings of a training of MMLNB on features of a frozen encoder."""
 
-
-def read_config(path: str | Path, kind: type[Kind], *, data: str | None = None) -> Kind:
-    """Read and check a configuration of this kind; `data` replaces its images or manifest.
-
-    Raises
-    ------
-    RequestError
-        If it is missing, not YAML, names an unknown setting or variable, or contradicts itself.
-    """
-    path = Path(path)
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file. Give the configuration of a training run.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(record, dict):
-        raise RequestError(f"{path}: expected a mapping of settings, such as data: and classes:.")
-    try:
-        return kind.model_validate(_placed(_with_data(record, data), path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise RequestError(f"{path}: {where}: {first['msg']} ({error.error_count()} problem(s)).") from error
-
-
-def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:
-    """The record with its images or manifest replaced by `place`, before variables are expanded (they may be unset)."""
-    inner = record.get("data")
-    if place is None or not isinstance(inner, dict):
-        return record
-    sources = {"table": "images", "names": "images", "stores": "manifest"}
-    changed = {
-        name: value | {sources[name]: str(Path(place).absolute())}
-        for name, value in inner.items()
-        if name in sources and isinstance(value, dict)
-    }
-    return record | {"data": inner | changed}
-
-
-def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Expand variables; make paths absolute if they exist relative to the file or to the working directory."""
-    filled: dict[str, Any] = _filled(record, path)
-    for keys in (
-        ("data", "table", "images"),
-        ("data", "table", "csv"),
-        ("data", "names", "images"),
-        ("data", "stores", "manifest"),
-        ("captions", "csv"),
-        ("split", "file"),
-        ("image", "weights"),
-        ("text", "pretrained"),
-    ):
-        inner: Any = filled
-        for key in keys[:-1]:
-            inner = inner.get(key) if isinstance(inner, dict) else None
-        if isinstance(inner, dict) and isinstance(value := inner.get(keys[-1]), str):
-            places = (path.parent / Path(value).expanduser(), Path(value))
-            inner[keys[-1]] = next((str(place.absolute()) for place in places if place.exists()), value)
-    return filled
-
-
-def _filled(value: Any, path: Path) -> Any:
-    if isinstance(value, dict):
-        return {key: _filled(inner, path) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_filled(inner, path) for inner in value]
-    if not isinstance(value, str):
-        return value
-
-    def variable(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in os.environ:
-            raise RequestError(f"{path}: the variable {name} is not set. Set it, or give the data with --data.")
-        return os.environ[name]
-
-    return _VARIABLE.sub(variable, value)
+    image: FeatureBranch

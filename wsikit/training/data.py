@@ -7,7 +7,7 @@ is in both parts of a split.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -168,7 +168,58 @@ def patch_set(
     RequestError
         If an image is of another size (with `odd_sizes="refuse"`), not square, or has no group.
     """
-    groups = _groups(table, group)
+    groups = groups_of(table, group)
+    plan = plan_images(table, patch_px=patch_px, odd_sizes=odd_sizes)
+    table = plan.table
+    shape = (len(table), patch_px, patch_px, 3)
+    images = np.empty(shape, np.uint8) if into is None else np.lib.format.open_memmap(into, "w+", np.uint8, shape)
+    for rows, batch in plan.batches():
+        images[rows] = batch
+    slides = None if None in table.slides else np.array(table.slides, dtype=np.str_)
+    patches = PatchSet(
+        images=images,
+        labels=class_indices(table, classes),
+        groups=groups[plan.kept],
+        captions=tuple(caption or "" for caption in table.captions),
+        ids=table.files,
+        slides=slides,
+        coords=table.coords,
+        classes=tuple(classes),
+    )
+    return Prepared(patches, mpp * plan.side / patch_px, plan.side, plan.dropped, plan.mirrored)
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """How the images of a table become patches of one size."""
+
+    table: ImageTable
+    """Without the rows that are left out."""
+    kept: npt.NDArray[np.int64]
+    """Rows of the given table that are in `table`."""
+    side: int
+    """Side of most images, px; the others are cut or padded to it."""
+    patch_px: int
+    """Side of the patches; images of another side are resampled."""
+    dropped: int
+    mirrored: int
+
+    def batches(self, size: int = READ_AT_ONCE) -> Iterator[tuple[slice, npt.NDArray[np.uint8]]]:
+        """Rows, and their patches, uint8 (B, patch_px, patch_px, 3), decoded when asked for."""
+        for first in range(0, len(self.table), size):
+            rows = slice(first, min(first + size, len(self.table)))
+            images = self.table.images(range(rows.start, rows.stop))
+            yield rows, np.stack([_resized(_mirrored(image, self.side), self.patch_px) for image in images])
+
+
+def plan_images(table: ImageTable, *, patch_px: int, odd_sizes: OddSizes) -> ImagePlan:
+    """See `patch_set`; the sizes of all images are read now.
+
+    Raises
+    ------
+    RequestError
+        If an image is of another size than most, with `odd_sizes="refuse"`.
+    """
     sizes, n = _sizes(table), len(table)
     side = int(np.bincount(sizes.max(axis=1)).argmax())
     odd = (sizes != side).any(axis=1)
@@ -179,26 +230,8 @@ def patch_set(
             f"({odd.sum()} are not). Set odd_sizes to drop or mirror."
         )
     kept = np.flatnonzero(~odd) if odd_sizes == "drop" else np.arange(n)
-    table = table.select(kept)
-    shape = (len(table), patch_px, patch_px, 3)
-    images = np.empty(shape, np.uint8) if into is None else np.lib.format.open_memmap(into, "w+", np.uint8, shape)
-    for first in range(0, len(table), READ_AT_ONCE):
-        rows = range(first, min(first + READ_AT_ONCE, len(table)))
-        for row, image in zip(rows, table.images(rows), strict=True):
-            images[row] = _resized(_mirrored(image, side), patch_px)
-    slides = None if None in table.slides else np.array(table.slides, dtype=np.str_)
-    patches = PatchSet(
-        images=images,
-        labels=class_indices(table, classes),
-        groups=groups[kept],
-        captions=tuple(caption or "" for caption in table.captions),
-        ids=table.files,
-        slides=slides,
-        coords=table.coords,
-        classes=tuple(classes),
-    )
     mirrored = int(odd.sum()) if odd_sizes == "mirror" else 0
-    return Prepared(patches, mpp * side / patch_px, side, n - len(kept), mirrored)
+    return ImagePlan(table.select(kept), kept, side, patch_px, n - len(kept), mirrored)
 
 
 def refuse_shared_groups(train: PatchSet, test: PatchSet) -> None:
@@ -210,7 +243,8 @@ def refuse_shared_groups(train: PatchSet, test: PatchSet) -> None:
         )
 
 
-def _groups(table: ImageTable, group: Group) -> npt.NDArray[np.str_]:
+def groups_of(table: ImageTable, group: Group) -> npt.NDArray[np.str_]:
+    """Patient, slide or file of each row, (N,). RequestError if one has none."""
     values = {"patient": table.patients, "slide": table.slides, "file": table.files}[group]
     if None in values:
         raise RequestError(

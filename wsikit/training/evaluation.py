@@ -15,7 +15,7 @@ import numpy.typing as npt
 from wsikit.errors import RequestError
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.protocol import IMAGE, PROBABILITY, TEXT, PatchModel
-from wsikit.training.baselines import colour_histogram, fit_histogram_baseline, fit_text_baseline
+from wsikit.training.baselines import colour_histogram, fit_histogram_baseline, fit_on_histograms, fit_text_baseline
 from wsikit.training.calibration import at_temperature
 from wsikit.training.data import PatchSet
 from wsikit.training.forward import Outputs, outputs_of, softmax
@@ -84,8 +84,12 @@ def baseline_probs(training: PatchSet, data: PatchSet, n_classes: int) -> dict[s
     If words as written predict the class much better than as read, the captions name the class and must be scrubbed.
     """
     found = {}
-    colours = fit_histogram_baseline(training.images, training.labels)
-    found["floor: colour histogram"] = _spread(colours, colour_histogram(data.images), n_classes)
+    if training.images.ndim == 4:
+        colours = fit_histogram_baseline(training.images, training.labels)
+        found["floor: colour histogram"] = _spread(colours, colour_histogram(data.images), n_classes)
+    else:
+        linear = fit_on_histograms(training.images, training.labels)
+        found["floor: linear, on the features"] = _spread(linear, data.images, n_classes)
     if any(training.captions):
         for name, scrubbed in (("floor: words, as the model reads them", True), ("floor: words, as written", False)):
             words = fit_text_baseline(training.captions, training.labels, scrubbed=scrubbed)
@@ -127,7 +131,7 @@ def evaluate_patch_model(
     if info.feature_columns:
         raise RequestError(
             f"model {info.name}: reads stored features ({', '.join(info.feature_columns)}); labelled images have none. "
-            "Classify stores with wsikit predict instead."
+            "Give a configuration with a section head, which says where they are."
         )
     whole = _predictions(model, data, list(data.captions))
     ways = {FUSED: whole}

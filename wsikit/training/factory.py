@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from wsikit.errors import ModelError, RequestError
-from wsikit.models.config import ImageEncoderConfig, ModelConfig, TextEncoderConfig
-from wsikit.models.encoders import text_config_of
+from wsikit.errors import ModelError
+from wsikit.models.config import FeatureBranchConfig, ImageEncoderConfig, ModelConfig, TextEncoderConfig
+from wsikit.models.encoders import ImageEncoder, text_config_of
+from wsikit.models.head_config import EncoderRecord, joined_notice
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.scrub import scrub
-from wsikit.training.config import DataConfig, TrainConfig
+from wsikit.training.config import FeatureBranch, ImageBranch, TrainConfig
 from wsikit.training.data import Prepared, patch_set
-from wsikit.training.datasets import Columns, map_classes, read_names, read_stores, read_table
-from wsikit.training.datasets.table import ImageTable
+from wsikit.training.datasets.configured import configured_table, words_of_dropped
 
-__all__ = ["Loaded", "build_model", "load_data"]
+__all__ = ["Loaded", "build_model", "image_weights", "load_data", "on_this_disk"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,7 @@ class Loaded:
 
     def words(self) -> str:
         """Summary of the patches and of those left out, in one or two sentences."""
-        summary = self.prepared.words()
-        if self.dropped_classes:
-            listed = ", ".join(f"{n} {name}" for name, n in self.dropped_classes.items())
-            summary += f" Left out, of other classes: {listed}."
-        return summary
+        return self.prepared.words() + words_of_dropped(self.dropped_classes)
 
 
 def load_data(config: TrainConfig) -> Loaded:
@@ -47,12 +43,7 @@ def load_data(config: TrainConfig) -> Loaded:
         If a part is missing or inconsistent; the message names it.
     """
     data = config.data
-    table = _table(data)
-    if data.mpp is not None and table.mpp is not None and abs(data.mpp / table.mpp - 1) > 0.01:
-        raise RequestError(f"{table.source}: patches at {table.mpp:g} µm/px, the configuration says {data.mpp:g}.")
-    mpp = table.mpp or data.mpp
-    assert mpp is not None  # the configuration was checked
-    mapped = map_classes(table, config.values, drop_others=data.drop_others)
+    mapped, mpp = configured_table(config)
     prepared = patch_set(
         mapped.table, config.codes, patch_px=data.patch_px, mpp=mpp, group=data.group, odd_sizes=data.odd_sizes
     )
@@ -61,17 +52,9 @@ def load_data(config: TrainConfig) -> Loaded:
     return Loaded(prepared, mapped.dropped)
 
 
-def _table(data: DataConfig) -> ImageTable:
-    if data.table is not None:
-        columns = Columns(**data.table.columns.model_dump(exclude_unset=True))
-        return read_table(data.table.csv, data.table.images, columns=columns)
-    if data.names is not None:
-        return read_names(data.names.images, data.names.pattern)
-    assert data.stores is not None
-    return read_stores(data.stores.manifest)
-
-
-def build_model(config: TrainConfig, captions: tuple[str, ...], *, mpp: float) -> MMLNB:
+def build_model(
+    config: TrainConfig, captions: tuple[str, ...], *, mpp: float, encoder: EncoderRecord | None = None
+) -> MMLNB:
     """Build the untrained model (with pretrained encoders if weights are given). Equal seeds give equal weights.
 
     Parameters
@@ -80,12 +63,14 @@ def build_model(config: TrainConfig, captions: tuple[str, ...], *, mpp: float) -
         Captions of the training patches only: a new vocabulary is learnt from them.
     mpp
         µm/px of the model's input patches.
+    encoder
+        Of the features that the image branch reads, if it reads features.
     """
     text, folder = config.text, None
     if text.pretrained is not None:
-        folder = _on_this_disk(text.pretrained)
+        folder = on_this_disk(text.pretrained)
         tokenizer = CaptionTokenizer.load(folder, max_tokens=text.max_tokens)
-        encoder = text_config_of(folder)
+        text_config = text_config_of(folder)
     else:
         assert text.model_type is not None
         words = [scrub(caption) for caption in captions if caption] or [""]
@@ -93,17 +78,19 @@ def build_model(config: TrainConfig, captions: tuple[str, ...], *, mpp: float) -
         # two more positions than tokens: RoBERTa and similar models count positions from the padding id
         usual = {"max_position_embeddings": text.max_tokens + 2, "pad_token_id": 0}
         options = usual | text.options | {"vocab_size": tokenizer.vocabulary}
-        encoder = TextEncoderConfig(model_type=text.model_type, options=options)
+        text_config = TextEncoderConfig(model_type=text.model_type, options=options)
     torch.manual_seed(config.training.seed)
-    model = MMLNB(_model_config(config, encoder, mpp), tokenizer)
+    model = MMLNB(_model_config(config, text_config, mpp, encoder), tokenizer)
     if folder is not None:
         model.text.load_weights(folder)
-    if config.image.weights is not None:
-        model.image.load_weights(_image_weights(config.image.weights))
+    if config.image.weights is not None and isinstance(model.image, ImageEncoder):
+        model.image.load_weights(image_weights(config.image.weights))
     return model
 
 
-def _model_config(config: TrainConfig, text: TextEncoderConfig, mpp: float) -> ModelConfig:
+def _model_config(
+    config: TrainConfig, text: TextEncoderConfig, mpp: float, encoder: EncoderRecord | None
+) -> ModelConfig:
     image = config.image
     captions = config.captions
     return ModelConfig(
@@ -119,19 +106,28 @@ def _model_config(config: TrainConfig, text: TextEncoderConfig, mpp: float) -> M
         captioner=captions.captioner or captions.source,
         text_max_tokens=config.text.max_tokens,
         prmf=config.prmf,
-        image=ImageEncoderConfig(name=image.name, options=image.options, mean=image.mean, std=image.std),
+        image=_image_config(image, encoder),
         text=text,
-        notice=config.notice,
+        notice=config.notice if encoder is None else joined_notice(config.notice, encoder.notice),
     )
 
 
-def _image_weights(name: str) -> Path:
+def _image_config(image: ImageBranch, encoder: EncoderRecord | None) -> ImageEncoderConfig | FeatureBranchConfig:
+    if isinstance(image, FeatureBranch):
+        assert encoder is not None
+        known = encoder.model_dump(include={"name", "width", "fingerprint", "given_as"})
+        return FeatureBranchConfig(project=image.project, **known)
+    return ImageEncoderConfig(name=image.name, options=image.options, mean=image.mean, std=image.std)
+
+
+def image_weights(name: str) -> Path:
+    """The safetensors file of a path or of a hub id in the local cache; nothing is downloaded."""
     if Path(name).is_file():
         return Path(name)
-    return _on_this_disk(name) / "model.safetensors"
+    return on_this_disk(name) / "model.safetensors"
 
 
-def _on_this_disk(name: str) -> Path:
+def on_this_disk(name: str) -> Path:
     """A local folder, or the cached folder of a hub id; nothing is downloaded."""
     if Path(name).is_dir():
         return Path(name)

@@ -30,18 +30,18 @@ def save_figures(
     folder: Path,
     truth: npt.NDArray[np.int64],
     probs: npt.NDArray[np.floating],
-    gate: npt.NDArray[np.floating],
+    gate: npt.NDArray[np.floating] | None,
     *,
     classes: Sequence[str],
     calibrated: npt.NDArray[np.floating] | None = None,
 ) -> list[Path]:
-    """Draw roc.png, reliability.png, confusion.png and gate.png into `folder`.
+    """Draw roc.png, reliability.png, confusion.png and, for a model with a gate, gate.png into `folder`.
 
     Parameters
     ----------
     truth : int64 (N,)
     probs : (N, C)
-    gate : (N,) in [0, 1]
+    gate : (N,) in [0, 1], or None
     calibrated : (N, C), optional
         The probabilities at the fitted temperature, drawn in addition.
     """
@@ -50,8 +50,9 @@ def save_figures(
         "roc.png": _roc(truth, probs, classes),
         "reliability.png": _reliability(truth, probs, calibrated),
         "confusion.png": _confusion(truth, probs, classes),
-        "gate.png": _gates(truth, gate, classes),
     }
+    if gate is not None:
+        drawn["gate.png"] = _gates(truth, gate, classes)
     for name, figure in drawn.items():
         figure.savefig(folder / name, dpi=130)
     return [folder / name for name in drawn]

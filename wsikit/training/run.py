@@ -5,7 +5,6 @@ OUT holds config.yaml, splits.json and, during training, checkpoints/; at the en
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import shutil
@@ -18,18 +17,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 
 from wsikit._version import __version__
 from wsikit.errors import RequestError
 from wsikit.inference.applicability import MPP_TOLERANCE
 from wsikit.models.config import METRICS_FILE
+from wsikit.models.head_config import EncoderRecord
 from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.protocol import PatchModel
+from wsikit.models.stored_features import StoredFeatures
 from wsikit.store.atomic import write_json
 from wsikit.training.calibration import at_temperature, fit_temperature
-from wsikit.training.captioner.patients import patient_id
 from wsikit.training.card import training_card
 from wsikit.training.config import TrainConfig
 from wsikit.training.data import PatchSet
@@ -37,9 +36,20 @@ from wsikit.training.evaluation import evaluate_model, evaluate_patch_model
 from wsikit.training.factory import Loaded, build_model, load_data
 from wsikit.training.figures import save_figures
 from wsikit.training.forward import outputs_of
+from wsikit.training.heads.data import Load
+from wsikit.training.heads.join import check_encoder, standardise, with_features
 from wsikit.training.module import EpochRecord
 from wsikit.training.ood import fit_ood_detector
-from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
+from wsikit.training.run_record import (
+    check_out,
+    patients_of,
+    rows_of_part,
+    seen_patients,
+    split_of,
+    without_ids,
+    without_places,
+)
+from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
 from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
 from wsikit.training.texts import with_captions
 from wsikit.training.trainer import train
@@ -48,7 +58,7 @@ __all__ = ["RunCallbacks", "run_evaluation", "run_training"]
 
 logger = logging.getLogger(__name__)
 
-CONFIG_COPY, SPLITS_FILE, CHECKPOINTS = "config.yaml", "splits.json", "checkpoints"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -63,11 +73,18 @@ class RunCallbacks:
 
 
 def run_training(
-    config: TrainConfig, out: Path, *, resume: bool = False, device: str = "auto", callbacks: RunCallbacks | None = None
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    load: Load | None = None,
+    callbacks: RunCallbacks | None = None,
 ) -> dict[str, Any]:
     """Train, then evaluate once on the test part; return the metrics as written.
 
-    The test part is not used before weights, epoch and temperature are fixed.
+    The test part is not used before weights, epoch and temperature are fixed. `load` gives the encoder of a name, for
+    an image branch on features; default: `wsikit.encoders.registry.load_encoder`.
 
     Raises
     ------
@@ -75,13 +92,16 @@ def run_training(
         If `out` holds a finished run, or an unfinished one and `resume` is False.
     """
     callbacks = callbacks or RunCallbacks()
-    _check_out(out, resume)
-    loaded, patches = _patches(config, callbacks)
+    check_out(out, resume)
+    loaded, patches, encoder = _patches(config, callbacks, device, load)
     out.mkdir(parents=True, exist_ok=True)
-    parts, record = _split(config, patches, out)
+    parts, record = split_of(config, patches, out)
     training, validation = patches.select(parts[TRAIN]), patches.select(parts[VALIDATION])
     callbacks.message(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
-    model = _untrained(config, training.captions, loaded.prepared.mpp, callbacks).to(_device(device))
+    model = _untrained(config, training.captions, loaded.prepared.mpp, callbacks, encoder)
+    if isinstance(model.image, StoredFeatures):
+        standardise(model.image, training)
+    model = model.to(_device(device))
     begun = time.perf_counter()
     epochs = train(
         model,
@@ -109,10 +129,10 @@ def run_training(
         training=training,
     )
     metrics = {
-        "settings": _without_places(config),
+        "settings": without_places(config),
         "data": loaded.words(),
-        "split": _without_ids(record, config.split.fold),
-        "patients": {name: _patients(patches, parts[name]) for name in (TRAIN, VALIDATION)},
+        "split": without_ids(record, config.split.fold),
+        "patients": {name: patients_of(patches, parts[name]) for name in (TRAIN, VALIDATION)},
         "parameters": sum(p.numel() for p in model.parameters()),
         "epochs": [asdict(epoch) for epoch in epochs],
         "kept_epoch": next(epoch.epoch for epoch in epochs if epoch.kept),
@@ -146,6 +166,7 @@ def run_evaluation(
     fold: int = 0,
     allow_seen: bool = False,
     device: str = "auto",
+    load: Load | None = None,
     callbacks: RunCallbacks | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained model on the data of a configuration, or on one part of a split; return the metrics.
@@ -167,15 +188,17 @@ def run_evaluation(
             f"model {about.name}: classes {about.classes} on {about.patch_px} px, the "
             f"configuration says {config.codes} on {config.data.patch_px} px. Give the configuration of its training."
         )
-    loaded, patches = _patches(config, callbacks)
+    loaded, patches, encoder = _patches(config, callbacks, device, load)
+    if isinstance(model, MMLNB):
+        check_encoder(model.config, encoder)
     if abs(loaded.prepared.mpp / about.mpp - 1) > MPP_TOLERANCE:
         raise RequestError(
             f"model {about.name}: made for {about.mpp} µm/px, these patches are at "
             f"{loaded.prepared.mpp:.4g}. Give patches of that scale."
         )
     if split_file is not None:
-        patches = patches.select(_chosen(split_file, patches, fold, part))
-    seen = _seen(model, patches) if isinstance(model, MMLNB) else 0
+        patches = patches.select(rows_of_part(split_file, patches, fold, part))
+    seen = seen_patients(model.folder, patches) if isinstance(model, MMLNB) else 0
     if seen and not allow_seen:
         raise RequestError(
             f"model {about.name} was trained or selected on {seen} of these patients, so metrics on them "
@@ -217,14 +240,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _check_out(out: Path, resume: bool) -> None:
-    if (out / "model").exists():
-        raise RequestError(f"{out}: holds a finished run (model/); give a new folder, nothing is overwritten.")
-    if (out / SPLITS_FILE).exists() and not resume:
-        raise RequestError(f"{out}: holds an unfinished run. Resume it (--resume), or give another folder.")
-
-
-def _patches(config: TrainConfig, callbacks: RunCallbacks) -> tuple[Loaded, PatchSet]:
+def _patches(
+    config: TrainConfig, callbacks: RunCallbacks, device: str, load: Load | None
+) -> tuple[Loaded, PatchSet, EncoderRecord | None]:
     loaded = load_data(config)
     callbacks.message(loaded.words())
     total = len(loaded.prepared.patches)
@@ -239,36 +257,21 @@ def _patches(config: TrainConfig, callbacks: RunCallbacks) -> tuple[Loaded, Patc
             f"captions: none of the {total} patches has one (source {config.captions.source}). Set a captioner or a "
             "column, or source none."
         )
-    return loaded, patches
+    return loaded, *with_features(patches, config, device=device, load=load, message=callbacks.message)
 
 
-def _split(config: TrainConfig, patches: PatchSet, out: Path) -> tuple[Split, dict[str, Any]]:
-    """The parts, and the record of the split in `out`; an existing record is read and checked."""
-    wanted, path = config.split, out / SPLITS_FILE
-    if path.exists():
-        found = read_splits(path, patches)
-    elif wanted.file is not None:
-        found = read_splits(wanted.file, patches)
-    elif wanted.folds is not None:
-        found = folds(patches.labels, patches.groups, wanted.folds, seed=wanted.seed)
-    else:
-        shares = {"validation": wanted.validation, "test": wanted.test}
-        found = [split(patches.labels, patches.groups, **shares, seed=wanted.seed)]
-    if wanted.fold >= len(found):
-        raise RequestError(f"split: fold {wanted.fold} asked for, there are {len(found)}, counted from 0.")
-    record = write_splits(path, patches, found, seed=wanted.seed)
-    # only what was set: a column that is named must exist
-    copy = yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-    (out / CONFIG_COPY).write_text(copy, encoding="utf-8")
-    return read_splits(path, patches)[wanted.fold], record
-
-
-def _untrained(config: TrainConfig, captions: tuple[str, ...], mpp: float, callbacks: RunCallbacks) -> MMLNB:
+def _untrained(
+    config: TrainConfig,
+    captions: tuple[str, ...],
+    mpp: float,
+    callbacks: RunCallbacks,
+    encoder: EncoderRecord | None,
+) -> MMLNB:
     """The untrained model, with a pretrained text encoder if the configuration asks for it."""
     if config.reading is None:
-        return build_model(config, captions, mpp=mpp)
+        return build_model(config, captions, mpp=mpp, encoder=encoder)
     words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=mpp, seed=config.training.seed, in_slide=config.captions.in_slide)
-    model = build_model(config, words, mpp=mpp)
+    model = build_model(config, words, mpp=mpp, encoder=encoder)
     share = pretrain_text_encoder(
         model.text,
         model.tokenizer,
@@ -282,61 +285,6 @@ def _untrained(config: TrainConfig, captions: tuple[str, ...], mpp: float, callb
         f"text pretraining: the encoder explains {100 * share:.0f} % of the facts' variance on held-out captions"
     )
     return model
-
-
-def _chosen(path: Path, patches: PatchSet, fold: int, part: str) -> np.ndarray:
-    found = read_splits(path, patches)
-    if fold >= len(found) or part not in found[fold]:
-        raise RequestError(
-            f"{path}: no part {part!r} of fold {fold}; there are {len(found)} folds of {', '.join(PARTS)}."
-        )
-    return found[fold][part]
-
-
-def _seen(model: MMLNB, patches: PatchSet) -> int:
-    """Number of patients that the model was trained or selected on, according to its folder."""
-    path = None if model.folder is None else model.folder / METRICS_FILE
-    if path is None or not path.is_file():
-        return 0
-    known = json.loads(path.read_text(encoding="utf-8")).get("patients", {})
-    seen = {*known.get(TRAIN, ()), *known.get(VALIDATION, ())}
-    return len(seen & {patient_id(group) for group in set(patches.groups.tolist())})
-
-
-def _patients(patches: PatchSet, rows: np.ndarray) -> list[str]:
-    """Hashes of the patients of a part: enough to recognise them later, without their names."""
-    return sorted({patient_id(group) for group in patches.groups[rows].tolist()})
-
-
-def _without_ids(record: dict[str, Any], fold: int) -> dict[str, Any]:
-    parts = {
-        name: {key: value for key, value in part.items() if key != "ids"}
-        for name, part in record["folds"][fold].items()
-    }
-    return {
-        "seed": record["seed"],
-        "fold": fold,
-        "of": len(record["folds"]),
-        "data_sha256": record["data_sha256"],
-    } | parts
-
-
-def _without_places(config: TrainConfig) -> dict[str, Any]:
-    """The configuration for the model's folder: file names instead of paths, as the model may be shared."""
-    record = config.model_dump(mode="json")
-    source = next(record["data"][name] for name in ("table", "names", "stores") if record["data"][name])
-    for inner, keys in (
-        (source, ("images", "csv", "manifest")),
-        (record["captions"], ("csv", "captioner")),
-        (record["split"], ("file",)),
-        (record["image"], ("weights",)),
-        (record["text"], ("pretrained",)),
-    ):
-        for key in keys:
-            value = inner.get(key)
-            if isinstance(value, str) and Path(value).exists():
-                inner[key] = Path(value).name
-    return record
 
 
 def _device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ from wsikit.models.config import METRICS_FILE
 from wsikit.models.mmlnb import MMLNB
 from wsikit.store.atomic import write_json
 from wsikit.training.captioner.patients import patient_id
-from wsikit.training.config import TrainConfig
+from wsikit.training.config import FeatureBranch, TrainConfig
 from wsikit.training.data import PatchSet
 from wsikit.training.factory import load_data
 from wsikit.training.fit_vote import VoteSlide, brier, fit_margin, fit_parameters, fit_rules, refuse_tested
@@ -82,6 +82,8 @@ def run_vote_fit(
     refuse_tested(_names(validation), _names(patches.select(parts[TEST])))
     _refuse_trained(model, validation)
     validation = with_captions(validation, config.captions, mpp=mpp)
+    if isinstance(config.image, FeatureBranch):
+        raise RequestError(f"model {model.config.name}: reads features; a vote is fitted for models on pixels only.")
     notify(f"{len(validation)} validation patches of {len(set(_names(validation)))} slides")
     slides, codes = vote_slides(model, validation, outputs_of(model, validation), mpp=mpp, method=method)
     fitted = fit(slides, VoteParameters(method=method), codes=codes, model=model.fingerprint or "")

@@ -1,0 +1,178 @@
+"""`wsikit localize`: maps of what texts say, for each store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wsikit.cli.options import grid_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wsikit.inference.localize import ConceptMap
+
+
+def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    """Callback of --list."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    from wsikit.captions.concepts import CONCEPTS
+
+    for concept in CONCEPTS.values():
+        click.echo(f"{concept.key:28} {'; '.join(concept.synonyms)}")
+    ctx.exit()
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True, metavar="STORE… CONCEPT…")
+@click.option("--against", multiple=True, metavar="TEXT", help="A competing concept, instead of those of the lexicon.")
+@click.option("--encoder", metavar="NAME", help="Encoder of images and texts; default: the packaged one.")
+@click.option(
+    "--synonyms",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Concepts with their synonyms, which extend the lexicon: JSON, YAML or CSV.",
+)
+@click.option("--template", "templates", multiple=True, metavar="TEXT", help='Such as "an H&E image of {}"; several.')
+@click.option("--sigma", type=float, default=1.5, show_default=True, metavar="CELLS", help="Smoothing; 0: none.")
+@click.option(
+    "--threshold", type=float, default=0.5, show_default=True, metavar="P", help="Of regions, and of the area."
+)
+@click.option("--coarse", metavar="GRID", help="A second, coarser patch grid whose map is joined.")
+@click.option("--coarse-weight", type=float, default=0.5, show_default=True, metavar="W", help="Its weight, 0–1.")
+@click.option(
+    "--similarity",
+    type=click.Choice(["cosine", "dot"]),
+    default="cosine",
+    show_default=True,
+    help="dot: as the published code of AFLoc.",
+)
+@click.option(
+    "--normalise",
+    type=click.Choice(["softmax", "none", "quantile", "minmax"]),
+    default="softmax",
+    show_default=True,
+    help="softmax: against competitors. quantile: in a cohort (--reference). minmax: within the slide, for comparisons "
+    "only.",
+)
+@click.option("--logit-scale", type=float, metavar="X", help="Factor before the softmax; default: the encoder's.")
+@click.option("--reference", type=click.Path(dir_okay=False), metavar="JSON", help="quantile: quantiles of a cohort.")
+@click.option("--top", type=click.IntRange(0), default=3, show_default=True, metavar="K", help="Patches to list.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Also write each map as PNG and GeoJSON regions, and all of a slide as OME-Zarr, into DIR/SLIDE.",
+)
+@grid_option
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--download", is_flag=True, help="Fetch an encoder that is not here from the hub.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per store on standard output.")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List the lexicon.")
+def command(words: tuple[str, ...], out: str | None, as_json: bool, templates: tuple[str, ...], **settings: Any) -> int:
+    """Map where on the slides of STORE… each CONCEPT is: concepts of the lexicon (--list), or any text.
+
+    A patch's value is the probability that CONCEPT fits it better than competing texts do: column localize_<concept>
+    of the patch table, for report, viewer and wsikit export. The presence score says how surely a concept is anywhere
+    on a slide. A negated text ("no necrosis") competes, and is never looked for.
+
+    \b
+    wsikit localize out/slides/a.zarr neuropil necrosis -o maps
+    wsikit localize a.zarr "hyaline cartilage" --against bone --against collagen
+    """
+    from wsikit.cli.console import make_console
+    from wsikit.cli.progress import TerminalProgress
+    from wsikit.cli.stores import for_each_store
+    from wsikit.inference.localize import localize
+
+    stores, concepts = split_words(words)
+    if templates:
+        settings["templates"] = templates
+    said: set[str] = set()
+    console = make_console()
+    with TerminalProgress(make_console(stderr=True) if as_json else console) as progress:
+
+        def find(store: str) -> str:
+            maps = localize(store, concepts, progress=progress, **settings)
+            for notice in {found.notice for found in maps if found.notice} - said:
+                said.add(notice)
+                click.echo(notice, err=True)
+            if out is not None:
+                _write(store, maps, Path(out), settings["grid"])
+            if as_json:
+                _print_json(store, maps)
+            else:
+                _show(console, store, maps)
+            return ""
+
+        return for_each_store(stores, find)
+
+
+def split_words(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The stores, which come first, and the concepts. RequestError without one of either."""
+    from wsikit.errors import RequestError
+
+    is_store = [
+        word.rstrip("/\\").endswith(".zarr") or "://" in word or (Path(word) / "zarr.json").is_file() for word in words
+    ]
+    count = is_store.index(False) if False in is_store else len(words)
+    if count == 0:
+        raise RequestError(f"{words[0]}: no slide store; give stores (….zarr) first, then what to look for")
+    if count == len(words):
+        raise RequestError(
+            'nothing to look for: give concepts after the stores, such as neuropil or "Schwannian stroma"'
+        )
+    if any(is_store[count:]):
+        late = words[is_store.index(True, count)]
+        raise RequestError(f"{late}: a store after the concept {words[count]!r}; give all stores first")
+    return list(words[:count]), list(words[count:])
+
+
+def _write(store: str, maps: tuple[ConceptMap, ...], out: Path, grid: str | None) -> None:
+    """The files of a slide's maps."""
+    from wsikit.results.export import export
+    from wsikit.slides.store import open_store
+
+    opened = open_store(store)
+    folder = out / opened.slide_id
+    folder.mkdir(parents=True, exist_ok=True)
+    for found in maps:
+        png, regions = folder / f"{found.column}.png", folder / f"{found.column}.geojson"
+        export(opened, "png", png, grid=grid, column=found.column)
+        export(opened, "geojson", regions, grid=grid, column=found.column, threshold=found.threshold, on_note=_note)
+    export(opened, "ngff-labels", folder / "maps.zarr", grid=grid)
+    click.echo(f"{folder}: {len(maps)} map{'' if len(maps) == 1 else 's'} (PNG, GeoJSON, OME-Zarr)", err=True)
+
+
+def _show(console: Console, store: str, maps: tuple[ConceptMap, ...]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(store, highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("concept", "presence", "area mm²", "patches"):
+        table.add_column(name, justify="left" if name == "concept" else "right")
+    for found in maps:
+        presence = "–" if found.presence is None else f"{found.presence:.2f}"
+        table.add_row(Text(found.title), presence, f"{found.area_mm2:.3g}", str(found.n_above))
+    console.print(table)
+    for found in maps:
+        for patch in found.patches:
+            caption = f": {patch.caption}" if patch.caption else ""
+            line = f"  {found.title} {patch.value:.2f} at x={patch.x}, y={patch.y}{caption}"
+            console.print(line, highlight=False, markup=False)
+
+
+def _print_json(store: str, maps: tuple[ConceptMap, ...]) -> None:
+    import json
+    from dataclasses import asdict
+
+    click.echo(json.dumps({"store": store, "maps": [asdict(found) for found in maps]}, ensure_ascii=False))
+
+
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)

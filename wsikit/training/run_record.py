@@ -1,0 +1,106 @@
+"""The folder of a training run, whatever is trained: its split, the copy of its configuration, and what metrics state
+about data and patients. No torch here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from wsikit.errors import RequestError
+from wsikit.models.config import METRICS_FILE
+from wsikit.training.captioner.patients import patient_id
+from wsikit.training.data import PatchSet
+from wsikit.training.splits import PARTS, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
+from wsikit.training.task import TaskConfig
+
+CONFIG_COPY, SPLITS_FILE = "config.yaml", "splits.json"
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """RequestError if `out` holds a finished run, or an unfinished one and `resume` is False."""
+    if (out / "model").exists():
+        raise RequestError(f"{out}: holds a finished run (model/); give a new folder, nothing is overwritten.")
+    if (out / SPLITS_FILE).exists() and not resume:
+        raise RequestError(f"{out}: holds an unfinished run. Resume it (--resume), or give another folder.")
+
+
+def split_of(config: TaskConfig, patches: PatchSet, out: Path) -> tuple[Split, dict[str, Any]]:
+    """The parts, and the record of the split in `out`; an existing record is read and checked."""
+    wanted, path = config.split, out / SPLITS_FILE
+    if path.exists():
+        found = read_splits(path, patches)
+    elif wanted.file is not None:
+        found = read_splits(wanted.file, patches)
+    elif wanted.folds is not None:
+        found = folds(patches.labels, patches.groups, wanted.folds, seed=wanted.seed)
+    else:
+        shares = {"validation": wanted.validation, "test": wanted.test}
+        found = [split(patches.labels, patches.groups, **shares, seed=wanted.seed)]
+    if wanted.fold >= len(found):
+        raise RequestError(f"split: fold {wanted.fold} asked for, there are {len(found)}, counted from 0.")
+    record = write_splits(path, patches, found, seed=wanted.seed)
+    # only what was set: a column that is named must exist
+    copy = yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+    (out / CONFIG_COPY).write_text(copy, encoding="utf-8")
+    return read_splits(path, patches)[wanted.fold], record
+
+
+def rows_of_part(path: Path, patches: PatchSet, fold: int, part: str) -> np.ndarray:
+    """Rows of one part of a split file. RequestError if it has no such part."""
+    found = read_splits(path, patches)
+    if fold >= len(found) or part not in found[fold]:
+        raise RequestError(
+            f"{path}: no part {part!r} of fold {fold}; there are {len(found)} folds of {', '.join(PARTS)}."
+        )
+    return found[fold][part]
+
+
+def seen_patients(folder: Path | None, patches: PatchSet) -> int:
+    """Number of patients that the model in `folder` was trained or selected on, as its metrics state."""
+    path = None if folder is None else folder / METRICS_FILE
+    if path is None or not path.is_file():
+        return 0
+    known = json.loads(path.read_text(encoding="utf-8")).get("patients", {})
+    seen = {*known.get(TRAIN, ()), *known.get(VALIDATION, ())}
+    return len(seen & {patient_id(group) for group in set(patches.groups.tolist())})
+
+
+def patients_of(patches: PatchSet, rows: np.ndarray) -> list[str]:
+    """Hashes of the patients of a part: enough to recognise them later, without their names."""
+    return sorted({patient_id(group) for group in patches.groups[rows].tolist()})
+
+
+def without_ids(record: dict[str, Any], fold: int) -> dict[str, Any]:
+    """The record of a split without the ids of its patches."""
+    parts = {
+        name: {key: value for key, value in part.items() if key != "ids"}
+        for name, part in record["folds"][fold].items()
+    }
+    return {
+        "seed": record["seed"],
+        "fold": fold,
+        "of": len(record["folds"]),
+        "data_sha256": record["data_sha256"],
+    } | parts
+
+
+def without_places(config: TaskConfig) -> dict[str, Any]:
+    """The configuration for the model's folder: file names instead of paths, as the model may be shared."""
+    record = config.model_dump(mode="json")
+    source = next(record["data"][name] for name in ("table", "names", "stores") if record["data"][name])
+    for inner, keys in (
+        (source, ("images", "csv", "manifest")),
+        (record.get("captions", {}), ("csv", "captioner")),
+        (record["split"], ("file",)),
+        (record.get("image", {}), ("weights", "features", "file")),
+        (record.get("text", {}), ("pretrained",)),
+    ):
+        for key in keys:
+            value = inner.get(key)
+            if isinstance(value, str) and Path(value).exists():
+                inner[key] = Path(value).name
+    return record
