@@ -71,9 +71,10 @@ def test_positions_of_larger_images_are_those_of_cubic_convolution_with_a_scale_
 ) -> None:
     """The published model adds 0.1 to the number of patches before it divides; numbers of a row, by the definition."""
     row = torch.tensor([0.0, 3.0, -1.0, 2.0])
-    table = row[None, None, :, None].expand(1, 4, 4, 24).reshape(1, 16, 24)
-    small.trunk.pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 1, 24), table], dim=1))
-    places = small.trunk._positions(8, 8)[0, 1:, 0].reshape(8, 8)
+    table = torch.zeros(1, 4, 4, 24)
+    table[..., 0], table[..., 1] = row, row[:, None]  # one channel changes along x, one along y
+    small.trunk.pos_embed = nn.Parameter(torch.cat([torch.zeros(1, 1, 24), table.flatten(1, 2)], dim=1))
+    places = small.trunk._positions(8, 8)[0, 1:].reshape(8, 8, 24)
 
     def kernel(x: float, a: float = -0.75) -> float:
         x = abs(x)
@@ -86,7 +87,7 @@ def test_positions_of_larger_images_are_those_of_cubic_convolution_with_a_scale_
         centre = (i + 0.5) * 4 / 8.1 - 0.5
         taps = range(math.floor(centre) - 1, math.floor(centre) + 3)
         wanted.append(sum(kernel(centre - t) * float(row[min(max(t, 0), 3)]) for t in taps))
-    for line in places:
+    for line in [*places[..., 0], *places[..., 1].T]:
         torch.testing.assert_close(line.detach(), torch.tensor(wanted), rtol=1e-4, atol=1e-5)
 
 

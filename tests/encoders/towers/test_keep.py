@@ -94,6 +94,23 @@ def test_texts_become_ids_as_published(small: keep.Keep, word_tokenizer: Path) -
         small.reader(word_tokenizer.parent)(["necrosis " * 30])
 
 
+def test_a_word_list_gives_the_ids_of_transformers(small: keep.Keep, word_tokenizer: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from transformers import BertTokenizer
+
+    pieces = Tokenizer.from_file(str(word_tokenizer)).get_vocab()
+    word_tokenizer.unlink()
+    words = "\n".join(sorted(pieces, key=lambda piece: pieces[piece])) + "\n"
+    (tmp_path / "vocab.txt").write_text(words, encoding="utf-8")
+    theirs = BertTokenizer.from_pretrained(tmp_path, do_lower_case=True, local_files_only=True)
+    for text in ("an H&E image of Neuropil.", "Necrosis, blöod!"):
+        ids, given = small.reader(tmp_path)([text])
+        assert ids[0, given[0]].tolist() == theirs(text)["input_ids"]
+    (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"vocab.txt: is no word list of BERT, it has no \[PAD\]"):
+        small.reader(tmp_path)
+
+
 def test_a_published_file_is_loaded_and_another_refused(small: keep.Keep, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

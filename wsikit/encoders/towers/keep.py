@@ -34,8 +34,8 @@ OPTIONS: dict[str, int] = {
     "shared_width": 768,
 }
 UNUSED = ("text.embeddings.position_ids", "text.embeddings.token_type_ids")  # constants that old versions stored
-TOKENIZER_FILES = ("tokenizer.json",)
-TOKENIZER_ADVICE = "Copy tokenizer.json of Astaxanthin/KEEP to it."
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+TOKENIZER_ADVICE = "Copy tokenizer.json or vocab.txt of Astaxanthin/KEEP to it."
 
 
 class Keep(nn.Module):

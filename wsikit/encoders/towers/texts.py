@@ -21,7 +21,8 @@ class TextReader:
     Parameters
     ----------
     path
-        A file of the `tokenizers` library (`.json`), or of sentencepiece (`.spm`, `.model`).
+        A file of the `tokenizers` library (`.json`), of sentencepiece (`.spm`, `.model`), or a word list of BERT
+        (`.txt`; upper case is made lower case).
     context
         Tokens of a text at most, start and end included. A longer text is refused: cut, it would mean something else.
     vocabulary
@@ -96,8 +97,26 @@ def _open(path: Path) -> Tokenizer:
         from wsikit.encoders.towers.sentences import sentence_tokenizer
 
         return sentence_tokenizer(path)
+    if path.suffix == ".txt":
+        return _word_pieces(path)
 
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise ModelError(f"{path}: is no tokenizer file ({error}); copy it again from its source.") from error
+
+
+def _word_pieces(path: Path) -> Tokenizer:
+    """BERT's uncased tokenizer, from its list of word pieces."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    words = path.read_text(encoding="utf-8").splitlines()
+    places = {word: place for place, word in enumerate(words)}
+    if missing := [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if word not in places]:
+        raise ModelError(f"{path}: is no word list of BERT, it has no {', '.join(missing)}.")
+    tokenizer = Tokenizer(models.WordPiece(places, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(word, places[word]) for word in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return tokenizer

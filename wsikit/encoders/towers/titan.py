@@ -48,20 +48,21 @@ class _Attention(nn.Module):
         """x (1 + N, width), the class token first; places, float (N, 2), cells of the grid."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(1, 2, 0, 3)  # (heads, 1 + N, width / heads)
         slopes = torch.tensor(alibi_slopes(self.heads), dtype=x.dtype, device=x.device)[:, None, None]
-        out = []
+        seen = torch.empty_like(q)
+        room = x.new_zeros(self.heads, min(ROWS, len(x)), len(x))  # used again: else the heap is left in pieces
         for start in range(0, len(x), ROWS):
-            rows = slice(start, min(start + ROWS, len(x)))
-            bias = x.new_zeros(self.heads, rows.stop - start, len(x))
+            stop = min(start + ROWS, len(x))
+            bias = room[:, : stop - start].zero_()
             first = max(start, 1)  # the class token is at no distance from any patch
-            distances = torch.cdist(
-                places[first - 1 : rows.stop - 1], places, compute_mode="donot_use_mm_for_euclid_dist"
+            near = places[first - 1 : stop - 1]
+            distances = torch.cdist(near, places, compute_mode="donot_use_mm_for_euclid_dist")
+            bias[:, first - start :, 1:].copy_(distances).mul_(-slopes)
+            part = functional.scaled_dot_product_attention(
+                q[None, :, start:stop], k[None], v[None], attn_mask=bias[None]
             )
-            bias[:, first - start :, 1:] = -slopes * distances
-            out.append(
-                functional.scaled_dot_product_attention(q[None, :, rows], k[None], v[None], attn_mask=bias[None])[0]
-            )
-        seen: Tensor = self.proj(torch.cat(out, dim=1).transpose(0, 1).flatten(1))
-        return seen
+            seen[:, start:stop] = part[0]
+        out: Tensor = self.proj(seen.transpose(0, 1).flatten(1))
+        return out
 
 
 class _Block(nn.Module):
