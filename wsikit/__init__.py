@@ -37,6 +37,7 @@ _HOME = {
     "PlannedSlide": "wsikit.batch.plan",
     "PlannedStage": "wsikit.batch.plan",
     "Progress": "wsikit.progress",
+    "Receipt": "wsikit.store.receipts",
     "RequestError": "wsikit.errors",
     "Roi": "wsikit.tiling.roi",
     "RuleOutcome": "wsikit.voting.result",
@@ -46,11 +47,13 @@ _HOME = {
     "SearchResult": "wsikit.inference.search",
     "SecondSubtype": "wsikit.voting.result",
     "Slide": "wsikit.slides.base",
+    "SlideEncoder": "wsikit.encoders.slide_protocol",
     "SlideEntry": "wsikit.batch.manifest",
     "SlideInfo": "wsikit.slides.base",
     "SlideResult": "wsikit.voting.result",
     "SlideRow": "wsikit.batch.records",
     "SlideStore": "wsikit.slides.store",
+    "SlideVector": "wsikit.store.slide_vectors",
     "TextImageEncoder": "wsikit.encoders.protocol",
     "ThresholdRule": "wsikit.voting.parameters",
     "TissueMask": "wsikit.tissue.mask",
@@ -92,6 +95,7 @@ if TYPE_CHECKING:
     from wsikit.encoders.listing import EncoderEntry, list_encoders
     from wsikit.encoders.protocol import EncoderInfo, PatchEncoder, TextImageEncoder
     from wsikit.encoders.registry import describe_encoder, load_encoder
+    from wsikit.encoders.slide_protocol import SlideEncoder
     from wsikit.errors import RequestError, WsikitError
     from wsikit.executor import Executor
     from wsikit.geometry import PatchGrid
@@ -114,6 +118,8 @@ if TYPE_CHECKING:
     from wsikit.slides.registry import open_slide
     from wsikit.slides.store import SlideStore
     from wsikit.slides.types import Channel, SceneInfo
+    from wsikit.store.receipts import Receipt
+    from wsikit.store.slide_vectors import SlideVector
     from wsikit.store.table import PatchTable
     from wsikit.tiling.patches_of import Patch, Patches, patches
     from wsikit.tiling.plan import ImageParameters

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wsikit.cli.options import MPP, assume_mpp_option, grid_option, scene_option
+from wsikit.cli.slide_options import Pooling, slide_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 )
 @assume_mpp_option
 @scene_option
+@slide_options
 def command(
     paths: tuple[str, ...],
     encoders: tuple[str, ...],
@@ -74,6 +76,9 @@ def command(
     precision: str,
     assume_mpp: float | None,
     scene: str | None,
+    slide: str | None,
+    slide_weights: str | None,
+    slide_table: str | None,
 ) -> int:
     """Compute the features of all patches by an encoder: column features_NAME of the patch table.
 
@@ -102,16 +107,17 @@ def command(
     targets = _targets(paths, out, assume_mpp, scene)
     for notice in dict.fromkeys(one.info.notice for one in lazy if one.info.notice):
         click.echo(notice, err=True)
+    pooling = Pooling(slide, slide_weights, slide_table, device, several=len(lazy) > 1)
     failed = 0
     with TerminalProgress(make_console()) as progress:
         for folder, entry in targets:
             try:
                 if entry is None:
                     with SlideStore(folder) as store:
-                        _encode(store, lazy, request, settings, progress)
+                        _encode(store, lazy, request, settings, progress, pooling)
                 else:
                     with _tiled(entry, folder, lazy[0], request, progress) as store:
-                        _encode(store, lazy, request, settings, progress)
+                        _encode(store, lazy, request, settings, progress, pooling)
             except RequestError:
                 raise
             except Exception as error:  # any error of one slide is reported; the others go on
@@ -122,11 +128,17 @@ def command(
                 click.echo(f"wsikit: {one_line(unexpected + str(error))}", err=True)
                 if any(error is one.load.error for one in lazy):
                     break  # the encoder cannot be loaded: no slide can be done
+    pooling.write_table()
     return 1 if failed else 0
 
 
 def _encode(
-    store: SlideStore, encoders: list[LazyEncoder], request: GridRequest, settings: FeatureSettings, progress: Progress
+    store: SlideStore,
+    encoders: list[LazyEncoder],
+    request: GridRequest,
+    settings: FeatureSettings,
+    progress: Progress,
+    pooling: Pooling,
 ) -> None:
     """The columns of all encoders, and a line on each."""
     from wsikit.cli.console import one_line
@@ -137,6 +149,7 @@ def _encode(
         for note in found.notes:
             click.echo(f"warning: {store.folder}: {one_line(note)}", err=True)
         click.echo(f"{store.folder}: {in_words(found, encoder)}")
+        pooling.add(str(store.folder), encoder.info.name, found.table.name)
 
 
 def in_words(found: Computed, encoder: LazyEncoder) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from wsikit.errors import RequestError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -30,22 +32,42 @@ def slide_options(command: _Command) -> _Command:
     return command
 
 
-def pool_store(
-    store: str, *, features: str | None, slide: str, slide_weights: str | None, grid: str | None, device: str
-) -> tuple[str, str]:
-    """Make the slide features of a store; their name, and what to print."""
-    from wsikit.inference.slide_features import slide_features
+class Pooling:
+    """Makes the slide features of each store, and at the end their table. Does nothing without `--slide`."""
 
-    on = "cpu" if device == "auto" else device
-    found = slide_features(store, features=features, pooling=slide, weights=slide_weights, grid=grid, device=on)
-    return (
-        found.name,
-        f"slide features {found.name}: {len(found.values)} numbers of {found.attributes['patches']} patches",
-    )
+    def __init__(
+        self, slide: str | None, weights: str | None, table: str | None, device: str, *, several: bool = False
+    ) -> None:
+        if slide is None and (weights or table):
+            raise RequestError("--slide-weights and --slide-table go with --slide POOLING")
+        if table is not None and several:
+            raise RequestError("--slide-table holds the features of one encoder; give one --encoder")
+        if table is not None and not table.lower().endswith((".parquet", ".csv")):
+            raise RequestError(f"{table}: expected a name that ends in .parquet or .csv")
+        self._slide, self._weights, self._table = slide, weights, table
+        self._device = "cpu" if device == "auto" else device
+        self._stores: list[str] = []
+        self._made: tuple[str, str] = ("", "")
 
+    def add(self, store: str, features: str, grid: str) -> None:
+        """Make the slide features of a store, and print a line."""
+        if self._slide is None:
+            return
+        from wsikit.inference.slide_features import slide_features
 
-def write_table(stores: Sequence[str], path: str, *, name: str | None, grid: str | None) -> str:
-    """Write the slide features of stores as one table; what to print."""
-    from wsikit.results.slide_table import write_slide_table
+        found = slide_features(
+            store, features=features, pooling=self._slide, weights=self._weights, grid=grid, device=self._device
+        )
+        self._stores.append(store)
+        self._made = (found.name, grid)
+        numbers, patches = len(found.values), found.attributes["patches"]
+        click.echo(f"{store}: slide_features/{found.name}: {numbers} numbers of {patches} patches")
 
-    return f"{path}: {write_slide_table(stores, path, name=name, grid=grid)} slides"
+    def write_table(self) -> None:
+        """Write the table of all stores, if one was asked for."""
+        if self._table is None or not self._stores:
+            return
+        from wsikit.results.slide_table import write_slide_table
+
+        name, grid = self._made
+        click.echo(f"{self._table}: {write_slide_table(self._stores, self._table, name=name, grid=grid)} slides")
