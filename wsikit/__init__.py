@@ -72,6 +72,7 @@ _HOME = {
     "predict": "wsikit.inference.predict",
     "run": "wsikit.batch.run",
     "search": "wsikit.inference.search",
+    "slide_features": "wsikit.inference.slide_features",
     "tile": "wsikit.tiling.tile",
     "tissue_mask": "wsikit.tissue.mask",
     "vote": "wsikit.inference.vote",
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from wsikit.inference.localize import ConceptMap, ConceptPatch, localize
     from wsikit.inference.predict import predict
     from wsikit.inference.search import PatchMatch, SearchResult, search
+    from wsikit.inference.slide_features import slide_features
     from wsikit.inference.vote import vote
     from wsikit.models.protocol import ModelColumn, ModelInfo, PatchModel
     from wsikit.models.registry import describe_model

@@ -254,6 +254,40 @@ def test_what_is_not_here_is_refused_without_asking_the_network(cache: Path, nam
     refused(name, said)
 
 
+@pytest.mark.parametrize("name", ["random:test_resnet", "random:vit_base_patch16_siglip_gap_224"])
+def test_a_class_token_is_not_taken_from_a_model_that_has_none(name: str) -> None:
+    refused(f"{name}?pooling=cls", "pooling 'cls'")
+
+
+def test_the_pooling_of_an_unknown_architecture_is_not_guessed(dinov2_folder: Path) -> None:
+    path = dinov2_folder / "config.json"
+    config = path.read_text()
+    path.write_text(config.replace("dinov2_with_registers", "some_vit"))
+    refused(dinov2_folder, "some_vit", "?pooling=")
+    path.write_text(config.replace("dinov2_with_registers", "swin"))
+    refused(f"{dinov2_folder}?pooling=cls", "no class token")
+
+
+def test_missing_parts_of_divided_weights_are_named(timm_folder: Path) -> None:
+    (timm_folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "../model-2.safetensors"}}
+    (timm_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(timm_folder, "2 of 2 parts")
+
+
+def test_divided_weights_are_joined(timm_folder: Path, patches: np.ndarray) -> None:
+    from safetensors.torch import load_file, save_file
+
+    before = load_encoder(timm_folder, device="cpu").encode(patches)
+    state = load_file(timm_folder / "model.safetensors")
+    (timm_folder / "model.safetensors").unlink()
+    parts = {name: f"model-{place % 2}.safetensors" for place, name in enumerate(state)}
+    for part in set(parts.values()):
+        save_file({name: value for name, value in state.items() if parts[name] == part}, timm_folder / part)
+    (timm_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    assert np.array_equal(load_encoder(timm_folder, device="cpu").encode(patches), before)
+
+
 def test_a_file_of_weights_alone_is_refused(timm_folder: Path) -> None:
     refused(timm_folder / "model.safetensors", "architecture", "NAME=")
 

@@ -88,6 +88,27 @@ def test_a_slide_encoder_gets_corners_and_sides_in_level_0_px(store, vectors):
     np.testing.assert_allclose(found.values, [*coords.mean(axis=0), store.patches().grid.side[0]], rtol=1e-6)
 
 
+def test_attention_of_a_file_is_the_weighted_mean_of_the_readable_patches(store, vectors, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    weights = {
+        "attention_net.0.weight": torch.eye(4), "attention_net.0.bias": torch.zeros(4),
+        "attention_net.2.attention_a.0.weight": torch.randn(3, 4), "attention_net.2.attention_a.0.bias": torch.zeros(3),
+        "attention_net.2.attention_b.0.weight": torch.randn(3, 4), "attention_net.2.attention_b.0.bias": torch.zeros(3),
+        "attention_net.2.attention_c.weight": torch.randn(1, 3), "attention_net.2.attention_c.bias": torch.zeros(1),
+    }  # fmt: skip
+    save_file(weights, tmp_path / "abmil.safetensors")
+    found = slide_features(store, pooling=f"abmil:{tmp_path / 'abmil.safetensors'}")
+    assert found.name == "uni-abmil"
+    hidden = np.maximum(np.delete(vectors, 2, axis=0).astype(np.float64), 0)
+    a, b, c = (weights[f"attention_net.2.attention_{part}weight"].double().numpy() for part in ("a.0.", "b.0.", "c."))
+    score = (np.tanh(hidden @ a.T) / (1 + np.exp(-hidden @ b.T))) @ c[0]
+    share = np.exp(score) / np.exp(score).sum()
+    np.testing.assert_allclose(found.values, share @ hidden, rtol=1e-4)
+
+
 def test_equal_inputs_keep_them_and_other_features_make_them_again(store, vectors):
     table = store.patches()
     slide_features(store)
@@ -123,8 +144,9 @@ def test_a_lost_file_of_theirs_is_an_error_not_zeros(store, vectors):
     ("options", "error", "words"),
     [
         ({"features": "other"}, RequestError, "no features 'other'; there are uni"),
-        ({"pooling": "max"}, RequestError, "expected mean"),
-        ({"pooling": "abmil"}, RequestError, "abmil:PATH"),
+        ({"pooling": "max"}, ModelError, "expected mean"),
+        ({"pooling": "abmil"}, ModelError, "abmil:FILE"),
+        ({"pooling": 3}, RequestError, "expected a name"),
         ({"weights": "area"}, RequestError, "expected 'tissue'"),
         ({"pooling": Corner("conch-v1.5")}, ModelError, "made for features of conch-v1.5; these are of uni"),
     ],

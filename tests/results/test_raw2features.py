@@ -56,11 +56,14 @@ def embedded(store: SlideStore, folder: Path) -> str:
     return str(next(folder.glob("*.embeddings.zarr")))
 
 
-def test_it_reads_the_pixels_and_its_features_come_back(store, tmp_path):
+@pytest.mark.parametrize("layout", ["stamp", "trident"])
+def test_it_reads_the_pixels_and_its_features_come_back(store, tmp_path, layout):
     from raw2features.export.h5 import export_h5
 
-    (path,) = export_h5(embedded(store, tmp_path / "r2f"), str(tmp_path / "h5"), layout="trident")
-    done = import_patches(path, store.folder, layout="trident", patch_px=PATCH_PX)
+    (path,) = export_h5(embedded(store, tmp_path / "r2f"), str(tmp_path / "h5"), layout=layout)
+    # its files for TRIDENT state the side in level-0 px as patch_size
+    done = import_patches(path, store.folder, patch_px=PATCH_PX if layout == "trident" else None)
+    assert done.layout == layout
     table = store.patches()
     assert done.table.name == table.name
     back = table.read("features_mean")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from wsikit.training.afloc.config import AflocTrainConfig
+    from wsikit.training.afloc.trainer import AflocEpoch
     from wsikit.training.config import TrainConfig
     from wsikit.training.heads.config import HeadTrainConfig
     from wsikit.training.module import EpochRecord
@@ -23,14 +25,24 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: torch's choice.")
 def command(config: str, data: str | None, out: str, resume: bool, device: str, threads: int | None) -> int:
     """Train a model with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures. A section `head`
-    asks for a classifier on features of an encoder (seconds on a CPU); without it, MMLNB is trained.
+    asks for a classifier on features of an encoder (seconds on a CPU), `architecture: afloc` for an encoder of texts
+    and patches that learns from captions without labels; without them, MMLNB is trained.
 
     The split is by patient; what has to be selected is selected on the validation part; the test part is evaluated
     once, at the end.
     """
+    from wsikit.training.afloc.config import AFLOC, AflocTrainConfig
     from wsikit.training.heads.config import HeadTrainConfig, read_training_config
+    from wsikit.training.task import read_config, read_settings
 
-    settings = read_training_config(config, data=data)  # before torch, which takes seconds to import
+    # before torch, which takes seconds to import
+    settings: AflocTrainConfig | TrainConfig | HeadTrainConfig
+    if read_settings(config).get("architecture") == AFLOC:
+        settings = read_config(config, AflocTrainConfig, data=data)
+    else:
+        settings = read_training_config(config, data=data)
+    if isinstance(settings, AflocTrainConfig):
+        return _train_afloc(settings, Path(out), resume, device, threads)
     if isinstance(settings, HeadTrainConfig):
         metrics = _train_head(settings, Path(out), resume, device, threads)
     else:
@@ -85,6 +97,30 @@ def _train_head(settings: HeadTrainConfig, out: Path, resume: bool, device: str,
             device=device,
             callbacks=HeadCallbacks(message=_say, encoded=encoded_in_tenths()),
         )
+
+
+def _train_afloc(settings: AflocTrainConfig, out: Path, resume: bool, device: str, threads: int | None) -> int:
+    import torch
+
+    from wsikit.training.afloc.run import AflocCallbacks, run_afloc_training
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    def show_epoch(record: AflocEpoch) -> None:
+        levels = ", ".join(f"{name} {value:.3f}" for name, value in record.levels.items())
+        click.echo(
+            f"epoch {record.epoch + 1}/{settings.training.epochs}: loss {record.loss:.3f} ({levels}), "
+            f"{record.seconds:.0f} s; validation {record.validation:.3f}",
+            err=True,
+        )
+
+    callbacks = AflocCallbacks(message=_say, epoch=show_epoch)
+    metrics = run_afloc_training(settings, out, resume=resume, device=device, callbacks=callbacks)
+    for term, figures in metrics["test"]["terms"].items():
+        click.echo(f"{term:40s} AUROC {figures['auroc']:.3f}")
+    click.echo(f"{out}/model: use it with  wsikit localize STORE TEXT --encoder {out}/model")
+    return 0
 
 
 def encoded_in_tenths() -> Callable[[int, int], None]:

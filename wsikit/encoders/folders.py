@@ -7,8 +7,8 @@ from typing import Any
 
 from wsikit.encoders import configs, weights
 from wsikit.encoders.configs import CLIP_TYPES, POOLED, PREFIX_TOKENS
-from wsikit.encoders.names import HUB_FILES, OPEN_CLIP_FILES, TIMM_FILES, source_of, timm_options
-from wsikit.encoders.recipe import Kind, Pooling, Recipe, column_name
+from wsikit.encoders.names import HUB_FILES, OPEN_CLIP_FILES, TIMM_FILES, name_of, source_of, timm_options
+from wsikit.encoders.recipe import Kind, Pooling, Recipe
 from wsikit.encoders.transform import Transform
 from wsikit.errors import ModelError
 
@@ -41,7 +41,7 @@ def _timm(folder: Path, held: dict[str, Any], files: tuple[Path, ...], pooling: 
     if options.get("global_pool") == "" and pooling in (None, "model"):  # tokens, and no way given how to pool them
         raise ModelError(f"{folder}: gives tokens without pooling; add ?pooling=cls, mean or cls+mean to its name.")
     return Recipe(
-        name=column_name(folder.name),
+        name=name_of(folder),
         kind="timm",
         architecture=str(held["architecture"]),
         width=width * (2 if chosen == "cls+mean" else 1),
@@ -66,6 +66,8 @@ def _transformers(folder: Path, held: dict[str, Any], files: tuple[Path, ...], p
         kind, chosen, width = "clip", "model", shared
     else:
         chosen = pooling or _default_pooling(model_type, path)
+        if "cls" in chosen and (model_type in POOLED or PREFIX_TOKENS.get(model_type) == 0):
+            raise ModelError(f"{path}: {model_type!r} has no class token; use pooling=pooler or mean.")
         if chosen not in ("pooler", "cls") and model_type not in PREFIX_TOKENS:
             raise ModelError(
                 f"{path}: which tokens of {model_type!r} are patches is not known here; use pooling=pooler."
@@ -73,7 +75,7 @@ def _transformers(folder: Path, held: dict[str, Any], files: tuple[Path, ...], p
         kind, shared = "transformers", None
         width = configs.width_of(held, path) * (2 if chosen == "cls+mean" else 1)
     return Recipe(
-        name=column_name(folder.name),
+        name=name_of(folder),
         kind=kind,
         architecture=model_type,
         width=width,
@@ -102,7 +104,7 @@ def _open_clip(folder: Path, pooling: Pooling | None) -> Recipe:
         std=configs.three(prepare.get("std") or (0.26862954, 0.26130258, 0.27577711)),
     )
     return Recipe(
-        name=column_name(folder.name),
+        name=name_of(folder),
         kind="open-clip",
         architecture=str(model.get("vision_cfg")),
         width=width,

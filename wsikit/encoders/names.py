@@ -262,6 +262,14 @@ def timm_options(held: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def name_of(folder: Path) -> str:
+    """Name of the column for a folder: its hub id in the hub's cache, else its own name."""
+    place = folder.resolve()
+    if place.parent.name == "snapshots":
+        return column_name(place.parents[1].name.removeprefix("models--").replace("--", "/"))
+    return column_name(place.name)
+
+
 def source_of(folder: Path, files: tuple[Path, ...]) -> str:
     """Hub id and revision of a folder in the hub's cache; else the names of folder and file."""
     if folder.parent.name == "snapshots":

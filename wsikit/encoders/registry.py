@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from wsikit.encoders import names
+from wsikit.encoders import names, packaged
 from wsikit.encoders.protocol import EncoderInfo, PatchEncoder
 from wsikit.errors import ModelError
 
@@ -39,6 +39,8 @@ def describe_encoder(name: str | os.PathLike[str], *, download: bool = False) ->
     (384, 224, 'features_random-vit-s16')
     """
     spec = os.fspath(name)
+    if (own := packaged.own_folder(spec)) is not None:
+        return packaged.describe_own(own)
     if names.is_plugin(spec):
         from wsikit.encoders.plugin_models import module_of
         from wsikit.encoders.plugin_models import recipe_of as of_plugin
@@ -53,10 +55,11 @@ def load_encoder(name: str | os.PathLike[str], *, device: str = "auto", download
     Parameters
     ----------
     name
-        Name of a preset (`wsikit encoders` lists them); PRESET=PATH, with its weights from there; a folder of timm,
-        transformers or open_clip; a TorchScript or ONNX file; `hf-hub:ID`; `timm:NAME`; `random:NAME`, random weights
-        from a fixed seed for a preset or a name of timm; or a plug-in of the group `wsikit.encoders`. Any name may end
-        with `?pooling=cls` (or `mean`, `cls+mean`, `pooler`).
+        Name of a preset (`wsikit encoders` lists them), or of an encoder in the package, phantom-afloc; PRESET=PATH,
+        with its weights from there; a folder of timm, transformers or open_clip, or one that `wsikit train` wrote; a
+        TorchScript or ONNX file; `hf-hub:ID`; `timm:NAME`; `random:NAME`, random weights from a fixed seed for a preset
+        or a name of timm; or a plug-in of the group `wsikit.encoders`. Any name of a published model may end with
+        `?pooling=cls` (or `mean`, `cls+mean`, `pooler`).
     device
         "auto" uses a GPU if there is one.
     download
@@ -81,6 +84,8 @@ def load_encoder(name: str | os.PathLike[str], *, device: str = "auto", download
     """
     spec = os.fspath(name)
     try:
+        if (own := packaged.own_folder(spec)) is not None:
+            return packaged.load_own(own, device=device)
         from wsikit.encoders.torch_encoder import TextTorchEncoder, TorchEncoder
 
         if names.is_plugin(spec):

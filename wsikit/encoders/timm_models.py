@@ -76,6 +76,8 @@ def build(recipe: Recipe) -> nn.Module:
     body = build_body(recipe.architecture, recipe.options)
     if recipe.pooling != "model" and not hasattr(body, "num_prefix_tokens"):
         raise ModelError(f"encoder {recipe.name!r}: has no tokens, so no pooling {recipe.pooling!r}; leave it out.")
+    if "cls" in recipe.pooling and getattr(body, "cls_token", None) is None:
+        raise ModelError(f"encoder {recipe.name!r}: has no class token, so no pooling {recipe.pooling!r}.")
     if recipe.weights:
         _load(body, recipe.weights)
     else:

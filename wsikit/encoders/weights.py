@@ -49,10 +49,15 @@ def weights_in(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
             return (folder / name,)
         index = folder / f"{name}.index.json"
         if index.is_file():
-            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            paths = tuple(folder / part for part in parts)
-            if parts and all(path.is_file() and path.parent == folder for path in paths):
-                return paths
+            try:
+                parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                paths = tuple(folder / part for part in parts)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ModelError(f"{index}: damaged ({error}); copy it again from its source.") from error
+            missing = [path.name for path in paths if not path.is_file() or path.parent != folder]
+            if missing:
+                raise ModelError(f"{folder}: {len(missing)} of {len(paths)} parts are missing, such as {missing[0]}.")
+            return paths
     return ()
 
 

@@ -87,7 +87,7 @@ def observations(
         if name == "coords" or name.startswith(FEATURES):
             continue
         if table.width(name) is None:
-            found[name] = table.read(name)
+            found[name.replace("/", "_")] = table.read(name)
         elif table.attributes(name).get("names"):
             values = table.read(name)
             for index, entry in enumerate(table.entries(name)):

@@ -6,7 +6,6 @@ They are stored as `slide_features/<name>` of the patch table (`wsikit.store.sli
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -27,9 +26,6 @@ SLIDE_FEATURES_REVISION = 1
 
 MEAN = "mean"
 _MEAN_RECORD = {"name": MEAN, "fingerprint": hashlib.sha256(b"mean of float64, 1").hexdigest()}
-
-POOLINGS = {name: f"wsikit.encoders.towers.{name}" for name in ("abmil", "chief", "titan", "prism")}
-"""Slide encoders with weights, as `name:PATH`, and the modules whose `load(PATH)` makes them."""
 
 _ROWS_AT_ONCE = 1 << 14
 
@@ -63,8 +59,8 @@ def slide_features(
     features
         Name of the encoder of the patches: column `features_<name>`; not needed if the table has only one.
     pooling
-        "mean"; "abmil:PATH", gated attention with the weights of a file; "chief:PATH", "titan:PATH", "prism:PATH"; or a
-        `SlideEncoder`.
+        "mean"; "abmil:FILE", gated attention with the weights of a file, or another name that
+        `wsikit.encoders.slide_registry.load_slide_encoder` takes; or a `SlideEncoder`.
     weights
         "tissue": each patch counts by its tissue fraction (mean only). None: all count the same.
     name
@@ -82,9 +78,9 @@ def slide_features(
     Raises
     ------
     RequestError
-        There are no such features, or no patch has any; the pooling is unknown.
+        There are no such features, or no patch has any.
     ModelError
-        The slide encoder was made for features of another encoder, or cannot be loaded.
+        The slide encoder is unknown, was made for features of another encoder, or cannot be loaded.
 
     Examples
     --------
@@ -152,20 +148,13 @@ def _column(table: PatchTable, features: str | None) -> str:
 
 
 def _encoder(pooling: str | SlideEncoder, device: str) -> SlideEncoder:
-    if not isinstance(pooling, str):
-        if not isinstance(pooling, _SlideEncoder):
-            raise RequestError(f"pooling {pooling!r}: expected a name or an object with `info` and `encode`")
-        return pooling
-    kind, _, path = pooling.partition(":")
-    if kind not in POOLINGS or not path:
-        known = ", ".join(f"{name}:PATH" for name in POOLINGS)
-        raise RequestError(f"pooling {pooling!r}: expected mean, or a slide encoder with its file of weights: {known}")
-    try:
-        module = importlib.import_module(POOLINGS[kind])
-    except ModuleNotFoundError as error:
-        raise RequestError(f"pooling {kind!r}: {error.name} is not installed") from error
-    loaded: SlideEncoder = module.load(path, device=device)
-    return loaded
+    if isinstance(pooling, str):
+        from wsikit.encoders.slide_registry import load_slide_encoder
+
+        return load_slide_encoder(pooling, device=device)
+    if not isinstance(pooling, _SlideEncoder):
+        raise RequestError(f"pooling {pooling!r}: expected a name or an object with `info` and `encode`")
+    return pooling
 
 
 def _check_patch_encoder(info: Any, column: str) -> None:

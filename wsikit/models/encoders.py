@@ -11,6 +11,7 @@ A plug-in of the entry-point group `wsikit.encoders` is a callable `(**options) 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from wsikit.errors import ModelError
 from wsikit.models.config import ImageEncoderConfig, TextEncoderConfig
-from wsikit.models.plain import Bert, plain_image_body, plain_text_body
+from wsikit.models.plain import Bert, ResNet10T, plain_image_body, plain_text_body
 from wsikit.plugins import load_plugin, plugin_names
 
 
@@ -62,10 +63,31 @@ class ImageEncoder(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.permute(0, 3, 1, 2).to(torch.float32, copy=True)  # (B, 3, H, W)
-        x.div_(255.0).sub_(self.mean).div_(self.std)  # in place: new memory takes longer than the arithmetic
-        features: Tensor = self.body(x)
+        features: Tensor = self.body(self._normalised(images))
         return features
+
+    def map_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The last but one feature map (B, C, h, w), and the features (B, width), of uint8 patches (B, H, W, 3).
+
+        Raises
+        ------
+        ModelError
+            If the encoder has no feature maps: it is neither one of `wsikit.models.plain` nor one of timm with them.
+        """
+        x = self._normalised(images)
+        if isinstance(self.body, ResNet10T):
+            return self.body.map_and_features(x)
+        body: Any = self.body
+        if not hasattr(body, "forward_intermediates") or not hasattr(body, "forward_head"):
+            raise ModelError(
+                f"image encoder {type(body).__name__}: has no feature maps. Use one of timm that has them."
+            )
+        last, cells = body.forward_intermediates(x, indices=2, output_fmt="NCHW")
+        return cells[0], body.forward_head(last)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        x = images.permute(0, 3, 1, 2).to(torch.float32, copy=True)  # (B, 3, H, W)
+        return x.div_(255.0).sub_(self.mean).div_(self.std)  # in place: new memory takes longer than the arithmetic
 
     def load_weights(self, path: Path) -> None:
         """Load the encoder's weights from a safetensors file, as timm saves them; a classifier in it is left out.
@@ -176,6 +198,13 @@ class TextEncoder(nn.Module):
         weights = mask.unsqueeze(2).to(out.last_hidden_state.dtype)  # (B, L, 1)
         mean: Tensor = (out.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         return mean
+
+    def tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Features of each token after the last layer, (B, L, width)."""
+        if isinstance(self.body, Bert):
+            return self.body.hidden(ids, mask)
+        features: Tensor = self.body(input_ids=ids, attention_mask=mask).last_hidden_state
+        return features
 
     def load_weights(self, folder: Path) -> None:
         """Load the encoder's weights from a local folder of transformers (config.json, model.safetensors).

@@ -13,6 +13,7 @@ from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
 
 from wsikit.errors import ModelError
+from wsikit.models.afloc import AFLoc
 from wsikit.models.config import (
     CARD_FILE,
     CONFIG_FILE,
@@ -33,12 +34,12 @@ from wsikit.store.atomic import write_json
 __all__ = ["find_model", "fingerprint", "load_model", "packaged_models", "read_config", "save_model"]
 
 
-def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str, Any] | None = None) -> Path:
+def save_model(model: MMLNB | AFLoc, folder: str | Path, *, card: str, metrics: dict[str, Any] | None = None) -> Path:
     """Write a model's folder atomically.
 
     Parameters
     ----------
-    model : MMLNB
+    model : MMLNB or AFLoc
     folder : path
         Must not exist yet, or be empty.
     card : str
@@ -68,7 +69,7 @@ def save_model(model: MMLNB, folder: str | Path, *, card: str, metrics: dict[str
         if metrics is not None:
             write_json(staging / METRICS_FILE, metrics)
         model.tokenizer.save(staging)
-        if model.ood_detector is not None:
+        if isinstance(model, MMLNB) and model.ood_detector is not None:
             model.ood_detector.save(staging / OOD_FILE)
         save_weights(model, str(staging / WEIGHTS_FILE))
         for weights in staging.glob("*.safetensors"):

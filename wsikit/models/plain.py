@@ -62,10 +62,14 @@ class ResNet10T(nn.Module):
         self.num_features = fourth
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.map_and_features(x)[1]
+
+    def map_and_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last but one feature map (B, channels[2], H / 16, W / 16), and the features (B, channels[3])."""
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         x = functional.max_pool2d(x, 3, stride=2, padding=1)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return functional.adaptive_avg_pool2d(x, 1).flatten(1)
+        cells = self.layer3(self.layer2(self.layer1(x)))
+        return cells, functional.adaptive_avg_pool2d(self.layer4(cells), 1).flatten(1)
 
 
 def plain_image_body(config: ImageEncoderConfig) -> nn.Module | None:
@@ -172,12 +176,16 @@ class Bert(nn.Module):
         self.num_features = width
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        x = self.embeddings(ids)
+        return torch.tanh(self.pooler["dense"](self.hidden(ids, mask)[:, 0]))
+
+    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Features of each token after the last layer, (B, L, width)."""
+        x: Tensor = self.embeddings(ids)
         # without padding there is no mask: torch then may choose another kernel, as it does in transformers
         seen = None if bool(mask.all()) else mask.bool()[:, None, None, :].expand(-1, 1, ids.shape[1], -1)
         for layer in self.encoder["layer"].children():
             x = layer(x, seen)
-        return torch.tanh(self.pooler["dense"](x[:, 0]))
+        return x
 
 
 _BERT = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

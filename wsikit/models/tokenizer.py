@@ -58,6 +58,21 @@ class CaptionTokenizer:
             truncated=sum(bool(e.overflowing) for e in encodings),
         )
 
+    def words(self, captions: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Word of each token of a batch, int64 (B, L), counted from 0 in each caption; -1 for special tokens.
+
+        >>> CaptionTokenizer.train(["blood seen"], vocabulary=40, max_tokens=8).words(["blood seen"])
+        array([[-1,  0,  1, -1]])
+        """
+        encodings = self._tokenizer.encode_batch(list(captions))
+        return np.array(
+            [
+                [-1 if word is None or special else word for word, special in zip(e.word_ids, e.special_tokens_mask)]
+                for e in encodings
+            ],
+            dtype=np.int64,
+        ).reshape(len(encodings), -1)
+
     def save(self, folder: Path) -> None:
         """Write tokenizer.json into `folder`."""
         self._tokenizer.save(str(folder / TOKENIZER_FILE))

@@ -280,7 +280,7 @@ def _known_rows(table: PatchTable, coords: npt.NDArray[np.int64]) -> npt.NDArray
     may_lack = (places + side > np.asarray(table.grid.slide_px) + 0.5).any(axis=1)
     if "readable" in table.columns():
         may_lack |= table.read("readable") == 0
-    return None if (~may_lack & (found < 0)).any() else found
+    return None if (~may_lack & (found < 0)).any() or not (found >= 0).any() else found
 
 
 def _new_table(

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.tokenizer import Tokens
+from wsikit.training.afloc.settings import AflocSettings
 from wsikit.training.augment import disturb, jitter_stain, turn
 from wsikit.training.data import PatchSet
 from wsikit.training.settings import TrainingSettings
@@ -74,7 +75,7 @@ class EpochOrder(Sampler[list[int]]):
         Set before each epoch.
     """
 
-    def __init__(self, n: int, settings: TrainingSettings) -> None:
+    def __init__(self, n: int, settings: TrainingSettings | AflocSettings) -> None:
         self._n, self._seed = n, settings.seed
         self._n_batches = math.ceil(n / settings.batch)
         self.epoch = 0

@@ -18,7 +18,7 @@ from wsikit.training.config import FeatureBranch, ImageBranch, TrainConfig
 from wsikit.training.data import Prepared, patch_set
 from wsikit.training.datasets.configured import configured_table, words_of_dropped
 
-__all__ = ["Loaded", "build_model", "load_data"]
+__all__ = ["Loaded", "build_model", "image_weights", "load_data", "on_this_disk"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def build_model(
     """
     text, folder = config.text, None
     if text.pretrained is not None:
-        folder = _on_this_disk(text.pretrained)
+        folder = on_this_disk(text.pretrained)
         tokenizer = CaptionTokenizer.load(folder, max_tokens=text.max_tokens)
         text_config = text_config_of(folder)
     else:
@@ -84,7 +84,7 @@ def build_model(
     if folder is not None:
         model.text.load_weights(folder)
     if config.image.weights is not None and isinstance(model.image, ImageEncoder):
-        model.image.load_weights(_image_weights(config.image.weights))
+        model.image.load_weights(image_weights(config.image.weights))
     return model
 
 
@@ -120,13 +120,14 @@ def _image_config(image: ImageBranch, encoder: EncoderRecord | None) -> ImageEnc
     return ImageEncoderConfig(name=image.name, options=image.options, mean=image.mean, std=image.std)
 
 
-def _image_weights(name: str) -> Path:
+def image_weights(name: str) -> Path:
+    """The safetensors file of a path or of a hub id in the local cache; nothing is downloaded."""
     if Path(name).is_file():
         return Path(name)
-    return _on_this_disk(name) / "model.safetensors"
+    return on_this_disk(name) / "model.safetensors"
 
 
-def _on_this_disk(name: str) -> Path:
+def on_this_disk(name: str) -> Path:
     """A local folder, or the cached folder of a hub id; nothing is downloaded."""
     if Path(name).is_dir():
         return Path(name)

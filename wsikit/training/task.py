@@ -160,7 +160,7 @@ class TaskConfig(Strict):
         return tuple(c.color or hex_color(color) for c, color in zip(self.classes, usual, strict=True))
 
 
-Kind = TypeVar("Kind", bound=TaskConfig)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def read_config(path: str | Path, kind: type[Kind], *, data: str | None = None) -> Kind:

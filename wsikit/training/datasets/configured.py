@@ -24,13 +24,9 @@ def configured_table(config: TaskConfig) -> tuple[Mapped, float]:
     RequestError
         If a part is missing or inconsistent; the message names it.
     """
-    data = config.data
-    table = _table(data)
-    if data.mpp is not None and table.mpp is not None and abs(data.mpp / table.mpp - 1) > 0.01:
-        raise RequestError(f"{table.source}: patches at {table.mpp:g} µm/px, the configuration says {data.mpp:g}.")
-    mpp = table.mpp or data.mpp
-    assert mpp is not None  # the configuration was checked
-    return map_classes(table, config.values, drop_others=data.drop_others), mpp
+    table = table_of(config.data)
+    mpp = mpp_of(table, config.data)
+    return map_classes(table, config.values, drop_others=config.data.drop_others), mpp
 
 
 def words_of_dropped(dropped: Mapping[str, int]) -> str:
@@ -44,10 +40,20 @@ def words_of_dropped(dropped: Mapping[str, int]) -> str:
     return f" Left out, of other classes: {', '.join(f'{n} {name}' for name, n in dropped.items())}."
 
 
-def _table(data: DataConfig) -> ImageTable:
+def mpp_of(table: ImageTable, data: DataConfig) -> float:
+    """µm/px of the images as stored. RequestError if table and configuration differ."""
+    if data.mpp is not None and table.mpp is not None and abs(data.mpp / table.mpp - 1) > 0.01:
+        raise RequestError(f"{table.source}: patches at {table.mpp:g} µm/px, the configuration says {data.mpp:g}.")
+    mpp = table.mpp or data.mpp
+    assert mpp is not None  # the configuration was checked
+    return mpp
+
+
+def table_of(data: DataConfig, *, needs_class: bool = True) -> ImageTable:
+    """The table of the configured source; RequestError as by its reader. Without `needs_class`, classes may lack."""
     if data.table is not None:
         columns = Columns(**data.table.columns.model_dump(exclude_unset=True))
-        return read_table(data.table.csv, data.table.images, columns=columns)
+        return read_table(data.table.csv, data.table.images, columns=columns, needs_class=needs_class)
     if data.names is not None:
         return read_names(data.names.images, data.names.pattern)
     assert data.stores is not None

@@ -1,0 +1,339 @@
+"""Maps of text prompts against truth: Dice, ranking, pointing and presence, of the encoder and of two floors.
+
+python benchmarks/localize.py phantom -o OUT.json [--encoder phantom-afloc]
+python benchmarks/localize.py idc --images idc.zip -o OUT.json
+
+phantom: slides of unseen seeds; the truth is what was planted, per patch of 224 px at 0.5 µm/px (112 µm).
+Thresholds and the way prompts compete are chosen on validation slides, then used on test slides once.
+idc: an encoder is trained, without labels, on measured captions of the other patients, and asked about patient 14082.
+
+Floors: `fact`, the measured fact behind the caption, no training; `supervised`, the class probability of the packaged
+model (phantom), or a logistic regression on colour histograms with labels of the other patients (idc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.training.afloc.evaluation import MapWithTruth, best_threshold, evaluate_maps
+
+MPP, PATCH_PX, SLIDE_PX = 0.5, 224, 2240
+VALIDATION, TEST = range(4100, 4115), range(5000, 5030)
+THRESHOLDS = tuple(round(0.1 * n, 1) for n in range(1, 10))
+AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept of the phantom: prompt, truth and floors. Fixed before any map was seen."""
+
+    prompt: str
+    kind: str
+    """Tissue of the truth."""
+    share: float
+    """A patch has the concept from this share of its area on. Neuropil lies between cells: pools of a patch's tenth."""
+    fact: str
+    classes: tuple[str, ...]
+    """Classes of the packaged model whose probabilities are added."""
+
+
+CONCEPTS = (
+    Concept("neuropil", "neuropil", 0.1, "fibrillary_share", ("PD", "D")),
+    Concept("necrosis", "necrosis", 0.25, "necrosis_share", ("other",)),
+    Concept("Schwannian stroma", "stroma", 0.25, "spindle_share", ("other",)),
+    Concept("blood", "blood", 0.25, "blood_share", ("other",)),
+)
+ABSENT_BELOW = 0.05
+"""A slide is without a concept if no patch has more than this share; with it, if a patch has the concept."""
+OTHERS = ("neuropil", "necrosis", "Schwannian stroma", "blood", "fat", "lymphocytes", "neuroblasts", "bare glass")
+WAYS = ("negation", "others", "both")
+"""What a prompt competes with: "no X", the other concepts, or both. Chosen on validation slides."""
+
+IDC_FOR = ("abundant haematoxylin",)
+IDC_AGAINST = ("scant haematoxylin", "no haematoxylin", "abundant eosin", "abundant fat", "abundant blank")
+"""Captions at 4 µm/px never name a carcinoma, so the prompt describes its look: dense nuclei. Fixed before any map."""
+
+
+@dataclass(frozen=True)
+class Slide:
+    """Patches of tissue of one slide, with everything that is compared."""
+
+    name: str
+    shape: tuple[int, int]
+    rows: npt.NDArray[np.int64]
+    shares: dict[str, npt.NDArray[np.floating]]
+    placed: npt.NDArray[np.float32]
+    facts: dict[str, npt.NDArray[np.floating]]
+    probability: dict[str, npt.NDArray[np.floating]]
+
+    def map(self, values: npt.NDArray[np.floating], truth: npt.NDArray[np.bool_], present: bool | None) -> MapWithTruth:
+        grid, mask = np.full(self.shape, np.nan), np.zeros(self.shape, bool)
+        grid.ravel()[self.rows], mask.ravel()[self.rows] = values, truth
+        return MapWithTruth(self.name, grid, mask, present)
+
+
+def measured_slide(seed: int, encoder: Any, cache: Path) -> Slide:
+    """A slide, made and measured once."""
+    path = cache / f"{seed}.npz"
+    if not path.exists():
+        np.savez(path, **make_slide(seed))
+    with np.load(path) as made:
+        return Slide(
+            name=str(seed),
+            shape=tuple(made["shape"].tolist()),
+            rows=made["rows"],
+            shares={concept.kind: made[concept.kind] for concept in CONCEPTS},
+            placed=encoder.encode_shared(made["images"]),
+            facts={concept.fact: made[concept.fact] for concept in CONCEPTS},
+            probability={code: made[f"p_{code}"] for concept in CONCEPTS for code in concept.classes},
+        )
+
+
+def make_slide(seed: int) -> dict[str, npt.NDArray[Any]]:
+    """A slide as a file, read; its truth, facts and the packaged model's probabilities, of patches of tissue."""
+    from wsikit.captions import load_captioner
+    from wsikit.models.registry import load_patch_model
+    from wsikit.phantom import SUBTYPES, make_phantom
+    from wsikit.phantom.fields import KINDS
+    from wsikit.slides import open_slide
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "phantom.tiff"
+        subtype = SUBTYPES[seed % len(SUBTYPES)]
+        truth = make_phantom(path, size_px=(SLIDE_PX, SLIDE_PX), mpp=MPP, subtype=subtype, seed=seed)
+        rows = np.flatnonzero(truth.facts.fraction("glass") <= 0.5)
+        with open_slide(path) as slide:
+            images = np.stack([slide.read_region(x, y, PATCH_PX, PATCH_PX, mpp=MPP) for x, y in truth.coords[rows]])
+    captions = load_captioner("morphometry").caption(images, mpp=MPP)
+    model = load_patch_model(device="cpu")
+    predicted = model.predict(images=images, captions=[one.text for one in captions])["probability"]
+    return {
+        "shape": np.array([truth.grid.n_rows, truth.grid.n_cols]),
+        "rows": rows,
+        "images": images,
+        **{kind: truth.facts.fractions[rows, n] for n, kind in enumerate(KINDS)},
+        **{one.fact: np.array([found.facts.get(one.fact, 0.0) for found in captions]) for one in CONCEPTS},
+        **{f"p_{code}": column for code, column in zip(model.info.classes, predicted.T, strict=True)},
+    }
+
+
+def prompt_map(encoder: Any, placed: npt.NDArray[np.float32], prompt: str, against: Sequence[str]) -> npt.NDArray[Any]:
+    """Probability of the prompt (N,): softmax over it and its competitors, of scaled cosines. Nothing is per slide."""
+    return softmax(encoder.logit_scale * placed @ encoder.encode_texts([prompt, *against]).T)[:, 0]
+
+
+def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def competitors(prompt: str, way: str) -> list[str]:
+    negation, others = [f"no {prompt}"], [name for name in OTHERS if name != prompt]
+    return {"negation": negation, "others": others, "both": negation + others}[way]
+
+
+def concept_maps(
+    slides: Sequence[Slide], concept: Concept, values: Callable[[Slide], npt.NDArray[np.floating]]
+) -> list[MapWithTruth]:
+    maps = []
+    for slide in slides:
+        share = slide.shares[concept.kind]
+        truth = share >= concept.share
+        present = True if truth.any() else False if share.max() < ABSENT_BELOW else None
+        maps.append(slide.map(values(slide), truth, present))
+    return maps
+
+
+def phantom(encoder_name: str, cache: Path) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    encoder = load(encoder_name)
+    cache.mkdir(parents=True, exist_ok=True)
+    validation = [measured_slide(seed, encoder, cache) for seed in VALIDATION]
+    test = [measured_slide(seed, encoder, cache) for seed in TEST]
+    rows = []
+    for concept in CONCEPTS:
+        for way, values in compared_maps(concept, encoder, encoder_name, validation).items():
+            threshold = best_threshold(concept_maps(validation, concept, values))
+            figures = evaluate_maps(concept_maps(test, concept, values), threshold=threshold, thresholds=THRESHOLDS)
+            rows.append({"concept": concept.prompt, "way": way, "figures": figures})
+            show(rows[-1])
+    heading = (
+        f"{len(TEST)} synthetic slides of {SLIDE_PX} px, seeds {TEST[0]} to {TEST[-1]}; threshold and "
+        f"competitors chosen on seeds {VALIDATION[0]} to {VALIDATION[-1]}. Cells are patches of {PATCH_PX} px at {MPP} "
+        "µm/px; the truth is the planted share of the area: from 0.1 on for neuropil, 0.25 on for the others."
+    )
+    return {"heading": heading, "encoder": encoder_name, "fingerprint": encoder.info.fingerprint, "rows": rows}
+
+
+def compared_maps(
+    concept: Concept, encoder: Any, encoder_name: str, validation: Sequence[Slide]
+) -> dict[str, Callable[[Slide], npt.NDArray[np.floating]]]:
+    """The encoder's map, with the competitors that serve best on the validation slides, and the two floors."""
+
+    def asked(way: str) -> Callable[[Slide], npt.NDArray[np.floating]]:
+        return lambda slide: prompt_map(encoder, slide.placed, concept.prompt, competitors(concept.prompt, way))
+
+    chosen = max(WAYS, key=lambda way: validation_dice(concept_maps(validation, concept, asked(way))))
+    return {
+        f"{encoder_name} (against {chosen})": asked(chosen),
+        f"fact ({concept.fact})": lambda slide: slide.facts[concept.fact],
+        f"supervised ({' + '.join(concept.classes)})": lambda slide: np.sum(
+            [slide.probability[code] for code in concept.classes], axis=0
+        ),
+    }
+
+
+def validation_dice(maps: Sequence[MapWithTruth]) -> float:
+    figures = evaluate_maps(maps, threshold=best_threshold(maps), draws=0)
+    return float(figures["dice"]["value"] or 0)
+
+
+def idc(images: Path, out: Path, patient: str, seed: int) -> dict[str, Any]:
+    import torch
+
+    from wsikit.captions import load_captioner
+    from wsikit.models.afloc_encoder import load_afloc_encoder
+    from wsikit.training.afloc.config import AflocTrainConfig
+    from wsikit.training.afloc.run import AflocCallbacks, run_afloc_training
+    from wsikit.training.baselines import colour_histogram, fit_histogram_baseline
+    from wsikit.training.data import patch_set
+    from wsikit.training.datasets import Columns, read_table
+    from wsikit.training.task import read_config
+
+    torch.set_num_threads(1)
+    columns = Columns(file="file", label="label", description=None)
+    whole = read_table("index.csv", images, columns=columns)
+    table = whole.select([n for n, one in enumerate(whole.patients) if one == patient])
+    rest = whole.select([n for n, one in enumerate(whole.patients) if one != patient])
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "others.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "patient", "x", "y"])
+        assert rest.coords is not None
+        writer.writerows(zip(rest.files, rest.patients, *rest.coords.T.astype(int).tolist(), strict=True))
+    configuration = Path(__file__).parents[1] / "pipelines" / "configs" / "afloc_idc.yaml"
+    config = read_config(configuration, AflocTrainConfig, data=str(images))
+    source = config.data.table.model_copy(update={"csv": str(folder / "others.csv")})  # type: ignore[union-attr]
+    config = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"table": source}),
+            "training": config.training.model_copy(update={"seed": seed}),
+        }
+    )
+    if not (folder / "run" / "model").exists():
+        run_afloc_training(config, folder / "run", device="cpu", callbacks=AflocCallbacks(message=print, epoch=print))
+    encoder = load_afloc_encoder(folder / "run" / "model", device="cpu")
+    parts = json.loads((folder / "run" / "splits.json").read_text())["folds"][0]
+    held = set(parts["validation"]["ids"])
+    validation = rest.select([n for n, name in enumerate(rest.files) if name in held])
+    captioner = load_captioner("morphometry")
+    prepared = {
+        name: patch_set(some, ("0", "1"), patch_px=50, mpp=4.0, odd_sizes="mirror").patches
+        for name, some in {"rest": rest, "validation": validation, "test": table}.items()
+    }
+    floor = fit_histogram_baseline(prepared["rest"].images, prepared["rest"].labels)
+
+    def values(name: str, way: str) -> npt.NDArray[np.floating]:
+        patches = prepared[name].images
+        if way == "prompt":
+            placed = encoder.encode_shared(patches)
+            logits = encoder.logit_scale * placed @ encoder.encode_texts([*IDC_FOR, *IDC_AGAINST]).T
+            return softmax(logits)[:, : len(IDC_FOR)].sum(axis=1)
+        if way == "fact":
+            found = captioner.caption(patches, mpp=4.0)
+            return np.array([one.facts.get("haematoxylin_share", 0.0) for one in found])
+        return np.asarray(floor.predict_proba(colour_histogram(patches))[:, 1])
+
+    def one_map(name: str, way: str) -> list[MapWithTruth]:
+        patches = prepared[name]
+        numbers, truth = values(name, way), patches.labels == 1
+        if name == "test":
+            assert patches.coords is not None
+            cells = ((patches.coords - patches.coords.min(axis=0)) / 50).round().astype(int)
+            grid, mask = np.full(cells.max(axis=0)[::-1] + 1, np.nan), np.zeros(cells.max(axis=0)[::-1] + 1, bool)
+            grid[cells[:, 1], cells[:, 0]], mask[cells[:, 1], cells[:, 0]] = numbers, truth
+            squares = cells // 5  # the bootstrap draws squares of 5 × 5 patches: there is one slide
+            maps = []
+            for square in np.unique(squares, axis=0):
+                top, left = square[1] * 5, square[0] * 5
+                part = (slice(top, top + 5), slice(left, left + 5))
+                maps.append(MapWithTruth(f"{square[0]}-{square[1]}", grid[part], mask[part]))
+            return maps
+        return [MapWithTruth(name, numbers[None], truth[None])]
+
+    rows = []
+    for way, label in (
+        ("prompt", f"{IDC_FOR[0]!r}"),
+        ("fact", "fact (haematoxylin_share)"),
+        ("histogram", "supervised"),
+    ):
+        chosen = best_threshold(one_map("validation", way))
+        for threshold, said in ((chosen, "threshold by labels of others"), (0.5, "threshold 0.5, no label")):
+            if way == "fact" and threshold == 0.5:
+                threshold, said = 0.25, "threshold of the word 'moderate', no label"
+            figures = evaluate_maps(one_map("test", way), threshold=threshold)
+            rows.append({"concept": "IDC", "way": f"{label}, {said}", "figures": figures})
+            show(rows[-1])
+    heading = (
+        f"Patient {patient} of the IDC patches, {len(table)} cells of 50 px at about 4 µm/px; trained on captions "
+        f"of the other patients without labels, seed {seed}. Intervals: bootstrap over squares of 5 × 5 patches of "
+        "this one slide; slide-level figures do not apply."
+    )
+    return {"heading": heading, "rows": rows}
+
+
+def load(name: str) -> Any:
+    from wsikit.encoders.packaged import load_own, own_folder
+
+    folder = own_folder(name)
+    if folder is None:
+        from wsikit.encoders.registry import load_encoder
+
+        return load_encoder(name, device="cpu")
+    return load_own(folder, device="cpu")
+
+
+def show(row: dict[str, Any]) -> None:
+    from wsikit.training.afloc.card import shown
+
+    figures = row["figures"]
+    names = ("dice", "slide_dice", "iou", "auroc", "auprc", "cnr", "pointing_1", "presence_auroc")
+    print(
+        row["concept"], "|", row["way"], "|", "; ".join(f"{name} {shown(figures[name])}" for name in names), flush=True
+    )
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("data", choices=["phantom", "idc"])
+    arguments.add_argument("--encoder", default="phantom-afloc", help="Name or folder (phantom).")
+    arguments.add_argument("--cache", type=Path, help="Folder of the slides, made once (phantom); default: OUT's name.")
+    arguments.add_argument("--images", type=Path, help="The zip of the patches (idc).")
+    arguments.add_argument("--patient", default="14082")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("-o", "--out", type=Path, required=True)
+    given = arguments.parse_args()
+    if given.data == "phantom":
+        record = phantom(given.encoder, given.cache or given.out.with_suffix(""))
+    else:
+        record = idc(given.images, given.out, given.patient, given.seed)
+    given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from wsikit.training.afloc.statements import sentences_of, statements_of, terms_of
+
+TUMOUR = (
+    "Densely cellular small round neuroblasts with pale chromatin; neuropil moderate; ganglion cells none; "
+    "Schwannian stroma septa only; haemorrhage."
+)
+STROMA = "Schwannian stroma of wavy spindle cells; no neuroblasts; neuropil absent; no necrosis or haemorrhage."
+
+
+def test_one_word_sentences_are_kept() -> None:
+    assert sentences_of("Oedema. Fat; necrosis.") == ["Oedema", "Fat", "necrosis"]
+
+
+def test_a_caption_states_what_is_present_and_what_is_absent() -> None:
+    assert terms_of(TUMOUR) == {
+        "neuropil": "moderate", "ganglion_cells": "absent", "spindle_stroma": "absent", "blood": "present",
+        "neuroblasts": "present", "septa": "present",
+    }  # fmt: skip
+    assert terms_of(STROMA)["neuroblasts"] == "absent"
+
+
+def test_a_statement_is_true_of_every_patch_whose_caption_states_it() -> None:
+    found = statements_of([TUMOUR, STROMA, ""])
+    column = {text: found.holds[:, n].tolist() for n, text in enumerate(found.texts)}
+    assert column["neuropil"] == [True, False, False]
+    assert column["no neuropil"] == [False, True, False]
+    assert column["moderate neuropil"] == [True, False, False]
+    assert column["an H&E image of Schwannian stroma"] == [False, True, False]
+    assert column["hemorrhage"] == [True, False, False]
+    assert len(set(found.texts)) == len(found.texts)
+
+
+def test_unnamed_terms_are_absent_only_in_a_closed_world() -> None:
+    captions = ["Fat.", "Necrosis."]
+    closed, open_ = statements_of(captions), statements_of(captions, closed_world=False)
+    assert closed.holds[:, closed.texts.index("no necrosis")].tolist() == [True, False]
+    assert "no necrosis" not in open_.texts
+
+
+def test_sentences_that_name_a_class_are_scrubbed() -> None:
+    found = statements_of(["Poorly differentiated tumour. Fat."] * 2)
+    assert not any("differentiated" in text for text in (*found.texts, *found.reports))

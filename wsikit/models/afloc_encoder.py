@@ -1,0 +1,155 @@
+"""An AFLoc model as an encoder of patches and texts: `wsikit.encoders.protocol.TextImageEncoder`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model as load_weights
+from torch import Tensor
+from torch.nn import functional
+
+from wsikit.encoders.protocol import EncoderInfo
+from wsikit.errors import ModelError, RequestError
+from wsikit.models.afloc import AFLoc
+from wsikit.models.afloc_config import afloc_info, read_afloc_config
+from wsikit.models.config import WEIGHTS_FILE, fingerprint
+from wsikit.models.tokenizer import CaptionTokenizer
+
+AT_ONCE = 64
+_Function = Callable[[Tensor], Tensor]
+
+
+def load_afloc(folder: str | Path) -> AFLoc:
+    """Load an AFLoc model from its folder; on the CPU, in evaluation mode. Neither timm nor transformers is imported
+    where `wsikit.models.plain` has its encoders.
+
+    Raises
+    ------
+    ModelError
+        If the folder is incomplete, damaged or of another architecture.
+    """
+    folder = Path(folder)
+    config = read_afloc_config(folder)
+    model = AFLoc(config, CaptionTokenizer.load(folder, max_tokens=config.text_max_tokens))
+    weights = folder / WEIGHTS_FILE
+    try:
+        load_weights(model, str(weights), strict=True)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{weights}: damaged or not safetensors ({error}); copy the model's folder again.") from error
+    except RuntimeError as error:
+        reason = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
+        raise ModelError(
+            f"{weights}: these weights do not fit config.json ({reason}); copy the model's folder again."
+        ) from error
+    if model.image.width != config.image_width:
+        raise ModelError(
+            f"{folder}: the image encoder gives {model.image.width} features, config.json says {config.image_width}; "
+            "copy the model's folder again."
+        )
+    model.folder, model.fingerprint = folder, fingerprint(folder)
+    return model.eval()
+
+
+def load_afloc_encoder(folder: str | Path, *, device: str = "auto") -> AflocEncoder:
+    """Load an AFLoc model as an encoder; "auto" uses a GPU if there is one.
+
+    Raises
+    ------
+    ModelError
+        As for `load_afloc`; also if there is no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_afloc(folder)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r}: torch cannot use it here ({reason}); use 'cpu' or 'auto'.") from error
+    return AflocEncoder(model, afloc_info(Path(folder)))
+
+
+class AflocEncoder:
+    """Encoder of patches and texts. A text is compared with a patch as in training: sentence with patch, by cosine.
+
+    Attributes
+    ----------
+    model : AFLoc
+        In eval mode.
+    """
+
+    def __init__(self, model: AFLoc, info: EncoderInfo) -> None:
+        self.model = model.eval()
+        self._info = info
+
+    @property
+    def info(self) -> EncoderInfo:
+        return self._info
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the cosines before the softmax over texts, as trained."""
+        return float(self.model.heads.temperature("sentence").detach())
+
+    def encode(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Features of the image encoder, float32 (B, D), of patches, uint8 (B, P, P, 3) RGB.
+
+        Patches of another size than the model's are resized.
+
+        Raises
+        ------
+        ModelError
+            The patches have another shape or dtype.
+        """
+        return self._in_batches(images, self.model.image, self._info.width)
+
+    def encode_shared(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Places of patches in the shared space, float32 (B, S), each of length 1. See `encode`."""
+        width = self.model.config.width
+        return self._in_batches(images, lambda some: functional.normalize(self.model.patches(some), dim=-1), width)
+
+    def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Places of K texts in the shared space, float32 (K, S), each of length 1.
+
+        Raises
+        ------
+        RequestError
+            A text is empty, or has no word.
+        """
+        for text in texts:
+            if not text.strip():
+                raise RequestError(f"encoder {self._info.name!r}: text {text!r} is empty. Give a word or a sentence.")
+        rows = np.zeros((len(texts), self.model.config.width), np.float32)
+        with torch.inference_mode():
+            for row, text in enumerate(texts):  # one at a time: a text's place never depends on those next to it
+                rows[row] = functional.normalize(self.model.sentences([text]), dim=-1)[0].float().cpu().numpy()
+        return rows
+
+    def _in_batches(
+        self, images: npt.NDArray[np.uint8], function: torch.nn.Module | _Function, width: int
+    ) -> npt.NDArray[np.float32]:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
+            raise ModelError(
+                f"encoder {self._info.name!r}: got patches of shape {images.shape} and type {images.dtype}; expected "
+                "uint8 (B, P, P, 3), RGB."
+            )
+        device = next(self.model.parameters()).device
+        out = np.empty((len(images), width), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(images), AT_ONCE):
+                part = torch.from_numpy(np.array(images[start : start + AT_ONCE])).to(device)
+                out[start : start + len(part)] = function(self._sized(part)).float().cpu().numpy()
+        return out
+
+    def _sized(self, images: Tensor) -> Tensor:
+        side = self.model.config.patch_px
+        if images.shape[1] == side:
+            return images
+        planes = images.permute(0, 3, 1, 2).float()
+        resized = functional.interpolate(planes, size=(side, side), mode="bilinear", antialias=True)
+        return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

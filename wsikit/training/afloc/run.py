@@ -1,0 +1,218 @@
+"""`wsikit train` with `architecture: afloc`: from a configuration to a model folder and metrics.
+
+OUT holds config.yaml, splits.json and, during training, checkpoints/; at the end model/ and metrics.json.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from wsikit.errors import RequestError
+from wsikit.models.afloc import AFLoc
+from wsikit.models.afloc_config import AflocConfig
+from wsikit.models.config import METRICS_FILE, ImageEncoderConfig, TextEncoderConfig
+from wsikit.models.encoders import ImageEncoder, text_config_of
+from wsikit.models.io import load_model, save_model
+from wsikit.models.tokenizer import CaptionTokenizer
+from wsikit.store.atomic import write_json
+from wsikit.training.afloc.card import afloc_card
+from wsikit.training.afloc.config import AflocTrainConfig
+from wsikit.training.afloc.retrieval import term_figures
+from wsikit.training.afloc.statements import Statements, statements_of
+from wsikit.training.afloc.trainer import AflocEpoch, train_afloc
+from wsikit.training.data import PatchSet, Prepared, patch_set
+from wsikit.training.datasets.configured import mpp_of, table_of
+from wsikit.training.factory import image_weights, on_this_disk
+from wsikit.training.run import CHECKPOINTS, versions
+from wsikit.training.run_record import CONFIG_COPY, SPLITS_FILE, check_out
+from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
+from wsikit.training.texts import with_captions
+
+
+@dataclass(frozen=True)
+class AflocCallbacks:
+    """Functions that a run calls to report its progress."""
+
+    message: Callable[[str], None] = lambda text: None
+    epoch: Callable[[AflocEpoch], None] = lambda record: None
+    captioned: Callable[[int, int], None] = lambda done, total: None
+
+
+def run_afloc_training(
+    config: AflocTrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    callbacks: AflocCallbacks | None = None,
+) -> dict[str, Any]:
+    """Train, then measure once on the test part; return the metrics as written.
+
+    The test part is not used before weights and epoch are fixed.
+
+    Raises
+    ------
+    RequestError
+        If `out` holds a finished run, or an unfinished one and `resume` is False, or no patch has a caption.
+    """
+    callbacks = callbacks or AflocCallbacks()
+    check_out(out, resume)
+    prepared, patches = afloc_patches(config, callbacks)
+    out.mkdir(parents=True, exist_ok=True)
+    parts = _split(config, patches, out)
+    training, validation, test = (patches.select(parts[name]) for name in (TRAIN, VALIDATION, TEST))
+    closed = config.training.closed_world
+    statements = statements_of(training.captions, closed_world=closed)
+    callbacks.message(
+        f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS)
+        + f"; {len(statements.texts)} statements of {len(statements.terms)} terms"
+    )  # fmt: skip
+    place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    model = build_afloc(config, statements, mpp=prepared.mpp).to(place)
+    begun = time.perf_counter()
+    epochs = train_afloc(
+        model,
+        training,
+        statements,
+        config.training,
+        validation=validation,
+        of_validation=statements_of(validation.captions, closed_world=closed),
+        on_epoch=callbacks.epoch,
+        checkpoints=out / CHECKPOINTS,
+        resume=resume,
+    )
+    metrics = {
+        "settings": _without_places(config),
+        "data": prepared.words(),
+        "split": {name: {"n": len(parts[name]), "groups": len(set(patches.groups[parts[name]]))} for name in PARTS},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "statements": len(statements.texts),
+        "terms": list(statements.terms),
+        "epochs": [asdict(epoch) for epoch in epochs],
+        "kept_epoch": next(epoch.epoch for epoch in epochs if epoch.kept),
+        "seconds": round(time.perf_counter() - begun, 1),
+        "test": term_figures(model, test, closed_world=closed),
+        "versions": versions(),
+    }
+    write_json(out / METRICS_FILE, metrics)
+    save_model(model.cpu(), out / "model", card=afloc_card(model.config, metrics), metrics=metrics)
+    shutil.rmtree(out / CHECKPOINTS)  # written by this run, and no longer needed
+    return metrics
+
+
+def afloc_patches(config: AflocTrainConfig, callbacks: AflocCallbacks) -> tuple[Prepared, PatchSet]:
+    """The patches with captions. Classes in the source are not read: nothing is learnt from labels."""
+    data = config.data
+    table = table_of(data, needs_class=False)
+    table = replace(table, classes=("",) * len(table))
+    prepared = patch_set(
+        table, ("",), patch_px=data.patch_px, mpp=mpp_of(table, data), group=data.group, odd_sizes=data.odd_sizes
+    )
+    callbacks.message(prepared.words())
+    total = len(prepared.patches)
+    patches = with_captions(
+        prepared.patches,
+        config.captions,
+        mpp=prepared.mpp,
+        on_done=lambda done: callbacks.captioned(done, total),
+    )
+    if not any(caption.strip() for caption in patches.captions):
+        raise RequestError(
+            f"captions: none of the {total} patches has one (source {config.captions.source}). Set a captioner or a "
+            "column."
+        )
+    return prepared, patches
+
+
+def build_afloc(config: AflocTrainConfig, statements: Statements, *, mpp: float) -> AFLoc:
+    """The untrained model, with pretrained encoders if the configuration gives any. Equal seeds give equal weights."""
+    text, folder = config.text, None
+    if text.pretrained is not None:
+        folder = on_this_disk(text.pretrained)
+        tokenizer = CaptionTokenizer.load(folder, max_tokens=text.max_tokens)
+        encoder = text_config_of(folder)
+    else:
+        assert text.model_type is not None
+        words = [*statements.texts, *(report for report in statements.reports if report)]
+        tokenizer = CaptionTokenizer.train(words, vocabulary=text.vocabulary, max_tokens=text.max_tokens)
+        usual = {"max_position_embeddings": text.max_tokens + 2}
+        options = usual | text.options | {"vocab_size": tokenizer.vocabulary}
+        encoder = TextEncoderConfig(model_type=text.model_type, options=options)
+    torch.manual_seed(config.training.seed)
+    start = None if config.start is None else load_model(config.start)
+    branch = config.image
+    image = ImageEncoderConfig(name=branch.name, options=branch.options, mean=branch.mean, std=branch.std)
+    if start is not None and start.config.image != image:
+        raise RequestError(
+            f"start: the image encoder of {config.start} is {start.config.image.model_dump()}; image says "
+            f"{image.model_dump()}. Give the same settings."
+        )
+    captions = config.captions
+    model = AFLoc(
+        AflocConfig(
+            name=config.name,
+            version=config.version,
+            mpp=round(mpp, 6),
+            patch_px=config.data.patch_px,
+            stain=config.data.stain,
+            captioner=captions.captioner or captions.source,
+            text_max_tokens=text.max_tokens,
+            width=config.training.width,
+            image=image,
+            image_width=ImageEncoder(image, patch_px=config.data.patch_px, plain=True).width,
+            text=encoder,
+            terms=statements.terms,
+            licence=config.licence,
+            notice=config.notice,
+        ),
+        tokenizer,
+    )
+    if folder is not None:
+        model.text.load_weights(folder)
+    if start is not None:
+        model.image.load_state_dict(start.image.state_dict())
+    elif branch.weights is not None:
+        model.image.load_weights(image_weights(branch.weights))
+    return model
+
+
+def _split(config: AflocTrainConfig, patches: PatchSet, out: Path) -> Split:
+    """The parts; an existing record in `out` is read and checked, else one is written."""
+    wanted, path = config.split, out / SPLITS_FILE
+    if path.exists():
+        found = read_splits(path, patches)
+    elif wanted.file is not None:
+        found = read_splits(wanted.file, patches)
+    elif wanted.folds is not None:
+        found = folds(patches.labels, patches.groups, wanted.folds, seed=wanted.seed)
+    else:
+        shares = {"validation": wanted.validation, "test": wanted.test}
+        found = [split(patches.labels, patches.groups, **shares, seed=wanted.seed)]
+    if wanted.fold >= len(found):
+        raise RequestError(f"split: fold {wanted.fold} asked for, there are {len(found)}, counted from 0.")
+    write_splits(path, patches, found, seed=wanted.seed)
+    copy = yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+    (out / CONFIG_COPY).write_text(copy, encoding="utf-8")
+    return read_splits(path, patches)[wanted.fold]
+
+
+def _without_places(config: AflocTrainConfig) -> dict[str, Any]:
+    """The configuration for the model's folder: file names instead of paths, as the model may be shared."""
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: bare(inner) for key, inner in value.items()}
+        if isinstance(value, str) and ("/" in value or "\\" in value) and Path(value).exists():
+            return Path(value).name
+        return value
+
+    record: dict[str, Any] = bare(config.model_dump(mode="json"))
+    return record

@@ -1,0 +1,63 @@
+"""Settings of AFLoc's training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PARTS, LEVELS = ("image", "text", "heads"), ("word", "sentence", "report")
+
+
+class AflocSettings(BaseModel):
+    """Settings of the three levels and of the loop."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(gt=0)
+    batch: int = Field(64, gt=1)
+    """Bags per step."""
+    seed: int = Field(0, ge=0)
+    lr: dict[str, float] = {"image": 1e-4, "text": 1e-3, "heads": 1e-3}
+    """Peak learning rate of each part; 0: frozen."""
+    freeze: tuple[str, ...] = ()
+    """Children of the image encoder that stay as they are, such as conv1 and layer1: a step then takes less time."""
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Fraction of all steps for warm-up; then cosine decay."""
+    clip: float = Field(1.0, gt=0)
+    stain_scale: float = Field(0.0, ge=0, lt=1)
+    stain_shift: float = Field(0.0, ge=0)
+
+    width: int = Field(64, gt=0)
+    """Width of the shared space."""
+    weights: dict[str, float] = {"word": 1.0, "sentence": 1.0, "report": 1.0}
+    """Weight of each level's loss; 0 or not named: left out."""
+    bag: int = Field(1, gt=0)
+    """Patches of a bag, neighbours on one slide: the report level compares a bag with the captions of its patches."""
+    sentence: Literal["patch", "region"] = "patch"
+    """The sentence level compares a sentence with single patches, or with the patches of a bag by attention."""
+    texts: int = Field(64, gt=1)
+    """Statements per step, of the sentence level."""
+    word_texts: int = Field(16, gt=1)
+    """Statements per step, of the word level, which costs most."""
+    joined: float = Field(0.25, ge=0, le=1)
+    """Share of texts that join two statements of one patch, as reports join sentences."""
+    queue: int = Field(0, ge=0)
+    """Number of earlier patches that are kept as further negatives of the sentence level."""
+    closed_world: bool = True
+    """What a caption does not name is absent. For captions that name all they find."""
+    published: bool = False
+    """Losses of the published code, each patch's first partner its only one, for comparison."""
+    temperatures: bool = True
+    """Learn the temperatures; else they keep the published values."""
+
+    @model_validator(mode="after")
+    def _names(self) -> AflocSettings:
+        if sorted(self.lr) != sorted(PARTS) or min(self.lr.values()) < 0:
+            raise ValueError(f"lr: give a rate of 0 or more for each of {', '.join(PARTS)}; 0 freezes a part")
+        if not set(self.weights) <= set(LEVELS) or min(self.weights.values(), default=0) < 0:
+            raise ValueError(f"weights: levels are {', '.join(LEVELS)}, with weights of 0 or more")
+        if not any(self.weights.values()):
+            raise ValueError("weights: all levels have weight 0; nothing would be learnt")
+        return self
