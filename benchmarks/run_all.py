@@ -50,6 +50,7 @@ PLAN = (
     Step("reading", "reading.py", "{slides} {phantom} --repeat 5", takes_base=True),
     Step("tiling", "tiling.py", "{slides} {phantom} --repeated 3 --no-ngff-zarr", takes_base=True),
     Step("memory", "memory.py", "", takes_base=True),
+    Step("features", "features.py", "{data}/slides/her2st_C2_pyramid.tif"),
     Step("votes", "votes.py", "{store}", takes_base=True),
     Step("tissue", "tissue.py", ""),
 )

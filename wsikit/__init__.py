@@ -63,6 +63,7 @@ _HOME = {
     "export": "wsikit.results.export",
     "list_encoders": "wsikit.encoders.listing",
     "load_encoder": "wsikit.encoders.registry",
+    "features": "wsikit.inference.features",
     "load_model": "wsikit.models.registry:load_patch_model",
     "localize": "wsikit.inference.localize",
     "make_phantom": "wsikit.phantom.slide",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from wsikit.geometry import PatchGrid
     from wsikit.inference.budget import Budget
     from wsikit.inference.caption import caption
+    from wsikit.inference.features import features
     from wsikit.inference.localize import ConceptMap, ConceptPatch, localize
     from wsikit.inference.predict import predict
     from wsikit.inference.search import PatchMatch, SearchResult, search

@@ -231,6 +231,7 @@ def test_the_difference_of_receipts_names_what_changed() -> None:
 
 def test_the_revisions_are_those_of_the_stages() -> None:
     from wsikit.captions import load_captioner
+    from wsikit.inference.features import FEATURES_REVISION
     from wsikit.inference.generative_captions import CAPTION_REVISION
     from wsikit.inference.predict import PREDICT_REVISION
     from wsikit.inference.vote import VOTE_REVISION
@@ -246,6 +247,7 @@ def test_the_revisions_are_those_of_the_stages() -> None:
         "caption": CAPTION_REVISION,
         "morphometry": load_captioner("morphometry").fingerprint()["version"],
         "morphometry-in-slide": load_captioner("morphometry-in-slide").fingerprint()["version"],
+        "features": FEATURES_REVISION,
         "predict": PREDICT_REVISION,
         "vote": VOTE_REVISION,
         "outputs": OUTPUTS_REVISION,

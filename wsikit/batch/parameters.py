@@ -47,6 +47,11 @@ class RunParameters:
     roi_frame: FrameChoice = "auto"
     """What the coordinates of these regions count from; see `wsikit.tiling.roi.FRAMES`."""
 
+    features: tuple[str, ...] = ()
+    """Encoders whose features are computed."""
+    features_dtype: str = "float16"
+    """Type of their columns."""
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, with the defaults filled in."""
         from wsikit.tiling.plan import ImageParameters
@@ -55,6 +60,8 @@ class RunParameters:
         record = asdict(self)
         if self.roi_frame == "auto":
             del record["roi_frame"]  # runs of before it existed have the same settings
+        if not self.features:
+            del record["features"], record["features_dtype"]  # as above
         if self.tissue is None:
             record["tissue"] = asdict(TissueParameters())
         if self.image is None:

@@ -143,11 +143,11 @@ def requests_of(
 
 def plan_slide(work: SlideWork, rates: Mapping[str, float]) -> PlannedSlide:
     """The plan of one slide that is not finished: the state of each stage by its receipts. Changes nothing on disk."""
-    from wsikit.batch.stages import STAGES
+    from wsikit.batch.stages import stages_of
 
     stages: list[PlannedStage] = []
     will_change: dict[str, State] = {}  # outputs of the stages that will, or may, run
-    for stage in STAGES:
+    for stage in stages_of(work.shared):
         planned = _plan_stage(stage, work, will_change)
         stages.append(planned)
         if planned.state in ("missing", "redo", "unknown") and not planned.repair:

@@ -13,6 +13,7 @@ REVISIONS = {
     "caption": 1,
     "morphometry": 2,
     "morphometry-in-slide": 1,
+    "features": 1,
     "predict": 1,
     "vote": 2,
     "outputs": 4,

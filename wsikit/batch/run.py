@@ -29,7 +29,7 @@ from wsikit.batch.plan import (
 from wsikit.batch.records import SlideRow
 from wsikit.batch.rois import with_rois
 from wsikit.batch.run_result import RunResult
-from wsikit.errors import RequestError, WsikitError
+from wsikit.errors import ModelError, RequestError, WsikitError
 from wsikit.executor import Executor
 from wsikit.progress import SILENT, Progress
 from wsikit.store.atomic import remove_old_partials, write_json
@@ -41,8 +41,11 @@ if TYPE_CHECKING:
     from wsikit.batch.stages import Shared
     from wsikit.captions.base import Captioner
     from wsikit.captions.registry import CaptionerOptions
+    from wsikit.encoders.lazy import LazyEncoder
+    from wsikit.encoders.protocol import PatchEncoder
     from wsikit.inference.budget import Budget
     from wsikit.models.lazy import LazyModel, ModelLike
+    from wsikit.models.protocol import ModelInfo
     from wsikit.slides.base import Slide
     from wsikit.tiling.plan import ImageParameters
     from wsikit.tiling.roi import FrameChoice
@@ -69,6 +72,8 @@ def run(
     stain: str | None = None,
     tissue: TissueParameters | None = None,
     image: ImageParameters | None = None,
+    features: str | PatchEncoder | Sequence[str | PatchEncoder] = (),
+    features_dtype: str = "float16",
     workers: int | None = None,
     scheduler: str = "threads",
     device: str = "auto",
@@ -119,6 +124,9 @@ def run(
         Stain normalisation before the model: "macenko", "macenko:REFERENCE", "reinhard:REFERENCE".
     tissue, image
         Parameters of the tissue mask (µm, mm²), and of the stored pixels.
+    features, features_dtype
+        Encoders (names or `PatchEncoder`) whose features of the model's patches are stored, as "float16" or "float32";
+        see `wsikit.features`. Features that the model itself reads are computed in any case if their encoder is known.
     workers, scheduler
         Number of threads or processes; "threads", "processes", or the address of a running Dask cluster.
     device
@@ -169,6 +177,8 @@ def run(
         stain=stain,
         tissue=tissue,
         image=image,
+        features=features,
+        features_dtype=features_dtype,
         executor=Executor(scheduler, workers),
         device=device,
     )
@@ -316,6 +326,7 @@ class _Prepared:
     device: str
     notes: tuple[str, ...] = ()
     """Remarks on the input."""
+    encoders: tuple[LazyEncoder, ...] = ()
 
     def finished(self) -> dict[str, SlideRow]:
         """Rows of the slides that are finished for this request, by slide id."""
@@ -332,7 +343,7 @@ class _Prepared:
         from wsikit.batch.stages import LazyCaptioner, Shared
 
         captioner = LazyCaptioner.of(self.captioner, self.parameters.captioner_options, device=self.device)
-        return Shared(self.out, self.parameters, self.model, captioner, self.executor)
+        return Shared(self.out, self.parameters, self.model, captioner, self.executor, self.encoders)
 
     def plan(self, slides: Sequence[PlannedSlide]) -> RunPlan:
         """The plan with these slides."""
@@ -384,6 +395,8 @@ def _prepare(
     stain: str | None = None,
     tissue: TissueParameters | None = None,
     image: ImageParameters | None = None,
+    features: str | PatchEncoder | Sequence[str | PatchEncoder] = (),
+    features_dtype: str = "float16",
     device: str = "auto",
 ) -> _Prepared:
     """Check a request and find its slides; nothing is written and no model is loaded."""
@@ -402,6 +415,9 @@ def _prepare(
         from wsikit.inference.budget import Budget
 
         caption_budget = Budget(caption_budget)
+    if features_dtype not in ("float16", "float32"):
+        raise RequestError(f"features_dtype {features_dtype!r}: features are stored as float16 or float32")
+    encoders = _encoders(features, lazy.info, device)
     parameters = RunParameters(
         model=lazy.info.name if model is None or not isinstance(model, str | os.PathLike) else os.fspath(model),
         captioner=chosen if isinstance(chosen, str) else chosen.name,
@@ -416,8 +432,12 @@ def _prepare(
         roi_classes=tuple(roi_classes),
         min_roi=min_roi,
         roi_frame=roi_frame,
+        features=tuple(encoder.info.name for encoder in encoders),
+        features_dtype=features_dtype,
     )
     record = parameters.to_json()
+    if encoders:
+        record["features"] = {encoder.info.name: encoder.info.fingerprint for encoder in encoders}
     if stain is not None:
         from wsikit.inference.stain import parse_stain
 
@@ -436,7 +456,35 @@ def _prepare(
         executor,
         device,
         collected.notes,
+        encoders,
     )
+
+
+def _encoders(
+    features: str | PatchEncoder | Sequence[str | PatchEncoder], model: ModelInfo, device: str
+) -> tuple[LazyEncoder, ...]:
+    """The encoders that are asked for, then those that the model reads and that are known by their names."""
+    given: Sequence[Any] = features if isinstance(features, list | tuple) else [features]
+    if not given and not model.feature_columns:
+        return ()
+    from wsikit.encoders.lazy import LazyEncoder
+    from wsikit.encoders.protocol import COLUMN_PREFIX
+
+    try:
+        found = {one.info.name: one for one in (LazyEncoder.of(encoder, device=device) for encoder in given)}
+    except ModelError as error:
+        raise RequestError(f"features: {error}") from error
+    if len(found) < len(given):
+        raise RequestError(f"features: of {len(given)} encoders, two have the same name; there are {', '.join(found)}.")
+    for column in model.feature_columns:
+        name = column.removeprefix(COLUMN_PREFIX)
+        if name in found:
+            continue
+        try:
+            found[name] = LazyEncoder.of(name, device=device)
+        except WsikitError:
+            continue  # not known by this name, or not here: the features have to be imported
+    return tuple(found.values())
 
 
 def _entries(slides: Any, out: Path, *, mpp: float | None, scene: int | str | None) -> Collected:

@@ -21,12 +21,15 @@ from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.parameters import RunParameters
 from wsikit.batch.workers import MEASURING_MODULES
 from wsikit.captions.base import Captioner, in_parallel
+from wsikit.encoders.lazy import LazyEncoder
 from wsikit.errors import StoreError, WsikitError
 from wsikit.executor import Executor
 from wsikit.geometry import check_enlargement, is_too_coarse
 from wsikit.inference.applicability import why_not_applicable, why_not_captioned
 from wsikit.inference.caption import caption_stage
 from wsikit.inference.caption_columns import drop_stale
+from wsikit.inference.feature_grid import scale_warning
+from wsikit.inference.features import FeatureSettings, features_stage, imported, why_not_encoded
 from wsikit.inference.predict import predict_stage
 from wsikit.inference.vote import vote, vote_receipt
 from wsikit.models.lazy import LazyModel
@@ -107,10 +110,13 @@ class Shared:
     model: LazyModel
     captioner: LazyCaptioner
     executor: Executor = field(default_factory=Executor)
+    encoders: tuple[LazyEncoder, ...] = ()
+    """Encoders whose features are computed."""
 
     def is_fatal(self, error: BaseException) -> bool:
-        """Whether `error` means that the model or the captioner cannot be loaded: no slide can be done."""
-        return error is self.model.load.error or error is self.captioner.load.error
+        """Whether `error` means that the model, captioner or an encoder cannot be loaded: no slide can be done."""
+        loads = (self.model.load, self.captioner.load, *(encoder.load for encoder in self.encoders))
+        return any(error is load.error for load in loads)
 
 
 class SlideWork:
@@ -131,6 +137,9 @@ class SlideWork:
             )
             self.patches = replace(self.patches, roi=roi)
             self.notes = roi.notes
+        grid = self.patches.grid(slide)
+        warnings = (scale_warning(encoder.info, grid) for encoder in shared.encoders)
+        self.notes += tuple(warning for warning in warnings if warning)
         self._store: SlideStore | None = None
         self.summary: SlideSummary | None = None
 
@@ -362,10 +371,35 @@ class Captions(TableStage):
         return caption_stage(work.store, work.table, shared.captioner.load(), budget=budget, model=model)
 
 
-class Predictions(TableStage):
-    """The columns of the model."""
+class Features(TableStage):
+    """What an encoder gives for each patch."""
 
-    name, needs, gives = "predictions", ("pixels", "caption"), ("probability",)
+    needs = ("pixels", "coords")
+
+    def __init__(self, encoder: LazyEncoder) -> None:
+        self.encoder = encoder
+        self.name = f"features {encoder.info.name}"
+        self.gives = (encoder.info.column,)
+
+    def where(self, shared: Shared) -> Where:
+        return "device"
+
+    def skipped(self, work: SlideWork) -> str | None:
+        if imported(work.table, self.encoder.info.column):
+            return f"{self.encoder.info.column} was imported"
+        return why_not_encoded(work.store)
+
+    def columns(self, work: SlideWork) -> ColumnStage:
+        return features_stage(work.table, self.encoder, FeatureSettings(work.shared.parameters.features_dtype))
+
+
+class Predictions(TableStage):
+    """The columns of the model. `features`: columns of the table that the model reads."""
+
+    name, gives = "predictions", ("probability",)
+
+    def __init__(self, features: Sequence[str] = ()) -> None:
+        self.needs = ("pixels", "caption", *features)
 
     def where(self, shared: Shared) -> Where:
         return "device"
@@ -436,13 +470,17 @@ class Outputs(WorkStage):
         progress.finish()
 
 
-STAGES: tuple[Stage, ...] = (Pixels(), Tissue(), Patches(), Quality(), Captions(), Predictions(), Vote(), Outputs())
-"""In the order in which they run."""
+def stages_of(shared: Shared) -> tuple[Stage, ...]:
+    """The stages of a run, in the order in which they run."""
+    features = tuple(Features(encoder) for encoder in shared.encoders)
+    made = [stage.gives[0] for stage in features]
+    predictions = Predictions([name for name in shared.model.info.feature_columns if name in made])
+    return (Pixels(), Tissue(), Patches(), Quality(), Captions(), *features, predictions, Vote(), Outputs())
 
 
 def stage_groups(shared: Shared) -> list[tuple[Where, list[Stage]]]:
     """Consecutive stages on the same resource, as the scheduler carries them out."""
-    return [(where, list(stages)) for where, stages in groupby(STAGES, key=lambda stage: stage.where(shared))]
+    return [(where, list(group)) for where, group in groupby(stages_of(shared), key=lambda stage: stage.where(shared))]
 
 
 _LIKELY_TISSUE = 0.3

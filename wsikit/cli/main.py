@@ -22,6 +22,7 @@ VERBS = {
     "run": "The main job: slides to subtype, map, captions and report.",
     "tile": "Convert slides to slide stores: pixels, tissue, patch table.",
     "caption": "Describe the patches of stores in words.",
+    "features": "Features of all patches by any encoder (foundation models, timm, transformers).",
     "predict": "Classify the patches of stores.",
     "encoders": "List encoders of patches, their licences, and whether their weights are here.",
     "vote": "Aggregate patch predictions to a subtype per slide.",

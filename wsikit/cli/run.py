@@ -54,6 +54,12 @@ if TYPE_CHECKING:
     help="How a slide's patch predictions are aggregated; wsikit vote has more settings.",
 )
 @stain_option
+@click.option(
+    "--features",
+    multiple=True,
+    metavar="NAME",
+    help="Also store the patches' features by this encoder, as wsikit features does; may be given again.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan: what would be done, and why. Nothing is changed.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @roi_options
@@ -70,6 +76,7 @@ def command(
     min_tissue: float,
     vote_method: str,
     stain: str | None,
+    features: tuple[str, ...],
     dry_run: bool,
     device: str,
     roi: str | None,
@@ -110,6 +117,7 @@ def command(
         "roi_frame": frame,
         "image": image,
         "stain": stain,
+        "features": features,
         "vote": vote_method,
         "device": device,
         "scheduler": scheduler,
