@@ -68,6 +68,15 @@ def test_a_negated_text_is_a_competitor_and_never_a_prompt(text: str) -> None:
         plan_queries([text])
 
 
+def test_negation_lets_every_synonym_compete_with_its_denial() -> None:
+    (query,) = plan_queries(["fat"], negation=True, templates=["{}", "{}."])
+    denied = {one.key: one for one in query.competitors}["no-fat"]
+    assert denied.prompts == tuple(sorted(f"no {prompt}" for prompt in query.concept.prompts))
+    (plain,) = plan_queries(["fat"], templates=["{}", "{}."])
+    assert query.concept == plain.concept
+    assert {one.key for one in query.competitors} - {"no-fat"} == {one.key for one in plain.competitors}
+
+
 def test_given_competitors_replace_those_of_the_lexicon_but_not_background() -> None:
     (query,) = plan_queries(["neuropil"], ["collagen", "lung tissue"])
     assert [one.key for one in query.competitors] == [BACKGROUND, "fibrous-stroma", "lung-tissue"]

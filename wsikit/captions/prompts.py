@@ -77,6 +77,7 @@ def plan_queries(
     requested: Sequence[str],
     against: Sequence[str] = (),
     *,
+    negation: bool = False,
     concepts: Mapping[str, Concept] = CONCEPTS,
     templates: Sequence[str] = TEMPLATES,
 ) -> tuple[Query, ...]:
@@ -90,6 +91,9 @@ def plan_queries(
     ----------
     requested, against
         Keys, titles or synonyms of concepts, or any other text, which is then its own only synonym.
+    negation
+        Whether "no …" of each of its synonyms competes with a concept, too: for encoders that were trained on texts
+        which state what is absent.
     concepts
         The lexicon; `read_concepts` adds those of a file.
     templates
@@ -118,6 +122,9 @@ def plan_queries(
         concept = _concept(text, concepts)
         usual = list(against) or [key for key in concept.competitors or USUAL_COMPETITORS if key in concepts]
         rivals = [_concept(rival, concepts) for rival in (*usual, *negated, BACKGROUND)]
+        if negation:
+            denied = tuple(f"no {synonym}" for synonym in concept.synonyms)
+            rivals.append(Concept(f"no-{concept.key}", f"No {concept.title.lower()}", denied))
         by_key = {rival.key: _prompt_set(rival, templates) for rival in rivals if rival.key != concept.key}
         own = _prompt_set(concept, templates)
         taken = {prompt.casefold() for prompt in own.prompts}

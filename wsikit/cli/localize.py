@@ -29,6 +29,11 @@ def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
 @click.command()
 @click.argument("words", nargs=-1, required=True, metavar="STORE… CONCEPT…")
 @click.option("--against", multiple=True, metavar="TEXT", help="A competing concept, instead of those of the lexicon.")
+@click.option(
+    "--negation",
+    is_flag=True,
+    help='"no CONCEPT" competes, too: for encoders trained on texts which state what is absent.',
+)
 @click.option("--encoder", metavar="NAME", help="Encoder of images and texts; default: the packaged one.")
 @click.option(
     "--synonyms",

@@ -89,6 +89,7 @@ def localize(
     concepts: str | Sequence[str],
     *,
     against: Sequence[str] = (),
+    negation: bool = False,
     encoder: TextEncoderLike | None = None,
     synonyms: str | os.PathLike[str] | None = None,
     templates: Sequence[str] = TEMPLATES,
@@ -120,6 +121,8 @@ def localize(
         necrosis") compete with all others.
     against
         Competing concepts, instead of those of the lexicon. Background always competes.
+    negation
+        Whether "no …" of each synonym competes, too: for encoders trained on texts which state what is absent.
     encoder
         An encoder of images and texts, or what `wsikit.encoders.registry.load_encoder` takes; None: the packaged one.
         Its features of the patches are computed if they are not stored yet.
@@ -171,7 +174,7 @@ def localize(
         raise RequestError(f"threshold {threshold}: expected a probability, 0 to 1")
     lexicon = read_concepts(synonyms) if synonyms is not None else CONCEPTS
     asked = [concepts] if isinstance(concepts, str) else list(concepts)
-    queries = plan_queries(asked, against, concepts=lexicon, templates=templates)
+    queries = plan_queries(asked, against, negation=negation, concepts=lexicon, templates=templates)
     references = _references(reference, queries, normalise)
     lazy = LazyTextEncoder.of(encoder, device=device, download=download)
     opened = open_store(store)

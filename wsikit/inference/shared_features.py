@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-
-from wsikit.errors import ModelError
+from wsikit._lazy import Once
+from wsikit.encoders.lazy import LazyEncoder
+from wsikit.inference.features import FeatureSettings, features_stage
 from wsikit.models.text_encoders import LazyTextEncoder
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
-from wsikit.store.table import ColumnSpec, PatchTable, coords_digest
-from wsikit.tiling.columns import ColumnStage, DeviceWork, fill_columns
-from wsikit.tiling.stream import iterate_patches
-
-SHARED_REVISION = 1
-_AT_ONCE = 256
+from wsikit.store.table import PatchTable
+from wsikit.tiling.columns import DeviceWork, fill_columns
 
 
 def shared_features(
     store: SlideStore, table: PatchTable, encoder: LazyTextEncoder, *, progress: Progress = SILENT
 ) -> Receipt:
-    """Bring the column up to date; return its receipt. A complete column of the same encoder is kept.
+    """Bring the column up to date; return its receipt. A complete column of the same encoder is kept, of any precision.
 
     float16 (N, S), NaN where a patch could not be read.
     """
@@ -33,39 +30,12 @@ def shared_features(
         known = table.receipt(column)
         if known is not None and isinstance(stored, dict) and stored.get("fingerprint") == info.fingerprint:
             return known
-    receipt = Receipt(
-        "features", SHARED_REVISION, {"shared": True}, {"patches": coords_digest(table), "encoder": info.fingerprint}
-    )
-    spec = ColumnSpec(column, "float16", info.shared_width, {"encoder": info.record()})
-    stage = ColumnStage("features", (spec,), receipt, DeviceWork(_Encode(encoder, spec, receipt)))
+    lazy = LazyEncoder(info, Once(lambda: encoder.load()))
+    stage = features_stage(table, lazy, FeatureSettings(shared=True))
+    # only this column; wsikit features adds the other one under the same receipt
+    assert isinstance(stage.work, DeviceWork)
+    work: Any = stage.work.run
+    specs = tuple(spec for spec in stage.specs if spec.name == column)
+    stage = replace(stage, specs=specs, work=DeviceWork(replace(work, specs=specs)))
     fill_columns(store, table, [stage], progress=progress)
-    return receipt
-
-
-@dataclass(frozen=True)
-class _Encode:
-    """Fills the column, chunk by chunk."""
-
-    encoder: LazyTextEncoder
-    spec: ColumnSpec
-    receipt: Receipt
-
-    def __call__(self, store: SlideStore, table: PatchTable, progress: Progress) -> None:
-        encoder = self.encoder.load()
-        ranges = table.prepare((self.spec,), self.receipt)
-        progress.start("features", sum(rows.stop - rows.start for rows in ranges), "patches")
-        for rows, batch in iterate_patches(store, table.grid, table.coords, ranges):
-            values = np.full((len(batch.readable), self.spec.width or 0), np.nan, dtype=np.float16)
-            every = np.flatnonzero(batch.readable)
-            for first in range(0, len(every), _AT_ONCE):
-                seen = every[first : first + _AT_ONCE]
-                found = np.asarray(encoder.encode_shared(batch.images[seen]))
-                if found.shape != (len(seen), values.shape[1]):
-                    raise ModelError(
-                        f"encoder {encoder.info.name}: {len(seen)} patches gave an array of shape {found.shape}, "
-                        f"expected {(len(seen), values.shape[1])}, as its description states."
-                    )
-                values[seen] = found
-            table.write(self.spec.name, rows, values)
-            progress.advance(len(values))
-        progress.finish()
+    return stage.receipt
