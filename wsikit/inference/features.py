@@ -70,7 +70,7 @@ class Done:
 def features(
     store: StoreLike,
     *,
-    encoder: PatchEncoder | LazyEncoder | str,
+    encoder: PatchEncoder | str,
     grid: str | None = None,
     mpp: float | None = None,
     patch_px: int | None = None,
