@@ -22,6 +22,7 @@ _HOME = {
     "EncoderEntry": "wsikit.encoders.listing",
     "EncoderInfo": "wsikit.encoders.protocol",
     "Executor": "wsikit.executor",
+    "FeatureSource": "wsikit.models.protocol",
     "ImageParameters": "wsikit.tiling.plan",
     "Interval": "wsikit.voting.result",
     "ModelColumn": "wsikit.models.protocol",
@@ -107,7 +108,7 @@ if TYPE_CHECKING:
     from wsikit.inference.search import PatchMatch, SearchResult, search
     from wsikit.inference.slide_features import slide_features
     from wsikit.inference.vote import vote
-    from wsikit.models.protocol import ModelColumn, ModelInfo, PatchModel
+    from wsikit.models.protocol import FeatureSource, ModelColumn, ModelInfo, PatchModel
     from wsikit.models.registry import describe_model
     from wsikit.models.registry import load_patch_model as load_model
     from wsikit.phantom.slide import make_phantom

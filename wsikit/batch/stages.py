@@ -115,8 +115,9 @@ class Shared:
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether `error` means that the model, captioner or an encoder cannot be loaded: no slide can be done."""
-        loads = (self.model.load, self.captioner.load, *(encoder.load for encoder in self.encoders))
-        return any(error is load.error for load in loads)
+        if error is self.model.load.error or error is self.captioner.load.error:
+            return True
+        return any(error is encoder.load.error for encoder in self.encoders)
 
 
 class SlideWork:
