@@ -62,7 +62,7 @@ WAYS = ("negation", "others", "both")
 
 IDC_FOR = ("abundant haematoxylin",)
 IDC_AGAINST = ("scant haematoxylin", "no haematoxylin", "abundant eosin", "abundant fat", "abundant blank")
-"""Captions at 4 µm/px never name a carcinoma, so the prompt describes its look: dense nuclei. Fixed before any map."""
+"""Captions at 4 µm/px never name a carcinoma, so the prompt describes its appearance: dense nuclei. Fixed before any map."""
 
 
 @dataclass(frozen=True)
