@@ -6,6 +6,7 @@ python benchmarks/localize.py idc --images idc.zip -o OUT.json
 phantom: slides of unseen seeds; the truth is what was planted, per patch of 224 px at 0.5 µm/px (112 µm).
 Thresholds and the way prompts compete are chosen on validation slides, then used on test slides once.
 idc: an encoder is trained, without labels, on measured captions of the other patients, and asked about patient 14082.
+Not a blind test: the prompt, the fact and its limit were chosen after the facts' AUROC on its labels had been seen.
 
 Floors: `fact`, the measured fact behind the caption, no training; `supervised`, the class probability of the packaged
 model (phantom), or a logistic regression on colour histograms with labels of the other patients (idc).
@@ -62,7 +63,8 @@ WAYS = ("negation", "others", "both")
 
 IDC_FOR = ("abundant haematoxylin",)
 IDC_AGAINST = ("scant haematoxylin", "no haematoxylin", "abundant eosin", "abundant fat", "abundant blank")
-"""Captions at 4 µm/px never name a carcinoma, so the prompt describes its appearance: dense nuclei. Fixed before any map."""
+"""Captions at 4 µm/px never name a carcinoma, so the prompt describes its appearance: dense nuclei. Not a blind choice:
+prompt, fact and its limit were chosen after the AUROC of the facts on the labels of patient 14082 had been seen."""
 
 
 @dataclass(frozen=True)
@@ -282,16 +284,17 @@ def idc(images: Path, out: Path, patient: str, seed: int) -> dict[str, Any]:
         ("histogram", "supervised"),
     ):
         chosen = best_threshold(one_map("validation", way))
-        for threshold, said in ((chosen, "threshold by labels of others"), (0.5, "threshold 0.5, no label")):
+        for threshold, said in ((chosen, "threshold by labels of others"), (0.5, "threshold 0.5")):
             if way == "fact" and threshold == 0.5:
-                threshold, said = 0.25, "threshold of the word 'moderate', no label"
+                threshold, said = 0.25, "threshold of the word 'moderate', chosen after its AUROC here had been seen"
             figures = evaluate_maps(one_map("test", way), threshold=threshold)
             rows.append({"concept": "IDC", "way": f"{label}, {said}", "figures": figures})
             show(rows[-1])
     heading = (
         f"Patient {patient} of the IDC patches, {len(table)} cells of 50 px at about 4 µm/px; trained on captions "
         f"of the other patients without labels, seed {seed}. Intervals: bootstrap over squares of 5 × 5 patches of "
-        "this one slide; slide-level figures do not apply."
+        "this one slide; slide-level figures do not apply. Not a blind test: prompt, fact and its limit were chosen "
+        "after the AUROC of the facts on this patient's labels had been seen."
     )
     return {"heading": heading, "rows": rows}
 
