@@ -17,6 +17,8 @@ from wsikit.training.augment import jitter_stain, turn
 from wsikit.training.data import PatchSet
 
 Rows = npt.NDArray[np.int64]
+FORMS = 4
+"""Phrases per term and step at the level of presence: texts cost little next to images."""
 
 
 class Learner(nn.Module):
@@ -158,12 +160,12 @@ class Learner(nn.Module):
     def _presence(self, features: Tensor, rows: Rows, rng: np.random.Generator) -> Tensor:
         """Cross-entropy of "X" against "no X", for each patch and each term whose presence its caption decides."""
         texts, denied = [], []
-        for term in self._statements.terms:
+        for term in self._statements.terms * FORMS:
             names = names_of(term)
             name = names[int(rng.integers(len(names)))]
             texts.append(TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(name))
             denied.append(NEGATIONS[int(rng.integers(len(NEGATIONS)))].format(name))
-        named = torch.from_numpy(self._statements.named[rows]).to(features.device)  # (B·m, T)
+        named = torch.from_numpy(np.tile(self._statements.named[rows], FORMS)).to(features.device)  # (B·m, FORMS·T)
         known = ~named.isnan()
         if not bool(known.any()):
             return features.sum() * 0.0
