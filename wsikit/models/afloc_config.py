@@ -46,7 +46,7 @@ class AflocConfig(BaseModel):
     """Width of the image encoder's features."""
     text: TextEncoderConfig
     terms: tuple[str, ...] = ()
-    """Terms that its training texts name, as in `wsikit.captions.parse`; others were never seen."""
+    """Terms that its training texts name, as the parser of captions finds them; others were never seen."""
     licence: str = ""
     notice: str = Field(min_length=1)
     """Shown on every output of the model."""
