@@ -74,7 +74,7 @@ def threads(number):
 
 class Ends:
     """A captioner whose worker process is killed."""
-    name, fact_names, parallel = "ends", (), True
+    name, fact_names, parallel, mostly_python = "ends", (), True, True
 
     def __init__(self, parent):
         self.parent = parent
