@@ -138,7 +138,7 @@ def make_slide(seed: int, side: int = SLIDE_PX, without: Sequence[str] = ()) -> 
 
 def prompt_map(encoder: Any, slide: Slide, prompt: str) -> npt.NDArray[Any]:
     """Probability of the prompt (N,), as `wsikit localize PROMPT` with its defaults computes it on this grid."""
-    from wsikit.captions.prompts import plan_queries
+    from wsikit.encoders.prompts import plan_queries
     from wsikit.models.text_encoders import places_of
     from wsikit.models.text_scores import probabilities, similarities
     from wsikit.voting.text_map import MAP_SIGMA, smooth_cells

@@ -21,7 +21,6 @@ from wsikit import make_phantom, run
 from wsikit.batch.entry import SlideEntry
 from wsikit.batch.plan import RunPlan
 from wsikit.batch.run import plan_run
-from wsikit.batch.stages import STAGES
 from wsikit.inference.budget import Budget
 from wsikit.models.config import packaged_folder
 from wsikit.tiling.plan import ImageParameters
@@ -200,6 +199,10 @@ ROWS: dict[str, Change] = {
 """Inputs, and what changes each of them."""
 
 
+STAGES = ("pixels", "tissue", "patches", "quality", "captions", "predictions", "vote", "map and report")
+"""The stages of a run without features, as the plan names them."""
+
+
 def planned(finished: Finished, change: Change) -> RunPlan:
     """The plan of the same run with one input changed."""
     with finished.restored(), ExitStack() as stack:
@@ -212,13 +215,14 @@ def line_of(name: str, plan: RunPlan) -> str:
     """The row of the table."""
     (slide,) = plan.slides
     assert not slide.fault, slide.fault
+    assert slide.finished or tuple(stage.name for stage in slide.stages) == STAGES
     signs = [""] * len(STAGES) if slide.finished else [SIGNS[stage.state] for stage in slide.stages]
     return f"| {name} | {' | '.join(signs)} |".replace("|  ", "| ")
 
 
 def header() -> list[str]:
     """The first two lines of the table."""
-    return [f"| changed | {' | '.join(stage.name for stage in STAGES)} |", "|---" * (len(STAGES) + 1) + "|"]
+    return [f"| changed | {' | '.join(STAGES)} |", "|---" * (len(STAGES) + 1) + "|"]
 
 
 def _write_regions(path: Path, side: int) -> None:

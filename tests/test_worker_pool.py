@@ -74,7 +74,7 @@ def threads(number):
 
 class Ends:
     """A captioner whose worker process is killed."""
-    name, fact_names, parallel = "ends", (), True
+    name, fact_names, parallel, mostly_python = "ends", (), True, True
 
     def __init__(self, parent):
         self.parent = parent
@@ -252,7 +252,8 @@ def test_a_captioner_whose_process_is_killed_is_one_line_that_names_store_and_pa
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in what a shell runs in the background
 from wsikit.executor import Executor
 from wsikit.worker import load
 from wsikit.worker_pool import packed, shared_pool

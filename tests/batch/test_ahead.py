@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -171,6 +172,7 @@ def test_a_run_stopped_during_the_captions_ends_the_thread_and_the_next_finishes
 
 def test_an_interrupt_from_the_keyboard_is_raised_when_the_slides_have_stopped(start: Callable[..., RunResult]) -> None:
     first, ended = threading.Lock(), threading.Event()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
 
     def interrupted() -> bool:
         if not first.acquire(blocking=False):
@@ -180,8 +182,11 @@ def test_an_interrupt_from_the_keyboard_is_raised_when_the_slides_have_stopped(s
         ended.set()
         return True
 
-    with pytest.raises(KeyboardInterrupt):
-        start(captioner=Describes(interrupted))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start(captioner=Describes(interrupted))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.is_set()
 
 

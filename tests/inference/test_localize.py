@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 import wsikit
-from wsikit.captions.prompts import plan_queries
+from wsikit.encoders.prompts import plan_queries
 from wsikit.errors import ModelError, RequestError
 from wsikit.inference.localize import cohort_quantiles, concept_columns
 from wsikit.models.text_encoders import places_of

@@ -20,7 +20,7 @@ from wsikit._lazy import Once
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.parameters import RunParameters
 from wsikit.batch.workers import MEASURING_MODULES
-from wsikit.captions.base import Captioner, in_parallel
+from wsikit.captions.base import Captioner, in_parallel, is_mostly_python
 from wsikit.encoders.lazy import LazyEncoder
 from wsikit.errors import StoreError, WsikitError
 from wsikit.executor import Executor
@@ -78,6 +78,14 @@ class LazyCaptioner:
 
         captioner = self.load.made
         return self.spec in MEASURING if captioner is None else in_parallel(captioner)
+
+    @property
+    def mostly_python(self) -> bool:
+        """Whether worker processes pay, as far as known before it is loaded."""
+        from wsikit.captions.registry import MEASURING
+
+        captioner = self.load.made
+        return self.spec in MEASURING if captioner is None else is_mostly_python(captioner)
 
     @classmethod
     def of(cls, captioner: str | Captioner, options: Any = None, *, device: str = "auto") -> LazyCaptioner:
@@ -491,7 +499,8 @@ _LIKELY_TISSUE = 0.3
 def prepare_workers(work: SlideWork) -> None:
     """Let worker processes start while a large slide is tiled, if its captions will be measured."""
     shared = work.shared
-    if Captions().where(shared) == "workers" and work.patches.roi is None and work.lacks("caption"):
+    measured = shared.captioner.mostly_python and Captions().where(shared) == "workers"
+    if measured and work.patches.roi is None and work.lacks("caption"):
         area = math.prod(work.slide.dimensions) * math.prod(work.slide.mpp)
         patches = _LIKELY_TISSUE * area / (work.patches.patch_px * work.patches.mpp) ** 2
         shared.executor.get_ready(MEASURING_MODULES, seconds_of_python(patches, work.patches.patch_px))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wsikit.batch.manifest import SlideEntry
-from wsikit.captions.base import Captioner, in_parallel
+from wsikit.captions.base import Captioner, is_mostly_python
 from wsikit.captions.registry import MEASURING
 from wsikit.executor import Executor
 from wsikit.worker_pool import shared_pool
@@ -29,7 +29,7 @@ def workers_of_run(
     Slides that have a store, possibly with captions, are left to `wsikit.batch.stages.prepare_workers`.
     """
     with shared_pool():
-        if captioner in MEASURING if isinstance(captioner, str) else in_parallel(captioner):
+        if captioner in MEASURING if isinstance(captioner, str) else is_mostly_python(captioner):
             new = [one for one in entries if one.roi is None and not (out / "slides" / f"{one.slide_id}.zarr").exists()]
             executor.get_ready(MEASURING_MODULES, _PYTHON_S_PER_BYTE * sum(_file_size(one.path) for one in new))
         yield

@@ -44,8 +44,10 @@ BATCH = 8
 class Captioner(Protocol):
     """Anything that describes patches. A caption depends on its own patch only, never on other patches in the batch.
 
-    Two attributes are optional. `parallel` (bool, default False): the captioner is picklable, and several threads or
-    processes may call it concurrently. `batch` (int, default `BATCH`): the preferred batch size.
+    Three attributes are optional. `parallel` (bool, default False): the captioner is picklable, and several threads or
+    processes may call it concurrently. `mostly_python` (bool, default False), of a parallel one: a patch takes a
+    millisecond or more, most of it in Python, so that threads wait for each other; large slides are then described by
+    worker processes, each with a copy of the captioner. `batch` (int, default `BATCH`): the preferred batch size.
 
     `wsikit.testing.check_captioner` tests this contract.
     """
@@ -84,6 +86,11 @@ def sample_rows(n: int) -> npt.NDArray[np.int64]:
 def in_parallel(captioner: Captioner) -> bool:
     """Whether several threads or processes may call it concurrently: its attribute `parallel`, default False."""
     return bool(getattr(captioner, "parallel", False))
+
+
+def is_mostly_python(captioner: Captioner) -> bool:
+    """Whether worker processes describe patches faster than threads: its attribute `mostly_python`, default False."""
+    return in_parallel(captioner) and bool(getattr(captioner, "mostly_python", False))
 
 
 def batch_of(captioner: Captioner) -> int:

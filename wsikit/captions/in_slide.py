@@ -129,7 +129,7 @@ class FittedToSlide:
     """Fact to the slide's 10th and 90th percentiles; empty: no patch is ranked."""
 
     name = MorphometryInSlide.name
-    parallel = True
+    parallel = mostly_python = True
     batch = Morphometry.batch
     fact_names = Morphometry.fact_names
 

@@ -67,7 +67,7 @@ class Morphometry:
     """
 
     name = "morphometry"
-    parallel = True
+    parallel = mostly_python = True
     batch = 128
     fact_names: tuple[str, ...] = tuple(FACTS)
 

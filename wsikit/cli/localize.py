@@ -19,7 +19,7 @@ def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
     """Callback of --list."""
     if not wanted or ctx.resilient_parsing:
         return
-    from wsikit.captions.concepts import CONCEPTS
+    from wsikit.encoders.concepts import CONCEPTS
 
     for concept in CONCEPTS.values():
         click.echo(f"{concept.key:28} {'; '.join(concept.synonyms)}")

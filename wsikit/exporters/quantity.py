@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.concepts import COLUMN_PREFIX, CONCEPTS
-from wsikit.captions.prompts import slug
+from wsikit.encoders.concepts import COLUMN_PREFIX, CONCEPTS
+from wsikit.encoders.prompts import slug
 from wsikit.errors import RequestError, StoreError
 from wsikit.store.table import PatchTable
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.base import Captioner, FitsToSlide, in_parallel
+from wsikit.captions.base import Captioner, FitsToSlide, in_parallel, is_mostly_python
 from wsikit.errors import RequestError
 from wsikit.executor import Executor
 from wsikit.inference.applicability import check_captioned
@@ -127,7 +127,8 @@ def caption_stage(
         return GenerativeCaptions(store, table, captioner, budget, model, retry_failed).stage()
     writer = CaptionWriter.of(captioner)
     receipt = Receipt("caption", CAPTION_REVISION, captioner.fingerprint(), {"patches": coords_digest(table)})
-    return ColumnStage("captions", writer.specs, receipt, _Describe(captioner, writer), mostly_python=True)
+    slow = is_mostly_python(captioner)
+    return ColumnStage("captions", writer.specs, receipt, _Describe(captioner, writer), mostly_python=slow)
 
 
 @dataclass(frozen=True)

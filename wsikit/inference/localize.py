@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.concepts import COLUMN_PREFIX, CONCEPTS, TEMPLATES
-from wsikit.captions.prompts import Query, plan_queries, read_concepts
+from wsikit.encoders.concepts import COLUMN_PREFIX, CONCEPTS, TEMPLATES
+from wsikit.encoders.prompts import Query, plan_queries, read_concepts
 from wsikit.errors import ModelError, RequestError, StoreError
 from wsikit.inference.caption_columns import read_captions
 from wsikit.inference.shared_features import shared_features
@@ -117,7 +117,7 @@ def localize(
     store
         A slide store, or its path.
     concepts
-        What to look for: concepts of the lexicon (`wsikit.captions.concepts`), or any text. Negated texts ("no
+        What to look for: concepts of the lexicon (`wsikit.encoders.concepts`), or any text. Negated texts ("no
         necrosis") compete with all others.
     against
         Competing concepts, instead of the usual ones. Background always competes.

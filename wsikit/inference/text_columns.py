@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.concepts import COLUMN_PREFIX
-from wsikit.captions.prompts import PromptSet, Query
+from wsikit.encoders.concepts import COLUMN_PREFIX
+from wsikit.encoders.prompts import PromptSet, Query
 from wsikit.encoders.protocol import EncoderInfo
 from wsikit.errors import RequestError
 from wsikit.geometry import PatchGrid

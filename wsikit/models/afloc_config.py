@@ -46,7 +46,7 @@ class AflocConfig(BaseModel):
     """Width of the image encoder's features."""
     text: TextEncoderConfig
     terms: tuple[str, ...] = ()
-    """Terms that its training texts name, as in `wsikit.captions.parse`; others were never seen."""
+    """Terms that its training texts name, as the parser of captions finds them; others were never seen."""
     competitors: Literal["lexicon", "negation", "both"] = "lexicon"
     """What a concept competes with by default, see `wsikit.encoders.protocol.EncoderInfo`."""
     licence: str = ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsikit._lazy import Once
-from wsikit.captions.prompts import PromptSet
+from wsikit.encoders.prompts import PromptSet
 from wsikit.encoders.protocol import EncoderInfo, PatchEncoder, TextImageEncoder
 from wsikit.errors import ModelError, RequestError
 from wsikit.models.text_scores import Floats, concept_places

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from wsikit.captions.concepts import CONCEPTS, TEMPLATES, lookup
-from wsikit.captions.prompts import PromptSet, check_templates, is_negated, prompts_of
+from wsikit.encoders.concepts import CONCEPTS, TEMPLATES, lookup
+from wsikit.encoders.prompts import PromptSet, check_templates, is_negated, prompts_of
 from wsikit.encoders.protocol import TextImageEncoder
 from wsikit.errors import ModelError, RequestError
 from wsikit.models.protocol import PROBABILITY, Columns, ModelInfo, PatchModel

@@ -213,7 +213,7 @@ def _compute_rows(task: _RowsTask) -> _Values:
     return found
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # each keeps up to 64 MB of decoded tiles, in each worker process
 def _opened(folder: Path, fingerprint: str) -> SlideStore:
     """The store, opened once per process and state of its pixels, so that tasks share its cache of decoded tiles."""
     return SlideStore(folder)

@@ -14,8 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
-from wsikit.captions.prompts import is_negated
 from wsikit.cli.main import main
+from wsikit.encoders.prompts import is_negated
 from wsikit.encoders.registry import load_encoder
 from wsikit.errors import RequestError
 from wsikit.models.afloc_losses import published_loss

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.concepts import CONCEPTS
 from wsikit.captions.parser import parse
+from wsikit.encoders.concepts import CONCEPTS
 from wsikit.facts import ABSENT, PRESENT
 from wsikit.scrub import scrub
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wsikit.captions.concepts import BACKGROUND, CONCEPTS, TEMPLATES, lookup
-from wsikit.captions.prompts import is_negated, plan_queries, prompts_of, read_concepts, slug
+from wsikit.encoders.concepts import BACKGROUND, CONCEPTS, TEMPLATES, lookup
+from wsikit.encoders.prompts import is_negated, plan_queries, prompts_of, read_concepts, slug
 from wsikit.errors import RequestError
 
 

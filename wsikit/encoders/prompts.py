@@ -1,6 +1,6 @@
 """From words to prompts: which texts ask for a concept, and which ask for its competitors.
 
-Synonyms come from the lexicon (`wsikit.captions.concepts`), or from a file of the user. Negated texts are competitors
+Synonyms come from the lexicon (`wsikit.encoders.concepts`), or from a file of the user. Negated texts are competitors
 of the concept, never prompts for it.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsikit.captions.concepts import BACKGROUND, CONCEPTS, TEMPLATES, USUAL_COMPETITORS, Concept, lookup
+from wsikit.encoders.concepts import BACKGROUND, CONCEPTS, TEMPLATES, USUAL_COMPETITORS, Concept, lookup
 from wsikit.errors import RequestError
 
 _NEGATED = re.compile(
