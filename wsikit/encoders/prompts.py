@@ -239,7 +239,7 @@ def _prompt_set(concept: Concept, templates: Sequence[str]) -> PromptSet:
 
 
 def _check_text(text: str) -> str:
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not any(sign.isalnum() for sign in text):
         raise RequestError(f"prompt {text!r}: empty. A text without words has no meaning that could be found.")
     return text
 
