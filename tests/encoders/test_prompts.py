@@ -147,3 +147,10 @@ def test_a_template_has_one_place_for_the_synonym() -> None:
     for templates in (["an image"], ["{} {}"], []):
         with pytest.raises(RequestError, match="template"):
             plan_queries(["fat"], templates=templates)
+
+
+def test_damaged_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cut.yaml").write_text("fat: [")
+    with pytest.raises(RequestError, match=r"cut\.yaml") as caught:
+        read_concepts(tmp_path / "cut.yaml")
+    assert "\n" not in str(caught.value)
