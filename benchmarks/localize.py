@@ -4,8 +4,10 @@ python benchmarks/localize.py phantom -o OUT.json [--encoder phantom-afloc]
 python benchmarks/localize.py idc --images idc.zip -o OUT.json
 
 phantom: slides of unseen seeds; the truth is what was planted, per patch of 224 px at 0.5 µm/px (112 µm).
-Thresholds and the way prompts compete are chosen on validation slides, then used on test slides once.
+Maps are those of `wsikit localize` with its defaults: prompt ensembles, competitors, smoothing. Thresholds are chosen
+on validation slides, then used on test slides once; the default, 0.5, is measured as well.
 idc: an encoder is trained, without labels, on measured captions of the other patients, and asked about patient 14082.
+Not a blind test: the prompt, the fact and its limit were chosen after the facts' AUROC on its labels had been seen.
 
 Floors: `fact`, the measured fact behind the caption, no training; `supervised`, the class probability of the packaged
 model (phantom), or a logistic regression on colour histograms with labels of the other patients (idc).
@@ -29,7 +31,10 @@ import numpy.typing as npt
 from wsikit.training.afloc.evaluation import MapWithTruth, best_threshold, evaluate_maps
 
 MPP, PATCH_PX, SLIDE_PX = 0.5, 224, 2240
-VALIDATION, TEST = range(4100, 4115), range(5000, 5030)
+VALIDATION, TEST = range(4100, 4115), range(6000, 6030)
+"""Slides of seeds 5000 to 5029 were seen by an earlier model of this name, and are not used again."""
+PRESENCE, PRESENCE_PX = range(7000, 7048), 1792
+"""Further test slides, half of them made without each tissue: is the concept anywhere on the slide?"""
 THRESHOLDS = tuple(round(0.1 * n, 1) for n in range(1, 10))
 AT_ONCE = 64
 
@@ -56,13 +61,10 @@ CONCEPTS = (
 )
 ABSENT_BELOW = 0.05
 """A slide is without a concept if no patch has more than this share; with it, if a patch has the concept."""
-OTHERS = ("neuropil", "necrosis", "Schwannian stroma", "blood", "fat", "lymphocytes", "neuroblasts", "bare glass")
-WAYS = ("negation", "others", "both")
-"""What a prompt competes with: "no X", the other concepts, or both. Chosen on validation slides."""
-
 IDC_FOR = ("abundant haematoxylin",)
 IDC_AGAINST = ("scant haematoxylin", "no haematoxylin", "abundant eosin", "abundant fat", "abundant blank")
-"""Captions at 4 µm/px never name a carcinoma, so the prompt describes its appearance: dense nuclei. Fixed before any map."""
+"""Captions at 4 µm/px never name a carcinoma, so the prompt describes its appearance: dense nuclei. Not a blind choice:
+prompt, fact and its limit were chosen after the AUROC of the facts on the labels of patient 14082 had been seen."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def measured_slide(seed: int, encoder: Any, cache: Path) -> Slide:
     """A slide, made and measured once."""
     path = cache / f"{seed}.npz"
     if not path.exists():
-        np.savez(path, **make_slide(seed))
+        np.savez(path, **(make_slide(seed) if seed not in PRESENCE else make_slide(seed, PRESENCE_PX, left_out(seed))))
     with np.load(path) as made:
         return Slide(
             name=str(seed),
@@ -100,7 +102,13 @@ def measured_slide(seed: int, encoder: Any, cache: Path) -> Slide:
         )
 
 
-def make_slide(seed: int) -> dict[str, npt.NDArray[Any]]:
+def left_out(seed: int) -> list[str]:
+    """Tissues that a slide of the presence set is made without: each is left out of half of them. Neuropil is of two
+    subtypes of three."""
+    return [tissue for n, tissue in enumerate(("stroma", "necrosis", "blood")) if (seed - PRESENCE[0]) >> n & 1]
+
+
+def make_slide(seed: int, side: int = SLIDE_PX, without: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
     """A slide as a file, read; its truth, facts and the packaged model's probabilities, of patches of tissue."""
     from wsikit.captions import load_captioner
     from wsikit.models.registry import load_patch_model
@@ -111,7 +119,7 @@ def make_slide(seed: int) -> dict[str, npt.NDArray[Any]]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "phantom.tiff"
         subtype = SUBTYPES[seed % len(SUBTYPES)]
-        truth = make_phantom(path, size_px=(SLIDE_PX, SLIDE_PX), mpp=MPP, subtype=subtype, seed=seed)
+        truth = make_phantom(path, size_px=(side, side), mpp=MPP, subtype=subtype, seed=seed, without=without)
         rows = np.flatnonzero(truth.facts.fraction("glass") <= 0.5)
         with open_slide(path) as slide:
             images = np.stack([slide.read_region(x, y, PATCH_PX, PATCH_PX, mpp=MPP) for x, y in truth.coords[rows]])
@@ -128,19 +136,24 @@ def make_slide(seed: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def prompt_map(encoder: Any, placed: npt.NDArray[np.float32], prompt: str, against: Sequence[str]) -> npt.NDArray[Any]:
-    """Probability of the prompt (N,): softmax over it and its competitors, of scaled cosines. Nothing is per slide."""
-    return softmax(encoder.logit_scale * placed @ encoder.encode_texts([prompt, *against]).T)[:, 0]
+def prompt_map(encoder: Any, slide: Slide, prompt: str) -> npt.NDArray[Any]:
+    """Probability of the prompt (N,), as `wsikit localize PROMPT` with its defaults computes it on this grid."""
+    from wsikit.encoders.prompts import plan_queries
+    from wsikit.models.text_encoders import places_of
+    from wsikit.models.text_scores import probabilities, similarities
+    from wsikit.voting.text_map import MAP_SIGMA, smooth_cells
+
+    own = encoder.info.competitors
+    (query,) = plan_queries([prompt], negation=own in ("negation", "both"), usual=own != "negation")
+    places = places_of(encoder, [query.concept, *query.competitors])
+    values = probabilities(similarities(slide.placed.astype(np.float16), places), encoder.logit_scale)[:, 0]
+    grid = slide.map(values, np.zeros(len(values), bool), None).values
+    return np.asarray(smooth_cells(grid, np.isfinite(grid), MAP_SIGMA).ravel()[slide.rows])
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
-
-
-def competitors(prompt: str, way: str) -> list[str]:
-    negation, others = [f"no {prompt}"], [name for name in OTHERS if name != prompt]
-    return {"negation": negation, "others": others, "both": negation + others}[way]
 
 
 def concept_maps(
@@ -161,44 +174,43 @@ def phantom(encoder_name: str, cache: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     encoder = load(encoder_name)
     cache.mkdir(parents=True, exist_ok=True)
-    validation = [measured_slide(seed, encoder, cache) for seed in VALIDATION]
-    test = [measured_slide(seed, encoder, cache) for seed in TEST]
+    parts = {
+        name: [measured_slide(seed, encoder, cache) for seed in seeds]
+        for name, seeds in {"validation": VALIDATION, "test": TEST, "presence": PRESENCE}.items()
+    }
     rows = []
     for concept in CONCEPTS:
-        for way, values in compared_maps(concept, encoder, encoder_name, validation).items():
-            threshold = best_threshold(concept_maps(validation, concept, values))
-            figures = evaluate_maps(concept_maps(test, concept, values), threshold=threshold, thresholds=THRESHOLDS)
-            rows.append({"concept": concept.prompt, "way": way, "figures": figures})
-            show(rows[-1])
+        for way, values in compared_maps(concept, encoder, encoder_name).items():
+            maps = {name: concept_maps(slides, concept, values) for name, slides in parts.items()}
+            chosen = best_threshold(maps["validation"])
+            for threshold in (chosen, 0.5) if way == encoder_name else (chosen,):
+                figures = evaluate_maps(maps["test"], threshold=threshold, thresholds=THRESHOLDS)
+                found = evaluate_maps(maps["presence"], threshold=threshold)
+                figures |= {name: found[name] for name in ("presence_auroc", "slides_with", "slides_without")}
+                said = f"{way}, default threshold" if threshold == 0.5 else way
+                rows.append({"concept": concept.prompt, "way": said, "figures": figures})
+                show(rows[-1])
     heading = (
-        f"{len(TEST)} synthetic slides of {SLIDE_PX} px, seeds {TEST[0]} to {TEST[-1]}; threshold and "
-        f"competitors chosen on seeds {VALIDATION[0]} to {VALIDATION[-1]}. Cells are patches of {PATCH_PX} px at {MPP} "
+        f"{len(TEST)} synthetic slides of {SLIDE_PX} px, seeds {TEST[0]} to {TEST[-1]}; thresholds, "
+        f"competitors and smoothing chosen on seeds {VALIDATION[0]} to {VALIDATION[-1]}. Presence: {len(PRESENCE)} "
+        f"slides of {PRESENCE_PX} px, seeds {PRESENCE[0]} to {PRESENCE[-1]}, each tissue left out of half of them. "
+        f"Cells are patches of {PATCH_PX} px at {MPP} "
         "µm/px; the truth is the planted share of the area: from 0.1 on for neuropil, 0.25 on for the others."
     )
     return {"heading": heading, "encoder": encoder_name, "fingerprint": encoder.info.fingerprint, "rows": rows}
 
 
 def compared_maps(
-    concept: Concept, encoder: Any, encoder_name: str, validation: Sequence[Slide]
+    concept: Concept, encoder: Any, encoder_name: str
 ) -> dict[str, Callable[[Slide], npt.NDArray[np.floating]]]:
-    """The encoder's map, with the competitors that serve best on the validation slides, and the two floors."""
-
-    def asked(way: str) -> Callable[[Slide], npt.NDArray[np.floating]]:
-        return lambda slide: prompt_map(encoder, slide.placed, concept.prompt, competitors(concept.prompt, way))
-
-    chosen = max(WAYS, key=lambda way: validation_dice(concept_maps(validation, concept, asked(way))))
+    """The encoder's map, and the two floors."""
     return {
-        f"{encoder_name} (against {chosen})": asked(chosen),
+        encoder_name: lambda slide: prompt_map(encoder, slide, concept.prompt),
         f"fact ({concept.fact})": lambda slide: slide.facts[concept.fact],
         f"supervised ({' + '.join(concept.classes)})": lambda slide: np.sum(
             [slide.probability[code] for code in concept.classes], axis=0
         ),
     }
-
-
-def validation_dice(maps: Sequence[MapWithTruth]) -> float:
-    figures = evaluate_maps(maps, threshold=best_threshold(maps), draws=0)
-    return float(figures["dice"]["value"] or 0)
 
 
 def idc(images: Path, out: Path, patient: str, seed: int) -> dict[str, Any]:
@@ -282,16 +294,17 @@ def idc(images: Path, out: Path, patient: str, seed: int) -> dict[str, Any]:
         ("histogram", "supervised"),
     ):
         chosen = best_threshold(one_map("validation", way))
-        for threshold, said in ((chosen, "threshold by labels of others"), (0.5, "threshold 0.5, no label")):
+        for threshold, said in ((chosen, "threshold by labels of others"), (0.5, "threshold 0.5")):
             if way == "fact" and threshold == 0.5:
-                threshold, said = 0.25, "threshold of the word 'moderate', no label"
+                threshold, said = 0.25, "threshold of the word 'moderate', chosen after its AUROC here had been seen"
             figures = evaluate_maps(one_map("test", way), threshold=threshold)
             rows.append({"concept": "IDC", "way": f"{label}, {said}", "figures": figures})
             show(rows[-1])
     heading = (
         f"Patient {patient} of the IDC patches, {len(table)} cells of 50 px at about 4 µm/px; trained on captions "
         f"of the other patients without labels, seed {seed}. Intervals: bootstrap over squares of 5 × 5 patches of "
-        "this one slide; slide-level figures do not apply."
+        "this one slide; slide-level figures do not apply. Not a blind test: prompt, fact and its limit were chosen "
+        "after the AUROC of the facts on this patient's labels had been seen."
     )
     return {"heading": heading, "rows": rows}
 

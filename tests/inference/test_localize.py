@@ -236,3 +236,19 @@ def test_an_encoder_without_texts_is_refused_with_what_to_do(square_store: Slide
     colour_encoder.info = replace(colour_encoder.info, shared_width=None)
     with pytest.raises(ModelError, match="images only"):
         wsikit.localize(square_store, ["fat"], encoder=colour_encoder)
+
+
+def test_a_concept_competes_as_its_encoder_was_trained(square_store: SlideStore, colour_encoder: Any) -> None:
+    usual = type(colour_encoder)()
+    colour_encoder.info = replace(colour_encoder.info, competitors="negation")
+
+    def rivals(**options: Any) -> set[str]:
+        (found,) = wsikit.localize(square_store, "necrosis", **options)
+        receipt = square_store.patches().receipt(found.column)
+        assert receipt is not None
+        return set(receipt.parameters["against"])
+
+    assert rivals(encoder=colour_encoder) == {"no-necrosis", "background"}
+    assert rivals(encoder=colour_encoder, against=["fat"]) == {"no-necrosis", "background", "fat"}
+    assert "neuropil" in rivals(encoder=colour_encoder, negation=False)
+    assert "no-necrosis" not in rivals(encoder=usual)

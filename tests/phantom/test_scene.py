@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from wsikit.errors import RequestError
+from wsikit.phantom import make_phantom
 from wsikit.phantom.cells import OBJECT_KINDS
 from wsikit.phantom.recipe import Disc, draw_recipe
 from wsikit.phantom.render import NOISE_SIDE, OBJECT_MARGIN_UM, Scene
@@ -116,3 +120,13 @@ def test_scale_changes_the_pixels_but_not_the_scene() -> None:
     large, small = fine.render(box[0]), coarse.render(box[1])
     blocks = [image.reshape(20, side, 20, side, 3).mean((1, 3)) for image, side in ((small, 10), (large, 16))]
     assert np.corrcoef(blocks[0].ravel(), blocks[1].ravel())[0, 1] > 0.9
+
+
+def test_a_slide_can_be_made_without_a_tissue_and_is_unchanged_otherwise(tmp_path: Path) -> None:
+    usual = draw_recipe(3, "PD", (600.0, 600.0))
+    assert draw_recipe(3, "PD", (600.0, 600.0), without=()) == usual
+    assert draw_recipe(3, "PD", (600.0, 600.0), without=["blood"]).shares[2] == 0.0
+    truth = make_phantom(tmp_path / "a.tiff", size_px=(896, 896), seed=3, without=["stroma", "blood"])
+    assert truth.facts.fraction("stroma").max() == truth.facts.fraction("blood").max() == 0.0
+    with pytest.raises(RequestError, match="without bone"):
+        draw_recipe(3, "PD", (600.0, 600.0), without=["bone"])

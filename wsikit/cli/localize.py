@@ -30,9 +30,9 @@ def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
 @click.argument("words", nargs=-1, required=True, metavar="STORE… CONCEPT…")
 @click.option("--against", multiple=True, metavar="TEXT", help="A competing concept, instead of those of the lexicon.")
 @click.option(
-    "--negation",
-    is_flag=True,
-    help='"no CONCEPT" competes, too: for encoders trained on texts which state what is absent.',
+    "--negation/--no-negation",
+    default=None,
+    help='Whether "no CONCEPT" competes, too; default: as the encoder was trained.',
 )
 @click.option("--encoder", metavar="NAME", help="Encoder of images and texts; default: the packaged one.")
 @click.option(
@@ -42,7 +42,7 @@ def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
     help="Concepts with their synonyms, which extend the lexicon: JSON, YAML or CSV.",
 )
 @click.option("--template", "templates", multiple=True, metavar="TEXT", help='Such as "an H&E image of {}"; several.')
-@click.option("--sigma", type=float, default=1.5, show_default=True, metavar="CELLS", help="Smoothing; 0: none.")
+@click.option("--sigma", type=float, default=0.0, show_default=True, metavar="CELLS", help="Smoothing; 0: none.")
 @click.option(
     "--threshold", type=float, default=0.5, show_default=True, metavar="P", help="Of regions, and of the area."
 )

@@ -78,6 +78,7 @@ def plan_queries(
     against: Sequence[str] = (),
     *,
     negation: bool = False,
+    usual: bool = True,
     concepts: Mapping[str, Concept] = CONCEPTS,
     templates: Sequence[str] = TEMPLATES,
 ) -> tuple[Query, ...]:
@@ -94,6 +95,8 @@ def plan_queries(
     negation
         Whether "no …" of each of its synonyms competes with a concept, too: for encoders that were trained on texts
         which state what is absent.
+    usual
+        Whether the competitors of the lexicon are taken where `against` is empty.
     concepts
         The lexicon; `read_concepts` adds those of a file.
     templates
@@ -120,8 +123,10 @@ def plan_queries(
     queries = []
     for text in positive:
         concept = _concept(text, concepts)
-        usual = list(against) or [key for key in concept.competitors or USUAL_COMPETITORS if key in concepts]
-        rivals = [_concept(rival, concepts) for rival in (*usual, *negated, BACKGROUND)]
+        named = list(against)
+        if usual and not named:
+            named = [key for key in concept.competitors or USUAL_COMPETITORS if key in concepts]
+        rivals = [_concept(rival, concepts) for rival in (*named, *negated, BACKGROUND)]
         if negation:
             denied = tuple(f"no {synonym}" for synonym in concept.synonyms)
             rivals.append(Concept(f"no-{concept.key}", f"No {concept.title.lower()}", denied))

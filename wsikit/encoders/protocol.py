@@ -42,6 +42,9 @@ class EncoderInfo:
     """Shown with every output, such as for random weights."""
     shared_width: int | None = None
     """Width of the space that images and texts share; None: no texts."""
+    competitors: str = "lexicon"
+    """What a concept competes with by default: "lexicon", the concepts it could be mistaken for; "negation", "no …" of
+    its synonyms, for encoders trained to compare these two; "both"."""
 
     @property
     def column(self) -> str:

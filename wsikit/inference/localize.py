@@ -29,7 +29,7 @@ from wsikit.progress import SILENT, Progress
 from wsikit.slides.composite import channel_words
 from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.table import PatchTable
-from wsikit.voting.text_map import SIGMA
+from wsikit.voting.text_map import MAP_SIGMA
 
 THRESHOLD = 0.5
 """More probable than all competitors together."""
@@ -89,11 +89,11 @@ def localize(
     concepts: str | Sequence[str],
     *,
     against: Sequence[str] = (),
-    negation: bool = False,
+    negation: bool | None = None,
     encoder: TextEncoderLike | None = None,
     synonyms: str | os.PathLike[str] | None = None,
     templates: Sequence[str] = TEMPLATES,
-    sigma: float = SIGMA,
+    sigma: float = MAP_SIGMA,
     threshold: float = THRESHOLD,
     grid: str | None = None,
     coarse: str | None = None,
@@ -120,9 +120,10 @@ def localize(
         What to look for: concepts of the lexicon (`wsikit.encoders.concepts`), or any text. Negated texts ("no
         necrosis") compete with all others.
     against
-        Competing concepts, instead of those of the lexicon. Background always competes.
+        Competing concepts, instead of the usual ones. Background always competes.
     negation
-        Whether "no …" of each synonym competes, too: for encoders trained on texts which state what is absent.
+        True: "no …" of each synonym competes, with `against` or the lexicon's. False: it does not. None: as the encoder
+        was trained for (`EncoderInfo.competitors`), which may be "no …" alone.
     encoder
         An encoder of images and texts, or what `wsikit.encoders.registry.load_encoder` takes; None: the packaged one.
         Its features of the patches are computed if they are not stored yet.
@@ -174,9 +175,18 @@ def localize(
         raise RequestError(f"threshold {threshold}: expected a probability, 0 to 1")
     lexicon = read_concepts(synonyms) if synonyms is not None else CONCEPTS
     asked = [concepts] if isinstance(concepts, str) else list(concepts)
-    queries = plan_queries(asked, against, negation=negation, concepts=lexicon, templates=templates)
-    references = _references(reference, queries, normalise)
+    plan_queries(asked, against, concepts=lexicon, templates=templates)  # refuses before an encoder is looked for
     lazy = LazyTextEncoder.of(encoder, device=device, download=download)
+    own = lazy.info.competitors
+    queries = plan_queries(
+        asked,
+        against,
+        negation=own in ("negation", "both") if negation is None else negation,
+        usual=negation is not None or own != "negation",
+        concepts=lexicon,
+        templates=templates,
+    )
+    references = _references(reference, queries, normalise)
     opened = open_store(store)
     _check_stain(opened)
     scales = _scales(opened, lazy, grid, coarse, progress)
@@ -231,7 +241,7 @@ def cohort_quantiles(
     encoder: TextEncoderLike | None = None,
     synonyms: str | os.PathLike[str] | None = None,
     templates: Sequence[str] = TEMPLATES,
-    sigma: float = SIGMA,
+    sigma: float = MAP_SIGMA,
     similarity: str = "cosine",
     grid: str | None = None,
     device: str = "auto",

@@ -22,7 +22,7 @@ from wsikit.models.text_scores import SIMILARITIES, probabilities, similarities
 from wsikit.progress import Progress
 from wsikit.store.receipts import Receipt, digest_of
 from wsikit.store.table import ColumnSpec, PatchTable, coords_digest
-from wsikit.voting.text_map import NORMALISATIONS, SIGMA, combine, presence, rescale, smooth_patches, upsample
+from wsikit.voting.text_map import MAP_SIGMA, NORMALISATIONS, combine, presence, rescale, smooth_patches, upsample
 
 LOCALIZE_REVISION = 1
 
@@ -45,7 +45,7 @@ Floats = npt.NDArray[np.float64]
 class MapParameters:
     """From scores of patches to a map."""
 
-    sigma: float = SIGMA
+    sigma: float = MAP_SIGMA
     """Smoothing, cells; 0: none."""
     similarity: str = "cosine"
     """"cosine", or "dot" for comparisons with the published code of AFLoc."""

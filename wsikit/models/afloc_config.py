@@ -47,6 +47,8 @@ class AflocConfig(BaseModel):
     text: TextEncoderConfig
     terms: tuple[str, ...] = ()
     """Terms that its training texts name, as the parser of captions finds them; others were never seen."""
+    competitors: Literal["lexicon", "negation", "both"] = "lexicon"
+    """What a concept competes with by default, see `wsikit.encoders.protocol.EncoderInfo`."""
     licence: str = ""
     notice: str = Field(min_length=1)
     """Shown on every output of the model."""
@@ -97,4 +99,5 @@ def afloc_info(folder: Path) -> EncoderInfo:
         licence=config.licence,
         notice=config.notice,
         shared_width=config.width,
+        competitors=config.competitors,
     )

@@ -113,7 +113,7 @@ class Fields:
         self._others_at, free = [], np.ones(regions.shape[1], bool)
         for field, share in zip(regions, recipe.shares, strict=False):
             wanted = min(0.95, share * len(free) / max(1, free.sum()))
-            self._others_at.append(_quantile(field[free], 1 - wanted))
+            self._others_at.append(_quantile(field[free], 1 - wanted) if share > 0 else 1e6)
             free &= field <= self._others_at[-1]
         maturity = regions[-1][free]
         self._fibrillary_at = _quantile(maturity, recipe.ud_share) if recipe.ud_share < 1 else 1e6

@@ -6,6 +6,7 @@ colour and density do not reveal it; only the defining features differ between s
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +102,13 @@ class Recipe:
 
 
 def draw_recipe(
-    seed: int, subtype: str, size_um: tuple[float, float], *, tissue_fraction: float = 0.6, artefacts: bool = True
+    seed: int,
+    subtype: str,
+    size_um: tuple[float, float],
+    *,
+    tissue_fraction: float = 0.6,
+    artefacts: bool = True,
+    without: Collection[str] = (),
 ) -> Recipe:
     """Draw one slide's recipe.
 
@@ -117,7 +124,12 @@ def draw_recipe(
         Fraction of the slide that is tissue, 0-1.
     artefacts
         Whether pen, folds and out-of-focus patches may occur.
+    without
+        Those of `OTHER_TISSUES` that the slide has none of; tumour takes their place.
     """
+    unknown = sorted(set(without) - set(OTHER_TISSUES))
+    if unknown:
+        raise RequestError(f"phantom without {', '.join(unknown)}: it must be of {', '.join(OTHER_TISSUES)}")
     if subtype not in SUBTYPES:
         raise RequestError(f"phantom subtype {subtype!r}: it must be one of {', '.join(SUBTYPES)}")
     if seed < 0:
@@ -140,7 +152,7 @@ def draw_recipe(
         subtype=subtype,
         size_um=size_um,
         tissue_fraction=tissue_fraction,
-        shares=tuple(float(share) for share in shares),
+        shares=tuple(0.0 if name in without else float(s) for name, s in zip(OTHER_TISSUES, shares, strict=True)),
         ud_share=float(ud_share),
         d_share=float(d_share),
         region_um=float(np.clip(0.22 * min(size_um), 260.0, 900.0) * rng.uniform(0.85, 1.2)),

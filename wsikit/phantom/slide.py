@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -54,6 +54,7 @@ def make_phantom(
     seed: int = 0,
     tissue_fraction: float = 0.6,
     artefacts: bool = True,
+    without: Collection[str] = (),
     patch_px: int = 224,
     patch_mpp: float = 0.5,
     quality: int = 85,
@@ -80,6 +81,8 @@ def make_phantom(
         Fraction of the slide that is tissue, 0-1.
     artefacts
         Whether pen, folds and out-of-focus patches may occur.
+    without
+        Tissues that the slide has none of: "stroma", "necrosis", "blood", "fat", "lymphoid".
     patch_px, patch_mpp
         The grid of the truth table: side in px, at this many µm/px.
     quality
@@ -111,7 +114,12 @@ def make_phantom(
     path = Path(path)
     grid = PatchGrid(size_px, (mpp, mpp), patch_px, patch_mpp)
     recipe = draw_recipe(
-        seed, subtype, (size_px[0] * mpp, size_px[1] * mpp), tissue_fraction=tissue_fraction, artefacts=artefacts
+        seed,
+        subtype,
+        (size_px[0] * mpp, size_px[1] * mpp),
+        tissue_fraction=tissue_fraction,
+        artefacts=artefacts,
+        without=without,
     )
     order = _Order(recipe, mpp, size_px, grid.stride, grid.n_cols, quality)
     book = _Book(order, grid)

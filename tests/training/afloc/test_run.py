@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import yaml
 from PIL import Image
 
 from wsikit.cli.main import main
+from wsikit.encoders.prompts import is_negated
 from wsikit.encoders.registry import load_encoder
 from wsikit.errors import RequestError
 from wsikit.models.afloc_losses import published_loss
 from wsikit.training.afloc.config import AflocTrainConfig
 from wsikit.training.afloc.learner import Learner, report_of
 from wsikit.training.afloc.run import AflocCallbacks, afloc_patches, build_afloc, run_afloc_training
-from wsikit.training.afloc.statements import statements_of
+from wsikit.training.afloc.statements import names_of, statements_of
 from wsikit.training.afloc.trainer import neighbours_of
 from wsikit.training.data import PatchSet
 from wsikit.training.task import read_config
@@ -208,3 +210,29 @@ def test_patches_without_any_caption_are_refused(data: Path) -> None:
 
 def test_the_published_loss_of_a_perfect_batch_is_near_zero() -> None:
     assert float(published_loss(torch.eye(6), 20.0)) < 1e-6
+
+
+def test_presence_is_the_cross_entropy_of_a_phrase_against_its_denial(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, patches = learner_of(data, weights={"presence": 1.0})
+    terms = learner._statements.terms
+    sign = torch.from_numpy(2 * learner._statements.named - 1)  # (N, T): 1 where the caption names the term
+
+    def sentences(texts: list[str]) -> torch.Tensor:
+        rows = torch.zeros(len(texts), len(terms))
+        for row, text in enumerate(texts):
+            (term,) = (n for n, term in enumerate(terms) if any(name in text for name in names_of(term)))
+            rows[row, term] = -1.0 if is_negated(text) else 1.0
+        return rows
+
+    monkeypatch.setattr(learner.model, "sentences", sentences)
+    monkeypatch.setattr(learner.model.heads, "of_patch", torch.nn.Identity())
+    rows = np.arange(len(patches))
+    scale = float(learner.model.heads.temperature("sentence").detach())
+    for features, cosine in ((sign, 1.0), (-sign, -1.0)):
+        loss = learner._presence(features, rows, np.random.default_rng(0))
+        expected = math.log1p(math.exp(-2 * scale * cosine / math.sqrt(len(terms))))
+        assert float(loss.detach()) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    learner._statements.named[:] = np.nan
+    assert float(learner._presence(sign, rows, np.random.default_rng(0)).detach()) == 0.0

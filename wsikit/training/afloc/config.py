@@ -32,6 +32,8 @@ class AflocTrainConfig(BaseModel):
     text: TextBranch
     start: str | None = None
     """Packaged model or folder of an MMLNB model whose image encoder training starts from; default: `image.weights`."""
+    competitors: Literal["lexicon", "negation", "both"] = "lexicon"
+    """What a concept competes with by default when the model is used; "negation" needs the level `presence`."""
     training: AflocSettings
 
     @model_validator(mode="after")

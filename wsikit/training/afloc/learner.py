@@ -6,16 +6,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsikit.errors import RequestError
-from wsikit.models.afloc import LEVELS, AFLoc
+from wsikit.models.afloc import AFLoc
 from wsikit.models.afloc_losses import contrast, equal_texts, gathered, global_scores, local_scores, published_loss
-from wsikit.training.afloc.settings import AflocSettings
-from wsikit.training.afloc.statements import Statements
+from wsikit.training.afloc.settings import LEVELS, AflocSettings
+from wsikit.training.afloc.statements import NEGATIONS, TEMPLATES, Statements, names_of
 from wsikit.training.augment import jitter_stain, turn
 from wsikit.training.data import PatchSet
 
 Rows = npt.NDArray[np.int64]
+FORMS = 4
+"""Phrases per term and step at the level of presence: texts cost little next to images."""
 
 
 class Learner(nn.Module):
@@ -80,6 +83,8 @@ class Learner(nn.Module):
             out["sentence"] = self._sentence(features, bags, rng)
         if "report" in wanted:
             out["report"] = self._report(features, bags)
+        if "presence" in wanted:
+            out["presence"] = self._presence(features, flat, rng)
         return out
 
     def _images(self, rows: Rows, rng: np.random.Generator) -> Tensor:
@@ -151,6 +156,22 @@ class Learner(nn.Module):
         if len(scores) != len(texts):
             same = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
         return self._loss(scores, same, "report")
+
+    def _presence(self, features: Tensor, rows: Rows, rng: np.random.Generator) -> Tensor:
+        """Cross-entropy of "X" against "no X", for each patch and each term whose presence its caption decides."""
+        texts, denied = [], []
+        for term in self._statements.terms * FORMS:
+            names = names_of(term)
+            name = names[int(rng.integers(len(names)))]
+            texts.append(TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(name))
+            denied.append(NEGATIONS[int(rng.integers(len(NEGATIONS)))].format(name))
+        named = torch.from_numpy(np.tile(self._statements.named[rows], FORMS)).to(features.device)  # (B·m, FORMS·T)
+        known = ~named.isnan()
+        if not bool(known.any()):
+            return features.sum() * 0.0
+        scores = global_scores(self.model.heads.of_patch(features), self.model.sentences([*texts, *denied]))
+        logits = self.model.heads.temperature("sentence") * (scores[:, : len(texts)] - scores[:, len(texts) :])
+        return functional.binary_cross_entropy_with_logits(logits[known], named[known])
 
     def _local(self, places: Tensor, units: Tensor, mask: Tensor) -> Tensor:
         if self.settings.published:

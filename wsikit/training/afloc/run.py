@@ -170,6 +170,7 @@ def build_afloc(config: AflocTrainConfig, statements: Statements, *, mpp: float)
             image_width=ImageEncoder(image, patch_px=config.data.patch_px, plain=True).width,
             text=encoder,
             terms=statements.terms,
+            competitors=config.competitors,
             licence=config.licence,
             notice=config.notice,
         ),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PARTS, LEVELS = ("image", "text", "heads"), ("word", "sentence", "report")
+PARTS, LEVELS = ("image", "text", "heads"), ("word", "sentence", "report", "presence")
 
 
 class AflocSettings(BaseModel):
@@ -32,7 +32,9 @@ class AflocSettings(BaseModel):
     width: int = Field(64, gt=0)
     """Width of the shared space."""
     weights: dict[str, float] = {"word": 1.0, "sentence": 1.0, "report": 1.0}
-    """Weight of each level's loss; 0 or not named: left out."""
+    """Weight of each level's loss; 0 or not named: left out. `presence`: a patch is asked, for each term, whether a
+    phrase that names it or one that denies it is true, by the softmax of these two. A map of a concept against its
+    negation then is a probability."""
     bag: int = Field(1, gt=0)
     """Patches of a bag, neighbours on one slide: the report level compares a bag with the captions of its patches."""
     sentence: Literal["patch", "region"] = "patch"

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.parser import parse
+from wsikit.encoders.concepts import CONCEPTS
 from wsikit.facts import ABSENT, PRESENT
 from wsikit.scrub import scrub
 
@@ -40,6 +41,21 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """Term to its names; the first is the usual one."""
 
+_CONCEPTS = {
+    "neuropil": "neuropil",
+    "rosettes": "rosettes",
+    "ganglion_cells": "ganglion-cells",
+    "spindle_stroma": "schwannian-stroma",
+    "blood": "haemorrhage",
+    "necrosis": "necrosis",
+    "calcification": "calcification",
+    "lymphoid": "lymphocytes",
+    "mitoses": "mitosis-karyorrhexis",
+    "fat": "fat",
+    "blank": "background",
+}
+"""Term to the concept of the lexicon whose synonyms name it as well: the words that `wsikit localize` asks with."""
+
 _MORE_TERMS = {
     "neuroblasts": (r"(?<!no )\b(?:small round|undifferentiated) neuroblasts", r"no neuroblasts"),
     "septa": (r"fibrovascular (?:septum|tissue)|septa only", r"(?!)"),
@@ -50,9 +66,12 @@ _SEPTA_ONLY = re.compile(r"stroma septa only", re.IGNORECASE)
 
 TEMPLATES = (
     "{}", "{}.", "{} present", "there is {}", "an H&E image of {}", "a photomicrograph of {}", "a patch with {}",
-    "histology showing {}", "tissue with {}",
+    "histology showing {}", "tissue with {}", "a histopathology image showing {}", "{} is present",
 )  # fmt: skip
-NEGATIONS = ("no {}", "{} absent", "without {}", "an H&E image without {}", "a patch with no {}")
+NEGATIONS = (
+    "no {}", "{} absent", "without {}", "an H&E image without {}", "a patch with no {}", "no {}.",
+    "an H&E image of no {}", "a histopathology image showing no {}", "no {} is present",
+)  # fmt: skip
 _PIECES = re.compile(r"[.;:](?!\d)")
 
 
@@ -70,6 +89,8 @@ class Statements:
     """Length N: the captions, without words that name a class."""
     terms: tuple[str, ...]
     """Terms that the captions name."""
+    named: npt.NDArray[np.float32]
+    """(N, T) per term 1 if the caption says that it is there, 0 if not, NaN if this is not known."""
 
 
 def terms_of(caption: str) -> dict[str, str]:
@@ -118,11 +139,14 @@ def statements_of(captions: Sequence[str], *, closed_world: bool = True, at_leas
             rows.setdefault(sentence, set()).add(row)
     rows = {text: where for text, where in rows.items() if len(where) >= at_least}
     groups = dict.fromkeys(rows, 0)
+    presence = np.full((len(captions), len(terms)), np.nan, dtype=np.float32)
     for row, named in enumerate(read):
         if not captions[row].strip():
             continue
         for term in terms:
             grade = named.get(term, ABSENT if closed_world else "")
+            if grade:
+                presence[row, terms.index(term)] = grade != ABSENT
             for text in _phrases(term, grade):
                 rows.setdefault(text, set()).add(row)
                 groups[text] = 1 + 2 * terms.index(term) + (grade != ABSENT)
@@ -130,13 +154,23 @@ def statements_of(captions: Sequence[str], *, closed_world: bool = True, at_leas
     for column, where in enumerate(rows.values()):
         holds[list(where), column] = True
     numbers = np.array([groups[text] for text in rows], dtype=np.int64)
-    return Statements(tuple(rows), holds, numbers, tuple(scrubbed), terms)
+    return Statements(tuple(rows), holds, numbers, tuple(scrubbed), terms, presence)
 
 
 def _phrases(term: str, grade: str) -> list[str]:
     if not grade:
         return []
     if grade == ABSENT:
-        return [form.format(name) for name in NAMES[term] for form in NEGATIONS]
-    graded = [] if grade == PRESENT else [f"{grade} {name}" for name in NAMES[term]]
-    return [form.format(name) for name in NAMES[term] for form in TEMPLATES] + graded
+        return [form.format(name) for name in names_of(term) for form in NEGATIONS]
+    graded = [] if grade == PRESENT else [f"{grade} {name}" for name in names_of(term)]
+    return [form.format(name) for name in names_of(term) for form in TEMPLATES] + graded
+
+
+def names_of(term: str) -> tuple[str, ...]:
+    """Names of a term, the usual one first, and the synonyms of the lexicon.
+
+    >>> names_of("fat")[:3]
+    ('fat', 'adipose tissue', 'adipocytes')
+    """
+    more = CONCEPTS[_CONCEPTS[term]].synonyms if term in _CONCEPTS else ()
+    return tuple(dict.fromkeys((*NAMES[term], *more)))

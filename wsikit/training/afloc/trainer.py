@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from wsikit.errors import ModelError
-from wsikit.models.afloc import LEVELS, AFLoc
+from wsikit.models.afloc import AFLoc
 from wsikit.training.afloc.learner import Learner, Rows
-from wsikit.training.afloc.settings import AflocSettings
+from wsikit.training.afloc.settings import LEVELS, AflocSettings
 from wsikit.training.afloc.statements import Statements
 from wsikit.training.batches import EpochOrder
 from wsikit.training.batches import Rows as RowData
