@@ -48,6 +48,18 @@ def test_the_order_of_synonyms_changes_nothing() -> None:
     assert prompts_of(words, TEMPLATES) == prompts_of(words[::-1], TEMPLATES[::-1])
 
 
+@pytest.mark.parametrize("text", ["NEUROPIL", "neuropil.", " Neuropil?! ", '"neuropil"'])
+def test_case_and_punctuation_around_a_concept_do_not_make_it_another_text(text: str) -> None:
+    assert plan_queries([text]) == plan_queries(["neuropil"])
+
+
+@pytest.mark.parametrize("text", [".", "?!", "{}", "-"])
+def test_a_text_of_punctuation_alone_is_refused_as_empty(text: str) -> None:
+    for requested, against in (([text], []), (["neuropil"], [text])):
+        with pytest.raises(RequestError, match="empty"):
+            plan_queries(requested, against)
+
+
 def test_a_single_word_is_kept_and_an_empty_text_is_refused() -> None:
     assert "necrosis" in plan_queries(["necrosis"])[0].concept.prompts
     for requested, against in (([""], []), (["  "], []), (["necrosis"], [""])):
@@ -135,3 +147,10 @@ def test_a_template_has_one_place_for_the_synonym() -> None:
     for templates in (["an image"], ["{} {}"], []):
         with pytest.raises(RequestError, match="template"):
             plan_queries(["fat"], templates=templates)
+
+
+def test_damaged_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cut.yaml").write_text("fat: [")
+    with pytest.raises(RequestError, match=r"cut\.yaml") as caught:
+        read_concepts(tmp_path / "cut.yaml")
+    assert "\n" not in str(caught.value)

@@ -242,6 +242,7 @@ def test_an_onnx_file_without_onnxruntime_is_refused(tmp_path: Path, monkeypatch
     ("name", "said"),
     [
         ("uni3", "Did you mean 'uni'"),
+        ("", "not found"),
         ("uni?pooling=middle", "cls+mean"),
         ("hf-hub:someone/some-model", "someone/some-model"),
         ("hf-hub:paige-ai/Virchow2", "gated"),

@@ -139,6 +139,10 @@ def test_files_that_are_no_configuration_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ModelError, match=r"a.json: neither"):
         wsikit.describe_model(f"zeroshot:{tmp_path}/a.json")
+    (tmp_path / "cut.yaml").write_text("classes: [")
+    with pytest.raises(ModelError, match=r"cut.yaml: neither") as caught:
+        wsikit.describe_model(f"zeroshot:{tmp_path}/cut.yaml")
+    assert "\n" not in str(caught.value)
 
 
 def test_json_is_read_as_yaml_is(tmp_path: Path, named_encoder: Any) -> None:

@@ -103,7 +103,7 @@ def _settings(config: str | None, options: dict[str, Any]) -> FinetuneSettings:
         try:
             values = yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {}
         except (OSError, yaml.YAMLError) as error:
-            raise RequestError(f"{config}: not readable as YAML ({error})") from error
+            raise RequestError(f"{config}: not readable as YAML ({' '.join(str(error).split())})") from error
     try:
         return FinetuneSettings.model_validate(values | {k: v for k, v in options.items() if v is not None})
     except ValidationError as error:

@@ -216,9 +216,10 @@ USUAL_COMPETITORS = _MATRIX
 
 
 def lookup(text: str, concepts: Mapping[str, Concept] = CONCEPTS) -> Concept | None:
-    """The concept that has `text` as its key, title or a synonym, regardless of case, spaces and hyphens; or None.
+    """The concept that has `text` as its key, title or a synonym, regardless of case, spaces, hyphens and
+    punctuation around it; or None.
 
-    >>> lookup("Schwannian stroma").key, lookup("blood").key, lookup("cartilage")
+    >>> lookup("Schwannian stroma").key, lookup("blood.").key, lookup("cartilage")
     ('schwannian-stroma', 'haemorrhage', None)
     """
     wanted = _plain(text)
@@ -230,4 +231,8 @@ def lookup(text: str, concepts: Mapping[str, Concept] = CONCEPTS) -> Concept | N
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().replace("-", " ").replace("_", " ").split())
+    return " ".join(text.lower().replace("-", " ").replace("_", " ").split()).strip(_AROUND)
+
+
+# Not signs with a meaning of their own, such as the + of "CD56+".
+_AROUND = " .,;:!?\"'"

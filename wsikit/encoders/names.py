@@ -82,7 +82,7 @@ def _found(spec: str, pooling: Pooling | None, download: bool) -> Recipe:
     if spec in presets():
         return _preset_from(presets()[spec], _preset_folder(presets()[spec], download), pooling)
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():  # Path("") is the working folder
         return folder_recipe(path, pooling)
     if path.is_file():
         return _of_file(path)

@@ -227,7 +227,7 @@ def _entries(file: Path, text: str) -> Mapping[str, Any]:
 
             record = yaml.safe_load(text)
     except Exception as error:  # errors of two parsers
-        raise RequestError(f"{file}: neither JSON nor YAML ({error})") from error
+        raise RequestError(f"{file}: neither JSON nor YAML ({' '.join(str(error).split())})") from error
     if not isinstance(record, Mapping) or not all(isinstance(name, str) for name in record):
         raise RequestError(f"{file}: expected concepts by name, each with a list of synonyms")
     return record
@@ -244,7 +244,7 @@ def _prompt_set(concept: Concept, templates: Sequence[str]) -> PromptSet:
 
 
 def _check_text(text: str) -> str:
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not any(sign.isalnum() for sign in text):
         raise RequestError(f"prompt {text!r}: empty. A text without words has no meaning that could be found.")
     return text
 

@@ -135,7 +135,7 @@ class Pasted(Artist):
         """Shares of the figure."""
 
     def draw(self, renderer: RendererBase) -> None:
-        figure = self.get_figure(root=True)
+        figure = self.get_figure()
         assert figure is not None
         corner = self.box.transformed(figure.transFigure)
         opaque = np.full((*self.pixels.shape[:2], 4), 255, dtype=np.uint8)

@@ -100,7 +100,7 @@ def read_zeroshot(path: Path) -> ZeroShotConfig:
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; give the configuration of classes as zeroshot:FILE.") from error
     except Exception as error:  # errors of two parsers, and of the disk
-        raise ModelError(f"{path}: neither YAML nor JSON that can be read ({error}).") from error
+        raise ModelError(f"{path}: neither YAML nor JSON that can be read ({' '.join(str(error).split())}).") from error
 
 
 def class_prompts(config: ZeroShotConfig, path: Path) -> tuple[PromptSet, ...]:

@@ -252,7 +252,8 @@ class SlideStore(BaseSlide):
         if not names:
             raise StoreError(f"{self.folder}: no patch table yet. Run wsikit tile {self.folder.stem} … first.")
         raise StoreError(
-            f"{self.folder}: patch grid {grid!r} requested; there are {', '.join(names)}. Name one of them."
+            f"{self.folder}: patch grid {'not named' if grid is None else f'{grid!r} requested'}; "
+            f"there are {', '.join(names)}. Name one of them."
         )
 
     def tissue(self) -> tuple[npt.NDArray[np.bool_], tuple[float, float]]:
