@@ -149,6 +149,10 @@ def prepare(
         from wsikit.inference.budget import Budget
 
         caption_budget = Budget(caption_budget)
+    if caption_budget is not None and captioner_options is not None:
+        from wsikit.inference.caption_fields import check_budget
+
+        check_budget(caption_budget, captioner_options.caption_field)
     if features_dtype not in ("float16", "float32"):
         raise RequestError(f"features_dtype {features_dtype!r}: features are stored as float16 or float32")
     encoders = _encoders(features, lazy.info, device)

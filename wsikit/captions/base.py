@@ -44,10 +44,13 @@ BATCH = 8
 class Captioner(Protocol):
     """Anything that describes patches. A caption depends on its own patch only, never on other patches in the batch.
 
-    Three attributes are optional. `parallel` (bool, default False): the captioner is picklable, and several threads or
+    Some attributes are optional. `parallel` (bool, default False): the captioner is picklable, and several threads or
     processes may call it concurrently. `mostly_python` (bool, default False), of a parallel one: a patch takes a
     millisecond or more, most of it in Python, so that threads wait for each other; large slides are then described by
     worker processes, each with a copy of the captioner. `batch` (int, default `BATCH`): the preferred batch size.
+
+    Generative captioners may have two more. `field` (`wsikit.captions.fields.Field` or None): they are given fields,
+    not patches. `images_per_call` (int, default 1): above 1, a caption may depend on the images in the same call.
 
     `wsikit.testing.check_captioner` tests this contract.
     """
@@ -96,6 +99,11 @@ def is_mostly_python(captioner: Captioner) -> bool:
 def batch_of(captioner: Captioner) -> int:
     """Its batch size: its attribute `batch`, default `BATCH`."""
     return max(1, int(getattr(captioner, "batch", BATCH)))
+
+
+def images_per_call_of(captioner: Captioner) -> int:
+    """How many images it describes together: its attribute `images_per_call`, default 1."""
+    return max(1, int(getattr(captioner, "images_per_call", 1)))
 
 
 def check_patches(images: npt.NDArray[np.uint8], mpp: float) -> None:

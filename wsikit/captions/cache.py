@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.base import Caption, Captioner, FitsToSlide, batch_of, check_patches, in_parallel
+from wsikit.captions.base import (
+    Caption,
+    Captioner,
+    FitsToSlide,
+    batch_of,
+    check_patches,
+    images_per_call_of,
+    in_parallel,
+)
+from wsikit.captions.fields import field_of
 
 MAX_CAPTIONS = 100_000
 """Maximum number of cached captions (about 50 MB); the least recently used are dropped."""
@@ -37,7 +46,8 @@ def cached(captioner: Captioner) -> Captioner:
 class CachedCaptioner:
     """A captioner that is called once for equal pixels, within a batch and across batches, slides and stores.
 
-    Failures are not cached: a failed request may succeed when it is sent again.
+    Failures are not cached: a failed request may succeed when it is sent again. Nothing is cached for a captioner with
+    several images per call: which images are described together must not depend on what was described before.
 
     Attributes
     ----------
@@ -51,6 +61,8 @@ class CachedCaptioner:
         self.fact_names = captioner.fact_names
         self.parallel = False  # one cache, without a lock; parallel captioners are fast enough without
         self.batch = batch_of(captioner)
+        self.field = field_of(captioner)
+        self.images_per_call = images_per_call_of(captioner)
         self.asked = self.reused = 0
         self._max_captions = max_captions
         self._cached: OrderedDict[str, Caption] = OrderedDict()
@@ -62,6 +74,9 @@ class CachedCaptioner:
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
         """Captions of patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in the same order."""
         check_patches(images, mpp)
+        if self.images_per_call > 1:
+            self.asked += len(images)
+            return self.captioner.caption(images, mpp=mpp)
         keys = [pixel_key(image, mpp) for image in images]
         first: dict[str, int] = {}
         for row, key in enumerate(keys):

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from wsikit.captions.base import Captioner
+from wsikit.captions.calls import check_images_per_call
+from wsikit.captions.fields import FIELD_MPP, Field
 from wsikit.captions.vlm.files import packaged_captioners
 from wsikit.errors import PluginError, RequestError, WsikitError
 from wsikit.plugins import load_plugin, plugin_names, plugin_package
@@ -31,6 +33,7 @@ MEASURING = (MORPHOMETRY, IN_SLIDE)
 _SERVER = re.compile(r"https?://", re.IGNORECASE)
 _MODEL_ONLY = ("adapter", "dtype", "batch", "quantize")
 _SERVER_ONLY = ("concurrency", "timeout_s", "retries", "api_key_env")
+_ASKING = ("caption_field", "caption_mpp", "images_per_call")
 _DEFAULT_TEMPERATURE = 0.7
 
 
@@ -66,6 +69,12 @@ class CaptionerOptions:
     retries: int | None = None
     api_key_env: str | None = None
     """Name of the environment variable that holds a server's key."""
+    caption_field: int | None = None
+    """Side of a field, px: it is described once, for all the patches in it. None: each patch is described."""
+    caption_mpp: float | None = None
+    """µm/px of a field; default 2."""
+    images_per_call: int | None = None
+    """Number of images that are described in one request, or one prompt of a model; default 1."""
 
     def given(self) -> dict[str, Any]:
         """The options that were set, by name."""
@@ -240,6 +249,7 @@ def _server(spec: str, options: CaptionerOptions) -> Captioner:
         options.max_new_tokens or Decoding().max_tokens, *((sampling[1], sampling[0]) if sampling else ())
     )
     named = {name: getattr(options, name) for name in _SERVER_ONLY if getattr(options, name) is not None}
+    named |= _asking(options)
     return ServerCaptioner(url, model=model or None, prompt=options.prompt, decoding=decoding, **named)
 
 
@@ -252,9 +262,22 @@ def _model(spec: str, options: CaptionerOptions, device: str) -> Captioner:
     from wsikit.captions.vlm import Sampling, load_vlm
 
     sampling = _sampling(options)
-    named = {name: value for name, value in options.given().items() if name not in ("adapter", "temperature", "seed")}
+    others = ("adapter", "temperature", "seed", *_ASKING)
+    named = {name: value for name, value in options.given().items() if name not in others} | _asking(options)
     sample = Sampling(*sampling) if sampling else None
     return load_vlm(path_or_id, adapter=options.adapter or adapter, device=device, sample=sample, **named)
+
+
+def _asking(options: CaptionerOptions) -> dict[str, Any]:
+    """Field and images per call, as keyword arguments; empty by default."""
+    named: dict[str, Any] = {}
+    if options.caption_field is not None:
+        named["field"] = Field(options.caption_field, FIELD_MPP if options.caption_mpp is None else options.caption_mpp)
+    elif options.caption_mpp is not None:
+        raise RequestError("--caption-mpp is the pixel size of a field; add --caption-field PX")
+    if options.images_per_call is not None:
+        named["images_per_call"] = check_images_per_call(options.images_per_call)
+    return named
 
 
 def _sampling(options: CaptionerOptions) -> tuple[int, float] | None:

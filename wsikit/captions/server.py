@@ -11,14 +11,17 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.base import Caption, check_patches
+from wsikit.captions.calls import asking_of, check_images_per_call, joint_prompt, name_of_image, read_answers
+from wsikit.captions.fields import Field
 from wsikit.captions.filter import whole_sentences
 from wsikit.errors import ModelError, RequestError, UnreachableError
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 _VERSION = 1  # raise it when the same response of the server becomes another caption
 _NO_KEY = "none"  # the library requires a key; this one is never sent
@@ -81,6 +86,11 @@ class ServerCaptioner:
         "png" sends the exact pixels; "jpeg" (quality 95) is for servers that accept nothing else.
     api_key_env
         Name of the environment variable that holds the API key of this server. Default: no key is sent.
+    field
+        Describe fields of this size instead of single patches: see `wsikit.captions.fields`.
+    images_per_call
+        Number of images in one request. Where an answer does not have exactly one text for each, its images are sent
+        one by one.
 
     Examples
     --------
@@ -104,6 +114,8 @@ class ServerCaptioner:
         retries: int = 4,
         image_format: Literal["png", "jpeg"] = "png",
         api_key_env: str | None = None,
+        field: Field | None = None,
+        images_per_call: int = 1,
     ) -> None:
         if not re.match(r"https?://[^/\s]+", url):
             raise RequestError(f"captioner {url!r}: expected an address such as http://localhost:8000/v1")
@@ -117,17 +129,21 @@ class ServerCaptioner:
         self.decoding = decoding or Decoding()
         self.concurrency, self.timeout_s, self.retries = concurrency, timeout_s, retries
         self.image_format = image_format
-        self.batch = _PER_THREAD * concurrency
+        self.field, self.images_per_call = field, check_images_per_call(images_per_call)
+        self.batch = images_per_call * max(concurrency, _PER_THREAD * concurrency // images_per_call)
         self._client = _client(self.url, _key(api_key_env), timeout_s, retries)
         self.model = model or self._only_model()
         self.retried = 0
         """Number of retries so far."""
+        self.split = 0
+        """Number of requests with several images whose images were then sent one by one."""
         self._has_responded = False
         self._lock = threading.Lock()
 
     def fingerprint(self) -> dict[str, Any]:
-        """Model, prompt, decoding and image format. Not the address, which does not decide a caption."""
-        return {
+        """Model, prompt, decoding and image format; field and images per call where they are not the default. Not the
+        address, which does not decide a caption."""
+        fingerprint = {
             "captioner": self.name,
             "version": _VERSION,
             "model": self.model,
@@ -135,6 +151,7 @@ class ServerCaptioner:
             "decoding": asdict(self.decoding),
             "image": self.image_format,
         }
+        return {**fingerprint, **asking_of(self.field, self.images_per_call)}
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
         """Captions of patches, uint8 (B, H, W, 3) at `mpp` µm per pixel, in the same order.
@@ -149,40 +166,76 @@ class ServerCaptioner:
         check_patches(images, mpp)
         if not len(images):
             return []
-        with ThreadPoolExecutor(min(self.concurrency, len(images)), thread_name_prefix="wsikit-caption") as threads:
-            futures = [threads.submit(self._one, image) for image in images]
+        calls = [images[first : first + self.images_per_call] for first in range(0, len(images), self.images_per_call)]
+        with ThreadPoolExecutor(min(self.concurrency, len(calls)), thread_name_prefix="wsikit-caption") as threads:
+            futures = [threads.submit(self._call, call) for call in calls]
             try:
-                return [future.result() for future in futures]
+                return [caption for future in futures for caption in future.result()]
             except BaseException:
                 for future in futures:
                     future.cancel()
                 raise
 
-    def _one(self, image: npt.NDArray[np.uint8]) -> Caption:
+    def _call(self, images: npt.NDArray[np.uint8]) -> list[Caption]:
+        """Captions of the images of one request; if they cannot be assigned, of one request per image."""
+        if len(images) > 1:
+            found = self._ask(images, lambda answer: self._read_several(answer, len(images)))
+            if isinstance(found, list):
+                return found
+            with self._lock:
+                self.split += 1
+                first = self.split == 1
+            if first:
+                reason = f" ({found.failure})" if found is not None else ""
+                logger.warning(
+                    "%s: no answer with exactly one text for each of %d images%s. These, and the images of other such "
+                    "answers, are sent one by one.",
+                    self.model,
+                    len(images),
+                    reason,
+                )
+        return [self._ask(image[None], self._read) for image in images]
+
+    def _ask(self, images: npt.NDArray[np.uint8], read: Callable[[Any], Answer]) -> Answer | Caption:
+        """What `read` makes of the response to a request; a caption with `failure` if there is no usable response."""
         import openai
 
         try:
-            raw = self._client.chat.completions.with_raw_response.create(**self._request(image))
+            raw = self._client.chat.completions.with_raw_response.create(**self._request(images))
         except openai.APIConnectionError as error:
             with self._lock:
                 self.retried += self.retries
             return self._on_connection_error(error)
         except openai.APIStatusError as error:
-            return self._on_status_error(error)
+            return self._on_status_error(error, several=len(images) > 1)
         with self._lock:
             self._has_responded = True
             self.retried += raw.retries_taken
         try:
-            return self._read(raw.parse())
+            return read(raw.parse())
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, IndexError) as error:
             # instead of a completion, a server may send anything; the library parses it into objects of any structure
             return Caption("", source=self.name, failure=f"unreadable response: {_line(error)}")
 
-    def _request(self, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
-        """One user turn: the image, then the prompt."""
-        picture = {"type": "image_url", "image_url": {"url": data_url(image, self.image_format)}}
-        content = [picture, {"type": "text", "text": self.prompt}]
-        return {"model": self.model, "messages": [{"role": "user", "content": content}], **asdict(self.decoding)}
+    def _request(self, images: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]) -> dict[str, Any]:
+        """One user turn: the image, then the prompt; of several images each after its number."""
+        content: list[dict[str, Any]] = []
+        for index, image in enumerate(images):
+            if len(images) > 1:
+                content.append({"type": "text", "text": name_of_image(index)})
+            content.append({"type": "image_url", "image_url": {"url": data_url(image, self.image_format)}})
+        prompt = self.prompt if len(images) == 1 else joint_prompt(self.prompt, len(images))
+        content.append({"type": "text", "text": prompt})
+        decoding = {**asdict(self.decoding), "max_tokens": self.decoding.max_tokens * len(images)}
+        return {"model": self.model, "messages": [{"role": "user", "content": content}], **decoding}
+
+    def _read_several(self, answer: Any, images: int) -> list[Caption] | None:
+        """The captions in a response on several images; None if they cannot be assigned."""
+        choices = getattr(answer, "choices", None)
+        if not choices or choices[0].finish_reason in ("content_filter", "length"):
+            return None
+        texts = read_answers(choices[0].message.content or "", images)
+        return None if texts is None else [Caption(text, source=self.name) for text in texts]
 
     def _read(self, answer: Any) -> Caption:
         """The caption in a response; if the token limit truncated it, its complete sentences."""
@@ -215,13 +268,17 @@ class ServerCaptioner:
         reason = f"no response within {self.timeout_s:g} s" if timed_out else f"connection broken: {_line(error)}"
         return Caption("", source=self.name, failure=reason)
 
-    def _on_status_error(self, error: Any) -> Caption:
-        """The failure of one request; raises if every other request would fail as well."""
+    def _on_status_error(self, error: Any, *, several: bool) -> Caption:
+        """The failure of one request; raises if every other request would fail as well.
+
+        A server may refuse `several` images in one request, and accept each of them.
+        """
         status = error.status_code
         with self._lock:
             self.retried += self.retries if status in (408, 409, 429) or status >= 500 else 0
             has_responded = self._has_responded
-        if status in (401, 403, 404, 405) or (status < 500 and status not in (408, 409, 429) and not has_responded):
+        all_fail = status < 500 and status not in (408, 409, 429) and not has_responded and not several
+        if status in (401, 403, 404, 405) or all_fail:
             hint = " Name the variable that holds its API key: --api-key-env NAME." if status in (401, 403) else ""
             raise ModelError(f"{self.url}: the server refuses to caption with {self.model}: {_line(error)}.{hint}")
         return Caption("", source=self.name, failure=f"the server responded with status {status}: {_line(error)}")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from wsikit.inference.budget import Budget
 
 _NAMES = ("adapter", "prompt", "max_new_tokens", "temperature", "seed", "dtype", "quantize", "batch")
+_ASKING_NAMES = ("caption_field", "caption_mpp", "images_per_call")
 _SERVER_NAMES = ("concurrency", "timeout_s", "retries", "api_key_env")
 
 
@@ -50,6 +51,20 @@ _OPTIONS = (
         type=click.FloatRange(0, 1),
         metavar="S",
         help="Minimum feature similarity (0–1) for a patch to share a caption; 1: equal features.",
+    ),
+    click.option(
+        "--caption-field",
+        type=click.IntRange(1),
+        metavar="PX",
+        help="Generative captioners: describe square fields of this side, each with a block of patches; every patch "
+        "takes the caption of its field, and its position in it.",
+    ),
+    click.option("--caption-mpp", type=float, metavar="µm/px", help="Pixel size of a field; default: 2."),
+    click.option(
+        "--images-per-call",
+        type=click.IntRange(1),
+        metavar="K",
+        help="Generative captioners: describe K images in one request or prompt; default: 1.",
     ),
     click.option(
         "--max-new-tokens", type=click.IntRange(1), metavar="N", help="Maximum length of a caption, in tokens."
@@ -96,9 +111,13 @@ def captioner_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         from wsikit.captions import CaptionerOptions
 
-        given = {name: others.pop(name) for name in (*_NAMES, *_SERVER_NAMES)}
+        given = {name: others.pop(name) for name in (*_NAMES, *_ASKING_NAMES, *_SERVER_NAMES)}
         given["prompt"] = _prompt(given["prompt"])
         budget = _budget(caption_budget, similarity)
+        if budget is not None and given["caption_field"] is not None:
+            from wsikit.inference.caption_fields import check_budget
+
+            check_budget(budget, given["caption_field"])
         return function(*arguments, request=CaptionRequest(captioner, CaptionerOptions(**given), budget), **others)
 
     for option in reversed(_OPTIONS):

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.base import Captioner, FitsToSlide, in_parallel, is_mostly_python
+from wsikit.captions.fields import field_of
 from wsikit.errors import RequestError
 from wsikit.executor import Executor
 from wsikit.inference.applicability import check_captioned
 from wsikit.inference.budget import Budget
 from wsikit.inference.caption_columns import CaptionWriter, drop_stale
+from wsikit.inference.caption_fields import check_budget
 from wsikit.inference.generative_captions import CAPTION_REVISION, GenerativeCaptions
 from wsikit.inference.sample import sample_of_slide
 from wsikit.models.protocol import ImageFeatureExtractor, PatchModel
@@ -81,7 +83,8 @@ def caption(
     ModelError
         The slide has several fluorescence channels, which captioners do not describe.
     RequestError
-        Captioner or options are unknown, or `model` has no image features.
+        Captioner or options are unknown, or `model` has no image features. The captioner describes fields, and the
+        store is too coarse for them, or there is a budget as well.
 
     Examples
     --------
@@ -119,6 +122,8 @@ def caption_stage(
 
     A captioner that is fitted to each slide (`FitsToSlide`) is fitted here, to a sample of the slide's patches.
     """
+    field = field_of(captioner)
+    check_budget(budget, None if field is None else field.px)
     if isinstance(captioner, FitsToSlide):
         captioner = _fitted(captioner, store, table)
     if budget is not None and budget.captions >= len(table):

@@ -4,19 +4,24 @@ A generative captioner describes about one patch per second, alone on its device
 each batch is written to a journal at once: a chunk of a column has 512 rows, so a kill would cost minutes of work, and
 smaller chunks would leave many small files in the store. The columns are written when all captions are complete;
 until then older captions stay.
+
+What is described is a patch, or with `Captioner.field` a field that holds a block of patches. Both have a number: the
+patch its row, the field its place among the fields of the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.base import Caption, Captioner, batch_of
+from wsikit.captions.base import Caption, Captioner, batch_of, images_per_call_of
 from wsikit.captions.cache import CachedCaptioner, pixel_key
+from wsikit.captions.fields import field_of, with_position
 from wsikit.captions.filter import SAFETY_REVISION, judge
 from wsikit.inference.budget import CHOICE_REVISION, Budget, choose, read_features, similarity_features
 from wsikit.inference.caption_columns import (
@@ -27,6 +32,7 @@ from wsikit.inference.caption_columns import (
     CaptionWriter,
     read_captions,
 )
+from wsikit.inference.caption_fields import UNREADABLE_FIELD, fields_of
 from wsikit.models.protocol import ImageFeatureExtractor
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
@@ -54,6 +60,8 @@ class GenerativeCaptions:
     ) -> None:
         self.store, self.table = store, table
         self.captioner = captioner if isinstance(captioner, CachedCaptioner) else CachedCaptioner(captioner)
+        field = field_of(self.captioner)
+        self.fields = None if field is None else fields_of(store, table, field)
         self.budget = budget
         self.retry_failed = retry_failed
         self.similarity = similarity_features(model)
@@ -62,9 +70,9 @@ class GenerativeCaptions:
         self.patches = coords_digest(table)
         self.journal = Journal(table, digest_of([self.captioner.fingerprint(), self.patches]))
         self.described: dict[int, dict[str, Any]] = {}
-        """The captioner's output by row."""
+        """The captioner's output by row, or by field."""
         self.failed: dict[int, Caption] = {}
-        """Failed requests by row."""
+        """Failed requests by row, or by field."""
 
     def stage(self) -> ColumnStage:
         """The stage that brings the caption columns up to date."""
@@ -125,8 +133,11 @@ class GenerativeCaptions:
             rejected = bool(failure and raw) and judge(str(raw)).failure == failure
             if found.rows[row] == row or rejected:
                 measured = {name: value for name, value in zip(named, facts[row].tolist()) if value == value}
-                self.described[row] = {"row": row, "raw": str(raw or text), "facts": measured}
-            elif failure and failure != UNREADABLE and not str(failure).startswith(SHARE_FAILED):
+                number = row if self.fields is None else int(self.fields.of_patch[row])
+                self.described[number] = {"row": number, "raw": str(raw or text), "facts": measured}
+            elif (
+                failure and failure not in (UNREADABLE, UNREADABLE_FIELD) and not str(failure).startswith(SHARE_FAILED)
+            ):
                 missing = True
         return missing
 
@@ -137,7 +148,9 @@ class GenerativeCaptions:
             self.captioner.add(record["key"], Caption(record["raw"], record["facts"], self.captioner.name))
 
     def _source(self) -> npt.NDArray[np.int64]:
-        """The row whose caption each row gets, int64 (N,)."""
+        """The row, or field, whose caption each row gets, int64 (N,)."""
+        if self.fields is not None:
+            return self.fields.of_patch
         if self.budget is None:
             return np.arange(len(self.table))
         kept = Journal(self.table, digest_of([self._choice(), self.patches]))
@@ -149,22 +162,38 @@ class GenerativeCaptions:
         return source
 
     def _describe(self, source: npt.NDArray[np.int64]) -> None:
-        """Request the missing captions; patches are decoded ahead."""
-        wanted = np.array(
-            [row for row in np.unique(source[source != NO_ROW]) if row not in self.described], dtype=np.int64
-        )
-        size = batch_of(self.captioner)
-        ranges = [slice(first, min(first + size, len(wanted))) for first in range(0, len(wanted), size)]
-        mpp = self.table.grid.target_mpp
-        self.progress.start("captions", len(wanted), "patches")
-        for part, batch in iterate_patches(self.store, self.table.grid, self.table.coords[wanted], ranges):
+        """Request the missing captions; patches or fields are decoded ahead."""
+        grid, coords, unreadable = self.table.grid, self.table.coords, UNREADABLE
+        if self.fields is not None:
+            grid, coords, unreadable = self.fields.grid, self.fields.corners, UNREADABLE_FIELD
+        batches = self._batches(source)
+        wanted = np.concatenate([np.empty(0, dtype=np.int64), *batches])
+        ends = np.cumsum([0, *map(len, batches)]).tolist()
+        ranges = [slice(first, last) for first, last in pairwise(ends)]
+        mpp = grid.target_mpp
+        self.progress.start("captions", len(wanted), "patches" if self.fields is None else "fields")
+        for part, batch in iterate_patches(self.store, grid, coords[wanted], ranges):
             rows = wanted[part]
-            self.failed.update({int(row): Caption("", failure=UNREADABLE) for row in rows[~batch.readable]})
+            self.failed.update({int(row): Caption("", failure=unreadable) for row in rows[~batch.readable]})
             images = batch.images[batch.readable]
             found = self.captioner.caption(images, mpp=mpp) if len(images) else []
             self._keep(zip(rows[batch.readable].tolist(), images, found, strict=True), mpp)
             self.progress.advance(len(rows))
         self.progress.finish()
+
+    def _batches(self, source: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Rows, or fields, without a caption, batch by batch.
+
+        With several images per call, batches are formed before those with a caption are left out, so that after an
+        interruption the same images are described together.
+        """
+        numbers = np.unique(source[source != NO_ROW])
+        missing = np.array([number not in self.described for number in numbers.tolist()], dtype=bool)
+        if images_per_call_of(self.captioner) == 1:
+            numbers, missing = numbers[missing], missing[missing]
+        size = batch_of(self.captioner)
+        parts = [slice(first, first + size) for first in range(0, len(numbers), size)]
+        return [numbers[part][missing[part]] for part in parts if missing[part].any()]
 
     def _keep(self, found: Iterable[tuple[int, npt.NDArray[np.uint8], Caption]], mpp: float) -> None:
         records: list[dict[str, Any]] = []
@@ -192,12 +221,15 @@ class GenerativeCaptions:
             if described == NO_ROW:
                 continue
             text, failure, raw = self._filtered(described)
-            if failure and described != row:
+            own = self.fields is not None or described == row
+            if text and self.fields is not None:
+                text, raw = with_position(text, self.fields.positions[row]), raw or text
+            if failure and not own:
                 failure, raw = f"{SHARE_FAILED}: {failure}", ""
             columns["caption"][index], columns["caption_failure"][index] = text, failure
             columns["caption_raw"][index] = raw
-            columns["caption_source"][index] = NO_ROW if failure else described
-            if described == row and row in self.described:  # facts measured on another patch are not copied
+            columns["caption_source"][index] = NO_ROW if failure else row if own else described
+            if self.fields is None and own and row in self.described:  # facts measured elsewhere are not copied
                 self.writer.put_facts(columns, index, self.described[row]["facts"])
         return columns
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from wsikit.captions.calls import joint_prompt, name_of_image
 from wsikit.errors import ModelError
 
 DEFAULT_PROMPT = "You are a pathologist. Describe what is seen under the microscope in this image of a tumour."
@@ -25,7 +26,7 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Chat:
-    """A prompt on one image, in the chat template of a model."""
+    """A prompt on one image, or on several, in the chat template of a model."""
 
     processor: Any
     """The processor of the model (transformers)."""
@@ -41,19 +42,25 @@ class Chat:
         images
             uint8 (B, H, W, 3), or B of them of any size.
         """
-        pictures = [resize(image, self.image_px) for image in images]
+        return self.inputs_of_calls([[image] for image in images])
+
+    def inputs_of_calls(self, calls: Sequence[Images]) -> Batch:
+        """Model inputs of B prompts, each on the same number of images, up to the start of the answer."""
+        pictures = [[resize(image, self.image_px) for image in images] for images in calls]
+        number = len(pictures[0]) if pictures else 1
         self.processor.tokenizer.padding_side = "left"  # an answer must directly follow its prompt
-        text = self._render(None)
+        text = self._render(None, number)
         try:
             batch = self.processor(
                 text=[text] * len(pictures),
-                images=[[picture] for picture in pictures],
+                images=pictures,
                 return_tensors="pt",
                 padding=True,
             )
         except (ValueError, TypeError, IndexError) as error:
+            what = "one image" if number == 1 else f"{number} images"
             raise ModelError(
-                f"the model's processor ({type(self.processor).__name__}) does not accept one image and text: {error}"
+                f"the model's processor ({type(self.processor).__name__}) does not accept {what} and text: {error}"
             ) from error
         return {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
 
@@ -94,10 +101,16 @@ class Chat:
         batch["labels"] = torch.cat([torch.full_like(question, IGNORED), tail.masked_fill(mask == 0, IGNORED)], dim=1)
         return batch
 
-    def _render(self, answer: str | None) -> str:
-        messages: list[dict[str, Any]] = [
-            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": self.prompt}]}
-        ]
+    def _render(self, answer: str | None, images: int = 1) -> str:
+        content: list[dict[str, Any]] = [{"type": "image"}, {"type": "text", "text": self.prompt}]
+        if images > 1:
+            content = [
+                part
+                for index in range(images)
+                for part in ({"type": "text", "text": name_of_image(index)}, {"type": "image"})
+            ]
+            content.append({"type": "text", "text": joint_prompt(self.prompt, images)})
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if answer is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         text: str = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)

@@ -1,7 +1,7 @@
 """The generative captioner: any image-text-to-text model of transformers on this disk, with or without a LoRA adapter.
 
-Each patch is a separate prompt; batches only increase the speed. It states no facts: `wsikit.captions.parse` extracts
-terms from its texts.
+Each patch is a separate prompt, unless several images per call are requested; batches only increase the speed. It
+states no facts: `wsikit.captions.parse` extracts terms from its texts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 
 from wsikit.captions.base import Caption, check_patches
+from wsikit.captions.calls import asking_of, check_images_per_call, read_answers
+from wsikit.captions.fields import Field
 from wsikit.captions.vlm.chat import DEFAULT_PROMPT, Chat, resize
 from wsikit.captions.vlm.decoding import MARGIN, Decoding, Sampling, generate, set_greedy
 from wsikit.captions.vlm.files import (
@@ -53,6 +55,8 @@ class Source:
     sample: Sampling | None = None
     quantize: Quantize | None = None
     merge: bool = False
+    field: Field | None = None
+    images_per_call: int = 1
 
 
 def load_vlm(
@@ -68,6 +72,8 @@ def load_vlm(
     sample: Sampling | None = None,
     quantize: Quantize | None = None,
     merge: bool = False,
+    field: Field | None = None,
+    images_per_call: int = 1,
 ) -> VisionLanguage:
     """Load a vision-language model as a captioner.
 
@@ -80,7 +86,8 @@ def load_vlm(
     prompt
         Text that accompanies each patch. Default: the prompt of the training, if recorded, else `DEFAULT_PROMPT`.
     image_px
-        Side to which every patch is resized, px. Default: that of the training, if recorded, else 224.
+        Side to which every patch or field is resized, px. Default: that of the training, if recorded, else that of the
+        field, if given, else 224.
     device, dtype
         "auto": CUDA in bfloat16, Apple GPUs in float16, else the CPU in float32.
     batch
@@ -94,6 +101,11 @@ def load_vlm(
         "4bit": a quarter of the memory, by bitsandbytes on CUDA.
     merge
         Merge the adapter into the weights: slightly faster, equal except for rounding.
+    field
+        Describe fields of this size instead of single patches: see `wsikit.captions.fields`.
+    images_per_call
+        Number of images in one prompt. Where an answer does not have exactly one text for each, its images are
+        described one by one.
 
     Raises
     ------
@@ -120,6 +132,8 @@ def load_vlm(
         sample=sample,
         quantize=quantize,
         merge=merge,
+        field=field,
+        images_per_call=images_per_call,
     )
     return _load(source)
 
@@ -142,12 +156,19 @@ def _load(source: Source) -> VisionLanguage:
     chat = Chat(
         processor,
         source.prompt if source.prompt is not None else chat_record.get("prompt", DEFAULT_PROMPT),
-        source.image_px or chat_record.get("image_px", DEFAULT_IMAGE_PX),
+        source.image_px or chat_record.get("image_px", DEFAULT_IMAGE_PX if source.field is None else source.field.px),
     )
     tokens = source.max_new_tokens or chat_record.get("max_new_tokens", Decoding.max_new_tokens)
     captioner = VisionLanguage(
-        model, chat, place, decoding=Decoding(tokens, source.sample), batch=source.batch, trained_mpp=record.get("mpp")
+        model,
+        chat,
+        place,
+        decoding=Decoding(tokens, source.sample),
+        batch=source.batch,
+        trained_mpp=record.get("mpp"),
+        images_per_call=source.images_per_call,
     )
+    captioner.field = source.field
     captioner.name = Path(source.model).name or source.model
     captioner.source = source
     captioner.identity = {
@@ -169,6 +190,8 @@ class VisionLanguage:
     name = "vlm"
     source: Source | None = None
     identity: dict[str, Any] = {}
+    field: Field | None = None
+    """The field that it describes; None: single patches."""
 
     def __init__(
         self,
@@ -179,14 +202,19 @@ class VisionLanguage:
         decoding: Decoding | None = None,
         batch: int = 16,
         trained_mpp: float | None = None,
+        images_per_call: int = 1,
     ) -> None:
         if batch < 1:
             raise RequestError(f"batch {batch}: must be at least 1")
-        self.model, self.chat, self.place, self.batch = model, chat, place, batch
+        self.model, self.chat, self.place = model, chat, place
+        self.images_per_call = check_images_per_call(images_per_call)
+        self.batch = max(1, batch // images_per_call) * images_per_call
         self.decoding = decoding or Decoding()
         self.trained_mpp = trained_mpp
         self.n_alone = 0
         """Number of patches that were captioned again on their own, because two words had nearly equal logits."""
+        self.split = 0
+        """Number of calls with several images whose images were then described one by one."""
         self._scale_warning_given = False
         set_greedy(model, chat.processor.tokenizer)
 
@@ -207,6 +235,7 @@ class VisionLanguage:
             "dtype": str(self.place.dtype).removeprefix("torch."),
             "device": self.place.device.type,
             "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft)},
+            **asking_of(self.field, self.images_per_call),
         }
 
     def caption(self, images: npt.NDArray[np.uint8], *, mpp: float) -> list[Caption]:
@@ -225,13 +254,18 @@ class VisionLanguage:
 
     def describe(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
         """Texts for images of any size, uint8 (H, W, 3) each, in the same order."""
+        if self.images_per_call > 1:
+            return self._describe_in_calls(images)
+        return self._describe_singly(images)
+
+    def _describe_singly(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
         texts: list[str] = []
         unfinished = 0
         for first in range(0, len(images), self.batch):
             pictures = [resize(image, self.chat.image_px) for image in images[first : first + self.batch]]
-            tokens, cut = self._generate_stable(pictures)
+            tokens, cut = self._generate_stable([[picture] for picture in pictures])
             texts += [text.strip() for text in self._words(tokens)]
-            unfinished += cut
+            unfinished += sum(cut)
         if unfinished:
             logger.warning(
                 "%d of %d captions were cut at %d tokens; set a larger max_new_tokens.",
@@ -241,22 +275,49 @@ class VisionLanguage:
             )
         return texts
 
-    def _generate_stable(self, pictures: list[npt.NDArray[np.uint8]]) -> tuple[list[list[int]], int]:
-        """Token ids of each caption, and how many were cut. Patches with near-ties are captioned again on their own."""
-        keys = [hashlib.sha256(picture.tobytes()).digest() for picture in pictures]
+    def _describe_in_calls(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[str]:
+        """Texts of images that are described `images_per_call` at a time; the rest, and images whose answers cannot be
+        assigned, one by one."""
+        size = self.images_per_call
+        texts: list[str | None] = [None] * len(images)
+        n_whole = len(images) // size * size
+        for first in range(0, n_whole, self.batch):
+            part = [resize(image, self.chat.image_px) for image in images[first : min(first + self.batch, n_whole)]]
+            tokens, cut = self._generate_stable([part[i : i + size] for i in range(0, len(part), size)])
+            for call, (answer, unfinished) in enumerate(zip(self._words(tokens), cut, strict=True)):
+                found = None if unfinished else read_answers(answer, size)
+                if found is not None:
+                    texts[first + call * size : first + (call + 1) * size] = found
+                else:
+                    self.split += 1
+                    if self.split == 1:
+                        logger.warning(
+                            "%s: no answer with exactly one text for each of %d images. These, and the images of other "
+                            "such answers, are described one by one.",
+                            self.name,
+                            size,
+                        )
+        rows = [row for row, text in enumerate(texts) if text is None]
+        alone = dict(zip(rows, self._describe_singly([images[row] for row in rows]), strict=True))
+        return [alone[row] if text is None else text for row, text in enumerate(texts)]
+
+    def _generate_stable(self, calls: list[list[npt.NDArray[np.uint8]]]) -> tuple[list[list[int]], list[bool]]:
+        """Token ids of each answer, and whether it was cut. Calls with near-ties are answered again on their own."""
+        keys = [hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).digest() for pictures in calls]
         margin = MARGIN[self.place.dtype] / (self.decoding.sample.temperature if self.decoding.sample else 1.0)
-        answers = self._generate(pictures, keys, margin)
+        answers = self._generate(calls, keys, margin)
         tokens, unfinished = list(answers.tokens), list(answers.unfinished)
-        if len(pictures) > 1:
+        if len(calls) > 1:
             for index in (i for i, close in enumerate(answers.close) if close):
-                alone = self._generate([pictures[index]], [keys[index]], margin)
+                alone = self._generate([calls[index]], [keys[index]], margin)
                 tokens[index], unfinished[index] = alone.tokens[0], alone.unfinished[0]
                 self.n_alone += 1
-        return tokens, sum(unfinished)
+        return tokens, unfinished
 
-    def _generate(self, pictures: list[npt.NDArray[np.uint8]], keys: list[bytes], margin: float) -> Any:
-        batch = {name: self._placed(value) for name, value in self.chat.inputs(pictures).items()}
-        return generate(self.model, batch, self.decoding, margin=margin, keys=keys)
+    def _generate(self, calls: list[list[npt.NDArray[np.uint8]]], keys: list[bytes], margin: float) -> Any:
+        batch = {name: self._placed(value) for name, value in self.chat.inputs_of_calls(calls).items()}
+        decoding = replace(self.decoding, max_new_tokens=self.decoding.max_new_tokens * len(calls[0]))
+        return generate(self.model, batch, decoding, margin=margin, keys=keys)
 
     def _placed(self, value: torch.Tensor) -> torch.Tensor:
         return value.to(self.place.device, self.place.dtype if value.is_floating_point() else None)
