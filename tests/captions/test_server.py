@@ -45,8 +45,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self.server
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        url = request["messages"][0]["content"][0]["image_url"]["url"]
-        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))))
+        pixels = _images(request)[0]
         with server.lock:
             server.headers.append(dict(self.headers))
             server.requests.append(request)
@@ -74,6 +73,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         return None
+
+
+def _images(request: dict) -> list[npt.NDArray[np.uint8]]:
+    """The images of a request, in order."""
+    urls = [part["image_url"]["url"] for part in request["messages"][0]["content"] if part["type"] == "image_url"]
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))) for url in urls]
 
 
 def normal(handler: Handler, shade: int, times: int) -> None:
@@ -308,6 +313,79 @@ def test_the_fingerprint_depends_on_model_prompt_and_decoding_and_not_on_the_add
     other.die()
 
 
+# ---- several images in one request
+
+
+def shade_texts(server: Server) -> list[str]:
+    """A text for each image of the last request, by its shade."""
+    return [f"Shade {image[0, 0, 0]} of neuropil." for image in _images(server.requests[-1])]
+
+
+def in_json(handler: Handler, shade: int, times: int) -> None:
+    with handler.server.lock:
+        found = shade_texts(handler.server)
+    if len(found) == 1:
+        normal(handler, shade, times)
+    else:  # by number, in another order than that of the images
+        handler.respond(json.dumps({str(n + 1): found[n] for n in reversed(range(len(found)))}))
+
+
+def test_several_images_are_described_in_one_request_each_by_its_own_text(server: Server) -> None:
+    server.reply = in_json
+    captioner = ServerCaptioner(server.url, images_per_call=3, concurrency=1)
+    assert texts(captioner, *range(1, 9)) == [f"Shade {n} of neuropil." for n in range(1, 9)]
+    assert [len(_images(request)) for request in server.requests] == [3, 3, 2]
+    content = server.requests[0]["messages"][0]["content"]
+    assert [part["text"] for part in content if part["type"] == "text"][:3] == ["Image 1:", "Image 2:", "Image 3:"]
+    assert server.requests[0]["max_tokens"] == 3 * Decoding().max_tokens
+    assert captioner.split == 0
+    assert captioner.batch % 3 == 0
+
+
+@pytest.mark.parametrize("fault", ["one less", "one more", "one text", "refusal", "cut", "filtered", "status"])
+def test_an_answer_with_another_number_of_texts_is_not_used(server: Server, fault: str) -> None:
+    def wrong(handler: Handler, shade: int, times: int) -> None:
+        with handler.server.lock:
+            found = shade_texts(handler.server)
+        if len(found) == 1:
+            normal(handler, shade, times)
+        elif fault == "status":
+            handler.send({"error": {"message": "at most 1 image"}}, 400)
+        else:
+            answers = {
+                "one less": (json.dumps(found[1:]), "stop"),
+                "one more": (json.dumps([*found, "Blood."]), "stop"),
+                "one text": ("Abundant neuropil.", "stop"),
+                "refusal": ("I'm sorry, I cannot help with these images.", "stop"),
+                "cut": (json.dumps(found), "length"),
+                "filtered": (json.dumps(found), "content_filter"),
+            }
+            handler.respond(answers[fault][0], ended=answers[fault][1])
+
+    server.reply = wrong
+    captioner = ServerCaptioner(server.url, images_per_call=3, concurrency=1, retries=0)
+    assert texts(captioner, 1, 2, 3, 4) == [f"Shade {n} of neuropil." for n in (1, 2, 3, 4)]
+    assert [len(_images(request)) for request in server.requests] == [3, 1, 1, 1, 1]
+    assert captioner.split == 1
+
+
+def test_a_server_that_refuses_single_images_too_ends_the_run(server: Server) -> None:
+    server.reply = lambda handler, shade, times: handler.send({"error": {"message": "no images"}}, 400)
+    with pytest.raises(ModelError, match="refuses"):
+        texts(ServerCaptioner(server.url, images_per_call=2, retries=0), 1, 2)
+
+
+def test_field_and_images_per_call_are_part_of_the_fingerprint_where_they_are_not_the_default(server: Server) -> None:
+    def of(**options: int | float) -> dict:
+        return load_captioner(server.url, CaptionerOptions(**options)).fingerprint()
+
+    assert set(of()) == {"captioner", "version", "model", "prompt", "decoding", "image"}
+    assert of(images_per_call=1) == of()
+    assert of(caption_field=896) == of(caption_field=896, caption_mpp=2.0)
+    different = [of(), of(caption_field=896), of(caption_field=896, caption_mpp=1.0), of(images_per_call=4)]
+    assert all(a != b for i, a in enumerate(different) for b in different[:i])
+
+
 # ---- in a store
 
 
@@ -399,3 +477,25 @@ def test_the_command_line_says_who_described_and_stops_in_one_line(
     server.die()
     assert call("caption", store.folder, "--captioner", server.url, "--prompt", "Why?", "--retries", 0) == 1
     assert capsys.readouterr().err.count("\n") == 2
+
+
+@pytest.mark.parametrize("verb", ["caption", "run"])
+def test_fields_are_sent_by_caption_and_by_run(
+    server: Server, store: SlideStore, slide_path: Path, tmp_path: Path, verb: str
+) -> None:
+    server.reply = in_json
+    options = ["--captioner", server.url, "--caption-field", 120, "--caption-mpp", 2, "--images-per-call", 2]
+    where = [store.folder] if verb == "caption" else [slide_path, "-o", tmp_path / "out"]
+    with pytest.raises(SystemExit) as ended:
+        main([str(part) for part in (verb, *where, *options)])
+    assert not ended.value.code
+    table = store.patches()
+    if verb == "run":
+        table = SlideStore(next((tmp_path / "out").rglob("*.zarr"))).patches()
+    sent = [image for request in server.requests for image in _images(request)]
+    assert all(image.shape == (120, 120, 3) for image in sent)
+    assert len(sent) < len(table)
+    assert max(len(_images(request)) for request in server.requests) == 2
+    made = table.attributes("caption")["made"]
+    assert (made["field"]["px"], made["field"]["mpp"], made["call"]["images"]) == (120, 2.0, 2)
+    assert all("of the field.)" in text for text in table.read("caption"))

@@ -76,3 +76,44 @@ def test_a_scale_other_than_that_of_the_training_gives_one_warning(
     for _ in range(2):
         captioner.caption(pictures[:1], mpp=0.5)
     assert caplog.text.count("was trained at 0.5 µm/px and sees these patches at 0.25") == 1
+
+
+def test_with_several_images_per_call_unusable_answers_are_replaced_by_those_of_single_images(
+    tiny_folder: Path, pictures: npt.NDArray[np.uint8]
+) -> None:
+    alone = load_vlm(tiny_folder, device="cpu", image_px=56, max_new_tokens=6)
+    joint = load_vlm(tiny_folder, device="cpu", image_px=56, max_new_tokens=6, images_per_call=4, batch=10)
+    assert joint.batch == 8
+    assert joint.describe(list(pictures)) == alone.describe(list(pictures))
+    assert joint.split == 2  # 9 images: two calls of four, and one alone
+    assert set(joint.fingerprint()) - set(alone.fingerprint()) == {"call"}
+
+
+def test_several_images_in_one_prompt_get_the_answers_of_their_numbers(
+    tiny_folder: Path, pictures: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = load_vlm(tiny_folder, device="cpu", image_px=56, images_per_call=2, batch=4)
+    asked: list[int] = []
+
+    def by_number(calls: list[list[npt.NDArray[np.uint8]]]) -> tuple[list[list[int]], list[bool]]:
+        asked.append(len(calls[0]))
+        rows = [[int(np.argmin([np.abs(p - x.astype(int)).sum() for p in pictures])) for x in call] for call in calls]
+        return rows, [False] * len(rows)
+
+    def words(tokens: list[list[int]]) -> list[str]:
+        texts = [[f"Neuropil {row}." for row in rows] for rows in tokens]
+        return [call[0] if len(call) == 1 else f'{{"2": "{call[1]}", "1": "{call[0]}"}}' for call in texts]
+
+    monkeypatch.setattr(captioner, "_generate_stable", by_number)
+    monkeypatch.setattr(captioner, "_words", words)
+    assert captioner.describe(list(pictures)) == [f"Neuropil {row}." for row in range(9)]
+    assert asked == [2, 2, 1]
+    assert captioner.split == 0
+
+
+def test_a_prompt_on_several_images_holds_all_of_them(tiny_folder: Path, pictures: npt.NDArray[np.uint8]) -> None:
+    captioner = load_vlm(tiny_folder, device="cpu", image_px=56, images_per_call=2)
+    one = captioner.chat.inputs(pictures[:1])
+    two = captioner.chat.inputs_of_calls([list(pictures[:2]), list(pictures[2:4])])
+    per_image = int((one["input_ids"] == captioner.model.config.image_token_id).sum())
+    assert (two["input_ids"] == captioner.model.config.image_token_id).sum(dim=1).tolist() == [2 * per_image] * 2
