@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from wsikit.cli.encoders import command
 from wsikit.encoders.packaged import packaged_encoders
 from wsikit.encoders.presets import presets
+from wsikit.errors import ModelError
 
 
 def said(*arguments: str) -> str:
@@ -55,6 +56,17 @@ def test_encoders_in_the_package_are_listed_and_shown() -> None:
     for name in packaged_encoders():
         assert (entries[name]["here"], entries[name]["gated"]) == (True, False)
         assert f"wsikit features STORE --encoder {name}" in said(name)
+
+
+def test_any_encoder_that_can_be_named_is_shown_in_words() -> None:
+    shown = said("random:vit-s16?pooling=cls")
+    for part in ("384 numbers per patch", "224 px at any scale", "The features mean nothing"):
+        assert part in shown
+    assert "wsikit features STORE --encoder 'random:vit-s16?pooling=cls'" in shown
+    assert "shared space of 64" in said("phantom-afloc")
+    assert "wsikit localize STORE TEXT --encoder phantom-afloc" in said("phantom-afloc")
+    for name in ("random:no_such_model", "no/such/folder", "hf-hub:none/this"):
+        assert isinstance(CliRunner().invoke(command, [name]).exception, ModelError), name
 
 
 def test_an_unknown_name_is_refused_with_the_closest_one() -> None:

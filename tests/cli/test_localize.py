@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,32 @@ def test_json_has_scores_and_places(
     (found,) = record["maps"]
     assert (found["concept"], found["n_above"], len(found["patches"])) == ("haemorrhage", 0, 2)
     assert found["presence"] < 0.5
+
+
+def test_the_folder_of_a_run_means_its_stores(
+    square_store: SlideStore, named_encoder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    (run / "slides").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    status, _, err = call(capsys, run, "fat", "--encoder", "colours")
+    assert (status, "without a complete slide store" in err) == (2, True)
+    for name in ("a", "b"):
+        shutil.copytree(square_store.folder, run / "slides" / f"{name}.zarr")
+    status, out, _ = call(capsys, run, run / "slides" / "b.zarr", "fat", "--encoder", "colours", "--json")
+    assert status == 0
+    places = [Path(json.loads(line)["store"]).name for line in out.splitlines()]
+    assert places == ["a.zarr", "b.zarr"]
+
+
+def test_a_slide_file_is_named_with_the_command_that_makes_a_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = tmp_path / "a.svs"
+    slide.write_bytes(b"")
+    status, _, err = call(capsys, slide, "fat")
+    assert status == 2
+    assert f"wsikit tile {slide} -o a.zarr" in err
 
 
 @pytest.mark.parametrize(

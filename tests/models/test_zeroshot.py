@@ -145,6 +145,13 @@ def test_files_that_are_no_configuration_are_named(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_of_classes_without_its_prefix_is_named_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "classes.yaml"
+    file.write_text("classes: {}")
+    with pytest.raises(ModelError, match="zeroshot:.*classes.yaml"):
+        wsikit.load_model(str(file))
+
+
 def test_json_is_read_as_yaml_is(tmp_path: Path, named_encoder: Any) -> None:
     yaml_print = wsikit.describe_model(write(tmp_path)).fingerprint
     (tmp_path / "tissues.json").write_text(json.dumps(CONFIG))

@@ -21,7 +21,8 @@ from wsikit.models.protocol import ModelInfo
 from wsikit.store.format2_names import PARAMETERS
 
 if TYPE_CHECKING:
-    from wsikit.batch.stages import SlideWork, Stage
+    from wsikit.batch.slide_work import SlideWork
+    from wsikit.batch.stages import Stage
     from wsikit.store.receipts import Receipt
 
 State = Literal["done", "missing", "redo", "skipped", "unknown"]

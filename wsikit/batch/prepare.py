@@ -29,7 +29,7 @@ from wsikit.tables import is_table
 from wsikit.voting.parameters import VoteParameters
 
 if TYPE_CHECKING:
-    from wsikit.batch.stages import Shared
+    from wsikit.batch.slide_work import Shared
     from wsikit.captions.base import Captioner
     from wsikit.captions.registry import CaptionerOptions
     from wsikit.encoders.lazy import LazyEncoder
@@ -74,7 +74,7 @@ class PreparedRun:
 
     def shared(self) -> Shared:
         """What all slides share. Imports the libraries of the stages."""
-        from wsikit.batch.stages import LazyCaptioner, Shared
+        from wsikit.batch.slide_work import LazyCaptioner, Shared
 
         captioner = LazyCaptioner.of(self.captioner, self.parameters.captioner_options, device=self.device)
         return Shared(self.out, self.parameters, self.model, captioner, self.executor, self.encoders)
@@ -86,7 +86,7 @@ class PreparedRun:
 
     def plan_entry(self, entry: SlideEntry, rates: dict[str, float]) -> PlannedSlide:
         """The plan of one slide that is not finished."""
-        from wsikit.batch.stages import SlideWork
+        from wsikit.batch.slide_work import SlideWork
 
         if not claims.belongs(self.out, entry.slide_id, entry.path):
             return PlannedSlide(entry, fault=claims.conflict(self.out, entry))

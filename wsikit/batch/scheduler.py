@@ -31,7 +31,8 @@ from wsikit.batch.index import write_index
 from wsikit.batch.log import RunLog
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.records import SlideRow
-from wsikit.batch.stages import Shared, SlideWork, Where, carry_out, prepare_workers, stage_groups
+from wsikit.batch.slide_work import Shared, SlideWork
+from wsikit.batch.stages import Where, carry_out, prepare_workers, stage_groups
 from wsikit.errors import WsikitError
 from wsikit.progress import Progress
 from wsikit.store.atomic import remove_partials, write_bytes

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def command(name: str | None, as_json: bool) -> int:
     """List the encoders of patches that have a name: width of their features, the patches they were made for, licence,
     and whether their weights are here. With NAME: everything about one, the source of each fact, and what to type.
+    NAME may be any encoder that --encoder takes.
 
     Besides these, any folder of timm, transformers or open_clip is an encoder, a TorchScript or ONNX file, and
     hf-hub:ID, timm:NAME and random:NAME (docs/encoders.md).
@@ -73,10 +74,10 @@ def _weights(entry: EncoderEntry) -> str:
 
 def _show_one(facts: dict[str, Any]) -> None:
     if "transform" not in facts:
-        _show_rows({name: _plain(value) for name, value in facts.items()})
+        _show_rows(_described(facts))
         return
     transform = facts["transform"]
-    scale = "any scale" if facts["mpp"] is None else f"{facts['mpp']:g} µm/px"
+    scale = _scale(facts)
     cut = "" if transform["resize"] == transform["crop"] else f" resized to {transform['resize']} px, of which"
     rows = {
         "name": facts["name"],
@@ -84,7 +85,7 @@ def _show_one(facts: dict[str, Any]) -> None:
         "patches": f"{facts['patch_px']} px at {scale}",
         "seen by the model": f"{cut} {transform['crop']} px, {transform['interpolation']}".strip(),
         "mean, std": f"{_three(transform['mean'])}; {_three(transform['std'])}",
-        "texts": "no" if facts["shared_width"] is None else f"yes, shared space of {facts['shared_width']}",
+        "texts": _texts(facts),
         "licence": facts["licence"] + (" (gated)" if facts["gated"] else ""),
         "weights": ("here, " if facts["here"] else "not here, ") + facts["page"],
         "architecture": f"{facts['kind']}: {facts['architecture']}",
@@ -97,10 +98,27 @@ def _show_one(facts: dict[str, Any]) -> None:
     _show_rows(rows)
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "\n".join(value) if isinstance(value, list) else "–" if value in (None, "") else str(value)
+def _described(facts: dict[str, Any]) -> dict[str, str]:
+    """The rows of an encoder that is no preset."""
+    return {
+        "name": facts["name"],
+        "features": f"{facts['width']} numbers per patch",
+        "patches": f"{facts['patch_px']} px at {_scale(facts)}",
+        "texts": _texts(facts),
+        "licence": facts["licence"] or "–",
+        "source": facts["source"],
+        "fingerprint": facts["fingerprint"],
+        "notes": "\n".join(facts["notes"]) or "–",
+        "use": facts["use"],
+    }
+
+
+def _scale(facts: dict[str, Any]) -> str:
+    return "any scale" if facts["mpp"] is None else f"{facts['mpp']:g} µm/px"
+
+
+def _texts(facts: dict[str, Any]) -> str:
+    return "no" if facts["shared_width"] is None else f"yes, shared space of {facts['shared_width']}"
 
 
 def _show_rows(rows: dict[str, str]) -> None:

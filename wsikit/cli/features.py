@@ -173,18 +173,19 @@ def _targets(
     """The stores, each with the slide that it is to be made from, or None for one that is there."""
     from wsikit.batch.manifest import find_slides
     from wsikit.cli.console import one_line
+    from wsikit.cli.stores import is_store, stores_at
     from wsikit.errors import RequestError
     from wsikit.store.paths import place
 
-    stores = [store for path in paths for store in _stores(path)]
-    others = [path for path in paths if not _stores(path)]
+    stores = [store for path in paths for store in stores_at(path)]
+    others = [path for path in paths if not stores_at(path)]
     slides: list[SlideEntry] = []
     if others:
         collected = find_slides(others, assume_mpp=assume_mpp, scene=scene)
         for note in collected.notes:
             click.echo(f"note: {one_line(note)}", err=True)
         for entry in collected.entries:
-            if _is_store(entry.path):
+            if is_store(entry.path):
                 stores.append(place(entry.path))
             else:
                 slides.append(entry)
@@ -200,32 +201,6 @@ def _targets(
     if single and len(slides) > 1:
         raise RequestError(f"{out} is one store, but {len(slides)} slides are given. Give a folder with -o")
     return targets + [(target if single else target / f"{entry.slide_id}.zarr", entry) for entry in slides]
-
-
-def _stores(path: str) -> list[Path]:
-    """The store at a path, or those of the run whose folder it is; empty for anything else."""
-    from wsikit.store.paths import place
-
-    if _is_store(path):
-        return [place(path)]
-    folder = place(path)
-    if not (folder / "run.json").is_file():
-        return []
-    return [store for store in sorted((folder / "slides").glob("*.zarr")) if _is_store(str(store))]
-
-
-def _is_store(path: str) -> bool:
-    """Whether there is a complete store of wsikit."""
-    from wsikit.errors import WsikitError
-    from wsikit.slides.store import SlideStore
-
-    if not path.rstrip("/").endswith(".zarr"):
-        return False
-    try:
-        SlideStore.read_record(path)
-    except (WsikitError, OSError):
-        return False
-    return True
 
 
 def _tiled(

@@ -27,7 +27,7 @@ def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
 
 
 @click.command()
-@click.argument("words", nargs=-1, required=True, metavar="STORE… CONCEPT…")
+@click.argument("words", nargs=-1, required=True, metavar="STORE|RUN… CONCEPT…")
 @click.option("--against", multiple=True, metavar="TEXT", help="A competing concept, instead of those of the lexicon.")
 @click.option(
     "--negation/--no-negation",
@@ -79,14 +79,15 @@ def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per store on standard output.")
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="List the lexicon.")
 def command(words: tuple[str, ...], out: str | None, as_json: bool, templates: tuple[str, ...], **settings: Any) -> int:
-    """Map where on the slides of STORE… each CONCEPT is: concepts of the lexicon (--list), or any text.
+    """Map where on the slides of STORE…, or of RUN, the output folder of wsikit run, each CONCEPT is: concepts of the
+    lexicon (--list), or any text.
 
     A patch's value is the probability that CONCEPT fits it better than competing texts do: column localize_<concept>
     of the patch table, for report, viewer and wsikit export. The presence score says how surely a concept is anywhere
     on a slide. A negated text ("no necrosis") competes, and is never looked for.
 
     \b
-    wsikit localize out/slides/a.zarr neuropil necrosis -o maps
+    wsikit localize out neuropil necrosis -o maps
     wsikit localize a.zarr "hyaline cartilage" --against bone --against collagen
     """
     from wsikit.cli.console import make_console
@@ -121,20 +122,45 @@ def split_words(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The stores, which come first, and the concepts. RequestError without one of either."""
     from wsikit.errors import RequestError
 
-    is_store = [
-        word.rstrip("/\\").endswith(".zarr") or "://" in word or (Path(word) / "zarr.json").is_file() for word in words
-    ]
-    count = is_store.index(False) if False in is_store else len(words)
+    is_place = [_is_place(word) for word in words]
+    count = is_place.index(False) if False in is_place else len(words)
+    if count == 0 and Path(words[0]).is_file():
+        raise RequestError(
+            f"{words[0]}: a file, no slide store; wsikit tile {words[0]} -o {Path(words[0]).stem}.zarr makes it one"
+        )
     if count == 0:
-        raise RequestError(f"{words[0]}: no slide store; give stores (….zarr) first, then what to look for")
+        raise RequestError(
+            f"{words[0]}: no slide store; give stores (….zarr) or the folder of a run first, then what to look for"
+        )
     if count == len(words):
         raise RequestError(
             'nothing to look for: give concepts after the stores, such as neuropil or "Schwannian stroma"'
         )
-    if any(is_store[count:]):
-        late = words[is_store.index(True, count)]
+    if any(is_place[count:]):
+        late = words[is_place.index(True, count)]
         raise RequestError(f"{late}: a store after the concept {words[count]!r}; give all stores first")
-    return list(words[:count]), list(words[count:])
+    stores = [store for word in words[:count] for store in _expanded(word)]
+    return list(dict.fromkeys(stores)), list(words[count:])
+
+
+def _is_place(word: str) -> bool:
+    """Whether a word is a store or the folder of a run, not a text."""
+    folder = Path(word)
+    named = word.rstrip("/\\").endswith(".zarr") or "://" in word
+    return named or (folder / "zarr.json").is_file() or (folder / "run.json").is_file()
+
+
+def _expanded(word: str) -> list[str]:
+    """The stores of a run, or the word itself."""
+    from wsikit.cli.stores import stores_at
+    from wsikit.errors import RequestError
+
+    if not (Path(word) / "run.json").is_file():
+        return [word]
+    found = [str(store) for store in stores_at(word)]
+    if not found:
+        raise RequestError(f"{word}: the folder of a run without a complete slide store in {Path(word) / 'slides'}")
+    return found
 
 
 def _write(store: str, maps: tuple[ConceptMap, ...], out: Path, grid: str | None) -> None:
@@ -169,7 +195,7 @@ def _show(console: Console, store: str, maps: tuple[ConceptMap, ...]) -> None:
         for patch in found.patches:
             caption = f": {patch.caption}" if patch.caption else ""
             line = f"  {found.title} {patch.value:.2f} at x={patch.x}, y={patch.y}{caption}"
-            console.print(line, highlight=False, markup=False)
+            console.print(line, highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
 
 
 def _print_json(store: str, maps: tuple[ConceptMap, ...]) -> None:

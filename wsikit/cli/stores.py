@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 
@@ -24,3 +25,29 @@ def for_each_store(stores: Sequence[str], act: Callable[[str], str]) -> int:
             if report:
                 click.echo(f"{store}: {report}")
     return 1 if failed else 0
+
+
+def stores_at(path: str) -> list[Path]:
+    """The store at a path, or those of the run whose folder it is; empty for anything else."""
+    from wsikit.store.paths import place
+
+    if is_store(path):
+        return [place(path)]
+    folder = place(path)
+    if not (folder / "run.json").is_file():
+        return []
+    return [store for store in sorted((folder / "slides").glob("*.zarr")) if is_store(str(store))]
+
+
+def is_store(path: str) -> bool:
+    """Whether there is a complete store of wsikit."""
+    from wsikit.errors import WsikitError
+    from wsikit.slides.store import SlideStore
+
+    if not path.rstrip("/").endswith(".zarr"):
+        return False
+    try:
+        SlideStore.read_record(path)
+    except (WsikitError, OSError):
+        return False
+    return True

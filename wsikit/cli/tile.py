@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     help="A store (….zarr) for one slide, or a folder; a path or a URL (s3://…).",
 )
 @click.option("--mpp", type=MPP, default=0.5, show_default=True, metavar="µm/px", help="Pixel size of the patches.")
-@click.option("--patch-size", default=224, show_default=True, metavar="px", help="Side of a patch at --mpp.")
+@click.option(
+    "--patch-size", "--patch-px", default=224, show_default=True, metavar="px", help="Side of a patch at --mpp."
+)
 @click.option(
     "--overlap", default=0, show_default=True, metavar="px", help="Overlap of neighbouring patches, at --mpp."
 )

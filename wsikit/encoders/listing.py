@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from wsikit.encoders import packaged, weights
+from wsikit.encoders import names, packaged, weights
 from wsikit.encoders.names import preset_folder
 from wsikit.encoders.presets import Preset, close_names, presets, sources
 from wsikit.encoders.protocol import EncoderInfo
 from wsikit.encoders.recipe import towers
+from wsikit.encoders.registry import describe_encoder
 from wsikit.errors import ModelError
 from wsikit.plugins import plugin_names, plugin_package
 
@@ -56,26 +58,22 @@ def list_encoders() -> list[EncoderEntry]:
 
 
 def facts_of(name: str) -> dict[str, Any]:
-    """Everything about a preset, as JSON values: what it is built with, sources, notes, and how to use it; of an
-    encoder in the package, what its description holds.
+    """Everything about a preset, as JSON values: what it is built with, sources, notes, and how to use it; of any other
+    encoder, what its description holds.
 
     Raises
     ------
     ModelError
-        There is no such preset.
+        There is no such encoder, or its weights are not here.
+    PluginError
+        It is a plug-in that cannot be imported.
     """
     if name in packaged.packaged_encoders():
         info = packaged_info(name)
-        return {
-            **asdict(_packaged(info)),
-            "shared_width": info.shared_width,
-            "notes": [info.notice] if info.notice else [],
-            "fingerprint": info.fingerprint,
-            "use": f"wsikit features STORE --encoder {name}",
-        }
+        return _described(name, info)
     preset = presets().get(name)
     if preset is None:
-        raise ModelError(f"encoder {name!r}: no preset of this name; `wsikit encoders` lists them.{close_names(name)}")
+        return _unlisted(name)
     return {
         **asdict(_entry(preset)),
         "page": preset.page,
@@ -103,6 +101,33 @@ def how_to_use(preset: Preset) -> str:
     if preset.gated:
         return f"accept its terms at {preset.page}, then: hf auth login, then: {command} --download"
     return f"{command} --download"
+
+
+def _unlisted(name: str) -> dict[str, Any]:
+    """What is known of an encoder that is not in the list: its description, for which its weights must be here."""
+    plain = name.partition("?")[0]
+    if not any(mark in name for mark in ":=?./\\") and not Path(plain).exists() and not names.is_plugin(plain):
+        raise ModelError(f"encoder {name!r}: no preset of this name; `wsikit encoders` lists them.{close_names(name)}")
+    return _described(name, describe_encoder(name))
+
+
+def _described(name: str, info: EncoderInfo) -> dict[str, Any]:
+    """What a description holds; its weights are here."""
+    return {
+        **asdict(_packaged(info)),
+        "shared_width": info.shared_width,
+        "notes": [info.notice] if info.notice else [],
+        "fingerprint": info.fingerprint,
+        "use": _use_of(name, info),
+    }
+
+
+def _use_of(name: str, info: EncoderInfo) -> str:
+    """What to type for its features and, with texts, for maps; its weights are here."""
+    shown = f"'{name}'" if set(name) & set(" ?&*") else name
+    features = f"wsikit features STORE --encoder {shown}"
+    maps = f"\nwsikit localize STORE TEXT --encoder {shown}" if info.shared_width is not None else ""
+    return features + maps
 
 
 def packaged_info(name: str) -> EncoderInfo:

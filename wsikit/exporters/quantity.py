@@ -168,8 +168,20 @@ def _concept_remark(table: PatchTable, column: str) -> str:
     """What a concept was compared with."""
     receipt = table.receipt(column)
     keys = [] if receipt is None else [str(key) for key in receipt.parameters.get("against", {})]
-    rivals = [CONCEPTS[key].title if key in CONCEPTS else key.replace("-", " ") for key in keys]
+    rivals = [_rival(key) for key in keys]
     return f"Compared with: {'; '.join(rivals)}." if rivals else ""
+
+
+def _rival(key: str) -> str:
+    """A competitor as it is written: names in their own capitals.
+
+    >>> _rival("no-schwannian-stroma"), _rival("no-fat"), _rival("haemorrhage")
+    ('no Schwannian stroma', 'no fat', 'Haemorrhage')
+    """
+    denied = CONCEPTS.get(key.removeprefix("no-"))
+    if key not in CONCEPTS and key.startswith("no-") and denied is not None:
+        return f"no {denied.synonyms[0]}"
+    return CONCEPTS[key].title if key in CONCEPTS else key.replace("-", " ")
 
 
 def _derived(table: PatchTable, name: str) -> Quantity:

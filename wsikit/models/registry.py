@@ -98,6 +98,8 @@ def _find(spec: ModelSpec) -> tuple[ModelKind, Path | None]:
     elif name in plugin_names("models"):
         return cast(ModelKind, load_plugin("models", name)), None
     else:
+        if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
+            raise ModelError(f"model {name!r}: a file. Classes by words: zeroshot:{name} (docs/localize.md)")
         known = ", ".join((*packaged_models(), *plugin_names("models"))) or "none"
         raise ModelError(
             f"model {name!r} not found: neither a folder nor one of the packaged or installed models ({known}). Give "
