@@ -5,10 +5,10 @@
 Unseen phantoms are tiled and described by `phantom-captioner` in each way. The texts of all patches are compared with
 two truths: the measured caption of the same patch (fact-F1, presence and with amounts), and the planted tissue
 (balanced accuracy of "present" against a share of `PLANTED` and more, mean over `TISSUES`). Floor: the measured caption
-of a random patch of the same slide. Processor time per patch includes reading; `calls` counts calls of the captioner per
-patch, and `one by one` the share of joint calls whose images had to be described singly. The captioner was trained on
-single patches of 224 px at 0.5 µm/px: the figures show what these ways cost such a model, not what they do for a large
-one.
+of a random patch of the same slide. Processor time per patch includes reading; `calls` counts calls of the captioner
+per patch, and `one by one` the share of joint calls whose images had to be described singly. The captioner was trained
+on single patches of 224 px at 0.5 µm/px: the figures show what these ways cost such a model, not what they do for a
+large one.
 """
 
 from __future__ import annotations
