@@ -4,8 +4,9 @@ about data and patients. No torch here."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -15,9 +16,19 @@ from wsikit.models.config import METRICS_FILE
 from wsikit.training.captioner.patients import patient_id
 from wsikit.training.data import PatchSet
 from wsikit.training.splits import PARTS, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
-from wsikit.training.task import TaskConfig
+from wsikit.training.task import SplitConfig, TaskConfig
 
 CONFIG_COPY, SPLITS_FILE = "config.yaml", "splits.json"
+
+
+class WithSplit(Protocol):
+    """A configuration of training that states how patches are split: `TaskConfig`, or that of AFLoc."""
+
+    @property
+    def split(self) -> SplitConfig: ...
+
+    @property
+    def model_dump(self) -> Callable[..., dict[str, Any]]: ...
 
 
 def check_out(out: Path, resume: bool) -> None:
@@ -28,7 +39,7 @@ def check_out(out: Path, resume: bool) -> None:
         raise RequestError(f"{out}: holds an unfinished run. Resume it (--resume), or give another folder.")
 
 
-def split_of(config: TaskConfig, patches: PatchSet, out: Path) -> tuple[Split, dict[str, Any]]:
+def split_of(config: WithSplit, patches: PatchSet, out: Path) -> tuple[Split, dict[str, Any]]:
     """The parts, and the record of the split in `out`; an existing record is read and checked."""
     wanted, path = config.split, out / SPLITS_FILE
     if path.exists():

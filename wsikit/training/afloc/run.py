@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from wsikit.errors import RequestError
 from wsikit.models.afloc import AFLoc
@@ -32,8 +31,8 @@ from wsikit.training.data import PatchSet, Prepared, patch_set
 from wsikit.training.datasets.configured import mpp_of, table_of
 from wsikit.training.factory import image_weights, on_this_disk
 from wsikit.training.run import CHECKPOINTS, versions
-from wsikit.training.run_record import CONFIG_COPY, SPLITS_FILE, check_out
-from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, folds, read_splits, split, write_splits
+from wsikit.training.run_record import check_out, split_of
+from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
 from wsikit.training.texts import with_captions
 
 
@@ -67,7 +66,7 @@ def run_afloc_training(
     check_out(out, resume)
     prepared, patches = afloc_patches(config, callbacks)
     out.mkdir(parents=True, exist_ok=True)
-    parts = _split(config, patches, out)
+    parts, _ = split_of(config, patches, out)
     training, validation, test = (patches.select(parts[name]) for name in (TRAIN, VALIDATION, TEST))
     closed = config.training.closed_world
     statements = statements_of(training.captions, closed_world=closed)
@@ -183,26 +182,6 @@ def build_afloc(config: AflocTrainConfig, statements: Statements, *, mpp: float)
     elif branch.weights is not None:
         model.image.load_weights(image_weights(branch.weights))
     return model
-
-
-def _split(config: AflocTrainConfig, patches: PatchSet, out: Path) -> Split:
-    """The parts; an existing record in `out` is read and checked, else one is written."""
-    wanted, path = config.split, out / SPLITS_FILE
-    if path.exists():
-        found = read_splits(path, patches)
-    elif wanted.file is not None:
-        found = read_splits(wanted.file, patches)
-    elif wanted.folds is not None:
-        found = folds(patches.labels, patches.groups, wanted.folds, seed=wanted.seed)
-    else:
-        shares = {"validation": wanted.validation, "test": wanted.test}
-        found = [split(patches.labels, patches.groups, **shares, seed=wanted.seed)]
-    if wanted.fold >= len(found):
-        raise RequestError(f"split: fold {wanted.fold} asked for, there are {len(found)}, counted from 0.")
-    write_splits(path, patches, found, seed=wanted.seed)
-    copy = yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-    (out / CONFIG_COPY).write_text(copy, encoding="utf-8")
-    return read_splits(path, patches)[wanted.fold]
 
 
 def _without_places(config: AflocTrainConfig) -> dict[str, Any]:
