@@ -60,22 +60,31 @@ class VoteSlide:
 
 
 def fit_parameters(slides: Sequence[VoteSlide], start: VoteParameters) -> VoteParameters:
-    """The parameters of `start.method` with the lowest mean Brier score over `slides`; ties go to the first.
+    """The parameters of `start.method` with the lowest mean error over `slides`; ties go to the first.
 
-    Brier: squared difference between the slide's probabilities and its truth, summed over the classes. Parameters
-    outside the method's grid, and the margin, stay as in `start`.
+    Where every slide has one label the error is the Brier score; where slides are mixed it is that of the shares
+    (`share_error`), as a square lets a few slides decide. Parameters outside the method's grid, and the margin, stay as
+    in `start`.
     """
     if len(slides) < LEAST_SLIDES:
         raise RequestError(
             f"{len(slides)} validation slides are too few to fit a vote; at least {LEAST_SLIDES} are needed"
         )
-    scored = [(brier(slides, candidate), index, candidate) for index, candidate in enumerate(_candidates(start))]
+    one_label = all(slide.truth.max() > 1 - 1e-9 for slide in slides)
+    error = brier if one_label else share_error
+    scored = [(error(slides, candidate), index, candidate) for index, candidate in enumerate(_candidates(start))]
     return min(scored, key=lambda one: one[:2])[2]
 
 
 def brier(slides: Sequence[VoteSlide], parameters: VoteRule) -> float:
-    """Mean Brier score; a slide without voting patches gets equal probabilities."""
+    """Mean Brier score: squared difference between probabilities and truth, summed over the classes; a slide without
+    voting patches gets equal probabilities."""
     return float(np.mean([((answer(slide, parameters) - slide.truth) ** 2).sum() for slide in slides]))
+
+
+def share_error(slides: Sequence[VoteSlide], parameters: VoteRule) -> float:
+    """Mean error of the shares: half the summed absolute difference to the truth (of two classes that of either)."""
+    return float(np.mean([np.abs(answer(slide, parameters) - slide.truth).sum() / 2 for slide in slides]))
 
 
 def answer(slide: VoteSlide, parameters: VoteRule) -> Floats:
