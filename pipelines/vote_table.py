@@ -281,7 +281,9 @@ def brier_error(answers: Floats, truth: Floats) -> Floats:
     return ((answers - truth) ** 2).sum(axis=-1)
 
 
-def patients_of(out: Path, arm: str, *, corrected: bool = False, mpp: float | None = None) -> tuple[Asked, list[str]]:
+def patients_of(
+    out: Path, arm: str, *, corrected: bool = False, mpp: float | None = None, only: Sequence[str] = ()
+) -> tuple[Asked, list[str]]:
     """The patients of an ablation, and a description of the data.
 
     Parameters
@@ -290,6 +292,8 @@ def patients_of(out: Path, arm: str, *, corrected: bool = False, mpp: float | No
         Correct the probabilities from equal class frequencies to those of each fold's training patches.
     mpp
         µm/px of the patches whose names hold their places (`_x1051_y501`); for the within-slide sampling interval.
+    only
+        Methods to compare; none: all.
     """
     from wsikit.training.ablation import load_patches
 
@@ -324,7 +328,9 @@ def patients_of(out: Path, arm: str, *, corrected: bool = False, mpp: float | No
             places.append(None if mpp is None else places_of([data.ids[row] for row in rows], side, mpp))
         # at 4 µm/px neither neuropil nor spindle stroma can be measured, and breast has no INPC
         needs_gate = () if np.isfinite(gate[fold_of >= 0]).all() else ("gate", "attention")
-        methods = [m for m in METHODS if m not in ("soft_clinical", *needs_gate)]
+        methods = [
+            m for m in METHODS if m not in ("soft_clinical", *needs_gate) and (not only or m in (REFERENCE, *only))
+        ]
         runs.append(ask_all(slides, np.array(folds), methods, seed=number, places=places))
     tests = ", ".join(fold["test"]["sha256"][:12] for fold in record["folds"])
     said = [
@@ -458,14 +464,14 @@ def _figure(values: Sequence[float]) -> str:
 
 def patient_tables(given: argparse.Namespace) -> tuple[list[str], dict]:
     """All lines of Markdown on the patients of an ablation, and the metrics."""
-    asked, said = patients_of(given.folder, given.arm, mpp=given.mpp)
+    asked, said = patients_of(given.folder, given.arm, mpp=given.mpp, only=given.methods)
     lines, found = table(asked, {"error of the shares": share_error})
     details, figures_of = detail_table(asked)
     text = [*said, "", "As the model gives the probabilities:", "", *lines, "", *details]
     record = {"said": said, "figures": found, "details": figures_of, "fitted": asked.chosen}
     if not is_balanced(given.folder):
         return text, record
-    asked, _ = patients_of(given.folder, given.arm, corrected=True, mpp=given.mpp)
+    asked, _ = patients_of(given.folder, given.arm, corrected=True, mpp=given.mpp, only=given.methods)
     lines, found = table(asked, {"error of the shares": share_error})
     details, figures_of = detail_table(asked)
     text += ["", "Corrected to the class frequencies of the training patches:", "", *lines, "", *details]
@@ -482,6 +488,7 @@ def main() -> int:
     )
     parser.add_argument("--arm", default="PRMF robust|measured captions", help="Which of the ablation's predictions.")
     parser.add_argument("--mpp", type=float, default=4.0, help="µm/px of the patches.")
+    parser.add_argument("--methods", nargs="+", default=[], choices=METHODS, help="Compare these only, on patients.")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)

@@ -83,11 +83,8 @@ def command(
         if isinstance(of_head, HeadTrainConfig):
             if vote_method is not None:
                 raise RequestError(f"model {model}: --fit-vote is for MMLNB only.")
-            if prior != "auto":
-                raise RequestError(
-                    f"model {model}: --prior is for models on pixels and captions; wsikit vote takes it for all."
-                )
             chosen = {"split_file": split_file, "part": part, "fold": fold, "allow_seen": allow_seen, "device": device}
+            chosen["prior"] = prior
             return _evaluate_head(model, of_head, Path(out), chosen, as_json)
 
     from wsikit.models.io import load_model
