@@ -54,6 +54,15 @@ def test_the_temperature_that_made_patches_overconfident_is_found():
     assert brier(slides, fitted) < 0.2 * brier(slides, VoteParameters("mean"))
 
 
+def test_mixed_slides_are_fitted_by_the_error_of_their_shares():
+    """In ten slides temperature 1 is right; one slide is so wrong that the squared error asks for another."""
+    given = [slide(str(i), [[0.7, 0.3]] * 9, [0.7, 0.3]) for i in range(10)]
+    given.append(slide("far", [[0.7, 0.3]] * 9, [0.0, 1.0]))
+    grid = [replace(VoteParameters(), temperature=t) for t in GRIDS["mean"]["temperature"]]
+    assert min(grid, key=lambda one: brier(given, one)).temperature == 1.4
+    assert fit_parameters(given, VoteParameters()).temperature == 1.0
+
+
 def test_patches_of_other_tissue_get_no_weight_where_they_mislead():
     """In each slide 10 patches of key tissue are right and 30 of other tissue are wrong."""
     slides = []

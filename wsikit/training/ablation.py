@@ -35,6 +35,7 @@ from wsikit.training.evaluation import baseline_probs
 from wsikit.training.factory import build_model, load_data
 from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fit_arm
 from wsikit.training.ood import fit_ood_detector
+from wsikit.training.priors import with_prior
 from wsikit.training.settings import FitSettings
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split, check_parts, folds, read_splits, write_splits
 from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
@@ -201,6 +202,7 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     _write_predictions(out / job.file, parts[TEST], probs | of_arms, gates)
     if job.seed == config.folds.training_seeds[0]:
         fit_ood_detector(model, training, test)
+        model.config = with_prior(model.config, training.labels, balanced=True)
         _keep_model(config, model, robust, out / "models" / f"fold{job.fold}", job)
     return f"seed {job.seed}, fold {job.fold}"
 

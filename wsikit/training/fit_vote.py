@@ -60,27 +60,36 @@ class VoteSlide:
 
 
 def fit_parameters(slides: Sequence[VoteSlide], start: VoteParameters) -> VoteParameters:
-    """The parameters of `start.method` with the lowest mean Brier score over `slides`; ties go to the first.
+    """The parameters of `start.method` with the lowest mean error over `slides`; ties go to the first.
 
-    Brier: squared difference between the slide's probabilities and its truth, summed over the classes. Parameters
-    outside the method's grid, and the margin, stay as in `start`.
+    Where every slide has one label the error is the Brier score; where slides are mixed it is that of the shares
+    (`share_error`), as a square lets a few slides decide. Parameters outside the method's grid, and the margin, stay as
+    in `start`.
     """
     if len(slides) < LEAST_SLIDES:
         raise RequestError(
             f"{len(slides)} validation slides are too few to fit a vote; at least {LEAST_SLIDES} are needed"
         )
-    scored = [(brier(slides, candidate), index, candidate) for index, candidate in enumerate(_candidates(start))]
+    one_label = all(slide.truth.max() > 1 - 1e-9 for slide in slides)
+    error = brier if one_label else share_error
+    scored = [(error(slides, candidate), index, candidate) for index, candidate in enumerate(_candidates(start))]
     return min(scored, key=lambda one: one[:2])[2]
 
 
 def brier(slides: Sequence[VoteSlide], parameters: VoteRule) -> float:
-    """Mean Brier score; a slide without voting patches gets equal probabilities."""
+    """Mean Brier score: squared difference between probabilities and truth, summed over the classes; a slide without
+    voting patches gets equal probabilities."""
     return float(np.mean([((answer(slide, parameters) - slide.truth) ** 2).sum() for slide in slides]))
+
+
+def share_error(slides: Sequence[VoteSlide], parameters: VoteRule) -> float:
+    """Mean error of the shares: half the summed absolute difference to the truth (of two classes that of either)."""
+    return float(np.mean([np.abs(answer(slide, parameters) - slide.truth).sum() / 2 for slide in slides]))
 
 
 def answer(slide: VoteSlide, parameters: VoteRule) -> Floats:
     """(C,) slide probabilities by the vote, sum 1."""
-    result = _voted(slide, parameters)
+    result = voted(slide, parameters)
     if result.leading is None:
         return np.full(len(slide.truth), 1 / len(slide.truth))
     # a rule returns a class, not probabilities
@@ -94,13 +103,15 @@ def fit_margin(
 
     If no margin reaches it, that of `parameters` is kept.
     """
-    voted = [(_voted(slide, parameters), int(slide.truth.argmax())) for slide in slides]
-    margins = np.array([result.margin for result, _ in voted if result.leading is not None])
-    wrong = np.array([result.leading != truth for result, truth in voted if result.leading is not None])
+    results = [(voted(slide, parameters), int(slide.truth.argmax())) for slide in slides]
+    margins = np.array([result.margin for result, _ in results if result.leading is not None])
+    wrong = np.array([result.leading != truth for result, truth in results if result.leading is not None])
     for margin in sorted({0.0, *np.clip(margins, 0, 1).tolist()}):
         called = margins >= margin
         if called.sum() >= LEAST_SLIDES and wrong[called].mean() <= max_error:
-            summary = f"{int(wrong[called].sum())} of {int(called.sum())} slides called are wrong, {len(voted)} in all"
+            summary = (
+                f"{int(wrong[called].sum())} of {int(called.sum())} slides called are wrong, {len(results)} in all"
+            )
             return replace(parameters, min_margin=float(margin)), summary
     return parameters, f"no margin reaches an error rate of {max_error:g}: kept at {parameters.min_margin:g}"
 
@@ -149,7 +160,8 @@ def refuse_tested(validation: Iterable[tuple[str, str]], test: Iterable[tuple[st
             )
 
 
-def _voted(slide: VoteSlide, parameters: VoteRule) -> SlideResult:
+def voted(slide: VoteSlide, parameters: VoteRule) -> SlideResult:
+    """The result of a slide, without within-slide sampling interval."""
     return vote(slide.probs, replace(parameters, resamples=0), weights=slide.weights, evidence=slide.evidence)
 
 

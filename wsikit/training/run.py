@@ -40,6 +40,7 @@ from wsikit.training.heads.data import Load
 from wsikit.training.heads.join import check_encoder, standardise, with_features
 from wsikit.training.module import EpochRecord
 from wsikit.training.ood import fit_ood_detector
+from wsikit.training.priors import prior_metrics, shift_of, with_prior
 from wsikit.training.run_record import (
     check_out,
     patients_of,
@@ -53,6 +54,7 @@ from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
 from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
 from wsikit.training.texts import with_captions
 from wsikit.training.trainer import train
+from wsikit.voting.prior import AUTO
 
 __all__ = ["RunCallbacks", "run_evaluation", "run_training"]
 
@@ -118,6 +120,8 @@ def run_training(
     if fault := fit_ood_detector(model, training, validation):
         callbacks.message(fault)
     temperature = fit_temperature(validation.labels, outputs_of(model, validation).probs)
+    balanced = config.training.class_weights == "balanced"
+    model.config = with_prior(model.config, training.labels, balanced=balanced)
 
     test = patches.select(parts[TEST])
     measured = evaluate_model(
@@ -139,6 +143,7 @@ def run_training(
         "seconds": round(seconds, 1),
         "temperature": temperature,
         "test": measured.record,
+        "prior": prior_metrics(model.config, test.labels, measured.outputs.probs, test.groups),
         "versions": versions(),
     }
     probs = measured.outputs.probs
@@ -165,6 +170,7 @@ def run_evaluation(
     part: str = TEST,
     fold: int = 0,
     allow_seen: bool = False,
+    prior: str = AUTO,
     device: str = "auto",
     load: Load | None = None,
     callbacks: RunCallbacks | None = None,
@@ -172,6 +178,8 @@ def run_evaluation(
     """Evaluate a trained model on the data of a configuration, or on one part of a split; return the metrics.
 
     Of an MMLNB each branch is evaluated as well; of any other `PatchModel` its output.
+    Metrics are of the probabilities as the model gives them; under "prior", calibration before and after the correction
+    to the class frequencies `prior` (see `wsikit.voting.prior`), which votes apply.
 
     Raises
     ------
@@ -204,6 +212,7 @@ def run_evaluation(
             f"model {about.name} was trained or selected on {seen} of these patients, so metrics on them "
             "are biased. Give the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
         )
+    shift_of(about, prior)  # a prior that cannot be applied is refused before the model runs
     sizes: dict[str, Any] = {"classes": config.codes, "n_ordinal": config.n_ordinal}
     if isinstance(model, MMLNB):
         evaluated = evaluate_model(model.to(_device(device)), patches, **sizes)
@@ -220,6 +229,7 @@ def run_evaluation(
         "part": part if split_file is not None else "all",
         "patients_seen_in_training": seen,
         "results": results,
+        "prior": prior_metrics(about, patches.labels, probs, patches.groups, asked=prior),
         "versions": versions(),
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from wsikit.voting.inputs import VoteInputs, vote_inputs
 from wsikit.voting.parameters import METHODS, SMOOTHINGS, WEIGHTS, ThresholdRule, VoteParameters, VoteRule
 from wsikit.voting.regions import Places
-from wsikit.voting.result import Areas, Interval, RuleOutcome, SecondSubtype, SlideResult
+from wsikit.voting.result import Areas, Interval, RuleOutcome, SecondSubtype, ShareInterval, SlideResult
 from wsikit.voting.slide import SlidePatches, vote_slide, voting_inputs
 from wsikit.voting.smoothing import smooth
 from wsikit.voting.vote import Evidence, vote
@@ -18,6 +18,7 @@ __all__ = [
     "Places",
     "RuleOutcome",
     "SecondSubtype",
+    "ShareInterval",
     "SlidePatches",
     "SlideResult",
     "ThresholdRule",

@@ -39,6 +39,7 @@ from wsikit.training.heads.fits import Fitted
 from wsikit.training.heads.knn import fit_knn
 from wsikit.training.heads.linear import fit_linear
 from wsikit.training.heads.mlp import fit_mlp
+from wsikit.training.priors import prevalence, prior_metrics, shift_of
 from wsikit.training.report import report
 from wsikit.training.run_record import (
     check_out,
@@ -50,6 +51,7 @@ from wsikit.training.run_record import (
     without_places,
 )
 from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
+from wsikit.voting.prior import AUTO
 
 HEAD_WAY, UNCALIBRATED = "head", "head, uncalibrated"
 FEATURES_FILE = "features.npz"
@@ -151,6 +153,7 @@ def run_head_evaluation(
     part: str = TEST,
     fold: int = 0,
     allow_seen: bool = False,
+    prior: str = AUTO,
     device: str = "auto",
     load: Load | None = None,
     callbacks: HeadCallbacks | None = None,
@@ -161,6 +164,8 @@ def run_head_evaluation(
     ----------
     folder
         The model's, whose metrics name the patients of its training.
+    prior
+        Class frequencies that calibration is also measured at; see `wsikit.voting.prior`.
 
     Raises
     ------
@@ -177,6 +182,7 @@ def run_head_evaluation(
             f"model {info.name}: classes {info.classes} on {info.patch_px} px, the configuration says {config.codes} "
             f"on {config.data.patch_px} px. Give the configuration of its training."
         )
+    shift_of(info, prior)  # a prior that cannot be applied is refused before features are computed
     data = load_features(config, config.image, colours=False, device=device, load=load, on_done=callbacks.encoded)
     callbacks.message(data.words)
     _check_source(model, data)
@@ -196,6 +202,7 @@ def run_head_evaluation(
         "part": part if split_file is not None else "all",
         "patients_seen_in_training": seen,
         "results": {HEAD_WAY: _report(config, data, probs)},
+        "prior": prior_metrics(info, data.patches.labels, probs, data.patches.groups, asked=prior),
         "versions": _versions(),
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -236,6 +243,8 @@ def _calibrated(
         temperature=1.0,
         neighbours=fitted.neighbours if knn else None,
         metric=config.head.metric if isinstance(config.head, KnnSettings) else None,
+        prior=prevalence(training.patches.labels, len(config.codes)),
+        balanced=not knn and config.head.class_weights == "balanced",
     )
     plain = HeadModel(about, fitted.arrays)
     temperature = fit_temperature(validation.patches.labels, _softmax_of(plain, validation))
