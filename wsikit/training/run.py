@@ -33,6 +33,7 @@ from wsikit.training.card import training_card
 from wsikit.training.config import TrainConfig
 from wsikit.training.data import PatchSet
 from wsikit.training.evaluation import evaluate_model, evaluate_patch_model
+from wsikit.training.evaluation_parts import RivalData, fitted_on, further_results, temperature_of
 from wsikit.training.factory import Loaded, build_model, load_data
 from wsikit.training.figures import save_figures
 from wsikit.training.forward import outputs_of
@@ -42,6 +43,7 @@ from wsikit.training.module import EpochRecord
 from wsikit.training.ood import fit_ood_detector
 from wsikit.training.run_record import (
     check_out,
+    check_unseen,
     patients_of,
     rows_of_part,
     seen_patients,
@@ -167,11 +169,18 @@ def run_evaluation(
     allow_seen: bool = False,
     device: str = "auto",
     load: Load | None = None,
+    rivals: RivalData | None = None,
     callbacks: RunCallbacks | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained model on the data of a configuration, or on one part of a split; return the metrics.
 
-    Of an MMLNB each branch is evaluated as well; of any other `PatchModel` its output.
+    Of an MMLNB each branch is evaluated as well; of any other `PatchModel` its output. Metrics include paired
+    differences to the image alone and to each rival, and errors of the shares by slide and patient.
+
+    Parameters
+    ----------
+    rivals
+        Patches that the rivals and baselines are fitted on: those of the training. Default: only what needs no fit.
 
     Raises
     ------
@@ -198,21 +207,23 @@ def run_evaluation(
         )
     if split_file is not None:
         patches = patches.select(rows_of_part(split_file, patches, fold, part))
-    seen = seen_patients(model.folder, patches) if isinstance(model, MMLNB) else 0
-    if seen and not allow_seen:
-        raise RequestError(
-            f"model {about.name} was trained or selected on {seen} of these patients, so metrics on them "
-            "are biased. Give the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
-        )
+    folder = model.folder if isinstance(model, MMLNB) else None
+    seen = seen_patients(folder, patches, group=config.data.group)
+    check_unseen(about.name, seen, allow_seen=allow_seen, message=callbacks.message)
     sizes: dict[str, Any] = {"classes": config.codes, "n_ordinal": config.n_ordinal}
     if isinstance(model, MMLNB):
-        evaluated = evaluate_model(model.to(_device(device)), patches, **sizes)
+        known = fitted_on(rivals, patches, config, mpp=loaded.prepared.mpp)
+        evaluated = evaluate_model(
+            model.to(_device(device)), patches, **sizes, **known, temperature=temperature_of(model.folder)
+        )
+        ways = evaluated.ways
         probs: npt.NDArray[np.floating] = evaluated.outputs.probs
         results, gate = evaluated.record, evaluated.outputs.gate
         fingerprint = model.fingerprint
     else:
         measured = evaluate_patch_model(model, patches, **sizes)
         results, probs, gate, fingerprint = measured.record, measured.probs, measured.gate, model.info.fingerprint
+        ways = measured.ways
     metrics = {
         "model": {"name": about.name, "fingerprint": fingerprint},
         "data": loaded.words(),
@@ -220,6 +231,7 @@ def run_evaluation(
         "part": part if split_file is not None else "all",
         "patients_seen_in_training": seen,
         "results": results,
+        **further_results(config, about.background, patches, ways, gate, mpp=loaded.prepared.mpp),
         "versions": versions(),
     }
     out.mkdir(parents=True, exist_ok=True)
