@@ -58,6 +58,7 @@ class RunParameters:
         from wsikit.tissue.parameters import TissueParameters
 
         record = asdict(self)
+        record["vote"] = {**self.vote.to_json(), "weights": self.vote.weights}
         if self.roi_frame == "auto":
             del record["roi_frame"]  # runs of before it existed have the same settings
         if not self.features:

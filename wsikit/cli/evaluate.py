@@ -44,6 +44,13 @@ VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "t
     type=click.Choice(VOTE_METHODS),
     help="Instead of evaluating, fit this voting method on the validation part; writes OUT/vote.json.",
 )
+@click.option(
+    "--prior",
+    default="auto",
+    show_default=True,
+    metavar="PRIOR",
+    help="Class frequencies to correct to: training, balanced, or CLASS=FREQUENCY,…; auto: training, where recorded.",
+)
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Output folder.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
@@ -57,6 +64,7 @@ def command(
     allow_seen: bool,
     rivals: bool,
     vote_method: str | None,
+    prior: str,
     out: str,
     device: str,
     as_json: bool,
@@ -86,6 +94,10 @@ def command(
         if isinstance(of_head, HeadTrainConfig):
             if vote_method is not None or rivals:
                 raise RequestError(f"model {model}: --fit-vote and --rivals are for MMLNB only.")
+            if prior != "auto":
+                raise RequestError(
+                    f"model {model}: --prior is for models on pixels and captions; wsikit vote takes it for all."
+                )
             chosen = {"split_file": split_file, "part": part, "fold": fold, "allow_seen": allow_seen, "device": device}
             return _evaluate_head(model, of_head, Path(out), chosen, as_json)
 
@@ -96,7 +108,7 @@ def command(
         own = load_model(model)
         settings = _mmlnb_config(config or Path(own.folder or model).parent / CONFIG_COPY, data)
         if vote_method is not None:
-            return _fit_vote(own, settings, out, split_file, fold, vote_method, device, as_json)
+            return _fit_vote(own, settings, out, split_file, fold, (vote_method, prior), device, as_json)
         loaded: Any = own
     else:
         if config is None or vote_method is not None:
@@ -118,6 +130,7 @@ def command(
         part=part,
         fold=fold,
         allow_seen=allow_seen,
+        prior=prior,
         device=device,
         rivals=trained_on,
         callbacks=RunCallbacks(message=lambda text: click.echo(text, err=True)),
@@ -192,7 +205,7 @@ def _fit_vote(
     out: str,
     split_file: str | None,
     fold: int,
-    method: str,
+    method: tuple[str, str],
     device: str,
     as_json: bool,
 ) -> int:
@@ -211,14 +224,17 @@ def _fit_vote(
         Path(out),
         split_file=Path(split_file),
         fold=fold,
-        method=method,
+        method=method[0],
+        prior=method[1],
         notify=lambda text: click.echo(text, err=True),
     )
     if as_json:
         click.echo(json.dumps(fitted.to_json(), ensure_ascii=False))
         return 0
     scores = ", ".join(f"{name} {value:.4f}" for name, value in fitted.scores.items())
-    click.echo(f"{method} on {fitted.slides} validation slides: Brier score {scores}")
+    click.echo(f"{method[0]} on {fitted.slides} validation slides: Brier score {scores}")
     click.echo(f"min_margin {fitted.parameters.min_margin:.3f}: {fitted.abstains}")
+    for line in fitted.lines():
+        click.echo(line)
     click.echo(f"{Path(out) / FILE}")
     return 0

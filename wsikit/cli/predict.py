@@ -19,6 +19,7 @@ def command(stores: tuple[str, ...], model: str | None, stain: str | None, grid:
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
     from wsikit.inference.predict import predict
+    from wsikit.inference.vote import table_prior
     from wsikit.models.lazy import LazyModel
 
     lazy = LazyModel.of(model, device=device)
@@ -27,6 +28,8 @@ def command(stores: tuple[str, ...], model: str | None, stain: str | None, grid:
 
         def classify(store: str) -> str:
             table = predict(store, model=lazy, stain=stain, grid=grid, progress=progress)
-            return f"{len(table)} patches of {table.name} classified by {lazy.info.name}"
+            shift = table_prior(table)
+            corrected = "" if shift is None else f"; vote and maps correct the probabilities {shift.words()}"
+            return f"{len(table)} patches of {table.name} classified by {lazy.info.name}{corrected}"
 
         return for_each_store(stores, classify)

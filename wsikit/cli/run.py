@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wsikit.cli.progress import TerminalProgress
     from wsikit.tiling.plan import ImageParameters
     from wsikit.tiling.roi import FrameChoice
+    from wsikit.voting.parameters import VoteParameters
 
 
 @click.command()
@@ -53,6 +54,13 @@ if TYPE_CHECKING:
     type=click.Choice(VOTE_METHODS),
     help="How a slide's patch predictions are aggregated; wsikit vote has more settings.",
 )
+@click.option(
+    "--prior",
+    default="auto",
+    show_default=True,
+    metavar="PRIOR",
+    help="Class frequencies to correct to: training, balanced, or CLASS=FREQUENCY,…; auto: training, where recorded.",
+)
 @stain_option
 @click.option(
     "--features",
@@ -75,6 +83,7 @@ def command(
     request: CaptionRequest,
     min_tissue: float,
     vote_method: str,
+    prior: str,
     stain: str | None,
     features: tuple[str, ...],
     dry_run: bool,
@@ -100,7 +109,7 @@ def command(
     from wsikit.errors import ModelError, RequestError
 
     try:
-        described = _describe(model)
+        described = _describe(model, prior)
     except ModelError as error:
         raise RequestError(str(error)) from error  # a wrong request: nothing has been started
     settings: dict[str, Any] = {
@@ -118,7 +127,7 @@ def command(
         "image": image,
         "stain": stain,
         "features": features,
-        "vote": vote_method,
+        "vote": _vote(vote_method, prior),
         "device": device,
         "scheduler": scheduler,
         "workers": workers,
@@ -134,12 +143,32 @@ def command(
     return run_in_terminal(given, out, notice=described, **settings).exit_status
 
 
-def _describe(model: str | None) -> str:
-    """The notice of a model, without loading it."""
+def _describe(model: str | None, prior: str) -> str:
+    """The notice of a model, without loading it.
+
+    Raises
+    ------
+    RequestError
+        If its probabilities cannot be corrected to `prior`.
+    """
     from wsikit.models.config import DEFAULT_MODEL
     from wsikit.models.registry import describe_model
 
-    return describe_model(model or DEFAULT_MODEL).notice
+    info = describe_model(model or DEFAULT_MODEL)
+    if prior != "auto":
+        from wsikit.voting.prior import ModelPrior, prior_shift
+
+        prior_shift(prior, info.classes, ModelPrior(info.prior, info.balanced))
+    return info.notice
+
+
+def _vote(method: str, prior: str) -> str | VoteParameters:
+    """The parameters of the vote; its method alone where all others are the defaults."""
+    if prior == "auto":
+        return method
+    from wsikit.voting.parameters import VoteParameters
+
+    return VoteParameters(method, prior=prior)
 
 
 def run_in_terminal(slides: list[Any], out: str, *, notice: str, **settings: Any) -> RunResult:

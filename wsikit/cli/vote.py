@@ -105,7 +105,22 @@ DEFAULT_WEIGHTS = "tissue,readable,quality,roi,overlap"
     default=1000,
     show_default=True,
     metavar="N",
-    help="Bootstrap resamples; 0: no interval.",
+    help="Bootstrap resamples of the within-slide sampling interval; 0: none.",
+)
+@click.option(
+    "--interval",
+    "interval_level",
+    default=0.9,
+    show_default=True,
+    metavar="LEVEL",
+    help="Level of the interval with the model's error, which needs --parameters.",
+)
+@click.option(
+    "--prior",
+    default="auto",
+    show_default=True,
+    metavar="PRIOR",
+    help="Class frequencies to correct to: training, balanced, or CLASS=FREQUENCY,…; auto: training, where recorded.",
 )
 @click.option("--block", "block_um", default=500.0, show_default=True, metavar="µm", help="Side of a bootstrap block.")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="Random seed of the bootstrap.")
@@ -150,6 +165,8 @@ def command(
         found = read_fitted(fitted)
         parameters = replace(found.parameters, **_given(context, parameters))
 
+    of_rule: dict[str, Any] = {"rules": found.rules if found else None, "prior": parameters.prior}
+
     def decide(store: str) -> str:
         opened = SlideStore(store)
         table = opened.patches(grid)
@@ -157,7 +174,7 @@ def command(
             check_same_model(found, table)
         result = vote(opened, parameters=parameters, grid=grid)
         record = table.votes()[parameters.method]
-        inpc = apply_inpc(opened, grid=grid, rules=found.rules if found else None) if with_inpc else None
+        inpc = apply_inpc(opened, grid=grid, **of_rule) if with_inpc else None
         if as_json:
             more = {} if inpc is None else {"inpc": inpc.to_json()}
             click.echo(json.dumps({"store": store, **record, **more}))

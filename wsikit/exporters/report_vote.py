@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from wsikit.exporters.palette import hex_color
@@ -51,7 +52,7 @@ def bars(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _interval(data: ReportData, at: int) -> dict[str, Any] | None:
-    interval = data.result.interval if data.result is not None else None
+    interval = data.result.shown_interval if data.result is not None else None
     if interval is None or not math.isfinite(interval.low[at]):
         return None
     low, high = float(interval.low[at]), float(interval.high[at])
@@ -59,6 +60,7 @@ def _interval(data: ReportData, at: int) -> dict[str, Any] | None:
         "left": 100 * low,
         "width": 100 * max(0.0, high - low),
         "words": f"{format_prob(low)} – {format_prob(high)}",
+        "kind": interval.words(),
     }
 
 
@@ -79,6 +81,10 @@ def vote_facts(data: ReportData) -> list[tuple[str, str]]:
     effective = math.floor(result.n_effective * 10) / 10
     rows = [("Method", method_words(result.method))]
     rows.append(("Margin of the two leading classes", format_margin(result.margin, 3)))
+    if result.thresholds:
+        rows.append(("Fitted threshold of each class", _by_class(data, result.thresholds)))
+    if result.prior is not None:
+        rows.append(("Patch probabilities corrected", result.prior.words()))
     rows += _interval_facts(data)
     rows += [
         ("Patches that voted", f"{result.n_patches:,}"),
@@ -99,16 +105,30 @@ def vote_facts(data: ReportData) -> list[tuple[str, str]]:
 def _interval_facts(data: ReportData) -> list[tuple[str, str]]:
     result = data.result
     assert result is not None
+    rows = []
+    shares = result.share_interval
+    if shares is not None:
+        rows.append((shares.words(), f"shown with the probabilities; {shares.kind}"))
+    elif result.no_share_interval:
+        rows.append(("Interval with the model's error", f"none: {result.no_share_interval}"))
     if result.interval is None:
-        return [("Interval", f"none: {result.no_interval}")] if result.no_interval else []
+        return rows + (
+            [("Within-slide sampling interval", f"none: {result.no_interval}")] if result.no_interval else []
+        )
     interval = result.interval
     low, high = interval.margin
     blocks = f"{interval.n_blocks:,} blocks of {interval.block_um:g} µm"
     return [
-        (f"{interval.level:.0%} interval of the margin", f"{format_margin(low, 3)} – {format_margin(high, 3)}"),
+        *rows,
+        (f"{interval.words()} of the margin", f"{format_margin(low, 3)} – {format_margin(high, 3)}"),
         ("The leading class leads in", f"{format_share(interval.leading_share)} of the resamples"),
         ("Bootstrap blocks", blocks),
     ]
+
+
+def _by_class(data: ReportData, values: Sequence[float]) -> str:
+    codes = [data.class_map.classes[index] for index in data.class_map.voting]
+    return ", ".join(f"{code} {value:.3f}" for code, value in zip(codes, values, strict=True))
 
 
 def _rule_facts(data: ReportData) -> list[tuple[str, str]]:

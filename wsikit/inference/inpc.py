@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError, StoreError
+from wsikit.inference.vote import table_prior
 from wsikit.slides.store import StoreLike, open_store
 from wsikit.store.receipts import Receipt, digest_of
 from wsikit.store.table import PatchTable, coords_digest
@@ -20,6 +21,7 @@ from wsikit.voting.inpc import CATEGORIES, STROMA_POOR, InpcResult, Rules, disag
 from wsikit.voting.inpc_facts import PatchFacts, facts_from_captions, facts_from_classes
 from wsikit.voting.inputs import vote_inputs
 from wsikit.voting.parameters import VoteParameters
+from wsikit.voting.prior import AUTO
 from wsikit.voting.prognosis import Clinical
 from wsikit.voting.result import SlideResult
 
@@ -41,6 +43,7 @@ def apply_inpc(
     source: str = "auto",
     clinical: Clinical | None = None,
     rules: Rules | None = None,
+    prior: str = AUTO,
 ) -> InpcResult:
     """Apply the INPC rule to the patches of a store, and keep its result in the patch table.
 
@@ -58,6 +61,8 @@ def apply_inpc(
         Age, MKI, treatment, as far as known. The result is stored, these data are not.
     rules
         Thresholds of the rule.
+    prior
+        Class frequencies that the predictions are corrected to, as for the vote; see `wsikit.voting.prior`.
 
     Returns
     -------
@@ -86,11 +91,11 @@ def apply_inpc(
     table = opened.patches(grid)
     used = _columns(table, source)
     clinical, rules = clinical or Clinical(), rules or Rules()
-    receipt = _receipt(table, used, source, clinical, rules)
+    receipt = _receipt(table, used, source, clinical, rules, prior)
     known = table.vote_receipt(VOTE_NAME)
     if known is not None and known.digest == receipt.digest:
         return _read(table)
-    result = inpc(patch_facts(table, source=source), clinical=clinical, rules=rules)
+    result = inpc(patch_facts(table, source=source, prior=prior), clinical=clinical, rules=rules)
     index = None if result.category is None else CATEGORIES.index(result.category)
     table.write_vote(VOTE_NAME, {**result.to_json(), "label": index, "classes": list(CATEGORIES)}, receipt)
     return result
@@ -101,7 +106,7 @@ def stored_inpc(table: PatchTable) -> InpcResult | None:
     return _read(table) if table.vote_receipt(VOTE_NAME) is not None else None
 
 
-def patch_facts(table: PatchTable, *, source: str = "auto") -> PatchFacts:
+def patch_facts(table: PatchTable, *, source: str = "auto", prior: str = AUTO) -> PatchFacts:
     """The facts of a table's patches that the INPC rule reads; see `apply_inpc`."""
     used = _columns(table, source)
     cells = np.stack(table.grid.index_of(table.coords), axis=1)
@@ -110,6 +115,8 @@ def patch_facts(table: PatchTable, *, source: str = "auto") -> PatchFacts:
     if _PROBABILITY in used:
         attributes = table.attributes(_PROBABILITY)
         probs, codes = table.read(_PROBABILITY), attributes["names"]
+        if (shift := table_prior(table, prior)) is not None:
+            probs = shift.apply(probs)
         background = attributes["model"]["background"]
         tumour = vote_inputs(probs, codes, background).weights
         if _has_inpc_classes(table):
@@ -213,7 +220,9 @@ def _has_inpc_classes(table: PatchTable) -> bool:
     return set(attributes["names"]) - background == set(STROMA_POOR)
 
 
-def _receipt(table: PatchTable, used: tuple[str, ...], source: str, clinical: Clinical, rules: Rules) -> Receipt:
+def _receipt(
+    table: PatchTable, used: tuple[str, ...], source: str, clinical: Clinical, rules: Rules, prior: str
+) -> Receipt:
     inputs = {"patches": coords_digest(table)}
     for name in used:
         found = table.receipt(name)
@@ -221,6 +230,9 @@ def _receipt(table: PatchTable, used: tuple[str, ...], source: str, clinical: Cl
         inputs[name] = found.digest
     # only a digest of a patient's age and treatment is kept, as stores are shared
     parameters: dict[str, Any] = {"source": source, "rules": asdict(rules), "clinical": digest_of(clinical.to_json())}
+    shift = table_prior(table, prior) if _PROBABILITY in used else None
+    if shift is not None:
+        parameters["prior_shift"] = shift.to_json()
     return Receipt("inpc", INPC_REVISION, parameters, inputs)
 
 

@@ -5,7 +5,9 @@ It reads the available columns and records which; `wsikit.voting` aggregates the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,13 @@ from wsikit.errors import StoreError
 from wsikit.slides.store import StoreLike, open_store
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable, coords_digest
-from wsikit.voting.parameters import VoteParameters
+from wsikit.voting.parameters import NEEDS_FIT, VoteParameters
+from wsikit.voting.prior import AUTO, ModelPrior, PriorShift, prior_shift
 from wsikit.voting.result import RESULT_VERSION, SlideResult
 from wsikit.voting.slide import SlidePatches, columns_for, vote_slide
 from wsikit.voting.weights import key_tissue
+
+logger = logging.getLogger(__name__)
 
 VOTE_REVISION = 2
 
@@ -68,6 +73,7 @@ def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: st
     known = table.vote_receipt(parameters.method)
     if known is not None and known.digest == receipt.digest:
         return stored_vote(table, parameters.method)
+    _warn_unfitted(parameters)
     patches = _read(table, parameters, used)
     result = vote_slide(patches, parameters)
     codes = [code for code in patches.classes if code not in patches.background]
@@ -113,6 +119,34 @@ def slide_patches(table: PatchTable, parameters: VoteParameters | None = None) -
     return _read(table, parameters, _columns_used(table, parameters))
 
 
+def table_prior(table: PatchTable, asked: str = AUTO) -> PriorShift | None:
+    """How a table's probabilities are corrected to the class frequencies `asked` for; None where nothing changes.
+
+    Raises
+    ------
+    RequestError
+        As for `wsikit.voting.prior.prior_shift`.
+    """
+    attributes = table.attributes("probability")
+    return prior_shift(asked, attributes["names"], ModelPrior.of_record(attributes["model"]))
+
+
+@cache
+def _warn_once(method: str) -> None:
+    logger.warning(
+        "voting method %s needs a fit: its score is no estimate of the share, and the threshold that calls a class was "
+        "not fitted. Fit it on validation patients (wsikit evaluate --fit-vote %s) and give --parameters.",
+        method,
+        method,
+    )
+
+
+def _warn_unfitted(parameters: VoteParameters) -> None:
+    """Warn, once per method, where a method is used without the fit that it needs."""
+    if parameters.method in NEEDS_FIT and parameters.applicable() is None:
+        _warn_once(parameters.method)
+
+
 def _parameters_of(table: PatchTable, method: str) -> VoteParameters:
     receipt = table.vote_receipt(method)
     stored: Mapping[str, Any] = receipt.parameters if receipt is not None else {}
@@ -147,14 +181,16 @@ def _missing_column(table: PatchTable, method: str, needed: str) -> str:
 
 
 def _receipt(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]) -> Receipt:
-    """Receipt of a vote: every parameter, every column read, and the patches' coordinates."""
+    """Receipt of a vote: every parameter, every column read, the patches' coordinates, the correction to a prior."""
     inputs = {"patches": coords_digest(table)}
     for column in sorted(set(used.values())):
         found = table.receipt(column)
         if found is None:
             raise StoreError(f"{table.folder}: column {column} has no receipt; run the stage that makes it again.")
         inputs[column] = found.digest
-    return Receipt("vote", VOTE_REVISION, parameters.to_json(), inputs)
+    shift = table_prior(table, parameters.prior)
+    corrected = {} if shift is None else {"prior_shift": shift.to_json()}
+    return Receipt("vote", VOTE_REVISION, {**parameters.to_json(), **corrected}, inputs)
 
 
 def _read(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]) -> SlidePatches:
@@ -172,6 +208,7 @@ def _read(table: PatchTable, parameters: VoteParameters, used: Mapping[str, str]
         grid=table.grid,
         coords=table.coords,
         columns=columns,
+        prior=ModelPrior.of_record(attributes["model"]),
     )
 
 

@@ -9,7 +9,15 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from wsikit.errors import ModelError
 
@@ -23,10 +31,17 @@ DEFAULT_MODEL = "phantom-mmlnb"
 
 _ZOO = Path(__file__).parent / "zoo"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_IF_USED = ("prior", "balanced")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A model without these writes the file it always wrote, with the same fingerprint."""
+        written: dict[str, Any] = handler(self)
+        return {name: value for name, value in written.items() if value is not None or name not in _IF_USED}
 
 
 class ImageEncoderConfig(_Strict):
@@ -99,6 +114,10 @@ class ModelConfig(_Strict):
     text: TextEncoderConfig
     notice: str = Field(min_length=1)
     """Shown on every output of the model."""
+    prior: tuple[float, ...] | None = None
+    """Frequency of each class among the training patches, sum 1; None: not recorded."""
+    balanced: bool | None = None
+    """Trained with balanced class weights: the probabilities assume equal frequencies, not `prior`."""
 
     @model_validator(mode="after")
     def _one_name_and_color_per_class(self) -> ModelConfig:
@@ -108,6 +127,8 @@ class ModelConfig(_Strict):
         unknown = set(self.background) - set(self.classes)
         if unknown or len(self.background) >= n:
             raise ValueError(f"background {self.background} must name some, not all, of the classes {self.classes}")
+        if self.prior is not None and (len(self.prior) != n or abs(sum(self.prior) - 1) > 1e-3 or min(self.prior) < 0):
+            raise ValueError(f"prior {self.prior} must have one frequency per class, of sum 1")
         return self
 
     @property

@@ -68,6 +68,10 @@ class HeadConfig(_Strict):
     """k; of `knn` only."""
     metric: Literal["cosine", "euclidean"] | None = None
     """Of `knn` only."""
+    prior: tuple[float, ...] | None = None
+    """Frequency of each class among the training patches, sum 1; None: not recorded."""
+    balanced: bool = False
+    """Trained with balanced class weights: the probabilities assume equal frequencies, not `prior`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> HeadConfig:
@@ -79,6 +83,8 @@ class HeadConfig(_Strict):
             raise ValueError(f"background {self.background} must name some, not all, of the classes {self.classes}")
         if (self.kind == "knn") != (self.neighbours is not None and self.metric is not None):
             raise ValueError("neighbours and metric are for knn, and knn needs both")
+        if self.prior is not None and (len(self.prior) != n or abs(sum(self.prior) - 1) > 1e-3 or min(self.prior) < 0):
+            raise ValueError(f"prior {self.prior} must have one frequency per class, of sum 1")
         return self
 
 
@@ -107,6 +113,8 @@ def info_of_head(config: HeadConfig, fingerprint: str, *, has_ood: bool) -> Mode
         inputs=(FEATURES + encoder.name,),
         columns=(*columns, _OOD_COLUMN) if has_ood else columns,
         features=(FeatureSource(encoder.name, encoder.width, encoder.fingerprint, encoder.given_as),),
+        prior=config.prior,
+        balanced=config.balanced,
     )
 
 

@@ -37,4 +37,6 @@ def info_of(config: ModelConfig, fingerprint: str, *, has_ood: bool) -> ModelInf
         inputs=(IMAGE if stored is None else FEATURES + stored.name, TEXT),
         columns=(*COLUMNS, OOD_COLUMN) if has_ood else COLUMNS,
         features=sources,
+        prior=config.prior,
+        balanced=bool(config.balanced),
     )

@@ -97,6 +97,10 @@ class ModelInfo:
     """Outputs of `PatchModel.predict`."""
     features: tuple[FeatureSource, ...] = ()
     """Encoders of the inputs "features:NAME", as far as known; features of other encoders are refused."""
+    prior: tuple[float, ...] | None = None
+    """(C,) frequency of each class among the training patches, sum 1; None: not recorded."""
+    balanced: bool = False
+    """Trained with balanced class weights: the probabilities assume equal frequencies, not `prior`."""
 
     def __post_init__(self) -> None:
         n = len(self.classes)
@@ -107,6 +111,8 @@ class ModelInfo:
             )
         if PROBABILITY not in {column.name for column in self.columns if column.per_class}:
             raise ModelError(f"model {self.name}: gives no column {PROBABILITY!r} with one entry per class.")
+        if self.prior is not None and (len(self.prior) != n or abs(sum(self.prior) - 1) > 1e-3 or min(self.prior) < 0):
+            raise ModelError(f"model {self.name}: prior {self.prior}; expected {n} frequencies of sum 1.")
         wrong = [name for name in self.inputs if name not in (IMAGE, TEXT) and not name.startswith(FEATURES)]
         if wrong or not self.inputs:
             raise ModelError(
@@ -128,6 +134,7 @@ class ModelInfo:
             "colors": list(self.colors),
             "background": list(self.background),
             "notice": self.notice,
+            **({} if self.prior is None else {"prior": list(self.prior), "balanced": self.balanced}),
         }
 
 

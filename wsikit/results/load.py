@@ -18,11 +18,12 @@ from wsikit.errors import ReadError
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.palette import hex_color, parse_color
 from wsikit.inference.localize import concept_columns
-from wsikit.inference.vote import stored_vote
+from wsikit.inference.vote import stored_vote, table_prior
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
 from wsikit.tissue.overview import read_overview
 from wsikit.voting.inputs import vote_inputs
+from wsikit.voting.prior import PriorShift
 from wsikit.voting.result import SlideResult
 from wsikit.voting.result_html import result_html
 
@@ -80,7 +81,8 @@ class StoredResults:
     @cached_property
     def class_map(self) -> ClassMap:
         """Coordinates, class labels (N,) and probabilities (N, C) of the patches, with the names and colours of the
-        classes. Without predictions all labels are -1 and `probs` is None.
+        classes. Probabilities are corrected to the same class frequencies as for the vote (`prior_shift`). Without
+        predictions all labels are -1 and `probs` is None.
         """
         coords = self.table.coords
         common: dict[str, Any] = {
@@ -95,6 +97,8 @@ class StoredResults:
         model, classes = self.model, tuple(self._probability["names"])
         background = tuple(model["background"])
         probs = self.table.read("probability")
+        if (shift := self.prior_shift) is not None:
+            probs = shift.apply(probs).astype(np.float32)
         return ClassMap(
             **common,
             labels=vote_inputs(probs, classes, background).labels,
@@ -113,6 +117,15 @@ class StoredResults:
             return None
         result = stored_vote(self.table, self.method)
         return result if result.classes else replace(result, classes=self.classes)
+
+    @cached_property
+    def prior_shift(self) -> PriorShift | None:
+        """How patch probabilities are corrected to other class frequencies: as for the vote; without a vote, as by
+        default. None: they are the model's own.
+        """
+        if not self._predicted:
+            return None
+        return table_prior(self.table) if self.result is None else self.result.prior
 
     @property
     def reason(self) -> str:

@@ -85,6 +85,10 @@ def _vote(results: StoredResults, result: SlideResult) -> dict[str, Any]:
         "patch_fraction": _by_code(codes, result.fractions),
         "interval": _interval(codes, result),
         "no_interval": result.no_interval or None,
+        "share_interval": _share_interval(codes, result),
+        "no_share_interval": result.no_share_interval or None,
+        "thresholds": _by_code(codes, result.thresholds) if result.thresholds else None,
+        "prior": None if result.prior is None else result.prior.to_json(),
         "areas": _areas(codes, result),
         "second_subtype": _second(codes, result),
         "ood_fraction": _plain(result.ood_fraction),
@@ -102,6 +106,7 @@ def _interval(codes: tuple[str, ...], result: SlideResult) -> dict[str, Any] | N
     if interval is None:
         return None
     return {
+        "kind": "within-slide sampling",
         "level": interval.level,
         "probability_low": _by_code(codes, interval.low),
         "probability_high": _by_code(codes, interval.high),
@@ -110,6 +115,19 @@ def _interval(codes: tuple[str, ...], result: SlideResult) -> dict[str, Any] | N
         "leading_share": _plain(interval.leading_share),
         "n_blocks": interval.n_blocks,
         "block_um": interval.block_um,
+    }
+
+
+def _share_interval(codes: tuple[str, ...], result: SlideResult) -> dict[str, Any] | None:
+    interval = result.share_interval
+    if interval is None:
+        return None
+    return {
+        "kind": f"with the model's error, {interval.kind}",
+        "level": interval.level,
+        "probability_low": _by_code(codes, interval.low),
+        "probability_high": _by_code(codes, interval.high),
+        "validation_patients": interval.patients,
     }
 
 

@@ -39,6 +39,7 @@ from wsikit.training.forward import image_features
 from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fit_arm
 from wsikit.training.ood import fit_ood_detector
 from wsikit.training.patch_facts import measured_facts, read_facts, save_facts
+from wsikit.training.priors import with_prior
 from wsikit.training.rivals import DEFAULT, ON_FACTS, Rival, Rivals, check_rivals
 from wsikit.training.run_record import patients_of, without_places
 from wsikit.training.settings import FitSettings
@@ -246,6 +247,7 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     _write_predictions(out / job.file, parts[TEST], probs | of_arms, gates)
     if job.seed == config.folds.training_seeds[0]:
         fit_ood_detector(model, training, test)
+        model.config = with_prior(model.config, training.labels, balanced=True)
         _keep_model(config, model, robust, out / "models" / f"fold{job.fold}", job, training)
     return f"seed {job.seed}, fold {job.fold}"
 

@@ -24,6 +24,7 @@ from wsikit.training.run_record import CONFIG_COPY, SPLITS_FILE
 from wsikit.training.share_errors import Scale, share_report
 from wsikit.training.splits import TRAIN, VALIDATION, read_splits
 from wsikit.training.texts import with_captions
+from wsikit.voting.prior import PriorShift
 
 NOT_RIVALS = ("fused, calibrated", "without captions", "with others' captions", "floor: words, as written")
 """Conditions that are the fusion itself, or not compared with it."""
@@ -93,6 +94,7 @@ def further_results(
     data: PatchSet,
     ways: Mapping[str, npt.NDArray[np.floating]],
     gate: npt.NDArray[np.floating],
+    shift: PriorShift | None,
     *,
     mpp: float,
 ) -> dict[str, Any]:
@@ -104,6 +106,8 @@ def further_results(
         Probabilities (N, C) by condition; with the image alone, if there are to be differences.
     gate
         (N,), zero for models without one.
+    shift
+        Correction to other class frequencies, which votes apply.
     """
     found: dict[str, Any] = {}
     if IMAGE_ALONE in ways:
@@ -112,7 +116,7 @@ def further_results(
         found["fused_over"] = gains_of(FUSED, {way: drawn[way] for way in drawn if way not in NOT_RIVALS})
     found["shares"] = share_report(
         data,
-        ways[FUSED],
+        ways[FUSED] if shift is None else shift.apply(ways[FUSED]),
         classes=config.codes,
         background=background,
         scale=Scale(config.data.patch_px, mpp, config.data.mpp),

@@ -80,7 +80,7 @@ def brier(slides: Sequence[VoteSlide], parameters: VoteRule) -> float:
 
 def answer(slide: VoteSlide, parameters: VoteRule) -> Floats:
     """(C,) slide probabilities by the vote, sum 1."""
-    result = _voted(slide, parameters)
+    result = voted(slide, parameters)
     if result.leading is None:
         return np.full(len(slide.truth), 1 / len(slide.truth))
     # a rule returns a class, not probabilities
@@ -94,13 +94,15 @@ def fit_margin(
 
     If no margin reaches it, that of `parameters` is kept.
     """
-    voted = [(_voted(slide, parameters), int(slide.truth.argmax())) for slide in slides]
-    margins = np.array([result.margin for result, _ in voted if result.leading is not None])
-    wrong = np.array([result.leading != truth for result, truth in voted if result.leading is not None])
+    results = [(voted(slide, parameters), int(slide.truth.argmax())) for slide in slides]
+    margins = np.array([result.margin for result, _ in results if result.leading is not None])
+    wrong = np.array([result.leading != truth for result, truth in results if result.leading is not None])
     for margin in sorted({0.0, *np.clip(margins, 0, 1).tolist()}):
         called = margins >= margin
         if called.sum() >= LEAST_SLIDES and wrong[called].mean() <= max_error:
-            summary = f"{int(wrong[called].sum())} of {int(called.sum())} slides called are wrong, {len(voted)} in all"
+            summary = (
+                f"{int(wrong[called].sum())} of {int(called.sum())} slides called are wrong, {len(results)} in all"
+            )
             return replace(parameters, min_margin=float(margin)), summary
     return parameters, f"no margin reaches an error rate of {max_error:g}: kept at {parameters.min_margin:g}"
 
@@ -149,7 +151,8 @@ def refuse_tested(validation: Iterable[tuple[str, str]], test: Iterable[tuple[st
             )
 
 
-def _voted(slide: VoteSlide, parameters: VoteRule) -> SlideResult:
+def voted(slide: VoteSlide, parameters: VoteRule) -> SlideResult:
+    """The result of a slide, without within-slide sampling interval."""
     return vote(slide.probs, replace(parameters, resamples=0), weights=slide.weights, evidence=slide.evidence)
 
 

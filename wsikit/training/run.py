@@ -41,6 +41,7 @@ from wsikit.training.heads.data import Load
 from wsikit.training.heads.join import check_encoder, standardise, with_features
 from wsikit.training.module import EpochRecord
 from wsikit.training.ood import fit_ood_detector
+from wsikit.training.priors import prior_metrics, shift_of, with_prior
 from wsikit.training.run_record import (
     check_out,
     check_unseen,
@@ -55,6 +56,7 @@ from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
 from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
 from wsikit.training.texts import with_captions
 from wsikit.training.trainer import train
+from wsikit.voting.prior import AUTO
 
 __all__ = ["RunCallbacks", "run_evaluation", "run_training"]
 
@@ -120,6 +122,8 @@ def run_training(
     if fault := fit_ood_detector(model, training, validation):
         callbacks.message(fault)
     temperature = fit_temperature(validation.labels, outputs_of(model, validation).probs)
+    balanced = config.training.class_weights == "balanced"
+    model.config = with_prior(model.config, training.labels, balanced=balanced)
 
     test = patches.select(parts[TEST])
     measured = evaluate_model(
@@ -141,6 +145,7 @@ def run_training(
         "seconds": round(seconds, 1),
         "temperature": temperature,
         "test": measured.record,
+        "prior": prior_metrics(model.config, test.labels, measured.outputs.probs, test.groups),
         "versions": versions(),
     }
     probs = measured.outputs.probs
@@ -167,6 +172,7 @@ def run_evaluation(
     part: str = TEST,
     fold: int = 0,
     allow_seen: bool = False,
+    prior: str = AUTO,
     device: str = "auto",
     load: Load | None = None,
     rivals: RivalData | None = None,
@@ -176,6 +182,8 @@ def run_evaluation(
 
     Of an MMLNB each branch is evaluated as well; of any other `PatchModel` its output. Metrics include paired
     differences to the image alone and to each rival, and errors of the shares by slide and patient.
+    Metrics are of the probabilities as the model gives them; under "prior", calibration before and after the correction
+    to the class frequencies `prior` (see `wsikit.voting.prior`), which votes apply.
 
     Parameters
     ----------
@@ -210,6 +218,7 @@ def run_evaluation(
     folder = model.folder if isinstance(model, MMLNB) else None
     seen = seen_patients(folder, patches, group=config.data.group)
     check_unseen(about.name, seen, allow_seen=allow_seen, message=callbacks.message)
+    shift = shift_of(about, prior)  # a prior that cannot be applied is refused before the model runs
     sizes: dict[str, Any] = {"classes": config.codes, "n_ordinal": config.n_ordinal}
     if isinstance(model, MMLNB):
         known = fitted_on(rivals, patches, config, mpp=loaded.prepared.mpp)
@@ -231,7 +240,8 @@ def run_evaluation(
         "part": part if split_file is not None else "all",
         "patients_seen_in_training": seen,
         "results": results,
-        **further_results(config, about.background, patches, ways, gate, mpp=loaded.prepared.mpp),
+        **further_results(config, about.background, patches, ways, gate, shift, mpp=loaded.prepared.mpp),
+        "prior": prior_metrics(about, patches.labels, probs, patches.groups, asked=prior),
         "versions": versions(),
     }
     out.mkdir(parents=True, exist_ok=True)

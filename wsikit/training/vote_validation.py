@@ -21,8 +21,10 @@ from wsikit.training.captioner.patients import patient_id
 from wsikit.training.config import FeatureBranch, TrainConfig
 from wsikit.training.data import PatchSet
 from wsikit.training.factory import load_data
-from wsikit.training.fit_vote import VoteSlide, brier, fit_margin, fit_parameters, fit_rules, refuse_tested
+from wsikit.training.fit_vote import VoteSlide, brier, fit_margin, fit_rules, refuse_tested
 from wsikit.training.forward import Outputs, outputs_of
+from wsikit.training.learn_vote import learn
+from wsikit.training.priors import shift_of
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, read_splits
 from wsikit.training.texts import with_captions
 from wsikit.voting.fitted_parameters import FittedVote
@@ -30,6 +32,7 @@ from wsikit.voting.inpc import STROMA_POOR, Rules, inpc
 from wsikit.voting.inpc_facts import facts_from_classes
 from wsikit.voting.inputs import vote_inputs
 from wsikit.voting.parameters import VoteParameters
+from wsikit.voting.prior import AUTO
 from wsikit.voting.vote import Evidence
 from wsikit.voting.weights import key_tissue
 
@@ -47,6 +50,7 @@ def run_vote_fit(
     split_file: Path,
     fold: int = 0,
     method: str = "mean",
+    prior: str = AUTO,
     notify: Callable[[str], None] = lambda text: None,
 ) -> FittedVote:
     """Fit a voting method on the validation part of a split; the result is also written to OUT/vote.json.
@@ -58,6 +62,8 @@ def run_vote_fit(
     split_file, fold
         As `wsikit train` wrote it. The test part is used only to check that it shares no slide and no patient with
         the validation part.
+    method, prior
+        As of `VoteParameters`.
 
     Raises
     ------
@@ -85,8 +91,10 @@ def run_vote_fit(
     if isinstance(config.image, FeatureBranch):
         raise RequestError(f"model {model.config.name}: reads features; a vote is fitted for models on pixels only.")
     notify(f"{len(validation)} validation patches of {len(set(_names(validation)))} slides")
-    slides, codes = vote_slides(model, validation, outputs_of(model, validation), mpp=mpp, method=method)
-    fitted = fit(slides, VoteParameters(method=method), codes=codes, model=model.fingerprint or "")
+    start = VoteParameters(method=method, prior=prior)
+    shift_of(model.config, prior)  # a prior that cannot be applied is refused before the model runs
+    slides, codes = vote_slides(model, validation, outputs_of(model, validation), mpp=mpp, method=method, prior=prior)
+    fitted = fit(slides, start, codes=codes, model=model.fingerprint or "")
     fitted = _with_split(fitted, split_file, fold)
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, fitted.to_json())
@@ -94,8 +102,9 @@ def run_vote_fit(
 
 
 def fit(slides: list[VoteSlide], start: VoteParameters, *, codes: tuple[str, ...], model: str) -> FittedVote:
-    """Fit parameters, margin and, for UD, PD and D, the limits of INPC's proxies on `slides`."""
-    parameters, abstains = fit_margin(slides, fit_parameters(slides, start))
+    """Fit parameters, thresholds, errors, margin and, for UD, PD and D, the limits of INPC's proxies on `slides`."""
+    learned, measured = learn(slides, start, classes=codes)
+    parameters, abstains = fit_margin(slides, learned)
     everywhere = np.mean([slide.truth for slide in slides], axis=0)
     scores = {
         "fitted": brier(slides, parameters),
@@ -104,18 +113,21 @@ def fit(slides: list[VoteSlide], start: VoteParameters, *, codes: tuple[str, ...
     }
     rules = _inpc_rules(slides, codes) if set(codes) == set(STROMA_POOR) else None
     patients = tuple(sorted({patient_id(slide.patient) for slide in slides}))
-    return FittedVote(parameters, codes, model, len(slides), patients, "", 0, scores, abstains, rules)
+    return FittedVote(parameters, codes, model, len(slides), patients, "", 0, scores, abstains, rules, measured)
 
 
 def vote_slides(
-    model: MMLNB, data: PatchSet, outputs: Outputs, *, mpp: float, method: str
+    model: MMLNB, data: PatchSet, outputs: Outputs, *, mpp: float, method: str, prior: str = AUTO
 ) -> tuple[list[VoteSlide], tuple[str, ...]]:
-    """The slides of a patch set as input of a vote, and the codes of the voting classes.
+    """The slides of a patch set as input of a vote, corrected to the class frequencies `prior`, and the codes of the
+    voting classes.
 
     The truth of a slide is the fraction of each voting class among its patches that are not background; slides without
     such patches are left out.
     """
-    inputs = vote_inputs(outputs.probs, model.config.classes, model.config.background)
+    shift = shift_of(model.config, prior)
+    probs = outputs.probs if shift is None else shift.apply(outputs.probs)
+    inputs = vote_inputs(probs, model.config.classes, model.config.background)
     tissue = _measured_tissue(data, mpp) if method == "soft_clinical" else None
     of_patch = np.array([slide for slide, _ in _names(data)])
     truth = np.eye(len(model.config.classes))[data.labels][:, list(inputs.columns)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,29 @@ class FittedVote:
     """How min_margin was chosen, in words."""
     rules: Rules | None = None
     """INPC rules with fitted limits of the proxies; None where the classes are not those of INPC."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """Errors on validation patients that were not fitted on (cross-fitting), by name."""
+
+    def lines(self) -> list[str]:
+        """What was learned, in words: thresholds, the interval with the model's error, and what was measured."""
+        learned = self.parameters.learned
+        if learned is None:
+            return []
+        pairs = zip(self.classes, learned.thresholds)
+        fitted = ", ".join(f"{code} {value:.3f}" for code, value in pairs)
+        level = self.parameters.interval_level
+        why = learned.why_not(level)
+        spread = (level * (1 - level) / (learned.patients + 2)) ** 0.5
+        found = [
+            f"threshold: {fitted or 'not fitted, too few slides of a class'}",
+            f"interval: none, {why}"
+            if why
+            else f"interval: {100 * level:g} %, learned from {learned.patients} validation patients; with other ones "
+            f"its coverage would vary by ±{100 * spread:.0f} points",
+        ]
+        if self.measured:
+            found.append("cross-fitted: " + ", ".join(f"{name} {value:.3f}" for name, value in self.measured.items()))
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -47,6 +70,7 @@ class FittedVote:
             "classes": list(self.classes),
             "patients": list(self.patients),
             "scores": dict(self.scores),
+            "measured": dict(self.measured),
             "parameters": self.parameters.to_json(),
             "rules": None if self.rules is None else asdict(self.rules),
         }

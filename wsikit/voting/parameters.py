@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from wsikit.errors import RequestError
+from wsikit.voting.learned import LearnedVote, canonical
+from wsikit.voting.prior import AUTO, parse_prior
 
 Method = Literal[
     "mean",
@@ -32,6 +34,20 @@ WEIGHTS = ("tissue", "readable", "quality", "roi", "overlap", "key_tissue")
 
 OLD_NAMES = {"max_novel": "max_ood"}
 """Names in parameters that older versions of wsikit stored, and what they are called now."""
+
+_ADDED: dict[str, Any] = {"interval_level": 0.9, "learned": None, "prior": AUTO}
+"""Settings that older versions lack, with their defaults, which are not written."""
+_OF_METHOD: Mapping[str, tuple[str, ...]] = {
+    "confidence": ("kappa",),
+    "soft_clinical": ("alpha", "beta", "gamma", "double_softmax"),
+    "topk": ("k",),
+    "quantile": ("quantile",),
+    "threshold": ("rule",),
+}
+"""Settings that one method alone uses."""
+
+NEEDS_FIT = ("soft_clinical", "confidence", "gate", "attention", "topk", "quantile", "threshold", "noisy_or")
+"""Methods whose score is not an estimate of the share: the value that calls a class must be fitted."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +103,19 @@ class VoteRule:
     rule: ThresholdRule | None = None
     """threshold: the rule."""
     resamples: int = 1000
-    """Draws of the block bootstrap; 0: no interval."""
+    """Draws of the block bootstrap; 0: no within-slide sampling interval."""
     level: float = 0.95
-    """Confidence level of the interval."""
+    """Confidence level of the within-slide sampling interval."""
     block_um: float = 500.0
     """Side of the bootstrap blocks, µm; doubled where a slide has more than 4096 blocks."""
     seed: int = 0
     """Seed of the bootstrap."""
     second_mm2: float = 0.5
     """Minimum area of a second subtype's region, mm²."""
+    interval_level: float = 0.9
+    """Level of the interval with the model's error, which needs `learned`."""
+    learned: LearnedVote | None = None
+    """Thresholds and errors that were learned from validation patients with these settings."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -104,14 +124,30 @@ class VoteRule:
         _bounds(self, at_least_0, lambda value: value >= 0, "0 or more")
         _bounds(self, ("kappa", "block_um", "temperature"), lambda value: value > 0, "more than 0")
         _bounds(self, ("min_margin", "max_ood", "quantile"), lambda value: value <= 1 and value >= 0, "between 0 and 1")
-        _bounds(self, ("level",), lambda value: 0 < value < 1, "above 0 and below 1")
+        _bounds(self, ("level", "interval_level"), lambda value: 0 < value < 1, "above 0 and below 1")
         _bounds(self, ("k",), lambda value: value >= 1, "1 or more")
         if self.method == "threshold" and self.rule is None:
             raise RequestError("voting method threshold needs a rule: the class, its probability and its share")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
-        return asdict(self)
+        record = {
+            **asdict(replace(self, learned=None)),
+            "learned": None if self.learned is None else self.learned.to_json(),
+        }
+        # votes of before these settings existed have the same receipts
+        return {name: value for name, value in record.items() if name not in _ADDED or value != _ADDED[name]}
+
+    def score_settings(self) -> dict[str, Any]:
+        """The settings that determine the score of a slide; what was learned with some holds for these alone."""
+        names = ("method", "temperature", *_OF_METHOD.get(self.method, ()))
+        found = {name: getattr(self, name) for name in names}
+        return found | ({"rule": asdict(found["rule"])} if found.get("rule") is not None else {})
+
+    def applicable(self) -> LearnedVote | None:
+        """`learned`, if it was learned with the settings of this rule."""
+        same = self.learned is not None and self.learned.settings == canonical(self.score_settings())
+        return self.learned if same else None
 
 
 @dataclass(frozen=True)
@@ -129,8 +165,14 @@ class VoteParameters(VoteRule):
     weights: tuple[str, ...] = field(default=("tissue", "readable", "quality", "roi", "overlap"))
     """Any of `WEIGHTS`; those that are known for the slide are multiplied."""
 
+    prior: str = AUTO
+    """Class frequencies that the probabilities are corrected to, before all other steps: "auto" (those of the training
+    patches, where the model records them and was trained with balanced class weights), "training", "balanced", or the
+    frequency of each class, such as "IDC=0.2,benign=0.8"; see `wsikit.voting.prior`."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_prior(self.prior)
         object.__setattr__(self, "weights", tuple(self.weights))
         if self.smooth not in SMOOTHINGS:
             raise RequestError(f"smoothing {self.smooth!r} is not known: use one of {', '.join(SMOOTHINGS)}")
@@ -143,7 +185,12 @@ class VoteParameters(VoteRule):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
-        return {**asdict(self), "weights": list(self.weights)}
+        return {**super().to_json(), "weights": list(self.weights)}
+
+    def score_settings(self) -> dict[str, Any]:
+        """As of `VoteRule`, with smoothing and prior. Not weights: patches of a training set have none."""
+        smoothing = {"smooth": self.smooth} | ({"coupling": self.coupling} if self.smooth == "mrf" else {})
+        return {**super().score_settings(), **smoothing, "prior": self.prior}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> VoteParameters:
@@ -152,6 +199,8 @@ class VoteParameters(VoteRule):
         known = {key: value for key, value in current.items() if key in {item.name for item in fields(cls)}}
         if known.get("rule") is not None:
             known["rule"] = ThresholdRule(**known["rule"])
+        if known.get("learned") is not None:
+            known["learned"] = LearnedVote.from_json(known["learned"])
         return cls(**known)
 
 

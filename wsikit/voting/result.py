@@ -13,6 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.voting.intervals import Interval, ShareInterval
+from wsikit.voting.prior import PriorShift
+
+__all__ = [
+    "Areas",
+    "Interval",
+    "RuleOutcome",
+    "SecondSubtype",
+    "ShareInterval",
+    "SlideResult",
+    "format_margin",
+]
+
 Floats = npt.NDArray[np.float64]
 
 RESULT_VERSION = 3
@@ -34,26 +47,6 @@ def format_margin(margin: float, digits: int = 2) -> str:
         return "–"
     scale = 10**digits
     return f"{math.floor(round(margin, 4) * scale + 1e-6) / scale:.{digits}f}"
-
-
-@dataclass(frozen=True, eq=False)
-class Interval:
-    """Confidence interval of the vote: a percentile bootstrap over square blocks of tissue."""
-
-    level: float
-    """Confidence level, such as 0.95."""
-    low: Floats
-    """(C,) lower ends for `SlideResult.probs`."""
-    high: Floats
-    """(C,) upper ends."""
-    margin: tuple[float, float]
-    """Ends for `SlideResult.margin`, measured for the leading class: below 0 where another class leads."""
-    leading_share: float
-    """Share of the bootstrap draws in which the leading class leads, 0 to 1."""
-    n_blocks: int
-    """Blocks with voting patches."""
-    block_um: float
-    """Side of a block, µm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +134,9 @@ class SlideResult:
     reason: str
     """Why the vote abstained; empty if it did not."""
     interval: Interval | None = None
+    """The within-slide sampling interval."""
     no_interval: str = ""
-    """Why there is no interval; empty if there is one."""
+    """Why there is none; empty if there is one."""
     areas: Areas | None = None
     """None where the coordinates of the patches are not known."""
     second: SecondSubtype | None = None
@@ -159,6 +153,15 @@ class SlideResult:
     """The patch weights that were multiplied."""
     classes: tuple[str, ...] = ()
     """Codes of the C voting classes; empty if they were not given to the vote."""
+    share_interval: ShareInterval | None = None
+    """The interval with the error of the model."""
+    no_share_interval: str = ""
+    """Why there is none; empty if there is one."""
+    thresholds: tuple[float, ...] = ()
+    """(C,) share of each class that calls it, sum 1, as fitted on validation slides; empty: the class with the highest
+    score is called."""
+    prior: PriorShift | None = None
+    """How the patch probabilities were corrected to other class frequencies; None: they are the model's own."""
 
     @property
     def subtype(self) -> str | None:
@@ -170,15 +173,22 @@ class SlideResult:
         """`classes`; where they are not known, "class 0", "class 1", …"""
         return self.classes or tuple(f"class {index}" for index in range(len(self.probs)))
 
+    @property
+    def shown_interval(self) -> Interval | ShareInterval | None:
+        """The interval to show with `probs`: that with the model's error, else the within-slide sampling interval."""
+        return self.share_interval if self.share_interval is not None else self.interval
+
     def summary(self) -> str:
         """The result in one line: class and margin, or why it abstained, then each class with its interval."""
         parts = []
         for index, (code, prob) in enumerate(zip(self.codes, self.probs.tolist(), strict=True)):
             if math.isfinite(prob):
-                ends = self.interval
+                ends = self.shown_interval
                 interval = "" if ends is None else f" [{ends.low[index]:.2f}, {ends.high[index]:.2f}]"
                 parts.append(f"{code} {prob:.2f}{interval}")
         probabilities = ", ".join(parts) or "no probabilities"
+        if parts and self.shown_interval is not None:
+            probabilities += f"; {self.shown_interval.words()}"
         if self.label is None:
             text = f"abstained: {self.reason} ({probabilities})"
         else:
@@ -203,6 +213,9 @@ class SlideResult:
         record["interval"] = None if interval is None else {**asdict(interval), "margin": list(interval.margin)}
         record["areas"] = None if areas is None else {**asdict(areas), "percent": areas.percent}
         record["second"] = None if self.second is None else {**asdict(self.second), "box_px": list(self.second.box_px)}
+        record["share_interval"] = None if self.share_interval is None else self.share_interval.to_json()
+        record["prior"] = None if self.prior is None else self.prior.to_json()
+        record["thresholds"] = list(self.thresholds)
         record["rule"] = None if self.rule is None else asdict(self.rule)
         record["weighted_by"], record["classes"] = list(self.weighted_by), list(self.classes)
         return {"version": RESULT_VERSION, **{key: _plain(value) for key, value in record.items()}}
@@ -222,6 +235,10 @@ class SlideResult:
         known["n_effective"], known["margin"] = _floats([record["n_effective"], record["margin"]]).tolist()
         if known.get("interval") is not None:
             known["interval"] = _interval(known["interval"])
+        if known.get("share_interval") is not None:
+            known["share_interval"] = ShareInterval.from_json(known["share_interval"])
+        if known.get("prior") is not None:
+            known["prior"] = PriorShift.from_json(known["prior"])
         if known.get("areas") is not None:
             areas = _renamed(known["areas"])
             known["areas"] = Areas(_floats(areas["mm2"]), areas["background_mm2"], areas["unpredicted_mm2"])
@@ -231,7 +248,7 @@ class SlideResult:
             rule = known["rule"]
             low, high = _floats([rule["low"], rule["high"]]).tolist()
             known["rule"] = RuleOutcome(**{**rule, "low": low, "high": high})
-        for name in ("weighted_by", "classes"):
+        for name in ("weighted_by", "classes", "thresholds"):
             known[name] = tuple(known.get(name, ()))
         return cls(**known)
 

@@ -49,9 +49,9 @@ def _headline(result: SlideResult, names: Sequence[str]) -> str:
 
 def _class_rows(result: SlideResult, names: Sequence[str], colors: Sequence[str]) -> str:
     """One row per class: probability with a bar and its interval, fraction of the patches, area."""
-    interval, areas = result.interval, result.areas
+    interval, areas = result.shown_interval, result.areas
     head = ["Class", "Probability", ""]
-    head += [] if interval is None else [f"{interval.level:.0%} interval"]
+    head += [] if interval is None else [interval.words()]
     head += ["Share of patches"] + ([] if areas is None else ["Area, mm²", "Area, %"])
     rows = [_row(head, tag="th")]
     for index, prob in enumerate(result.probs.tolist()):
@@ -68,7 +68,14 @@ def _class_rows(result: SlideResult, names: Sequence[str], colors: Sequence[str]
 def _fact_rows(result: SlideResult) -> str:
     facts = [("Margin", format_margin(result.margin) + _margin_interval(result))]
     if result.interval is None and result.no_interval:
-        facts.append(("Interval", f"none: {escape(result.no_interval)}"))
+        facts.append(("Within-slide sampling interval", f"none: {escape(result.no_interval)}"))
+    if result.share_interval is None and result.no_share_interval:
+        facts.append(("Interval with the model's error", f"none: {escape(result.no_share_interval)}"))
+    if result.thresholds:
+        pairs = zip(result.codes, result.thresholds, strict=True)
+        facts.append(("Fitted thresholds", ", ".join(f"{escape(code)} {value:.3f}" for code, value in pairs)))
+    if result.prior is not None:
+        facts.append(("Probabilities corrected", escape(result.prior.words())))
     effective = math.floor(result.n_effective * 10) / 10
     facts.append(("Method", escape(result.method)))
     facts.append(("Voting patches", f"{result.n_patches:,} (effective sample size {effective:,.1f})"))

@@ -1,4 +1,5 @@
-"""From all columns of a slide's patches to its result: smooth, split off the background, weight, vote.
+"""From all columns of a slide's patches to its result: correct to the class frequencies, smooth, split off the
+background, weight, vote.
 
 Plain arrays in, `SlideResult` out; `wsikit.inference.vote` reads the arrays from a store.
 """
@@ -17,6 +18,7 @@ from wsikit.voting import weights as weighing
 from wsikit.voting.inputs import VoteInputs, vote_inputs
 from wsikit.voting.methods import clinical_weights
 from wsikit.voting.parameters import VoteParameters
+from wsikit.voting.prior import ModelPrior, PriorShift, prior_shift
 from wsikit.voting.regions import Places
 from wsikit.voting.result import Floats, SlideResult
 from wsikit.voting.smoothing import smooth
@@ -40,6 +42,8 @@ class SlidePatches:
     """(N, 2) top-left corners, level-0 px."""
     columns: Mapping[str, npt.NDArray[np.floating]] = field(default_factory=dict)
     """Further columns, named as in `COLUMNS`: (N,), key_tissue (N, 3)."""
+    prior: ModelPrior = ModelPrior()
+    """The class frequencies that `probs` assume, as the model records them."""
 
 
 def columns_for(parameters: VoteParameters) -> tuple[str, ...]:
@@ -57,8 +61,9 @@ def columns_for(parameters: VoteParameters) -> tuple[str, ...]:
 
 
 def voting_inputs(patches: SlidePatches, parameters: VoteParameters) -> VoteInputs:
-    """The patches' probabilities over the voting classes after smoothing, their labels, and the product of weights."""
-    return _prepare(patches, parameters)[0]
+    """The patches' probabilities over the voting classes after correction to the prior and smoothing, their labels, and
+    the product of weights."""
+    return _prepare(patches, parameters, prior_shift(parameters.prior, patches.classes, patches.prior))[0]
 
 
 def vote_slide(patches: SlidePatches, parameters: VoteParameters | None = None) -> SlideResult:
@@ -76,17 +81,20 @@ def vote_slide(patches: SlidePatches, parameters: VoteParameters | None = None) 
     'PD'
     """
     parameters = parameters or VoteParameters()
-    inputs, applied, n_smoothed = _prepare(patches, parameters)
+    shift = prior_shift(parameters.prior, patches.classes, patches.prior)
+    inputs, applied, n_smoothed = _prepare(patches, parameters, shift)
     columns = patches.columns
     evidence = Evidence(**{name: columns.get(name) for name in ("gate", "attention", "key_tissue", "ood_score")})
     places = Places(patches.grid, patches.coords, inputs.certainty)
     result = vote(
         inputs.probs, parameters, weights=inputs.weights, evidence=evidence, places=places, classes=inputs.classes
     )
-    return replace(result, smoothing=parameters.smooth, n_smoothed=n_smoothed, weighted_by=applied)
+    return replace(result, smoothing=parameters.smooth, n_smoothed=n_smoothed, weighted_by=applied, prior=shift)
 
 
-def _prepare(patches: SlidePatches, parameters: VoteParameters) -> tuple[VoteInputs, tuple[str, ...], int]:
+def _prepare(
+    patches: SlidePatches, parameters: VoteParameters, shift: PriorShift | None
+) -> tuple[VoteInputs, tuple[str, ...], int]:
     """Inputs with all weights, the names of the weights that were known, and how many patches changed class by
     smoothing."""
     probs = np.asarray(patches.probs)
@@ -96,6 +104,7 @@ def _prepare(patches: SlidePatches, parameters: VoteParameters) -> tuple[VoteInp
     for name, values in patches.columns.items():
         if len(values) != len(probs):
             raise RequestError(f"column {name} of {len(values)} rows for {len(probs)} patches")
+    probs = probs if shift is None else shift.apply(probs)
     inputs = vote_inputs(probs, patches.classes, patches.background)
     n_smoothed = 0
     if parameters.smooth != "none":

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.voting.bootstrap import MIN_BLOCKS, blocks_of, resample
+from wsikit.voting.intervals import Interval, ShareInterval
+from wsikit.voting.learned import LearnedVote, relative
 from wsikit.voting.methods import SumTally, Tally, means
 from wsikit.voting.parameters import VoteRule
 from wsikit.voting.regions import Places
-from wsikit.voting.result import Floats, Interval, RuleOutcome, format_margin
+from wsikit.voting.result import Floats, RuleOutcome, SlideResult, format_margin
 
 EQUAL = 1e-12
 """Scores that differ by less than this are equal: the difference is rounding."""
@@ -35,6 +37,8 @@ class Poll:
     """The target class of a threshold rule."""
     n_unpredicted: int
     n_background: int
+    thresholds: tuple[float, ...] = ()
+    """(C,) share of each class that calls it; empty: equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,7 @@ def ranking(poll: Poll, score: Floats, share: float | Floats | None) -> Ranking:
 
 def leader(poll: Poll, score: Floats, mean: Floats, share: float | None) -> tuple[int, float]:
     """The leading class and its margin; a tie (up to rounding) is broken by the mean probability."""
+    score = relative(score, poll.thresholds)
     decided = np.where(score >= score.max() - EQUAL, score.max() + mean, score)
     return int(ranking(poll, decided, share).leading), float(ranking(poll, score, share).margin)
 
@@ -78,7 +83,8 @@ def leader(poll: Poll, score: Floats, mean: Floats, share: float | None) -> tupl
 def find_interval(
     poll: Poll, count: Tally, leading: int, places: Places | None
 ) -> tuple[Interval | None, tuple[float, float], str]:
-    """The interval, the interval of a threshold rule's share (NaN if there is none), and why there is no interval."""
+    """The within-slide sampling interval, that of a threshold rule's share (NaN if there is none), and why there is
+    none."""
     rule, none = poll.rule, (math.nan, math.nan)
     if not rule.resamples:
         return None, none, "none was requested"
@@ -98,7 +104,7 @@ def find_interval(
         both = resample(together, resamples=rule.resamples, seed=rule.seed)
         drawn, shares = both[:, : sums.shape[1]], asked.score(both[:, sums.shape[1] :])[:, 0]
     scores = count.score(drawn)
-    ahead, lead = _lead_of(poll, scores, shares, leading)
+    ahead, lead = _lead_of(poll, relative(scores, poll.thresholds), shares, leading)
     low, high = np.quantile(scores, tails, axis=0)
     margin_low, margin_high = np.quantile(lead, tails).tolist()
     found = Interval(rule.level, low, high, (margin_low, margin_high), float(ahead.mean()), n_blocks, side_um)
@@ -106,6 +112,25 @@ def find_interval(
         return found, none, ""
     share_low, share_high = np.quantile(shares, tails).tolist()
     return found, (share_low, share_high), ""
+
+
+def find_share_interval(
+    rule: VoteRule, learned: LearnedVote | None, result: SlideResult
+) -> tuple[ShareInterval | None, str]:
+    """The interval with the error of the model, and why there is none.
+
+    `learned` is None where `rule` has nothing that was learned with its settings.
+    """
+    if result.leading is None:
+        return None, "no patch could vote"
+    if learned is None:
+        given = rule.learned is not None
+        return None, "what was learned holds for other settings of the vote" if given else "no errors were learned"
+    level = rule.interval_level
+    ends = learned.interval(result.probs, result.n_effective, level)
+    if ends is None:
+        return None, learned.why_not(level)
+    return ShareInterval(level, *ends, learned.patients), ""
 
 
 def _lead_of(poll: Poll, scores: Floats, shares: Floats | None, leading: int) -> tuple[npt.NDArray[np.bool_], Floats]:

@@ -15,13 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.voting.learned import LearnedVote
 from wsikit.voting.methods import certainty, choices, clinical_weights, means, tally
 from wsikit.voting.parameters import VoteRule
 from wsikit.voting.regions import UNPREDICTED, WEIGHTLESS, Places, class_raster
 from wsikit.voting.result import Floats, RuleOutcome, SlideResult
 from wsikit.voting.rows import nan_rows, row_max, row_sums
 from wsikit.voting.temperature import at_temperature
-from wsikit.voting.uncertainty import Poll, abstention_reason, effective_sample_size, find_interval, leader, share_tally
+from wsikit.voting.uncertainty import (
+    Poll,
+    abstention_reason,
+    effective_sample_size,
+    find_interval,
+    find_share_interval,
+    leader,
+    share_tally,
+)
 
 SUM_TOLERANCE = 1e-2
 """Largest deviation of a row's sum from 1: float16 softmax stays within it, logits do not."""
@@ -102,6 +111,7 @@ def vote(
     if classes is not None and len(classes) != matrix.shape[1]:
         raise RequestError(f"{len(classes)} class codes for probabilities of {matrix.shape[1]} classes")
     target = _target(rule, matrix.shape[1], classes)
+    learned = _learned(rule, matrix.shape[1], classes)
     rows = np.ascontiguousarray(matrix) if predicted.all() else matrix[predicted]
     rows = rows / row_sums(rows)[:, None]
     if rule.temperature != 1 and len(rows):
@@ -118,9 +128,12 @@ def vote(
         target=target,
         n_unpredicted=int((~predicted).sum()),
         n_background=int(predicted.sum()) - len(voters),
+        thresholds=() if learned is None or target is not None else learned.thresholds,
     )
     result = _result(poll, evidence, places) if len(voters) else _no_votes(poll, places)
-    return replace(result, classes=tuple(classes or ()))
+    found, why = find_share_interval(rule, learned, result)
+    result = replace(result, share_interval=found, no_share_interval=why)
+    return replace(result, classes=tuple(classes or ()), thresholds=poll.thresholds)
 
 
 def _result(poll: Poll, evidence: Evidence, places: Places | None) -> SlideResult:
@@ -156,6 +169,17 @@ def _result(poll: Poll, evidence: Evidence, places: Places | None) -> SlideResul
         rule=outcome,
     )
     return _placed(result, poll, places)
+
+
+def _learned(rule: VoteRule, n_classes: int, classes: Sequence[str] | None) -> LearnedVote | None:
+    """What was learned from validation patients for these settings; None if nothing was."""
+    learned = rule.applicable()
+    if learned is not None and (len(learned.classes) != n_classes or (classes and tuple(classes) != learned.classes)):
+        raise RequestError(
+            f"voting parameters learned for the classes {list(learned.classes)}, the vote is over "
+            f"{list(classes or range(n_classes))}. Fit them for this model: wsikit evaluate --fit-vote."
+        )
+    return learned
 
 
 def _placed(result: SlideResult, poll: Poll, places: Places | None) -> SlideResult:

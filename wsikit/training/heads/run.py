@@ -39,6 +39,7 @@ from wsikit.training.heads.fits import Fitted
 from wsikit.training.heads.knn import fit_knn
 from wsikit.training.heads.linear import fit_linear
 from wsikit.training.heads.mlp import fit_mlp
+from wsikit.training.priors import prevalence
 from wsikit.training.report import report
 from wsikit.training.run_record import (
     check_out,
@@ -233,6 +234,8 @@ def _calibrated(
         temperature=1.0,
         neighbours=fitted.neighbours if knn else None,
         metric=config.head.metric if isinstance(config.head, KnnSettings) else None,
+        prior=prevalence(training.patches.labels, len(config.codes)),
+        balanced=not knn and config.head.class_weights == "balanced",
     )
     plain = HeadModel(about, fitted.arrays)
     temperature = fit_temperature(validation.patches.labels, _softmax_of(plain, validation))
