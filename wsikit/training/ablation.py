@@ -144,7 +144,8 @@ def _prepare(config: AblationConfig, out: Path, notify: Callable[[str], None]) -
     if not (out / SPLITS_FILE).is_file():
         loaded = load_data(config)
         notify(loaded.words())
-        data = with_captions(loaded.prepared.patches, config.captions, mpp=loaded.prepared.mpp)
+        mpp, numbers = loaded.prepared.mpp, config.numbers is not None
+        data = with_captions(loaded.prepared.patches, config.captions, mpp=mpp, numbers=numbers)
         data.save(out / PATCHES_FILE)
         write_splits(out / SPLITS_FILE, data, two_parts(config, data), seed=config.folds.seed)
     if config.reading is not None and not (out / READER_FILE).is_file():

@@ -64,7 +64,7 @@ def evaluate_model(
     if captions:
         order = np.random.default_rng(seed).permutation(len(data))
         silent = outputs_of(model, data.with_captions([""] * len(data)))
-        others = outputs_of(model, data.with_captions([data.captions[row] for row in order]))
+        others = outputs_of(model, data.captioned_as(order))
         ways |= {"without captions": silent.probs, "with others' captions": others.probs}
         gates |= {"without captions": float(silent.gate.mean()), "with others' captions": float(others.gate.mean())}
         if np.isfinite(whole.logits_text).all():
@@ -125,13 +125,18 @@ def evaluate_patch_model(
     Raises
     ------
     RequestError
-        If it reads stored features, which labelled patches do not have.
+        If it reads stored features, which labelled patches do not have, or facts, or depends on the slide.
     """
     info = model.info
     if info.feature_columns:
         raise RequestError(
             f"model {info.name}: reads stored features ({', '.join(info.feature_columns)}); labelled images have none. "
             "Give a configuration with a section head, which says where they are."
+        )
+    if info.facts or info.fits_to:
+        raise RequestError(
+            f"model {info.name}: reads measured facts, or depends on the slide, and is not an MMLNB; such a model is "
+            "evaluated on the predictions of stores (wsikit predict)."
         )
     whole = _predictions(model, data, list(data.captions))
     ways = {FUSED: whole}
