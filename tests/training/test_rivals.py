@@ -120,7 +120,7 @@ def test_facts_are_those_of_the_captions_and_missing_where_they_say_nothing(tmp_
         known = {name: value for name, value in zip(names, found[row].tolist()) if np.isfinite(value)}
         assert known == pytest.approx(caption.facts, rel=1e-6)
     assert np.isnan(found[4]).sum() > np.isnan(found[0]).sum()
-    save_facts(tmp_path / "facts.npz", found, "morphometry")
+    save_facts(tmp_path / "facts.npz", found, names)
     np.testing.assert_array_equal(read_facts(tmp_path / "facts.npz"), found)
     assert read_facts(tmp_path / "none.npz") is None
     assert measured_facts(data, CaptionsConfig(source="none"), mpp=4.0) is None

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_limits
 
+from wsikit.captions.morphometry import Morphometry
 from wsikit.errors import RequestError
 from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
@@ -165,7 +166,8 @@ def _prepare(config: AblationConfig, out: Path, notify: Callable[[str], None]) -
     if not (out / SPLITS_FILE).is_file():
         loaded = load_data(config)
         notify(loaded.words())
-        data = with_captions(loaded.prepared.patches, config.captions, mpp=loaded.prepared.mpp)
+        mpp, numbers = loaded.prepared.mpp, config.numbers is not None
+        data = with_captions(loaded.prepared.patches, config.captions, mpp=mpp, numbers=numbers)
         data.save(out / PATCHES_FILE)
         write_splits(out / SPLITS_FILE, data, two_parts(config, data), seed=config.folds.seed)
     if ON_FACTS & set(config.rivals) and not (out / FACTS_FILE).is_file():
@@ -192,13 +194,14 @@ def _prepare(config: AblationConfig, out: Path, notify: Callable[[str], None]) -
 def _prepare_facts(config: AblationConfig, out: Path, notify: Callable[[str], None]) -> None:
     """Write the facts of all patches, in their order."""
     data, _ = load_patches(out)
-    facts = measured_facts(data, config.captions, mpp=load_data(config).prepared.mpp)
+    facts = data.facts  # absent in the file of an older version
+    if facts is None:
+        facts = measured_facts(data, config.captions, mpp=load_data(config).prepared.mpp)
     _, line = check_rivals(config.rivals, facts=facts is not None, explicit="rivals" in config.model_fields_set)
     if facts is None:
         notify(line)
     else:
-        assert config.captions.captioner is not None
-        save_facts(out / FACTS_FILE, facts, config.captions.captioner)
+        save_facts(out / FACTS_FILE, facts, data.fact_names or Morphometry.fact_names)
 
 
 def wanted_rivals(config: AblationConfig, out: Path) -> tuple[Rival, ...]:

@@ -5,7 +5,7 @@ The last two are control conditions: the gain from the text must vanish if the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def evaluate_model(
     if any(data.captions):
         order = np.random.default_rng(seed).permutation(len(data))
         silent = outputs_of(model, data.with_captions([""] * len(data)))
-        others = outputs_of(model, with_captions_of(data, order))
+        others = outputs_of(model, data.captioned_as(order))
         ways |= {"without captions": silent.probs, "with others' captions": others.probs}
         gates |= {"without captions": float(silent.gate.mean()), "with others' captions": float(others.gate.mean())}
         text = softmax(whole.logits_text)
@@ -97,12 +97,6 @@ def evaluate_model(
         for name, probs in ways.items()
     }
     return Evaluation(record, whole, ways)
-
-
-def with_captions_of(data: PatchSet, rows: npt.NDArray[np.integer]) -> PatchSet:
-    """The same patches, each with the caption, and the numbers that belong to it, of another row."""
-    swap: Callable[[npt.NDArray[np.integer]], PatchSet] | None = getattr(data, "captioned_as", None)
-    return data.with_captions([data.captions[row] for row in rows]) if swap is None else swap(rows)
 
 
 def baseline_probs(training: PatchSet, data: PatchSet, n_classes: int) -> dict[str, npt.NDArray[np.floating]]:
@@ -147,13 +141,18 @@ def evaluate_patch_model(
     Raises
     ------
     RequestError
-        If it reads stored features, which labelled patches do not have.
+        If it reads stored features, which labelled patches do not have, or facts, or depends on the slide.
     """
     info = model.info
     if info.feature_columns:
         raise RequestError(
             f"model {info.name}: reads stored features ({', '.join(info.feature_columns)}); labelled images have none. "
             "Give a configuration with a section head, which says where they are."
+        )
+    if info.facts or info.fits_to:
+        raise RequestError(
+            f"model {info.name}: reads measured facts, or depends on the slide, and is not an MMLNB; such a model is "
+            "evaluated on the predictions of stores (wsikit predict)."
         )
     whole = _predictions(model, data, list(data.captions))
     ways = {FUSED: whole}

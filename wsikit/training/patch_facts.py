@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,8 @@ def measured_facts(data: PatchSet, captions: CaptionsConfig, *, mpp: float) -> F
 
     Columns are the `fact_names` of the captioner. Facts that the patch set holds are taken as they are.
     """
-    held: Floats | None = getattr(data, "facts", None)
-    if held is not None:
-        return held
+    if data.facts is not None:
+        return data.facts
     if captions.captioner not in MEASURING or data.images.ndim != 4:
         return None
     captioner = load_captioner(MEASURING[0])  # both measure the same facts
@@ -37,11 +37,6 @@ def measured_facts(data: PatchSet, captions: CaptionsConfig, *, mpp: float) -> F
             for name, value in caption.facts.items():
                 found[row, place[name]] = value
     return found
-
-
-def slides_of(data: PatchSet) -> npt.NDArray[np.str_]:
-    """Slide of each patch, (N,); without names of slides, the patches of a group are one slide."""
-    return data.groups if data.slides is None else data.slides
 
 
 def in_slide(values: npt.NDArray[np.floating], slides: npt.NDArray[np.generic]) -> Floats:
@@ -67,9 +62,9 @@ def in_slide(values: npt.NDArray[np.floating], slides: npt.NDArray[np.generic]) 
     return np.concatenate([given, z, means], axis=1).astype(np.float32)
 
 
-def save_facts(path: Path, values: Floats, captioner: str) -> None:
-    """Write facts with the names of their columns as one .npz."""
-    np.savez(path, facts=values, names=np.array(load_captioner(captioner).fact_names, dtype=np.str_))
+def save_facts(path: Path, values: Floats, names: Sequence[str]) -> None:
+    """Write facts (N, F) with the names of their columns as one .npz."""
+    np.savez(path, facts=values, names=np.array(names, dtype=np.str_))
 
 
 def read_facts(path: Path) -> Floats | None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from wsikit.errors import RequestError
 from wsikit.training.baselines import colour_histogram, fit_histogram_baseline, spread
 from wsikit.training.data import PatchSet
-from wsikit.training.patch_facts import in_slide, slides_of
+from wsikit.training.patch_facts import in_slide
 
 Probs = npt.NDArray[np.floating]
 Floats = npt.NDArray[np.floating]
@@ -158,14 +158,14 @@ class Rivals:
     @cached_property
     def _facts_in_slide(self) -> npt.NDArray[np.float64]:
         known, asked = _needed(self.facts, "facts")
-        return self._boosted(in_slide(known, slides_of(self.training)), in_slide(asked, slides_of(self.test)))
+        return self._boosted(in_slide(known, self.training.slide_ids), in_slide(asked, self.test.slide_ids))
 
     def _boosted(self, known: Floats, asked: Floats) -> npt.NDArray[np.float64]:
         return spread(fit_boosting(known, self.training.labels, seed=self.seed), asked, self.n_classes)
 
     def _image_in_slide(self) -> npt.NDArray[np.float64]:
         features_of = _needed(self.features, "image_in_slide")
-        known, asked = (in_slide(features_of(data), slides_of(data)) for data in (self.training, self.test))
+        known, asked = (in_slide(features_of(data), data.slide_ids) for data in (self.training, self.test))
         return spread(fit_features(known, self.training.labels), asked, self.n_classes)
 
 

@@ -272,6 +272,7 @@ def _patches(
         loaded.prepared.patches,
         config.captions,
         mpp=loaded.prepared.mpp,
+        numbers=config.numbers is not None,
         on_done=lambda done: callbacks.captioned(done, total),
     )
     if config.captions.source != "none" and not any(patches.captions):

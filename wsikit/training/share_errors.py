@@ -18,7 +18,6 @@ from wsikit.geometry import PatchGrid
 from wsikit.training.bootstrap import Sample, draw_groups, quantiles
 from wsikit.training.data import PatchSet
 from wsikit.training.metrics import DRAWS
-from wsikit.training.patch_facts import slides_of
 from wsikit.voting import Evidence, Places, VoteInputs, VoteRule, vote, vote_inputs
 
 Floats = npt.NDArray[np.float64]
@@ -80,7 +79,7 @@ def share_report(
         that is not available has only a `reason`.
     """
     inputs = vote_inputs(probs, classes, background)
-    slides = slides_of(data)
+    slides = data.slide_ids
     found: dict[str, Any] = {"slide": _level(data, inputs, slides, scale, gate, seed)}
     pairs = set(zip(slides.tolist(), data.groups.tolist(), strict=True))
     if len(pairs) == len(set(data.groups.tolist())):
