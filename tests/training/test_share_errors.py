@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from wsikit.training.data import PatchSet
 from wsikit.training.share_errors import LEAST, Scale, share_report
+from wsikit.voting import VoteRule
+from wsikit.voting.learned import LearnedVote, canonical
 
 SCALE = Scale(patch_px=50, mpp=4.0, source_mpp=4.0)
 CLASSES = ("benign", "IDC")
@@ -66,6 +70,37 @@ def test_without_coordinates_or_their_scale_there_is_no_interval_and_the_reason_
         interval = found["slide"]["methods"]["mean"]["interval"]
         assert interval["value"] is None
         assert said in interval["reason"]
+
+
+def test_fitted_parameters_are_measured_with_their_threshold_and_interval():
+    data = slides([0.2, 0.3, 0.7, 0.8], coords=False)
+    probs = certain(data.labels, 0.6)  # mean: 0.4 + 0.2 s, so that no slide leads in class 1
+    probs[:, 1] -= 0.1
+    probs[:, 0] += 0.1
+    rule = VoteRule("mean")
+    shares = 0.3 + 0.2 * np.array([0.2, 0.3, 0.7, 0.8])
+    learned = LearnedVote(
+        canonical(rule.score_settings()),
+        CLASSES,
+        patients=20,
+        thresholds=(0.6, 0.4),
+        tau=(1e-3, 1e-3),
+        distances=((1.0, 1.0),) * 20,
+        mass=(1.0,) * 20,
+    )
+    found = share_report(
+        data, probs, classes=CLASSES, background=(), scale=SCALE, fitted=replace(rule, learned=learned)
+    )["slide"]["methods"]
+    assert found["mean"]["balanced_accuracy"]["value"] == 0.5  # all slides are called class 0
+    assert found["mean, fitted"]["balanced_accuracy"]["value"] == 1.0  # from 0.4 on: shares 0.34, 0.36, 0.44, 0.46
+    assert found["mean, fitted"]["share_error"] == found["mean"]["share_error"]
+    assert "share_interval" not in found["mean"]
+    inside = []
+    for share, truth in zip(shares, (0.2, 0.3, 0.7, 0.8), strict=True):
+        ends = learned.interval(np.array([1 - share, share]), 40.0, 0.9)
+        inside.append(ends[0][1] <= truth <= ends[1][1])
+    assert found["mean, fitted"]["share_interval"]["value"] == pytest.approx(np.mean(inside))
+    assert 0 < np.mean(inside) < 1
 
 
 def test_small_slides_and_background_do_not_count():

@@ -39,6 +39,12 @@ VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "t
     "data, config.yaml and splits.json of its run must be there.",
 )
 @click.option(
+    "--parameters",
+    type=click.Path(dir_okay=False),
+    metavar="JSON",
+    help="Voting parameters that --fit-vote wrote for MODEL: their errors and intervals are measured as well.",
+)
+@click.option(
     "--fit-vote",
     "vote_method",
     type=click.Choice(VOTE_METHODS),
@@ -63,6 +69,7 @@ def command(
     fold: int,
     allow_seen: bool,
     rivals: bool,
+    parameters: str | None,
     vote_method: str | None,
     prior: str,
     out: str,
@@ -84,6 +91,7 @@ def command(
     from wsikit.models.registry import HEAD, MMLNB, describe_model, load_patch_model
     from wsikit.training.heads.config import HeadTrainConfig
     from wsikit.training.run_record import CONFIG_COPY
+    from wsikit.voting.fitted_parameters import read_fitted
 
     architecture = describe_model(model).architecture
     if architecture == HEAD and config is None:
@@ -92,8 +100,8 @@ def command(
         # a wrong one is refused before torch is imported
         of_head = evaluation_config(config, data)
         if isinstance(of_head, HeadTrainConfig):
-            if vote_method is not None or rivals:
-                raise RequestError(f"model {model}: --fit-vote and --rivals are for MMLNB only.")
+            if vote_method is not None or rivals or parameters is not None:
+                raise RequestError(f"model {model}: --fit-vote, --parameters and --rivals are for MMLNB only.")
             if prior != "auto":
                 raise RequestError(
                     f"model {model}: --prior is for models on pixels and captions; wsikit vote takes it for all."
@@ -133,6 +141,7 @@ def command(
         prior=prior,
         device=device,
         rivals=trained_on,
+        vote=None if parameters is None else read_fitted(parameters),
         callbacks=RunCallbacks(message=lambda text: click.echo(text, err=True)),
     )
     return _show(metrics, as_json)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 WIDTH = 40
+INTERVALS = (("interval", "sampling interval"), ("share_interval", "interval with the model's error"))
 
 
 def lines_of(results: Mapping[str, Any]) -> Iterator[str]:
@@ -40,17 +41,26 @@ def share_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
             continue
         yield f"shares of {record['units']} {level}s with {record['least_patches']} patches or more"
         for method, figures in record["methods"].items():
-            interval = figures["interval"]
-            held = (
-                f"no interval, {interval['reason']}"
-                if interval["value"] is None
-                else f"{100 * interval['level']:.0f} % interval holds the truth in {100 * interval['value']:.0f} % of "
-                f"{interval['units']}"
+            held = ", ".join(
+                _held(words, figures[key])
+                for key, words in (
+                    ("interval", "sampling interval"),
+                    ("share_interval", "interval with the model's error"),
+                )
+                if key in figures
             )
             yield (
                 f"  vote {method:{WIDTH - 7}s} error {shown(figures['share_error'])}  balanced accuracy "
                 f"{shown(figures['balanced_accuracy'])}  {held}"
             )
+
+
+def _held(words: str, figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return f"no {words}: {figure['reason']}"
+    return (
+        f"{100 * figure['level']:.0f} % {words} holds the truth in {100 * figure['value']:.0f} % of {figure['units']}"
+    )
 
 
 def shown(figure: Mapping[str, Any]) -> str:

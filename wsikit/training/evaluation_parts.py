@@ -24,6 +24,8 @@ from wsikit.training.run_record import CONFIG_COPY, SPLITS_FILE
 from wsikit.training.share_errors import Scale, share_report
 from wsikit.training.splits import TRAIN, VALIDATION, read_splits
 from wsikit.training.texts import with_captions
+from wsikit.voting.fitted_parameters import FittedVote
+from wsikit.voting.parameters import VoteParameters
 from wsikit.voting.prior import PriorShift
 
 NOT_RIVALS = ("fused, calibrated", "without captions", "with others' captions", "floor: words, as written")
@@ -67,7 +69,8 @@ def rival_data(model: str | Path, fold: int | None = None) -> RivalData:
     patches, mpp = loaded.prepared.patches, loaded.prepared.mpp
     parts = read_splits(place / SPLITS_FILE, patches)[config.split.fold if fold is None else fold]
     rows = np.sort(np.concatenate([parts[TRAIN], parts[VALIDATION]]))
-    training = with_captions(patches.select(rows), config.captions, mpp=mpp)
+    numbers = config.numbers is not None
+    training = with_captions(patches.select(rows), config.captions, mpp=mpp, numbers=numbers)
     return RivalData(training, measured_facts(training, config.captions, mpp=mpp))
 
 
@@ -77,6 +80,27 @@ def fitted_on(rivals: RivalData | None, data: PatchSet, config: TrainConfig, *, 
         return {}
     asked = None if rivals.facts is None else measured_facts(data, config.captions, mpp=mpp)
     return {"training": rivals.patches, "facts": None if asked is None else (rivals.facts, asked)}
+
+
+def check_vote(fitted: FittedVote | None, *, classes: Sequence[str], fingerprint: str | None, prior: str) -> None:
+    """Refuse fitted voting parameters of another model, of other classes or of another prior.
+
+    Raises
+    ------
+    RequestError
+        Naming what differs.
+    """
+    if fitted is None:
+        return
+    if fitted.classes != tuple(classes) or (fitted.model and fingerprint and fitted.model != fingerprint):
+        raise RequestError(
+            f"voting parameters: fitted for {', '.join(fitted.classes)} of the model {fitted.model[:12]}…, this one "
+            f"has {', '.join(classes)} and is {(fingerprint or '')[:12]}…. Fit them for this model: --fit-vote."
+        )
+    if fitted.parameters.prior != prior:
+        raise RequestError(
+            f"voting parameters: fitted with --prior {fitted.parameters.prior}, here it is {prior}. Give the same."
+        )
 
 
 def temperature_of(folder: Path | None) -> float | None:
@@ -97,6 +121,7 @@ def further_results(
     shift: PriorShift | None,
     *,
     mpp: float,
+    vote: VoteParameters | None = None,
 ) -> dict[str, Any]:
     """Paired differences (`gains_over_image`, `fused_over`) and errors of the shares (`shares`) of the fusion.
 
@@ -108,6 +133,8 @@ def further_results(
         (N,), zero for models without one.
     shift
         Correction to other class frequencies, which votes apply.
+    vote
+        Fitted parameters, which are measured as well.
     """
     found: dict[str, Any] = {}
     if IMAGE_ALONE in ways:
@@ -121,5 +148,6 @@ def further_results(
         background=background,
         scale=Scale(config.data.patch_px, mpp, config.data.mpp),
         gate=gate if np.any(gate) else None,
+        fitted=vote,
     )
     return found

@@ -7,7 +7,7 @@ The truth of a unit is the fraction of each voting class among its patches that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from wsikit.training.bootstrap import Sample, draw_groups, quantiles
 from wsikit.training.data import PatchSet
 from wsikit.training.metrics import DRAWS
 from wsikit.voting import Evidence, Places, VoteInputs, VoteRule, vote, vote_inputs
+from wsikit.voting.intervals import Interval, ShareInterval
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,6 +29,8 @@ LEAST = 20
 """Patches that a unit needs; smaller ones are not counted."""
 LEVEL = 0.9
 """Confidence level of the intervals."""
+EQUAL = 1e-9
+"""Shares that differ by less are equal: the difference is rounding."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def share_report(
     background: Sequence[str],
     scale: Scale,
     gate: npt.NDArray[np.floating] | None = None,
+    fitted: VoteRule | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Votes against the truth, by slide and by patient: {"slide": {...}, "patient": {...}}.
@@ -68,24 +72,27 @@ def share_report(
     probs : float (N, C)
     gate : float (N,), optional
         Weight of the text, for the method gate.
+    fitted : VoteRule, optional
+        Parameters fitted on validation patients, measured as well; their method is called "METHOD, fitted".
 
     Returns
     -------
     dict
         Each level has `units` of at least `least_patches`, `too_small`, and by method `share_error` (half the summed
         absolute error over the classes; with two classes the absolute error of either share), `balanced_accuracy` of
-        the class with the largest share, and `interval`: the fraction of units whose true share lies within the
-        interval of `level`. Values are `{value, low, high}` with 95 % intervals from 1,000 draws of patients. A level
+        the class that leads, and `interval`: the fraction of units whose true share lies within the within-slide
+        sampling interval of `level`; of fitted parameters also `share_interval`, that of the interval with the model's
+        error. Values are `{value, low, high}` with 95 % intervals from 1,000 draws of patients. A level
         that is not available has only a `reason`.
     """
     inputs = vote_inputs(probs, classes, background)
     slides = data.slide_ids
-    found: dict[str, Any] = {"slide": _level(data, inputs, slides, scale, gate, seed)}
+    found: dict[str, Any] = {"slide": _level(data, inputs, slides, scale, gate, fitted, seed)}
     pairs = set(zip(slides.tolist(), data.groups.tolist(), strict=True))
     if len(pairs) == len(set(data.groups.tolist())):
         return found | {"patient": {"reason": "one slide per patient: as at slide level"}}
     none = Scale(scale.patch_px, scale.mpp, None)  # blocks lie within one slide
-    return found | {"patient": _level(data, inputs, data.groups, none, gate, seed)}
+    return found | {"patient": _level(data, inputs, data.groups, none, gate, fitted, seed)}
 
 
 def _level(
@@ -94,17 +101,20 @@ def _level(
     names: npt.NDArray[np.str_],
     scale: Scale,
     gate: npt.NDArray[np.floating] | None,
+    fitted: VoteRule | None,
     seed: int,
 ) -> dict[str, Any]:
     units, small = _units(data, inputs, names)
     if len(units) < 2:
         return {"reason": f"{len(units)} with {LEAST} patches or more, and {small} smaller ones"}
-    methods = [method for method in METHODS if method != "gate" or gate is not None]
+    rules = {method: VoteRule(method) for method in METHODS if method != "gate" or gate is not None}
+    if fitted is not None:
+        rules[f"{fitted.method}, fitted"] = fitted
     return {
         "units": len(units),
         "least_patches": LEAST,
         "too_small": small,
-        "methods": {method: _method(method, data, inputs, units, scale, gate, seed) for method in methods},
+        "methods": {name: _method(rule, data, inputs, units, scale, gate, seed) for name, rule in rules.items()},
     }
 
 
@@ -123,7 +133,7 @@ def _units(data: PatchSet, inputs: VoteInputs, names: npt.NDArray[np.str_]) -> t
 
 
 def _method(
-    method: str,
+    rule: VoteRule,
     data: PatchSet,
     inputs: VoteInputs,
     units: Sequence[Unit],
@@ -131,12 +141,12 @@ def _method(
     gate: npt.NDArray[np.floating] | None,
     seed: int,
 ) -> dict[str, Any]:
-    shares, held, why = [], [], ""
+    shares, called, held, held_with_error, why = [], [], [], [], ""
     for unit in units:
         places, reason = _places(data, inputs, unit, scale)
         result = vote(
             inputs.probs[unit.rows],
-            VoteRule(method, level=LEVEL, seed=seed, resamples=DRAWS if places is not None else 0),
+            replace(rule, level=LEVEL, interval_level=LEVEL, seed=seed, resamples=DRAWS if places is not None else 0),
             weights=np.nan_to_num(inputs.weights[unit.rows]),
             evidence=Evidence(gate=None if gate is None else gate[unit.rows]),
             places=places,
@@ -144,20 +154,30 @@ def _method(
         )
         voted = np.isfinite(result.probs).all()
         shares.append(result.probs if voted else np.full(len(unit.truth), 1 / len(unit.truth)))
-        if result.interval is None:
-            why = why or reason or result.no_interval
-            held.append(np.nan)
-        else:
-            inside = (result.interval.low <= unit.truth) & (unit.truth <= result.interval.high)
-            held.append(float(inside.mean()))
+        called.append(result.leading if result.leading is not None else 0)
+        held.append(_inside(result.interval, unit.truth))
+        held_with_error.append(_inside(result.share_interval, unit.truth))
+        why = why or reason or result.no_interval
     truth = np.stack([unit.truth for unit in units])
     patients = np.array([unit.patient for unit in units])
     errors = np.abs(np.stack(shares) - truth).sum(axis=1) / 2
-    return {
+    found = {
         "share_error": _mean(errors, patients, seed),
-        "balanced_accuracy": _balanced(truth.argmax(axis=1), np.stack(shares), patients, seed),
+        "balanced_accuracy": _balanced(truth.argmax(axis=1), np.eye(truth.shape[1])[called], patients, seed),
         "interval": _coverage(np.array(held), patients, seed, why),
     }
+    if rule.learned is not None:
+        reason = rule.learned.why_not(LEVEL)
+        found["share_interval"] = _coverage(np.array(held_with_error), patients, seed, reason)
+    return found
+
+
+def _inside(interval: Interval | ShareInterval | None, truth: Floats) -> float:
+    """Fraction of the classes whose true share (V,) lies within an interval; NaN if there is none."""
+    if interval is None:
+        return np.nan
+    low, high = interval.low - EQUAL, interval.high + EQUAL
+    return float(((low <= truth) & (truth <= high)).mean())
 
 
 def _places(data: PatchSet, inputs: VoteInputs, unit: Unit, scale: Scale) -> tuple[Places | None, str]:
