@@ -26,12 +26,13 @@ def patches(seed: int) -> PatchSet:
 
 
 def numbers(data: PatchSet, seed: int) -> np.ndarray:
-    """(N, 2): a number that is higher in class 1 than in class 0 of the same slide, but whose level differs far more
-    between slides; and noise that is missing in half of the rows."""
+    """(N, 3): a number that is higher in class 1 than in class 0 of the same slide, but whose level differs far more
+    between slides; noise that is missing in half of the rows; and nothing."""
     rng = np.random.default_rng(seed)
     level = np.repeat(rng.normal(0, 20, N_SLIDES), EACH)
     noise = np.where(rng.random(len(data)) < 0.5, np.nan, rng.normal(size=len(data)))
-    return np.stack([level + 2 * data.labels + rng.normal(0, 0.7, len(data)), noise], axis=1).astype(np.float32)
+    never = np.full(len(data), np.nan)  # not measured at this scale
+    return np.stack([level + 2 * data.labels + rng.normal(0, 0.7, len(data)), noise, never], axis=1).astype(np.float32)
 
 
 def rivals(**given: object) -> Rivals:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -194,9 +195,8 @@ def _prepare(config: AblationConfig, out: Path, notify: Callable[[str], None]) -
 def _prepare_facts(config: AblationConfig, out: Path, notify: Callable[[str], None]) -> None:
     """Write the facts of all patches, in their order."""
     data, _ = load_patches(out)
-    facts = data.facts  # absent in the file of an older version
-    if facts is None:
-        facts = measured_facts(data, config.captions, mpp=load_data(config).prepared.mpp)
+    mpp = math.nan if data.facts is not None else load_data(config).prepared.mpp  # a file of before has no facts
+    facts = measured_facts(data, config.captions, mpp=mpp)
     _, line = check_rivals(config.rivals, facts=facts is not None, explicit="rivals" in config.model_fields_set)
     if facts is None:
         notify(line)

@@ -89,7 +89,7 @@ def evaluate_model(
         ways |= baseline_probs(training, data, len(classes))
         if COLOURS in ways:
             ways[TITLES["image_and_colours"]] = mean_of_logits(image, ways[COLOURS])
-        if facts is not None:
+        if facts is not None and np.isfinite(facts[0]).any():
             rivals = Rivals(training, data, len(classes), seed, image=image, facts=facts)
             ways |= {TITLES[name]: rivals.probs(name) for name in TITLES if name in ON_FACTS}
     record = {

@@ -20,12 +20,12 @@ _MIN_SPREAD = 1e-6
 
 
 def measured_facts(data: PatchSet, captions: CaptionsConfig, *, mpp: float) -> Floats | None:
-    """Facts of each patch, float32 (N, F), NaN where not measured; None if no captioner here measures any.
+    """Facts of each patch, float32 (N, F), NaN where not measured; None if none is measured.
 
     Columns are the `fact_names` of the captioner. Facts that the patch set holds are taken as they are.
     """
     if data.facts is not None:
-        return data.facts
+        return data.facts if np.isfinite(data.facts).any() else None
     if captions.captioner not in MEASURING or data.images.ndim != 4:
         return None
     captioner = load_captioner(MEASURING[0])  # both measure the same facts
@@ -36,7 +36,7 @@ def measured_facts(data: PatchSet, captions: CaptionsConfig, *, mpp: float) -> F
         for row, caption in enumerate(described, start=first):
             for name, value in caption.facts.items():
                 found[row, place[name]] = value
-    return found
+    return found if np.isfinite(found).any() else None
 
 
 def in_slide(values: npt.NDArray[np.floating], slides: npt.NDArray[np.generic]) -> Floats:

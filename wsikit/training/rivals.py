@@ -161,7 +161,11 @@ class Rivals:
         return self._boosted(in_slide(known, self.training.slide_ids), in_slide(asked, self.test.slide_ids))
 
     def _boosted(self, known: Floats, asked: Floats) -> npt.NDArray[np.float64]:
-        return spread(fit_boosting(known, self.training.labels, seed=self.seed), asked, self.n_classes)
+        measured = np.isfinite(known).any(axis=0)  # scikit-learn refuses a column without any value
+        if not measured.any():
+            raise RequestError("rivals: no fact is measured at this scale, so nothing can be fitted on facts.")
+        fitted = fit_boosting(known[:, measured], self.training.labels, seed=self.seed)
+        return spread(fitted, asked[:, measured], self.n_classes)
 
     def _image_in_slide(self) -> npt.NDArray[np.float64]:
         features_of = _needed(self.features, "image_in_slide")
