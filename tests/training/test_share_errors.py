@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from wsikit.errors import RequestError
 from wsikit.training.data import PatchSet
+from wsikit.training.evaluation_parts import check_vote
 from wsikit.training.share_errors import LEAST, Scale, share_report
-from wsikit.voting import VoteRule
+from wsikit.voting import VoteParameters, VoteRule
+from wsikit.voting.fitted_parameters import FittedVote
 from wsikit.voting.learned import LearnedVote, canonical
 
 SCALE = Scale(patch_px=50, mpp=4.0, source_mpp=4.0)
@@ -126,3 +129,15 @@ def test_a_patient_of_several_slides_is_voted_over_all_of_them():
     assert found["patient"]["units"] == 2
     assert found["patient"]["methods"]["mean"]["share_error"]["value"] == pytest.approx(0, abs=1e-9)
     assert found["patient"]["methods"]["mean"]["interval"]["value"] is None
+
+
+def test_parameters_that_were_fitted_for_something_else_are_refused():
+    fitted = FittedVote(VoteParameters("mean"), CLASSES, "abc", 30, (), "", 0, {}, "")
+    check_vote(None, classes=CLASSES, fingerprint="abc", prior="auto")
+    check_vote(fitted, classes=CLASSES, fingerprint="abc", prior="auto")
+    with pytest.raises(RequestError, match="fitted for benign, IDC of the model abc"):
+        check_vote(fitted, classes=CLASSES, fingerprint="def", prior="auto")
+    with pytest.raises(RequestError, match="this one has IDC, benign"):
+        check_vote(fitted, classes=CLASSES[::-1], fingerprint="abc", prior="auto")
+    with pytest.raises(RequestError, match="fitted with --prior auto, here it is balanced"):
+        check_vote(fitted, classes=CLASSES, fingerprint="abc", prior="balanced")
