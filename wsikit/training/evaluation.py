@@ -104,7 +104,7 @@ def baseline_probs(training: PatchSet, data: PatchSet, n_classes: int) -> dict[s
 
     If words as written predict the class much better than as read, the captions name the class and must be scrubbed.
     """
-    found = {}
+    found: dict[str, npt.NDArray[np.floating]] = {}
     if training.images.ndim == 4:
         colours = fit_histogram_baseline(training.images, training.labels)
         found[COLOURS] = spread(colours, colour_histogram(data.images), n_classes)
