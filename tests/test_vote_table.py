@@ -123,3 +123,57 @@ def test_attention_learns_which_patches_tell(script):
         weights, gate = attend(slide).evidence.attention, np.asarray(slide.evidence.gate)
         assert weights.sum() == pytest.approx(1, abs=1e-5)
         assert weights[gate == 1].sum() > 0.8
+
+
+def test_details_are_shares_of_patients_and_balanced_over_classes(script):
+    """10 patients of class 0, all called right, 5 of class 1, of which 2; two seeds that agree."""
+    truth = np.eye(2)[[0] * 10 + [1] * 5]
+    right = np.array([1.0] * 12 + [0.0] * 3)
+    covered = np.array([1.0] * 9 + [0.0] * 6)
+    details = {
+        "natural": np.tile(right, (2, 1)),
+        "covered 0.9": np.tile(covered, (2, 1)),
+        "sampled": np.full((2, 15), np.nan),
+    }
+    asked = script.Asked(truth, {"mean": truth[None]}, {}, {"mean": details})
+    found = script.detail_figures(asked)["mean"]
+    assert found["natural"][0] == pytest.approx((1 + 0.4) / 2)
+    assert found["covered 0.9"][0] == pytest.approx(0.6)
+    assert found["covered 0.9"][1] < 0.5 < 0.7 < found["covered 0.9"][2]
+    assert "sampled" not in found
+
+
+def test_the_correction_to_the_training_frequencies_is_that_of_each_fold(script, ablation: Path, monkeypatch):
+    monkeypatch.setattr(script, "METHODS", ("mean",))
+    data = PatchSet.load(ablation / "patches.npz")
+    plain, _ = script.patients_of(ablation, ARM)
+    moved, _ = script.patients_of(ablation, ARM, corrected=True)
+    kept = np.unique(data.groups)[:12]
+    for at, name in enumerate(kept):
+        fold = int(name[1:]) % 3
+        train = data.labels[np.array([int(group[1:]) % 3 != fold for group in data.groups])].mean()
+        # patches of 0.65 and 0.35 and little noise, each moved by the odds of the training patches
+        share = data.labels[data.groups == name].mean()
+        odds = train / (1 - train)
+        high, low = (odds * p / (odds * p + 1 - p) for p in (0.65, 0.35))
+        found = moved.answers["mean, as it is"][0, at, 1]
+        assert found == pytest.approx(share * high + (1 - share) * low, abs=0.015)
+        assert plain.answers["mean, as it is"][0, at, 1] == pytest.approx(share * 0.65 + (1 - share) * 0.35, abs=0.015)
+
+
+def test_an_ablation_of_balanced_models_gets_both_tables(script, ablation: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(script, "METHODS", ("mean",))
+    monkeypatch.setattr(script, "is_balanced", lambda out: True)
+    monkeypatch.setattr(sys, "argv", ["vote_table.py", "patients", str(ablation), "-o", str(tmp_path / "t.md")])
+    assert script.main() == 0
+    assert "Corrected to the class frequencies" in (tmp_path / "t.md").read_text(encoding="utf-8")
+    found = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
+    for details in (found["details"], found["corrected"]["details"]):
+        assert 0 <= details["mean"]["natural"][0] <= 1
+
+
+def test_places_are_read_from_names(script):
+    places = script.places_of(["a_x1051_y501_class0.png", "a_x1101_y501_class1.png"], 50, 4.0)
+    assert places.coords.tolist() == [[0, 0], [50, 0]]
+    assert places.grid.side == (50, 50)
+    assert script.places_of(["a.png"], 50, 4.0) is None

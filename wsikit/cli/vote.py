@@ -180,6 +180,10 @@ def command(
             click.echo(json.dumps({"store": store, **record, **more}))
             return ""
         lines = inpc_summary(table, result, tuple(record["classes"])) if with_inpc else []
+        if found is not None and found.parameters.learned is not None and result.no_share_interval:
+            lines.insert(0, f"  no interval with the model's error: {result.no_share_interval}")
+        if result.prior is not None:
+            lines.insert(0, f"  probabilities corrected {result.prior.words()}")
         return "\n".join([replace(result, classes=tuple(record["classes"])).summary(), *lines])
 
     return for_each_store(stores, decide)

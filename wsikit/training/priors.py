@@ -9,11 +9,13 @@ import numpy.typing as npt
 
 from wsikit.models.config import ModelConfig
 from wsikit.models.protocol import ModelInfo
-from wsikit.training.bootstrap import Sample, draw_groups, quantiles
+from wsikit.training.bootstrap import BINS, Sample, draw_groups, quantiles
 from wsikit.training.metrics import DRAWS
 from wsikit.voting.prior import AUTO, ModelPrior, PriorShift, prior_shift
 
-MEASURES = ("ece", "nll", "brier", "accuracy", "balanced_accuracy")
+MEASURES = ("ece", "class_ece", "nll", "brier", "accuracy", "balanced_accuracy")
+"""ece is of the most probable class: with two classes it can be small though every probability of a class is too high.
+class_ece is the mean over the classes of the calibration error of that class's probability."""
 
 
 def prevalence(labels: npt.NDArray[np.int64], n_classes: int) -> tuple[float, ...]:
@@ -95,8 +97,27 @@ def _drawn(
     """Each measure of all patches, then of each draw of patients."""
     sample = Sample(truth, np.asarray(probs, np.float64), groups, n_ordinal=0)
     draws = draw_groups(sample.n_groups, draws=DRAWS, seed=seed)
-    values = sample.figures(np.concatenate([np.ones((1, sample.n_groups)), draws])).values
+    weights = np.concatenate([np.ones((1, sample.n_groups)), draws])
+    values = {**sample.figures(weights).values, "class_ece": _class_ece(truth, probs, groups, weights)}
     return {name: values[name] for name in MEASURES}
+
+
+def _class_ece(
+    truth: npt.NDArray[np.int64],
+    probs: npt.NDArray[np.floating],
+    groups: npt.NDArray[np.generic],
+    weights: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """(D,) mean over the classes of the calibration error of their probabilities, for weights (D, G) of groups."""
+    names, group = np.unique(groups, return_inverse=True)
+    n_groups = len(names)
+    patches = weights @ np.bincount(group, minlength=n_groups)
+    gaps = np.zeros(len(weights))
+    for index, column in enumerate(np.asarray(probs, np.float64).T):
+        place = group * BINS + np.minimum((column * BINS).astype(np.int64), BINS - 1)
+        gap = np.bincount(place, column - (truth == index), n_groups * BINS).reshape(n_groups, BINS)
+        gaps += np.abs(weights @ gap).sum(axis=1) / patches
+    return gaps / probs.shape[1]
 
 
 def _values(drawn: dict[str, npt.NDArray[np.float64]]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class LearnedVote:
             return "no errors were learned for this method"
         needed = max(MIN_PATIENTS, least_patients(level))
         if self.patients < needed:
-            return f"{self.patients} validation patients; an interval of {level:.0%} needs {needed}"
+            return f"{self.patients} validation patients; an interval of {100 * level:g} % needs {needed}"
         return ""
 
     def interval(self, shares: Floats, n_effective: float, level: float) -> tuple[Floats, Floats] | None:
