@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +58,9 @@ class Generated:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SlideStore]:
+def store(tmp_path: Path) -> SlideStore:
     slide = wsikit.make_phantom(tmp_path / "s.tiff", size_px=(448, 448)).path
-    yield wsikit.tile(slide, tmp_path / "s.zarr", patch_px=64)
+    return wsikit.tile(slide, tmp_path / "s.zarr", patch_px=64)
 
 
 def test_measured_facts_are_read_exactly_and_relative_to_the_whole_slide(store: SlideStore):
