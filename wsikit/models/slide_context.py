@@ -23,9 +23,9 @@ SAMPLE = 512
 """Maximum number of patches of a slide whose image features are averaged."""
 
 COLUMNS_IN_SLIDE = 3
-"""Numbers per fact with a slide: value, z-score in the slide, rank in the slide. Not the mean of the slide: by the means
-of all facts a model recognises the patients that it was trained on (breast patches, IDC: AUC 0.907 with them, 0.915
-without)."""
+"""Numbers per fact with a slide: value, z-score in the slide, rank in the slide. Not the mean of the slide: by the
+means of all facts a model recognises the patients that it was trained on (breast patches, IDC: AUC 0.907 with them,
+0.915 without)."""
 
 _PLACES = np.array([0.1, 0.5, 0.9])
 _MIN_SPREAD = 1e-3
