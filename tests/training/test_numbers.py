@@ -18,6 +18,7 @@ from wsikit.training.config import CaptionsConfig
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.forward import outputs_of, slide_contexts
+from wsikit.training.fusion_variants import bank_of
 from wsikit.training.numbers import learn_bins, numbers_of
 from wsikit.training.settings import FitSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
@@ -154,3 +155,20 @@ def test_the_context_of_a_slide_is_the_mean_of_its_image_features():
     np.testing.assert_allclose(found[rows[0], 0], features.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(found[rows[0], 1], features.std(axis=0), atol=1e-5)
     assert slide_contexts(toy_model(), data) is None
+
+
+def test_a_fusion_is_fitted_on_features_with_numbers_and_context_and_not_without():
+    data, model = numbered(48), numbered_model(context=True)
+    learn_bins(model, data)
+    torch.nn.init.normal_(model.image_context.layers[-1].weight)
+    bank = bank_of(model, data.images, data.captions, data.labels, views=1, data=data)
+    tokens = Texts.of(model, data)(np.arange(48))
+    with torch.inference_mode():
+        read = model.text_features(*(torch.from_numpy(a) for a in (tokens.ids, tokens.mask, tokens.numbers)))
+        v = model.image(torch.from_numpy(data.images))
+        v = model.in_slide(v, torch.from_numpy(slide_contexts(model, data)))
+    assert bank.text.shape == (48, model.d_text)
+    torch.testing.assert_close(bank.text, read, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(bank.image[:, 0], v, atol=1e-5, rtol=1e-5)
+    with pytest.raises(RequestError, match="needs the whole patch set"):
+        bank_of(model, data.images, data.captions, data.labels, views=1)
