@@ -191,7 +191,7 @@ class _Predict:
             seen["features"] = np.concatenate([table.read(name) for name in info.feature_columns], axis=1)
         if NUMBERS in info.fits_to and self.facts is not None:
             seen["facts"], seen["uncertainty"] = self.facts.read(table)
-        return model.fit(**seen)
+        return model.fit(**seen) if seen else model
 
     def _stain_transform(self, store: SlideStore, table: PatchTable) -> Callable[[Any], Any] | None:
         """The stain normalisation fitted to this slide, on a fixed sample of its patches."""

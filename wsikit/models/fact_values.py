@@ -61,13 +61,15 @@ def piecewise_linear(values: Tensor, half_widths: Tensor, edges: Tensor) -> Tens
     low, high = edges[:, :-1].double(), edges[:, 1:].double()  # (C, T)
     width = (high - low).clamp(min=1e-30)
     v, u = values.double().unsqueeze(2), half_widths.double().unsqueeze(2)  # (B, C, 1)
-    exact = ((v - low) / width).clamp(0, 1)
+    exact = ((v - low) / width).clamp(0, 1) * (high > low)
+    if not half_widths.any():
+        return exact.float()
     first, last = torch.maximum(torch.minimum(v - u, high), low), torch.maximum(torch.minimum(v + u, high), low)
     inside = (last - first) * ((first + last) / 2 - low) / width
     above = ((v + u) - torch.maximum(v - u, high)).clamp(min=0)
     mean = (inside + above) / (2 * u).clamp(min=1e-30)
     narrow = 2 * u < 1e-6 * width  # the difference of two nearly equal numbers has no digits left
-    code = torch.where(narrow, exact, mean) * (high > low)
+    code = torch.where(narrow, exact, mean * (high > low))
     return code.float()
 
 

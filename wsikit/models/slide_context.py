@@ -22,8 +22,10 @@ MIN_PATCHES = 10
 SAMPLE = 512
 """Maximum number of patches of a slide whose image features are averaged."""
 
-COLUMNS_IN_SLIDE = 4
-"""Numbers per fact with a slide: value, z-score in the slide, rank in the slide, mean of the slide."""
+COLUMNS_IN_SLIDE = 3
+"""Numbers per fact with a slide: value, z-score in the slide, rank in the slide. Not the mean of the slide: by the
+means of all facts a model recognises the patients that it was trained on (breast patches, IDC: AUC 0.907 with them,
+0.915 without)."""
 
 _PLACES = np.array([0.1, 0.5, 0.9])
 _MIN_SPREAD = 1e-3
@@ -80,15 +82,15 @@ def number_columns(
     Returns
     -------
     float32 (B, 2, C)
-        Values and half-widths. C is F, or with `in_slide` 4·F: all values; then their z-scores in the slide, their
-        ranks in the slide (0.1, 0.5 and 0.9 at its percentiles, linear between and beyond them, within 0 and 1), and
-        the slide's means, NaN where the slide is not known.
+        Values and half-widths. C is F, or with `in_slide` 3·F: all values; then their z-scores in the slide, and their
+        ranks in the slide (0.1, 0.5 and 0.9 at its percentiles, linear between and beyond them, within 0 and 1), NaN
+        where the slide is not known.
 
     Examples
     --------
     >>> slide = SlideContext.of(np.arange(11.0)[:, None]).statistics
     >>> number_columns(np.array([[5.0]]), statistics=slide, in_slide=True)[0, 0].tolist()
-    [5.0, 0.0, 0.5, 5.0]
+    [5.0, 0.0, 0.5]
     """
     v = np.asarray(values, dtype=np.float64)
     u = np.zeros_like(v) if uncertainty is None else np.asarray(uncertainty, dtype=np.float64)
@@ -99,8 +101,8 @@ def number_columns(
     known = np.broadcast_to(known, (*v.shape, len(STATISTICS)))
     mean, spread = known[..., 0], np.maximum(known[..., 1], _MIN_SPREAD * np.maximum(np.abs(known[..., 0]), 1e-6))
     low, high = _rank(v - u, known), _rank(v + u, known)
-    columns = [v, (v - mean) / spread, _rank(v, known), np.where(np.isfinite(v), mean, np.nan)]
-    widths = [u, u / spread, (high - low) / 2, np.zeros_like(v)]
+    columns = [v, (v - mean) / spread, _rank(v, known)]
+    widths = [u, u / spread, (high - low) / 2]
     joined = np.stack([np.concatenate(columns, axis=1), np.concatenate(widths, axis=1)], axis=1)
     joined[:, 1] = np.where(np.isfinite(joined[:, 0]), joined[:, 1], 0.0)
     return joined.astype(np.float32)

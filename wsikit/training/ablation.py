@@ -327,8 +327,9 @@ def _run_arms(
     seed: int,
 ) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float32]], PRMF]:
     """Probabilities and gates of all arms by name, and the fusion of the robust arm."""
-    known = bank_of(model, training.images, training.captions, training.labels, views=config.fusion.views)
-    asked = bank_of(model, test.images, test.captions, test.labels, views=1)
+    views = config.fusion.views
+    known = bank_of(model, training.images, training.captions, training.labels, views=views, data=training)
+    asked = bank_of(model, test.images, test.captions, test.labels, views=1, data=test)
     curriculum = CurriculumSchedule.over(config.fusion.epochs, rise=config.rise, start=config.start)
     fit_variant = partial(
         fit_arm, settings=config.fusion, image_stage=model.fusion, curriculum=curriculum, weight=weight, seed=seed
