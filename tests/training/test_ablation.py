@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from wsikit.errors import RequestError
 from wsikit.models.io import load_model
 from wsikit.models.predictor import Predictor
 from wsikit.training.ablation import AblationConfig, jobs, load_patches, run_ablation
-from wsikit.training.ablation_report import drawn_units, summarise
+from wsikit.training.ablation_report import draw, drawn_units, leads_of, summarise
+from wsikit.training.ablation_rivals import arm_of
+from wsikit.training.captioner.patients import patient_id
 from wsikit.training.config import read_config
+from wsikit.training.rivals import DEFAULT, mean_of_logits
 from wsikit.training.unimodal import train_image_branch, train_text_branch
 
 ONE_THREAD = os.cpu_count() or 1
@@ -102,7 +106,8 @@ def test_figures_are_means_over_the_seeds_of_those_of_sklearn(config, finished):
     assert low <= results[key].auc_gain[0] <= high
     assert results["PRMF robust|no captions"].gate == 0
     assert results["concatenation|measured captions"].gate is None
-    assert len(results) == 3 + 3 + 9 + 1  # baselines; image, text, mean; arms by captions; fitted on shuffled
+    # baselines; image, text, mean; rivals; arms by captions; fitted on shuffled
+    assert len(results) == 3 + 3 + len(DEFAULT) + 9 + 1
 
 
 def test_an_interrupted_run_computes_only_what_is_missing(config, finished, tmp_path):
@@ -115,6 +120,78 @@ def test_an_interrupted_run_computes_only_what_is_missing(config, finished, tmp_
     assert kept.stat().st_mtime_ns == before
     for key, value in np.load(gone).items():
         np.testing.assert_allclose(value, old[key], atol=1e-5, err_msg=key)
+
+
+def test_the_second_table_is_the_robust_fusion_minus_each_rival(config, finished):
+    drawn = draw(config, finished)
+    results = {(r.arm, r.captions): r for r in summarise(config, finished, drawn)}
+    leads = {lead.rival: lead for lead in leads_of(drawn)}
+    robust = results["PRMF robust", "measured captions"]
+    for rival, captions in (("image + boosting on facts", ""), ("mean of both, logits", "measured captions")):
+        other = results[rival, captions]
+        assert leads[rival].auc[0] == pytest.approx(robust.auc[0] - other.auc[0])
+        assert leads[rival].ece[0] == pytest.approx(robust.ece[0] - other.ece[0])
+        assert leads[rival].auc[1] <= leads[rival].auc[0] <= leads[rival].auc[2]
+    assert leads["image only"].auc == pytest.approx(robust.auc_gain)
+    assert "PRMF robust" not in leads
+
+
+def test_rivals_with_the_image_are_means_of_logits_of_its_predictions(config, finished):
+    for job in jobs(config):
+        with np.load(finished / job.file) as arms, np.load(finished / job.rivals) as rivals:
+            np.testing.assert_array_equal(arms["rows"], rivals["rows"])
+            image, text = arms["probs/image only"], arms["probs/text only|measured captions"]
+            found = rivals["probs/mean of both, logits|measured captions"]
+            np.testing.assert_allclose(found, mean_of_logits(image, text), atol=1e-5)
+            both = mean_of_logits(image, rivals["probs/boosting on facts"])
+            np.testing.assert_allclose(rivals["probs/image + boosting on facts"], both, atol=1e-5)
+            colours = mean_of_logits(image, arms["probs/floor: colour histogram"])
+            np.testing.assert_allclose(rivals["probs/image + colour histogram"], colours, atol=1e-5)
+
+
+def test_a_rival_can_be_added_to_a_finished_ablation(config, finished):
+    asked = config.model_copy(update={"rivals": (*DEFAULT, "two_image_seeds")})
+    with pytest.raises(RequestError, match="has no two image seeds"):
+        summarise(asked, finished)
+    times = {job.file: (finished / job.file).stat().st_mtime_ns for job in jobs(config)}
+    before = dict(np.load(finished / next(jobs(config)).rivals))
+    run_ablation(asked, finished, workers=ONE_THREAD)
+    assert times == {job.file: (finished / job.file).stat().st_mtime_ns for job in jobs(config)}
+    after = dict(np.load(finished / next(jobs(config)).rivals))
+    assert set(after) == set(before) | {f"probs/{arm_of('two_image_seeds')}"}
+    for key, values in before.items():
+        np.testing.assert_array_equal(after[key], values, err_msg=key)
+    image = np.load(finished / next(jobs(config)).file)["probs/image only"]
+    assert np.abs(after["probs/two image seeds"] - image).max() > 1e-3
+
+
+def test_models_that_are_kept_name_the_patients_of_their_training(config, finished, tmp_path, capsys):
+    data, splits = load_patches(finished)
+    model = finished / "models" / "fold1"
+    known = json.loads((model / "metrics.json").read_text())["patients"]
+    assert known["train"] == sorted({patient_id(name) for name in data.groups[splits[1]["train"]]})
+
+    def evaluate(model: Path, out: str, *options: str) -> int:
+        settings = str(Path(config.data.table.images) / "ablate.yaml")
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(model), "--config", settings, "-o", str(tmp_path / out), "--device", "cpu", *options])
+        return int(ended.value.code or 0)
+
+    assert evaluate(model, "seen") == 2
+    assert "was trained or selected on 6 of these patients" in capsys.readouterr().err
+    test = ("--split", str(finished / "splits.json"), "--fold", "1")
+    assert evaluate(model, "test", *test) == 0
+    assert "is unknown" not in capsys.readouterr().err
+    record = json.loads((tmp_path / "test" / "metrics.json").read_text())
+    assert record["patients_seen_in_training"] == 0
+    assert evaluate(model, "other", "--split", str(finished / "splits.json"), "--fold", "0") == 2
+
+    older = tmp_path / "older"
+    shutil.copytree(model, older)
+    (older / "metrics.json").unlink()
+    assert evaluate(older, "unknown", *test) == 0
+    assert "whether these were among them is unknown (recorded as null)" in capsys.readouterr().err
+    assert json.loads((tmp_path / "unknown" / "metrics.json").read_text())["patients_seen_in_training"] is None
 
 
 def test_a_folder_of_other_settings_is_refused(config, finished):
@@ -153,7 +230,11 @@ def test_the_command_writes_table_record_and_figure(config, finished, tmp_path, 
     record = json.loads((finished / "results.json").read_text())
     assert record["patches"] == 90
     assert len(record["test_sha256"]) == 3
-    assert (finished / "results.md").read_text().count("\n| ") == 2 + 16 - 1
+    page = (finished / "results.md").read_text()
+    first, second = page.split("## The robust fusion minus each rival")
+    assert first.count("\n| ") == 1 + 16 + len(DEFAULT)
+    assert second.count("\n| ") == 1 + 3 + 3 + len(DEFAULT) + 2
+    assert len(record["robust_minus"]) == 3 + 3 + len(DEFAULT) + 2
     assert Image.open(finished / "results.png").width > 500
 
 

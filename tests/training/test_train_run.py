@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from wsikit.models.predictor import Predictor
 from wsikit.training.captioner.patients import patient_id
 from wsikit.training.config import CaptionsConfig, TrainConfig, read_config
 from wsikit.training.factory import build_model, load_data
+from wsikit.training.run_record import seen_patients
 from wsikit.training.texts import with_captions
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,63 @@ def test_train_then_evaluate_then_predict(table: Path, tmp_path: Path, capsys: p
 
     assert call("train", config, "-o", out) == 2
     assert "holds a finished run" in capsys.readouterr().err
+
+
+def other_patients(table: Path, folder: Path, prefix: str = "q") -> Path:
+    """A copy of the table whose patients have other names, with places on the slide."""
+    shutil.copytree(table, folder)
+    with open(folder / "t.csv", newline="") as file:
+        head, *rows = csv.reader(file)
+    with open(folder / "t.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*head, "x", "y"])
+        for i, (name, text, code, patient, slide) in enumerate(rows):
+            writer.writerow([name, text, code, prefix + patient[1:], f"{prefix}-{slide}", 32 * i, 0])
+    return folder
+
+
+def test_one_command_trains_on_one_set_and_tests_on_another(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = {"table": {"images": str(table)}, "mpp": 4.0, "patch_px": 32}
+    captions = {"source": "captioner", "captioner": "morphometry-in-slide"}
+    config, out = config_of(table, data=data, captions=captions), tmp_path / "out"
+    assert call("train", config, "-o", out, "--test-data", table, "--device", "cpu") == 2
+    assert "12 patient(s) are also in the training data, such as p0" in capsys.readouterr().err
+    assert not out.exists()
+
+    other = other_patients(table, tmp_path / "other")
+    assert call("train", config, "-o", out, "--test-data", other, "--device", "cpu") == 0
+    said = capsys.readouterr().out
+    assert "AUC over the image alone" in said
+    record = json.loads((out / "test_data" / "metrics.json").read_text())
+    assert record["patches"] == 72
+    assert record["patients_seen_in_training"] == 0
+    ways = {"image alone", "text alone", "mean of both", "mean of both, logits", "fused, calibrated"}
+    rivals = {"boosting on facts", "boosting on facts, slide context", "image + boosting on facts"}
+    assert ways | rivals | {"image + colour histogram"} <= set(record["results"])
+    assert rivals <= set(record["fused_over"])
+    assert record["results"]["boosting on facts"]["patch"]["balanced_accuracy"]["value"] > 0.9  # colours are facts
+    one, two = (record["results"][way]["patch"]["auc"]["value"] for way in ("fused", "image alone"))
+    assert record["gains_over_image"]["fused"]["auc"]["value"] == pytest.approx(one - two, abs=1e-9)
+    assert record["shares"]["slide"] == {"reason": "0 with 20 patches or more, and 24 smaller ones"}
+
+    again = ("evaluate", out / "model", "--config", config, "--data", other, "-o", tmp_path / "ev", "--device", "cpu")
+    assert call(*again) == 0
+    later = json.loads((tmp_path / "ev" / "metrics.json").read_text())
+    assert later["results"] == {way: record["results"][way] for way in later["results"]}
+    assert set(record["results"]) - set(later["results"]) >= rivals
+
+
+def test_patients_are_unknown_where_the_model_was_trained_on_slides(table: Path, tmp_path: Path):
+    patches = load_data(read_config(config_of(table), TrainConfig)).prepared.patches
+    record = {"patients": {"train": [patient_id("p3")]}, "settings": {"data": {"group": "patient"}}}
+    (tmp_path / "metrics.json").write_text(json.dumps(record))
+    assert seen_patients(tmp_path, patches, group="patient") == 1
+    assert seen_patients(tmp_path, patches, group="slide") is None
+    (tmp_path / "metrics.json").write_text(json.dumps({"settings": record["settings"]}))
+    assert seen_patients(tmp_path, patches, group="patient") is None
+    assert seen_patients(None, patches) is None
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,18 @@ VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "t
 @click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Fold of the split.")
 @click.option("--allow-seen", is_flag=True, help="Also evaluate on patients used in training; this is recorded.")
 @click.option(
+    "--rivals",
+    is_flag=True,
+    help="Also fit rivals (boosting on measured facts, colours, words) on the patches that MODEL was trained on: the "
+    "data, config.yaml and splits.json of its run must be there.",
+)
+@click.option(
+    "--parameters",
+    type=click.Path(dir_okay=False),
+    metavar="JSON",
+    help="Voting parameters that --fit-vote wrote for MODEL: their errors and intervals are measured as well.",
+)
+@click.option(
     "--fit-vote",
     "vote_method",
     type=click.Choice(VOTE_METHODS),
@@ -56,6 +68,8 @@ def command(
     part: str,
     fold: int,
     allow_seen: bool,
+    rivals: bool,
+    parameters: str | None,
     vote_method: str | None,
     prior: str,
     out: str,
@@ -64,6 +78,10 @@ def command(
 ) -> int:
     """Evaluate a model at patch, slide and patient level: OUT/metrics.json and OUT/figures.
 
+    Each branch, the fusion, the means of both branches and the control conditions, with 95 % intervals from draws of
+    patients; the error of the shares by each voting method. To test on another data set than that of the training:
+    --data OTHER.zip.
+
     With --fit-vote, fit the parameters of a vote on the validation slides of --split instead; wsikit vote
     --parameters OUT/vote.json uses them.
     """
@@ -71,18 +89,19 @@ def command(
 
     from wsikit.errors import RequestError
     from wsikit.models.registry import HEAD, MMLNB, describe_model, load_patch_model
-    from wsikit.training.heads.config import HeadTrainConfig, read_training_config
+    from wsikit.training.heads.config import HeadTrainConfig
     from wsikit.training.run_record import CONFIG_COPY
+    from wsikit.voting.fitted_parameters import read_fitted
 
     architecture = describe_model(model).architecture
     if architecture == HEAD and config is None:
         config = str(Path(model).parent / CONFIG_COPY)
     if config is not None:
         # a wrong one is refused before torch is imported
-        of_head = read_training_config(config, data=data)
+        of_head = evaluation_config(config, data)
         if isinstance(of_head, HeadTrainConfig):
-            if vote_method is not None:
-                raise RequestError(f"model {model}: --fit-vote is for MMLNB only.")
+            if vote_method is not None or rivals or parameters is not None:
+                raise RequestError(f"model {model}: --fit-vote, --parameters and --rivals are for MMLNB only.")
             chosen = {"split_file": split_file, "part": part, "fold": fold, "allow_seen": allow_seen, "device": device}
             chosen["prior"] = prior
             return _evaluate_head(model, of_head, Path(out), chosen, as_json)
@@ -101,6 +120,13 @@ def command(
             raise RequestError(f"model {model}: of another architecture; give --config, and no --fit-vote with it.")
         settings = _mmlnb_config(config, data)
         loaded = load_patch_model(model, device=device)  # type: ignore[arg-type]
+    trained_on = None
+    if rivals:
+        from wsikit.training.evaluation_parts import rival_data
+
+        if architecture != MMLNB or own.folder is None:
+            raise RequestError(f"model {model}: --rivals is for the folder of an MMLNB.")
+        trained_on = rival_data(own.folder)
     metrics = run_evaluation(
         loaded,
         settings,
@@ -111,6 +137,8 @@ def command(
         allow_seen=allow_seen,
         prior=prior,
         device=device,
+        rivals=trained_on,
+        vote=None if parameters is None else read_fitted(parameters),
         callbacks=RunCallbacks(message=lambda text: click.echo(text, err=True)),
     )
     return _show(metrics, as_json)
@@ -119,20 +147,37 @@ def command(
 def _mmlnb_config(path: str | Path, data: str | None) -> TrainConfig:
     from wsikit.errors import RequestError
     from wsikit.training.config import TrainConfig
-    from wsikit.training.heads.config import read_training_config
 
-    settings = read_training_config(path, data=data)
+    settings = evaluation_config(path, data)
     if not isinstance(settings, TrainConfig):
         raise RequestError(f"{path}: the configuration of a head; this model is none. Give that of its training.")
     return settings
 
 
+def evaluation_config(path: str | Path, data: str | None) -> TrainConfig | HeadTrainConfig:
+    """The configuration of a training or of an ablation, for an evaluation; `data` replaces its images."""
+    from wsikit.training.heads.config import read_training_config
+    from wsikit.training.task import read_settings
+
+    if {"fusion", "text_training"} <= read_settings(path).keys():
+        from wsikit.training.ablation import AblationConfig
+        from wsikit.training.config import read_config
+
+        return read_config(path, AblationConfig, data=data)
+    return read_training_config(path, data=data)
+
+
 def _show(metrics: dict[str, Any], as_json: bool) -> int:
     import json
+
+    from wsikit.training.evaluation_lines import gain_lines, lines_of, share_lines
 
     if as_json:
         click.echo(json.dumps(metrics, ensure_ascii=False))
         return 0
+    for line in (*lines_of(metrics["results"]), *gain_lines(metrics), *share_lines(metrics)):
+        click.echo(line)
+    return 0
     for way, record in metrics["results"].items():
         figures = record["patch"]
         auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]

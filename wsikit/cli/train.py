@@ -22,16 +22,25 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="New output folder.")
 @click.option("--resume", is_flag=True, help="Resume an interrupted run; the result is the same.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option(
+    "--test-data",
+    metavar="PATH",
+    help="Afterwards, test on this data set of other patients as well (OUT/test_data), with the rivals.",
+)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: torch's choice.")
-def command(config: str, data: str | None, out: str, resume: bool, device: str, threads: int | None) -> int:
+def command(
+    config: str, data: str | None, out: str, resume: bool, device: str, test_data: str | None, threads: int | None
+) -> int:
     """Train a model with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures. A section `head`
     asks for a classifier on features of an encoder (seconds on a CPU), `architecture: afloc` for an encoder of texts
     and patches that learns from captions without labels; without them, MMLNB is trained.
 
     The split is by patient; what has to be selected is selected on the validation part; the test part is evaluated
-    once, at the end.
+    once, at the end. With --test-data the model is then tested on another data set, as by  wsikit evaluate OUT/model
+    --data PATH --rivals -o OUT/test_data.
     """
     from wsikit.training.afloc.config import AFLOC, AflocTrainConfig
+    from wsikit.training.evaluation_lines import lines_of
     from wsikit.training.heads.config import HeadTrainConfig, read_training_config
     from wsikit.training.task import read_config, read_settings
 
@@ -41,19 +50,58 @@ def command(config: str, data: str | None, out: str, resume: bool, device: str, 
         settings = read_config(config, AflocTrainConfig, data=data)
     else:
         settings = read_training_config(config, data=data)
+    if test_data is not None:
+        check_test_data(config, settings, test_data)
     if isinstance(settings, AflocTrainConfig):
         return _train_afloc(settings, Path(out), resume, device, threads)
     if isinstance(settings, HeadTrainConfig):
         metrics = _train_head(settings, Path(out), resume, device, threads)
     else:
         metrics = _train_mmlnb(settings, Path(out), resume, device, threads)
-    for way, record in metrics["test"].items():
-        figures = record["patch"]
-        auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]
-        shown = "–" if auc is None else f"{auc:.3f}"
-        click.echo(f"{way:40s} AUC {shown}  balanced accuracy {balanced:.3f}")
+    for line in lines_of(metrics["test"]):
+        click.echo(line)
+    if test_data is not None:
+        click.echo(f"on {test_data}:")
+        _test_elsewhere(config, Path(out), test_data, device, of_head=isinstance(settings, HeadTrainConfig))
     click.echo(f"{out}/model: use it with  wsikit run SLIDE --model {out}/model -o …")
     return 0
+
+
+def check_test_data(config: str, settings: AflocTrainConfig | TrainConfig | HeadTrainConfig, test_data: str) -> None:
+    """Refuse a test set that cannot be used, before the training rather than after it.
+
+    Raises
+    ------
+    RequestError
+        If it is missing, has other classes, or shares patients with the data of the training.
+    """
+    from wsikit.errors import RequestError
+    from wsikit.training.data import groups_of
+    from wsikit.training.datasets.configured import configured_table
+    from wsikit.training.heads.config import read_training_config
+    from wsikit.training.task import TaskConfig
+
+    if not isinstance(settings, TaskConfig):
+        raise RequestError("--test-data is for MMLNB and heads on features, not for AFLoc.")
+    if not Path(test_data).exists():
+        raise RequestError(f"--test-data {test_data}: no such file or folder.")
+    own, other = (configured_table(one)[0].table for one in (settings, read_training_config(config, data=test_data)))
+    known, asked = (set(groups_of(table, settings.data.group).tolist()) for table in (own, other))
+    if shared := sorted(known & asked):
+        raise RequestError(
+            f"--test-data {test_data}: {len(shared)} {settings.data.group}(s) are also in the training data, such as "
+            f"{shared[0]}. Give data of others. If only the names are the same, train without --test-data and then run "
+            f"wsikit evaluate OUT/model --data {test_data} --allow-seen."
+        )
+
+
+def _test_elsewhere(config: str, out: Path, test_data: str, device: str, *, of_head: bool) -> None:
+    """Evaluate the new model on another data set, as `wsikit evaluate` does."""
+    from wsikit.cli.evaluate import command as evaluate
+
+    arguments = [str(out / "model"), "--config", config, "--data", test_data, "-o", str(out / "test_data")]
+    arguments += ["--device", device, *([] if of_head else ["--rivals"])]
+    evaluate.main(arguments, standalone_mode=False)
 
 
 def _train_mmlnb(settings: TrainConfig, out: Path, resume: bool, device: str, threads: int | None) -> dict[str, Any]:

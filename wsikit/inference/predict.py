@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from wsikit.errors import ModelError
 from wsikit.inference.applicability import why_not_applicable
+from wsikit.inference.fact_columns import FactSource, fact_source
 from wsikit.inference.feature_columns import check_features
 from wsikit.inference.sample import sample_of_slide
 from wsikit.inference.stain import parse_stain
 from wsikit.models.lazy import LazyModel, ModelLike
-from wsikit.models.protocol import IMAGE, OOD_SCORE, TEXT, ModelInfo, PatchModel
+from wsikit.models.protocol import IMAGE, NUMBERS, OOD_SCORE, TEXT, FitsToSlide, ModelInfo, PatchModel
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.receipts import Receipt
@@ -105,6 +106,9 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
     if TEXT in info.inputs and "caption" in there:
         _warn_captioner_mismatch(str(table.attributes("caption").get("captioner", "")), info)
         read.append("caption")
+    facts = fact_source(table, info) if info.facts else None
+    if facts is not None and facts.column not in read:
+        read.append(facts.column)
     for name in read:
         known = table.receipt(name)
         assert known is not None  # it is complete
@@ -115,7 +119,9 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
             "would have no effect. Leave it out."
         )
     normalisation = parse_stain(stain) if stain is not None else None
-    parameters = {} if normalisation is None else {"stain": normalisation.fingerprint()}
+    parameters: dict[str, Any] = {} if normalisation is None else {"stain": normalisation.fingerprint()}
+    if facts is not None:
+        parameters["facts"] = facts.record()
     receipt = Receipt("predict", PREDICT_REVISION, parameters, inputs)
     attributes = {"names": list(info.classes), "model": info.record()}
     specs = tuple(
@@ -124,7 +130,7 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
         else ColumnSpec(column.name, "float32", attributes={"unit": column.unit} if column.unit else {})
         for column in info.columns
     )
-    work = _Predict(model, specs, receipt, tuple(read), normalisation)
+    work = _Predict(model, specs, receipt, tuple(read), normalisation, facts)
     return ColumnStage("predictions", specs, receipt, DeviceWork(work), needs=(*needs, *read))
 
 
@@ -138,6 +144,8 @@ class _Predict:
     reads: tuple[str, ...]
     """Columns of the table that the model reads."""
     normalisation: Any
+    facts: FactSource | None
+    """Where the numbers of the captions are; None: there are none, or the model reads none."""
 
     def __call__(self, store: SlideStore, table: PatchTable, progress: Progress) -> None:
         progress.start("model", 1, "model")
@@ -148,22 +156,42 @@ class _Predict:
         if OOD_SCORE in table.columns() and OOD_SCORE not in {spec.name for spec in self.specs}:
             table.drop(OOD_SCORE)  # from another model
         progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
-        for rows, images, readable in self._batches(store, table, ranges):
+        transform = self._stain_transform(store, table)
+        model = self._fitted(model, store, table, transform)
+        for rows, images, readable in self._batches(store, table, ranges, transform):
             columns = self._rows(model, table, rows, images, readable, progress)
             for spec in self.specs:
                 table.write(spec.name, rows, columns[spec.name])
         progress.finish()
 
-    def _batches(self, store: SlideStore, table: PatchTable, ranges: list[slice]) -> Iterator[_Batch]:
+    def _batches(
+        self, store: SlideStore, table: PatchTable, ranges: list[slice], transform: Callable[[Any], Any] | None
+    ) -> Iterator[_Batch]:
         """(rows, images or None, readable) of each range; pixels are read only for a model with image input."""
         if IMAGE not in self.model.info.inputs:
             readable = table.read("readable") > 0 if "readable" in table.columns() else np.ones(len(table), bool)
             yield from ((rows, None, readable[rows]) for rows in ranges)
             return
-        transform = self._stain_transform(store, table)
         for rows, batch in iterate_patches(store, table.grid, table.coords, ranges):
             images = batch.images if transform is None else transform(batch.images)
             yield rows, images, batch.readable
+
+    def _fitted(
+        self, model: PatchModel, store: SlideStore, table: PatchTable, transform: Callable[[Any], Any] | None
+    ) -> PatchModel:
+        """The model for this slide, if its predictions depend on the slide."""
+        info = self.model.info
+        if not info.fits_to or not isinstance(model, FitsToSlide):
+            return model
+        seen: dict[str, Any] = {}
+        if IMAGE in info.fits_to:
+            sample = sample_of_slide(store, table)
+            seen["images"] = sample if transform is None or not len(sample) else transform(sample)
+        if set(info.fits_to) - {IMAGE, TEXT, NUMBERS}:
+            seen["features"] = np.concatenate([table.read(name) for name in info.feature_columns], axis=1)
+        if NUMBERS in info.fits_to and self.facts is not None:
+            seen["facts"], seen["uncertainty"] = self.facts.read(table)
+        return model.fit(**seen) if seen else model
 
     def _stain_transform(self, store: SlideStore, table: PatchTable) -> Callable[[Any], Any] | None:
         """The stain normalisation fitted to this slide, on a fixed sample of its patches."""
@@ -214,6 +242,12 @@ class _Predict:
         if info.feature_columns:
             parts = [table.read(name, rows)[seen] for name in info.feature_columns]
             inputs["features"] = np.concatenate(parts, axis=1).astype(np.float32)
+        if self.facts is not None:
+            values, uncertainty = self.facts.read(table, rows)
+            inputs |= {"facts": values[seen], "uncertainty": uncertainty[seen]}
+        elif info.facts:
+            unknown = np.full((len(seen), len(info.facts)), np.nan, dtype=np.float32)
+            inputs |= {"facts": unknown, "uncertainty": np.zeros_like(unknown)}
         return inputs
 
 

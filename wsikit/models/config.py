@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from wsikit.errors import ModelError
+from wsikit.facts import FACTS
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -31,7 +32,7 @@ DEFAULT_MODEL = "phantom-mmlnb"
 
 _ZOO = Path(__file__).parent / "zoo"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_IF_USED = ("prior", "balanced")
+_IF_USED = ("context", "numbers", "prior", "balanced")
 
 
 class _Strict(BaseModel):
@@ -44,6 +45,10 @@ class _Strict(BaseModel):
         return {name: value for name, value in written.items() if value is not None or name not in _IF_USED}
 
 
+Context = Literal["slide"] | None
+"""What the image branch sees besides the patch: "slide", mean and spread of the image features of its slide."""
+
+
 class ImageEncoderConfig(_Strict):
     """An image encoder without its classifier, by the name of a timm model or of a plug-in."""
 
@@ -54,6 +59,7 @@ class ImageEncoderConfig(_Strict):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Mean and standard deviation for input normalisation, RGB in [0, 1]. Default: ImageNet's."""
+    context: Context = None
 
 
 class FeatureBranchConfig(_Strict):
@@ -68,6 +74,7 @@ class FeatureBranchConfig(_Strict):
     """Of the encoder; empty: not recorded."""
     given_as: str = ""
     """How the encoder was named in the training; empty: as `name`."""
+    context: Context = None
 
 
 class TextEncoderConfig(_Strict):
@@ -77,6 +84,28 @@ class TextEncoderConfig(_Strict):
     """Model type of transformers' AutoConfig: bert, roberta, modernbert …"""
     options: dict[str, Any] = {}
     """The configuration's own fields: vocab_size, hidden_size, num_hidden_layers …"""
+
+
+class NumbersConfig(_Strict):
+    """Numbers of the captions as an input of the text branch: see `wsikit.models.fact_values.FactValues`."""
+
+    facts: tuple[str, ...] = Field(min_length=1)
+    """Names of `wsikit.facts.FACTS`."""
+    width: int = Field(64, gt=0)
+    """Width of the feature of the numbers."""
+    bins: int = Field(16, gt=1)
+    """Quantile bins per number, at most."""
+    in_slide: bool = True
+    """Whether the numbers are also read relative to the other patches of the slide."""
+    words: bool = True
+    """Whether the words are read as well; else the text branch reads the numbers only, and has no text encoder."""
+
+    @model_validator(mode="after")
+    def _known_facts(self) -> NumbersConfig:
+        unknown = sorted(set(self.facts) - FACTS.keys())
+        if unknown or len(set(self.facts)) != len(self.facts):
+            raise ValueError(f"facts: unknown {unknown}, or named twice; known: {', '.join(FACTS)}")
+        return self
 
 
 class PRMFConfig(_Strict):
@@ -112,6 +141,8 @@ class ModelConfig(_Strict):
     prmf: PRMFConfig
     image: ImageEncoderConfig | FeatureBranchConfig
     text: TextEncoderConfig
+    numbers: NumbersConfig | None = None
+    """Numbers of the captions that the text branch reads; None: words only."""
     notice: str = Field(min_length=1)
     """Shown on every output of the model."""
     prior: tuple[float, ...] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from wsikit.errors import ModelError
 from wsikit.models.config import FeatureBranchConfig
 from wsikit.models.mmlnb import MMLNB
-from wsikit.models.predictor import Columns, Predictor
+from wsikit.models.predictor import Columns, Numbers, Predictor
 from wsikit.models.protocol import ModelInfo
 
 
@@ -26,8 +27,31 @@ class FeaturePredictor:
         """Description of the model."""
         return self._inner.info
 
-    def predict(self, features: npt.NDArray[np.floating], captions: Sequence[str | None]) -> Columns:
-        """Classify patches by their features, float (B, D), and captions (B); the columns are those of `Predictor`.
+    def fit(
+        self,
+        *,
+        features: npt.NDArray[np.floating] | None = None,
+        facts: Numbers = None,
+        uncertainty: Numbers = None,
+    ) -> FeaturePredictor:
+        """The predictor for one slide; as `Predictor.fit`, with the features of its patches, (n, D). Rows that are not
+        finite are left out."""
+        bound = copy.copy(self)
+        seen = None if features is None else np.asarray(features, dtype=np.float32)
+        if seen is not None:
+            seen = seen[np.isfinite(seen).all(axis=1)]
+        bound._inner = self._inner.fit(images=seen, facts=facts, uncertainty=uncertainty)
+        return bound
+
+    def predict(
+        self,
+        features: npt.NDArray[np.floating],
+        captions: Sequence[str | None],
+        facts: Numbers = None,
+        uncertainty: Numbers = None,
+    ) -> Columns:
+        """Classify patches by their features, float (B, D), captions (B) and, of a model that reads
+        numbers, facts (B, F), as `Predictor.predict`; so are the columns.
 
         Rows of features that are not finite (patches that could not be read) are NaN.
 
@@ -45,7 +69,7 @@ class FeaturePredictor:
                 f"captions, got {x.shape} and {len(captions)}."
             )
         finite = np.asarray(np.isfinite(x).all(axis=1))
-        columns = self._inner.run(np.where(finite[:, np.newaxis], x, np.float32(0)), captions)
+        columns = self._inner.run(np.where(finite[:, np.newaxis], x, np.float32(0)), captions, facts, uncertainty)
         for values in columns.values():
             values[~finite] = np.nan
         return columns

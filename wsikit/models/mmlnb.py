@@ -5,17 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from wsikit.errors import ModelError
 from wsikit.models.config import FeatureBranchConfig, ModelConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder
+from wsikit.models.fact_values import FactValues
+from wsikit.models.image_context import ImageContext
 from wsikit.models.ood import OodDetector
 from wsikit.models.prmf import PRMF, PRMFOutput
+from wsikit.models.slide_context import COLUMNS_IN_SLIDE
 from wsikit.models.stored_features import StoredFeatures
 from wsikit.models.tokenizer import CaptionTokenizer, Tokens
 from wsikit.scrub import scrub
+
+
+class NoWords(TextEncoder):
+    """In place of the text encoder of a model that reads the numbers of captions only: features of width 0."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.width = 0
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return torch.zeros(len(ids), 0, device=ids.device)
 
 
 class MMLNB(nn.Module):
@@ -35,6 +51,12 @@ class MMLNB(nn.Module):
         The model card, Markdown.
     ood_detector : OodDetector or None
         Detects out-of-distribution patches by their image features; None for a model without.
+    numbers : FactValues or None
+        Reads the numbers of captions; None for a model that reads their words only.
+    image_context : ImageContext or None
+        Adds what the slide looks like to the image feature; None for a model that sees the patch alone.
+    d_text : int
+        Width of the feature of the text branch: of the words, and of the numbers.
     """
 
     def __init__(self, config: ModelConfig, tokenizer: CaptionTokenizer, *, plain: bool = False) -> None:
@@ -56,9 +78,17 @@ class MMLNB(nn.Module):
             self.image = StoredFeatures(config.image)
         else:
             self.image = ImageEncoder(config.image, patch_px=config.patch_px, plain=plain)
-        self.text = TextEncoder(config.text, plain=plain)
+        of_numbers = config.numbers
+        self.text = NoWords() if of_numbers and not of_numbers.words else TextEncoder(config.text, plain=plain)
+        self.numbers: FactValues | None = None
+        if of_numbers is not None:
+            per_fact = COLUMNS_IN_SLIDE if of_numbers.in_slide else 1
+            n_facts = len(of_numbers.facts)
+            self.numbers = FactValues(n_facts * per_fact, width=of_numbers.width, bins=of_numbers.bins, facts=n_facts)
+        self.image_context = ImageContext(self.image.width) if config.image.context == "slide" else None
+        self.d_text = self.text.width + (self.numbers.width if self.numbers else 0)
         self.fusion = PRMF(
-            self.text.width,
+            self.d_text,
             self.image.width,
             config.prmf.d,
             config.prmf.gate,
@@ -73,11 +103,33 @@ class MMLNB(nn.Module):
         """
         return self.tokenizer([caption and scrub(caption) for caption in captions])
 
+    def present(
+        self, words: npt.NDArray[np.bool_], numbers: npt.NDArray[np.floating] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Which patches have something for the text branch to read, bool (B,): a caption, `words` (B,), or, of a model
+        that reads numbers, one of `numbers` (B, 2, C)."""
+        if self.config.numbers is None:
+            return words
+        measured = np.zeros(len(words), dtype=bool) if numbers is None else np.isfinite(numbers[:, 0]).any(axis=1)
+        return words | measured if self.config.numbers.words else measured
+
     def parts(self) -> dict[str, nn.Module]:
         """The parts that training freezes and unfreezes separately."""
-        return {"image": self.image, "text": self.text, "fusion": self.fusion}
+        image: nn.Module = self.image if self.image_context is None else nn.ModuleList([self.image, self.image_context])
+        text: nn.Module = self.text if self.numbers is None else nn.ModuleList([self.text, self.numbers])
+        return {"image": image, "text": text, "fusion": self.fusion}
 
-    def forward(self, images: Tensor, ids: Tensor, mask: Tensor, present: Tensor, *, rho: float = 1.0) -> PRMFOutput:
+    def forward(
+        self,
+        images: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        present: Tensor,
+        *,
+        numbers: Tensor | None = None,
+        context: Tensor | None = None,
+        rho: float = 1.0,
+    ) -> PRMFOutput:
         """Classify a batch.
 
         Parameters
@@ -88,6 +140,10 @@ class MMLNB(nn.Module):
             int64 (B, L), from the tokenizer.
         present : Tensor
             bool (B,), False without caption; these rows are classified from the image alone.
+        numbers : Tensor, optional
+            float (B, 2, C), see `wsikit.models.slide_context.number_columns`. Default: none is known.
+        context : Tensor, optional
+            float (B, 2, d_img), see `wsikit.models.image_context.image_context`. Default: no slide is known.
         rho : float
             Curriculum weight of the text, 1 outside of training.
 
@@ -96,16 +152,47 @@ class MMLNB(nn.Module):
         PRMFOutput
             Logits (B, C) of the fusion and of both branches, and the gate.
         """
-        return self.fuse(self.image(images), ids, mask, present, rho=rho)
+        return self.fuse(self.image(images), ids, mask, present, numbers=numbers, context=context, rho=rho)
 
-    def fuse(self, v: Tensor, ids: Tensor, mask: Tensor, present: Tensor, *, rho: float = 1.0) -> PRMFOutput:
-        """Like `forward`, from the features of the image branch, float (B, d_img)."""
-        t = v.new_zeros(len(v), self.text.width)
+    def fuse(
+        self,
+        v: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        present: Tensor,
+        *,
+        numbers: Tensor | None = None,
+        context: Tensor | None = None,
+        rho: float = 1.0,
+    ) -> PRMFOutput:
+        """Like `forward`, from the features of the image encoder, float (B, d_img)."""
+        v = self.in_slide(v, context)
+        t = v.new_zeros(len(v), self.d_text)
         rows = present.nonzero().squeeze(1)  # without captions the text branch is not run
         if len(rows):
-            t = t.index_copy(0, rows, self._read_texts(ids[rows], mask[rows]).to(t.dtype))
+            words = self._read_texts(ids[rows], mask[rows])
+            read = self._with_numbers(words, None if numbers is None else numbers[rows])
+            t = t.index_copy(0, rows, read.to(t.dtype))
         output: PRMFOutput = self.fusion(t, v, present=present, rho=rho)
         return output
+
+    def in_slide(self, v: Tensor, context: Tensor | None) -> Tensor:
+        """The image branch's feature (B, d_img), from that of the patch and the context of its slide (B, 2, d_img)."""
+        if self.image_context is None or context is None:
+            return v
+        found: Tensor = self.image_context(v, context)
+        return found
+
+    def text_features(self, ids: Tensor, mask: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """The text branch's feature (B, d_text): that of the words, then that of the numbers; as for `forward`."""
+        return self._with_numbers(self.text(ids, mask), numbers)
+
+    def _with_numbers(self, words: Tensor, numbers: Tensor | None) -> Tensor:
+        if self.numbers is None:
+            return words
+        if numbers is None:
+            numbers = words.new_full((len(words), 2, self.numbers.numbers), torch.nan)
+        return torch.cat([words, self.numbers(numbers).to(words.dtype)], dim=1)
 
     def _read_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Features of the text branch; of each different caption once, where patches share captions.

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from wsikit.models.config import FeatureBranchConfig, ModelConfig
-from wsikit.models.protocol import FEATURES, IMAGE, OOD_SCORE, PROBABILITY, TEXT, FeatureSource, ModelColumn, ModelInfo
+from wsikit.models.protocol import (
+    FEATURES,
+    IMAGE,
+    NUMBERS,
+    OOD_SCORE,
+    PROBABILITY,
+    TEXT,
+    FeatureSource,
+    ModelColumn,
+    ModelInfo,
+)
 
 COLUMNS = (
     ModelColumn(PROBABILITY, per_class=True),
@@ -20,6 +30,10 @@ def info_of(config: ModelConfig, fingerprint: str, *, has_ood: bool) -> ModelInf
     sources: tuple[FeatureSource, ...] = ()
     if stored is not None:
         sources = (FeatureSource(stored.name, stored.width, stored.fingerprint, stored.given_as),)
+    of_image = IMAGE if stored is None else FEATURES + stored.name
+    numbers = config.numbers
+    fits_to = [of_image] if config.image.context == "slide" else []
+    fits_to += [NUMBERS] if numbers is not None and numbers.in_slide else []
     return ModelInfo(
         name=config.name,
         version=config.version,
@@ -34,9 +48,11 @@ def info_of(config: ModelConfig, fingerprint: str, *, has_ood: bool) -> ModelInf
         background=config.background,
         notice=config.notice,
         captioner=config.captioner,
-        inputs=(IMAGE if stored is None else FEATURES + stored.name, TEXT),
+        inputs=(of_image, TEXT) if numbers is None else (of_image, TEXT, NUMBERS),
         columns=(*COLUMNS, OOD_COLUMN) if has_ood else COLUMNS,
         features=sources,
         prior=config.prior,
         balanced=bool(config.balanced),
+        facts=() if numbers is None else numbers.facts,
+        fits_to=tuple(fits_to),
     )

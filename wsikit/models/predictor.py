@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Literal
@@ -11,14 +12,18 @@ import numpy.typing as npt
 import torch
 
 from wsikit.errors import ModelError
+from wsikit.models.image_context import image_context
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.mmlnb_info import info_of
 from wsikit.models.protocol import OOD_SCORE, PROBABILITY, ModelInfo
+from wsikit.models.slide_context import SlideContext, number_columns
 from wsikit.models.threads import map_on_threads
 
 logger = logging.getLogger(__name__)
 
 Columns = dict[str, npt.NDArray[np.float32]]
+
+Numbers = npt.NDArray[np.floating] | None
 
 IN_CACHE = 8
 """Patches that go through the image branch together on a CPU."""
@@ -51,6 +56,8 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.batch = batch
         self._truncation_warned = False
+        self._slide: SlideContext | None = None
+        self._image_context: torch.Tensor | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -58,15 +65,25 @@ class Predictor:
         model = self.model
         return info_of(model.config, model.fingerprint or "", has_ood=model.ood_detector is not None)
 
-    def predict(self, images: npt.NDArray[np.uint8], captions: Sequence[str | None]) -> Columns:
-        """Classify patches. A row depends only on the patch and caption of this row, to float tolerance.
+    def predict(
+        self,
+        images: npt.NDArray[np.uint8],
+        captions: Sequence[str | None],
+        facts: Numbers = None,
+        uncertainty: Numbers = None,
+    ) -> Columns:
+        """Classify patches. A row depends only on the inputs of this row, and on the slide that the predictor was
+        fitted to, to float tolerance.
 
         Parameters
         ----------
         images : uint8 (B, H, W, 3)
             RGB at the model's mpp, H = W = the model's patch_px.
         captions : sequence of str or None, length B
-            None or blank: the patch is classified from the image alone.
+            None or blank: the patch is classified from the image alone, unless it has facts.
+        facts, uncertainty : float (B, F), optional
+            Of a model that reads numbers: the facts in the order of `info.facts`, NaN where not measured, and the
+            half-widths of their intervals, 0 where exact. Default: none is known.
 
         Returns
         -------
@@ -82,14 +99,62 @@ class Predictor:
             If shapes, dtype or lengths do not match.
         """
         self._check_batch(images, len(captions))
-        return self.run(images, captions)
+        return self.run(images, captions, facts, uncertainty)
 
-    def run(self, images: npt.NDArray[np.generic], captions: Sequence[str | None]) -> Columns:
-        """As `predict`, unchecked; of a model on stored features, `images` are these, float32 (B, D)."""
+    def fit(
+        self, *, images: npt.NDArray[np.generic] | None = None, facts: Numbers = None, uncertainty: Numbers = None
+    ) -> Predictor:
+        """The predictor for one slide; see `wsikit.models.protocol.FitsToSlide`.
+
+        Parameters
+        ----------
+        images
+            A sample of the slide's patches, uint8 (n, H, W, 3), for a model with image context. (Of a model on stored
+            features these, float32 (n, D).)
+        facts, uncertainty
+            Of all patches, or a sample, (n, F), for a model that reads numbers relative to the slide.
+        """
+        bound = copy.copy(self)
+        if images is not None and self.model.image_context is not None:
+            with torch.inference_mode():
+                parts = [
+                    self._features(images[first : first + self.batch]) for first in range(0, len(images), self.batch)
+                ]
+                width = self.model.image.width
+                seen = torch.cat(parts) if parts else torch.zeros(0, width, device=self.device)
+                bound._image_context = image_context(seen.float())
+        if facts is not None:
+            bound._slide = SlideContext.of(np.asarray(facts))
+        return bound
+
+    def _numbers(self, n: int, facts: Numbers, uncertainty: Numbers) -> npt.NDArray[np.float32] | None:
+        """The facts of n patches as the model reads them, (n, 2, C); None for a model that reads none."""
+        of_model = self.model.config.numbers
+        if of_model is None or facts is None:
+            return None
+        shape = (n, len(of_model.facts))
+        for given in (facts, uncertainty):
+            if given is not None and np.shape(given) != shape:
+                raise ModelError(
+                    f"model {self.model.config.name}: takes facts and uncertainties {shape}, got {np.shape(given)}; "
+                    f"give one column for each of {', '.join(of_model.facts)}."
+                )
+        statistics = None if self._slide is None else self._slide.statistics
+        return number_columns(facts, uncertainty, statistics, in_slide=of_model.in_slide)
+
+    def run(
+        self,
+        images: npt.NDArray[np.generic],
+        captions: Sequence[str | None],
+        facts: Numbers = None,
+        uncertainty: Numbers = None,
+    ) -> Columns:
+        """As `predict`, patches unchecked; of a model on stored features, `images` are these, float32 (B, D)."""
+        numbers = self._numbers(len(images), facts, uncertainty)
         batches = [slice(start, start + self.batch) for start in range(0, len(images), self.batch)]
 
         def forward(rows: slice) -> Columns:
-            return self._forward(images[rows], captions[rows])
+            return self._forward(images[rows], captions[rows], None if numbers is None else numbers[rows])
 
         on_cpu = self.device.type == "cpu"
         parts = map_on_threads(forward, batches) if on_cpu else [forward(rows) for rows in batches]
@@ -129,17 +194,29 @@ class Predictor:
             )
 
     @torch.inference_mode()
-    def _forward(self, images: npt.NDArray[np.generic], captions: Sequence[str | None]) -> Columns:
+    def _forward(
+        self,
+        images: npt.NDArray[np.generic],
+        captions: Sequence[str | None],
+        numbers: npt.NDArray[np.float32] | None,
+    ) -> Columns:
         tokens = self.model.read(captions)
         if tokens.truncated and not self._truncation_warned:
             self._truncation_warned = True
             logger.warning("captions longer than %d tokens are truncated", self.model.config.text_max_tokens)
+        present = self.model.present(tokens.present, numbers)
         features = self._features(images)
-        read = (tokens.ids, tokens.mask, tokens.present)
-        out = self.model.fuse(features, *(torch.from_numpy(array).to(self.device) for array in read))
+        read = (tokens.ids, tokens.mask, present)
+        context = self._image_context
+        out = self.model.fuse(
+            features,
+            *(torch.from_numpy(array).to(self.device) for array in read),
+            numbers=None if numbers is None else torch.from_numpy(numbers).to(self.device),
+            context=None if context is None else context.expand(len(features), -1, -1),
+        )
         logits = (out.logits, out.logits_img, out.logits_txt)
         fused, image, text = (x.float().softmax(dim=1).cpu().numpy() for x in logits)
-        text[~tokens.present] = np.nan
+        text[~present] = np.nan
         columns = {
             PROBABILITY: fused,
             "probability_image": image,

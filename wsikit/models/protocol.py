@@ -15,10 +15,12 @@ import numpy.typing as npt
 from wsikit.errors import ModelError
 
 Input = str
-"""An input of a model: "image", "text", or "features:NAME" for the stored column `features_NAME`."""
+"""An input of a model: "image", "text", "facts" (numbers measured on the patch), or "features:NAME" for the stored
+column `features_NAME`."""
 
 IMAGE: Input = "image"
 TEXT: Input = "text"
+NUMBERS: Input = "facts"
 FEATURES = "features:"
 """Prefix of an input that is a stored feature column."""
 
@@ -101,6 +103,10 @@ class ModelInfo:
     """(C,) frequency of each class among the training patches, sum 1; None: not recorded."""
     balanced: bool = False
     """Trained with balanced class weights: the probabilities assume equal frequencies, not `prior`."""
+    facts: tuple[str, ...] = ()
+    """Names of the facts (`wsikit.facts.FACTS`) of the input "facts", in the order of its columns."""
+    fits_to: tuple[Input, ...] = ()
+    """Inputs of which the model reads all, or a sample, of the slide before it predicts: see `FitsToSlide`."""
 
     def __post_init__(self) -> None:
         n = len(self.classes)
@@ -113,10 +119,16 @@ class ModelInfo:
             raise ModelError(f"model {self.name}: gives no column {PROBABILITY!r} with one entry per class.")
         if self.prior is not None and (len(self.prior) != n or abs(sum(self.prior) - 1) > 1e-3 or min(self.prior) < 0):
             raise ModelError(f"model {self.name}: prior {self.prior}; expected {n} frequencies of sum 1.")
-        wrong = [name for name in self.inputs if name not in (IMAGE, TEXT) and not name.startswith(FEATURES)]
+        known = (IMAGE, TEXT, NUMBERS)
+        wrong = [name for name in self.inputs if name not in known and not name.startswith(FEATURES)]
         if wrong or not self.inputs:
             raise ModelError(
-                f"model {self.name}: inputs {self.inputs}; expected some of 'image', 'text', 'features:NAME'."
+                f"model {self.name}: inputs {self.inputs}; expected some of 'image', 'text', 'facts', 'features:NAME'."
+            )
+        if (NUMBERS in self.inputs) != bool(self.facts) or not set(self.fits_to) <= set(self.inputs):
+            raise ModelError(
+                f"model {self.name}: inputs {self.inputs}, facts {self.facts}, fits to {self.fits_to}; expected names "
+                "of facts with the input 'facts' only, and a model that fits to its inputs only."
             )
 
     @property
@@ -156,11 +168,27 @@ class PatchModel(Protocol):
         """A method that classifies B patches.
 
         It is called with one keyword per type of input in `info.inputs`: `images`, uint8 (B, P, P, 3) RGB at
-        `info.mpp`; `captions`, a list of B str or None; `features`, float32 (B, D), the feature columns concatenated.
+        `info.mpp`; `captions`, a list of B str or None; `features`, float32 (B, D), the feature columns concatenated;
+        for the input "facts" two keywords: `facts`, float32 (B, F), in the order of `info.facts`, NaN where not
+        measured, and `uncertainty`, float32 (B, F), the half-widths of their intervals, 0 where exact.
 
         Returns
         -------
         One float array per entry of `info.columns`: (B, C) or (B,); NaN where it is not defined.
+        """
+
+
+@runtime_checkable
+class FitsToSlide(Protocol):
+    """A model whose predictions depend on the slide: it is fitted to the slide first. Not fitted, it predicts as for a
+    patch whose slide is not known."""
+
+    @property
+    def fit(self) -> Callable[..., PatchModel]:
+        """A method that gives the model for one slide; a row of its output depends on the row and the slide only.
+
+        It is called with one keyword per entry of `info.fits_to`: `images`, a sample of the slide's patches, or
+        `features`, all rows, as for `predict`; for "facts" `facts` and `uncertainty`, all rows.
         """
 
 

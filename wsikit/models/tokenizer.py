@@ -29,6 +29,8 @@ class Tokens:
     """(B,), False where the caption is missing or blank."""
     truncated: int
     """Number of captions that were truncated."""
+    numbers: npt.NDArray[np.float32] | None = None
+    """(B, 2, C), numbers of the captions for a model that reads them (`wsikit.models.slide_context.number_columns`)."""
 
 
 class CaptionTokenizer:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.models.protocol import IMAGE, PROBABILITY, TEXT, ModelInfo, PatchModel
+from wsikit.models.protocol import IMAGE, NUMBERS, PROBABILITY, TEXT, FitsToSlide, ModelInfo, PatchModel
 
 
 def check_model(model: PatchModel, *, n_patches: int = 5, feature_dim: int = 16, tolerance: float = 1e-4) -> None:
@@ -44,6 +44,14 @@ def check_model(model: PatchModel, *, n_patches: int = 5, feature_dim: int = 16,
     inputs = _inputs(info, n_patches, feature_dim)
     found = model.predict(**inputs)
     _check_columns(info, found, n_patches)
+    if info.fits_to:
+        assert isinstance(model, FitsToSlide), "a model that states `info.fits_to` has `fit`"
+        of_slide = _inputs(info, 12, feature_dim)
+        names = {IMAGE: ("images",), TEXT: ("captions",), NUMBERS: ("facts", "uncertainty")}
+        model = model.fit(**{name: of_slide[name] for one in info.fits_to for name in names.get(one, ("features",))})
+        assert model.info == info, "`info` is the same for the model of a slide"
+        found = model.predict(**inputs)
+        _check_columns(info, found, n_patches)
     again = model.predict(**inputs)
     for row in range(n_patches):
         alone = model.predict(**{name: values[row : row + 1] for name, values in inputs.items()})
@@ -53,10 +61,11 @@ def check_model(model: PatchModel, *, n_patches: int = 5, feature_dim: int = 16,
                 found[column.name][row : row + 1],
                 alone[column.name],
                 tolerance,
-                f"{column.name}: a row depends on its own patch alone, not on the batch",
+                f"{column.name}: a row depends on its own patch alone (and the slide), not on the batch",
             )
     if TEXT in info.inputs:
-        silent = model.predict(**{**inputs, "captions": [None] * n_patches})
+        unknown = {"facts": np.full_like(inputs["facts"], np.nan)} if NUMBERS in info.inputs else {}
+        silent = model.predict(**{**inputs, **unknown, "captions": [None] * n_patches})
         _check_columns(info, silent, n_patches)
     _check_columns(info, model.predict(**{name: values[:0] for name, values in inputs.items()}), 0)
 
@@ -68,6 +77,10 @@ def _inputs(info: ModelInfo, n: int, feature_dim: int) -> dict[str, Any]:
         inputs["images"] = rng.integers(0, 256, (n, info.patch_px, info.patch_px, 3), dtype=np.uint8)
     if TEXT in info.inputs:
         inputs["captions"] = ["Dense small round nuclei.", None, "Neuropil abundant."] + ["No nuclei."] * (n - 3)
+    if NUMBERS in info.inputs:
+        facts = rng.uniform(0, 1, (n, len(info.facts))).astype(np.float32)
+        facts[1] = np.nan
+        inputs |= {"facts": facts, "uncertainty": np.where(np.arange(n)[:, None] == 2, 0.1, 0) * np.ones_like(facts)}
     if info.feature_columns:
         inputs["features"] = rng.normal(size=(n, feature_dim)).astype(np.float32)
     return inputs

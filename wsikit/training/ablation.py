@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,20 +23,27 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
+from threadpoolctl import threadpool_limits
 
+from wsikit.captions.morphometry import Morphometry
 from wsikit.errors import RequestError
 from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMF
 from wsikit.store.atomic import write_json
+from wsikit.training.ablation_rivals import OWN, add_rivals, lacking
 from wsikit.training.config import TrainConfig
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.evaluation import baseline_probs
 from wsikit.training.factory import build_model, load_data
+from wsikit.training.forward import image_features
 from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fit_arm
 from wsikit.training.ood import fit_ood_detector
+from wsikit.training.patch_facts import measured_facts, read_facts, save_facts
 from wsikit.training.priors import with_prior
+from wsikit.training.rivals import DEFAULT, ON_FACTS, Rival, Rivals, check_rivals
+from wsikit.training.run_record import patients_of, without_places
 from wsikit.training.settings import FitSettings
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split, check_parts, folds, read_splits, write_splits
 from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
@@ -44,11 +52,16 @@ from wsikit.training.unimodal import image_probs, train_image_branch, train_text
 
 logger = logging.getLogger(__name__)
 
+Facts = npt.NDArray[np.float32]
+
 IMAGE_ONLY, TEXT_ONLY, MEAN = "image only", "text only", "mean of both"
-OWN, NONE, SHUFFLED = "measured captions", "no captions", "shuffled captions"
+NONE, SHUFFLED = "no captions", "shuffled captions"
 THROUGHOUT = "PRMF robust, fitted on shuffled"
 _TEXT_PROBS = "probs of the text branch"
+SECOND_SEED = 500
+"""Added to a job's seed for the second image branch: no other job has this seed."""
 PATCHES_FILE, SPLITS_FILE, READER_FILE, CONFIG_FILE = "patches.npz", "splits.json", "reader.safetensors", "config.json"
+FACTS_FILE = "facts.npz"
 
 
 class FoldsConfig(BaseModel):
@@ -71,6 +84,9 @@ class AblationConfig(TrainConfig):
     folds: FoldsConfig = FoldsConfig()
     text_training: FitSettings
     fusion: ArmSettings
+    rivals: tuple[Rival, ...] = DEFAULT
+    """Rivals and controls that are measured as well; `two_image_seeds` trains a second image branch. More can be added
+    to a finished ablation: only these are then computed."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,11 @@ class Job:
     def branches(self) -> str:
         """File of its trained branches."""
         return f"branches/seed{self.seed}_fold{self.fold}.safetensors"
+
+    @property
+    def rivals(self) -> str:
+        """File of its rivals' predictions."""
+        return f"rivals/seed{self.seed}_fold{self.fold}.npz"
 
 
 def jobs(config: AblationConfig) -> Iterator[Job]:
@@ -114,10 +135,11 @@ def run_ablation(
     threads = max(1, (os.cpu_count() or 1) // workers)
     torch.set_num_threads(threads)
     _prepare(config, out, notify)
-    missing = [job for job in jobs(config) if not (out / job.file).is_file()]
+    rivals = wanted_rivals(config, out)
+    missing = [job for job in jobs(config) if not (out / job.file).is_file() or lacking(out / job.rivals, rivals)]
     total = sum(1 for _ in jobs(config))
     notify(f"{total - len(missing)} of {total} jobs are already done" if len(missing) < total else f"{total} jobs")
-    for name in ("branches", "predictions", "models"):
+    for name in ("branches", "predictions", "rivals", "models"):
         (out / name).mkdir(exist_ok=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(partial(run_job, config, out, job, threads)): job for job in missing}
@@ -132,8 +154,8 @@ def load_patches(out: Path) -> tuple[PatchSet, list[Split]]:
 
 
 def _keep_configuration(config: AblationConfig, out: Path) -> None:
-    # the data's hashes are in splits.json; split and stages are used by `wsikit train` only
-    record = config.model_dump(mode="json", exclude={"data", "split", "stages"})
+    # the data's hashes are in splits.json; split and stages are used by `wsikit train` only; rivals may be added
+    record = config.model_dump(mode="json", exclude={"data", "split", "stages", "rivals"})
     path = out / CONFIG_FILE
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(record)):
         raise RequestError(f"{out}: holds an ablation with other settings; give another folder.")
@@ -145,9 +167,12 @@ def _prepare(config: AblationConfig, out: Path, notify: Callable[[str], None]) -
     if not (out / SPLITS_FILE).is_file():
         loaded = load_data(config)
         notify(loaded.words())
-        data = with_captions(loaded.prepared.patches, config.captions, mpp=loaded.prepared.mpp)
+        mpp, numbers = loaded.prepared.mpp, config.numbers is not None
+        data = with_captions(loaded.prepared.patches, config.captions, mpp=mpp, numbers=numbers)
         data.save(out / PATCHES_FILE)
         write_splits(out / SPLITS_FILE, data, two_parts(config, data), seed=config.folds.seed)
+    if ON_FACTS & set(config.rivals) and not (out / FACTS_FILE).is_file():
+        _prepare_facts(config, out, notify)
     if config.reading is not None and not (out / READER_FILE).is_file():
         model = _untrained(config, seed=0)
         share = pretrain_text_encoder(
@@ -165,6 +190,23 @@ def _prepare(config: AblationConfig, out: Path, notify: Callable[[str], None]) -
         partial_file = out / f"{READER_FILE}.partial"
         save_file(model.text.state_dict(), partial_file, metadata={"r2": f"{share:.4f}"})
         os.replace(partial_file, out / READER_FILE)
+
+
+def _prepare_facts(config: AblationConfig, out: Path, notify: Callable[[str], None]) -> None:
+    """Write the facts of all patches, in their order."""
+    data, _ = load_patches(out)
+    mpp = math.nan if data.facts is not None else load_data(config).prepared.mpp  # a file of before has no facts
+    facts = measured_facts(data, config.captions, mpp=mpp)
+    _, line = check_rivals(config.rivals, facts=facts is not None, explicit="rivals" in config.model_fields_set)
+    if facts is None:
+        notify(line)
+    else:
+        save_facts(out / FACTS_FILE, facts, data.fact_names or Morphometry.fact_names)
+
+
+def wanted_rivals(config: AblationConfig, out: Path) -> tuple[Rival, ...]:
+    """The rivals of an ablation: those of its configuration, without those on facts if its captions have none."""
+    return check_rivals(config.rivals, facts=(out / FACTS_FILE).is_file(), explicit=False)[0]
 
 
 def two_parts(config: AblationConfig, data: PatchSet) -> list[Split]:
@@ -195,6 +237,12 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     weight = class_weights(training.labels, len(config.codes))
 
     model, probs = _branches(config, out, job, training, test, weight)
+    if names := lacking(out / job.rivals, wanted_rivals(config, out)):
+        made = _rivals(config, (training, test), _facts_of(out, parts), seed, model, probs)
+        with threadpool_limits(threads):
+            add_rivals(out / job.rivals, names, made, parts[TEST])
+    if (out / job.file).is_file():
+        return f"seed {job.seed}, fold {job.fold}: {len(names)} rivals added"
     probs[f"{MEAN}|{OWN}"] = (probs[IMAGE_ONLY] + probs[f"{TEXT_ONLY}|{OWN}"]) / 2
     probs |= baseline_probs(training, test, len(config.codes))
 
@@ -203,8 +251,44 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     if job.seed == config.folds.training_seeds[0]:
         fit_ood_detector(model, training, test)
         model.config = with_prior(model.config, training.labels, balanced=True)
-        _keep_model(config, model, robust, out / "models" / f"fold{job.fold}", job)
+        _keep_model(config, model, robust, out / "models" / f"fold{job.fold}", job, training)
     return f"seed {job.seed}, fold {job.fold}"
+
+
+def _facts_of(out: Path, parts: Split) -> tuple[Facts, Facts] | None:
+    """Facts of the training and of the test patches of a fold."""
+    facts = read_facts(out / FACTS_FILE)
+    return None if facts is None else (facts[parts[TRAIN]], facts[parts[TEST]])
+
+
+def _rivals(
+    config: AblationConfig,
+    patches: tuple[PatchSet, PatchSet],
+    facts: tuple[Facts, Facts] | None,
+    seed: int,
+    model: MMLNB,
+    probs: dict[str, npt.NDArray[Any]],
+) -> Rivals:
+    """What the rivals of a fold are made of."""
+    training, test = patches
+
+    def second_image() -> npt.NDArray[np.float64]:
+        other = seed + SECOND_SEED
+        second = _untrained(config, seed=other)
+        train_image_branch(second, training, config.training.model_copy(update={"seed": other}))
+        return image_probs(second, test)
+
+    return Rivals(
+        training,
+        test,
+        len(config.codes),
+        seed,
+        image=probs[IMAGE_ONLY],
+        text=probs[f"{TEXT_ONLY}|{OWN}"],
+        facts=facts,
+        features=lambda some: image_features(model, some.images),
+        second_image=second_image,
+    )
 
 
 def _branches(
@@ -243,8 +327,9 @@ def _run_arms(
     seed: int,
 ) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float32]], PRMF]:
     """Probabilities and gates of all arms by name, and the fusion of the robust arm."""
-    known = bank_of(model, training.images, training.captions, training.labels, views=config.fusion.views)
-    asked = bank_of(model, test.images, test.captions, test.labels, views=1)
+    views = config.fusion.views
+    known = bank_of(model, training.images, training.captions, training.labels, views=views, data=training)
+    asked = bank_of(model, test.images, test.captions, test.labels, views=1, data=test)
     curriculum = CurriculumSchedule.over(config.fusion.epochs, rise=config.rise, start=config.start)
     fit_variant = partial(
         fit_arm, settings=config.fusion, image_stage=model.fusion, curriculum=curriculum, weight=weight, seed=seed
@@ -275,7 +360,7 @@ def _write_predictions(
     os.replace(staging, path)
 
 
-def _keep_model(config: AblationConfig, model: MMLNB, fusion: PRMF, folder: Path, job: Job) -> None:
+def _keep_model(config: AblationConfig, model: MMLNB, fusion: PRMF, folder: Path, job: Job, training: PatchSet) -> None:
     if folder.exists():
         return
     model.fusion = fusion
@@ -283,4 +368,10 @@ def _keep_model(config: AblationConfig, model: MMLNB, fusion: PRMF, folder: Path
         f"# {config.name}, fold {job.fold} of an ablation\n\n> **{config.notice}**\n\nMMLNB with PRMF robust, trained "
         f"on all folds but {job.fold} under seed {job.seed}. Its metrics are those of the whole ablation.\n"
     )
-    save_model(model, folder, card=card)
+    metrics = {
+        "settings": without_places(config),
+        "fold": job.fold,
+        "seed": job.seed,
+        "patients": {TRAIN: patients_of(training, np.arange(len(training))), VALIDATION: []},
+    }
+    save_model(model, folder, card=card, metrics=metrics)

@@ -1,4 +1,5 @@
-"""Tables of an ablation: metrics of each arm over all patches, difference to the image-only arm, mean gate.
+"""Report of an ablation: metrics of each arm over all patches, difference to the image-only arm, mean gate; and the
+robust fusion minus each rival.
 
 Each patch is tested once per seed. Metrics are means over the seeds. Intervals are bootstrap intervals over patients
 (or blocks of a slide); all arms and seeds share the draws, so differences are paired.
@@ -7,6 +8,7 @@ Each patch is tested once per seed. Metrics are means over the seeds. Intervals 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from wsikit.training.ablation import (
     IMAGE_ONLY,
     MEAN,
     NONE,
-    OWN,
     SHUFFLED,
     SPLITS_FILE,
     TEXT_ONLY,
@@ -28,36 +29,39 @@ from wsikit.training.ablation import (
     AblationConfig,
     jobs,
     load_patches,
+    wanted_rivals,
 )
+from wsikit.training.ablation_rivals import OWN, arm_of
+from wsikit.training.ablation_tables import ArmResult, Interval, Lead, figure, lead_table, table
 from wsikit.training.bootstrap import Sample, draw_groups, quantiles
 from wsikit.training.data import PatchSet
 from wsikit.training.fusion_variants import ARMS
+from wsikit.training.rivals import TITLES
+
+__all__ = ["ArmResult", "Lead", "drawn_units", "leads_of", "report_ablation", "summarise", "table"]
 
 DRAWS = 1000
-MEASURES = ("auc", "balanced_accuracy")
-Interval = tuple[float, float, float]
+MEASURES = ("auc", "balanced_accuracy", "ece")
+ROBUST = f"PRMF robust|{OWN}"
+COLOURS = {OWN: "#0072B2", NONE: "#999999", SHUFFLED: "#D55E00"}
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """Result of one arm with one kind of captions."""
+class Drawn:
+    """Metrics of all arms for all draws."""
 
-    arm: str
-    captions: str
-    """"" for arms without captions."""
-    auc: Interval
-    """Mean over the seeds, lower and upper end of its 95 % interval."""
-    balanced_accuracy: Interval
-    auc_gain: Interval | None
-    """Difference to the image-only arm, paired."""
-    balanced_accuracy_gain: Interval | None
-    gate: float | None
-    """Mean over patches and seeds."""
-    auc_by_seed: tuple[float, ...]
+    values: dict[str, npt.NDArray[np.float64]]
+    """By arm, (seeds, measures, draws + 1); the first of the draws is the value itself."""
+    gates: dict[str, npt.NDArray[np.float32]]
+    """By arm, (seeds, N)."""
+
+    def mean(self, name: str) -> npt.NDArray[np.float64]:
+        """(measures, draws + 1), mean over the seeds."""
+        return np.asarray(self.values[name].mean(axis=0))
 
 
-def summarise(config: AblationConfig, out: Path) -> list[ArmResult]:
-    """Summarise all arms from the predictions in `out`.
+def draw(config: AblationConfig, out: Path) -> Drawn:
+    """Metrics of all arms from the predictions in `out`.
 
     Raises
     ------
@@ -71,27 +75,53 @@ def summarise(config: AblationConfig, out: Path) -> list[ArmResult]:
     weights = np.concatenate([np.ones((1, n_units)), draw_groups(n_units, draws=DRAWS, seed=0)])
     values = {
         name: np.stack([_figures(data, seed, groups, weights) for seed in of_seeds]) for name, of_seeds in probs.items()
-    }  # (seeds, measures, draws + 1)
-    image = values[IMAGE_ONLY].mean(axis=0)
+    }
+    return Drawn(values, gates)
+
+
+def summarise(config: AblationConfig, out: Path, drawn: Drawn | None = None) -> list[ArmResult]:
+    """Summarise all arms from the predictions in `out`, or from what was drawn from them.
+
+    Raises
+    ------
+    RequestError
+        If a job's file is missing.
+    """
+    drawn = drawn or draw(config, out)
+    image = drawn.mean(IMAGE_ONLY)
     results = []
-    for name in _order(list(values)):
-        mean = values[name].mean(axis=0)
+    for name in _order(list(drawn.values)):
+        mean = drawn.mean(name)
         arm, _, captions = name.partition("|")
         gain = None if name == IMAGE_ONLY else mean - image
-        gate = gates.get(name)
+        gate = drawn.gates.get(name)
         results.append(
             ArmResult(
                 arm,
                 captions,
                 _interval(mean[0]),
                 _interval(mean[1]),
+                _interval(mean[2]),
                 None if gain is None else _interval(gain[0]),
                 None if gain is None else _interval(gain[1]),
                 None if gate is None or np.isnan(gate).any() else float(gate.mean()),
-                tuple(np.round(values[name][:, 0, 0], 5).tolist()),
+                tuple(np.round(drawn.values[name][:, 0, 0], 5).tolist()),
             )
         )
     return results
+
+
+def leads_of(drawn: Drawn) -> list[Lead]:
+    """The robust fusion minus every arm that reads the patches' own captions or none."""
+    ahead = drawn.mean(ROBUST)
+    found = []
+    for name in _order(list(drawn.values)):
+        arm, _, captions = name.partition("|")
+        if name == ROBUST or captions not in ("", OWN):
+            continue
+        difference = ahead - drawn.mean(name)
+        found.append(Lead(arm, captions, *(_interval(row) for row in difference)))
+    return found
 
 
 def drawn_units(config: AblationConfig, data: PatchSet) -> npt.NDArray[np.int64]:
@@ -116,23 +146,35 @@ def _gather(
 ) -> tuple[dict[str, list[npt.NDArray[np.float32]]], dict[str, npt.NDArray[np.float32]]]:
     """Probabilities (N, C) per seed and gates (seeds, N), by name, all folds aggregated."""
     seeds = config.folds.training_seeds
+    rivals = [f"probs/{arm_of(name)}" for name in wanted_rivals(config, out)]
     probs: dict[str, list[npt.NDArray[np.float32]]] = {}
     gates: dict[str, npt.NDArray[np.float32]] = {}
     for job in jobs(config):
-        path, place = out / job.file, seeds.index(job.seed)
-        if not path.is_file():
-            raise RequestError(f"{path}: missing. Run wsikit ablate again; it computes only what is missing.")
-        with np.load(path, allow_pickle=False) as found:
-            for key in found.files:
+        place = seeds.index(job.seed)
+        for path, keys in ((out / job.file, None), (out / job.rivals, rivals)):
+            if keys == []:
+                continue
+            for key, rows, values in _read(path, keys):
                 kind, _, name = key.partition("/")
                 if kind == "probs":
                     empty = [np.full((n, len(config.codes)), np.nan, np.float32) for _ in seeds]
-                    probs.setdefault(name, empty)[place][found["rows"]] = found[key]
+                    probs.setdefault(name, empty)[place][rows] = values
                 elif kind == "gate":
-                    gates.setdefault(name, np.full((len(seeds), n), np.nan, np.float32))[place, found["rows"]] = found[
-                        key
-                    ]
+                    gates.setdefault(name, np.full((len(seeds), n), np.nan, np.float32))[place, rows] = values
     return probs, gates
+
+
+def _read(path: Path, keys: Sequence[str] | None) -> list[tuple[str, npt.NDArray[np.int64], npt.NDArray[Any]]]:
+    """Name, rows and values of some or all arrays of a job's file."""
+    again = "Run wsikit ablate again; it computes only what is missing."
+    if not path.is_file():
+        raise RequestError(f"{path}: missing. {again}")
+    with np.load(path, allow_pickle=False) as found:
+        for key in keys or ():
+            if key not in found.files:
+                raise RequestError(f"{path}: has no {key.removeprefix('probs/')}. {again}")
+        names = [key for key in (found.files if keys is None else keys) if key != "rows"]
+        return [(key, found["rows"], found[key]) for key in names]
 
 
 def _figures(
@@ -152,52 +194,32 @@ def _interval(values: npt.NDArray[np.float64]) -> Interval:
 
 def _order(names: list[str]) -> list[str]:
     baselines = sorted(name for name in names if name.startswith("floor"))
-    first = [IMAGE_ONLY, f"{TEXT_ONLY}|{OWN}", f"{MEAN}|{OWN}"]
+    first = [IMAGE_ONLY, f"{TEXT_ONLY}|{OWN}", f"{MEAN}|{OWN}", *(arm_of(name) for name in TITLES)]
     arms = [f"{arm}|{way}" for arm in ARMS for way in (OWN, NONE, SHUFFLED)]
-    return [name for name in [*baselines, *first, *arms, f"{THROUGHOUT}|{SHUFFLED}"] if name in names]
+    known = [name for name in [*baselines, *first, *arms, f"{THROUGHOUT}|{SHUFFLED}"] if name in names]
+    return known + [name for name in names if name not in known]
 
 
 def report_ablation(config: AblationConfig, out: Path) -> str:
-    """Write results.json, results.md and results.png into `out`; return the table as Markdown."""
-    data, splits = load_patches(out)
-    results = summarise(config, out)
+    """Write results.json, results.md and results.png into `out`; return both tables as Markdown."""
+    data, _ = load_patches(out)
+    drawn = draw(config, out)
+    results, leads = summarise(config, out, drawn), leads_of(drawn)
     record = json.loads((out / SPLITS_FILE).read_text(encoding="utf-8"))
-    write_json(out / "results.json", _record(config, data, results, record))
-    text = _page(config, data, results, record)
+    write_json(out / "results.json", _record(config, data, results, leads, record))
+    text = _page(config, data, results, leads, record)
     (out / "results.md").write_text(text, encoding="utf-8")
-    _figure(results, out / "results.png")
-    return table(results)
+    figure(results, out / "results.png", COLOURS)
+    return f"{table(results)}\n\n{lead_table(leads)}"
 
 
-def table(results: list[ArmResult]) -> str:
-    """Results as a Markdown table; in brackets 95 % intervals, gains in points (hundredths)."""
-    lines = [
-        "| arm | captions | AUC | gain, points | balanced accuracy | gain, points | mean gate |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for r in results:
-        cells = (
-            r.arm,
-            r.captions or "–",
-            _shown(r.auc),
-            _points(r.auc_gain),
-            _shown(r.balanced_accuracy),
-            _points(r.balanced_accuracy_gain),
-            "–" if r.gate is None else f"{r.gate:.2f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _shown(value: Interval) -> str:
-    return f"{value[0]:.4f} [{value[1]:.3f}, {value[2]:.3f}]"
-
-
-def _points(value: Interval | None) -> str:
-    return "–" if value is None else f"{100 * value[0]:+.2f} [{100 * value[1]:+.2f}, {100 * value[2]:+.2f}]"
-
-
-def _record(config: AblationConfig, data: PatchSet, results: list[ArmResult], splits: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    config: AblationConfig,
+    data: PatchSet,
+    results: Sequence[ArmResult],
+    leads: Sequence[Lead],
+    splits: dict[str, Any],
+) -> dict[str, Any]:
     return {
         "name": config.name,
         "patches": len(data),
@@ -207,10 +229,17 @@ def _record(config: AblationConfig, data: PatchSet, results: list[ArmResult], sp
         "data_sha256": splits["data_sha256"],
         "test_sha256": [fold["test"]["sha256"] for fold in splits["folds"]],
         "results": [asdict(result) for result in results],
+        "robust_minus": [asdict(lead) for lead in leads],
     }
 
 
-def _page(config: AblationConfig, data: PatchSet, results: list[ArmResult], splits: dict[str, Any]) -> str:
+def _page(
+    config: AblationConfig,
+    data: PatchSet,
+    results: Sequence[ArmResult],
+    leads: Sequence[Lead],
+    splits: dict[str, Any],
+) -> str:
     block = config.folds.block_px
     drawn = f"{config.data.group}s" if block is None else f"squares of {block:g} px of each slide"
     counts = ", ".join(
@@ -228,26 +257,12 @@ Data sha256 {splits["data_sha256"][:12]}; test ids of the folds {hashes}.
 Figures are means over the seeds, each patch tested once per seed by branches that saw no patch of its \
 {config.data.group}. In brackets 95 % intervals: {DRAWS} draws of {drawn}, the same for all arms; gains are paired
 against *image only*. All arms share the branches of their fold and seed. "Shuffled": another test patch's caption.
+"+" and "logits": mean of the log-probabilities. "Slide context": facts, or features of the image branch, together with
+their z within the slide and their mean over it; no labels are used.
+
+## The robust fusion minus each rival
+
+{lead_table(leads)}
+
+Paired on the same draws; above zero in AUC: the fusion is better.
 """
-
-
-def _figure(results: list[ArmResult], path: Path) -> None:
-    """Gains in AUC over the image alone, with their intervals."""
-    from matplotlib.figure import Figure
-
-    rows = [r for r in results if r.auc_gain is not None and not r.arm.startswith("floor")]
-    colours = {OWN: "#0072B2", NONE: "#999999", SHUFFLED: "#D55E00"}
-    figure = Figure(figsize=(8.5, 0.36 * len(rows) + 1.1), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    for place, r in enumerate(reversed(rows)):
-        assert r.auc_gain is not None
-        value, low, high = (100 * x for x in r.auc_gain)
-        colour = colours.get(r.captions, "#444444")
-        axes.plot([low, high], [place, place], color=colour, lw=2, solid_capstyle="butt")
-        axes.plot(value, place, "o", color=colour, ms=6)
-    axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(range(len(rows)), [f"{r.arm}, {r.captions}" for r in reversed(rows)])
-    figure.supxlabel("gain in AUC over the image alone, points (95 % interval, paired)", fontsize="medium")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    figure.savefig(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,13 @@ def fit_text_baseline(captions: Sequence[str], labels: npt.NDArray[np.int64], *,
     )
     model = make_pipeline(words, LogisticRegression(C=1.0, max_iter=2000, class_weight="balanced"))
     return model.fit(list(captions), labels)
+
+
+def spread(fitted: Any, inputs: Any, n_classes: int) -> npt.NDArray[np.float64]:
+    """Probabilities (N, C) of a fitted classifier, with zeros for classes that did not occur in training."""
+    probs = np.zeros((len(inputs), n_classes))
+    probs[:, fitted.classes_] = fitted.predict_proba(inputs)
+    return probs
 
 
 def _as_read(caption: str) -> str:

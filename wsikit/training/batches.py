@@ -19,13 +19,16 @@ from wsikit.models.tokenizer import Tokens
 from wsikit.training.afloc.settings import AflocSettings
 from wsikit.training.augment import disturb, jitter_stain, turn
 from wsikit.training.data import PatchSet
+from wsikit.training.numbers import numbers_of
 from wsikit.training.settings import TrainingSettings
 
 ENCODED_AT_ONCE = 4096
 
 
 class Texts:
-    """All captions of a patch set as the model reads them, tokenised once.
+    """All captions of a patch set, and their numbers, as the model reads them; tokenised once.
+
+    `numbers` are those of `wsikit.training.numbers.numbers_of`; see `Texts.of`.
 
     Attributes
     ----------
@@ -34,15 +37,21 @@ class Texts:
         Number of captions longer than the model's token limit.
     """
 
-    def __init__(self, model: MMLNB, captions: Sequence[str]) -> None:
+    def __init__(self, model: MMLNB, captions: Sequence[str], numbers: npt.NDArray[np.float32] | None = None) -> None:
         parts = [
             model.read(captions[first : first + ENCODED_AT_ONCE]) for first in range(0, len(captions), ENCODED_AT_ONCE)
         ]
         length = max(part.ids.shape[1] for part in parts)
         self._ids = np.concatenate([_wide(part.ids, length) for part in parts])
         self._mask = np.concatenate([_wide(part.mask, length) for part in parts])
-        self.present = np.concatenate([part.present for part in parts])
+        self.numbers = numbers
+        self.present = model.present(np.concatenate([part.present for part in parts]), numbers)
         self.truncated = sum(part.truncated for part in parts)
+
+    @classmethod
+    def of(cls, model: MMLNB, data: PatchSet) -> Texts:
+        """The captions of a patch set and, for a model that reads numbers, their numbers."""
+        return cls(model, data.captions, numbers_of(model.config, data))
 
     def __call__(self, rows: npt.NDArray[np.int64], *, without: npt.NDArray[np.bool_] | None = None) -> Tokens:
         """Tokens of `rows` (B,); where `without` (B,) is True the caption is treated as missing."""
@@ -50,7 +59,8 @@ class Texts:
         mask = self._mask[rows]
         length = int(mask.sum(axis=1).max(initial=1))  # padded at the end
         ids = self._ids[rows, :length].astype(np.int64)
-        return Tokens(ids, mask[:, :length].astype(np.int64), present, 0)
+        numbers = None if self.numbers is None else self.numbers[rows]
+        return Tokens(ids, mask[:, :length].astype(np.int64), present, 0, numbers)
 
 
 class Rows(Dataset[int]):
@@ -97,6 +107,8 @@ class Drawer:
     ) -> None:
         self._data, self._texts, self._order, self._settings = data, texts, order, settings
         self._device = device
+        self.context: npt.NDArray[np.float32] | None = None
+        """(N, 2, d_img), the context of the patches' slides, for a model that reads it; set before each epoch."""
 
     def __call__(self, batch: Sequence[int]) -> dict[str, Tensor]:
         settings, rows = self._settings, np.asarray(batch, dtype=np.int64)
@@ -108,7 +120,7 @@ class Drawer:
             images = jitter_stain(images, rng, scale=settings.stain_scale, shift=settings.stain_shift)
         source, dropped, own = disturb(len(rows), rng, drop=settings.caption_drop, swap=settings.caption_swap)
         tokens = self._texts(rows[source], without=dropped)
-        return {
+        batch_of = {
             "images": images,
             "ids": torch.from_numpy(tokens.ids),
             "mask": torch.from_numpy(tokens.mask),
@@ -116,6 +128,11 @@ class Drawer:
             "own": torch.from_numpy(own & tokens.present),
             "labels": torch.from_numpy(self._data.labels[rows]),
         }
+        if tokens.numbers is not None:
+            batch_of["numbers"] = torch.from_numpy(tokens.numbers)
+        if self.context is not None:
+            batch_of["context"] = torch.from_numpy(self.context[rows])
+        return batch_of
 
 
 def _wide(values: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int32]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from wsikit.captions.registry import IN_SLIDE, MEASURING
-from wsikit.models.config import PRMFConfig
+from wsikit.models.config import Context, NumbersConfig, PRMFConfig
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.settings import ReadingSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
@@ -60,6 +60,12 @@ class ImageBranch(Strict):
     """A safetensors file, or a hub id in the local cache; nothing is downloaded. Default: random weights."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    context: Context = None
+    """slide: the branch also sees mean and spread of the image features of the patch's slide."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_unused(handler(self), "context")
 
 
 class FeatureBranch(ImageBranch, FeatureInput):
@@ -71,7 +77,7 @@ class FeatureBranch(ImageBranch, FeatureInput):
 
     @model_validator(mode="after")
     def _nothing_else(self) -> FeatureBranch:
-        unused = self.model_fields_set & set(ImageBranch.model_fields)
+        unused = self.model_fields_set & (set(ImageBranch.model_fields) - {"context"})
         if unused:
             raise ValueError(f"features and {', '.join(sorted(unused))} cannot be combined: the encoder is not trained")
         return self
@@ -97,6 +103,13 @@ class TextBranch(Strict):
         return self
 
 
+class NumbersSettings(NumbersConfig):
+    """Numbers of the captions as an input of the text branch."""
+
+    facts: tuple[str, ...] = ()
+    """Names of `wsikit.facts.FACTS`; default: all that are measured at the scale of the patches."""
+
+
 class StageShare(Strict):
     """Which parts are trained, from which fraction of the epochs on."""
 
@@ -111,6 +124,8 @@ class TrainConfig(TaskConfig):
     captions: CaptionsConfig = CaptionsConfig()
     image: ImageBranch
     text: TextBranch
+    numbers: NumbersSettings | None = None
+    """Also read the numbers of the captions; default: their words only."""
     reading: ReadingSettings | None = None
     """Pretrain the text encoder on measured captions; default: no pretraining."""
     prmf: PRMFConfig
@@ -126,9 +141,19 @@ class TrainConfig(TaskConfig):
             raise ValueError(
                 f"reading: only for a text encoder trained from scratch on captions of {' or '.join(MEASURING)}"
             )
+        if self.numbers is not None and self.captions.source == "none":
+            raise ValueError("numbers: there are no captions (source none) whose numbers could be read")
+        if self.numbers is not None and not self.numbers.words and (self.reading or self.text.pretrained):
+            raise ValueError(
+                "numbers: with words: false there is no text encoder; leave out reading and text.pretrained"
+            )
         self.curriculum()
         self.plan()
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_unused(handler(self), "numbers")
 
     def curriculum(self) -> CurriculumSchedule:
         return CurriculumSchedule.over(self.training.epochs, rise=self.rise, start=self.start)
@@ -143,3 +168,8 @@ class FeatureTrainConfig(TrainConfig):
     """All settings of a training of MMLNB on features of a frozen encoder."""
 
     image: FeatureBranch
+
+
+def _without_unused(written: dict[str, Any], name: str) -> dict[str, Any]:
+    """Settings that do not use `name` are written as before there was one, so that unfinished runs can be resumed."""
+    return {key: value for key, value in written.items() if key != name or value is not None}

@@ -10,12 +10,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.models.slide_context import STATISTICS, SlideContext
 from wsikit.training.datasets.classes import class_indices
 from wsikit.training.datasets.table import ImageTable
 
@@ -23,6 +24,8 @@ Group = Literal["patient", "slide", "file"]
 OddSizes = Literal["refuse", "drop", "mirror"]
 
 READ_AT_ONCE = 512
+
+_NUMBERS = ("facts", "fact_uncertainty", "slide_facts")
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,27 @@ class PatchSet:
     """(N, 2), x then y of the top-left corner, as the source gives them."""
     classes: tuple[str, ...] = ()
     """Class codes by label index."""
+    fact_names: tuple[str, ...] = ()
+    """Names of the columns of `facts`, of `wsikit.facts.FACTS`."""
+    facts: npt.NDArray[np.float32] | None = None
+    """(N, F), numbers of the captions, NaN where not measured."""
+    fact_uncertainty: npt.NDArray[np.float32] | None = None
+    """(N, F), half-widths of their intervals, 0 where measured exactly."""
+    slide_facts: npt.NDArray[np.float32] | None = None
+    """(N, F, 5), statistics of the facts in the slide of each patch (`wsikit.models.slide_context.SlideContext`)."""
 
     def __post_init__(self) -> None:
         n = len(self.images)
         lengths = {n, len(self.labels), len(self.groups), len(self.captions)}
-        lengths |= {len(values) for values in (self.slides, self.coords) if values is not None}
+        optional = (self.slides, self.coords, self.facts, self.fact_uncertainty, self.slide_facts)
+        lengths |= {len(values) for values in optional if values is not None}
         if len(lengths) != 1 or len(self.ids) not in (0, n):
             raise RequestError(
                 f"patch set: {n} images, {len(self.labels)} labels, {len(self.groups)} groups, "
                 f"{len(self.captions)} captions, {len(self.ids)} ids; there must be one of each per patch."
             )
+        if self.facts is not None and self.facts.shape[1] != len(self.fact_names):
+            raise RequestError(f"patch set: {self.facts.shape[1]} columns of facts and {len(self.fact_names)} names.")
         if len(set(self.ids)) != len(self.ids):
             raise RequestError("patch set: two patches have the same id; each needs its own.")
 
@@ -62,8 +76,42 @@ class PatchSet:
         return len(self.labels)
 
     def with_captions(self, captions: Sequence[str]) -> PatchSet:
-        """The same patches with other captions."""
-        return replace(self, captions=tuple(captions))
+        """The same patches with other captions; the numbers of the former captions are dropped."""
+        dropped = {"fact_names": (), "facts": None, "fact_uncertainty": None, "slide_facts": None}
+        return replace(self, captions=tuple(captions), **dropped)  # type: ignore[arg-type]
+
+    @property
+    def slide_ids(self) -> npt.NDArray[np.str_]:
+        """Slide of each patch, (N,); its group where slides are not known."""
+        return self.groups if self.slides is None else self.slides
+
+    def with_facts(
+        self,
+        names: Sequence[str],
+        values: npt.NDArray[np.floating],
+        uncertainty: npt.NDArray[np.floating] | None = None,
+    ) -> PatchSet:
+        """The same patches with the numbers of their captions, (N, F), whose statistics per slide are taken now.
+
+        `uncertainty` are half-widths (N, F); None: all measured exactly.
+        """
+        values = np.asarray(values, dtype=np.float32)
+        spread = np.zeros_like(values) if uncertainty is None else np.asarray(uncertainty, dtype=np.float32)
+        slides = self.slide_ids
+        known = np.full((*values.shape, len(STATISTICS)), np.nan, dtype=np.float32)
+        for slide in np.unique(slides):
+            rows = slides == slide
+            known[rows] = SlideContext.of(values[rows]).statistics
+        return replace(self, fact_names=tuple(names), facts=values, fact_uncertainty=spread, slide_facts=known)
+
+    def captioned_as(self, rows: npt.NDArray[np.integer]) -> PatchSet:
+        """The same patches, each with caption and numbers of another one: that of `rows` (N,)."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        return replace(self, captions=tuple(self.captions[row] for row in chosen), **self._of_captions(chosen))
+
+    def _of_captions(self, chosen: npt.NDArray[np.int64]) -> dict[str, Any]:
+        arrays = {name: getattr(self, name) for name in _NUMBERS}
+        return {name: None if values is None else values[chosen] for name, values in arrays.items()}
 
     def select(self, rows: npt.NDArray[np.integer] | Sequence[int]) -> PatchSet:
         """Only these rows, in this order."""
@@ -77,11 +125,15 @@ class PatchSet:
             ids=tuple(self.ids[row] for row in chosen) if self.ids else (),
             slides=None if self.slides is None else self.slides[chosen],
             coords=None if self.coords is None else self.coords[chosen],
+            **self._of_captions(chosen),
         )
 
     def save(self, path: Path) -> None:
         """Write all as one .npz, without pickles."""
-        optional = {key: getattr(self, key) for key in ("slides", "coords") if getattr(self, key) is not None}
+        names = ("slides", "coords", *_NUMBERS)
+        optional = {key: getattr(self, key) for key in names if getattr(self, key) is not None}
+        if self.fact_names:
+            optional["fact_names"] = np.array(self.fact_names, dtype=np.str_)
         np.savez(
             path,
             images=self.images,
@@ -106,6 +158,8 @@ class PatchSet:
                 slides=saved.get("slides"),
                 coords=saved.get("coords"),
                 classes=tuple(saved["classes"].tolist()),
+                fact_names=tuple(saved["fact_names"].tolist()) if "fact_names" in saved else (),
+                **{name: saved.get(name) for name in _NUMBERS},
             )
 
 

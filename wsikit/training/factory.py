@@ -8,7 +8,13 @@ from pathlib import Path
 import torch
 
 from wsikit.errors import ModelError
-from wsikit.models.config import FeatureBranchConfig, ImageEncoderConfig, ModelConfig, TextEncoderConfig
+from wsikit.models.config import (
+    FeatureBranchConfig,
+    ImageEncoderConfig,
+    ModelConfig,
+    NumbersConfig,
+    TextEncoderConfig,
+)
 from wsikit.models.encoders import ImageEncoder, text_config_of
 from wsikit.models.head_config import EncoderRecord, joined_notice
 from wsikit.models.mmlnb import MMLNB
@@ -17,6 +23,7 @@ from wsikit.scrub import scrub
 from wsikit.training.config import FeatureBranch, ImageBranch, TrainConfig
 from wsikit.training.data import Prepared, patch_set
 from wsikit.training.datasets.configured import configured_table, words_of_dropped
+from wsikit.training.numbers import facts_at
 
 __all__ = ["Loaded", "build_model", "image_weights", "load_data", "on_this_disk"]
 
@@ -108,6 +115,7 @@ def _model_config(
         prmf=config.prmf,
         image=_image_config(image, encoder),
         text=text,
+        numbers=_numbers(config, mpp),
         notice=config.notice if encoder is None else joined_notice(config.notice, encoder.notice),
     )
 
@@ -116,8 +124,17 @@ def _image_config(image: ImageBranch, encoder: EncoderRecord | None) -> ImageEnc
     if isinstance(image, FeatureBranch):
         assert encoder is not None
         known = encoder.model_dump(include={"name", "width", "fingerprint", "given_as"})
-        return FeatureBranchConfig(project=image.project, **known)
-    return ImageEncoderConfig(name=image.name, options=image.options, mean=image.mean, std=image.std)
+        return FeatureBranchConfig(project=image.project, context=image.context, **known)
+    return ImageEncoderConfig(
+        name=image.name, options=image.options, mean=image.mean, std=image.std, context=image.context
+    )
+
+
+def _numbers(config: TrainConfig, mpp: float) -> NumbersConfig | None:
+    if config.numbers is None:
+        return None
+    settings = config.numbers.model_dump()
+    return NumbersConfig(**settings | {"facts": config.numbers.facts or facts_at(mpp)})
 
 
 def image_weights(name: str) -> Path:

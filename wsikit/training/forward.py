@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from wsikit.models.image_context import image_context
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.slide_context import SAMPLE
 from wsikit.training.batches import Texts
 from wsikit.training.data import PatchSet
 
@@ -39,17 +41,36 @@ def outputs_of(
     model: MMLNB, data: PatchSet, texts: Texts | None = None, *, batch: int = BATCH, precision: str = "fp32"
 ) -> Outputs:
     """Run `model` in eval mode on its device; training modes are restored afterwards."""
-    texts = texts or Texts(model, data.captions)
+    texts = texts or Texts.of(model, data)
     device = next(model.parameters()).device
     modes = {name: part.training for name, part in model.parts().items()}
     model.eval()
     rows = np.arange(len(data))
     try:
-        parts = [_forward(model, data, texts, chosen, device, precision) for chosen in _cut(rows, batch)]
+        context = slide_contexts(model, data, batch=batch)
+        parts = [_forward(model, data, texts, context, chosen, device, precision) for chosen in _cut(rows, batch)]
     finally:
         for name, part in model.parts().items():
             part.train(modes[name])
     return Outputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def slide_contexts(
+    model: MMLNB, data: PatchSet, *, batch: int = BATCH, most: int = SAMPLE
+) -> npt.NDArray[np.float32] | None:
+    """What the slide of each patch looks like, float32 (N, 2, d_img): mean and spread of the image features of at most
+    `most` of its patches, evenly spread; None for a model that sees the patch alone."""
+    if model.image_context is None:
+        return None
+    slides = data.slide_ids
+    names = np.unique(slides)
+    found = np.empty((len(data), 2, model.image.width), dtype=np.float32)
+    for name in names:
+        rows = np.flatnonzero(slides == name)
+        sample = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64))]
+        features = torch.from_numpy(image_features(model, data.images[sample], batch=batch))
+        found[rows] = image_context(features).numpy()
+    return found
 
 
 @torch.inference_mode()
@@ -87,6 +108,7 @@ def _forward(
     model: MMLNB,
     data: PatchSet,
     texts: Texts,
+    context: npt.NDArray[np.float32] | None,
     rows: npt.NDArray[np.int64],
     device: torch.device,
     precision: str,
@@ -94,7 +116,11 @@ def _forward(
     tokens = texts(rows)
     arrays = (np.ascontiguousarray(data.images[rows]), tokens.ids, tokens.mask, tokens.present)
     with autocast(device, precision):
-        out = model(*(torch.from_numpy(array).to(device) for array in arrays))
+        out = model(
+            *(torch.from_numpy(array).to(device) for array in arrays),
+            numbers=None if tokens.numbers is None else torch.from_numpy(tokens.numbers).to(device),
+            context=None if context is None else torch.from_numpy(context[rows]).to(device),
+        )
     values = (out.logits, out.logits_img, out.logits_txt, out.gate)
     found = tuple(value.float().cpu().numpy() for value in values)
     found[2][~tokens.present] = np.nan

@@ -17,14 +17,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from wsikit.errors import RequestError
 from wsikit.models.concat import Concatenation
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMF
 from wsikit.training.augment import disturb
 from wsikit.training.batches import Texts
 from wsikit.training.curriculum import CurriculumSchedule
+from wsikit.training.data import PatchSet
 from wsikit.training.fitting import fit
-from wsikit.training.forward import softmax
+from wsikit.training.forward import slide_contexts, softmax
 from wsikit.training.losses import loss_of
 from wsikit.training.settings import FitSettings
 
@@ -102,18 +104,33 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def bank_of(
-    model: MMLNB, images: npt.NDArray[np.uint8], captions: Sequence[str], labels: npt.NDArray[np.int64], *, views: int
+    model: MMLNB,
+    images: npt.NDArray[np.uint8],
+    captions: Sequence[str],
+    labels: npt.NDArray[np.int64],
+    *,
+    views: int,
+    data: PatchSet | None = None,
 ) -> Bank:
-    """Run both branches, in eval mode, over patches uint8 (N, P, P, 3) and their captions."""
+    """Run both branches, in eval mode, over patches uint8 (N, P, P, 3) and their captions.
+
+    `data` are the same patches, needed by a model that reads the numbers of captions or sees the slide.
+    """
+    if data is None and (model.numbers is not None or model.image_context is not None):
+        raise RequestError(f"model {model.config.name}: reads numbers or the slide, so it needs the whole patch set.")
     model.eval()
-    texts = Texts(model, captions)
+    texts = Texts(model, captions) if data is None else Texts.of(model, data)
+    context = None if data is None else slide_contexts(model, data)
     image, text = [], []
     for first in range(0, len(images), AT_ONCE):
         rows = np.arange(first, min(first + AT_ONCE, len(images)))
         pixels = torch.from_numpy(np.ascontiguousarray(images[rows]))
-        image.append(torch.stack([model.image(_turned(pixels, view)) for view in range(views)], dim=1))
+        slide = None if context is None else torch.from_numpy(context[rows])
+        seen = [model.in_slide(model.image(_turned(pixels, view)), slide) for view in range(views)]
+        image.append(torch.stack(seen, dim=1))
         tokens = texts(rows)
-        text.append(model.text(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)))
+        numbers = None if tokens.numbers is None else torch.from_numpy(tokens.numbers)
+        text.append(model.text_features(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask), numbers))
     present = torch.from_numpy(texts.present)
     # clones: tensors made in inference mode cannot take part in training
     return Bank(torch.cat(image).clone(), torch.cat(text).clone(), present, torch.from_numpy(labels))

@@ -15,13 +15,18 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.training.batches import Drawer, EpochOrder, Rows, Texts
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
+from wsikit.training.forward import slide_contexts
 from wsikit.training.losses import loss_of
+from wsikit.training.numbers import learn_bins
 from wsikit.training.settings import TrainingSettings
 from wsikit.training.stages import StagePlan
 
 logger = logging.getLogger(__name__)
 
 GATE_BINS = 20
+
+CONTEXT_PATCHES = 64
+"""Patches per slide whose image features are averaged before each epoch, for an image branch that sees the slide."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Learner(nn.Module):
         self.model = model
         self.settings, self.curriculum, self.stages = settings, curriculum, stages
         self.device = next(model.parameters()).device
-        self.texts = Texts(model, data.captions)
+        learn_bins(model, data)
+        self.texts = Texts.of(model, data)
         if self.texts.truncated:
             logger.warning(
                 "%d of %d captions are longer than %d tokens and are truncated",
@@ -71,11 +77,13 @@ class Learner(nn.Module):
                 len(data),
                 model.config.text_max_tokens,
             )
+        self._data = data
         self.order = EpochOrder(len(data), settings)
+        self._drawer = Drawer(data, self.texts, self.order, settings, self.device)
         self.loader = DataLoader(
             Rows(len(data)),
             batch_sampler=self.order,
-            collate_fn=Drawer(data, self.texts, self.order, settings, self.device),
+            collate_fn=self._drawer,
         )
         self._weight = (
             torch.from_numpy(class_weights(data.labels, len(model.config.classes))).to(self.device)
@@ -88,6 +96,7 @@ class Learner(nn.Module):
     def begin(self, epoch: int) -> None:
         """Prepare an epoch: order, stage, weight of the text."""
         self.order.epoch = self.epoch = epoch
+        self._drawer.context = slide_contexts(self.model, self._data, most=CONTEXT_PATCHES)
         self.alpha = self.curriculum.alpha(epoch)
         self._applied = None
         self._loss = torch.zeros((), device=self.device)
@@ -107,11 +116,19 @@ class Learner(nn.Module):
         return self
 
     def forward(
-        self, images: Tensor, ids: Tensor, mask: Tensor, present: Tensor, own: Tensor, labels: Tensor
+        self,
+        images: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        present: Tensor,
+        own: Tensor,
+        labels: Tensor,
+        numbers: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> dict[str, Tensor]:
         if self._seen == 0:  # not in `begin`: a resumed Trainer restores torch's random state after it
             torch.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
-        out = self.model(images, ids, mask, present, rho=self.alpha)
+        out = self.model(images, ids, mask, present, numbers=numbers, context=context, rho=self.alpha)
         loss = loss_of(
             out,
             labels,

@@ -33,6 +33,7 @@ from wsikit.training.card import training_card
 from wsikit.training.config import TrainConfig
 from wsikit.training.data import PatchSet
 from wsikit.training.evaluation import evaluate_model, evaluate_patch_model
+from wsikit.training.evaluation_parts import RivalData, check_vote, fitted_on, further_results, temperature_of
 from wsikit.training.factory import Loaded, build_model, load_data
 from wsikit.training.figures import save_figures
 from wsikit.training.forward import outputs_of
@@ -43,6 +44,7 @@ from wsikit.training.ood import fit_ood_detector
 from wsikit.training.priors import prior_metrics, shift_of, with_prior
 from wsikit.training.run_record import (
     check_out,
+    check_unseen,
     patients_of,
     rows_of_part,
     seen_patients,
@@ -54,6 +56,7 @@ from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
 from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
 from wsikit.training.texts import with_captions
 from wsikit.training.trainer import train
+from wsikit.voting.fitted_parameters import FittedVote
 from wsikit.voting.prior import AUTO
 
 __all__ = ["RunCallbacks", "run_evaluation", "run_training"]
@@ -131,6 +134,7 @@ def run_training(
         n_ordinal=config.n_ordinal,
         temperature=temperature,
         training=training,
+        facts=None if training.facts is None or test.facts is None else (training.facts, test.facts),
     )
     metrics = {
         "settings": without_places(config),
@@ -173,13 +177,23 @@ def run_evaluation(
     prior: str = AUTO,
     device: str = "auto",
     load: Load | None = None,
+    rivals: RivalData | None = None,
+    vote: FittedVote | None = None,
     callbacks: RunCallbacks | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained model on the data of a configuration, or on one part of a split; return the metrics.
 
-    Of an MMLNB each branch is evaluated as well; of any other `PatchModel` its output.
+    Of an MMLNB each branch is evaluated as well; of any other `PatchModel` its output. Metrics include paired
+    differences to the image alone and to each rival, and errors of the shares by slide and patient.
     Metrics are of the probabilities as the model gives them; under "prior", calibration before and after the correction
     to the class frequencies `prior` (see `wsikit.voting.prior`), which votes apply.
+
+    Parameters
+    ----------
+    rivals
+        Patches that the rivals and baselines are fitted on: those of the training. Default: only what needs no fit.
+    vote
+        Voting parameters that were fitted for this model: the errors of their shares are measured as well.
 
     Raises
     ------
@@ -206,22 +220,26 @@ def run_evaluation(
         )
     if split_file is not None:
         patches = patches.select(rows_of_part(split_file, patches, fold, part))
-    seen = seen_patients(model.folder, patches) if isinstance(model, MMLNB) else 0
-    if seen and not allow_seen:
-        raise RequestError(
-            f"model {about.name} was trained or selected on {seen} of these patients, so metrics on them "
-            "are biased. Give the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
-        )
-    shift_of(about, prior)  # a prior that cannot be applied is refused before the model runs
+    folder = model.folder if isinstance(model, MMLNB) else None
+    seen = seen_patients(folder, patches, group=config.data.group)
+    check_unseen(about.name, seen, allow_seen=allow_seen, message=callbacks.message)
+    shift = shift_of(about, prior)  # a prior that cannot be applied is refused before the model runs
+    fingerprint = model.fingerprint if isinstance(model, MMLNB) else model.info.fingerprint
+    voting = [code for code in about.classes if code not in about.background]
+    check_vote(vote, classes=voting, fingerprint=fingerprint, prior=prior)
     sizes: dict[str, Any] = {"classes": config.codes, "n_ordinal": config.n_ordinal}
     if isinstance(model, MMLNB):
-        evaluated = evaluate_model(model.to(_device(device)), patches, **sizes)
+        known = fitted_on(rivals, patches, config, mpp=loaded.prepared.mpp)
+        evaluated = evaluate_model(
+            model.to(_device(device)), patches, **sizes, **known, temperature=temperature_of(model.folder)
+        )
+        ways = evaluated.ways
         probs: npt.NDArray[np.floating] = evaluated.outputs.probs
         results, gate = evaluated.record, evaluated.outputs.gate
-        fingerprint = model.fingerprint
     else:
         measured = evaluate_patch_model(model, patches, **sizes)
-        results, probs, gate, fingerprint = measured.record, measured.probs, measured.gate, model.info.fingerprint
+        results, probs, gate = measured.record, measured.probs, measured.gate
+        ways = measured.ways
     metrics = {
         "model": {"name": about.name, "fingerprint": fingerprint},
         "data": loaded.words(),
@@ -229,6 +247,16 @@ def run_evaluation(
         "part": part if split_file is not None else "all",
         "patients_seen_in_training": seen,
         "results": results,
+        **further_results(
+            config,
+            about.background,
+            patches,
+            ways,
+            gate,
+            shift,
+            mpp=loaded.prepared.mpp,
+            vote=None if vote is None else vote.parameters,
+        ),
         "prior": prior_metrics(about, patches.labels, probs, patches.groups, asked=prior),
         "versions": versions(),
     }
@@ -260,6 +288,7 @@ def _patches(
         loaded.prepared.patches,
         config.captions,
         mpp=loaded.prepared.mpp,
+        numbers=config.numbers is not None,
         on_done=lambda done: callbacks.captioned(done, total),
     )
     if config.captions.source != "none" and not any(patches.captions):

@@ -70,14 +70,44 @@ def rows_of_part(path: Path, patches: PatchSet, fold: int, part: str) -> np.ndar
     return found[fold][part]
 
 
-def seen_patients(folder: Path | None, patches: PatchSet) -> int:
-    """Number of patients that the model in `folder` was trained or selected on, as its metrics state."""
+def seen_patients(folder: Path | None, patches: PatchSet, *, group: str | None = None) -> int | None:
+    """Number of patients that the model in `folder` was trained or selected on, as its metrics state.
+
+    None if that is unknown: the model has no folder, its metrics name no patients, or they count other units than
+    `group` ("patient", "slide" or "file"), so that names cannot be compared.
+    """
     path = None if folder is None else folder / METRICS_FILE
     if path is None or not path.is_file():
-        return 0
-    known = json.loads(path.read_text(encoding="utf-8")).get("patients", {})
-    seen = {*known.get(TRAIN, ()), *known.get(VALIDATION, ())}
-    return len(seen & {patient_id(group) for group in set(patches.groups.tolist())})
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    known = record.get("patients")
+    if not isinstance(known, dict) or TRAIN not in known:
+        return None
+    unit = record.get("settings", {}).get("data", {}).get("group")
+    if None not in (unit, group) and unit != group:
+        return None
+    seen = {*known[TRAIN], *known.get(VALIDATION, ())}
+    return len(seen & {patient_id(name) for name in set(patches.groups.tolist())})
+
+
+def check_unseen(name: str, seen: int | None, *, allow_seen: bool, message: Callable[[str], None]) -> None:
+    """Refuse an evaluation on patients of the training; say so where they are not known.
+
+    Raises
+    ------
+    RequestError
+        If `seen` is above 0, unless `allow_seen`.
+    """
+    if seen is None:
+        message(
+            f"model {name}: its folder does not name the patients of its training, so whether these were among them "
+            "is unknown (recorded as null)."
+        )
+    elif seen and not allow_seen:
+        raise RequestError(
+            f"model {name} was trained or selected on {seen} of these patients, so metrics on them "
+            "are biased. Give the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
+        )
 
 
 def patients_of(patches: PatchSet, rows: np.ndarray) -> list[str]:

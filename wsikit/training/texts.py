@@ -1,4 +1,6 @@
-"""Captions of a patch set from the configured source. A captioner trained on one of the patients is refused."""
+"""Captions of a patch set, and their numbers, from the configured source. A captioner trained on one of the patients is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,10 @@ import numpy.typing as npt
 
 from wsikit.captions import load_captioner
 from wsikit.captions.base import Captioner, FitsToSlide, sample_rows
+from wsikit.captions.parsed_facts import facts_of_texts
 from wsikit.captions.vlm.files import RECORD_FILE
 from wsikit.errors import RequestError
+from wsikit.facts import FACTS
 from wsikit.tables import read_table
 from wsikit.training.captioner.patients import refuse_seen_patients
 from wsikit.training.config import CaptionsConfig
@@ -22,9 +26,17 @@ AT_ONCE = 64
 
 
 def with_captions(
-    data: PatchSet, config: CaptionsConfig, *, mpp: float, on_done: Callable[[int], None] = lambda done: None
+    data: PatchSet,
+    config: CaptionsConfig,
+    *,
+    mpp: float,
+    numbers: bool = False,
+    on_done: Callable[[int], None] = lambda done: None,
 ) -> PatchSet:
     """Return the patches with the captions of `config`; `on_done` is called with numbers of further patches done.
+
+    Captions of a measuring captioner come with the facts that they state. With `numbers`, the words of other captions
+    are parsed to facts with their uncertainty.
 
     Raises
     ------
@@ -34,31 +46,52 @@ def with_captions(
     if config.source == "none":
         return data.with_captions([""] * len(data))
     if config.csv is not None:
-        return data.with_captions(_from_csv(Path(config.csv), data.ids))
+        return _parsed(data.with_captions(_from_csv(Path(config.csv), data.ids)), numbers)
     if config.captioner is None:
-        return data
+        return _parsed(data, numbers)
     _refuse_seen(config.captioner, data)
     captioner = load_captioner(config.captioner)
-    if not isinstance(captioner, FitsToSlide):
-        return data.with_captions(_described(captioner, data, np.arange(len(data)), mpp, on_done))
-    slides = data.groups if data.slides is None else data.slides
     texts = np.full(len(data), "", dtype=object)
-    for slide in np.unique(slides):
-        rows = np.flatnonzero(slides == slide)
-        fitted = captioner.fit(data.images[rows[sample_rows(len(rows))]], mpp=mpp)
-        texts[rows] = _described(fitted, data, rows, mpp, on_done)
-    return data.with_captions(texts.tolist())
+    facts = np.full((len(data), len(captioner.fact_names)), np.nan, dtype=np.float32)
+    if isinstance(captioner, FitsToSlide):
+        slides = data.slide_ids
+        for slide in np.unique(slides):
+            rows = np.flatnonzero(slides == slide)
+            fitted = captioner.fit(data.images[rows[sample_rows(len(rows))]], mpp=mpp)
+            _describe(fitted, data, rows, mpp, texts, facts, on_done)
+    else:
+        _describe(captioner, data, np.arange(len(data)), mpp, texts, facts, on_done)
+    described = data.with_captions(texts.tolist())
+    if captioner.fact_names:
+        return described.with_facts(captioner.fact_names, facts)
+    return _parsed(described, numbers)
 
 
-def _described(
-    captioner: Captioner, data: PatchSet, rows: npt.NDArray[np.int64], mpp: float, on_done: Callable[[int], None]
-) -> list[str]:
-    texts: list[str] = []
+def _describe(
+    captioner: Captioner,
+    data: PatchSet,
+    rows: npt.NDArray[np.int64],
+    mpp: float,
+    texts: npt.NDArray[np.object_],
+    facts: npt.NDArray[np.float32],
+    on_done: Callable[[int], None],
+) -> None:
+    """Put captions and facts of some patches into `texts` (N,) and `facts` (N, F)."""
+    names = captioner.fact_names
     for first in range(0, len(rows), AT_ONCE):
-        images = data.images[rows[first : first + AT_ONCE]]
-        texts += [caption.text for caption in captioner.caption(images, mpp=mpp)]
-        on_done(len(images))
-    return texts
+        some = rows[first : first + AT_ONCE]
+        for row, caption in zip(some, captioner.caption(data.images[some], mpp=mpp), strict=True):
+            texts[row] = caption.text
+            facts[row] = [caption.facts.get(name, np.nan) for name in names]
+        on_done(len(some))
+
+
+def _parsed(data: PatchSet, numbers: bool) -> PatchSet:
+    """The patches with the facts that the words of their captions state, if numbers are asked for."""
+    if not numbers:
+        return data
+    names = tuple(FACTS)
+    return data.with_facts(names, *facts_of_texts(data.captions, names))
 
 
 def _refuse_seen(spec: str, data: PatchSet) -> None:

@@ -30,6 +30,7 @@ from wsikit.training.forward import outputs_of
 from wsikit.training.losses import loss_of
 from wsikit.training.metrics import value_of
 from wsikit.training.module import EpochRecord, Learner
+from wsikit.training.numbers import numbers_of
 from wsikit.training.settings import TrainingSettings
 from wsikit.training.stages import StagePlan
 
@@ -119,7 +120,7 @@ class _Watch(TrainerCallback):
     ) -> None:
         self._learner, self._settings, self._curriculum = learner, settings, curriculum
         self._validation, self._on_epoch = validation, on_epoch
-        self._texts = None if validation is None else Texts(learner.model, validation.captions)
+        self._texts = None if validation is None else Texts.of(learner.model, validation)
         self.records: list[EpochRecord] = []
         self._begun = 0.0
 
@@ -277,7 +278,9 @@ def _identity(
     def of(patches: PatchSet) -> str:
         texts = "\x1f".join(patches.captions).encode()
         pixels = (np.ascontiguousarray(image).tobytes() for image in patches.images)
-        return digest(*pixels, patches.labels.tobytes(), texts)
+        numbers = numbers_of(model.config, patches)
+        read = [] if numbers is None else [numbers.tobytes()]
+        return digest(*pixels, patches.labels.tobytes(), texts, *read)
 
     return {
         "model": model.config.model_dump(mode="json"),

@@ -14,6 +14,7 @@ from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet
 from wsikit.training.fitting import fit
 from wsikit.training.forward import outputs_of, softmax
+from wsikit.training.numbers import learn_bins
 from wsikit.training.settings import FitSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
 from wsikit.training.trainer import train
@@ -34,20 +35,23 @@ def image_probs(model: MMLNB, data: PatchSet) -> npt.NDArray[np.float64]:
 
 
 class _TextLearner(nn.Module):
-    """The text encoder with a head of its own, on captions only."""
+    """The text branch with a head of its own, on captions only."""
 
-    def __init__(self, model: MMLNB, captions: tuple[str, ...], labels: npt.NDArray[np.int64], weight: Tensor) -> None:
+    def __init__(self, model: MMLNB, data: PatchSet, weight: Tensor) -> None:
         super().__init__()
-        self.encoder = model.text
+        self.encoder, self.numbers = model.text, model.numbers
         self.head = nn.Sequential(
-            nn.Linear(model.text.width, model.text.width), nn.GELU(), nn.Linear(model.text.width, len(weight))
+            nn.Linear(model.d_text, model.d_text), nn.GELU(), nn.Linear(model.d_text, len(weight))
         )
-        self._texts, self._labels, self._weight = Texts(model, captions), torch.from_numpy(labels), weight
+        self._encode = model.text_features
+        self._texts, self._labels, self._weight = Texts.of(model, data), torch.from_numpy(data.labels), weight
 
     def logits(self, rows: Tensor) -> Tensor:
         """(B, C)"""
         tokens = self._texts(rows.numpy())
-        logits: Tensor = self.head(self.encoder(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask)))
+        numbers = None if tokens.numbers is None else torch.from_numpy(tokens.numbers)
+        read = self._encode(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask), numbers)
+        logits: Tensor = self.head(read)
         return logits
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
@@ -64,15 +68,17 @@ def train_text_branch(
     seed: int,
     head_lr: float = 2e-3,
 ) -> npt.NDArray[np.float64]:
-    """Train the text encoder on captions only, in place; return its probabilities for the captions of `test`, (M, C).
+    """Train the text branch on captions only, in place; return its probabilities for the captions of `test`, (M, C).
 
-    `weight` is float32 (C,), class weights; the new head has the learning rate `head_lr`.
+    `weight` is float32 (C,), class weights; the new head, and the part that reads numbers,
+    have the learning rate `head_lr`.
     """
     torch.manual_seed(seed)
-    model.text.requires_grad_(True)  # the image branch's stage has frozen it
-    learner = _TextLearner(model, training.captions, training.labels, torch.from_numpy(weight))
-    fit(learner, len(training), settings, rates={"head": head_lr}, seed=seed)
-    learner._texts = Texts(model, test.captions)
+    model.parts()["text"].requires_grad_(True)  # the image branch's stage has frozen it
+    learn_bins(model, training)
+    learner = _TextLearner(model, training, torch.from_numpy(weight))
+    fit(learner, len(training), settings, rates={"head": head_lr, "numbers": head_lr}, seed=seed)
+    learner._texts = Texts.of(model, test)
     with torch.inference_mode():
         parts = [learner.logits(rows) for rows in torch.split(torch.arange(len(test)), 256)]
     return softmax(torch.cat(parts).numpy())

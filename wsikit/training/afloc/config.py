@@ -42,4 +42,6 @@ class AflocTrainConfig(BaseModel):
             raise ValueError("captions: AFLoc learns from captions; source none leaves nothing to learn")
         if self.start is not None and self.image.weights is not None:
             raise ValueError("give either start or image.weights")
+        if self.image.context is not None:
+            raise ValueError("image.context: AFLoc sees the patch alone; leave it out")
         return self

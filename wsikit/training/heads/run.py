@@ -43,6 +43,7 @@ from wsikit.training.priors import prevalence, prior_metrics, shift_of
 from wsikit.training.report import report
 from wsikit.training.run_record import (
     check_out,
+    check_unseen,
     patients_of,
     rows_of_part,
     seen_patients,
@@ -188,12 +189,8 @@ def run_head_evaluation(
     _check_source(model, data)
     if split_file is not None:
         data = data.select(rows_of_part(split_file, data.patches, fold, part))
-    seen = seen_patients(folder, data.patches)
-    if seen and not allow_seen:
-        raise RequestError(
-            f"model {info.name} was trained or selected on {seen} of these patients, so metrics on them "
-            "are biased. Give the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
-        )
+    seen = seen_patients(folder, data.patches, group=config.data.group)
+    check_unseen(info.name, seen, allow_seen=allow_seen, message=callbacks.message)
     probs = np.asarray(model.predict(features=data.features)[PROBABILITY], np.float64)
     metrics = {
         "model": {"name": info.name, "fingerprint": info.fingerprint},

@@ -1,0 +1,78 @@
+"""The numbers of a table's captions as inputs of a model: measured, or parsed from words, with their uncertainty."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.models.protocol import ModelInfo
+from wsikit.store.table import PatchTable
+
+logger = logging.getLogger(__name__)
+
+FACTS_COLUMN, TEXT_COLUMN = "caption_facts", "caption"
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FactSource:
+    """The column of a table that holds the facts that a model reads."""
+
+    column: str
+    """`caption_facts`: measured, exact. `caption`: generated words, parsed to intervals."""
+    names: tuple[str, ...]
+    """Facts, in the model's order."""
+
+    def record(self) -> dict[str, Any]:
+        """For the receipt of the predictions."""
+        found: dict[str, Any] = {"column": self.column, "names": list(self.names)}
+        if self.column == TEXT_COLUMN:
+            from wsikit.captions.parsed_facts import PARSED_REVISION
+
+            found["parsed"] = PARSED_REVISION
+        return found
+
+    def read(self, table: PatchTable, rows: slice = slice(None)) -> tuple[Floats, Floats]:
+        """Values and half-widths (B, F) of some rows; NaN, and 0, where a fact is not known."""
+        if self.column == TEXT_COLUMN:
+            from wsikit.captions.parsed_facts import facts_of_texts
+
+            texts = [str(text or "") for text in table.read(TEXT_COLUMN, rows)]
+            return facts_of_texts(texts, self.names)
+        stored = table.read(FACTS_COLUMN, rows)
+        places = {name: column for column, name in enumerate(table.attributes(FACTS_COLUMN)["names"])}
+        values = np.full((len(stored), len(self.names)), np.nan, dtype=np.float32)
+        for column, name in enumerate(self.names):
+            if name in places:
+                values[:, column] = stored[:, places[name]]
+        return values, np.zeros_like(values)
+
+
+def fact_source(table: PatchTable, model: ModelInfo) -> FactSource | None:
+    """Where the facts that a model reads are in a table; None, with a warning, if it has none.
+
+    Facts that were measured for other captions than the table now has are not used: words and numbers belong together.
+    """
+    there = set(table.columns())
+    texts = table.receipt(TEXT_COLUMN) if TEXT_COLUMN in there else None
+    if FACTS_COLUMN in there and texts is not None:
+        measured = table.receipt(FACTS_COLUMN)
+        named = set(table.attributes(FACTS_COLUMN)["names"])
+        if measured is not None and measured.digest == texts.digest and named & set(model.facts):
+            return FactSource(FACTS_COLUMN, model.facts)
+    if texts is not None:
+        return FactSource(TEXT_COLUMN, model.facts)
+    logger.warning(
+        "%s: model %s reads the numbers of captions, and there are none: it predicts from the %s alone. Describe the "
+        "patches first (wsikit caption --captioner %s).",
+        table.folder,
+        model.name,
+        "features" if model.feature_columns else "image",
+        model.captioner,
+    )
+    return None
