@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,32 @@ def test_a_finished_slide_loads_nothing_that_takes_long(finished: Path, argument
 
 def test_a_finished_slide_with_another_vote_loads_no_model(finished: Path) -> None:
     status, said, loaded = call("run", finished / "slide.tiff", "-o", finished / "out", "--vote-method", "hard")
+    assert (status, loaded & MODELS) == (0, set()), said
+
+
+@pytest.fixture(scope="module")
+def with_features(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`finished`, with a run into features/ that stored features by a name of timm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("LOCALAPPDATA", os.environ["XDG_CACHE_HOME"])
+        result = wsikit.run(finished / "slide.tiff", finished / "features", features="random:resnet10t", device="cpu")
+        assert result.exit_status == 0
+        yield finished
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_finished_slide_with_features_by_a_name_of_timm_loads_nothing_that_takes_long(
+    with_features: Path, arguments: list[str]
+) -> None:
+    places = (with_features / "slide.tiff", "-o", with_features / "features")
+    status, said, loaded = call("run", *places, "--features", "random:resnet10t", *arguments)
+    assert (status, loaded) == (0, set()), said
+
+
+def test_features_that_are_up_to_date_load_no_model(with_features: Path) -> None:
+    store = with_features / "features" / "slides" / "slide.zarr"
+    status, said, loaded = call("features", store, "--encoder", "random:resnet10t", "--grid", "0.5um_224px")
     assert (status, loaded & MODELS) == (0, set()), said
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsikit.cli.options import MPP, assume_mpp_option, grid_option, scene_option
+from wsikit.cli.options import MPP, assume_mpp_option, engine_options, grid_option, scene_option
 from wsikit.cli.slide_options import Pooling, slide_options
 
 if TYPE_CHECKING:
@@ -42,21 +42,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--dtype", default="float16", show_default=True, type=click.Choice(["float16", "float32"]))
 @click.option("--shared", is_flag=True, help="Also the places of patches in the space shared with texts.")
-@click.option("--download", is_flag=True, help="Fetch weights that are not here; else nothing touches the network.")
-@click.option(
-    "--engine",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "torch", "compile", "onnx"]),
-    help="How the encoder runs; auto: the fastest, measured once per encoder and machine.",
-)
-@click.option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    help="Numbers that it computes in; auto: bfloat16 where the device has units for it.",
-)
+@engine_options
 @assume_mpp_option
 @scene_option
 @slide_options
