@@ -192,6 +192,10 @@ def _show(console: Console, store: str, maps: tuple[ConceptMap, ...]) -> None:
         table.add_row(Text(found.title), presence, f"{found.area_mm2:.3g}", str(found.n_above))
     console.print(table)
     for found in maps:
+        if found.against:
+            against = f"  {found.title} compared with: {'; '.join(found.against)}"
+            console.print(against, highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
+    for found in maps:
         for patch in found.patches:
             caption = f": {patch.caption}" if patch.caption else ""
             line = f"  {found.title} {patch.value:.2f} at x={patch.x}, y={patch.y}{caption}"
