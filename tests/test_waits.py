@@ -124,6 +124,8 @@ def test_verbs_without_a_model_load_none_and_no_image_library_that_they_do_not_u
         (["run", "slide.tiff", "-o", "slide.tiff/new"], "slide.tiff"),
         (["train", "wrong.yaml", "-o", "new"], "wrong.yaml"),
         (["train", "missing.yaml", "-o", "new"], "missing.yaml"),
+        (["ablate", "wrong.yaml", "-o", "new"], "wrong.yaml"),
+        (["ablate", "missing.yaml", "-o", "new"], "missing.yaml"),
         (["evaluate", "phantom-mmlnb", "--config", "wrong.yaml", "-o", "new"], "wrong.yaml"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -146,3 +148,36 @@ def test_a_slide_without_a_pixel_size_is_refused_before_a_model_is_loaded(finish
     assert status == 1
     assert "--assume-mpp" in text
     assert loaded & MODELS == set()
+
+
+NO_GPU = """
+import importlib.util, sys, types
+torch = types.ModuleType("torch")
+torch.cuda = types.SimpleNamespace(is_available=lambda: False)
+sys.modules["torch"] = torch
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "slide.tiff", "-o", "new"],
+        ["features", "slide.tiff", "-o", "new", "--encoder", "random:vit-s16"],
+        ["features", "out/slides/slide.zarr", "--encoder", "random:vit-s16"],
+        ["caption", "out/slides/slide.zarr"],
+        ["predict", "out/slides/slide.zarr"],
+        ["localize", "out/slides/slide.zarr", "neuropil"],
+    ],
+    ids=" ".join,
+)
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(finished: Path, arguments: list[str]) -> None:
+    placed = [str(finished / word) if word.startswith(("slide", "out/", "new")) else word for word in arguments]
+    code = NO_GPU + CALL.replace("json.dumps([status", "json.dumps([torch is sys.modules.get('torch'), status")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *placed, "--device", "cuda"], capture_output=True, text=True, check=True
+    )
+    alone, status, said, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert (alone, status, said.count("\n")) == (True, 2, 1), said
+    assert "finds no GPU here" in said
+    assert set(loaded) & (MODELS - {"torch"}) == set()
+    assert not (finished / "new").exists()

@@ -185,7 +185,9 @@ def run(
     if len(finished) == len(prepared.entries):
         return _carry_out(prepared, finished, progress, on_slide, on_start, on_note)
     from wsikit.batch.workers import workers_of_run
+    from wsikit.encoders.device import check_device
 
+    check_device(device)
     new = [entry for entry in prepared.entries if entry.slide_id not in finished and caption_budget is None]
     with workers_of_run(new, prepared.out, prepared.captioner, prepared.executor):
         return _carry_out(prepared, finished, progress, on_slide, on_start, on_note)

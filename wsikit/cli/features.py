@@ -74,6 +74,8 @@ def command(
     """
     from wsikit.cli.console import make_console, one_line
     from wsikit.cli.progress import TerminalProgress
+    from wsikit.encoders.device import check_device
+    from wsikit.encoders.engine_request import check_engine
     from wsikit.encoders.lazy import LazyEncoder
     from wsikit.errors import ModelError, RequestError, WsikitError
     from wsikit.inference.feature_grid import GridRequest
@@ -90,7 +92,9 @@ def command(
         raise RequestError(f"--encoder {', '.join(encoders)}: two have the same name.")
     for one in lazy:
         check_settings(one.info, settings)
+    check_engine(engine, precision, device=device)
     targets = _targets(paths, out, assume_mpp, scene)
+    check_device(device)
     for notice in dict.fromkeys(one.info.notice for one in lazy if one.info.notice):
         click.echo(notice, err=True)
     pooling = Pooling(slide, slide_weights, slide_table, device, several=len(lazy) > 1)

@@ -93,9 +93,11 @@ def command(words: tuple[str, ...], out: str | None, as_json: bool, templates: t
     from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
+    from wsikit.encoders.device import check_device
     from wsikit.inference.localize import localize
 
     stores, concepts = split_words(words)
+    check_device(settings["device"])
     if templates:
         settings["templates"] = templates
     said: set[str] = set()

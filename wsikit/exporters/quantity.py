@@ -196,8 +196,8 @@ def _concept_remark(table: PatchTable, column: str, values: npt.NDArray[Any]) ->
     flat = float((known >= SATURATED_AT).mean()) if len(known) else 0.0
     if attributes.get("unit") == "probability" and flat >= SATURATED_SHARE:
         remarks.append(
-            f"Saturated: p ≥ {SATURATED_AT:g} on {flat:.0%} of the patches, which it does not rank. For an order, map "
-            "the similarity (--normalise none)."
+            f"Saturated: p ≥ {SATURATED_AT:g} on {100 * flat:.0f} % of the patches, which it does not rank. "
+            "For an order, map the similarity (--normalise none)."
         )
     return " ".join(remarks)
 

@@ -36,7 +36,7 @@ __all__ = [
     "write_outputs",
 ]
 
-OUTPUTS_REVISION = 4
+OUTPUTS_REVISION = 5
 FILES = ("map.png", "subtype.geojson", "report.html", "result.json", "thumbnail.jpg")
 PROVENANCE = "provenance.json"
 PATCHES = f"report{PATCH_FOLDER}"
@@ -87,7 +87,8 @@ def thumbnail_jpeg(results: StoredResults) -> bytes:
     size = picture_size(results.class_map.grid, *THUMBNAIL)
     slide = np.asarray(Image.fromarray(results.thumbnail).resize(size, Image.Resampling.LANCZOS))
     gap: npt.NDArray[np.uint8] = np.full((size[1], 6, 3), 255, dtype=np.uint8)
-    return encode_jpeg(np.hstack([slide, gap, paint_map(results.class_map, results.thumbnail, size)]), 85)
+    class_map = results.class_map.as_voted(results.result)
+    return encode_jpeg(np.hstack([slide, gap, paint_map(class_map, results.thumbnail, size)]), 85)
 
 
 def outputs_receipt(results: StoredResults) -> Receipt:
