@@ -48,7 +48,7 @@ def test_a_run_that_is_terminated_ends_as_from_the_keyboard_and_is_continued(tmp
     call = [sys.executable, "-c", _RUN, str(slide), "-o", str(out)]
     process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     log, until = out / "log.jsonl", time.monotonic() + 120
-    while not (log.is_file() and '"captions' in log.read_text()) and time.monotonic() < until:
+    while not (log.is_file() and "captions" in log.read_text()) and time.monotonic() < until:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)

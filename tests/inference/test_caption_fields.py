@@ -211,14 +211,15 @@ def test_a_field_is_described_if_most_of_it_could_be_read(
     table = caption(store, captioner=captioner)
     found, fields = read_captions(table), fields_of(store, table, FIELD)
 
-    def lost_of(corners: npt.NDArray[np.int64], side: int) -> npt.NDArray[np.float64]:
+    def lost_of(corners: npt.NDArray[np.int64], side: int, margin: int = 0) -> npt.NDArray[np.float64]:
         """By hand: the share of squares inside the tile."""
-        overlap = np.clip(np.minimum(corners + side, 1024) - np.maximum(corners, 512), 0, side)
+        overlap = np.clip(np.minimum(corners + side, 1024 + margin) - np.maximum(corners, 512 - margin), 0, side)
         return overlap.prod(axis=1) / side**2
 
     lost = lost_of(fields.corners, 480)
     assert sorted({round(share, 3) for share in lost.tolist()}) == [0, 0.124, 0.786, 0.871]
     unseen = lost_of(table.coords, 96) > 0.5
+    perhaps = lost_of(table.coords, 96, margin=28) > 0.5  # the parts that are read have 28 px
     for row, number in enumerate(fields.of_patch.tolist()):
         text, failure, share = str(found.texts[row]), str(found.failures[row]), lost[number]
         if number == 0:
@@ -226,7 +227,7 @@ def test_a_field_is_described_if_most_of_it_could_be_read(
         elif share > 0.5:
             x, y = fields.corners[number]
             assert re.match(rf"its field could not be read: \d+ % of the field of 120 px .* x={x}, y={y} ", failure)
-        elif unseen[row]:
+        elif unseen[row] or (failure and perhaps[row]):
             assert (failure, text, found.rows[row]) == (UNSEEN, "", NO_ROW)
         else:
             assert share - 0.01 <= lost_in(text) <= share + 0.08
