@@ -7,7 +7,8 @@ The first prints the figures of one run of `run_all.py`, in which both builds we
 two results of one script, or of `run_all.py`.
 
 Prints every number that both hold, old → new. Only ratios are judged, as seconds depend on the machine and on who else
-uses it: a number whose name says `ratio` or `against`. More is better, unless the name speaks of bytes or memory.
+uses it: a number whose name says `ratio` or `against`, or one of a group `share` or `times as fast`. More is better,
+unless the name speaks of bytes or memory.
 Exit status 1 if a ratio got worse by more than the tolerance (0.1: by a tenth), or is gone.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from typing import Any
 
 RATIO_WORDS = ("ratio", "against")
 LESS_IS_BETTER = ("bytes", "rss", "memory")
+RATIO_GROUPS = re.compile(r"(^|\.)(share|times as fast)(\.[^.]+)?\.(wall|cpu|least_cpu)_s$")
+"""Ratios of `features.py`, by kind of time, in `share` or by name in `times as fast`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Change:
     @property
     def judged(self) -> bool:
         """Whether it is a ratio."""
-        return any(word in self.name.rsplit(".", 1)[-1] for word in RATIO_WORDS)
+        named = any(word in self.name.rsplit(".", 1)[-1] for word in RATIO_WORDS)
+        return named or RATIO_GROUPS.search(self.name) is not None
 
     @property
     def gain(self) -> float:

@@ -72,6 +72,23 @@ def _tiling() -> Iterator[Figure]:
         yield Figure("tiling", f"fixed cost per slide, {kind} ms", *names, aim=8, less=True)
 
 
+def _features() -> Iterator[Figure]:
+    for model in ("vit_small_patch16_224", "resnet50"):
+        place = f"share/{model}"
+        yield Figure("features", f"{model}: share of its own speed, wall", f"{place}/share/wall_s", aim=0.95)
+        yield Figure("features", f"{model}: the same, processor time", f"{place}/share/cpu_s", aim=0.95)
+        yield Figure("features", f"{model}: patches/s", f"{place}/patches_per_s")
+    for precision, aim in (("float32", None), ("auto", 1.5)):
+        place, name = f"loops/times as fast/wsikit, {precision}", f"ResNet-18, {precision}: times the common loop"
+        yield Figure("features", f"{name}, wall", f"{place}/wall_s", aim=aim)
+        yield Figure("features", f"{name}, processor time", f"{place}/cpu_s", aim=aim)
+    yield Figure(
+        "features", "median cosine to the common loop's features", "loops/median cosine of features", aim=0.999
+    )
+    for number, patches in ((0, "few patches"), (1, "eight times as many")):
+        yield Figure("features", f"peak memory, {patches}, MB", f"memory/{number}/peak_mb", less=True)
+
+
 FIGURES: tuple[Figure, ...] = (
     *(
         Figure(
@@ -92,6 +109,7 @@ FIGURES: tuple[Figure, ...] = (
     *_captions(),
     *_reading(),
     *_tiling(),
+    *_features(),
     *(
         Figure(
             "memory",

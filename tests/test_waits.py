@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,32 @@ def test_a_finished_slide_with_another_vote_loads_no_model(finished: Path) -> No
     assert (status, loaded & MODELS) == (0, set()), said
 
 
+@pytest.fixture(scope="module")
+def with_features(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`finished`, with a run into features/ that stored features by a name of timm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("LOCALAPPDATA", os.environ["XDG_CACHE_HOME"])
+        result = wsikit.run(finished / "slide.tiff", finished / "features", features="random:resnet10t", device="cpu")
+        assert result.exit_status == 0
+        yield finished
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_finished_slide_with_features_by_a_name_of_timm_loads_nothing_that_takes_long(
+    with_features: Path, arguments: list[str]
+) -> None:
+    places = (with_features / "slide.tiff", "-o", with_features / "features")
+    status, said, loaded = call("run", *places, "--features", "random:resnet10t", *arguments)
+    assert (status, loaded) == (0, set()), said
+
+
+def test_features_that_are_up_to_date_load_no_model(with_features: Path) -> None:
+    store = with_features / "features" / "slides" / "slide.zarr"
+    status, said, loaded = call("features", store, "--encoder", "random:resnet10t", "--grid", "0.5um_224px")
+    assert (status, loaded & MODELS) == (0, set()), said
+
+
 @pytest.mark.parametrize(
     "verb",
     [
@@ -96,6 +124,8 @@ def test_verbs_without_a_model_load_none_and_no_image_library_that_they_do_not_u
         (["run", "slide.tiff", "-o", "slide.tiff/new"], "slide.tiff"),
         (["train", "wrong.yaml", "-o", "new"], "wrong.yaml"),
         (["train", "missing.yaml", "-o", "new"], "missing.yaml"),
+        (["ablate", "wrong.yaml", "-o", "new"], "wrong.yaml"),
+        (["ablate", "missing.yaml", "-o", "new"], "missing.yaml"),
         (["evaluate", "phantom-mmlnb", "--config", "wrong.yaml", "-o", "new"], "wrong.yaml"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -118,3 +148,36 @@ def test_a_slide_without_a_pixel_size_is_refused_before_a_model_is_loaded(finish
     assert status == 1
     assert "--assume-mpp" in text
     assert loaded & MODELS == set()
+
+
+NO_GPU = """
+import importlib.util, sys, types
+torch = types.ModuleType("torch")
+torch.cuda = types.SimpleNamespace(is_available=lambda: False)
+sys.modules["torch"] = torch
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "slide.tiff", "-o", "new"],
+        ["features", "slide.tiff", "-o", "new", "--encoder", "random:vit-s16"],
+        ["features", "out/slides/slide.zarr", "--encoder", "random:vit-s16"],
+        ["caption", "out/slides/slide.zarr"],
+        ["predict", "out/slides/slide.zarr"],
+        ["localize", "out/slides/slide.zarr", "neuropil"],
+    ],
+    ids=" ".join,
+)
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(finished: Path, arguments: list[str]) -> None:
+    placed = [str(finished / word) if word.startswith(("slide", "out/", "new")) else word for word in arguments]
+    code = NO_GPU + CALL.replace("json.dumps([status", "json.dumps([torch is sys.modules.get('torch'), status")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *placed, "--device", "cuda"], capture_output=True, text=True, check=True
+    )
+    alone, status, said, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert (alone, status) == (True, 2), said
+    assert said.splitlines()[-1].startswith("wsikit: device 'cuda': torch finds no GPU here")
+    assert set(loaded) & (MODELS - {"torch"}) == set()
+    assert not (finished / "new").exists()

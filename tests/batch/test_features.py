@@ -115,3 +115,77 @@ def test_an_encoder_that_fails_fails_the_slide_with_its_reason(slide_path: Path,
     result = run(slide_path, tmp_path / "out", Infinite())
     assert result[0].status == "failed"
     assert "not finite" in result[0].error
+
+
+def test_the_precision_is_part_of_the_request_and_the_engine_is_not(slide_path: Path, tmp_path: Path) -> None:
+    encoder = Colours()
+    run(slide_path, tmp_path / "out", encoder)
+    plan = wsikit.plan_run(slide_path, tmp_path / "out", model=ByColour(), features=[encoder], features_engine="torch")
+    assert plan.slides[0].finished
+    assert "features   colours; engine torch, precision auto, stored as float16" in str(plan)
+    other_numbers = {"model": ByColour(), "features": [encoder], "features_precision": "float32"}
+    plan = wsikit.plan_run(slide_path, tmp_path / "out", **other_numbers)
+    states = {stage.name: (stage.state, stage.reason) for stage in plan.slides[0].stages}
+    assert states["features colours"] == ("redo", "precision was auto, now float32")
+    assert states["captions"][0] == "done"
+    result = wsikit.run(slide_path, tmp_path / "out", device="cpu", **other_numbers)
+    receipt = result.store().patches().receipt("features_colours")
+    assert receipt is not None
+    assert receipt.parameters["precision"] == "float32"
+
+
+def test_engine_precision_and_download_reach_the_encoder(
+    slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsikit.encoders import registry
+    from wsikit.encoders.engine import PlainEngine
+    from wsikit.encoders.engine_choice import Choice
+
+    encoder, asked = Colours(), []
+
+    def describe(name: str, *, download: bool = False) -> EncoderInfo:
+        asked.append(("describe", name, download))
+        return encoder.info
+
+    def load(name: str, *, device: str = "auto", download: bool = False) -> Colours:
+        asked.append(("load", name, download))
+        return encoder
+
+    def choose(given: Colours, *, engine: str, precision: str, **others: Any) -> Choice:
+        asked.append((engine, precision))
+        return Choice(PlainEngine(given, "cpu", "float32", 32), "for the test")
+
+    monkeypatch.setattr(registry, "describe_encoder", describe)
+    monkeypatch.setattr(registry, "load_encoder", load)
+    monkeypatch.setattr("wsikit.encoders.engine_choice.choose_engine", choose)
+    settings: dict[str, Any] = {"features_engine": "compile", "features_precision": "bfloat16", "download": True}
+    result = wsikit.run(slide_path, tmp_path / "out", model=ByColour(), features="colours", device="cpu", **settings)
+    assert result[0].status == "done", result[0].error
+    assert asked == [("describe", "colours", True), ("load", "colours", True), ("compile", "bfloat16")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"features_engine": "quick"}, "engine 'quick'"),
+        ({"features_precision": "float8"}, "precision 'float8'"),
+        ({"features_precision": "float16"}, "for GPUs"),
+        ({"features_engine": "onnx", "features_precision": "bfloat16"}, "float32, not bfloat16"),
+        ({"features": [], "model": None, "features_engine": "torch"}, "add --features"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value,
+)
+def test_wrong_engines_are_refused_before_a_slide_is_opened(
+    slide_path: Path, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    given: dict[str, Any] = {"features": [Colours()], "model": ByColour(), **settings}
+    with pytest.raises(RequestError, match=said):
+        wsikit.run(slide_path, tmp_path / "out", device="cpu", **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_fetches_nothing(slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("wsikit.encoders.weights.fetch", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(RequestError, match="A dry run fetches nothing"):
+        wsikit.plan_run(slide_path, tmp_path / "out", features="hf-hub:a/b", download=True)

@@ -57,6 +57,27 @@ def test_the_exit_status_shows_whether_a_ratio_got_worse(
     assert status(compare, tmp_path, new) == expected
 
 
+@pytest.mark.parametrize(
+    ("place", "judged"),
+    [
+        ("features.found.share.resnet50.share.cpu_s", True),
+        ("loops.times as fast.wsikit, auto.wall_s", True),
+        ("features.found.share.resnet50.in memory.cpu_s", False),
+        ("share.resnet50.patches_per_s", False),
+        ("finished.found.one slide, share of import torch.wall_s", False),
+    ],
+)
+def test_ratios_of_features_are_judged_and_their_seconds_are_not(
+    compare: ModuleType, tmp_path: Path, place: str, judged: bool
+) -> None:
+    def record(value: float) -> Any:
+        for key in reversed(place.split(".")):
+            value = {key: value}  # type: ignore[assignment]
+        return value
+
+    assert status(compare, tmp_path, record(0.5), old=record(1.0)) == int(judged)
+
+
 def test_the_tolerance_is_the_callers(compare: ModuleType, tmp_path: Path) -> None:
     assert status(compare, tmp_path, changed(speed_against_copy=0.44), "--tolerance", "0.2") == 0
     assert status(compare, tmp_path, changed(speed_against_copy=0.49), "--tolerance", "0.01") == 1

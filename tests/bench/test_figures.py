@@ -62,6 +62,34 @@ def test_one_result_of_all_benchmarks_is_shown_against_base_and_aim(
     assert "finished  finished slide, wall s  0.5   0.4" in capsys.readouterr().out
 
 
+FEATURES = {
+    "share": {
+        name: {"in memory": {"cpu_s": 9.0}, "patches_per_s": 18.8, "share": {"wall_s": wall, "cpu_s": 0.99}}
+        for name, wall in (("vit_small_patch16_224", 1.0), ("resnet50", 0.9))
+    },
+    "loops": {
+        "times as fast": {
+            "wsikit, float32": {"wall_s": 1.05, "cpu_s": 1.1},
+            "wsikit, auto": {"wall_s": 1.7, "cpu_s": 1.4},
+        },
+        "median cosine of features": 0.99999,
+    },
+    "memory": [{"patches": 93, "peak_mb": 868}, {"patches": 679, "peak_mb": 875}],
+}
+"""As `benchmarks/features.py` writes it."""
+
+
+def test_the_figures_of_features_are_read() -> None:
+    rows = load("figures").table({"features": {"found": FEATURES}})[1:]
+    found = {title: (here, reached) for _, title, _, here, _, reached in rows}
+    assert len(rows) == 13
+    assert found["vit_small_patch16_224: share of its own speed, wall"] == ("1", "yes")
+    assert found["resnet50: share of its own speed, wall"] == ("0.9", "NO")
+    assert found["ResNet-18, auto: times the common loop, processor time"] == ("1.4", "NO")
+    assert found["ResNet-18, float32: times the common loop, wall"] == ("1.05", "")
+    assert found["peak memory, eight times as many, MB"] == ("875", "")
+
+
 def test_every_step_names_a_script_that_is_there() -> None:
     for step in load("run_all").PLAN:
         assert (FOLDER / step.script).is_file()

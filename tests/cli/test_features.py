@@ -74,3 +74,25 @@ def test_wrong_requests_are_refused_in_one_line(slide: Path, arguments: list[str
     assert isinstance(result.exception, wsikit.RequestError)
     assert said in str(result.exception)
     assert "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize("option", ["--download", "--engine", "--precision"])
+def test_run_takes_the_options_of_an_encoder_in_the_same_words(option: str) -> None:
+    features, run = (
+        next(one for one in cli.get_command(None, verb).params if option in one.opts).to_info_dict()  # type: ignore
+        for verb in ("features", "run")
+    )
+    assert features == run
+
+
+def test_run_passes_them_on(slide: Path, tmp_path: Path) -> None:
+    def run(*options: str) -> str:
+        words = ["run", str(slide), "-o", str(tmp_path / "out"), "--device", "cpu", "--dry-run", *options]
+        result = CliRunner().invoke(cli, words, standalone_mode=False)
+        return str(result.exception) if result.exception else result.output
+
+    assert "engine torch, precision bfloat16" in run(
+        "--features", "random:vit-s16", "--engine", "torch", "--precision", "bfloat16"
+    )
+    assert "for GPUs" in run("--features", "random:vit-s16", "--precision", "float16")
+    assert "add --features" in run("--engine", "torch")

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import wsikit
 
 _STOPPED_WHILE_LOADING = """
 import sys, threading, time, types
@@ -24,3 +31,51 @@ def test_a_model_that_is_being_loaded_is_not_waited_for() -> None:
     assert ended.returncode == 130
     assert ended.stderr.startswith("wsikit: stopped.")
     assert len(ended.stderr.splitlines()) == 1
+
+
+_RUN = """
+import signal, sys
+from wsikit.cli.main import main
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+main(["run", *sys.argv[1:], "--device", "cpu"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process of Windows gets no SIGTERM")
+def test_a_run_that_is_terminated_ends_as_from_the_keyboard_and_is_continued(tmp_path: Path) -> None:
+    slide, out = tmp_path / "s.tiff", tmp_path / "out"
+    wsikit.make_phantom(slide, size_px=(1024, 1024))
+    call = [sys.executable, "-c", _RUN, str(slide), "-o", str(out)]
+    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log, until = out / "log.jsonl", time.monotonic() + 120
+    while not (log.is_file() and "captions" in log.read_text()) and time.monotonic() < until:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert [line for line in said.splitlines() if "wsikit:" in line] == said.splitlines()[-1:]
+    assert said.splitlines()[-1].startswith("wsikit: stopped. Finished work is kept")
+    assert "Traceback" not in said
+    assert not (out / "failures").exists() or not any((out / "failures").iterdir())
+    plan = wsikit.plan_run(slide, out)
+    states = {stage.name: stage.state for stage in plan.slides[0].stages}
+    assert (states["pixels"], states["tissue"], states["patches"]) == ("done", "done", "done")
+    assert states["map and report"] == "missing"
+
+
+def test_the_handler_of_a_caller_is_kept_and_the_own_one_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wsikit.cli import main as entry
+
+    seen: list[object] = []
+    monkeypatch.setattr(entry.cli, "main", lambda **_: seen.append(signal.getsignal(signal.SIGTERM)))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for handler in (signal.SIG_IGN, signal.SIG_DFL):
+            signal.signal(signal.SIGTERM, handler)
+            with pytest.raises(SystemExit):
+                entry.main([])
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIG_IGN, entry._terminate]

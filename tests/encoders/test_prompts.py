@@ -109,6 +109,20 @@ def test_names_of_columns_are_different_for_different_texts_of_any_script() -> N
     assert all(name.isascii() and name and len(name) <= 49 for name in names)
 
 
+def test_names_of_columns_differ_with_the_words_and_not_with_how_they_are_written() -> None:
+    different = ["CD56", "CD56+", "CD56-", "CD56 (strong)", "CD56 strong", "p < 0.5", "p > 0.5"]
+    assert len({slug(text) for text in different}) == len(different)
+    same = ["large pale nuclei", "Large pale nuclei.", "large-pale_nuclei", '"large pale nuclei"']
+    assert {slug(text) for text in same} == {"large-pale-nuclei"}
+
+
+def test_what_is_shown_are_the_words_that_were_asked_for() -> None:
+    shown = {query.concept.shown for query in plan_queries(["blood", "necrosis", "Fibrous-stroma", "signet rings"])}
+    assert shown == {"Blood (Haemorrhage)", "Necrosis", "Fibrous stroma", "Signet rings"}
+    (query,) = plan_queries(["blood"], ["collagen"], negation=True, usual=False)
+    assert [one.shown for one in query.competitors] == ["Background", "Collagen (Fibrous stroma)", "no blood"]
+
+
 @pytest.mark.parametrize("ending", ["json", "yaml", "csv"])
 def test_synonyms_come_from_a_file(tmp_path: Path, ending: str) -> None:
     record = {"neuropil": ["Neuropil-Matrix"], "rhabdoid cells": ["rhabdoid cells", "cells with inclusions"]}

@@ -13,6 +13,7 @@ from PIL import Image
 from wsikit.exporters.heatmap import DPI, draw_map, write_map_png
 from wsikit.exporters.overlay import class_tags, paint_map, picture_size
 from wsikit.exporters.page import Pasted, ellipsis, text_width
+from wsikit.exporters.summary_text import MUTED_NOTE
 from wsikit.exporters.units import nice_length_um
 from wsikit.voting import vote
 
@@ -129,6 +130,28 @@ def test_the_map_states_slide_vote_uncertainty_and_use(class_map_of, thumbnail):
         "100 %",
     ):
         assert words in said
+
+
+def test_a_map_whose_vote_abstained_has_muted_colours_of_the_same_hues_and_says_so(class_map_of, thumbnail):
+    class_map = class_map_of(np.array([[0, 2], [1, 3]]))
+    called, abstained = (vote(np.tile(probs, (30, 1))) for probs in ([0.2, 0.7, 0.1], [0.4, 0.35, 0.25]))
+    assert class_map.as_voted(called) is class_map is class_map.as_voted(None)
+    bright, dull = (paint_map(class_map.as_voted(of), thumbnail, (112, 112)) for of in (called, abstained))
+    colours = []
+    for row, col in ((28, 28), (28, 84), (84, 28)):
+        strong, weak = bright[row, col].astype(float), dull[row, col].astype(float)
+        assert chroma(weak) < 0.6 * chroma(strong)
+        assert list(np.argsort(weak)) == list(np.argsort(strong))
+        assert abs((weak - strong) @ (0.299, 0.587, 0.114)) < 3
+        colours.append(weak)
+    assert min(np.abs(colours[a] - colours[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))) > 40
+    drawn = {}
+    for result in (called, abstained):
+        figure = draw_map(class_map, thumbnail, result)
+        assert (MUTED_NOTE in texts(figure)) is (result is abstained)
+        figure.canvas.draw()
+        drawn[result is abstained] = chroma(np.asarray(figure.canvas.buffer_rgba())[..., :3]).max()
+    assert drawn[True] < 0.6 * drawn[False]
 
 
 def test_an_abstention_is_said_with_its_reason_and_no_subtype_is_called(class_map_of, thumbnail):

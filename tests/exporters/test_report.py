@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 from wsikit.errors import RequestError
+from wsikit.exporters.layers import map_layers
+from wsikit.exporters.palette import CLASS_COLORS, hex_color, muted
 from wsikit.exporters.report import Fact, PatchExample, ReportData, Section, render_report, write_report
+from wsikit.exporters.summary_text import MUTED_NOTE
 from wsikit.voting import vote
 
 ATTACK = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -141,8 +144,18 @@ def test_pins_lie_where_the_shown_patches_are(data):
 
 
 def test_an_abstention_is_shown_with_its_reason_and_without_a_call(data):
-    text = Page(render_report(replace(data, result=vote(np.tile([0.4, 0.35, 0.25], (30, 1)))))).text
+    abstained = replace(data, result=vote(np.tile([0.4, 0.35, 0.25], (30, 1))))
+    page = render_report(abstained)
+    text = Page(page).text
     assert "No subtype called" in text
+    assert MUTED_NOTE in text
+    assert MUTED_NOTE not in Page(render_report(data)).text
+    bright, dull = ({hex_color(color) for color in of} for of in (CLASS_COLORS[:2], map(muted, CLASS_COLORS[:2])))
+    assert not any(color in page for color in bright)
+    assert all(color in page for color in dull)
+    layer = map_layers(abstained.class_map.as_voted(abstained.result))[0]
+    assert {entry.color for entry in layer.legend} & bright == set()
+    assert layer.note.startswith(MUTED_NOTE)
     assert "margin 0.050 is below 0.1" in text
     assert "Patch vote" not in text
 

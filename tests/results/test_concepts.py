@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,49 @@ def test_the_png_shows_the_square_where_it_is(localised: SlideStore, tmp_path: P
     np.testing.assert_allclose(np.ptp(cols) + 1, 384 * px, rtol=0.02)
     np.testing.assert_allclose(np.ptp(rows) + 1, 384 * px, rtol=0.02)
     np.testing.assert_allclose(cols.min(), 0.35 * 150 + 288 * px, atol=3)
+    slide = page[:, round(8.65 * 150) : round(16.65 * 150)]  # right of the map, in the same frame
+    blue = np.abs(slide - (70, 60, 150)).max(axis=2) < 25
+    np.testing.assert_allclose(np.flatnonzero(blue.any(axis=1))[[0, -1]], [rows.min(), rows.max()], atol=3)
+    in_map = np.array([cols.min(), cols.max()]) - 0.35 * 150
+    np.testing.assert_allclose(np.flatnonzero(blue.any(axis=0))[[0, -1]], in_map, atol=3)
+
+
+def test_the_words_that_were_asked_for_are_shown_also_where_the_map_is_there(
+    square_store: SlideStore, colour_encoder: Any
+) -> None:
+    (first,) = wsikit.localize(square_store, ["haemorrhage"], encoder=colour_encoder)
+    texts, table = len(colour_encoder.texts), square_store.patches()
+    before = table.read("localize_haemorrhage")
+    (again,) = wsikit.localize(square_store, ["blood"], encoder=colour_encoder)
+    assert (first.title, again.title, len(colour_encoder.texts)) == ("Haemorrhage", "Blood (Haemorrhage)", texts)
+    assert np.array_equal(table.read("localize_haemorrhage"), before)
+    assert read_quantity(table, "localize:blood").title == "Blood (Haemorrhage): probability by text"
+    (other,) = wsikit.localize(square_store, ["blood"], against=["collagen", "fat"], encoder=colour_encoder)
+    assert other.against == ("Background", "Fat", "Collagen (Fibrous stroma)")
+    remark = read_quantity(table, "localize_haemorrhage").remark
+    assert remark == "Compared with: Background; Fat; Collagen (Fibrous stroma)."
+
+
+def test_texts_that_differ_in_a_sign_have_a_column_each_and_one_of_an_older_name_is_read(
+    square_store: SlideStore, colour_encoder: Any
+) -> None:
+    maps = wsikit.localize(square_store, ["pink+", "pink-", "pink"], encoder=colour_encoder)
+    assert len({one.column for one in maps}) == 3
+    table = square_store.patches()
+    table.drop("localize_pink")
+    os.rename(table.folder / maps[0].column, table.folder / "localize_pink")
+    assert read_quantity(table, "localize:pink+").title == "Pink+: probability by text"
+    assert read_quantity(table, "localize:pink-").title == "Pink-: probability by text"
+    assert len(concept_quantities(table)) == 2
+
+
+def test_a_saturated_map_is_stated(square_store: SlideStore, colour_encoder: Any) -> None:
+    wsikit.localize(square_store, ["neuropil", "undifferentiated cells"], encoder=colour_encoder)
+    remarks = [one.remark for one in concept_quantities(square_store.patches())]
+    assert ["Saturated: p ≥ 0.99 on 86 % of the patches" in remark for remark in remarks] == [
+        True,
+        False,
+    ]
 
 
 def test_the_geojson_is_the_square(localised: SlideStore, tmp_path: Path) -> None:

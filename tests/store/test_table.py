@@ -191,3 +191,15 @@ def test_a_vote_with_cut_metadata_is_lost_and_can_be_written_again(table: PatchT
     assert table.votes() == {}
     table.write_vote("mean", {"label": None}, receipt())
     assert table.votes() == {"mean": {"label": None}}
+
+
+def test_a_description_changes_and_values_and_receipt_stay(table: PatchTable) -> None:
+    fill(table)
+    made = table.receipt("probability")
+    table.annotate("probability", {"shown": "Blood (Haemorrhage)"})
+    assert table.attributes("probability") == {"names": ["a", "b"], "shown": "Blood (Haemorrhage)"}
+    assert table.receipt("probability") == made
+    assert (table.read("probability") == 0.5).all()
+    for name, attributes in (("gate", {"unit": "x"}), ("probability", {"wsikit": {}})):
+        with pytest.raises(StoreError, match="no column"):
+            table.annotate(name, attributes)

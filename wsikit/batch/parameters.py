@@ -51,6 +51,8 @@ class RunParameters:
     """Encoders whose features are computed."""
     features_dtype: str = "float16"
     """Type of their columns."""
+    features_precision: str = "auto"
+    """Numbers that they are computed in."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, with the defaults filled in."""
@@ -63,6 +65,8 @@ class RunParameters:
             del record["roi_frame"]  # runs of before it existed have the same settings
         if not self.features:
             del record["features"], record["features_dtype"]  # as above
+        if not self.features or self.features_precision == "auto":
+            del record["features_precision"]  # as above
         if self.tissue is None:
             record["tissue"] = asdict(TissueParameters())
         if self.image is None:

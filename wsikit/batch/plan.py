@@ -103,6 +103,10 @@ class RunPlan:
     """Patches per second of each stage, as used for the estimates."""
     notes: tuple[str, ...] = ()
     """Remarks on the input: what was passed over, and columns of a manifest that are not used."""
+    features: tuple[str, ...] = ()
+    """Encoders whose features are computed."""
+    engine: str = "auto"
+    """How they run; see `wsikit.encoders.engine_choice.choose_engine`."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of run.json."""

@@ -21,6 +21,8 @@ def plan_text(plan: RunPlan) -> str:
         f"captioner  {plan.captioner.get('spec') or plan.captioner.get('name')}",
         f"output     {plan.out}",
     ]
+    if plan.features:
+        lines.insert(2, f"features   {_features(plan)}")
     if plan.changes:
         lines.append("changed since the previous run:")
         lines += [f"  {change}" for change in plan.changes]
@@ -32,6 +34,12 @@ def plan_text(plan: RunPlan) -> str:
             lines += _slide_lines(slide)
     lines += ["", *_summary(plan)]
     return "\n".join(lines)
+
+
+def _features(plan: RunPlan) -> str:
+    settings = plan.parameters
+    how = (f"engine {plan.engine}", f"precision {settings.get('features_precision', 'auto')}")
+    return f"{', '.join(plan.features)}; {', '.join(how)}, stored as {settings.get('features_dtype', 'float16')}"
 
 
 def _slide_lines(slide: PlannedSlide) -> list[str]:

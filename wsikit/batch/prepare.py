@@ -61,6 +61,8 @@ class PreparedRun:
     notes: tuple[str, ...] = ()
     """Remarks on the input."""
     encoders: tuple[LazyEncoder, ...] = ()
+    engine: str = "auto"
+    """How the encoders run; it does not change their features."""
 
     def finished(self) -> dict[str, SlideRow]:
         """Rows of the slides that are finished for this request, by slide id."""
@@ -77,11 +79,20 @@ class PreparedRun:
         from wsikit.batch.slide_work import LazyCaptioner, Shared
 
         captioner = LazyCaptioner.of(self.captioner, self.parameters.captioner_options, device=self.device)
-        return Shared(self.out, self.parameters, self.model, captioner, self.executor, self.encoders)
+        return Shared(self.out, self.parameters, self.model, captioner, self.executor, self.encoders, self.engine)
 
     def plan(self, slides: Sequence[PlannedSlide]) -> RunPlan:
         """The plan with these slides."""
-        plan = RunPlan(self.out, self.record, self.model.info, self.identity, tuple(slides), notes=self.notes)
+        plan = RunPlan(
+            self.out,
+            self.record,
+            self.model.info,
+            self.identity,
+            tuple(slides),
+            notes=self.notes,
+            features=tuple(encoder.info.name for encoder in self.encoders),
+            engine=self.engine,
+        )
         return replace(plan, changes=changes_since(self.out, plan.to_json()), free_bytes=free_bytes(self.out))
 
     def plan_entry(self, entry: SlideEntry, rates: dict[str, float]) -> PlannedSlide:
@@ -131,6 +142,9 @@ def prepare(
     image: ImageParameters | None = None,
     features: str | PatchEncoder | Sequence[str | PatchEncoder] = (),
     features_dtype: str = "float16",
+    features_engine: str = "auto",
+    features_precision: str = "auto",
+    download: bool = False,
     device: str = "auto",
 ) -> PreparedRun:
     """Check a request and find its slides; nothing is written and no model is loaded."""
@@ -155,7 +169,13 @@ def prepare(
         check_budget(caption_budget, captioner_options.caption_field)
     if features_dtype not in ("float16", "float32"):
         raise RequestError(f"features_dtype {features_dtype!r}: features are stored as float16 or float32")
-    encoders = _encoders(features, lazy.info, device)
+    encoders = _encoders(features, lazy.info, device, download=download)
+    if encoders:
+        from wsikit.encoders.engine_request import check_engine
+
+        check_engine(features_engine, features_precision, device=device)
+    elif (features_engine, features_precision) != ("auto", "auto"):
+        raise RequestError("engine and precision are those of an encoder of features: add --features NAME")
     parameters = RunParameters(
         model=lazy.info.name if model is None or not isinstance(model, str | os.PathLike) else os.fspath(model),
         captioner=chosen if isinstance(chosen, str) else chosen.name,
@@ -172,6 +192,7 @@ def prepare(
         roi_frame=roi_frame,
         features=tuple(encoder.info.name for encoder in encoders),
         features_dtype=features_dtype,
+        features_precision=features_precision,
     )
     record = parameters.to_json()
     if encoders:
@@ -195,11 +216,12 @@ def prepare(
         device,
         collected.notes,
         encoders,
+        features_engine,
     )
 
 
 def _encoders(
-    features: str | PatchEncoder | Sequence[str | PatchEncoder], model: ModelInfo, device: str
+    features: str | PatchEncoder | Sequence[str | PatchEncoder], model: ModelInfo, device: str, *, download: bool
 ) -> tuple[LazyEncoder, ...]:
     """The encoders that are asked for, then those that the model reads and that are known by their names."""
     given: Sequence[Any] = features if isinstance(features, list | tuple) else [features]
@@ -209,7 +231,10 @@ def _encoders(
     from wsikit.encoders.protocol import COLUMN_PREFIX
 
     try:
-        found = {one.info.name: one for one in (LazyEncoder.of(encoder, device=device) for encoder in given)}
+        found = {
+            one.info.name: one
+            for one in (LazyEncoder.of(encoder, device=device, download=download) for encoder in given)
+        }
     except ModelError as error:
         raise RequestError(f"features: {error}") from error
     if len(found) < len(given):
@@ -219,7 +244,7 @@ def _encoders(
         if name in found:
             continue
         try:
-            found[name] = LazyEncoder.of(name, device=device)
+            found[name] = LazyEncoder.of(name, device=device, download=download)
         except WsikitError:
             continue  # not known by this name, or not here: the features have to be imported
     return tuple(found.values())

@@ -64,6 +64,9 @@ def run(
     image: ImageParameters | None = None,
     features: str | PatchEncoder | Sequence[str | PatchEncoder] = (),
     features_dtype: str = "float16",
+    features_engine: str = "auto",
+    features_precision: str = "auto",
+    download: bool = False,
     workers: int | None = None,
     scheduler: str = "threads",
     device: str = "auto",
@@ -117,6 +120,9 @@ def run(
     features, features_dtype
         Encoders (names or `PatchEncoder`) whose features of the model's patches are stored, as "float16" or "float32";
         see `wsikit.features`. Features that the model itself reads are computed in any case if their encoder is known.
+    features_engine, features_precision, download
+        How the encoders run, in which numbers, and whether weights that are not here are fetched: `engine`, `precision`
+        and `download` of `wsikit.features`.
     workers, scheduler
         Number of threads or processes; "threads", "processes", or the address of a running Dask cluster.
     device
@@ -169,6 +175,9 @@ def run(
         image=image,
         features=features,
         features_dtype=features_dtype,
+        features_engine=features_engine,
+        features_precision=features_precision,
+        download=download,
         executor=Executor(scheduler, workers),
         device=device,
     )
@@ -176,7 +185,9 @@ def run(
     if len(finished) == len(prepared.entries):
         return _carry_out(prepared, finished, progress, on_slide, on_start, on_note)
     from wsikit.batch.workers import workers_of_run
+    from wsikit.encoders.device import check_device
 
+    check_device(device)
     new = [entry for entry in prepared.entries if entry.slide_id not in finished and caption_budget is None]
     with workers_of_run(new, prepared.out, prepared.captioner, prepared.executor):
         return _carry_out(prepared, finished, progress, on_slide, on_start, on_note)
@@ -288,7 +299,13 @@ def plan_run(
     for listener in ("progress", "on_slide", "on_start", "on_note"):
         settings.pop(listener, None)
     executor = Executor(settings.pop("scheduler", "threads"), settings.pop("workers", None))
-    prepared = prepare(slides, out, executor=executor, **settings)
+    download = settings.pop("download", False)
+    try:
+        prepared = prepare(slides, out, executor=executor, **settings)
+    except RequestError as error:
+        if not (download and "--download" in str(error)):
+            raise
+        raise RequestError(f"{error} A dry run fetches nothing: fetch them first, or run without --dry-run.") from error
     finished = prepared.finished()
     rates = measured_rates(prepared.out)
     planned = [

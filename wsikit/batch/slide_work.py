@@ -89,6 +89,8 @@ class Shared:
     executor: Executor = field(default_factory=Executor)
     encoders: tuple[LazyEncoder, ...] = ()
     """Encoders whose features are computed."""
+    engine: str = "auto"
+    """How they run."""
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether `error` means that the model, captioner or an encoder cannot be loaded: no slide can be done."""

@@ -249,7 +249,11 @@ class Features(TableStage):
         return why_not_encoded(work.store)
 
     def columns(self, work: SlideWork) -> ColumnStage:
-        return features_stage(work.table, self.encoder, FeatureSettings(work.shared.parameters.features_dtype))
+        wanted = work.shared.parameters
+        settings = FeatureSettings(
+            wanted.features_dtype, engine=work.shared.engine, precision=wanted.features_precision
+        )
+        return features_stage(work.table, self.encoder, settings)
 
 
 class Predictions(TableStage):

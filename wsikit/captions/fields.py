@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from wsikit.errors import RequestError
 
-FIELD_REVISION = 1
+FIELD_REVISION = 2
 """Raise it when the same field is placed, or its patches are named, in another way. It is part of the receipts."""
 
 FIELD_MPP = 2.0
 """Default µm/px of a field."""
+
+_LOST = re.compile(r" of the field, (less than 1|\d+) % of which could not be read\.\)$")
 
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
@@ -68,12 +71,40 @@ def position_in_field(x: float, y: float) -> str:
     return f"{_ROWS[row]} {_COLUMNS[column]}"
 
 
-def with_position(text: str, position: str) -> str:
-    """The text of a field, for one of its patches.
+def with_position(text: str, position: str, lost: float = 0.0) -> str:
+    """The text of a field, for one of its patches. `lost` is the share of the field that could not be read, 0–1.
 
     Examples
     --------
     >>> with_position("Abundant neuropil.", "upper left")
     'Abundant neuropil. (This patch: upper left of the field.)'
+    >>> with_position("Abundant neuropil.", "left", 0.124)
+    'Abundant neuropil. (This patch: left of the field, 12 % of which could not be read.)'
     """
-    return f"{text} (This patch: {position} of the field.)"
+    missing = f", {share_in_words(lost)} of which could not be read" if lost > 0 else ""
+    return f"{text} (This patch: {position} of the field{missing}.)"
+
+
+def lost_in(text: str) -> float:
+    """The share of the field that could not be read, from the caption of one of its patches; to a percent.
+
+    Examples
+    --------
+    >>> lost_in(with_position("Neuropil.", "left", 0.29)), lost_in(with_position("Neuropil.", "left"))
+    (0.29, 0.0)
+    """
+    found = _LOST.search(text)
+    if found is None:
+        return 0.0
+    return 0.005 if found[1].startswith("less") else int(found[1]) / 100
+
+
+def share_in_words(share: float) -> str:
+    """A share of a field in percent; above 0 it is never 0 %.
+
+    Examples
+    --------
+    >>> share_in_words(0.124), share_in_words(0.001), share_in_words(0.996)
+    ('12 %', 'less than 1 %', '99 %')
+    """
+    return "less than 1 %" if share < 0.01 else f"{math.floor(100 * share + 1e-9)} %"

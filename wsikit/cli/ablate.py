@@ -18,6 +18,7 @@ def command(config: str, data: str | None, out: str, workers: int) -> int:
     """
     from pathlib import Path
 
+    _check(config, data)
     from wsikit.training.ablation import AblationConfig, run_ablation
     from wsikit.training.ablation_report import report_ablation
     from wsikit.training.config import read_config
@@ -29,3 +30,15 @@ def command(config: str, data: str | None, out: str, workers: int) -> int:
         f"{out}/results.md, results.json, results.png; models of seed {settings.folds.training_seeds[0]}: models/"
     )
     return 0
+
+
+def _check(config: str, data: str | None) -> None:
+    """RequestError for what is wrong in the settings that `wsikit train` has too: torch is not loaded for these."""
+    from pydantic import ConfigDict
+
+    from wsikit.training.config import TrainConfig, read_config
+
+    class Shared(TrainConfig):
+        model_config = ConfigDict(extra="ignore")
+
+    read_config(config, Shared, data=data)

@@ -48,6 +48,7 @@ def command(
     from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
+    from wsikit.encoders.device import check_device
     from wsikit.errors import RequestError
     from wsikit.inference.caption import caption
     from wsikit.inference.caption_columns import summarize_captions
@@ -55,6 +56,7 @@ def command(
 
     if model and request.budget is None:
         raise RequestError("--model is used to choose patches within a budget: also give --caption-budget N")
+    check_device(device)
     executor = executor_of(scheduler, workers)
     # equal pixels are described once in all stores
     captioner = cached(load_captioner(request.captioner or MORPHOMETRY, request.options, device=device))

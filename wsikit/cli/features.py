@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsikit.cli.options import MPP, assume_mpp_option, grid_option, scene_option
+from wsikit.cli.options import MPP, assume_mpp_option, engine_options, grid_option, scene_option
 from wsikit.cli.slide_options import Pooling, slide_options
 
 if TYPE_CHECKING:
@@ -42,21 +42,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--dtype", default="float16", show_default=True, type=click.Choice(["float16", "float32"]))
 @click.option("--shared", is_flag=True, help="Also the places of patches in the space shared with texts.")
-@click.option("--download", is_flag=True, help="Fetch weights that are not here; else nothing touches the network.")
-@click.option(
-    "--engine",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "torch", "compile", "onnx"]),
-    help="How the encoder runs; auto: the fastest, measured once per encoder and machine.",
-)
-@click.option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    help="Numbers that it computes in; auto: bfloat16 where the device has units for it.",
-)
+@engine_options
 @assume_mpp_option
 @scene_option
 @slide_options
@@ -88,6 +74,8 @@ def command(
     """
     from wsikit.cli.console import make_console, one_line
     from wsikit.cli.progress import TerminalProgress
+    from wsikit.encoders.device import check_device
+    from wsikit.encoders.engine_request import check_engine
     from wsikit.encoders.lazy import LazyEncoder
     from wsikit.errors import ModelError, RequestError, WsikitError
     from wsikit.inference.feature_grid import GridRequest
@@ -104,7 +92,9 @@ def command(
         raise RequestError(f"--encoder {', '.join(encoders)}: two have the same name.")
     for one in lazy:
         check_settings(one.info, settings)
+    check_engine(engine, precision, device=device)
     targets = _targets(paths, out, assume_mpp, scene)
+    check_device(device)
     for notice in dict.fromkeys(one.info.notice for one in lazy if one.info.notice):
         click.echo(notice, err=True)
     pooling = Pooling(slide, slide_weights, slide_table, device, several=len(lazy) > 1)

@@ -93,9 +93,11 @@ def command(words: tuple[str, ...], out: str | None, as_json: bool, templates: t
     from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
+    from wsikit.encoders.device import check_device
     from wsikit.inference.localize import localize
 
     stores, concepts = split_words(words)
+    check_device(settings["device"])
     if templates:
         settings["templates"] = templates
     said: set[str] = set()
@@ -191,6 +193,10 @@ def _show(console: Console, store: str, maps: tuple[ConceptMap, ...]) -> None:
         presence = "–" if found.presence is None else f"{found.presence:.2f}"
         table.add_row(Text(found.title), presence, f"{found.area_mm2:.3g}", str(found.n_above))
     console.print(table)
+    for found in maps:
+        if found.against:
+            against = f"  {found.title} compared with: {'; '.join(found.against)}"
+            console.print(against, highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
     for found in maps:
         for patch in found.patches:
             caption = f": {patch.caption}" if patch.caption else ""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import difflib
 import importlib
 import keyword
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -44,6 +47,8 @@ VERBS = {
 }
 
 EXIT_FAILED, EXIT_WRONG_REQUEST = 1, 2
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+"""128 and the number of the signal, as shells count them."""
 
 
 def module_of(verb: str) -> str:
@@ -138,8 +143,36 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+class Terminated(BaseException):
+    """SIGTERM: a scheduler or the system asks the process to end, before it is killed. Ends a verb as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises `Terminated`; nothing changes where the signal has a handler, or outside of the main thread."""
+    with contextlib.suppress(ValueError):
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            if signal.getsignal(signal.SIGTERM) is _terminate:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 all done, 1 something failed, 2 the request itself is wrong."""
+    """Entry point. Exit status: 0 all done, 1 something failed, 2 the request itself is wrong; 130 and 143: stopped by
+    Ctrl-C or SIGTERM, finished work is kept."""
+    with _terminable():
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name may hold bytes that are not UTF-8
             stream.reconfigure(errors="backslashreplace")
@@ -157,9 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except WsikitError as error:
         click.echo(f"wsikit: {error}", err=True)
         sys.exit(EXIT_FAILED)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort, Terminated) as stopped:
         click.echo("wsikit: stopped. Finished work is kept; run the same command again to continue.", err=True)
-        _leave(130)
+        _leave(EXIT_TERMINATED if isinstance(stopped, Terminated) else EXIT_INTERRUPTED)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "wsikit"):

@@ -240,6 +240,29 @@ def stain_option(function: F) -> F:
     )(function)
 
 
+def engine_options(function: F) -> F:
+    """--download, --engine and --precision, of the verbs that compute features."""
+    function = click.option(
+        "--precision",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        help="Numbers that an encoder computes in; auto: bfloat16 where the device has units for it.",
+    )(function)
+    function = click.option(
+        "--engine",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "torch", "compile", "onnx"]),
+        help="How an encoder runs; auto: the fastest, measured once per encoder and machine.",
+    )(function)
+    return click.option(
+        "--download",
+        is_flag=True,
+        help="Fetch an encoder's weights that are not here; else nothing touches the network.",
+    )(function)
+
+
 def executor_of(scheduler: str, workers: int | None) -> Executor:
     """The executor of the options --scheduler and --workers."""
     from wsikit.executor import Executor

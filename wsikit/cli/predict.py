@@ -18,11 +18,13 @@ def command(stores: tuple[str, ...], model: str | None, stain: str | None, grid:
     from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store
+    from wsikit.encoders.device import check_device
     from wsikit.inference.predict import predict
     from wsikit.inference.vote import table_prior
     from wsikit.models.lazy import LazyModel
 
     lazy = LazyModel.of(model, device=device)
+    check_device(device)
     click.echo(lazy.info.notice, err=True)
     with TerminalProgress(make_console()) as progress:
 

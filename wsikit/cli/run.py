@@ -9,6 +9,7 @@ import click
 from wsikit.cli.captioner_options import captioner_options
 from wsikit.cli.options import (
     assume_mpp_option,
+    engine_options,
     executor_options,
     image_options,
     model_option,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Also store the patches' features by this encoder, as wsikit features does; may be given again.",
 )
+@engine_options
 @click.option("--dry-run", is_flag=True, help="Print the plan: what would be done, and why. Nothing is changed.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @roi_options
@@ -86,6 +88,9 @@ def command(
     prior: str,
     stain: str | None,
     features: tuple[str, ...],
+    download: bool,
+    engine: str,
+    precision: str,
     dry_run: bool,
     device: str,
     roi: str | None,
@@ -127,6 +132,9 @@ def command(
         "image": image,
         "stain": stain,
         "features": features,
+        "download": download,
+        "features_engine": engine,
+        "features_precision": precision,
         "vote": _vote(vote_method, prior),
         "device": device,
         "scheduler": scheduler,

@@ -211,6 +211,9 @@ _ALL = (
 CONCEPTS: Mapping[str, Concept] = {concept.key: concept for concept in _ALL}
 """All concepts by key."""
 
+AROUND = " .,;:!?\"'"
+"""Signs around a text that are not part of it. Others have a meaning of their own, such as the + of "CD56+"."""
+
 USUAL_COMPETITORS = _MATRIX
 """Keys of the competitors of a text that is not in the lexicon."""
 
@@ -222,17 +225,14 @@ def lookup(text: str, concepts: Mapping[str, Concept] = CONCEPTS) -> Concept | N
     >>> lookup("Schwannian stroma").key, lookup("blood.").key, lookup("cartilage")
     ('schwannian-stroma', 'haemorrhage', None)
     """
-    wanted = _plain(text)
+    wanted = plain_words(text)
     for names in (lambda one: (one.key, one.title), lambda one: one.synonyms):
         for concept in concepts.values():
-            if wanted in {_plain(name) for name in names(concept)}:
+            if wanted in {plain_words(name) for name in names(concept)}:
                 return concept
     return None
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.lower().replace("-", " ").replace("_", " ").split()).strip(_AROUND)
-
-
-# Not signs with a meaning of their own, such as the + of "CD56+".
-_AROUND = " .,;:!?\"'"
+def plain_words(text: str) -> str:
+    """The words of a text, to compare it with others: lower case, without hyphens and the signs around it."""
+    return " ".join(text.lower().replace("-", " ").replace("_", " ").split()).strip(AROUND)

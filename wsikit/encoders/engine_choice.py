@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
+from wsikit.encoders.cache import cache_folder
 from wsikit.encoders.engine import FLOAT32_TOLERANCE, HALF_TOLERANCE, Engine, Images, PlainEngine
+from wsikit.encoders.engine_request import ENGINES
 from wsikit.encoders.protocol import PatchEncoder
 from wsikit.errors import RequestError, WsikitError
 from wsikit.store.atomic import write_json
 from wsikit.store.receipts import digest_of
 
 logger = logging.getLogger(__name__)
-
-EngineName = Literal["auto", "torch", "compile", "onnx"]
-ENGINES: tuple[str, ...] = get_args(EngineName)
 
 LEAST_ROWS = 2048
 """With fewer patches to do nothing is measured: that would take longer than it gains."""
@@ -131,7 +129,7 @@ def _parts(images: Images, size: int) -> list[tuple[int, Images]]:
 
 def _others(first: Engine, seconds: float) -> list[str]:
     """Engines that are worth trying; `seconds` is what the patches take with the first."""
-    from wsikit.encoders.onnx_engine import has_onnx
+    from wsikit.encoders.engine_request import has_onnx
 
     on_cpu = first.device == "cpu"
     names = ["onnx"] if on_cpu and first.precision == "float32" and has_onnx() else []
@@ -175,19 +173,15 @@ def _is_torch(encoder: PatchEncoder) -> bool:
 
 
 def choices_path() -> Path:
-    """The file of choices: in the user's cache folder, `XDG_CACHE_HOME` where it is set."""
-    if os.name == "nt":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "wsikit" / "engines.json"
+    """The file of choices, in the user's cache folder."""
+    return cache_folder() / "engines.json"
 
 
 def _key(encoder: PatchEncoder, first: Engine, patch_px: int) -> str:
     """Digest of what the speed of engines depends on."""
     import torch
 
-    from wsikit.encoders.onnx_engine import has_onnx
+    from wsikit.encoders.engine_request import has_onnx
 
     name = torch.cuda.get_device_name(first.device) if first.device.startswith("cuda") else _processor()
     parts = [encoder.info.fingerprint, name, first.precision, patch_px, torch.get_num_threads(), torch.__version__]

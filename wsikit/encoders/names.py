@@ -54,9 +54,9 @@ def random_recipe(name: str, pooling: Pooling | None = None) -> Recipe:
         if preset.kind == "open-clip":
             raise ModelError(f"random:{name}: not for models of open_clip.")
         return dataclasses.replace(_of_preset(preset, pooling), **common)
-    from wsikit.encoders.timm_models import measured
+    from wsikit.encoders.timm_cards import measured
 
-    width, transform = measured(name, {}, pooling or "model")
+    width, transform = measured(name, pooling or "model")
     return Recipe(
         kind="timm",
         architecture=name,
@@ -172,9 +172,9 @@ def _preset_from(preset: Preset, place: Path, pooling: Pooling | None) -> Recipe
 
 
 def _of_timm(architecture: str, pooling: Pooling | None, download: bool) -> Recipe:
-    from wsikit.encoders.timm_models import hub_id_of, measured, pretrained_transform
+    from wsikit.encoders.timm_cards import measured, pretrained
 
-    hub_id = hub_id_of(architecture)
+    hub_id, transform = pretrained(architecture)
     folder = weights.cached_folder(hub_id)
     files = weights.weights_in(folder, TIMM_FILES) if folder is not None else ()
     if not files:
@@ -183,8 +183,7 @@ def _of_timm(architecture: str, pooling: Pooling | None, download: bool) -> Reci
         folder = weights.fetch(hub_id, TIMM_FILES)
         files = weights.weights_in(folder, TIMM_FILES)
     assert folder is not None
-    width, _ = measured(architecture, {}, pooling or "model")
-    transform = pretrained_transform(architecture)
+    width, _ = measured(architecture, pooling or "model")
     return Recipe(
         name=column_name(f"timm-{architecture}"),
         kind="timm",

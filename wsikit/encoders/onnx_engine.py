@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from wsikit.encoders.engine_request import has_onnx
 from wsikit.encoders.torch_encoder import TorchEncoder
 from wsikit.encoders.torch_engine import TorchEngine
 from wsikit.errors import ModelError, RequestError
-
-NEEDED = ("onnxruntime", "onnx", "onnxscript")
-
-
-def has_onnx() -> bool:
-    """Whether the packages that are needed are installed."""
-    return all(find_spec(name) is not None for name in NEEDED)
 
 
 class OnnxEngine(TorchEngine):

@@ -13,17 +13,28 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsikit.encoders.concepts import BACKGROUND, CONCEPTS, TEMPLATES, USUAL_COMPETITORS, Concept, lookup
+from wsikit.encoders.concepts import (
+    AROUND,
+    BACKGROUND,
+    CONCEPTS,
+    TEMPLATES,
+    USUAL_COMPETITORS,
+    Concept,
+    lookup,
+    plain_words,
+)
 from wsikit.errors import RequestError
 
 _NEGATED = re.compile(
     r"\b(no|not|non|none|without|absent|absence|lack|lacks|lacking|negative for|free of|devoid of)\b", re.IGNORECASE
 )
 _LONGEST_KEY = 40
+_JOINTS = re.compile(r"(?<=[a-z0-9])[\s_-]+(?=[a-z0-9])")
+"""What joins words, but not the - of "CD56-"."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,8 @@ class PromptSet:
     title: str
     prompts: tuple[str, ...]
     """Templates × synonyms, sorted, each once: the order of synonyms changes nothing."""
+    shown: str = field(default="", compare=False)
+    """For display: the words that were asked for, with the title where it is another."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +75,25 @@ def is_negated(text: str) -> bool:
 
 
 def slug(text: str) -> str:
-    """Name of a concept in the name of a column: lower case, digits, hyphens.
+    """Name of a concept in the name of a column: lower case, digits, hyphens. Texts of other words have other names:
+    one with further signs, such as the + of "CD56+", ends with a hash of the text.
 
-    >>> slug("Schwannian stroma"), slug("large pale nuclei")
-    ('schwannian-stroma', 'large-pale-nuclei')
+    >>> slug("Schwannian stroma"), slug("large pale nuclei."), slug("CD56+")
+    ('schwannian-stroma', 'large-pale-nuclei', 'cd56-4579b45f')
     """
-    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    if len(plain) <= _LONGEST_KEY and plain and text.isascii():
+    plain = slug_without_signs(text)
+    if plain == _JOINTS.sub("-", text.lower().strip(AROUND)) and len(plain) <= _LONGEST_KEY:
         return plain
     return f"{plain[:_LONGEST_KEY].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")
+
+
+def slug_without_signs(text: str) -> str:
+    """Letters and digits of a text, joined by hyphens: the name that its column had in earlier versions.
+
+    >>> slug_without_signs("CD56+")
+    'cd56'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def plan_queries(
@@ -126,12 +149,13 @@ def plan_queries(
         named = list(against)
         if usual and not named:
             named = [key for key in concept.competitors or USUAL_COMPETITORS if key in concepts]
-        rivals = [_concept(rival, concepts) for rival in (*named, *negated, BACKGROUND)]
+        asked = [_asked(rival, concepts, templates) for rival in (*named, *negated, BACKGROUND)]
         if negation:
             denied = tuple(f"no {synonym}" for synonym in concept.synonyms)
-            rivals.append(Concept(f"no-{concept.key}", f"No {concept.title.lower()}", denied))
-        by_key = {rival.key: _prompt_set(rival, templates) for rival in rivals if rival.key != concept.key}
-        own = _prompt_set(concept, templates)
+            rival = Concept(f"no-{concept.key}", f"No {concept.title.lower()}", denied)
+            asked.append(_prompt_set(rival, templates, f"no {text if lookup(text, concepts) else denied[0][3:]}"))
+        by_key = {rival.key: rival for rival in asked if rival.key != concept.key}
+        own = _asked(text, concepts, templates)
         taken = {prompt.casefold() for prompt in own.prompts}
         doubled = next(
             (rival for rival in by_key.values() if taken & {text.casefold() for text in rival.prompts}), None
@@ -239,8 +263,17 @@ def _concept(text: str, concepts: Mapping[str, Concept]) -> Concept:
     return known if known is not None else Concept(slug(text), text[:1].upper() + text[1:], (text,))
 
 
-def _prompt_set(concept: Concept, templates: Sequence[str]) -> PromptSet:
-    return PromptSet(concept.key, concept.title, prompts_of(concept.synonyms, templates))
+def _asked(text: str, concepts: Mapping[str, Concept], templates: Sequence[str]) -> PromptSet:
+    """The texts of what was asked for."""
+    concept = _concept(text, concepts)
+    same = {plain_words(name) for name in (concept.title, concept.key)}
+    words = text[:1].upper() + text[1:]
+    shown = concept.title if plain_words(text) in same else f"{words} ({concept.title})"
+    return _prompt_set(concept, templates, shown)
+
+
+def _prompt_set(concept: Concept, templates: Sequence[str], shown: str) -> PromptSet:
+    return PromptSet(concept.key, concept.title, prompts_of(concept.synonyms, templates), shown)
 
 
 def _check_text(text: str) -> str:

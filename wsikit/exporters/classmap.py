@@ -5,16 +5,17 @@ Coordinates are level-0 pixels; areas are patch areas, with overlaps counted onc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
-from wsikit.exporters.palette import RGB
+from wsikit.exporters.palette import RGB, muted
 from wsikit.geometry import PatchGrid
 from wsikit.partition import Partition, partition_slide
+from wsikit.voting.result import SlideResult
 
 APART_SIDES = 3.0
 """Minimum distance of two example patches, in patch sides."""
@@ -47,6 +48,8 @@ class ClassMap:
     """Codes that do not vote; drawn faintly."""
     notice: str = ""
     """Notice from the model card for every output, such as "demonstration model, synthetic tissue"."""
+    muted: bool = False
+    """Whether the colours are muted, because the vote abstained; see `as_voted`."""
 
     def __post_init__(self) -> None:
         n, c = len(self.coords), len(self.classes)
@@ -66,6 +69,17 @@ class ClassMap:
         fault = self.grid.fault(self.coords)
         if fault:
             raise RequestError(f"{where}: {fault}")
+
+    def as_voted(self, result: SlideResult | None) -> ClassMap:
+        """The map for display with a vote: in muted colours if the vote abstained, so that no class seems to be the
+        slide's."""
+        if self.muted or result is None or result.label is not None:
+            return self
+        made = replace(self, colors=tuple(muted(color) for color in self.colors), muted=True)
+        for name in ("top_probs", "partition", "cell_labels", "composition"):  # the same, and slow on large slides
+            if name in self.__dict__:
+                made.__dict__[name] = self.__dict__[name]
+        return made
 
     @property
     def voting(self) -> tuple[int, ...]:

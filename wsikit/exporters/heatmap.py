@@ -17,7 +17,7 @@ from PIL import Image
 from wsikit.exporters.classmap import ClassMap, ClassShare, composition
 from wsikit.exporters.overlay import class_tags, paint_map, picture_size, swatch
 from wsikit.exporters.page import INK, QUIET, WARN, Line, Pen, block_height, ellipsis, png_of, wrap
-from wsikit.exporters.summary_text import RESEARCH_USE, class_title, state
+from wsikit.exporters.summary_text import MUTED_NOTE, RESEARCH_USE, class_title, state
 from wsikit.exporters.units import format_areas, format_length, format_prob, format_share, nice_length_um
 from wsikit.store.atomic import atomic_write
 from wsikit.voting.result import SlideResult
@@ -67,6 +67,7 @@ def write_map_png(
 
 def draw_map(class_map: ClassMap, thumbnail: Pixels, result: SlideResult | None = None, *, reason: str = "") -> Figure:
     """The figure that `write_map_png` writes; needs no display and does not touch pyplot."""
+    class_map = class_map.as_voted(result)
     layout = _Layout.of(class_map, result, reason)
     figure = Figure(figsize=layout.page, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -200,6 +201,8 @@ def _notes(class_map: ClassMap) -> list[Line]:
         "Colour deepens with the probability of the patch's own class.",
         "Areas are those of whole patches; overlaps count once.",
     ]
+    if class_map.muted:
+        notes.insert(0, MUTED_NOTE)
     if class_map.background:
         background = (class_title(class_map, class_map.classes.index(code)) for code in class_map.background)
         notes.append(ellipsis(f"Does not vote: {', '.join(background)}.", LEGEND_IN, 8.5))

@@ -17,7 +17,7 @@ from wsikit.exporters.overlay import BORDER_TONE, HATCH_PX
 from wsikit.exporters.palette import RGB, hex_color
 from wsikit.exporters.png import encode_png
 from wsikit.exporters.quantity import Quantity
-from wsikit.exporters.summary_text import class_title
+from wsikit.exporters.summary_text import MUTED_NOTE, class_title
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -221,6 +221,7 @@ def _classes(class_map: ClassMap, raster: _Raster) -> Layer:
     if (class_map.labels < 0).any():
         legend.append(LegendEntry("No prediction (hatched)", hex_color(GREY)))
     note = "The deeper the colour, the more probable the patch's own class."
+    note = f"{MUTED_NOTE} {note}" if class_map.muted else note
     png = raster.png(picture, palette)
     return Layer("subtype", "Class of each patch", "Class", png, *raster.span, legend=tuple(legend), note=note)
 

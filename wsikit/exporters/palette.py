@@ -23,6 +23,22 @@ BACKGROUND_COLOR: RGB = (140, 140, 140)
 """Colour of classes that do not vote."""
 
 
+MUTED_SATURATION = 0.4
+"""What is left of the saturation of a class colour where no subtype is called."""
+
+
+def muted(color: RGB) -> RGB:
+    """The colour with less saturation and the same luminance.
+
+    >>> muted((213, 94, 0)), muted((140, 140, 140))
+    ((157, 109, 71), (140, 140, 140))
+    """
+    red, green, blue = color
+    grey = 0.299 * red + 0.587 * green + 0.114 * blue
+    dull = [round(grey + MUTED_SATURATION * (value - grey)) for value in color]
+    return dull[0], dull[1], dull[2]
+
+
 def class_colors(classes: tuple[str, ...], background: tuple[str, ...] = ()) -> tuple[RGB, ...]:
     """One colour per class, in the order of `classes`; all of `background` are grey.
 

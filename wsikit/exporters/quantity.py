@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.encoders.concepts import COLUMN_PREFIX, CONCEPTS
-from wsikit.encoders.prompts import slug
+from wsikit.encoders.concepts import COLUMN_PREFIX, CONCEPTS, lookup
+from wsikit.encoders.prompts import slug, slug_without_signs
 from wsikit.errors import RequestError, StoreError
+from wsikit.inference.text_columns import shown_words
 from wsikit.store.table import PatchTable
 
 DERIVED = ("entropy", "margin")
 """Computed, not stored: entropy of the class probabilities in bit; difference of the two highest probabilities."""
+
+SATURATED_AT, SATURATED_SHARE = 0.99, 0.5
+"""A map of probabilities is saturated where this share of the patches has this value or more."""
 
 _CONCEPT = COLUMN_PREFIX.rstrip("_")
 _CONCEPT_TITLES = {"probability": "probability by text", "similarity": "similarity to the text"}
@@ -66,6 +70,8 @@ class Quantity:
     """Shown instead of the distribution of the values."""
     remark: str = ""
     """Shown next to the scale."""
+    with_slide: bool = False
+    """Whether the slide in its own colours is shown next to the map: what was found by words is checked by eye."""
 
 
 def read_quantity(table: PatchTable, name: str) -> Quantity:
@@ -85,7 +91,7 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
     """
     column, _, entry = name.partition(":")
     if column == _CONCEPT and entry and column not in table.columns():
-        column, entry = COLUMN_PREFIX + slug(entry), ""
+        column, entry = _concept_column(table, entry), ""
     if column in DERIVED and column not in table.columns():
         return _derived(table, column)
     if column not in table.columns() or column == "coords":
@@ -110,14 +116,16 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
     elif column in _UNITS:
         unit = _UNITS[column]
     notice = summary = remark = ""
+    by_words = False
     if column.startswith(COLUMN_PREFIX) and "concept" in attributes:
-        title = f"{attributes['title']}: {_CONCEPT_TITLES.get(unit, unit)}"
+        title = f"{shown_words(attributes)[0]}: {_CONCEPT_TITLES.get(unit, unit)}"
         stated = attributes.get("limits")
         limits = (float(stated[0]), float(stated[1])) if stated else None
         notice = str(attributes.get("notice", ""))
-        summary, remark = _concept_summary(table, values, attributes), _concept_remark(table, column)
+        summary, remark = _concept_summary(table, values, attributes), _concept_remark(table, column, values)
+        by_words = True
     of_model = column in (*_PROBABILITIES, "gate", "ood_score")
-    return Quantity(name, title, unit, values.astype(np.float64), limits, of_model, notice, summary, remark)
+    return Quantity(name, title, unit, values.astype(np.float64), limits, of_model, notice, summary, remark, by_words)
 
 
 def concept_quantities(table: PatchTable) -> tuple[Quantity, ...]:
@@ -153,6 +161,19 @@ def _entry(table: PatchTable, values: npt.NDArray[Any], column: str, entry: str)
     return values[:, labels.index(entry)]
 
 
+def _concept_column(table: PatchTable, text: str) -> str:
+    """The column of a concept, from its key, a text that it was asked by, or a word for it."""
+    own, known, columns = COLUMN_PREFIX + slug(text), lookup(text), table.columns()
+    if own in columns:
+        return own
+    if known is not None and COLUMN_PREFIX + known.key in columns:
+        return COLUMN_PREFIX + known.key
+    before = COLUMN_PREFIX + slug_without_signs(text)
+    receipt = table.receipt(before) if before in columns else None
+    asked = [] if receipt is None else [str(prompt) for prompt in receipt.parameters.get("prompts", ())]
+    return before if any(text in prompt for prompt in asked) else own
+
+
 def _concept_summary(table: PatchTable, values: npt.NDArray[Any], attributes: dict[str, Any]) -> str:
     """Presence score and area of a concept; empty where its values are no probabilities."""
     known = int(np.isfinite(values).sum())
@@ -164,12 +185,21 @@ def _concept_summary(table: PatchTable, values: npt.NDArray[Any], attributes: di
     return f"Presence on the slide {attributes['presence']:.2f} · p ≥ 0.5 on {area}, {share}"
 
 
-def _concept_remark(table: PatchTable, column: str) -> str:
-    """What a concept was compared with."""
-    receipt = table.receipt(column)
+def _concept_remark(table: PatchTable, column: str, values: npt.NDArray[Any]) -> str:
+    """What a concept was compared with, and whether the map is saturated."""
+    receipt, attributes = table.receipt(column), table.attributes(column)
     keys = [] if receipt is None else [str(key) for key in receipt.parameters.get("against", {})]
-    rivals = [_rival(key) for key in keys]
-    return f"Compared with: {'; '.join(rivals)}." if rivals else ""
+    words = shown_words(attributes)[1]
+    rivals = [words.get(key) or _rival(key) for key in keys]
+    remarks = [f"Compared with: {'; '.join(rivals)}."] if rivals else []
+    known = values[np.isfinite(values)]
+    flat = float((known >= SATURATED_AT).mean()) if len(known) else 0.0
+    if attributes.get("unit") == "probability" and flat >= SATURATED_SHARE:
+        remarks.append(
+            f"Saturated: p ≥ {SATURATED_AT:g} on {100 * flat:.0f} % of the patches, which it does not rank. "
+            "For an order, map the similarity (--normalise none)."
+        )
+    return " ".join(remarks)
 
 
 def _rival(key: str) -> str:

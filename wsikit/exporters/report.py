@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -26,7 +27,7 @@ from wsikit.exporters.patch_tiles import PatchTiles, TileIndex, remove_others
 from wsikit.exporters.patchdata import PackedPatches, pack
 from wsikit.exporters.pyramid import TILE_PX, EmbeddedPyramid, ServedPyramid
 from wsikit.exporters.report_data import Fact, PatchExample, ReportData, Section
-from wsikit.exporters.summary_text import RESEARCH_USE, class_title, state
+from wsikit.exporters.summary_text import MUTED_NOTE, RESEARCH_USE, class_title, state
 from wsikit.store.atomic import atomic_write
 from wsikit.store.paths import is_local, place
 
@@ -69,6 +70,7 @@ def render_report(data: ReportData, *, home: str | None = None, tiles: TileIndex
 
 
 def _render(data: ReportData, packed: PackedPatches | None, home: str | None, tiles: TileIndex | None) -> str:
+    data = replace(data, class_map=data.class_map.as_voted(data.result))
     ahead = report_vote.leading(data)
     layers = _layers(data) if packed is not None else ()
     scripts = [inline_script(name) for name in VIEWER_SCRIPTS] if packed is not None else []
@@ -88,6 +90,7 @@ def _render(data: ReportData, packed: PackedPatches | None, home: str | None, ti
             vote_facts=report_vote.vote_facts(data),
             second=report_vote.second_subtype(data),
             composition=report_parts.composition_rows(data.class_map),
+            muted=MUTED_NOTE if data.class_map.muted else "",
             groups=report_parts.groups(data, ahead),
             ahead=None if ahead is None else class_title(data.class_map, ahead),
             quality=report_parts.quality(data),

@@ -16,6 +16,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.heatmap import DPI, GAP_IN, MARGIN_IN, PICTURE_IN, SCALE_IN, draw_scale_bar
@@ -33,6 +34,9 @@ OPACITY = 0.85
 MISSING_COLOR = (128, 128, 128)
 TRIM_PERCENT = 1.0
 """Percentage of the patches at either end that is excluded from the scale of a quantity without natural limits."""
+
+SLIDE_BELOW = 1.6
+"""Slides with a larger ratio of width to height are shown below their map."""
 
 _BAR_IN = 0.28
 _BAR_HEIGHT_IN = 3.4
@@ -108,17 +112,23 @@ def paint_values(
 
 
 def draw_scale_map(class_map: ClassMap, quantity: Quantity, thumbnail: Pixels) -> Figure:
-    """The figure that `write_scale_png` writes."""
+    """The figure that `write_scale_png` writes.
+
+    With `Quantity.with_slide` the slide is on the right of the map, or below it if it is wide, in the same frame.
+    """
     side_px = round(PICTURE_IN * DPI)
     size = picture_size(class_map.grid, side_px, side_px)
     width, height = size[0] / DPI, size[1] / DPI
-    text_in = width + GAP_IN + _SIDE_IN
+    below = width > SLIDE_BELOW * height
+    across = 2 * width + GAP_IN if quantity.with_slide and not below else width
+    text_in = across + GAP_IN + _SIDE_IN
     head, foot = _head(class_map, quantity, text_in), [Line(RESEARCH_USE, 9.5, INK, bold=True)]
     top = MARGIN_IN + block_height(head) + 0.2
     scale = Scale.of(quantity)
     notes = _notes(quantity, scale, overlapping=class_map.grid.overlap_px > 0)
     side_height = _BAR_HEIGHT_IN + 0.9 + block_height(notes)
-    bottom = top + max(height + SCALE_IN, side_height)
+    rows = 2 if quantity.with_slide and below else 1
+    bottom = top + max(rows * (height + SCALE_IN), side_height)
     page_height = bottom + 0.2 + block_height(foot) + MARGIN_IN
     # whole pixels, so that the picture's pixels fall on the page's
     page = (round((text_in + 2 * MARGIN_IN) * DPI) / DPI, round(page_height * DPI) / DPI)
@@ -130,7 +140,12 @@ def draw_scale_map(class_map: ClassMap, quantity: Quantity, thumbnail: Pixels) -
     pen.image(paint_values(class_map, quantity.values, scale, thumbnail, size), picture)
     pen.frame(picture, "#c8c8c8")
     draw_scale_bar(pen, class_map, picture)
-    _draw_side(pen, quantity, scale, notes, MARGIN_IN + width + GAP_IN, top)
+    if quantity.with_slide:
+        x, y = (MARGIN_IN, top + height + SCALE_IN) if below else (MARGIN_IN + width + GAP_IN, top)
+        pen.image(np.asarray(Image.fromarray(thumbnail).resize(size, Image.Resampling.LANCZOS)), (x, y, width, height))
+        pen.frame((x, y, width, height), "#c8c8c8")
+        draw_scale_bar(pen, class_map, (x, y, width, height))
+    _draw_side(pen, quantity, scale, notes, MARGIN_IN + across + GAP_IN, top)
     pen.lines(foot, MARGIN_IN, page[1] - MARGIN_IN - block_height(foot))
     return figure
 

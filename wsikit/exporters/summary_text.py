@@ -11,6 +11,9 @@ from wsikit.voting.result import SlideResult, format_margin
 
 RESEARCH_USE = "Research use only. Not for diagnosis."
 
+MUTED_NOTE = "No subtype called: the colours of the classes are muted."
+"""In the legends of maps whose vote abstained."""
+
 METHOD_WORDS = {
     "mean": "Mean probability",
     "hard": "Share of patches",

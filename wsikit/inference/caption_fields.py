@@ -12,17 +12,31 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.captions.fields import Field, position_in_field
+from wsikit.captions.fields import Field, position_in_field, share_in_words
 from wsikit.errors import RequestError
 from wsikit.geometry import SCALE_TOLERANCE, PatchGrid
 from wsikit.inference.budget import Budget
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
+from wsikit.tiling.stream import read_patches
 
 Starts = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]]
 """Columns and rows (F, 2) of blocks to the corners (F, 2) of their fields."""
 
-UNREADABLE_FIELD = "a part of its field could not be read"
+UNREADABLE_FIELD = "its field could not be read"
+"""Beginning of the reason why the patches of a field have no caption; it goes on with the field and how much of it."""
+
+UNSEEN = "its part of the field could not be read"
+"""Why a patch has no caption where its field has one."""
+
+MOST_LOST = 0.5
+"""A field is described if no more than this share of it could not be read."""
+
+UNREAD_GREY = 128
+"""Value of the pixels of a field that could not be read: never white, which is glass, and no colour of tissue."""
+
+_PART_PX, _PARTS = 32, 16
+"""A damaged field is read in at least so many parts per side, each of so many px or less; a part is lost as a whole."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,64 @@ class SlideFields:
     """(N,) the field of each patch."""
     positions: tuple[str, ...]
     """N: where each patch is in its field, in words."""
+
+
+@dataclass(frozen=True)
+class FieldPart:
+    """What could be read of a damaged field."""
+
+    image: npt.NDArray[np.uint8]
+    """(px, px, 3) RGB, grey where it could not be read."""
+    unread: npt.NDArray[np.bool_]
+    """(px, px)"""
+
+    @property
+    def lost(self) -> float:
+        """The share that could not be read, 0–1."""
+        return float(self.unread.mean())
+
+
+def read_damaged(store: SlideStore, fields: SlideFields, number: int) -> FieldPart:
+    """A field that cannot be read as a whole, read in small parts."""
+    px = fields.grid.patch_px
+    side = max(1, min(_PART_PX, px // _PARTS))
+    starts = np.unique([*range(0, px - side + 1, side), px - side])
+    places = np.stack(np.meshgrid(starts, starts, indexing="ij"), axis=-1).reshape(-1, 2)  # row, column
+    grid = PatchGrid(store.dimensions, store.mpp, side, fields.grid.target_mpp, anchored=False)
+    per_px = np.array(fields.grid.side) / px
+    corners = np.rint(fields.corners[number] + places[:, ::-1] * per_px).astype(np.int64)
+    batch = read_patches(store, grid, corners)
+    image: npt.NDArray[np.uint8] = np.full((px, px, 3), UNREAD_GREY, dtype=np.uint8)
+    unread = np.ones((px, px), dtype=bool)
+    for (top, left), part, readable in zip(places.tolist(), batch.images, batch.readable, strict=True):
+        if readable:
+            image[top : top + side, left : left + side] = part
+            unread[top : top + side, left : left + side] = False
+    return FieldPart(image, unread)
+
+
+def unseen_rows(table: PatchTable, fields: SlideFields, number: int, part: FieldPart) -> list[int]:
+    """Rows of the patches of a field whose place in it could not be read: more than `MOST_LOST` of them."""
+    px, rows = fields.grid.patch_px, np.flatnonzero(fields.of_patch == number)
+    per_px, side = np.array(fields.grid.side) / px, np.array(table.grid.side)
+    first = np.floor((table.coords[rows] - fields.corners[number]) / per_px)
+    last = np.ceil((table.coords[rows] + side - fields.corners[number]) / per_px)
+    boxes = np.clip(np.hstack([first, last]), 0, px).astype(np.int64)
+    return [
+        row
+        for row, (left, top, right, bottom) in zip(rows.tolist(), boxes.tolist(), strict=True)
+        if part.unread[top:bottom, left:right].mean() > MOST_LOST
+    ]
+
+
+def why_not_described(fields: SlideFields, number: int, lost: float) -> str:
+    """The reason of a field of which too much could not be read."""
+    x, y = fields.corners[number].tolist()
+    px, side = fields.grid.patch_px, fields.grid.patch_px * fields.grid.target_mpp
+    return (
+        f"{UNREADABLE_FIELD}: {share_in_words(lost)} of the field of {px} px ({side:g} µm) at level-0 x={x}, y={y} is "
+        f"unreadable; up to {100 * MOST_LOST:.0f} % is tolerated"
+    )
 
 
 def check_budget(budget: Budget | None, field_px: int | None) -> None:

@@ -11,7 +11,7 @@ patch its row, the field its place among the fields of the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from wsikit.captions.base import Caption, Captioner, batch_of, images_per_call_of
 from wsikit.captions.cache import CachedCaptioner, pixel_key
-from wsikit.captions.fields import field_of, with_position
+from wsikit.captions.fields import field_of, lost_in, with_position
 from wsikit.captions.filter import SAFETY_REVISION, judge
 from wsikit.inference.budget import CHOICE_REVISION, Budget, choose, read_features, similarity_features
 from wsikit.inference.caption_columns import (
@@ -32,7 +32,15 @@ from wsikit.inference.caption_columns import (
     CaptionWriter,
     read_captions,
 )
-from wsikit.inference.caption_fields import UNREADABLE_FIELD, fields_of
+from wsikit.inference.caption_fields import (
+    MOST_LOST,
+    UNREADABLE_FIELD,
+    UNSEEN,
+    fields_of,
+    read_damaged,
+    unseen_rows,
+    why_not_described,
+)
 from wsikit.models.protocol import ImageFeatureExtractor
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
@@ -40,7 +48,7 @@ from wsikit.store.journal import Journal
 from wsikit.store.receipts import Receipt, digest_of
 from wsikit.store.table import PatchTable, coords_digest
 from wsikit.tiling.columns import ColumnStage, DeviceWork
-from wsikit.tiling.stream import iterate_patches
+from wsikit.tiling.stream import PatchBatch, iterate_patches
 
 CAPTION_REVISION = 1
 """Increased when the same captioner output gives other columns."""
@@ -73,6 +81,8 @@ class GenerativeCaptions:
         """The captioner's output by row, or by field."""
         self.failed: dict[int, Caption] = {}
         """Failed requests by row, or by field."""
+        self.unseen: set[int] = set()
+        """Rows of patches whose place in a field that is described could not be read."""
 
     def stage(self) -> ColumnStage:
         """The stage that brings the caption columns up to date."""
@@ -135,9 +145,11 @@ class GenerativeCaptions:
                 measured = {name: value for name, value in zip(named, facts[row].tolist()) if value == value}
                 number = row if self.fields is None else int(self.fields.of_patch[row])
                 self.described[number] = {"row": number, "raw": str(raw or text), "facts": measured}
-            elif (
-                failure and failure not in (UNREADABLE, UNREADABLE_FIELD) and not str(failure).startswith(SHARE_FAILED)
-            ):
+                if self.fields is not None:
+                    self.described[number]["lost"] = lost_in(str(text))
+            elif failure == UNSEEN:
+                self.unseen.add(row)
+            elif failure and not str(failure).startswith((UNREADABLE, UNREADABLE_FIELD, SHARE_FAILED)):
                 missing = True
         return missing
 
@@ -145,6 +157,7 @@ class GenerativeCaptions:
         """Restore the captions of an interrupted run."""
         for record in self.journal.read():
             self.described[int(record["row"])] = record
+            self.unseen.update(record.get("unseen", ()))
             self.captioner.add(record["key"], Caption(record["raw"], record["facts"], self.captioner.name))
 
     def _source(self) -> npt.NDArray[np.int64]:
@@ -163,9 +176,9 @@ class GenerativeCaptions:
 
     def _describe(self, source: npt.NDArray[np.int64]) -> None:
         """Request the missing captions; patches or fields are decoded ahead."""
-        grid, coords, unreadable = self.table.grid, self.table.coords, UNREADABLE
+        grid, coords = self.table.grid, self.table.coords
         if self.fields is not None:
-            grid, coords, unreadable = self.fields.grid, self.fields.corners, UNREADABLE_FIELD
+            grid, coords = self.fields.grid, self.fields.corners
         batches = self._batches(source)
         wanted = np.concatenate([np.empty(0, dtype=np.int64), *batches])
         ends = np.cumsum([0, *map(len, batches)]).tolist()
@@ -174,12 +187,35 @@ class GenerativeCaptions:
         self.progress.start("captions", len(wanted), "patches" if self.fields is None else "fields")
         for part, batch in iterate_patches(self.store, grid, coords[wanted], ranges):
             rows = wanted[part]
-            self.failed.update({int(row): Caption("", failure=unreadable) for row in rows[~batch.readable]})
-            images = batch.images[batch.readable]
+            images, readable, notes = self._seen(rows, batch)
+            self.failed.update(
+                {int(row): Caption("", failure=UNREADABLE) for row in rows[~readable] if int(row) not in self.failed}
+            )
+            images = images[readable]
             found = self.captioner.caption(images, mpp=mpp) if len(images) else []
-            self._keep(zip(rows[batch.readable].tolist(), images, found, strict=True), mpp)
+            self._keep(zip(rows[readable].tolist(), images, found, strict=True), mpp, notes)
             self.progress.advance(len(rows))
         self.progress.finish()
+
+    def _seen(
+        self, rows: npt.NDArray[np.int64], batch: PatchBatch
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], dict[int, dict[str, Any]]]:
+        """The images of a batch, which of them are described, and what is noted of fields with unreadable parts."""
+        images, readable = batch.images, batch.readable
+        notes: dict[int, dict[str, Any]] = {}
+        if self.fields is None or readable.all():
+            return images, readable, notes
+        images, readable = images.copy(), readable.copy()
+        for index in np.flatnonzero(~readable).tolist():
+            number = int(rows[index])
+            part = read_damaged(self.store, self.fields, number)
+            if part.lost > MOST_LOST:
+                self.failed[number] = Caption("", failure=why_not_described(self.fields, number, part.lost))
+                continue
+            images[index], readable[index] = part.image, True
+            unseen = unseen_rows(self.table, self.fields, number, part)
+            notes[number] = {"lost": round(part.lost, 4), "unseen": unseen}
+        return images, readable, notes
 
     def _batches(self, source: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """Rows, or fields, without a caption, batch by batch.
@@ -195,14 +231,21 @@ class GenerativeCaptions:
         parts = [slice(first, first + size) for first in range(0, len(numbers), size)]
         return [numbers[part][missing[part]] for part in parts if missing[part].any()]
 
-    def _keep(self, found: Iterable[tuple[int, npt.NDArray[np.uint8], Caption]], mpp: float) -> None:
+    def _keep(
+        self,
+        found: Iterable[tuple[int, npt.NDArray[np.uint8], Caption]],
+        mpp: float,
+        notes: Mapping[int, dict[str, Any]],
+    ) -> None:
         records: list[dict[str, Any]] = []
         for row, image, caption in found:
             if caption.failure:
                 self.failed[row] = caption
             else:
                 facts = {name: float(value) for name, value in caption.facts.items()}
-                records.append({"row": row, "key": pixel_key(image, mpp), "raw": caption.text, "facts": facts})
+                record = {"row": row, "key": pixel_key(image, mpp), "raw": caption.text, "facts": facts}
+                records.append({**record, **notes.get(row, {})})
+                self.unseen.update(notes.get(row, {}).get("unseen", ()))
         self.journal.add(records)
         self.described.update({record["row"]: record for record in records})
 
@@ -223,7 +266,10 @@ class GenerativeCaptions:
             text, failure, raw = self._filtered(described)
             own = self.fields is not None or described == row
             if text and self.fields is not None:
-                text, raw = with_position(text, self.fields.positions[row]), raw or text
+                lost = self.described[described].get("lost", 0.0)
+                text, raw = with_position(text, self.fields.positions[row], lost), raw or text
+                if row in self.unseen:
+                    text, failure, raw = "", UNSEEN, ""
             if failure and not own:
                 failure, raw = f"{SHARE_FAILED}: {failure}", ""
             columns["caption"][index], columns["caption_failure"][index] = text, failure

@@ -21,6 +21,7 @@ from wsikit.inference.text_columns import (
     MapParameters,
     Scale,
     column_of,
+    shown_words,
     text_maps,
     write_text_columns,
 )
@@ -63,7 +64,7 @@ class ConceptMap:
     concept: str
     """Key, such as "schwannian-stroma"."""
     title: str
-    """For display."""
+    """For display: the words that were asked for."""
     column: str
     """Column of the patch table, float32 (N,), NaN where a patch could not be read."""
     grid: str
@@ -82,6 +83,8 @@ class ConceptMap:
     """The patches with the highest values at different places, highest first."""
     notice: str = ""
     """From the encoder, and on the scale of the patches; for every output."""
+    against: tuple[str, ...] = ()
+    """The words that it was compared with."""
 
 
 def localize(
@@ -200,6 +203,7 @@ def read_concept_map(table: PatchTable, column: str, *, threshold: float = THRES
     values = table.read(column).astype(np.float64)
     attributes = table.attributes(column)
     above = int((values >= threshold).sum())
+    shown, rivals = shown_words(attributes)
     captions = read_captions(table)
     coords = table.coords
     rows = _highest(values, coords, np.asarray(table.grid.side), top)
@@ -216,7 +220,7 @@ def read_concept_map(table: PatchTable, column: str, *, threshold: float = THRES
     stored = attributes.get("presence")
     return ConceptMap(
         concept=str(attributes["concept"]),
-        title=str(attributes["title"]),
+        title=shown,
         column=column,
         grid=table.name,
         unit=str(attributes["unit"]),
@@ -226,6 +230,7 @@ def read_concept_map(table: PatchTable, column: str, *, threshold: float = THRES
         area_mm2=above * table.grid.cell_area_mm2,
         patches=patches,
         notice=str(attributes.get("notice", "")),
+        against=tuple(rivals.values()),
     )
 
 

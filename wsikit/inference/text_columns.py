@@ -5,6 +5,7 @@ Features are read in chunks of rows; a slide is never held as a whole but for on
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from wsikit.encoders.concepts import COLUMN_PREFIX
 from wsikit.encoders.prompts import PromptSet, Query
 from wsikit.encoders.protocol import EncoderInfo
-from wsikit.errors import RequestError
+from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid
 from wsikit.models.text_encoders import LazyTextEncoder, places_of
 from wsikit.models.text_scores import SIMILARITIES, probabilities, similarities
@@ -131,6 +132,9 @@ def write_text_columns(
         receipt = text_receipt(query, encoder, scales, parameters, references.get(query.concept.key))
         if not table.is_current(column_of(query), receipt):
             wanted.append((query, receipt))
+        elif shown_words(table.attributes(column_of(query)))[0] != query.concept.shown:
+            with contextlib.suppress(OSError, StoreError):  # of a store that may only be read: the map is the same
+                table.annotate(column_of(query), _words(query))
     if not wanted:
         return
     maps, texts = text_maps([query for query, _ in wanted], encoder, scales, parameters, progress)
@@ -141,6 +145,7 @@ def write_text_columns(
         attributes = {
             "concept": query.concept.key,
             "title": query.concept.title,
+            **_words(query),
             "unit": _UNITS[parameters.normalise],
             "limits": list(_LIMITS[parameters.normalise]) if parameters.normalise in _LIMITS else None,
             "presence": score if np.isfinite(score) else None,
@@ -152,6 +157,18 @@ def write_text_columns(
         spec = ColumnSpec(column_of(query), "float32", attributes=attributes)
         for rows in table.prepare((spec,), receipt):
             table.write(spec.name, rows, values[rows].astype(np.float32))
+
+
+def _words(query: Query) -> dict[str, Any]:
+    """Attributes: the words that were asked for, and those of the competitors by key."""
+    return {"shown": query.concept.shown, "against": {one.key: one.shown for one in query.competitors}}
+
+
+def shown_words(attributes: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The words of a column's concept for display, and those of its competitors by key (empty in older stores)."""
+    against = attributes.get("against")
+    rivals = {str(key): str(words) for key, words in against.items()} if isinstance(against, Mapping) else {}
+    return str(attributes.get("shown") or attributes["title"]), rivals
 
 
 def text_maps(

@@ -76,7 +76,7 @@ def show(store: SlideStore, *, grid: str | None = None, column: str | None = Non
     if name is None and column is None:
         return _slide_figure(store, picture, store.slide_id).figure
     found = StoredResults(store, name, method)
-    class_map = found.class_map
+    class_map = found.class_map.as_voted(found.result)
     size = picture_size(class_map.grid, round(SHOWN_IN * 2 * DPI), round(SHOWN_IN * 2 * DPI))
     if column is not None:
         quantity = read_quantity(found.table, column)
@@ -203,9 +203,8 @@ def _class_legend(drawn: _Drawn, class_map: ClassMap) -> None:
             words = f"{name}: {format_share(share.share)}" if share.index >= 0 else name
             handles.append(Patch(color=color, label=words))
     if handles:
-        drawn.figure.legend(
-            handles=handles, loc="outside right upper", fontsize=8, frameon=False, title="Share of area"
-        )
+        title = "No subtype called:\nmuted colours.\nShare of area" if class_map.muted else "Share of area"
+        drawn.figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False, title=title)
 
 
 def _color_bar(drawn: _Drawn, quantity: Quantity, scale: Scale) -> None:

@@ -87,7 +87,8 @@ def thumbnail_jpeg(results: StoredResults) -> bytes:
     size = picture_size(results.class_map.grid, *THUMBNAIL)
     slide = np.asarray(Image.fromarray(results.thumbnail).resize(size, Image.Resampling.LANCZOS))
     gap: npt.NDArray[np.uint8] = np.full((size[1], 6, 3), 255, dtype=np.uint8)
-    return encode_jpeg(np.hstack([slide, gap, paint_map(results.class_map, results.thumbnail, size)]), 85)
+    class_map = results.class_map.as_voted(results.result)
+    return encode_jpeg(np.hstack([slide, gap, paint_map(class_map, results.thumbnail, size)]), 85)
 
 
 def outputs_receipt(results: StoredResults) -> Receipt:

@@ -18,7 +18,7 @@ import zarr
 
 from wsikit.errors import RequestError, StoreError, UnreachableError
 from wsikit.geometry import PatchGrid
-from wsikit.store.atomic import new_node, read_metadata
+from wsikit.store.atomic import new_node, read_metadata, write_json
 from wsikit.store.column_reading import read_column
 from wsikit.store.completeness import JOURNALS, lost_columns, missing_chunks, restore_metadata, stored_columns
 from wsikit.store.format2_names import Names
@@ -249,6 +249,22 @@ class PatchTable:
             raise RequestError(f"column {name}: got values of shape {data.shape}, expected {expected}")
         with reaching(self.folder):
             array[rows] = data
+
+    def annotate(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Replace attributes of a column that only describe it; its values, receipt and other attributes are kept.
+
+        Raises
+        ------
+        StoreError
+            There is no such column.
+        """
+        folder = self._column_folder(name)
+        metadata = read_metadata(folder)
+        if metadata is None or self._stored_receipt(name) is None or MARK in attributes:
+            raise StoreError(f"{self.folder}: no column {name} that could be described; there are {self.columns()}.")
+        metadata["attributes"].update(self.stored_names.stored_attributes(name, attributes))
+        with reaching(folder):
+            write_json(folder / "zarr.json", metadata)
 
     def drop(self, name: str) -> None:
         """Remove a column; nothing happens if it does not exist.
