@@ -22,10 +22,11 @@ _LEAST_FIBRILS = 0.05  # share of the patch
 
 def are_nuclei(nuclei: Nuclei) -> bool:
     """Whether what was segmented has the outlines of nuclei. True if it is too little to judge."""
-    whole = ~nuclei.cut
-    n = np.count_nonzero(whole)
-    fill = nuclei.fill[whole]
-    return bool(n < _ENOUGH or sum(np.count_nonzero(fill < limit) for limit in _RAGGED) <= _MOST_RAGGED * n)
+    fill = nuclei.fill[~nuclei.cut]
+    if len(fill) < _ENOUGH:
+        return True
+    ragged, very_ragged = (np.count_nonzero(fill < limit) for limit in _RAGGED)
+    return bool(ragged + very_ragged <= _MOST_RAGGED * len(fill))
 
 
 def leave_out_unsure(facts: dict[str, float]) -> None:

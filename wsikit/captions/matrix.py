@@ -20,6 +20,7 @@ _SPINDLE_FAR = 0.28
 _SHEET_UM, _SHEET = 8.0, 0.35  # where nuclei cover more, rows of cells resemble fibres
 _PINK = 0.56  # share of eosin between the nuclei; less is epithelium, mucus or keratin
 _PINK_NEARBY, _PINK_UM = 0.7, 5.0  # in patches with less: the same of each place
+_SPINDLE_ABSENT = FACTS["spindle_share"].grades[0][0]
 _FEW_PER_MM2 = 1000.0  # nuclei; bone has up to 800, spindle stroma 1,900 and more
 _SMOOTH, _SMOOTH_UM = 0.07, 2.0  # mean deviation over mean; bone has 0.036 to 0.066, fibres 0.11 to 0.3
 _EXTEND_UM = 2.0
@@ -93,15 +94,16 @@ def _spindle(nuclei: Nuclei, parallel: Mask, on_nuclei: Mask, eosin: Mask, green
     If most of them are not of eosin, only places that are count. Smooth lines without nuclei are none. Without the
     share if there are parallel fibres, but hardly any of eosin: in a bluish stain they may be stroma all the same.
     """
-    absent = FACTS["spindle_share"].grades[0][0]
+    absent = _SPINDLE_ABSENT
     stroma = share(parallel)
     if stroma < absent:
         return {"spindle_share": stroma}
     mpp = 2 * nuclei.mpp
-    between = parallel & ~on_nuclei
+    between = parallel > on_nuclei
     pink = between & eosin
-    if np.count_nonzero(pink) < _PINK * np.count_nonzero(between):
-        if share(pink) < 0.5 * absent:
+    n_pink = np.count_nonzero(pink)
+    if n_pink < _PINK * np.count_nonzero(between):
+        if n_pink < 0.5 * absent * pink.size:
             return {}
         nearby = box_count(between, _PINK_UM / mpp)[0] * np.float32(_PINK_NEARBY)
         parallel = parallel & (box_count(pink, _PINK_UM / mpp)[0] >= nearby)
@@ -111,7 +113,7 @@ def _spindle(nuclei: Nuclei, parallel: Mask, on_nuclei: Mask, eosin: Mask, green
     height, width = parallel.shape
     rows = np.minimum((nuclei.y / 2).astype(np.intp), height - 1)
     columns = np.minimum((nuclei.x / 2).astype(np.intp), width - 1)
-    area_mm2 = np.count_nonzero(parallel) * (mpp / 1000) ** 2
+    area_mm2 = stroma * parallel.size * (mpp / 1000) ** 2
     if np.count_nonzero(parallel[rows, columns]) < _FEW_PER_MM2 * area_mm2 and _is_smooth(green, parallel, mpp):
         stroma = 0.0
     return {"spindle_share": stroma}
