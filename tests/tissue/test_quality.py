@@ -142,10 +142,19 @@ def _plain_quality(image: Image8, mpp: float) -> dict[str, float]:
     strongest = fine[np.argmax(fine.var(axis=(1, 2)))]
     blurs = [_plain_blur(plane, blank + dark >= 0.5) for plane in (strongest, strongest.T)]
     rgb = np.rint(_means(fine, max(1, round(8 / fine_mpp)))).astype(np.uint8).transpose(1, 2, 0)
-    od = optical_density(rgb, (243.0, 243.0, 243.0))
-    ink = find_ink(np.maximum(od, 0), local_sd((od[0] + od[1] + od[2]) / 3, 5))
-    inked = (ink.hue > 0) & (ink.hue < 10) & ink.smooth
-    pen = dilate(inked, 2, within=ink.hue > 0).mean()
+    od = np.maximum(optical_density(rgb, (243.0, 243.0, 243.0)), 0)
+    if mpp <= 2:
+        red, green, blue = ndi.minimum_filter(od, size=(1, 5, 5), mode="nearest")
+        hue = ((red > 0.5) & (red > 1.2 * green) & (green < 2.2)) | (
+            (red > 0.4) & (red > 0.7 * green) & (blue > 0.8 * green)
+        )
+        hue |= (red > 1.2) & (blue < 0.5 * red) & (red > 0.8 * green) & (green < 2.2)
+        hue |= (green > 2.2) & (red < 0.3 * green) & (blue > 0.65 * green)
+        pen = ndi.maximum_filter(hue, size=5, mode="constant").mean()
+    else:
+        ink = find_ink(od, local_sd((od[0] + od[1] + od[2]) / 3, 5))
+        inked = (ink.hue > 0) & (ink.hue < 10) & ink.smooth
+        pen = dilate(inked, 2, within=ink.hue > 0).mean()
     return {"blur": min(1.0, max(blurs) * fine_mpp / 4), "pen": pen, "blank": blank, "dark": dark}
 
 

@@ -1,7 +1,10 @@
 """Empty spaces in the tissue: fat cells and lumens in the blank area. Masks at 1 µm per pixel or coarser.
 
-A fat cell is a large rounded space, separated from the next by a thin wall. A lumen is a space surrounded by thick
+A fat cell is a large rounded space, separated from the next one by a thin wall. A lumen is a space surrounded by thick
 tissue. All other blank area remains blank: glass, tears, clefts.
+
+Glass that the patch's edge cuts off has the size of a fat cell, and shreds of tissue in it look like thin walls. It is
+told apart by its long straight cut, by its ragged outline, and because beyond a shred there is no other rounded space.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.pixels import Densities, Mask, erode, in_one_call
+from wsikit.facts import FACTS
 
 _LEAST_BLANK = 0.005  # share of the patch
 _GAP_UM = 2.0  # walls of fat cells are often torn; gaps up to twice this width are closed
@@ -21,8 +25,14 @@ _FAT_CELL_UM2 = (350.0, 16_000.0)  # the patch's edge may cut off most of it
 _WALLED_SHARE = 0.22  # minimum share of a fat cell's outline that is thin wall
 _FAINT_WALL_MPP = 1.5  # from this pixel size on, walls are fainter than the limit for blank
 _FAINT_WALL = 0.03  # sum of three densities
-_ROUND = 0.35  # minimum 4π · area / perimeter² of a fat cell
+_ROUND = 0.35  # minimum 4π · area / perimeter² of a space that is not a lumen, as its walls are thin
+# Up to 2 µm per pixel, where lumens are stated as well, outlines are fine enough to tell a fat cell from glass:
+_CELL_ROUND = 0.5  # minimum 4π · area / perimeter² of a fat cell; cut by an edge, real ones have 0.5 to 0.85
+_SHARED_WALL = 0.1  # minimum share of its outline that is a thin wall to another fat cell …
+_ALONE_ROUND, _ALONE_WALL, _ALONE_EDGE = 0.6, 0.5, 0.5  # … or a rounder one inside the patch, thin-walled by half
+_GLASS_SHARE, _GLASS_EDGE = 0.25, 0.57  # this much of a patch, cut off along more of its outline than this: glass
 _LUMEN_UM2 = (40.0, 30_000.0)
+_LUMEN_MPP = FACTS["lumen_share"].coarsest_mpp
 _LUMEN_EDGE_SHARE = 0.25  # maximum share of a lumen's outline that lies on the patch's edge
 
 
@@ -73,11 +83,21 @@ def _find(blank: Mask, mpp: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
     if not (fat.any() or lumen.any()):
         return nothing, nothing
     outline, on_edge = _outlines(labels, n)
+    roundness = 4 * np.pi * area / np.maximum(outline * mpp, mpp) ** 2
+    fat &= roundness >= _ROUND
     if fat.any():
-        fat &= 4 * np.pi * area / np.maximum(outline * mpp, mpp) ** 2 >= _ROUND
-    if fat.any():
-        fat &= _walled(labels, n, mpp) / np.maximum(outline - on_edge, 1) >= _WALLED_SHARE
+        inside = np.maximum(outline - on_edge, 1)
+        walled = _walled(labels, n, mpp) / inside
+        fat &= walled >= _WALLED_SHARE
     lumen &= ~fat & (on_edge <= _LUMEN_EDGE_SHARE * outline)
+    if mpp <= _LUMEN_MPP and fat.any():
+        cut_off = on_edge / np.maximum(outline, 1)
+        fat &= roundness >= _CELL_ROUND
+        fat &= (area_px <= _GLASS_SHARE * blank[0].size) | (cut_off <= _GLASS_EDGE)
+        if fat.any():
+            alone = (roundness >= _ALONE_ROUND) & (walled >= _ALONE_WALL) & (cut_off <= _ALONE_EDGE)
+            cells = np.where(fat, np.arange(n + 1), 0).astype(labels.dtype)[labels.astype(np.intp)]
+            fat &= alone | (_walled(cells, n, mpp) >= _SHARED_WALL * inside)
     patch_of = _patch_of(labels, n)
     per_patch = (np.bincount(patch_of[kept], area_px[kept], len(blank)) for kept in (fat, lumen))
     fat_px, lumen_px = (total.astype(np.int64) for total in per_patch)

@@ -27,8 +27,10 @@ from wsikit.captions.colours import (
     sort_colours,
     sort_light,
 )
+from wsikit.captions.evidence import are_nuclei, leave_out_unsure
 from wsikit.captions.lexicon import BARE, DARK, phrase
 from wsikit.captions.lumina import find_spaces
+from wsikit.captions.marking import ink_granules, without_ink
 from wsikit.captions.matrix import matrix_facts
 from wsikit.captions.nuclei import Nuclei, NucleusRule, find_nuclei
 from wsikit.captions.pixels import (
@@ -43,7 +45,7 @@ from wsikit.facts import FACTS
 from wsikit.tissue.blocks import Blocks
 from wsikit.tissue.quality import Reduced, blur_of, pen_shares
 
-_VERSION = 2  # raise it when the same patch gets other facts or another text
+_VERSION = 3  # raise it when the same patch gets other facts or another text
 _PIXELS_AT_ONCE = 1 << 16  # of the working scale, measured at once: they fit into the processor's cache;
 _MORE_AT_ONCE = 1 << 18  # but where more of the calls are shared, for colour and texture, more patches are faster
 _SMALL, _SMALL_AT_ONCE = 1 << 14, 1 << 17  # and for small patches, of which calls cost most
@@ -124,8 +126,8 @@ def _measure_all(images: Pixels, mpp: float) -> list[dict[str, float]]:
     for first in range(0, len(images), at_once):
         facts += _measure_some(np.ascontiguousarray(images[first : first + at_once]), mpp, inks)
     inked = [one for one in facts if "pen_share" in one]
-    for one, pen in zip(inked, pen_shares(np.concatenate(inks, axis=1)) if inks else [], strict=True):
-        one["pen_share"] = pen
+    for one, pen in zip(inked, pen_shares(np.concatenate(inks, axis=1), mpp) if inks else [], strict=True):
+        one["pen_share"] = max(pen, one["pen_share"])  # of a film, and of granules
     return facts
 
 
@@ -163,17 +165,31 @@ def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[s
             one |= {} if flat else tone
     colours = sort_colours(coarse, light)
     spaces = _spaces(coarse, light.blank)
+    granules = [0.0] * len(shown)
+    if mpp <= _SHAPE_MPP:
+        granules = [
+            ink_granules(part(coarse, index), one) if one.any() else 0.0 for index, one in enumerate(colours.ink)
+        ]
+        for one, granular in zip(shown, granules):
+            if granular and "pen_share" in one:
+                one["pen_share"] = granular
     found: dict[int, Nuclei] = {}
     covers: dict[int, npt.NDArray[np.uint8]] = {}
+    eosin = colours.eosin.copy()
     for index, (one, flat) in enumerate(zip(shown, uniform)):
         its_colours = part(colours, index)
         if not flat and mpp <= FACTS["nuclei"].coarsest_mpp:
-            found[index] = nuclei = find_nuclei(part(fine, index))
+            nuclei = find_nuclei(part(fine, index))
+            if granules[index]:
+                nuclei = without_ink(nuclei, part(fine, index))
+            found[index] = nuclei
             on_nuclei = nuclei.labels > 0
             covers[index] = quarters = cover(on_nuclei)
-            one |= _nuclei(nuclei, on_nuclei, one["tissue_share"])
+            if are_nuclei(nuclei):
+                one |= _nuclei(nuclei, on_nuclei, one["tissue_share"])
             mask = quarters > 2 if mpp <= _SHAPE_MPP else on_nuclei
             its_colours = adapt_stains(its_colours, part(coarse, index), mask)
+            eosin[index] = its_colours.eosin
         one |= _stains(its_colours) | spaces[index]
     if mpp > _SHAPE_MPP:
         return facts
@@ -189,12 +205,18 @@ def _measure_some(images: Pixels, mpp: float, inks: list[Pixels]) -> list[dict[s
                 [found[index] for index in some],
                 np.stack([covers[index] for index in some]),
                 part(colours, rows),
+                eosin[rows],
                 fibrils=fibrils,
             )
             for index, its in zip(some, measured):
-                shown[index] |= shape_facts(found[index]) | its
-                if fibrils:
-                    shown[index] |= pale_facts(found[index], part(fine, index), values[index])
+                if "nuclei" in shown[index]:
+                    shown[index] |= shape_facts(found[index])
+                    if fibrils:
+                        shown[index] |= pale_facts(found[index], part(fine, index), values[index])
+                else:
+                    its.pop("rosette_like", None)
+                shown[index] |= its
+                leave_out_unsure(shown[index])
     return facts
 
 

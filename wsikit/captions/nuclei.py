@@ -76,6 +76,8 @@ class Nuclei:
     """(N,)."""
     aspect: Floats
     """Minor over major axis of the ellipse with the same second moments, (N,)."""
+    fill: Floats
+    """Area over that of this ellipse, (N,): 1 for ellipses, less the more ragged the outline."""
     density: Floats
     """Mean optical density in red, where haematoxylin absorbs and eosin hardly does, (N,)."""
     cut: Mask
@@ -122,7 +124,7 @@ def find_nuclei(od: Densities, rule: NucleusRule = NucleusRule()) -> Nuclei:
     pixels = np.flatnonzero(mask.view(bool))
     if len(pixels) == 0:
         none = np.zeros(0)
-        return Nuclei(np.zeros(od.shape, np.int32), none, none, none, none, none, np.zeros(0, bool), mpp)
+        return Nuclei(np.zeros(od.shape, np.int32), none, none, none, none, none, none, np.zeros(0, bool), mpp)
     member, n = split(mask, pixels, rule.depth_blur_um / mpp, max(2.0, rule.apart_um / mpp))
     shape = _shapes(pixels, member, n, mask)
     area = shape.size_px * mpp**2
@@ -143,6 +145,7 @@ def find_nuclei(od: Densities, rule: NucleusRule = NucleusRule()) -> Nuclei:
         y=shape.y[kept],
         area_um2=area[kept],
         aspect=shape.aspect[kept],
+        fill=shape.fill[kept],
         density=(np.bincount(member, od.red.ravel().take(pixels), n) / least_px)[kept],
         cut=cut[1:],
         mpp=mpp,
@@ -169,6 +172,7 @@ class _Shapes(NamedTuple):
     x: Floats
     y: Floats
     aspect: Floats
+    fill: Floats
 
 
 def _shapes(pixels: Indices, member: Indices, n: int, mask: Bits) -> _Shapes:
@@ -202,7 +206,9 @@ def _shapes(pixels: Indices, member: Indices, n: int, mask: Bits) -> _Shapes:
     yy = total(sum_y * y) / least - cy * cy + 1 / 12
     xy = total(sum_x * y) / least - cx * cy
     mean, apart = (xx + yy) / 2, np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
-    return _Shapes(size, cx, cy, np.sqrt(np.maximum(mean - apart, 0) / np.maximum(mean + apart, 1e-9)))
+    minor, major = np.maximum(mean - apart, 0), np.maximum(mean + apart, 1e-9)
+    fill = size / np.maximum(4 * np.pi * np.sqrt(minor * major), 1e-9)
+    return _Shapes(size, cx, cy, np.sqrt(minor / major), fill)
 
 
 def _around(outside: Plane, mask: Bits, at: _Shapes, sigma_px: float) -> Floats:

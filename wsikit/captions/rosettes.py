@@ -2,7 +2,8 @@
 patch's top left corner.
 
 A ring of nuclei alone is not specific: gaps in sheets of cells, glands and vessels have one as well. A Homer Wright
-rosette differs in its core: no lumen, and fibrils that point to the centre.
+rosette differs in its core: no lumen and no mucin, but pink fibrils that point to the centre; and its nuclei are round,
+those of columnar epithelium and of muscle long.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _SECTORS, _FILLED = 12, 6
 _APART_UM = 5.0
 _SHADE = 0.4  # maximum share of a core pixel that is covered by nuclei
 _MIN_RADIAL = 0.10  # minimum excess of radial over tangential fibrils
+_MIN_PINK = 0.85  # minimum share of a core that is eosin; mucin is bluish or pale, and a lumen is blank
+_MIN_ASPECT = 0.65  # minimum of the median minor over major axis of the ring's nuclei
 _NONE = np.zeros(0)
 _CENTRE_UM = 2.0  # closer to the centre, the radial direction is undefined
 
@@ -53,7 +56,30 @@ def count_rings(
         return 0
     ringed = _filled_sectors(nuclei, y, x, radius) >= _FILLED
     cores = zip(y[ringed].tolist(), x[ringed].tolist(), radius[ringed].tolist())
-    return sum(_radial(gradient, index, colours.mpp, *core) > _MIN_RADIAL for core in cores)
+    return sum(
+        _radial(gradient, index, colours.mpp, *core) > _MIN_RADIAL
+        and _pink(colours, *core) >= _MIN_PINK
+        and _aspect(nuclei, *core) >= _MIN_ASPECT
+        for core in cores
+    )
+
+
+def _pink(colours: Colours, y: float, x: float, radius: float) -> float:
+    """Share of a core that is eosin; its centre and radius are in µm."""
+    mpp = colours.mpp
+    height, width = colours.eosin.shape
+    rows = np.arange(max(0, int((y - radius) / mpp)), min(height, int((y + radius) / mpp) + 1))
+    columns = np.arange(max(0, int((x - radius) / mpp)), min(width, int((x + radius) / mpp) + 1))
+    dy, dx = (rows + 0.5) * mpp - y, (columns + 0.5) * mpp - x
+    core = (dy * dy)[:, None] + dx * dx <= radius**2
+    eosin = colours.eosin[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return float(np.count_nonzero(eosin & core)) / max(1.0, float(np.count_nonzero(core)))
+
+
+def _aspect(nuclei: Nuclei, y: float, x: float, radius: float) -> float:
+    """Median minor over major axis of the nuclei of the ring around a core; its centre and radius are in µm."""
+    beyond = np.hypot((nuclei.y + 0.5) * nuclei.mpp - y, (nuclei.x + 0.5) * nuclei.mpp - x) - radius
+    return float(np.median(nuclei.aspect[(beyond > _BELT_UM[0]) & (beyond < _BELT_UM[1])]))
 
 
 def _cores(quarters: npt.NDArray[np.uint8], colours: Colours, mpp: float) -> tuple[Numbers, Numbers, Numbers]:

@@ -22,7 +22,7 @@ from wsikit.tissue.mask import TissueMask, TissueParameters, tissue_mask
 
 TISSUE_REVISION = 2
 PATCHES_REVISION = 1
-QUALITY_REVISION = 1
+QUALITY_REVISION = 2
 ROI_REVISION = 1
 
 ROI = "roi"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from wsikit.errors import RequestError
 from wsikit.tissue.blocks import Blocks
 from wsikit.tissue.brightfield import optical_density
+from wsikit.tissue.film import find_film
 from wsikit.tissue.pen import BLACK, BLUE_GREEN, RED, find_ink, sure_ink
 from wsikit.tissue.regions import dilate
 
@@ -27,6 +28,7 @@ _INK_UM = 8.0  # ink is detected at the pixel size of the mask, for which its sm
 _INK_WINDOW = 5  # px at `_INK_UM`
 _NOT_SMOOTH = 0.121  # local sd per mean; above the limit of ink, with room for rounding
 _INK_GLASS = (243.0, 243.0, 243.0)
+_FILM_MPP = 2.0  # up to here ink is found as a film; coarser pixels average over the pale places that tell it apart
 
 _REACH = 5  # px over which the second, coarser gradient is computed
 _QUIET = 8  # px: noise is the remaining gradient in the quietest blocks of this width …
@@ -64,7 +66,8 @@ def patch_quality(images: npt.NDArray[np.uint8], *, mpp: float) -> dict[str, npt
             (nuclei lost). Blur below half a pixel, or below 0.5 µm, is not detected. 0 for an empty patch: no
             structure, and half the patch or more blank or dark. Too low by one sixth in fluorescence.
         pen
-            Fraction of the area with the colour and smoothness of marker ink.
+            Fraction of the area with the colour of marker ink, up to 2 µm/px wherever one looks in it
+            (`wsikit.tissue.film`), on coarser pixels with its smoothness. Red ink only where it is very dense.
         blank
             Fraction of the area that is glass: bright in all channels, nearly neutral.
         dark
@@ -102,7 +105,7 @@ def patch_quality(images: npt.NDArray[np.uint8], *, mpp: float) -> dict[str, npt
             values["blur"].append(blur_of(reduced, index))
             values["blank"].append(blank)
             values["dark"].append(dark)
-    values["pen"] = pen_shares(np.concatenate(inks, axis=1)) if inks else []
+    values["pen"] = pen_shares(np.concatenate(inks, axis=1), mpp) if inks else []
     return {name: np.array(values[name], np.float32) for name in QUALITY_NAMES}
 
 
@@ -141,9 +144,15 @@ def _light_shares(reduced: Reduced, index: int) -> tuple[float, float]:
     return np.count_nonzero(blank) / blank.size, np.count_nonzero(dark) / dark.size
 
 
-def pen_shares(colours: npt.NDArray[np.uint8]) -> list[float]:
-    """Fractions of B patches that are ink, from `Reduced.ink_colours`, uint8 (3, B, h, w). Each patch by itself."""
+def pen_shares(colours: npt.NDArray[np.uint8], mpp: float) -> list[float]:
+    """Fractions of B patches that are ink, from `Reduced.ink_colours`, uint8 (3, B, h, w). Each patch by itself.
+
+    `mpp` is the patches' own, µm per pixel.
+    """
     od = optical_density(np.moveaxis(colours, 0, 3), _INK_GLASS)
+    if mpp <= _FILM_MPP:
+        film = find_film(np.maximum(od, 0))
+        return (np.count_nonzero(film, axis=(1, 2)) / film[0].size).tolist() if len(film) else []
     shares = [0.0] * od.shape[1]
     suspects = np.flatnonzero(_suspects(od))
     if len(suspects) == 0:
