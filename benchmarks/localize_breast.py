@@ -15,6 +15,7 @@ regression on colour histograms with labels of the training patients; random num
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -85,18 +86,19 @@ def main() -> int:
     arguments.add_argument("data", choices=["idc", "her2st"])
     arguments.add_argument("--data", dest="images", required=True, help="The zip of the patches.")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--folds", type=int, nargs="*", help="Only these, in this order; default: all.")
     arguments.add_argument("-o", "--out", type=Path, required=True, help="Folder.")
     given = arguments.parse_args()
     import torch
 
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
-    record = measure(IDC if given.data == "idc" else HER2ST, given.images, given.out, given.seed)
+    record = measure(IDC if given.data == "idc" else HER2ST, given.images, given.out, given.seed, given.folds)
     (given.out / "result.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
-def measure(data: Data, images: str, out: Path, seed: int) -> dict[str, Any]:
+def measure(data: Data, images: str, out: Path, seed: int, only: Sequence[int] | None = None) -> dict[str, Any]:
     """Train what is not there yet, then measure all ways and thresholds on patients left out."""
     from wsikit.training.afloc.config import AflocTrainConfig
     from wsikit.training.afloc.run import AflocCallbacks, afloc_patches
@@ -106,26 +108,28 @@ def measure(data: Data, images: str, out: Path, seed: int) -> dict[str, Any]:
     config = read_config(CONFIGS / data.config, AflocTrainConfig, data=images)
     config = config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
     _, patches = afloc_patches(config, AflocCallbacks(message=say))
+    config = config.model_copy(
+        update={"captions": written(patches, out / "captions.csv")}
+    )  # described once, not per fold
     columns = Columns(file="file", label=data.label, patient=None, slide=None, x=None, y=None, description=None)
     table = read_table(config.data.table.csv, images, columns=columns)  # type: ignore[union-attr]
     label = dict(zip(table.files, table.classes, strict=True))
     labels = np.array([label[one] for one in patches.ids])
     known, truth = ~np.isin(labels, data.left_out), np.isin(labels, data.positive)
     facts = facts_of(patches.images, config.data.mpp or 1.0, data.fact)
-    folds = [
-        fold_of(data, config, patches, fold, out / f"fold-{fold}", facts, truth, known)
-        for fold in range(config.split.folds or 0)
-    ]
-    splits = json.loads((out / "fold-0" / "splits.json").read_text(encoding="utf-8"))
+    order = list(only or range(config.split.folds or 0))
+    folds = [fold_of(data, config, patches, fold, out / f"fold-{fold}", facts, truth, known) for fold in order]
+    splits = json.loads((out / f"fold-{order[0]}" / "splits.json").read_text(encoding="utf-8"))
     tested = [part["test"]["sha256"] for part in splits["folds"]]
     record: dict[str, Any] = {
-        "data": data.config, "seed": seed, "data_sha256": splits["data_sha256"], "test_parts_sha256": tested, "rows": []
+        "data": data.config, "seed": seed, "folds": order, "data_sha256": splits["data_sha256"], "test_parts_sha256": tested, "rows": []
     }  # fmt: skip
     cells = np.floor(np.asarray(patches.coords) / data.cell + 0.5).astype(np.int64)
     of = {name: np.flatnonzero((patches.groups == name) & known) for name in np.unique(patches.groups)}
     fold_at = np.full(len(patches), -1)
     for number, fold in enumerate(folds):
         fold_at[fold.parts["test"]] = number
+    of = {name: rows for name, rows in of.items() if fold_at[rows[0]] >= 0}
     slide_fold = {name: int(fold_at[rows[0]]) for name, rows in of.items()}
     others = [name for name, rows in of.items() if len(rows) >= LEAST and name != data.shown]
     drawn = {}
@@ -190,6 +194,17 @@ def fold_of(
         "random": np.random.default_rng(fold).random(len(patches)),
     }
     return Fold(values, parts)
+
+
+def written(patches: Any, path: Path) -> Any:
+    """The captions as a file, and the setting that reads it."""
+    from wsikit.training.config import CaptionsConfig
+
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "description"])
+        table.writerows(zip(patches.ids, patches.captions, strict=True))
+    return CaptionsConfig(source="csv", csv=str(path))
 
 
 def facts_of(images: npt.NDArray[np.uint8], mpp: float, fact: str) -> Floats:

@@ -85,7 +85,7 @@ def _check(table: PatchTable, name: str, wanted: StoredInput) -> Receipt:
     if table.width(column) != wanted.width or (found and wanted.fingerprint and found != wanted.fingerprint):
         raise ModelError(
             f"{table.folder}: column {column} has {table.width(column)} numbers of an encoder with the fingerprint "
-            f"{found[:12] or 'unknown'}; {name} was trained on {wanted.width} of {wanted.fingerprint[:12] or 'unknown'}. "
-            f"{how}"
+            f"{found[:12] or 'unknown'}; {name} was trained on {wanted.width} of "
+            f"{wanted.fingerprint[:12] or 'unknown'}. {how}"
         )
     return receipt

@@ -7,8 +7,8 @@
 | report | the whole text | a bag of patches: a region or a slide |
 
 Patches are uint8 (B, H, W, 3) RGB, or stored features of a frozen encoder, float (B, D). The losses are those of
-`wsikit.models.afloc_losses`. For prediction, the sentence level is used: a prompt is a sentence, and it is compared with
-patches by the cosine, as in training.
+`wsikit.models.afloc_losses`. For prediction, the sentence level is used: a prompt is a sentence, and it is compared
+with patches by the cosine, as in training.
 """
 
 from __future__ import annotations

@@ -173,10 +173,9 @@ class Learner(nn.Module):
         known = [n for n, text in enumerate(reports) if text]
         places = self.model.bag(features.view(*bags.shape, -1))[known]
         texts = [reports[n] for n in known]
+        encoded = places * 0.0
         if texts:
             encoded = self.model.heads.of_report(self.model.pooled(*self.model.words(texts)))
-        else:
-            encoded = places * 0.0
         places, encoded = self._all(places), self._all(encoded)  # processes may have unequal numbers of reports
         codes = self._all(text_codes(texts).to(features.device))
         if len(places) < 2:
