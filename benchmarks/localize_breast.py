@@ -122,7 +122,8 @@ def measure(data: Data, images: str, out: Path, seed: int, only: Sequence[int] |
     splits = json.loads((out / f"fold-{order[0]}" / "splits.json").read_text(encoding="utf-8"))
     tested = [part["test"]["sha256"] for part in splits["folds"]]
     record: dict[str, Any] = {
-        "data": data.config, "seed": seed, "folds": order, "data_sha256": splits["data_sha256"], "test_parts_sha256": tested, "rows": []
+        "data": data.config, "seed": seed, "folds": order,
+        "data_sha256": splits["data_sha256"], "test_parts_sha256": tested, "rows": [],
     }  # fmt: skip
     cells = np.floor(np.asarray(patches.coords) / data.cell + 0.5).astype(np.int64)
     of = {name: np.flatnonzero((patches.groups == name) & known) for name in np.unique(patches.groups)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ def load_afloc(folder: str | Path) -> AFLoc:
         )
     model.folder, model.fingerprint = folder, fingerprint(folder, detector=False)
     if (folder / OOD_FILE).is_file():
-        model.ood_detector = OodDetector.load(folder / OOD_FILE, width=config.width)
+        model.ood_detector = OodDetector.load(folder / OOD_FILE, width=config.image_width)
     return model.eval()
 
 
@@ -134,11 +135,24 @@ class AflocEncoder:
             placed: npt.NDArray[np.float32] = functional.normalize(self.model.patches(values), dim=-1).cpu().numpy()
         return placed
 
-    def ood_scores(self, places: npt.NDArray[np.floating]) -> npt.NDArray[np.float32] | None:
-        """How far places of patches (N, S) are from those of the training patches, float32 (N,): above 1, farther than
-        99 % of held-out patches; NaN stays NaN. None: the model has no detector."""
+    def ood_scores(self, patches: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """How far patches are from those of the training, float32 (N,): above 1, farther than 99 % of held-out ones.
+
+        `patches` is uint8 (N, P, P, 3) RGB, or stored features (N, D) if the encoder reads these; NaN stays NaN.
+
+        Raises
+        ------
+        ModelError
+            The model has no detector (`info.detector` is empty).
+        """
         detector = self.model.ood_detector
-        return None if detector is None else detector.of(places)
+        if detector is None:
+            raise ModelError(f"encoder {self._info.name!r}: has no out-of-distribution detector.")
+        if self._info.reads is None:
+            return detector.of(self.encode(patches))
+        values = torch.from_numpy(np.asarray(patches, np.float32)).to(next(self.model.parameters()).device)
+        with torch.inference_mode():
+            return detector.of(self.model.image(values).cpu().numpy())
 
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Places of K texts in the shared space, float32 (K, S), each of length 1.

@@ -1,11 +1,13 @@
-"""Fit the detector of tissue unlike that of the training to a trained AFLoc: on places of patches, which are stored."""
+"""Fit the detector of tissue unlike that of the training to a trained AFLoc, on the features of its image encoder.
+
+Places in the shared space hold what texts name, and hide much of what makes tissue unlike the training tissue.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 
 from wsikit.errors import ModelError
 from wsikit.models.afloc import AFLoc
@@ -29,19 +31,19 @@ def fit_detector(model: AFLoc, training: PatchSet, held_out: PatchSet) -> str:
     """
     refuse_shared_groups(training, held_out)
     try:
-        model.ood_detector = OodDetector.fit(places(model, training), places(model, held_out))
+        model.ood_detector = OodDetector.fit(features(model, training), features(model, held_out))
     except ModelError as error:
         return f"no out-of-distribution detector: {error}"
     return ""
 
 
 @torch.inference_mode()
-def places(model: AFLoc, data: PatchSet) -> npt.NDArray[np.float32]:
-    """Places of patches in the shared space, float32 (N, S), each of length 1."""
+def features(model: AFLoc, data: PatchSet) -> npt.NDArray[np.float32]:
+    """Features of the image encoder, float32 (N, D), of patches."""
     device = next(model.parameters()).device
     model.eval()
     parts = []
     for first in range(0, len(data), AT_ONCE):
         some = torch.from_numpy(np.ascontiguousarray(data.images[first : first + AT_ONCE])).to(device)
-        parts.append(functional.normalize(model.patches(some), dim=-1).float().cpu().numpy())
+        parts.append(model.image(some).float().cpu().numpy())
     return np.concatenate(parts)
