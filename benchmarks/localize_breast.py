@@ -19,7 +19,7 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +101,21 @@ def main() -> int:
 def measure(data: Data, images: str, out: Path, seed: int, only: Sequence[int] | None = None) -> dict[str, Any]:
     """Train what is not there yet, then measure all ways and thresholds on patients left out."""
     from wsikit.training.afloc.config import AflocTrainConfig
-    from wsikit.training.afloc.run import AflocCallbacks, afloc_patches
+    from wsikit.training.config import CaptionsConfig
     from wsikit.training.datasets import Columns, read_table
     from wsikit.training.task import read_config
 
     config = read_config(CONFIGS / data.config, AflocTrainConfig, data=images)
     config = config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
-    _, patches = afloc_patches(config, AflocCallbacks(message=say))
-    config = config.model_copy(
-        update={"captions": written(patches, out / "captions.csv")}
-    )  # described once, not per fold
+    patches = patches_of(config)
+    facts = described(patches, data.fact, config.data.mpp or 1.0, out / "captions.csv")
+    captions = CaptionsConfig(source="csv", csv=str(out / "captions.csv"))
+    config = config.model_copy(update={"captions": captions})  # described once, not per fold
     columns = Columns(file="file", label=data.label, patient=None, slide=None, x=None, y=None, description=None)
     table = read_table(config.data.table.csv, images, columns=columns)  # type: ignore[union-attr]
     label = dict(zip(table.files, table.classes, strict=True))
     labels = np.array([label[one] for one in patches.ids])
     known, truth = ~np.isin(labels, data.left_out), np.isin(labels, data.positive)
-    facts = facts_of(patches.images, config.data.mpp or 1.0, data.fact)
     order = list(only or range(config.split.folds or 0))
     folds = [fold_of(data, config, patches, fold, out / f"fold-{fold}", facts, truth, known) for fold in order]
     splits = json.loads((out / f"fold-{order[0]}" / "splits.json").read_text(encoding="utf-8"))
@@ -197,24 +196,32 @@ def fold_of(
     return Fold(values, parts)
 
 
-def written(patches: Any, path: Path) -> Any:
-    """The captions as a file, and the setting that reads it."""
-    from wsikit.training.config import CaptionsConfig
+def patches_of(config: Any) -> Any:
+    """All patches, without classes, as training has them."""
+    from wsikit.training.data import patch_set
+    from wsikit.training.datasets.configured import mpp_of, table_of
 
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["file_name", "description"])
-        table.writerows(zip(patches.ids, patches.captions, strict=True))
-    return CaptionsConfig(source="csv", csv=str(path))
+    table = table_of(config.data, needs_class=False)
+    table = replace(table, classes=("",) * len(table))
+    settings = {"patch_px": config.data.patch_px, "group": config.data.group, "odd_sizes": config.data.odd_sizes}
+    return patch_set(table, ("",), mpp=mpp_of(table, config.data), **settings).patches
 
 
-def facts_of(images: npt.NDArray[np.uint8], mpp: float, fact: str) -> Floats:
-    """A measured fact of each patch; 0 where it is not stated."""
+def described(patches: Any, fact: str, mpp: float, path: Path) -> Floats:
+    """A measured fact of each patch, 0 where it is not stated; the captions are written to `path`, or read from it."""
     from wsikit.captions import load_captioner
 
-    captioner = load_captioner("morphometry")
-    parts = [captioner.caption(images[first : first + 64], mpp=mpp) for first in range(0, len(images), 64)]
-    return np.array([one.facts.get(fact, 0.0) for part in parts for one in part])
+    if not path.exists():
+        captioner = load_captioner("morphometry")
+        parts = [captioner.caption(patches.images[row : row + 64], mpp=mpp) for row in range(0, len(patches), 64)]
+        found = [one for part in parts for one in part]
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["file_name", "description", "fact"])
+            table.writerows((name, one.text, one.facts.get(fact, 0.0)) for name, one in zip(patches.ids, found))
+    with open(path, newline="", encoding="utf-8") as file:
+        facts = {row["file_name"]: float(row["fact"]) for row in csv.DictReader(file)}
+    return np.array([facts[one] for one in patches.ids])
 
 
 def map_of(
