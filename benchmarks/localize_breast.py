@@ -31,7 +31,6 @@ from wsikit.training.afloc.evaluation import (
     best_threshold,
     evaluate_maps,
     otsu_threshold,
-    overlap,
     points_inside,
     signed_cnr,
 )
@@ -42,7 +41,8 @@ SQUARE = 5
 """Side of the squares that the bootstrap of one slide draws, patches."""
 LEAST = 20
 """Patches of a patient of the cohort."""
-DRAWS = 1000
+DRAWS = 500
+"""Of the bootstrap."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -122,7 +122,7 @@ def measure(data: Data, images: str, out: Path, seed: int, only: Sequence[int] |
     tested = [part["test"]["sha256"] for part in splits["folds"]]
     record: dict[str, Any] = {
         "data": data.config, "seed": seed, "folds": order,
-        "data_sha256": splits["data_sha256"], "test_parts_sha256": tested, "rows": [],
+        "data_sha256": splits["data_sha256"], "test_parts_sha256": tested, "ranking": [], "rows": [],
     }  # fmt: skip
     cells = np.floor(np.asarray(patches.coords) / data.cell + 0.5).astype(np.int64)
     of = {name: np.flatnonzero((patches.groups == name) & known) for name in np.unique(patches.groups)}
@@ -138,15 +138,20 @@ def measure(data: Data, images: str, out: Path, seed: int, only: Sequence[int] |
             name: map_of(name, folds[slide_fold[name]].values[way], cells, truth, rows) for name, rows in of.items()
         }
         drawn[way] = maps[data.shown]
+        ranking = {data.shown: ranks_of_one(maps[data.shown]), "cohort": ranks_of_many([maps[name] for name in others])}
+        record["ranking"].append({"way": way, **ranking})
+        show(way, "ranking", ranking)
         for threshold, limits in thresholds(way, folds, maps, slide_fold, of, truth, known).items():
-            one = of_one_slide(maps[data.shown], limits[data.shown])
-            many = of_cohort([maps[name] for name in others], limits)
-            record["rows"].append({"way": way, "threshold": threshold, data.shown: one, "cohort": many})
-            show(record["rows"][-1], data.shown)
+            row = {
+                data.shown: {"threshold": limits[data.shown], **dice_of(squares_of(maps[data.shown]), limits)},
+                "cohort": dice_of([maps[name] for name in others], limits),
+            }
+            record["rows"].append({"way": way, "threshold": threshold, **row})
+            show(way, threshold, row)
     positive = float(maps[data.shown].cells()[1].mean())
     record["all positive"] = {
         data.shown: 2 * positive / (1 + positive),
-        "cohort": evaluate_maps([maps[name] for name in others], threshold=-np.inf, draws=2)["dice_of_all_positive"],
+        "cohort": dice_of([maps[name] for name in others], dict.fromkeys(of, -np.inf)),
     }
     record["patches"] = {name: len(of[name]) for name in (data.shown, *others)}
     draw(drawn, out / f"map-{data.shown}.png")
@@ -172,6 +177,10 @@ def fold_of(
     from wsikit.training.baselines import colour_histogram, fit_on_histograms
     from wsikit.training.splits import read_splits
 
+    kept = folder / "values.npz"
+    if kept.exists():
+        with np.load(kept) as found:
+            return Fold(dict(found), read_splits(folder / "splits.json", patches)[fold])
     if not (folder / "model").exists():
         split = config.split.model_copy(update={"fold": fold})
         say(f"fold {fold}")
@@ -193,6 +202,7 @@ def fold_of(
         "labels: colour histogram": np.asarray(supervised.predict_proba(histograms)[:, 1], np.float64),
         "random": np.random.default_rng(fold).random(len(patches)),
     }
+    np.savez(kept, **values)  # type: ignore[arg-type]
     return Fold(values, parts)
 
 
@@ -259,41 +269,67 @@ def thresholds(
     return found if way.startswith("fact") else {"0.5": dict.fromkeys(rows_of, 0.5)} | found
 
 
-def of_one_slide(one: MapWithTruth, threshold: float) -> dict[str, Any]:
-    """Figures of one slide; 95 % intervals from draws of squares of 5 × 5 patches."""
-    squares = [
-        MapWithTruth(f"{top}-{left}", one.values[part], one.truth[part])
+def squares_of(one: MapWithTruth) -> list[MapWithTruth]:
+    """A map in squares of 5 × 5 patches, which the bootstrap of one slide draws."""
+    return [
+        MapWithTruth(one.slide, one.values[part], one.truth[part])
         for top in range(0, one.values.shape[0], SQUARE)
         for left in range(0, one.values.shape[1], SQUARE)
         if np.isfinite(one.values[part := (slice(top, top + SQUARE), slice(left, left + SQUARE))]).any()
     ]
+
+
+def ranks_of_one(one: MapWithTruth) -> dict[str, Any]:
+    """Figures of one slide that need no threshold; 95 % intervals from draws of squares."""
     figures: dict[str, Callable[[Floats, npt.NDArray[np.bool_]], float]] = {
-        "dice": lambda values, truth: overlap(values >= threshold, truth)[1],
         "auroc": lambda values, truth: ranked("roc_auc_score", values, truth),
         "auprc": lambda values, truth: ranked("average_precision_score", values, truth),
         "cnr": signed_cnr,
     }
-    rng = np.random.default_rng(0)
-    parts = [square.cells() for square in squares]
+    parts = [square.cells() for square in squares_of(one)]
     drawn: dict[str, list[float]] = {name: [] for name in figures}
-    for _ in range(DRAWS):
-        some = [parts[i] for i in rng.integers(len(parts), size=len(parts))]
-        values, truth = np.concatenate([a for a, _ in some]), np.concatenate([b for _, b in some])
+    for rows in draws_of(len(parts)):
+        values, truth = (np.concatenate([parts[row][which] for row in rows]) for which in (0, 1))
         for name, figure in figures.items():
             drawn[name].append(figure(values, truth))
-    record: dict[str, Any] = {"threshold": threshold, "marked": int((one.cells()[0] >= threshold).sum())}
-    for name, figure in figures.items():
-        low, high = np.nanquantile(drawn[name], (0.025, 0.975))
-        record[name] = {"value": figure(*one.cells()), "low": float(low), "high": float(high)}
+    record: dict[str, Any] = {name: interval(figure(*one.cells()), drawn[name]) for name, figure in figures.items()}
     return record | {"pointing": points_inside(one), "pointing_1": points_inside(one, tolerance=1)}
 
 
-def of_cohort(maps: Sequence[MapWithTruth], limits: dict[str, float]) -> dict[str, Any]:
-    """Figures over patients; intervals from draws of patients. Thresholds may differ between patients."""
-    moved = [MapWithTruth(one.slide, one.values - limits[one.slide], one.truth, one.present) for one in maps]
-    record = evaluate_maps(maps, threshold=0.0)
-    overlaps = evaluate_maps(moved, threshold=0.0)
-    return record | {name: overlaps[name] for name in ("dice", "iou", "slide_dice")} | {"threshold": None}
+def ranks_of_many(maps: Sequence[MapWithTruth]) -> dict[str, Any]:
+    """Figures over patients that need no threshold; intervals from draws of patients."""
+    if not maps:
+        return {}
+    found = evaluate_maps(maps, threshold=0.0, draws=DRAWS)
+    return {name: value for name, value in found.items() if name not in ("dice", "iou", "slide_dice", "threshold")}
+
+
+def dice_of(maps: Sequence[MapWithTruth], limits: dict[str, float]) -> dict[str, Any]:
+    """Dice over all cells, and number of cells that are marked; thresholds may differ between slides."""
+    if not maps:
+        return {}
+    counts = []
+    for one in maps:
+        values, truth = one.cells()
+        found = values >= limits[one.slide]
+        counts.append([(found & truth).sum(), found.sum(), truth.sum()])
+    table = np.array(counts, dtype=np.float64)
+
+    def dice(sums: Floats) -> float:
+        return float(2 * sums[0] / (sums[1] + sums[2])) if sums[1] + sums[2] else float("nan")
+
+    drawn = [dice(table[rows].sum(axis=0)) for rows in draws_of(len(table))]
+    return {"dice": interval(dice(table.sum(axis=0)), drawn), "marked": int(table[:, 1].sum())}
+
+
+def draws_of(n: int) -> npt.NDArray[np.int64]:
+    """Rows of each draw of the bootstrap, (DRAWS, n)."""
+    return np.random.default_rng(0).integers(n, size=(DRAWS, n))
+
+
+def interval(value: float, drawn: Sequence[float]) -> dict[str, float]:
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return {"value": value, "low": float(low), "high": float(high)}
 
 
 def ranked(name: str, values: Floats, truth: npt.NDArray[np.bool_]) -> float:
@@ -319,14 +355,12 @@ def draw(maps: dict[str, MapWithTruth], path: Path) -> None:
     figure.savefig(path)
 
 
-def show(row: dict[str, Any], shown: str) -> None:
+def show(way: str, threshold: str, row: dict[str, Any]) -> None:
     from wsikit.training.afloc.card import shown as words
 
-    one, many = row[shown], row["cohort"]
-    names = ("dice", "auroc", "auprc", "cnr")
-    say(f"{row['way']} | {row['threshold']} | {shown}: " + "; ".join(f"{name} {words(one[name])}" for name in names))
-    names = ("dice", "slide_dice", "auroc", "auprc", "cnr", "pointing", "presence_auroc")
-    say(f"    pointing {one['pointing']}; cohort: " + "; ".join(f"{name} {words(many[name])}" for name in names))
+    for name, figures in row.items():
+        said = [f"{key} {words(one)}" if isinstance(one, dict) else f"{key} {one}" for key, one in figures.items()]
+        say(f"{way} | {threshold} | {name}: {'; '.join(said)}")
 
 
 def say(text: str) -> None:
