@@ -45,7 +45,8 @@ A prompt against its negation ("X" and "no X"), and whether the caption of the p
 |---|---|---|
 {chr(10).join(rows)}
 
-{_detector(metrics)}Selected: epoch {metrics["kept_epoch"]} (from 0) of {len(metrics["epochs"])}, chosen on the validation part.
+{_detector(metrics)}Selected: epoch {metrics["kept_epoch"]} (from 0) of {len(metrics["epochs"])}, chosen on the
+validation part.
 {maps_table(metrics["maps"]) if "maps" in metrics else ""}
 All numbers are in `metrics.json` in the same folder.
 """
