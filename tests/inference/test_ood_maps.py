@@ -19,7 +19,7 @@ from wsikit.slides.store import SlideStore
 
 def detecting(encoder: Any, known: str) -> Any:
     """The encoder with a detector for which patches of other colours than `known` are unlike the training."""
-    encoder.info = replace(encoder.info, detector=f"knows {known}")
+    encoder.info = replace(encoder.info, detector=f"detector of {known}")
     axis = list(encoder.COLOURS).index(known)
     encoder.looked_at = 0
 
