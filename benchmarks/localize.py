@@ -1,22 +1,19 @@
 """Maps of text prompts against truth: Dice, ranking, pointing and presence, of the encoder and of two floors.
 
 python benchmarks/localize.py phantom -o OUT.json [--encoder phantom-afloc]
-python benchmarks/localize.py idc --images idc.zip -o OUT.json
 
 phantom: slides of unseen seeds; the truth is what was planted, per patch of 224 px at 0.5 µm/px (112 µm).
 Maps are those of `wsikit localize` with its defaults: prompt ensembles, competitors, smoothing. Thresholds are chosen
 on validation slides, then used on test slides once; the default, 0.5, is measured as well.
-idc: an encoder is trained, without labels, on measured captions of the other patients, and asked about patient 14082.
-Not a blind test: the prompt, the fact and its limit were chosen after the facts' AUROC on its labels had been seen.
+For real patches of breast see benchmarks/localize_breast.py.
 
 Floors: `fact`, the measured fact behind the caption, no training; `supervised`, the class probability of the packaged
-model (phantom), or a logistic regression on colour histograms with labels of the other patients (idc).
+model.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -61,10 +58,6 @@ CONCEPTS = (
 )
 ABSENT_BELOW = 0.05
 """A slide is without a concept if no patch has more than this share; with it, if a patch has the concept."""
-IDC_FOR = ("abundant haematoxylin",)
-IDC_AGAINST = ("scant haematoxylin", "no haematoxylin", "abundant eosin", "abundant fat", "abundant blank")
-"""Captions at 4 µm/px never name a carcinoma, so the prompt describes its appearance: dense nuclei. Not a blind choice:
-prompt, fact and its limit were chosen after the AUROC of the facts on the labels of patient 14082 had been seen."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +144,6 @@ def prompt_map(encoder: Any, slide: Slide, prompt: str) -> npt.NDArray[Any]:
     return np.asarray(smooth_cells(grid, np.isfinite(grid), MAP_SIGMA).ravel()[slide.rows])
 
 
-def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
-
-
 def concept_maps(
     slides: Sequence[Slide], concept: Concept, values: Callable[[Slide], npt.NDArray[np.floating]]
 ) -> list[MapWithTruth]:
@@ -213,102 +201,6 @@ def compared_maps(
     }
 
 
-def idc(images: Path, out: Path, patient: str, seed: int) -> dict[str, Any]:
-    import torch
-
-    from wsikit.captions import load_captioner
-    from wsikit.models.afloc_encoder import load_afloc_encoder
-    from wsikit.training.afloc.config import AflocTrainConfig
-    from wsikit.training.afloc.run import AflocCallbacks, run_afloc_training
-    from wsikit.training.baselines import colour_histogram, fit_histogram_baseline
-    from wsikit.training.data import patch_set
-    from wsikit.training.datasets import Columns, read_table
-    from wsikit.training.task import read_config
-
-    torch.set_num_threads(1)
-    columns = Columns(file="file", label="label", description=None)
-    whole = read_table("index.csv", images, columns=columns)
-    table = whole.select([n for n, one in enumerate(whole.patients) if one == patient])
-    rest = whole.select([n for n, one in enumerate(whole.patients) if one != patient])
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "others.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "patient", "x", "y"])
-        assert rest.coords is not None
-        writer.writerows(zip(rest.files, rest.patients, *rest.coords.T.astype(int).tolist(), strict=True))
-    configuration = Path(__file__).parents[1] / "pipelines" / "configs" / "afloc_idc.yaml"
-    config = read_config(configuration, AflocTrainConfig, data=str(images))
-    source = config.data.table.model_copy(update={"csv": str(folder / "others.csv")})  # type: ignore[union-attr]
-    config = config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"table": source}),
-            "training": config.training.model_copy(update={"seed": seed}),
-        }
-    )
-    if not (folder / "run" / "model").exists():
-        run_afloc_training(config, folder / "run", device="cpu", callbacks=AflocCallbacks(message=print, epoch=print))
-    encoder = load_afloc_encoder(folder / "run" / "model", device="cpu")
-    parts = json.loads((folder / "run" / "splits.json").read_text())["folds"][0]
-    held = set(parts["validation"]["ids"])
-    validation = rest.select([n for n, name in enumerate(rest.files) if name in held])
-    captioner = load_captioner("morphometry")
-    prepared = {
-        name: patch_set(some, ("0", "1"), patch_px=50, mpp=4.0, odd_sizes="mirror").patches
-        for name, some in {"rest": rest, "validation": validation, "test": table}.items()
-    }
-    floor = fit_histogram_baseline(prepared["rest"].images, prepared["rest"].labels)
-
-    def values(name: str, way: str) -> npt.NDArray[np.floating]:
-        patches = prepared[name].images
-        if way == "prompt":
-            placed = encoder.encode_shared(patches)
-            logits = encoder.logit_scale * placed @ encoder.encode_texts([*IDC_FOR, *IDC_AGAINST]).T
-            return softmax(logits)[:, : len(IDC_FOR)].sum(axis=1)
-        if way == "fact":
-            found = captioner.caption(patches, mpp=4.0)
-            return np.array([one.facts.get("haematoxylin_share", 0.0) for one in found])
-        return np.asarray(floor.predict_proba(colour_histogram(patches))[:, 1])
-
-    def one_map(name: str, way: str) -> list[MapWithTruth]:
-        patches = prepared[name]
-        numbers, truth = values(name, way), patches.labels == 1
-        if name == "test":
-            assert patches.coords is not None
-            cells = ((patches.coords - patches.coords.min(axis=0)) / 50).round().astype(int)
-            grid, mask = np.full(cells.max(axis=0)[::-1] + 1, np.nan), np.zeros(cells.max(axis=0)[::-1] + 1, bool)
-            grid[cells[:, 1], cells[:, 0]], mask[cells[:, 1], cells[:, 0]] = numbers, truth
-            squares = cells // 5  # the bootstrap draws squares of 5 × 5 patches: there is one slide
-            maps = []
-            for square in np.unique(squares, axis=0):
-                top, left = square[1] * 5, square[0] * 5
-                part = (slice(top, top + 5), slice(left, left + 5))
-                maps.append(MapWithTruth(f"{square[0]}-{square[1]}", grid[part], mask[part]))
-            return maps
-        return [MapWithTruth(name, numbers[None], truth[None])]
-
-    rows = []
-    for way, label in (
-        ("prompt", f"{IDC_FOR[0]!r}"),
-        ("fact", "fact (haematoxylin_share)"),
-        ("histogram", "supervised"),
-    ):
-        chosen = best_threshold(one_map("validation", way))
-        for threshold, said in ((chosen, "threshold by labels of others"), (0.5, "threshold 0.5")):
-            if way == "fact" and threshold == 0.5:
-                threshold, said = 0.25, "threshold of the word 'moderate', chosen after its AUROC here had been seen"
-            figures = evaluate_maps(one_map("test", way), threshold=threshold)
-            rows.append({"concept": "IDC", "way": f"{label}, {said}", "figures": figures})
-            show(rows[-1])
-    heading = (
-        f"Patient {patient} of the IDC patches, {len(table)} cells of 50 px at about 4 µm/px; trained on captions "
-        f"of the other patients without labels, seed {seed}. Intervals: bootstrap over squares of 5 × 5 patches of "
-        "this one slide; slide-level figures do not apply. Not a blind test: prompt, fact and its limit were chosen "
-        "after the AUROC of the facts on this patient's labels had been seen."
-    )
-    return {"heading": heading, "rows": rows}
-
-
 def load(name: str) -> Any:
     from wsikit.encoders.packaged import load_own, own_folder
 
@@ -332,18 +224,12 @@ def show(row: dict[str, Any]) -> None:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("data", choices=["phantom", "idc"])
-    arguments.add_argument("--encoder", default="phantom-afloc", help="Name or folder (phantom).")
-    arguments.add_argument("--cache", type=Path, help="Folder of the slides, made once (phantom); default: OUT's name.")
-    arguments.add_argument("--images", type=Path, help="The zip of the patches (idc).")
-    arguments.add_argument("--patient", default="14082")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("data", choices=["phantom"])
+    arguments.add_argument("--encoder", default="phantom-afloc", help="Name or folder.")
+    arguments.add_argument("--cache", type=Path, help="Folder of the slides, made once; default: OUT's name.")
     arguments.add_argument("-o", "--out", type=Path, required=True)
     given = arguments.parse_args()
-    if given.data == "phantom":
-        record = phantom(given.encoder, given.cache or given.out.with_suffix(""))
-    else:
-        record = idc(given.images, given.out, given.patient, given.seed)
+    record = phantom(given.encoder, given.cache or given.out.with_suffix(""))
     given.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return 0
 

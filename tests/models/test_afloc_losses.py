@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +19,7 @@ from wsikit.models.afloc_losses import (
     global_scores,
     local_scores,
     published_loss,
+    text_codes,
 )
 
 
@@ -146,25 +151,117 @@ def test_without_processes_nothing_is_gathered() -> None:
     assert gathered(values) is values
 
 
-_GATHERS = """
-import sys, torch
-from wsikit.models.afloc_losses import gathered
+def test_texts_have_the_same_number_if_they_differ_in_case_and_spaces_only() -> None:
+    texts = ["No tumour.", "Fat.", "no  tumour.", "FAT."]
+    codes = text_codes(texts)
+    assert (codes[:, None] == codes[None, :]).tolist() == equal_texts(texts, texts).tolist()
+    assert text_codes([]).shape == (0,)
+
+
+IMAGES, TEXTS, WORDS = (3, 2), (2, 3), ([2, 1], [3, 1, 2])
+"""Numbers of images and texts of each process, and of the words of each text: all differ between the two."""
+
+
+def parts(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Places (B, 4, 3), units (T, n, 3) and their mask, of one process."""
+    rng = torch.Generator().manual_seed(rank)
+    places = torch.randn(IMAGES[rank], 4, 3, generator=rng, dtype=torch.float64)
+    n = max(WORDS[rank])
+    mask = torch.arange(n)[None, :] < torch.tensor(WORDS[rank])[:, None]
+    units = torch.randn(TEXTS[rank], n, 3, generator=rng, dtype=torch.float64) * mask[..., None]
+    return places, units, mask
+
+
+def positives() -> Tensor:
+    """Image i of all and text i of all belong together."""
+    return torch.eye(sum(IMAGES), dtype=torch.bool)
+
+
+_LOSS = """
+import sys
+import numpy as np, torch
+sys.path.insert(0, sys.argv[3])
+from test_afloc_losses import parts, positives
+from wsikit.models.afloc_losses import contrast, gathered, local_scores
 rank = int(sys.argv[1])
 torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-own = torch.full((2, 1), float(rank), requires_grad=True)
-everything = gathered(own)
-assert everything.flatten().tolist() == [0, 0, 1, 1]
-(everything * torch.arange(1.0, 5.0)[:, None]).sum().backward()
-assert own.grad.flatten().tolist() == ([2, 4], [6, 8])[rank], own.grad  # both processes have the same loss
+places, units, mask = parts(rank)
+places.requires_grad_(), units.requires_grad_()
+scores = local_scores(gathered(places), gathered(units), gathered(mask))
+loss = contrast(10 * scores, positives())
+loss.backward()
+np.savez(f"{sys.argv[2]}-{rank}.npz", loss=loss.detach(), scores=scores.detach(), places=places.grad, units=units.grad)
+torch.distributed.destroy_process_group()
+"""
+
+
+def in_two(script: str, folder: Path) -> list[dict[str, np.ndarray]]:
+    """Run a script as both processes; what each has saved."""
+    command = [sys.executable, "-c", script]
+    here = str(Path(__file__).parent)
+    running = [subprocess.Popen([*command, str(rank), f"{folder}/meeting", here]) for rank in range(2)]
+    try:
+        assert [one.wait(240) for one in running] == [0, 0]
+    finally:
+        for one in running:
+            one.kill()
+    return [dict(np.load(f"{folder}/meeting-{rank}.npz")) for rank in range(2)]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
+    found = in_two(_LOSS, tmp_path)
+    given = [parts(rank) for rank in range(2)]
+    images = [place for places, _, _ in given for place in places]
+    texts = [unit[: int(known.sum())] for _, units, mask in given for unit, known in zip(units, mask)]
+    slow = torch.tensor([[slow_score(image, text, False, 4.0, 5.0) for text in texts] for image in images])
+    cross = [-torch.log_softmax(10 * way, dim=1).diagonal().mean() for way in (slow, slow.T)]
+    for one in found:
+        np.testing.assert_allclose(one["scores"], slow, rtol=1e-5)
+        assert float(one["loss"]) == pytest.approx(float(sum(cross)), rel=1e-5)
+    places = torch.stack(images).requires_grad_()
+    units = torch.zeros(5, 3, 3, dtype=torch.float64)
+    for row, text in enumerate(texts):
+        units[row, : len(text)] = text
+    units.requires_grad_()
+    mask = torch.arange(3)[None, :] < torch.tensor([len(text) for text in texts])[:, None]
+    contrast(10 * local_scores(places, units, mask), positives()).backward()
+    assert places.grad is not None
+    assert units.grad is not None
+    of_both = np.concatenate([one["places"] for one in found]) / 2  # the mean over the processes
+    np.testing.assert_allclose(of_both, places.grad, atol=1e-9)
+    np.testing.assert_allclose(found[1]["units"] / 2, units.grad[2:], atol=1e-9)
+
+
+_LEARNER = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+sys.path.insert(0, sys.argv[3] + "/../training/afloc")
+from test_run import learner_of, write_data
+rank = int(sys.argv[1])
+folder = Path(f"{sys.argv[2]}-data-{rank}")
+write_data(folder)
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+learner, _ = learner_of(folder, queue=16)
+learner.train()
+if rank == 1:  # a process without any report must not wait for the other
+    object.__setattr__(learner._statements, "reports", ("",) * 48)
+rows = np.arange(48)[rank * 9 : rank * 9 + 8 + rank][:, None]  # unequal numbers of patches
+losses = learner.losses(rows, np.random.default_rng(rank))
+sum(losses.values()).backward()
+gradient = torch.cat([p.grad.flatten() for p in learner.model.heads.parameters() if p.grad is not None])
+assert torch.isfinite(gradient).all()
+saved = {name: float(value.detach()) for name, value in losses.items()}
+np.savez(f"{sys.argv[2]}-{rank}.npz", queued=learner._queued, **saved)
 torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.slow
-def test_two_processes_see_the_negatives_of_both(tmp_path: object) -> None:
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-c", _GATHERS]
-    running = [subprocess.Popen([*command, str(rank), f"{tmp_path}/meeting"]) for rank in range(2)]
-    assert [one.wait(120) for one in running] == [0, 0]
+def test_both_processes_compare_the_patches_texts_and_reports_of_both(tmp_path: Path) -> None:
+    first, second = in_two(_LEARNER, tmp_path)
+    for level in ("word", "sentence", "report"):
+        assert float(first[level]) == pytest.approx(float(second[level]), rel=1e-5)
+        assert float(first[level]) > 0
+    assert first["queued"].tolist() == second["queued"].tolist() == [*range(8), *range(9, 17)]

@@ -191,6 +191,8 @@ def _show(console: Console, store: str, maps: tuple[ConceptMap, ...]) -> None:
         table.add_column(name, justify="left" if name == "concept" else "right")
     for found in maps:
         presence = "–" if found.presence is None else f"{found.presence:.2f}"
+        if found.presence is None and found.ood_share is not None and found.unit == "probability" and found.patches:
+            presence = "not stated"
         table.add_row(Text(found.title), presence, f"{found.area_mm2:.3g}", str(found.n_above))
     console.print(table)
     for found in maps:

@@ -17,6 +17,19 @@ COLUMN_PREFIX = "features_"
 
 
 @dataclass(frozen=True)
+class StoredInput:
+    """Stored features that an encoder reads instead of pixels: the column `features_<name>`."""
+
+    name: str
+    width: int
+    """Numbers per patch."""
+    fingerprint: str = ""
+    """Of the encoder that gave them; empty: not recorded."""
+    given_as: str = ""
+    """How that encoder was named, for `wsikit features --encoder`; empty: as `name`."""
+
+
+@dataclass(frozen=True)
 class EncoderInfo:
     """Description of an encoder, enough to decide whether features that are stored are up to date.
 
@@ -45,6 +58,11 @@ class EncoderInfo:
     competitors: str = "lexicon"
     """What a concept competes with by default: "lexicon", the concepts it could be mistaken for; "negation", "no …" of
     its synonyms, for encoders trained to compare these two; "both"."""
+    reads: StoredInput | None = None
+    """Features that it reads instead of pixels; None: pixels."""
+    detector: str = ""
+    """sha256 of its detector of tissue unlike that of its training; empty: it has none. Not in `fingerprint`: features
+    do not depend on it."""
 
     @property
     def column(self) -> str:

@@ -189,7 +189,11 @@ def why_not_encoded(store: SlideStore) -> str | None:
 
 
 def check_settings(info: EncoderInfo, settings: FeatureSettings) -> None:
-    """RequestError if the encoder has no space that is shared with texts, and this is asked for."""
+    """RequestError if the encoder reads stored features, or has no space shared with texts and this is asked for."""
+    if info.reads is not None:
+        raise RequestError(
+            f"encoder {info.name} reads stored features of {info.reads.name}, not pixels: it is for wsikit localize."
+        )
     if settings.shared and info.shared_width is None:
         raise RequestError(f"encoder {info.name} has no texts: leave out --shared.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from wsikit.encoders.concepts import COLUMN_PREFIX, CONCEPTS, TEMPLATES
 from wsikit.encoders.prompts import Query, plan_queries, read_concepts
 from wsikit.errors import ModelError, RequestError, StoreError
 from wsikit.inference.caption_columns import read_captions
+from wsikit.inference.ood_columns import unlike_training
 from wsikit.inference.shared_features import shared_features
 from wsikit.inference.text_columns import (
     MapParameters,
@@ -73,7 +74,7 @@ class ConceptMap:
     """"probability" with softmax."""
     presence: float | None
     """Mean of the highest 1 % of the probabilities: how surely the concept is anywhere on the slide, 0 to 1. None
-    without softmax."""
+    without softmax, and where most of the tissue is unlike that of the encoder's training (`ood_share`): not stated."""
     threshold: float
     n_above: int
     """Number of patches at or above the threshold."""
@@ -81,8 +82,10 @@ class ConceptMap:
     """Their area, overlaps counted once."""
     patches: tuple[ConceptPatch, ...]
     """The patches with the highest values at different places, highest first."""
+    ood_share: float | None = None
+    """Share of the patches looked at that are unlike the tissue of the encoder's training; None: it has no detector."""
     notice: str = ""
-    """From the encoder, and on the scale of the patches; for every output."""
+    """From the encoder, on tissue unlike that of its training, and on the scale of the patches; for every output."""
     against: tuple[str, ...] = ()
     """The words that it was compared with."""
 
@@ -193,6 +196,8 @@ def localize(
     opened = open_store(store)
     _check_stain(opened)
     scales = _scales(opened, lazy, grid, coarse, progress)
+    unlike = unlike_training(opened, scales[0].table, lazy, scales[0].features, progress)
+    scales[0] = replace(scales[0], unlike=unlike)
     write_text_columns(queries, lazy, scales, parameters, references, progress)
     table = scales[0].table
     return tuple(read_concept_map(table, column_of(query), threshold=threshold, top=top) for query in queries)
@@ -229,6 +234,7 @@ def read_concept_map(table: PatchTable, column: str, *, threshold: float = THRES
         n_above=above,
         area_mm2=above * table.grid.cell_area_mm2,
         patches=patches,
+        ood_share=None if attributes.get("ood_share") is None else float(attributes["ood_share"]),
         notice=str(attributes.get("notice", "")),
         against=tuple(rivals.values()),
     )

@@ -18,6 +18,7 @@ from wsikit.encoders.prompts import PromptSet, Query
 from wsikit.encoders.protocol import EncoderInfo
 from wsikit.errors import RequestError, StoreError
 from wsikit.geometry import PatchGrid
+from wsikit.inference.ood_columns import Unlike
 from wsikit.models.text_encoders import LazyTextEncoder, places_of
 from wsikit.models.text_scores import SIMILARITIES, probabilities, similarities
 from wsikit.progress import Progress
@@ -83,6 +84,8 @@ class Scale:
 
     table: PatchTable
     features: Receipt
+    unlike: Unlike | None = None
+    """How much of its tissue is unlike that of the encoder's training; None: not known."""
 
 
 def scale_notice(encoder: EncoderInfo, grid: PatchGrid) -> str:
@@ -111,6 +114,8 @@ def text_receipt(
     inputs = {"patches": coords_digest(scales[0].table), "encoder": encoder.info.fingerprint}
     for name, scale in zip(("features", "coarse"), scales, strict=False):
         inputs[name] = scale.features.digest
+    if scales[0].unlike is not None:
+        inputs["ood"] = scales[0].unlike.receipt.digest
     if reference is not None:
         inputs["reference"] = digest_of(np.asarray(reference, dtype=np.float64).tolist())
     record = {**query.record(), **parameters.record(two_scales=len(scales) > 1)}
@@ -141,7 +146,14 @@ def write_text_columns(
     for (query, receipt), values in zip(wanted, maps, strict=True):
         if parameters.normalise != "softmax":
             values = rescale(values, parameters.normalise, references.get(query.concept.key))
-        score = presence(values) if parameters.normalise == "softmax" else float("nan")
+        unlike = scales[0].unlike
+        stated = parameters.normalise == "softmax" and not (unlike is not None and unlike.abstains)
+        score = presence(values) if stated else float("nan")
+        notices = (
+            encoder.info.notice,
+            "" if unlike is None else unlike.notice(encoder.info.name),
+            scale_notice(encoder.info, table.grid),
+        )
         attributes = {
             "concept": query.concept.key,
             "title": query.concept.title,
@@ -150,7 +162,8 @@ def write_text_columns(
             "limits": list(_LIMITS[parameters.normalise]) if parameters.normalise in _LIMITS else None,
             "presence": score if np.isfinite(score) else None,
             "encoder": encoder.info.record(),
-            "notice": " ".join(part for part in (encoder.info.notice, scale_notice(encoder.info, table.grid)) if part),
+            "ood_share": None if unlike is None else unlike.share,
+            "notice": " ".join(part for part in notices if part),
             "logit_scale": parameters.logit_scale or float(encoder.load().logit_scale),
             "texts": texts[query.concept.key],
         }

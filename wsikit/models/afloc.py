@@ -6,8 +6,9 @@
 | sentence | a sentence | a patch, or the patches of a region |
 | report | the whole text | a bag of patches: a region or a slide |
 
-Patches are uint8 (B, H, W, 3) RGB. The losses are those of `wsikit.models.afloc_losses`. For prediction, the sentence
-level is used: a prompt is a sentence, and it is compared with patches by the cosine, as in training.
+Patches are uint8 (B, H, W, 3) RGB, or stored features of a frozen encoder, float (B, D). The losses are those of
+`wsikit.models.afloc_losses`. For prediction, the sentence level is used: a prompt is a sentence, and it is compared
+with patches by the cosine, as in training.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from torch import Tensor, nn
 
 from wsikit.errors import ModelError, RequestError
 from wsikit.models.afloc_config import AflocConfig
+from wsikit.models.config import FeatureBranchConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder
+from wsikit.models.ood import OodDetector
+from wsikit.models.stored_features import StoredFeatures
 from wsikit.models.tokenizer import CaptionTokenizer
 
 LEVELS = ("word", "sentence", "report")
@@ -74,25 +78,38 @@ class AFLoc(nn.Module):
         self.config, self.tokenizer = config, tokenizer
         self.fingerprint: str | None = None
         self.folder: Path | None = None
-        self.image = ImageEncoder(config.image, patch_px=config.patch_px, plain=plain)
+        self.ood_detector: OodDetector | None = None
+        self.image: ImageEncoder | StoredFeatures
+        if isinstance(config.image, FeatureBranchConfig):
+            self.image = StoredFeatures(config.image)
+            channels = self.image.width
+        else:
+            self.image = ImageEncoder(config.image, patch_px=config.patch_px, plain=plain)
+            channels = _channels(self.image, config.patch_px)
         self.text = TextEncoder(config.text, plain=plain)
-        with torch.no_grad():
-            sample = torch.zeros(1, config.patch_px, config.patch_px, 3, dtype=torch.uint8)
-            channels = self.image.eval().map_and_features(sample)[0].shape[1]
-        self.image.train()
         self.heads = Heads(channels, self.image.width, self.text.width, config.width)
 
     def parts(self) -> dict[str, nn.Module]:
         """The parts that training freezes and unfreezes separately."""
         return {"image": self.image, "text": self.text, "heads": self.heads}
 
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether patches are pixels, uint8 (B, H, W, 3); else features, float (B, D)."""
+        return isinstance(self.image, ImageEncoder)
+
     def patches(self, images: Tensor) -> Tensor:
-        """Patches, uint8 (B, H, W, 3), in the shared space (B, d), not normalised."""
+        """Patches, uint8 (B, H, W, 3), or their features (B, D), in the shared space (B, d), not normalised."""
         placed: Tensor = self.heads.of_patch(self.image(images))
         return placed
 
-    def cells_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Cells of the feature map in the shared space (B, h·w, d), and the encoder's features (B, D)."""
+    def cells_and_features(self, images: Tensor, per_bag: int = 1) -> tuple[Tensor, Tensor]:
+        """Places for words, in the shared space, (B, h·w, d), and the encoder's features (B, D). Places are cells of
+        the feature map; of stored features, which have none, the patches of a bag of `per_bag`: (B / per_bag, per_bag,
+        d)."""
+        if isinstance(self.image, StoredFeatures):
+            features: Tensor = self.image(images)
+            return self.heads.of_cells(features.view(-1, per_bag, features.shape[1])), features
         cells, features = self.image.map_and_features(images)
         return self.heads.of_cells(cells.flatten(2).transpose(1, 2)), features
 
@@ -126,3 +143,12 @@ class AFLoc(nn.Module):
         """Sentences in the shared space (T, d), not normalised."""
         placed: Tensor = self.heads.of_sentence(self.pooled(*self.words(texts)))
         return placed
+
+
+@torch.no_grad()
+def _channels(image: ImageEncoder, patch_px: int) -> int:
+    """Channels of the encoder's feature map."""
+    sample = torch.zeros(1, patch_px, patch_px, 3, dtype=torch.uint8)
+    channels = int(image.eval().map_and_features(sample)[0].shape[1])
+    image.train()
+    return channels

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wsikit.encoders.protocol import EncoderInfo
+from wsikit.encoders.protocol import EncoderInfo, StoredInput
 from wsikit.errors import ModelError
 from wsikit.models.config import (
     CONFIG_FILE,
+    OOD_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
+    FeatureBranchConfig,
     ImageEncoderConfig,
     TextEncoderConfig,
     fingerprint,
@@ -41,7 +44,8 @@ class AflocConfig(BaseModel):
     text_max_tokens: int = Field(gt=2)
     width: int = Field(gt=0)
     """Width of the space shared by images and texts."""
-    image: ImageEncoderConfig
+    image: ImageEncoderConfig | FeatureBranchConfig
+    """An image encoder, or stored features of a frozen encoder."""
     image_width: int = Field(gt=0)
     """Width of the image encoder's features."""
     text: TextEncoderConfig
@@ -94,10 +98,23 @@ def afloc_info(folder: Path) -> EncoderInfo:
         width=config.image_width,
         patch_px=config.patch_px,
         mpp=config.mpp,
-        fingerprint=fingerprint(folder),
+        fingerprint=fingerprint(folder, detector=False),
         source=f"trained by wsikit on captions of {config.captioner}, version {config.version}",
         licence=config.licence,
         notice=config.notice,
         shared_width=config.width,
         competitors=config.competitors,
+        reads=_stored_input(config.image),
+        detector=_detector(folder),
     )
+
+
+def _stored_input(image: ImageEncoderConfig | FeatureBranchConfig) -> StoredInput | None:
+    if isinstance(image, ImageEncoderConfig):
+        return None
+    return StoredInput(image.name, image.width, image.fingerprint, image.given_as)
+
+
+def _detector(folder: Path) -> str:
+    path = folder / OOD_FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,9 @@ from wsikit.encoders.protocol import EncoderInfo
 from wsikit.errors import ModelError, RequestError
 from wsikit.models.afloc import AFLoc
 from wsikit.models.afloc_config import afloc_info, read_afloc_config
-from wsikit.models.config import WEIGHTS_FILE, fingerprint
+from wsikit.models.config import OOD_FILE, WEIGHTS_FILE, fingerprint
+from wsikit.models.encoders import ImageEncoder
+from wsikit.models.ood import OodDetector
 from wsikit.models.tokenizer import CaptionTokenizer
 
 AT_ONCE = 64
@@ -46,12 +49,14 @@ def load_afloc(folder: str | Path) -> AFLoc:
         raise ModelError(
             f"{weights}: these weights do not fit config.json ({reason}); copy the model's folder again."
         ) from error
-    if model.image.width != config.image_width:
+    if isinstance(model.image, ImageEncoder) and model.image.width != config.image_width:
         raise ModelError(
             f"{folder}: the image encoder gives {model.image.width} features, config.json says {config.image_width}; "
             "copy the model's folder again."
         )
-    model.folder, model.fingerprint = folder, fingerprint(folder)
+    model.folder, model.fingerprint = folder, fingerprint(folder, detector=False)
+    if (folder / OOD_FILE).is_file():
+        model.ood_detector = OodDetector.load(folder / OOD_FILE, width=config.image_width)
     return model.eval()
 
 
@@ -113,6 +118,42 @@ class AflocEncoder:
         width = self.model.config.width
         return self._in_batches(images, lambda some: functional.normalize(self.model.patches(some), dim=-1), width)
 
+    def place_features(self, features: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Places in the shared space, float32 (N, S), each of length 1, of stored features (N, D); NaN stays NaN.
+
+        Raises
+        ------
+        ModelError
+            The model reads pixels, or features of another width.
+        """
+        wanted = self._info.reads
+        if wanted is None or features.ndim != 2 or features.shape[1] != wanted.width:
+            reads = "pixels" if wanted is None else f"{wanted.width} features of {wanted.name}"
+            raise ModelError(f"encoder {self._info.name!r}: got features of shape {features.shape}; it reads {reads}.")
+        values = torch.from_numpy(np.asarray(features, np.float32)).to(next(self.model.parameters()).device)
+        with torch.inference_mode():
+            placed: npt.NDArray[np.float32] = functional.normalize(self.model.patches(values), dim=-1).cpu().numpy()
+        return placed
+
+    def ood_scores(self, patches: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """How far patches are from those of the training, float32 (N,): above 1, farther than 99 % of held-out ones.
+
+        `patches` is uint8 (N, P, P, 3) RGB, or stored features (N, D) if the encoder reads these; NaN stays NaN.
+
+        Raises
+        ------
+        ModelError
+            The model has no detector (`info.detector` is empty).
+        """
+        detector = self.model.ood_detector
+        if detector is None:
+            raise ModelError(f"encoder {self._info.name!r}: has no out-of-distribution detector.")
+        if self._info.reads is None:
+            return detector.of(self.encode(patches))
+        values = torch.from_numpy(np.asarray(patches, np.float32)).to(next(self.model.parameters()).device)
+        with torch.inference_mode():
+            return detector.of(self.model.image(values).cpu().numpy())
+
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Places of K texts in the shared space, float32 (K, S), each of length 1.
 
@@ -137,6 +178,11 @@ class AflocEncoder:
             raise ModelError(
                 f"encoder {self._info.name!r}: got patches of shape {images.shape} and type {images.dtype}; expected "
                 "uint8 (B, P, P, 3), RGB."
+            )
+        if (wanted := self._info.reads) is not None:
+            raise ModelError(
+                f"encoder {self._info.name!r}: reads stored features of {wanted.name}, not pixels. It maps stores that "
+                f"have the column features_{wanted.name}: wsikit localize STORE CONCEPT --encoder MODEL."
             )
         device = next(self.model.parameters()).device
         out = np.empty((len(images), width), np.float32)

@@ -6,6 +6,7 @@ docs/afloc.md. All functions are pure; temperatures are given, as numbers or as 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -131,13 +132,41 @@ def equal_texts(rows: Sequence[str], columns: Sequence[str]) -> Tensor:
     return codes[0][:, None] == codes[1][None, :]
 
 
-def gathered(values: Tensor) -> Tensor:
-    """Rows of all processes, where torch.distributed runs; gradients flow to each process's own. Else `values`.
+def text_codes(texts: Sequence[str]) -> Tensor:
+    """A number per text, int64 (T,), equal for texts that are equal but for case and spaces, in any process.
 
-    Every process gives tensors of the same shape. Without it, each process would see its own negatives alone.
+    >>> a, b, c = text_codes(["No tumour.", "Fat.", "no  tumour."]).tolist()
+    >>> a == c, a == b
+    (True, False)
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    from torch.distributed.nn.functional import all_gather
+    plain = (" ".join(text.lower().split()).encode() for text in texts)
+    codes = [int.from_bytes(hashlib.sha256(text).digest()[:8], "big", signed=True) for text in plain]
+    return torch.tensor(codes, dtype=torch.int64)
 
-    return torch.cat(list(all_gather(values)), dim=0)  # type: ignore[no-untyped-call]
+
+def gathered(values: Tensor) -> Tensor:
+    """Rows of all processes, in the order of their ranks, where torch.distributed runs; else `values`.
+
+    Gradients flow back to each process's own rows, as the sum over the processes: the mean that distributed training
+    takes of the parameters' gradients then is that of the loss over all rows. Numbers of rows may differ; other sides
+    are padded by 0 to the widest. Without it, each process would see its own negatives alone.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return values
+    shape = torch.tensor(values.shape, device=values.device)
+    shapes = [torch.zeros_like(shape) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(shapes, shape)
+    widest = torch.stack(shapes).amax(dim=0).tolist()
+    pad = [wanted - side for wanted, side in zip(widest, values.shape, strict=True)]
+    padded = functional.pad(values, [side for added in reversed(pad) for side in (0, added)])
+    if values.is_floating_point():
+        from torch.distributed.nn.functional import all_gather
+
+        parts = list(all_gather(padded.contiguous()))  # type: ignore[no-untyped-call]
+    else:
+        whole = padded.to(torch.int64).contiguous()  # not all backends send booleans
+        parts = [torch.zeros_like(whole) for _ in shapes]
+        distributed.all_gather(parts, whole)
+        parts = [part.to(values.dtype) for part in parts]
+    return torch.cat([part[: int(size[0])] for part, size in zip(parts, shapes, strict=True)])

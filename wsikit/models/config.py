@@ -178,11 +178,12 @@ def packaged_folder(name: str) -> Path:
     return _ZOO / name
 
 
-def fingerprint(folder: str | Path) -> str:
-    """sha256 over the files that determine predictions: configuration, weights, tokenizer, OOD detector."""
+def fingerprint(folder: str | Path, *, detector: bool = True) -> str:
+    """sha256 over the files that determine predictions: configuration, weights, tokenizer and, with `detector`, the OOD
+    detector."""
     digest = hashlib.sha256()
     known = [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE]
-    if (Path(folder) / OOD_FILE).is_file():
+    if detector and (Path(folder) / OOD_FILE).is_file():
         known.append(OOD_FILE)
     for name in known:
         with open(Path(folder) / name, "rb") as file:

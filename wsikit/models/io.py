@@ -69,7 +69,7 @@ def save_model(model: MMLNB | AFLoc, folder: str | Path, *, card: str, metrics: 
         if metrics is not None:
             write_json(staging / METRICS_FILE, metrics)
         model.tokenizer.save(staging)
-        if isinstance(model, MMLNB) and model.ood_detector is not None:
+        if model.ood_detector is not None:
             model.ood_detector.save(staging / OOD_FILE)
         save_weights(model, str(staging / WEIGHTS_FILE))
         for weights in staging.glob("*.safetensors"):

@@ -148,6 +148,10 @@ def describe_zeroshot(path: Path, *, encoder: TextImageEncoder | None = None, de
     config = read_zeroshot(path)
     classes = class_prompts(config, path)
     lazy = LazyTextEncoder.of(encoder or config.encoder, device=device)
+    if lazy.info.reads is not None:
+        raise ModelError(
+            f"{path}: encoder {lazy.info.name} reads stored features, classes by words need one that reads pixels."
+        )
     mpp = config.mpp or lazy.info.mpp
     if mpp is None:
         raise ModelError(f"{path}: the encoder {lazy.info.name} states no pixel size; give mpp, µm/px.")

@@ -25,7 +25,7 @@ from wsikit.training.data import Prepared, patch_set
 from wsikit.training.datasets.configured import configured_table, words_of_dropped
 from wsikit.training.numbers import facts_at
 
-__all__ = ["Loaded", "build_model", "image_weights", "load_data", "on_this_disk"]
+__all__ = ["Loaded", "build_model", "image_config", "image_weights", "load_data", "on_this_disk"]
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,15 @@ def _model_config(
         captioner=captions.captioner or captions.source,
         text_max_tokens=config.text.max_tokens,
         prmf=config.prmf,
-        image=_image_config(image, encoder),
+        image=image_config(image, encoder),
         text=text,
         numbers=_numbers(config, mpp),
         notice=config.notice if encoder is None else joined_notice(config.notice, encoder.notice),
     )
 
 
-def _image_config(image: ImageBranch, encoder: EncoderRecord | None) -> ImageEncoderConfig | FeatureBranchConfig:
+def image_config(image: ImageBranch, encoder: EncoderRecord | None) -> ImageEncoderConfig | FeatureBranchConfig:
+    """Of the image branch of a configuration; `encoder` is that of the features, if it reads features."""
     if isinstance(image, FeatureBranch):
         assert encoder is not None
         known = encoder.model_dump(include={"name", "width", "fingerprint", "given_as"})

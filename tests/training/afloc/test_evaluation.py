@@ -10,6 +10,7 @@ from wsikit.training.afloc.evaluation import (
     MapWithTruth,
     best_threshold,
     evaluate_maps,
+    otsu_threshold,
     overlap,
     points_inside,
     presence_score,
@@ -90,3 +91,21 @@ def test_cells_outside_of_the_tissue_do_not_count() -> None:
 def test_map_and_truth_of_different_shapes_are_refused() -> None:
     with pytest.raises(RequestError, match="expected equal"):
         MapWithTruth("s", np.zeros((2, 3)), np.zeros((3, 2), bool))
+
+
+def test_otsu_divides_two_groups_as_a_loop_over_all_cuts_does() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(0.2, 0.05, 70), rng.normal(0.7, 0.1, 30)])
+
+    def within(cut: float) -> float:
+        return float(sum(((part - part.mean()) ** 2).sum() for part in (values[values < cut], values[values >= cut])))
+
+    best = min(np.sort(values)[1:], key=within)
+    assert otsu_threshold(values) == best
+    assert 0.3 < best < 0.6
+    assert otsu_threshold(np.append(values, np.nan)) == best
+
+
+def test_otsu_finds_nothing_in_a_constant_map() -> None:
+    assert otsu_threshold(np.full(5, 0.3)) == np.inf
+    assert otsu_threshold(np.array([np.nan, 0.3])) == np.inf

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from wsikit.training.afloc.phrases import Phrase
 from wsikit.training.afloc.statements import sentences_of, statements_of, terms_of
 
 TUMOUR = (
@@ -42,3 +47,36 @@ def test_unnamed_terms_are_absent_only_in_a_closed_world() -> None:
 def test_sentences_that_name_a_class_are_scrubbed() -> None:
     found = statements_of(["Poorly differentiated tumour. Fat."] * 2)
     assert not any("differentiated" in text for text in (*found.texts, *found.reports))
+
+
+CROWDED = Phrase(
+    say=("crowded dark nuclei", "high cellularity"),
+    where={"haematoxylin": ("abundant",)},
+    deny=("few nuclei",),
+    deny_where={"haematoxylin": ("absent", "scant"), "eosin": ("abundant",)},
+)
+
+
+def test_a_phrase_is_true_where_its_grades_are_stated_and_its_opposite_where_the_others_are() -> None:
+    captions = ["Haematoxylin abundant (60 %), eosin scant.", "Haematoxylin absent, eosin abundant (80 %).",
+                "Haematoxylin moderate, eosin abundant.", "Haematoxylin scant, eosin scant.", ""]  # fmt: skip
+    found = statements_of(captions, phrases=[CROWDED])
+    column = {text: found.holds[:, n].tolist() for n, text in enumerate(found.texts)}
+    assert column["high cellularity"] == column["crowded dark nuclei"] == [True, False, False, False, False]
+    assert column["few nuclei"] == [False, True, False, False, False]
+    np.testing.assert_array_equal(found.answered[:, 0], [1, 0, np.nan, np.nan, np.nan])
+    groups = {found.texts[n]: group for n, group in enumerate(found.groups.tolist())}
+    assert groups["high cellularity"] == groups["crowded dark nuclei"] != groups["few nuclei"]
+    plain = statements_of(captions)
+    assert found.texts[: len(plain.texts)] == plain.texts  # phrases change nothing else
+    assert found.groups[: len(plain.texts)].tolist() == plain.groups.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [({"deny": []}, "give both, or neither"), ({"say": ["no nuclei"]}, "is negated"), ({"say": ["…"]}, "has no word"),
+     ({"deny": ["high cellularity"]}, "is said and denied"), ({"where": {}}, "at least 1")],
+)  # fmt: skip
+def test_phrases_that_contradict_themselves_are_refused(change: dict[str, object], fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        Phrase.model_validate(CROWDED.model_dump() | change)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wsikit.models.afloc_config import AflocConfig
+from wsikit.models.config import FeatureBranchConfig
 from wsikit.training.splits import PARTS
 
 
@@ -26,7 +27,7 @@ def afloc_card(config: AflocConfig, metrics: Mapping[str, Any]) -> str:
 > **{config.notice}**
 
 AFLoc: a text finds its places in a slide. Patches of {config.patch_px} px at {config.mpp:g} µm/px, {config.stain};
-captions by `{config.captioner}`. Image encoder {config.image.name}, text encoder {config.text.model_type}, shared space
+captions by `{config.captioner}`. {_images(config)}, text encoder {config.text.model_type}, shared space
 of {config.width}, {metrics["parameters"]:,} parameters. Weights of the levels: {levels}.{licence}
 
 Use it as an encoder, by its name or folder: `wsikit localize STORE "{_example(metrics)}" --encoder {config.name}`.
@@ -44,7 +45,8 @@ A prompt against its negation ("X" and "no X"), and whether the caption of the p
 |---|---|---|
 {chr(10).join(rows)}
 
-Selected: epoch {metrics["kept_epoch"]} (from 0) of {len(metrics["epochs"])}, chosen on the validation part.
+{_detector(metrics)}Selected: epoch {metrics["kept_epoch"]} (from 0) of {len(metrics["epochs"])}, chosen on the
+validation part.
 {maps_table(metrics["maps"]) if "maps" in metrics else ""}
 All numbers are in `metrics.json` in the same folder.
 """
@@ -71,6 +73,18 @@ def shown(figure: Mapping[str, Any]) -> str:
     if figure["low"] is None:
         return f"{figure['value']:.3f}"
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def _images(config: AflocConfig) -> str:
+    if isinstance(config.image, FeatureBranchConfig):
+        return f"Stored features of {config.image.name} ({config.image.width} numbers)"
+    return f"Image encoder {config.image.name}"
+
+
+def _detector(metrics: Mapping[str, Any]) -> str:
+    """How it finds tissue unlike that of its training; empty if this was not recorded."""
+    said = metrics.get("detector")
+    return f"Tissue unlike that of the training (out of distribution): {said}.\n\n" if said else ""
 
 
 def _example(metrics: Mapping[str, Any]) -> str:

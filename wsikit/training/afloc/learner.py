@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from wsikit.errors import RequestError
 from wsikit.models.afloc import AFLoc
-from wsikit.models.afloc_losses import contrast, equal_texts, gathered, global_scores, local_scores, published_loss
+from wsikit.models.afloc_losses import contrast, gathered, global_scores, local_scores, published_loss, text_codes
+from wsikit.models.encoders import ImageEncoder
 from wsikit.training.afloc.settings import LEVELS, AflocSettings
 from wsikit.training.afloc.statements import NEGATIONS, TEMPLATES, Statements, names_of
 from wsikit.training.augment import jitter_stain, turn
@@ -74,11 +75,10 @@ class Learner(nn.Module):
         wanted = {name for name, weight in self.settings.weights.items() if weight > 0}
         flat = bags.ravel()
         images = self._images(flat, rng)
-        cells, features = self.model.image.map_and_features(images)
+        places, features = self.model.cells_and_features(images, bags.shape[1])
         out: dict[str, Tensor] = {}
         if "word" in wanted:
-            places = self.model.heads.of_cells(cells.flatten(2).transpose(1, 2))
-            out["word"] = self._word(places, flat, rng)
+            out["word"] = self._word(places, flat[:, None] if self.model.reads_pixels else bags, rng)
         if "sentence" in wanted:
             out["sentence"] = self._sentence(features, bags, rng)
         if "report" in wanted:
@@ -89,7 +89,10 @@ class Learner(nn.Module):
 
     def _images(self, rows: Rows, rng: np.random.Generator) -> Tensor:
         device = next(self.model.parameters()).device
-        images = turn(torch.from_numpy(np.ascontiguousarray(self._data.images[rows])).to(device), rng)
+        images = torch.from_numpy(np.ascontiguousarray(self._data.images[rows])).to(device)
+        if not self.model.reads_pixels:
+            return images  # features are not augmented
+        images = turn(images, rng)
         if self.settings.stain_scale or self.settings.stain_shift:
             images = jitter_stain(images, rng, scale=self.settings.stain_scale, shift=self.settings.stain_shift)
         return images
@@ -100,38 +103,62 @@ class Learner(nn.Module):
         A group of statements is drawn first, so that rare terms are as frequent as common ones. Some texts join two
         statements that are true of one of `rows`; the draw includes the whole list, so any two may be joined.
         """
+        texts, columns = self._drawn(n, rows, rng)
+        return texts, self._true_of(columns)
+
+    def _drawn(self, n: int, rows: Rows, rng: np.random.Generator) -> tuple[list[str], Rows]:
+        """`draw`'s texts, and the two columns of statements of each, equal where it is one statement, int64 (n, 2)."""
         holds, texts = self._statements.holds, self._statements.texts
-        chosen: dict[str, npt.NDArray[np.bool_]] = {}
+        chosen: dict[str, tuple[int, int]] = {}
         for _ in range(4 * n):
             if len(chosen) == n:
                 break
             members = self._members[int(rng.integers(len(self._members)))]
             column = int(members[rng.integers(len(members))])
-            text, true_of = texts[column], holds[:, column]
+            text, pair = texts[column], (column, column)
             if rng.random() < self.settings.joined:
                 row = int(rows[rng.integers(len(rows))])
                 other = int(rng.choice(np.flatnonzero(holds[row]))) if holds[row].any() else column
                 if holds[row, column] and other != column:
-                    text, true_of = f"{text.rstrip('.')}. {texts[other]}", true_of & holds[:, other]
-            chosen.setdefault(text, true_of)
-        return list(chosen), np.stack(list(chosen.values()), axis=1)
+                    text, pair = f"{text.rstrip('.')}. {texts[other]}", (column, other)
+            chosen.setdefault(text, pair)
+        return list(chosen), np.array(list(chosen.values()), dtype=np.int64)
+
+    def _true_of(self, columns: Rows) -> npt.NDArray[np.bool_]:
+        """Of which of all patches the texts of `_drawn` are true, bool (N, n)."""
+        holds = self._statements.holds
+        both: npt.NDArray[np.bool_] = holds[:, columns[:, 0]] & holds[:, columns[:, 1]]
+        return both
+
+    def _all(self, values: Tensor) -> Tensor:
+        """Rows of all processes; while the validation part is measured, this process's own."""
+        return gathered(values) if self.training else values
+
+    def _all_rows(self, rows: Rows) -> Rows:
+        device = next(self.model.parameters()).device
+        every: Rows = self._all(torch.from_numpy(np.ascontiguousarray(rows)).to(device)).cpu().numpy()
+        return every
 
     def _word(self, places: Tensor, rows: Rows, rng: np.random.Generator) -> Tensor:
-        texts, holds = self.draw(self.settings.word_texts, rows, rng)
+        """Words against the places of each image, or of each bag of patches; `rows` (n, k): its patches."""
+        texts, columns = self._drawn(self.settings.word_texts, rows.ravel(), rng)
         words, mask = self.model.words(texts)
-        scores = self._local(places, self.model.heads.of_words(words), mask)
-        return self._loss(scores, torch.from_numpy(holds[rows]).to(scores.device), "word")
+        units, mask = self._all(self.model.heads.of_words(words)), self._all(mask)
+        scores = self._local(self._all(places), units, mask)
+        holds = self._true_of(self._all_rows(columns))[self._all_rows(rows)].any(axis=1)
+        return self._loss(scores, torch.from_numpy(holds).to(scores.device), "word")
 
     def _sentence(self, features: Tensor, bags: Rows, rng: np.random.Generator) -> Tensor:
-        flat = bags.ravel()
-        texts, holds = self.draw(self.settings.texts, flat, rng)
-        sentences = self.model.sentences(texts)
-        patches = self.model.heads.of_patch(features)  # (B·m, d)
+        texts, columns = self._drawn(self.settings.texts, bags.ravel(), rng)
+        sentences = self._all(self.model.sentences(texts))
+        holds = self._true_of(self._all_rows(columns))
+        patches, bags = self._all(self.model.heads.of_patch(features)), self._all_rows(bags)  # (B·m, d), (B, m)
         if self.settings.sentence == "region":
             units = sentences[:, None]
-            mask = torch.ones(len(texts), 1, dtype=torch.bool, device=units.device)
+            mask = torch.ones(len(units), 1, dtype=torch.bool, device=units.device)
             scores = self._local(patches.view(*bags.shape, -1), units, mask)
             return self._loss(scores, torch.from_numpy(holds[bags].any(axis=1)).to(scores.device), "sentence")
+        flat = bags.ravel()
         all_rows, all_patches = flat, patches
         if self.settings.queue and len(self.queue):
             all_rows, all_patches = np.concatenate([flat, self._queued]), torch.cat([patches, self.queue])
@@ -144,34 +171,42 @@ class Learner(nn.Module):
     def _report(self, features: Tensor, bags: Rows) -> Tensor:
         reports = [report_of([self._statements.reports[row] for row in bag]) for bag in bags]
         known = [n for n, text in enumerate(reports) if text]
-        if len(known) < 2:
-            return features.sum() * 0.0
         places = self.model.bag(features.view(*bags.shape, -1))[known]
         texts = [reports[n] for n in known]
-        encoded = self.model.heads.of_report(self.model.pooled(*self.model.words(texts)))
-        if len(known) == len(bags):  # all processes then have equally many
-            places, encoded = gathered(places), gathered(encoded)
-        scores = global_scores(places, encoded)
-        same = equal_texts(texts, texts).to(scores.device)
-        if len(scores) != len(texts):
-            same = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-        return self._loss(scores, same, "report")
+        encoded = places * 0.0
+        if texts:
+            encoded = self.model.heads.of_report(self.model.pooled(*self.model.words(texts)))
+        places, encoded = self._all(places), self._all(encoded)  # processes may have unequal numbers of reports
+        codes = self._all(text_codes(texts).to(features.device))
+        if len(places) < 2:
+            return (places.sum() + encoded.sum() + features.sum()) * 0.0
+        return self._loss(global_scores(places, encoded), codes[:, None] == codes[None, :], "report")
 
     def _presence(self, features: Tensor, rows: Rows, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of "X" against "no X", for each patch and each term whose presence its caption decides."""
+        """Cross-entropy of "X" against "no X", for each patch and each term whose presence its caption decides; and of
+        a phrase of the configuration against its opposite."""
         texts, denied = [], []
         for term in self._statements.terms * FORMS:
             names = names_of(term)
             name = names[int(rng.integers(len(names)))]
             texts.append(TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(name))
             denied.append(NEGATIONS[int(rng.integers(len(NEGATIONS)))].format(name))
-        named = torch.from_numpy(np.tile(self._statements.named[rows], FORMS)).to(features.device)  # (B·m, FORMS·T)
-        known = ~named.isnan()
+        asked = [number for number, phrase in enumerate(self._statements.phrases) if phrase.deny]
+        for number in asked * FORMS:
+            phrase = self._statements.phrases[number]
+            template = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
+            texts.append(template.format(_some(phrase.say, rng)))
+            denied.append(template.format(_some(phrase.deny, rng)))
+        named = np.tile(self._statements.named[rows], FORMS)  # (B·m, FORMS·T)
+        if asked:
+            named = np.concatenate([named, np.tile(self._statements.answered[rows][:, asked], FORMS)], axis=1)
+        truth = torch.from_numpy(named).to(features.device)
+        known = ~truth.isnan()
         if not bool(known.any()):
             return features.sum() * 0.0
         scores = global_scores(self.model.heads.of_patch(features), self.model.sentences([*texts, *denied]))
         logits = self.model.heads.temperature("sentence") * (scores[:, : len(texts)] - scores[:, len(texts) :])
-        return functional.binary_cross_entropy_with_logits(logits[known], named[known])
+        return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
 
     def _local(self, places: Tensor, units: Tensor, mask: Tensor) -> Tensor:
         if self.settings.published:
@@ -190,10 +225,16 @@ class Learner(nn.Module):
 
 
 def _child(model: AFLoc, name: str) -> nn.Module:
-    children = dict(model.image.body.named_children())
+    children = dict(model.image.body.named_children()) if isinstance(model.image, ImageEncoder) else {}
     if name not in children:
-        raise RequestError(f"training: freeze: the image encoder has no {name!r}; it has {', '.join(children)}.")
+        raise RequestError(
+            f"training: freeze: the image encoder has no {name!r}; it has {', '.join(children) or 'none'}."
+        )
     return children[name]
+
+
+def _some(texts: tuple[str, ...], rng: np.random.Generator) -> str:
+    return texts[int(rng.integers(len(texts)))]
 
 
 def report_of(captions: list[str]) -> str:

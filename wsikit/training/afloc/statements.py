@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from wsikit.captions.parser import parse
 from wsikit.encoders.concepts import CONCEPTS
 from wsikit.facts import ABSENT, PRESENT
 from wsikit.scrub import scrub
+from wsikit.training.afloc.phrases import Phrase, answers
 
 NAMES: dict[str, tuple[str, ...]] = {
     "neuropil": ("neuropil", "fibrillary matrix", "neuropil-like matrix", "neurites"),
@@ -91,6 +92,10 @@ class Statements:
     """Terms that the captions name."""
     named: npt.NDArray[np.float32]
     """(N, T) per term 1 if the caption says that it is there, 0 if not, NaN if this is not known."""
+    phrases: tuple[Phrase, ...] = ()
+    """Further phrases, of the configuration."""
+    answered: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """(N, P) per phrase 1 where it is true, 0 where its opposite is, else NaN."""
 
 
 def terms_of(caption: str) -> dict[str, str]:
@@ -119,7 +124,9 @@ def sentences_of(caption: str) -> list[str]:
     return [piece.strip() for piece in _PIECES.split(caption) if piece.strip()]
 
 
-def statements_of(captions: Sequence[str], *, closed_world: bool = True, at_least: int = 2) -> Statements:
+def statements_of(
+    captions: Sequence[str], *, closed_world: bool = True, at_least: int = 2, phrases: Sequence[Phrase] = ()
+) -> Statements:
     """Statements of captions, and of which patches each is true.
 
     Parameters
@@ -129,6 +136,8 @@ def statements_of(captions: Sequence[str], *, closed_world: bool = True, at_leas
     at_least
         Number of patches of which a sentence must be true; sentences with measured numbers are true of one patch only.
         Phrases are kept in any case.
+    phrases
+        Phrases of the configuration, which are statements as well.
     """
     scrubbed = [scrub(caption) for caption in captions]
     read = [terms_of(caption) for caption in captions]
@@ -150,11 +159,18 @@ def statements_of(captions: Sequence[str], *, closed_world: bool = True, at_leas
             for text in _phrases(term, grade):
                 rows.setdefault(text, set()).add(row)
                 groups[text] = 1 + 2 * terms.index(term) + (grade != ABSENT)
+    answered = answers(phrases, captions)
+    for number, phrase in enumerate(phrases):
+        for said, texts in enumerate((phrase.deny, phrase.say)):
+            there = set(np.flatnonzero(answered[:, number] == said).tolist())
+            for text in texts if there else ():
+                rows.setdefault(text, set()).update(there)
+                groups[text] = 1 + 2 * (len(terms) + number) + said
     holds = np.zeros((len(captions), len(rows)), dtype=bool)
     for column, where in enumerate(rows.values()):
         holds[list(where), column] = True
     numbers = np.array([groups[text] for text in rows], dtype=np.int64)
-    return Statements(tuple(rows), holds, numbers, tuple(scrubbed), terms, presence)
+    return Statements(tuple(rows), holds, numbers, tuple(scrubbed), terms, presence, tuple(phrases), answered)
 
 
 def _phrases(term: str, grade: str) -> list[str]:

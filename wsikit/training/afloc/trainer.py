@@ -81,7 +81,7 @@ def train_afloc(
     with TemporaryDirectory(prefix="wsikit-train-") as scratch:
         last = None
         if checkpoints is not None:
-            last = prepare(checkpoints, _identity(model, data, settings, validation), resume=resume)
+            last = prepare(checkpoints, _identity(model, data, settings, validation, statements), resume=resume)
         order = EpochOrder(len(data), settings)
         learner = Learner(model, data, statements, settings, neighbours_of(data, settings.bag))
         watch = _Watch(learner, order, validation, of_validation, on_epoch)
@@ -233,14 +233,18 @@ def _arguments(settings: AflocSettings, output: Path, learner: Learner, order: S
     return arguments
 
 
-def _identity(model: AFLoc, data: PatchSet, settings: AflocSettings, validation: PatchSet) -> dict[str, Any]:
+def _identity(
+    model: AFLoc, data: PatchSet, settings: AflocSettings, validation: PatchSet, statements: Statements
+) -> dict[str, Any]:
     """Everything that determines the weights; a run that differs in any of it is another run."""
 
     def of(patches: PatchSet) -> str:
         texts = "\x1f".join(patches.captions).encode()
         return digest(*(np.ascontiguousarray(image).tobytes() for image in patches.images), texts)
 
+    phrases = [phrase.model_dump(mode="json") for phrase in statements.phrases]
     return {
+        **({"phrases": phrases} if phrases else {}),
         "model": model.config.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
         "training patches": of(data),

@@ -23,7 +23,7 @@ from wsikit.training.datasets.configured import configured_table, words_of_dropp
 from wsikit.training.datasets.stores import StorePixels
 from wsikit.training.datasets.table import ImageTable
 from wsikit.training.heads.feature_file import read_feature_file
-from wsikit.training.task import FeatureInput, TaskConfig
+from wsikit.training.task import DataConfig, FeatureInput, TaskConfig
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +90,35 @@ def load_features(
         If a part of the data, or a column of features, is missing or inconsistent.
     """
     mapped, mpp = configured_table(config)
-    table, wanted = mapped.table, image
+    found = features_of_table(
+        mapped.table, mpp, config.name, config.data, config.codes, image,
+        colours=colours, device=device, load=load, on_done=on_done,
+    )  # fmt: skip
+    return replace(found, words=found.words + words_of_dropped(mapped.dropped))
+
+
+def features_of_table(
+    table: ImageTable,
+    mpp: float,
+    name: str,
+    data: DataConfig,
+    codes: tuple[str, ...],
+    image: FeatureInput,
+    *,
+    colours: bool = False,
+    device: str = "auto",
+    load: Load | None = None,
+    on_done: OnDone = lambda done, total: None,
+) -> FeatureSet:
+    """`load_features` of a table whose classes are `codes`; `name` is for messages."""
+    wanted = image
     made_for: float | None = None
     if isinstance(table.pixels, StorePixels):
-        features, encoder = _stored(table.pixels, np.asarray(table.rows), wanted.features, config.data.patch_px)
+        features, encoder = _stored(table.pixels, np.asarray(table.rows), wanted.features, data.patch_px)
         histograms = _colours(table) if colours else None
         words, computed = f"{len(table)} patches of {len(table.pixels.folders)} stores at {mpp:.4g} µm/px", False
     else:
-        plan = plan_images(table, patch_px=config.data.patch_px, odd_sizes=config.data.odd_sizes)
+        plan = plan_images(table, patch_px=data.patch_px, odd_sizes=data.odd_sizes)
         table, mpp = plan.table, mpp * plan.side / plan.patch_px
         words = f"{len(table)} images of {plan.patch_px} px at {mpp:.4g} µm/px"
         words += f", {plan.dropped} of another size left out" if plan.dropped else ""
@@ -108,7 +129,7 @@ def load_features(
             features = np.asarray(found.features, dtype=np.float32)
             encoder = _record(found.encoder or {"name": wanted.features}, features.shape[1])
             if encoder.name != wanted.features and found.encoder:
-                logger.warning("%s: features of %s, the file says %s", config.name, wanted.features, encoder.name)
+                logger.warning("%s: features of %s, the file says %s", name, wanted.features, encoder.name)
         else:
             run = (load or _load(device))(wanted.features)
         computed = run is not None
@@ -123,7 +144,7 @@ def load_features(
             given_as = "" if Path(wanted.features).exists() else wanted.features  # a model may be shared, a path not
             features, encoder = seen.features(), _record(run.info.record() | {"given_as": given_as}, run.info.width)
         histograms = seen.colours()
-    whole = FeatureSet(_patches(table, config), features, histograms, encoder, mpp, computed, "")
+    whole = FeatureSet(_patches(table, data, codes), features, histograms, encoder, mpp, computed, "")
     finite = np.isfinite(features).all(axis=1)
     if not finite.any():
         raise RequestError(f"{table.source}: no patch has features of {encoder.name} that are finite.")
@@ -133,7 +154,7 @@ def load_features(
     if not finite.all():
         words += f"; {np.count_nonzero(~finite)} left out, as their features are not finite"
         whole = whole.select(np.flatnonzero(finite))
-    return replace(whole, words=words + "." + words_of_dropped(mapped.dropped))
+    return replace(whole, words=words + ".")
 
 
 class _Pixels:
@@ -168,19 +189,19 @@ def _colours(table: ImageTable, at_once: int = 256) -> npt.NDArray[np.float32]:
     return np.concatenate([colour_histogram(np.stack(table.images(rows))) for rows in parts])
 
 
-def _patches(table: ImageTable, config: TaskConfig) -> PatchSet:
-    labels = class_indices(table, config.codes)
-    if absent := [code for index, code in enumerate(config.codes) if not (labels == index).any()]:
+def _patches(table: ImageTable, data: DataConfig, codes: tuple[str, ...]) -> PatchSet:
+    labels = class_indices(table, codes)
+    if absent := [code for index, code in enumerate(codes) if not (labels == index).any()]:
         raise RequestError(f"{table.source}: no patch of class {', '.join(absent)}. Leave the class out, or add data.")
     return PatchSet(
         images=np.zeros((len(table), 0, 0, 3), np.uint8),
         labels=labels,
-        groups=groups_of(table, config.data.group),
+        groups=groups_of(table, data.group),
         captions=("",) * len(table),
         ids=table.files,
         slides=None if None in table.slides else np.array(table.slides, dtype=np.str_),
         coords=table.coords,
-        classes=config.codes,
+        classes=codes,
     )
 
 
