@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from wsikit.models.image_context import ImageContext, image_context
-from wsikit.models.slide_context import COLUMNS_IN_SLIDE, MIN_PATCHES, SlideContext, number_columns
+from wsikit.models.slide_context import MIN_PATCHES, SlideContext, number_columns
 
 RNG = np.random.default_rng(0)
 SLIDE = RNG.normal([10.0, -3.0], [2.0, 0.5], (400, 2))
@@ -32,7 +32,7 @@ def test_a_slide_of_few_patches_is_not_known_rather_than_zero():
 def test_columns_are_value_z_score_and_rank():
     statistics = SlideContext.of(SLIDE).statistics
     values, widths = number_columns(SLIDE, statistics=statistics, in_slide=True).transpose(1, 0, 2)
-    value, z, rank = np.split(values, COLUMNS_IN_SLIDE, axis=1)
+    value, z, rank = np.split(values, 3, axis=1)
     np.testing.assert_allclose(value, SLIDE, rtol=1e-6)
     np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(z.std(axis=0), 1, atol=1e-4)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.models.field_context import field_means
 from wsikit.models.protocol import ModelInfo
 from wsikit.store.table import PatchTable
 
@@ -51,6 +52,11 @@ class FactSource:
             if name in places:
                 values[:, column] = stored[:, places[name]]
         return values, np.zeros_like(values)
+
+    def around(self, table: PatchTable, sd_um: float) -> Floats:
+        """Means of the facts in the field around each patch of a table, (N, F); see `field_means`."""
+        centres = (table.coords + np.asarray(table.grid.side) / 2) * np.asarray(table.grid.slide_mpp)
+        return field_means(self.read(table)[0], centres, sd_um)
 
 
 def fact_source(table: PatchTable, model: ModelInfo) -> FactSource | None:

@@ -106,8 +106,8 @@ class FactValues(nn.Module):
         width: int = 64,
         bins: int = 16,
         facts: int | None = None,
-        dropout: float = 0.2,
-        fact_dropout: float = 0.05,
+        dropout: float = 0.5,
+        fact_dropout: float = 0.3,
     ) -> None:
         super().__init__()
         self.numbers, self.width, self.bins = numbers, width, bins
@@ -144,6 +144,14 @@ class FactValues(nn.Module):
                 self.edges[column] = torch.from_numpy(quantile_edges(there, self.bins))
                 self.centre[column] = float(there.mean())
                 self.scale[column] = max(float(there.std()), 1e-6 * max(1.0, abs(float(there.mean()))))
+
+    def ranks(self, numbers: Tensor) -> Tensor:
+        """Position of each fact among the training patches, 0 to 1 (B, F), 0.5 where it is missing."""
+        values, edges = numbers[:, 0, : self.facts].float(), self.edges[: self.facts]
+        there = values.isfinite() & self.known[: self.facts]
+        codes = piecewise_linear(torch.where(there, values, self.centre[: self.facts]), torch.zeros_like(values), edges)
+        bins = (edges[:, 1:] > edges[:, :-1]).sum(dim=1).clamp(min=1)
+        return torch.where(there, codes.sum(dim=2) / bins, torch.full_like(values, 0.5))
 
     def forward(self, numbers: Tensor) -> Tensor:
         values, half_widths = numbers[:, 0].float(), numbers[:, 1].float()

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.models.field_context import field_means
 from wsikit.models.slide_context import STATISTICS, SlideContext
 from wsikit.training.datasets.classes import class_indices
 from wsikit.training.datasets.table import ImageTable
@@ -25,7 +26,7 @@ OddSizes = Literal["refuse", "drop", "mirror"]
 
 READ_AT_ONCE = 512
 
-_NUMBERS = ("facts", "fact_uncertainty", "slide_facts")
+_NUMBERS = ("facts", "fact_uncertainty", "slide_facts", "around")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class PatchSet:
     """(N,)"""
     coords: npt.NDArray[np.float64] | None = field(default=None)
     """(N, 2), x then y of the top-left corner, as the source gives them."""
+    places_um: npt.NDArray[np.float64] | None = None
+    """(N, 2), `coords` in µm; None where their scale is not known."""
     classes: tuple[str, ...] = ()
     """Class codes by label index."""
     fact_names: tuple[str, ...] = ()
@@ -56,11 +59,14 @@ class PatchSet:
     """(N, F), half-widths of their intervals, 0 where measured exactly."""
     slide_facts: npt.NDArray[np.float32] | None = None
     """(N, F, 5), statistics of the facts in the slide of each patch (`wsikit.models.slide_context.SlideContext`)."""
+    around: npt.NDArray[np.float32] | None = None
+    """(N, F), means of the facts in the field around each patch (`with_field`)."""
 
     def __post_init__(self) -> None:
         n = len(self.images)
         lengths = {n, len(self.labels), len(self.groups), len(self.captions)}
-        optional = (self.slides, self.coords, self.facts, self.fact_uncertainty, self.slide_facts)
+        optional: tuple[npt.NDArray[Any] | None, ...] = (self.slides, self.coords, self.places_um)
+        optional += (self.facts, self.fact_uncertainty, self.slide_facts, self.around)
         lengths |= {len(values) for values in optional if values is not None}
         if len(lengths) != 1 or len(self.ids) not in (0, n):
             raise RequestError(
@@ -77,7 +83,7 @@ class PatchSet:
 
     def with_captions(self, captions: Sequence[str]) -> PatchSet:
         """The same patches with other captions; the numbers of the former captions are dropped."""
-        dropped = {"fact_names": (), "facts": None, "fact_uncertainty": None, "slide_facts": None}
+        dropped = {"fact_names": (), "facts": None, "fact_uncertainty": None, "slide_facts": None, "around": None}
         return replace(self, captions=tuple(captions), **dropped)  # type: ignore[arg-type]
 
     @property
@@ -104,6 +110,28 @@ class PatchSet:
             known[rows] = SlideContext.of(values[rows]).statistics
         return replace(self, fact_names=tuple(names), facts=values, fact_uncertainty=spread, slide_facts=known)
 
+    def with_field(self, sd_um: float) -> PatchSet:
+        """The same patches with the means of the facts in the field around each (`field_means`), within its slide.
+
+        Raises
+        ------
+        RequestError
+            If the places of the patches in µm are not known.
+        """
+        if self.facts is None:
+            return self
+        if self.places_um is None:
+            raise RequestError(
+                "numbers.field_um: the patches have no places in µm. Give the columns x and y of the table and the mpp "
+                "of the images, or leave field_um out."
+            )
+        around = np.full(self.facts.shape, np.nan, dtype=np.float32)
+        slides = self.slide_ids
+        for slide in np.unique(slides):
+            rows = slides == slide
+            around[rows] = field_means(self.facts[rows], self.places_um[rows], sd_um)
+        return replace(self, around=around)
+
     def captioned_as(self, rows: npt.NDArray[np.integer]) -> PatchSet:
         """The same patches, each with caption and numbers of another one: that of `rows` (N,)."""
         chosen = np.asarray(rows, dtype=np.int64)
@@ -125,12 +153,13 @@ class PatchSet:
             ids=tuple(self.ids[row] for row in chosen) if self.ids else (),
             slides=None if self.slides is None else self.slides[chosen],
             coords=None if self.coords is None else self.coords[chosen],
+            places_um=None if self.places_um is None else self.places_um[chosen],
             **self._of_captions(chosen),
         )
 
     def save(self, path: Path) -> None:
         """Write all as one .npz, without pickles."""
-        names = ("slides", "coords", *_NUMBERS)
+        names = ("slides", "coords", "places_um", *_NUMBERS)
         optional = {key: getattr(self, key) for key in names if getattr(self, key) is not None}
         if self.fact_names:
             optional["fact_names"] = np.array(self.fact_names, dtype=np.str_)
@@ -157,6 +186,7 @@ class PatchSet:
                 ids=tuple(saved["ids"].tolist()),
                 slides=saved.get("slides"),
                 coords=saved.get("coords"),
+                places_um=saved.get("places_um"),
                 classes=tuple(saved["classes"].tolist()),
                 fact_names=tuple(saved["fact_names"].tolist()) if "fact_names" in saved else (),
                 **{name: saved.get(name) for name in _NUMBERS},
@@ -238,6 +268,7 @@ def patch_set(
         ids=table.files,
         slides=slides,
         coords=table.coords,
+        places_um=table.coords * mpp if table.places_um is None and table.coords is not None else table.places_um,
         classes=tuple(classes),
     )
     return Prepared(patches, mpp * plan.side / patch_px, plan.side, plan.dropped, plan.mirrored)

@@ -34,6 +34,7 @@ def numbers_of(config: ModelConfig, data: PatchSet) -> npt.NDArray[np.float32] |
     values = np.full((n, width), np.nan, dtype=np.float32)
     spread = np.zeros((n, width), dtype=np.float32)
     slides = np.full((n, width, len(STATISTICS)), np.nan, dtype=np.float32)
+    around = np.full((n, width), np.nan, dtype=np.float32)
     places = {name: column for column, name in enumerate(data.fact_names)}
     for column, name in enumerate(numbers.facts):
         if name in places and data.facts is not None:
@@ -42,7 +43,10 @@ def numbers_of(config: ModelConfig, data: PatchSet) -> npt.NDArray[np.float32] |
                 spread[:, column] = data.fact_uncertainty[:, places[name]]
             if data.slide_facts is not None:
                 slides[:, column] = data.slide_facts[:, places[name]]
-    return number_columns(values, spread, slides, in_slide=numbers.in_slide)
+            if data.around is not None:
+                around[:, column] = data.around[:, places[name]]
+    in_field = numbers.field_um is not None
+    return number_columns(values, spread, slides, in_slide=numbers.in_slide, around=around, in_field=in_field)
 
 
 def learn_bins(model: MMLNB, training: PatchSet) -> None:

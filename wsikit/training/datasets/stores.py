@@ -75,6 +75,7 @@ def read_stores(manifest: str | Path) -> ImageTable:
     if not sum(n_rows):
         raise RequestError(f"{path}: no patch's centre lies in a region. Are the regions in level-0 pixels?")
     coords = np.concatenate([part.table.coords[part.rows] for part in parts])
+    scale = np.array([part.table.grid.slide_mpp for part in parts])  # (S, 2) µm/px of level 0
     store_of_row = np.repeat(np.arange(len(parts)), n_rows)
     pixels = StorePixels(
         tuple(str(part.store.folder) for part in parts), tuple(p.table.name for p in parts), store_of_row, coords
@@ -94,6 +95,7 @@ def read_stores(manifest: str | Path) -> ImageTable:
         pixels=pixels,
         rows=tuple(range(len(files))),
         mpp=parts[0].table.grid.target_mpp,
+        places_um=coords * scale[store_of_row],
     )
 
 

@@ -60,6 +60,8 @@ class ImageTable:
     """Row of `pixels` behind each patch: a selection keeps its images."""
     mpp: float | None = None
     """µm/px of the images if the source states it (stores do, image files do not)."""
+    places_um: npt.NDArray[np.float64] | None = None
+    """(N, 2), `coords` in µm, if the source states their scale (stores do)."""
 
     def __post_init__(self) -> None:
         fields = (self.captions, self.classes, self.patients, self.slides, self.rows)
@@ -95,6 +97,7 @@ class ImageTable:
             patients=pick(self.patients),
             slides=pick(self.slides),
             coords=None if self.coords is None else self.coords[chosen],
+            places_um=None if self.places_um is None else self.places_um[chosen],
             rows=tuple(self.rows[row] for row in chosen),
         )
 
