@@ -88,7 +88,7 @@ def test_a_generated_caption_is_parsed_to_intervals_and_old_measurements_are_not
 
 
 def test_without_captions_the_model_has_no_numbers_and_says_so(store: SlideStore, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="wsikit"):
         found = wsikit.predict(store, model=FactModel())
     assert "reads the numbers of captions, and there are none" in caplog.text
     assert (found.read("probability")[:, 0] == 0).all()

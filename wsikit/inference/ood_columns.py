@@ -76,10 +76,11 @@ def unlike_training(
     inputs |= {"features": source.digest} if info.reads is not None else {}
     receipt = Receipt(OOD_STAGE, OOD_REVISION, {"most": MOST}, inputs)
     if not table.is_current(spec.name, receipt):
-        rows = np.unique(np.linspace(0, len(table) - 1, min(MOST, len(table))).astype(np.int64)) if len(table) else []
+        count = min(MOST, len(table))
+        rows = np.unique(np.linspace(0, max(len(table) - 1, 0), count).astype(np.int64))
         values = np.full(len(table), np.nan, np.float32)
         progress.start(f"ood {info.name}", len(rows), "patches")
-        for some, scores in _scores(store, table, encoder, np.asarray(rows, dtype=np.int64)):
+        for some, scores in _scores(store, table, encoder, rows):
             values[some] = scores
             progress.advance(len(some))
         progress.finish()

@@ -17,7 +17,7 @@ from wsikit.inference.feature_columns import check_features
 from wsikit.inference.sample import sample_of_slide
 from wsikit.inference.stain import parse_stain
 from wsikit.models.lazy import LazyModel, ModelLike
-from wsikit.models.protocol import IMAGE, NUMBERS, OOD_SCORE, TEXT, FitsToSlide, ModelInfo, PatchModel
+from wsikit.models.protocol import IMAGE, NUMBERS, OOD_SCORE, TEXT, Finishes, FitsToSlide, ModelInfo, PatchModel
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.receipts import Receipt
@@ -122,6 +122,8 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
     parameters: dict[str, Any] = {} if normalisation is None else {"stain": normalisation.fingerprint()}
     if facts is not None:
         parameters["facts"] = facts.record()
+        if info.field_um is not None:
+            parameters["field_um"] = info.field_um
     receipt = Receipt("predict", PREDICT_REVISION, parameters, inputs)
     attributes = {"names": list(info.classes), "model": info.record()}
     specs = tuple(
@@ -152,17 +154,34 @@ class _Predict:
         model = self.model.load()
         progress.advance()
         progress.finish()
-        ranges = table.prepare(self.specs, self.receipt)
+        last = self.model.info.whole_slide
+        specs = [spec for spec in self.specs if spec.name not in last]
+        ranges = table.prepare(specs, self.receipt)
         if OOD_SCORE in table.columns() and OOD_SCORE not in {spec.name for spec in self.specs}:
             table.drop(OOD_SCORE)  # from another model
         progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
         transform = self._stain_transform(store, table)
         model = self._fitted(model, store, table, transform)
+        around = self._around(table)
         for rows, images, readable in self._batches(store, table, ranges, transform):
-            columns = self._rows(model, table, rows, images, readable, progress)
-            for spec in self.specs:
+            columns = self._rows(model, table, rows, images, readable, around, progress)
+            for spec in specs:
                 table.write(spec.name, rows, columns[spec.name])
         progress.finish()
+        if last:
+            self._finish(model, table, [spec for spec in self.specs if spec.name in last])
+
+    def _finish(self, model: PatchModel, table: PatchTable, specs: list[ColumnSpec]) -> None:
+        """Write the columns that depend on the predictions of all patches; the others are complete by now."""
+        if not isinstance(model, Finishes):
+            raise ModelError(f"model {self.model.info.name}: states whole_slide columns and has no method finish.")
+        ranges = table.prepare(specs, self.receipt)
+        names = {spec.name for spec in self.specs} - {spec.name for spec in specs}
+        centres = (table.coords + np.asarray(table.grid.side) / 2) * np.asarray(table.grid.slide_mpp)
+        found = model.finish({name: table.read(name) for name in names}, centres)
+        for spec in specs:
+            for rows in ranges:
+                table.write(spec.name, rows, np.asarray(found[spec.name], dtype=np.float32)[rows])
 
     def _batches(
         self, store: SlideStore, table: PatchTable, ranges: list[slice], transform: Callable[[Any], Any] | None
@@ -193,6 +212,15 @@ class _Predict:
             seen["facts"], seen["uncertainty"] = self.facts.read(table)
         return model.fit(**seen) if seen else model
 
+    def _around(self, table: PatchTable) -> npt.NDArray[np.float32] | None:
+        """Means of the facts in the field around every patch, (N, F), if the model reads them."""
+        info = self.model.info
+        if info.field_um is None:
+            return None
+        if self.facts is None:
+            return np.full((len(table), len(info.facts)), np.nan, dtype=np.float32)
+        return self.facts.around(table, info.field_um)
+
     def _stain_transform(self, store: SlideStore, table: PatchTable) -> Callable[[Any], Any] | None:
         """The stain normalisation fitted to this slide, on a fixed sample of its patches."""
         if self.normalisation is None:
@@ -207,6 +235,7 @@ class _Predict:
         rows: slice,
         images: npt.NDArray[np.uint8] | None,
         readable: npt.NDArray[np.bool_],
+        around: npt.NDArray[np.float32] | None,
         progress: Progress,
     ) -> dict[str, npt.NDArray[np.float32]]:
         """The columns of some rows, NaN where a patch could not be read; progress after some patches each."""
@@ -217,7 +246,10 @@ class _Predict:
         every = np.flatnonzero(readable)
         progress.advance(len(readable) - len(every))
         for seen in (every[first : first + _AT_ONCE] for first in range(0, len(every), _AT_ONCE)):
-            found = model.predict(**self._inputs(table, rows, images, seen))
+            inputs = self._inputs(table, rows, images, seen)
+            if around is not None:
+                inputs["around"] = around[rows][seen]
+            found = model.predict(**inputs)
             for spec in self.specs:
                 values = np.asarray(found[spec.name], dtype=np.float32)
                 if values.shape != columns[spec.name][seen].shape:

@@ -32,7 +32,7 @@ DEFAULT_MODEL = "phantom-mmlnb"
 
 _ZOO = Path(__file__).parent / "zoo"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_IF_USED = ("context", "numbers", "prior", "balanced")
+_IF_USED = ("context", "numbers", "field_um", "revision", "field", "prior", "balanced")
 
 
 class _Strict(BaseModel):
@@ -97,6 +97,8 @@ class NumbersConfig(_Strict):
     """Quantile bins per number, at most."""
     in_slide: bool = True
     """Whether the numbers are also read relative to the other patches of the slide."""
+    field_um: float | None = Field(None, gt=0)
+    """Standard deviation, µm, of the field around a patch whose mean numbers are also read; None: none."""
     words: bool = True
     """Whether the words are read as well; else the text branch reads the numbers only, and has no text encoder."""
 
@@ -108,12 +110,38 @@ class NumbersConfig(_Strict):
         return self
 
 
+class FieldTermsConfig(_Strict):
+    """What the patches around add to the logits of a patch: see `wsikit.models.field_terms`."""
+
+    sd_um: float = Field(gt=0)
+    """Standard deviation of the field, µm."""
+    image: float
+    text: float
+    """Weights of the mean logits of both branches over the field."""
+    image_slide: float
+    text_slide: float
+    """Weights of their mean over the slide."""
+
+
 class PRMFConfig(_Strict):
     """The fusion: see `wsikit.models.prmf.PRMF`."""
 
     d: int = Field(768, gt=0)
     gate: Literal["scalar", "vector"] = "scalar"
     mode: Literal["paper", "robust"] = "robust"
+    revision: Literal[2] | None = None
+    """Of the robust mode: 2 starts from the mean of both branches (`wsikit.models.prmf_calibrated`); None is the first,
+    which projects both features and mixes them."""
+    field: FieldTermsConfig | None = None
+    """Of revision 2: what the patches around add; None: nothing."""
+
+    @model_validator(mode="after")
+    def _of_the_robust_mode(self) -> PRMFConfig:
+        if self.revision is not None and self.mode != "robust":
+            raise ValueError(f"revision {self.revision} is one of the robust mode, not of {self.mode!r}")
+        if self.field is not None and self.revision is None:
+            raise ValueError("field: only for revision 2 of the robust mode")
+        return self
 
 
 class ModelConfig(_Strict):

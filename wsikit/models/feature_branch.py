@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -43,12 +43,17 @@ class FeaturePredictor:
         bound._inner = self._inner.fit(images=seen, facts=facts, uncertainty=uncertainty)
         return bound
 
+    def finish(self, columns: Mapping[str, npt.NDArray[np.floating]], centres_um: npt.NDArray[np.floating]) -> Columns:
+        """As `Predictor.finish`."""
+        return self._inner.finish(columns, centres_um)
+
     def predict(
         self,
         features: npt.NDArray[np.floating],
         captions: Sequence[str | None],
         facts: Numbers = None,
         uncertainty: Numbers = None,
+        around: Numbers = None,
     ) -> Columns:
         """Classify patches by their features, float (B, D), captions (B) and, of a model that reads
         numbers, facts (B, F), as `Predictor.predict`; so are the columns.
@@ -69,7 +74,8 @@ class FeaturePredictor:
                 f"captions, got {x.shape} and {len(captions)}."
             )
         finite = np.asarray(np.isfinite(x).all(axis=1))
-        columns = self._inner.run(np.where(finite[:, np.newaxis], x, np.float32(0)), captions, facts, uncertainty)
+        whole = np.where(finite[:, np.newaxis], x, np.float32(0))
+        columns = self._inner.run(whole, captions, facts, uncertainty, around)
         for values in columns.values():
             values[~finite] = np.nan
         return columns

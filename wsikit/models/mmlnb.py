@@ -11,16 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.errors import ModelError
-from wsikit.models.config import FeatureBranchConfig, ModelConfig
+from wsikit.models.config import FeatureBranchConfig, ModelConfig, PRMFConfig
 from wsikit.models.encoders import ImageEncoder, TextEncoder
 from wsikit.models.fact_values import FactValues
 from wsikit.models.image_context import ImageContext
 from wsikit.models.ood import OodDetector
 from wsikit.models.prmf import PRMF, PRMFOutput
-from wsikit.models.slide_context import COLUMNS_IN_SLIDE
+from wsikit.models.prmf_calibrated import CalibratedPRMF
+from wsikit.models.slide_context import columns_per_fact
 from wsikit.models.stored_features import StoredFeatures
 from wsikit.models.tokenizer import CaptionTokenizer, Tokens
 from wsikit.scrub import scrub
+
+
+def build_fusion(
+    config: PRMFConfig, d_text: int, d_img: int, *, n_classes: int, said: int = 0
+) -> PRMF | CalibratedPRMF:
+    """The untrained fusion of a configuration; `said` as `d_said` of `CalibratedPRMF`."""
+    if config.revision is not None:
+        return CalibratedPRMF(d_text, d_img, config.d, n_classes=n_classes, d_said=said)
+    return PRMF(d_text, d_img, config.d, config.gate, config.mode, n_classes=n_classes)
 
 
 class NoWords(TextEncoder):
@@ -82,19 +92,13 @@ class MMLNB(nn.Module):
         self.text = NoWords() if of_numbers and not of_numbers.words else TextEncoder(config.text, plain=plain)
         self.numbers: FactValues | None = None
         if of_numbers is not None:
-            per_fact = COLUMNS_IN_SLIDE if of_numbers.in_slide else 1
+            per_fact = columns_per_fact(in_slide=of_numbers.in_slide, in_field=of_numbers.field_um is not None)
             n_facts = len(of_numbers.facts)
             self.numbers = FactValues(n_facts * per_fact, width=of_numbers.width, bins=of_numbers.bins, facts=n_facts)
         self.image_context = ImageContext(self.image.width) if config.image.context == "slide" else None
-        self.d_text = self.text.width + (self.numbers.width if self.numbers else 0)
-        self.fusion = PRMF(
-            self.d_text,
-            self.image.width,
-            config.prmf.d,
-            config.prmf.gate,
-            config.prmf.mode,
-            n_classes=len(config.classes),
-        )
+        said = self.numbers.facts if self.numbers and config.prmf.revision is not None else 0
+        self.d_text = self.text.width + (self.numbers.width if self.numbers else 0) + said
+        self.fusion = build_fusion(config.prmf, self.d_text, self.image.width, n_classes=len(config.classes), said=said)
 
     def read(self, captions: Sequence[str | None]) -> Tokens:
         """Captions as tokens for the text branch, in training and prediction; words that name a class are removed.
@@ -184,7 +188,8 @@ class MMLNB(nn.Module):
         return found
 
     def text_features(self, ids: Tensor, mask: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """The text branch's feature (B, d_text): that of the words, then that of the numbers; as for `forward`."""
+        """The text branch's feature (B, d_text): that of the words, then that of the numbers, and,
+        of a fusion of revision 2, the ranks of the facts; as for `forward`."""
         return self._with_numbers(self.text(ids, mask), numbers)
 
     def _with_numbers(self, words: Tensor, numbers: Tensor | None) -> Tensor:
@@ -192,7 +197,10 @@ class MMLNB(nn.Module):
             return words
         if numbers is None:
             numbers = words.new_full((len(words), 2, self.numbers.numbers), torch.nan)
-        return torch.cat([words, self.numbers(numbers).to(words.dtype)], dim=1)
+        read = [words, self.numbers(numbers).to(words.dtype)]
+        if self.config.prmf.revision is not None:
+            read.append(self.numbers.ranks(numbers).to(words.dtype))
+        return torch.cat(read, dim=1)
 
     def _read_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Features of the text branch; of each different caption once, where patches share captions.

@@ -54,5 +54,7 @@ def info_of(config: ModelConfig, fingerprint: str, *, has_ood: bool) -> ModelInf
         prior=config.prior,
         balanced=bool(config.balanced),
         facts=() if numbers is None else numbers.facts,
+        field_um=None if numbers is None else numbers.field_um,
+        whole_slide=() if config.prmf.field is None else (PROBABILITY,),
         fits_to=tuple(fits_to),
     )

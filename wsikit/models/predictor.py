@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from wsikit.errors import ModelError
+from wsikit.models.field_terms import with_field
 from wsikit.models.image_context import image_context
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.mmlnb_info import info_of
@@ -71,6 +72,7 @@ class Predictor:
         captions: Sequence[str | None],
         facts: Numbers = None,
         uncertainty: Numbers = None,
+        around: Numbers = None,
     ) -> Columns:
         """Classify patches. A row depends only on the inputs of this row, and on the slide that the predictor was
         fitted to, to float tolerance.
@@ -84,6 +86,8 @@ class Predictor:
         facts, uncertainty : float (B, F), optional
             Of a model that reads numbers: the facts in the order of `info.facts`, NaN where not measured, and the
             half-widths of their intervals, 0 where exact. Default: none is known.
+        around : float (B, F), optional
+            Of a model that reads the field around a patch: the means of the facts there (`field_means`).
 
         Returns
         -------
@@ -99,7 +103,7 @@ class Predictor:
             If shapes, dtype or lengths do not match.
         """
         self._check_batch(images, len(captions))
-        return self.run(images, captions, facts, uncertainty)
+        return self.run(images, captions, facts, uncertainty, around)
 
     def fit(
         self, *, images: npt.NDArray[np.generic] | None = None, facts: Numbers = None, uncertainty: Numbers = None
@@ -127,20 +131,35 @@ class Predictor:
             bound._slide = SlideContext.of(np.asarray(facts))
         return bound
 
-    def _numbers(self, n: int, facts: Numbers, uncertainty: Numbers) -> npt.NDArray[np.float32] | None:
+    def finish(self, columns: Mapping[str, npt.NDArray[np.floating]], centres_um: npt.NDArray[np.floating]) -> Columns:
+        """Probabilities with what the patches around add; see `wsikit.models.protocol.Finishes`."""
+        field = self.model.config.prmf.field
+        if field is None:
+            raise ModelError(f"model {self.model.config.name}: its fusion reads no field, so nothing is to finish.")
+        image, text, gate = (columns[name] for name in ("probability_image", "probability_text", "gate"))
+        return {PROBABILITY: with_field(field, image, text, gate, centres_um)}
+
+    def _numbers(self, n: int, facts: Numbers, uncertainty: Numbers, around: Numbers) -> npt.NDArray[np.float32] | None:
         """The facts of n patches as the model reads them, (n, 2, C); None for a model that reads none."""
         of_model = self.model.config.numbers
         if of_model is None or facts is None:
             return None
         shape = (n, len(of_model.facts))
-        for given in (facts, uncertainty):
+        for given in (facts, uncertainty, around):
             if given is not None and np.shape(given) != shape:
                 raise ModelError(
                     f"model {self.model.config.name}: takes facts and uncertainties {shape}, got {np.shape(given)}; "
                     f"give one column for each of {', '.join(of_model.facts)}."
                 )
         statistics = None if self._slide is None else self._slide.statistics
-        return number_columns(facts, uncertainty, statistics, in_slide=of_model.in_slide)
+        return number_columns(
+            facts,
+            uncertainty,
+            statistics,
+            in_slide=of_model.in_slide,
+            around=around,
+            in_field=of_model.field_um is not None,
+        )
 
     def run(
         self,
@@ -148,9 +167,10 @@ class Predictor:
         captions: Sequence[str | None],
         facts: Numbers = None,
         uncertainty: Numbers = None,
+        around: Numbers = None,
     ) -> Columns:
         """As `predict`, patches unchecked; of a model on stored features, `images` are these, float32 (B, D)."""
-        numbers = self._numbers(len(images), facts, uncertainty)
+        numbers = self._numbers(len(images), facts, uncertainty, around)
         batches = [slice(start, start + self.batch) for start in range(0, len(images), self.batch)]
 
         def forward(rows: slice) -> Columns:

@@ -105,6 +105,10 @@ class ModelInfo:
     """Trained with balanced class weights: the probabilities assume equal frequencies, not `prior`."""
     facts: tuple[str, ...] = ()
     """Names of the facts (`wsikit.facts.FACTS`) of the input "facts", in the order of its columns."""
+    field_um: float | None = None
+    """Standard deviation, µm, of the field around a patch whose mean facts are also read; None: none are read."""
+    whole_slide: tuple[str, ...] = ()
+    """Columns that depend on the predictions of all patches of the slide: see `Finishes`."""
     fits_to: tuple[Input, ...] = ()
     """Inputs of which the model reads all, or a sample, of the slide before it predicts: see `FitsToSlide`."""
 
@@ -170,7 +174,8 @@ class PatchModel(Protocol):
         It is called with one keyword per type of input in `info.inputs`: `images`, uint8 (B, P, P, 3) RGB at
         `info.mpp`; `captions`, a list of B str or None; `features`, float32 (B, D), the feature columns concatenated;
         for the input "facts" two keywords: `facts`, float32 (B, F), in the order of `info.facts`, NaN where not
-        measured, and `uncertainty`, float32 (B, F), the half-widths of their intervals, 0 where exact.
+        measured, and `uncertainty`, float32 (B, F), the half-widths of their intervals, 0 where exact; and,
+        where `info.field_um` is set, `around`, float32 (B, F), means of the facts in the field around each patch.
 
         Returns
         -------
@@ -190,6 +195,15 @@ class FitsToSlide(Protocol):
         It is called with one keyword per entry of `info.fits_to`: `images`, a sample of the slide's patches, or
         `features`, all rows, as for `predict`; for "facts" `facts` and `uncertainty`, all rows.
         """
+
+
+@runtime_checkable
+class Finishes(Protocol):
+    """A model with columns that depend on the predictions of all patches of the slide (`info.whole_slide`). In the
+    output of `predict` these columns are of each patch by itself."""
+
+    def finish(self, columns: Columns, centres_um: npt.NDArray[np.floating]) -> Mapping[str, npt.NDArray[np.floating]]:
+        """The columns of `info.whole_slide` from the other columns of all N patches, and their centres (N, 2) in µm."""
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from wsikit.captions.registry import IN_SLIDE, MEASURING
 from wsikit.models.config import Context, NumbersConfig, PRMFConfig
 from wsikit.training.curriculum import CurriculumSchedule
-from wsikit.training.settings import ReadingSettings, TrainingSettings
+from wsikit.training.settings import FitSettings, ReadingSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
 from wsikit.training.task import DataConfig, FeatureInput, Strict, TaskConfig, read_config
 
@@ -110,6 +110,22 @@ class NumbersSettings(NumbersConfig):
     """Names of `wsikit.facts.FACTS`; default: all that are measured at the scale of the patches."""
 
 
+class CrossFitSettings(Strict):
+    """Train each branch by itself, then fit the fusion on patients whom its branches have not seen.
+
+    See `wsikit.training.cross_fit`. `training` is then for the image branch; `rise`, `start` and `stages` are not used.
+    """
+
+    text: FitSettings
+    """Of the text branch."""
+    folds: int = Field(4, ge=3)
+    """Folds of the training patients: so many further pairs of branches are trained."""
+    field_um: float | None = Field(None, gt=0)
+    """Standard deviation, µm, of the field whose mean predictions may be added to those of a patch; None: none."""
+    workers: int = Field(1, ge=1)
+    """Processes that train the pairs of branches."""
+
+
 class StageShare(Strict):
     """Which parts are trained, from which fraction of the epochs on."""
 
@@ -129,6 +145,8 @@ class TrainConfig(TaskConfig):
     reading: ReadingSettings | None = None
     """Pretrain the text encoder on measured captions; default: no pretraining."""
     prmf: PRMFConfig
+    cross_fit: CrossFitSettings | None = None
+    """Fit the fusion on unseen patients, starting from the mean; default: branches and fusion are trained together."""
     training: TrainingSettings
     rise: tuple[float, float] = (1 / 3, 2 / 3)
     """Fractions of the epochs between which the weight of the text rises."""
@@ -147,6 +165,8 @@ class TrainConfig(TaskConfig):
             raise ValueError(
                 "numbers: with words: false there is no text encoder; leave out reading and text.pretrained"
             )
+        if self.cross_fit is not None and self.prmf.mode != "robust":
+            raise ValueError(f"cross_fit: fits the robust fusion, not prmf.mode {self.prmf.mode!r}")
         self.curriculum()
         self.plan()
         return self

@@ -60,7 +60,12 @@ def load_data(config: TrainConfig) -> Loaded:
 
 
 def build_model(
-    config: TrainConfig, captions: tuple[str, ...], *, mpp: float, encoder: EncoderRecord | None = None
+    config: TrainConfig,
+    captions: tuple[str, ...],
+    *,
+    mpp: float,
+    encoder: EncoderRecord | None = None,
+    tokenizer: CaptionTokenizer | None = None,
 ) -> MMLNB:
     """Build the untrained model (with pretrained encoders if weights are given). Equal seeds give equal weights.
 
@@ -72,6 +77,8 @@ def build_model(
         µm/px of the model's input patches.
     encoder
         Of the features that the image branch reads, if it reads features.
+    tokenizer
+        Use this one instead of learning a vocabulary.
     """
     text, folder = config.text, None
     if text.pretrained is not None:
@@ -80,8 +87,8 @@ def build_model(
         text_config = text_config_of(folder)
     else:
         assert text.model_type is not None
-        words = [scrub(caption) for caption in captions if caption] or [""]
-        tokenizer = CaptionTokenizer.train(words, vocabulary=text.vocabulary, max_tokens=text.max_tokens)
+        words = [""] if tokenizer else [scrub(caption) for caption in captions if caption] or [""]
+        tokenizer = tokenizer or CaptionTokenizer.train(words, vocabulary=text.vocabulary, max_tokens=text.max_tokens)
         # two more positions than tokens: RoBERTa and similar models count positions from the padding id
         usual = {"max_position_embeddings": text.max_tokens + 2, "pad_token_id": 0}
         options = usual | text.options | {"vocab_size": tokenizer.vocabulary}
@@ -112,7 +119,7 @@ def _model_config(
         stain=config.data.stain,
         captioner=captions.captioner or captions.source,
         text_max_tokens=config.text.max_tokens,
-        prmf=config.prmf,
+        prmf=config.prmf if config.cross_fit is None else config.prmf.model_copy(update={"revision": 2}),
         image=image_config(image, encoder),
         text=text,
         numbers=_numbers(config, mpp),

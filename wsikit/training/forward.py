@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from wsikit.models.config import FieldTermsConfig
+from wsikit.models.field_terms import logits_of, with_field
 from wsikit.models.image_context import image_context
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.slide_context import SAMPLE
@@ -52,7 +54,21 @@ def outputs_of(
     finally:
         for name, part in model.parts().items():
             part.train(modes[name])
-    return Outputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    outputs = Outputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return outputs if model.config.prmf.field is None else in_field(outputs, data, model.config.prmf.field)
+
+
+def in_field(outputs: Outputs, data: PatchSet, field: FieldTermsConfig) -> Outputs:
+    """The outputs with what the patches around add to each, slide by slide; unchanged where places are not known."""
+    if data.places_um is None:
+        return outputs
+    logits = outputs.logits.copy()
+    image, text = softmax(outputs.logits_image), softmax(outputs.logits_text)
+    slides = data.slide_ids
+    for slide in np.unique(slides):
+        rows = np.flatnonzero(slides == slide)
+        logits[rows] = logits_of(with_field(field, image[rows], text[rows], outputs.gate[rows], data.places_um[rows]))
+    return replace(outputs, logits=logits)
 
 
 def slide_contexts(

@@ -28,9 +28,11 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.models.protocol import PatchModel
 from wsikit.models.stored_features import StoredFeatures
 from wsikit.store.atomic import write_json
+from wsikit.training.branches import fusion_record, train_cross_fitted
 from wsikit.training.calibration import at_temperature, fit_temperature
 from wsikit.training.card import training_card
 from wsikit.training.config import TrainConfig
+from wsikit.training.cross_fit import FusionFit
 from wsikit.training.data import PatchSet
 from wsikit.training.evaluation import evaluate_model, evaluate_patch_model
 from wsikit.training.evaluation_parts import RivalData, check_vote, fitted_on, further_results, temperature_of
@@ -104,21 +106,38 @@ def run_training(
     training, validation = patches.select(parts[TRAIN]), patches.select(parts[VALIDATION])
     callbacks.message(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
     model = _untrained(config, training.captions, loaded.prepared.mpp, callbacks, encoder)
-    if isinstance(model.image, StoredFeatures):
-        standardise(model.image, training)
-    model = model.to(_device(device))
     begun = time.perf_counter()
-    epochs = train(
-        model,
-        training,
-        config.training,
-        curriculum=config.curriculum(),
-        stages=config.plan(),
-        on_epoch=callbacks.epoch,
-        validation=validation,
-        checkpoints=out / CHECKPOINTS,
-        resume=resume,
-    )
+    fitted: FusionFit | None = None
+    if config.cross_fit is not None:
+        texts = model.text.state_dict()
+
+        def untrained(seed: int) -> MMLNB:
+            settings = config.training.model_copy(update={"seed": seed})
+            of_seed = config.model_copy(update={"training": settings, "reading": None})
+            made = _untrained(of_seed, training.captions, loaded.prepared.mpp, callbacks, encoder, like=model)
+            made.text.load_state_dict(texts)
+            if isinstance(made.image, StoredFeatures):
+                standardise(made.image, training)
+            return made.to(_device(device))
+
+        model, epochs, fitted = train_cross_fitted(
+            untrained, training, config, on_epoch=callbacks.epoch, message=callbacks.message
+        )
+    else:
+        if isinstance(model.image, StoredFeatures):
+            standardise(model.image, training)
+        model = model.to(_device(device))
+        epochs = train(
+            model,
+            training,
+            config.training,
+            curriculum=config.curriculum(),
+            stages=config.plan(),
+            on_epoch=callbacks.epoch,
+            validation=validation,
+            checkpoints=out / CHECKPOINTS,
+            resume=resume,
+        )
     seconds = time.perf_counter() - begun
     if fault := fit_ood_detector(model, training, validation):
         callbacks.message(fault)
@@ -146,6 +165,7 @@ def run_training(
         "kept_epoch": next(epoch.epoch for epoch in epochs if epoch.kept),
         "seconds": round(seconds, 1),
         "temperature": temperature,
+        "fusion": None if fitted is None else fusion_record(fitted),
         "test": measured.record,
         "prior": prior_metrics(model.config, test.labels, measured.outputs.probs, test.groups),
         "versions": versions(),
@@ -161,7 +181,8 @@ def run_training(
     )
     write_json(out / METRICS_FILE, metrics)
     save_model(model.cpu(), out / "model", card=training_card(model.config, metrics), metrics=metrics)
-    shutil.rmtree(out / CHECKPOINTS)  # written by this run, and no longer needed
+    if fitted is None:
+        shutil.rmtree(out / CHECKPOINTS)  # written by this run, and no longer needed
     return metrics
 
 
@@ -291,6 +312,8 @@ def _patches(
         numbers=config.numbers is not None,
         on_done=lambda done: callbacks.captioned(done, total),
     )
+    if config.numbers is not None and config.numbers.field_um is not None:
+        patches = patches.with_field(config.numbers.field_um)
     if config.captions.source != "none" and not any(patches.captions):
         raise RequestError(
             f"captions: none of the {total} patches has one (source {config.captions.source}). Set a captioner or a "
@@ -305,8 +328,12 @@ def _untrained(
     mpp: float,
     callbacks: RunCallbacks,
     encoder: EncoderRecord | None,
+    like: MMLNB | None = None,
 ) -> MMLNB:
-    """The untrained model, with a pretrained text encoder if the configuration asks for it."""
+    """The untrained model, with a pretrained text encoder if the configuration asks for it; with the vocabulary of
+    another model if one is given."""
+    if like is not None:
+        return build_model(config, captions, mpp=mpp, encoder=encoder, tokenizer=like.tokenizer)
     if config.reading is None:
         return build_model(config, captions, mpp=mpp, encoder=encoder)
     words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=mpp, seed=config.training.seed, in_slide=config.captions.in_slide)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.prmf_calibrated import CalibratedPRMF
 from wsikit.training.batches import Texts
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet
@@ -17,16 +20,22 @@ from wsikit.training.forward import outputs_of, softmax
 from wsikit.training.numbers import learn_bins
 from wsikit.training.settings import FitSettings, TrainingSettings
 from wsikit.training.stages import Stage, StagePlan
-from wsikit.training.trainer import train
+from wsikit.training.trainer import EpochRecord, train
 
 _IMAGE_STAGE = StagePlan((Stage("image", 0, frozenset({"image", "fusion"})),))
 
 
-def train_image_branch(model: MMLNB, data: PatchSet, settings: TrainingSettings) -> None:
+def train_image_branch(
+    model: MMLNB,
+    data: PatchSet,
+    settings: TrainingSettings,
+    *,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> list[EpochRecord]:
     """Train the image encoder with its own head, in place; no captions are used (alpha is 0)."""
     silent = data.with_captions([""] * len(data))
     flat = CurriculumSchedule((0, 1), start=0.0, end=0.0, steps=1)
-    train(model, silent, settings, curriculum=flat, stages=_IMAGE_STAGE)
+    return train(model, silent, settings, curriculum=flat, stages=_IMAGE_STAGE, on_epoch=on_epoch)
 
 
 def image_probs(model: MMLNB, data: PatchSet) -> npt.NDArray[np.float64]:
@@ -40,9 +49,14 @@ class _TextLearner(nn.Module):
     def __init__(self, model: MMLNB, data: PatchSet, weight: Tensor) -> None:
         super().__init__()
         self.encoder, self.numbers = model.text, model.numbers
-        self.head = nn.Sequential(
-            nn.Linear(model.d_text, model.d_text), nn.GELU(), nn.Linear(model.d_text, len(weight))
-        )
+        if isinstance(model.fusion, CalibratedPRMF):
+            self.head = model.fusion.head_text.requires_grad_(True)
+            self._width = model.fusion.d_read
+        else:
+            self._width = model.d_text
+            self.head = nn.Sequential(
+                nn.Linear(model.d_text, model.d_text), nn.GELU(), nn.Linear(model.d_text, len(weight))
+            )
         self._encode = model.text_features
         self._texts, self._labels, self._weight = Texts.of(model, data), torch.from_numpy(data.labels), weight
 
@@ -51,7 +65,7 @@ class _TextLearner(nn.Module):
         tokens = self._texts(rows.numpy())
         numbers = None if tokens.numbers is None else torch.from_numpy(tokens.numbers)
         read = self._encode(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask), numbers)
-        logits: Tensor = self.head(read)
+        logits: Tensor = self.head(read[:, : self._width])
         return logits
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
