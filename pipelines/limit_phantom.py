@@ -76,7 +76,7 @@ def main() -> int:
         patches, doubt = make_set(seeds, data, most=data.most_per_training_slide, workers=given.workers)
         patches = spoil(patches.select(np.flatnonzero(~doubt)), data.mpp, np.random.default_rng(seeds[0]))
         sets.append(patches)
-        banks.append(bank_of(model, patches.images, patches.captions, patches.labels, views=1))
+        banks.append(bank_of(model, patches, views=1))
         logger.info("%d clear patches of %d slides", len(patches), len(np.unique(patches.groups)))
     known, asked = banks
     weight = class_weights(sets[0].labels, len(model.config.classes))
@@ -85,8 +85,10 @@ def main() -> int:
     for seed in SEEDS:
         curriculum = CurriculumSchedule.over(settings.epochs)
         for name in ARMS:
-            arm = fit_arm(name, known, settings, begun=model.fusion, curriculum=curriculum, weight=weight, seed=seed)
-            answer = arm.ask(asked)
+            arm = fit_arm(
+                name, known, settings, image_stage=model.fusion, curriculum=curriculum, weight=weight, seed=seed
+            )
+            answer = arm.predict(asked)
             found.setdefault(name, []).append(answer.probs)
             if name == "PRMF robust":
                 found.setdefault("image alone", []).append(answer.probs_image)

@@ -157,11 +157,11 @@ def test_the_context_of_a_slide_is_the_mean_of_its_image_features():
     assert slide_contexts(toy_model(), data) is None
 
 
-def test_a_fusion_is_fitted_on_features_with_numbers_and_context_and_not_without():
+def test_a_fusion_is_fitted_on_features_with_numbers_and_context():
     data, model = numbered(48), numbered_model(context=True)
     learn_bins(model, data)
     torch.nn.init.normal_(model.image_context.layers[-1].weight)
-    bank = bank_of(model, data.images, data.captions, data.labels, views=1, data=data)
+    bank = bank_of(model, data, views=1)
     tokens = Texts.of(model, data)(np.arange(48))
     with torch.inference_mode():
         read = model.text_features(*(torch.from_numpy(a) for a in (tokens.ids, tokens.mask, tokens.numbers)))
@@ -170,5 +170,3 @@ def test_a_fusion_is_fitted_on_features_with_numbers_and_context_and_not_without
     assert bank.text.shape == (48, model.d_text)
     torch.testing.assert_close(bank.text, read, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(bank.image[:, 0], v, atol=1e-5, rtol=1e-5)
-    with pytest.raises(RequestError, match="needs the whole patch set"):
-        bank_of(model, data.images, data.captions, data.labels, views=1)

@@ -13,7 +13,7 @@ from wsikit.errors import RequestError
 from wsikit.training.config import CaptionsConfig
 from wsikit.training.data import PatchSet
 from wsikit.training.patch_facts import in_slide, measured_facts, read_facts, save_facts
-from wsikit.training.rivals import DEFAULT, ON_FACTS, TITLES, Rivals, check_rivals, mean_of_logits
+from wsikit.training.rivals import DEFAULT, ON_FACTS, ON_FIELD, TITLES, Rivals, check_rivals, mean_of_logits
 
 N_SLIDES, EACH = 24, 20
 
@@ -101,7 +101,10 @@ def test_rivals_on_facts_are_left_out_or_refused_without_facts():
     kept, line = check_rivals(DEFAULT, facts=False, explicit=False)
     assert set(kept) == set(DEFAULT) - ON_FACTS
     assert "boosting on facts" in line
-    assert check_rivals(DEFAULT, facts=True, explicit=True) == (DEFAULT, "")
+    assert check_rivals(DEFAULT, facts=True, explicit=True, field=True) == (DEFAULT, "")
+    assert set(check_rivals(DEFAULT, facts=True, explicit=False)[0]) == set(DEFAULT) - ON_FIELD
+    with pytest.raises(RequestError, match="facts_in_field need the field"):
+        check_rivals(("facts_in_field",), facts=True, explicit=True)
     with pytest.raises(RequestError, match="image_and_facts need measured facts"):
         check_rivals(("image_and_facts",), facts=False, explicit=True)
     assert "two_image_seeds" not in DEFAULT

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_limits
 
@@ -30,15 +30,18 @@ from wsikit.errors import RequestError
 from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMF
+from wsikit.models.prmf_calibrated import CalibratedPRMF
 from wsikit.store.atomic import write_json
 from wsikit.training.ablation_rivals import OWN, add_rivals, lacking
+from wsikit.training.branches import train_branches, with_field_terms, words_of
 from wsikit.training.config import TrainConfig
+from wsikit.training.cross_fit import BranchOutputs, branch_outputs, fit_fusion, fit_surprise
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.evaluation import baseline_probs
 from wsikit.training.factory import build_model, load_data
-from wsikit.training.forward import image_features
-from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fit_arm
+from wsikit.training.forward import Outputs, image_features, outputs_of
+from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fit_arm, image_stage
 from wsikit.training.ood import fit_ood_detector
 from wsikit.training.patch_facts import measured_facts, read_facts, save_facts
 from wsikit.training.priors import with_prior
@@ -57,6 +60,8 @@ Facts = npt.NDArray[np.float32]
 IMAGE_ONLY, TEXT_ONLY, MEAN = "image only", "text only", "mean of both"
 NONE, SHUFFLED = "no captions", "shuffled captions"
 THROUGHOUT = "PRMF robust, fitted on shuffled"
+FIRST_REVISION = "PRMF robust, first revision"
+"""Where the fusion is cross-fitted: the robust mode that mixes projected features, fitted on the training patches."""
 _TEXT_PROBS = "probs of the text branch"
 SECOND_SEED = 500
 """Added to a job's seed for the second image branch: no other job has this seed."""
@@ -82,11 +87,25 @@ class AblationConfig(TrainConfig):
     """The file of `wsikit ablate`: a training configuration (`training` is for the image branch) with more settings."""
 
     folds: FoldsConfig = FoldsConfig()
-    text_training: FitSettings
+    text_training: FitSettings | None = None
+    """Of the text branch; with cross_fit, that has them."""
     fusion: ArmSettings
     rivals: tuple[Rival, ...] = DEFAULT
     """Rivals and controls that are measured as well; `two_image_seeds` trains a second image branch. More can be added
     to a finished ablation: only these are then computed."""
+
+    @model_validator(mode="after")
+    def _text_training_once(self) -> AblationConfig:
+        if (self.text_training is None) == (self.cross_fit is None):
+            raise ValueError("give either text_training, or cross_fit with text: the settings of the text branch")
+        return self
+
+    @property
+    def of_text(self) -> FitSettings:
+        """Settings of the text branch."""
+        found = self.text_training if self.cross_fit is None else self.cross_fit.text
+        assert found is not None
+        return found
 
 
 @dataclass(frozen=True)
@@ -139,12 +158,98 @@ def run_ablation(
     missing = [job for job in jobs(config) if not (out / job.file).is_file() or lacking(out / job.rivals, rivals)]
     total = sum(1 for _ in jobs(config))
     notify(f"{total - len(missing)} of {total} jobs are already done" if len(missing) < total else f"{total} jobs")
-    for name in ("branches", "predictions", "rivals", "models"):
+    for name in ("branches", "predictions", "rivals", "models", "unseen"):
         (out / name).mkdir(exist_ok=True)
+    pairs = unseen_pairs(config, out, missing)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(partial(run_job, config, out, job, threads)): job for job in missing}
-        for done, future in enumerate(as_completed(running), start=total - len(missing) + 1):
-            notify(f"{done} of {total}: {future.result()}")
+        try:
+            unseen = [pool.submit(partial(run_pair, config, out, pair, threads)) for pair in pairs]
+            for done, future in enumerate(as_completed(unseen), start=1):
+                notify(f"branches for the fusion, {done} of {len(pairs)}: {future.result()}")
+            running = [pool.submit(partial(run_job, config, out, job, threads)) for job in missing]
+            for done, future in enumerate(as_completed(running), start=total - len(missing) + 1):
+                notify(f"{done} of {total}: {future.result()}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # an error is shown now, not after all other jobs
+            raise
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Branches that have seen neither of two folds: for the fusion of one they predict the other."""
+
+    seed: int
+    first: int
+    second: int
+
+    @property
+    def file(self) -> str:
+        """File of what they say about both folds."""
+        return f"unseen/seed{self.seed}_folds{self.first}_{self.second}.npz"
+
+
+def unseen_pairs(config: AblationConfig, out: Path, missing: Sequence[Job]) -> list[Pair]:
+    """The pairs that the missing jobs need and that are not there yet; none without a cross-fitted fusion."""
+    if config.cross_fit is None:
+        return []
+    found = {
+        Pair(job.seed, min(job.fold, other), max(job.fold, other))
+        for job in missing
+        if not (out / job.file).is_file()
+        for other in range(config.folds.k)
+        if other != job.fold
+    }
+    return sorted((one for one in found if not (out / one.file).is_file()), key=lambda one: one.file)
+
+
+def run_pair(config: AblationConfig, out: Path, pair: Pair, threads: int) -> str:
+    """Train both branches on all folds but two, and write what they say about these."""
+    torch.set_num_threads(threads)
+    data, splits = load_patches(out)
+    held = np.sort(np.concatenate([splits[fold][TEST] for fold in (pair.first, pair.second)]))
+    seed = 1000 * pair.seed + 10 * (pair.first + 1) + pair.second + 100
+    model = _trained(config, out, data.select(np.setdiff1d(np.arange(len(data)), held)), seed)
+    arrays: dict[str, Any] = branch_outputs(model, data.select(held)).arrays()
+    staging = (out / pair.file).with_suffix(".partial")
+    with open(staging, "wb") as file:
+        np.savez(file, rows=held, **arrays)
+    os.replace(staging, out / pair.file)
+    return f"seed {pair.seed}, without folds {pair.first} and {pair.second}"
+
+
+def _trained(config: AblationConfig, out: Path, training: PatchSet, seed: int) -> MMLNB:
+    """A model whose branches were trained, each by itself."""
+    model = _untrained(config, seed=seed)
+    if config.reading is not None:
+        model.text.load_state_dict(load_file(out / READER_FILE))
+    train_branches(model, training, config.training, config.of_text, seed=seed)
+    return model
+
+
+def _fit_robust(
+    config: AblationConfig, out: Path, job: Job, model: MMLNB, training: PatchSet, rows: npt.NDArray[np.int64]
+) -> None:
+    """Fit the fusion of a fold's model, in place, on what branches that have not seen the other folds say."""
+    assert config.cross_fit is not None
+    fold = np.empty(len(training), dtype=np.int64)
+    parts, places = [], []
+    for other in (one for one in range(config.folds.k) if one != job.fold):
+        pair = Pair(job.seed, min(job.fold, other), max(job.fold, other))
+        with np.load(out / pair.file, allow_pickle=False) as found:
+            of_fold = np.isin(found["rows"], rows)
+            here = np.searchsorted(rows, found["rows"][of_fold])
+            names = BranchOutputs.__dataclass_fields__
+            parts.append(BranchOutputs(**{name: found[name][of_fold] for name in names}))
+        fold[here] = other
+        places.append(here)
+    outputs = BranchOutputs.joined(parts).select(np.argsort(np.concatenate(places)))
+    assert isinstance(model.fusion, CalibratedPRMF)
+    weight = class_weights(training.labels, len(config.codes))
+    fitted = fit_fusion(
+        model.fusion, outputs, training, fold, weight=weight, field_um=config.cross_fit.field_um, seed=job.seed
+    )
+    model.config = with_field_terms(model, fitted)
+    logger.info("seed %d, fold %d: %s", job.seed, job.fold, words_of(fitted))
 
 
 def load_patches(out: Path) -> tuple[PatchSet, list[Split]]:
@@ -169,6 +274,8 @@ def _prepare(config: AblationConfig, out: Path, notify: Callable[[str], None]) -
         notify(loaded.words())
         mpp, numbers = loaded.prepared.mpp, config.numbers is not None
         data = with_captions(loaded.prepared.patches, config.captions, mpp=mpp, numbers=numbers)
+        if config.numbers is not None and config.numbers.field_um is not None:
+            data = data.with_field(config.numbers.field_um)
         data.save(out / PATCHES_FILE)
         write_splits(out / SPLITS_FILE, data, two_parts(config, data), seed=config.folds.seed)
     if ON_FACTS & set(config.rivals) and not (out / FACTS_FILE).is_file():
@@ -197,16 +304,26 @@ def _prepare_facts(config: AblationConfig, out: Path, notify: Callable[[str], No
     data, _ = load_patches(out)
     mpp = math.nan if data.facts is not None else load_data(config).prepared.mpp  # a file of before has no facts
     facts = measured_facts(data, config.captions, mpp=mpp)
-    _, line = check_rivals(config.rivals, facts=facts is not None, explicit="rivals" in config.model_fields_set)
+    _, line = check_rivals(
+        config.rivals,
+        facts=facts is not None,
+        explicit="rivals" in config.model_fields_set,
+        field=reads_field(config),
+    )
     if facts is None:
         notify(line)
     else:
         save_facts(out / FACTS_FILE, facts, data.fact_names or Morphometry.fact_names)
 
 
+def reads_field(config: AblationConfig) -> bool:
+    """Whether the numbers of the field around each patch are measured."""
+    return config.numbers is not None and config.numbers.field_um is not None
+
+
 def wanted_rivals(config: AblationConfig, out: Path) -> tuple[Rival, ...]:
     """The rivals of an ablation: those of its configuration, without those on facts if its captions have none."""
-    return check_rivals(config.rivals, facts=(out / FACTS_FILE).is_file(), explicit=False)[0]
+    return check_rivals(config.rivals, facts=(out / FACTS_FILE).is_file(), explicit=False, field=reads_field(config))[0]
 
 
 def two_parts(config: AblationConfig, data: PatchSet) -> list[Split]:
@@ -247,6 +364,12 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     probs |= baseline_probs(training, test, len(config.codes))
 
     of_arms, gates, robust = _run_arms(config, model, training, test, weight, seed)
+    if config.cross_fit is not None:
+        _fit_robust(config, out, job, model, training, parts[TRAIN])
+        added = _robust_arm(model, test, seed)
+        of_arms |= {name: output.probs for name, output in added.items()}
+        gates |= {name: output.gate for name, output in added.items()}
+        robust = model.fusion
     _write_predictions(out / job.file, parts[TEST], probs | of_arms, gates)
     if job.seed == config.folds.training_seeds[0]:
         fit_ood_detector(model, training, test)
@@ -308,7 +431,10 @@ def _branches(
             model.text.load_state_dict(load_file(out / READER_FILE))
         settings = config.training.model_copy(update={"seed": seed})
         train_image_branch(model, training, settings)
-        text_probs = train_text_branch(model, training, test, config.text_training, weight=weight, seed=seed)
+        rate = {} if config.cross_fit is None else {"head_lr": config.of_text.lr}
+        text_probs = train_text_branch(model, training, test, config.of_text, weight=weight, seed=seed, **rate)
+        if isinstance(model.fusion, CalibratedPRMF):
+            fit_surprise(model, training)
         staging = path.with_suffix(".partial")
         save_file(model.state_dict() | {_TEXT_PROBS: torch.from_numpy(text_probs)}, staging)
         os.replace(staging, path)
@@ -325,25 +451,37 @@ def _run_arms(
     test: PatchSet,
     weight: npt.NDArray[np.float32],
     seed: int,
-) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float32]], PRMF]:
+) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float32]], PRMF | CalibratedPRMF]:
     """Probabilities and gates of all arms by name, and the fusion of the robust arm."""
-    views = config.fusion.views
-    known = bank_of(model, training.images, training.captions, training.labels, views=views, data=training)
-    asked = bank_of(model, test.images, test.captions, test.labels, views=1, data=test)
+    known = bank_of(model, training, views=config.fusion.views)
+    asked = bank_of(model, test, views=1)
     curriculum = CurriculumSchedule.over(config.fusion.epochs, rise=config.rise, start=config.start)
     fit_variant = partial(
-        fit_arm, settings=config.fusion, image_stage=model.fusion, curriculum=curriculum, weight=weight, seed=seed
+        fit_arm,
+        settings=config.fusion,
+        image_stage=image_stage(model),
+        curriculum=curriculum,
+        weight=weight,
+        seed=seed,
     )
     fitted = {name: fit_variant(name, known) for name in ARMS}
-    on_shuffled = fit_variant("PRMF robust", known.shuffled(seed))
     ways: dict[str, Bank] = {OWN: asked, NONE: asked.without_captions(), SHUFFLED: asked.shuffled(seed)}
-    outputs = {f"{name}|{way}": arm.predict(bank) for name, arm in fitted.items() for way, bank in ways.items()}
-    outputs[f"{THROUGHOUT}|{SHUFFLED}"] = on_shuffled.predict(ways[SHUFFLED])
+    titles = {name: name for name in ARMS} | ({} if config.cross_fit is None else {"PRMF robust": FIRST_REVISION})
+    outputs = {f"{titles[name]}|{way}": arm.predict(bank) for name, arm in fitted.items() for way, bank in ways.items()}
+    if config.cross_fit is None:
+        outputs[f"{THROUGHOUT}|{SHUFFLED}"] = fit_variant("PRMF robust", known.shuffled(seed)).predict(ways[SHUFFLED])
     probs = {name: output.probs for name, output in outputs.items()}
     gates = {name: output.gate for name, output in outputs.items()}
     robust = fitted["PRMF robust"].fusion
     assert isinstance(robust, PRMF)
     return probs, gates, robust
+
+
+def _robust_arm(model: MMLNB, test: PatchSet, seed: int) -> dict[str, Outputs]:
+    """The cross-fitted fusion on the test patches with their own, without, and with shuffled captions."""
+    order = np.random.default_rng(seed).permutation(len(test))
+    ways = {OWN: test, NONE: test.with_captions([""] * len(test)), SHUFFLED: test.captioned_as(order)}
+    return {f"PRMF robust|{way}": outputs_of(model, data) for way, data in ways.items()}
 
 
 def _write_predictions(
@@ -360,7 +498,9 @@ def _write_predictions(
     os.replace(staging, path)
 
 
-def _keep_model(config: AblationConfig, model: MMLNB, fusion: PRMF, folder: Path, job: Job, training: PatchSet) -> None:
+def _keep_model(
+    config: AblationConfig, model: MMLNB, fusion: PRMF | CalibratedPRMF, folder: Path, job: Job, training: PatchSet
+) -> None:
     if folder.exists():
         return
     model.fusion = fusion

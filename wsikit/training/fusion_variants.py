@@ -7,7 +7,6 @@ and reflected).
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +16,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from wsikit.errors import RequestError
 from wsikit.models.concat import Concatenation
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMF
@@ -103,37 +101,23 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def bank_of(
-    model: MMLNB,
-    images: npt.NDArray[np.uint8],
-    captions: Sequence[str],
-    labels: npt.NDArray[np.int64],
-    *,
-    views: int,
-    data: PatchSet | None = None,
-) -> Bank:
-    """Run both branches, in eval mode, over patches uint8 (N, P, P, 3) and their captions.
-
-    `data` are the same patches, needed by a model that reads the numbers of captions or sees the slide.
-    """
-    if data is None and (model.numbers is not None or model.image_context is not None):
-        raise RequestError(f"model {model.config.name}: reads numbers or the slide, so it needs the whole patch set.")
+def bank_of(model: MMLNB, data: PatchSet, *, views: int) -> Bank:
+    """Run both branches, in eval mode, over a patch set."""
     model.eval()
-    texts = Texts(model, captions) if data is None else Texts.of(model, data)
-    context = None if data is None else slide_contexts(model, data)
+    texts, context = Texts.of(model, data), slide_contexts(model, data)
     image, text = [], []
-    for first in range(0, len(images), AT_ONCE):
-        rows = np.arange(first, min(first + AT_ONCE, len(images)))
-        pixels = torch.from_numpy(np.ascontiguousarray(images[rows]))
-        slide = None if context is None else torch.from_numpy(context[rows])
-        seen = [model.in_slide(model.image(_turned(pixels, view)), slide) for view in range(views)]
+    for first in range(0, len(data), AT_ONCE):
+        rows = np.arange(first, min(first + AT_ONCE, len(data)))
+        pixels = torch.from_numpy(np.ascontiguousarray(data.images[rows]))
+        of_slide = None if context is None else torch.from_numpy(context[rows])
+        seen = [model.in_slide(model.image(_turned(pixels, view)), of_slide) for view in range(views)]
         image.append(torch.stack(seen, dim=1))
         tokens = texts(rows)
         numbers = None if tokens.numbers is None else torch.from_numpy(tokens.numbers)
         text.append(model.text_features(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask), numbers))
     present = torch.from_numpy(texts.present)
     # clones: tensors made in inference mode cannot take part in training
-    return Bank(torch.cat(image).clone(), torch.cat(text).clone(), present, torch.from_numpy(labels))
+    return Bank(torch.cat(image).clone(), torch.cat(text).clone(), present, torch.from_numpy(data.labels))
 
 
 def _turned(pixels: Tensor, view: int) -> Tensor:
@@ -213,6 +197,17 @@ class Arm:
         out = self.fusion(bank.text, bank.image[:, 0], present=bank.present)
         probs, image, text = (softmax(x.numpy()) for x in (out.logits, out.logits_img, out.logits_txt))
         return ArmOutput(probs, image, text, out.gate.numpy())
+
+
+def image_stage(model: MMLNB) -> PRMF:
+    """The fusion in mode "robust", first revision, after the image stage: the model's, or one with its image head."""
+    if isinstance(model.fusion, PRMF):
+        return model.fusion
+    d, n_classes = model.fusion.head_image.in_features, model.fusion.head_image.out_features
+    found = PRMF(model.d_text, model.image.width, d, mode="robust", n_classes=n_classes)
+    for name in ("project_image", "head_image"):
+        getattr(found, name).load_state_dict(getattr(model.fusion, name).state_dict())
+    return found
 
 
 def fit_arm(

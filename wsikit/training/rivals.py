@@ -27,8 +27,10 @@ Rival = Literal[
     "mean_of_logits",
     "facts",
     "facts_in_slide",
+    "facts_in_field",
     "image_and_facts",
     "image_and_facts_in_slide",
+    "image_and_facts_in_field",
     "image_and_colours",
     "image_in_slide",
     "two_image_seeds",
@@ -38,8 +40,10 @@ TITLES: Mapping[Rival, str] = {
     "mean_of_logits": "mean of both, logits",
     "facts": "boosting on facts",
     "facts_in_slide": "boosting on facts, slide context",
+    "facts_in_field": "boosting on facts, slide and field context",
     "image_and_facts": "image + boosting on facts",
     "image_and_facts_in_slide": "image + boosting on facts, slide context",
+    "image_and_facts_in_field": "image + boosting on facts, slide and field context",
     "image_and_colours": "image + colour histogram",
     "image_in_slide": "image, slide context",
     "two_image_seeds": "two image seeds",
@@ -49,7 +53,10 @@ TITLES: Mapping[Rival, str] = {
 DEFAULT: tuple[Rival, ...] = tuple(name for name in TITLES if name != "two_image_seeds")
 """All that train no further image branch."""
 
-ON_FACTS: frozenset[Rival] = frozenset(("facts", "facts_in_slide", "image_and_facts", "image_and_facts_in_slide"))
+ON_FIELD: frozenset[Rival] = frozenset(("facts_in_field", "image_and_facts_in_field"))
+"""Rivals that need the facts of the field around each patch (`numbers.field_um`)."""
+
+ON_FACTS: frozenset[Rival] = ON_FIELD | {"facts", "facts_in_slide", "image_and_facts", "image_and_facts_in_slide"}
 """Rivals that need measured facts."""
 
 CLIP = 1e-6
@@ -89,7 +96,9 @@ def fit_features(values: Floats, labels: npt.NDArray[np.int64]) -> Any:
     )
 
 
-def check_rivals(wanted: Sequence[Rival], *, facts: bool, explicit: bool) -> tuple[tuple[Rival, ...], str]:
+def check_rivals(
+    wanted: Sequence[Rival], *, facts: bool, explicit: bool, field: bool = False
+) -> tuple[tuple[Rival, ...], str]:
     """The rivals that can be computed, and a line on those that cannot (empty if all can).
 
     Raises
@@ -97,6 +106,9 @@ def check_rivals(wanted: Sequence[Rival], *, facts: bool, explicit: bool) -> tup
     RequestError
         If `explicit` (they were named in the configuration) and some cannot be computed.
     """
+    if not field and explicit and (of_field := sorted(ON_FIELD & set(wanted))):
+        raise RequestError(f"rivals: {', '.join(of_field)} need the field of each patch; set numbers.field_um.")
+    wanted = tuple(name for name in wanted if field or name not in ON_FIELD)
     lacking = () if facts else tuple(name for name in wanted if name in ON_FACTS)
     if lacking and explicit:
         raise RequestError(
@@ -137,6 +149,10 @@ class Rivals:
             return self._facts_alone
         if name == "facts_in_slide":
             return self._facts_in_slide
+        if name == "facts_in_field":
+            return self._facts_in_field
+        if name == "image_and_facts_in_field":
+            return self._with_image(self._facts_in_field)
         if name == "image_and_facts":
             return self._with_image(self._facts_alone)
         if name == "image_and_facts_in_slide":
@@ -159,6 +175,15 @@ class Rivals:
     def _facts_in_slide(self) -> npt.NDArray[np.float64]:
         known, asked = _needed(self.facts, "facts")
         return self._boosted(in_slide(known, self.training.slide_ids), in_slide(asked, self.test.slide_ids))
+
+    @cached_property
+    def _facts_in_field(self) -> npt.NDArray[np.float64]:
+        known, asked = (
+            np.concatenate([in_slide(facts, data.slide_ids), around, facts - around], axis=1)
+            for facts, data in zip(_needed(self.facts, "facts"), (self.training, self.test), strict=True)
+            for around in (_needed(data.around, "facts of the field"),)
+        )
+        return self._boosted(known, asked)
 
     def _boosted(self, known: Floats, asked: Floats) -> npt.NDArray[np.float64]:
         measured = np.isfinite(known).any(axis=0)  # scikit-learn refuses a column without any value
