@@ -96,7 +96,7 @@ def _slide_patches(
             label = int(facts.labels[0])
             if label == _label_of(group) and (borderline or not facts.borderline[0]):
                 caption = captions(facts, area_mm2, scene.recipe.chromatin)[0]
-                image = _through_jpeg(scene.render(plot.box, plot), quality)[dy : dy + patch_px, dx : dx + patch_px]
+                image = through_jpeg(scene.render(plot.box, plot), quality)[dy : dy + patch_px, dx : dx + patch_px]
                 yield PhantomPatch(
                     np.ascontiguousarray(image), label, caption, facts, seed, subtype, left + dx, top + dy
                 )
@@ -139,5 +139,6 @@ def _wanted(rng: np.random.Generator, subtype: str, candidates: _Places, n: int)
     return out
 
 
-def _through_jpeg(image: Rgb, quality: int) -> Rgb:
+def through_jpeg(image: Rgb, quality: int) -> Rgb:
+    """The image after JPEG compression (4:2:0) at `quality`, as the pixels of a slide are."""
     return imagecodecs.jpeg_decode(imagecodecs.jpeg_encode(image, level=quality, subsampling="420"))
