@@ -25,6 +25,7 @@ _HOME = {
     "FeatureSource": "wsikit.models.protocol",
     "ImageParameters": "wsikit.tiling.plan",
     "Interval": "wsikit.voting.result",
+    "LearnedVote": "wsikit.voting.learned",
     "ModelColumn": "wsikit.models.protocol",
     "ModelInfo": "wsikit.models.protocol",
     "Patch": "wsikit.tiling.patches_of",
@@ -47,6 +48,7 @@ _HOME = {
     "SceneInfo": "wsikit.slides.types",
     "SearchResult": "wsikit.inference.search",
     "SecondSubtype": "wsikit.voting.result",
+    "ShareInterval": "wsikit.voting.intervals",
     "Slide": "wsikit.slides.base",
     "SlideEncoder": "wsikit.encoders.slide_protocol",
     "SlideEntry": "wsikit.batch.manifest",
@@ -55,6 +57,7 @@ _HOME = {
     "SlideRow": "wsikit.batch.records",
     "SlideStore": "wsikit.slides.store",
     "SlideVector": "wsikit.store.slide_vectors",
+    "StoredInput": "wsikit.encoders.protocol",
     "TextImageEncoder": "wsikit.encoders.protocol",
     "ThresholdRule": "wsikit.voting.parameters",
     "TissueMask": "wsikit.tissue.mask",
@@ -94,7 +97,7 @@ if TYPE_CHECKING:
     from wsikit.captions.base import Caption, Captioner
     from wsikit.captions.registry import CaptionerOptions
     from wsikit.encoders.listing import EncoderEntry, list_encoders
-    from wsikit.encoders.protocol import EncoderInfo, PatchEncoder, TextImageEncoder
+    from wsikit.encoders.protocol import EncoderInfo, PatchEncoder, StoredInput, TextImageEncoder
     from wsikit.encoders.registry import describe_encoder, load_encoder
     from wsikit.encoders.slide_protocol import SlideEncoder
     from wsikit.errors import RequestError, WsikitError
@@ -128,6 +131,8 @@ if TYPE_CHECKING:
     from wsikit.tiling.tile import tile
     from wsikit.tissue.mask import TissueMask, tissue_mask
     from wsikit.tissue.parameters import TissueParameters
+    from wsikit.voting.intervals import ShareInterval
+    from wsikit.voting.learned import LearnedVote
     from wsikit.voting.parameters import ThresholdRule, VoteParameters
     from wsikit.voting.result import Areas, Interval, RuleOutcome, SecondSubtype, SlideResult
 

@@ -114,7 +114,7 @@ def test_real_glass_is_not_fat_and_real_fat_is(skin, data_dir):
 
 
 def _ring(stain, core, aspect):
-    """Ten nuclei, of minor over major axis `aspect`, the major one radial, around a core of radial stripes of a stain."""
+    """Ten nuclei of minor over major axis `aspect`, the major one radial, around a core of radial stripes."""
     y, x = (np.mgrid[:224, :224] + 0.5) * 0.5 - 56
     radius, turn = np.hypot(y, x), np.arctan2(y, x)
     stains = {"haematoxylin": np.zeros((224, 224)), "eosin": np.full((224, 224), 0.4)}

@@ -30,7 +30,7 @@ def are_nuclei(nuclei: Nuclei) -> bool:
 
 
 def leave_out_unsure(facts: dict[str, float]) -> None:
-    """Remove facts that are not absent and cannot be told from their rivals; in place.
+    """Remove facts that are not absent and cannot be distinguished from their rivals; in place.
 
     Examples
     --------

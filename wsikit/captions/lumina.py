@@ -4,7 +4,7 @@ A fat cell is a large rounded space, separated from the next one by a thin wall.
 tissue. All other blank area remains blank: glass, tears, clefts.
 
 Glass that the patch's edge cuts off has the size of a fat cell, and shreds of tissue in it look like thin walls. It is
-told apart by its long straight cut, by its ragged outline, and because beyond a shred there is no other rounded space.
+recognised by its long straight cut, by its ragged outline, and because beyond a shred there is no other rounded space.
 """
 
 from __future__ import annotations

@@ -117,7 +117,8 @@ def _class_ece(
         place = group * BINS + np.minimum((column * BINS).astype(np.int64), BINS - 1)
         gap = np.bincount(place, column - (truth == index), n_groups * BINS).reshape(n_groups, BINS)
         gaps += np.abs(weights @ gap).sum(axis=1) / patches
-    return gaps / probs.shape[1]
+    error: npt.NDArray[np.float64] = gaps / probs.shape[1]
+    return error
 
 
 def _values(drawn: dict[str, npt.NDArray[np.float64]]) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def _calibrated(
         neighbours=fitted.neighbours if knn else None,
         metric=config.head.metric if isinstance(config.head, KnnSettings) else None,
         prior=prevalence(training.patches.labels, len(config.codes)),
-        balanced=not knn and config.head.class_weights == "balanced",
+        balanced=getattr(config.head, "class_weights", None) == "balanced",
     )
     plain = HeadModel(about, fitted.arrays)
     temperature = fit_temperature(validation.patches.labels, _softmax_of(plain, validation))
