@@ -38,6 +38,7 @@ _HOME = {
     "PhantomTruth": "wsikit.phantom.truth",
     "PlannedSlide": "wsikit.batch.plan",
     "PlannedStage": "wsikit.batch.plan",
+    "PriorShift": "wsikit.voting.prior",
     "Progress": "wsikit.progress",
     "Receipt": "wsikit.store.receipts",
     "RequestError": "wsikit.errors",
@@ -134,6 +135,7 @@ if TYPE_CHECKING:
     from wsikit.voting.intervals import ShareInterval
     from wsikit.voting.learned import LearnedVote
     from wsikit.voting.parameters import ThresholdRule, VoteParameters
+    from wsikit.voting.prior import PriorShift
     from wsikit.voting.result import Areas, Interval, RuleOutcome, SecondSubtype, SlideResult
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import wsikit
+from wsikit.captions import morphometry
 from wsikit.inference.vote import stored_vote
 from wsikit.slides.store import SlideStore
 from wsikit.store.format2_names import COLUMNS, FACTS, VOTE_KEYS, Names
@@ -77,7 +78,8 @@ def test_a_table_opened_by_its_folder_has_the_present_names_too(store: SlideStor
     assert "ood_score" in PatchTable(store.folder / "patches" / GRID).columns()
 
 
-def test_what_is_up_to_date_is_kept_to_the_byte(store: SlideStore) -> None:
+def test_what_is_up_to_date_is_kept_to_the_byte(store: SlideStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(morphometry, "_VERSION", 2)  # that of the store
     before, written = files(store.folder), times(store.folder)
     wsikit.caption(store, grid=GRID)
     wsikit.predict(store, grid=GRID)

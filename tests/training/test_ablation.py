@@ -23,8 +23,11 @@ from wsikit.training.ablation_report import draw, drawn_units, leads_of, summari
 from wsikit.training.ablation_rivals import arm_of
 from wsikit.training.captioner.patients import patient_id
 from wsikit.training.config import read_config
-from wsikit.training.rivals import DEFAULT, mean_of_logits
+from wsikit.training.rivals import DEFAULT, ON_FIELD, mean_of_logits
 from wsikit.training.unimodal import train_image_branch, train_text_branch
+
+RIVALS = set(DEFAULT) - ON_FIELD
+"""No field is measured here."""
 
 ONE_THREAD = os.cpu_count() or 1
 """Workers that leave each one thread: several add up in another order from run to run."""
@@ -107,7 +110,7 @@ def test_figures_are_means_over_the_seeds_of_those_of_sklearn(config, finished):
     assert results["PRMF robust|no captions"].gate == 0
     assert results["concatenation|measured captions"].gate is None
     # baselines; image, text, mean; rivals; arms by captions; fitted on shuffled
-    assert len(results) == 3 + 3 + len(DEFAULT) + 9 + 1
+    assert len(results) == 3 + 3 + len(RIVALS) + 9 + 1
 
 
 def test_an_interrupted_run_computes_only_what_is_missing(config, finished, tmp_path):
@@ -232,9 +235,9 @@ def test_the_command_writes_table_record_and_figure(config, finished, tmp_path, 
     assert len(record["test_sha256"]) == 3
     page = (finished / "results.md").read_text()
     first, second = page.split("## The robust fusion minus each rival")
-    assert first.count("\n| ") == 1 + 16 + len(DEFAULT)
-    assert second.count("\n| ") == 1 + 3 + 3 + len(DEFAULT) + 2
-    assert len(record["robust_minus"]) == 3 + 3 + len(DEFAULT) + 2
+    assert first.count("\n| ") == 1 + 16 + len(RIVALS)
+    assert second.count("\n| ") == 1 + 3 + 3 + len(RIVALS) + 2
+    assert len(record["robust_minus"]) == 3 + 3 + len(RIVALS) + 2
     assert Image.open(finished / "results.png").width > 500
 
 

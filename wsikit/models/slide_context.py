@@ -120,7 +120,7 @@ def columns_per_fact(*, in_slide: bool, in_field: bool) -> int:
     """Numbers per fact, as `number_columns` gives them.
 
     >>> columns_per_fact(in_slide=True, in_field=False)
-    4
+    3
     """
     return 1 + COLUMNS_IN_SLIDE * in_slide + COLUMNS_IN_FIELD * in_field
 

@@ -26,7 +26,7 @@ from wsikit.training.calibration import at_temperature
 from wsikit.training.data import PatchSet
 from wsikit.training.forward import Outputs, outputs_of, softmax
 from wsikit.training.report import report
-from wsikit.training.rivals import ON_FACTS, TITLES, Rivals, mean_of_logits
+from wsikit.training.rivals import ON_FACTS, ON_FIELD, TITLES, Rivals, mean_of_logits
 
 FUSED, IMAGE_ALONE = "fused", "image alone"
 COLOURS = "floor: colour histogram"
@@ -91,7 +91,9 @@ def evaluate_model(
             ways[TITLES["image_and_colours"]] = mean_of_logits(image, ways[COLOURS])
         if facts is not None and np.isfinite(facts[0]).any():
             rivals = Rivals(training, data, len(classes), seed, image=image, facts=facts)
-            ways |= {TITLES[name]: rivals.probs(name) for name in TITLES if name in ON_FACTS}
+            in_field = training.around is not None and data.around is not None
+            on_facts = [name for name in TITLES if name in ON_FACTS and (in_field or name not in ON_FIELD)]
+            ways |= {TITLES[name]: rivals.probs(name) for name in on_facts}
     record = {
         name: {**report(data, probs, classes=classes, n_ordinal=n_ordinal), "gate": gates.get(name)}
         for name, probs in ways.items()

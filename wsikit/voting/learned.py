@@ -167,8 +167,8 @@ def _likeliest(error: Floats, shares: Floats, n_effective: Floats, mass: Floats)
 def relative(shares: Floats, thresholds: Sequence[float]) -> Floats:
     """(…, C) `shares` relative to the thresholds, sum 1: the leading class is the one with the highest.
 
-    >>> relative(np.array([0.7, 0.3]), (0.75, 0.25)).round(3).tolist()
-    [0.438, 0.562]
+    >>> relative(np.array([0.7, 0.3]), (0.75, 0.25)).round(2).tolist()
+    [0.44, 0.56]
     """
     if not len(thresholds):
         return shares
