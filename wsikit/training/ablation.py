@@ -7,12 +7,10 @@ patches of a fold are evaluated once: nothing is selected by them, and every par
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors.torch import load_file, save_file
 from threadpoolctl import threadpool_limits
 
@@ -32,110 +29,62 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf import PRMF
 from wsikit.models.prmf_calibrated import CalibratedPRMF
 from wsikit.store.atomic import write_json
+from wsikit.training.ablation_config import (
+    CONFIG_FILE,
+    FACTS_FILE,
+    NONE,
+    PATCHES_FILE,
+    READER_FILE,
+    SHUFFLED,
+    SPLITS_FILE,
+    AblationConfig,
+    FoldsConfig,
+    Job,
+    jobs,
+    load_patches,
+    untrained,
+)
+from wsikit.training.ablation_pairs import Pair, fit_robust, robust_arm, run_pair, unseen_pairs
 from wsikit.training.ablation_rivals import OWN, add_rivals, lacking
-from wsikit.training.branches import train_branches, with_field_terms, words_of
-from wsikit.training.config import TrainConfig
-from wsikit.training.cross_fit import BranchOutputs, branch_outputs, fit_fusion, fit_surprise
+from wsikit.training.cross_fit import fit_surprise
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.evaluation import baseline_probs
-from wsikit.training.factory import build_model, load_data
-from wsikit.training.forward import Outputs, image_features, outputs_of
-from wsikit.training.fusion_variants import ARMS, ArmSettings, Bank, bank_of, fit_arm, image_stage
+from wsikit.training.factory import load_data
+from wsikit.training.forward import image_features
+from wsikit.training.fusion_variants import ARMS, Bank, bank_of, fit_arm, image_stage
 from wsikit.training.ood import fit_ood_detector
 from wsikit.training.patch_facts import measured_facts, read_facts, save_facts
 from wsikit.training.priors import with_prior
-from wsikit.training.rivals import DEFAULT, ON_FACTS, Rival, Rivals, check_rivals
+from wsikit.training.rivals import ON_FACTS, Rival, Rivals, check_rivals
 from wsikit.training.run_record import patients_of, without_places
-from wsikit.training.settings import FitSettings
-from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split, check_parts, folds, read_splits, write_splits
-from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
+from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split, check_parts, folds, write_splits
+from wsikit.training.text_pretraining import pretrain_text_encoder
 from wsikit.training.texts import with_captions
 from wsikit.training.unimodal import image_probs, train_image_branch, train_text_branch
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "AblationConfig",
+    "FoldsConfig",
+    "Job",
+    "Pair",
+    "jobs",
+    "load_patches",
+    "run_ablation",
+    "run_job",
+    "run_pair",
+    "wanted_rivals",
+]
 
 Facts = npt.NDArray[np.float32]
 
 IMAGE_ONLY, TEXT_ONLY, MEAN = "image only", "text only", "mean of both"
-NONE, SHUFFLED = "no captions", "shuffled captions"
 THROUGHOUT = "PRMF robust, fitted on shuffled"
 FIRST_REVISION = "PRMF robust, first revision"
 """Where the fusion is cross-fitted: the robust mode that mixes projected features, fitted on the training patches."""
 _TEXT_PROBS = "probs of the text branch"
 SECOND_SEED = 500
 """Added to a job's seed for the second image branch: no other job has this seed."""
-PATCHES_FILE, SPLITS_FILE, READER_FILE, CONFIG_FILE = "patches.npz", "splits.json", "reader.safetensors", "config.json"
-FACTS_FILE = "facts.npz"
-
-
-class FoldsConfig(BaseModel):
-    """Settings of the cross-validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    k: int = Field(default=5, ge=3)
-    seed: int = Field(default=0, ge=0)
-    """Seed of the folds, which are the same for all training seeds."""
-    training_seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    block_px: float | None = Field(default=None, gt=0)
-    """Bootstrap unit of the intervals: square blocks of this side, in the source's pixels, instead of whole groups. For
-    data with too few groups."""
-
-
-class AblationConfig(TrainConfig):
-    """The file of `wsikit ablate`: a training configuration (`training` is for the image branch) with more settings."""
-
-    folds: FoldsConfig = FoldsConfig()
-    text_training: FitSettings | None = None
-    """Of the text branch; with cross_fit, that has them."""
-    fusion: ArmSettings
-    rivals: tuple[Rival, ...] = DEFAULT
-    """Rivals and controls that are measured as well; `two_image_seeds` trains a second image branch. More can be added
-    to a finished ablation: only these are then computed."""
-
-    @model_validator(mode="after")
-    def _text_training_once(self) -> AblationConfig:
-        if (self.text_training is None) == (self.cross_fit is None):
-            raise ValueError("give either text_training, or cross_fit with text: the settings of the text branch")
-        return self
-
-    @property
-    def of_text(self) -> FitSettings:
-        """Settings of the text branch."""
-        found = self.text_training if self.cross_fit is None else self.cross_fit.text
-        assert found is not None
-        return found
-
-
-@dataclass(frozen=True)
-class Job:
-    """One fold under one seed."""
-
-    seed: int
-    fold: int
-
-    @property
-    def file(self) -> str:
-        """File of its predictions."""
-        return f"predictions/seed{self.seed}_fold{self.fold}.npz"
-
-    @property
-    def branches(self) -> str:
-        """File of its trained branches."""
-        return f"branches/seed{self.seed}_fold{self.fold}.safetensors"
-
-    @property
-    def rivals(self) -> str:
-        """File of its rivals' predictions."""
-        return f"rivals/seed{self.seed}_fold{self.fold}.npz"
-
-
-def jobs(config: AblationConfig) -> Iterator[Job]:
-    """All jobs of an ablation."""
-    for seed in config.folds.training_seeds:
-        for fold in range(config.folds.k):
-            yield Job(seed, fold)
 
 
 def run_ablation(
@@ -174,90 +123,6 @@ def run_ablation(
             raise
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Branches that have seen neither of two folds: for the fusion of one they predict the other."""
-
-    seed: int
-    first: int
-    second: int
-
-    @property
-    def file(self) -> str:
-        """File of what they say about both folds."""
-        return f"unseen/seed{self.seed}_folds{self.first}_{self.second}.npz"
-
-
-def unseen_pairs(config: AblationConfig, out: Path, missing: Sequence[Job]) -> list[Pair]:
-    """The pairs that the missing jobs need and that are not there yet; none without a cross-fitted fusion."""
-    if config.cross_fit is None:
-        return []
-    found = {
-        Pair(job.seed, min(job.fold, other), max(job.fold, other))
-        for job in missing
-        if not (out / job.file).is_file()
-        for other in range(config.folds.k)
-        if other != job.fold
-    }
-    return sorted((one for one in found if not (out / one.file).is_file()), key=lambda one: one.file)
-
-
-def run_pair(config: AblationConfig, out: Path, pair: Pair, threads: int) -> str:
-    """Train both branches on all folds but two, and write what they say about these."""
-    torch.set_num_threads(threads)
-    data, splits = load_patches(out)
-    held = np.sort(np.concatenate([splits[fold][TEST] for fold in (pair.first, pair.second)]))
-    seed = 1000 * pair.seed + 10 * (pair.first + 1) + pair.second + 100
-    model = _trained(config, out, data.select(np.setdiff1d(np.arange(len(data)), held)), seed)
-    arrays: dict[str, Any] = branch_outputs(model, data.select(held)).arrays()
-    staging = (out / pair.file).with_suffix(".partial")
-    with open(staging, "wb") as file:
-        np.savez(file, rows=held, **arrays)
-    os.replace(staging, out / pair.file)
-    return f"seed {pair.seed}, without folds {pair.first} and {pair.second}"
-
-
-def _trained(config: AblationConfig, out: Path, training: PatchSet, seed: int) -> MMLNB:
-    """A model whose branches were trained, each by itself."""
-    model = _untrained(config, seed=seed)
-    if config.reading is not None:
-        model.text.load_state_dict(load_file(out / READER_FILE))
-    train_branches(model, training, config.training, config.of_text, seed=seed)
-    return model
-
-
-def _fit_robust(
-    config: AblationConfig, out: Path, job: Job, model: MMLNB, training: PatchSet, rows: npt.NDArray[np.int64]
-) -> None:
-    """Fit the fusion of a fold's model, in place, on what branches that have not seen the other folds say."""
-    assert config.cross_fit is not None
-    fold = np.empty(len(training), dtype=np.int64)
-    parts, places = [], []
-    for other in (one for one in range(config.folds.k) if one != job.fold):
-        pair = Pair(job.seed, min(job.fold, other), max(job.fold, other))
-        with np.load(out / pair.file, allow_pickle=False) as found:
-            of_fold = np.isin(found["rows"], rows)
-            here = np.searchsorted(rows, found["rows"][of_fold])
-            names = BranchOutputs.__dataclass_fields__
-            parts.append(BranchOutputs(**{name: found[name][of_fold] for name in names}))
-        fold[here] = other
-        places.append(here)
-    outputs = BranchOutputs.joined(parts).select(np.argsort(np.concatenate(places)))
-    assert isinstance(model.fusion, CalibratedPRMF)
-    weight = class_weights(training.labels, len(config.codes))
-    fitted = fit_fusion(
-        model.fusion, outputs, training, fold, weight=weight, field_um=config.cross_fit.field_um, seed=job.seed
-    )
-    model.config = with_field_terms(model, fitted)
-    logger.info("seed %d, fold %d: %s", job.seed, job.fold, words_of(fitted))
-
-
-def load_patches(out: Path) -> tuple[PatchSet, list[Split]]:
-    """Patches and folds of the ablation in `out`."""
-    data = PatchSet.load(out / PATCHES_FILE)
-    return data, read_splits(out / SPLITS_FILE, data)
-
-
 def _keep_configuration(config: AblationConfig, out: Path) -> None:
     # the data's hashes are in splits.json; split and stages are used by `wsikit train` only; rivals may be added
     record = config.model_dump(mode="json", exclude={"data", "split", "stages", "rivals"})
@@ -281,7 +146,7 @@ def _prepare(config: AblationConfig, out: Path, notify: Callable[[str], None]) -
     if ON_FACTS & set(config.rivals) and not (out / FACTS_FILE).is_file():
         _prepare_facts(config, out, notify)
     if config.reading is not None and not (out / READER_FILE).is_file():
-        model = _untrained(config, seed=0)
+        model = untrained(config, seed=0)
         share = pretrain_text_encoder(
             model.text,
             model.tokenizer,
@@ -336,14 +201,6 @@ def two_parts(config: AblationConfig, data: PatchSet) -> list[Split]:
     return found
 
 
-def _untrained(config: AblationConfig, *, seed: int) -> MMLNB:
-    """The untrained model, with the vocabulary of the measuring captioner at this scale."""
-    assert config.data.mpp is not None
-    words, _, _ = drawn_captions(VOCABULARY_FROM, mpp=config.data.mpp, seed=0, in_slide=config.captions.in_slide)
-    training = config.training.model_copy(update={"seed": seed})
-    return build_model(config.model_copy(update={"training": training}), words, mpp=config.data.mpp)
-
-
 def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
     """Train branches and arms of one fold and seed; write the predictions of its test patches to the job's file."""
     torch.set_num_threads(threads)
@@ -365,8 +222,8 @@ def run_job(config: AblationConfig, out: Path, job: Job, threads: int) -> str:
 
     of_arms, gates, robust = _run_arms(config, model, training, test, weight, seed)
     if config.cross_fit is not None:
-        _fit_robust(config, out, job, model, training, parts[TRAIN])
-        added = _robust_arm(model, test, seed)
+        fit_robust(config, out, job, model, training, parts[TRAIN])
+        added = robust_arm(model, test, seed)
         of_arms |= {name: output.probs for name, output in added.items()}
         gates |= {name: output.gate for name, output in added.items()}
         robust = model.fusion
@@ -397,7 +254,7 @@ def _rivals(
 
     def second_image() -> npt.NDArray[np.float64]:
         other = seed + SECOND_SEED
-        second = _untrained(config, seed=other)
+        second = untrained(config, seed=other)
         train_image_branch(second, training, config.training.model_copy(update={"seed": other}))
         return image_probs(second, test)
 
@@ -424,7 +281,7 @@ def _branches(
 ) -> tuple[MMLNB, dict[str, npt.NDArray[Any]]]:
     """The model with both branches trained, and their predictions on the test patches; saved for further arms."""
     seed = 1000 * job.seed + job.fold
-    model = _untrained(config, seed=seed)
+    model = untrained(config, seed=seed)
     path = out / job.branches
     if not path.is_file():
         if config.reading is not None:
@@ -475,13 +332,6 @@ def _run_arms(
     robust = fitted["PRMF robust"].fusion
     assert isinstance(robust, PRMF)
     return probs, gates, robust
-
-
-def _robust_arm(model: MMLNB, test: PatchSet, seed: int) -> dict[str, Outputs]:
-    """The cross-fitted fusion on the test patches with their own, without, and with shuffled captions."""
-    order = np.random.default_rng(seed).permutation(len(test))
-    ways = {OWN: test, NONE: test.with_captions([""] * len(test)), SHUFFLED: test.captioned_as(order)}
-    return {f"PRMF robust|{way}": outputs_of(model, data) for way, data in ways.items()}
 
 
 def _write_predictions(

@@ -18,19 +18,8 @@ import numpy.typing as npt
 
 from wsikit.errors import RequestError
 from wsikit.store.atomic import write_json
-from wsikit.training.ablation import (
-    IMAGE_ONLY,
-    MEAN,
-    NONE,
-    SHUFFLED,
-    SPLITS_FILE,
-    TEXT_ONLY,
-    THROUGHOUT,
-    AblationConfig,
-    jobs,
-    load_patches,
-    wanted_rivals,
-)
+from wsikit.training.ablation import IMAGE_ONLY, MEAN, TEXT_ONLY, THROUGHOUT, wanted_rivals
+from wsikit.training.ablation_config import NONE, SHUFFLED, SPLITS_FILE, AblationConfig, jobs, load_patches
 from wsikit.training.ablation_rivals import OWN, arm_of
 from wsikit.training.ablation_tables import ArmResult, Interval, Lead, figure, lead_table, table
 from wsikit.training.bootstrap import Sample, draw_groups, quantiles
