@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import click
 from rich.console import Console
 
 PIPE_WIDTH = 10_000
@@ -22,3 +25,16 @@ def make_console(*, stderr: bool = False) -> Console:
     """A console on standard output (or standard error)."""
     console = Console(stderr=stderr, highlight=False)
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+
+
+def encoded_in_tenths() -> Callable[[int, int], None]:
+    """A function that reports every tenth of the images that an encoder has done."""
+    before = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal before
+        if before * 10 // total != done * 10 // total:
+            click.echo(f"features: {done} of {total}", err=True)
+        before = done
+
+    return report

@@ -188,7 +188,7 @@ def _show(metrics: dict[str, Any], as_json: bool) -> int:
 def _evaluate_head(model: str, settings: HeadTrainConfig, out: Path, chosen: dict[str, Any], as_json: bool) -> int:
     from pathlib import Path
 
-    from wsikit.cli.train import encoded_in_tenths
+    from wsikit.cli.console import encoded_in_tenths
     from wsikit.models.registry import load_patch_model
     from wsikit.training.heads.run import HeadCallbacks, run_head_evaluation
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +134,7 @@ def _train_mmlnb(settings: TrainConfig, out: Path, resume: bool, device: str, th
 def _train_head(settings: HeadTrainConfig, out: Path, resume: bool, device: str, threads: int | None) -> dict[str, Any]:
     from threadpoolctl import threadpool_limits
 
+    from wsikit.cli.console import encoded_in_tenths
     from wsikit.training.heads.run import HeadCallbacks, run_head_training
 
     with threadpool_limits(threads):
@@ -169,19 +169,6 @@ def _train_afloc(settings: AflocTrainConfig, out: Path, resume: bool, device: st
         click.echo(f"{term:40s} AUROC {figures['auroc']:.3f}")
     click.echo(f"{out}/model: use it with  wsikit localize STORE TEXT --encoder {out}/model")
     return 0
-
-
-def encoded_in_tenths() -> Callable[[int, int], None]:
-    """A function that reports every tenth of the images that an encoder has done."""
-    before = 0
-
-    def report(done: int, total: int) -> None:
-        nonlocal before
-        if before * 10 // total != done * 10 // total:
-            click.echo(f"features: {done} of {total}", err=True)
-        before = done
-
-    return report
 
 
 def _say(text: str) -> None:
