@@ -7,9 +7,13 @@ One training per fold (pipelines/configs/afloc_idc.yaml, afloc_her2st.yaml); eve
 about with the model of the fold in which it is neither trained on nor used to choose the epoch. Prompts, competitors
 and phrases are in pipelines/configs/breast_words.yaml and in the configurations; they were fixed beforehand.
 
-Thresholds: 0.5; Otsu's on the map itself; Otsu's on the maps of the training patients (these three without labels); and
-one chosen on labels of the fold's validation patients. Floors: the measured fact behind the captions; a logistic
-regression on colour histograms with labels of the training patients; random numbers; all positive.
+Thresholds without labels: 0.5; Otsu's on the map itself; Otsu's on the maps of the training patients; and that of two
+normal distributions fitted to the log odds of the training patients' patches, which is the calibration that was fixed
+beforehand. With labels: one chosen on the fold's validation patients. Floors: the measured fact behind the captions; a
+logistic regression on colour histograms with labels of the training patients; random numbers; all positive.
+
+Pooled over the folds, and fold by fold; "validation" says what each threshold without labels gives on the validation
+patients of the folds, from which a choice between them can be made without the patients tested.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from wsikit.training.afloc.evaluation import (
     MapWithTruth,
     best_threshold,
     evaluate_maps,
+    mixture_threshold,
     otsu_threshold,
     points_inside,
     signed_cnr,
@@ -43,6 +48,9 @@ LEAST = 20
 """Patches of a patient of the cohort."""
 DRAWS = 500
 """Of the bootstrap."""
+LOG_ODDS = "log odds"
+OTSU, MIXTURE = "Otsu, training patients", "mixture, training patients"
+LABELS = "labels of validation patients"
 
 Floats = npt.NDArray[np.float64]
 
@@ -79,6 +87,8 @@ class Fold:
 
     values: dict[str, Floats]
     parts: dict[str, npt.NDArray[np.int64]]
+    log_odds: Floats
+    """Of the words against all that competes, (N,): their map before the sigmoid, which leaves no room near 0 and 1."""
 
 
 def main() -> int:
@@ -122,7 +132,7 @@ def measure(data: Data, images: str, out: Path, seed: int, only: Sequence[int] |
     tested = [part["test"]["sha256"] for part in splits["folds"]]
     record: dict[str, Any] = {
         "data": data.config, "seed": seed, "folds": order,
-        "data_sha256": splits["data_sha256"], "test_parts_sha256": tested, "ranking": [], "rows": [],
+        "data_sha256": splits["data_sha256"], "test_parts_sha256": tested, "ranking": [], "rows": [], "validation": [],
     }  # fmt: skip
     cells = np.floor(np.asarray(patches.coords) / data.cell + 0.5).astype(np.int64)
     of = {name: np.flatnonzero((patches.groups == name) & known) for name in np.unique(patches.groups)}
@@ -132,29 +142,37 @@ def measure(data: Data, images: str, out: Path, seed: int, only: Sequence[int] |
     of = {name: rows for name, rows in of.items() if fold_at[rows[0]] >= 0}
     slide_fold = {name: int(fold_at[rows[0]]) for name, rows in of.items()}
     others = [name for name, rows in of.items() if len(rows) >= LEAST and name != data.shown]
+    cohorts = {"cohort": others} | {
+        f"fold {fold}": [name for name in others if slide_fold[name] == number] for number, fold in enumerate(order)
+    }
     drawn = {}
     for way in folds[0].values:
         maps = {
             name: map_of(name, folds[slide_fold[name]].values[way], cells, truth, rows) for name, rows in of.items()
         }
-        drawn[way] = maps[data.shown]
-        ranking = {data.shown: ranks_of_one(maps[data.shown]), "cohort": ranks_of_many([maps[name] for name in others])}
+        ranking = {name: ranks_of_many([maps[one] for one in some]) for name, some in cohorts.items()}
+        if data.shown in maps:
+            drawn[way] = maps[data.shown]
+            ranking = {data.shown: ranks_of_one(maps[data.shown])} | ranking
         record["ranking"].append({"way": way, **ranking})
         show(way, "ranking", ranking)
-        for threshold, limits in thresholds(way, folds, maps, slide_fold, of, truth, known).items():
-            row = {
-                data.shown: {"threshold": limits[data.shown], **dice_of(squares_of(maps[data.shown]), limits)},
-                "cohort": dice_of([maps[name] for name in others], limits),
-            }
+        chosen = [thresholds(way, fold, truth, known) for fold in folds]
+        own = {name: otsu_threshold(one.cells()[0]) for name, one in maps.items()}
+        for threshold in ("Otsu, this slide", *chosen[0]):
+            limits = own if threshold not in chosen[0] else {name: chosen[slide_fold[name]][threshold] for name in of}
+            row = {name: dice_of([maps[one] for one in some], limits) for name, some in cohorts.items()}
+            if data.shown in maps:
+                one = dice_of(squares_of(maps[data.shown]), limits)
+                row = {data.shown: {"threshold": limits[data.shown], **one}} | row
             record["rows"].append({"way": way, "threshold": threshold, **row})
             show(way, threshold, row)
-    positive = float(maps[data.shown].cells()[1].mean())
-    record["all positive"] = {
-        data.shown: 2 * positive / (1 + positive),
-        "cohort": dice_of([maps[name] for name in others], dict.fromkeys(of, -np.inf)),
-    }
-    record["patches"] = {name: len(of[name]) for name in (data.shown, *others)}
-    draw(drawn, out / f"map-{data.shown}.png")
+        record["validation"] += validated(way, folds, chosen, patches.groups, truth, known, data.shown)
+    everything = dict.fromkeys(of, -np.inf)
+    record["all positive"] = {name: dice_of([maps[one] for one in some], everything) for name, some in cohorts.items()}
+    if drawn:
+        record["all positive"][data.shown] = dice_of(squares_of(maps[data.shown]), everything)
+        draw(drawn, out / f"map-{data.shown}.png")
+    record["patches"] = {name: len(of[name]) for name in others}
     return record
 
 
@@ -169,10 +187,12 @@ def fold_of(
     known: npt.NDArray[np.bool_],
 ) -> Fold:
     """The model of a fold, trained if it is not there, and what it and the floors give for all patches."""
+    from scipy.special import expit
+
     from wsikit.encoders.prompts import plan_queries, read_concepts
     from wsikit.models.afloc_encoder import load_afloc_encoder
     from wsikit.models.text_encoders import places_of
-    from wsikit.models.text_scores import probabilities, similarities
+    from wsikit.models.text_scores import log_odds, similarities
     from wsikit.training.afloc.run import AflocCallbacks, run_afloc_training
     from wsikit.training.baselines import colour_histogram, fit_on_histograms
     from wsikit.training.splits import read_splits
@@ -180,7 +200,8 @@ def fold_of(
     kept = folder / "values.npz"
     if kept.exists():
         with np.load(kept) as found:
-            return Fold(dict(found), read_splits(folder / "splits.json", patches)[fold])
+            values = dict(found)
+        return Fold(values, read_splits(folder / "splits.json", patches)[fold], values.pop(LOG_ODDS))
     if not (folder / "model").exists():
         split = config.split.model_copy(update={"fold": fold})
         say(f"fold {fold}")
@@ -193,17 +214,18 @@ def fold_of(
     (query,) = plan_queries([data.concept], concepts=read_concepts(WORDS))
     places = places_of(encoder, [query.concept, *query.competitors])
     scores = similarities(encoder.encode_shared(patches.images).astype(np.float16), places)
+    odds = log_odds(scores, encoder.logit_scale)[:, 0]
     histograms = colour_histogram(patches.images)
     rows = parts["train"][known[parts["train"]]]
     supervised = fit_on_histograms(histograms[rows], truth[rows].astype(np.int64))
     values = {
-        f"words: {query.concept.title}": np.asarray(probabilities(scores, encoder.logit_scale)[:, 0], np.float64),
+        f"words: {query.concept.title}": expit(odds),
         f"fact: {data.fact}": facts,
         "labels: colour histogram": np.asarray(supervised.predict_proba(histograms)[:, 1], np.float64),
         "random": np.random.default_rng(fold).random(len(patches)),
     }
-    np.savez(kept, **values)  # type: ignore[arg-type]
-    return Fold(values, parts)
+    np.savez(kept, **values, **{LOG_ODDS: odds})  # type: ignore[arg-type]
+    return Fold(values, parts, odds)
 
 
 def patches_of(config: Any) -> Any:
@@ -245,28 +267,52 @@ def map_of(
     return MapWithTruth(name, grid, mask, bool(truth[rows].any()))
 
 
-def thresholds(
+def thresholds(way: str, fold: Fold, truth: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Name of a choice to the threshold of a fold; all but the last are chosen without labels."""
+    values, train = fold.values[way], fold.parts["train"]
+    rows = fold.parts["validation"][known[fold.parts["validation"]]]
+    found = {
+        OTSU: otsu_threshold(values[train]),
+        MIXTURE: mixture_of(way, values[train], fold.log_odds[train]),
+        LABELS: best_threshold([MapWithTruth("validation", values[rows][None], truth[rows][None])]),
+    }
+    return found if way.startswith("fact") else {"0.5": 0.5} | found
+
+
+def mixture_of(way: str, values: Floats, odds: Floats) -> float:
+    """Threshold of a mixture: of probabilities by their log odds, of facts as they are."""
+    from scipy.special import expit, logit
+
+    if way.startswith("words"):
+        return float(expit(mixture_threshold(odds)))
+    return float(expit(mixture_threshold(logit(values)))) if way.startswith("labels") else mixture_threshold(values)
+
+
+def validated(
     way: str,
     folds: Sequence[Fold],
-    maps: dict[str, MapWithTruth],
-    fold_of_slide: dict[str, int],
-    rows_of: dict[str, npt.NDArray[np.int64]],
+    chosen: Sequence[dict[str, float]],
+    groups: npt.NDArray[np.str_],
     truth: npt.NDArray[np.bool_],
     known: npt.NDArray[np.bool_],
-) -> dict[str, dict[str, float]]:
-    """Name of a choice to the threshold of each slide."""
-    unlabelled, labelled = [], []
-    for fold in folds:
-        values = fold.values[way]
-        unlabelled.append(otsu_threshold(values[fold.parts["train"]]))
-        rows = fold.parts["validation"][known[fold.parts["validation"]]]
-        labelled.append(best_threshold([MapWithTruth("validation", values[rows][None], truth[rows][None])]))
-    found = {
-        "Otsu, this slide": {name: otsu_threshold(one.cells()[0]) for name, one in maps.items()},
-        "Otsu, training patients": {name: unlabelled[fold_of_slide[name]] for name in rows_of},
-        "labels of validation patients": {name: labelled[fold_of_slide[name]] for name in rows_of},
-    }
-    return found if way.startswith("fact") else {"0.5": dict.fromkeys(rows_of, 0.5)} | found
+    shown: str,
+) -> list[dict[str, Any]]:
+    """Dice of the thresholds without labels on the validation patients of all folds, without `shown`."""
+    found = []
+    for threshold in [name for name in chosen[0] if name != LABELS]:
+        maps, limits = [], {}
+        for number, (fold, of_fold) in enumerate(zip(folds, chosen, strict=True)):
+            rows = fold.parts["validation"]
+            rows = rows[known[rows] & (groups[rows] != shown)]
+            for group in np.unique(groups[rows]):
+                own = rows[groups[rows] == group]
+                name = f"{number}:{group}"
+                maps.append(MapWithTruth(name, fold.values[way][own][None], truth[own][None]))
+                limits[name] = of_fold[threshold]
+        row = {"way": way, "threshold": threshold, **dice_of(maps, limits)}
+        show(way, threshold, {"validation": {name: row[name] for name in ("dice", "iou", "marked")}})
+        found.append(row)
+    return found
 
 
 def squares_of(one: MapWithTruth) -> list[MapWithTruth]:
@@ -305,7 +351,7 @@ def ranks_of_many(maps: Sequence[MapWithTruth]) -> dict[str, Any]:
 
 
 def dice_of(maps: Sequence[MapWithTruth], limits: dict[str, float]) -> dict[str, Any]:
-    """Dice over all cells, and number of cells that are marked; thresholds may differ between slides."""
+    """Dice and IoU over all cells, and number of cells that are marked; thresholds may differ between slides."""
     if not maps:
         return {}
     counts = []
@@ -319,7 +365,9 @@ def dice_of(maps: Sequence[MapWithTruth], limits: dict[str, float]) -> dict[str,
         return float(2 * sums[0] / (sums[1] + sums[2])) if sums[1] + sums[2] else float("nan")
 
     drawn = [dice(table[rows].sum(axis=0)) for rows in draws_of(len(table))]
-    return {"dice": interval(dice(table.sum(axis=0)), drawn), "marked": int(table[:, 1].sum())}
+    of_dice = interval(dice(table.sum(axis=0)), drawn)
+    iou = {name: value / (2 - value) for name, value in of_dice.items()}  # rises with Dice, so its quantiles follow
+    return {"dice": of_dice, "iou": iou, "marked": int(table[:, 1].sum())}
 
 
 def draws_of(n: int) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wsikit.errors import ModelError, RequestError
-from wsikit.models.text_scores import concept_places, probabilities, similarities
+from wsikit.models.text_scores import concept_places, log_odds, probabilities, similarities
 
 
 def test_a_place_is_the_normalised_mean_of_the_normalised_prompts_in_any_order() -> None:
@@ -51,3 +51,12 @@ def test_features_of_another_space_are_refused() -> None:
         similarities(np.zeros((2, 3)), np.ones((1, 4)))
     with pytest.raises(RequestError, match="cosine"):
         similarities(np.zeros((2, 3)), np.ones((1, 3)), similarity="euclid")
+
+
+def test_log_odds_are_those_of_the_probabilities_and_tell_saturated_ones_apart() -> None:
+    scores = np.random.default_rng(0).normal(size=(5, 3))
+    p = probabilities(scores, 2.0)
+    np.testing.assert_allclose(log_odds(scores, 2.0), np.log(p / (1 - p)))
+    sure = [[0.9, 0.1, -1.0], [0.8, 0.1, -1.0]]
+    assert len(set(probabilities(sure, 100.0)[:, 0])) == 1
+    np.testing.assert_allclose(log_odds(sure, 100.0)[:, 0], [80, 70])

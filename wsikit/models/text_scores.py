@@ -78,6 +78,22 @@ def probabilities(scores: npt.ArrayLike, logit_scale: float) -> Floats:
     return np.where(missing, np.nan, powers / powers.sum(axis=-1, keepdims=True))
 
 
+def log_odds(scores: npt.ArrayLike, logit_scale: float) -> Floats:
+    """Log odds of each concept against all others (last axis) at `logit_scale`: `probabilities` before the sigmoid.
+    They tell patches apart whose probabilities are all 1 or 0 in floating point. A row with a NaN stays NaN.
+
+    >>> log_odds([[0.9, 0.1], [0.5, 0.5]], 100.0).round(6).tolist()
+    [[80.0, -80.0], [0.0, 0.0]]
+    """
+    if not (np.isfinite(logit_scale) and logit_scale > 0):
+        raise RequestError(f"scale of the logits {logit_scale}: expected a positive number")
+    logits = np.asarray(scores, dtype=np.float64) * logit_scale
+    found = [
+        logits[..., k] - np.logaddexp.reduce(np.delete(logits, k, axis=-1), axis=-1) for k in range(logits.shape[-1])
+    ]
+    return np.stack(found, axis=-1)
+
+
 def _unit(vectors: npt.ArrayLike, what: str) -> Floats:
     found = np.asarray(vectors, dtype=np.float64)
     length = np.linalg.norm(found, axis=-1, keepdims=True)
