@@ -1,6 +1,6 @@
 """Features of patches: share of the model's own speed that is reached, against other loops, and memory.
 
-    python benchmarks/features.py SLIDE [--pairs 3] [--patches 96] [--json FILE] [--only share,loops,memory]
+    python benchmarks/features.py SLIDE [--pairs 3] [--patches 96] [--json FILE] [--only share,loops,peers,memory]
 
 One run, the same random weights and the same patches for all. Processor seconds of the process with its children, and
 wall seconds, of alternating turns; medians.
@@ -11,6 +11,9 @@ loops    Slide file to features file with a ResNet-18: wsikit (the slide is tile
          of other tools: OpenSlide `read_region` of each patch in a torch `DataLoader` with worker processes, to tensor,
          normalise, model, HDF5. It is written here after that pattern, and is no tool's own code. The same patches.
          Both in float32, and wsikit as it comes too (bfloat16 where the processor has units for it).
+peers    The same against the own feature extraction of LazySlide and TIAToolbox, each in an environment of its own:
+         --peer-python lazyslide=PATH --peer-python tiatoolbox=PATH, the Python in which it is installed. Places are
+         given to them (features_peers.py), so finding tissue is part of wsikit's time only.
 memory   Peak memory with few and with eight times as many patches, of a process of its own each (Linux).
 """
 
@@ -19,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -31,27 +33,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from features_peers import Peer, processor_s
 
 AIMS = {"share": 0.95, "loops": 1.5}
 SHARE_MODELS = ("vit_small_patch16_224", "resnet50")
 LOOP_MODEL = "resnet18"
 
 
-def processor_s() -> float:
-    """Processor seconds of this process and of its children that have ended."""
-    own, children = (resource.getrusage(of) for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-def turns(ways: dict[str, Callable[[], Any]], pairs: int) -> dict[str, dict[str, float]]:
-    """Medians of each way, in alternating turns after one that is not counted."""
+def turns(ways: dict[str, Callable[[], tuple[float, float] | None]], pairs: int) -> dict[str, dict[str, float]]:
+    """Medians of each way, in alternating turns after one that is not counted. A way that runs in another process
+    returns its wall and processor seconds."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(pairs + 1):
         for name in list(ways) if turn % 2 else list(ways)[::-1]:
             begun, before = time.perf_counter(), processor_s()
-            ways[name]()
+            found = ways[name]() or (time.perf_counter() - begun, processor_s() - before)
             if turn:
-                taken[name].append((time.perf_counter() - begun, processor_s() - before))
+                taken[name].append(found)
     return {
         name: {
             "wall_s": round(statistics.median(wall for wall, _ in of), 3),
@@ -62,13 +60,13 @@ def turns(ways: dict[str, Callable[[], Any]], pairs: int) -> dict[str, dict[str,
     }
 
 
-def small_store(slide: str, folder: Path, patches: int) -> Any:
+def small_store(slide: str, folder: Path, patches: int, mpp: float = 0.5) -> Any:
     """A store of the slide whose table has the first `patches` patches of those with tissue."""
     import wsikit
     from wsikit.store.receipts import Receipt
     from wsikit.store.table import PatchTable
 
-    store = wsikit.tile(slide, folder / "slide.zarr")
+    store = wsikit.tile(slide, folder / "slide.zarr", mpp=mpp)
     table = store.patches()
     first = table.coords[:patches]
     PatchTable.create(table.folder, table.grid, first, Receipt("patches", 1, {"first": patches}))
@@ -209,6 +207,64 @@ def loops(slide: str, folder: Path, pairs: int, patches: int) -> dict[str, Any]:
     }
 
 
+def peers(slide: str, folder: Path, pairs: int, patches: int, pythons: dict[str, str]) -> dict[str, Any]:
+    """Slide file to features file, wsikit and each peer in turns: seconds per patch, as one peer lays its own grid."""
+    import torch
+
+    import wsikit
+    from wsikit.encoders.lazy import LazyEncoder
+    from wsikit.encoders.registry import load_encoder
+
+    with wsikit.open_slide(slide) as opened:
+        mpp = max(opened.mpp)  # peers refuse to enlarge
+    store = small_store(slide, folder, patches, mpp)
+    table = store.patches()
+    grid, coords = table.grid, table.coords
+    encoder = load_encoder(f"random:{LOOP_MODEL}", device="cpu")
+    lazy = LazyEncoder.of(encoder)
+    np.save(folder / "coords.npy", coords)
+    torch.save(encoder.module.body.state_dict(), folder / "weights.pt")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    job = {
+        "slide": str(Path(slide).resolve()), "mpp": store.mpp[0], "coords": str(folder / "coords.npy"),
+        "read_px": round(grid.side[0]), "patch_px": grid.patch_px, "weights": str(folder / "weights.pt"),
+        "workers": cores, "batch": 32,
+    }  # fmt: skip
+
+    def by_wsikit(precision: str) -> Callable[[], None]:
+        def call() -> None:
+            shutil.rmtree(folder / "again", ignore_errors=True)
+            made = small_store(slide, folder / "again", patches, mpp)
+            wsikit.features(made, encoder=lazy, engine="torch", precision=precision, dtype="float32")
+
+        return call
+
+    found: dict[str, Any] = {"patches": len(coords), "workers": cores, "load": os.getloadavg()[0]}
+    for name, python in pythons.items():
+        peer = Peer(name, python, job, folder / name)
+        taken = turns({name: peer, "wsikit, float32": by_wsikit("float32"), "wsikit, auto": by_wsikit("auto")}, pairs)
+        peer.close()
+        from wsikit.slides.store import SlideStore
+
+        with SlideStore(folder / "again" / "slide.zarr") as again:
+            ours = again.patches().read(encoder.info.column)
+        theirs, scale = np.load(peer.features), len(coords) / peer.patches
+        found[name] = {
+            "versions": peer.versions,
+            "patches": peer.patches,
+            **taken,
+            "times as fast": {
+                way: {kind: round(scale * taken[name][kind] / of[kind], 2) for kind in ("wall_s", "cpu_s")}
+                for way, of in taken.items()
+                if way.startswith("wsikit")
+            },
+        }
+        if len(theirs) == len(ours):
+            cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+            found[name]["median cosine of features"] = round(float(np.median(cosine)), 5)
+    return found
+
+
 MEMORY = """
 import sys
 import numpy as np, torch, zarr, wsikit
@@ -247,7 +303,14 @@ def main() -> int:
     options.add_argument("--pairs", type=int, default=3, help="turns that count")
     options.add_argument("--patches", type=int, default=96, help="patches of each turn")
     options.add_argument("--precision", default="float32", help="of the share: float32, bfloat16, auto")
-    options.add_argument("--only", type=lambda text: text.split(","), default=["share", "loops", "memory"])
+    options.add_argument("--only", type=lambda text: text.split(","), default=["share", "loops", "peers", "memory"])
+    options.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="lazyslide or tiatoolbox, and its Python",
+    )
     options.add_argument("--json", type=Path)
     given = options.parse_args()
     result: dict[str, Any] = {"aims": AIMS, "load": os.getloadavg()[0]}
@@ -263,6 +326,10 @@ def main() -> int:
         if "loops" in given.only:
             result["loops"] = loops(given.slide, folder / "loops", given.pairs, 2 * given.patches)
             print(json.dumps({"loops": result["loops"]}), flush=True)
+        if "peers" in given.only and given.peer_python:
+            pythons = dict(one.split("=", 1) for one in given.peer_python)
+            result["peers"] = peers(given.slide, folder / "peers", given.pairs, 2 * given.patches, pythons)
+            print(json.dumps({"peers": result["peers"]}), flush=True)
         if "memory" in given.only:
             result["memory"] = memory(folder)
             print(json.dumps({"memory": result["memory"]}), flush=True)
