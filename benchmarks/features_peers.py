@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+MASK_PX = 16
+"""Level-0 px per pixel of the mask."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -65,8 +67,53 @@ def lazyslide(job: dict[str, Any]) -> Callable[[Path], np.ndarray]:
 
 
 def tiatoolbox(job: dict[str, Any]) -> Callable[[Path], np.ndarray]:
-    """`DeepFeatureExtractor` on a mask of the same number of patches; written by itself as Zarr."""
-    raise NotImplementedError
+    """`DeepFeatureExtractor` with a mask of the given places, which are of its own grid; written by itself as Zarr."""
+    import torch
+    import zarr
+    from tiatoolbox.models.engine.deep_feature_extractor import DeepFeatureExtractor
+    from tiatoolbox.models.models_abc import ModelABC
+    from tiatoolbox.wsicore.wsireader import WSIReader
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    if job["read_px"] != job["patch_px"]:
+        sys.exit("tiatoolbox: give patches at the slide's own pixel size, which its grid is laid in here")
+    transform = Compose([ToTensor(), Normalize(MEAN, STD)])
+
+    class Model(ModelABC):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model_of(job)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.body(x)
+
+        @staticmethod
+        def preproc(image: np.ndarray) -> torch.Tensor:
+            return transform(image)
+
+        @staticmethod
+        def infer_batch(model: torch.nn.Module, batch_data: torch.Tensor, *, device: str) -> list[np.ndarray]:
+            with torch.inference_mode():
+                return [model(batch_data.to(device)).numpy()]
+
+    coords, side = np.load(job["coords"]), job["patch_px"]
+    width, height = WSIReader.open(job["slide"]).slide_dimensions(1.0, "baseline")
+    mask = np.zeros((height // MASK_PX, width // MASK_PX), np.uint8)
+    for x, y in (coords + side // 2) // MASK_PX:
+        mask[y - 1 : y + 2, x - 1 : x + 2] = 1
+    extractor = DeepFeatureExtractor(Model(), batch_size=job["batch"], num_workers=job["workers"], verbose=False)
+
+    def turn(out: Path) -> np.ndarray:
+        written = extractor.run(
+            [job["slide"]], masks=[mask], patch_mode=False,
+            input_resolutions=[{"units": "baseline", "resolution": 1.0}],
+            patch_input_shape=(side, side), stride_shape=(side, side), save_dir=out / "tia", output_type="zarr",
+        )  # fmt: skip
+        found = zarr.open(str(next(iter(written.values()))), mode="r")
+        at = {tuple(place[:2]): row for row, place in enumerate(found["coordinates"][:].tolist())}
+        return np.asarray(found["features"][:])[[at[tuple(place)] for place in coords.tolist()]]
+
+    return turn
 
 
 PEERS = {"lazyslide": lazyslide, "tiatoolbox": tiatoolbox}
@@ -114,10 +161,10 @@ class Peer:
 
 
 def main() -> int:
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
     name, job = sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     turn, out = PEERS[name](job), Path(job["out"])
-    answer = sys.stdout
-    sys.stdout = sys.stderr  # libraries print
     versions = {one: version(one) for one in (name, "torch", "torchvision", "timm")}
     print(json.dumps({"versions": versions}), file=answer, flush=True)
     for _ in sys.stdin:
