@@ -34,11 +34,11 @@ from wsikit.training.afloc.evaluation import (
     MapWithTruth,
     best_threshold,
     evaluate_maps,
-    mixture_threshold,
     otsu_threshold,
     points_inside,
     signed_cnr,
 )
+from wsikit.voting.text_map import mixture_threshold
 
 CONFIGS = Path(__file__).parents[1] / "pipelines" / "configs"
 WORDS = CONFIGS / "breast_words.yaml"
@@ -150,7 +150,10 @@ def measure(data: Data, images: str, out: Path, seed: int, only: Sequence[int] |
         maps = {
             name: map_of(name, folds[slide_fold[name]].values[way], cells, truth, rows) for name, rows in of.items()
         }
-        ranking = {name: ranks_of_many([maps[one] for one in some]) for name, some in cohorts.items()}
+        ranking = {
+            name: ranks_of_many([maps[one] for one in some], draws=DRAWS if name == "cohort" else 0)
+            for name, some in cohorts.items()
+        }
         if data.shown in maps:
             drawn[way] = maps[data.shown]
             ranking = {data.shown: ranks_of_one(maps[data.shown])} | ranking
@@ -297,8 +300,10 @@ def validated(
     known: npt.NDArray[np.bool_],
     shown: str,
 ) -> list[dict[str, Any]]:
-    """Dice of the thresholds without labels on the validation patients of all folds, without `shown`."""
-    found = []
+    """Dice of the thresholds without labels on the validation patients of all folds, without `shown`; and how much more
+    it is than that of the first, paired by patient (of the folds together, a patient may be in two)."""
+    found: list[dict[str, Any]] = []
+    first: Floats | None = None
     for threshold in [name for name in chosen[0] if name != LABELS]:
         maps, limits = [], {}
         for number, (fold, of_fold) in enumerate(zip(folds, chosen, strict=True)):
@@ -310,7 +315,14 @@ def validated(
                 maps.append(MapWithTruth(name, fold.values[way][own][None], truth[own][None]))
                 limits[name] = of_fold[threshold]
         row = {"way": way, "threshold": threshold, **dice_of(maps, limits)}
-        show(way, threshold, {"validation": {name: row[name] for name in ("dice", "iou", "marked")}})
+        counts = counted(maps, limits)
+        if first is None:
+            first = counts
+        else:
+            drawn = [dice(counts[rows]) - dice(first[rows]) for rows in draws_of(len(counts))]
+            row["more than the first"] = interval(dice(counts) - dice(first), drawn)
+        figures = {name: value for name, value in row.items() if name not in ("way", "threshold")}
+        show(way, threshold, {"validation": figures})
         found.append(row)
     return found
 
@@ -342,32 +354,38 @@ def ranks_of_one(one: MapWithTruth) -> dict[str, Any]:
     return record | {"pointing": points_inside(one), "pointing_1": points_inside(one, tolerance=1)}
 
 
-def ranks_of_many(maps: Sequence[MapWithTruth]) -> dict[str, Any]:
+def ranks_of_many(maps: Sequence[MapWithTruth], *, draws: int) -> dict[str, Any]:
     """Figures over patients that need no threshold; intervals from draws of patients."""
     if not maps:
         return {}
-    found = evaluate_maps(maps, threshold=0.0, draws=DRAWS)
+    found = evaluate_maps(maps, threshold=0.0, draws=draws)
     return {name: value for name, value in found.items() if name not in ("dice", "iou", "slide_dice", "threshold")}
 
 
-def dice_of(maps: Sequence[MapWithTruth], limits: dict[str, float]) -> dict[str, Any]:
-    """Dice and IoU over all cells, and number of cells that are marked; thresholds may differ between slides."""
-    if not maps:
-        return {}
+def counted(maps: Sequence[MapWithTruth], limits: dict[str, float]) -> Floats:
+    """Cells of each map that are marked rightly, marked, and true, (n, 3); thresholds may differ between slides."""
     counts = []
     for one in maps:
         values, truth = one.cells()
         found = values >= limits[one.slide]
         counts.append([(found & truth).sum(), found.sum(), truth.sum()])
-    table = np.array(counts, dtype=np.float64)
+    return np.array(counts, dtype=np.float64)
 
-    def dice(sums: Floats) -> float:
-        return float(2 * sums[0] / (sums[1] + sums[2])) if sums[1] + sums[2] else float("nan")
 
-    drawn = [dice(table[rows].sum(axis=0)) for rows in draws_of(len(table))]
-    of_dice = interval(dice(table.sum(axis=0)), drawn)
+def dice(counts: Floats) -> float:
+    """Over all cells of the maps."""
+    hits, marked, true = counts.sum(axis=0)
+    return float(2 * hits / (marked + true)) if marked + true else float("nan")
+
+
+def dice_of(maps: Sequence[MapWithTruth], limits: dict[str, float]) -> dict[str, Any]:
+    """Dice and IoU over all cells, and number of cells that are marked."""
+    if not maps:
+        return {}
+    counts = counted(maps, limits)
+    of_dice = interval(dice(counts), [dice(counts[rows]) for rows in draws_of(len(counts))])
     iou = {name: value / (2 - value) for name, value in of_dice.items()}  # rises with Dice, so its quantiles follow
-    return {"dice": of_dice, "iou": iou, "marked": int(table[:, 1].sum())}
+    return {"dice": of_dice, "iou": iou, "marked": int(counts[:, 1].sum())}
 
 
 def draws_of(n: int) -> npt.NDArray[np.int64]:

@@ -58,6 +58,20 @@ def test_json_has_scores_and_places(
     assert found["presence"] < 0.5
 
 
+def test_a_threshold_of_the_cohort_is_said_and_used(
+    square_store: SlideStore, named_encoder: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (square_store.folder, "undifferentiated cells", "--encoder", "colours", "--json", "--threshold", "cohort")
+    status, out, err = call(capsys, *asked)
+    assert status == 0
+    (found,) = json.loads(out)["maps"]
+    assert found["threshold"] not in (0.5, "cohort")
+    assert f"undifferentiated-cells: threshold {found['threshold']:.3g}, from 1 slide\n" in err
+    status, _, err = call(capsys, *asked, "--sigma", "1")
+    assert status != 0
+    assert "--sigma" in err
+
+
 def test_the_folder_of_a_run_means_its_stores(
     square_store: SlideStore, named_encoder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

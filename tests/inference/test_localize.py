@@ -14,7 +14,8 @@ import tifffile
 import wsikit
 from wsikit.encoders.prompts import plan_queries
 from wsikit.errors import ModelError, RequestError
-from wsikit.inference.localize import cohort_quantiles, concept_columns
+from wsikit.inference.cohort import cohort_quantiles, cohort_thresholds
+from wsikit.inference.localize import concept_columns
 from wsikit.models.text_encoders import places_of
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
@@ -208,6 +209,27 @@ def test_quantiles_of_a_cohort_calibrate_similarities(
     (found,) = wsikit.localize(square_store, ["neuropil"], encoder=colour_encoder, normalise="quantile", reference=path)
     values = square_store.patches().read(found.column)
     np.testing.assert_allclose(np.quantile(values, [0, 0.25, 0.5, 1]), [0, 0.25, 0.5, 1], atol=0.01)
+
+
+def test_the_threshold_of_a_cohort_divides_the_planted_square_from_the_rest(
+    square_store: SlideStore, colour_encoder: Any
+) -> None:
+    """At a low scale with many competitors no probability reaches 0.5, though the map ranks patches rightly."""
+    asked: dict[str, Any] = {"encoder": colour_encoder, "logit_scale": 1.0}
+    limits = cohort_thresholds([square_store, square_store], ["undifferentiated cells"], **asked)
+    (plain,) = wsikit.localize(square_store, "undifferentiated cells", **asked)
+    (found,) = wsikit.localize(square_store, "undifferentiated cells", threshold=limits, **asked)
+    table = square_store.patches()
+    above, truth = table.read(found.column) >= found.threshold, in_square(table)
+    assert found.threshold == limits["undifferentiated-cells"]
+    assert (above & truth).sum() / (above | truth).sum() > 0.6
+    assert plain.n_above == 0
+    assert found.n_above == above.sum()
+
+
+def test_thresholds_of_a_cohort_are_needed_for_every_concept(square_store: SlideStore, colour_encoder: Any) -> None:
+    with pytest.raises(RequestError, match="threshold: none for neuropil"):
+        wsikit.localize(square_store, ["neuropil"], encoder=colour_encoder, threshold={"blood": 0.2})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from wsikit.errors import RequestError
 from wsikit.geometry import PatchGrid
-from wsikit.voting.text_map import combine, presence, rescale, smooth_cells, smooth_patches, upsample
+from wsikit.voting.text_map import combine, mixture_threshold, presence, rescale, smooth_cells, smooth_patches, upsample
 
 
 def random_map(shape: tuple[int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -86,3 +86,21 @@ def test_presence_is_the_mean_of_the_highest_and_undefined_without_any() -> None
     np.testing.assert_allclose(presence(values), values[-11:].mean())
     assert np.isnan(presence(np.array([np.nan])))
     assert presence(np.array([0.5, np.nan])) == 0.5
+
+
+def test_a_mixture_divides_two_normal_distributions_where_their_densities_are_equal() -> None:
+    """Equal spread s, means a < b and shares 0.9 and 0.1: equal at (a + b) / 2 + s² ln 9 / (b − a)."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(-8, 2, 18_000), rng.normal(2, 2, 2_000)])
+    assert mixture_threshold(values) == pytest.approx(-3 + 4 * np.log(9) / 10, abs=0.2)
+    assert mixture_threshold(np.append(values, np.nan)) == mixture_threshold(values)
+
+
+def test_a_long_tail_does_not_draw_the_threshold_of_a_mixture_into_the_larger_group() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(-20, 8, 9_000), rng.normal(5, 1, 500)])
+    assert 0 < mixture_threshold(values) < 5
+
+
+def test_a_mixture_finds_nothing_in_a_constant_map() -> None:
+    assert mixture_threshold(np.full(5, 0.3)) == np.inf

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wsikit.inference.localize import ConceptMap
+    from wsikit.progress import Progress
+
+
+COHORT = "cohort"
 
 
 def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
@@ -24,6 +28,20 @@ def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
     for concept in CONCEPTS.values():
         click.echo(f"{concept.key:28} {'; '.join(concept.synonyms)}")
     ctx.exit()
+
+
+class Threshold(click.ParamType):
+    """A number, or the word cohort."""
+
+    name = "threshold"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value == COHORT:
+            return COHORT
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r}: expected a number or {COHORT}", param, ctx)
 
 
 @click.command()
@@ -44,7 +62,13 @@ def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
 @click.option("--template", "templates", multiple=True, metavar="TEXT", help='Such as "an H&E image of {}"; several.')
 @click.option("--sigma", type=float, default=0.0, show_default=True, metavar="CELLS", help="Smoothing; 0: none.")
 @click.option(
-    "--threshold", type=float, default=0.5, show_default=True, metavar="P", help="Of regions, and of the area."
+    "--threshold",
+    type=Threshold(),
+    default=0.5,
+    show_default=True,
+    metavar="P|cohort",
+    help="Of regions, and of the area. cohort: from the patches of all STOREs together, without labels; they should be "
+    "slides with and without CONCEPT.",
 )
 @click.option("--coarse", metavar="GRID", help="A second, coarser patch grid whose map is joined.")
 @click.option("--coarse-weight", type=float, default=0.5, show_default=True, metavar="W", help="Its weight, 0–1.")
@@ -103,6 +127,8 @@ def command(words: tuple[str, ...], out: str | None, as_json: bool, templates: t
     said: set[str] = set()
     console = make_console()
     with TerminalProgress(make_console(stderr=True) if as_json else console) as progress:
+        if settings["threshold"] == COHORT:
+            settings["threshold"] = _of_cohort(stores, concepts, progress, settings)
 
         def find(store: str) -> str:
             maps = localize(store, concepts, progress=progress, **settings)
@@ -118,6 +144,28 @@ def command(words: tuple[str, ...], out: str | None, as_json: bool, templates: t
             return ""
 
         return for_each_store(stores, find)
+
+
+def _of_cohort(
+    stores: list[str], concepts: list[str], progress: Progress, settings: dict[str, Any]
+) -> dict[str, float]:
+    """A threshold per concept from all stores; said on standard error."""
+    from wsikit.errors import RequestError
+    from wsikit.inference.cohort import cohort_thresholds
+
+    for name, usual in {"normalise": "softmax", "sigma": 0.0, "coarse": None}.items():
+        if settings[name] != usual:
+            raise RequestError(
+                f"--threshold {COHORT} is for maps by softmax of one grid without smoothing; leave out --{name}"
+            )
+    names = ("against", "negation", "encoder", "synonyms", "templates", "similarity", "logit_scale", "grid", "device")
+    same = {name: settings[name] for name in (*names, "download") if name in settings}
+    found = cohort_thresholds(stores, concepts, progress=progress, **same)
+    for key, threshold in found.items():
+        click.echo(
+            f"{key}: threshold {threshold:.3g}, from {len(stores)} slide{'' if len(stores) == 1 else 's'}", err=True
+        )
+    return found
 
 
 def split_words(words: tuple[str, ...]) -> tuple[list[str], list[str]]:

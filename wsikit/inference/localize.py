@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.encoders.concepts import COLUMN_PREFIX, CONCEPTS, TEMPLATES
+from wsikit.encoders.concepts import COLUMN_PREFIX, CONCEPTS, TEMPLATES, Concept
 from wsikit.encoders.prompts import Query, plan_queries, read_concepts
-from wsikit.errors import ModelError, RequestError, StoreError
+from wsikit.errors import ModelError, RequestError
 from wsikit.inference.caption_columns import read_captions
 from wsikit.inference.ood_columns import unlike_training
 from wsikit.inference.shared_features import shared_features
@@ -23,7 +23,6 @@ from wsikit.inference.text_columns import (
     Scale,
     column_of,
     shown_words,
-    text_maps,
     write_text_columns,
 )
 from wsikit.models.text_encoders import LazyTextEncoder, TextEncoderLike
@@ -37,8 +36,6 @@ THRESHOLD = 0.5
 """More probable than all competitors together."""
 TOP = 8
 """Patches that are listed per concept."""
-COHORT_STEPS = 100
-"""A cohort's distribution is kept as this number of steps between quantiles."""
 
 _APART_SIDES = 3.0
 
@@ -100,7 +97,7 @@ def localize(
     synonyms: str | os.PathLike[str] | None = None,
     templates: Sequence[str] = TEMPLATES,
     sigma: float = MAP_SIGMA,
-    threshold: float = THRESHOLD,
+    threshold: float | Mapping[str, float] = THRESHOLD,
     grid: str | None = None,
     coarse: str | None = None,
     coarse_weight: float = 0.5,
@@ -140,7 +137,8 @@ def localize(
     sigma
         Standard deviation of the smoothing, cells of the grid; 0: none.
     threshold
-        For the area and for regions; it does not change the column.
+        For the area and for regions; it does not change the column. One number, or one per key of the concepts, such as
+        `wsikit.inference.cohort.cohort_thresholds` returns.
     grid
         Name of the patch grid; not needed if the store has only one.
     coarse, coarse_weight
@@ -148,7 +146,8 @@ def localize(
     similarity, normalise, logit_scale
         See `wsikit.inference.text_columns.MapParameters`.
     reference
-        For normalise="quantile": JSON file of a cohort's quantiles per concept (`cohort_quantiles`).
+        For normalise="quantile": JSON file of a cohort's quantiles per concept
+        (`wsikit.inference.cohort.cohort_quantiles`).
     top
         Number of patches listed per concept.
     device, download
@@ -177,30 +176,50 @@ def localize(
     wsikit.errors.RequestError: prompt '': empty. A text without words has no meaning that could be found.
     """
     parameters = MapParameters(sigma, similarity, normalise, logit_scale, coarse_weight)
-    if not 0 <= threshold <= 1 and normalise == "softmax":
-        raise RequestError(f"threshold {threshold}: expected a probability, 0 to 1")
+    for value in threshold.values() if isinstance(threshold, Mapping) else (threshold,):
+        if not 0 <= value <= 1 and normalise == "softmax":
+            raise RequestError(f"threshold {value}: expected a probability, 0 to 1")
     lexicon = read_concepts(synonyms) if synonyms is not None else CONCEPTS
     asked = [concepts] if isinstance(concepts, str) else list(concepts)
     plan_queries(asked, against, concepts=lexicon, templates=templates)  # refuses before an encoder is looked for
     lazy = LazyTextEncoder.of(encoder, device=device, download=download)
-    own = lazy.info.competitors
-    queries = plan_queries(
-        asked,
+    queries = queries_for(lazy, asked, against, negation=negation, lexicon=lexicon, templates=templates)
+    if isinstance(threshold, Mapping) and (missing := {one.concept.key for one in queries} - set(threshold)):
+        raise RequestError(f"threshold: none for {', '.join(sorted(missing))}; give one per concept, or one number")
+    references = _references(reference, queries, normalise)
+    opened = open_store(store)
+    check_stain(opened)
+    scales = scales_of(opened, lazy, grid, coarse, progress)
+    unlike = unlike_training(opened, scales[0].table, lazy, scales[0].features, progress)
+    scales[0] = replace(scales[0], unlike=unlike)
+    write_text_columns(queries, lazy, scales, parameters, references, progress)
+    table = scales[0].table
+    limits = [threshold[one.concept.key] if isinstance(threshold, Mapping) else threshold for one in queries]
+    return tuple(
+        read_concept_map(table, column_of(query), threshold=limit, top=top)
+        for query, limit in zip(queries, limits, strict=True)
+    )
+
+
+def queries_for(
+    encoder: LazyTextEncoder,
+    concepts: Sequence[str],
+    against: Sequence[str],
+    *,
+    negation: bool | None,
+    lexicon: Mapping[str, Concept],
+    templates: Sequence[str],
+) -> tuple[Query, ...]:
+    """The concepts with what competes with them; `negation` None: as the encoder was trained for."""
+    own = encoder.info.competitors
+    return plan_queries(
+        concepts,
         against,
         negation=own in ("negation", "both") if negation is None else negation,
         usual=negation is not None or own != "negation",
         concepts=lexicon,
         templates=templates,
     )
-    references = _references(reference, queries, normalise)
-    opened = open_store(store)
-    _check_stain(opened)
-    scales = _scales(opened, lazy, grid, coarse, progress)
-    unlike = unlike_training(opened, scales[0].table, lazy, scales[0].features, progress)
-    scales[0] = replace(scales[0], unlike=unlike)
-    write_text_columns(queries, lazy, scales, parameters, references, progress)
-    table = scales[0].table
-    return tuple(read_concept_map(table, column_of(query), threshold=threshold, top=top) for query in queries)
 
 
 def read_concept_map(table: PatchTable, column: str, *, threshold: float = THRESHOLD, top: int = TOP) -> ConceptMap:
@@ -245,42 +264,6 @@ def concept_columns(table: PatchTable) -> list[str]:
     return [name for name in table.columns() if name.startswith(COLUMN_PREFIX)]
 
 
-def cohort_quantiles(
-    stores: Sequence[StoreLike],
-    concepts: Sequence[str],
-    *,
-    encoder: TextEncoderLike | None = None,
-    synonyms: str | os.PathLike[str] | None = None,
-    templates: Sequence[str] = TEMPLATES,
-    sigma: float = MAP_SIGMA,
-    similarity: str = "cosine",
-    grid: str | None = None,
-    device: str = "auto",
-) -> dict[str, list[float]]:
-    """Quantiles of a cohort's similarities per concept, for normalise="quantile"; write them to a JSON file.
-
-    The cohort should have slides without the concept, too. Nothing but features is written to the stores.
-    """
-    lexicon = read_concepts(synonyms) if synonyms is not None else CONCEPTS
-    queries = plan_queries(concepts, concepts=lexicon, templates=templates)
-    lazy = LazyTextEncoder.of(encoder, device=device)
-    parameters = MapParameters(sigma, similarity, "none")
-    pooled: dict[str, list[npt.NDArray[np.float64]]] = {query.concept.key: [] for query in queries}
-    for store in stores:
-        opened = open_store(store)
-        _check_stain(opened)
-        maps, _ = text_maps(queries, lazy, _scales(opened, lazy, grid, None, SILENT), parameters, SILENT)
-        for query, values in zip(queries, maps, strict=True):
-            pooled[query.concept.key].append(values[np.isfinite(values)])
-    found = {}
-    for key, parts in pooled.items():
-        values = np.concatenate(parts) if parts else np.empty(0)
-        if not len(values):
-            raise StoreError(f"{key}: no patch of the cohort has a value; give stores with readable patches.")
-        found[key] = np.quantile(values, np.linspace(0, 1, COHORT_STEPS + 1)).tolist()
-    return found
-
-
 def _references(
     path: str | os.PathLike[str] | None, queries: Sequence[Query], normalise: str
 ) -> Mapping[str, npt.NDArray[np.float64]]:
@@ -300,7 +283,7 @@ def _references(
         ) from error
 
 
-def _scales(
+def scales_of(
     store: SlideStore, encoder: LazyTextEncoder, grid: str | None, coarse: str | None, progress: Progress
 ) -> list[Scale]:
     tables = [store.patches(grid)]
@@ -312,7 +295,7 @@ def _scales(
     return [Scale(table, shared_features(store, table, encoder, progress=progress)) for table in tables]
 
 
-def _check_stain(store: SlideStore) -> None:
+def check_stain(store: SlideStore) -> None:
     if store.info.channels:
         raise ModelError(
             f"{store.folder}: texts describe brightfield stains such as H&E, this slide has "

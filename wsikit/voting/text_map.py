@@ -27,6 +27,8 @@ REACH = 4.0
 """The kernel ends at this many standard deviations."""
 CHUNK_CELLS = 1024
 """Side of a chunk; grids up to this size are smoothed at once."""
+MIXTURE_STEPS = 1001
+"""Places between two means at which the threshold of a mixture may lie."""
 TOP_SHARE, TOP_LEAST = 0.01, 4
 """The presence score is the mean over this share of the patches, at least over so many."""
 
@@ -232,3 +234,30 @@ def _smooth(pair: Floats, sigma: float) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         found = np.where(pair[1] > 0, blurred[0] / blurred[1], np.nan)
     return np.stack([found, found])
+
+
+def mixture_threshold(values: npt.NDArray[np.floating], *, seed: int = 0) -> float:
+    """The threshold (a cell is positive from it on) between two normal distributions fitted to values: no truth is
+    needed. From it on up to the mean of the higher one, a value belongs more probably to this one.
+
+    Values, of any shape, should be unbounded, such as log odds: probabilities near 0 and 1 are no normal distributions.
+    Shares of the two are fitted as well, unlike by Otsu's threshold, which divides a long tail of one group into two.
+    NaN are left out; inf, so that no cell is positive, where all values are equal. It divides any values, also those of
+    slides without the concept.
+
+    >>> values = np.concatenate([np.linspace(-9, -7, 90), np.linspace(1, 3, 10)])
+    >>> -7 < mixture_threshold(values) < 1
+    True
+    """
+    from sklearn.mixture import GaussianMixture
+
+    known = np.asarray(values, dtype=np.float64)[np.isfinite(values)]
+    if len(np.unique(known)) < 2:
+        return math.inf
+    # the best of several starts: from one alone the fit often divides the larger group
+    mixture = GaussianMixture(2, init_params="k-means++", n_init=10, max_iter=500, random_state=seed)
+    fitted = mixture.fit(known[:, None])
+    low, high = np.argsort(fitted.means_[:, 0])
+    between = np.linspace(fitted.means_[low, 0], fitted.means_[high, 0], MIXTURE_STEPS)
+    others = np.flatnonzero(fitted.predict_proba(between[:, None])[:, high] < 0.5)  # where the lower one rules
+    return float(between[min(others[-1] + 1, MIXTURE_STEPS - 1)] if len(others) else between[0])

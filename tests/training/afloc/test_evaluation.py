@@ -10,7 +10,6 @@ from wsikit.training.afloc.evaluation import (
     MapWithTruth,
     best_threshold,
     evaluate_maps,
-    mixture_threshold,
     otsu_threshold,
     overlap,
     points_inside,
@@ -110,22 +109,3 @@ def test_otsu_divides_two_groups_as_a_loop_over_all_cuts_does() -> None:
 def test_otsu_finds_nothing_in_a_constant_map() -> None:
     assert otsu_threshold(np.full(5, 0.3)) == np.inf
     assert otsu_threshold(np.array([np.nan, 0.3])) == np.inf
-
-
-def test_a_mixture_divides_two_normal_distributions_where_their_densities_are_equal() -> None:
-    """Equal spread s, means a < b and shares 0.9 and 0.1: equal at (a + b) / 2 + s² ln 9 / (b − a)."""
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(-8, 2, 18_000), rng.normal(2, 2, 2_000)])
-    assert mixture_threshold(values) == pytest.approx(-3 + 4 * np.log(9) / 10, abs=0.2)
-    assert mixture_threshold(np.append(values, np.nan)) == mixture_threshold(values)
-
-
-def test_a_long_tail_does_not_draw_the_threshold_of_a_mixture_into_the_larger_group() -> None:
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(-20, 8, 9_000), rng.normal(5, 1, 500)])
-    assert otsu_threshold(values) < -10
-    assert 0 < mixture_threshold(values) < 5
-
-
-def test_a_mixture_finds_nothing_in_a_constant_map() -> None:
-    assert mixture_threshold(np.full(5, 0.3)) == np.inf

@@ -21,8 +21,6 @@ Values = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
 DRAWS = 1000
-MIXTURE_STEPS = 1001
-"""Places between two means at which the threshold may lie."""
 TOP = TOP_LEAST
 """Cells whose mean is a slide's presence score, by default: as `wsikit localize` on slides of up to 400 patches."""
 
@@ -143,32 +141,6 @@ def otsu_threshold(values: Values) -> float:
     lower, upper = sums[:-1] / below, (sums[-1] - sums[:-1]) / (len(ordered) - below)
     between = below * (len(ordered) - below) * (upper - lower) ** 2
     return float(ordered[1:][np.argmax(np.where(apart, between, -1.0))])
-
-
-def mixture_threshold(values: Values, *, seed: int = 0) -> float:
-    """The threshold (a cell is positive from it on) between two normal distributions fitted to values: no truth is
-    needed. From it on up to the mean of the higher one, a value belongs more probably to this one.
-
-    Values should be unbounded, such as log odds: probabilities near 0 and 1 are no normal distributions. Shares of the
-    two are fitted as well, unlike in `otsu_threshold`, which divides a long tail of one group into two. NaN are left
-    out; inf, so that no cell is positive, where all values are equal.
-
-    >>> values = np.concatenate([np.linspace(-9, -7, 90), np.linspace(1, 3, 10)])
-    >>> -7 < mixture_threshold(values) < 1
-    True
-    """
-    from sklearn.mixture import GaussianMixture
-
-    known = np.asarray(values, dtype=np.float64)[np.isfinite(values)]
-    if len(np.unique(known)) < 2:
-        return float("inf")
-    # the best of several starts: from one alone the fit often divides the larger group
-    mixture = GaussianMixture(2, init_params="k-means++", n_init=10, max_iter=500, random_state=seed)
-    fitted = mixture.fit(known[:, None])
-    low, high = np.argsort(fitted.means_[:, 0])
-    between = np.linspace(fitted.means_[low, 0], fitted.means_[high, 0], MIXTURE_STEPS)
-    others = np.flatnonzero(fitted.predict_proba(between[:, None])[:, high] < 0.5)  # where the lower one rules
-    return float(between[min(others[-1] + 1, MIXTURE_STEPS - 1)] if len(others) else between[0])
 
 
 def evaluate_maps(
