@@ -109,7 +109,7 @@ def tiatoolbox(job: dict[str, Any]) -> Callable[[Path], np.ndarray]:
             input_resolutions=[{"units": "baseline", "resolution": 1.0}],
             patch_input_shape=(side, side), stride_shape=(side, side), save_dir=out / "tia", output_type="zarr",
         )  # fmt: skip
-        found = zarr.open(str(next(iter(written.values()))), mode="r")
+        found: Any = zarr.open_group(str(next(iter(written.values()))), mode="r")
         at = {tuple(place[:2]): row for row, place in enumerate(found["coordinates"][:].tolist())}
         return np.asarray(found["features"][:])[[at[tuple(place)] for place in coords.tolist()]]
 

@@ -30,7 +30,7 @@ def _list(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
     ctx.exit()
 
 
-class Threshold(click.ParamType):
+class _Threshold(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """A number, or the word cohort."""
 
     name = "threshold"
@@ -63,7 +63,7 @@ class Threshold(click.ParamType):
 @click.option("--sigma", type=float, default=0.0, show_default=True, metavar="CELLS", help="Smoothing; 0: none.")
 @click.option(
     "--threshold",
-    type=Threshold(),
+    type=_Threshold(),
     default=0.5,
     show_default=True,
     metavar="P|cohort",
