@@ -147,7 +147,7 @@ def two_scales(seed: int, patches: int, *, per_side: int = PER_SIDE, quality: in
         facts=Facts(everything.fractions[rows], everything.counts[rows], everything.artefacts[rows]),
         rows=rows,
         whole=everything,
-        centres_um=(np.stack([every % per_side, every // per_side], axis=1) + 0.5) * PATCH_PX * MPP,
+        centres_um=(np.stack([every % per_side, every // per_side], axis=1) + np.float64(0.5)) * (PATCH_PX * MPP),
         cells=int(everything.n_neuroblastic.sum()),
         events=events,
         per_side=per_side,
