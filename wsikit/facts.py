@@ -171,6 +171,16 @@ FACTS: dict[str, Fact] = {
 }  # fmt: skip
 """Every fact that a measuring captioner may state, in the order of the store's columns."""
 
+STATED: dict[str, Fact] = {
+    "mki_per_5000": Fact(
+        "per 5,000", _COUNT,
+        "mitoses and karyorrhectic cells per 5,000 neuroblastic cells: the mitosis-karyorrhexis index (MKI)", "mitoses",
+        ((5.0, ABSENT), (100.0, SCANT), (200.0, MODERATE), (_END, ABUNDANT)),
+    ),
+}  # fmt: skip
+"""Facts that captions may state, counted by an observer or found by a model, and that no captioner here measures. A
+model reads them if `numbers.facts` names them."""
+
 TONE = tuple(name for name, fact in FACTS.items() if fact.finest_mpp)
 """Facts of colour and texture, measured where pixels are too coarse for fibrils. Captions state them in one sentence,
 "Tone: …"."""

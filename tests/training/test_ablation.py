@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 
 from wsikit.cli.main import main
@@ -195,6 +196,17 @@ def test_models_that_are_kept_name_the_patients_of_their_training(config, finish
     assert evaluate(older, "unknown", *test) == 0
     assert "whether these were among them is unknown (recorded as null)" in capsys.readouterr().err
     assert json.loads((tmp_path / "unknown" / "metrics.json").read_text())["patients_seen_in_training"] is None
+
+
+def test_another_image_branch_is_asked_for_with_its_settings(config):
+    record = config.model_dump(mode="json")
+    assert "other_image" not in record  # finished ablations have none, and can be continued
+    with pytest.raises(ValidationError, match="other_image need other_image, the settings of another image branch"):
+        AblationConfig.model_validate(record | {"rivals": ["other_image"]})
+    other = {"name": "lcnet_035", "context": "slide"}
+    given = AblationConfig.model_validate(record | {"rivals": ["other_image"], "other_image": other})
+    assert given.other_image.context == "slide"
+    assert given.image.context is None
 
 
 def test_a_folder_of_other_settings_is_refused(config, finished):

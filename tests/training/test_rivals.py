@@ -87,6 +87,28 @@ def test_a_rival_with_the_image_is_the_mean_of_logits_of_both():
     np.testing.assert_allclose(found[:5], image[:5])  # no caption: the image alone
 
 
+def test_another_image_branch_is_trained_once_and_takes_the_text_as_the_first_does():
+    image = np.random.default_rng(2).dirichlet((1, 1), N_SLIDES * EACH)
+    text = image[::-1].copy()
+    text[:5] = np.nan
+    trained = []
+
+    def train() -> np.ndarray:
+        trained.append(1)
+        return np.roll(image, 1, axis=0)
+
+    made = rivals(image=image, text=text, other_image=train)
+    other = made.probs("other_image")
+    np.testing.assert_array_equal(other, np.roll(image, 1, axis=0))
+    both = made.probs("other_image_and_text")
+    np.testing.assert_allclose(both[5:], mean_of_logits(other, text)[5:])
+    np.testing.assert_allclose(both[:5], other[:5])
+    assert len(trained) == 1
+    assert not set(DEFAULT) & {"other_image", "other_image_and_text"}
+    with pytest.raises(RequestError, match="other_image is missing"):
+        rivals(image=image).probs("other_image")
+
+
 def test_the_colours_of_a_slide_are_added_to_the_image():
     training, test = patches(0), patches(1)
     shift = lambda data: replace(data, images=(data.images + 40 * data.labels[:, None, None, None]).astype(np.uint8))  # noqa: E731

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from wsikit.cli.main import main
+from wsikit.cli.train import epoch_line
 from wsikit.errors import RequestError
 from wsikit.models.io import load_model
 from wsikit.models.prmf_calibrated import CalibratedPRMF
@@ -21,6 +24,8 @@ from wsikit.training.branches import branch_outputs
 from wsikit.training.config import TrainConfig, read_config
 from wsikit.training.factory import load_data
 from wsikit.training.forward import outputs_of
+from wsikit.training.module import EpochRecord
+from wsikit.training.run import RunCallbacks, run_training
 from wsikit.training.texts import with_captions
 
 SETTINGS: dict[str, Any] = {
@@ -84,6 +89,65 @@ def test_a_trained_model_reads_the_field_and_is_the_same_after_loading(images: P
     assert (outputs.logits_text.argmax(axis=1) == data.labels).mean() > 0.9
     silent = outputs_of(model, data.with_captions([""] * len(data)))
     np.testing.assert_allclose(silent.probs, _softmax(silent.logits_image), atol=1e-6)
+
+
+class StoppedError(Exception):
+    """What stops a run in these tests."""
+
+
+@pytest.mark.parametrize("stop", ["in the image branch", "between the folds"])
+def test_a_stopped_run_resumes_to_the_same_model(images: Path, tmp_path: Path, stop: str):
+    path = _written(images, tmp_path, split={"validation": 0.25, "test": 0.25})
+    config, said = read_config(path, TrainConfig), []
+
+    def epoch(record: EpochRecord) -> None:
+        if stop == "in the image branch" and record.epoch == 1:
+            raise StoppedError
+
+    def message(text: str) -> None:
+        if text.startswith("branches for the fusion: 2 of 3"):
+            raise StoppedError
+
+    def same(out: Path, **options: Any) -> dict[str, Any]:
+        callbacks = options.pop("callbacks", RunCallbacks(message=said.append))
+        return run_training(config, out, device="cpu", callbacks=callbacks, **options)
+
+    whole = same(tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        same(tmp_path / "cut", callbacks=RunCallbacks(message=message, epoch=epoch))
+    with pytest.raises(RequestError, match="holds an unfinished run"):
+        same(tmp_path / "cut")
+    said.clear()
+    resumed = same(tmp_path / "cut", resume=True)
+    already = "branches for the fusion: 2 of 3 folds are already done"
+    assert (already in said) == (stop == "between the folds")
+    assert resumed["fusion"] == whole["fusion"]
+    assert [epoch["loss"] for epoch in resumed["epochs"]] == [epoch["loss"] for epoch in whole["epochs"]]
+    one, two = (load_model(tmp_path / name / "model").state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+
+
+def test_a_run_whose_text_settings_have_changed_is_not_resumed(images: Path, tmp_path: Path):
+    split = {"validation": 0.25, "test": 0.25}
+    config = read_config(_written(images, tmp_path, split=split), TrainConfig)
+
+    def stop(record: EpochRecord) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run_training(config, tmp_path / "out", device="cpu", callbacks=RunCallbacks(epoch=stop))
+    other = SETTINGS["cross_fit"] | {"folds": 4}
+    changed = read_config(_written(images, tmp_path, split=split, cross_fit=other), TrainConfig)
+    with pytest.raises(RequestError, match="differs in cross_fit"):
+        run_training(changed, tmp_path / "out", device="cpu", resume=True)
+
+
+def test_the_line_of_an_epoch_names_validation_only_where_there_is_one():
+    record = EpochRecord(0, "image", 0.0, 0.5, 0.0, 2.0)
+    assert epoch_line(record, 10) == "epoch 1/10 image: loss 0.500, gate 0.00, 2 s"
+    validated = replace(record, validation={"nll": 0.25, "auc": 0.9})
+    assert epoch_line(validated, 10).endswith("2 s; validation nll 0.250, auc 0.900")
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.captions.parser import parse
-from wsikit.facts import FACTS
+from wsikit.facts import FACTS, STATED
 
-PARSED_REVISION = 1
+PARSED_REVISION = 2
 """Raise it when the same caption gives other numbers."""
 
-_OF_TERM = {fact.term: name for name, fact in FACTS.items() if fact.term}
+_OF_TERM = {fact.term: name for name, fact in (FACTS | STATED).items() if fact.term}
 _GREATEST = {"share": 1.0}
 """Upper limit of the last grade by unit; else the last grade is as wide as the one before it."""
 _GREATEST_COUNT = 5.0
@@ -69,7 +69,7 @@ def _stated(text: str) -> tuple[tuple[str, float, float], ...]:
 @cache
 def _interval(name: str, grade: str) -> tuple[float, float]:
     """Interval of a grade; of "present", or a word that the fact does not have: everything but the first grade."""
-    fact = FACTS[name]
+    fact = (FACTS | STATED)[name]
     words = [word for _, word in fact.grades]
     limits = [limit for limit, _ in fact.grades[:-1]]
     if fact.unit in _GREATEST:

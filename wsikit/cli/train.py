@@ -119,16 +119,19 @@ def _train_mmlnb(settings: TrainConfig, out: Path, resume: bool, device: str, th
             click.echo(f"captions: {captioned} of {total}", err=True)
 
     def show_epoch(record: EpochRecord) -> None:
-        found = record.validation or {}
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-        click.echo(
-            f"epoch {record.epoch + 1}/{settings.training.epochs} {record.stage}: loss {record.loss:.3f}, "
-            f"gate {record.gate:.2f}, {record.seconds:.0f} s; validation {figures}",
-            err=True,
-        )
+        click.echo(epoch_line(record, settings.training.epochs), err=True)
 
     callbacks = RunCallbacks(message=_say, epoch=show_epoch, captioned=count)
     return run_training(settings, out, resume=resume, device=device, callbacks=callbacks)
+
+
+def epoch_line(record: EpochRecord, epochs: int) -> str:
+    """One line on an epoch; without validation metrics where a branch is trained without selecting an epoch."""
+    line = f"epoch {record.epoch + 1}/{epochs} {record.stage}: loss {record.loss:.3f}, "
+    line += f"gate {record.gate:.2f}, {record.seconds:.0f} s"
+    if not record.validation:
+        return line
+    return f"{line}; validation " + ", ".join(f"{name} {value:.3f}" for name, value in record.validation.items())
 
 
 def _train_head(settings: HeadTrainConfig, out: Path, resume: bool, device: str, threads: int | None) -> dict[str, Any]:

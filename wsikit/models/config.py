@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from wsikit.errors import ModelError
-from wsikit.facts import FACTS
+from wsikit.facts import FACTS, STATED
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -90,7 +90,7 @@ class NumbersConfig(_Strict):
     """Numbers of the captions as an input of the text branch: see `wsikit.models.fact_values.FactValues`."""
 
     facts: tuple[str, ...] = Field(min_length=1)
-    """Names of `wsikit.facts.FACTS`."""
+    """Names of `wsikit.facts.FACTS` or `STATED`."""
     width: int = Field(64, gt=0)
     """Width of the feature of the numbers."""
     bins: int = Field(16, gt=1)
@@ -104,9 +104,10 @@ class NumbersConfig(_Strict):
 
     @model_validator(mode="after")
     def _known_facts(self) -> NumbersConfig:
-        unknown = sorted(set(self.facts) - FACTS.keys())
+        known = FACTS | STATED
+        unknown = sorted(set(self.facts) - known.keys())
         if unknown or len(set(self.facts)) != len(self.facts):
-            raise ValueError(f"facts: unknown {unknown}, or named twice; known: {', '.join(FACTS)}")
+            raise ValueError(f"facts: unknown {unknown}, or named twice; known: {', '.join(known)}")
         return self
 
 

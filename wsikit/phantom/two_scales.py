@@ -48,12 +48,23 @@ class TwoScales:
     """(N, 2), x and y of the top-left corners in the field, px at `MPP`."""
     facts: Facts
     """Planted facts of the N patches."""
+    rows: npt.NDArray[np.int64]
+    """(N,), number of each patch in the field, row by row."""
+    whole: Facts
+    """Planted facts of all patches of the field."""
+    centres_um: npt.NDArray[np.float64]
+    """(M, 2), x and y of the centres of all M patches of the field, µm."""
     cells: int
     """Neuroblastic cells of the field, as planted."""
     events: int
     """Mitoses and karyorrhectic cells among them."""
-    picture: Rgb
-    """uint8 (F, F, 3): the middle of the field at `PICTURE_MPP`."""
+    per_side: int
+    """Side of the field in patches."""
+
+    @property
+    def picture(self) -> Rgb:
+        """uint8 (F, F, 3): the middle of the field at `PICTURE_MPP`, rendered when asked for."""
+        return field_picture(self.seed, self.per_side)
 
     @property
     def mki(self) -> float:
@@ -127,20 +138,29 @@ def two_scales(seed: int, patches: int, *, per_side: int = PER_SIDE, quality: in
     rows = _drawn(everything, patches, np.random.default_rng([seed, 1109]))
     coords = np.stack([rows % per_side, rows // per_side], axis=1) * PATCH_PX
     images = [through_jpeg(scene.render((int(x), int(y), PATCH_PX, PATCH_PX), plot), quality) for x, y in coords]
-    field_px = round(side * MPP / PICTURE_MPP)
-    picture_px = min(PICTURE_PX, field_px)
-    corner = (field_px - picture_px) // 2
-    picture = Scene(recipe, PICTURE_MPP).render((corner, corner, picture_px, picture_px))
+    every = np.arange(per_side**2)
     events = int(everything.count("mitosis").sum() + everything.count("karyorrhexis").sum())
     return TwoScales(
         seed=seed,
         images=np.stack(images) if images else np.zeros((0, PATCH_PX, PATCH_PX, 3), np.uint8),
         coords=coords.astype(np.int64),
         facts=Facts(everything.fractions[rows], everything.counts[rows], everything.artefacts[rows]),
+        rows=rows,
+        whole=everything,
+        centres_um=(np.stack([every % per_side, every // per_side], axis=1) + np.float64(0.5)) * (PATCH_PX * MPP),
         cells=int(everything.n_neuroblastic.sum()),
         events=events,
-        picture=through_jpeg(picture, quality),
+        per_side=per_side,
     )
+
+
+def field_picture(seed: int, per_side: int = PER_SIDE, *, quality: int = 85) -> Rgb:
+    """The middle of the field of a slide, uint8 (F, F, 3) at `PICTURE_MPP`, F at most `PICTURE_PX`."""
+    field_px = round(per_side * PATCH_PX * MPP / PICTURE_MPP)
+    picture_px = min(PICTURE_PX, field_px)
+    corner = (field_px - picture_px) // 2
+    scene = Scene(_recipe(seed, per_side), PICTURE_MPP)
+    return through_jpeg(scene.render((corner, corner, picture_px, picture_px)), quality)
 
 
 def _recipe(seed: int, per_side: int) -> Recipe:

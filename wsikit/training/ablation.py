@@ -258,6 +258,12 @@ def _rivals(
         train_image_branch(second, training, config.training.model_copy(update={"seed": other}))
         return image_probs(second, test)
 
+    def other_image() -> npt.NDArray[np.float64]:
+        assert config.other_image is not None
+        other = untrained(config.model_copy(update={"image": config.other_image}), seed=seed)
+        train_image_branch(other, training, config.training.model_copy(update={"seed": seed}))
+        return image_probs(other, test)
+
     return Rivals(
         training,
         test,
@@ -268,6 +274,7 @@ def _rivals(
         facts=facts,
         features=lambda some: image_features(model, some.images),
         second_image=second_image,
+        other_image=other_image,
     )
 
 

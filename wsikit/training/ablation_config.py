@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from wsikit.models.mmlnb import MMLNB
-from wsikit.training.config import TrainConfig
+from wsikit.training.config import ImageBranch, TrainConfig, without_unused
 from wsikit.training.data import PatchSet
 from wsikit.training.factory import build_model
 from wsikit.training.fusion_variants import ArmSettings
-from wsikit.training.rivals import DEFAULT, Rival
+from wsikit.training.rivals import DEFAULT, ON_OTHER_IMAGE, Rival
 from wsikit.training.settings import FitSettings
 from wsikit.training.splits import Split, read_splits
 from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions
@@ -47,12 +55,25 @@ class AblationConfig(TrainConfig):
     rivals: tuple[Rival, ...] = DEFAULT
     """Rivals and controls that are measured as well; `two_image_seeds` trains a second image branch. More can be added
     to a finished ablation: only these are then computed."""
+    other_image: ImageBranch | None = None
+    """Of the rivals `other_image` and `other_image_and_text`: trained with the same settings, for comparison."""
 
     @model_validator(mode="after")
     def _text_training_once(self) -> AblationConfig:
         if (self.text_training is None) == (self.cross_fit is None):
             raise ValueError("give either text_training, or cross_fit with text: the settings of the text branch")
         return self
+
+    @model_validator(mode="after")
+    def _other_image_is_given(self) -> AblationConfig:
+        asked = sorted(ON_OTHER_IMAGE & set(self.rivals))
+        if asked and self.other_image is None:
+            raise ValueError(f"rivals: {', '.join(asked)} need other_image, the settings of another image branch")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_unused(handler(self), "numbers", "other_image")
 
     @property
     def of_text(self) -> FitSettings:

@@ -12,7 +12,7 @@ import numpy as np
 from wsikit.training.rivals import TITLES, Rival, Rivals
 
 OWN = "measured captions"
-ON_CAPTIONS: frozenset[Rival] = frozenset(("mean_of_logits",))
+ON_CAPTIONS: frozenset[Rival] = frozenset(("mean_of_logits", "other_image_and_text"))
 """Rivals that read captions."""
 
 

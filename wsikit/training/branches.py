@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf_calibrated import CalibratedPRMF
+from wsikit.training.checkpoints import prepare
 from wsikit.training.config import TrainConfig
 from wsikit.training.cross_fit import BranchOutputs, FusionFit, branch_outputs, fit_fusion, fit_surprise
 from wsikit.training.data import PatchSet, class_weights
@@ -21,6 +24,9 @@ from wsikit.training.module import EpochRecord
 from wsikit.training.settings import FitSettings, TrainingSettings
 from wsikit.training.splits import TEST, folds
 from wsikit.training.unimodal import train_image_branch, train_text_branch
+
+_FINAL, _FOLDS, _FOLD = "branches", "folds", "fold{}.npz"
+"""Below the checkpoints of a run: those of the final image branch; what the branches of each fold say."""
 
 
 def train_branches(
@@ -31,13 +37,24 @@ def train_branches(
     *,
     seed: int,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
 ) -> list[EpochRecord]:
     """Train the image branch, then the text branch, each by itself, in place; the fusion is left at the mean of both.
 
-    Returns the records of the image branch's epochs. The number of epochs is fixed: nothing is selected.
+    `checkpoints` and `resume` are those of `wsikit.training.trainer.train`, for the image branch; the text branch takes
+    a small part of the time, and is trained again. Returns the records of the image branch's epochs. The number of
+    epochs is fixed: nothing is selected.
     """
     weight = class_weights(training.labels, len(model.config.classes))
-    records = train_image_branch(model, training, image.model_copy(update={"seed": seed}), on_epoch=on_epoch)
+    records = train_image_branch(
+        model,
+        training,
+        image.model_copy(update={"seed": seed}),
+        on_epoch=on_epoch,
+        checkpoints=checkpoints,
+        resume=resume,
+    )
     if any(training.captions):
         train_text_branch(model, training, training.select([0]), text, weight=weight, seed=seed, head_lr=text.lr)
     if isinstance(model.fusion, CalibratedPRMF):
@@ -72,6 +89,8 @@ def train_cross_fitted(
     *,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     message: Callable[[str], None] = lambda text: None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
 ) -> tuple[MMLNB, list[EpochRecord], FusionFit]:
     """Train a model whose fusion is fitted on patients whom its branches have not seen.
 
@@ -81,22 +100,44 @@ def train_cross_fitted(
         Gives the untrained model for a seed.
     on_epoch, message
         Called after each epoch of the final image branch, and with a line on each further step.
+    checkpoints
+        Folder for checkpoints of the final image branch, and for what the branches of each finished fold say.
+    resume
+        Resume from what is there, if there is something: the result is the same.
 
     Returns
     -------
     MMLNB, list of EpochRecord, FusionFit
         The trained model, the epochs of its image branch, and what was fitted.
+
+    Raises
+    ------
+    RequestError
+        If `checkpoints` holds another run, or an unfinished one and `resume` is False.
     """
     settings, seed = config.cross_fit, config.training.seed
     assert settings is not None
+    kept = None if checkpoints is None else checkpoints / _FOLDS
+    if kept is not None:
+        # the training patches and the image branch are those of the final branch, whose checkpoints are checked as well
+        prepare(kept, {"cross_fit": settings.model_dump(mode="json", exclude={"workers", "field_um"})}, resume=resume)
     model = untrained(seed)
-    records = train_branches(model, training, config.training, settings.text, seed=seed, on_epoch=on_epoch)
+    records = train_branches(
+        model,
+        training,
+        config.training,
+        settings.text,
+        seed=seed,
+        on_epoch=on_epoch,
+        checkpoints=None if checkpoints is None else checkpoints / _FINAL,
+        resume=resume,
+    )
     if not any(training.captions):
         message("no captions: the fusion is that of the image alone")
         assert isinstance(model.fusion, CalibratedPRMF)
         model.fusion.gate.fix(0.0)
         return model, records, FusionFit((1.0, 1.0), "image", {}, None)
-    fold, outputs = cross_fitted_outputs(untrained, training, config, message=message)
+    fold, outputs = cross_fitted_outputs(untrained, training, config, message=message, kept=kept)
     assert isinstance(model.fusion, CalibratedPRMF)
     fitted = fit_fusion(
         model.fusion,
@@ -118,8 +159,12 @@ def cross_fitted_outputs(
     config: TrainConfig,
     *,
     message: Callable[[str], None] = lambda text: None,
+    kept: Path | None = None,
 ) -> tuple[npt.NDArray[np.int64], BranchOutputs]:
-    """The fold of each training patch, and what branches that were trained on the other folds say about it."""
+    """The fold of each training patch, and what branches that were trained on the other folds say about it.
+
+    What the branches of a fold say is kept in the folder `kept`, and read from there if it is there already.
+    """
     settings, seed = config.cross_fit, config.training.seed
     assert settings is not None
     threads = max(1, torch.get_num_threads() // settings.workers)
@@ -133,19 +178,46 @@ def cross_fitted_outputs(
         tasks.append(
             _Fold(untrained(of_seed), training.select(others), training.select(rows), config, of_seed, threads)
         )
-    found: dict[int, BranchOutputs] = {}
+    found = {} if kept is None else _finished_folds(kept, len(tasks))
+    if found:
+        message(f"branches for the fusion: {len(found)} of {len(tasks)} folds are already done")
+
+    def done(index: int, outputs: BranchOutputs) -> None:
+        found[index] = outputs
+        if kept is not None:
+            _keep_fold(kept / _FOLD.format(index), outputs)
+        message(f"branches for the fusion: {len(found)} of {len(tasks)} folds")
+
+    missing = {index: task for index, task in enumerate(tasks) if index not in found}
     if settings.workers == 1:
-        for index, task in enumerate(tasks):
-            found[index] = _outputs_of_fold(task)
-            message(f"branches for the fusion: {len(found)} of {len(tasks)} folds")
+        for index, task in missing.items():
+            done(index, _outputs_of_fold(task))
     else:
         with ProcessPoolExecutor(settings.workers, mp_context=get_context("spawn")) as pool:
-            running = {pool.submit(_outputs_of_fold, task): index for index, task in enumerate(tasks)}
+            running = {pool.submit(_outputs_of_fold, task): index for index, task in missing.items()}
             for future in as_completed(running):
-                found[running[future]] = future.result()
-                message(f"branches for the fusion: {len(found)} of {len(tasks)} folds")
+                done(running[future], future.result())
     order = np.argsort(np.concatenate(of_fold))
     return fold, BranchOutputs.joined([found[index] for index in range(len(tasks))]).select(order)
+
+
+def _keep_fold(path: Path, outputs: BranchOutputs) -> None:
+    """Write what the branches of a fold say, whole or not at all."""
+    staging = path.with_suffix(".partial")
+    with open(staging, "wb") as file:
+        np.savez(file, **outputs.arrays())
+    os.replace(staging, path)
+
+
+def _finished_folds(folder: Path, n: int) -> dict[int, BranchOutputs]:
+    """What the branches of the finished folds say, by fold."""
+    found = {}
+    for index in range(n):
+        path = folder / _FOLD.format(index)
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as saved:
+                found[index] = BranchOutputs(**{name: saved[name] for name in BranchOutputs.__dataclass_fields__})
+    return found
 
 
 def with_field_terms(model: MMLNB, fitted: FusionFit) -> Any:

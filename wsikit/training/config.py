@@ -65,7 +65,7 @@ class ImageBranch(Strict):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_unused(handler(self), "context")
+        return without_unused(handler(self), "context")
 
 
 class FeatureBranch(ImageBranch, FeatureInput):
@@ -107,7 +107,7 @@ class NumbersSettings(NumbersConfig):
     """Numbers of the captions as an input of the text branch."""
 
     facts: tuple[str, ...] = ()
-    """Names of `wsikit.facts.FACTS`; default: all that are measured at the scale of the patches."""
+    """Names of `wsikit.facts.FACTS` or `STATED`; default: all that are measured at the scale of the patches."""
 
 
 class CrossFitSettings(Strict):
@@ -173,7 +173,7 @@ class TrainConfig(TaskConfig):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_unused(handler(self), "numbers")
+        return without_unused(handler(self), "numbers")
 
     def curriculum(self) -> CurriculumSchedule:
         return CurriculumSchedule.over(self.training.epochs, rise=self.rise, start=self.start)
@@ -190,6 +190,11 @@ class FeatureTrainConfig(TrainConfig):
     image: FeatureBranch
 
 
-def _without_unused(written: dict[str, Any], name: str) -> dict[str, Any]:
-    """Settings that do not use `name` are written as before there was one, so that unfinished runs can be resumed."""
-    return {key: value for key, value in written.items() if key != name or value is not None}
+def without_unused(written: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Settings that do not use one of `names` are written as before there was one, so that unfinished runs can be
+    resumed.
+
+    >>> without_unused({"numbers": None, "rise": 1}, "numbers")
+    {'rise': 1}
+    """
+    return {key: value for key, value in written.items() if key not in names or value is not None}

@@ -26,7 +26,7 @@ from wsikit.models.mmlnb import MMLNB
 from wsikit.models.prmf_calibrated import CalibratedPRMF, Gate, centred
 from wsikit.training.batches import Texts
 from wsikit.training.data import PatchSet
-from wsikit.training.forward import slide_contexts
+from wsikit.training.forward import branch_features, inputs_of, slide_contexts
 
 Floats = npt.NDArray[np.float32]
 
@@ -90,7 +90,8 @@ def branch_outputs(model: MMLNB, data: PatchSet) -> BranchOutputs:
     parts = []
     for first in range(0, len(data), _AT_ONCE):
         rows = np.arange(first, min(first + _AT_ONCE, len(data)))
-        v, t, present = _features(model, data, texts, context, rows, device)
+        inputs = inputs_of(data, texts, context, rows, device)
+        v, t = branch_features(model, inputs)
         made = (
             centred(fusion.head_image(fusion.project_image(v))),
             centred(fusion.head_text(t[:, : fusion.d_read])),
@@ -98,7 +99,7 @@ def branch_outputs(model: MMLNB, data: PatchSet) -> BranchOutputs:
             fusion.surprise.expected(v),
         )
         image, text, feature, expected = (x.float().cpu().numpy() for x in made)
-        parts.append(BranchOutputs(image, text, feature, expected, present))
+        parts.append(BranchOutputs(image, text, feature, expected, inputs["present"].cpu().numpy()))
     return BranchOutputs.joined(parts)
 
 
@@ -112,30 +113,13 @@ def fit_surprise(model: MMLNB, training: PatchSet) -> None:
     with torch.inference_mode():
         for first in range(0, len(training), _AT_ONCE):
             rows = np.arange(first, min(first + _AT_ONCE, len(training)))
-            v, t, present = _features(model, training, texts, context, rows, device)
-            there = torch.from_numpy(present).to(device)
+            inputs = inputs_of(training, texts, context, rows, device)
+            v, t = branch_features(model, inputs)
+            there = inputs["present"]
             found.append((t[there], v[there]))
     text, image = (torch.cat(parts).clone() for parts in zip(*found, strict=True))
     if len(text):
         model.fusion.surprise.fit(model.fusion.said(text), image)
-
-
-def _features(
-    model: MMLNB,
-    data: PatchSet,
-    texts: Texts,
-    context: Floats | None,
-    rows: npt.NDArray[np.int64],
-    device: torch.device,
-) -> tuple[Tensor, Tensor, npt.NDArray[np.bool_]]:
-    """Features of both branches of some rows, and whether there is a caption."""
-    pixels = torch.from_numpy(np.ascontiguousarray(data.images[rows])).to(device)
-    of_slide = None if context is None else torch.from_numpy(context[rows]).to(device)
-    v = model.in_slide(model.image(pixels), of_slide)
-    tokens = texts(rows)
-    numbers = None if tokens.numbers is None else torch.from_numpy(tokens.numbers).to(device)
-    t = model.text_features(torch.from_numpy(tokens.ids).to(device), torch.from_numpy(tokens.mask).to(device), numbers)
-    return v, t, tokens.present
 
 
 @dataclass(frozen=True)

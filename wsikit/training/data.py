@@ -103,10 +103,8 @@ class PatchSet:
         """
         values = np.asarray(values, dtype=np.float32)
         spread = np.zeros_like(values) if uncertainty is None else np.asarray(uncertainty, dtype=np.float32)
-        slides = self.slide_ids
         known = np.full((*values.shape, len(STATISTICS)), np.nan, dtype=np.float32)
-        for slide in np.unique(slides):
-            rows = slides == slide
+        for rows in rows_by_slide(self.slide_ids):
             known[rows] = SlideContext.of(values[rows]).statistics
         return replace(self, fact_names=tuple(names), facts=values, fact_uncertainty=spread, slide_facts=known)
 
@@ -126,9 +124,7 @@ class PatchSet:
                 "of the images, or leave field_um out."
             )
         around = np.full(self.facts.shape, np.nan, dtype=np.float32)
-        slides = self.slide_ids
-        for slide in np.unique(slides):
-            rows = slides == slide
+        for rows in rows_by_slide(self.slide_ids):
             around[rows] = field_means(self.facts[rows], self.places_um[rows], sd_um)
         return replace(self, around=around)
 
@@ -317,6 +313,17 @@ def plan_images(table: ImageTable, *, patch_px: int, odd_sizes: OddSizes) -> Ima
     kept = np.flatnonzero(~odd) if odd_sizes == "drop" else np.arange(n)
     mirrored = int(odd.sum()) if odd_sizes == "mirror" else 0
     return ImagePlan(table.select(kept), kept, side, patch_px, n - len(kept), mirrored)
+
+
+def rows_by_slide(slides: npt.NDArray[np.str_]) -> list[npt.NDArray[np.int64]]:
+    """Rows of each slide, ascending, from the slide of each row (N,); slides in the order of their names.
+
+    >>> [rows.tolist() for rows in rows_by_slide(np.array(["b", "a", "b"]))]
+    [[1], [0, 2]]
+    """
+    _, of_row = np.unique(slides, return_inverse=True)
+    order = np.argsort(of_row, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(of_row))[:-1])
 
 
 def refuse_shared_groups(train: PatchSet, test: PatchSet) -> None:

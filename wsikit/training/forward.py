@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from wsikit.models.config import FieldTermsConfig
 from wsikit.models.field_terms import logits_of, with_field
@@ -129,18 +131,43 @@ def _forward(
     device: torch.device,
     precision: str,
 ) -> tuple[npt.NDArray[np.float32], ...]:
-    tokens = texts(rows)
-    arrays = (np.ascontiguousarray(data.images[rows]), tokens.ids, tokens.mask, tokens.present)
+    inputs = inputs_of(data, texts, context, rows, device)
     with autocast(device, precision):
-        out = model(
-            *(torch.from_numpy(array).to(device) for array in arrays),
-            numbers=None if tokens.numbers is None else torch.from_numpy(tokens.numbers).to(device),
-            context=None if context is None else torch.from_numpy(context[rows]).to(device),
-        )
+        out = model(**inputs)
     values = (out.logits, out.logits_img, out.logits_txt, out.gate)
     found = tuple(value.float().cpu().numpy() for value in values)
-    found[2][~tokens.present] = np.nan
+    found[2][~inputs["present"].cpu().numpy()] = np.nan
     return found
+
+
+def inputs_of(
+    data: PatchSet,
+    texts: Texts,
+    context: npt.NDArray[np.float32] | None,
+    rows: npt.NDArray[np.int64],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The arguments of `MMLNB.forward` for some rows of a patch set, by name; those that are not known are left out.
+
+    `context` is that of `slide_contexts`.
+    """
+    tokens = texts(rows)
+    arrays = {
+        "images": np.ascontiguousarray(data.images[rows]),
+        "ids": tokens.ids,
+        "mask": tokens.mask,
+        "present": tokens.present,
+        "numbers": tokens.numbers,
+        "context": None if context is None else context[rows],
+    }
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if array is not None}
+
+
+def branch_features(model: MMLNB, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Features of both branches, (B, d_img) and (B, d_text), for the arguments of `MMLNB.forward`; the second is not
+    meaningful without a caption."""
+    image = model.in_slide(model.image(inputs["images"]), inputs.get("context"))
+    return image, model.text_features(inputs["ids"], inputs["mask"], inputs.get("numbers"))
 
 
 def _cut(rows: npt.NDArray[np.int64], size: int) -> list[npt.NDArray[np.int64]]:

@@ -24,7 +24,7 @@ from wsikit.training.batches import Texts
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet
 from wsikit.training.fitting import fit
-from wsikit.training.forward import slide_contexts, softmax
+from wsikit.training.forward import branch_features, inputs_of, slide_contexts, softmax
 from wsikit.training.losses import loss_of
 from wsikit.training.settings import FitSettings
 
@@ -108,13 +108,12 @@ def bank_of(model: MMLNB, data: PatchSet, *, views: int) -> Bank:
     image, text = [], []
     for first in range(0, len(data), AT_ONCE):
         rows = np.arange(first, min(first + AT_ONCE, len(data)))
-        pixels = torch.from_numpy(np.ascontiguousarray(data.images[rows]))
-        of_slide = None if context is None else torch.from_numpy(context[rows])
-        seen = [model.in_slide(model.image(_turned(pixels, view)), of_slide) for view in range(views)]
+        inputs = inputs_of(data, texts, context, rows, torch.device("cpu"))
+        first_view, of_text = branch_features(model, inputs)
+        others = [_turned(inputs["images"], view) for view in range(1, views)]
+        seen = [first_view, *(model.in_slide(model.image(turned), inputs.get("context")) for turned in others)]
         image.append(torch.stack(seen, dim=1))
-        tokens = texts(rows)
-        numbers = None if tokens.numbers is None else torch.from_numpy(tokens.numbers)
-        text.append(model.text_features(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.mask), numbers))
+        text.append(of_text)
     present = torch.from_numpy(texts.present)
     # clones: tensors made in inference mode cannot take part in training
     return Bank(torch.cat(image).clone(), torch.cat(text).clone(), present, torch.from_numpy(data.labels))

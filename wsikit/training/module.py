@@ -56,6 +56,8 @@ class Learner(nn.Module):
     Trainer calls `train()` before every step; here this applies the stage table, so frozen parts stay in eval mode.
     """
 
+    accepts_loss_kwargs = False  # else Trainer adds one of its own to `inputs`
+
     def __init__(
         self,
         model: MMLNB,
@@ -115,24 +117,15 @@ class Learner(nn.Module):
             self._applied = self.epoch
         return self
 
-    def forward(
-        self,
-        images: Tensor,
-        ids: Tensor,
-        mask: Tensor,
-        present: Tensor,
-        own: Tensor,
-        labels: Tensor,
-        numbers: Tensor | None = None,
-        context: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, own: Tensor, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """The loss of a batch; `inputs` are the arguments of `MMLNB.forward`."""
         if self._seen == 0:  # not in `begin`: a resumed Trainer restores torch's random state after it
             torch.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
-        out = self.model(images, ids, mask, present, numbers=numbers, context=context, rho=self.alpha)
+        out = self.model(**inputs, rho=self.alpha)
         loss = loss_of(
             out,
             labels,
-            present=present,
+            present=inputs["present"],
             own=own,
             alpha=self.alpha,
             lambda_text=self.settings.lambda_text,

@@ -34,6 +34,8 @@ Rival = Literal[
     "image_and_colours",
     "image_in_slide",
     "two_image_seeds",
+    "other_image",
+    "other_image_and_text",
 ]
 
 TITLES: Mapping[Rival, str] = {
@@ -47,10 +49,15 @@ TITLES: Mapping[Rival, str] = {
     "image_and_colours": "image + colour histogram",
     "image_in_slide": "image, slide context",
     "two_image_seeds": "two image seeds",
+    "other_image": "other image branch",
+    "other_image_and_text": "other image branch + text",
 }
 """Names in tables. "+" is the mean of logits."""
 
-DEFAULT: tuple[Rival, ...] = tuple(name for name in TITLES if name != "two_image_seeds")
+ON_OTHER_IMAGE: frozenset[Rival] = frozenset(("other_image", "other_image_and_text"))
+"""Rivals that need the settings of another image branch (`other_image`)."""
+
+DEFAULT: tuple[Rival, ...] = tuple(name for name in TITLES if name not in ON_OTHER_IMAGE | {"two_image_seeds"})
 """All that train no further image branch."""
 
 ON_FIELD: frozenset[Rival] = frozenset(("facts_in_field", "image_and_facts_in_field"))
@@ -140,6 +147,8 @@ class Rivals:
     """Features (N, D) of the frozen image branch."""
     second_image: Callable[[], Probs] | None = None
     """(M, C) of an image branch trained with another seed."""
+    other_image: Callable[[], Probs] | None = None
+    """(M, C) of an image branch with other settings, trained on the same patches."""
 
     def probs(self, name: Rival) -> npt.NDArray[np.float64]:
         """Probabilities (M, C) of one rival for the test patches."""
@@ -162,6 +171,10 @@ class Rivals:
             return self._with_image(spread(colours, colour_histogram(self.test.images), self.n_classes))
         if name == "image_in_slide":
             return self._image_in_slide()
+        if name == "other_image":
+            return np.asarray(self._other_image, dtype=np.float64)
+        if name == "other_image_and_text":
+            return mean_of_logits(self._other_image, _known_or(self.text, self._other_image))
         return self._with_image(_needed(self.second_image, name)())
 
     def _with_image(self, other: Probs) -> npt.NDArray[np.float64]:
@@ -184,6 +197,10 @@ class Rivals:
             for around in (_needed(data.around, "facts of the field"),)
         )
         return self._boosted(known, asked)
+
+    @cached_property
+    def _other_image(self) -> Probs:
+        return _needed(self.other_image, "other_image")()
 
     def _boosted(self, known: Floats, asked: Floats) -> npt.NDArray[np.float64]:
         measured = np.isfinite(known).any(axis=0)  # scikit-learn refuses a column without any value

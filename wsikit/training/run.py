@@ -121,7 +121,13 @@ def run_training(
             return made.to(_device(device))
 
         model, epochs, fitted = train_cross_fitted(
-            untrained, training, config, on_epoch=callbacks.epoch, message=callbacks.message
+            untrained,
+            training,
+            config,
+            on_epoch=callbacks.epoch,
+            message=callbacks.message,
+            checkpoints=out / CHECKPOINTS,
+            resume=resume,
         )
     else:
         if isinstance(model.image, StoredFeatures):
@@ -181,8 +187,7 @@ def run_training(
     )
     write_json(out / METRICS_FILE, metrics)
     save_model(model.cpu(), out / "model", card=training_card(model.config, metrics), metrics=metrics)
-    if fitted is None:
-        shutil.rmtree(out / CHECKPOINTS)  # written by this run, and no longer needed
+    shutil.rmtree(out / CHECKPOINTS)  # written by this run, and no longer needed
     return metrics
 
 

@@ -16,7 +16,7 @@ from wsikit.captions.base import Captioner, FitsToSlide, sample_rows
 from wsikit.captions.parsed_facts import facts_of_texts
 from wsikit.captions.vlm.files import RECORD_FILE
 from wsikit.errors import RequestError
-from wsikit.facts import FACTS
+from wsikit.facts import FACTS, STATED
 from wsikit.tables import read_table
 from wsikit.training.captioner.patients import refuse_seen_patients
 from wsikit.training.config import CaptionsConfig
@@ -90,7 +90,7 @@ def _parsed(data: PatchSet, numbers: bool) -> PatchSet:
     """The patches with the facts that the words of their captions state, if numbers are asked for."""
     if not numbers:
         return data
-    names = tuple(FACTS)
+    names = (*FACTS, *STATED)
     return data.with_facts(names, *facts_of_texts(data.captions, names))
 
 

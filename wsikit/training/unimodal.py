@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +32,23 @@ def train_image_branch(
     settings: TrainingSettings,
     *,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
 ) -> list[EpochRecord]:
-    """Train the image encoder with its own head, in place; no captions are used (alpha is 0)."""
+    """Train the image encoder with its own head, in place; no captions are used (alpha is 0). Other parameters as for
+    `wsikit.training.trainer.train`."""
     silent = data.with_captions([""] * len(data))
     flat = CurriculumSchedule((0, 1), start=0.0, end=0.0, steps=1)
-    return train(model, silent, settings, curriculum=flat, stages=_IMAGE_STAGE, on_epoch=on_epoch)
+    return train(
+        model,
+        silent,
+        settings,
+        curriculum=flat,
+        stages=_IMAGE_STAGE,
+        on_epoch=on_epoch,
+        checkpoints=checkpoints,
+        resume=resume,
+    )
 
 
 def image_probs(model: MMLNB, data: PatchSet) -> npt.NDArray[np.float64]:
