@@ -186,3 +186,16 @@ def test_facts_without_stroma_take_it_from_the_class_and_count_no_area_twice(sto
     facts = patch_facts(table)
     assert not ((facts.stroma_mm2 > 0) & (facts.neuroblastic_mm2 > 0)).any()
     assert facts.proxies["stroma"] == "area of patches called GNB-I"
+
+
+def test_a_patch_called_intermixed_says_nothing_about_differentiation(store: SlideStore):
+    table = store.patches()
+    half = len(table) // 2
+    probs = np.tile([0.8, 0.1, 0.1], (len(table), 1))
+    probs[:half] = [0.1, 0.1, 0.8]
+    probs[-1] = [0.1, 0.8, 0.1]
+    model = {"background": [], "name": "m", "version": "1", "fingerprint": "f"}
+    write(table, "probability", probs, names=["PD", "D", "GNB-I"], model=model)
+    measured(table, spindle_share=0.2)
+    found = apply_inpc(store, rules=SMALL)
+    assert found.evidence["differentiating"].value == pytest.approx(1 / (len(table) - half))
