@@ -147,3 +147,55 @@ def test_other_models_and_tables_without_columns_are_refused_with_the_next_step(
         apply_inpc(store)
     measured(table)
     assert apply_inpc(store, rules=SMALL).category == "PD"
+
+
+def called_intermixed(store: SlideStore, n: int) -> PatchTable:
+    """The first n patches GNB-I, the others PD, by a model without UD."""
+    table = store.patches()
+    probs = np.tile([0.8, 0.05, 0.05, 0.1], (len(table), 1))
+    probs[:n] = [0.05, 0.05, 0.8, 0.1]
+    model = {"background": ["other"], "name": "m", "version": "1", "fingerprint": "f"}
+    write(table, "probability", probs, names=["PD", "D", "GNB-I", "other"], model=model)
+    return table
+
+
+def test_a_model_with_the_intermixed_class_gives_the_stroma_that_was_not_measured(store: SlideStore):
+    table = called_intermixed(store, len(store.patches()) - 2)
+    found = apply_inpc(store, rules=SMALL)
+    assert (found.category, found.proxies["stroma"]) == ("GNB-I", "area of patches called GNB-I")
+    voted = vote(store, parameters=VoteParameters(min_patches=1))
+    assert not any("The vote says" in line for line in inpc_summary(table, voted, ("PD", "D", "GNB-I")))
+
+
+def test_measured_stroma_takes_precedence_over_the_class(store: SlideStore):
+    table = called_intermixed(store, len(store.patches()) - 2)
+    measured(table, spindle_share=0.2)
+    found = apply_inpc(store, rules=SMALL)
+    assert found.category == "PD"
+    assert "spindle" in found.proxies["stroma"]
+    voted = vote(store, parameters=VoteParameters(min_patches=1))
+    lines = inpc_summary(table, voted, ("PD", "D", "GNB-I"))
+    assert any("vote says GNB-I, the INPC rule says PD" in line for line in lines)
+    measured(table, spindle_share=0.9, revision=2)  # no patch is stroma-poor, but the model saw foci
+    assert apply_inpc(store, rules=SMALL).category == "GNB-I"
+
+
+def test_facts_without_stroma_take_it_from_the_class_and_count_no_area_twice(store: SlideStore):
+    table = called_intermixed(store, len(store.patches()) // 2)
+    measured(table, spindle_share=np.nan)
+    facts = patch_facts(table)
+    assert not ((facts.stroma_mm2 > 0) & (facts.neuroblastic_mm2 > 0)).any()
+    assert facts.proxies["stroma"] == "area of patches called GNB-I"
+
+
+def test_a_patch_called_intermixed_says_nothing_about_differentiation(store: SlideStore):
+    table = store.patches()
+    half = len(table) // 2
+    probs = np.tile([0.8, 0.1, 0.1], (len(table), 1))
+    probs[:half] = [0.1, 0.1, 0.8]
+    probs[-1] = [0.1, 0.8, 0.1]
+    model = {"background": [], "name": "m", "version": "1", "fingerprint": "f"}
+    write(table, "probability", probs, names=["PD", "D", "GNB-I"], model=model)
+    measured(table, spindle_share=0.2)
+    found = apply_inpc(store, rules=SMALL)
+    assert found.evidence["differentiating"].value == pytest.approx(1 / (len(table) - half))

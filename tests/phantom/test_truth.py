@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from wsikit.errors import WsikitError
+from wsikit.errors import RequestError, WsikitError
 from wsikit.phantom import CLASSES, PhantomTruth, load_truth, make_phantom
 from wsikit.phantom.cells import OBJECT_KINDS
-from wsikit.phantom.facts import OTHER, PD, UD, D, Facts, facts_of, survey
+from wsikit.phantom.facts import OTHER, PD, TUMOUR_KINDS, UD, D, Facts, facts_of, survey
 from wsikit.phantom.fields import GLASS, KINDS
-from wsikit.phantom.recipe import draw_recipe
+from wsikit.phantom.recipe import SLIDE_SUBTYPES, draw_recipe
 from wsikit.phantom.render import Scene
 
 SIZE = (1500, 1300)
@@ -159,6 +160,34 @@ def test_captions_say_what_the_facts_say(made: PhantomTruth) -> None:
             rosettes = made.facts.count("rosette")[row]
             assert ("no Homer Wright rosettes" in caption) == (rosettes == 0)
     assert "Bare glass; no tissue." in said
+
+
+def test_an_intermixed_slide_is_stroma_rich_with_microscopic_nests() -> None:
+    x, y = np.meshgrid(np.arange(5.0, 2600, 10), np.arange(5.0, 2600, 10))
+    for seed in range(4):
+        ground = Scene(draw_recipe(seed, "GNB-I", (2600.0, 2600.0)), 1.0).fields.at(x, y)
+        kind = ground.kind
+        stroma = (kind == KINDS.index("stroma")).sum()
+        tumour = np.isin(kind, [KINDS.index(name) for name in TUMOUR_KINDS]).sum()
+        assert 0.55 < stroma / (stroma + tumour) < 0.9
+        nests, _ = ndimage.label((ground.tumour > 0.5) & (ground.tissue > 0.5))
+        assert np.bincount(nests.ravel())[1:].max() * 1e-4 < 1.0  # mm²; a macroscopic nodule has 4
+
+
+def test_the_truth_of_an_intermixed_slide_counts_stroma_and_ganglion_cells(tmp_path: Path, made: PhantomTruth) -> None:
+    truth = make_phantom(tmp_path / "gnb.tiff", size_px=(1000, 1000), mpp=1.0, subtype="GNB-I", tissue_fraction=0.8)
+    stroma, tumour = truth.facts.fraction("stroma").sum(), truth.facts.tumour.sum()
+    assert truth.schwannian_fraction == pytest.approx(stroma / (stroma + tumour))
+    assert truth.schwannian_fraction > 0.5 > made.schwannian_fraction
+    assert truth.facts.count("ganglion").sum() > 5
+    assert truth.summary()["subtype"] == "GNB-I"
+
+
+def test_an_intermixed_slide_shares_its_layout_with_no_other_subtype() -> None:
+    keys = {draw_recipe(seed, name, (900.0, 900.0)).seed for seed in range(5) for name in SLIDE_SUBTYPES}
+    assert len(keys) == 5 * len(SLIDE_SUBTYPES)
+    with pytest.raises(RequestError, match="GNB-I without stroma"):
+        draw_recipe(0, "GNB-I", (900.0, 900.0), without=["stroma"])
 
 
 def test_truth_comes_back_as_it_was_written(made: PhantomTruth) -> None:

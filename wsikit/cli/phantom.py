@@ -24,8 +24,8 @@ class _Size(click.ParamType):  # type: ignore[type-arg]  # generic in newer vers
 @click.option("--size", type=_Size(), default="4096x4096", show_default=True, help="Width x height of level 0, px.")
 @click.option("--mpp", type=float, default=0.5, show_default=True, help="Pixel size, µm per pixel (0.2 to 1.05).")
 @click.option(
-    "--subtype", type=click.Choice(["UD", "PD", "D"]), default="PD", show_default=True,
-    help="Undifferentiated, poorly differentiated or differentiating neuroblastoma.",
+    "--subtype", type=click.Choice(["UD", "PD", "D", "GNB-I"]), default="PD", show_default=True,
+    help="Undifferentiated, poorly differentiated, differentiating; ganglioneuroblastoma, intermixed.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the (first) slide.")
 @click.option(
@@ -71,7 +71,8 @@ def command(
                 artefacts=artefacts, workers=workers, progress=show,
             )  # fmt: skip
         facts = truth.summary()
-        mix = f"{facts['diff_fraction']:.1%} maturing cells, {facts['neuropil_fraction']:.0%} neuropil"
+        mix = f"{facts['diff_fraction']:.1%} maturing cells, {facts['neuropil_fraction']:.0%} neuropil, "
+        mix += f"{facts['schwannian_fraction']:.0%} Schwannian stroma"
         patches = ", ".join(f"{n} {name}" for name, n in facts["tissue_patches"].items())
         click.echo(
             f"{path}: {size[0]} × {size[1]} px at {mpp:g} µm/px, {facts['tissue_mm2']:.2f} mm² tissue, "

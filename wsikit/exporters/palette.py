@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from wsikit.errors import RequestError
 
@@ -18,6 +19,9 @@ CLASS_COLORS: tuple[RGB, ...] = (
     (0, 0, 0),  # black
 )
 """The palette of Okabe and Ito (2008), ordered so that the first three differ most."""
+
+SUBTYPE_COLORS: Mapping[str, RGB] = dict(zip(("UD", "PD", "D", "GNB-I", "GN"), CLASS_COLORS))
+"""Colours of INPC's categories, the same in every model, whichever of them it has."""
 
 BACKGROUND_COLOR: RGB = (140, 140, 140)
 """Colour of classes that do not vote."""
@@ -42,8 +46,12 @@ def muted(color: RGB) -> RGB:
 def class_colors(classes: tuple[str, ...], background: tuple[str, ...] = ()) -> tuple[RGB, ...]:
     """One colour per class, in the order of `classes`; all of `background` are grey.
 
+    Where all voting classes are categories of INPC, each has its own colour of `SUBTYPE_COLORS`.
+
     >>> class_colors(("UD", "other"), background=("other",))
     ((213, 94, 0), (140, 140, 140))
+    >>> class_colors(("PD", "GNB-I")) == (SUBTYPE_COLORS["PD"], SUBTYPE_COLORS["GNB-I"])
+    True
     """
     voting = [code for code in classes if code not in background]
     if len(voting) > len(CLASS_COLORS):
@@ -51,7 +59,7 @@ def class_colors(classes: tuple[str, ...], background: tuple[str, ...] = ()) -> 
             f"{len(voting)} classes, but there are only {len(CLASS_COLORS)} colours that are safe to distinguish: "
             "give the colours yourself"
         )
-    given = dict(zip(voting, CLASS_COLORS))
+    given = SUBTYPE_COLORS if set(voting) <= set(SUBTYPE_COLORS) else dict(zip(voting, CLASS_COLORS))
     return tuple(given.get(code, BACKGROUND_COLOR) for code in classes)
 
 

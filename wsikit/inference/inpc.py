@@ -1,6 +1,7 @@
 """The INPC rule on a store's patch table; its result is kept in the table, with the votes, under votes/inpc_rule.
 
 Stroma comes from the captions' facts; neuropil and differentiation from the model's classes, if these are INPC classes.
+A model with the class GNB-I says where tissue is stroma-rich with foci.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from wsikit.store.receipts import Receipt, digest_of
 from wsikit.store.table import PatchTable, coords_digest
 from wsikit.voting.fitted_parameters import FittedVote
 from wsikit.voting.inpc import CATEGORIES, STROMA_POOR, InpcResult, Rules, disagreement, inpc
-from wsikit.voting.inpc_facts import PatchFacts, facts_from_captions, facts_from_classes
+from wsikit.voting.inpc_facts import STROMA, PatchFacts, facts_from_captions, facts_from_classes, has_inpc_classes
 from wsikit.voting.inputs import vote_inputs
 from wsikit.voting.parameters import VoteParameters
 from wsikit.voting.prior import AUTO
 from wsikit.voting.prognosis import Clinical
 from wsikit.voting.result import SlideResult
 
-INPC_REVISION = 1
+INPC_REVISION = 2
 VOTE_NAME = "inpc_rule"
 """Name of the result among the votes of a table."""
 
@@ -54,9 +55,9 @@ def apply_inpc(
     grid
         Name of the patch grid; not needed if the store has only one.
     source
-        Source of neuropil and differentiation: "classes", the areas predicted UD, PD and D; "facts", measured by
-        captions; "auto", the former if a model with these classes has predicted, else the latter. Stroma always comes
-        from facts; without facts it is unknown.
+        Source of neuropil and differentiation: "classes", the areas predicted UD, PD, D and GNB-I; "facts", measured by
+        captions; "auto", the former if a model with these classes has predicted, else the latter. Stroma comes from
+        facts; without facts from the area predicted GNB-I, and from a model without that class it is unknown.
     clinical
         Age, MKI, treatment, as far as known. The result is stored, these data are not.
     rules
@@ -145,7 +146,7 @@ def inpc_summary(
         percent = f"{100 * (vote.ood_fraction or 0.0):.1f} %"
         return [f"INPC rule: not stated, as {percent} of the voting tissue is out-of-distribution for the model"]
     lines = result.words()
-    if vote is not None and set(classes) == set(STROMA_POOR):
+    if vote is not None and has_inpc_classes(classes):
         called = None if vote.label is None else classes[vote.label]
         difference = disagreement(result, called, reason=vote.reason)
         lines += [f"  {difference}"] if difference else []
@@ -179,7 +180,7 @@ def check_same_model(fitted: FittedVote, table: PatchTable) -> None:
 
 
 def _joined(measured: PatchFacts, of_classes: PatchFacts) -> PatchFacts:
-    """Stroma and tumour as measured; neuropil and differentiation by the classes, over that tumour area."""
+    """Stroma (if measured) and tumour as measured; neuropil and differentiation by the classes, over that area."""
     share: npt.NDArray[np.float64] = np.divide(
         measured.neuroblastic_mm2,
         of_classes.neuroblastic_mm2,
@@ -187,12 +188,19 @@ def _joined(measured: PatchFacts, of_classes: PatchFacts) -> PatchFacts:
         where=of_classes.neuroblastic_mm2 > 0,
     )
     assert of_classes.differentiating is not None
+    if measured.stroma_mm2 is None and of_classes.stroma_mm2 is not None:
+        # a patch called GNB-I is then stroma as a whole, and no neuroblastic area as well
+        poor = np.where(of_classes.stroma_mm2 > 0, 0.0, measured.neuroblastic_mm2)
+        proxies = {**measured.proxies, STROMA: of_classes.proxies[STROMA]}
+        measured = replace(measured, stroma_mm2=of_classes.stroma_mm2, neuroblastic_mm2=poor, proxies=proxies)
     return replace(
         measured,
         neuropil=of_classes.neuropil,
         differentiating=of_classes.differentiating * share,
         neuroblasts=measured.neuroblastic_mm2,
-        ranking=of_classes.ranking,
+        ranking={name: values for name, values in of_classes.ranking.items() if name != STROMA},
+        intermixed_mm2=of_classes.intermixed_mm2,
+        assumptions=of_classes.assumptions,
         proxies={**of_classes.proxies, **{k: v for k, v in measured.proxies.items() if k in ("stroma", "tumour")}},
     )
 
@@ -217,7 +225,7 @@ def _columns(table: PatchTable, source: str) -> tuple[str, ...]:
 def _has_inpc_classes(table: PatchTable) -> bool:
     attributes = table.attributes(_PROBABILITY)
     background = set(attributes["model"]["background"])
-    return set(attributes["names"]) - background == set(STROMA_POOR)
+    return has_inpc_classes(set(attributes["names"]) - background)
 
 
 def _receipt(

@@ -7,7 +7,7 @@ colour and density do not reveal it; only the defining features differ between s
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,12 @@ from wsikit.errors import RequestError
 
 SUBTYPES = ("UD", "PD", "D")
 """Undifferentiated, poorly differentiated, differentiating (INPC categories of stroma-poor neuroblastoma)."""
+GNB_I = "GNB-I"
+"""Ganglioneuroblastoma, intermixed: more than half Schwannian stroma, with microscopic nests of neuroblasts."""
+SLIDE_SUBTYPES = (*SUBTYPES, GNB_I)
+"""The subtypes of whole slides. A patch of a GNB-I slide is a patch of stroma (`other`), UD, PD or D."""
+_GNB_SEEDS = 1 << 40
+"""First scene key of GNB-I; those of the other subtypes are counted from 0."""
 
 OTHER_TISSUES = ("stroma", "necrosis", "blood", "fat", "lymphoid")
 
@@ -117,7 +123,7 @@ def draw_recipe(
     seed
         Any integer ≥ 0. The same seed, subtype and size always give the same slide.
     subtype
-        One of `SUBTYPES`.
+        One of `SLIDE_SUBTYPES`.
     size_um
         Width and height of the slide, µm.
     tissue_fraction
@@ -126,18 +132,25 @@ def draw_recipe(
         Whether pen, folds and out-of-focus patches may occur.
     without
         Those of `OTHER_TISSUES` that the slide has none of; tumour takes their place.
+
+    Raises
+    ------
+    RequestError
+        If an argument is out of its range, or GNB-I is asked for without stroma.
     """
     unknown = sorted(set(without) - set(OTHER_TISSUES))
     if unknown:
         raise RequestError(f"phantom without {', '.join(unknown)}: it must be of {', '.join(OTHER_TISSUES)}")
-    if subtype not in SUBTYPES:
-        raise RequestError(f"phantom subtype {subtype!r}: it must be one of {', '.join(SUBTYPES)}")
+    if subtype not in SLIDE_SUBTYPES:
+        raise RequestError(f"phantom subtype {subtype!r}: it must be one of {', '.join(SLIDE_SUBTYPES)}")
+    if subtype == GNB_I and "stroma" in without:
+        raise RequestError(f"phantom of {GNB_I} without stroma: more than half of this tumour is Schwannian stroma")
     if seed < 0:
         raise RequestError(f"phantom seed {seed}: it must be 0 or more")
     if not 0.0 <= tissue_fraction <= 1.0:
         raise RequestError(f"tissue fraction {tissue_fraction}: it must lie between 0 and 1")
     # the subtype is part of the scene's key: two subtypes of one seed must not share their layout
-    own_seed = 3 * seed + SUBTYPES.index(subtype)
+    own_seed = _GNB_SEEDS + seed if subtype == GNB_I else 3 * seed + SUBTYPES.index(subtype)
     rng = np.random.default_rng([own_seed, 20_240])
     look = _draw_appearance(rng)
     shares = rng.dirichlet([2.2, 1.4, 0.9, 0.8, 0.8]) * rng.uniform(0.18, 0.38)
@@ -145,9 +158,10 @@ def draw_recipe(
         "UD": (1.0, 0.0),
         "PD": (rng.uniform(0.12, 0.32), rng.uniform(0.0, 0.03)),
         "D": (rng.uniform(0.0, 0.08), rng.uniform(0.66, 0.84)),
+        GNB_I: (0.0, 0.8),  # of the nests
     }[subtype]
     pen, folds, blurs = _draw_artefacts(rng, size_um) if artefacts else ((), (), ())
-    return Recipe(
+    recipe = Recipe(
         seed=own_seed,
         subtype=subtype,
         size_um=size_um,
@@ -161,6 +175,18 @@ def draw_recipe(
         blurs=blurs,
         pen_colour=((0.1, 0.25, 0.75), (0.05, 0.45, 0.2), (0.1, 0.1, 0.12))[int(rng.integers(3))],
         **look,
+    )
+    return _intermixed(recipe) if subtype == GNB_I else recipe
+
+
+def _intermixed(recipe: Recipe) -> Recipe:
+    """Nests in Schwannian stroma: less than half of the tissue, so that they are islands, and far below 2 mm."""
+    rng = np.random.default_rng([recipe.seed, 20_241])  # its own, so that the other subtypes are drawn as ever
+    return replace(
+        recipe,
+        shares=(float(rng.uniform(0.60, 0.72)), *(0.3 * share for share in recipe.shares[1:])),
+        region_um=float(rng.uniform(130.0, 210.0)),
+        ganglion_share=float(rng.uniform(0.25, 0.5)),
     )
 
 

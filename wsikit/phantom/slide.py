@@ -74,7 +74,7 @@ def make_phantom(
     mpp
         µm per pixel of level 0, 0.2-1.05.
     subtype
-        "UD", "PD" or "D".
+        "UD", "PD", "D" or "GNB-I".
     seed
         Any integer ≥ 0.
     tissue_fraction

@@ -38,7 +38,7 @@ class PhantomTruth:
     """The slide."""
     seed: int
     subtype: str
-    """UD, PD or D."""
+    """UD, PD, D or GNB-I."""
     size_px: tuple[int, int]
     """Width and height of level 0."""
     mpp: float
@@ -94,6 +94,13 @@ class PhantomTruth:
         return float(self.facts.n_maturing.sum() / max(1, int(self.facts.n_neuroblastic.sum())))
 
     @property
+    def schwannian_fraction(self) -> float:
+        """Fraction of Schwannian stroma in the tumour's area with its stroma: above one half, INPC calls it rich."""
+        stroma = float(self.facts.fraction("stroma").sum())
+        whole = stroma + float(self.facts.tumour.sum())
+        return stroma / whole if whole else 0.0
+
+    @property
     def neuropil_fraction(self) -> float:
         """Fraction of neuropil in the tumour area."""
         tumour = float(self.facts.tumour.sum())
@@ -116,6 +123,7 @@ class PhantomTruth:
             "n_neuroblastic": int(self.facts.n_neuroblastic.sum()),
             "diff_fraction": round(self.diff_fraction, 5),
             "neuropil_fraction": round(self.neuropil_fraction, 5),
+            "schwannian_fraction": round(self.schwannian_fraction, 5),
             "tissue_patches": {name: int(((labels == n) & tissue).sum()) for n, name in enumerate(CLASSES)},
         }
 

@@ -38,7 +38,7 @@ UNREAD_SUFFIXES = {
     ".mds": "an MDS of a Motic scanner",
     ".mdsx": "an MDSX of a Motic scanner",
     ".eslide": "an eSlide of a Mikroscan scanner",
-    ".ibl": "an IBL of a Shengqiang scanner",
+    ".ibl": "an IBL of an iBingLi scanner",
     ".lsm": "a Zeiss LSM",
     ".ims": "an Imaris IMS",
 }

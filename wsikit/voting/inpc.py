@@ -22,6 +22,7 @@ from wsikit.voting.prognosis import Clinical, Mki, neuroblastoma_group
 
 UD, PD, D = STROMA_POOR = ("UD", "PD", "D")
 GNB_I, GN = "GNB-I", "GN"
+"""Ganglioneuroblastoma, intermixed; ganglioneuroma, maturing or mature."""
 GNB_N, MAYBE_GNB_N = "GNB-N", "GNB-N?"
 """With "?" where no macroscopic nodule was outlined: a section alone can only raise the suspicion."""
 CATEGORIES = (*STROMA_POOR, GNB_I, GN, GNB_N, MAYBE_GNB_N)
@@ -254,7 +255,7 @@ class _SlideSums:
         self.missing = tuple(_UNMEASURED[name] for name in _UNMEASURED if name not in self.shares)
 
     def stroma_rich(self, rules: Rules) -> bool:
-        return STROMA in self.shares and self.shares[STROMA].value > rules.stroma_rich
+        return STROMA in self.shares and _above(self.shares[STROMA], rules.stroma_rich)
 
     def top_rows(self, rules: Rules) -> dict[str, tuple[int, ...]]:
         facts = self.facts
@@ -299,18 +300,23 @@ def _decide(sums: _SlideSums, rules: Rules) -> _Decision:
         return _decide_rich(sums, rules)
     category, reason = decide_poor(sums.shares, rules)
     assumed = () if STROMA in sums.shares else ("stroma-poor (Schwannian stroma below 50 %)",)
-    return _Decision(category, reason, assumed)
+    return _Decision(category, reason, (*assumed, *sums.facts.assumptions))
 
 
 def decide_poor(shares: Mapping[str, Share], rules: Rules) -> tuple[str | None, str]:
     """UD, PD or D; or None and why."""
     if NEUROPIL not in shares:
         return None, f"neuropil was not measured, so {UD} and {PD} cannot be distinguished"
-    if shares[NEUROPIL].value <= rules.neuropil_share:
+    if not _above(shares[NEUROPIL], rules.neuropil_share):
         return UD, ""
     if DIFFERENTIATING not in shares:
         return None, f"differentiating neuroblasts were not measured, so {PD} and {D} cannot be distinguished"
-    return (D if shares[DIFFERENTIATING].value > rules.differentiating else PD), ""
+    return (D if _above(shares[DIFFERENTIATING], rules.differentiating) else PD), ""
+
+
+def _above(share: Share, limit: float) -> bool:
+    """More than the limit; exactly the limit is not more, whatever the rounding of a sum of areas."""
+    return share.value > limit + 1e-9
 
 
 def _decide_rich(sums: _SlideSums, rules: Rules) -> _Decision:
@@ -328,8 +334,11 @@ def _decide_rich(sums: _SlideSums, rules: Rules) -> _Decision:
         nodules.append(Nodule(float(areas[one]), decide_poor(shares, rules)[0], int(np.flatnonzero(inside)[0])))
     if nodules:
         nodules.sort(key=lambda nodule: -nodule.area_mm2)
-        return _Decision(MAYBE_GNB_N if outlined is None else GNB_N, nodules=tuple(nodules))
+        category = MAYBE_GNB_N if outlined is None else GNB_N
+        return _Decision(category, assumptions=sums.facts.assumptions, nodules=tuple(nodules))
     foci = float(sums.tumour[poor].sum())
+    if sums.facts.intermixed_mm2 is not None:
+        foci += float(np.nansum(sums.facts.intermixed_mm2))
     return _Decision(GNB_I if foci >= rules.focus_mm2 else GN)
 
 

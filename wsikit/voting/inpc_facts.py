@@ -5,7 +5,7 @@ Class probabilities are only a proxy ("area proxy"). NumPy only; positions are c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,9 @@ NEUROPIL_GRADES = (ABSENT, SCANT, MODERATE, ABUNDANT)
 """Grades of neuropil in words; a grade is an index into them."""
 STROMA, NEUROPIL, DIFFERENTIATING = "stroma", "neuropil", "differentiating"
 
-_UD, _PD, _D = "UD", "PD", "D"
+_UD, _PD, _D, _GNB_I = PATCH_CLASSES = ("UD", "PD", "D", "GNB-I")
+"""Classes of a patch that the rules read. PD and D are needed; UD and GNB-I may be absent from a model."""
+NO_UD = f"not undifferentiated (the model has no class {_UD})"
 _NOT_TUMOUR = ("necrosis_share", "blood_share", "fat_share")
 
 
@@ -52,6 +54,11 @@ class PatchFacts:
     quantity itself was counted."""
     ranking: Mapping[str, Floats] = field(default_factory=dict)
     """Quantity to (N,) values by which to rank patches, where that is not the quantity itself."""
+    intermixed_mm2: Floats | None = None
+    """(N,), area of stroma-rich tissue that holds microscopic neuroblastic foci of unknown area: evidence of foci,
+    and no further area of the tumour."""
+    assumptions: tuple[str, ...] = ()
+    """What a grade of stroma-poor tissue by these facts assumes, in words."""
 
     def __post_init__(self) -> None:
         n = len(self.cells)
@@ -62,7 +69,8 @@ class PatchFacts:
             )
         if (self.differentiating is None) != (self.neuroblasts is None):
             raise RequestError("patch facts: give differentiating neuroblasts together with all neuroblasts")
-        for name in ("neuroblastic_mm2", "stroma_mm2", "neuropil", "differentiating", "neuroblasts", "nodules"):
+        areas = ("neuroblastic_mm2", "stroma_mm2", "intermixed_mm2")
+        for name in (*areas, "neuropil", "differentiating", "neuroblasts", "nodules"):
             values = getattr(self, name)
             if values is not None and np.shape(values) != (n,):
                 raise RequestError(f"patch facts: {name} of shape {np.shape(values)} for {n} patches, expected ({n},)")
@@ -75,6 +83,16 @@ class PatchFacts:
         return len(self.cells)
 
 
+def has_inpc_classes(codes: Iterable[str]) -> bool:
+    """Whether voting classes are those of INPC: PD and D, perhaps UD, perhaps GNB-I.
+
+    >>> has_inpc_classes(["PD", "D", "GNB-I"]), has_inpc_classes(["UD", "PD"])
+    (True, False)
+    """
+    found = set(codes)
+    return {_PD, _D} <= found <= set(PATCH_CLASSES)
+
+
 def facts_from_classes(
     probs: npt.ArrayLike,
     classes: Sequence[str],
@@ -83,7 +101,9 @@ def facts_from_classes(
     cells: npt.NDArray[np.int64],
     pitch_mm: float,
 ) -> PatchFacts:
-    """Class probabilities of a UD / PD / D model as a proxy for facts. They give nothing about Schwannian stroma.
+    """Class probabilities of a model of INPC classes as a proxy for facts.
+
+    A model without GNB-I gives nothing about Schwannian stroma.
 
     Parameters
     ----------
@@ -100,15 +120,19 @@ def facts_from_classes(
     differentiating, although 5 % of such cells make a D patch: the fraction of differentiating *area* is therefore
     larger than the fraction of cells, and a slide near the limit is called D too often.
 
+    GNB-I (ganglioneuroblastoma, intermixed) is Schwannian stroma of more than half with microscopic foci: a patch of
+    that class counts as stroma that holds foci, and gives nothing about neuropil and differentiation.
+
     Raises
     ------
     RequestError
-        If the voting classes are not UD, PD and D.
+        If the voting classes are not INPC's; see `has_inpc_classes`.
     """
     inputs = vote_inputs(probs, classes, background)
-    if set(inputs.classes) != {_UD, _PD, _D}:
+    if not has_inpc_classes(inputs.classes):
         raise RequestError(
-            f"classes {list(inputs.classes)} are not INPC's: the rules need a model with the classes {_UD}, {_PD}, {_D}"
+            f"classes {list(inputs.classes)} are not INPC's: the rules need a model with the classes {_UD}, {_PD}, "
+            f"{_D} and perhaps {_GNB_I}; {_UD} may be absent"
         )
     label = np.array(["", *classes])[inputs.labels + 1]
 
@@ -116,21 +140,29 @@ def facts_from_classes(
         chosen = [index for index, code in enumerate(inputs.classes) if code in codes]
         return np.where(np.isin(label, codes), inputs.weights * inputs.probs[:, chosen].sum(axis=1), 0.0)
 
-    area = pitch_mm**2 * np.nan_to_num(np.asarray(inputs.weights, dtype=np.float64))
+    whole = pitch_mm**2 * np.nan_to_num(np.asarray(inputs.weights, dtype=np.float64))
+    rich = np.where(label == _GNB_I, whole, 0.0)
+    area = whole - rich
     tumour = area > 0
+    knows_stroma = _GNB_I in inputs.classes
+    stroma = {STROMA: f"area of patches called {_GNB_I}"} if knows_stroma else {}
     return PatchFacts(
         cells=cells,
         pitch_mm=pitch_mm,
         neuroblastic_mm2=area,
+        stroma_mm2=rich if knows_stroma else None,
+        intermixed_mm2=rich if knows_stroma else None,
         neuropil=np.where(tumour, np.where(np.isin(label, (_PD, _D)), NEUROPIL_GRADES.index(MODERATE), 0.0), np.nan),
-        differentiating=np.where(label == _D, area, 0.0),
+        differentiating=np.where(rich > 0, np.nan, np.where(label == _D, area, 0.0)),
         neuroblasts=area,
+        assumptions=() if _UD in inputs.classes else (NO_UD,),
         proxies={
+            **stroma,
             NEUROPIL: "area of patches called PD or D",
             DIFFERENTIATING: "area proxy: area of patches called D, not cells counted; larger than the share of cells",
             "tumour": "area of patches by the model, less its background classes",
         },
-        ranking={NEUROPIL: of((_PD, _D)), DIFFERENTIATING: of((_D,))},
+        ranking={NEUROPIL: of((_PD, _D)), DIFFERENTIATING: of((_D,))} | ({STROMA: of((_GNB_I,))} if stroma else {}),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wsikit.errors import RequestError
-from wsikit.voting.inpc import STROMA_POOR
+from wsikit.voting.inpc import ORDER
 from wsikit.voting.result import format_margin
 
 
@@ -88,9 +88,7 @@ class PatientResult:
         }
 
 
-def combine_slides(
-    patient: str, slides: Sequence[SlideOfPatient], *, order: Sequence[str] = STROMA_POOR
-) -> PatientResult:
+def combine_slides(patient: str, slides: Sequence[SlideOfPatient], *, order: Sequence[str] = ORDER) -> PatientResult:
     """Aggregate the slides of one patient.
 
     Parameters
@@ -98,7 +96,8 @@ def combine_slides(
     slides
         All slides of the patient, including those without a result.
     order
-        Grades, the worst (least differentiated) first. If the slides have other classes, there is no worst grade.
+        Grades, the worst (least differentiated) first; by default UD, PD, D, GNB-I, GN. If the slides have other
+        classes, there is no worst grade.
 
     Raises
     ------
