@@ -16,7 +16,7 @@ from wsikit.training.batches import Drawer, EpochOrder, Rows, Texts
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.forward import slide_contexts
-from wsikit.training.losses import loss_of
+from wsikit.training.losses import loss_of, supervised_contrast
 from wsikit.training.numbers import learn_bins
 from wsikit.training.settings import TrainingSettings
 from wsikit.training.stages import StagePlan
@@ -128,7 +128,8 @@ class Learner(nn.Module):
     ) -> dict[str, Tensor]:
         if self._seen == 0:  # not in `begin`: a resumed Trainer restores torch's random state after it
             torch.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
-        out = self.model(images, ids, mask, present, numbers=numbers, context=context, rho=self.alpha)
+        features = self.model.image(images)
+        out = self.model.fuse(features, ids, mask, present, numbers=numbers, context=context, rho=self.alpha)
         loss = loss_of(
             out,
             labels,
@@ -139,6 +140,8 @@ class Learner(nn.Module):
             lambda_gate=self.settings.lambda_gate,
             weight=self._weight,
         )
+        if (contrast := self.settings.contrast) is not None:
+            loss = loss + contrast.weight * supervised_contrast(features, labels, temperature=contrast.temperature)
         gate = out.gate.detach().float()
         self._loss += loss.detach().float() * len(labels)
         self._gate += gate.sum()
