@@ -2,8 +2,8 @@
 
 python benchmarks/swin_kan.py [--pairs 5] [--px 50 224] [--threads 1]
 
-Forward and backward of a batch, in turns, so that the ratios hold on a busy machine too; medians, and the range over the
-turns. Processor time. Memory is what a process has gained at its peak over a forward and backward pass, beyond the
+Forward and backward of a batch, in turns, so that the ratios hold on a busy machine too; medians, and the range over
+the turns. Processor time. Memory is what a process has gained at its peak over a forward and backward pass, beyond the
 loaded model; each is measured in a process of its own.
 """
 

@@ -107,8 +107,8 @@ def figures(scores: Scores, test: PatchSet, named: npt.NDArray[np.float32], weig
     for name, values in scores.items():
         of_terms = []
         for t in asked:
-            order = values[:, t].argsort().argsort() / len(values)
-            probs = np.stack([1 - order, order], axis=1)
+            share = (values[:, t] + 2) / 4  # differences of two cosines, in [0, 1]
+            probs = np.stack([1 - share, share], axis=1)
             sample = Sample(named[:, t].astype(np.int64), probs, test.groups, n_ordinal=0)
             of_terms.append(sample.figures(weights).values["auc"])
         found[name] = np.nanmean(of_terms, axis=0)
