@@ -2,10 +2,10 @@
 
 python pipelines/afloc_quality.py --data PATCHES/images -o OUT
 
-Arms: the configuration without `quality_negatives`, as it is, and with self-paced copies. Each term that captions name
-is asked for on the test patches, clean and with each kind of fault; the figure is the mean AUROC over the terms.
-A training writes one file under OUT/scores; an interrupted run computes only what is missing. OUT/faults.png shows
-test patches with each fault.
+Arms: the configuration without `quality_negatives`, as it is, and, with --paced, with self-paced copies. Each term that
+captions name is asked for on the test patches, clean and with each kind of fault; the figure is the mean AUROC over the
+terms. A training writes one file under OUT/scores; an interrupted run computes only what is missing.
+OUT/faults.png shows test patches with each fault.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Views = dict[str, npt.NDArray[np.uint8]]
 Scores = dict[str, npt.NDArray[np.float64]]
 
 
-def arms(config: AflocTrainConfig) -> dict[str, AflocTrainConfig]:
+def arms(config: AflocTrainConfig, *, paced: bool = False) -> dict[str, AflocTrainConfig]:
     """The trainings that are compared."""
     copies = config.training.quality_negatives
     assert copies is not None, "the configuration has no quality_negatives"
@@ -56,7 +56,8 @@ def arms(config: AflocTrainConfig) -> dict[str, AflocTrainConfig]:
         training = config.training.model_copy(update={"quality_negatives": value})
         return config.model_copy(update={"training": training})
 
-    return {WITHOUT: having(None), WITH: config, PACED: having(copies.model_copy(update={"self_paced": True}))}
+    found = {WITHOUT: having(None), WITH: config}
+    return found | ({PACED: having(copies.model_copy(update={"self_paced": True}))} if paced else {})
 
 
 def views_of(test: PatchSet, mpp: float) -> Views:
@@ -155,6 +156,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--config", type=Path, default=CONFIG)
     arguments.add_argument("--data", help="Instead of the images of the configuration.")
+    arguments.add_argument("--paced", action="store_true", help="Also the arm with self-paced copies.")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("-o", "--out", type=Path, required=True)
     arguments.add_argument("--threads", type=int, default=1)
@@ -177,7 +179,7 @@ def main() -> int:
     weights = np.concatenate([np.ones((1, n_groups)), draw_groups(n_groups, draws=DRAWS, seed=0)])
     found: dict[str, list[Scores]] = {}
     for seed in given.seeds:  # a stopped run then has whole seeds
-        for number, (name, of_arm) in enumerate(arms(config).items()):
+        for number, (name, of_arm) in enumerate(arms(config, paced=given.paced).items()):
             path = given.out / "scores" / f"arm{number}_seed{seed}.npz"
             if not path.is_file():
                 begun = time.process_time()

@@ -87,7 +87,7 @@ def test_the_shipped_quality_configuration_is_valid_and_its_arms_differ_in_the_c
 ) -> None:
     monkeypatch.setenv("WSIKIT_PATCHES", "somewhere")
     pipeline = module_of("afloc_quality")
-    arms = pipeline.arms(read_config(pipeline.CONFIG, AflocTrainConfig))
+    arms = pipeline.arms(read_config(pipeline.CONFIG, AflocTrainConfig), paced=True)
     without, copies, paced = (arm.training for arm in arms.values())
     assert without.quality_negatives is None
     assert not copies.quality_negatives.self_paced
