@@ -1,4 +1,4 @@
-"""Degraded patches: the faults that wsikit's own quality measures find, and nothing beside them."""
+"""Degraded patches: the faults that wsikit's own quality measures find, and nothing else."""
 
 from __future__ import annotations
 

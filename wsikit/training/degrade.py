@@ -70,7 +70,7 @@ def _penned(image: Images, rng: np.random.Generator, mpp: float) -> Images:
 
 
 def _folded(image: Images, rng: np.random.Generator, mpp: float) -> Images:
-    """The second layer is the patch turned round, as a fold shows tissue from beside."""
+    """The second layer is the patch turned round, as a fold lays other tissue on it."""
     layer = -np.log10((image[::-1, ::-1].astype(np.float64) + 1) / 256)
     return _absorbed(image, _band(image, rng)[..., None] * layer)
 
@@ -83,7 +83,7 @@ _FAULTS: dict[Kind, Callable[[Images, np.random.Generator, float], Images]] = {
 
 
 def _band(image: Images, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A straight band through the patch, 1 in it and 0 beside it, (H, W)."""
+    """A straight band through the patch, 1 in it and 0 outside, (H, W)."""
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width]
     angle, side = rng.uniform(0, np.pi), min(height, width)
