@@ -156,6 +156,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--config", type=Path, default=CONFIG)
     arguments.add_argument("--data", help="Instead of the images of the configuration.")
+    arguments.add_argument("--epochs", type=int, help="Instead of those of the configuration.")
     arguments.add_argument("--paced", action="store_true", help="Also the arm with self-paced copies.")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("-o", "--out", type=Path, required=True)
@@ -164,6 +165,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(given.threads)
     config = read_config(given.config, AflocTrainConfig, data=given.data)
+    if given.epochs:
+        training_settings = config.training.model_copy(update={"epochs": given.epochs})
+        config = config.model_copy(update={"training": training_settings})
     (given.out / "scores").mkdir(parents=True, exist_ok=True)
     prepared, patches = afloc_patches(config, AflocCallbacks(message=logger.info))
     sizes = {"validation": config.split.validation, "test": config.split.test}

@@ -90,7 +90,8 @@ def _band(image: Images, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     off = rng.uniform(-0.25, 0.25, 2) * side
     across = np.abs((x - width / 2 - off[0]) * np.cos(angle) + (y - height / 2 - off[1]) * np.sin(angle))
     half = rng.uniform(*_BAND) * side / 2
-    return np.clip((half - across) / (_EDGE * side) + 0.5, 0, 1)
+    inside: npt.NDArray[np.float64] = np.clip((half - across) / (_EDGE * side) + 0.5, 0, 1)
+    return inside
 
 
 def _absorbed(image: Images, density: npt.NDArray[np.float64]) -> Images:
