@@ -2,8 +2,8 @@
 
 python pipelines/phantom_patches.py -o OUT
 
-Writes OUT/images/*.png and OUT/images/patches.csv (file_name, description, patient, slide, x, y). Tissues that are rare
-are drawn more often than their share of the slides. Same seeds, same patches.
+Writes OUT/images/*.png and OUT/images/patches.csv (file_name, description, class, patient, slide, x, y). Tissues that
+are rare are drawn more often than their share of the slides. Same seeds, same patches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from wsikit.phantom import SUBTYPES, make_phantom
+from wsikit.phantom import CLASSES, SUBTYPES, make_phantom
 from wsikit.phantom.truth import PhantomTruth
 from wsikit.slides import open_slide
 
@@ -32,7 +32,7 @@ class Made:
     """Patches of one slide and their rows of the table."""
 
     images: np.ndarray
-    rows: list[tuple[str, str, str, str, int, int]]
+    rows: list[tuple[str, str, str, str, str, int, int]]
 
 
 def make_slide(seed: int, *, slide_px: int, most: int) -> Made:
@@ -48,7 +48,7 @@ def make_slide(seed: int, *, slide_px: int, most: int) -> Made:
     lines = []
     for row in rows:
         x, y = (int(v) for v in truth.coords[row])
-        lines.append((f"{name}_{x}_{y}.png", captions[row], name, name, x, y))
+        lines.append((f"{name}_{x}_{y}.png", captions[row], CLASSES[truth.labels[row]], name, name, x, y))
     return Made(images, lines)
 
 
@@ -75,7 +75,7 @@ def main() -> int:
     make = partial(make_slide, slide_px=given.slide_px, most=given.most)
     with ProcessPoolExecutor(given.workers) as pool, open(folder / "patches.csv", "w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["file_name", "description", "patient", "slide", "x", "y"])
+        table.writerow(["file_name", "description", "class", "patient", "slide", "x", "y"])
         for made in pool.map(make, range(*given.seeds)):
             table.writerows(made.rows)
             for image, row in zip(made.images, made.rows, strict=True):

@@ -19,6 +19,7 @@ from wsikit.models.prmf import PRMFOutput
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.training.augment import disturb, jitter_stain, turn
 from wsikit.training.baselines import colour_histogram, fit_histogram_baseline, fit_text_baseline
+from wsikit.training.batches import EpochOrder
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.forward import outputs_of
@@ -321,3 +322,12 @@ def test_the_colour_baseline_solves_a_colour_task():
     data, fresh = toy_set(), toy_set(seed=4)
     floor = fit_histogram_baseline(data.images, data.labels)
     assert (floor.predict(colour_histogram(fresh.images)) == fresh.labels).all()
+
+
+@pytest.mark.parametrize("n", [12, 13, 25, 96])
+def test_every_patch_is_in_one_batch_of_an_epoch_and_no_tail_is_dropped(n: int):
+    order = EpochOrder(n, TrainingSettings(epochs=2, batch=12))
+    batches = list(order)
+    assert sorted(row for batch in batches for row in batch) == list(range(n))
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    assert len(batches) == len(order)

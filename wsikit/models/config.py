@@ -53,7 +53,7 @@ class ImageEncoderConfig(_Strict):
     """An image encoder without its classifier, by the name of a timm model or of a plug-in."""
 
     name: str
-    """As in `timm.list_models()`, or a plug-in of `wsikit.encoders`; never a name to be fetched from a hub."""
+    """As in `timm.list_models()`, of `wsikit.models.swin_kan`, or a plug-in of `wsikit.encoders`; never fetched."""
     options: dict[str, Any] = {}
     """Further arguments of `timm.create_model` or of the plug-in, such as channels or img_size."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

@@ -1,4 +1,4 @@
-"""Encoders of patches and captions: any timm model or plug-in, any transformers model. Nothing is ever downloaded.
+"""Encoders of patches and captions: any timm model or plug-in, swin_kan, any transformers model; no downloads.
 
 They are built from their configuration with random weights; trained weights come from local safetensors files. Both
 libraries are imported when an encoder is built by them; for prediction, those of the packaged model need neither
@@ -10,6 +10,7 @@ A plug-in of the entry-point group `wsikit.encoders` is a callable `(**options) 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class ImageEncoder(nn.Module):
     Parameters
     ----------
     config : ImageEncoderConfig
-        Its name is that of a timm model or, where timm has none of this name, of a plug-in.
+        Its name is that of a timm model, of `wsikit.models.swin_kan` or, where neither has one, of a plug-in.
     patch_px : int
         Side of the patches, needed to measure the encoder's width.
     plain : bool
@@ -51,7 +52,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ImageEncoderConfig, *, patch_px: int, plain: bool = False) -> None:
         super().__init__()
         found = plain_image_body(config) if plain else None
-        self.body, of_plugin = (found, False) if found is not None else _image_body(config)
+        self.body, of_plugin = (found, False) if found is not None else _image_body(config, patch_px)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
         self.width = self._measure(config.name, patch_px)
@@ -124,13 +125,18 @@ class ImageEncoder(nn.Module):
         return int(features.shape[1])
 
 
-def _image_body(config: ImageEncoderConfig) -> tuple[nn.Module, bool]:
+def _image_body(config: ImageEncoderConfig, patch_px: int) -> tuple[nn.Module, bool]:
     """The encoder with random weights, without a classifier; whether it is of a plug-in."""
     import timm
 
-    if timm.is_model(config.name):
+    from wsikit.models.swin_kan import SIZES
+
+    create = partial(timm.create_model, config.name, pretrained=False, num_classes=0)
+    if config.name in SIZES:
+        create = partial(SIZES[config.name], img_size=patch_px)  # windows that fit the patches
+    if config.name in SIZES or timm.is_model(config.name):
         try:
-            body: nn.Module = timm.create_model(config.name, pretrained=False, num_classes=0, **config.options)
+            body: nn.Module = create(**config.options)
         except TypeError as error:
             raise ModelError(
                 f"image encoder {config.name!r}: options {config.options} do not fit ({error})."
@@ -139,12 +145,13 @@ def _image_body(config: ImageEncoderConfig) -> tuple[nn.Module, bool]:
     plugins = plugin_names("encoders")
     if config.name not in plugins:
         raise ModelError(
-            f"image encoder {config.name!r}: timm {timm.__version__} has no such model (see timm.list_models()), and "
-            f"no plug-in for wsikit.encoders has this name (installed: {', '.join(plugins) or 'none'})."
+            f"image encoder {config.name!r}: timm {timm.__version__} has no such model (see timm.list_models()), it is "
+            f"none of {', '.join(SIZES)}, and no plug-in for wsikit.encoders has this name (installed: "
+            f"{', '.join(plugins) or 'none'})."
         )
-    create = load_plugin("encoders", config.name)
+    of_plugin = load_plugin("encoders", config.name)
     try:
-        made = create(**config.options)
+        made = of_plugin(**config.options)
     except Exception as error:  # a plug-in may fail in any way
         raise ModelError(
             f"image encoder {config.name!r}, a plug-in: cannot be built with options {config.options} "

@@ -54,7 +54,7 @@ class ImageBranch(Strict):
     """The image encoder."""
 
     name: str
-    """As in `timm.list_models()`, or the name of a plug-in of `wsikit.encoders`."""
+    """As in `timm.list_models()`, swin_kan_micro, _mini or _tiny, or the name of a plug-in of `wsikit.encoders`."""
     options: dict[str, Any] = {}
     weights: str | None = None
     """A safetensors file, or a hub id in the local cache; nothing is downloaded. Default: random weights."""

@@ -1,4 +1,4 @@
-"""Losses of MMLNB: fused, image, text and gate. Pure functions of a batch's output."""
+"""Losses of MMLNB: fused, image, text, gate, and contrast of image features. Pure functions of a batch's output."""
 
 from __future__ import annotations
 
@@ -39,6 +39,37 @@ def loss_of(
         # written out, as autocast does not allow binary_cross_entropy
         loss = loss - lambda_gate * (worth * c.log() + (1 - worth) * (1 - c).log()).mean()
     return loss
+
+
+def supervised_contrast(features: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Supervised contrastive loss (Khosla et al. 2020, arXiv 2004.11362, L_out of equation 2).
+
+    −1/|P(i)| · Σ_{p in P(i)} log( exp(z_i·z_p / τ) / Σ_{a ≠ i} exp(z_i·z_a / τ) ), the mean over the patches i with a
+    partner; z are the normalised features, P(i) the other patches of the class of i. 0 if no patch has a partner.
+
+    Parameters
+    ----------
+    features : Tensor
+        (B, D), of any length but 0.
+    labels : Tensor
+        int64 (B,).
+    temperature : float
+        τ.
+
+    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> right, wrong = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    >>> bool(supervised_contrast(features, right) < supervised_contrast(features, wrong))
+    True
+    """
+    near = functional.normalize(features.float(), dim=1)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    partners = (labels[:, None] == labels[None, :]) & ~itself
+    anchors = partners.any(dim=1)
+    if not bool(anchors.any()):
+        return features.sum() * 0.0
+    likeness = (near @ near.T / temperature).masked_fill(itself, -torch.inf)
+    log_share = likeness.log_softmax(dim=1).masked_fill(~partners, 0.0)[anchors]
+    return -(log_share.sum(dim=1) / partners[anchors].sum(dim=1)).mean()
 
 
 def _share_of_text(out: PRMFOutput, labels: Tensor) -> Tensor:

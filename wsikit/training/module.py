@@ -16,7 +16,7 @@ from wsikit.training.batches import Drawer, EpochOrder, Rows, Texts
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, class_weights
 from wsikit.training.forward import slide_contexts
-from wsikit.training.losses import loss_of
+from wsikit.training.losses import loss_of, supervised_contrast
 from wsikit.training.numbers import learn_bins
 from wsikit.training.settings import TrainingSettings
 from wsikit.training.stages import StagePlan
@@ -117,11 +117,12 @@ class Learner(nn.Module):
             self._applied = self.epoch
         return self
 
-    def forward(self, own: Tensor, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        """The loss of a batch; `inputs` are the arguments of `MMLNB.forward`."""
+    def forward(self, images: Tensor, own: Tensor, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """The loss of a batch; `inputs` are the other arguments of `MMLNB.forward`."""
         if self._seen == 0:  # not in `begin`: a resumed Trainer restores torch's random state after it
             torch.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
-        out = self.model(**inputs, rho=self.alpha)
+        features = self.model.image(images)
+        out = self.model.fuse(features, **inputs, rho=self.alpha)
         loss = loss_of(
             out,
             labels,
@@ -132,6 +133,8 @@ class Learner(nn.Module):
             lambda_gate=self.settings.lambda_gate,
             weight=self._weight,
         )
+        if (contrast := self.settings.contrast) is not None:
+            loss = loss + contrast.weight * supervised_contrast(features, labels, temperature=contrast.temperature)
         gate = out.gate.detach().float()
         self._loss += loss.detach().float() * len(labels)
         self._gate += gate.sum()

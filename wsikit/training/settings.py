@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+
+class ContrastSettings(BaseModel):
+    """Settings of the supervised contrastive loss on the features of the image encoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(0.5, gt=0)
+    """Of this loss, which is added to those of the heads."""
+    temperature: float = Field(0.1, gt=0)
 
 
 class TrainingSettings(BaseModel):
@@ -33,12 +43,19 @@ class TrainingSettings(BaseModel):
     """Weight of the loss that teaches the gate whether the text head is right."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: all classes have equal weight in the losses, whatever their number of patches."""
+    contrast: ContrastSettings | None = None
+    """Also draw the image features of a class together and those of others apart; default: cross-entropy only."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the forward pass; weights stay fp32. fp16 needs a GPU."""
     select_by: Literal["nll", "auc", "balanced_accuracy"] = "nll"
     """Metric of the validation set that selects the epoch whose weights are kept."""
     patience: int | None = Field(None, gt=0)
     """Early stopping: number of epochs without improvement, counted after the end of the curriculum."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings without contrast are written as before there was one, so that unfinished runs can be resumed."""
+        return {name: value for name, value in handler(self).items() if name != "contrast" or value is not None}
 
 
 class FitSettings(BaseModel):

@@ -53,6 +53,8 @@ class AflocTrainConfig(BaseModel):
             raise ValueError("captions: AFLoc learns from captions; source none leaves nothing to learn")
         if isinstance(self.image, FeatureBranch) and (self.start is not None or self.training.freeze):
             raise ValueError("features: their encoder is not trained; leave out start and freeze")
+        if isinstance(self.image, FeatureBranch) and self.training.quality_negatives is not None:
+            raise ValueError("features: they cannot be degraded; leave out quality_negatives")
         if self.start is not None and self.image.weights is not None:
             raise ValueError("give either start or image.weights")
         if self.image.context is not None:

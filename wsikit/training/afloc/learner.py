@@ -16,6 +16,7 @@ from wsikit.training.afloc.settings import LEVELS, AflocSettings
 from wsikit.training.afloc.statements import NEGATIONS, TEMPLATES, Statements, names_of
 from wsikit.training.augment import jitter_stain, turn
 from wsikit.training.data import PatchSet
+from wsikit.training.degrade import degrade
 
 Rows = npt.NDArray[np.int64]
 FORMS = 4
@@ -52,6 +53,11 @@ class Learner(nn.Module):
         self.sums = dict.fromkeys(self.sums, 0.0)
         self.queue, self._queued = self.queue[:0], self._queued[:0]
 
+    @property
+    def _pace(self) -> float:
+        """Share of the degraded copies that take part in this epoch, from 0.5 to 1."""
+        return 0.5 + 0.5 * min(1.0, self.epoch / max(1, self.settings.epochs - 1))
+
     def train(self, mode: bool = True) -> Learner:
         super().train(mode)
         for part in self._frozen:
@@ -75,16 +81,21 @@ class Learner(nn.Module):
         wanted = {name for name, weight in self.settings.weights.items() if weight > 0}
         flat = bags.ravel()
         images = self._images(flat, rng)
-        places, features = self.model.cells_and_features(images, bags.shape[1])
+        copies, of = self._degraded(images, rng)
+        places, features = self.model.cells_and_features(
+            torch.cat([images, copies]) if len(of) else images, bags.shape[1]
+        )
+        n = len(places) - len(of)
+        rows = np.concatenate([flat, flat[of]])  # the copies are the last ones
         out: dict[str, Tensor] = {}
         if "word" in wanted:
-            out["word"] = self._word(places, flat[:, None] if self.model.reads_pixels else bags, rng)
+            out["word"] = self._word(places[:n], flat[:, None] if self.model.reads_pixels else bags, rng)
         if "sentence" in wanted:
-            out["sentence"] = self._sentence(features, bags, rng)
+            out["sentence"] = self._sentence(features, bags if not len(of) else rows[:, None], rng)
         if "report" in wanted:
-            out["report"] = self._report(features, bags)
+            out["report"] = self._report(features[: len(flat)], bags)
         if "presence" in wanted:
-            out["presence"] = self._presence(features, flat, rng)
+            out["presence"] = self._presence(features, rows, rng, copies=len(of))
         return out
 
     def _images(self, rows: Rows, rng: np.random.Generator) -> Tensor:
@@ -96,6 +107,16 @@ class Learner(nn.Module):
         if self.settings.stain_scale or self.settings.stain_shift:
             images = jitter_stain(images, rng, scale=self.settings.stain_scale, shift=self.settings.stain_shift)
         return images
+
+    def _degraded(self, images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Rows]:
+        """Degraded copies of some of the images, and of which; none if the settings have none."""
+        wanted = self.settings.quality_negatives
+        if wanted is None:
+            return images[:0], np.zeros(0, dtype=np.int64)
+        n = max(1, round(wanted.share * len(images)))
+        of = np.sort(rng.permutation(len(images))[:n]).astype(np.int64)
+        made = degrade(images[of].cpu().numpy(), rng, kinds=wanted.kinds, mpp=self.model.config.mpp)
+        return torch.from_numpy(made).to(images.device), of
 
     def draw(self, n: int, rows: Rows, rng: np.random.Generator) -> tuple[list[str], npt.NDArray[np.bool_]]:
         """`n` different texts, and of which of all patches each is true, bool (N, n).
@@ -182,9 +203,9 @@ class Learner(nn.Module):
             return (places.sum() + encoded.sum() + features.sum()) * 0.0
         return self._loss(global_scores(places, encoded), codes[:, None] == codes[None, :], "report")
 
-    def _presence(self, features: Tensor, rows: Rows, rng: np.random.Generator) -> Tensor:
+    def _presence(self, features: Tensor, rows: Rows, rng: np.random.Generator, *, copies: int = 0) -> Tensor:
         """Cross-entropy of "X" against "no X", for each patch and each term whose presence its caption decides; and of
-        a phrase of the configuration against its opposite."""
+        a phrase of the configuration against its opposite. The last `copies` rows are degraded copies."""
         texts, denied = [], []
         for term in self._statements.terms * FORMS:
             names = names_of(term)
@@ -206,7 +227,11 @@ class Learner(nn.Module):
             return features.sum() * 0.0
         scores = global_scores(self.model.heads.of_patch(features), self.model.sentences([*texts, *denied]))
         logits = self.model.heads.temperature("sentence") * (scores[:, : len(texts)] - scores[:, len(texts) :])
-        return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
+        if not copies or self.settings.quality_negatives is None or not self.settings.quality_negatives.self_paced:
+            return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
+        losses = functional.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
+        kept = known & paced((losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1), copies, self._pace)[:, None]
+        return losses[kept].mean()
 
     def _local(self, places: Tensor, units: Tensor, mask: Tensor) -> Tensor:
         if self.settings.published:
@@ -222,6 +247,19 @@ class Learner(nn.Module):
             known = positives.any(dim=0)
             return published_loss(scores[first[known]][:, known])
         return contrast(self.model.heads.temperature(level) * scores, positives)
+
+
+def paced(losses: Tensor, copies: int, share: float) -> Tensor:
+    """Which rows take part, bool (B,): all but the last `copies`, and of these the share whose losses are least.
+
+    >>> paced(torch.tensor([9.0, 3.0, 1.0, 2.0, 4.0]), 4, 0.5).tolist()
+    [True, False, True, True, False]
+    """
+    kept = torch.ones(len(losses), dtype=torch.bool, device=losses.device)
+    of_copies = losses.detach()[-copies:]
+    easiest = max(1, round(share * copies))
+    kept[-copies:] = of_copies <= of_copies.sort().values[easiest - 1]
+    return kept
 
 
 def _child(model: AFLoc, name: str) -> nn.Module:

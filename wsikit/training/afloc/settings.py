@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 PARTS, LEVELS = ("image", "text", "heads"), ("word", "sentence", "report", "presence")
+
+
+class QualityNegatives(BaseModel):
+    """Degraded copies of patches in each step, after CoMCL (arXiv 2404.04887).
+
+    A copy keeps the truth of its patch. It is a hard negative of all texts that are not true of the patch: what looks
+    like ink, a fold or a blur must not be taken for tissue.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    share: float = Field(0.25, gt=0, le=1)
+    """Of the patches of a step, that are given a copy."""
+    kinds: tuple[Literal["blur", "pen", "fold"], ...] = Field(("blur", "pen", "fold"), min_length=1)
+    """Of `wsikit.training.degrade`."""
+    self_paced: bool = False
+    """Begin with the easier half of the copies: those whose loss at the level of presence is above a quantile, which
+    rises from 0.5 to 1 over the epochs, are left out there."""
 
 
 class AflocSettings(BaseModel):
@@ -47,6 +65,8 @@ class AflocSettings(BaseModel):
     """Share of texts that join two statements of one patch, as reports join sentences."""
     queue: int = Field(0, ge=0)
     """Number of earlier patches that are kept as further negatives of the sentence level."""
+    quality_negatives: QualityNegatives | None = None
+    """Degraded copies as further patches of the levels sentence and presence; default: none."""
     closed_world: bool = True
     """What a caption does not name is absent. For captions that name all they find."""
     published: bool = False
@@ -63,3 +83,19 @@ class AflocSettings(BaseModel):
         if not any(self.weights.values()):
             raise ValueError("weights: all levels have weight 0; nothing would be learnt")
         return self
+
+    @model_validator(mode="after")
+    def _copies_are_used(self) -> AflocSettings:
+        if self.quality_negatives is None:
+            return self
+        if self.sentence == "region" or not (self.weights.get("sentence") or self.weights.get("presence")):
+            raise ValueError("quality_negatives: need the level presence, or the level sentence with sentence: patch")
+        if self.quality_negatives.self_paced and not self.weights.get("presence"):
+            raise ValueError("quality_negatives: self_paced needs the level presence")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings without copies are written as before there were any, so that unfinished runs can be resumed."""
+        written: dict[str, Any] = handler(self)
+        return {name: value for name, value in written.items() if name != "quality_negatives" or value is not None}

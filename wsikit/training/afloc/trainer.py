@@ -110,7 +110,9 @@ class _Watch(TrainerCallback):
         on_epoch: Callable[[AflocEpoch], None] | None,
     ) -> None:
         self._learner, self._order, self._on_epoch = learner, order, on_epoch
-        plain = learner.settings.model_copy(update={"stain_scale": 0.0, "stain_shift": 0.0, "queue": 0})
+        plain = learner.settings.model_copy(
+            update={"stain_scale": 0.0, "stain_shift": 0.0, "queue": 0, "quality_negatives": None}
+        )
         bags = neighbours_of(validation, plain.bag)
         self._validation = Learner(learner.model, validation, statements, plain, bags)
         self._bags = bags

@@ -1,0 +1,147 @@
+"""Degraded copies in AFLoc's training: what they are negatives of, and that they are needed for robustness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.training.afloc.test_run import config_of, learner_of, settings, write_data
+from wsikit.errors import RequestError
+from wsikit.models.afloc import AFLoc
+from wsikit.models.afloc_losses import global_scores
+from wsikit.training.afloc.config import AflocTrainConfig
+from wsikit.training.afloc.learner import Learner, paced
+from wsikit.training.afloc.run import AflocCallbacks, afloc_patches, build_afloc, run_afloc_training
+from wsikit.training.afloc.settings import AflocSettings
+from wsikit.training.afloc.statements import statements_of
+from wsikit.training.afloc.trainer import train_afloc
+from wsikit.training.degrade import degrade
+from wsikit.training.task import read_config
+
+COPIES = {"share": 0.5, "kinds": ["pen"]}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_data(tmp_path)
+    return tmp_path
+
+
+def test_copies_are_further_rows_of_two_levels_with_the_truth_of_their_patch(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, _ = learner_of(data, quality_negatives=COPIES, weights={"word": 1, "sentence": 1, "presence": 1})
+    seen: dict[str, Any] = {}
+    presence, loss_of = learner._presence, learner._loss
+
+    def spy_presence(features: torch.Tensor, rows: np.ndarray, rng: Any, *, copies: int = 0) -> torch.Tensor:
+        seen["presence"] = len(features), rows.copy(), copies
+        return presence(features, rows, rng, copies=copies)
+
+    def spy_loss(scores: torch.Tensor, positives: torch.Tensor, level: str) -> torch.Tensor:
+        seen[level] = positives.numpy()
+        return loss_of(scores, positives, level)
+
+    monkeypatch.setattr(learner, "_presence", spy_presence)
+    monkeypatch.setattr(learner, "_loss", spy_loss)
+    learner.losses(np.arange(8)[:, None], np.random.default_rng(0))
+    n, rows, copies = seen["presence"]
+    assert (n, len(rows), copies) == (12, 12, 4)
+    assert set(rows[8:]) < set(range(8))
+    assert len(set(rows[8:])) == 4
+    assert len(seen["word"]) == 8
+    assert len(seen["sentence"]) == 12
+    np.testing.assert_array_equal(seen["sentence"][8:], seen["sentence"][rows[8:]])
+    assert (~seen["sentence"][8:]).any(axis=1).all()  # negatives of the texts that are not true of them
+
+
+def test_without_the_option_no_image_is_added_and_the_settings_are_written_as_before(data: Path) -> None:
+    learner, _ = learner_of(data)
+    copies, of = learner._degraded(torch.zeros(8, 32, 32, 3, dtype=torch.uint8), np.random.default_rng(0))
+    assert len(copies) == len(of) == 0
+    plain = AflocSettings.model_validate(settings()["training"])
+    assert "quality_negatives" not in plain.model_dump(mode="json")
+    with_copies = AflocSettings.model_validate(settings(quality_negatives=COPIES)["training"])
+    assert with_copies.model_dump(mode="json")["quality_negatives"]["share"] == 0.5
+
+
+def robustness(folder: Path, **training: Any) -> float:
+    """Margin by which penned red patches are nearer to "necrosis" than to "fat", and blue ones farther; 0 is chance."""
+    config = config_of(folder, **training)
+    prepared, patches = afloc_patches(config, AflocCallbacks())
+    statements = statements_of(patches.captions)
+    model: AFLoc = build_afloc(config, statements, mpp=prepared.mpp)
+    known, held = patches.select(np.arange(32)), patches.select(np.arange(32, 48))
+    train_afloc(
+        model, known, statements_of(known.captions), config.training,
+        validation=held, of_validation=statements_of(held.captions),
+    )  # fmt: skip
+    penned = degrade(held.images, np.random.default_rng(5), kinds=["pen"], mpp=0.5)
+    with torch.inference_mode():
+        scores = global_scores(model.patches(torch.from_numpy(penned)), model.sentences(["necrosis", "fat"]))
+    margin = (scores[:, 0] - scores[:, 1]).numpy()
+    return float(margin[::2].mean() - margin[1::2].mean())
+
+
+@pytest.mark.slow
+def test_training_with_penned_copies_keeps_prompts_right_on_penned_patches(data: Path) -> None:
+    common = {"epochs": 12, "weights": {"sentence": 1.0, "presence": 2.0}}
+    assert robustness(data, **common, quality_negatives={"share": 1.0, "kinds": ["pen"]}) > robustness(data, **common)
+
+
+def test_a_run_with_self_paced_copies_trains_and_is_repeated_exactly(data: Path) -> None:
+    config = config_of(
+        data, weights={"sentence": 1.0, "presence": 1.0}, quality_negatives=COPIES | {"self_paced": True}
+    )
+    for name in ("one", "two"):
+        run_afloc_training(config, data / name, device="cpu")
+    weights = [(data / name / "model" / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def test_self_paced_copies_begin_with_the_easier_half(data: Path) -> None:
+    learner, _ = learner_of(data, epochs=3, weights={"presence": 1.0}, quality_negatives=COPIES | {"self_paced": True})
+    shares = []
+    for epoch in range(3):
+        learner.begin(epoch)
+        shares.append(learner._pace)
+    assert shares == [0.5, 0.75, 1.0]
+    losses = torch.tensor([9.0, 9.0, 4.0, 1.0, 3.0, 2.0])
+    assert paced(losses, 4, 0.5).tolist() == [True, True, False, True, False, True]
+    assert paced(losses, 4, 1.0).all()
+
+
+def test_the_loss_of_hard_copies_is_left_out_at_first(data: Path) -> None:
+    learner, patches = learner_of(
+        data, epochs=2, weights={"presence": 1.0}, quality_negatives=COPIES | {"self_paced": True}
+    )
+
+    def presence(learner: Learner) -> float:
+        features = learner.model.image(torch.from_numpy(patches.images[:4])).repeat(2, 1)  # copies without a fault
+        rows = np.concatenate([np.arange(4), np.arange(4)])
+        return float(learner._presence(features, rows, np.random.default_rng(0), copies=4).detach())
+
+    learner.begin(0)
+    early = presence(learner)
+    learner.begin(1)
+    assert presence(learner) > early
+
+
+def test_copies_that_no_level_uses_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    features = {"image": {"features": "uni"}, "training": settings(quality_negatives=COPIES, bag=2)["training"]}
+    for change, fault in (
+        ({"training": settings(quality_negatives=COPIES, weights={"word": 1})["training"]}, "need the level presence"),
+        ({"training": settings(quality_negatives=COPIES, sentence="region")["training"]}, "sentence: patch"),
+        ({"training": settings(quality_negatives=COPIES | {"self_paced": True})["training"]}, "self_paced needs"),
+        ({"training": settings(quality_negatives={"kinds": ["dust"]})["training"]}, "blur"),
+        (features, "cannot be degraded"),
+    ):
+        path.write_text(yaml.safe_dump(settings() | change))
+        with pytest.raises(RequestError, match=fault):
+            read_config(path, AflocTrainConfig)
