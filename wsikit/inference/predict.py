@@ -16,6 +16,7 @@ from wsikit.inference.fact_columns import FactSource, fact_source
 from wsikit.inference.feature_columns import check_features
 from wsikit.inference.sample import sample_of_slide
 from wsikit.inference.stain import parse_stain
+from wsikit.models.concept_setting import CONCEPT_COLUMN, CONTRIBUTION_COLUMN
 from wsikit.models.lazy import LazyModel, ModelLike
 from wsikit.models.protocol import (
     IMAGE,
@@ -175,8 +176,10 @@ class _Predict:
         last = self.model.info.whole_slide
         specs = [spec for spec in self.specs if spec.name not in last]
         ranges = table.prepare(specs, self.receipt)
-        if OOD_SCORE in table.columns() and OOD_SCORE not in {spec.name for spec in self.specs}:
-            table.drop(OOD_SCORE)  # from another model
+        own = {spec.name for spec in self.specs}
+        for name in table.columns():
+            if name not in own and (name == OOD_SCORE or name.startswith((CONCEPT_COLUMN, CONTRIBUTION_COLUMN))):
+                table.drop(name)  # from another model
         progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
         transform = self._stain_transform(store, table)
         model = self._fitted(model, store, table, transform)

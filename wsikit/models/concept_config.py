@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from wsikit.errors import ModelError
 from wsikit.models.concept_criteria import Criteria
+from wsikit.models.concept_setting import CONCEPT_COLUMN, CONTRIBUTION_COLUMN
 from wsikit.models.config import CONFIG_FILE, WEIGHTS_FILE
 from wsikit.models.head_config import EncoderRecord, Strict
 from wsikit.models.protocol import (
@@ -25,9 +26,6 @@ from wsikit.models.protocol import (
 
 CONCEPTS = "concepts"
 """Architecture in config.json."""
-CONCEPT_COLUMN, CONTRIBUTION_COLUMN = "concept_", "contribution_"
-"""Prefixes of the columns of an axis: probabilities of its options, and what it adds to the logits of the classes."""
-
 Mode = Literal["bottleneck", "attend"]
 Scores = Literal["facts", "learned", "text", "attention"]
 

@@ -22,10 +22,15 @@ import numpy.typing as npt
 
 from wsikit.encoders.protocol import PatchEncoder
 from wsikit.errors import ModelError, RequestError
-from wsikit.models.concept_config import CONCEPT_COLUMN, CONTRIBUTION_COLUMN, ConceptHeadConfig, info_of_concepts
+from wsikit.models.concept_config import ConceptHeadConfig, info_of_concepts
 from wsikit.models.concept_criteria import UNKNOWN
 from wsikit.models.concept_scores import scores_of_facts, softmax_by_axis
-from wsikit.models.concept_setting import check_settings, info_with_concepts
+from wsikit.models.concept_setting import (
+    CONCEPT_COLUMN,
+    CONTRIBUTION_COLUMN,
+    check_settings,
+    info_with_concepts,
+)
 from wsikit.models.head import softmax
 from wsikit.models.ood import OodDetector
 from wsikit.models.protocol import OOD_SCORE, PROBABILITY, ModelInfo

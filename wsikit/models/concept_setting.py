@@ -8,6 +8,9 @@ from dataclasses import replace
 from wsikit.errors import RequestError
 from wsikit.models.protocol import ConceptAxis, ModelInfo
 
+CONCEPT_COLUMN, CONTRIBUTION_COLUMN = "concept_", "contribution_"
+"""Prefixes of the columns of an axis: probabilities of its options (N, O), and what it adds to the logits (N, C)."""
+
 
 def check_settings(axes: Sequence[ConceptAxis], wanted: Mapping[str, str], model: str) -> tuple[tuple[str, str], ...]:
     """The options that are to be set, as (axis, option), in the order of the axes.

@@ -67,6 +67,9 @@ class AttendSettings(Strict):
     interventions: float = Field(0.25, ge=0, le=1)
     """Share of axes whose scores are replaced by those of the true option in training (RandInt of Espinosa Zarlenga et
     al. 2022, arXiv 2209.09056); 0: as published by Explicd."""
+    refit: bool = True
+    """Fit the linear layer (`linear`) again on the trained scores, so that it is right after an intervention as well;
+    False: keep that of the training, as published by Explicd."""
 
 
 class ConceptSettings(Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from wsikit.training.concepts.anchors import anchors_of
 from wsikit.training.concepts.attend import scores_of_tokens, train_attention
 from wsikit.training.concepts.config import ConceptTrainConfig
 from wsikit.training.concepts.data import ConceptData, words_of_labels
-from wsikit.training.concepts.linear import fit_layer
+from wsikit.training.concepts.linear import LinearFit, fit_layer
 from wsikit.training.concepts.predictors import fit_predictors
 from wsikit.training.priors import prevalence
 
@@ -145,9 +145,28 @@ def _attend(
     arrays: dict[str, Any] = {
         ATTENTION + name: values.detach().cpu().numpy() for name, values in _state(found.attention).items()
     }
-    arrays |= {"weight": found.weight, "bias": found.bias, "set_to": found.set_to}
-    arrays["centre"] = scores_of_tokens(found.attention, parts[0][0]).mean(axis=0)
-    return arrays, found.selection | {"anchors": settings.anchors, "anchors_fingerprint": fingerprint}
+    scores = scores_of_tokens(found.attention, parts[0][0])
+    arrays |= {"weight": found.weight, "bias": found.bias, "set_to": found.set_to, "centre": scores.mean(axis=0)}
+    chosen = found.selection | {"anchors": settings.anchors, "anchors_fingerprint": fingerprint}
+    if settings.refit:
+        layer = _refitted(config, criteria, training, scores, found.set_to)
+        arrays |= {"weight": layer.weight, "bias": layer.bias}
+        chosen["layer"] = layer.selection
+    return arrays, chosen
+
+
+def _refitted(
+    config: ConceptTrainConfig, criteria: Criteria, training: ConceptData, scores: Floats, set_to: Floats
+) -> LinearFit:
+    """The sparse layer on standardised scores, for the scores as they are."""
+    mean, scale = scores.mean(axis=0), np.maximum(scores.std(axis=0), 1e-9)
+    truth = set_scores(scores, training.concepts, set_to, criteria.columns)
+    layer = fit_layer(
+        (scores - mean) / scale, (truth - mean) / scale, training.patches.labels, training.patches.groups,
+        n_classes=len(config.codes), settings=config.concepts.layer, seed=config.seed,
+    )  # fmt: skip
+    weight = layer.weight / scale[:, None]
+    return replace(layer, weight=weight, bias=layer.bias - mean @ weight)
 
 
 def _state(attention: ConceptAttention) -> dict[str, Any]:

@@ -128,12 +128,14 @@ def _choose(
     if len(parts) < 2:
         return 1e-2, {"l1": 1e-2, "chosen_by": "default: too few patients of a class for cross-validation"}
     curve = []
+    seen = settings if settings.fit_on == "scores" else settings.model_copy(update={"fit_on": "both"})
     for l1 in PENALTIES:
         losses = []
         for train, held in parts:
             x, y = _rows(scores[train], truth[train], labels[train], settings)
             weight, bias, _ = l1_regression(x, y, n_classes, l1, settings.class_weights, tolerance=_ROUGHLY, seed=seed)
-            asked, wanted = _rows(scores[held], truth[held], labels[held], settings)
+            # a layer that is fitted on the truth is used on scores as well
+            asked, wanted = _rows(scores[held], truth[held], labels[held], seen)
             losses.append(log_loss(_softmax(asked @ weight + bias), wanted))
         curve.append((l1, float(np.mean(losses)), float(np.std(losses, ddof=1) / len(losses) ** 0.5)))
     best = min(curve, key=lambda entry: entry[1])

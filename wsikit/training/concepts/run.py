@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from wsikit.errors import RequestError
 from wsikit.models.concept_criteria import UNKNOWN, Criteria, read_criteria
-from wsikit.models.concept_head import CONCEPT_COLUMN, ConceptHead
+from wsikit.models.concept_head import ConceptHead
+from wsikit.models.concept_setting import CONCEPT_COLUMN
 from wsikit.models.config import METRICS_FILE
 from wsikit.models.head_kind import save_head
 from wsikit.models.protocol import PROBABILITY
@@ -158,7 +159,8 @@ def run_concept_evaluation(
     if info.classes != config.codes or info.patch_px != config.data.patch_px or own.scores != settings.scores:
         raise RequestError(
             f"model {info.name}: classes {info.classes} on {info.patch_px} px, scores of {own.scores}; the "
-            f"configuration says {config.codes} on {config.data.patch_px} px, {settings.scores}. Give that of its training."
+            f"configuration says {config.codes} on {config.data.patch_px} px, {settings.scores}. Give that of its "
+            "training."
         )
     shift_of(info, prior)  # a prior that cannot be applied is refused before features are computed
     data = load_concept_data(config, own.criteria, device=device, load=load, on_done=callbacks.encoded)
