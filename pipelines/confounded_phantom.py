@@ -3,10 +3,16 @@
 python pipelines/confounded_phantom.py -o OUT.json
 
 Synthetic patches of three classes (UD, PD, D). In the training slides a pen mark (on D), or the tone of the scanner
-(one of three, by class), follows the class in 95 % of the slides; in the test slides it is drawn at random. Compared on
-equal patches: a linear model on image features; concepts learned from the same features, with planted concept labels;
-concepts from measured facts. Each seed is another split of the slides; intervals are from draws of slides, of the
-differences paired.
+(one of three, by class), follows the class in 95 % or in all of the slides; in the test slides it is drawn at random.
+Compared on equal test patches and equal classes of training:
+
+- a linear model on image features;
+- concepts learned from the same features of the same patches, with planted concept labels;
+- the same, but with concepts learned on other slides, which have concept labels, no classes and no confounder;
+- concepts scored by the texts of an encoder of images and texts, without concept labels;
+- concepts from measured facts.
+
+Each seed is another split of the slides; intervals are from draws of slides, of the differences paired.
 """
 
 from __future__ import annotations
@@ -14,9 +20,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +31,19 @@ from concept_phantom import AXES, true_options
 from threadpoolctl import threadpool_limits
 
 from wsikit.captions import load_captioner
+from wsikit.encoders.protocol import TextImageEncoder
 from wsikit.encoders.registry import load_encoder
-from wsikit.models.concept_criteria import UNKNOWN, read_criteria
+from wsikit.models.concept_criteria import UNKNOWN, Criteria, read_criteria
 from wsikit.models.concept_head import ConceptHead
 from wsikit.models.head_config import EncoderRecord
 from wsikit.models.protocol import PROBABILITY
 from wsikit.phantom.patches import PhantomPatch, phantom_patches
-from wsikit.training.concepts.config import ConceptTrainConfig
+from wsikit.training.concepts.config import ConceptTrainConfig, LinearLayer
 from wsikit.training.concepts.data import ConceptData
 from wsikit.training.concepts.fit import fit_head, scores_of
+from wsikit.training.concepts.linear import fit_layer
+from wsikit.training.concepts.predictors import fit_predictors
+from wsikit.training.concepts.run import one_hot
 from wsikit.training.data import PatchSet
 from wsikit.training.heads.config import LinearSettings
 from wsikit.training.heads.linear import fit_linear
@@ -43,8 +54,10 @@ TONES = ((1.0, 1.0, 1.0, 1.0), (1.05, 1.0, 0.9, 0.92), (0.92, 1.0, 1.06, 1.08))
 """Of three scanners: factors of red, green and blue, and gamma."""
 CONFOUNDERS = {"pen": 2, "tone": 3}
 """Levels of each; level 0 of both is the patch as it was made."""
-FOLLOWS = 0.95
-IMAGE, LEARNED, FACTS = "image features, linear", "concepts learned from image features", "concepts from measured facts"
+FOLLOWS = (0.95, 1.0)
+IMAGE, FACTS, BY_TEXT = "image features, linear", "concepts from measured facts", "concepts by texts"
+LEARNED, ELSEWHERE = "concepts learned on these slides", "concepts learned on other slides"
+WAYS = (IMAGE, LEARNED, ELSEWHERE, BY_TEXT, FACTS)
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -52,10 +65,16 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Seen:
-    """Patches under each level of a confounder: features (L, N, D) and facts (L, N, F)."""
+    """Patches under each level of a confounder: features (L, N, D), places in the space of texts (L, N, E), facts (L,
+    N, F)."""
 
     features: Floats
+    shared: Floats
     facts: Floats
+
+    def of(self, way: str) -> Floats:
+        """The inputs of a model."""
+        return {FACTS: self.facts, BY_TEXT: self.shared}.get(way, self.features)
 
 
 def with_pen(image: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -86,12 +105,15 @@ def levels_of(patches: Sequence[PhantomPatch], confounder: str) -> list[npt.NDAr
 def see(levels: Sequence[npt.NDArray[np.uint8]], encoder: str, names: Sequence[str]) -> Seen:
     """Features and facts at each level."""
     model, captioner = load_encoder(encoder, device="cpu"), load_captioner("morphometry")
+    if not isinstance(model, TextImageEncoder):
+        raise SystemExit(f"{encoder}: has no texts; name an encoder of images and texts (wsikit encoders).")
     features = [model.encode(images) for images in levels]
+    shared = [model.encode_shared(images) for images in levels]
     facts = [
         np.array([[one.facts.get(name, np.nan) for name in names] for one in captioner.caption(images, mpp=MPP)])
         for images in levels
     ]
-    return Seen(np.stack(features), np.stack(facts).astype(np.float32))
+    return Seen(np.stack(features), np.stack(shared), np.stack(facts).astype(np.float32))
 
 
 def levels_drawn(
@@ -106,8 +128,36 @@ def levels_drawn(
     return found
 
 
-def settings(scores: str) -> ConceptTrainConfig:
+@dataclass(frozen=True)
+class Patches:
+    """Labelled patches, without pixels."""
+
+    labels: Labels
+    groups: npt.NDArray[np.str_]
+    concepts: Labels
+    """(N, K), index of the true option."""
+    criteria: Criteria
+    encoder: str
+
+    def data(self, inputs: Floats, rows: npt.NDArray[np.int64], way: str) -> ConceptData:
+        """Some patches with what a model reads of them, (n, D)."""
+        criteria = axes_of(self.criteria, way)
+        kept = [list(self.criteria.axes).index(key) for key in criteria.axes]
+        n = len(rows)
+        patches = PatchSet(np.zeros((n, 0, 0, 3), np.uint8), self.labels[rows], self.groups[rows], ("",) * n)
+        encoder = None if way == FACTS else EncoderRecord(name=self.encoder, width=inputs.shape[1])
+        spread = np.zeros_like(inputs) if way == FACTS else None
+        return ConceptData(patches, inputs, spread, self.concepts[rows][:, kept], None, encoder, MPP, "")
+
+
+def axes_of(criteria: Criteria, way: str) -> Criteria:
+    """The axes that a model has: by facts only those that a fact scores."""
+    return criteria.only([key for key, axis in criteria.axes.items() if axis.fact]) if way == FACTS else criteria
+
+
+def settings(way: str, encoder: str) -> ConceptTrainConfig:
     """The configuration of a concept head on these patches."""
+    scores = {FACTS: "facts", BY_TEXT: "text"}.get(way, "learned")
     record = {
         "architecture": "concepts",
         "name": "audit",
@@ -115,66 +165,78 @@ def settings(scores: str) -> ConceptTrainConfig:
         "classes": [{"code": code} for code in CLASSES],
         "concepts": {"scores": scores, "labels": {"source": "table"}},
         "ood": False,
-    } | ({} if scores == "facts" else {"image": {"features": "x"}})
-    return ConceptTrainConfig.model_validate(record)
+    }
+    return ConceptTrainConfig.model_validate(record | ({} if way == FACTS else {"image": {"features": encoder}}))
 
 
-def concept_data(
-    inputs: Floats, labels: Labels, groups: npt.NDArray[np.str_], concepts: Labels, facts: bool
-) -> ConceptData:
-    patches = PatchSet(np.zeros((len(labels), 0, 0, 3), np.uint8), labels, groups, ("",) * len(labels))
-    encoder = None if facts else EncoderRecord(name="x", width=inputs.shape[1])
-    spread = np.zeros_like(inputs) if facts else None
-    return ConceptData(patches, inputs, spread, concepts, None, encoder, MPP, "")
-
-
-def right(head: ConceptHead, data: ConceptData) -> npt.NDArray[np.bool_]:
-    """Which patches are classified correctly, (N,)."""
-    return head.columns_of(scores_of(head, data))[PROBABILITY].argmax(axis=1) == data.patches.labels
+def elsewhere(
+    training: ConceptData, other: ConceptData, criteria: Criteria, head: ConceptHead, seed: int
+) -> ConceptHead:
+    """A head whose concepts are learned on `other`, and whose layer is fitted on the true concepts of `training`."""
+    arrays, _, _ = fit_predictors(other.inputs, other.concepts, other.patches.groups, criteria, seed=seed)
+    truth = one_hot(training.concepts, criteria)
+    layer = fit_layer(
+        truth, truth, training.patches.labels, training.patches.groups,
+        n_classes=len(CLASSES), settings=LinearLayer(fit_on="truth"), seed=seed,
+    )  # fmt: skip
+    arrays |= {
+        "weight": layer.weight,
+        "bias": layer.bias,
+        "centre": truth.mean(axis=0),
+        "set_to": np.eye(truth.shape[1]),
+    }
+    return ConceptHead(head.config, arrays)
 
 
 def one_seed(
-    seed: int, seen: Seen, labels: Labels, groups: npt.NDArray[np.str_], concepts: Labels, n_levels: int
+    seed: int, follows: float, seen: Seen, patches: Patches, n_levels: int
 ) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
-    """By test condition and model: 1 for a correct test patch, 0 for a wrong one, NaN for training patches."""
+    """By test condition and model: 1 for a correct test patch, 0 for a wrong one, NaN for the other patches."""
     rng = np.random.default_rng([seed, 99])
-    names = rng.permutation(np.unique(groups))
-    test = np.isin(groups, names[: len(names) // 3])
-    train = np.flatnonzero(~test)
-    train_level = levels_drawn(labels, groups, n_levels, FOLLOWS, rng)
-    conditions = {
-        "as in training": levels_drawn(labels, groups, n_levels, FOLLOWS, rng),
-        "confounder at random": rng.integers(n_levels, size=len(labels)),
-    }
-    rows = np.arange(len(labels))
+    labels, groups = patches.labels, patches.groups
+    names = np.array_split(rng.permutation(np.unique(groups)), 3)
+    test, train, other = (np.flatnonzero(np.isin(groups, part)) for part in names)
+    level = levels_drawn(labels, groups, n_levels, follows, rng)
+    at_random = rng.integers(n_levels, size=len(labels))
+    conditions = {"as in training": levels_drawn(labels, groups, n_levels, follows, rng), "at random": at_random}
     found: dict[str, dict[str, npt.NDArray[np.float64]]] = {name: {} for name in conditions}
-    all_axes = read_criteria("inpc").only(AXES)
-    for way in (IMAGE, LEARNED, FACTS):
-        source = seen.facts if way == FACTS else seen.features
-        criteria = all_axes.only([k for k, a in all_axes.axes.items() if a.fact]) if way == FACTS else all_axes
-        kept = [list(all_axes.axes).index(key) for key in criteria.axes]
-        x = source[train_level, rows][train]
+    learned: ConceptHead | None = None
+    for way in WAYS:
+        inputs, criteria = seen.of(way), axes_of(patches.criteria, way)
+        training = patches.data(inputs[level[train], train], train, way)
+        called: Callable[[ConceptData], Labels]
         if way == IMAGE:
-            fitted = fit_linear(
-                x, labels[train], groups[train], n_classes=3, settings=LinearSettings(), seed=seed
-            ).arrays
+            called = image_model(training, seed)
+        elif way == ELSEWHERE:
+            assert learned is not None
+            bank = patches.data(inputs[at_random[other], other], other, way)
+            called = classes_of(elsewhere(training, bank, criteria, learned, seed))
         else:
-            config = settings("facts" if way == FACTS else "learned")
-            data = concept_data(x, labels[train], groups[train], concepts[train][:, kept], way == FACTS)
-            head = fit_head(config, criteria, data, data).head
-        for condition, level in conditions.items():
-            asked = source[level, rows][test]
-            if way == IMAGE:
-                logits = (asked - fitted["mean"]) / fitted["scale"] @ fitted["weight"] + fitted["bias"]
-                correct = logits.argmax(axis=1) == labels[test]
-            else:
-                correct = right(
-                    head, concept_data(asked, labels[test], groups[test], concepts[test][:, kept], way == FACTS)
-                )
+            head = fit_head(settings(way, patches.encoder), criteria, training, training, device="cpu").head
+            learned = head if way == LEARNED else learned
+            called = classes_of(head)
+        for condition, drawn in conditions.items():
             values = np.full(len(labels), np.nan)
-            values[test] = correct
+            values[test] = called(patches.data(inputs[drawn[test], test], test, way)) == labels[test]
             found[condition][way] = values
     return found
+
+
+def image_model(training: ConceptData, seed: int) -> Callable[[ConceptData], Labels]:
+    """A linear model on features, its penalty chosen on held-out slides."""
+    labels, groups = training.patches.labels, training.patches.groups
+    arrays = fit_linear(training.inputs, labels, groups, n_classes=3, settings=LinearSettings(), seed=seed).arrays
+
+    def called(data: ConceptData) -> Labels:
+        logits = (data.inputs - arrays["mean"]) / arrays["scale"] @ arrays["weight"] + arrays["bias"]
+        return logits.argmax(axis=1)
+
+    return called
+
+
+def classes_of(head: ConceptHead) -> Callable[[ConceptData], Labels]:
+    """From patches to classes."""
+    return lambda data: head.columns_of(scores_of(head, data))[PROBABILITY].argmax(axis=1)
 
 
 def summary(values: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> dict[str, float]:
@@ -189,9 +251,9 @@ def summary(values: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> di
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("-o", "--out", type=Path, required=True)
-    arguments.add_argument("--slides", type=int, default=60)
+    arguments.add_argument("--slides", type=int, default=75)
     arguments.add_argument("--per-slide", type=int, default=10)
-    arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--encoder", default="phantom-afloc", help="As in wsikit features --encoder.")
     given = arguments.parse_args()
     patches = [p for p in phantom_patches(range(22_000, 22_000 + given.slides), given.per_slide) if p.label < 3]
@@ -204,29 +266,37 @@ def main() -> int:
         for axis, (key, one) in enumerate(axes.items()):
             if key in options:
                 concepts[row, axis] = list(one.options).index(options[key])
-    names = read_criteria("inpc").only(AXES).facts
-    record = {
+    criteria = read_criteria("inpc").only(AXES)
+    about = Patches(labels, groups, concepts, criteria, given.encoder)
+    record: dict[str, Any] = {
         "command": f"python pipelines/confounded_phantom.py --slides {given.slides} --per-slide {given.per_slide} "
         f"--seeds {given.seeds} --encoder {given.encoder}",
         "patches": len(patches),
         "slides": len(np.unique(groups)),
-        "results": {},
+        "results": [],
     }
     for confounder, n_levels in CONFOUNDERS.items():
-        seen = see(levels_of(patches, confounder), given.encoder, names)
-        runs = [one_seed(seed, seen, labels, groups, concepts, n_levels) for seed in range(given.seeds)]
-        of_confounder: dict[str, dict[str, dict[str, float]]] = {}
-        for condition in runs[0]:
-            by_way = {way: np.stack([run[condition][way] for run in runs]) for way in runs[0][condition]}
-            figures = {way: summary(values, groups) for way, values in by_way.items()}
-            figures |= {f"{way}, minus image": summary(by_way[way] - by_way[IMAGE], groups) for way in (LEARNED, FACTS)}
-            of_confounder[condition] = figures
-            for way, one in figures.items():
-                interval = f"{one['value']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
-                print(f"{confounder:5s} {condition:22s} {way:52s} {interval}")
-        record["results"][confounder] = of_confounder
+        seen = see(levels_of(patches, confounder), given.encoder, criteria.facts)
+        for follows in FOLLOWS:
+            runs = [one_seed(seed, follows, seen, about, n_levels) for seed in range(given.seeds)]
+            for condition in runs[0]:
+                by_way = {way: np.stack([run[condition][way] for run in runs]) for way in WAYS}
+                for way, values in by_way.items():
+                    accuracy, gain = summary(values, groups), summary(values - by_way[IMAGE], groups)
+                    key = {"confounder": confounder, "follows": follows, "test": condition, "model": way}
+                    record["results"].append(key | {"accuracy": accuracy, "minus_image": gain})
+                    print(f"{confounder:5s}{follows:5.2f} {condition:15s} {way:34s} {words(accuracy)}  {words(gain)}")
     given.out.write_text(json.dumps(record, indent=1) + "\n")
     return 0
+
+
+def words(figure: dict[str, float]) -> str:
+    """A value with its interval.
+
+    >>> words({"value": 0.5, "low": 0.25, "high": 0.75})
+    '+0.500 [+0.250, +0.750]'
+    """
+    return f"{figure['value']:+.3f} [{figure['low']:+.3f}, {figure['high']:+.3f}]"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def map_of_module(module: nn.Module, images: Tensor, name: str) -> Tensor:
     ModelError
         If it has none: it has no `forward_intermediates`.
     """
-    intermediates = getattr(module, "forward_intermediates", None)
+    intermediates = getattr(getattr(module, "body", module), "forward_intermediates", None)
     if intermediates is None:
         raise ModelError(
             f"encoder {name!r}: gives no feature map. Use one of timm, or an AFLoc model; or its features."

@@ -146,7 +146,7 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
     receipt = Receipt("predict", PREDICT_REVISION, parameters, inputs)
     attributes = {"names": list(info.classes), "model": info.record()}
     specs = tuple(
-        ColumnSpec(column.name, "float32", len(info.classes), attributes)
+        ColumnSpec(column.name, "float32", len(info.classes), _about(column) | attributes)
         if column.per_class
         else ColumnSpec(column.name, "float32", column.width(len(info.classes)), _about(column))
         for column in info.columns
@@ -305,7 +305,7 @@ class _Predict:
 
 
 def _about(column: ModelColumn) -> dict[str, Any]:
-    """Attributes of a column that is not per class."""
+    """What a column states of itself."""
     return ({"names": list(column.names)} if column.names else {}) | ({"unit": column.unit} if column.unit else {})
 
 

@@ -110,7 +110,7 @@ def test_on_phantoms_the_truth_never_lowers_the_accuracy_and_reaches_the_oracle(
     """Measured features are replaced by the encoder's in pipelines/configs/concepts_phantom.yaml; here, by the facts of
     the scene under noise, so that the test needs no encoder."""
     criteria = read_criteria("inpc").only(script.AXES)
-    patches = list(phantom_patches(range(23_000, 23_036), 5, borderline=True))
+    patches = list(phantom_patches(range(23_000, 23_024), 4, borderline=True))
     labels = np.array([patch.label for patch in patches], np.int64)
     concepts = np.full((len(patches), len(criteria.axes)), UNKNOWN, np.int64)
     for row, patch in enumerate(patches):
