@@ -129,7 +129,7 @@ def test_the_report_lists_what_each_concept_contributed(store: Path, model: Path
         voting = np.isin(results.class_map.labels, results.class_map.voting)
         column = results.class_map.voting[results.result.leading or 0]
         adds = float(results.table.read("contribution_neuropil")[voting, column].mean())
-        assert f"{adds:+.2f} for {leading}" in rows["Neuropil"]
+        assert f"adds {adds:+.2f} for {leading}" in rows["Neuropil"]
         # each patch states one option per axis, and what the axis adds to its class
         names = data.words.fact_names
         assert "Neuropil, adds to the class" in names
@@ -172,3 +172,34 @@ def test_tokens_are_the_feature_map_of_the_encoder() -> None:
     assert isinstance(local, TokenEncoder)
     change = np.abs(local.encode_tokens(other, 7) - local.encode_tokens(images, 7))
     assert change.sum(axis=2).argmax(axis=1).tolist() == [0, 0]
+
+
+def test_a_head_on_tokens_reads_pixels_and_refuses_another_encoder(store: Path, tmp_path: Path) -> None:
+    import torch
+
+    from wsikit.models.concept_attention import ConceptAttention
+    from wsikit.models.head_config import EncoderRecord
+
+    criteria = read_criteria("inpc").only(AXES)
+    tokens = TokenVectors(load_encoder("phantom-afloc", device="cpu"), 2)
+    torch.manual_seed(0)
+    module = ConceptAttention(tokens.width, torch.randn(7, 8), criteria.columns, width=8, heads=2)
+    arrays = {name: values for name, values in arrays_of(criteria).items() if name != "knots"}
+    arrays |= {f"attention.{name}": values.detach().numpy() for name, values in module.state_dict().items()}
+    info = tokens.info
+    encoder = EncoderRecord(name=info.name, width=info.width, fingerprint=info.fingerprint, given_as="phantom-afloc")
+    shape = {"mode": "attend", "scores": "attention", "width": 8, "heads": 2, "anchors": "lexicon", "token_side": 2}
+    folder = save_head(ConceptHead(config_of(encoder=encoder, **shape), arrays), tmp_path / "model", card="# toy")
+    assert wsikit.describe_model(folder).inputs == ("image",)
+    table = wsikit.predict(store, model=folder, device="cpu")
+    with SlideStore(store) as opened:
+        x, y = (int(value) for value in table.coords[0])
+        patch = opened.read_region(x, y, 224, 224, mpp=0.5)
+    wanted = module.eval()(torch.from_numpy(tokens.encode(patch[None]).reshape(1, 4, -1))).detach().numpy()
+    first = wanted[:, criteria.columns[0]]
+    shares = np.exp(first) / np.exp(first).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(table.read("concept_neuropil")[0], shares[0], atol=1e-3)
+    other = encoder.model_copy(update={"fingerprint": "0" * 64})
+    folder = save_head(ConceptHead(config_of(encoder=other, **shape), arrays), tmp_path / "other", card="# toy")
+    with pytest.raises(ModelError, match="other weights"):
+        wsikit.predict(store, model=folder, device="cpu")

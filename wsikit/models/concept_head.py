@@ -42,6 +42,9 @@ Columns = dict[str, npt.NDArray[np.float32]]
 Chosen = Mapping[str, str | Sequence[str | None]]
 """Option by axis: of all patches, or one per patch, None where it is not set."""
 
+_AT_ONCE = 256
+"""Patches whose tokens are attended to at a time."""
+
 ATTENTION = "attention."
 """Prefix of the arrays of the attention."""
 
@@ -104,7 +107,8 @@ class ConceptHead:
             name: np.asarray(self.arrays[name], np.float64) for name in ("weight", "bias", "centre", "set_to")
         }
         self._info = info_of_concepts(config, fingerprint, has_ood=ood is not None)
-        self._load_encoder, self._encoder = load_encoder, None
+        self._load_encoder = load_encoder
+        self._encoder: Any = None  # both are made at first use
         self._attention: Any = None
 
     @property
@@ -206,9 +210,9 @@ class ConceptHead:
         else:
             assert config.encoder is not None
             wanted, given = (config.encoder.width,), features
-        if given is None or np.ndim(given) != 2 or np.shape(given)[1:] != wanted:
-            what = ", ".join(config.inputs)
-            raise ModelError(f"model {config.name}: takes {what}, (B, {wanted[0]}), got {np.shape(given)}.")
+        if given is None or given.ndim != 2 or given.shape[1:] != wanted:
+            what, found = ", ".join(config.inputs), None if given is None else given.shape
+            raise ModelError(f"model {config.name}: takes {what}, (B, {wanted[0]}), got {found}.")
         return np.asarray(given, np.float32)
 
     def _tokens(self, images: Array | None) -> Array:
@@ -221,7 +225,7 @@ class ConceptHead:
             self._encoder = TokenVectors(self._load_encoder(), config.token_side)
         if not len(images):
             return np.empty((0, config.token_side**2, config.encoder.width // config.token_side**2), np.float32)
-        flat = self._encoder.encode(images)
+        flat: Array = self._encoder.encode(images)
         return flat.reshape(len(images), config.token_side**2, -1)
 
     def _scores(self, inputs: Array, uncertainty: Array | None) -> Floats:
@@ -248,7 +252,8 @@ class ConceptHead:
         tokens = torch.from_numpy(np.ascontiguousarray(inputs, np.float32))
         tokens = tokens[:, None] if tokens.ndim == 2 else tokens
         with torch.inference_mode():
-            parts = [self._attention(part).double().numpy() for part in tokens.split(256)]
+            starts = range(0, len(tokens), _AT_ONCE)
+            parts = [self._attention(tokens[first : first + _AT_ONCE]).double().numpy() for first in starts]
         return np.concatenate(parts)
 
     def _options(self, n: int, given: Chosen) -> npt.NDArray[np.int64] | None:

@@ -57,7 +57,8 @@ def concept_shares(results: StoredResults, class_index: int) -> tuple[ConceptSha
 
 
 def concept_rows(results: StoredResults) -> tuple[tuple[str, str], ...]:
-    """The section of the report: per axis its most frequent option and its contribution to the leading class."""
+    """The section of the report: per axis its most probable option and its contribution to the leading class, means over
+    the patches that vote."""
     if not concept_axes(results):
         return ()
     class_map, result = results.class_map, results.result
@@ -68,7 +69,7 @@ def concept_rows(results: StoredResults) -> tuple[tuple[str, str], ...]:
         index = max(class_map.voting, key=lambda one: int(counts[one]))
     code = class_map.classes[index]
     rows = [
-        (one.title, f"{one.option} ({max(one.shares):.0%} of the voting patches), {one.contribution:+.2f} for {code}")
+        (one.title, f"{one.option} (mean probability {max(one.shares):.2f}), adds {one.contribution:+.2f} for {code}")
         for one in concept_shares(results, index)
     ]
     by_hand = ", ".join(f"{key} = {option}" for key, option in results.model.get("concepts_set", {}).items())
@@ -89,11 +90,11 @@ def concept_facts(results: StoredResults) -> tuple[tuple[str, ...], tuple[str, .
         adds[known] = np.asarray(results.table.read(CONTRIBUTION_COLUMN + key), np.float64)[known, labels[known]]
         shares = 100 * np.asarray(results.table.read(CONCEPT_COLUMN + key), np.float64)
         best = np.nan_to_num(shares).argmax(axis=1)[:, None] == np.arange(len(options))
-        values = np.column_stack([np.where(best, shares, np.nan), adds])
-        names = [*(f"{title}: {option}" for option in options), f"{title}, adds to the class"]
+        values = np.column_stack([np.where(best, shares, np.nan), adds.round(2)])
+        own = [*(f"{title}: {option}" for option in options), f"{title}, adds to the class"]
         weight = float(np.nanmean(np.abs(adds))) if np.isfinite(adds).any() else 0.0
-        blocks.append((weight, names, ["%"] * len(options) + ["logit"], values))
+        blocks.append((weight, own, ["%"] * len(options) + ["logit"], values))
     blocks.sort(key=lambda block: -block[0])
-    names = tuple(name for _, names, _, _ in blocks for name in names)
-    units = tuple(unit for _, _, units, _ in blocks for unit in units)
+    names = tuple(name for block in blocks for name in block[1])
+    units = tuple(unit for block in blocks for unit in block[2])
     return names, units, np.concatenate([values for _, _, _, values in blocks], axis=1)

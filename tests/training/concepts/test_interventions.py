@@ -66,9 +66,9 @@ def test_a_concept_that_repeats_the_class_is_exposed(world: World) -> None:
         found[name] = concept_agreement(world.criteria, shown, data.concepts, data.patches.labels, data.patches.groups)
     # given the class, the planted grade of neuropil is still predicted by the one, and by the other at chance only
     assert found["honest"]["neuropil"]["within_class"]["low"] > 0.2
-    assert found["honest"]["neuropil"]["echo"] == ""
+    assert found["honest"]["neuropil"]["warning"] == ""
     assert found["echo"]["neuropil"]["within_class"]["value"] < 0.1
-    assert "echo of the class" in found["echo"]["neuropil"]["echo"]
+    assert "echo of the class" in found["echo"]["neuropil"]["warning"]
     assert found["honest"]["neuropil"]["accuracy"] > found["honest"]["neuropil"]["class_alone"]
     # and setting its concepts to the truth does not help it
     steps = interventions(echo, scores_of(echo, world.data(test)), world.concepts[test], world.labels[test])

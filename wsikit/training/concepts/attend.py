@@ -69,7 +69,8 @@ def train_attention(
     learnt = [*attention.parameters(), *layer.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=settings.lr, weight_decay=settings.weight_decay)
     running = torch.zeros(criteria.n_options, criteria.n_options)
-    best, curve = (-1.0, 0, {}, {}), []
+    best: tuple[float, int, dict[str, Tensor], dict[str, Tensor]] = (-1.0, 0, {}, {})
+    curve: list[dict[str, float]] = []
     for epoch in range(settings.epochs):
         attention.train()
         losses = []
@@ -81,7 +82,7 @@ def train_attention(
             loss = functional.cross_entropy(layer(shown), torch.from_numpy(labels[rows]))
             loss = loss + concept_loss(scores, known, columns)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(float(loss.detach()))
         accuracy = _balanced(attention, layer, validation[0], validation[1], n_classes)
@@ -108,8 +109,9 @@ def train_attention(
 @torch.inference_mode()
 def scores_of_tokens(attention: ConceptAttention, tokens: Floats) -> npt.NDArray[np.float64]:
     """Scores (N, S) of tokens (N, T, D)."""
-    parts = torch.from_numpy(tokens).split(_AT_ONCE)
-    return np.concatenate([attention(part).double().numpy() for part in parts])
+    starts = range(0, len(tokens), _AT_ONCE)
+    parts = [attention(torch.from_numpy(tokens[first : first + _AT_ONCE])).double().numpy() for first in starts]
+    return np.concatenate(parts)
 
 
 def mean_scores(

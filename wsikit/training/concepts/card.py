@@ -9,7 +9,11 @@ import numpy as np
 
 from wsikit.models.concept_head import ConceptHead
 from wsikit.training.card import level_table
+from wsikit.training.concepts.checks import CONSTANT
 from wsikit.training.splits import PARTS
+
+SMALL = 0.005
+"""Contributions below are shown as 0."""
 
 _SCORES = {
     "facts": "facts that are measured on the patch, or stated by its caption",
@@ -25,8 +29,8 @@ def concept_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     if known:
         yield "concept: accuracy, that of the class alone, agreement within the classes (kappa)"
     for key, one in known.items():
-        yield f"  {key:24s} {one['accuracy']:.3f}  {one['class_alone']:.3f}  {_kappa(one['within_class'])}" + (
-            "  ECHO of the class" if one["echo"] else ""
+        yield f"  {key:24s} {one['accuracy']:.3f}  {one['class_alone']:.3f}  {_kappa(one['within_class'])}" + _warned(
+            one, "  "
         )
     steps = metrics.get("interventions", [])
     if steps:
@@ -84,7 +88,7 @@ In brackets: 95 % intervals from 1,000 draws of patients.
 |---|---|---|
 {axes}
 
-An agreement within the classes of 0 means that the concept repeats the class.
+An agreement within the classes of 0 means that the concept says nothing beyond the class.
 
 | concept set to the truth, in addition | set | balanced accuracy |
 |---|---|---|
@@ -102,7 +106,14 @@ def _agreement(one: Mapping[str, Any]) -> str:
     if not one.get("patches"):
         return "no truth"
     words = f"{one['accuracy']:.3f} / {one['class_alone']:.3f} / {_kappa(one['within_class'])}"
-    return words + (" – ECHO of the class" if one["echo"] else "")
+    return words + _warned(one, " – ")
+
+
+def _warned(one: Mapping[str, Any], before: str) -> str:
+    """The warning of an axis in short, or ""."""
+    if not one["warning"]:
+        return ""
+    return before + ("always the same option" if one["warning"] == CONSTANT else "ECHO: nothing beyond the class")
 
 
 def _kappa(figure: Mapping[str, Any]) -> str:
@@ -114,14 +125,16 @@ def _kappa(figure: Mapping[str, Any]) -> str:
 
 
 def _weights(head: ConceptHead) -> str:
-    """Contribution of each option to each class, compared with the mean training patch; options that add nothing are
-    left out."""
+    """Contribution of each option to each class, compared with the mean training patch; axes that add nothing are left
+    out."""
     config, criteria = head.config, head.config.criteria
     lines = [f"| concept | {' | '.join(config.classes)} |", "|---" * (len(config.classes) + 1) + "|"]
     weight, set_to, centre = (np.asarray(head.arrays[name], float) for name in ("weight", "set_to", "centre"))
     for (key, axis), columns in zip(criteria.axes.items(), criteria.columns, strict=True):
         values = (set_to[columns, columns] - centre[columns]) @ weight[columns] / config.temperature
+        if np.abs(values).max() < SMALL:
+            continue
         for option, row in zip(axis.options, values, strict=True):
-            if np.abs(weight[columns]).max() > 0:
-                lines.append(f"| {key} = {option} | {' | '.join(f'{value:+.2f}' for value in row)} |")
+            shown = (f"{value:+.2f}" if abs(value) >= SMALL else "0" for value in row)
+            lines.append(f"| {key} = {option} | {' | '.join(shown)} |")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 ECHO = "within the classes this concept agrees with the truth no better than chance: an echo of the class"
+CONSTANT = "the same option is predicted for every patch"
 
 
 def interventions(head: ConceptHead, scores: Floats, concepts: Labels, labels: Labels) -> list[dict[str, Any]]:
@@ -51,7 +52,7 @@ def axes_by_weight(head: ConceptHead) -> list[int]:
         float(np.ptp(set_to[columns, columns] @ weight[columns], axis=0).max())
         for columns in head.config.criteria.columns
     ]
-    return np.argsort(-np.array(spread), kind="stable").tolist()
+    return [int(axis) for axis in np.argsort(-np.array(spread), kind="stable")]
 
 
 def balanced(called: npt.NDArray[np.integer], labels: Labels) -> float:
@@ -81,8 +82,8 @@ def concept_agreement(
     -------
     dict by axis
         `accuracy`; `class_alone`, the accuracy of the most frequent option of each class; `within_class`, the agreement
-        beyond chance among patches of the same class (`kappa_within`), with its 95 % interval over patients; `echo`,
-        why the concept says nothing beyond the class, or "". Patches without a truth are not counted.
+        beyond chance among patches of the same class (`kappa_within`), with its 95 % interval over patients;
+        `warning`, why the concept says nothing beyond the class, or "". Patches without a truth are not counted.
     """
     found: dict[str, Any] = {}
     names, group = np.unique(groups, return_inverse=True)
@@ -104,14 +105,15 @@ def concept_agreement(
             "accuracy": float((called == truth).mean()),
             "class_alone": float(table.sum(axis=2).max(axis=1).sum() / table.sum()),
             "within_class": {"value": None, "low": None, "high": None},
-            "echo": "",
+            "warning": "",
         }
         if not np.isfinite(values[0]):
             record["within_class"]["reason"] = "in these patches the truth of the concept follows from the class"
         else:
             low, high = ends if ends is not None else (None, None)
             record["within_class"] = {"value": float(values[0]), "low": low, "high": high}
-            record["echo"] = ECHO if low is not None and low <= 0 else ""
+            if low is not None and low <= 0:
+                record["warning"] = ECHO if len(np.unique(called)) > 1 else CONSTANT
         found[key] = record
     return found
 

@@ -37,34 +37,34 @@ class ConceptLabels(Strict):
 class LinearLayer(Strict):
     """The linear layer from scores to classes: multinomial, mean loss + l1 · |weights|₁."""
 
-    l1: float | None = Field(None, gt=0)
+    l1: float | None = Field(default=None, gt=0)
     """Default: the best in cross-validation over patients."""
     fit_on: FitOn | None = None
     """What the layer is fitted on: predicted scores (sequential bottleneck), true concepts (independent bottleneck), or
     each patch once with either. Default: the truth where the predictors of scores learned it, so that an intervention
     reaches a classifier on true concepts; else both."""
-    folds: int = Field(5, ge=2)
+    folds: int = Field(default=5, ge=2)
     class_weights: Literal["none", "balanced"] = "none"
 
 
 class AttendSettings(Strict):
     """Training of the attention over image tokens."""
 
-    token_side: int | None = Field(None, gt=0)
+    token_side: int | None = Field(default=None, gt=0)
     """Read the encoder's feature map from pixels, pooled to this many cells along each side; default: the features of a
     patch, stored or computed, are its one token."""
     anchors: str = "phantom-afloc"
     """Encoder of the options' texts, as `wsikit localize --encoder` takes it; or "lexicon", bags of words."""
-    width: int = Field(64, gt=0)
-    heads: int = Field(4, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    epochs: int = Field(60, gt=0)
-    patience: int = Field(12, gt=0)
+    width: int = Field(default=64, gt=0)
+    heads: int = Field(default=4, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    epochs: int = Field(default=60, gt=0)
+    patience: int = Field(default=12, gt=0)
     """Epochs without a better balanced accuracy on the validation part."""
-    batch: int = Field(64, gt=1)
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    interventions: float = Field(0.25, ge=0, le=1)
+    batch: int = Field(default=64, gt=1)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    interventions: float = Field(default=0.25, ge=0, le=1)
     """Share of axes whose scores are replaced by those of the true option in training (RandInt of Espinosa Zarlenga et
     al. 2022, arXiv 2209.09056); 0: as published by Explicd."""
     refit: bool = True
@@ -115,7 +115,7 @@ class ConceptTrainConfig(TaskConfig):
     image: FeatureInput | None = None
     """Whose features score the concepts; not of scores: facts."""
     concepts: ConceptSettings = ConceptSettings()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     ood: bool = True
     """Fit an out-of-distribution detector, where features are read."""
     colour_floor: bool = True

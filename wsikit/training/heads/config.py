@@ -17,11 +17,11 @@ class LinearSettings(Strict):
     """Multinomial logistic regression on standardised features."""
 
     kind: Literal["linear"] = "linear"
-    l2: float | None = Field(None, gt=0)
+    l2: float | None = Field(default=None, gt=0)
     """Weight of the penalty: mean loss + l2 / 2 · |weights|². Default: chosen by cross-validation over patients."""
-    folds: int = Field(5, ge=2)
+    folds: int = Field(default=5, ge=2)
     """Folds of this cross-validation, within the training part."""
-    most: int = Field(20_000, gt=100)
+    most: int = Field(default=20_000, gt=100)
     """Patches that are used for the choice of l2, drawn by class where there are more; the final fit uses all."""
     class_weights: Literal["none", "balanced"] = "none"
 
