@@ -1,6 +1,6 @@
 """Classes through concepts, `ConceptHead`: scores of the options of each axis, then one linear layer.
 
-| scores of | arrays beside weight (S, C), bias (C,), centre (S,), set_to (S, S) |
+| scores of | arrays in addition to weight (S, C), bias (C,), centre (S,), set_to (S, S) |
 |---|---|
 | facts | knots (S,) |
 | learned | mean, scale (D,); concept_weight (D, S), concept_bias (S,) |
