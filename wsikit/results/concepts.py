@@ -57,8 +57,8 @@ def concept_shares(results: StoredResults, class_index: int) -> tuple[ConceptSha
 
 
 def concept_rows(results: StoredResults) -> tuple[tuple[str, str], ...]:
-    """The section of the report: per axis its most probable option and its contribution to the leading class, means over
-    the patches that vote."""
+    """The section of the report: per axis its most probable option and its contribution to the leading class; means
+    over the patches that vote."""
     if not concept_axes(results):
         return ()
     class_map, result = results.class_map, results.result
