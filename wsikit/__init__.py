@@ -17,6 +17,7 @@ _HOME = {
     "Captioner": "wsikit.captions.base",
     "CaptionerOptions": "wsikit.captions.registry",
     "Channel": "wsikit.slides.types",
+    "ConceptAxis": "wsikit.models.protocol",
     "ConceptMap": "wsikit.inference.localize",
     "ConceptPatch": "wsikit.inference.localize",
     "EncoderEntry": "wsikit.encoders.listing",
@@ -112,7 +113,7 @@ if TYPE_CHECKING:
     from wsikit.inference.search import PatchMatch, SearchResult, search
     from wsikit.inference.slide_features import slide_features
     from wsikit.inference.vote import vote
-    from wsikit.models.protocol import FeatureSource, ModelColumn, ModelInfo, PatchModel
+    from wsikit.models.protocol import ConceptAxis, FeatureSource, ModelColumn, ModelInfo, PatchModel
     from wsikit.models.registry import describe_model
     from wsikit.models.registry import load_patch_model as load_model
     from wsikit.phantom.slide import make_phantom

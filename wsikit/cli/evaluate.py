@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsikit.models.mmlnb import MMLNB
+    from wsikit.training.concepts.config import ConceptTrainConfig
     from wsikit.training.config import TrainConfig
     from wsikit.training.heads.config import HeadTrainConfig
 
@@ -88,22 +89,25 @@ def command(
     from pathlib import Path
 
     from wsikit.errors import RequestError
-    from wsikit.models.registry import HEAD, MMLNB, describe_model, load_patch_model
+    from wsikit.models.registry import CONCEPTS, HEAD, MMLNB, describe_model, load_patch_model
+    from wsikit.training.concepts.config import ConceptTrainConfig
     from wsikit.training.heads.config import HeadTrainConfig
     from wsikit.training.run_record import CONFIG_COPY
     from wsikit.voting.fitted_parameters import read_fitted
 
     architecture = describe_model(model).architecture
-    if architecture == HEAD and config is None:
+    if architecture in (HEAD, CONCEPTS) and config is None:
         config = str(Path(model).parent / CONFIG_COPY)
     if config is not None:
         # a wrong one is refused before torch is imported
         of_head = evaluation_config(config, data)
-        if isinstance(of_head, HeadTrainConfig):
+        if isinstance(of_head, HeadTrainConfig | ConceptTrainConfig):
             if vote_method is not None or rivals or parameters is not None:
                 raise RequestError(f"model {model}: --fit-vote, --parameters and --rivals are for MMLNB only.")
             chosen = {"split_file": split_file, "part": part, "fold": fold, "allow_seen": allow_seen, "device": device}
             chosen["prior"] = prior
+            if isinstance(of_head, ConceptTrainConfig):
+                return _evaluate_concepts(model, of_head, Path(out), chosen, as_json)
             return _evaluate_head(model, of_head, Path(out), chosen, as_json)
 
     from wsikit.models.io import load_model
@@ -154,7 +158,7 @@ def _mmlnb_config(path: str | Path, data: str | None) -> TrainConfig:
     return settings
 
 
-def evaluation_config(path: str | Path, data: str | None) -> TrainConfig | HeadTrainConfig:
+def evaluation_config(path: str | Path, data: str | None) -> TrainConfig | HeadTrainConfig | ConceptTrainConfig:
     """The configuration of a training or of an ablation, for an evaluation; `data` replaces its images."""
     from wsikit.training.heads.config import read_training_config
     from wsikit.training.task import read_settings
@@ -203,6 +207,38 @@ def _evaluate_head(model: str, settings: HeadTrainConfig, out: Path, chosen: dic
         callbacks=HeadCallbacks(message=lambda text: click.echo(text, err=True), encoded=encoded_in_tenths()),
     )
     return _show(metrics, as_json)
+
+
+def _evaluate_concepts(
+    model: str, settings: ConceptTrainConfig, out: Path, chosen: dict[str, Any], as_json: bool
+) -> int:
+    from pathlib import Path
+
+    from wsikit.cli.console import encoded_in_tenths
+    from wsikit.errors import RequestError
+    from wsikit.models.concept_head import ConceptHead
+    from wsikit.models.registry import load_patch_model
+    from wsikit.training.concepts.card import concept_lines
+    from wsikit.training.concepts.run import ConceptCallbacks, run_concept_evaluation
+
+    split_file = chosen.pop("split_file")
+    loaded = load_patch_model(model)
+    if not isinstance(loaded, ConceptHead):
+        raise RequestError(f"model {model}: no concept head, the configuration is of one. Give that of its training.")
+    metrics = run_concept_evaluation(
+        loaded,
+        settings,
+        out,
+        folder=Path(model) if Path(model).is_dir() else None,
+        split_file=None if split_file is None else Path(split_file),
+        **chosen,
+        callbacks=ConceptCallbacks(message=lambda text: click.echo(text, err=True), encoded=encoded_in_tenths()),
+    )
+    _show(metrics, as_json)
+    if not as_json:
+        for line in concept_lines(metrics):
+            click.echo(line)
+    return 0
 
 
 def _fit_vote(

@@ -11,9 +11,24 @@ from wsikit.cli.options import grid_option, model_option, stain_option, stores_a
 @stores_argument
 @model_option
 @stain_option
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="AXIS=OPTION",
+    help="Of a model with concepts: take this option for given in every patch, such as neuropil=absent. Repeatable; "
+    "recorded with the predictions.",
+)
 @grid_option
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
-def command(stores: tuple[str, ...], model: str | None, stain: str | None, grid: str | None, device: str) -> int:
+def command(
+    stores: tuple[str, ...],
+    model: str | None,
+    stain: str | None,
+    settings: tuple[str, ...],
+    grid: str | None,
+    device: str,
+) -> int:
     """Classify every readable patch of STORE from what the model reads: its image and, if there is one, its caption."""
     from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
@@ -21,9 +36,10 @@ def command(stores: tuple[str, ...], model: str | None, stain: str | None, grid:
     from wsikit.encoders.device import check_device
     from wsikit.inference.predict import predict
     from wsikit.inference.vote import table_prior
+    from wsikit.models.concept_setting import parse_settings
     from wsikit.models.lazy import LazyModel
 
-    lazy = LazyModel.of(model, device=device)
+    lazy = LazyModel.of(model, device=device).with_concepts(parse_settings(settings))
     check_device(device)
     click.echo(lazy.info.notice, err=True)
     with TerminalProgress(make_console()) as progress:

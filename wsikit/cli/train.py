@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from wsikit.training.afloc.config import AflocTrainConfig
     from wsikit.training.afloc.trainer import AflocEpoch
+    from wsikit.training.concepts.config import ConceptTrainConfig
     from wsikit.training.config import TrainConfig
     from wsikit.training.heads.config import HeadTrainConfig
     from wsikit.training.module import EpochRecord
@@ -32,19 +33,21 @@ def command(
 ) -> int:
     """Train a model with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures. A section `head`
     asks for a classifier on features of an encoder (seconds on a CPU), `architecture: afloc` for an encoder of texts
-    and patches that learns from captions without labels; without them, MMLNB is trained.
+    and patches that learns from captions without labels, `architecture: concepts` for a model that predicts through
+    concepts; without them, MMLNB is trained.
 
     The split is by patient; what has to be selected is selected on the validation part; the test part is evaluated
     once, at the end. With --test-data the model is then tested on another data set, as by  wsikit evaluate OUT/model
     --data PATH --rivals -o OUT/test_data.
     """
     from wsikit.training.afloc.config import AFLOC, AflocTrainConfig
+    from wsikit.training.concepts.config import ConceptTrainConfig
     from wsikit.training.evaluation_lines import lines_of
     from wsikit.training.heads.config import HeadTrainConfig, read_training_config
     from wsikit.training.task import read_config, read_settings
 
     # before torch, which takes seconds to import
-    settings: AflocTrainConfig | TrainConfig | HeadTrainConfig
+    settings: AflocTrainConfig | TrainConfig | HeadTrainConfig | ConceptTrainConfig
     if read_settings(config).get("architecture") == AFLOC:
         settings = read_config(config, AflocTrainConfig, data=data)
     else:
@@ -55,18 +58,29 @@ def command(
         return _train_afloc(settings, Path(out), resume, device, threads)
     if isinstance(settings, HeadTrainConfig):
         metrics = _train_head(settings, Path(out), resume, device, threads)
+    elif isinstance(settings, ConceptTrainConfig):
+        metrics = _train_concepts(settings, Path(out), resume, device, threads)
     else:
         metrics = _train_mmlnb(settings, Path(out), resume, device, threads)
     for line in lines_of(metrics["test"]):
         click.echo(line)
+    if isinstance(settings, ConceptTrainConfig):
+        from wsikit.training.concepts.card import concept_lines
+
+        for line in concept_lines(metrics):
+            click.echo(line)
     if test_data is not None:
         click.echo(f"on {test_data}:")
-        _test_elsewhere(config, Path(out), test_data, device, of_head=isinstance(settings, HeadTrainConfig))
+        _test_elsewhere(
+            config, Path(out), test_data, device, of_head=isinstance(settings, HeadTrainConfig | ConceptTrainConfig)
+        )
     click.echo(f"{out}/model: use it with  wsikit run SLIDE --model {out}/model -o …")
     return 0
 
 
-def check_test_data(config: str, settings: AflocTrainConfig | TrainConfig | HeadTrainConfig, test_data: str) -> None:
+def check_test_data(
+    config: str, settings: AflocTrainConfig | TrainConfig | HeadTrainConfig | ConceptTrainConfig, test_data: str
+) -> None:
     """Refuse a test set that cannot be used, before the training rather than after it.
 
     Raises
@@ -148,6 +162,24 @@ def _train_head(settings: HeadTrainConfig, out: Path, resume: bool, device: str,
             device=device,
             callbacks=HeadCallbacks(message=_say, encoded=encoded_in_tenths()),
         )
+
+
+def _train_concepts(
+    settings: ConceptTrainConfig, out: Path, resume: bool, device: str, threads: int | None
+) -> dict[str, Any]:
+    from wsikit.cli.console import encoded_in_tenths
+    from wsikit.training.concepts.run import ConceptCallbacks, run_concept_training
+
+    if threads is not None and settings.concepts.mode == "attend":
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def show_epoch(epoch: int, loss: float, accuracy: float) -> None:
+        click.echo(f"epoch {epoch + 1}: loss {loss:.3f}; validation balanced accuracy {accuracy:.3f}", err=True)
+
+    callbacks = ConceptCallbacks(message=_say, encoded=encoded_in_tenths(), epoch=show_epoch)
+    return run_concept_training(settings, out, resume=resume, device=device, threads=threads or 1, callbacks=callbacks)
 
 
 def _train_afloc(settings: AflocTrainConfig, out: Path, resume: bool, device: str, threads: int | None) -> int:

@@ -111,3 +111,12 @@ class TextImageEncoder(PatchEncoder, Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Places of K texts in the shared space, float32 (K, S), each of length 1. An empty text is refused."""
+
+
+@runtime_checkable
+class TokenEncoder(PatchEncoder, Protocol):
+    """An encoder that also gives the places of a patch: cells of its feature map."""
+
+    def encode_tokens(self, images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float32]:
+        """Tokens, float32 (B, side², D), row-major: the feature map, averaged to `side` × `side` cells. ModelError if
+        the encoder has none."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wsikit.encoders.preparing import prepared
 from wsikit.encoders.protocol import EncoderInfo
+from wsikit.encoders.tokens import map_of_module, pooled
 from wsikit.encoders.transform import Transform
 from wsikit.errors import ModelError, RequestError
 
@@ -86,6 +87,16 @@ class TorchEncoder:
             The patches have another shape or dtype, or the features another width, or are not finite.
         """
         return self.in_batches(self.forward, images, self._info.width)
+
+    def encode_tokens(self, images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float32]:
+        """See `wsikit.encoders.protocol.TokenEncoder`; of encoders of timm."""
+        check_patches(images, self._info.name)
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images), self.batch):
+                part = prepared(_tensor(images[start : start + self.batch]).to(self.device), self.transform)
+                parts.append(pooled(map_of_module(self.module, part, self._info.name), side).float().cpu().numpy())
+        return np.concatenate(parts)
 
     def in_batches(self, function: Forward, images: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.float32]:
         """`function` of patches on the device, in batches; its output is checked: (B, `width`), finite."""

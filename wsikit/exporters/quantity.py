@@ -17,6 +17,7 @@ from wsikit.encoders.concepts import COLUMN_PREFIX, CONCEPTS, lookup
 from wsikit.encoders.prompts import slug, slug_without_signs
 from wsikit.errors import RequestError, StoreError
 from wsikit.inference.text_columns import shown_words
+from wsikit.models.concept_setting import CONCEPT_COLUMN, CONTRIBUTION_COLUMN
 from wsikit.store.table import PatchTable
 
 DERIVED = ("entropy", "margin")
@@ -115,6 +116,10 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
         unit, limits = _UNITS.get(column, unit), (0.0, 1.0)
     elif column in _UNITS:
         unit = _UNITS[column]
+    of_concepts = column.startswith((CONCEPT_COLUMN, CONTRIBUTION_COLUMN)) and bool(entry)
+    if of_concepts:
+        title = f"{title.capitalize()}: {entry}"
+        limits = (0.0, 1.0) if column.startswith(CONCEPT_COLUMN) else None
     notice = summary = remark = ""
     by_words = False
     if column.startswith(COLUMN_PREFIX) and "concept" in attributes:
@@ -124,7 +129,7 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
         notice = str(attributes.get("notice", ""))
         summary, remark = _concept_summary(table, values, attributes), _concept_remark(table, column, values)
         by_words = True
-    of_model = column in (*_PROBABILITIES, "gate", "ood_score")
+    of_model = of_concepts or column in (*_PROBABILITIES, "gate", "ood_score")
     return Quantity(name, title, unit, values.astype(np.float64), limits, of_model, notice, summary, remark, by_words)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,19 @@ from wsikit.inference.fact_columns import FactSource, fact_source
 from wsikit.inference.feature_columns import check_features
 from wsikit.inference.sample import sample_of_slide
 from wsikit.inference.stain import parse_stain
+from wsikit.models.concept_setting import CONCEPT_COLUMN, CONTRIBUTION_COLUMN
 from wsikit.models.lazy import LazyModel, ModelLike
-from wsikit.models.protocol import IMAGE, NUMBERS, OOD_SCORE, TEXT, Finishes, FitsToSlide, ModelInfo, PatchModel
+from wsikit.models.protocol import (
+    IMAGE,
+    NUMBERS,
+    OOD_SCORE,
+    TEXT,
+    Finishes,
+    FitsToSlide,
+    ModelColumn,
+    ModelInfo,
+    PatchModel,
+)
 from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.receipts import Receipt
@@ -40,6 +51,7 @@ def predict(
     *,
     model: ModelLike | None = None,
     stain: str | None = None,
+    concepts: Mapping[str, str] | None = None,
     grid: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
@@ -57,6 +69,9 @@ def predict(
     stain
         Normalise the stain of the patches before the model sees them: "macenko" or "reinhard", with the reference after
         a colon (`wsikit.inference.stain.parse_stain`); None: as scanned.
+    concepts
+        Of a model with concepts (`ModelInfo.axes`): options by axis that are taken for given in all patches, such as
+        {"neuropil": "absent"}. They are in the receipt, so that results with and without are not confused.
     grid
         Name of the patch grid; not needed if the store has only one.
     device
@@ -75,6 +90,8 @@ def predict(
     ModelError
         The model does not apply (other patch size, scale or type of stain than it was trained on), or cannot be loaded;
         or features that it reads are not in the table, or are of another encoder than it was trained on.
+    RequestError
+        The model has no such concept, or no such option of it.
 
     Examples
     --------
@@ -85,7 +102,7 @@ def predict(
     >>> table.read("probability").shape[1]
     4
     """
-    lazy = LazyModel.of(model, device=device)
+    lazy = LazyModel.of(model, device=device).with_concepts(concepts or {})
     opened = open_store(store)
     table = opened.patches(grid)
     fault = why_not_applicable(lazy.info, opened, table)
@@ -124,12 +141,14 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
         parameters["facts"] = facts.record()
         if info.field_um is not None:
             parameters["field_um"] = info.field_um
+    if info.concepts_set:
+        parameters["set"] = dict(info.concepts_set)
     receipt = Receipt("predict", PREDICT_REVISION, parameters, inputs)
     attributes = {"names": list(info.classes), "model": info.record()}
     specs = tuple(
-        ColumnSpec(column.name, "float32", len(info.classes), attributes)
+        ColumnSpec(column.name, "float32", len(info.classes), _about(column) | attributes)
         if column.per_class
-        else ColumnSpec(column.name, "float32", attributes={"unit": column.unit} if column.unit else {})
+        else ColumnSpec(column.name, "float32", column.width(len(info.classes)), _about(column))
         for column in info.columns
     )
     work = _Predict(model, specs, receipt, tuple(read), normalisation, facts)
@@ -157,8 +176,10 @@ class _Predict:
         last = self.model.info.whole_slide
         specs = [spec for spec in self.specs if spec.name not in last]
         ranges = table.prepare(specs, self.receipt)
-        if OOD_SCORE in table.columns() and OOD_SCORE not in {spec.name for spec in self.specs}:
-            table.drop(OOD_SCORE)  # from another model
+        own = {spec.name for spec in self.specs}
+        for name in table.columns():
+            if name not in own and (name == OOD_SCORE or name.startswith((CONCEPT_COLUMN, CONTRIBUTION_COLUMN))):
+                table.drop(name)  # from another model
         progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
         transform = self._stain_transform(store, table)
         model = self._fitted(model, store, table, transform)
@@ -281,6 +302,11 @@ class _Predict:
             unknown = np.full((len(seen), len(info.facts)), np.nan, dtype=np.float32)
             inputs |= {"facts": unknown, "uncertainty": np.zeros_like(unknown)}
         return inputs
+
+
+def _about(column: ModelColumn) -> dict[str, Any]:
+    """What a column states of itself."""
+    return ({"names": list(column.names)} if column.names else {}) | ({"unit": column.unit} if column.unit else {})
 
 
 def _warn_captioner_mismatch(captioner: str, model: ModelInfo) -> None:

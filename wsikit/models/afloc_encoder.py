@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsikit.encoders.protocol import EncoderInfo
+from wsikit.encoders.tokens import pooled
 from wsikit.errors import ModelError, RequestError
 from wsikit.models.afloc import AFLoc
 from wsikit.models.afloc_config import afloc_info, read_afloc_config
@@ -117,6 +118,19 @@ class AflocEncoder:
         """Places of patches in the shared space, float32 (B, S), each of length 1. See `encode`."""
         width = self.model.config.width
         return self._in_batches(images, lambda some: functional.normalize(self.model.patches(some), dim=-1), width)
+
+    def encode_tokens(self, images: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float32]:
+        """Cells of the feature map; see `wsikit.encoders.protocol.TokenEncoder`."""
+        image = self.model.image
+        if not isinstance(image, ImageEncoder):
+            raise ModelError(f"encoder {self._info.name!r}: reads stored features, which have no feature map.")
+        with torch.inference_mode():
+            sample = torch.zeros(1, *(self.model.config.patch_px,) * 2, 3, dtype=torch.uint8)
+            channels = image.map_and_features(sample.to(next(image.parameters()).device))[0].shape[1]
+        flat = self._in_batches(
+            images, lambda some: pooled(image.map_and_features(some)[0], side).flatten(1), side**2 * channels
+        )
+        return flat.reshape(len(images), side**2, channels)
 
     def place_features(self, features: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """Places in the shared space, float32 (N, S), each of length 1, of stored features (N, D); NaN stays NaN.

@@ -20,11 +20,11 @@ Kind = Literal["linear", "mlp", "knn"]
 _OOD_COLUMN = ModelColumn(OOD_SCORE, unit="above 1: out of the distribution of the training patches")
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class EncoderRecord(_Strict):
+class EncoderRecord(Strict):
     """The encoder whose features a head reads, as recorded with the features."""
 
     name: str
@@ -39,7 +39,7 @@ class EncoderRecord(_Strict):
     notice: str = ""
 
 
-class HeadConfig(_Strict):
+class HeadConfig(Strict):
     """Everything that describes a head, except its weights."""
 
     format: Literal[1] = 1

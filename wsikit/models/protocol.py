@@ -39,6 +39,24 @@ class ModelColumn:
     per_class: bool = False
     """(N, C) in the order of the model's classes, else (N,)."""
     unit: str = ""
+    names: tuple[str, ...] = ()
+    """(N, len(names)), one number per name; empty: as `per_class` states."""
+
+    def width(self, n_classes: int) -> int | None:
+        """Numbers per patch; None: the column is (N,)."""
+        return n_classes if self.per_class else len(self.names) or None
+
+
+@dataclass(frozen=True)
+class ConceptAxis:
+    """A criterion that a model states for each patch, and that can be set by hand: see `SetsConcepts`."""
+
+    name: str
+    """As in `wsikit predict --set NAME=OPTION`."""
+    title: str
+    """For display."""
+    options: tuple[str, ...]
+    """From little to much."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,10 @@ class ModelInfo:
     """Columns that depend on the predictions of all patches of the slide: see `Finishes`."""
     fits_to: tuple[Input, ...] = ()
     """Inputs of which the model reads all, or a sample, of the slide before it predicts: see `FitsToSlide`."""
+    axes: tuple[ConceptAxis, ...] = ()
+    """Concepts through which the model predicts: see `SetsConcepts`."""
+    concepts_set: tuple[tuple[str, str], ...] = ()
+    """(axis, option) of concepts that were set by hand, for all patches; in the receipt of the predictions."""
 
     def __post_init__(self) -> None:
         n = len(self.classes)
@@ -151,6 +173,8 @@ class ModelInfo:
             "background": list(self.background),
             "notice": self.notice,
             **({} if self.prior is None else {"prior": list(self.prior), "balanced": self.balanced}),
+            **({} if not self.axes else {"axes": [[axis.name, axis.title, list(axis.options)] for axis in self.axes]}),
+            **({} if not self.concepts_set else {"concepts_set": dict(self.concepts_set)}),
         }
 
 
@@ -204,6 +228,16 @@ class Finishes(Protocol):
 
     def finish(self, columns: Columns, centres_um: npt.NDArray[np.floating]) -> Mapping[str, npt.NDArray[np.floating]]:
         """The columns of `info.whole_slide` from the other columns of all N patches, and their centres (N, 2) in µm."""
+
+
+@runtime_checkable
+class SetsConcepts(Protocol):
+    """A model that predicts through concepts (`info.axes`), which can be set by hand: an intervention (Koh et al. 2020,
+    "Concept bottleneck models")."""
+
+    def with_concepts(self, options: Mapping[str, str]) -> PatchModel:
+        """The model that takes these options, by axis, for given in every patch. Its `info.concepts_set` states them.
+        RequestError for an axis or option that it does not have."""
 
 
 @runtime_checkable

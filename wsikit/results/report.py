@@ -21,6 +21,7 @@ from wsikit.exporters.report_data import Fact, PatchExample, ReportData, Section
 from wsikit.exporters.units import format_share
 from wsikit.inference.caption_columns import CaptionColumns, read_captions
 from wsikit.inference.localize import concept_columns, read_concept_map
+from wsikit.results.concepts import concept_facts, concept_rows
 from wsikit.results.load import StoredResults
 from wsikit.tiling.stream import read_patches
 
@@ -100,7 +101,7 @@ def _patch_words(results: StoredResults) -> PatchWords:
         return table.read(name) if wanted and name in there else None
 
     captions = read_captions(table) if there else None
-    names, units, facts = _fact_table(results, there)
+    names, units, facts = _joined(concept_facts(results), _fact_table(results, there))
     blur, readable = column("blur"), column("readable")
     return PatchWords(
         captions=None if captions is None else captions.texts,
@@ -114,6 +115,16 @@ def _patch_words(results: StoredResults) -> PatchWords:
         pen=column("pen"),
         readable=None if readable is None else readable.astype(bool),
     )
+
+
+_Facts = tuple[tuple[str, ...], tuple[str, ...], npt.NDArray[np.float64] | None]
+
+
+def _joined(one: _Facts, two: _Facts) -> _Facts:
+    """Two tables of facts side by side."""
+    if one[2] is None or two[2] is None:
+        return two if one[2] is None else one
+    return one[0] + two[0], one[1] + two[1], np.concatenate([one[2], two[2]], axis=1)
 
 
 def _shared(captions: CaptionColumns) -> npt.NDArray[np.bool_]:
@@ -220,6 +231,8 @@ def _provenance(results: StoredResults) -> tuple[Section, ...]:
         sections.append(
             Section("Model", tuple((name, str(results.model[name])) for name in ("name", "version", "fingerprint")))
         )
+    if through := concept_rows(results):
+        sections.append(Section("What the concepts contributed", through))
     steps = []
     receipts = [results.table.receipt(column) for column in ("coords", "caption", "probability")]
     if results.result is not None:

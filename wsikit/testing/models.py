@@ -89,7 +89,8 @@ def _inputs(info: ModelInfo, n: int, feature_dim: int) -> dict[str, Any]:
 def _check_columns(info: ModelInfo, found: Any, n: int) -> None:
     for column in info.columns:
         assert column.name in found, f"predict returns the column {column.name}, which `info.columns` names"
-        expected = (n, len(info.classes)) if column.per_class else (n,)
+        width = column.width(len(info.classes))
+        expected = (n,) if width is None else (n, width)
         shape = np.shape(found[column.name])
         assert shape == expected, f"column {column.name} has shape {shape}, expected {expected}"
     probs = np.asarray(found[PROBABILITY])

@@ -137,8 +137,11 @@ def without_places(config: TaskConfig) -> dict[str, Any]:
         (source, ("images", "csv", "manifest")),
         (record.get("captions", {}), ("csv", "captioner")),
         (record["split"], ("file",)),
-        (record.get("image", {}), ("weights", "features", "file")),
+        (record.get("image") or {}, ("weights", "features", "file")),
         (record.get("text", {}), ("pretrained",)),
+        (record.get("concepts", {}), ("criteria", "captioner")),
+        (record.get("concepts", {}).get("labels", {}), ("csv",)),
+        (record.get("concepts", {}).get("attend", {}), ("anchors",)),
     ):
         for key in keys:
             value = inner.get(key)

@@ -226,6 +226,8 @@ def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
         ("image", "weights"),
         ("image", "file"),
         ("text", "pretrained"),
+        ("concepts", "criteria"),
+        ("concepts", "labels", "csv"),
     ):
         inner: Any = filled
         for key in keys[:-1]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from wsikit.errors import RequestError
+from wsikit.training.concepts.config import CONCEPTS, ConceptTrainConfig
 from wsikit.training.config import FeatureTrainConfig, TrainConfig
 from wsikit.training.task import FeatureInput, Strict, TaskConfig, read_config, read_settings
 
@@ -16,11 +17,11 @@ class LinearSettings(Strict):
     """Multinomial logistic regression on standardised features."""
 
     kind: Literal["linear"] = "linear"
-    l2: float | None = Field(None, gt=0)
+    l2: float | None = Field(default=None, gt=0)
     """Weight of the penalty: mean loss + l2 / 2 · |weights|². Default: chosen by cross-validation over patients."""
-    folds: int = Field(5, ge=2)
+    folds: int = Field(default=5, ge=2)
     """Folds of this cross-validation, within the training part."""
-    most: int = Field(20_000, gt=100)
+    most: int = Field(default=20_000, gt=100)
     """Patches that are used for the choice of l2, drawn by class where there are more; the final fit uses all."""
     class_weights: Literal["none", "balanced"] = "none"
 
@@ -82,9 +83,11 @@ class HeadTrainConfig(TaskConfig):
         return {"kind": head} if isinstance(head, str) else head
 
 
-def read_training_config(path: str | Path, *, data: str | None = None) -> TrainConfig | HeadTrainConfig:
-    """Read a configuration of `wsikit train`: of a head if it has a section `head`, else of MMLNB, on features if its
-    image branch names some.
+def read_training_config(
+    path: str | Path, *, data: str | None = None
+) -> TrainConfig | HeadTrainConfig | ConceptTrainConfig:
+    """Read a configuration of `wsikit train`: of a concept head with `architecture: concepts`, of a head if it has a
+    section `head`, else of MMLNB, on features if its image branch names some.
 
     Raises
     ------
@@ -92,6 +95,8 @@ def read_training_config(path: str | Path, *, data: str | None = None) -> TrainC
         As `read_config`; also if features are named with neither a head nor the parts of MMLNB.
     """
     record = read_settings(path)
+    if record.get("architecture") == CONCEPTS:
+        return read_config(path, ConceptTrainConfig, data=data)
     if "head" in record:
         return read_config(path, HeadTrainConfig, data=data)
     image = record.get("image")

@@ -144,7 +144,7 @@ def features_of_table(
             given_as = "" if Path(wanted.features).exists() else wanted.features  # a model may be shared, a path not
             features, encoder = seen.features(), _record(run.info.record() | {"given_as": given_as}, run.info.width)
         histograms = seen.colours()
-    whole = FeatureSet(_patches(table, data, codes), features, histograms, encoder, mpp, computed, "")
+    whole = FeatureSet(patches_of_table(table, data, codes), features, histograms, encoder, mpp, computed, "")
     finite = np.isfinite(features).all(axis=1)
     if not finite.any():
         raise RequestError(f"{table.source}: no patch has features of {encoder.name} that are finite.")
@@ -189,7 +189,8 @@ def _colours(table: ImageTable, at_once: int = 256) -> npt.NDArray[np.float32]:
     return np.concatenate([colour_histogram(np.stack(table.images(rows))) for rows in parts])
 
 
-def _patches(table: ImageTable, data: DataConfig, codes: tuple[str, ...]) -> PatchSet:
+def patches_of_table(table: ImageTable, data: DataConfig, codes: tuple[str, ...]) -> PatchSet:
+    """Labels, groups, slides and ids of a table, without pixels. RequestError if a class does not occur."""
     labels = class_indices(table, codes)
     if absent := [code for index, code in enumerate(codes) if not (labels == index).any()]:
         raise RequestError(f"{table.source}: no patch of class {', '.join(absent)}. Leave the class out, or add data.")

@@ -136,7 +136,7 @@ def run_head_training(
         "seconds": round(seconds, 2),
         "temperature": model.config.temperature,
         "test": {name: _report(config, test, probs) for name, probs in ways.items()},
-        "versions": _versions(),
+        "versions": versions_of_head(),
     }
     save_figures(out / "figures", test.patches.labels, raw, None, classes=config.codes, calibrated=probs)
     write_json(out / METRICS_FILE, metrics)
@@ -200,7 +200,7 @@ def run_head_evaluation(
         "patients_seen_in_training": seen,
         "results": {HEAD_WAY: _report(config, data, probs)},
         "prior": prior_metrics(info, data.patches.labels, probs, data.patches.groups, asked=prior),
-        "versions": _versions(),
+        "versions": versions_of_head(),
     }
     out.mkdir(parents=True, exist_ok=True)
     save_figures(out / "figures", data.patches.labels, probs, None, classes=config.codes)
@@ -300,7 +300,8 @@ def _check_source(model: PatchModel, data: FeatureSet) -> None:
         )
 
 
-def _versions() -> dict[str, str]:
+def versions_of_head() -> dict[str, str]:
+    """Versions of what a head is fitted with."""
     import sklearn
 
     return {
