@@ -34,6 +34,8 @@ _TITLES = {
     "entropy": "Entropy of the class probabilities",
     "margin": "Margin of the two leading classes",
     "ood_score": "Out-of-distribution score",
+    "attention": "Attention: weight of the patch in the slide's result",
+    "attention_score": "Attention score, before it is normalised",
     "tissue": "Tissue",
     "roi": "Region of interest",
     "probability_image": "Probability, image alone",
@@ -45,6 +47,7 @@ _UNITS = {
     "entropy": "bit",
     "margin": "",
     "ood_score": "× the 99 % limit of held-out patches",
+    "attention": "× the slide's mean",
 }
 
 
@@ -115,6 +118,9 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
         unit, limits = _UNITS.get(column, unit), (0.0, 1.0)
     elif column in _UNITS:
         unit = _UNITS[column]
+    if column == "attention":  # its sum over the slide is 1: shares of thousands of patches are too small to read
+        total = float(np.nansum(values))
+        values = values * np.isfinite(values).sum() / total if total > 0 else values
     notice = summary = remark = ""
     by_words = False
     if column.startswith(COLUMN_PREFIX) and "concept" in attributes:
@@ -124,7 +130,7 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
         notice = str(attributes.get("notice", ""))
         summary, remark = _concept_summary(table, values, attributes), _concept_remark(table, column, values)
         by_words = True
-    of_model = column in (*_PROBABILITIES, "gate", "ood_score")
+    of_model = column in (*_PROBABILITIES, "gate", "ood_score", "attention", "attention_score", "value")
     return Quantity(name, title, unit, values.astype(np.float64), limits, of_model, notice, summary, remark, by_words)
 
 

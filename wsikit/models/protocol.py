@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -109,6 +109,8 @@ class ModelInfo:
     """Standard deviation, µm, of the field around a patch whose mean facts are also read; None: none are read."""
     whole_slide: tuple[str, ...] = ()
     """Columns that depend on the predictions of all patches of the slide: see `Finishes`."""
+    vote: Mapping[str, Any] | None = field(default=None, hash=False)
+    """Settings of the vote that it is made for, by their names in `wsikit.VoteParameters`; None: the defaults."""
     fits_to: tuple[Input, ...] = ()
     """Inputs of which the model reads all, or a sample, of the slide before it predicts: see `FitsToSlide`."""
 
@@ -151,6 +153,7 @@ class ModelInfo:
             "background": list(self.background),
             "notice": self.notice,
             **({} if self.prior is None else {"prior": list(self.prior), "balanced": self.balanced}),
+            **({} if self.vote is None else {"vote": dict(self.vote)}),
         }
 
 

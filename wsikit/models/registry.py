@@ -1,7 +1,7 @@
 """From a model's name or folder to its description, and to the loaded model; for built-in architectures and plug-ins.
 
-A folder's `config.json` names its `architecture`: "mmlnb", "head" (a classifier on stored features), or a plug-in of
-the entry-point group `wsikit.models`.
+A folder's `config.json` names its `architecture`: "mmlnb", "head" (a classifier on stored features), "mil" (trained on
+labels of slides), or a plug-in of the entry-point group `wsikit.models`.
 `zeroshot:FILE` is a configuration of classes by words (`wsikit.models.zeroshot`).
 No torch is imported before a model is loaded.
 """
@@ -21,7 +21,7 @@ from wsikit.plugins import load_plugin, plugin_names
 Device = Literal["auto", "cpu", "cuda"]
 ModelSpec = str | os.PathLike[str]
 
-MMLNB, HEAD = "mmlnb", "head"
+MMLNB, HEAD, MIL = "mmlnb", "head", "mil"
 _ZEROSHOT = "zeroshot:"
 
 
@@ -114,6 +114,10 @@ def _find(spec: ModelSpec) -> tuple[ModelKind, Path | None]:
         from wsikit.models.head_kind import HEAD_KIND
 
         return HEAD_KIND, folder
+    if architecture == MIL:
+        from wsikit.models.mil_kind import MIL_KIND
+
+        return MIL_KIND, folder
     return cast(ModelKind, load_plugin("models", architecture)), folder
 
 

@@ -24,7 +24,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     grid: str | None = None,
-    method: str = "mean",
+    method: str | None = None,
     column: str | None = None,
     threshold: float | None = None,
     patches: bool = False,
@@ -56,7 +56,7 @@ def export(
     grid
         Name of the patch grid; needed only where the store has several.
     method
-        Which vote the map and the report show.
+        Which vote the map and the report show; None: that of the model.
     column
         png: a quantity to draw as a heat map instead of the classes (`wsikit.exporters.quantity`). geojson: regions
         where it is at or above `threshold`, instead of the classes.

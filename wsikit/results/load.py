@@ -18,7 +18,7 @@ from wsikit.errors import ReadError
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.palette import hex_color, parse_color
 from wsikit.inference.localize import concept_columns
-from wsikit.inference.vote import stored_vote, table_prior
+from wsikit.inference.vote import own_parameters, stored_vote, table_prior
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
 from wsikit.tissue.overview import read_overview
@@ -52,8 +52,8 @@ class StoredResults:
     """The open store: pixels (`read_region`, `thumbnail`), µm per pixel (`mpp`), size (`dimensions`, level-0 px)."""
     grid: str | None = None
     """Name of the patch grid; None where the store has only one."""
-    method: str = "mean"
-    """Which vote is shown."""
+    method: str | None = None
+    """Which vote is shown; None: that of the model, see `shown_method`."""
     not_predicted: str | None = None
     """Why no model was run on this slide; predictions of an earlier run are then ignored. None: show what is there."""
 
@@ -111,11 +111,16 @@ class StoredResults:
         )
 
     @cached_property
+    def shown_method(self) -> str:
+        """`method`, or that of the vote which the model is made for: "mean" unless it states another."""
+        return self.method or own_parameters(self.table).method
+
+    @cached_property
     def result(self) -> SlideResult | None:
-        """The slide-level vote by `method`; None if there is none, for the `reason`."""
-        if not self._predicted or self.method not in self.table.votes():
+        """The slide-level vote by `shown_method`; None if there is none, for the `reason`."""
+        if not self._predicted or self.shown_method not in self.table.votes():
             return None
-        result = stored_vote(self.table, self.method)
+        result = stored_vote(self.table, self.shown_method)
         return result if result.classes else replace(result, classes=self.classes)
 
     @cached_property
@@ -132,7 +137,7 @@ class StoredResults:
         """Why there is no vote; empty if there is one."""
         if not self._predicted:
             return self.not_predicted or "no model was run"
-        return "" if self.result is not None else f"no vote by {self.method} yet"
+        return "" if self.result is not None else f"no vote by {self.shown_method} yet"
 
     @property
     def classes(self) -> tuple[str, ...]:
