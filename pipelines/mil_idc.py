@@ -3,8 +3,8 @@
 python pipelines/mil_idc.py --images idc.zip -o OUT [--features colour|ENCODER]
 
 A bag is the patches of a patient; its label is whether 25 % of them or more are IDC. Five folds by patient: each is the
-test part once, the next one stops the training, the other three are learned from. Every way sees the same bags and folds,
-with networks of three seeds whose logits are averaged. "patch labels, vote" is a logistic regression on the labels of
+test part once, the next one stops the training, the other three are learned from. Every way sees the same bags and
+folds, with networks of three seeds whose logits are averaged. "patch labels, vote" is a logistic regression on the labels of
 the patches of the same folds, averaged over the patient. torchmil's ABMIL is measured if that package is installed; its
 network has the same layers, optimiser, steps and early stopping.
 """

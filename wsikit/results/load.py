@@ -17,6 +17,7 @@ import numpy.typing as npt
 from wsikit.errors import ReadError
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.palette import hex_color, parse_color
+from wsikit.exporters.quantity import read_quantity
 from wsikit.inference.localize import concept_columns
 from wsikit.inference.vote import own_parameters, stored_vote, table_prior
 from wsikit.slides.store import SlideStore
@@ -181,9 +182,17 @@ class StoredResults:
             picture[rows, cols] = np.where((rows + cols) % 12 < 4, 90, 170)[:, None]
             return picture
 
+    @cached_property
+    def attention(self) -> npt.NDArray[np.floating] | None:
+        """(N,) attention of a model on slide labels, × the mean of the slide; NaN without prediction. None: it has
+        none."""
+        if not self._predicted or "attention" not in self.table.columns():
+            return None
+        return read_quantity(self.table, "attention").values
+
     def measurements(self) -> dict[str, npt.NDArray[np.floating]]:
-        """(N,) per patch by name: "probability <code>" of each class; gate, ood_score, roi and "localize <concept>"
-        where they exist.
+        """(N,) per patch by name: "probability <code>" of each class; gate, ood_score, roi, attention (× the slide's
+        mean) and "localize <concept>" where they exist.
         """
         columns = self.table.columns()
         found: dict[str, npt.NDArray[np.floating]] = {}
@@ -193,6 +202,8 @@ class StoredResults:
         for name in ("gate", "ood_score", "roi"):
             if name in columns:
                 found[name] = self.table.read(name)
+        if self.attention is not None:
+            found["attention"] = self.attention
         for name in concept_columns(self.table):
             found[name.replace("_", " ", 1)] = self.table.read(name)
         return found

@@ -94,7 +94,7 @@ def thumbnail_jpeg(results: StoredResults) -> bytes:
 def outputs_receipt(results: StoredResults) -> Receipt:
     """Receipt of the files that `write_outputs` would write from these results."""
     table, method, predicted = results.table, results.shown_method, results.result is not None
-    names = ("coords", "readable", "caption", "probability") if predicted else ("coords", "readable")
+    names = ("coords", "readable", "caption", "probability", "attention") if predicted else ("coords", "readable")
     receipts = {name: table.receipt(name) for name in (*names, *concept_columns(table))}
     inputs = {name: receipt.digest for name, receipt in receipts.items() if receipt is not None}
     voted = table.vote_receipt(method) if predicted else None
