@@ -4,9 +4,9 @@ python pipelines/mil_idc.py --images idc.zip -o OUT [--features colour|ENCODER]
 
 A bag is the patches of a patient; its label is whether 25 % of them or more are IDC. Five folds by patient: each is the
 test part once, the next one stops the training, the other three are learned from. Every way sees the same bags and
-folds, with networks of three seeds whose logits are averaged. "patch labels, vote" is a logistic regression on the labels of
-the patches of the same folds, averaged over the patient. torchmil's ABMIL is measured if that package is installed; its
-network has the same layers, optimiser, steps and early stopping.
+folds, with networks of three seeds whose logits are averaged. "patch labels, vote" is a logistic regression on the
+labels of the patches of the same folds, averaged over the patient. torchmil's ABMIL is measured if that package is
+installed; its network has the same layers, optimiser, steps and early stopping.
 """
 
 from __future__ import annotations
@@ -135,9 +135,16 @@ def by_torchmil(data: Data, splits: Sequence[Split]) -> np.ndarray:
         mean, scale = every.mean(axis=0), every.std(axis=0)
         scale = np.where(scale > 1e-8, scale, 1.0)
 
-        def tensor(bag: Bag, mean: np.ndarray = mean, scale: np.ndarray = scale) -> torch.Tensor:
-            return torch.as_tensor((bag.features - mean) / scale, dtype=torch.float32)[None]
+        def batch(bags: Sequence[Bag], mean: np.ndarray = mean, scale: np.ndarray = scale) -> tuple[torch.Tensor, ...]:
+            """Bags padded to one length, with the mask of their patches."""
+            longest = max(len(bag.features) for bag in bags)
+            x, mask = torch.zeros(len(bags), longest, len(mean)), torch.zeros(len(bags), longest)
+            for place, bag in enumerate(bags):
+                x[place, : len(bag.features)] = torch.as_tensor((bag.features - mean) / scale)
+                mask[place, : len(bag.features)] = 1
+            return torch.tensor([float(bag.label) for bag in bags]), x, mask
 
+        of_held, of_tested = batch(held), batch(tested)
         logits = []
         for seed in SEEDS:
             torch.manual_seed(seed)
@@ -151,13 +158,12 @@ def by_torchmil(data: Data, splits: Sequence[Split]) -> np.ndarray:
                 model.train()
                 order = rng.permutation(len(training))
                 for first in range(0, len(order), 8):
-                    losses = [_torchmil_loss(model, tensor(training[i]), training[i]) for i in order[first : first + 8]]
                     optimizer.zero_grad()
-                    torch.stack(losses).mean().backward()
+                    _torchmil_loss(model, batch([training[i] for i in order[first : first + 8]])).backward()
                     optimizer.step()
                 model.eval()
                 with torch.no_grad():
-                    found = float(np.mean([float(_torchmil_loss(model, tensor(bag), bag)) for bag in held]))
+                    found = float(_torchmil_loss(model, of_held))
                 if found < best:
                     best, kept, state = found, epoch, {k: v.clone() for k, v in model.state_dict().items()}
                 elif epoch - kept >= 12:
@@ -165,14 +171,14 @@ def by_torchmil(data: Data, splits: Sequence[Split]) -> np.ndarray:
             model.load_state_dict(state)
             model.eval()
             with torch.no_grad():
-                logits.append(np.array([float(model(tensor(bag))) for bag in tested]))
+                logits.append(model(*of_tested[1:]).numpy())
         mean_logit = np.mean(logits, axis=0)
         probs[parts[TEST]] = _softmax(np.stack([np.zeros_like(mean_logit), mean_logit], axis=1))
     return probs
 
 
-def _torchmil_loss(model: Any, x: torch.Tensor, bag: Bag) -> torch.Tensor:
-    loss: torch.Tensor = next(iter(model.compute_loss(torch.tensor([float(bag.label)]), x)[1].values()))
+def _torchmil_loss(model: Any, bags: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    loss: torch.Tensor = next(iter(model.compute_loss(*bags)[1].values()))
     return loss
 
 

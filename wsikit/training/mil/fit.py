@@ -17,6 +17,8 @@ from wsikit.training.mil.cohort import Bag
 from wsikit.training.mil.config import MilTrainConfig
 from wsikit.training.mil.losses import assigned_loss, class_loss, hazard_loss, ordinal_loss, value_loss
 
+_HELD_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class MilEpoch:
@@ -119,13 +121,8 @@ def fit_member(
         order, total = rng.permutation(len(training)), 0.0
         for first in range(0, len(order), settings.batch):
             chosen = order[first : first + settings.batch]
-            losses = []
-            for index in chosen:
-                x = data[index]
-                if settings.patches is not None and len(x) > settings.patches:
-                    x = x[torch.as_tensor(rng.choice(len(x), settings.patches, replace=False)).to(device)]
-                losses.append(bag_loss(network, x, training[index], config, targets))
-            loss = torch.stack(losses).mean()
+            parts = [_sample(data[index], settings.patches, rng) for index in chosen]
+            loss = bag_losses(network, parts, [training[index] for index in chosen], config, targets).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -169,9 +166,30 @@ def standardise(network: MilNetwork, bags: Sequence[Bag]) -> None:
     network.scale.copy_(torch.as_tensor(np.where(scale > 1e-8, scale, 1.0), dtype=torch.float32))
 
 
-def bag_loss(network: MilNetwork, x: Tensor, bag: Bag, config: MilTrainConfig, targets: Targets) -> Tensor:
-    """The loss of one slide, times the weight of its class."""
-    scores, logits = network(x)
+def _sample(x: Tensor, most: int | None, rng: np.random.Generator) -> Tensor:
+    """At most so many patches of a bag, drawn at random."""
+    if most is None or len(x) <= most:
+        return x
+    return x[torch.as_tensor(rng.choice(len(x), most, replace=False)).to(x.device)]
+
+
+def bag_losses(
+    network: MilNetwork, parts: Sequence[Tensor], bags: Sequence[Bag], config: MilTrainConfig, targets: Targets
+) -> Tensor:
+    """(B,) losses of slides from the features of their patches; the network sees all patches at once."""
+    scores, logits = network(torch.cat(list(parts)))
+    lengths = [len(part) for part in parts]
+    losses = [
+        bag_loss(network, of_score, of_logits, bag, config, targets)
+        for of_score, of_logits, bag in zip(scores.split(lengths), logits.split(lengths), bags, strict=True)
+    ]
+    return torch.stack(losses)
+
+
+def bag_loss(
+    network: MilNetwork, scores: Tensor, logits: Tensor, bag: Bag, config: MilTrainConfig, targets: Targets
+) -> Tensor:
+    """The loss of one slide from scores (N,) and logits (N, K) of its patches, times the weight of its class."""
     weight = targets.weights[bag.label] if targets.weights else 1.0
     if config.mil.pooling == "alpha_beta":
         return weight * assigned_loss(logits, bag.label, config.mil.alpha, config.mil.beta)
@@ -191,5 +209,8 @@ def mean_loss(
 ) -> float:
     """Mean loss of slides."""
     network.eval()
-    pairs = zip(data, bags, strict=True)
-    return float(np.mean([float(bag_loss(network, x, bag, config, targets)) for x, bag in pairs]))
+    losses = []
+    for first in range(0, len(data), _HELD_AT_ONCE):
+        some = slice(first, first + _HELD_AT_ONCE)
+        losses.append(bag_losses(network, data[some], bags[some], config, targets))
+    return float(torch.cat(losses).mean())
