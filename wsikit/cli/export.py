@@ -60,6 +60,7 @@ def command(store: str, to: str, out: str, grid: str | None, method: str | None,
     report       one HTML file (of very many patches also a folder)
     trident clam stamp atlaspatch   coordinates, and features if there are any, in the files of these tools
     torchmil     features and coordinates as bags (.npy) for torchmil
+    soma         features and coordinates as sets (.npy) for soma
     anndata      .h5ad: patches with features, columns and coordinates, for Scanpy and Squidpy
     spatialdata  the same as a SpatialData folder, for LazySlide (needs wsikit[spatialdata])
 

@@ -47,7 +47,7 @@ def export(
         classes as an OME-Zarr label, probabilities and gate as an OME-Zarr image. "ome-tiff": classes as a pyramid.
         "tiff": the pixels as a tiled pyramid, from the bytes in the store. "csv", "parquet": the patch table,
         coordinates in level-0 px. "report": one HTML file, of very many patches also a folder. "trident", "clam",
-        "stamp", "atlaspatch": their HDF5 files. "torchmil": bags of .npy files. "anndata": one .h5ad file.
+        "stamp", "atlaspatch": their HDF5 files. "torchmil", "soma": bags of .npy files. "anndata": one .h5ad file.
         "spatialdata": a folder, as LazySlide lays it out.
         Or the name of a plug-in (`wsikit.results.formats`).
     path

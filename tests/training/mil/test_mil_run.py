@@ -9,13 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from tests.training.mil.conftest import Cohort, settings, write_bag
 from wsikit.errors import RequestError
+from wsikit.inference.predict import predict
+from wsikit.inference.vote import vote
 from wsikit.models.registry import load_patch_model
+from wsikit.slides.store import SlideStore
+from wsikit.tiling.tile import tile
 from wsikit.training.mil import fit
 from wsikit.training.mil.cohort import read_cohort
+from wsikit.training.mil.end_to_end import encoded
 from wsikit.training.mil.run import MODEL, run_mil_evaluation, run_mil_training
 from wsikit.training.splits import read_splits
 
@@ -104,7 +110,7 @@ def test_a_resumed_run_gives_the_same_model(cohort: Cohort, tmp_path: Path, monk
         return fit.fit_member(*arguments, fold=fold, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr("wsikit.training.mil.run.fit_member", stop)
+        patched.setattr("wsikit.training.mil.networks.fit_member", stop)
         with pytest.raises(KeyboardInterrupt):
             run_mil_training(config, manifest, tmp_path / "stopped")
     with pytest.raises(RequestError, match="Resume it"):
@@ -214,3 +220,39 @@ def test_a_step_may_see_a_sample_of_the_patches(cohort: Cohort):
         patched.setattr(fit.MilNetwork, "forward", count)
         fit.fit_member(bags[:16], bags[16:], config, fit.Targets())
     assert set(seen) == {3 * 8}  # of 8 slides per step
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of eight small stores: dark tissue is class b."""
+    folder = tmp_path_factory.mktemp("slides")
+    rng, lines = np.random.default_rng(0), ["store,label"]
+    for i in range(8):
+        pixels = np.full((512, 512, 3), 240, np.uint8)
+        tissue = rng.integers(-25, 25, (320, 320, 3)) + (120 if i % 2 else 190, 60, 130)
+        pixels[96:416, 96:416] = np.clip(tissue, 0, 255)
+        path = folder / f"s{i}.tiff"
+        scale = {"resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER"}  # 1 µm/px
+        tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", **scale)
+        tile(path, folder / f"s{i}.zarr", patch_px=64, mpp=1.0)
+        lines.append(f"s{i}.zarr,{'ab'[i % 2]}")
+    (folder / "cohort.csv").write_text("\n".join(lines) + "\n")
+    return folder / "cohort.csv"
+
+
+def test_an_image_encoder_is_trained_with_the_loss_of_the_bag(slides: Path, tmp_path: Path):
+    image = {"name": "resnet10t", "options": {"channels": [4, 8, 8, 8], "stem_width": 4}}
+    training = {"epochs": 30, "patience": 30, "patches": 4, "batch": 4, "lr": 0.01}
+    config = settings(slides, data={"manifest": str(slides)}, features=None, image=image, training=training)
+    metrics = run_mil_training(config, slides, tmp_path / "out")
+    assert metrics["members"][0]["validation"] < 0.69
+    model: Any = load_patch_model(tmp_path / "out" / "model", device="cpu")
+    assert model.info.inputs == ("image",)
+    bag = read_cohort(config, slides).bags[1]
+    with SlideStore(bag.store) as store:
+        table = predict(store, model=tmp_path / "out" / "model", device="cpu")
+        voted = vote(store)
+        attention = table.read("attention")
+    found = model.slide(encoded(bag, model.encode).features)
+    np.testing.assert_allclose(attention, found["attention"], atol=1e-5)
+    np.testing.assert_allclose(voted.probs, found["probability"], atol=1e-5)

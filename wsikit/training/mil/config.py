@@ -87,6 +87,7 @@ class MilSplit(Strict):
     test: float = Field(0.25, gt=0, lt=1)
     """Share of the slides that no network sees."""
     folds: int = Field(5, ge=2)
+    """With an image encoder the first fold alone is used: one network and one encoder."""
 
 
 class MilTrainConfig(Strict):
@@ -128,6 +129,8 @@ class MilTrainConfig(Strict):
             raise ValueError("alpha_beta is for task classes, of which the first is the negative one")
         if not of_classes and self.training.class_weights != "none":
             raise ValueError("class_weights are for classes")
+        if self.image is not None and not of_classes:
+            raise ValueError("an image encoder is trained for classes; of values give features")
         if self.data.phantoms is not None and self.task not in ("classes", "ordinal"):
             raise ValueError("phantoms have classes, and neither values nor times")
         return self

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,14 @@ from wsikit.errors import RequestError
 from wsikit.models.config import METRICS_FILE
 from wsikit.models.mil import MilModel
 from wsikit.models.mil_kind import save_mil
-from wsikit.store.atomic import atomic_write, write_bytes, write_json
+from wsikit.store.atomic import write_bytes, write_json
 from wsikit.training.mil.card import mil_card
 from wsikit.training.mil.cohort import Bag, Cohort, read_cohort
 from wsikit.training.mil.config import MilTrainConfig
 from wsikit.training.mil.ensemble import ensemble
 from wsikit.training.mil.evaluation import class_figures, value_figures
-from wsikit.training.mil.fit import Fitted, MilEpoch, Targets, fit_member
+from wsikit.training.mil.fit import Fitted, Targets
+from wsikit.training.mil.networks import MilCallbacks, encoded_bag, train_networks
 from wsikit.training.run_record import (
     CONFIG_COPY,
     SPLITS_FILE,
@@ -42,18 +41,8 @@ from wsikit.training.run_record import (
 )
 from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, held_out_folds, read_splits, write_splits
 
-MEMBERS = "members"
 SLIDES_FILE = "slides.csv"
 MODEL, MEAN_OF_MEMBERS, PRIOR = "model", "mean of the networks", "floor: class frequencies"
-
-
-@dataclass(frozen=True)
-class MilCallbacks:
-    """Functions that a run calls to report its progress."""
-
-    message: Callable[[str], None] = lambda text: None
-    """Called with one line of text."""
-    epoch: Callable[[MilEpoch], None] = lambda record: None
 
 
 def run_mil_training(
@@ -92,8 +81,10 @@ def run_mil_training(
     rest = np.sort(np.concatenate([folds[0][TRAIN], folds[0][VALIDATION]]))
     seen, tested = ([cohort.bags[row] for row in rows] for rows in (rest, folds[0][TEST]))
     targets = Targets.of(seen, config)  # of all folds: the networks are averaged, so their cuts must mean the same
-    fitted = _members(config, cohort, folds, targets, out, device, callbacks)
-    model = ensemble(fitted, config, cohort, seen, targets)
+    trained = train_networks(config, cohort, folds, targets, seen, out, device=device, callbacks=callbacks)
+    model, fitted = trained.model, trained.fitted
+    if model.encode is not None:
+        tested = [encoded_bag(model, bag) for bag in tested]
     answers = [model.slide(bag.features) for bag in tested]
     metrics = {
         "settings": _settings(config),
@@ -107,20 +98,13 @@ def run_mil_training(
         "members": [{"epoch": one.epoch, "validation": one.validation} for one in fitted],
         "seconds": round(sum(one.seconds for one in fitted), 1),
         "parameters": sum(values.size for values in model.arrays.values()),
-        "test": {
-            MODEL: figures(model, tested, answers),
-            MEAN_OF_MEMBERS: figures(model, tested, _mean_of_members(fitted, config, cohort, seen, targets, tested)),
-            **(
-                {PRIOR: figures(model, tested, [{"probability": model.config.prior}] * len(tested))}
-                if config.classes
-                else {}
-            ),
-        },
+        "test": _tested(config, cohort, fitted, model, targets, seen, tested, answers),
         "versions": {"python": platform.python_version(), "wsikit": __version__, "numpy": np.__version__},
     }
     write_slides(out / SLIDES_FILE, model, tested, answers)
     write_json(out / METRICS_FILE, metrics)
-    save_mil(model, out / "model", card=mil_card(model.config, metrics), metrics=metrics)
+    card = mil_card(model.config, metrics)
+    save_mil(model, out / "model", card=card, metrics=metrics, image=trained.image)
     return metrics
 
 
@@ -163,6 +147,8 @@ def run_mil_evaluation(
     seen = seen_patients(folder, slides.select(rows))
     check_unseen(info.name, seen, allow_seen=allow_seen, message=callbacks.message)
     bags = [cohort.bags[row] for row in rows]
+    if model.encode is not None:
+        bags = [encoded_bag(model, bag) for bag in bags]
     answers = [model.slide(bag.features) for bag in bags]
     metrics = {
         "model": {"name": info.name, "fingerprint": info.fingerprint},
@@ -221,40 +207,24 @@ def write_slides(path: Path, model: MilModel, bags: Sequence[Bag], answers: Sequ
     write_bytes(path, text.getvalue().encode())
 
 
-def _members(
+def _tested(
     config: MilTrainConfig,
     cohort: Cohort,
-    folds: Sequence[Split],
+    fitted: Sequence[Fitted],
+    model: MilModel,
     targets: Targets,
-    out: Path,
-    device: str,
-    callbacks: MilCallbacks,
-) -> list[Fitted]:
-    """One network per fold; those that a run before left in `out` are read."""
-    found = []
-    for index, parts in enumerate(folds):
-        path = out / MEMBERS / f"fold{index}.npz"
-        if path.is_file():
-            found.append(_read_member(path))
-            continue
-        training, validation = ([cohort.bags[row] for row in parts[name]] for name in (TRAIN, VALIDATION))
-        one = fit_member(training, validation, config, targets, fold=index, device=device, on_epoch=callbacks.epoch)
-        path.parent.mkdir(exist_ok=True)
-        about = json.dumps({"epoch": one.epoch, "validation": one.validation, "seconds": one.seconds})
-        with atomic_write(path) as partial, open(partial, "wb") as file:
-            np.savez(file, about=np.array(about), **one.arrays)
-        callbacks.message(f"fold {index + 1}/{len(folds)}: epoch {one.epoch + 1}, validation loss {one.validation:.3f}")
-        found.append(one)
+    seen: Sequence[Bag],
+    tested: Sequence[Bag],
+    answers: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Figures of the model, of the networks one by one, and of the floor."""
+    found = {MODEL: figures(model, tested, answers)}
+    if len(fitted) > 1:
+        means = _mean_of_members(fitted, config, cohort, seen, targets, tested)
+        found[MEAN_OF_MEMBERS] = figures(model, tested, means)
+    if config.classes:
+        found[PRIOR] = figures(model, tested, [{"probability": model.config.prior}] * len(tested))
     return found
-
-
-def _read_member(path: Path) -> Fitted:
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            about = json.loads(str(saved["about"]))
-            return Fitted({name: saved[name] for name in saved.files if name != "about"}, **about)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise RequestError(f"{path}: damaged ({error}). Remove it and resume again.") from error
 
 
 def _mean_of_members(
