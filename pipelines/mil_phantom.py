@@ -1,4 +1,4 @@
-"""Maps from labels of slides beside maps from labels of patches, on synthetic slides that no model has seen.
+"""Maps from labels of slides compared with maps from labels of patches, on synthetic slides that no model has seen.
 
 wsikit train pipelines/configs/mil_phantom.yaml -o OUT
 python pipelines/mil_phantom.py OUT -o SCORES [--seeds 7000 7030]

@@ -1,4 +1,4 @@
-"""`wsikit train` on slide labels, from seeds of synthetic slides to maps beside what is planted."""
+"""`wsikit train` on slide labels, from seeds of synthetic slides to maps next to what is planted."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _made(out: Path) -> Path:
 
 
 def _write_maps(settings: MilTrainConfig, manifest: str | Path, out: Path, say: Callable[[str], None]) -> None:
-    """Maps of test slides; of synthetic ones also beside what is planted, with the Dice of the maps."""
+    """Maps of test slides; of synthetic ones also next to what is planted, with the Dice of the maps."""
     from wsikit.models.registry import load_patch_model
     from wsikit.training.mil.maps import write_maps
 

@@ -1,4 +1,4 @@
-"""A picture of a synthetic slide: what is planted, beside the maps of a model, in one frame."""
+"""A picture of a synthetic slide: what is planted, next to the maps of a model, in one frame."""
 
 from __future__ import annotations
 

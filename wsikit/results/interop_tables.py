@@ -94,13 +94,13 @@ def read_spatialdata(path: Path, features: str | None = None) -> ExternalPatches
 
 def read_bag(path: Path) -> ExternalPatches:
     """A bag of torchmil by its features/<slide>.npy, with coords/<slide>.npy; or of soma by its <slide>.npy, with
-    <slide>.coords.npy beside it."""
-    beside = path.with_name(path.stem + SOMA_COORDS)
-    layout = SOMA if beside.is_file() else TORCHMIL
+    <slide>.coords.npy next to it."""
+    neighbour = path.with_name(path.stem + SOMA_COORDS)
+    layout = SOMA if neighbour.is_file() else TORCHMIL
     folder = path.parent if layout == SOMA else path.parent.parent
-    places = beside if layout == SOMA else folder / "coords" / path.name
+    places = neighbour if layout == SOMA else folder / "coords" / path.name
     if not places.is_file():
-        raise RequestError(f"{path}: features without coordinates; expected {places} (torchmil) or {beside} (soma)")
+        raise RequestError(f"{path}: features without coordinates; expected {places} (torchmil) or {neighbour} (soma)")
     try:
         values, coords = np.load(path, allow_pickle=False), np.load(places, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

@@ -50,43 +50,43 @@ class MilSettings(Strict):
     """The network."""
 
     pooling: Pooling = "abmil"
-    alpha: float = Field(0.1, gt=0, le=1)
+    alpha: float = Field(default=0.1, gt=0, le=1)
     """alpha_beta: least share of a positive slide's patches that are positive."""
-    beta: float = Field(0.0, ge=0, le=1)
+    beta: float = Field(default=0.0, ge=0, le=1)
     """alpha_beta: least share of them that are negative; 0: none is assumed."""
-    hidden: int = Field(64, gt=0)
+    hidden: int = Field(default=64, gt=0)
     """Width of the embedding."""
-    attention: int = Field(32, gt=0)
+    attention: int = Field(default=32, gt=0)
     """Width of the gated attention."""
-    dropout: float = Field(0.25, ge=0, lt=1)
-    intervals: int = Field(4, ge=2)
+    dropout: float = Field(default=0.25, ge=0, lt=1)
+    intervals: int = Field(default=4, ge=2)
     """survival: intervals of time, with equally many events of the training slides in each."""
 
 
 class MilTraining(Strict):
     """How it is trained."""
 
-    epochs: int = Field(60, gt=0)
+    epochs: int = Field(default=60, gt=0)
     """At most."""
-    patience: int = Field(12, gt=0)
+    patience: int = Field(default=12, gt=0)
     """Early stopping: epochs without a lower loss on the validation slides."""
-    batch: int = Field(8, gt=0)
+    batch: int = Field(default=8, gt=0)
     """Slides per step."""
-    patches: int | None = Field(None, gt=0)
+    patches: int | None = Field(default=None, gt=0)
     """Patches per slide and step, drawn at random; None: all."""
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
     class_weights: Literal["none", "balanced"] = "none"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class MilSplit(Strict):
     """Held-out patients, and folds of the others: each fold stops one network, which learns on the other folds."""
 
-    seed: int = Field(0, ge=0)
-    test: float = Field(0.25, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    test: float = Field(default=0.25, gt=0, lt=1)
     """Share of the slides that no network sees."""
-    folds: int = Field(5, ge=2)
+    folds: int = Field(default=5, ge=2)
     """With an image encoder the first fold alone is used: one network and one encoder."""
 
 
