@@ -37,7 +37,8 @@ def train_mil(
     manifest = _manifest(settings, out, device, say)
     import torch
 
-    from wsikit.training.mil.run import MilCallbacks, run_mil_training
+    from wsikit.training.mil.networks import MilCallbacks
+    from wsikit.training.mil.run import run_mil_training
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -61,7 +62,8 @@ def evaluate_mil(
     """Evaluate a model on slide labels, by slide and by patient."""
     from wsikit.models.registry import load_patch_model
     from wsikit.training.mil.config import read_mil_config
-    from wsikit.training.mil.run import MilCallbacks, run_mil_evaluation
+    from wsikit.training.mil.networks import MilCallbacks
+    from wsikit.training.mil.run import run_mil_evaluation
     from wsikit.training.run_record import CONFIG_COPY
 
     place = Path(config) if config is not None else Path(model).parent / CONFIG_COPY

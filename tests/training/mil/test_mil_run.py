@@ -18,6 +18,9 @@ from wsikit.inference.predict import predict
 from wsikit.inference.vote import vote
 from wsikit.models.registry import load_patch_model
 from wsikit.slides.store import SlideStore
+from wsikit.store.receipts import Receipt
+from wsikit.store.slide_vectors import read_slide_vector
+from wsikit.store.table import ColumnSpec
 from wsikit.tiling.tile import tile
 from wsikit.training.mil import fit
 from wsikit.training.mil.cohort import read_cohort
@@ -256,3 +259,27 @@ def test_an_image_encoder_is_trained_with_the_loss_of_the_bag(slides: Path, tmp_
     found = model.slide(encoded(bag, model.encode).features)
     np.testing.assert_allclose(attention, found["attention"], atol=1e-5)
     np.testing.assert_allclose(voted.probs, found["probability"], atol=1e-5)
+
+
+def test_the_value_of_a_slide_is_stored_with_its_patches(slides: Path, tmp_path: Path):
+    lines = [line.split(",") for line in slides.read_text().splitlines()[1:]]
+    manifest = slides.with_name("values.csv")
+    rows = [f"{store},{10 if label == 'a' else 30}" for store, label in lines]
+    manifest.write_text("\n".join(["store,value", *rows]) + "\n")
+    spec = ColumnSpec("features_toy", "float32", 2)
+    for store, label in lines:
+        with SlideStore(slides.parent / store) as opened:
+            table = opened.patches()
+            values = np.random.default_rng(0).normal(size=(len(table), 2)) + (2 if label == "a" else -2)
+            for part in table.prepare([spec], Receipt("made up", 1, {})):
+                table.write("features_toy", part, values[part].astype(np.float32))
+    config = settings(manifest, data={"manifest": str(manifest)}, task="regression", classes=[], unit="months")
+    run_mil_training(config, manifest, tmp_path / "out")
+    model: Any = load_patch_model(tmp_path / "out" / "model")
+    bag = read_cohort(config, manifest).bags[1]
+    with SlideStore(bag.store) as store:
+        table = predict(store, model=model)
+        vector = read_slide_vector(table, "value")
+    assert vector is not None
+    assert vector.values[0] == pytest.approx(model.slide(bag.features)["value"], rel=1e-5)
+    assert vector.attributes["unit"] == "months"

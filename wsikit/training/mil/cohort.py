@@ -148,12 +148,13 @@ class _Reader:
         with SlideStore(target) as store:
             table = store.patches(self._config.data.grid)
             self._same_scale(str(table.folder), table.grid.target_mpp, table.grid.patch_px)
-            common = {"store": str(store.folder), "grid": table.name}
+            place, grid = str(store.folder), table.name
             slide, coords = row.get("slide") or store.slide_id, np.asarray(table.coords)
             patient = row.get("patient") or slide
             if self._config.features is None:
                 readable = table.read("readable") > 0 if "readable" in table.columns() else np.ones(len(table), bool)
-                return Bag(slide, patient, np.empty((int(readable.sum()), 0), np.float32), coords[readable], **common)
+                nothing = np.empty((int(readable.sum()), 0), np.float32)
+                return Bag(slide, patient, nothing, coords[readable], store=place, grid=grid)
             column = COLUMN_PREFIX + self._config.features
             if column not in table.columns():
                 raise RequestError(
@@ -163,7 +164,7 @@ class _Reader:
             self._same_encoder(str(table.folder), record, table.width(column) or 0)
             values = np.asarray(table.read(column), dtype=np.float32)
         known = np.isfinite(values).all(axis=1)
-        return Bag(slide, patient, values[known], coords[known], **common)
+        return Bag(slide, patient, values[known], coords[known], store=place, grid=grid)
 
     def _of_file(self, target: Path, row: dict[str, str]) -> Bag:
         if self._config.features is None:
@@ -221,7 +222,7 @@ class _Reader:
             key: str(record.get(key) or "")
             for key in ("name", "fingerprint", "given_as", "source", "licence", "notice")
         }
-        found = EncoderRecord(width=width, **known)  # type: ignore[arg-type]
+        found = EncoderRecord(width=width, **known)
         first = self._encoder = self._encoder or found
         if (found.width, found.fingerprint) != (first.width, first.fingerprint):
             raise RequestError(

@@ -83,7 +83,7 @@ def fit_end_to_end(
             bags = [training[index] for index in order[first : first + settings.batch]]
             loss = losses([pixels_of(bag, _drawn(len(bag.coords), most, rng)) for bag in bags], bags).mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += float(loss.detach()) * len(bags)
         both.eval()

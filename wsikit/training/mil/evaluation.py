@@ -58,12 +58,16 @@ def value_figures(bags: Sequence[Bag], values: Floats, *, survival: bool) -> dic
     }
     found: dict[str, Any] = {}
     for level, (t, v, e, groups) in levels.items():
-        found[level] = {
-            "n": len(t),
-            "concordance": _drawn(groups, lambda w, t=t, v=v, e=e: concordance(t, sign * v, e, w)),
-        }
+
+        def ranked(w: Floats, t: Floats = t, v: Floats = v, e: npt.NDArray[np.bool_] = e) -> float:
+            return concordance(t, sign * v, e, w)
+
+        def missed(w: Floats, t: Floats = t, v: Floats = v) -> float:
+            return float(w @ np.abs(t - v) / w.sum())
+
+        found[level] = {"n": len(t), "concordance": _drawn(groups, ranked)}
         if not survival:
-            found[level]["mean_error"] = _drawn(groups, lambda w, t=t, v=v: float(w @ np.abs(t - v) / w.sum()))
+            found[level]["mean_error"] = _drawn(groups, missed)
     return found
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +114,7 @@ def fit_member(
     cuts = [network.first_cut, network.steps]
     others = [one for name, one in network.named_parameters() if name not in ("first_cut", "steps")]
     # few numbers with a long way to go, and no reason to be small
-    groups = [{"params": others}, {"params": cuts, "lr": 10 * settings.lr, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": cuts, "lr": 10 * settings.lr, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
     best, kept, state = math.inf, 0, {name: value.clone() for name, value in network.state_dict().items()}
     for epoch in range(settings.epochs):
@@ -124,7 +125,7 @@ def fit_member(
             parts = [_sample(data[index], settings.patches, rng) for index in chosen]
             loss = bag_losses(network, parts, [training[index] for index in chosen], config, targets).mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += float(loss.detach()) * len(chosen)
         found = mean_loss(network, held, validation, config, targets)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,8 @@ def _members(
         path.parent.mkdir(exist_ok=True)
         about = json.dumps({"epoch": one.epoch, "validation": one.validation, "seconds": one.seconds})
         with atomic_write(path) as partial, open(partial, "wb") as file:
-            np.savez(file, about=np.array(about), **one.arrays)
+            arrays: dict[str, Any] = {"about": np.array(about), **one.arrays}
+            np.savez(file, **arrays)
         callbacks.message(f"fold {index + 1}/{len(folds)}: epoch {one.epoch + 1}, validation loss {one.validation:.3f}")
         found.append(one)
     return found
