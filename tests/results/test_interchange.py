@@ -28,6 +28,7 @@ from wsikit.tiling.tile import tile_slide
 NO_PIXELS = ImageParameters(pixels="none")
 FILE_OF = {
     "parquet": "out", "anndata": "out", "spatialdata": "out", "torchmil": "out/features/*.npy",
+    "soma": "out/*[!s].npy",
     "trident": "out/*/features_uni/*.h5", "clam": "out/h5_files/*.h5", "stamp": "out/uni/*.h5",
     "atlaspatch": "out/patches/*.h5",
 }  # fmt: skip
@@ -107,7 +108,7 @@ def test_the_whole_table_comes_back_with_the_same_bits(stored, table, slide, tmp
     assert done.table.attributes("features_uni")["encoder"] == {"name": "uni", "fingerprint": "f00d"}
 
 
-@pytest.mark.parametrize("layout", ["torchmil", "trident", "clam", "stamp", "atlaspatch"])
+@pytest.mark.parametrize("layout", ["torchmil", "soma", "trident", "clam", "stamp", "atlaspatch"])
 def test_bags_leave_out_what_could_not_be_read_and_come_back_into_their_table(
     stored, untouched, table, tmp_path, layout
 ):

@@ -26,7 +26,7 @@ from wsikit.errors import ModelError, RequestError, WsikitError
 from wsikit.executor import Executor
 from wsikit.store.paths import local_folder
 from wsikit.tables import is_table
-from wsikit.voting.parameters import VoteParameters
+from wsikit.voting.parameters import VoteParameters, parameters_for
 
 if TYPE_CHECKING:
     from wsikit.batch.slide_work import Shared
@@ -130,7 +130,7 @@ def prepare(
     captioner: str | Captioner | None = None,
     captioner_options: CaptionerOptions | None = None,
     caption_budget: int | Budget | None = None,
-    vote: str | VoteParameters = "mean",
+    vote: str | VoteParameters | None = None,
     roi: str | os.PathLike[str] | None = None,
     roi_classes: Sequence[str] = (),
     min_roi: float = DEFAULT_MIN_ROI,
@@ -186,7 +186,7 @@ def prepare(
         tissue=tissue,
         image=image,
         stain=stain,
-        vote=vote if isinstance(vote, VoteParameters) else VoteParameters(vote),
+        vote=vote if isinstance(vote, VoteParameters) else parameters_for(vote, lazy.info.vote),
         roi_classes=tuple(roi_classes),
         min_roi=min_roi,
         roi_frame=roi_frame,

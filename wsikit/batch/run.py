@@ -52,7 +52,7 @@ def run(
     captioner: str | Captioner | None = None,
     captioner_options: CaptionerOptions | None = None,
     caption_budget: int | Budget | None = None,
-    vote: str | VoteParameters = "mean",
+    vote: str | VoteParameters | None = None,
     roi: str | os.PathLike[str] | None = None,
     roi_classes: Sequence[str] = (),
     min_roi: float = DEFAULT_MIN_ROI,
@@ -102,7 +102,8 @@ def run(
     captioner_options, caption_budget
         Settings of a generative captioner; maximum number of captions per slide, shared by similar patches.
     vote
-        Method by which patches are aggregated, or all parameters of the vote.
+        Method by which patches are aggregated, or all parameters of the vote; by default what the model is made for,
+        usually the mean.
     roi
         GeoJSON file, or folder of <slide>.geojson: only patches inside these regions are analysed.
     roi_classes, min_roi

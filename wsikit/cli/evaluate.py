@@ -89,13 +89,20 @@ def command(
     from pathlib import Path
 
     from wsikit.errors import RequestError
-    from wsikit.models.registry import CONCEPTS, HEAD, MMLNB, describe_model, load_patch_model
+    from wsikit.models.registry import CONCEPTS, HEAD, MIL, MMLNB, describe_model, load_patch_model
     from wsikit.training.concepts.config import ConceptTrainConfig
     from wsikit.training.heads.config import HeadTrainConfig
     from wsikit.training.run_record import CONFIG_COPY
     from wsikit.voting.fitted_parameters import read_fitted
 
     architecture = describe_model(model).architecture
+    if architecture == MIL:
+        if vote_method is not None or rivals or parameters is not None or prior != "auto":
+            raise RequestError(f"model {model}: --fit-vote, --parameters, --rivals and --prior are not for MIL models.")
+        from wsikit.cli.train_mil import evaluate_mil
+
+        of_slides = {"split_file": split_file, "part": part, "fold": fold, "allow_seen": allow_seen, "device": device}
+        return evaluate_mil(model, config, data, Path(out), of_slides, as_json)
     if architecture in (HEAD, CONCEPTS) and config is None:
         config = str(Path(model).parent / CONFIG_COPY)
     if config is not None:

@@ -20,7 +20,7 @@ from wsikit.cli.options import grid_option
     help="File to write; for ngff-labels the store itself or a new .zarr, for the files of other tools a folder.",
 )
 @grid_option
-@click.option("--method", default="mean", show_default=True, metavar="NAME", help="png, report: which vote to show.")
+@click.option("--method", metavar="NAME", help="png, report: which vote to show; default: that of the model, or mean.")
 @click.option(
     "--column",
     metavar="NAME",
@@ -46,7 +46,7 @@ from wsikit.cli.options import grid_option
     type=click.Choice(["keep", "jpeg"]),
     help="tiff: keep the tiles of the store (default), or encode those that are not JPEG as JPEG, for every reader.",
 )
-def command(store: str, to: str, out: str, grid: str | None, method: str, **options: Any) -> None:
+def command(store: str, to: str, out: str, grid: str | None, method: str | None, **options: Any) -> None:
     """Write one output of a slide store.
 
     \b
@@ -60,6 +60,7 @@ def command(store: str, to: str, out: str, grid: str | None, method: str, **opti
     report       one HTML file (of very many patches also a folder)
     trident clam stamp atlaspatch   coordinates, and features if there are any, in the files of these tools
     torchmil     features and coordinates as bags (.npy) for torchmil
+    soma         features and coordinates as sets (.npy) for soma
     anndata      .h5ad: patches with features, columns and coordinates, for Scanpy and Squidpy
     spatialdata  the same as a SpatialData folder, for LazySlide (needs wsikit[spatialdata])
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
             "anndata",
             "spatialdata",
             "torchmil",
+            "soma",
             "roi",
         ]
     ),
@@ -73,7 +74,7 @@ def command(
     """Import patches, features or regions of other tools into a slide store.
 
     PATH is the file of one slide: HDF5 of TRIDENT, CLAM, STAMP 2 or AtlasPatch, CSV of wsinfer, Parquet, AnnData
-    (.h5ad), a SpatialData folder, features/<slide>.npy of torchmil, or GeoJSON of QuPath.
+    (.h5ad), a SpatialData folder, features/<slide>.npy of torchmil, <slide>.npy of soma, or GeoJSON of QuPath.
     GeoJSON regions become the column roi (fraction of each patch inside), which weights votes. A file that does not fit
     the slide is refused with the reasons: µm instead of px, no patch size, duplicate rows, NaN, coordinates outside of
     the slide.

@@ -50,10 +50,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--vote-method",
-    default="mean",
-    show_default=True,
     type=click.Choice(VOTE_METHODS),
-    help="How a slide's patch predictions are aggregated; wsikit vote has more settings.",
+    help="How a slide's patch predictions are aggregated; default: as the model is made for, or mean. wsikit vote has "
+    "more settings.",
 )
 @click.option(
     "--prior",
@@ -84,7 +83,7 @@ def command(
     model: str | None,
     request: CaptionRequest,
     min_tissue: float,
-    vote_method: str,
+    vote_method: str | None,
     prior: str,
     stain: str | None,
     features: tuple[str, ...],
@@ -135,7 +134,7 @@ def command(
         "download": download,
         "features_engine": engine,
         "features_precision": precision,
-        "vote": _vote(vote_method, prior),
+        "vote": _vote(vote_method, prior, model),
         "device": device,
         "scheduler": scheduler,
         "workers": workers,
@@ -170,13 +169,17 @@ def _describe(model: str | None, prior: str) -> str:
     return info.notice
 
 
-def _vote(method: str, prior: str) -> str | VoteParameters:
-    """The parameters of the vote; its method alone where all others are the defaults."""
+def _vote(method: str | None, prior: str, model: str | None) -> str | VoteParameters | None:
+    """The parameters of the vote; its method alone, or None, where all others are those of the model."""
     if prior == "auto":
         return method
-    from wsikit.voting.parameters import VoteParameters
+    from dataclasses import replace
 
-    return VoteParameters(method, prior=prior)
+    from wsikit.models.config import DEFAULT_MODEL
+    from wsikit.models.registry import describe_model
+    from wsikit.voting.parameters import parameters_for
+
+    return replace(parameters_for(method, describe_model(model or DEFAULT_MODEL).vote), prior=prior)
 
 
 def run_in_terminal(slides: list[Any], out: str, *, notice: str, **settings: Any) -> RunResult:

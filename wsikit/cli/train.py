@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from wsikit.training.afloc.config import AflocTrainConfig
     from wsikit.training.afloc.trainer import AflocEpoch
     from wsikit.training.concepts.config import ConceptTrainConfig
     from wsikit.training.config import TrainConfig
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config", type=click.Path(dir_okay=False), metavar="CONFIG.yaml")
 @click.option("--data", metavar="PATH", help="Images (folder or zip) or manifest, instead of those in CONFIG.")
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="New output folder.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False),
+    help="New output folder; default: the name of CONFIG, in the working directory.",
+)
 @click.option("--resume", is_flag=True, help="Resume an interrupted run; the result is the same.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option(
@@ -29,39 +34,46 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: torch's choice.")
 def command(
-    config: str, data: str | None, out: str, resume: bool, device: str, test_data: str | None, threads: int | None
+    config: str,
+    data: str | None,
+    out: str | None,
+    resume: bool,
+    device: str,
+    test_data: str | None,
+    threads: int | None,
 ) -> int:
     """Train a model with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures. A section `head`
     asks for a classifier on features of an encoder (seconds on a CPU), `architecture: afloc` for an encoder of texts
-    and patches that learns from captions without labels, `architecture: concepts` for a model that predicts through
-    concepts; without them, MMLNB is trained.
+    and patches that learns from captions without labels, `architecture: mil` for a model that learns from labels of
+    slides, `architecture: concepts` for a model that predicts through concepts; without them, MMLNB is trained.
 
     The split is by patient; what has to be selected is selected on the validation part; the test part is evaluated
     once, at the end. With --test-data the model is then tested on another data set, as by  wsikit evaluate OUT/model
     --data PATH --rivals -o OUT/test_data.
     """
-    from wsikit.training.afloc.config import AFLOC, AflocTrainConfig
     from wsikit.training.concepts.config import ConceptTrainConfig
     from wsikit.training.evaluation_lines import lines_of
     from wsikit.training.heads.config import HeadTrainConfig, read_training_config
-    from wsikit.training.task import read_config, read_settings
+    from wsikit.training.task import read_settings
 
     # before torch, which takes seconds to import
-    settings: AflocTrainConfig | TrainConfig | HeadTrainConfig | ConceptTrainConfig
-    if read_settings(config).get("architecture") == AFLOC:
-        settings = read_config(config, AflocTrainConfig, data=data)
-    else:
-        settings = read_training_config(config, data=data)
+    folder = Path(out or Path(config).stem)
+    architecture = read_settings(config).get("architecture")
+    if architecture in OWN_TRAINING:
+        if test_data is not None:
+            from wsikit.errors import RequestError
+
+            raise RequestError(f"--test-data is for MMLNB and heads on features, not for {architecture}.")
+        return OWN_TRAINING[str(architecture)](config, data, folder, resume, device, threads)
+    settings = read_training_config(config, data=data)
     if test_data is not None:
         check_test_data(config, settings, test_data)
-    if isinstance(settings, AflocTrainConfig):
-        return _train_afloc(settings, Path(out), resume, device, threads)
     if isinstance(settings, HeadTrainConfig):
-        metrics = _train_head(settings, Path(out), resume, device, threads)
+        metrics = _train_head(settings, folder, resume, device, threads)
     elif isinstance(settings, ConceptTrainConfig):
-        metrics = _train_concepts(settings, Path(out), resume, device, threads)
+        metrics = _train_concepts(settings, folder, resume, device, threads)
     else:
-        metrics = _train_mmlnb(settings, Path(out), resume, device, threads)
+        metrics = _train_mmlnb(settings, folder, resume, device, threads)
     for line in lines_of(metrics["test"]):
         click.echo(line)
     if isinstance(settings, ConceptTrainConfig):
@@ -72,15 +84,13 @@ def command(
     if test_data is not None:
         click.echo(f"on {test_data}:")
         _test_elsewhere(
-            config, Path(out), test_data, device, of_head=isinstance(settings, HeadTrainConfig | ConceptTrainConfig)
+            config, folder, test_data, device, of_head=isinstance(settings, HeadTrainConfig | ConceptTrainConfig)
         )
-    click.echo(f"{out}/model: use it with  wsikit run SLIDE --model {out}/model -o …")
+    click.echo(f"{folder}/model: use it with  wsikit run SLIDE --model {folder}/model -o …")
     return 0
 
 
-def check_test_data(
-    config: str, settings: AflocTrainConfig | TrainConfig | HeadTrainConfig | ConceptTrainConfig, test_data: str
-) -> None:
+def check_test_data(config: str, settings: TrainConfig | HeadTrainConfig | ConceptTrainConfig, test_data: str) -> None:
     """Refuse a test set that cannot be used, before the training rather than after it.
 
     Raises
@@ -92,10 +102,7 @@ def check_test_data(
     from wsikit.training.data import groups_of
     from wsikit.training.datasets.configured import configured_table
     from wsikit.training.heads.config import read_training_config
-    from wsikit.training.task import TaskConfig
 
-    if not isinstance(settings, TaskConfig):
-        raise RequestError("--test-data is for MMLNB and heads on features, not for AFLoc.")
     if not Path(test_data).exists():
         raise RequestError(f"--test-data {test_data}: no such file or folder.")
     own, other = (configured_table(one)[0].table for one in (settings, read_training_config(config, data=test_data)))
@@ -182,7 +189,11 @@ def _train_concepts(
     return run_concept_training(settings, out, resume=resume, device=device, threads=threads or 1, callbacks=callbacks)
 
 
-def _train_afloc(settings: AflocTrainConfig, out: Path, resume: bool, device: str, threads: int | None) -> int:
+def _train_afloc(config: str, data: str | None, out: Path, resume: bool, device: str, threads: int | None) -> int:
+    from wsikit.training.afloc.config import AflocTrainConfig
+    from wsikit.training.task import read_config
+
+    settings = read_config(config, AflocTrainConfig, data=data)  # before torch, which takes seconds to import
     import torch
 
     from wsikit.training.afloc.run import AflocCallbacks, run_afloc_training
@@ -206,5 +217,18 @@ def _train_afloc(settings: AflocTrainConfig, out: Path, resume: bool, device: st
     return 0
 
 
+def _train_mil(config: str, data: str | None, out: Path, resume: bool, device: str, threads: int | None) -> int:
+    from wsikit.cli.train_mil import train_mil
+
+    return train_mil(config, data, out, resume, device, threads, say=_say)
+
+
 def _say(text: str) -> None:
     click.echo(text, err=True)
+
+
+OWN_TRAINING: dict[str, Callable[[str, str | None, Path, bool, str, int | None], int]] = {
+    "afloc": _train_afloc,
+    "mil": _train_mil,
+}
+"""`architecture` in CONFIG to its training: configuration, data, out, resume, device, threads."""

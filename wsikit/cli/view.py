@@ -14,7 +14,7 @@ from wsikit.cli.options import grid_option
 )
 @click.option("--open/--no-open", "open_browser", default=False, help="Open the browser.")
 @grid_option
-@click.option("--method", metavar="NAME", help="Which vote to show; default: mean, or the only one.")
+@click.option("--method", metavar="NAME", help="Which vote to show; default: that of the model, or the only one.")
 def command(path: str, port: int, open_browser: bool, grid: str | None, method: str | None) -> int:
     """Show STORE, or all slides of a run's output folder OUT, in the browser at full resolution.
 

@@ -35,9 +35,9 @@ DEFAULT_WEIGHTS = "tissue,readable,quality,roi,overlap"
 @click.option(
     "--method",
     default="mean",
-    show_default=True,
     type=click.Choice(METHODS),
-    help="How patch predictions are aggregated; docs/voting.md has the formulas.",
+    help="How patch predictions are aggregated; docs/voting.md has the formulas. Default: as the model is made for, or "
+    "mean.",
 )
 @click.option(
     "--min-patches",
@@ -87,6 +87,13 @@ DEFAULT_WEIGHTS = "tissue,readable,quality,roi,overlap"
 @click.option("--beta", default=10.0, show_default=True, metavar="W", help="soft_clinical: weight of Schwann stroma.")
 @click.option("--gamma", default=0.1, show_default=True, metavar="W", help="soft_clinical: weight of other tissue.")
 @click.option("--double-softmax", is_flag=True, help="soft_clinical: apply softmax twice, as the published code does.")
+@click.option(
+    "--pool",
+    default="mean",
+    show_default=True,
+    type=click.Choice(["mean", "log", "ordinal"]),
+    help="attention: what is averaged, probabilities, their logarithms, or the log odds of ordered classes.",
+)
 @click.option("--top", "k", default=50, show_default=True, metavar="K", help="topk: number of patches per class.")
 @click.option("--quantile", default=0.9, show_default=True, metavar="Q", help="quantile: which quantile, 0–1.")
 @click.option(
@@ -153,28 +160,29 @@ def command(
 
     from wsikit.cli.stores import for_each_store
     from wsikit.inference.inpc import apply_inpc, check_same_model, inpc_summary
-    from wsikit.inference.vote import vote
+    from wsikit.inference.vote import own_parameters, vote
     from wsikit.slides.store import SlideStore
     from wsikit.voting import VoteParameters
     from wsikit.voting.fitted_parameters import read_fitted
 
     chosen = tuple(name.strip() for name in weights.split(",") if name.strip())
-    parameters = VoteParameters(rule=_rule(rule), weights=chosen, **settings)
-    found = None
-    if fitted is not None:
-        found = read_fitted(fitted)
-        parameters = replace(found.parameters, **_given(context, parameters))
-
-    of_rule: dict[str, Any] = {"rules": found.rules if found else None, "prior": parameters.prior}
+    asked = VoteParameters(rule=_rule(rule), weights=chosen, **settings)
+    given = _given(context, asked)
+    found = None if fitted is None else read_fitted(fitted)
 
     def decide(store: str) -> str:
         opened = SlideStore(store)
         table = opened.patches(grid)
         if found is not None:
             check_same_model(found, table)
+        start = own_parameters(table) if found is None else found.parameters
+        if found is None and given.get("method", start.method) != start.method:
+            start = VoteParameters()
+        parameters = replace(start, **given)
         result = vote(opened, parameters=parameters, grid=grid)
         record = table.votes()[parameters.method]
-        inpc = apply_inpc(opened, grid=grid, **of_rule) if with_inpc else None
+        rules = found.rules if found else None
+        inpc = apply_inpc(opened, grid=grid, rules=rules, prior=parameters.prior) if with_inpc else None
         if as_json:
             more = {} if inpc is None else {"inpc": inpc.to_json()}
             click.echo(json.dumps({"store": store, **record, **more}))

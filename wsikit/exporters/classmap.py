@@ -191,6 +191,13 @@ def opposing_patches(class_map: ClassMap, leading: int, count: int) -> list[int]
     return _apart(class_map, rows[np.argsort(-against, kind="stable")], count)
 
 
+def attended_patches(class_map: ClassMap, attention: npt.NDArray[np.floating], count: int) -> list[int]:
+    """Table rows of up to `count` patches with the highest `attention` (N,), highest first; distances as in
+    `strongest_patches`. Patches without attention are left out."""
+    rows = np.flatnonzero((class_map.labels >= 0) & (np.nan_to_num(attention) > 0))
+    return _apart(class_map, rows[np.argsort(-attention[rows], kind="stable")], count)
+
+
 def _apart(class_map: ClassMap, rows: npt.NDArray[np.int64], count: int) -> list[int]:
     """The first `count` of `rows`, in their order, that are far enough apart."""
     if not len(rows):

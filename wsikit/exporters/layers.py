@@ -116,6 +116,14 @@ _KNOWN = (
         high="2 and more",
         note="Above 1 (the middle of the scale) a patch is out-of-distribution: not represented in the training data.",
     ),
+    _Scale(
+        "attention",
+        "Attention: weight in the slide's result",
+        "Attention",
+        top=3.0,
+        low="0",
+        high="3 × the slide's mean and more",
+    ),
 )
 
 
@@ -130,7 +138,7 @@ def map_layers(
     ----------
     values
         (N,) per name: "gate", shown from 0 to 1, and "ood_score", from 0 to 2, where 1 is the out-of-distribution
-        limit. Values without any finite number give no layer.
+        limit; "attention", from 0 to 3 × the slide's mean. Values without any finite number give no layer.
     concepts
         Maps of concepts, on their own scale; last.
     """

@@ -35,6 +35,8 @@ _TITLES = {
     "entropy": "Entropy of the class probabilities",
     "margin": "Margin of the two leading classes",
     "ood_score": "Out-of-distribution score",
+    "attention": "Attention: weight of the patch in the slide's result",
+    "attention_score": "Attention score, before it is normalised",
     "tissue": "Tissue",
     "roi": "Region of interest",
     "probability_image": "Probability, image alone",
@@ -46,6 +48,7 @@ _UNITS = {
     "entropy": "bit",
     "margin": "",
     "ood_score": "× the 99 % limit of held-out patches",
+    "attention": "× the slide's mean",
 }
 
 
@@ -120,6 +123,9 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
     if of_concepts:
         title = f"{title.capitalize()}: {entry}"
         limits = (0.0, 1.0) if column.startswith(CONCEPT_COLUMN) else None
+    if column == "attention":  # its sum over the slide is 1: shares of thousands of patches are too small to read
+        total = float(np.nansum(values))
+        values = values * np.isfinite(values).sum() / total if total > 0 else values
     notice = summary = remark = ""
     by_words = False
     if column.startswith(COLUMN_PREFIX) and "concept" in attributes:
@@ -129,7 +135,14 @@ def read_quantity(table: PatchTable, name: str) -> Quantity:
         notice = str(attributes.get("notice", ""))
         summary, remark = _concept_summary(table, values, attributes), _concept_remark(table, column, values)
         by_words = True
-    of_model = of_concepts or column in (*_PROBABILITIES, "gate", "ood_score")
+    of_model = of_concepts or column in (
+        *_PROBABILITIES,
+        "gate",
+        "ood_score",
+        "attention",
+        "attention_score",
+        "value",
+    )
     return Quantity(name, title, unit, values.astype(np.float64), limits, of_model, notice, summary, remark, by_words)
 
 

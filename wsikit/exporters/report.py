@@ -160,7 +160,7 @@ def _packed(data: ReportData) -> PackedPatches | None:
 
 
 def _layers(data: ReportData) -> tuple[Layer, ...]:
-    known = {"gate": data.words.gate, "ood_score": data.words.ood_score}
+    known = {"gate": data.words.gate, "ood_score": data.words.ood_score, "attention": data.attention}
     values = {name: column for name, column in known.items() if column is not None}
     return map_layers(data.class_map, values, data.concepts)
 

@@ -40,6 +40,10 @@ class PatchExample:
     """The most important first; the first few are shown, the others on a click."""
     gate: float | None = None
     """Weight of the text in the fusion, 0 to 1; None for a model without text."""
+    attention: float | None = None
+    """Weight of the patch in the slide's result, × the mean of the slide; None for a model without attention."""
+    attended: bool = False
+    """Shown because it is among those with the highest attention."""
     opposing: bool = False
     """Shown because it contradicts the leading class most, not as one of the most probable of its own class."""
 
@@ -79,6 +83,8 @@ class ReportData:
     """Captions, facts and further columns of every patch, for the viewer."""
     pyramid: EmbeddedPyramid | ServedPyramid | None = None
     """Pixels for the viewer; without them the page has two static images and runs no script."""
+    attention: npt.NDArray[np.floating] | None = None
+    """(N,) attention of the patches, × the mean of the slide; None for a model without attention."""
     concepts: tuple[Quantity, ...] = ()
     """Maps of concepts that were localised by text."""
     patch_bytes: int = PAGE_BYTES

@@ -156,10 +156,14 @@ def groups(data: ReportData, ahead: int | None) -> list[dict[str, Any]]:
         return []
     cards: dict[int, list[dict[str, Any]]] = {index: [] for index in data.class_map.voting}
     opposing: list[dict[str, Any]] = []
+    attended: list[dict[str, Any]] = []
     for example, name in zip(data.examples, pin_names(data)):
         label = int(data.class_map.labels[example.row])
         card = _card(data.class_map, example, name)
-        (opposing if example.opposing else cards.setdefault(label, [])).append(card)
+        if example.attended:
+            attended.append(card)
+        else:
+            (opposing if example.opposing else cards.setdefault(label, [])).append(card)
     counts = np.bincount(data.class_map.labels[data.class_map.labels >= 0], minlength=len(data.class_map.classes))
     found: list[dict[str, Any]] = [
         {
@@ -176,6 +180,9 @@ def groups(data: ReportData, ahead: int | None) -> list[dict[str, Any]]:
         code = data.class_map.classes[ahead]
         title = f"patches that contradict {code} most, of any class"
         found.insert(1, {"kind": "Against", "title": title, "color": "#6b6b6b", "n_patches": None, "cards": opposing})
+    if attended:
+        title = "patches that weigh most in the slide's result, of any class"
+        found.insert(0, {"kind": "Attention", "title": title, "color": "#6b6b6b", "n_patches": None, "cards": attended})
     return found
 
 
@@ -185,7 +192,8 @@ def _card(class_map: ClassMap, example: PatchExample, name: str) -> dict[str, An
     side_um = class_map.grid.patch_px * class_map.grid.target_mpp
     bar_um = nice_length_um(side_um, share=0.4)
     probs = class_map.probs[example.row] if class_map.probs is not None else []
-    facts = [(fact.name, f"{_number(fact.value)} {fact.unit}".strip()) for fact in example.facts]
+    facts = [] if example.attention is None else [("attention", f"{example.attention:.2f} × the slide's mean")]
+    facts += [(fact.name, f"{_number(fact.value)} {fact.unit}".strip()) for fact in example.facts]
     return {
         "name": name,
         "row": example.row,

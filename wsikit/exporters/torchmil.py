@@ -1,7 +1,9 @@
-"""Bags for torchmil's `ProcessedMILDataset`: one .npy file per slide in features/ and in coords/.
+"""Bags for torchmil's `ProcessedMILDataset`, one .npy file per slide in features/ and in coords/; and for soma's
+directories of sets: <slide>.npy and <slide>.coords.npy in one folder.
 
 Coordinates are top-left corners in level-0 px, as in torchmil's own CAMELYON16 and PANDA bags. Labels are the user's:
-labels/<slide>.npy. A small file of wsikit's own, wsikit/<slide>.json, states the grid; torchmil does not read it.
+labels/<slide>.npy for torchmil, a table of samples for soma. A small file of wsikit's own, wsikit/<slide>.json, states
+the grid; the others do not read it.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ from wsikit.store.atomic import atomic_write
 
 ABOUT_FOLDER = "wsikit"
 
+TORCHMIL, SOMA = "torchmil", "soma"
+SOMA_COORDS = ".coords.npy"
+"""Ending of the coordinates next to the features of a set."""
 
-def write_bag(folder: Path, source: PatchSource, *, final: Path | None = None) -> list[Path]:
+
+def write_bag(folder: Path, source: PatchSource, *, layout: str = TORCHMIL, final: Path | None = None) -> list[Path]:
     """Write a slide's bag into `folder`; return its files. `final`: where they are moved to afterwards.
 
-    features/<slide>.npy float32 (N, D): torchmil gives a bag to the model as it is stored, and its models have float32
-    weights. coords/<slide>.npy int64 (N, 2). Patches that could not be read are left out.
+    Features are float32 (N, D): torchmil gives a bag to the model as it is stored, and its models have float32 weights.
+    Coordinates are int64 (N, 2). Patches that could not be read are left out.
 
     Raises
     ------
@@ -33,10 +39,13 @@ def write_bag(folder: Path, source: PatchSource, *, final: Path | None = None) -
     """
     if source.features is None:
         raise RequestError(
-            f"{source.slide_id}: bags of torchmil hold features, and the store has none. Compute or import features "
+            f"{source.slide_id}: bags of {layout} hold features, and the store has none. Compute or import features "
             "first."
         )
-    paths = [folder / part / f"{source.stem}.npy" for part in ("features", "coords")]
+    if layout == SOMA:
+        paths = [folder / f"{source.stem}{ending}" for ending in (".npy", SOMA_COORDS)]
+    else:
+        paths = [folder / part / f"{source.stem}.npy" for part in ("features", "coords")]
     paths.append(folder / ABOUT_FOLDER / f"{source.stem}.json")
     _check_owner((final or folder) / ABOUT_FOLDER / paths[2].name, source)
     everything = np.empty((source.n_rows, source.table.width(source.features) or 0), dtype=np.float32)
@@ -46,7 +55,7 @@ def write_bag(folder: Path, source: PatchSource, *, final: Path | None = None) -
     for path, array in zip(paths, arrays):
         with atomic_write(path) as partial, open(partial, "wb") as file:
             np.save(file, array)
-    about = {"layout": "torchmil", "unit": "level-0 px", **provenance(source)}
+    about = {"layout": layout, "unit": "level-0 px", **provenance(source)}
     with atomic_write(paths[2]) as partial:
         partial.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths

@@ -15,9 +15,11 @@ from wsikit.inference.applicability import why_not_applicable
 from wsikit.inference.fact_columns import FactSource, fact_source
 from wsikit.inference.feature_columns import check_features
 from wsikit.inference.sample import sample_of_slide
+from wsikit.inference.slide_value import write_slide_value
 from wsikit.inference.stain import parse_stain
 from wsikit.models.concept_setting import CONCEPT_COLUMN, CONTRIBUTION_COLUMN
 from wsikit.models.lazy import LazyModel, ModelLike
+from wsikit.models.mil_config import ATTENTION, VALUE
 from wsikit.models.protocol import (
     IMAGE,
     NUMBERS,
@@ -203,6 +205,9 @@ class _Predict:
         for spec in specs:
             for rows in ranges:
                 table.write(spec.name, rows, np.asarray(found[spec.name], dtype=np.float32)[rows])
+        units = {column.name: column.unit for column in self.model.info.columns}
+        if VALUE in units and ATTENTION in units:
+            write_slide_value(table, self.model.info.record(), units[VALUE])
 
     def _batches(
         self, store: SlideStore, table: PatchTable, ranges: list[slice], transform: Callable[[Any], Any] | None

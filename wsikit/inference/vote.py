@@ -17,7 +17,7 @@ from wsikit.errors import StoreError
 from wsikit.slides.store import StoreLike, open_store
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import PatchTable, coords_digest
-from wsikit.voting.parameters import NEEDS_FIT, VoteParameters
+from wsikit.voting.parameters import NEEDS_FIT, VoteParameters, parameters_for
 from wsikit.voting.prior import AUTO, ModelPrior, PriorShift, prior_shift
 from wsikit.voting.result import RESULT_VERSION, SlideResult
 from wsikit.voting.slide import SlidePatches, columns_for, vote_slide
@@ -39,8 +39,9 @@ def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: st
     store
         A slide store, or its path.
     parameters
-        Method, smoothing, weights, and thresholds for abstention. A result with the same parameters and the same
-        columns is kept; a result of an older version is computed again.
+        Method, smoothing, weights, and thresholds for abstention; None: those that the model is made for
+        (`ModelInfo.vote`), else the defaults. A result with the same parameters and the same columns is kept; a result
+        of an older version is computed again.
     grid
         Name of the patch grid; not needed if the store has only one.
 
@@ -67,7 +68,7 @@ def vote(store: StoreLike, *, parameters: VoteParameters | None = None, grid: st
     """
     opened = open_store(store)
     table = opened.patches(grid)
-    parameters = parameters or VoteParameters()
+    parameters = parameters or own_parameters(table)
     used = _columns_used(table, parameters)
     receipt = _receipt(table, parameters, used)
     known = table.vote_receipt(parameters.method)
@@ -96,6 +97,12 @@ def stored_vote(table: PatchTable, method: str) -> SlideResult:
     return vote_slide(patches, _parameters_of(table, method))
 
 
+def own_parameters(table: PatchTable) -> VoteParameters:
+    """The vote that a table's model is made for (`ModelInfo.vote`); the defaults if it states none."""
+    predicted = "probability" in table.columns()
+    return parameters_for(None, table.attributes("probability")["model"].get("vote") if predicted else None)
+
+
 def vote_receipt(table: PatchTable, parameters: VoteParameters) -> Receipt:
     """Receipt of the vote that `vote` would compute now.
 
@@ -115,7 +122,7 @@ def slide_patches(table: PatchTable, parameters: VoteParameters | None = None) -
     StoreError
         If the patches have no predictions yet, or the column that the method weights by is missing.
     """
-    parameters = parameters or VoteParameters()
+    parameters = parameters or own_parameters(table)
     return _read(table, parameters, _columns_used(table, parameters))
 
 
@@ -143,7 +150,8 @@ def _warn_once(method: str) -> None:
 
 def _warn_unfitted(parameters: VoteParameters) -> None:
     """Warn, once per method, where a method is used without the fit that it needs."""
-    if parameters.method in NEEDS_FIT and parameters.applicable() is None:
+    learned = parameters.method == "attention" and parameters.pool != "mean"  # with the attention, from slides
+    if parameters.method in NEEDS_FIT and not learned and parameters.applicable() is None:
         _warn_once(parameters.method)
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -127,6 +127,8 @@ class ModelInfo:
     """Standard deviation, µm, of the field around a patch whose mean facts are also read; None: none are read."""
     whole_slide: tuple[str, ...] = ()
     """Columns that depend on the predictions of all patches of the slide: see `Finishes`."""
+    vote: Mapping[str, Any] | None = field(default=None, hash=False)
+    """Settings of the vote that it is made for, by their names in `wsikit.VoteParameters`; None: the defaults."""
     fits_to: tuple[Input, ...] = ()
     """Inputs of which the model reads all, or a sample, of the slide before it predicts: see `FitsToSlide`."""
     axes: tuple[ConceptAxis, ...] = ()
@@ -175,6 +177,7 @@ class ModelInfo:
             **({} if self.prior is None else {"prior": list(self.prior), "balanced": self.balanced}),
             **({} if not self.axes else {"axes": [[axis.name, axis.title, list(axis.options)] for axis in self.axes]}),
             **({} if not self.concepts_set else {"concepts_set": dict(self.concepts_set)}),
+            **({} if self.vote is None else {"vote": dict(self.vote)}),
         }
 
 

@@ -1,7 +1,8 @@
 """From a model's name or folder to its description, and to the loaded model; for built-in architectures and plug-ins.
 
 A folder's `config.json` names its `architecture`: "mmlnb", "head" (a classifier on stored features), "concepts" (one
-that predicts through concepts), or a plug-in of the entry-point group `wsikit.models`.
+that predicts through concepts), "mil" (trained on labels of slides), or a plug-in of the entry-point group
+`wsikit.models`.
 `zeroshot:FILE` is a configuration of classes by words (`wsikit.models.zeroshot`).
 No torch is imported before a model is loaded.
 """
@@ -21,7 +22,7 @@ from wsikit.plugins import load_plugin, plugin_names
 Device = Literal["auto", "cpu", "cuda"]
 ModelSpec = str | os.PathLike[str]
 
-MMLNB, HEAD, CONCEPTS = "mmlnb", "head", "concepts"
+MMLNB, HEAD, CONCEPTS, MIL = "mmlnb", "head", "concepts", "mil"
 _ZEROSHOT = "zeroshot:"
 
 
@@ -118,6 +119,10 @@ def _find(spec: ModelSpec) -> tuple[ModelKind, Path | None]:
         from wsikit.models.concept_kind import CONCEPT_KIND
 
         return CONCEPT_KIND, folder
+    if architecture == MIL:
+        from wsikit.models.mil_kind import MIL_KIND
+
+        return MIL_KIND, folder
     return cast(ModelKind, load_plugin("models", architecture)), folder
 
 

@@ -49,7 +49,7 @@ class NotebookFigure(Figure):
         return buffer.getvalue()
 
 
-def show(store: SlideStore, *, grid: str | None = None, column: str | None = None, method: str = "mean") -> Figure:
+def show(store: SlideStore, *, grid: str | None = None, column: str | None = None, method: str | None = None) -> Figure:
     """The slide with the subtype map over it, or with a column as a heat map; axes in mm.
 
     Parameters
@@ -59,7 +59,7 @@ def show(store: SlideStore, *, grid: str | None = None, column: str | None = Non
     column
         Quantity to draw in place of the classes, such as "ood_score" or "caption_facts:nuclei_per_mm2".
     method
-        Vote that is stated in the title.
+        Vote that is stated in the title; None: that of the model.
 
     Returns
     -------

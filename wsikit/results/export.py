@@ -24,7 +24,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     grid: str | None = None,
-    method: str = "mean",
+    method: str | None = None,
     column: str | None = None,
     threshold: float | None = None,
     patches: bool = False,
@@ -47,7 +47,7 @@ def export(
         classes as an OME-Zarr label, probabilities and gate as an OME-Zarr image. "ome-tiff": classes as a pyramid.
         "tiff": the pixels as a tiled pyramid, from the bytes in the store. "csv", "parquet": the patch table,
         coordinates in level-0 px. "report": one HTML file, of very many patches also a folder. "trident", "clam",
-        "stamp", "atlaspatch": their HDF5 files. "torchmil": bags of .npy files. "anndata": one .h5ad file.
+        "stamp", "atlaspatch": their HDF5 files. "torchmil", "soma": bags of .npy files. "anndata": one .h5ad file.
         "spatialdata": a folder, as LazySlide lays it out.
         Or the name of a plug-in (`wsikit.results.formats`).
     path
@@ -56,7 +56,7 @@ def export(
     grid
         Name of the patch grid; needed only where the store has several.
     method
-        Which vote the map and the report show.
+        Which vote the map and the report show; None: that of the model.
     column
         png: a quantity to draw as a heat map instead of the classes (`wsikit.exporters.quantity`). geojson: regions
         where it is at or above `threshold`, instead of the classes.

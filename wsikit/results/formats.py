@@ -316,6 +316,18 @@ def _layout(layout: str) -> Callable[..., None]:
     return write
 
 
+def _soma(
+    results: StoredResults, path: Path, *, features: str | None = None, on_note: Callable[[str], None] | None = None
+) -> None:
+    from wsikit.exporters.torchmil import SOMA, write_bag
+
+    source = _source(results, features)
+    with new_files(path) as partial:
+        write_bag(partial, source, layout=SOMA, final=path)
+    for note in _notes(results, source, SOMA) if on_note is not None else ():
+        on_note(note)  # type: ignore[misc]
+
+
 def _torchmil(
     results: StoredResults, path: Path, *, features: str | None = None, on_note: Callable[[str], None] | None = None
 ) -> None:
@@ -420,6 +432,7 @@ _OWN: dict[str, Format] = {
         Format("stamp", _layout("stamp"), folder=True, options=_LAYOUT_OPTIONS),
         Format("atlaspatch", _layout("atlaspatch"), folder=True, options=_LAYOUT_OPTIONS),
         Format("torchmil", _torchmil, folder=True, options=_LAYOUT_OPTIONS),
+        Format("soma", _soma, folder=True, options=_LAYOUT_OPTIONS),
         Format("anndata", _anndata, options=("features",)),
         Format("spatialdata", _spatialdata, folder=True, options=("features",)),
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import h5py
 
 LAYOUTS = (
-    "trident", "clam", "stamp", "atlaspatch", "wsinfer", "parquet", "anndata", "spatialdata", "torchmil"
+    "trident", "clam", "stamp", "atlaspatch", "wsinfer", "parquet", "anndata", "spatialdata", "torchmil", "soma"
 )  # fmt: skip
 _PROB = "prob_"
 
@@ -96,13 +96,14 @@ def _read_by_start(path: Path, layout: str, features: str | None) -> ExternalPat
     """Parquet and .npy, recognised by their first bytes; None for other files."""
     with open(path, "rb") as file:
         start = file.read(8)
-    for name, signature in (("parquet", interop_tables.PARQUET_START), ("torchmil", interop_tables.NPY_START)):
+    starts = {interop_tables.PARQUET_START: ("parquet",), interop_tables.NPY_START: ("torchmil", "soma")}
+    for signature, names in starts.items():
         if start.startswith(signature):
-            if layout not in ("auto", name):
-                raise RequestError(f"{path}: a file of {name}, not of {layout}")
-            return interop_tables.read_parquet(path, features) if name == "parquet" else interop_tables.read_bag(path)
-        if layout == name:
-            raise RequestError(f"{path}: not a file of {name}")
+            if layout not in ("auto", *names):
+                raise RequestError(f"{path}: a file of {' or '.join(names)}, not of {layout}")
+            return interop_tables.read_parquet(path, features) if "parquet" in names else interop_tables.read_bag(path)
+        if layout in names:
+            raise RequestError(f"{path}: not a file of {layout}")
     return None
 
 

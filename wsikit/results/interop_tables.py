@@ -18,7 +18,7 @@ import numpy.typing as npt
 from wsikit.errors import RequestError
 from wsikit.exporters.anndata import ABOUT
 from wsikit.exporters.patch_source import FEATURES, SHARED
-from wsikit.exporters.torchmil import ABOUT_FOLDER
+from wsikit.exporters.torchmil import ABOUT_FOLDER, SOMA, SOMA_COORDS, TORCHMIL
 from wsikit.geometry import PatchGrid
 from wsikit.results.interop_patches import ExternalPatches, usual_step
 
@@ -93,11 +93,14 @@ def read_spatialdata(path: Path, features: str | None = None) -> ExternalPatches
 
 
 def read_bag(path: Path) -> ExternalPatches:
-    """A bag of torchmil by its features/<slide>.npy; coords/<slide>.npy must be there."""
-    folder = path.parent.parent
-    places = folder / "coords" / path.name
+    """A bag of torchmil by its features/<slide>.npy, with coords/<slide>.npy; or of soma by its <slide>.npy, with
+    <slide>.coords.npy next to it."""
+    neighbour = path.with_name(path.stem + SOMA_COORDS)
+    layout = SOMA if neighbour.is_file() else TORCHMIL
+    folder = path.parent if layout == SOMA else path.parent.parent
+    places = neighbour if layout == SOMA else folder / "coords" / path.name
     if not places.is_file():
-        raise RequestError(f"{path}: features without coordinates; expected {places}")
+        raise RequestError(f"{path}: features without coordinates; expected {places} (torchmil) or {neighbour} (soma)")
     try:
         values, coords = np.load(path, allow_pickle=False), np.load(places, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -108,7 +111,7 @@ def read_bag(path: Path) -> ExternalPatches:
         )
     stated = folder / ABOUT_FOLDER / f"{path.stem}.json"
     about = _json(stated.read_bytes()) if stated.is_file() else {}
-    found = _patches("torchmil", path, coords.astype(np.float64), values, about)
+    found = _patches(layout, path, coords.astype(np.float64), values, about)
     step = usual_step(found.coords)
     if found.grid is None and step is not None and step <= 2:
         raise RequestError(

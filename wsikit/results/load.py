@@ -17,8 +17,9 @@ import numpy.typing as npt
 from wsikit.errors import ReadError
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.palette import hex_color, parse_color
+from wsikit.exporters.quantity import read_quantity
 from wsikit.inference.localize import concept_columns
-from wsikit.inference.vote import stored_vote, table_prior
+from wsikit.inference.vote import own_parameters, stored_vote, table_prior
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
 from wsikit.tissue.overview import read_overview
@@ -52,8 +53,8 @@ class StoredResults:
     """The open store: pixels (`read_region`, `thumbnail`), µm per pixel (`mpp`), size (`dimensions`, level-0 px)."""
     grid: str | None = None
     """Name of the patch grid; None where the store has only one."""
-    method: str = "mean"
-    """Which vote is shown."""
+    method: str | None = None
+    """Which vote is shown; None: that of the model, see `shown_method`."""
     not_predicted: str | None = None
     """Why no model was run on this slide; predictions of an earlier run are then ignored. None: show what is there."""
 
@@ -111,11 +112,16 @@ class StoredResults:
         )
 
     @cached_property
+    def shown_method(self) -> str:
+        """`method`, or that of the vote which the model is made for: "mean" unless it states another."""
+        return self.method or own_parameters(self.table).method
+
+    @cached_property
     def result(self) -> SlideResult | None:
-        """The slide-level vote by `method`; None if there is none, for the `reason`."""
-        if not self._predicted or self.method not in self.table.votes():
+        """The slide-level vote by `shown_method`; None if there is none, for the `reason`."""
+        if not self._predicted or self.shown_method not in self.table.votes():
             return None
-        result = stored_vote(self.table, self.method)
+        result = stored_vote(self.table, self.shown_method)
         return result if result.classes else replace(result, classes=self.classes)
 
     @cached_property
@@ -132,7 +138,7 @@ class StoredResults:
         """Why there is no vote; empty if there is one."""
         if not self._predicted:
             return self.not_predicted or "no model was run"
-        return "" if self.result is not None else f"no vote by {self.method} yet"
+        return "" if self.result is not None else f"no vote by {self.shown_method} yet"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -176,9 +182,17 @@ class StoredResults:
             picture[rows, cols] = np.where((rows + cols) % 12 < 4, 90, 170)[:, None]
             return picture
 
+    @cached_property
+    def attention(self) -> npt.NDArray[np.floating] | None:
+        """(N,) attention of a model on slide labels, × the mean of the slide; NaN without prediction. None: it has
+        none."""
+        if not self._predicted or "attention" not in self.table.columns():
+            return None
+        return read_quantity(self.table, "attention").values
+
     def measurements(self) -> dict[str, npt.NDArray[np.floating]]:
-        """(N,) per patch by name: "probability <code>" of each class; gate, ood_score, roi and "localize <concept>"
-        where they exist.
+        """(N,) per patch by name: "probability <code>" of each class; gate, ood_score, roi, attention (× the slide's
+        mean) and "localize <concept>" where they exist.
         """
         columns = self.table.columns()
         found: dict[str, npt.NDArray[np.floating]] = {}
@@ -188,6 +202,8 @@ class StoredResults:
         for name in ("gate", "ood_score", "roi"):
             if name in columns:
                 found[name] = self.table.read(name)
+        if self.attention is not None:
+            found["attention"] = self.attention
         for name in concept_columns(self.table):
             found[name.replace("_", " ", 1)] = self.table.read(name)
         return found

@@ -50,7 +50,7 @@ def write_outputs(
     table: PatchTable,
     folder: Path,
     *,
-    method: str = "mean",
+    method: str | None = None,
     not_predicted: str | None = None,
 ) -> SlideSummary:
     """Bring `FILES` in `folder` up to date with the store and return the slide's result.
@@ -60,7 +60,7 @@ def write_outputs(
     Parameters
     ----------
     method
-        Which vote is shown.
+        Which vote is shown; None: that of the model.
     not_predicted
         Why no model was run on this slide, or None.
     """
@@ -93,8 +93,8 @@ def thumbnail_jpeg(results: StoredResults) -> bytes:
 
 def outputs_receipt(results: StoredResults) -> Receipt:
     """Receipt of the files that `write_outputs` would write from these results."""
-    table, method, predicted = results.table, results.method, results.result is not None
-    names = ("coords", "readable", "caption", "probability") if predicted else ("coords", "readable")
+    table, method, predicted = results.table, results.shown_method, results.result is not None
+    names = ("coords", "readable", "caption", "probability", "attention") if predicted else ("coords", "readable")
     receipts = {name: table.receipt(name) for name in (*names, *concept_columns(table))}
     inputs = {name: receipt.digest for name, receipt in receipts.items() if receipt is not None}
     voted = table.vote_receipt(method) if predicted else None

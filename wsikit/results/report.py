@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit._version import versions
-from wsikit.exporters.classmap import opposing_patches, strongest_patches
+from wsikit.exporters.classmap import attended_patches, opposing_patches, strongest_patches
 from wsikit.exporters.patchdata import PAGE_BYTES, SHARED_CAPTION, PatchWords
 from wsikit.exporters.pyramid import ServedPyramid, embed
 from wsikit.exporters.quantity import concept_quantities
@@ -70,6 +70,7 @@ def report_data(
         provenance=_provenance(results),
         created=now(),
         words=words,
+        attention=results.attention,
         concepts=concept_quantities(results.table) if len(results.table) else (),
         pyramid=served or embed(results.store, _boxes(results), _boxes(results, [example.row for example in examples])),
         patch_bytes=patch_bytes,
@@ -151,11 +152,14 @@ def _fact_table(
 
 
 def _examples(results: StoredResults, words: PatchWords) -> tuple[PatchExample, ...]:
-    """The most probable patches of each voting class; if all are of the leading class, also patches against it."""
-    class_map = results.class_map
+    """The most probable patches of each voting class; if all are of the leading class, also patches against it; of a
+    model with attention first those that weigh most."""
+    class_map, attention = results.class_map, results.attention
+    attended = [] if attention is None else attended_patches(class_map, attention, EXAMPLES_PER_CLASS)
     rows = [row for index in class_map.voting for row in strongest_patches(class_map, index, EXAMPLES_PER_CLASS)]
     if not rows:
         return ()
+    rows = attended + [row for row in rows if row not in attended]
     opposing = _opposing(results, rows)
     rows += opposing
     order = np.argsort(rows, kind="stable")
@@ -168,6 +172,8 @@ def _examples(results: StoredResults, words: PatchWords) -> tuple[PatchExample, 
             caption=_caption(words, row),
             facts=_facts(words, row),
             gate=None if words.gate is None else float(words.gate[row]),
+            attention=None if attention is None else float(attention[row]),
+            attended=at < len(attended),
             opposing=at >= len(rows) - len(opposing),
         )
         for at, (row, image) in enumerate(zip(rows, images, strict=True))

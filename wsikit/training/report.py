@@ -40,7 +40,7 @@ def report(
     found: dict[str, Any] = {}
     for level in LEVELS:
         units = _units(data, np.asarray(probs, dtype=np.float64), level)
-        found[level] = units if isinstance(units, dict) else _figures(units, classes, n_ordinal, seed)
+        found[level] = units if isinstance(units, dict) else figures_of(units, classes, n_ordinal, seed)
     return found
 
 
@@ -64,7 +64,7 @@ def _units(data: PatchSet, probs: npt.NDArray[np.float64], level: str) -> Units 
     return Units(lowest, means, data.groups[first])
 
 
-def _figures(units: Units, classes: Sequence[str], n_ordinal: int, seed: int) -> dict[str, Any]:
+def figures_of(units: Units, classes: Sequence[str], n_ordinal: int, seed: int) -> dict[str, Any]:
     sample = Sample(units.truth, units.probs, units.patients, n_ordinal=n_ordinal)
     weights = np.concatenate([np.ones((1, sample.n_groups)), draw_groups(sample.n_groups, draws=DRAWS, seed=seed)])
     figures = sample.figures(weights)

@@ -75,6 +75,25 @@ def folds(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, *
     return found
 
 
+def held_out_folds(
+    labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, *, test: float, seed: int
+) -> list[Split]:
+    """K splits with the same test part, a fraction `test`; each of K folds of the others is the validation part once.
+
+    Raises
+    ------
+    RequestError
+        If there are too few groups for it.
+    """
+    held_out = _fold(labels, groups, share=test, seed=seed)
+    rest = np.setdiff1d(np.arange(len(labels)), held_out)
+    found = []
+    for chosen in _folds(labels[rest], groups[rest], k, seed):
+        found.append({TRAIN: np.delete(rest, chosen), VALIDATION: rest[chosen], TEST: held_out})
+        check_parts(labels, groups, found[-1])
+    return found
+
+
 def check_parts(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], parts: Mapping[str, Rows]) -> None:
     """Check that no patient is in two parts and that every class occurs in the training part.
 

@@ -210,6 +210,9 @@ def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:
         for name, value in inner.items()
         if name in sources and isinstance(value, dict)
     }
+    if "manifest" in inner or "phantoms" in inner:  # of slides
+        kept = {name: value for name, value in inner.items() if name not in ("manifest", "phantoms")}
+        return record | {"data": kept | {"manifest": str(Path(place).absolute())}}
     return record | {"data": inner | changed}
 
 
@@ -221,6 +224,7 @@ def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
         ("data", "table", "csv"),
         ("data", "names", "images"),
         ("data", "stores", "manifest"),
+        ("data", "manifest"),
         ("captions", "csv"),
         ("split", "file"),
         ("image", "weights"),

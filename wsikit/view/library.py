@@ -17,6 +17,7 @@ from wsikit.errors import RequestError, StoreError
 from wsikit.exporters.patch_tiles import PatchTiles, TileIndex
 from wsikit.exporters.pyramid import encode_jpeg, hatch
 from wsikit.exporters.report import render_report
+from wsikit.inference.vote import own_parameters
 from wsikit.results.load import StoredResults
 from wsikit.results.outputs import thumbnail_jpeg
 from wsikit.results.report import report_data
@@ -36,7 +37,7 @@ class Choice:
     """Which of a store's results are shown."""
 
     method: str | None = None
-    """Method of the vote; None: "mean", or the first one that exists."""
+    """Method of the vote; None: that of the model, or the first one that exists."""
     grid: str | None = None
     """Patch grid; None where the stores have only one."""
 
@@ -49,8 +50,8 @@ class Shown:
         self.store = store
         self.tiles = TileSet(store)
         table = store.patches(choice.grid)
-        votes = list(table.votes())
-        method = choice.method or ("mean" if "mean" in votes or not votes else votes[0])
+        votes, own = list(table.votes()), own_parameters(table).method
+        method = choice.method or (own if own in votes or not votes else votes[0])
         self._results = StoredResults(store, table.name, method)
         self._patch_tiles: PatchTiles | None = None
 

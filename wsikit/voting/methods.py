@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.models.ordinal import TINIEST, log_odds_above, ordered_classes
 from wsikit.voting.parameters import VoteRule
 
 Floats = npt.NDArray[np.float64]
@@ -138,6 +139,10 @@ def tally(rule: VoteRule, probs: Floats, weights: Floats) -> Tally:
         return SumTally(choices(probs), weights, means)
     if rule.method == "log":
         return SumTally(np.log(np.clip(probs, LOG_CLIP, 1)), weights, _geometric)
+    if rule.method == "attention" and rule.pool == "log":
+        return SumTally(np.log(np.clip(probs, TINIEST, 1)), weights, _geometric)
+    if rule.method == "attention" and rule.pool == "ordinal":
+        return SumTally(log_odds_above(probs), weights, _of_log_odds)
     if rule.method == "noisy_or":
         return SumTally(np.log1p(-np.clip(probs, 0, 1 - 1e-12)), weights, _noisy_or)
     if rule.method in ("topk", "quantile"):
@@ -153,6 +158,10 @@ def means(sums: Floats) -> Floats:
 def _geometric(sums: Floats) -> Floats:
     logs = means(sums)
     return normalised(np.exp(logs - logs.max(axis=-1, keepdims=True)))
+
+
+def _of_log_odds(sums: Floats) -> Floats:
+    return normalised(ordered_classes(means(sums)))
 
 
 def _noisy_or(sums: Floats) -> Floats:

@@ -35,7 +35,10 @@ WEIGHTS = ("tissue", "readable", "quality", "roi", "overlap", "key_tissue")
 OLD_NAMES = {"max_novel": "max_ood"}
 """Names in parameters that older versions of wsikit stored, and what they are called now."""
 
-_ADDED: dict[str, Any] = {"interval_level": 0.9, "learned": None, "prior": AUTO}
+Pool = Literal["mean", "log", "ordinal"]
+POOLS: tuple[str, ...] = get_args(Pool)
+
+_ADDED: dict[str, Any] = {"interval_level": 0.9, "learned": None, "prior": AUTO, "pool": "mean"}
 """Settings that older versions lack, with their defaults, which are not written."""
 _OF_METHOD: Mapping[str, tuple[str, ...]] = {
     "confidence": ("kappa",),
@@ -43,6 +46,7 @@ _OF_METHOD: Mapping[str, tuple[str, ...]] = {
     "topk": ("k",),
     "quantile": ("quantile",),
     "threshold": ("rule",),
+    "attention": ("pool",),
 }
 """Settings that one method alone uses."""
 
@@ -102,6 +106,10 @@ class VoteRule:
     """quantile: which quantile of each class's probabilities, 0 to 1."""
     rule: ThresholdRule | None = None
     """threshold: the rule."""
+    pool: str = "mean"
+    """attention: what is averaged, one of `POOLS`: probabilities; their logarithms (a product of experts), or the log
+    odds of "higher than class k" of ordered classes. The last two are exact for models whose slide logits are the
+    attention-weighted sum of those of the patches."""
     resamples: int = 1000
     """Draws of the block bootstrap; 0: no within-slide sampling interval."""
     level: float = 0.95
@@ -126,6 +134,8 @@ class VoteRule:
         _bounds(self, ("min_margin", "max_ood", "quantile"), lambda value: value <= 1 and value >= 0, "between 0 and 1")
         _bounds(self, ("level", "interval_level"), lambda value: 0 < value < 1, "above 0 and below 1")
         _bounds(self, ("k",), lambda value: value >= 1, "1 or more")
+        if self.pool not in POOLS:
+            raise RequestError(f"pool {self.pool!r} is not known: use one of {', '.join(POOLS)}")
         if self.method == "threshold" and self.rule is None:
             raise RequestError("voting method threshold needs a rule: the class, its probability and its share")
 
@@ -202,6 +212,17 @@ class VoteParameters(VoteRule):
         if known.get("learned") is not None:
             known["learned"] = LearnedVote.from_json(known["learned"])
         return cls(**known)
+
+
+def parameters_for(method: str | None, of_model: Mapping[str, Any] | None) -> VoteParameters:
+    """The parameters of a vote by `method`: those that the model is made for, where the method is theirs or None.
+
+    >>> own = {"method": "attention", "pool": "log"}
+    >>> [parameters_for(name, own).pool for name in (None, "attention")], parameters_for("hard", own).method
+    (['log', 'log'], 'hard')
+    """
+    own = VoteParameters.from_json(of_model or {})
+    return own if method in (None, own.method) else VoteParameters(str(method))
 
 
 def _bounds(rule: VoteRule, names: tuple[str, ...], fits: Callable[[float], bool], words: str) -> None:

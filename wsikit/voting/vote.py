@@ -94,7 +94,9 @@ def vote(
     fraction of patches per most probable class, split evenly between equal classes; a tie of the slide is broken by
     the mean. log: product of experts, exp(Σ w log p/Σw), normalised, with p clipped at 1e-6. soft_clinical: mean with
     the weights of `clinical_weights`. confidence: mean with w · (1 − H(p)/log C)^kappa. gate, attention: mean with
-    these as weights. topk: weighted mean of the k highest p of each class, normalised. quantile: the weighted quantile
+    these as weights; attention with pool=log: log with these weights, p clipped at the smallest float32 only; with
+    pool=ordinal: the weighted mean of the log odds of P(higher than class k), of which the classes' probabilities are
+    differences. topk: weighted mean of the k highest p of each class, normalised. quantile: the weighted quantile
     of each class's p, normalised. threshold: the target class, if enough of the weight lies in patches with p ≥ t,
     else the best of the others by the mean. noisy_or: 1 − Π(1 − p)^w with the largest w scaled to 1, normalised.
 

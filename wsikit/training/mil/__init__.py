@@ -1,0 +1,1 @@
+"""Training on slide labels (multiple instance learning)."""
