@@ -42,7 +42,7 @@ class Part:
     bags: tuple[Bag | None, ...] | None = None
     """(N,): patch features of each patient, None for a patient without slides; None: the cohort has no slides."""
     time: npt.NDArray[np.float64] | None = None
-    """Follow-up in months until event or censoring, (N,), above 0; NaN: not known. None: no survival task."""
+    """Follow-up in months until event or censoring, (N,), 0 or more; NaN: not known. None: no survival task."""
     event: npt.NDArray[np.bool_] | None = None
     """Whether the follow-up ended with the event (death), (N,); False: censored, or time is not known."""
     labels: npt.NDArray[np.int64] | None = None
@@ -56,7 +56,9 @@ class Part:
         n = len(self.ids)
         for name, values in self.columns.items():
             if values.ndim != 2 or len(values) != n or values.shape[1] != len(self.names.get(name, ())):
-                raise RequestError(f"columns {name}: shape {values.shape}; expected ({n}, {len(self.names[name])}).")
+                raise RequestError(
+                    f"columns {name}: shape {values.shape}; expected ({n}, {len(self.names.get(name, ()))})."
+                )
         for name in ("bags", "time", "event", "labels"):
             values = getattr(self, name)
             if values is not None and len(values) != n:
@@ -127,5 +129,8 @@ class Learner(Protocol):
         ...
 
     def fit(self, train: Part, validation: Part, seed: int) -> FittedLearner:
-        """Train on `train`; `validation` is for the choice of epoch or penalty alone. Equal seeds give equal models."""
+        """Train on `train`; choose epoch or penalty on `validation`. Once all is chosen, a last fit may use both parts.
+
+        Equal seeds give equal models.
+        """
         ...

@@ -102,8 +102,8 @@ def fit_columns(
 def univariate(z: npt.NDArray[np.floating], part: Part) -> Doubles:
     """How strongly each column is related to the outcome, (K,): the higher the stronger.
 
-    Squared score statistic U²/V of a Cox model with this column alone (at 0; equal times as Breslow), or the F statistic
-    of one-way analysis of variance between the classes.
+    Squared score statistic U²/V of a Cox model with this column alone (at 0; equal times as Breslow), or the F
+    statistic of one-way analysis of variance between the classes.
     """
     table = np.asarray(z, dtype=np.float64)
     if part.time is not None and part.event is not None:

@@ -1,0 +1,158 @@
+"""Nested cross-validation of a cohort by patient: folds stratified by outcome, and by hospital where it is known.
+
+Each fold is the test part once. The validation part is drawn from the rest in the same way, so nothing of the test part
+is used to choose anything. splits.json holds every part with its hash.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsikit.errors import RequestError
+from wsikit.store.atomic import write_json
+from wsikit.training.cohort.cohort import Cohort
+from wsikit.training.cohort.config import CohortSplit
+from wsikit.training.cohort.protocol import Part
+from wsikit.training.splits import TEST, TRAIN, VALIDATION, Rows, Split, ids_digest
+
+FORMAT = 1
+FEWEST_EVENTS = 2
+"""Of each training part; with fewer no survival model can be fitted."""
+
+
+def make_folds(cohort: Cohort, wanted: CohortSplit, seed: int) -> list[Split]:
+    """The parts of each fold: rows of the cohort, ascending.
+
+    Folds are balanced by the event and the class (patients without one count as a class of their own). `sites: apart`
+    keeps all patients of a hospital in one part (preserved-site cross-validation: Howard et al., Nat Commun 2021,
+    10.1038/s41467-021-24698-1), so a model cannot gain by recognising a hospital's stain or batch.
+
+    Raises
+    ------
+    RequestError
+        Too few patients, events or hospitals for so many folds.
+    """
+    part, groups = cohort.part, _groups(cohort, wanted)
+    strata = _strata(cohort, wanted)
+    everything = np.arange(len(part))
+    found: list[Split] = []
+    for tested in _disjoint(strata, groups, wanted.folds, seed):
+        rest = np.setdiff1d(everything, tested)
+        parts = max(2, round(1 / wanted.validation))
+        chosen = _disjoint(strata[rest], groups[rest], parts, seed)[0]
+        split = {TRAIN: np.delete(rest, chosen), VALIDATION: rest[chosen], TEST: tested}
+        _check(part, split)
+        found.append(split)
+    return found
+
+
+def write_cohort_splits(
+    path: Path, cohort: Cohort, wanted: CohortSplit, splits: dict[int, list[Split]]
+) -> dict[str, Any]:
+    """Write the folds of every seed as JSON; return the record without the ids of patients.
+
+    sha256 of a part is that of its sorted patient ids; of the data, see `Cohort.sha256`.
+    """
+    ids = np.array(cohort.part.ids, dtype=object)
+    record = {
+        "format": FORMAT,
+        "data_sha256": cohort.sha256,
+        "patients": len(ids),
+        "sites": wanted.sites if cohort.sites is not None else "unknown",
+        "seeds": {
+            str(seed): [
+                {name: _described(cohort, rows) | {"ids": sorted(ids[rows].tolist())} for name, rows in fold.items()}
+                for fold in folds
+            ]
+            for seed, folds in splits.items()
+        },
+    }
+    write_json(path, record)
+    without = {
+        seed: [{name: {k: v for k, v in part.items() if k != "ids"} for name, part in fold.items()} for fold in folds]
+        for seed, folds in record["seeds"].items()  # type: ignore[attr-defined]
+    }
+    return record | {"seeds": without}
+
+
+def _described(cohort: Cohort, rows: Rows) -> dict[str, Any]:
+    part = cohort.part.take(rows)
+    about: dict[str, Any] = {"n": len(part), "sha256": ids_digest(part.ids)}
+    if part.event is not None:
+        about["events"] = int(part.event.sum())
+    if part.labels is not None:
+        about["per_class"] = [int((part.labels == index).sum()) for index in range(len(part.classes))]
+    if cohort.sites is not None:
+        about["sites"] = len({cohort.sites[row] for row in rows})
+    return about
+
+
+def _groups(cohort: Cohort, wanted: CohortSplit) -> npt.NDArray[np.int64]:
+    """What is never divided: a hospital, or a patient."""
+    if wanted.sites == "apart" and cohort.sites is not None:
+        groups: npt.NDArray[np.int64] = np.unique(cohort.sites, return_inverse=True)[1]
+        if groups.max() + 1 < 2 * wanted.folds:
+            raise RequestError(
+                f"split: {groups.max() + 1} hospitals are too few for {wanted.folds} folds that keep each in one part. "
+                "Use fewer folds, or set split.sites: balanced."
+            )
+        return groups
+    return np.arange(len(cohort.part))
+
+
+def _strata(cohort: Cohort, wanted: CohortSplit) -> npt.NDArray[np.int64]:
+    """Number of the combination of event, class and (for `balanced`) hospital of each patient, (N,)."""
+    part = cohort.part
+    keys = [np.zeros(len(part), dtype=np.int64)]
+    if part.event is not None and part.time is not None:
+        keys.append(np.where(np.isfinite(part.time), part.event.astype(np.int64), 2))
+    if part.labels is not None:
+        keys.append(part.labels)
+    if wanted.sites == "balanced" and cohort.sites is not None:
+        _, site, counts = np.unique(cohort.sites, return_inverse=True, return_counts=True)
+        keys.append(np.where(counts[site] < wanted.folds, -1, site))  # small hospitals count as one
+    found: npt.NDArray[np.int64] = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    return found
+
+
+def _disjoint(strata: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], k: int, seed: int) -> Sequence[Rows]:
+    """`k` disjoint sets of rows of whole groups, strata spread as evenly as groups allow."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    if len(np.unique(groups)) < k:
+        raise RequestError(f"split: {len(np.unique(groups))} groups are too few for {k} folds; use fewer folds.")
+    alone = len(np.unique(groups)) == len(groups)
+    kind = StratifiedKFold if alone else StratifiedGroupKFold
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # a stratum with fewer patients than folds: spread as far as it goes
+        try:
+            found = list(kind(k, shuffle=True, random_state=seed).split(strata, strata, groups))
+        except ValueError as error:
+            raise RequestError(f"split: {len(strata)} patients cannot be divided into {k} folds ({error}).") from error
+    return [np.sort(rows).astype(np.int64) for _, rows in found]
+
+
+def _check(part: Part, split: Split) -> None:
+    for name, rows in split.items():
+        chosen = part.take(rows)
+        if not len(rows):
+            raise RequestError(f"split: a part {name} is empty; use fewer folds, or split.sites: balanced.")
+        if chosen.event is not None and int(chosen.event.sum()) < FEWEST_EVENTS:
+            raise RequestError(
+                f"split: a part {name} of {len(rows)} patients has {int(chosen.event.sum())} events; use fewer folds."
+            )
+        if chosen.labels is not None and name == TRAIN and part.labels is not None:
+            lacking = set(part.labels.tolist()) - set(chosen.labels.tolist()) - {-1}
+            if lacking:
+                raise RequestError(
+                    f"split: no training patient of class {part.classes[min(lacking)]!r}; use fewer folds, or "
+                    "split.sites: balanced."
+                )
