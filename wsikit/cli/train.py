@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from wsikit.training.heads.config import HeadTrainConfig
     from wsikit.training.module import EpochRecord
 
+COHORT_ARCHITECTURES = ("umeml", "baselines")
+"""Values of `architecture` whose data are cohorts of patients; `wsikit.training.cohort.learners` makes them."""
+
 
 @click.command()
 @click.argument("config", type=click.Path(dir_okay=False), metavar="CONFIG.yaml")
 @click.option("--data", metavar="PATH", help="Images (folder or zip) or manifest, instead of those in CONFIG.")
-@click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="New output folder.")
+@click.option("-o", "--out", type=click.Path(file_okay=False), help="New output folder; not needed with --dry-run.")
 @click.option("--resume", is_flag=True, help="Resume an interrupted run; the result is the same.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option(
@@ -27,25 +30,51 @@ if TYPE_CHECKING:
     help="Afterwards, test on this data set of other patients as well (OUT/test_data), with the rivals.",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: torch's choice.")
+@click.option("--dry-run", is_flag=True, help="Cohorts: check table, settings and folds, then stop.")
+@click.option("--strict", is_flag=True, help="Cohorts: refuse a table with warnings, such as columns that may leak.")
 def command(
-    config: str, data: str | None, out: str, resume: bool, device: str, test_data: str | None, threads: int | None
+    config: str,
+    data: str | None,
+    out: str | None,
+    resume: bool,
+    device: str,
+    test_data: str | None,
+    threads: int | None,
+    dry_run: bool,
+    strict: bool,
 ) -> int:
     """Train a model with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures. A section `head`
     asks for a classifier on features of an encoder (seconds on a CPU), `architecture: afloc` for an encoder of texts
-    and patches that learns from captions without labels; without them, MMLNB is trained.
+    and patches that learns from captions without labels, `architecture: umeml` for survival or classes of patients from
+    a table and slides (docs/survival.md); without them, MMLNB is trained.
 
     The split is by patient; what has to be selected is selected on the validation part; the test part is evaluated
     once, at the end. With --test-data the model is then tested on another data set, as by  wsikit evaluate OUT/model
     --data PATH --rivals -o OUT/test_data.
     """
+    from wsikit.errors import RequestError
     from wsikit.training.afloc.config import AFLOC, AflocTrainConfig
     from wsikit.training.evaluation_lines import lines_of
     from wsikit.training.heads.config import HeadTrainConfig, read_training_config
     from wsikit.training.task import read_config, read_settings
 
     # before torch, which takes seconds to import
+    architecture = read_settings(config).get("architecture")
+    if architecture in COHORT_ARCHITECTURES:
+        from wsikit.cli.train_cohort import train_cohort
+
+        if test_data is not None:
+            raise RequestError("--test-data is for MMLNB and heads on features, not for cohorts.")
+        place = None if out is None else Path(out)
+        return train_cohort(
+            config, data, place, resume=resume, strict=strict, dry_run=dry_run, device=device, threads=threads
+        )
+    if dry_run or strict:
+        raise RequestError("--dry-run and --strict are for cohorts of patients, such as architecture: umeml.")
+    if out is None:
+        raise RequestError("no output folder: give one with -o.")
     settings: AflocTrainConfig | TrainConfig | HeadTrainConfig
-    if read_settings(config).get("architecture") == AFLOC:
+    if architecture == AFLOC:
         settings = read_config(config, AflocTrainConfig, data=data)
     else:
         settings = read_training_config(config, data=data)

@@ -6,6 +6,7 @@ Coordinates are not needed here, so also files without them are read; and nothin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.training.cohort.protocol import Bag, Part
 
 SUFFIXES = (".h5", ".hdf5", ".pt", ".npy", ".zarr")
 """In the order in which they are looked for."""
@@ -27,6 +29,11 @@ class SlideBag:
     files: tuple[Path, ...]
     column: str | None = None
     """`features_NAME` of stores; None: the only one there."""
+
+    @cached_property
+    def mean(self) -> npt.NDArray[np.float32]:
+        """Mean over all patches, (D,); read once, then kept: it is small and every baseline asks for it."""
+        return np.asarray(self().mean(axis=0), dtype=np.float32)
 
     def __call__(self) -> npt.NDArray[np.float32]:
         found = [read_bag(path, column=self.column) for path in self.files]
@@ -76,6 +83,20 @@ def read_bag(path: Path, *, column: str | None = None) -> npt.NDArray[np.float32
     if bad := int((~np.isfinite(bag)).any(axis=1).sum()):
         raise RequestError(f"{path}: features of {bad} of {len(bag)} patches are not finite. Compute them again.")
     return bag
+
+
+def slide_means(part: Part) -> npt.NDArray[np.float32]:
+    """Mean of the patch features of each patient, (N, D); NaN for a patient without slides."""
+    means = [None if bag is None else _mean(bag) for bag in part.bags or ()]
+    width = next((len(one) for one in means if one is not None), 0)
+    if not width:
+        raise RequestError("slides: no patient of this part has patch features.")
+    blank = np.full(width, np.nan, dtype=np.float32)
+    return np.stack([blank if one is None else one for one in means])
+
+
+def _mean(bag: Bag) -> npt.NDArray[np.float32]:
+    return bag.mean if isinstance(bag, SlideBag) else np.asarray(bag().mean(axis=0), dtype=np.float32)
 
 
 def _hdf5(path: Path) -> npt.NDArray[Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.errors import RequestError
+from wsikit.training.cohort.bags import slide_means
 from wsikit.training.cohort.linear import LinearModel, fit_linear_model
 from wsikit.training.cohort.protocol import UNKNOWN, FittedLearner, Learner, Part, Prediction
 from wsikit.training.cohort.scaling import ColumnScaler, Components, fit_columns, fit_components
@@ -185,20 +185,8 @@ def survival_at(prediction: Prediction, times: Doubles) -> Doubles:
     return np.asarray(steps[:, np.searchsorted(prediction.times, times, side="right")], dtype=np.float64)
 
 
-def slide_means(part: Part) -> npt.NDArray[np.float32]:
-    """Mean of the patch features of each patient, (N, D); NaN for a patient without slides. Reads every bag."""
-    if part.bags is None:
-        raise RequestError("slides: the cohort has no patch features.")
-    means = [None if bag is None else bag().mean(axis=0) for bag in part.bags]
-    width = next((len(one) for one in means if one is not None), 0)
-    if not width:
-        raise RequestError("slides: no patient of this part has patch features.")
-    blank = np.full(width, np.nan, dtype=np.float32)
-    return np.stack([blank if one is None else one for one in means])
-
-
 def _values(block: Block, part: Part) -> npt.NDArray[np.float32]:
-    if block.modality == SLIDES and SLIDES not in part.columns:
+    if block.modality == SLIDES:
         return slide_means(part)
     values = part.columns[block.modality]
     if block.columns is None:

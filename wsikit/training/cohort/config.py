@@ -115,8 +115,10 @@ class CohortTrainConfig(Strict):
     """Metrics end at the last time at which so many patients of the training part are still under observation."""
     draws: int = Field(1000, ge=100)
     """Bootstrap draws of patients for intervals."""
-    settings: dict[str, Any] = {}
-    """Of the network; see its own documentation."""
+    umeml: dict[str, Any] = {}
+    """Settings of UMEML; see `wsikit.training.umeml.settings`."""
+    deploy: bool = True
+    """Also train the network once on all patients (with a validation part), for new ones: OUT/model."""
 
     @model_validator(mode="after")
     def _some_outcome(self) -> Self:

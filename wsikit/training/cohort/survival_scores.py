@@ -93,7 +93,7 @@ class FoldTruth:
         return np.linspace(time.min(), last, GRID)
 
     def usable(self, horizon: float) -> bool:
-        """Whether the AUC at this time is defined: it is followed up, and there are events before and patients after."""
+        """Whether the AUC at this time is defined: within the follow-up, with events before and patients after."""
         time, event = self._ended
         return bool(time.min() <= horizon < self.end and (event & (time <= horizon)).any() and (time > horizon).any())
 
@@ -155,7 +155,7 @@ class FoldTruth:
 
     @cached_property
     def _pairs(self) -> Doubles:
-        """(n, n): 1 where patient i had the event before j's follow-up ended; censored at the same time counts as later."""
+        """(n, n): 1 where i had the event before j's follow-up ended; censored at the same time counts as later."""
         return _comparable(self.time, self.event)
 
     @cached_property
