@@ -112,7 +112,7 @@ class CohortTrainConfig(Strict):
     components: int = Field(10, gt=0)
     """Principal components of the baseline "components + age"."""
     min_at_risk: int = Field(10, gt=0)
-    """Metrics end at the last time at which so many patients of the training part are still under observation."""
+    """Metrics end at the last time after which so many patients of the training are still under observation."""
     draws: int = Field(1000, ge=100)
     """Bootstrap draws of patients for intervals."""
     umeml: dict[str, Any] = {}

@@ -6,7 +6,6 @@ is used to choose anything. splits.json holds every part with its hash.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -141,19 +140,16 @@ def _disjoint(strata: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], k: i
 
 
 def _of_patients(strata: npt.NDArray[np.int64], k: int, seed: int) -> npt.NDArray[np.int64]:
-    """Fold of each patient, (N,)."""
-    from sklearn.model_selection import StratifiedKFold
+    """Fold of each patient, (N,): dealt in the order of the strata, at random within each.
 
+    Strata are numbered by event, class and hospital in this order, so each of their levels is spread to within one
+    patient per stratum, also strata with fewer than `k` patients, which scikit-learn's StratifiedKFold refuses.
+    """
+    rng = np.random.default_rng(seed)
+    mixed = rng.permutation(len(strata))
+    order = mixed[np.argsort(strata[mixed], kind="stable")]
     fold = np.empty(len(strata), dtype=np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a stratum smaller than k: spread as far as it goes
-        try:
-            for index, (_, rows) in enumerate(
-                StratifiedKFold(k, shuffle=True, random_state=seed).split(strata, strata)
-            ):
-                fold[rows] = index
-        except ValueError as error:
-            raise RequestError(f"split: {len(strata)} patients cannot be divided into {k} folds ({error}).") from error
+    fold[order] = rng.permutation(k)[np.arange(len(strata)) % k]
     return fold
 
 

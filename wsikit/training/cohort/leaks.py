@@ -34,6 +34,12 @@ FOR_CLASSES = (
     Leak(re.compile(r"\bidh ?[12]?\b", re.I), "IDH status defines the WHO class of gliomas", of_glioma=True),
     Leak(re.compile(r"\b(chr ?)?\d{1,2} ?[pq]\b|\bcodel", re.I), _ARMS, of_glioma=True),
     Leak(re.compile(r"\bchr(omosome)? ?(7|10)\b|\b7 ?gain|\b10 ?loss", re.I), _SEVEN, of_glioma=True),
+    Leak(
+        re.compile(r"\begfr\b", re.I), "amplification of EGFR is a criterion of glioblastoma (WHO 2021)", of_glioma=True
+    ),
+    Leak(
+        re.compile(r"\bcdkn2[ab]\b", re.I), "loss of CDKN2A/B makes an astrocytoma grade 4 (WHO 2021)", of_glioma=True
+    ),
     Leak(re.compile(r"\btert\b|\bh3 ?(k27|g34|f3a)", re.I), "it defines a WHO class of gliomas", of_glioma=True),
     Leak(re.compile(r"\b(oncotree|diagnosis|histolog\w*|who cns\w*|subtype|tumou?r ?type|icd ?o?)\b", re.I), _AGAIN),
     Leak(

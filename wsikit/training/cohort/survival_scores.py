@@ -53,14 +53,18 @@ def standardised(risk: Doubles) -> Doubles:
 
 
 def support(time: Doubles, at_risk: int) -> float:
-    """The last time at which at least `at_risk` patients are still under observation.
+    """The last time of the training after which at least `at_risk` patients are still under observation.
+
+    Up to it the probability of not being censored is above 0, whatever happened to the last patients.
 
     >>> support(np.array([1.0, 2.0, 3.0, 9.0]), 2)
-    3.0
+    2.0
     """
-    if len(time) < at_risk:
-        raise RequestError(f"metrics: {len(time)} patients in training; min_at_risk {at_risk} needs more.")
-    return float(np.sort(time)[-at_risk])
+    longest = np.sort(time)[-at_risk:]
+    earlier = time[time < longest[0]]
+    if len(longest) < at_risk or not len(earlier):
+        raise RequestError(f"metrics: {len(time)} patients in training are too few for min_at_risk {at_risk}.")
+    return float(earlier.max())
 
 
 @dataclass(frozen=True)
