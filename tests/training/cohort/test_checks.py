@@ -113,6 +113,14 @@ def test_days_and_years_become_months(rows: Rows, configured: Configured) -> Non
     assert np.allclose(years, months)
 
 
+def test_months_given_as_days_are_named_and_days_are_not(rows: Rows, configured: Configured) -> None:
+    days = {"time": "t", "unit": "days", "event": "died"}
+    right = [{**row, "t": round(row["months"] * 2)} for row in rows]
+    assert "these months" not in findings(configured(right, survival=days), "warning")
+    wrong = [{**row, "t": row["months"]} for row in rows]
+    assert "are these months? Then set survival.unit: months" in findings(configured(wrong, survival=days), "warning")
+
+
 def test_missing_follow_up_is_left_out_and_reported(rows: Rows, configured: Configured) -> None:
     rows[0]["months"], rows[1]["died"] = "", "unknown"
     cohort = load_cohort(configured(rows))

@@ -62,7 +62,8 @@ def load_cohort(config: CohortTrainConfig) -> Cohort:
     time, event = None, None
     if config.survival is not None:
         time, event = read_follow_up(main, config.survival, findings)
-    labels, classes = None, ()
+    labels: npt.NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
     if config.labels is not None:
         labels, classes = _labels(config.labels, tables, findings)
     bags, files = _bags(config, main, findings)

@@ -86,10 +86,10 @@ class LabelColumn(Strict):
 class CohortSplit(Strict):
     """Nested cross-validation by patient: each fold is the test part once; the validation part comes from the rest."""
 
-    folds: int = Field(5, ge=2)
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    folds: int = Field(default=5, ge=2)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Each seed makes folds and a training of its own."""
-    validation: float = Field(0.2, gt=0, lt=0.5)
+    validation: float = Field(default=0.2, gt=0, lt=0.5)
     """Fraction of the patients outside the test part."""
     sites: Sites = "apart"
     """apart: all patients of a hospital are in one part. balanced: hospitals are spread over the folds. Where no

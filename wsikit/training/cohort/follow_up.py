@@ -121,7 +121,8 @@ def _check_impossible(table: PatientTable, wanted: SurvivalColumns, time: Double
             findings.error(f"{text}. Compute it as date of last contact minus date of diagnosis.")
         else:
             findings.warning(f"{text}; left out of survival. Correct the dates.")
-    if (zero := time == 0).any():
+    zero = time == 0
+    if zero.any():
         findings.warning(
             f"{_patients(table, zero)} a {wanted.time} of 0; kept. If the time is not known, leave the cell empty."
         )
@@ -139,16 +140,16 @@ def _check_impossible(table: PatientTable, wanted: SurvivalColumns, time: Double
 def _check_units(table: PatientTable, wanted: SurvivalColumns, time: Doubles, findings: Findings) -> None:
     """Whole numbers that are ten times as large as the others are days among months."""
     if wanted.unit == "days":
-        known = time[np.isfinite(time)] * DAYS_PER_MONTH
-        if len(known) and known.max() < 400 and (known % 1 != 0).mean() > 0.2:
+        days = time[np.isfinite(time)] * DAYS_PER_MONTH
+        if len(days) and days.max() < 400 and (~_is_whole(days)).mean() > 0.2:
             findings.warning(
-                f"{wanted.time} is in days, but has fractions and ends at {known.max():.0f}: are these months? "
+                f"{wanted.time} is in days, but has fractions and ends at {days.max():.0f}: are these months? "
                 "Then set survival.unit: months."
             )
         return
     raw = time / MONTHS_OF[wanted.unit]
     known = np.isfinite(raw) & (raw > 0)
-    whole = known & (raw % 1 == 0)
+    whole = known & _is_whole(raw)
     parts = known & ~whole
     if min(whole.sum(), parts.sum()) < 5 or parts.sum() < whole.sum():
         return
@@ -158,6 +159,11 @@ def _check_units(table: PatientTable, wanted: SurvivalColumns, time: Doubles, fi
             f"{_patients(table, whole)} a {wanted.time} that is a whole number, with a median of {other:.0f}; the "
             f"others have {usual:.1f}: these look like days. Bring all times to one unit."
         )
+
+
+def _is_whole(values: Doubles) -> Bools:
+    """Whether a number is whole, up to what a change of unit rounds; NaN is not."""
+    return np.asarray(np.abs(values - np.round(values)) < 1e-6)
 
 
 def _check_coding(wanted: SurvivalColumns, time: Doubles, event: Bools, findings: Findings) -> None:

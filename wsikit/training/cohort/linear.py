@@ -5,6 +5,7 @@ Follow-up and labels may both be there; each model is fitted on the patients of 
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,14 @@ def fit_linear_model(
     return LinearModel(cox, penalty, logistic, len(train.classes))
 
 
+def need_scikit_survival() -> None:
+    """RequestError with what to install, if scikit-survival is not there."""
+    if importlib.util.find_spec("sksurv") is None:
+        raise RequestError(
+            "survival: scikit-survival is not installed. Install it with  pip install 'wsikit[survival]'."
+        )
+
+
 def survival_array(time: Doubles, event: npt.NDArray[np.bool_]) -> npt.NDArray[np.void]:
     """Follow-up in the form that scikit-survival reads."""
     from sksurv.util import Surv
@@ -106,33 +115,44 @@ def _known(part: Part, z: Doubles) -> tuple[Doubles, Doubles, npt.NDArray[np.boo
 def _cox(
     train: Part, z: Doubles, validation: Part, z_validation: Doubles, *, penalised: bool
 ) -> tuple[Any, float | None]:
-    from sksurv.linear_model import CoxnetSurvivalAnalysis, CoxPHSurvivalAnalysis
+    from sksurv.linear_model import CoxPHSurvivalAnalysis
 
     x, time, event = _known(train, z)
     x_other, time_other, event_other = _known(validation, z_validation)
-    both, follow_up = (
-        np.concatenate([x, x_other]),
-        (np.concatenate([time, time_other]), np.concatenate([event, event_other])),
-    )
+    both = np.concatenate([x, x_other])
+    follow_up = survival_array(np.concatenate([time, time_other]), np.concatenate([event, event_other]))
     if not penalised:
-        model = CoxPHSurvivalAnalysis(alpha=SMALL_RIDGE, ties="efron").fit(both, survival_array(*follow_up))
-        return model, None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a weak penalty that does not converge is not chosen, or as good as it is
-        path = CoxnetSurvivalAnalysis(n_alphas=PATH, l1_ratio=L1_RATIO, alpha_min_ratio=0.01, max_iter=10_000).fit(
-            x, survival_array(time, event)
-        )
-        worth = [
-            partial_log_likelihood(path.predict(x_other, alpha=alpha), time_other, event_other)
-            for alpha in path.alphas_
-        ]
-        best = float(path.alphas_[int(np.argmax(worth))])
-        # the path up to the chosen penalty: a fit at it alone would start from nothing and be slower
-        final = CoxnetSurvivalAnalysis(
-            alphas=[alpha for alpha in path.alphas_ if alpha >= best], l1_ratio=L1_RATIO, fit_baseline_model=True,
-            max_iter=10_000,
-        ).fit(both, survival_array(*follow_up))  # fmt: skip
-    return final, best
+        return CoxPHSurvivalAnalysis(alpha=SMALL_RIDGE, ties="efron").fit(both, follow_up), None
+    path = _elastic_net(x, survival_array(time, event), None)
+    worth = [
+        partial_log_likelihood(path.predict(x_other, alpha=alpha), time_other, event_other) for alpha in path.alphas_
+    ]
+    # the path down to the chosen penalty: a fit at it alone would start from nothing and be slower
+    final = _elastic_net(both, follow_up, path.alphas_[: int(np.argmax(worth)) + 1])
+    return final, float(final.alphas_[-1])
+
+
+def _elastic_net(x: Doubles, follow_up: npt.NDArray[np.void], penalties: Doubles | None) -> Any:
+    """Cox models along a path of penalties; the weakest are left out where their weights have no limit."""
+    from sksurv.linear_model import CoxnetSurvivalAnalysis
+
+    weakest = 0.01
+    while True:
+        options = {"n_alphas": PATH, "alpha_min_ratio": weakest} if penalties is None else {"alphas": penalties}
+        model = CoxnetSurvivalAnalysis(l1_ratio=L1_RATIO, fit_baseline_model=True, max_iter=10_000, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a weak penalty that does not converge is not chosen, or as good as it is
+            try:
+                return model.fit(x, follow_up)
+            except ArithmeticError as error:
+                if penalties is None and weakest < 0.5:
+                    weakest *= 2
+                elif penalties is not None and len(penalties) > 1:
+                    penalties = penalties[:-1]
+                else:
+                    raise RequestError(
+                        f"Cox model: no elastic net can be fitted to {x.shape} columns ({error})."
+                    ) from error
 
 
 def _logistic(train: Part, z: Doubles, validation: Part, z_validation: Doubles, *, penalised: bool) -> Any:

@@ -71,7 +71,7 @@ def kaplan_meier(time: Doubles, event: Bools) -> Curve:
     with_start = [
         np.concatenate([[first], values]) for first, values in ((0, times), (1, survival), (1, low), (1, high))
     ]
-    return Curve(*with_start, follow_up=np.asarray(time))
+    return Curve(with_start[0], with_start[1], with_start[2], with_start[3], np.asarray(time))
 
 
 def log_rank(time: Doubles, event: Bools, high: Bools) -> float | None:

@@ -6,13 +6,14 @@ predictions.csv, km.png, calibration.png, and model/ for new patients.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from wsikit.training.cohort.figures import draw_calibration, draw_kaplan_meier
 from wsikit.training.cohort.findings import refuse
 from wsikit.training.cohort.folds import final_split, make_folds, write_cohort_splits
 from wsikit.training.cohort.learners import check_settings, make_network, save_network
+from wsikit.training.cohort.linear import need_scikit_survival
 from wsikit.training.cohort.protocol import Learner, Part
 from wsikit.training.cohort.risk_groups import calibration, group_record, groups_of
 from wsikit.training.run_record import CONFIG_COPY, SPLITS_FILE
@@ -61,6 +63,8 @@ def check_cohort(config: CohortTrainConfig, *, strict: bool, message: Callable[[
         A finding refuses the cohort, or it cannot be divided into the folds.
     """
     check_settings(config)
+    if config.survival is not None:
+        need_scikit_survival()
     cohort = load_cohort(config)
     refuse(cohort.findings, strict=strict, message=message)
     message(f"{config.data.csv}: {cohort.words}; sha256 {cohort.sha256[:12]}")
@@ -266,5 +270,8 @@ def _device(name: str) -> str:
 
 
 def _versions() -> Mapping[str, str]:
-    libraries = ("numpy", "scikit-learn", "scikit-survival")
-    return {"wsikit": __version__, "python": platform.python_version()} | {name: version(name) for name in libraries}
+    found = {"wsikit": __version__, "python": platform.python_version()}
+    for name in ("numpy", "scikit-learn", "scikit-survival"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -123,7 +123,7 @@ def univariate(z: npt.NDArray[np.floating], part: Part) -> Doubles:
     from sklearn.feature_selection import f_classif
 
     known = part.labels != UNKNOWN
-    return np.nan_to_num(f_classif(table[known], part.labels[known])[0])
+    return np.asarray(np.nan_to_num(f_classif(table[known], part.labels[known])[0]))
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class FoldTruth:
         if prediction.survival is not None:
             losses = self._brier_of_patients(survival_at(prediction, self.grid))
             with np.errstate(invalid="ignore"):
-                found[BRIER] = weights @ losses / weights.sum(axis=1)
+                found[BRIER] = np.asarray(weights @ losses / weights.sum(axis=1))
         for months in self.horizons:
             if self.usable(months):
                 found[auc_name(months)] = _share(weights, self._cases_and_controls(months), right)
@@ -195,7 +195,7 @@ class FoldTruth:
 
 def _comparable(time: Doubles, event: Bools) -> Doubles:
     earlier = (time[:, None] < time[None, :]) | ((time[:, None] == time[None, :]) & ~event[None, :])
-    return (event[:, None] & earlier).astype(np.float64)
+    return np.asarray(event[:, None] & earlier, dtype=np.float64)
 
 
 def _share(weights: Doubles, pairs: Doubles, right: Doubles) -> Doubles:
