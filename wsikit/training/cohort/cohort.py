@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from wsikit.errors import RequestError
 from wsikit.training.cohort.bags import SlideBag, find_bag
-from wsikit.training.cohort.config import CohortTrainConfig, LabelColumn
+from wsikit.training.cohort.config import CohortData, CohortTrainConfig, LabelColumn
 from wsikit.training.cohort.findings import Finding, Findings
 from wsikit.training.cohort.follow_up import read_follow_up
 from wsikit.training.cohort.leaks import FOR_CLASSES, FOR_SURVIVAL, leaks, looks_like_glioma
@@ -43,8 +44,8 @@ class Cohort:
     """The cohort in one line."""
 
 
-def load_cohort(config: CohortTrainConfig) -> Cohort:
-    """Read and check the tables of a configuration.
+def load_cohort(config: CohortTrainConfig, *, keep_constant: bool = False) -> Cohort:
+    """Read and check the tables of a configuration; `keep_constant` keeps columns that do not vary.
 
     Whether the findings allow a start is decided by `wsikit.training.cohort.findings.refuse`.
 
@@ -58,7 +59,7 @@ def load_cohort(config: CohortTrainConfig) -> Cohort:
     others = [PatientTable(one.csv, one.patient) for one in config.data.join]
     tables = [main, *others]
     findings = Findings(data.csv)
-    columns, names = _columns(config, tables, findings)
+    columns, names = read_columns(data, tables, findings, _reserved(config), keep_constant=keep_constant)
     time, event = None, None
     if config.survival is not None:
         time, event = read_follow_up(main, config.survival, findings)
@@ -66,7 +67,7 @@ def load_cohort(config: CohortTrainConfig) -> Cohort:
     classes: tuple[str, ...] = ()
     if config.labels is not None:
         labels, classes = _labels(config.labels, tables, findings)
-    bags, files = _bags(config, main, findings)
+    bags, files = read_bags(data, main, findings)
     if columns or bags:
         _check_leaks(config, names, classes, findings)
     usable = np.zeros(len(main.patients), dtype=np.bool_)
@@ -97,15 +98,22 @@ def _matched(tables: list[PatientTable], index: int, found: npt.NDArray[np.float
     return np.array([of_patient.get(patient, np.nan) for patient in tables[0].patients])
 
 
-def _columns(
-    config: CohortTrainConfig, tables: list[PatientTable], findings: Findings
+def read_columns(
+    data: CohortData,
+    tables: list[PatientTable],
+    findings: Findings,
+    reserved: Mapping[str, str],
+    *,
+    keep_constant: bool = False,
 ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, tuple[str, ...]]]:
-    """The numbers of each modality and their names; what cannot be read is a finding."""
+    """The numbers of each modality and their names; what cannot be read is a finding.
+
+    `reserved` are columns that may not be among them, with what they are.
+    """
     columns: dict[str, npt.NDArray[np.float32]] = {}
     names: dict[str, tuple[str, ...]] = {}
-    reserved = _reserved(config)
     owner: dict[str, str] = {}
-    for modality, patterns in config.data.columns.items():
+    for modality, patterns in data.columns.items():
         values: list[npt.NDArray[np.float64]] = []
         kept: list[str] = []
         for pattern in patterns:
@@ -115,7 +123,7 @@ def _columns(
             elif not found:
                 findings.warning(f"columns {modality}: no column matches {pattern!r}; left out.")
             for index, name in found:
-                if tables[index].matching(config.data.exclude).count(name) or name in kept:
+                if tables[index].matching(data.exclude).count(name) or name in kept:
                     continue
                 if name in reserved:
                     findings.error(f"column {name!r} is {reserved[name]}, and also in data.columns ({modality}).")
@@ -128,7 +136,9 @@ def _columns(
                     kept.append(name)
                 except RequestError as error:
                     findings.error(str(error).removeprefix(f"{findings.place}: "))
-        if kept:
+        if kept and keep_constant:
+            columns[modality], names[modality] = np.stack(values, axis=1).astype(np.float32), tuple(kept)
+        elif kept:
             columns[modality], names[modality] = _varying(modality, np.stack(values, axis=1), kept, findings)
     return {name: values for name, values in columns.items() if values.shape[1]}, {
         name: found for name, found in names.items() if found
@@ -213,11 +223,10 @@ def _labels(
     return labels, codes
 
 
-def _bags(
-    config: CohortTrainConfig, main: PatientTable, findings: Findings
+def read_bags(
+    data: CohortData, main: PatientTable, findings: Findings
 ) -> tuple[tuple[Bag | None, ...] | None, list[tuple[str, ...]]]:
     """Where each patient's patch features are; None for a patient without any."""
-    data = config.data
     none: list[tuple[str, ...]] = [()] * len(main.patients)
     if data.features is None:
         return None, none

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from wsikit.errors import RequestError
 from wsikit.training.cohort.config import BASELINES_ONLY, CohortTrainConfig
-from wsikit.training.cohort.protocol import FittedLearner, Learner
+from wsikit.training.cohort.protocol import FittedLearner, Learner, Part
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Network:
     """Called with the settings and `device=`; a `Learner`."""
     save: str
     """Called with a fitted learner and a new folder."""
+    load: str
+    """Called with such a folder and `device=`; the fitted learner."""
+    explain: str
+    """Called with a fitted learner and a part; one dataclass per patient."""
 
 
 NETWORKS = {
@@ -34,6 +38,8 @@ NETWORKS = {
         "wsikit.training.umeml.settings:UmemlSettings",
         "wsikit.training.umeml.learner:UmemlLearner",
         "wsikit.training.umeml.folder:save_umeml",
+        "wsikit.training.umeml.folder:load_umeml",
+        "wsikit.training.umeml.views:explain",
     )
 }
 ARCHITECTURES = (*NETWORKS, BASELINES_ONLY)
@@ -71,9 +77,21 @@ def make_network(config: CohortTrainConfig, *, device: str) -> Learner | None:
     return learner
 
 
-def save_network(config: CohortTrainConfig, fitted: FittedLearner, folder: Path) -> None:
+def save_network(architecture: str, fitted: FittedLearner, folder: Path) -> None:
     """Write a trained network into a new folder."""
-    _named(NETWORKS[config.architecture].save)(fitted, folder)
+    _named(NETWORKS[architecture].save)(fitted, folder)
+
+
+def load_network(architecture: str, folder: Path, *, device: str) -> FittedLearner:
+    """Read a trained network from its folder."""
+    fitted: FittedLearner = _named(NETWORKS[architecture].load)(folder, device=device)
+    return fitted
+
+
+def explain_patients(architecture: str, fitted: FittedLearner, part: Part) -> list[Any]:
+    """What a network made of each patient, as its own dataclass."""
+    found: list[Any] = _named(NETWORKS[architecture].explain)(fitted, part)
+    return found
 
 
 def _named(place: str) -> Any:

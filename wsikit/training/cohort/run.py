@@ -28,11 +28,12 @@ from wsikit.training.cohort.baselines import survival_at, usual_baselines
 from wsikit.training.cohort.cohort import Cohort, load_cohort
 from wsikit.training.cohort.config import CohortTrainConfig
 from wsikit.training.cohort.cross_validation import FoldResult, cross_validate
+from wsikit.training.cohort.deployed import describe_model, save_cohort_model
 from wsikit.training.cohort.evaluate import differences, fold_truths, measure_classes, measure_survival, records
 from wsikit.training.cohort.figures import draw_calibration, draw_kaplan_meier
 from wsikit.training.cohort.findings import refuse
 from wsikit.training.cohort.folds import final_split, make_folds, write_cohort_splits
-from wsikit.training.cohort.learners import check_settings, make_network, save_network
+from wsikit.training.cohort.learners import check_settings, make_network
 from wsikit.training.cohort.linear import need_scikit_survival
 from wsikit.training.cohort.protocol import Learner, Part
 from wsikit.training.cohort.risk_groups import calibration, group_record, groups_of
@@ -131,9 +132,10 @@ def run_cohort_training(
     if learner is not None and network is None and config.deploy and not (out / "model").exists():
         callbacks.message("training on all patients, for new ones")
         final = final_split(cohort, config.split)
-        fitted = learner.fit(part.take(final[TRAIN]), part.take(final[VALIDATION]), config.split.seeds[0])
-        save_network(config, fitted, out / "model")
-        write_json(out / "model" / METRICS_FILE, metrics)
+        train, validation = part.take(final[TRAIN]), part.take(final[VALIDATION])
+        fitted = learner.fit(train, validation, config.split.seeds[0])
+        about = describe_model(config, cohort.sha256, fitted, train, validation)
+        save_cohort_model(out / "model", fitted, about, metrics)
     write_json(out / METRICS_FILE, metrics)
     return metrics
 
