@@ -70,7 +70,10 @@ def test_a_run_writes_metrics_predictions_splits_and_figures(
     over_age = metrics["survival"]["differences"]["age"]["c_harrell"]
     assert over_age["low"] > 0
     assert metrics["classes"]["models"]["oracle"]["accuracy"]["value"] == 1.0
-    assert metrics["survival"]["groups"]["oracle"]["log_rank_p"] < 1e-3
+    of_oracle = metrics["survival"]["groups"]["oracle"]
+    assert of_oracle["log_rank_p"] < 1e-3
+    assert of_oracle["high"]["events"] > of_oracle["low"]["events"]
+    assert of_oracle["high"]["median_months"] < of_oracle["low"]["median_months"]
     groups = metrics["survival"]["calibration"]["oracle"]["12"]["groups"]
     assert sum(one["n"] for one in groups) == 120
     with open(out / "predictions.csv", encoding="utf-8", newline="") as file:

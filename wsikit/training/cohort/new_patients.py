@@ -89,7 +89,8 @@ def evaluate_new(
     slides = config.data.features if model.about["slides"] else None
     wanted = model.data(config.data.csv, features=slides)
     data = config.data.model_copy(update={"columns": wanted.columns, "exclude": (), "features": slides})
-    cohort = load_cohort(config.model_copy(update={"data": data}), keep_constant=True)
+    whole = config.split.model_copy(update={"sites": "ignore"})  # nothing is divided here
+    cohort = load_cohort(config.model_copy(update={"data": data, "split": whole}), keep_constant=True)
     refuse(cohort.findings, strict=False, message=message)
     message(f"{data.csv}: {cohort.words}")
     part, seen = cohort.part, model.seen(cohort.part)
@@ -170,7 +171,8 @@ def _view_record(view: Any) -> dict[str, Any]:
         value = getattr(view, field.name)
         if isinstance(value, np.ndarray):
             if field.name not in ("assignment", "attention"):  # one row per patch: these are columns of the store
-                record[field.name] = np.round(value.astype(float), 5).tolist()
+                whole = np.issubdtype(value.dtype, np.integer)
+                record[field.name] = value.tolist() if whole else np.round(value.astype(float), 5).tolist()
         elif field.name == "relevance":
             record[field.name] = {name: _strongest(columns) for name, columns in value.items()}
         else:
