@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 
 from wsikit.errors import RequestError
 from wsikit.training.cohort.cohort import load_cohort
-from wsikit.training.cohort.config import CohortTrainConfig
-from wsikit.training.cohort.findings import refuse
+from wsikit.training.cohort.config import CohortTrainConfig, SurvivalColumns
+from wsikit.training.cohort.findings import Findings, refuse
+from wsikit.training.cohort.follow_up import read_follow_up
 from wsikit.training.cohort.leaks import FOR_CLASSES, FOR_SURVIVAL, leaks
+from wsikit.training.cohort.patient_table import PatientTable
 
 Rows = list[dict[str, Any]]
 Configured = Callable[..., CohortTrainConfig]
@@ -55,6 +58,17 @@ def test_a_column_of_censoring_given_as_event_is_an_error(rows: Rows, configured
     assert np.array_equal(right.part.event, other.part.event)
 
 
+def test_the_reversed_coding_of_a_real_table_is_noticed(data_dir: Path) -> None:
+    """TCGA GBM-LGG with its column of censoring taken for deaths; only the name of the column is neutral."""
+    table = PatientTable(str(data_dir / "tables" / "tcga_gbmlgg_all_clean.csv.zip"), "case_id")
+    found = Findings("table")
+    read_follow_up(table, SurvivalColumns(time="survival_months", event="censorship"), found)
+    assert any("may be the reversed coding" in one.text for one in found.found)
+    found = Findings("table")
+    read_follow_up(table, SurvivalColumns(time="survival_months", censorship="censorship"), found)
+    assert found.found == []
+
+
 def test_a_column_of_deaths_given_as_censorship_is_an_error(rows: Rows, configured: Configured) -> None:
     wrong = configured(
         [{**row, "death": row["died"]} for row in rows], survival={"time": "months", "censorship": "death"}
@@ -66,7 +80,9 @@ def test_events_that_come_mostly_after_the_censored_look_reversed(rows: Rows, co
     # most are censored, late; reversed, most have the "event", and late
     changed = [row | {"months": 60 + i if i % 3 else 5 + i / 10, "flag": int(i % 3 > 0)} for i, row in enumerate(rows)]
     found = findings(configured(changed, survival={"time": "months", "event": "flag"}), "warning")
-    assert "looks like the reversed coding" in found
+    assert "may be the reversed coding. If so, give the column as survival.censorship" in found
+    checked = {"time": "months", "event": "flag", "coding_checked": True}
+    assert findings(configured(changed, survival=checked), "warning") == ""
     assert findings(configured(changed, survival={"time": "months", "censorship": "flag"}), "warning") == ""
 
 

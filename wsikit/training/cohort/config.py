@@ -61,6 +61,8 @@ class SurvivalColumns(Strict):
     """Column in which 1 (true, dead) means that the event occurred."""
     censorship: str | None = None
     """Column in which 1 (true) means that the follow-up was censored, so the event did not occur."""
+    coding_checked: bool = False
+    """True: a person has checked the coding, so that many late events are no warning (glioblastoma has them)."""
     horizons: tuple[float, ...] = (12.0, 36.0, 60.0)
     """Months at which AUC and calibration are measured, as far as the follow-up allows."""
 
