@@ -21,6 +21,7 @@ from wsikit.training.cohort.config import CohortTrainConfig
 from wsikit.training.cohort.cross_validation import FoldResult
 from wsikit.training.cohort.protocol import Part, Prediction
 from wsikit.training.cohort.run import CohortCallbacks, run_cohort_training
+from wsikit.training.task import read_config
 
 Rows = list[dict[str, Any]]
 Configured = Callable[..., CohortTrainConfig]
@@ -205,3 +206,13 @@ def test_warnings_are_refused_with_strict(written: Path) -> None:
     code, text = call(written / "config.yaml", "--dry-run", "--strict")
     assert code != 0
     assert "a months of 0" in text
+
+
+@pytest.mark.parametrize("name", ["baselines_gbmlgg", "umeml_gbmlgg", "umeml_gbmlgg_class", "umeml_gbmlgg_grade"])
+def test_the_configurations_of_the_glioma_cohort_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSIKIT_DATA", "somewhere")
+    root = Path(__file__).parents[3]
+    config = read_config(root / "pipelines" / "configs" / f"{name}.yaml", CohortTrainConfig, data="other.csv")
+    assert Path(config.data.csv).name == "other.csv"
+    assert config.data.columns["rna"] == ("*_rnaseq",)
+    assert config.split.sites == "apart"
