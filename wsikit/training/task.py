@@ -205,7 +205,7 @@ def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:
     if place is None or not isinstance(inner, dict):
         return record
     sources = {"table": "images", "names": "images", "stores": "manifest"}
-    changed = {
+    changed: dict[str, Any] = {
         name: value | {sources[name]: str(Path(place).absolute())}
         for name, value in inner.items()
         if name in sources and isinstance(value, dict)
