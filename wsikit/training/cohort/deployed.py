@@ -18,7 +18,7 @@ from wsikit.errors import ModelError, RequestError
 from wsikit.models.config import METRICS_FILE
 from wsikit.store.atomic import write_json
 from wsikit.training.captioner.patients import patient_id
-from wsikit.training.cohort.cohort import read_bags, read_columns
+from wsikit.training.cohort.columns import read_bags, read_columns
 from wsikit.training.cohort.config import CohortData, CohortTrainConfig
 from wsikit.training.cohort.cross_validation import without_outcome
 from wsikit.training.cohort.findings import Findings, refuse
