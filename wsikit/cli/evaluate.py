@@ -88,6 +88,11 @@ def command(
     """
     from pathlib import Path
 
+    from wsikit.cli.cohort_models import evaluate_patients, is_cohort_model
+
+    if is_cohort_model(model):
+        return evaluate_patients(model, config, data, out, allow_seen, device, as_json)
+
     from wsikit.errors import RequestError
     from wsikit.models.registry import CONCEPTS, HEAD, MIL, MMLNB, describe_model, load_patch_model
     from wsikit.training.concepts.config import ConceptTrainConfig

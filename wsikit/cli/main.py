@@ -36,7 +36,7 @@ VERBS = {
     "export": "Export maps, regions, reports, tables, and files for other tools.",
     "view": "Show a store or a run in the browser, at full resolution.",
     "import": "Import patches, features and regions of other tools into a store.",
-    "train": "Train a model: MMLNB with captions, a head on features, or AFLoc without labels.",
+    "train": "Train a model: MMLNB with captions, a head on features, AFLoc without labels, survival of patients.",
     "evaluate": "Evaluate a trained model on labelled patches.",
     "ablate": "Measure what the captions add: ablation of MMLNB by cross-validation.",
     "finetune-captioner": "Fine-tune a vision-language model on captions (LoRA).",

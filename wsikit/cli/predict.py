@@ -21,6 +21,8 @@ from wsikit.cli.options import grid_option, model_option, stain_option, stores_a
 )
 @grid_option
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--features", metavar="DIR", help="Models of patients: folder of the slides' patch features.")
+@click.option("-o", "--out", type=click.Path(file_okay=False), help="Models of patients: new folder for predictions.")
 def command(
     stores: tuple[str, ...],
     model: str | None,
@@ -28,8 +30,22 @@ def command(
     settings: tuple[str, ...],
     grid: str | None,
     device: str,
+    features: str | None,
+    out: str | None,
 ) -> int:
-    """Classify every readable patch of STORE from what the model reads: its image and, if there is one, its caption."""
+    """Classify every readable patch of STORE from what the model reads: its image and, if there is one, its caption.
+
+    With a model of patients (docs/survival.md), give a table instead of stores:  wsikit predict TABLE.csv --model
+    OUT/model -o PREDICTIONS.
+    """
+    from wsikit.cli.cohort_models import is_cohort_model, predict_patients
+
+    if model is not None and is_cohort_model(model):
+        return predict_patients(stores, model, out, features, device)
+    if features is not None or out is not None:
+        from wsikit.errors import RequestError
+
+        raise RequestError("--features and -o are for models of patients (a folder with cohort.json).")
     from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress
     from wsikit.cli.stores import for_each_store

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from wsikit.training.heads.config import HeadTrainConfig
     from wsikit.training.module import EpochRecord
 
+COHORT_ARCHITECTURES = ("umeml", "baselines")
+"""Values of `architecture` whose data are cohorts of patients; `wsikit.training.cohort.learners` makes them."""
+
 
 @click.command()
 @click.argument("config", type=click.Path(dir_okay=False), metavar="CONFIG.yaml")
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     help="Afterwards, test on this data set of other patients as well (OUT/test_data), with the rivals.",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; default: torch's choice.")
+@click.option("--dry-run", is_flag=True, help="Cohorts: check table, settings and folds, then stop.")
+@click.option("--strict", is_flag=True, help="Cohorts: refuse a table with warnings, such as columns that may leak.")
 def command(
     config: str,
     data: str | None,
@@ -41,16 +46,20 @@ def command(
     device: str,
     test_data: str | None,
     threads: int | None,
+    dry_run: bool,
+    strict: bool,
 ) -> int:
     """Train a model with the settings of CONFIG.yaml: OUT/model, splits.json, metrics.json, figures. A section `head`
     asks for a classifier on features of an encoder (seconds on a CPU), `architecture: afloc` for an encoder of texts
     and patches that learns from captions without labels, `architecture: mil` for a model that learns from labels of
-    slides, `architecture: concepts` for a model that predicts through concepts; without them, MMLNB is trained.
+    slides, `architecture: concepts` for a model that predicts through concepts, `architecture: umeml` for survival or
+    classes of patients from a table and slides (docs/survival.md); without them, MMLNB is trained.
 
     The split is by patient; what has to be selected is selected on the validation part; the test part is evaluated
     once, at the end. With --test-data the model is then tested on another data set, as by  wsikit evaluate OUT/model
     --data PATH --rivals -o OUT/test_data.
     """
+    from wsikit.errors import RequestError
     from wsikit.training.concepts.config import ConceptTrainConfig
     from wsikit.training.evaluation_lines import lines_of
     from wsikit.training.heads.config import HeadTrainConfig, read_training_config
@@ -59,11 +68,18 @@ def command(
     # before torch, which takes seconds to import
     folder = Path(out or Path(config).stem)
     architecture = read_settings(config).get("architecture")
-    if architecture in OWN_TRAINING:
-        if test_data is not None:
-            from wsikit.errors import RequestError
+    if test_data is not None and architecture in (*OWN_TRAINING, *COHORT_ARCHITECTURES):
+        raise RequestError(f"--test-data is for MMLNB and heads on features, not for {architecture}.")
+    if architecture in COHORT_ARCHITECTURES:
+        from wsikit.cli.train_cohort import train_cohort
 
-            raise RequestError(f"--test-data is for MMLNB and heads on features, not for {architecture}.")
+        place = None if out is None else Path(out)
+        return train_cohort(
+            config, data, place, resume=resume, strict=strict, dry_run=dry_run, device=device, threads=threads
+        )
+    if dry_run or strict:
+        raise RequestError("--dry-run and --strict are for cohorts of patients, such as architecture: umeml.")
+    if architecture in OWN_TRAINING:
         return OWN_TRAINING[str(architecture)](config, data, folder, resume, device, threads)
     settings = read_training_config(config, data=data)
     if test_data is not None:

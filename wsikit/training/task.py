@@ -205,7 +205,7 @@ def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:
     if place is None or not isinstance(inner, dict):
         return record
     sources = {"table": "images", "names": "images", "stores": "manifest"}
-    changed = {
+    changed: dict[str, Any] = {
         name: value | {sources[name]: str(Path(place).absolute())}
         for name, value in inner.items()
         if name in sources and isinstance(value, dict)
@@ -213,6 +213,8 @@ def _with_data(record: dict[str, Any], place: str | None) -> dict[str, Any]:
     if "manifest" in inner or "phantoms" in inner:  # of slides
         kept = {name: value for name, value in inner.items() if name not in ("manifest", "phantoms")}
         return record | {"data": kept | {"manifest": str(Path(place).absolute())}}
+    if isinstance(inner.get("csv"), str):  # a cohort
+        changed["csv"] = str(Path(place).absolute())
     return record | {"data": inner | changed}
 
 
@@ -225,6 +227,8 @@ def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
         ("data", "names", "images"),
         ("data", "stores", "manifest"),
         ("data", "manifest"),
+        ("data", "csv"),
+        ("data", "features"),
         ("captions", "csv"),
         ("split", "file"),
         ("image", "weights"),
@@ -236,10 +240,19 @@ def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
         inner: Any = filled
         for key in keys[:-1]:
             inner = inner.get(key) if isinstance(inner, dict) else None
-        if isinstance(inner, dict) and isinstance(value := inner.get(keys[-1]), str):
-            places = (path.parent / Path(value).expanduser(), Path(value))
-            inner[keys[-1]] = next((str(place.absolute()) for place in places if place.exists()), value)
+        _place(inner, keys[-1], path)
+    data = filled.get("data")
+    joined = data.get("join") if isinstance(data, dict) else None
+    for table in joined if isinstance(joined, list) else ():
+        _place(table, "csv", path)
     return filled
+
+
+def _place(record: Any, key: str, path: Path) -> None:
+    """Make the path under `key` absolute, if it exists relative to the file or to the working directory."""
+    if isinstance(record, dict) and isinstance(value := record.get(key), str):
+        places = (path.parent / Path(value).expanduser(), Path(value))
+        record[key] = next((str(place.absolute()) for place in places if place.exists()), value)
 
 
 def _filled(value: Any, path: Path) -> Any:

@@ -1,0 +1,96 @@
+"""Folds: patients and hospitals are never divided, outcomes are spread, seeds differ, splits have hashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wsikit.errors import RequestError
+from wsikit.training.cohort.cohort import Cohort, load_cohort
+from wsikit.training.cohort.config import CohortSplit, CohortTrainConfig
+from wsikit.training.cohort.folds import final_split, make_folds, write_cohort_splits
+from wsikit.training.splits import TEST, TRAIN, VALIDATION, ids_digest
+
+
+@pytest.fixture
+def cohort(rows: list[dict[str, Any]], configured: Callable[..., CohortTrainConfig]) -> Cohort:
+    return load_cohort(configured(rows, labels={"column": "kind"}))
+
+
+@pytest.mark.parametrize("sites", ["apart", "balanced", "ignore"])
+def test_each_patient_is_tested_once_and_is_in_one_part(cohort: Cohort, sites: str) -> None:
+    folds = make_folds(cohort, CohortSplit(folds=3, sites=sites), seed=0)
+    assert np.array_equal(np.sort(np.concatenate([fold[TEST] for fold in folds])), np.arange(120))
+    for fold in folds:
+        assert np.array_equal(np.sort(np.concatenate(list(fold.values()))), np.arange(120))
+        assert [*fold] == [TRAIN, VALIDATION, TEST]
+
+
+def test_hospitals_kept_apart_are_in_one_part_each(cohort: Cohort) -> None:
+    assert cohort.sites is not None
+    for fold in make_folds(cohort, CohortSplit(folds=3, sites="apart"), seed=0):
+        for one, other in combinations(fold.values(), 2):
+            assert not {cohort.sites[row] for row in one} & {cohort.sites[row] for row in other}
+
+
+def test_hospitals_are_spread_when_balanced(cohort: Cohort) -> None:
+    assert cohort.sites is not None
+    for fold in make_folds(cohort, CohortSplit(folds=3, sites="balanced"), seed=0):
+        assert len({cohort.sites[row] for row in fold[TEST]}) == 12
+
+
+@pytest.mark.parametrize(("sites", "spread"), [("apart", 0.15), ("balanced", 0.04), ("ignore", 0.04)])
+def test_events_and_classes_are_spread_over_the_folds(cohort: Cohort, sites: str, spread: float) -> None:
+    part = cohort.part
+    assert part.event is not None
+    assert part.labels is not None
+    for fold in make_folds(cohort, CohortSplit(folds=3, sites=sites), seed=0):
+        assert part.event[fold[TEST]].mean() == pytest.approx(part.event.mean(), abs=spread)
+        assert part.labels[fold[TEST]].mean() == pytest.approx(part.labels.mean(), abs=spread)
+
+
+@pytest.mark.parametrize("sites", ["apart", "ignore"])
+def test_seeds_make_other_folds_and_equal_seeds_equal_ones(cohort: Cohort, sites: str) -> None:
+    one, again, other = (make_folds(cohort, CohortSplit(folds=3, sites=sites), seed=seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(a[TEST], b[TEST]) for a, b in zip(one, again))
+    assert {tuple(fold[TEST]) for fold in one} != {tuple(fold[TEST]) for fold in other}
+
+
+def test_tcga_barcodes_name_the_hospital(
+    rows: list[dict[str, Any]], configured: Callable[..., CohortTrainConfig]
+) -> None:
+    changed = [row | {"patient": f"TCGA-{'AB'[i % 2]}{i % 5}-{i:04d}"} for i, row in enumerate(rows)]
+    cohort = load_cohort(configured(changed, data={"site": None}))
+    assert cohort.sites is not None
+    assert (cohort.sites[0], len(set(cohort.sites))) == ("A0", 10)
+    assert load_cohort(configured(rows, data={"site": None})).sites is None
+
+
+def test_too_few_hospitals_are_refused_with_what_to_do(cohort: Cohort) -> None:
+    few = replace(cohort, sites=tuple("ab"[i % 2] for i in range(120)))
+    with pytest.raises(RequestError, match="2 hospitals are too few for 3 folds.*balanced"):
+        make_folds(few, CohortSplit(folds=3), seed=0)
+
+
+def test_the_split_is_written_with_the_hash_of_each_part(cohort: Cohort, tmp_path: Path) -> None:
+    wanted = CohortSplit(folds=3, seeds=(4,))
+    splits = {4: make_folds(cohort, wanted, 4)}
+    record = write_cohort_splits(tmp_path / "splits.json", cohort, wanted, splits)
+    written = json.loads((tmp_path / "splits.json").read_text())
+    ids = [cohort.part.ids[row] for row in splits[4][1][TEST]]
+    assert written["seeds"]["4"][1][TEST]["ids"] == sorted(ids)
+    assert record["seeds"]["4"][1][TEST]["sha256"] == ids_digest(ids)
+    assert "ids" not in record["seeds"]["4"][1][TEST]
+    assert written["data_sha256"] == cohort.sha256
+
+
+def test_the_final_model_is_trained_on_all_patients(cohort: Cohort) -> None:
+    split = final_split(cohort, CohortSplit(folds=3))
+    assert np.array_equal(np.sort(np.concatenate(list(split.values()))), np.arange(120))

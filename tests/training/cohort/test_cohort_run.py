@@ -1,0 +1,218 @@
+"""`wsikit train` on a cohort: files, resuming, learners from outside, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from tests.training.cohort.conftest import rows_of_cohort, write_rows
+from wsikit.cli.main import cli
+from wsikit.errors import RequestError
+from wsikit.training.cohort.config import CohortTrainConfig
+from wsikit.training.cohort.cross_validation import FoldResult
+from wsikit.training.cohort.protocol import Part, Prediction
+from wsikit.training.cohort.run import CohortCallbacks, run_cohort_training
+from wsikit.training.task import read_config
+
+Rows = list[dict[str, Any]]
+Configured = Callable[..., CohortTrainConfig]
+
+
+@dataclass
+class Oracle:
+    """A network for tests: the risk is gene G0 and age, the class the sign of G1; counts its fits."""
+
+    name: str = "oracle"
+    fits: int = 0
+    stop_at: int | None = None
+
+    def fit(self, train: Part, validation: Part, seed: int) -> Oracle:
+        self.fits += 1
+        if self.fits == self.stop_at:
+            raise KeyboardInterrupt
+        return self
+
+    def predict(self, part: Part) -> Prediction:
+        assert part.time is None
+        genes, age = part.columns["rna"], part.columns["clinical"][:, 0]
+        risk = (1.8 * genes[:, 0] + (age - 55) / 20).astype(float)
+        times = np.linspace(1, 100, 50)
+        survival = np.exp(-np.outer(np.exp(risk), times) / 30)
+        if not part.classes:
+            return Prediction(risk, survival, times)
+        first = np.where(genes[:, 1] > 0, 0.9, 0.1)
+        return Prediction(risk, survival, times, np.stack([first, 1 - first], axis=1))
+
+
+def test_a_run_writes_metrics_predictions_splits_and_figures(
+    rows: Rows, configured: Configured, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    metrics = run_cohort_training(configured(rows, labels={"column": "kind"}), out, network=Oracle())
+    assert {path.name for path in out.iterdir()} == {
+        "config.yaml", "splits.json", "folds", "metrics.json", "predictions.csv", "km.png", "calibration.png",
+    }  # fmt: skip
+    assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+    models = metrics["survival"]["models"]
+    assert list(models)[:3] == ["oracle", "no column", "age"]
+    best = models["oracle"]["c_harrell"]
+    assert best["low"] < best["value"] < best["high"]
+    assert best["value"] > models["late fusion"]["c_harrell"]["value"] - 0.02 > models["age"]["c_harrell"]["value"]
+    assert models["oracle"]["integrated_brier"]["value"] < models["no column"]["integrated_brier"]["value"]
+    over_age = metrics["survival"]["differences"]["age"]["c_harrell"]
+    assert over_age["low"] > 0
+    assert metrics["classes"]["models"]["oracle"]["accuracy"]["value"] == 1.0
+    of_oracle = metrics["survival"]["groups"]["oracle"]
+    assert of_oracle["log_rank_p"] < 1e-3
+    assert of_oracle["high"]["events"] > of_oracle["low"]["events"]
+    assert of_oracle["high"]["median_months"] < of_oracle["low"]["median_months"]
+    groups = metrics["survival"]["calibration"]["oracle"]["12"]["groups"]
+    assert sum(one["n"] for one in groups) == 120
+    with open(out / "predictions.csv", encoding="utf-8", newline="") as file:
+        written = [row for row in csv.DictReader(file) if row["learner"] == "oracle"]
+    assert len({row["patient"] for row in written}) == len(written) == 120
+    assert {row["group"] for row in written} == {"low", "high"}
+
+
+def test_an_interrupted_run_resumes_to_the_same_metrics(rows: Rows, configured: Configured, tmp_path: Path) -> None:
+    config = configured(rows)
+    whole = run_cohort_training(config, tmp_path / "whole", network=Oracle())
+    with pytest.raises(KeyboardInterrupt):
+        run_cohort_training(config, tmp_path / "out", network=Oracle(stop_at=2))
+    with pytest.raises(RequestError, match="unfinished run"):
+        run_cohort_training(config, tmp_path / "out", network=Oracle())
+    network = Oracle()
+    resumed = run_cohort_training(config, tmp_path / "out", network=network, resume=True)
+    assert network.fits == 2
+    assert resumed["survival"] == whole["survival"]
+    with pytest.raises(RequestError, match="finished run"):
+        run_cohort_training(config, tmp_path / "out", network=Oracle(), resume=True)
+
+
+def test_a_run_is_not_resumed_with_other_data(rows: Rows, configured: Configured, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_cohort_training(configured(rows), tmp_path / "out", network=Oracle(stop_at=2))
+    rows[0]["G0_rna"] += 1
+    with pytest.raises(RequestError, match="begun with other data"):
+        run_cohort_training(configured(rows), tmp_path / "out", network=Oracle(), resume=True)
+
+
+def test_grades_have_a_quadratic_kappa(rows: Rows, configured: Configured, tmp_path: Path) -> None:
+    labels = {"column": "kind", "ordered": True}
+    metrics = run_cohort_training(configured(rows, labels=labels, survival=None), tmp_path / "out", network=Oracle())
+    assert metrics["classes"]["models"]["oracle"]["kappa_quadratic"]["value"] == 1.0
+    assert metrics["classes"]["models"]["no column"]["kappa_quadratic"]["value"] == 0.0
+    assert "survival" not in metrics
+    assert not (tmp_path / "out" / "km.png").exists()
+
+
+def test_a_learner_that_breaks_the_protocol_is_named(rows: Rows, configured: Configured, tmp_path: Path) -> None:
+    class Short(Oracle):
+        def predict(self, part: Part) -> Prediction:
+            return Prediction(np.zeros(3))
+
+    with pytest.raises(RequestError, match=r"short: risk of shape \(3,\); expected"):
+        run_cohort_training(configured(rows), tmp_path / "out", network=Short(name="short"))
+
+
+def test_each_fold_is_reported_when_it_is_done(rows: Rows, configured: Configured, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def note(result: FoldResult, done: int, total: int) -> None:
+        seen.append((result.learner, done, total))
+
+    config = configured(rows, data={"columns": {"clinical": ["age", "sex"], "rna": "G*_rna"}})
+    run_cohort_training(config, tmp_path / "out", network=Oracle(), callbacks=CohortCallbacks(fold=note))
+    assert [one[1:] for one in seen] == [(done, 24) for done in range(1, 25)]
+    assert [one[0] for one in seen].count("oracle") == 3
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """cohort.csv, other.csv and config.yaml."""
+    write_rows(tmp_path / "cohort.csv", rows_of_cohort())
+    write_rows(tmp_path / "other.csv", rows_of_cohort(90, seed=5))
+    config = {
+        "architecture": "baselines",
+        "name": "cohort",
+        "data": {
+            "csv": "cohort.csv",
+            "site": "hospital",
+            "columns": {"rna": "*_rna", "clinical": ["age", "sex"]},
+        },
+        "survival": {"time": "months", "event": "died"},
+        "split": {"folds": 3, "seeds": [0]},
+        "draws": 100,
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return tmp_path
+
+
+def call(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["train", *map(str, arguments)], standalone_mode=True)
+    text = result.output + ("" if result.exception is None else str(result.exception))
+    return result.exit_code, text
+
+
+def test_a_dry_run_checks_and_writes_nothing(written: Path) -> None:
+    code, text = call(written / "config.yaml", "--dry-run")
+    assert code == 0, text
+    assert "120 patients of 12 sites" in text
+    assert "seed 0: 3 folds of training + validation + test" in text
+    assert {path.name for path in written.iterdir()} == {"cohort.csv", "other.csv", "config.yaml"}
+
+
+def test_the_same_configuration_runs_on_another_table_of_the_same_layout(written: Path) -> None:
+    code, text = call(written / "config.yaml", "--data", written / "other.csv", "-o", written / "out", "--threads", "1")
+    assert code == 0, text
+    assert "90 patients of 12 sites" in text
+    assert "late fusion" in text
+    assert "C (Harrell)" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architecture": "baselines", "baselines": False}, "leaves nothing to do"),
+        ({"survival": None}, "there is nothing to learn"),
+        ({"survival": {"time": "months"}}, "give either event"),
+        ({"data": {"csv": "no.csv", "columns": {"rna": "*_rna"}}}, "no such file"),
+        ({"survival": {"time": "months", "event": "dead"}}, "no column 'dead'; did you mean 'died'?"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_one_line(written: Path, change: dict[str, Any], said: str) -> None:
+    record = yaml.safe_load((written / "config.yaml").read_text(encoding="utf-8")) | change
+    (written / "config.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+    code, text = call(written / "config.yaml", "-o", written / "out")
+    assert code != 0
+    assert said in text
+    assert not (written / "out").exists()
+
+
+def test_warnings_are_refused_with_strict(written: Path) -> None:
+    rows = rows_of_cohort()
+    rows[3]["months"] = 0
+    write_rows(written / "cohort.csv", rows)
+    assert call(written / "config.yaml", "--dry-run")[0] == 0
+    code, text = call(written / "config.yaml", "--dry-run", "--strict")
+    assert code != 0
+    assert "a months of 0" in text
+
+
+@pytest.mark.parametrize("name", ["baselines_gbmlgg", "umeml_gbmlgg", "umeml_gbmlgg_class", "umeml_gbmlgg_grade"])
+def test_the_configurations_of_the_glioma_cohort_are_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSIKIT_DATA", "somewhere")
+    root = Path(__file__).parents[3]
+    config = read_config(root / "pipelines" / "configs" / f"{name}.yaml", CohortTrainConfig, data="other.csv")
+    assert Path(config.data.csv).name == "other.csv"
+    assert config.data.columns["rna"] == ("*_rnaseq",)
+    assert config.split.sites == "apart"
