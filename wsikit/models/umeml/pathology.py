@@ -1,0 +1,64 @@
+"""The pathology encoder of UMEML: learned queries gather a patient's patches to prototypes.
+
+Axes: B patients, N patches (padded), K prototypes, d width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wsikit.models.umeml.blocks import FeedForward, QueryAttention
+from wsikit.models.umeml.config import PatchConfig
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """What the encoder makes of the patches of B patients."""
+
+    tokens: Tensor
+    """(B, K, d)."""
+    attention: Tensor
+    """(B, K, N): which patches a prototype is made of; sums to 1 over the patches of a patient that has any."""
+    assignment: Tensor
+    """(B, K, N): which prototype a patch belongs to; sums to 1 over the prototypes, 0 for padding."""
+    patches: Tensor
+    """(B, N, d): the projected patches."""
+
+
+class PathologyEncoder(nn.Module):
+    """Linear, ReLU and dropout on each patch; then layers of attention of the queries to the patches.
+
+    The assignment is the competition of the last layer itself, mean over its heads, so it is trained by every loss.
+    Permuting patches or adding padding changes no prototype.
+
+    Parameters
+    ----------
+    config : PatchConfig
+    width : int
+        d.
+    """
+
+    def __init__(self, config: PatchConfig, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(config.width, width)
+        self.drop = nn.Dropout(config.drop)
+        self.queries = nn.Parameter(torch.empty(config.prototypes, width))
+        nn.init.normal_(self.queries)  # as long as a LayerNorm's output: equal queries would stay equal
+        self.attend = nn.ModuleList(
+            QueryAttention(width, heads=config.heads, normalisation=config.normalisation) for _ in range(config.layers)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(config.layers))
+        self.feed = nn.ModuleList(FeedForward(width, hidden=2 * width, drop=config.drop) for _ in range(config.layers))
+
+    def forward(self, patches: Tensor, mask: Tensor) -> Prototypes:
+        """Patches, float (B, N, D), and bool (B, N), True where there is one."""
+        seen = self.drop(self.project(patches).relu_())
+        tokens = self.queries.expand(len(patches), -1, -1)
+        attention = assignment = tokens.new_zeros(0)
+        for attend, norm, feed in zip(self.attend, self.norms, self.feed, strict=True):
+            found, attention, assignment = attend(norm(tokens), seen, mask)
+            tokens = feed(tokens + found)
+        return Prototypes(tokens, attention, assignment, seen)
