@@ -170,13 +170,36 @@ def test_sentences_of_unequal_number_are_padded_without_effect() -> None:
 
 
 def test_direct_columns_start_without_effect_and_enter_the_heads_linearly() -> None:
-    model = network(direct=2)
-    patches, direct = some(2, 6, 5), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    same(model(patches, direct=direct), model(patches, direct=torch.zeros(2, 2)))
+    model = network(direct=["patches", "genes"])
+    patches, direct, genes = some(2, 6, 5), torch.tensor([[1.0, 2.0], [3.0, 4.0]]), {"genes": some(2, 4, seed=1)}
+    same(model(patches, None, genes, direct=direct), model(patches, None, genes))
     with torch.no_grad():
         model.heads["cox"].direct.weight.copy_(torch.tensor([[1.0, 10.0]]))
-    added = model(patches, direct=direct).tasks["cox"] - model(patches, direct=torch.zeros(2, 2)).tasks["cox"]
+    added = model(patches, None, genes, direct=direct).tasks["cox"] - model(patches, None, genes).tasks["cox"]
     torch.testing.assert_close(added, torch.tensor([[21.0], [43.0]]), atol=1e-4, rtol=1e-4)
+    # those of a missing table count as 0
+    same(model(patches, direct=direct), model(patches, direct=torch.tensor([[1.0, 0.0], [3.0, 0.0]])))
+
+
+def test_token_sets_of_one_table_are_dropped_together() -> None:
+    sets = {name: {"kind": "row", "columns": 2, "heads": 2} for name in ("rna", "components", "clinical")}
+    model = network(patches=None, tokens=sets, sources={"components": "rna"}, modality_dropout=0.9).train()
+    seen = []
+    model.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[1]))
+    model(values={name: some(64, 2) for name in sets})
+    rna, components, clinical = (seen[0][:, at] for at in (0, 3, 6))
+    assert bool((rna == components).all())
+    assert bool((rna | clinical).all())
+    assert not bool(rna.all())
+    assert not bool(clinical.all())
+
+
+def test_standardising_inside_the_weights_equals_standardised_patches() -> None:
+    model, patches, mean, scale = network(), some(2, 6, 5), some(5, seed=1), some(5, seed=2).abs() + 0.1
+    plain = model(patches)
+    model.pathology.mean.copy_(mean)
+    model.pathology.scale.copy_(scale)
+    same(model(patches * scale + mean), plain)
 
 
 @pytest.mark.parametrize(

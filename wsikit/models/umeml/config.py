@@ -155,8 +155,12 @@ class UmemlConfig(_Settings):
     """None: there are no slides, and no pathology branch is built."""
     tokens: dict[str, TokenConfig] = {}
     """Second token sets by name, such as genes, clinical, captions."""
-    direct: int = Field(0, ge=0)
-    """Number of columns that also enter the heads directly, next to the decoder."""
+    sources: dict[str, str] = {}
+    """Tables that the token sets are made of, where several are made of one: modality dropout takes whole tables. A set
+    that is not named is a table of its own."""
+    direct: tuple[str, ...] = ()
+    """Columns that also enter the heads directly, next to the decoder: the token set that each belongs to. A column
+    whose set is missing counts as 0."""
     modularity: ModularityConfig = ModularityConfig()
     decoder: DecoderConfig = DecoderConfig()
     tasks: tuple[TaskConfig, ...]
@@ -170,6 +174,11 @@ class UmemlConfig(_Settings):
             raise ValueError("give patches, tokens, or both; there is nothing to learn from")
         if not self.tasks or len({task.name for task in self.tasks}) != len(self.tasks):
             raise ValueError("tasks: give at least one, each with a name of its own")
+        unknown = sorted((set(self.direct) | set(self.sources)) - set(self.modalities))
+        if unknown:
+            raise ValueError(
+                f"direct, sources: no token set {', '.join(unknown)}; there are {', '.join(self.modalities)}"
+            )
         if "patches" in self.tokens:
             raise ValueError("tokens: 'patches' is the name of the pathology branch; give another name")
         parts = {"decoder": self.decoder, **self.tokens, **({"patches": self.patches} if self.patches else {})}
@@ -182,3 +191,9 @@ class UmemlConfig(_Settings):
     def modalities(self) -> tuple[str, ...]:
         """Names of the branches in the order of their tokens."""
         return (("patches",) if self.patches else ()) + tuple(self.tokens)
+
+    @property
+    def tables(self) -> tuple[int, ...]:
+        """Number of the table of each modality, in the order of `modalities`."""
+        names = [self.sources.get(name, name) for name in self.modalities]
+        return tuple(names.index(name) for name in names)

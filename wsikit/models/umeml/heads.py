@@ -25,7 +25,8 @@ class TaskHead(nn.Module):
         super().__init__()
         self.config = config
         one_score = config.kind in ("cox", "ordinal")
-        self.deep = nn.Linear(width, 1 if one_score else config.outputs)
+        # a constant has no effect on Cox's loss, and that of a grade is in its cuts
+        self.deep = nn.Linear(width, 1 if one_score else config.outputs, bias=not one_score)
         self.direct: nn.Linear | None = None
         if config.linear and direct:
             # survival: one risk for all intervals, as proportional hazards have

@@ -48,7 +48,7 @@ class UMEML(nn.Module):
         self.communities = CommunityLoss(config.modularity, width) if config.modularity.weight else None
         to_patches = config.patches is not None and config.patches.cross_attention
         self.decoder = UnifiedDecoder(config.decoder, width, tasks=len(config.tasks), patches=to_patches)
-        self.heads = nn.ModuleDict({task.name: TaskHead(task, width, config.direct) for task in config.tasks})
+        self.heads = nn.ModuleDict({task.name: TaskHead(task, width, len(config.direct)) for task in config.tasks})
 
     def forward(
         self,
@@ -98,7 +98,7 @@ class UMEML(nn.Module):
         if present is not None:
             used = used & present
         if self.training and self.config.modality_dropout:
-            used = _drop_modalities(used, self.config.modality_dropout)
+            used = used & _kept(used, self.config.tables, self.config.modality_dropout)
         sequence, keys, nodes = self._join(sets, used)
         communities = None
         if self.communities is not None and nodes[0].shape[1] > 1:
@@ -106,6 +106,9 @@ class UMEML(nn.Module):
         seen = None
         if prototypes is not None and patch_mask is not None:
             seen = (prototypes.patches, patch_mask & used[:, :1])
+        if direct is not None:
+            owners = [self.config.modalities.index(name) for name in self.config.direct]
+            direct = direct * used[:, owners]
         states = self.decoder(sequence, keys, patches=seen, registers=registers)
         outputs = {
             task.name: self.heads[task.name](states[:, number], direct) for number, task in enumerate(self.config.tasks)
@@ -138,9 +141,10 @@ class UMEML(nn.Module):
         return torch.cat(tokens, dim=1), torch.cat(masks, dim=1), (nodes, node_mask, is_prototype)
 
 
-def _drop_modalities(used: Tensor, probability: float) -> Tensor:
-    """Drop one modality of a patient that has several, each patient with `probability`; (B, modalities) bool."""
-    chance = torch.rand(used.shape, device=used.device).masked_fill(~used, -1.0)
-    chosen = torch.nn.functional.one_hot(chance.argmax(dim=1), used.shape[1]).bool()
-    drop = (torch.rand(len(used), 1, device=used.device) < probability) & (used.sum(dim=1, keepdim=True) > 1)
-    return used & ~(chosen & drop)
+def _kept(used: Tensor, tables: tuple[int, ...], probability: float) -> Tensor:
+    """Which modalities (B, modalities) stay: of a patient with several tables, one is dropped with `probability`."""
+    of = torch.tensor(tables, device=used.device)
+    has = torch.zeros_like(used, dtype=torch.long).index_add_(1, of, used.long()) > 0  # (B, tables)
+    chance = torch.rand(has.shape, device=used.device).masked_fill(~has, -1.0)
+    drop = (torch.rand(len(used), device=used.device) < probability) & (has.sum(dim=1) > 1)
+    return ~(drop[:, None] & (of[None, :] == chance.argmax(dim=1)[:, None]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsikit.models.umeml.blocks import FeedForward, QueryAttention
 from wsikit.models.umeml.config import PatchConfig
@@ -41,9 +42,15 @@ class PathologyEncoder(nn.Module):
         d.
     """
 
+    mean: Tensor
+    """(D,), and `scale`: mean and standard deviation of the features in the training part; set by the training."""
+    scale: Tensor
+
     def __init__(self, config: PatchConfig, width: int) -> None:
         super().__init__()
         self.project = nn.Linear(config.width, width)
+        self.register_buffer("mean", torch.zeros(config.width))
+        self.register_buffer("scale", torch.ones(config.width))
         self.drop = nn.Dropout(config.drop)
         self.queries = nn.Parameter(torch.empty(config.prototypes, width))
         nn.init.normal_(self.queries)  # as long as a LayerNorm's output: equal queries would stay equal
@@ -55,7 +62,10 @@ class PathologyEncoder(nn.Module):
 
     def forward(self, patches: Tensor, mask: Tensor) -> Prototypes:
         """Patches, float (B, N, D), and bool (B, N), True where there is one."""
-        seen = self.drop(self.project(patches).relu_())
+        # standardised features times W are features times W / scale: no pass over the patches for it
+        weight = self.project.weight / self.scale
+        bias = self.project.bias - weight @ self.mean
+        seen = self.drop(functional.linear(patches, weight, bias).relu_())
         tokens = self.queries.expand(len(patches), -1, -1)
         attention = assignment = tokens.new_zeros(0)
         for attend, norm, feed in zip(self.attend, self.norms, self.feed, strict=True):
