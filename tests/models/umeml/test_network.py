@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsikit.models.umeml.blocks import QueryAttention
+from wsikit.models.umeml.blocks import QueryAttention, assignment_of, attention_of
 from wsikit.models.umeml.config import PatchConfig, UmemlConfig
 from wsikit.models.umeml.network import UMEML, UmemlOutput
 from wsikit.models.umeml.pathology import PathologyEncoder
@@ -60,8 +60,8 @@ def test_the_order_of_patches_and_padding_change_nothing(normalisation: str, cro
     found = model(padded, mask, genes)
     same(found, plain)
     torch.testing.assert_close(found.communities.loss, plain.communities.loss)
-    assert float(found.prototypes.assignment[:, :, 7:].abs().max()) == 0.0
-    assert float(found.prototypes.attention[:, :, 7:].abs().max()) == 0.0
+    assert found.prototypes.assignment[:, :, 7:].abs().max().item() == 0.0
+    assert found.prototypes.attention[:, :, 7:].abs().max().item() == 0.0
 
 
 @pytest.mark.parametrize("normalisation", ["slots", "patches"])
@@ -84,7 +84,8 @@ def test_query_attention_is_torchs_multi_head_attention() -> None:
         theirs.in_proj_bias[:16] = ours.query.bias
         theirs.out_proj.load_state_dict(ours.out.state_dict())
     queries, patches, mask = some(2, 3, 16).double(), some(2, 8, 16, seed=1).double(), torch.arange(8) < 6
-    found, attention, _ = ours(queries, patches, mask.expand(2, 8))
+    found, scores = ours(queries, patches, mask.expand(2, 8))
+    attention = attention_of(scores, mask.expand(2, 8), "patches")
     expected, weights = theirs(queries, patches, patches, key_padding_mask=~mask.expand(2, 8))
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(attention, weights)
@@ -94,8 +95,25 @@ def test_slots_compete_so_that_one_prototype_can_not_take_all() -> None:
     """The weights of a slot are its shares of the patches: multiplying them by a constant changes nothing."""
     attend = QueryAttention(8, heads=1, normalisation="slots").double()
     queries, patches = some(1, 2, 8).double(), some(1, 5, 8, seed=1).double()
-    _, attention, assignment = attend(queries, patches, torch.ones(1, 5, dtype=torch.bool))
+    _, scores = attend(queries, patches, None)
+    attention, assignment = attention_of(scores, None, "slots"), assignment_of(scores, None)
     torch.testing.assert_close(attention, assignment / assignment.sum(dim=2, keepdim=True))
+
+
+def test_shared_pooling_makes_a_prototype_of_what_its_map_shows() -> None:
+    attend = QueryAttention(8, heads=2, normalisation="slots", pooling="shared").double()
+    queries, patches = some(1, 3, 8).double(), some(1, 5, 8, seed=1).double()
+    found, scores = attend(queries, patches, None)
+    expected = attend.out(attention_of(scores, None, "slots") @ patches @ attend.value.T)
+    torch.testing.assert_close(found, expected)
+
+
+def test_dropout_of_features_equals_patches_without_them() -> None:
+    attend = QueryAttention(8, heads=2, normalisation="slots").double()
+    queries, patches = some(2, 3, 8).double(), some(2, 5, 8, seed=1).double()
+    keep = (some(2, 8, seed=2).double() > 0) / 0.5
+    found, _ = attend(queries, patches, None, keep)
+    torch.testing.assert_close(found, attend(queries, patches * keep[:, None, :], None)[0])
 
 
 def test_missing_genes_equal_a_run_without_genes_and_missing_patches_one_without_patches() -> None:

@@ -54,11 +54,20 @@ class QueryAttention(nn.Module):
     The usual keys W_k x and values W_v x of every patch are never made. As q·(W_k x) = (W_kᵀ q)·x and
     Σ a (W_v x) = W_v Σ a x, the projections move to the K queries and their K results. This is the same function with
     the same weights, at K·h instead of 2·d multiplications per number of a patch.
+
+    Parameters
+    ----------
+    width, heads : int
+        d, h.
+    normalisation : "slots" or "patches"
+        See `wsikit.models.umeml.config.PatchConfig`.
+    pooling : "heads" or "shared"
+        Each head sums the patches by its own weights; or all by the mean of the heads' weights, which costs 1/h.
     """
 
-    def __init__(self, width: int, *, heads: int, normalisation: str) -> None:
+    def __init__(self, width: int, *, heads: int, normalisation: str, pooling: str = "heads") -> None:
         super().__init__()
-        self.heads, self.normalisation = heads, normalisation
+        self.heads, self.normalisation, self.pooling = heads, normalisation, pooling
         self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
         # biases of keys and values have no effect of their own: the former cancels in the softmax over patches, the
         # latter is a part of the bias of `out`
@@ -66,25 +75,66 @@ class QueryAttention(nn.Module):
         for weight in (self.key, self.value):
             nn.init.xavier_uniform_(weight)
 
-    def forward(self, queries: Tensor, patches: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the queries found (B, K, d); attention (B, K, N), each row sums to 1 over the patches; assignment
-        (B, K, N), each patch's sums to 1 over the queries. Both are means over the heads, 0 for padding.
+    def forward(
+        self, queries: Tensor, patches: Tensor, mask: Tensor | None, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the queries found (B, K, d), and the scores (B, N, h, K); see `attention_of` and `assignment_of`.
 
-        `mask`, bool (B, N), is True where there is a patch. A patient without any finds zeros.
+        `mask`, bool (B, N), is True where there is a patch; None: everywhere. A patient without any finds zeros.
+        `keep` (B, d) multiplies the patches' features, as dropout does, without a pass over them.
         """
         b, k, d = queries.shape
         h = self.heads
         q = self.query(queries).view(b, k, h, d // h)
         q = torch.einsum("bkhe,hed->bhkd", q, self.key.view(h, d // h, d)) * (d // h) ** -0.5
-        scores = (q.reshape(b, h * k, d) @ patches.transpose(1, 2)).view(b, h, k, -1)
-        there = mask[:, None, None, :]
-        shares = scores.softmax(dim=2)  # over the queries, for each patch
+        if keep is not None:
+            q = q * keep[:, None, None, :]
+        scores = (patches @ q.reshape(b, h * k, d).transpose(1, 2)).view(b, -1, h, k)
         if self.normalisation == "slots":
-            kept = shares * there
-            weights = kept / kept.sum(dim=3, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny)
+            weights = scores.softmax(dim=3)
+            if mask is not None:
+                weights = weights * mask[:, :, None, None]
+            sums = weights.sum(dim=1).clamp_min(torch.finfo(weights.dtype).tiny)  # (B, h, K)
         else:
-            weights = scores.masked_fill(~there, float("-inf")).softmax(dim=3).nan_to_num(0.0)
-        found = (weights.reshape(b, h * k, -1) @ patches).view(b, h, k, d)
+            if mask is not None:
+                scores = scores.masked_fill(~mask[:, :, None, None], torch.finfo(scores.dtype).min)
+            weights = scores.softmax(dim=1)
+            if mask is not None:  # a patient without patches
+                weights = weights * mask.any(dim=1)[:, None, None, None]
+            sums = weights.new_ones(b, h, k)
+        if self.pooling == "heads":
+            found = (weights.flatten(2).transpose(1, 2) @ patches).view(b, h, k, d) / sums[..., None]
+        else:
+            # mean over the heads of weights / sums, as a product with (B, h·K, K): one pass over the patches' weights
+            mean = (torch.eye(k, device=sums.device) / (h * sums[..., None])).view(b, h * k, k)
+            shared = weights.flatten(2) @ mean  # (B, N, K)
+            found = (shared.transpose(1, 2) @ patches)[:, None].expand(-1, h, -1, -1)
+        if keep is not None:
+            found = found * keep[:, None, None, :]
         found = torch.einsum("bhkd,hed->bkhe", found, self.value.view(h, d // h, d))
         result: Tensor = self.out(found.reshape(b, k, d))
-        return result, weights.mean(dim=1), shares.mean(dim=1) * mask[:, None, :]
+        return result, scores
+
+
+def assignment_of(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Which query a patch belongs to, (B, K, N): softmax over the queries, mean over the heads; 0 for padding.
+
+    `scores` (B, N, h, K), `mask` bool (B, N).
+
+    >>> assignment_of(torch.zeros(1, 3, 2, 4), None)[0, :, 0].tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    shares = scores.softmax(dim=3).mean(dim=2).transpose(1, 2)
+    return shares if mask is None else shares * mask[:, None, :]
+
+
+def attention_of(scores: Tensor, mask: Tensor | None, normalisation: str) -> Tensor:
+    """Which patches a query found, (B, K, N): mean over the heads; sums to 1 over the patches, 0 for padding."""
+    there = torch.ones_like(scores[:, :, 0, 0], dtype=torch.bool) if mask is None else mask
+    there = there[:, :, None, None]
+    if normalisation == "slots":
+        shares = scores.softmax(dim=3) * there
+        weights = shares / shares.sum(dim=1, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
+    else:
+        weights = scores.masked_fill(~there, torch.finfo(scores.dtype).min).softmax(dim=1) * there
+    return weights.mean(dim=2).transpose(1, 2)

@@ -31,8 +31,12 @@ class PatchConfig(_Settings):
     """slots: prototypes compete for each patch (softmax over prototypes, then weights are normalised over patches; Slot
     Attention, arXiv 2006.15055), so that they cluster, as the paper describes. patches: plain attention, softmax over
     patches."""
+    pooling: Literal["heads", "shared"] = "heads"
+    """heads: usual multi-head attention. shared: each prototype is the mean of its patches by one set of weights, the
+    mean over the heads, which is also what its map shows; a step on all patches then takes less time. Ours."""
     drop: float = Field(0.25, ge=0, lt=1)
-    """Dropout after the projection of the patches; MCAT's."""
+    """Dropout after the projection of the patches, of whole features per patient; the rate is MCAT's, where it is of
+    single values, which averages out over a bag."""
     cross_attention: bool = False
     """Let the decoder's task and register tokens also attend to the patches. Not described by the paper; off."""
 

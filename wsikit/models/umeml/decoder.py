@@ -75,7 +75,7 @@ class _PatchStep(nn.Module):
         self.feed = FeedForward(width, hidden=hidden, drop=config.drop)
 
     def forward(self, own: Tensor, patches: Tensor, mask: Tensor) -> Tensor:
-        found, _, _ = self.attend(self.norm(own), patches, mask)
+        found, _ = self.attend(self.norm(own), patches, mask)
         # without patches nothing is added, not even the bias: the same as a run without them
         there = mask.any(dim=1)[:, None, None]
         fed: Tensor = torch.where(there, self.feed(own + found), own)

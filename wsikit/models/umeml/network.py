@@ -84,10 +84,10 @@ class UMEML(nn.Module):
         prototypes = None
         for name in self.config.modalities:
             if name == "patches" and patches is not None and self.pathology is not None:
-                mask = torch.ones_like(patches[:, :, 0], dtype=torch.bool) if patch_mask is None else patch_mask
-                prototypes = self.pathology(patches, mask)
-                patch_mask = mask
-                has = mask.any(dim=1, keepdim=True).expand(-1, prototypes.tokens.shape[1])
+                prototypes = self.pathology(patches, patch_mask)
+                has = patches.new_full((batch, 1), patches.shape[1] > 0, dtype=torch.bool)
+                has = has if patch_mask is None else patch_mask.any(dim=1, keepdim=True)
+                has = has.expand(-1, prototypes.tokens.shape[1])
                 sets.append((prototypes.tokens, has))
             elif name in values:
                 sets.append(self.tokens[name](values[name]))
@@ -104,8 +104,9 @@ class UMEML(nn.Module):
         if self.communities is not None and nodes[0].shape[1] > 1:
             communities = self.communities(*nodes)
         seen = None
-        if prototypes is not None and patch_mask is not None:
-            seen = (prototypes.patches, patch_mask & used[:, :1])
+        if prototypes is not None:
+            there = torch.ones_like(prototypes.patches[:, :, 0], dtype=torch.bool) if patch_mask is None else patch_mask
+            seen = (prototypes.patches, there & used[:, :1])
         if direct is not None:
             owners = [self.config.modalities.index(name) for name in self.config.direct]
             direct = direct * used[:, owners]

@@ -29,7 +29,7 @@ class Batch:
     patches: Tensor | None
     """(B, N, D), padded with zeros."""
     mask: Tensor | None
-    """Bool (B, N)."""
+    """Bool (B, N); None: no padding."""
     values: dict[str, Tensor]
     direct: Tensor
     """(B, q)."""
@@ -125,7 +125,8 @@ class Patients:
                     one[: len(bag)] = bag
                 patches = torch.from_numpy(padded).to(self.device)
             lengths = torch.tensor([len(bag) for bag in bags], device=self.device)
-            mask = torch.arange(longest, device=self.device)[None, :] < lengths[:, None]
+            if bool((lengths < longest).any()):
+                mask = torch.arange(longest, device=self.device)[None, :] < lengths[:, None]
         values = {name: one[index] for name, one in self.values.items()}
         return Batch(index, patches, mask, values, self.direct[index])
 

@@ -53,7 +53,7 @@ def train_network(
     after this epoch; the learning rate decays as if all `settings.epochs` were run.
     """
     torch.manual_seed(seed)
-    optimiser = torch.optim.AdamW(_decayed(network, settings.weight_decay), lr=settings.lr)
+    optimiser = torch.optim.AdamW(_decayed(network, settings.weight_decay), lr=settings.lr, fused=True)
     per_epoch = math.ceil(len(training) / settings.batch)
     total = settings.epochs * per_epoch
     warm = max(1, round(settings.warmup * total))

@@ -53,6 +53,7 @@ class PatchSettings(_Settings):
     layers: int = Field(2, gt=0)
     heads: int = Field(8, gt=0)
     normalisation: Literal["slots", "patches"] = "slots"
+    pooling: Literal["heads", "shared"] = "heads"
     drop: float = Field(0.25, ge=0, lt=1)
     cross_attention: bool = False
     most: int = Field(4096, gt=0)
