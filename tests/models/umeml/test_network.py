@@ -116,8 +116,10 @@ def test_dropout_of_features_equals_patches_without_them() -> None:
     torch.testing.assert_close(found, attend(queries, patches * keep[:, None, :], None)[0])
 
 
-def test_missing_genes_equal_a_run_without_genes_and_missing_patches_one_without_patches() -> None:
-    model, patches, genes = network(), some(3, 6, 5), some(3, 4, seed=1)
+@pytest.mark.parametrize("bidirectional", [0, 1])
+def test_missing_genes_equal_a_run_without_genes_and_missing_patches_one_without_patches(bidirectional: int) -> None:
+    model = network(decoder={"heads": 2, "bidirectional": bidirectional})
+    patches, genes = some(3, 6, 5), some(3, 4, seed=1)
     path_only = model(patches)
     same(model(patches, None, {"genes": genes}, present=torch.tensor([[True, False]] * 3)), path_only)
     same(model(patches, None, {"genes": torch.full((3, 4), float("nan"))}), path_only)
@@ -226,6 +228,7 @@ def test_standardising_inside_the_weights_equals_standardised_patches() -> None:
         ({"patches": None, "tokens": {}}, "nothing to learn from"),
         ({"tasks": []}, "at least one"),
         ({"width": 17}, "not a multiple"),
+        ({"patches": None, "decoder": {"heads": 2, "bidirectional": 1}}, "needs patches and tokens"),
         ({"tasks": [{"name": "os", "kind": "cox", "outputs": 3}]}, "cox has 1"),
     ],
 )

@@ -126,6 +126,9 @@ class DecoderConfig(_Settings):
     """Dropout; MCAT's."""
     hidden: int = Field(2, gt=0)
     """Width of the feed-forward part in multiples of the model's width; MCAT has 512 with a width of 256."""
+    bidirectional: int = Field(0, ge=0)
+    """Blocks before the sequence in which prototypes and second tokens attend to each other: IRENE's, which has 2
+    (arXiv 2306.00864; `wsikit.models.bidirectional`). Not of UMEML's paper; off. Needs slides and tables."""
 
 
 class TaskConfig(_Settings):
@@ -185,6 +188,8 @@ class UmemlConfig(_Settings):
             )
         if "patches" in self.tokens:
             raise ValueError("tokens: 'patches' is the name of the pathology branch; give another name")
+        if self.decoder.bidirectional and not (self.patches and self.tokens):
+            raise ValueError("decoder.bidirectional: needs patches and tokens, which attend to each other; set it to 0")
         parts = {"decoder": self.decoder, **self.tokens, **({"patches": self.patches} if self.patches else {})}
         for name, part in parts.items():
             if self.width % part.heads:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from wsikit.models.bidirectional import BidirectionalBlock
 from wsikit.models.umeml.config import UmemlConfig
 from wsikit.models.umeml.decoder import UnifiedDecoder
 from wsikit.models.umeml.heads import TaskHead
@@ -46,6 +47,15 @@ class UMEML(nn.Module):
         self.kinds = nn.Parameter(torch.randn(len(config.modalities), width) * 0.02)
         self.missing = nn.Parameter(torch.randn(len(config.modalities), width) * 0.02)
         self.communities = CommunityLoss(config.modularity, width) if config.modularity.weight else None
+        self.exchange = nn.ModuleList(
+            BidirectionalBlock(
+                width,
+                heads=config.decoder.heads,
+                hidden=config.decoder.hidden * width,
+                dropout=config.decoder.drop,
+            )
+            for _ in range(config.decoder.bidirectional)
+        )
         to_patches = config.patches is not None and config.patches.cross_attention
         self.decoder = UnifiedDecoder(config.decoder, width, tasks=len(config.tasks), patches=to_patches)
         self.heads = nn.ModuleDict({task.name: TaskHead(task, width, len(config.direct)) for task in config.tasks})
@@ -139,7 +149,12 @@ class UMEML(nn.Module):
         )
         nodes = torch.cat([one for one, _ in sets], dim=1)
         node_mask = torch.cat(masks[::2], dim=1)
-        return torch.cat(tokens, dim=1), torch.cat(masks, dim=1), (nodes, node_mask, is_prototype)
+        # each side has its learned token where it is missing, so no side is empty
+        first, second = torch.cat(tokens[:2], dim=1), torch.cat(tokens[2:] or [tokens[0][:, :0]], dim=1)
+        seen = torch.cat(masks[:2], dim=1), torch.cat(masks[2:] or [masks[0][:, :0]], dim=1)
+        for block in self.exchange:
+            first, second = block(first, second, *seen)
+        return torch.cat([first, second], dim=1), torch.cat(masks, dim=1), (nodes, node_mask, is_prototype)
 
 
 def _kept(used: Tensor, tables: tuple[int, ...], probability: float) -> Tensor:
