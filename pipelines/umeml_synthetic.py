@@ -21,12 +21,12 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from wsikit.models.umeml.losses import cox_loss
-from wsikit.phantom.cohort import PARTS, PhantomCohort, make_cohort
+from wsikit.phantom.cohort import PARTS, TYPES, WEIGHTS, PhantomCohort, make_cohort
 from wsikit.store.atomic import write_json
 from wsikit.training.cohort.protocol import Part
 from wsikit.training.umeml.learner import FittedUmeml, UmemlLearner
 from wsikit.training.umeml.settings import UmemlSettings
-from wsikit.training.umeml.views import explain
+from wsikit.training.umeml.views import consensus, explain
 
 SETTINGS: dict[str, Any] = {
     "width": 32,
@@ -50,7 +50,7 @@ DRAWS = 1000
 
 
 def learner(gmt: Path, changes: dict[str, Any]) -> UmemlLearner:
-    genes = {"tokens": "gene_sets", "gene_sets": str(gmt), "heads": 4, "drop": 0.1}
+    genes = {"tokens": "gene_sets", "gene_sets": str(gmt), "heads": 4, "drop": 0.1, "start": "correlated"}
     return UmemlLearner(UmemlSettings.model_validate(SETTINGS | {"tables": {"rna": genes}} | changes))
 
 
@@ -89,20 +89,26 @@ def held(risk: np.ndarray, parts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.stack([np.linalg.lstsq(design * w[:, None] ** 0.5, z * w**0.5, rcond=None)[0][:-1] for w in counts])
 
 
-def agreement(fitted: FittedUmeml, cohort: PhantomCohort, count: int = 40) -> dict[str, float]:
-    """Adjusted Rand index of communities and planted groups, mean over patients.
+def agreement(fitted: FittedUmeml, cohort: PhantomCohort, count: int = 100) -> dict[str, float]:
+    """Adjusted Rand index of the consensus communities of `count` patients and the planted groups.
 
-    Gene sets are of their module. A prototype is of the tissue type that most of its attention is on.
+    Gene sets belong to their module. A prototype belongs to the tissue type that it attends to most often, relative to
+    the type's share of all patches.
     """
-    found: dict[str, list[float]] = {"gene sets": [], "prototypes": [], "all": []}
-    for number, view in enumerate(explain(fitted, cohort.part.take(range(count)))):
-        of = [int(np.bincount(cohort.types[number], view.attention[:, k]).argmax()) for k in range(view.prototypes)]
-        modules = [int(name.split()[2]) for name in view.nodes[view.prototypes :]]
-        ours = view.communities
-        found["prototypes"].append(adjusted_rand_score(of, ours[: view.prototypes]))
-        found["gene sets"].append(adjusted_rand_score(modules, ours[view.prototypes :]))
-        found["all"].append(adjusted_rand_score(of + modules, ours))
-    return {name: round(float(np.mean(values)), 3) for name, values in found.items()}
+    views = explain(fitted, cohort.part.take(range(count)))
+    found, k = consensus(views), views[0].prototypes
+    share = np.bincount(np.concatenate(cohort.types[:count]), minlength=TYPES)
+    attended = sum(
+        np.stack([np.bincount(types, view.attention[:, q], minlength=TYPES) for q in range(k)])
+        for types, view in zip(cohort.types, views)
+    )
+    types = (attended / share).argmax(axis=1)
+    modules = np.array([int(name.split()[2]) for name in views[0].nodes[k:]])
+    return {
+        "gene sets": adjusted_rand_score(modules, found[k:]),
+        "prototypes": adjusted_rand_score(types, found[:k]),
+        "all, type of module": adjusted_rand_score([*types, *modules], found),
+    }
 
 
 def interval(values: np.ndarray) -> list[float]:
@@ -152,7 +158,7 @@ def main() -> None:
         "patients": {"training": asked.patients, "validation": max(50, asked.patients // 3), "test": asked.tested},
         "seeds": asked.seeds,
         "deaths of the test part": int(test.part.event.sum()),
-        "C of the planted log-risk": interval(concordances(test.part, test.parts @ [0.8, 0.8, 0.8, 1.0], counts)),
+        "C of the planted log-risk": interval(concordances(test.part, test.parts @ np.array(WEIGHTS), counts)),
         "C": {name: interval(values) for name, values in c.items()},
         "fused minus": {name: interval(c[FUSED] - values) for name, values in c.items() if name != FUSED},
         "held by the risk": {

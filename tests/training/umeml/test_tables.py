@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import adjusted_rand_score
 
 from wsikit.errors import RequestError
+from wsikit.models.umeml.config import GroupsConfig
+from wsikit.models.umeml.tokens import GroupTokens
 from wsikit.training.cohort.protocol import Part
 from wsikit.training.umeml.curves import curve_times, fit_baseline, interpolated
 from wsikit.training.umeml.gene_sets import match_sets, read_gmt
 from wsikit.training.umeml.settings import TableSettings, UmemlSettings
-from wsikit.training.umeml.tables import clusters_of, fit_tables
+from wsikit.training.umeml.tables import clusters_of, fit_tables, loadings_of
 
 
 def part_of(values: np.ndarray, names: tuple[str, ...]) -> Part:
@@ -94,3 +97,20 @@ def test_the_baseline_of_equal_risks_is_nelson_and_aalens() -> None:
     np.testing.assert_allclose(found.times, [2.0, 5.0])
     np.testing.assert_allclose(found.hazard, [2 / 4, 2 / 4 + 1])
     np.testing.assert_allclose(found.survival(np.array([np.log(2.0)])), np.exp(-2 * found.hazard)[None])
+
+
+def test_groups_of_correlated_columns_start_with_similar_tokens() -> None:
+    """Two gene sets of one module have a cosine near 1 in every patient; sets of two modules do not."""
+    rng = np.random.default_rng(0)
+    activity = rng.choice([-2.0, 2.0], (60, 2))
+    values = activity[:, [0] * 10 + [1] * 10] + 0.5 * rng.normal(size=(60, 20))
+    groups = GroupsConfig(groups=tuple(tuple(range(first, first + 5)) for first in (0, 5, 10, 15)), drop=0.0, heads=2)
+    torch.manual_seed(0)
+    tokens = GroupTokens(groups, 32)
+    tokens.start_from(torch.from_numpy(loadings_of(values.astype(np.float32))))
+    made, _ = tokens(torch.from_numpy(values.astype(np.float32)))
+    unit = torch.nn.functional.normalize(made, dim=2)
+    cosines = (unit @ unit.transpose(1, 2)).detach()
+    assert float(cosines[:, 0, 1].min()) > 0.9
+    assert float(cosines[:, 2, 3].min()) > 0.9
+    assert float(cosines[:, 0, 2].mean()) < 0.7

@@ -42,6 +42,21 @@ class GroupTokens(nn.Module):
         self.biases = nn.Parameter(torch.zeros(2, len(config.groups), width))
         self.drop = nn.AlphaDropout(config.drop)
 
+    @torch.no_grad()
+    def start_from(self, loadings: Tensor) -> None:
+        """Start with weights by which correlated columns have similar tokens, whatever group they are in.
+
+        `loadings` (columns, r): products of two rows approximate the correlation of two columns, as loadings of
+        principal components do. The first layer maps them to the width by one random matrix, the second layer is equal
+        for all groups; both keep the variance of the random start.
+        """
+        width = self.first.shape[2]
+        mapped = loadings @ torch.randn(loadings.shape[1], width, device=loadings.device)  # (columns, d)
+        mapped = mapped[self.index] * self.there[:, :, None]
+        variance = mapped.square().sum(dim=(1, 2), keepdim=True) / width
+        self.first.copy_(mapped / variance.sqrt().clamp_min(1e-6))
+        self.second.copy_(self.second[:1].expand_as(self.second))
+
     def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Values, float (B, columns), NaN where one is missing: it then adds nothing."""
         grouped = values.nan_to_num(0.0)[:, self.index] * self.there  # (B, G, longest)

@@ -13,6 +13,7 @@ from wsikit.errors import RequestError
 from wsikit.models.umeml.config import PatchConfig, UmemlConfig
 from wsikit.models.umeml.losses import log_survival
 from wsikit.models.umeml.network import UMEML
+from wsikit.models.umeml.tokens import GroupTokens
 from wsikit.training.cohort.protocol import Part, Prediction
 from wsikit.training.umeml.curves import Baseline, curve_times, fit_baseline, interpolated
 from wsikit.training.umeml.data import Patients, feature_statistics, feature_width
@@ -140,6 +141,10 @@ class UmemlLearner:
             if network.pathology is not None and statistics is not None:
                 network.pathology.mean.copy_(statistics[0])
                 network.pathology.scale.copy_(statistics[1])
+            for name, loadings in tables.loadings.items():
+                first = network.tokens[name].first
+                assert isinstance(first, GroupTokens)
+                first.start_from(torch.from_numpy(loadings).to(device))
             before = None if fixed is None else fixed[number]
             start = None
             if settings.linear_start and config.direct:

@@ -33,6 +33,9 @@ class TableSettings(_Settings):
     groups: int = Field(16, gt=1)
     """Number of clusters or learned groups."""
     components: int = Field(10, gt=0)
+    start: Literal["random", "correlated"] = "random"
+    """First weights of gene_sets and clusters. correlated: by loadings of the training part, so that groups of
+    correlated columns start with similar tokens and communities can find them. Ours."""
     layers: int = Field(0, ge=0)
     """Transformer blocks over the tokens of this table. Ours: 0, as cohorts have few patients."""
     heads: int = Field(4, gt=0)

@@ -6,7 +6,7 @@ No torch here. Axes: N patients, D columns of a table, T tokens, q direct column
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,8 @@ class Tables:
 
     tokens: Mapping[str, TokenTable]
     direct: tuple[DirectTable, ...]
+    loadings: Mapping[str, Floats] = field(default_factory=dict)
+    """By token set, (columns, r): from which its weights start, where settings say so. Only for a training's start."""
 
     @property
     def sources(self) -> dict[str, str]:
@@ -139,6 +141,7 @@ def fit_tables(
         raise RequestError(f"umeml: tables: the cohort has no table {', '.join(unknown)}; it has {there}.")
     tokens: dict[str, TokenTable] = {}
     direct: list[DirectTable] = []
+    loadings: dict[str, Floats] = {}
     for table, values in train.columns.items():
         given = settings.get(table, default_settings(values.shape[1]))
         for number, one in enumerate((given,) if isinstance(given, TableSettings) else given):
@@ -146,9 +149,12 @@ def fit_tables(
             if name in tokens:
                 raise RequestError(f"umeml: tables: {table}: {one.tokens} twice; give each kind of tokens once.")
             tokens[name] = _fit_tokens(train, table, one, seed)
+            if one.start == "correlated" and one.tokens in ("gene_sets", "clusters"):
+                has = ~np.isnan(values).all(axis=1)
+                loadings[name] = loadings_of(tokens[name].fitted.transform(values[has]))
             if one.direct != "none":
                 direct.append(_fit_direct(values, train.names[table], table, name, one))
-    return Tables(tokens, tuple(direct))
+    return Tables(tokens, tuple(direct), loadings)
 
 
 def _fit_direct(values: Floats, names: Sequence[str], table: str, owner: str, one: TableSettings) -> DirectTable:
@@ -204,3 +210,17 @@ def clusters_of(z: Floats, groups: int, *, seed: int) -> dict[str, tuple[int, ..
     of = KMeans(min(groups, len(vectors)), n_init=1, random_state=seed).fit_predict(vectors)
     found = [tuple(int(i) for i in np.flatnonzero(of == cluster)) for cluster in range(of.max() + 1)]
     return {f"cluster {i + 1}": one for i, one in enumerate(found) if one}
+
+
+def loadings_of(z: Floats, most: int = 32) -> Floats:
+    """Loadings of the first components of z-scores (N, D), (D, r): the product of two rows approximates the correlation
+    of two columns.
+
+    >>> z = np.array([[1.0, 1.0, 0.0], [-1.0, -1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, -1.0]], np.float32)
+    >>> np.round(loadings_of(z) @ loadings_of(z).T, 3)[0]
+    array([0.5, 0.5, 0. ], dtype=float32)
+    """
+    centred = z.astype(np.float64) - z.mean(axis=0)
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    r = min(most, len(singular))
+    return (axes[:r].T * singular[:r] / len(z) ** 0.5).astype(np.float32)

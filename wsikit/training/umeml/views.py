@@ -6,12 +6,14 @@ Axes: N patches, K prototypes, T second tokens, n = K + T nodes, C communities.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from wsikit.errors import RequestError
 from wsikit.models.umeml.config import UmemlConfig
 from wsikit.models.umeml.network import UmemlOutput
 from wsikit.training.cohort.protocol import Part
@@ -57,6 +59,29 @@ class PatientView:
         """Second tokens in the community of a prototype."""
         same = np.flatnonzero(self.communities[self.prototypes :] == self.communities[prototype])
         return tuple(self.nodes[self.prototypes + int(i)] for i in same)
+
+
+def consensus(views: Sequence[PatientView], *, seed: int = 0) -> Index:
+    """Communities of a cohort's nodes, (n,): Louvain's partition of how often two nodes share a community of a patient.
+
+    A patient's own communities depend on what is active there; over many patients, nodes of one group stay together.
+    Views must have the same nodes.
+
+    >>> view = PatientView("a", ("x", "y", "z"), 0, np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32),
+    ...                    np.array([0, 0, 1]), np.zeros((2, 2, 3), np.float32), {})
+    >>> consensus([view]).tolist()
+    [0, 0, 1]
+    """
+    import networkx as nx
+
+    if not views or any(view.nodes != views[0].nodes for view in views):
+        raise RequestError("consensus: give patients who have the same tables and slides, at least one.")
+    together = np.mean([view.communities[:, None] == view.communities[None, :] for view in views], axis=0)
+    graph = nx.from_numpy_array(together - np.eye(len(together)))
+    labels = np.empty(len(together), dtype=np.int64)
+    for number, nodes in enumerate(sorted(nx.community.louvain_communities(graph, seed=seed), key=min)):
+        labels[list(nodes)] = number
+    return labels
 
 
 def explain(fitted: FittedUmeml, part: Part) -> list[PatientView]:
