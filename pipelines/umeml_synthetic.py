@@ -4,7 +4,7 @@ Patients of training, validation and test are drawn independently (`wsikit.phant
 both modalities, each modality alone, an additive late fusion of these two (a Cox model of their risks, fitted to the
 validation part), and the network without its modularity loss, registers, or prototypes (one query, which is the mean
 of the patches). Stated are C-indices with intervals by patient, how much of each planted part the risk holds, and
-whether communities recover planted groups. About 8 minutes on one core.
+whether communities recover planted groups. About 3 minutes of one core.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ SETTINGS: dict[str, Any] = {
     "survival": "cox",
     "batch": 64,
     "lr": 2e-3,
-    "epochs": 60,
-    "patience": 15,
+    "epochs": 30,
+    "patience": 10,
     "linear_start": False,
-    "patches": {"prototypes": 8, "heads": 4, "layers": 2},
+    "patches": {"prototypes": 8, "heads": 4, "drop": 0.1},
     "decoder": {"heads": 4},
-    "modularity": {"communities": 4},
+    "modularity": {"communities": 8, "temperature": 0.1, "centre": True},
 }
+"""Chosen on patients of other seeds. No linear part, so that the ablations are of the network."""
 ABLATIONS: dict[str, dict[str, Any]] = {
     "without modularity": {"modularity": {"weight": 0.0}},
     "without registers": {"decoder": {"heads": 4, "registers": 0}},
-    "without prototypes": {"patches": {"prototypes": 1, "heads": 4, "layers": 2}},
+    "without prototypes": {"patches": {"prototypes": 1, "heads": 4, "drop": 0.1}},
 }
 FUSED, PATH, GENE, ADDITIVE = "fused", "path alone", "genes alone", "additive late fusion"
 DRAWS = 1000
 
 
 def learner(gmt: Path, changes: dict[str, Any]) -> UmemlLearner:
-    genes = {"tokens": "gene_sets", "gene_sets": str(gmt), "heads": 4, "drop": 0.1, "start": "correlated"}
+    genes = {"tokens": "gene_sets", "gene_sets": str(gmt), "heads": 4, "start": "correlated"}
     return UmemlLearner(UmemlSettings.model_validate(SETTINGS | {"tables": {"rna": genes}} | changes))
 
 
@@ -107,7 +108,7 @@ def agreement(fitted: FittedUmeml, cohort: PhantomCohort, count: int = 100) -> d
     return {
         "gene sets": adjusted_rand_score(modules, found[k:]),
         "prototypes": adjusted_rand_score(types, found[:k]),
-        "all, type of module": adjusted_rand_score([*types, *modules], found),
+        "all, as groups of their own": adjusted_rand_score([*types, *(modules + TYPES)], found),
     }
 
 
@@ -119,13 +120,13 @@ def interval(values: np.ndarray) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--patients", type=int, default=300, help="of the training part")
+    parser.add_argument("--patients", type=int, default=400, help="of the training part")
     parser.add_argument("--tested", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     begun = time.process_time()
-    test = make_cohort(asked.tested, seed=900_000)
+    test = make_cohort(asked.tested, seed=900_100)
     counts = np.random.default_rng(0).multinomial(asked.tested, np.full(asked.tested, 1 / asked.tested), DRAWS)
     counts = np.concatenate([np.ones((1, asked.tested)), counts])
     risks: dict[str, list[np.ndarray]] = {}
@@ -134,8 +135,8 @@ def main() -> None:
         gmt = Path(folder) / "sets.gmt"
         gmt.write_text(test.gmt())
         for seed in range(asked.seeds):
-            train = make_cohort(asked.patients, seed=seed).part
-            validation = make_cohort(max(50, asked.patients // 3), seed=500_000 + seed).part
+            train = make_cohort(asked.patients, seed=100 + seed).part
+            validation = make_cohort(max(50, asked.patients // 3), seed=500_100 + seed).part
             both = learner(gmt, {}).fit(train, validation, seed)
             arms = {
                 FUSED: both,

@@ -26,7 +26,7 @@ def test_each_part_is_seen_where_it_is_planted() -> None:
     assert seen["path"][0] > 0.4 > 0.1 > seen["path"][1]
     assert seen["gene"][0] < 0.1 < 0.8 < seen["gene"][1]
     assert min(seen["shared"]) > 0.3
-    assert max(seen["complementary"]) < 0.1  # no linear function of either sees the product
+    assert max(seen["joint"]) < 0.1  # no linear function of either sees the product
 
 
 def test_patients_differ_by_seed_and_appearance_does_not() -> None:

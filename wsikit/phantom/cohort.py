@@ -7,10 +7,10 @@ Tissue of four types lies in each slide; genes belong to four modules. The log-r
 | path | share of tissue type 1 | – |
 | gene | – | activity of module 1 |
 | shared | share of tissue type 2 | activity of module 2 |
-| complementary: a · b, both ±1 | a: whether there is tissue type 3 | b: sign of module 3 |
+| joint: a · b, both ±1 | a: whether there is tissue type 3 | b: sign of module 3 |
 
-The product a · b is independent of a alone and of b alone, so neither modality, nor any sum of one score of each, tells
-it. Type 0 and module 0 are without effect.
+"path" and "gene" are complementary: each modality has what the other lacks. The joint part is independent of a alone
+and of b alone, so neither modality, nor any sum of one score of each, tells it. Type 0 and module 0 are without effect.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from wsikit.training.cohort.protocol import Part
 
 TYPES, MODULES, SETS, GENES = 4, 4, 3, 5
 """Tissue types; gene modules, gene sets of each, and genes of each set."""
-PARTS = ("path", "gene", "shared", "complementary")
-WEIGHTS = (0.8, 0.8, 0.8, 1.0)
+PARTS = ("path", "gene", "shared", "joint")
+WEIGHTS = (1.0, 1.0, 0.6, 0.5)
 """Of the parts in the log-risk; each part has mean 0 and variance 1."""
 
 

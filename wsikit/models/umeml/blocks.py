@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+SHARPNESS = 4.0
+"""Factor of the first scores where queries compete. A competition that is soft at the start stays soft: all prototypes
+then are the mean of the slide."""
+
+
 class FeedForward(nn.Module):
     """LayerNorm, linear, GELU, dropout, linear; added to its input (B, T, d)."""
 
@@ -72,8 +77,11 @@ class QueryAttention(nn.Module):
         # biases of keys and values have no effect of their own: the former cancels in the softmax over patches, the
         # latter is a part of the bias of `out`
         self.key, self.value = (nn.Parameter(torch.empty(width, width)) for _ in range(2))
-        for weight in (self.key, self.value):
-            nn.init.xavier_uniform_(weight)
+        # scores start as inner products of queries and patches, rotated: a query near a group of patches finds it
+        nn.init.orthogonal_(self.key)
+        with torch.no_grad():
+            self.query.weight.copy_(SHARPNESS * self.key if normalisation == "slots" else self.key)
+        nn.init.xavier_uniform_(self.value)
 
     def forward(
         self, queries: Tensor, patches: Tensor, mask: Tensor | None, keep: Tensor | None = None

@@ -109,6 +109,9 @@ class ModularityConfig(_Settings):
     """τ of the assignment's softmax; cosines are divided by it. Ours."""
     collapse: float = Field(0.1, ge=0)
     """Weight of DMoN's collapse term (arXiv 2006.16904); 0 is the paper's formula."""
+    centre: bool = False
+    """Subtract the mean node of each modality before the cosines, so that what all nodes have in common adds no edges.
+    Ours; off, as the cosines are taken of the nodes themselves."""
     detach: bool = True
     """The graph is a constant of the loss; else it can be lowered by thinning the graph. Ours."""
 

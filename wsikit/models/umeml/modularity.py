@@ -107,6 +107,11 @@ class CommunityLoss(nn.Module):
     def forward(self, nodes: Tensor, mask: Tensor, is_prototype: Tensor) -> Communities:
         """`nodes` (B, n, d), `mask` bool (B, n), `is_prototype` bool (n,): True for prototypes, else second tokens."""
         config = self.config
+        if config.centre:
+            for of in (is_prototype, ~is_prototype):
+                there = (mask & of)[:, :, None]
+                mean = (nodes * there).sum(dim=1, keepdim=True) / there.sum(dim=1, keepdim=True).clamp_min(1)
+                nodes = nodes - mean * there
         adjacency = cosine_graph(nodes.detach() if config.detach else nodes, mask)
         first = self.assign(nodes, 0)
         second = self.assign(nodes, 1) if config.variant == "views" else first

@@ -61,6 +61,7 @@ class PathologyEncoder(nn.Module):
         super().__init__()
         self.normalisation = config.normalisation
         self.project = nn.Linear(config.width, width)
+        nn.init.kaiming_normal_(self.project.weight)
         self.register_buffer("mean", torch.zeros(config.width))
         self.register_buffer("scale", torch.ones(config.width))
         self.drop = config.drop
@@ -73,12 +74,20 @@ class PathologyEncoder(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(config.layers))
         self.feed = nn.ModuleList(FeedForward(width, hidden=2 * width, drop=config.drop) for _ in range(config.layers))
 
-    def forward(self, patches: Tensor, mask: Tensor | None = None) -> Prototypes:
-        """Patches, float (B, N, D), and bool (B, N), True where there is one; None: everywhere."""
+    @torch.no_grad()
+    def start_from(self, centres: Tensor) -> None:
+        """Start the queries at these places of the feature space, (K, D), such as the centres of k-means."""
+        self.queries.copy_(self._seen(centres))
+
+    def _seen(self, patches: Tensor) -> Tensor:
         # standardised features times W are features times W / scale: no pass over the patches for it
         weight = self.project.weight / self.scale
         bias = self.project.bias - weight @ self.mean
-        seen = functional.linear(patches, weight, bias).relu_()
+        return functional.linear(patches, weight, bias).relu_()
+
+    def forward(self, patches: Tensor, mask: Tensor | None = None) -> Prototypes:
+        """Patches, float (B, N, D), and bool (B, N), True where there is one; None: everywhere."""
+        seen = self._seen(patches)
         keep = self._dropped(seen) if self.training and self.drop else None
         tokens = self.queries.expand(len(patches), -1, -1)
         scores = tokens.new_zeros(0)

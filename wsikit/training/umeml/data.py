@@ -20,6 +20,10 @@ FOR_STATISTICS = 256
 """Patches of each patient from which mean and standard deviation of the features are computed."""
 
 
+FOR_CENTRES = 20_000
+"""Patches of all patients from which the centres are computed."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Inputs of the network for B patients."""
@@ -139,11 +143,21 @@ def feature_width(part: Part) -> int | None:
     return None
 
 
-def feature_statistics(patients: Patients, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (D,) of the patch features, from up to `FOR_STATISTICS` patches of each patient.
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Of patch features of a training part, D of them."""
 
-    A feature that does not vary has a deviation of 1.
-    """
+    mean: Tensor
+    """(D,)."""
+    std: Tensor
+    """(D,); 1 for a feature that does not vary."""
+    centres: Tensor | None
+    """(K, D): centres of k-means of the standardised features, in their own units; None: not asked for, or there are
+    fewer patches."""
+
+
+def feature_statistics(patients: Patients, *, centres: int = 0, seed: int) -> FeatureStatistics:
+    """Statistics from up to `FOR_STATISTICS` patches of each patient, and of `FOR_CENTRES` for `centres` centres."""
     drawn = []
     for row in range(len(patients)):
         bag = patients.bag(row)
@@ -151,5 +165,13 @@ def feature_statistics(patients: Patients, *, seed: int) -> tuple[Tensor, Tensor
             bag = bag[np.random.default_rng([seed, row]).choice(len(bag), FOR_STATISTICS, replace=False)]
         drawn.append(bag)
     every = np.concatenate(drawn).astype(np.float64)
-    std = every.std(axis=0)
-    return torch.tensor(every.mean(axis=0)).float(), torch.tensor(np.where(std > 1e-6, std, 1.0)).float()
+    mean, std = every.mean(axis=0), every.std(axis=0)
+    std = np.where(std > 1e-6, std, 1.0)
+    found = None
+    if 0 < centres <= len(every):
+        from sklearn.cluster import KMeans
+
+        some = every[np.random.default_rng(seed).permutation(len(every))[:FOR_CENTRES]]
+        fitted = KMeans(centres, n_init=1, random_state=seed).fit((some - mean) / std)
+        found = torch.tensor(fitted.cluster_centers_ * std + mean).float()
+    return FeatureStatistics(torch.tensor(mean).float(), torch.tensor(std).float(), found)

@@ -133,14 +133,17 @@ class UmemlLearner:
         training = Patients(train, tables, tasks, width=width, device=device)
         checked = None if validation is None else Patients(validation, tables, tasks, width=width, device=device)
         config = network_config(settings, tables, tasks, width)
-        statistics = feature_statistics(training, seed=seed) if width else None
+        centres = settings.patches.prototypes if settings.patches.start == "centres" else 0
+        statistics = feature_statistics(training, centres=centres, seed=seed) if width else None
         members = []
         for number in range(settings.members):
             torch.manual_seed(seed * 1000 + number)
             network = UMEML(config).to(device)
             if network.pathology is not None and statistics is not None:
-                network.pathology.mean.copy_(statistics[0])
-                network.pathology.scale.copy_(statistics[1])
+                network.pathology.mean.copy_(statistics.mean)
+                network.pathology.scale.copy_(statistics.std)
+                if statistics.centres is not None:
+                    network.pathology.start_from(statistics.centres.to(device))
             for name, loadings in tables.loadings.items():
                 first = network.tokens[name].first
                 assert isinstance(first, GroupTokens)
@@ -187,7 +190,7 @@ def network_config(settings: UmemlSettings, tables: Tables, tasks: Tasks, width:
     """
     patches = None
     if width is not None:
-        own = settings.patches.model_dump(exclude={"most", "together"})
+        own = settings.patches.model_dump(exclude={"most", "together", "start"})
         patches = PatchConfig(width=width, **own)
     try:
         return UmemlConfig(

@@ -59,6 +59,9 @@ class PatchSettings(_Settings):
     pooling: Literal["heads", "shared"] = "heads"
     drop: float = Field(0.25, ge=0, lt=1)
     cross_attention: bool = False
+    start: Literal["centres", "random"] = "centres"
+    """First queries. centres: of k-means of patches of the training part, so that prototypes differ from the start. The
+    paper says that queries cluster patches, not how; ours."""
     most: int = Field(4096, gt=0)
     """Patches of a patient per epoch, drawn again in each; all are used in validation and prediction."""
     together: int = Field(16_384, gt=0)

@@ -77,7 +77,9 @@ def consensus(views: Sequence[PatientView], *, seed: int = 0) -> Index:
     if not views or any(view.nodes != views[0].nodes for view in views):
         raise RequestError("consensus: give patients who have the same tables and slides, at least one.")
     together = np.mean([view.communities[:, None] == view.communities[None, :] for view in views], axis=0)
-    graph = nx.from_numpy_array(together - np.eye(len(together)))
+    apart = ~np.eye(len(together), dtype=bool)
+    # only what is together more often than two nodes on average: chance alone joins all nodes
+    graph = nx.from_numpy_array(np.maximum(together - together[apart].mean(), 0.0) * apart)
     labels = np.empty(len(together), dtype=np.int64)
     for number, nodes in enumerate(sorted(nx.community.louvain_communities(graph, seed=seed), key=min)):
         labels[list(nodes)] = number
