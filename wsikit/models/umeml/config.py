@@ -171,8 +171,8 @@ class UmemlConfig(_Settings):
     direct: tuple[str, ...] = ()
     """Columns that also enter the heads directly, next to the decoder: the token set that each belongs to. A column
     whose set is missing counts as 0."""
-    modularity: ModularityConfig = ModularityConfig()
-    decoder: DecoderConfig = DecoderConfig()
+    modularity: ModularityConfig = ModularityConfig.model_validate({})
+    decoder: DecoderConfig = DecoderConfig.model_validate({})
     tasks: tuple[TaskConfig, ...]
     modality_dropout: float = Field(0.15, ge=0, lt=1)
     """Probability in training that one modality of a patient is treated as missing. Ours; the paper lists missing

@@ -35,7 +35,8 @@ def interpolated(survival: Doubles) -> Doubles:
     logs = np.log(np.maximum(survival, 1e-12))
     before = np.concatenate([np.zeros((len(logs), 1)), logs[:, :-1]], axis=1)
     steps = np.arange(1, STEPS + 1) / STEPS
-    return np.exp((before[:, :, None] + (logs - before)[:, :, None] * steps).reshape(len(logs), -1))
+    found: Doubles = np.exp((before[:, :, None] + (logs - before)[:, :, None] * steps).reshape(len(logs), -1))
+    return found
 
 
 @dataclass(frozen=True)

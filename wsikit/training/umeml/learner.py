@@ -105,7 +105,7 @@ class UmemlLearner:
     (80, 32)
     """
 
-    settings: UmemlSettings = UmemlSettings()
+    settings: UmemlSettings = UmemlSettings.model_validate({})
     name: str = "UMEML"
     slides: bool = True
     device: str = "cpu"

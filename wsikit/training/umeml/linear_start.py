@@ -86,7 +86,7 @@ def _minimise(
     def closure() -> float:
         optimiser.zero_grad()
         loss = task_loss(_outputs(network, training[0]), training[1], tasks) + penalty * penalty_of(network)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    optimiser.step(closure)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]

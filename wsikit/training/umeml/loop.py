@@ -119,13 +119,13 @@ def _step(
             continue
         loss = loss + task_loss(found.tasks, training.targets.take(batch.rows), tasks, known=known)
         total += float(loss.detach())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         loss = torch.zeros((), device=training.device)
     if tasks.by_batch:
         joined = {name: torch.cat([one[name] for one in kept]) for name in kept[0]}
         loss = loss + task_loss(joined, targets, tasks)
         total = float(loss.detach())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     return total, term
 
 
@@ -153,7 +153,8 @@ def _rate(step: int, warm: int, total: int) -> float:
 
 def _decayed(network: UMEML, weight_decay: float) -> list[dict[str, object]]:
     """Weight decay for matrices; none for biases, norms, and the direct columns, which have their ridge penalty."""
-    with_decay, without = [], []
+    with_decay: list[torch.nn.Parameter] = []
+    without: list[torch.nn.Parameter] = []
     for name, parameter in network.named_parameters():
         decays = parameter.ndim > 1 and not (name.startswith("heads.") and ".direct." in name)
         (with_decay if decays else without).append(parameter)

@@ -73,12 +73,12 @@ class UmemlSettings(_Settings):
     says otherwise."""
 
     width: int = Field(256, gt=0)
-    patches: PatchSettings = PatchSettings()
+    patches: PatchSettings = PatchSettings.model_validate({})
     tables: dict[str, TableSettings | tuple[TableSettings, ...]] = {}
     """Token sets of each table of the cohort; a table may have several. A table that is not named gets the default: one
     token per column and direct columns up to 64 columns; above, clusters and direct columns."""
-    modularity: ModularityConfig = ModularityConfig()
-    decoder: DecoderConfig = DecoderConfig()
+    modularity: ModularityConfig = ModularityConfig.model_validate({})
+    decoder: DecoderConfig = DecoderConfig.model_validate({})
     modality_dropout: float = Field(0.15, ge=0, lt=1)
 
     survival: Literal["nll", "cox"] = "nll"

@@ -57,7 +57,8 @@ class DirectTable:
 
     def transform(self, values: Floats) -> Floats:
         """Float32 (N, q); 0 for a missing patient."""
-        return np.nan_to_num(_with_missing(self.fitted.transform(values), values) / self.divisor).astype(np.float32)
+        scaled = _with_missing(self.fitted.transform(values), values) / np.float32(self.divisor)
+        return np.nan_to_num(scaled, copy=False)
 
 
 def _with_missing(made: Floats, values: Floats) -> Floats:
@@ -120,9 +121,10 @@ class Tables:
 
 def default_settings(columns: int) -> tuple[TableSettings, ...]:
     """Token sets of a table for which none are given."""
-    if columns <= FEW_COLUMNS:
-        return (TableSettings(tokens="row", direct="columns", drop=0.0),)
-    return (TableSettings(tokens="clusters", direct="columns"),)
+    few = {"tokens": "row", "direct": "columns", "drop": 0.0}
+    return (
+        TableSettings.model_validate(few if columns <= FEW_COLUMNS else {"tokens": "clusters", "direct": "columns"}),
+    )
 
 
 def fit_tables(
@@ -177,7 +179,7 @@ def _fit_tokens(train: Part, table: str, one: TableSettings, seed: int) -> Token
         row = RowConfig(columns=n, layers=one.layers, heads=one.heads, drop=one.drop)
         made = tuple(f"component {i + 1}" for i in range(n))
         return TokenTable(table, components, row, made, ((),) * n, made)
-    scaler = fit_columns(values, most=one.most, by=one.by, part=train.take(has))
+    scaler = fit_columns(values, most=one.most, by=one.by, part=train.take(np.flatnonzero(has)))
     kept = tuple(names[i] for i in scaler.kept)
     if one.tokens == "row":
         row = RowConfig(columns=len(kept), layers=one.layers, heads=one.heads, drop=one.drop)
@@ -223,4 +225,5 @@ def loadings_of(z: Floats, most: int = 32) -> Floats:
     centred = z.astype(np.float64) - z.mean(axis=0)
     _, singular, axes = np.linalg.svd(centred, full_matrices=False)
     r = min(most, len(singular))
-    return (axes[:r].T * singular[:r] / len(z) ** 0.5).astype(np.float32)
+    found: Floats = (axes[:r].T * singular[:r] / len(z) ** 0.5).astype(np.float32)
+    return found

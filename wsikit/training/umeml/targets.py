@@ -69,7 +69,8 @@ def tasks_of(train: Part, settings: UmemlSettings) -> Tasks:
         If a task is asked for that the cohort does not have, or it has none.
     """
     there = {SURVIVAL: train.time is not None, CLASSES: train.labels is not None}
-    asked: dict[str, float] = dict(settings.tasks) or {name: 1.0 for name, has in there.items() if has}
+    given_weights: dict[str, float] = {str(name): weight for name, weight in settings.tasks.items()}
+    asked = given_weights or {name: 1.0 for name, known in there.items() if known}
     for name in asked:
         if not there[name]:
             has = ", ".join(one for one, given in there.items() if given) or "neither follow-up nor labels"

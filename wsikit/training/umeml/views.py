@@ -15,6 +15,7 @@ import torch
 
 from wsikit.errors import RequestError
 from wsikit.models.umeml.config import UmemlConfig
+from wsikit.models.umeml.heads import TaskHead
 from wsikit.models.umeml.network import UmemlOutput
 from wsikit.training.cohort.protocol import Part
 from wsikit.training.umeml.data import Batch
@@ -100,6 +101,7 @@ def explain(fitted: FittedUmeml, part: Part) -> list[PatientView]:
             task = fitted.tasks.configs[0]
             output = found.tasks[task.name]
             head = network.heads[task.name]
+            assert isinstance(head, TaskHead)
             score = output.max() if task.kind in ("classification", "ordinal") else head.risk(output).sum()
             gradients = torch.autograd.grad(score, [*values.values(), direct], allow_unused=True)
         columns = {
@@ -114,7 +116,11 @@ def explain(fitted: FittedUmeml, part: Part) -> list[PatientView]:
 def _view(
     fitted: FittedUmeml, patient: str, found: UmemlOutput, columns: dict[str, Floats], config: UmemlConfig
 ) -> PatientView:
-    k = 0 if found.prototypes is None else found.prototypes.tokens.shape[1]
+    k, assignment, attention = 0, np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
+    if found.prototypes is not None:
+        k = found.prototypes.tokens.shape[1]
+        assignment = found.prototypes.assignment[0].T.detach().cpu().numpy()
+        attention = found.prototypes.attention[0].T.detach().cpu().numpy()
     sets = [name for name in config.tokens if name in columns]
     nodes = [f"prototype {i + 1}" for i in range(k)]
     nodes += [f"{name}: {token}" for name in sets for token in fitted.tables.tokens[name].names]
@@ -122,13 +128,12 @@ def _view(
     if found.communities is not None:
         shares = torch.stack([found.communities.pathology[0], found.communities.genomics[0]]).detach().cpu().numpy()
     total = shares.sum(axis=0) if config.modularity.variant == "blocks" else shares[0]
-    empty = np.zeros((0, k), np.float32)
     return PatientView(
         id=patient,
         nodes=tuple(nodes),
         prototypes=k,
-        assignment=empty if not k else found.prototypes.assignment[0].T.detach().cpu().numpy(),
-        attention=empty if not k else found.prototypes.attention[0].T.detach().cpu().numpy(),
+        assignment=assignment,
+        attention=attention,
         communities=total.argmax(axis=0) if shares.shape[1] else np.zeros(len(nodes), np.int64),
         shares=shares,
         relevance=_relevance(fitted, columns),
