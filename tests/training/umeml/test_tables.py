@@ -13,7 +13,7 @@ from wsikit.errors import RequestError
 from wsikit.models.umeml.config import GroupsConfig
 from wsikit.models.umeml.tokens import GroupTokens
 from wsikit.training.cohort.protocol import Part
-from wsikit.training.umeml.curves import curve_times, fit_baseline, interpolated
+from wsikit.training.umeml.curves import fit_baseline, fit_shape
 from wsikit.training.umeml.gene_sets import match_sets, read_gmt
 from wsikit.training.umeml.settings import TableSettings, UmemlSettings
 from wsikit.training.umeml.tables import clusters_of, fit_tables, loadings_of
@@ -82,13 +82,20 @@ def test_gene_sets_without_a_file_are_refused() -> None:
         UmemlSettings.model_validate({"tables": {"rna": {"tokens": "gene_sets"}}})
 
 
-def test_a_curve_goes_through_the_ends_of_its_intervals_with_constant_hazards_between() -> None:
-    ends = np.array([[0.8, 0.5], [0.9, 0.1]])
-    times, curve = curve_times(np.array([10.0]), 30.0), interpolated(ends)
-    np.testing.assert_allclose(curve[:, times == 10.0][:, 0], ends[:, 0])
-    np.testing.assert_allclose(curve[:, times == 30.0][:, 0], ends[:, 1])
-    hazards = -np.diff(np.log(np.concatenate([np.ones((2, 1)), curve], axis=1)), axis=1) / np.diff(times, prepend=0)
-    np.testing.assert_allclose(hazards[:, :8], hazards[:, :1].repeat(8, axis=1))
+def test_a_curve_of_the_training_part_itself_is_its_nelson_and_aalen_curve() -> None:
+    """Within intervals a curve runs as that of the training part, through the ends that the network gives."""
+    rng = np.random.default_rng(0)
+    time, event = np.round(rng.exponential(20, 200)) + 1, rng.random(200) < 0.6  # with ties
+    cuts = np.array([5.5, 12.5, 30.5])
+    shape = fit_shape(time, event, cuts)
+    hazard = np.cumsum([(event & (time == t)).sum() / (time >= t).sum() for t in shape.times])
+    ends = np.exp(-np.array([hazard[shape.times <= end][-1] for end in (*cuts, np.inf)]))
+    np.testing.assert_allclose(shape.survival(ends[None])[0], np.exp(-hazard))
+    other = shape.survival(ends[None] ** 2)[0]  # twice the hazard
+    np.testing.assert_allclose(other, np.exp(-2 * hazard))
+    np.testing.assert_allclose(
+        shape.survival(np.array([[0.9, 0.5, 0.2, 0.1]]))[0, shape.share == 1], [0.9, 0.5, 0.2, 0.1]
+    )
 
 
 def test_the_baseline_of_equal_risks_is_nelson_and_aalens() -> None:

@@ -7,36 +7,54 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.training.cohort.scaling import time_bin
+
 Doubles = npt.NDArray[np.float64]
-STEPS = 8
-"""Points of a curve within an interval of time."""
 
 
-def curve_times(cuts: Doubles, end: float) -> Doubles:
-    """Times at which a curve of discrete hazards is given: `STEPS` per interval, (bins · STEPS,), increasing.
+@dataclass(frozen=True)
+class CurveShape:
+    """How a curve of discrete hazards runs within its intervals: as the cumulative hazard of the training part does.
 
-    `cuts` (bins − 1,): inner borders; the last interval ends at `end`, the longest follow-up of the training part.
-
-    >>> curve_times(np.array([8.0]), 24.0)[[0, 7, 15]]
-    array([ 1.,  8., 24.])
+    Within an interval all patients have proportional hazards; the ends of the intervals are the network's own. With a
+    constant hazard instead, the last interval, which may last for many years, would have its deaths too late.
     """
-    borders = np.concatenate([[0.0], cuts, [max(end, cuts[-1] * (1 + 1e-6))]])
-    steps = np.arange(1, STEPS + 1) / STEPS
-    return np.concatenate([low + (high - low) * steps for low, high in zip(borders[:-1], borders[1:], strict=True)])
+
+    times: Doubles
+    """Months, (T,), increasing: those of the events of the training part."""
+    interval: npt.NDArray[np.int64]
+    """Of each time, (T,)."""
+    share: Doubles
+    """Part of the interval's cumulative hazard that is reached, (T,); 1 at its last event."""
+
+    def survival(self, ends: Doubles) -> Doubles:
+        """Curves at `times` (N, T) from those at the ends of the intervals (N, bins)."""
+        logs = np.log(np.maximum(ends, 1e-12))
+        before = np.concatenate([np.zeros((len(logs), 1)), logs[:, :-1]], axis=1)
+        found: Doubles = np.exp(before[:, self.interval] + (logs - before)[:, self.interval] * self.share)
+        return found
 
 
-def interpolated(survival: Doubles) -> Doubles:
-    """A curve at the ends of the intervals (N, bins), at the times of `curve_times`: the hazard is constant within an
-    interval (Kvamme and Borgan 2021), so the logarithm is linear.
+def fit_shape(time: Doubles, event: npt.NDArray[np.bool_], cuts: Doubles) -> CurveShape:
+    """The shape of a training part: the increments of Nelson and Aalen's estimate, within each interval.
 
-    >>> interpolated(np.array([[0.25]]))[0, [3, 7]]
-    array([0.5 , 0.25])
+    `cuts` (bins − 1,) are the inner borders; rows without a known time are left out.
+
+    >>> shape = fit_shape(np.array([1.0, 2.0, 9.0]), np.array([True, True, True]), np.array([5.0]))
+    >>> shape.interval.tolist(), shape.share.tolist()
+    ([0, 0, 1], [0.4, 1.0, 1.0])
     """
-    logs = np.log(np.maximum(survival, 1e-12))
-    before = np.concatenate([np.zeros((len(logs), 1)), logs[:, :-1]], axis=1)
-    steps = np.arange(1, STEPS + 1) / STEPS
-    found: Doubles = np.exp((before[:, :, None] + (logs - before)[:, :, None] * steps).reshape(len(logs), -1))
-    return found
+    known = np.isfinite(time)
+    time, event = time[known], event[known]
+    times = np.unique(time[event])
+    steps = np.array([(event & (time == t)).sum() / (time >= t).sum() for t in times])
+    interval = time_bin(times, cuts)
+    share = np.empty(len(times))
+    for k in np.unique(interval):
+        rows = interval == k
+        reached = np.cumsum(steps[rows])
+        share[rows] = reached / reached[-1]
+    return CurveShape(times, interval, share)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from wsikit.models.umeml.config import TaskConfig, TokenConfig, UmemlConfig
 from wsikit.models.umeml.network import UMEML
 from wsikit.store.atomic import write_json
 from wsikit.training.cohort.scaling import ColumnScaler, Components
-from wsikit.training.umeml.curves import Baseline
+from wsikit.training.umeml.curves import Baseline, CurveShape
 from wsikit.training.umeml.learner import FittedUmeml, Member
 from wsikit.training.umeml.linear_start import LinearStart
 from wsikit.training.umeml.loop import Epoch
@@ -194,12 +194,14 @@ def _number(value: float) -> float | None:
 
 def _tasks_record(tasks: Tasks, arrays: Arrays) -> dict[str, Any]:
     arrays["tasks.cuts"] = torch.from_numpy(np.ascontiguousarray(tasks.cuts))
+    if tasks.shape is not None:
+        for name in ("times", "interval", "share"):
+            arrays[f"tasks.shape.{name}"] = torch.from_numpy(getattr(tasks.shape, name))
     if tasks.class_weights is not None:
         arrays["tasks.class_weights"] = tasks.class_weights
     return {
         "configs": [task.model_dump(mode="json") for task in tasks.configs],
         "weights": dict(tasks.weights),
-        "end": _number(tasks.end),
         "classes": tasks.classes,
         "uncensored_share": tasks.uncensored_share,
     }
@@ -210,11 +212,17 @@ def _tasks(record: dict[str, Any], arrays: Arrays) -> Tasks:
         tuple(TaskConfig.model_validate(one) for one in record["configs"]),
         record["weights"],
         arrays["tasks.cuts"].numpy(),
-        float("nan") if record["end"] is None else float(record["end"]),
+        _shape(arrays),
         arrays.get("tasks.class_weights"),
         tuple(record["classes"]),
         float(record["uncensored_share"]),
     )
+
+
+def _shape(arrays: Arrays) -> CurveShape | None:
+    if "tasks.shape.times" not in arrays:
+        return None
+    return CurveShape(*(arrays[f"tasks.shape.{name}"].numpy() for name in ("times", "interval", "share")))
 
 
 def _pack(arrays: Arrays, name: str, fitted: ColumnScaler | Components) -> str:

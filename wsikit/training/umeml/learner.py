@@ -15,7 +15,7 @@ from wsikit.models.umeml.losses import log_survival
 from wsikit.models.umeml.network import UMEML
 from wsikit.models.umeml.tokens import GroupTokens
 from wsikit.training.cohort.protocol import Part, Prediction
-from wsikit.training.umeml.curves import Baseline, curve_times, fit_baseline, interpolated
+from wsikit.training.umeml.curves import Baseline, fit_baseline
 from wsikit.training.umeml.data import Patients, feature_statistics, feature_width
 from wsikit.training.umeml.linear_start import LinearStart, fit_linear
 from wsikit.training.umeml.loop import Epoch, outputs_of, train_network
@@ -74,7 +74,8 @@ class FittedUmeml:
             elif task.kind == "survival":
                 ends = _mean([log_survival(one).exp() for one in found])
                 risk = -ends.sum(axis=1)
-                survival, times = interpolated(ends), curve_times(self.tasks.cuts, self.tasks.end)
+                assert self.tasks.shape is not None
+                survival, times = self.tasks.shape.survival(ends), self.tasks.shape.times
             else:
                 probs = _mean([one.softmax(dim=1) for one in found])
         return Prediction(risk=risk, survival=survival, times=times, probs=probs)
@@ -102,7 +103,7 @@ class UmemlLearner:
     ...                          "direct": "columns"}})
     >>> fitted = UmemlLearner(settings).fit(cohort.take(range(60)), cohort.take(range(60, 80)), seed=0)
     >>> fitted.predict(cohort).survival.shape
-    (80, 32)
+    (80, 60)
     """
 
     settings: UmemlSettings = UmemlSettings.model_validate({})

@@ -16,6 +16,7 @@ from wsikit.models.umeml.config import TaskConfig
 from wsikit.models.umeml.losses import cox_loss, discrete_nll
 from wsikit.training.cohort.protocol import UNKNOWN, Part
 from wsikit.training.cohort.scaling import time_bin, time_cuts
+from wsikit.training.umeml.curves import CurveShape, fit_shape
 from wsikit.training.umeml.settings import UmemlSettings
 
 SURVIVAL, CLASSES = "survival", "classes"
@@ -29,8 +30,8 @@ class Tasks:
     weights: Mapping[str, float]
     cuts: npt.NDArray[np.float64]
     """Inner borders of the intervals of time in months, (bins − 1,); empty without discrete survival."""
-    end: float
-    """Longest follow-up of the training part in months; NaN without survival."""
+    shape: CurveShape | None
+    """Of survival curves within the intervals; None without discrete survival."""
     class_weights: Tensor | None
     """(C,)."""
     classes: tuple[str, ...]
@@ -78,15 +79,15 @@ def tasks_of(train: Part, settings: UmemlSettings) -> Tasks:
     if not asked:
         raise RequestError("umeml: the cohort has neither follow-up nor labels; there is nothing to learn.")
     configs: list[TaskConfig] = []
-    cuts, end, weights = np.zeros(0), float("nan"), None
+    cuts, shape, weights = np.zeros(0), None, None
     if SURVIVAL in asked:
         assert train.time is not None
         assert train.event is not None
-        end = float(np.nanmax(train.time))
         if settings.survival == "cox":
             configs.append(TaskConfig(name=SURVIVAL, kind="cox", outputs=1))
         else:
             cuts = time_cuts(train.time, train.event, settings.bins)
+            shape = fit_shape(train.time, train.event, cuts)
             configs.append(TaskConfig(name=SURVIVAL, kind="survival", outputs=settings.bins))
     if CLASSES in asked:
         assert train.labels is not None
@@ -95,7 +96,7 @@ def tasks_of(train: Part, settings: UmemlSettings) -> Tasks:
         counts = np.bincount(train.labels[train.labels != UNKNOWN], minlength=len(train.classes))
         if settings.class_weights == "balanced":
             weights = torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
-    return Tasks(tuple(configs), asked, cuts, end, weights, train.classes, settings.uncensored_share)
+    return Tasks(tuple(configs), asked, cuts, shape, weights, train.classes, settings.uncensored_share)
 
 
 def targets_of(part: Part, tasks: Tasks) -> Targets:
