@@ -205,7 +205,8 @@ def _keep_fold(path: Path, outputs: BranchOutputs) -> None:
     """Write what the branches of a fold say, whole or not at all."""
     staging = path.with_suffix(".partial")
     with open(staging, "wb") as file:
-        np.savez(file, **outputs.arrays())
+        arrays: dict[str, Any] = outputs.arrays()
+        np.savez(file, **arrays)
     os.replace(staging, path)
 
 

@@ -58,7 +58,8 @@ class DirectTable:
     def transform(self, values: Floats) -> Floats:
         """Float32 (N, q); 0 for a missing patient."""
         scaled = _with_missing(self.fitted.transform(values), values) / np.float32(self.divisor)
-        return np.nan_to_num(scaled, copy=False)
+        known: Floats = np.nan_to_num(scaled, copy=False)
+        return known
 
 
 def _with_missing(made: Floats, values: Floats) -> Floats:
