@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsikit.errors import RequestError
-from wsikit.models.ordinal import log_odds_above, ordered_classes
+from wsikit.ordinal import log_odds_above, ordered_classes
 from wsikit.voting import VoteParameters, VoteRule, vote
 from wsikit.voting.parameters import parameters_for
 from wsikit.voting.vote import Evidence

@@ -19,8 +19,8 @@ from wsikit.errors import ModelError
 from wsikit.models.head import softmax
 from wsikit.models.mil_config import ATTENTION, ATTENTION_SCORE, VALUE, MilConfig, info_of_mil
 from wsikit.models.mil_pooling import evidence_scores, pooling_weights
-from wsikit.models.ordinal import ordered_classes
 from wsikit.models.protocol import PROBABILITY, ModelInfo
+from wsikit.ordinal import ordered_classes
 
 Floats = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[np.floating]]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
-from wsikit.models.ordinal import TINIEST, log_odds_above, ordered_classes
+from wsikit.ordinal import TINIEST, log_odds_above, ordered_classes
 from wsikit.voting.parameters import VoteRule
 
 Floats = npt.NDArray[np.float64]
