@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,9 @@ def wsikit(*arguments: object) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mil")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    level = logging.getLogger("wsikit").level  # the command line sets it, before the guard of each test
     output = wsikit("train", folder / "tiny.yaml", "-o", folder / "out", "--threads", 1)
+    logging.getLogger("wsikit").setLevel(level)
     assert "Dice of the patches of the slide's subtype, mean over 3 test slides" in output
     return folder / "out"
 
