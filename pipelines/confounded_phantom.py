@@ -35,7 +35,7 @@ from wsikit.encoders.protocol import TextImageEncoder
 from wsikit.encoders.registry import load_encoder
 from wsikit.models.concept_criteria import UNKNOWN, Criteria, read_criteria
 from wsikit.models.concept_head import ConceptHead
-from wsikit.models.head_config import EncoderRecord
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.models.protocol import PROBABILITY
 from wsikit.phantom.patches import PhantomPatch, phantom_patches
 from wsikit.training.concepts.config import ConceptTrainConfig, LinearLayer

@@ -205,7 +205,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _cohort(data: Data) -> Any:
-    from wsikit.models.head_config import EncoderRecord
+    from wsikit.models.model_folder import EncoderRecord
     from wsikit.training.mil.cohort import Cohort
 
     encoder = EncoderRecord(name="given", width=data.bags[0].features.shape[1])

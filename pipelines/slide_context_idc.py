@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from wsikit.models.head_config import EncoderRecord
 from wsikit.models.io import load_model
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.models.stored_features import StoredFeatures
 from wsikit.training.ablation_config import AblationConfig
 from wsikit.training.bootstrap import Sample, draw_groups, quantiles

@@ -178,7 +178,7 @@ def test_a_head_on_tokens_reads_pixels_and_refuses_another_encoder(store: Path, 
     import torch
 
     from wsikit.models.concept_attention import ConceptAttention
-    from wsikit.models.head_config import EncoderRecord
+    from wsikit.models.model_folder import EncoderRecord
 
     criteria = read_criteria("inpc").only(AXES)
     tokens = TokenVectors(load_encoder("phantom-afloc", device="cpu"), 2)

@@ -16,9 +16,9 @@ from wsikit.models.concept_criteria import Criteria, options_of_values, read_cri
 from wsikit.models.concept_head import ConceptHead
 from wsikit.models.concept_scores import scores_of_facts, scores_of_values
 from wsikit.models.concept_setting import parse_settings
-from wsikit.models.head_config import EncoderRecord
 from wsikit.models.head_kind import save_head
 from wsikit.models.lazy import LazyModel
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.models.protocol import SetsConcepts
 from wsikit.models.registry import describe_model, load_patch_model
 from wsikit.testing import check_model

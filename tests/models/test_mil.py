@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from wsikit.errors import ModelError
-from wsikit.models.head_config import EncoderRecord
 from wsikit.models.mil import MilModel
 from wsikit.models.mil_config import GROUPS, MilConfig
 from wsikit.models.mil_kind import save_mil
 from wsikit.models.mil_network import MilNetwork
 from wsikit.models.mil_pooling import assigned, count_of, evidence_scores, pooling_weights, top_weights
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.models.registry import describe_model, load_patch_model
 from wsikit.ordinal import ordered_classes
 from wsikit.voting import VoteRule, vote

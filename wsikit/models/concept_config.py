@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from wsikit.errors import ModelError
 from wsikit.models.concept_criteria import Criteria
 from wsikit.models.concept_setting import CONCEPT_COLUMN, CONTRIBUTION_COLUMN
-from wsikit.models.config import CONFIG_FILE, WEIGHTS_FILE
-from wsikit.models.head_config import EncoderRecord, Strict
+from wsikit.models.model_folder import Described, EncoderRecord, read_folder_config
 from wsikit.models.protocol import (
     FEATURES,
     IMAGE,
     NUMBERS,
     OOD_SCORE,
     PROBABILITY,
-    FeatureSource,
     Input,
     ModelColumn,
     ModelInfo,
@@ -30,22 +27,12 @@ Mode = Literal["bottleneck", "attend"]
 Scores = Literal["facts", "learned", "text", "attention"]
 
 
-class ConceptHeadConfig(Strict):
+class ConceptHeadConfig(Described):
     """Everything that describes a concept head, except its weights."""
 
     format: Literal[1] = 1
     architecture: Literal["concepts"] = "concepts"
-    name: str
-    version: str
-    classes: tuple[str, ...] = Field(min_length=2)
-    class_names: tuple[str, ...]
-    colors: tuple[str, ...]
     background: tuple[str, ...] = ()
-    mpp: float = Field(gt=0)
-    """µm/px of the patches."""
-    patch_px: int = Field(gt=0)
-    stain: str
-    notice: str = Field(min_length=1)
     captioner: str = "morphometry"
     """Captioner whose facts the scores were fitted on."""
     mode: Mode
@@ -67,14 +54,10 @@ class ConceptHeadConfig(Strict):
     """Encoder of the texts, or "lexicon"."""
     temperature: float = Field(gt=0)
     """Logits are divided by it; fitted on the validation part."""
-    prior: tuple[float, ...] | None = None
-    balanced: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> ConceptHeadConfig:
-        n = len(self.classes)
-        if len(set(self.classes)) != n or len(self.class_names) != n or len(self.colors) != n:
-            raise ValueError("classes must differ, and class_names and colors must have one entry for each")
+        self.check_classes()
         if (self.mode == "attend") != (self.scores == "attention"):
             raise ValueError("scores are attention in mode attend, and only there")
         if (self.scores == "facts") != (self.encoder is None):
@@ -104,26 +87,14 @@ def info_of_concepts(config: ConceptHeadConfig, fingerprint: str, *, has_ood: bo
     encoder = config.encoder
     stored = encoder is not None and config.token_side is None
     return ModelInfo(
-        name=config.name,
-        version=config.version,
+        **config.info_fields,
         architecture=CONCEPTS,
         fingerprint=fingerprint,
-        patch_px=config.patch_px,
-        mpp=config.mpp,
-        stain=config.stain,
-        classes=config.classes,
-        class_names=config.class_names,
-        colors=config.colors,
         background=config.background,
-        notice=config.notice,
         captioner=config.captioner,
         inputs=config.inputs,
         columns=tuple(columns),
-        features=(FeatureSource(encoder.name, encoder.width, encoder.fingerprint, encoder.given_as),)
-        if stored and encoder is not None
-        else (),
-        prior=config.prior,
-        balanced=config.balanced,
+        features=(encoder.as_source,) if stored and encoder is not None else (),
         facts=config.criteria.facts if config.scores == "facts" else (),
         axes=config.criteria.public(),
     )
@@ -137,16 +108,4 @@ def read_concept_config(folder: Path) -> ConceptHeadConfig:
     ModelError
         If a file is missing, or config.json is not that of a concept head.
     """
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-    if missing:
-        raise ModelError(f"{folder}: {', '.join(missing)} missing; copy the model's folder again.")
-    path = folder / CONFIG_FILE
-    try:
-        return ConceptHeadConfig.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ModelError(
-            f"{path}: {where}: {first['msg']} ({error.error_count()} problem(s)). This is not a concept head that this "
-            "version of wsikit reads; train it again with it."
-        ) from error
+    return read_folder_config(folder, ConceptHeadConfig, "a concept head")

@@ -11,7 +11,7 @@ from wsikit.errors import ModelError
 from wsikit.models.concept_config import ConceptHeadConfig, info_of_concepts, read_concept_config
 from wsikit.models.config import OOD_FILE, WEIGHTS_FILE
 from wsikit.models.head_config import head_fingerprint
-from wsikit.models.mmlnb_kind import check_whole
+from wsikit.models.model_folder import check_weights, load_arrays
 from wsikit.models.protocol import ModelInfo, PatchModel
 
 if TYPE_CHECKING:
@@ -26,28 +26,17 @@ class ConceptKind:
         """Description of the concept head in `folder`; see `wsikit.models.registry.describe_model`."""
         assert folder is not None  # heads are always folders
         config = read_concept_config(folder)
-        for name in (WEIGHTS_FILE, OOD_FILE):
-            if (folder / name).is_file():
-                check_whole(folder / name)
+        check_weights(folder, (WEIGHTS_FILE, OOD_FILE))
         return info_of_concepts(config, head_fingerprint(folder), has_ood=(folder / OOD_FILE).is_file())
 
     def load(self, folder: Path | None, *, device: Literal["auto", "cpu", "cuda"]) -> PatchModel:
         """The concept head in `folder`; the encoder of its tokens runs on `device`, all else on the CPU."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         from wsikit.models.concept_head import ConceptHead
         from wsikit.models.ood import OodDetector
 
         assert folder is not None
         config = read_concept_config(folder)
-        weights = folder / WEIGHTS_FILE
-        try:
-            arrays = load_file(str(weights))
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{weights}: damaged or not safetensors ({error}); copy the model's folder again."
-            ) from error
+        arrays = load_arrays(folder / WEIGHTS_FILE)
         path = folder / OOD_FILE
         width = 0 if config.encoder is None else config.encoder.width
         ood = OodDetector.load(path, width=width) if path.is_file() else None

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from wsikit.errors import ModelError
 from wsikit.models.config import CONFIG_FILE, WEIGHTS_FILE, ImageEncoderConfig
-from wsikit.models.head_config import EncoderRecord
-from wsikit.models.protocol import FEATURES, IMAGE, PROBABILITY, FeatureSource, ModelColumn, ModelInfo
+from wsikit.models.model_folder import Described, EncoderRecord, folder_fingerprint, read_folder_config
+from wsikit.models.protocol import FEATURES, IMAGE, PROBABILITY, ModelColumn, ModelInfo
 
 MIL = "mil"
 """Architecture in config.json and in the settings of a training."""
@@ -29,33 +28,17 @@ GROUPS = ("low", "high")
 """Classes of a model of values: below and above the median of its training slides."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MilConfig(_Strict):
+class MilConfig(Described):
     """Everything that describes such a model, except its weights."""
 
     format: Literal[1] = 1
     architecture: Literal["mil"] = "mil"
-    name: str
-    version: str
     task: Task
     """"classes"; "ordinal": classes in their order; "regression", "survival": one value per slide."""
     pooling: Pooling
     """How patches become a slide; see `wsikit.models.mil_pooling`."""
     alpha: float = Field(0.1, gt=0, le=1)
     """alpha_beta: least share of the patches of a positive slide that are positive."""
-    classes: tuple[str, ...] = Field(min_length=2)
-    class_names: tuple[str, ...]
-    colors: tuple[str, ...]
-    """One "#rrggbb" per class."""
-    mpp: float = Field(gt=0)
-    """µm/px of the patches."""
-    patch_px: int = Field(gt=0)
-    stain: str
-    notice: str = Field(min_length=1)
-    """Shown on every output of the model."""
     captioner: str = "morphometry"
     """Default captioner of a run, for the report; the model reads no captions."""
     encoder: EncoderRecord | None = None
@@ -64,10 +47,6 @@ class MilConfig(_Strict):
     """That encoder."""
     members: int = Field(gt=0)
     """Networks whose patch logits and attention scores are averaged: one per fold."""
-    prior: tuple[float, ...] | None = None
-    """Frequency of each class among the training slides, sum 1."""
-    balanced: bool = False
-    """Trained with balanced class weights: the probabilities assume equal frequencies, not `prior`."""
     centre: float = 0.0
     """Of values: the median of the training slides."""
     spread: float = Field(1.0, gt=0)
@@ -79,17 +58,13 @@ class MilConfig(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> MilConfig:
-        n = len(self.classes)
-        if len(set(self.classes)) != n or len(self.class_names) != n or len(self.colors) != n:
-            raise ValueError("classes must differ, and class_names and colors must have one entry for each")
+        self.check_classes()
         if (self.encoder is None) == (self.image is None):
             raise ValueError("give the encoder of the features that are read, or an image encoder of its own")
         if self.task in ("regression", "survival") and self.classes != GROUPS:
             raise ValueError(f"a model of values has the classes {GROUPS}")
         if self.task != "classes" and self.pooling == "alpha_beta":
             raise ValueError("alpha_beta is for classes, of which the first is the negative one")
-        if self.prior is not None and (len(self.prior) != n or abs(sum(self.prior) - 1) > 1e-3 or min(self.prior) < 0):
-            raise ValueError(f"prior {self.prior} must have one frequency per class, of sum 1")
         return self
 
     @property
@@ -125,25 +100,13 @@ def info_of_mil(config: MilConfig, fingerprint: str) -> ModelInfo:
         columns.append(ModelColumn(VALUE, unit=config.unit))
     encoder = config.encoder
     return ModelInfo(
-        name=config.name,
-        version=config.version,
+        **config.info_fields,
         architecture=config.architecture,
         fingerprint=fingerprint,
-        patch_px=config.patch_px,
-        mpp=config.mpp,
-        stain=config.stain,
-        classes=config.classes,
-        class_names=config.class_names,
-        colors=config.colors,
-        notice=config.notice,
         captioner=config.captioner,
         inputs=(IMAGE,) if encoder is None else (FEATURES + encoder.name,),
         columns=tuple(columns),
-        features=()
-        if encoder is None
-        else (FeatureSource(encoder.name, encoder.width, encoder.fingerprint, encoder.given_as),),
-        prior=config.prior,
-        balanced=config.balanced,
+        features=() if encoder is None else (encoder.as_source,),
         whole_slide=(ATTENTION,),
         vote=config.vote,
     )
@@ -157,19 +120,7 @@ def read_mil_config(folder: Path) -> MilConfig:
     ModelError
         If a file is missing, or config.json is not that of such a model.
     """
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
-    if missing:
-        raise ModelError(f"{folder}: {', '.join(missing)} missing; copy the model's folder again.")
-    path = folder / CONFIG_FILE
-    try:
-        config = MilConfig.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ModelError(
-            f"{path}: {where}: {first['msg']} ({error.error_count()} problem(s)). "
-            "This is not a MIL model that this version of wsikit reads; train it again with it."
-        ) from error
+    config = read_folder_config(folder, MilConfig, "a MIL model")
     if config.image is not None and not (folder / IMAGE_WEIGHTS).is_file():
         raise ModelError(f"{folder}: {IMAGE_WEIGHTS} missing; copy the model's folder again.")
     return config
@@ -177,10 +128,4 @@ def read_mil_config(folder: Path) -> MilConfig:
 
 def mil_fingerprint(folder: Path) -> str:
     """sha256 over the files that determine predictions: configuration and weights."""
-    digest = hashlib.sha256()
-    for name in (CONFIG_FILE, WEIGHTS_FILE, IMAGE_WEIGHTS):
-        if not (folder / name).is_file():
-            continue
-        with open(folder / name, "rb") as file:
-            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return folder_fingerprint(folder, (CONFIG_FILE, WEIGHTS_FILE, IMAGE_WEIGHTS))

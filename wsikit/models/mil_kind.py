@@ -3,19 +3,15 @@ image.safetensors. Described and loaded for `wsikit.models.registry`; torch only
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.errors import ModelError
-from wsikit.models.config import CARD_FILE, CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE
+from wsikit.models.config import WEIGHTS_FILE
 from wsikit.models.mil_config import IMAGE_WEIGHTS, info_of_mil, mil_fingerprint, read_mil_config
-from wsikit.models.mmlnb_kind import check_whole
+from wsikit.models.model_folder import check_weights, load_arrays, write_description, write_folder
 from wsikit.models.protocol import ModelInfo
 
 
@@ -26,27 +22,16 @@ class MilKind:
         """Description of the model in `folder`; see `wsikit.models.registry.describe_model`."""
         assert folder is not None  # they are always folders
         config = read_mil_config(folder)
-        for name in (WEIGHTS_FILE, IMAGE_WEIGHTS):
-            if (folder / name).is_file():
-                check_whole(folder / name)
+        check_weights(folder, (WEIGHTS_FILE, IMAGE_WEIGHTS))
         return info_of_mil(config, mil_fingerprint(folder))
 
     def load(self, folder: Path | None, *, device: Literal["auto", "cpu", "cuda"]) -> Any:
         """The model in `folder`, a `MilModel`. Its pooling runs on the CPU; an image encoder of its own on `device`."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         from wsikit.models.mil import MilModel
 
         assert folder is not None
         config = read_mil_config(folder)
-        weights = folder / WEIGHTS_FILE
-        try:
-            arrays = load_file(str(weights))
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{weights}: damaged or not safetensors ({error}); copy the model's folder again."
-            ) from error
+        arrays = load_arrays(folder / WEIGHTS_FILE)
         encode = None
         if config.image is not None:
             from wsikit.models.mil_image import load_image_encoder
@@ -77,29 +62,14 @@ def save_mil(
     """
     from safetensors.numpy import save_file
 
-    from wsikit.store.atomic import write_json
-
-    folder = Path(folder)
-    if folder.exists():
-        raise ModelError(f"{folder}: exists; give a new folder, nothing is overwritten.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        staging.chmod(0o755)  # mkdtemp makes it private; models are shared
-        (staging / CONFIG_FILE).write_text(model.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (staging / CARD_FILE).write_text(card, encoding="utf-8")
-        if metrics is not None:
-            write_json(staging / METRICS_FILE, metrics)
-        save_file({name: np.ascontiguousarray(values) for name, values in model.arrays.items()}, staging / WEIGHTS_FILE)
+    def write(staging: Path) -> None:
+        write_description(staging, model.config, card, metrics)
+        arrays = {name: np.ascontiguousarray(values) for name, values in model.arrays.items()}
+        save_file(arrays, staging / WEIGHTS_FILE)
         if image is not None:
             save_file(dict(image), str(staging / IMAGE_WEIGHTS))
-        for weights in staging.glob("*.safetensors"):
-            weights.chmod(0o644)  # safetensors also writes for the owner only
-        os.replace(staging, folder)
-    except BaseException:
-        shutil.rmtree(staging)  # made by this call
-        raise
-    return folder
+
+    return write_folder(folder, write)
 
 
 MIL_KIND = MilKind()

@@ -16,8 +16,8 @@ from wsikit.models.config import (
     TextEncoderConfig,
 )
 from wsikit.models.encoders import ImageEncoder, text_config_of
-from wsikit.models.head_config import EncoderRecord, joined_notice
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.model_folder import EncoderRecord, joined_notice
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.scrub import scrub
 from wsikit.training.config import FeatureBranch, ImageBranch, TrainConfig

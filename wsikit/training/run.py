@@ -22,9 +22,9 @@ from wsikit._version import __version__
 from wsikit.errors import RequestError
 from wsikit.inference.applicability import MPP_TOLERANCE
 from wsikit.models.config import METRICS_FILE
-from wsikit.models.head_config import EncoderRecord
 from wsikit.models.io import save_model
 from wsikit.models.mmlnb import MMLNB
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.models.protocol import PatchModel
 from wsikit.models.stored_features import StoredFeatures
 from wsikit.store.atomic import write_json
@@ -45,6 +45,7 @@ from wsikit.training.module import EpochRecord
 from wsikit.training.ood import fit_ood_detector
 from wsikit.training.priors import prior_metrics, shift_of, with_prior
 from wsikit.training.run_record import (
+    check_no_results,
     check_out,
     check_unseen,
     patients_of,
@@ -228,8 +229,7 @@ def run_evaluation(
         holds results.
     """
     callbacks = callbacks or RunCallbacks()
-    if (out / METRICS_FILE).exists():
-        raise RequestError(f"{out}: already holds {METRICS_FILE}; give a new folder, nothing is overwritten.")
+    check_no_results(out)
     about = model.config if isinstance(model, MMLNB) else model.info
     if about.classes != config.codes or about.patch_px != config.data.patch_px:
         raise RequestError(

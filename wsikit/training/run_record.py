@@ -39,6 +39,12 @@ def check_out(out: Path, resume: bool) -> None:
         raise RequestError(f"{out}: holds an unfinished run. Resume it (--resume), or give another folder.")
 
 
+def check_no_results(out: Path) -> None:
+    """RequestError if `out` holds the results of an evaluation."""
+    if (out / METRICS_FILE).exists():
+        raise RequestError(f"{out}: already holds {METRICS_FILE}; give a new folder, nothing is overwritten.")
+
+
 def split_of(config: WithSplit, patches: PatchSet, out: Path) -> tuple[Split, dict[str, Any]]:
     """The parts, and the record of the split in `out`; an existing record is read and checked."""
     wanted, path = config.split, out / SPLITS_FILE

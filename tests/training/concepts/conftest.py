@@ -15,7 +15,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from wsikit.models.concept_criteria import Criteria, read_criteria
-from wsikit.models.head_config import EncoderRecord
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.training.concepts.config import ConceptTrainConfig
 from wsikit.training.concepts.data import ConceptData
 from wsikit.training.data import PatchSet

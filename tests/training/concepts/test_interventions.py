@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.training.concepts.conftest import World, settings_of
 from wsikit.models.concept_criteria import UNKNOWN, read_criteria
-from wsikit.models.head_config import EncoderRecord
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.models.protocol import PROBABILITY
 from wsikit.phantom.patches import phantom_patches
 from wsikit.training.concepts.checks import concept_agreement, interventions, kappa_within

@@ -12,7 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
 from wsikit.models.head import HeadModel, neighbour_votes
-from wsikit.models.head_config import EncoderRecord, HeadConfig
+from wsikit.models.head_config import HeadConfig
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.models.ood import OodDetector
 from wsikit.testing import check_model
 from wsikit.training.heads.config import KnnSettings, LinearSettings, MlpSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wsikit.errors import RequestError
-from wsikit.models.head_config import EncoderRecord
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.training.afloc.config import AflocTrainConfig
 from wsikit.training.config import FeatureBranch
 from wsikit.training.data import PatchSet

@@ -19,8 +19,8 @@ from wsikit.models.afloc import AFLoc
 from wsikit.models.afloc_config import AflocConfig
 from wsikit.models.config import METRICS_FILE, FeatureBranchConfig, ImageEncoderConfig, TextEncoderConfig
 from wsikit.models.encoders import ImageEncoder, text_config_of
-from wsikit.models.head_config import EncoderRecord, joined_notice
 from wsikit.models.io import load_model, save_model
+from wsikit.models.model_folder import EncoderRecord, joined_notice
 from wsikit.models.stored_features import StoredFeatures
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.store.atomic import write_json

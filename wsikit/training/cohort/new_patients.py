@@ -30,6 +30,7 @@ from wsikit.training.cohort.findings import refuse
 from wsikit.training.cohort.learners import explain_patients
 from wsikit.training.cohort.protocol import Part, Prediction
 from wsikit.training.cohort.risk_groups import calibration, group_record, groups_of
+from wsikit.training.run_record import check_no_results
 from wsikit.training.splits import TEST, TRAIN, VALIDATION
 
 PATIENTS_FILE, CURVES_FILE, VIEWS = "patients.csv", "curves.csv", "patients"
@@ -84,8 +85,7 @@ def evaluate_new(
     RequestError
         Patients of the training are among them (unless `allow_seen`), the table is refused, or `out` holds results.
     """
-    if (out / METRICS_FILE).exists():
-        raise RequestError(f"{out}: already holds {METRICS_FILE}; give a new folder, nothing is overwritten.")
+    check_no_results(out)
     slides = config.data.features if model.about["slides"] else None
     wanted = model.data(config.data.csv, features=slides)
     data = config.data.model_copy(update={"columns": wanted.columns, "exclude": (), "features": slides})

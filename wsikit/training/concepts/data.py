@@ -17,7 +17,7 @@ from wsikit.encoders.tokens import TokenVectors
 from wsikit.errors import ModelError, RequestError
 from wsikit.inference.fact_columns import FACTS_COLUMN, FactSource
 from wsikit.models.concept_criteria import UNKNOWN, Criteria, options_of_values
-from wsikit.models.head_config import EncoderRecord
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.slides.store import SlideStore
 from wsikit.tables import read_table
 from wsikit.training.baselines import colour_histogram

@@ -15,7 +15,7 @@ from wsikit.models.concept_config import ConceptHeadConfig
 from wsikit.models.concept_criteria import Criteria
 from wsikit.models.concept_head import ATTENTION, ConceptHead, set_scores
 from wsikit.models.concept_scores import knots_of
-from wsikit.models.head_config import joined_notice
+from wsikit.models.model_folder import joined_notice
 from wsikit.models.ood import OodDetector
 from wsikit.models.protocol import PROBABILITY
 from wsikit.training.calibration import fit_temperature

@@ -35,6 +35,7 @@ from wsikit.training.heads.run import versions_of_head
 from wsikit.training.priors import prior_metrics, shift_of
 from wsikit.training.report import report
 from wsikit.training.run_record import (
+    check_no_results,
     check_out,
     check_unseen,
     patients_of,
@@ -152,8 +153,7 @@ def run_concept_evaluation(
         inputs, or `out` already holds results.
     """
     callbacks = callbacks or ConceptCallbacks()
-    if (out / METRICS_FILE).exists():
-        raise RequestError(f"{out}: already holds {METRICS_FILE}; give a new folder, nothing is overwritten.")
+    check_no_results(out)
     info, settings = model.info, config.concepts
     own = model.config
     if info.classes != config.codes or info.patch_px != config.data.patch_px or own.scores != settings.scores:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from wsikit.encoders.protocol import COLUMN_PREFIX, PatchEncoder
 from wsikit.errors import RequestError
 from wsikit.inference.feature_columns import encoder_record, how_to_compute
-from wsikit.models.head_config import EncoderRecord
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.slides.store import SlideStore
 from wsikit.training.baselines import colour_histogram
 from wsikit.training.data import PatchSet, groups_of, plan_images

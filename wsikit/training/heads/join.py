@@ -10,7 +10,7 @@ import torch
 
 from wsikit.errors import RequestError
 from wsikit.models.config import FeatureBranchConfig, ModelConfig
-from wsikit.models.head_config import EncoderRecord
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.models.stored_features import StoredFeatures
 from wsikit.training.config import FeatureBranch, TrainConfig
 from wsikit.training.data import PatchSet

@@ -23,8 +23,9 @@ from wsikit.errors import ModelError, RequestError
 from wsikit.inference.applicability import MPP_TOLERANCE
 from wsikit.models.config import METRICS_FILE
 from wsikit.models.head import HeadModel
-from wsikit.models.head_config import HeadConfig, joined_notice
+from wsikit.models.head_config import HeadConfig
 from wsikit.models.head_kind import save_head
+from wsikit.models.model_folder import joined_notice
 from wsikit.models.ood import OodDetector
 from wsikit.models.protocol import PROBABILITY, PatchModel
 from wsikit.store.atomic import write_json
@@ -42,6 +43,7 @@ from wsikit.training.heads.mlp import fit_mlp
 from wsikit.training.priors import prevalence, prior_metrics, shift_of
 from wsikit.training.report import report
 from wsikit.training.run_record import (
+    check_no_results,
     check_out,
     check_unseen,
     patients_of,
@@ -175,8 +177,7 @@ def run_head_evaluation(
         or `out` already holds results.
     """
     callbacks = callbacks or HeadCallbacks()
-    if (out / METRICS_FILE).exists():
-        raise RequestError(f"{out}: already holds {METRICS_FILE}; give a new folder, nothing is overwritten.")
+    check_no_results(out)
     info = model.info
     if info.classes != config.codes or info.patch_px != config.data.patch_px:
         raise RequestError(

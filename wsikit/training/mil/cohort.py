@@ -18,7 +18,7 @@ import numpy.typing as npt
 from wsikit.encoders.protocol import COLUMN_PREFIX
 from wsikit.errors import RequestError
 from wsikit.inference.feature_columns import encoder_record, how_to_compute
-from wsikit.models.head_config import EncoderRecord
+from wsikit.models.model_folder import EncoderRecord
 from wsikit.results.interop import read_external
 from wsikit.slides.store import SlideStore
 from wsikit.tables import read_table

@@ -32,6 +32,7 @@ from wsikit.training.mil.networks import MilCallbacks, encoded_bag, train_networ
 from wsikit.training.run_record import (
     CONFIG_COPY,
     SPLITS_FILE,
+    check_no_results,
     check_out,
     check_unseen,
     patients_of,
@@ -130,8 +131,7 @@ def run_mil_evaluation(
         or `out` already holds results.
     """
     callbacks = callbacks or MilCallbacks()
-    if (out / METRICS_FILE).exists():
-        raise RequestError(f"{out}: already holds {METRICS_FILE}; give a new folder, nothing is overwritten.")
+    check_no_results(out)
     info = model.info
     if info.classes != config.codes or model.config.task != config.task:
         raise RequestError(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from wsikit.errors import ModelError
 from wsikit.models.config import CONFIG_FILE, WEIGHTS_FILE
+from wsikit.models.model_folder import write_folder
 from wsikit.models.umeml.config import TaskConfig, TokenConfig, UmemlConfig
 from wsikit.models.umeml.network import UMEML
 from wsikit.store.atomic import write_json
@@ -44,9 +42,6 @@ def save_umeml(fitted: FittedUmeml, folder: str | Path) -> Path:
     ModelError
         If it exists: nothing is overwritten.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise ModelError(f"{folder}: exists; give a new folder, nothing is overwritten.")
     arrays: Arrays = {}
     record: dict[str, Any] = {
         "format": FORMAT,
@@ -93,18 +88,12 @@ def save_umeml(fitted: FittedUmeml, folder: str | Path) -> Path:
     for number, member in enumerate(fitted.members):
         for name, value in member.network.state_dict().items():
             arrays[f"member.{number}.{name}"] = value.detach().cpu().contiguous()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        staging.chmod(0o755)  # mkdtemp makes it private; models are shared
+
+    def write(staging: Path) -> None:
         write_json(staging / CONFIG_FILE, record)
         save_file(arrays, str(staging / WEIGHTS_FILE))
-        (staging / WEIGHTS_FILE).chmod(0o644)  # safetensors writes for the owner only
-        os.replace(staging, folder)
-    except BaseException:
-        shutil.rmtree(staging)  # made by this call
-        raise
-    return folder
+
+    return write_folder(folder, write)
 
 
 def load_umeml(folder: str | Path, *, device: str = "cpu") -> FittedUmeml:

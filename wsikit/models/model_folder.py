@@ -1,0 +1,180 @@
+"""Models as folders: what heads, concept heads, MIL models and UMEML have in common. No torch here.
+
+A folder holds config.json, model.safetensors and, where there are any, README.md (the card), metrics.json and further
+weights. It is written in one step, and nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wsikit.errors import ModelError
+from wsikit.models.config import CARD_FILE, CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE
+from wsikit.models.mmlnb_kind import check_whole
+from wsikit.models.protocol import FeatureSource
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class EncoderRecord(Strict):
+    """The encoder whose features a model reads, as recorded with the features."""
+
+    name: str
+    """The features are the column `features_<name>`."""
+    width: int = Field(gt=0)
+    fingerprint: str = ""
+    """Empty: not recorded, as for features of other tools."""
+    given_as: str = ""
+    """How it was named in the training, for `load_encoder`; empty: as `name`, or by a path."""
+    source: str = ""
+    licence: str = ""
+    notice: str = ""
+
+    @property
+    def as_source(self) -> FeatureSource:
+        """As in `ModelInfo.features`."""
+        return FeatureSource(self.name, self.width, self.fingerprint, self.given_as)
+
+
+class Described(Strict):
+    """What the configuration of every classifier in a folder says about it."""
+
+    name: str
+    version: str
+    classes: tuple[str, ...] = Field(min_length=2)
+    """Codes in the order of the outputs."""
+    class_names: tuple[str, ...]
+    colors: tuple[str, ...]
+    """One "#rrggbb" per class."""
+    mpp: float = Field(gt=0)
+    """µm/px of the patches."""
+    patch_px: int = Field(gt=0)
+    """Side of a patch in pixels at `mpp`."""
+    stain: str
+    notice: str = Field(min_length=1)
+    """Shown on every output of the model."""
+    prior: tuple[float, ...] | None = None
+    """Frequency of each class in the training, sum 1; None: not recorded."""
+    balanced: bool = False
+    """Trained with balanced class weights: the probabilities assume equal frequencies, not `prior`."""
+
+    @property
+    def info_fields(self) -> dict[str, Any]:
+        """These fields, by their names in `ModelInfo`."""
+        return {name: getattr(self, name) for name in Described.model_fields}
+
+    def check_classes(self) -> None:
+        """ValueError unless classes differ, each has a name and a colour, and `prior` has one frequency for each."""
+        n = len(self.classes)
+        if len(set(self.classes)) != n or len(self.class_names) != n or len(self.colors) != n:
+            raise ValueError("classes must differ, and class_names and colors must have one entry for each")
+        if self.prior is not None and (len(self.prior) != n or abs(sum(self.prior) - 1) > 1e-3 or min(self.prior) < 0):
+            raise ValueError(f"prior {self.prior} must have one frequency per class, of sum 1")
+
+
+def joined_notice(own: str, of_encoder: str) -> str:
+    """The notice of a model, with that of its encoder."""
+    return f"{own} {of_encoder}" if of_encoder and of_encoder not in own else own
+
+
+def read_folder_config(folder: Path, schema: type[Config], what: str) -> Config:
+    """The configuration of the model in `folder`, which is `what`, such as "a head".
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, or config.json is not that of such a model.
+    """
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder}: {', '.join(missing)} missing; copy the model's folder again.")
+    path = folder / CONFIG_FILE
+    try:
+        return schema.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ModelError(
+            f"{path}: {where}: {first['msg']} ({error.error_count()} problem(s)). "
+            f"This is not {what} that this version of wsikit reads; train it again with it."
+        ) from error
+
+
+def folder_fingerprint(folder: Path, names: Sequence[str]) -> str:
+    """sha256 over those files of `names` that exist: the ones that determine predictions."""
+    digest = hashlib.sha256()
+    for name in names:
+        if not (folder / name).is_file():
+            continue
+        with open(folder / name, "rb") as file:
+            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def check_weights(folder: Path, names: Sequence[str]) -> None:
+    """ModelError if one of the files of weights `names`, as far as they exist, is not whole."""
+    for name in names:
+        if (folder / name).is_file():
+            check_whole(folder / name)
+
+
+def load_arrays(weights: Path) -> dict[str, npt.NDArray[np.floating]]:
+    """The arrays of a file of weights; ModelError if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays: dict[str, npt.NDArray[np.floating]] = load_file(str(weights))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{weights}: damaged or not safetensors ({error}); copy the model's folder again.") from error
+    return arrays
+
+
+def write_folder(folder: str | Path, write: Callable[[Path], None]) -> Path:
+    """Make a folder with the files that `write` puts into it, in one step; it must not exist yet.
+
+    Raises
+    ------
+    ModelError
+        If it exists: nothing is overwritten.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ModelError(f"{folder}: exists; give a new folder, nothing is overwritten.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        staging.chmod(0o755)  # mkdtemp makes it private; models are shared
+        write(staging)
+        for weights in staging.glob("*.safetensors"):
+            weights.chmod(0o644)  # safetensors also writes for the owner only
+        os.replace(staging, folder)
+    except BaseException:
+        shutil.rmtree(staging)  # made by this call
+        raise
+    return folder
+
+
+def write_description(staging: Path, config: BaseModel, card: str, metrics: dict[str, Any] | None) -> None:
+    """config.json, README.md and, if there are any, metrics.json."""
+    from wsikit.store.atomic import write_json
+
+    (staging / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (staging / CARD_FILE).write_text(card, encoding="utf-8")
+    if metrics is not None:
+        write_json(staging / METRICS_FILE, metrics)
