@@ -94,8 +94,8 @@ def survival_array(time: Doubles, event: npt.NDArray[np.bool_]) -> npt.NDArray[n
 def partial_log_likelihood(risk: Doubles, time: Doubles, event: npt.NDArray[np.bool_]) -> float:
     """Cox partial log-likelihood per event of given log risks; equal times as Breslow.
 
-    >>> partial_log_likelihood(np.zeros(2), np.array([1.0, 2.0]), np.array([True, False])) == -np.log(2)
-    True
+    >>> round(float(partial_log_likelihood(np.zeros(2), np.array([1.0, 2.0]), np.array([True, False]))), 4)
+    -0.6931
     """
     order = np.argsort(-time, kind="stable")
     ordered, died = risk[order], event[order]

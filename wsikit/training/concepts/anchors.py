@@ -55,7 +55,7 @@ def bags_of_words(groups: list[tuple[str, ...]]) -> Floats:
     """Places (S, V) of groups of texts: which words they have, weighted by their rarity over the groups; length 1.
 
     >>> bags_of_words([("neuropil absent",), ("neuropil abundant",)]).round(3).tolist()
-    [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     """
     bags = [Counter(word for text in texts for word in re.findall(r"[a-z0-9<>]+", text.lower())) for texts in groups]
     words = sorted({word for bag in bags for word in bag})
