@@ -21,7 +21,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from wsikit.models.umeml.losses import cox_loss
-from wsikit.phantom.gene_cohort import PARTS, TYPES, WEIGHTS, PhantomCohort, make_cohort
+from wsikit.phantom.gene_cohort import PARTS, TYPES, WEIGHTS, GeneCohort, make_cohort
 from wsikit.store.atomic import write_json
 from wsikit.training.cohort.protocol import Part
 from wsikit.training.umeml.learner import FittedUmeml, UmemlLearner
@@ -90,7 +90,7 @@ def held(risk: np.ndarray, parts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.stack([np.linalg.lstsq(design * w[:, None] ** 0.5, z * w**0.5, rcond=None)[0][:-1] for w in counts])
 
 
-def agreement(fitted: FittedUmeml, cohort: PhantomCohort, count: int = 100) -> dict[str, float]:
+def agreement(fitted: FittedUmeml, cohort: GeneCohort, count: int = 100) -> dict[str, float]:
     """Adjusted Rand index of the consensus communities of `count` patients and the planted groups.
 
     Gene sets belong to their module. A prototype belongs to the tissue type that it attends to most often, relative to

@@ -30,7 +30,7 @@ WEIGHTS = (1.0, 1.0, 0.6, 0.5)
 
 
 @dataclass(frozen=True)
-class PhantomCohort:
+class GeneCohort:
     """N patients and their truth."""
 
     part: Part
@@ -53,7 +53,7 @@ class PhantomCohort:
         return "\n".join(lines) + "\n"
 
 
-def make_cohort(patients: int, *, seed: int, patches: int = 40, width: int = 16, noise: float = 1.0) -> PhantomCohort:
+def make_cohort(patients: int, *, seed: int, patches: int = 40, width: int = 16, noise: float = 1.0) -> GeneCohort:
     """Draw a cohort. The tissue's and the genes' appearance are the same for all seeds; patients are not.
 
     Parameters
@@ -100,4 +100,4 @@ def make_cohort(patients: int, *, seed: int, patches: int = 40, width: int = 16,
         time=np.minimum(event_at, censored_at) + 0.01,
         event=event_at <= censored_at,
     )
-    return PhantomCohort(part, parts, tuple(types), modules)
+    return GeneCohort(part, parts, tuple(types), modules)
