@@ -6,13 +6,13 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-CHECKED := wsikit tests pipelines benchmarks
+CHECKED := wsikit tests pipelines benchmarks docs/site
 # the examples in the docstrings of the package as it is installed, together with the tests
 EVERYTHING := --doctest-modules --pyargs tests/ wsikit
 # the rooms that depend most on the versions of zarr, tifffile, imagecodecs and tiffslide
 FILES := tests/store tests/slides tests/tiling tests/exporters
 
-.PHONY: demo test test-all test-files lint clean
+.PHONY: demo test test-all test-files docs lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/wsikit demo
@@ -26,6 +26,10 @@ test-all: $(VENV)/installed-test
 # the tests of reading and writing files, for a second version of Python
 test-files: $(VENV)/installed-test
 	$(BIN)/pytest -n 2 -m "not slow" $(FILES)
+
+# the site with the notebooks' pictures, into site/; a warning is an error
+docs: $(VENV)/installed-test
+	$(BIN)/python docs/site/build.py site --notebooks
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check $(CHECKED)
@@ -52,4 +56,4 @@ $(VENV)/installed-lint: $(VENV)/installed-test
 	touch $@
 
 clean:
-	rm -rf $(VENV) build wsikit.egg-info
+	rm -rf $(VENV) build site wsikit.egg-info

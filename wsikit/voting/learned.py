@@ -42,7 +42,7 @@ class LearnedVote:
     tau: tuple[float, ...] = ()
     """(C,) standard deviation of the model's error per slide."""
     distances: tuple[tuple[float, ...], ...] = ()
-    """(S, C) |truth − share| / scale."""
+    """(S, C) absolute difference of truth and share, divided by scale."""
     mass: tuple[float, ...] = ()
     """(S,) 1 / number of slides of the patient: every patient counts once."""
 
