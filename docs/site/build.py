@@ -1,9 +1,9 @@
 """Build the documentation site: `python docs/site/build.py OUT` (or `make docs`), without a warning or not at all.
 
-Sphinx reads one folder, which is assembled here: the pages of docs/; README, benchmarks, changelog and model cards, which
-stay where readers of the repository look for them; a reference made of the docstrings and of the help of each command;
-and the notebooks. Links lead to pages; a file of the repository that is no page is named. With `--notebooks` the
-notebooks run first, so that their pictures are shown; in the repository they have no outputs.
+Sphinx reads one folder, which is assembled here: the pages of docs/; README, benchmarks, changelog and model cards,
+which stay where readers of the repository look for them; a reference made of the docstrings and of the help of each
+command; and the notebooks. Links lead to pages; a file of the repository that is no page is named. With `--notebooks`
+the notebooks run first, so that their pictures are shown; in the repository they have no outputs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OUTSIDE = {
 """File of the repository to page of the site."""
 
 FOLDERS = {"docs": "index.md", "docs/README.md": "index.md", "notebooks": "notebooks.md", "benchmarks": "benchmarks.md"}
-"""Where links to these lead. docs/README.md is the index for readers of the repository, site/index.md that of the site."""
+"""Where links to these lead. docs/README.md is the index of the repository, site/index.md that of the site."""
 
 REFERENCE = {
     "slides": (
