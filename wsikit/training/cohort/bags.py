@@ -61,7 +61,8 @@ def read_bag(path: Path, *, column: str | None = None) -> npt.NDArray[np.float32
     """Features of the patches of one slide, float32 (n, D).
 
     HDF5: the dataset `features` (TRIDENT, CLAM, AtlasPatch) or `feats` (STAMP), also with a leading axis of length 1.
-    .pt: a tensor. .npy: an array. .zarr: a slide store with a column `features_NAME`.
+    .pt: a tensor. .npy: an array. .zarr: a slide store with a column `features_NAME`, without the patches that
+    could not be read, which have none.
 
     Raises
     ------
@@ -80,9 +81,20 @@ def read_bag(path: Path, *, column: str | None = None) -> npt.NDArray[np.float32
     if values.ndim != 2 or not len(values):
         raise RequestError(f"{path}: features of shape {values.shape}; expected (patches, width).")
     bag = np.asarray(values, dtype=np.float32)
+    if suffix == ".zarr":
+        bag = bag[~np.isnan(bag).all(axis=1)]  # patches that could not be read have no features
+        if not len(bag):
+            raise RequestError(f"{path}: no patch has features, as none could be read. Leave the slide out.")
     if bad := int((~np.isfinite(bag)).any(axis=1).sum()):
         raise RequestError(f"{path}: features of {bad} of {len(bag)} patches are not finite. Compute them again.")
     return bag
+
+
+def bag_rows(path: Path, *, column: str | None = None) -> npt.NDArray[np.bool_]:
+    """Which rows of a file `read_bag` gives, (n,): all but the patches of a store that could not be read."""
+    if path.suffix.lower() != ".zarr":
+        return np.ones(len(read_bag(path, column=column)), dtype=np.bool_)
+    return ~np.isnan(_store(path, column)).all(axis=1)
 
 
 def slide_means(part: Part) -> npt.NDArray[np.float32]:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from wsikit.errors import ModelError, RequestError
-from wsikit.models.config import METRICS_FILE
+from wsikit.models.config import CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE
+from wsikit.models.model_folder import folder_fingerprint
 from wsikit.store.atomic import write_json
 from wsikit.training.captioner.patients import patient_id
 from wsikit.training.cohort.columns import read_bags, read_columns
@@ -37,6 +38,8 @@ class CohortModel:
     fitted: FittedLearner
     about: Mapping[str, Any]
     """cohort.json."""
+    fingerprint: str = ""
+    """sha256 of the files of its folder: equal models have equal ones."""
 
     @property
     def architecture(self) -> str:
@@ -127,7 +130,8 @@ def load_cohort_model(folder: str | Path, *, device: str = "cpu") -> CohortModel
         raise ModelError(f"{path}: cannot be read ({error}). Copy the model's folder again.") from error
     if about.get("format") != FORMAT:
         raise ModelError(f"{path}: format {about.get('format')!r}; this version of wsikit reads {FORMAT}.")
-    return CohortModel(load_network(about["architecture"], Path(folder), device=device), about)
+    network = load_network(about["architecture"], Path(folder), device=device)
+    return CohortModel(network, about, folder_fingerprint(Path(folder), (ABOUT_FILE, CONFIG_FILE, WEIGHTS_FILE)))
 
 
 def new_patients(model: CohortModel, table: str, *, features: str | None = None) -> Part:

@@ -6,6 +6,7 @@ Networks are named by place, so that a wrong configuration is refused before tor
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class Network:
     """Called with such a folder and `device=`; the fitted learner."""
     explain: str
     """Called with a fitted learner and a part; one dataclass per patient."""
+    page: str | None = None
+    """Called as `wsikit.training.umeml.pages.write_page`; None: there is no page of a patient."""
 
 
 NETWORKS = {
@@ -40,6 +43,7 @@ NETWORKS = {
         "wsikit.training.umeml.folder:save_umeml",
         "wsikit.training.umeml.folder:load_umeml",
         "wsikit.training.umeml.views:explain",
+        "wsikit.training.umeml.pages:write_page",
     )
 }
 ARCHITECTURES = (*NETWORKS, BASELINES_ONLY)
@@ -92,6 +96,13 @@ def explain_patients(architecture: str, fitted: FittedLearner, part: Part) -> li
     """What a network made of each patient, as its own dataclass."""
     found: list[Any] = _named(NETWORKS[architecture].explain)(fitted, part)
     return found
+
+
+def page_writer(architecture: str) -> Callable[..., Path] | None:
+    """What writes a patient's page, as `wsikit.training.umeml.pages.write_page`; None: the network has none."""
+    place = NETWORKS[architecture].page
+    writer: Callable[..., Path] | None = None if place is None else _named(place)
+    return writer
 
 
 def _named(place: str) -> Any:

@@ -1,7 +1,8 @@
 """`wsikit predict` and `wsikit evaluate` with a model of patients: predictions of a new table, and metrics on it.
 
 predict writes OUT/patients.csv (risk, group, survival, probabilities), OUT/curves.csv (survival curves) and
-OUT/patients/ID.json (what the network made of the patient). evaluate writes OUT/metrics.json, predictions and figures.
+OUT/patients/ID.json and ID.html (what the network made of the patient). evaluate writes OUT/metrics.json, predictions
+and figures.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from wsikit.training.cohort.deployed import CohortModel, new_patients
 from wsikit.training.cohort.evaluate import fold_truths, measure_classes, measure_survival, records
 from wsikit.training.cohort.figures import draw_calibration, draw_kaplan_meier
 from wsikit.training.cohort.findings import refuse
-from wsikit.training.cohort.learners import explain_patients
+from wsikit.training.cohort.learners import explain_patients, page_writer
 from wsikit.training.cohort.protocol import Part, Prediction
 from wsikit.training.cohort.risk_groups import calibration, group_record, groups_of
 from wsikit.training.run_record import check_no_results
@@ -55,17 +56,42 @@ def predict_new(
     prediction = model.fitted.predict(part)
     check_prediction(str(model.about["name"]), prediction, part)
     out.mkdir(parents=True, exist_ok=True)
+    header, rows_of = _table(model, part, prediction)
     if explain:
-        for patient, view in zip(part.ids, explain_patients(model.architecture, model.fitted, part), strict=True):
-            write_json(out / VIEWS / f"{_file_name(patient)}.json", _view_record(view))
+        _write_views(model, part, prediction, out, [dict(zip(header, row, strict=True)) for row in rows_of])
     if prediction.survival is not None and prediction.times is not None:
         times = np.linspace(0, prediction.times[-1], CURVE_POINTS + 1)
         curves = survival_at(prediction, times)
         rows = ([one, f"{t:.2f}", f"{s:.4f}"] for one, curve in zip(part.ids, curves) for t, s in zip(times, curve))
         _write_csv(out / CURVES_FILE, ["patient", "months", "survival"], rows)
-    header, rows_of = _table(model, part, prediction)
     _write_csv(out / PATIENTS_FILE, header, rows_of)
     return len(part), model.seen(part)
+
+
+def _write_views(
+    model: CohortModel, part: Part, prediction: Prediction, out: Path, rows: Sequence[dict[str, Any]]
+) -> None:
+    """patients/ID.json and, where the network has one, the page patients/ID.html of each patient."""
+    write_page = page_writer(model.architecture)
+    curves: Any = [None] * len(part)
+    if prediction.survival is not None and prediction.times is not None:
+        times = np.linspace(0, prediction.times[-1], CURVE_POINTS + 1)
+        curves = [(times, curve) for curve in survival_at(prediction, times)]
+    for index, view in enumerate(explain_patients(model.architecture, model.fitted, part)):
+        name = _file_name(part.ids[index])
+        write_json(out / VIEWS / f"{name}.json", _view_record(view))
+        if write_page is None:
+            continue
+        write_page(
+            out / VIEWS / f"{name}.html",
+            view,
+            None if part.bags is None else part.bags[index],
+            model=re.sub(r"[^a-z0-9.-]+", "-", str(model.about["name"]).lower()).strip("-.") or model.architecture,
+            fingerprint=model.fingerprint,
+            notice=str(model.about["notice"]),
+            facts=[(column.replace("_", " "), str(value)) for column, value in rows[index].items() if str(value)],
+            curve=curves[index],
+        )
 
 
 def evaluate_new(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from wsikit.encoders.protocol import COLUMN_PREFIX
 from wsikit.errors import RequestError
 from wsikit.inference.prototype_columns import write_prototype_column
 from wsikit.slides.store import SlideStore
-from wsikit.training.cohort.bags import SlideBag, read_bag
+from wsikit.training.cohort.bags import SlideBag, bag_rows
 from wsikit.training.umeml.views import PatientView
 
 
@@ -35,11 +37,13 @@ def write_prototype_maps(view: PatientView, bag: SlideBag, *, name: str, model: 
     """
     written, start = [], 0
     for path in bag.files:
-        rows = len(read_bag(path, column=bag.column))
-        assignment = view.assignment[start : start + rows]
-        start += rows
-        if path.suffix.lower() != ".zarr" or len(assignment) < rows:
+        rows = bag_rows(path, column=bag.column)
+        part = view.assignment[start : start + int(rows.sum())]
+        start += int(rows.sum())
+        if path.suffix.lower() != ".zarr" or len(part) < rows.sum():
             continue
+        assignment = np.full((len(rows), part.shape[1]), np.nan, dtype=np.float32)
+        assignment[rows] = part
         with SlideStore(path) as store:
             table = store.patches()
             column = bag.column or next(one for one in table.columns() if one.startswith(COLUMN_PREFIX))
