@@ -89,7 +89,7 @@ def _write_views(
             model=re.sub(r"[^a-z0-9.-]+", "-", str(model.about["name"]).lower()).strip("-.") or model.architecture,
             fingerprint=model.fingerprint,
             notice=str(model.about["notice"]),
-            facts=[(column.replace("_", " "), str(value)) for column, value in rows[index].items() if str(value)],
+            facts=[(column.replace("_", " "), str(value)) for column, value in rows[index].items() if str(value)][1:],
             curve=curves[index],
         )
 
