@@ -79,6 +79,23 @@ def test_too_few_hospitals_are_refused_with_what_to_do(cohort: Cohort) -> None:
         make_folds(few, CohortSplit(folds=3), seed=0)
 
 
+def test_of_few_hospitals_kept_apart_one_is_the_validation_part(cohort: Cohort) -> None:
+    sites = np.array([f"H{row % 4}" for row in range(120)])
+    few = replace(cohort, sites=tuple(sites.tolist()))
+    wanted = CohortSplit(folds=2, sites="apart")
+    for fold in [*make_folds(few, wanted, seed=0), final_split(few, wanted)]:
+        assert len(set(sites[fold[VALIDATION]])) == 1
+        assert not set(sites[fold[VALIDATION]]) & set(sites[fold[TRAIN]])
+
+
+def test_too_few_events_are_refused_with_their_number_in_the_cohort(cohort: Cohort) -> None:
+    event = np.zeros(120, dtype=bool)
+    event[:6] = True
+    rare = replace(cohort, part=replace(cohort.part, event=event))
+    with pytest.raises(RequestError, match="of the cohort's 6 events, 2 are needed; use fewer folds or a larger"):
+        make_folds(rare, CohortSplit(folds=5, sites="ignore"), seed=0)
+
+
 def test_the_split_is_written_with_the_hash_of_each_part(cohort: Cohort, tmp_path: Path) -> None:
     wanted = CohortSplit(folds=3, seeds=(4,))
     splits = {4: make_folds(cohort, wanted, 4)}

@@ -120,9 +120,10 @@ def _varying(
     lacking = (~measured[:, varies]).mean(axis=0) if varies.any() else np.zeros(0)
     if (lacking > 0).any():
         worst = int(lacking.argmax())
+        name = str(np.array(names)[varies][worst])
         findings.note(
             f"columns {modality}: {int((lacking > 0).sum())} of {int(varies.sum())} have missing values (at most "
-            f"{lacking[worst]:.0%}, {np.array(names)[varies][worst]!r}); the median of the training part fills them."
+            f"{lacking[worst]:.0%}, {name!r}); the median of the training part fills them."
         )
     return values[:, varies].astype(np.float32), tuple(name for name, kept in zip(names, varies) if kept)
 

@@ -46,8 +46,7 @@ def make_folds(cohort: Cohort, wanted: CohortSplit, seed: int) -> list[Split]:
     found: list[Split] = []
     for tested in _disjoint(strata, groups, wanted.folds, seed):
         rest = np.setdiff1d(everything, tested)
-        parts = max(2, round(1 / wanted.validation))
-        chosen = _disjoint(strata[rest], groups[rest], parts, seed)[0]
+        chosen = _validation(strata[rest], groups[rest], wanted, seed)
         split = {TRAIN: np.delete(rest, chosen), VALIDATION: rest[chosen], TEST: tested}
         _check(part, split)
         found.append(split)
@@ -57,7 +56,7 @@ def make_folds(cohort: Cohort, wanted: CohortSplit, seed: int) -> list[Split]:
 def final_split(cohort: Cohort, wanted: CohortSplit) -> Split:
     """All patients in a training and a validation part: for the model of new patients."""
     strata, groups = _strata(cohort, wanted), _groups(cohort, wanted)
-    chosen = _disjoint(strata, groups, max(2, round(1 / wanted.validation)), wanted.seeds[0])[0]
+    chosen = _validation(strata, groups, wanted, wanted.seeds[0])
     return {TRAIN: np.setdiff1d(np.arange(len(strata)), chosen), VALIDATION: chosen}
 
 
@@ -130,6 +129,12 @@ def _strata(cohort: Cohort, wanted: CohortSplit) -> npt.NDArray[np.int64]:
     return found
 
 
+def _validation(strata: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], wanted: CohortSplit, seed: int) -> Rows:
+    """Rows of a validation part: a share of `wanted.validation`, at least one whole group."""
+    parts = min(round(1 / wanted.validation), len(np.unique(groups)))  # few hospitals: one of them, a larger share
+    return _disjoint(strata, groups, max(2, parts), seed)[0]
+
+
 def _disjoint(strata: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], k: int, seed: int) -> Sequence[Rows]:
     """`k` disjoint sets of rows of whole groups, strata spread as evenly as groups allow."""
     names, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -180,13 +185,15 @@ def _of_groups(
 
 
 def _check(part: Part, split: Split) -> None:
+    events = 0 if part.event is None else int(part.event.sum())
     for name, rows in split.items():
         chosen = part.take(rows)
         if not len(rows):
             raise RequestError(f"split: a part {name} is empty; use fewer folds, or split.sites: balanced.")
         if chosen.event is not None and int(chosen.event.sum()) < FEWEST_EVENTS:
             raise RequestError(
-                f"split: a part {name} of {len(rows)} patients has {int(chosen.event.sum())} events; use fewer folds."
+                f"split: a part {name} of {len(rows)} patients has {int(chosen.event.sum())} of the cohort's {events} "
+                f"events, {FEWEST_EVENTS} are needed; use fewer folds or a larger split.validation."
             )
         if chosen.labels is not None and name == TRAIN and part.labels is not None:
             lacking = set(part.labels.tolist()) - set(chosen.labels.tolist()) - {-1}
