@@ -65,8 +65,10 @@ def slide_request(entry: SlideEntry, parameters: dict[str, Any], model: str, cap
     roi = None if entry.roi is None else hashlib.sha256(Path(entry.roi).read_bytes()).hexdigest()
     sidecar = Path(sidecar_path(entry.path))
     scale = hashlib.sha256(sidecar.read_bytes()).hexdigest() if sidecar.is_file() else None
+    chosen = {} if entry.reader is None else {"reader": entry.reader}
     return digest_of(
-        {
+        chosen
+        | {
             "slide": [entry.path, entry.mpp, entry.mpp_source, entry.assume_mpp, roi, scale],
             "scene": None if entry.scene is None else str(entry.scene),
             "source": fingerprint(entry.path),

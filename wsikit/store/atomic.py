@@ -185,6 +185,15 @@ def remove_old_partials(folder: Path, *, hours: float = 1.0) -> None:
                 left.unlink()
 
 
+def is_our_partial(name: str) -> bool:
+    """Whether this is the name of a temporary file as wsikit and zarr's local store create it.
+
+    >>> is_our_partial(f"slides.csv.{'0a' * 16}.partial"), is_our_partial("notes.partial")
+    (True, False)
+    """
+    return _OUR_PARTIAL.search(name) is not None
+
+
 def names_in(folder: Path) -> list[str]:
     """Names in a local folder, sorted, without the temporary files of interrupted writes; empty without a folder."""
     names = os.listdir(folder) if folder.is_dir() else []
