@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -133,3 +134,51 @@ def test_a_mark_that_is_cut_off_counts_as_a_mark(tmp_path: Path) -> None:
     found = read_begun(tmp_path, "x")
     assert found is not None
     assert found.stage == "unknown"
+
+
+def test_the_first_run_from_a_shell_survives_the_crash(slides: list[Path], tmp_path: Path, model_folder: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "wsikit.cli.main", "run", *map(str, slides), "-o", str(out)]
+    command += ["--model", str(model_folder), "--device", "cpu", "--workers", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1, ended.stderr
+    assert "the process ended by SIGSEGV" in ended.stderr
+    assert states(out) == {"a": DONE, "b": FAILED, "c": DONE}
+
+
+_GUARDED = """
+import os, signal, sys, time
+from wsikit.cli import main as entry
+
+def work(*_, **__):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+entry.cli.main = work
+sys.argv = ["wsikit", "run"]
+entry.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a crash is survived on Linux")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_what_ends_the_parent_ends_the_process_that_works(number: signal.Signals) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", _GUARDED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert child != parent.pid
+    parent.send_signal(number)
+    expected = -number if number == signal.SIGKILL else 128 + number
+    assert parent.wait(30) == expected
+    assert parent.stdout.read() == b"", "the process that works has ended: its output is closed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a crash is survived on Linux")
+def test_a_process_that_is_killed_is_not_started_again() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", _GUARDED], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert parent.stdout is not None
+    os.kill(int(parent.stdout.readline()), signal.SIGKILL)
+    _, said = parent.communicate(timeout=30)
+    assert parent.returncode == 137
+    assert b"ended by SIGKILL" in said
+    assert b"use fewer workers" in said
