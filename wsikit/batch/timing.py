@@ -28,8 +28,8 @@ class StageTime:
 
     def rate(self) -> str:
         """Units per second, as text; empty if there is none."""
-        if self.unit == "slide" or not self.seconds:
-            return ""
+        if self.done <= self.slides or not self.seconds:
+            return ""  # one per slide: a mask, a vote, a report
         rate = self.done / self.seconds
         return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s"
 

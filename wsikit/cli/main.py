@@ -24,6 +24,7 @@ from wsikit.errors import RequestError, WsikitError
 VERBS = {
     "info": "Show what a slide is: size, levels, pixel size (mpp) and its source, vendor.",
     "run": "The main job: slides to subtype, map, captions and report.",
+    "retry": "Run the failed slides of a run again, with its settings.",
     "tile": "Convert slides to slide stores: pixels, tissue, patch table.",
     "caption": "Describe the patches of stores in words.",
     "features": "Features of all patches by any encoder (foundation models, timm, transformers).",

@@ -185,6 +185,23 @@ def remove_old_partials(folder: Path, *, hours: float = 1.0) -> None:
                 left.unlink()
 
 
+def remove_partials_of(target: Path) -> None:
+    """Remove the temporary files that interrupted writes of this very file or folder left next to it.
+
+    Of two processes that write one file at once, one would fail: neither result would be the one that was expected.
+    """
+    if isinstance(target, RemotePath) or not target.parent.is_dir():
+        return
+    for name in os.listdir(target.parent):
+        found = _OUR_PARTIAL.search(name)
+        if found is not None and name[: found.start()] in (target.name, f".{target.name}"):
+            left = target.parent / name
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
 def is_our_partial(name: str) -> bool:
     """Whether this is the name of a temporary file as wsikit and zarr's local store create it.
 
