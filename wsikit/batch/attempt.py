@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 import traceback
@@ -22,7 +23,7 @@ from wsikit.batch.stages import Where, carry_out, prepare_workers, stage_groups
 from wsikit.batch.transient import RETRY_AFTER_S, is_transient
 from wsikit.errors import WsikitError
 from wsikit.progress import Progress
-from wsikit.store.atomic import remove_partials, write_bytes
+from wsikit.store.atomic import remove_partials, without_partial, write_bytes
 
 if TYPE_CHECKING:
     from wsikit.results.outputs import SlideSummary
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 _CLAIM_WAIT_S = 1.0
 """How long to wait until a run that has just locked an id states its slide."""
+
+
+_NOT_WRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,12 @@ def _run_with_retries(entry: SlideEntry, job: Job, resources: Resources) -> Slid
 
 def in_words(entry: SlideEntry, error: Exception) -> str:
     """The error of a slide in one line, with its path."""
+    if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+        where = without_partial(str(error.filename)) if error.filename else "a file of this run"
+        return (
+            f"{where}: cannot be written ({error.strerror}); the slide is {entry.path}. Free disk space or check the "
+            "drive, and run again: files written so far are kept."
+        )
     return str(error) if isinstance(error, WsikitError) else f"{entry.path}: unexpected {type(error).__name__}: {error}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from wsikit.batch.timing import RunTime
 from wsikit.errors import RequestError
 from wsikit.progress import SILENT, Progress
 from wsikit.store.atomic import remove_old_partials, write_json
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,10 @@ def carry_out_run(
         states = [row.status for row in rows.values() if row is not None]
         log.write("summary", done=states.count(records.DONE), slides=len(todo), **seconds.to_json())
         patients = _corrected_patients(record["patients"], new, done, earlier)
-        _write_record(folder, record | {"patients": patients, "time": seconds.to_json()})
+        try:
+            _write_record(folder, record | {"patients": patients, "time": seconds.to_json()})
+        except OSError as error:  # the plan is there, without the time
+            logger.error("%s: the time could not be recorded (%s)", folder / RUN_FILE, error.strerror or error)
     elif not (folder / "slides.csv").is_file() or not (folder / "index.html").is_file():
         from wsikit.batch.reporter import write_tables
 

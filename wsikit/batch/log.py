@@ -28,6 +28,7 @@ class RunLog:
     def __init__(self, out: Path, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> None:
         self.path = out / LOG_FILE
         self._on_event = on_event
+        self._fails = False
         self._lock = threading.Lock()
         self._start = time.monotonic()
 
@@ -42,8 +43,13 @@ class RunLog:
         line = json.dumps(record, ensure_ascii=False)
         logger.info("%s", line)
         with self._lock:
-            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(line + "\n")
+            try:
+                with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(line + "\n")
+            except OSError as error:  # a full disk must not end the run: what is to be kept is in other files
+                if not self._fails:
+                    logger.error("%s: cannot be written (%s)", self.path, error.strerror or error)
+                self._fails = True
             if self._on_event is not None:
                 self._on_event(record)
 

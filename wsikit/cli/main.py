@@ -8,7 +8,6 @@ import difflib
 import importlib
 import keyword
 import os
-import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -199,7 +198,9 @@ def _main(arguments: Sequence[str] | None) -> NoReturn:
     except OSError as error:
         if error.filename is None:
             raise
-        named = re.sub(r"\.[0-9a-f]{32}\.partial$", "", str(error.filename))  # a temporary name of ours
+        from wsikit.store.atomic import without_partial
+
+        named = without_partial(str(error.filename))
         click.echo(
             f"wsikit: {named}: {error.strerror or error}. Check the place, and that its disk has space.",
             err=True,

@@ -211,6 +211,15 @@ def is_our_partial(name: str) -> bool:
     return _OUR_PARTIAL.search(name) is not None
 
 
+def without_partial(name: str) -> str:
+    """The name of the file that a temporary file was to become; other names unchanged.
+
+    >>> without_partial(f"out/row.json.{'0a' * 16}.partial"), without_partial("a.svs")
+    ('out/row.json', 'a.svs')
+    """
+    return _OUR_PARTIAL.sub("", name)
+
+
 def names_in(folder: Path) -> list[str]:
     """Names in a local folder, sorted, without the temporary files of interrupted writes; empty without a folder."""
     names = os.listdir(folder) if folder.is_dir() else []
