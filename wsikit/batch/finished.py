@@ -27,7 +27,8 @@ def mark_finished(out: Path, entry: SlideEntry, request: str) -> None:
     """Record that the slide is finished for `request` (the digest of `slide_request`)."""
     folder = out / "results" / entry.slide_id
     state = {"format": FORMAT, "request": request, "files": _files(out, entry.slide_id)}
-    write_json(folder / MARK, state)
+    # not flushed: if a power cut leaves it cut off, the stages of the slide compare their receipts
+    write_json(folder / MARK, state, sync=False)
 
 
 def unmark(out: Path, slide_id: str) -> None:
