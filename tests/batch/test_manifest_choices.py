@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from wsikit.batch.manifest import find_slides
+from wsikit.batch.records import FAILED, SlideRow, read_row, write_row, write_table
 from wsikit.batch.run import run
 from wsikit.errors import RequestError
 from wsikit.slides.store import SlideStore
@@ -115,3 +116,19 @@ def test_regions_of_the_manifest_come_before_those_of_the_option(
     found = find_slides([], manifests=[manifest(tmp_path, "path,roi", *rows)])
     entries = with_rois(found.entries, tmp_path / "all.geojson")
     assert [Path(entry.roi or "").name for entry in entries] == ["own.geojson", "all.geojson"]
+
+
+def test_text_that_a_spreadsheet_would_evaluate_is_written_as_text(tmp_path: Path) -> None:
+    row = SlideRow("-1", "=cmd|x.svs", FAILED, label="@SUM(1)", error="+1", margin=-0.5)
+    write_row(tmp_path, row)
+    write_table(tmp_path)
+    with open(tmp_path / "slides.csv", encoding="utf-8", newline="") as file:
+        (written,) = csv.DictReader(file)
+    assert [written[name] for name in ("slide_id", "path", "label", "error")] == [
+        "'-1",
+        "'=cmd|x.svs",
+        "'@SUM(1)",
+        "'+1",
+    ]
+    assert written["margin"] == "-0.5", "a number is no formula"
+    assert read_row(tmp_path, "-1") == row
