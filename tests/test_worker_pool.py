@@ -139,13 +139,13 @@ def test_tasks_are_carried_out_by_worker_processes_which_end_with_the_pool(tasks
 
 def test_until_processes_are_ready_this_one_does_the_work(tasks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = threading.Event()
-    real = worker_pool._Worker
+    real = worker_pool.WorkerProcess
 
     def late() -> Any:
         ready.wait(20)
         return real()
 
-    monkeypatch.setattr(worker_pool, "_Worker", late)
+    monkeypatch.setattr(worker_pool, "WorkerProcess", late)
     with shared_pool():
         assert {pid for _, pid, _ in results(tasks.place, list(range(5))).values()} == {os.getpid()}
         ready.set()
@@ -209,7 +209,7 @@ def test_libraries_use_no_threads_in_a_worker_process(tasks: ModuleType) -> None
 def test_little_work_or_one_worker_starts_no_process(
     workers: int, slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_pool, "_Worker", lambda: pytest.fail("a process was started"))
+    monkeypatch.setattr(worker_pool, "WorkerProcess", lambda: pytest.fail("a process was started"))
     if workers == 1:
         monkeypatch.setattr(worker_pool, "WORK_PER_PROCESS_S", 1e-6)
     store = tile(slide_path, tmp_path / "s.zarr", image=ImageParameters(tile_px=64), patch_px=96)

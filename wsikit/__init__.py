@@ -47,6 +47,7 @@ _HOME = {
     "RuleOutcome": "wsikit.voting.result",
     "RunPlan": "wsikit.batch.plan",
     "RunResult": "wsikit.batch.run_result",
+    "RunTime": "wsikit.batch.timing",
     "SceneInfo": "wsikit.slides.types",
     "SearchResult": "wsikit.inference.search",
     "SecondSubtype": "wsikit.voting.result",
@@ -59,6 +60,7 @@ _HOME = {
     "SlideRow": "wsikit.batch.records",
     "SlideStore": "wsikit.slides.store",
     "SlideVector": "wsikit.store.slide_vectors",
+    "StageTime": "wsikit.batch.timing",
     "StoredInput": "wsikit.encoders.protocol",
     "TextImageEncoder": "wsikit.encoders.protocol",
     "ThresholdRule": "wsikit.voting.parameters",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from wsikit.batch.records import SlideRow
     from wsikit.batch.run import plan_run, run
     from wsikit.batch.run_result import RunResult
+    from wsikit.batch.timing import RunTime, StageTime
     from wsikit.captions.base import Caption, Captioner
     from wsikit.captions.registry import CaptionerOptions
     from wsikit.encoders.listing import EncoderEntry, list_encoders

@@ -83,10 +83,16 @@ def is_possible() -> bool:
     return name.startswith(("python", "pypy")) and not getattr(sys, "frozen", False)
 
 
-class _Worker:
-    """One worker process."""
+class WorkerProcess:
+    """One worker process.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    one_thread
+        Whether libraries in it use one thread each, as many processes would else compete for the processors.
+    """
+
+    def __init__(self, *, one_thread: bool = True) -> None:
         self.ready = False
         """Whether it has loaded what its tasks need."""
         self._using = threading.Lock()
@@ -97,7 +103,7 @@ class _Worker:
             worker.command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **_ONE_THREAD},
+            env={**os.environ, **(_ONE_THREAD if one_thread else {})},
             **apart,
         )
 
@@ -157,8 +163,8 @@ class WorkerPool:
         self.pid = os.getpid()
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
-        self._idle: list[_Worker] = []
-        self._all: list[_Worker] = []
+        self._idle: list[WorkerProcess] = []
+        self._all: list[WorkerProcess] = []
         self._starting = 0
         self._closed = self._failed = self._works_here = False
         self._seconds = 0.0
@@ -191,7 +197,7 @@ class WorkerPool:
     def _start(self, work: bytes) -> None:
         started, ready = None, False
         try:
-            started = _Worker()
+            started = WorkerProcess()
             with self._changed:
                 self._starting -= 1
                 if not self._closed:
@@ -253,7 +259,7 @@ class WorkerPool:
         result: Result = answer.result
         return result
 
-    def _take(self) -> _Worker | None:
+    def _take(self) -> WorkerProcess | None:
         """A process that is free, waited for if necessary; None if this process must do the work.
 
         While processes start, one thread works here; further ones would only wait for each other.
@@ -272,7 +278,7 @@ class WorkerPool:
                 self._changed.wait()
         return None
 
-    def _drop(self, ended: _Worker) -> None:
+    def _drop(self, ended: WorkerProcess) -> None:
         with self._changed:
             if ended in self._all:
                 self._all.remove(ended)

@@ -63,8 +63,8 @@ REFERENCE = {
     ),
     "runs": (
         "Runs and exports",
-        "run plan_run RunResult RunPlan PlannedSlide PlannedStage SlideEntry SlideRow Executor Progress export "
-        "WsikitError RequestError",
+        "run plan_run RunResult RunTime StageTime RunPlan PlannedSlide PlannedStage SlideEntry SlideRow Executor "
+        "Progress export WsikitError RequestError",
     ),
 }
 """Page of the reference to its title and the public names on it."""

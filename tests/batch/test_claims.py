@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 from wsikit.batch.claims import belongs
 from wsikit.batch.entry import SlideEntry
@@ -212,12 +213,15 @@ def test_temporary_files_of_a_kill_are_removed(
 ) -> None:
     out, name = tmp_path / "out", f"{'0' * 32}.partial"
     left = [out / f"slides.csv.{name}", out / "results" / "x" / f"map.png.{name}"]
+    left += [out / "slides" / f".{other}.slide.json.{name}" for other in ("x", "y")]
+    left += [out / f"index.html.{name}", out / "failures" / f"x.txt.{name}"]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-        os.utime(path, (0, 0))
-    in_use = out / f"index.html.{name}"
-    in_use.write_bytes(b"half")
-    start(two[0])
+    in_use = [out / f"patients.csv.{name}", out / "slides" / f".z.slide.json.{name}"]
+    for path in in_use:
+        path.write_bytes(b"half")
+    with FileLock(out / "slides" / ".z.lock"):
+        start(two[0])
     assert not any(path.exists() for path in left)
-    assert in_use.exists(), "another run may be writing it now"
+    assert all(path.exists() for path in in_use), "another run may be writing them now"

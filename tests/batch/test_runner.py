@@ -16,7 +16,7 @@ import tifffile
 from filelock import FileLock
 
 from wsikit.batch import stages
-from wsikit.batch.records import DONE, FAILED, LOCKED
+from wsikit.batch.records import DONE, FAILED, read_rows
 from wsikit.batch.run import run
 from wsikit.batch.run_result import RunResult
 from wsikit.cli.main import main
@@ -231,16 +231,23 @@ def test_unreadable_tiles_are_counted_and_not_classified(
     assert set(patches.read("caption")[unreadable]) == {""}
 
 
-def test_a_slide_locked_by_another_run_is_skipped(
+def test_a_slide_in_work_by_another_run_is_waited_for_after_the_others(
     start: Callable[..., RunResult], tmp_path: Path, slide_path: Path
 ) -> None:
-    lock = tmp_path / "out" / "slides" / ".disc.lock"
-    lock.parent.mkdir(parents=True)
-    with FileLock(lock):
-        summary = start(slide_path)
-    assert summary.rows[0].status == LOCKED
-    assert not (tmp_path / "out" / "slides" / "disc.zarr").exists()
-    assert start(slide_path).exit_status == 0, "no lock is left behind"
+    second = shutil.copy(slide_path, tmp_path / "second.tiff")
+    (tmp_path / "out" / "slides").mkdir(parents=True)
+    lock = FileLock(tmp_path / "out" / "slides" / ".disc.lock", thread_local=False)
+    said: list[tuple[str, dict[str, str]]] = []
+
+    def hear(note: str) -> None:
+        said.append((note, {row.slide_id: row.status for row in read_rows(tmp_path / "out")}))
+        lock.release()
+
+    lock.acquire()
+    summary = start(slide_path, second, on_note=hear)
+    assert [row.status for row in summary] == [DONE, DONE]
+    assert said == [("waiting for 1 slide that another run is working on (disc)", {"second": DONE})]
+    assert start(slide_path, second).exit_status == 0, "no lock is left behind"
 
 
 def test_a_missing_model_stops_the_run_before_any_slide(tmp_path: Path, slide_path: Path) -> None:

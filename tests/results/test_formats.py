@@ -147,3 +147,21 @@ def test_voting_and_exporting_import_no_torch(stores: dict[str, Path], tmp_path:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next_and_nothing_else(tmp_path: Path) -> None:
+    from wsikit.store.atomic import remove_partials_of
+
+    ending = f"{'0a' * 16}.partial"
+    for name in (
+        f"map.png.{ending}",
+        f"map.png.notes.{ending}",
+        f"other.png.{ending}",
+        "map.png.mine.partial",
+        "map.png",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / f".map.png.{ending}").mkdir()
+    remove_partials_of(tmp_path / "map.png")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"map.png.notes.{ending}", f"other.png.{ending}", "map.png.mine.partial", "map.png"}

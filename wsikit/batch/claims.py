@@ -42,7 +42,7 @@ def write_claim(out: Path, entry: SlideEntry) -> None:
     claim = {"path": _text(real_path(entry.path)), "fingerprint": _fingerprint(entry.path)}
     path = _claim_path(out, entry.slide_id)
     if _read(path) != claim:
-        write_json(path, claim)
+        write_json(path, claim, sync=False)  # the row and the store name the slide too
 
 
 def holder(out: Path, slide_id: str, *, in_work: bool = False) -> Claim | None:

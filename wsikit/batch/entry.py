@@ -31,6 +31,10 @@ class SlideEntry:
     """Which of several main images of the file is read, by number or name; None: the largest."""
     id_requested: bool = False
     """Whether `slide_id` was given by the user: the slide then has this id, or fails."""
+    reader: str | None = None
+    """Name of the reader that opens the file; None: chosen by its content."""
+    label: str = ""
+    """Known class of the slide, from the manifest; carried to slides.csv, and not used by the run."""
     fault: str = ""
     """Why the slide cannot be opened as requested: its row of the manifest is wrong. The slide fails with this text."""
 
@@ -56,11 +60,12 @@ class SlideEntry:
 
         if self.fault:
             raise SlideError(self.fault)
+        reader = self.reader or "auto"
         if self.mpp is not None:
-            return open_slide(self.path, mpp=self.mpp, mpp_source=self.mpp_source, scene=self.scene)
-        slide = open_slide(self.path, scene=self.scene)
+            return open_slide(self.path, reader, mpp=self.mpp, mpp_source=self.mpp_source, scene=self.scene)
+        slide = open_slide(self.path, reader, scene=self.scene)
         if slide.info.mpp is None and self.assume_mpp is not None:
             slide.close()
             source = "assumed (--assume-mpp)"
-            slide = open_slide(self.path, mpp=self.assume_mpp, mpp_source=source, scene=self.scene)
+            slide = open_slide(self.path, reader, mpp=self.assume_mpp, mpp_source=source, scene=self.scene)
         return slide

@@ -27,7 +27,8 @@ def mark_finished(out: Path, entry: SlideEntry, request: str) -> None:
     """Record that the slide is finished for `request` (the digest of `slide_request`)."""
     folder = out / "results" / entry.slide_id
     state = {"format": FORMAT, "request": request, "files": _files(out, entry.slide_id)}
-    write_json(folder / MARK, state)
+    # not flushed: if a power cut leaves it cut off, the stages of the slide compare their receipts
+    write_json(folder / MARK, state, sync=False)
 
 
 def unmark(out: Path, slide_id: str) -> None:
@@ -65,8 +66,10 @@ def slide_request(entry: SlideEntry, parameters: dict[str, Any], model: str, cap
     roi = None if entry.roi is None else hashlib.sha256(Path(entry.roi).read_bytes()).hexdigest()
     sidecar = Path(sidecar_path(entry.path))
     scale = hashlib.sha256(sidecar.read_bytes()).hexdigest() if sidecar.is_file() else None
+    chosen = {} if entry.reader is None else {"reader": entry.reader}
     return digest_of(
-        {
+        chosen
+        | {
             "slide": [entry.path, entry.mpp, entry.mpp_source, entry.assume_mpp, roi, scale],
             "scene": None if entry.scene is None else str(entry.scene),
             "source": fingerprint(entry.path),

@@ -35,9 +35,10 @@ class Addresses:
     """Label and link of further files."""
 
 
-def write_index(out: Path) -> None:
-    """Write index.html for all rows below `out`, atomically."""
-    page = render_index(read_rows(out), lambda row: _on_disk(out, row), title=out.resolve().name, files=True)
+def write_index(out: Path, rows: Sequence[SlideRow] | None = None) -> None:
+    """Write index.html for all rows below `out`, atomically; they may be given if they were just read."""
+    found = read_rows(out) if rows is None else rows
+    page = render_index(found, lambda row: _on_disk(out, row), title=out.resolve().name, files=True)
     with atomic_write(out / "index.html") as partial:
         partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,18 @@ LOG_FILE = "log.jsonl"
 
 
 class RunLog:
-    """Appends events to OUT/log.jsonl. Safe to use from several threads."""
+    """Appends events to OUT/log.jsonl. Safe to use from several threads.
 
-    def __init__(self, out: Path) -> None:
+    Parameters
+    ----------
+    on_event
+        Called with each event, one call at a time.
+    """
+
+    def __init__(self, out: Path, on_event: Callable[[Mapping[str, Any]], None] | None = None) -> None:
         self.path = out / LOG_FILE
+        self._on_event = on_event
+        self._fails = False
         self._lock = threading.Lock()
         self._start = time.monotonic()
 
@@ -33,8 +42,16 @@ class RunLog:
         }
         line = json.dumps(record, ensure_ascii=False)
         logger.info("%s", line)
-        with self._lock, open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(line + "\n")
+        with self._lock:
+            try:
+                with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(line + "\n")
+            except OSError as error:  # a full disk must not end the run: what is to be kept is in other files
+                if not self._fails:
+                    logger.error("%s: cannot be written (%s)", self.path, error.strerror or error)
+                self._fails = True
+            if self._on_event is not None:
+                self._on_event(record)
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:

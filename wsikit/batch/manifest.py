@@ -84,8 +84,8 @@ def find_slides(
         source slide is found too is left out.
     manifests
         CSV files with a column `path` (relative to the CSV's folder, or absolute) and optionally `slide_id`,
-        `patient`, `scene` and `mpp` (µm/px; or `mpp_x` and `mpp_y`). A row that is wrong becomes an entry with a
-        `fault`.
+        `patient`, `scene`, `mpp` (µm/px; or `mpp_x` and `mpp_y`), `roi` (GeoJSON), `reader` and `label`. A row that is
+        wrong becomes an entry with a `fault`.
     entries
         Further slides; an empty `slide_id` is filled in.
     assume_mpp
@@ -180,7 +180,8 @@ def _same_slide(before: Found, one: Found, notes: list[str]) -> Found:
     if first.fault or second.fault:
         return before if first.fault else one
     text = f"{one.where}: {Path(second.path).name} is named in {before.where.rsplit(', ', 1)[-1]} too"
-    for what, a, b in (("mpp", first.mpp, second.mpp), ("patient", first.patient, second.patient)):
+    for what in ("mpp", "patient", "roi", "reader", "label"):
+        a, b = getattr(first, what), getattr(second, what)
         if a != b:
             shown = " and ".join("none" if value in (None, "") else repr(value) for value in (a, b))
             return replace(before, entry=replace(first, fault=f"{text}, with another {what} ({shown}). Keep one row."))

@@ -15,7 +15,7 @@ from wsikit.lengths import parse_mpp
 from wsikit.store.paths import is_url, place
 from wsikit.tables import Table, likely, read_table
 
-COLUMNS = ("path", "slide_id", "patient", "mpp", "mpp_x", "mpp_y", "scene")
+COLUMNS = ("path", "slide_id", "patient", "mpp", "mpp_x", "mpp_y", "scene", "roi", "reader", "label")
 """Columns of a manifest that are used."""
 
 _SCALE = ("mpp", "mpp_x", "mpp_y")
@@ -42,6 +42,14 @@ _HINTS = {
     "pixel_width": "mpp_x",
     "pixel_height": "mpp_y",
     "series": "scene",
+    "region": "roi",
+    "regions": "roi",
+    "annotation": "roi",
+    "annotations": "roi",
+    "geojson": "roi",
+    "class": "label",
+    "diagnosis": "label",
+    "subtype": "label",
     "case": "patient",
     "case_id": "patient",
     "patient_id": "patient",
@@ -105,13 +113,16 @@ def _row(manifest: Path, line: int, row: Mapping[str, str], fault: str | None) -
         if not text:
             raise ValueError("the column path is empty")
         slide = _slide_of(manifest.parent, text)
-        scene = row.get("scene", "")
+        scene, reader = row.get("scene", ""), row.get("reader", "").lower()
         entry = SlideEntry(
             limited(slide_id),
             str(slide),
             _scale(row),
             patient=row.get("patient", ""),
             scene=None if scene.lower() in _NOT_GIVEN else scene,
+            roi=_roi_of(manifest.parent, row.get("roi", "")),
+            reader=None if reader in _NOT_GIVEN | {"auto"} else _known_reader(reader),
+            label="" if row.get("label", "").lower() in _NOT_GIVEN else row["label"],
         )
     except (ValueError, OSError) as error:  # one wrong row is one failed slide
         text = text.splitlines()[0] if text else ""
@@ -147,6 +158,24 @@ def _slide_of(folder: Path, text: str) -> Path:
         first = text.splitlines()[0]
         raise ValueError(f"the cell path goes over several lines ({first!r} …): a quotation mark is not closed")
     raise ValueError(f"{folder / text}: no such file")
+
+
+def _roi_of(folder: Path, text: str) -> str | None:
+    """The file of regions in a row; relative to the manifest, or absolute."""
+    if text.lower() in _NOT_GIVEN:
+        return None
+    for form in (text, text.replace("\\", "/")):
+        if (folder / form).is_file():
+            return str(folder / form)
+    raise ValueError(f"the column roi names {folder / text}, and there is no such file; expected GeoJSON")
+
+
+def _known_reader(name: str) -> str:
+    from wsikit.slides.registry import reader_names
+
+    if name not in reader_names():
+        raise ValueError(f"there is no reader {name!r}; expected auto or one of {', '.join(reader_names())}")
+    return name
 
 
 def _scale(row: Mapping[str, str]) -> float | tuple[float, float] | None:

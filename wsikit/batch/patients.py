@@ -92,7 +92,7 @@ def write_patients(out: str | os.PathLike[str], patients: Patients) -> Path:
             cells = [one.patient, len(one.counted) + len(one.left_out), len(one.counted), one.mean or ""]
             cells += [*probability, _number(one.margin), one.worst or "", "; ".join(one.worst_slides)]
             cells += [_number(one.area_mm2), patients.weighted_by, left_out]
-            writer.writerow([_harmless(cell) for cell in cells])
+            writer.writerow([records.harmless(cell) for cell in cells])
     return path
 
 
@@ -158,8 +158,3 @@ def _real(path: str) -> str:
 
 def _number(value: float | None) -> float | str:
     return "" if value is None else round(value, 4)
-
-
-def _harmless(cell: object) -> object:
-    """Text that a spreadsheet would evaluate as a formula, with an apostrophe in front: names are untrusted input."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell

@@ -199,14 +199,14 @@ def difference(stored: Receipt, wanted: Receipt) -> str:
         return f"made by an earlier version of this stage (revision {stored.revision}, now {wanted.revision})"
     parts = [
         f"{name} was {_short(old)}, now {_short(new)}"
-        for name, old, new in _changed(stored.parameters, wanted.parameters)
+        for name, old, new in changed(stored.parameters, wanted.parameters)
     ]
-    for name, old, new in _changed(stored.inputs, wanted.inputs):
+    for name, old, new in changed(stored.inputs, wanted.inputs):
         parts.append(f"{name} {'added' if old is None else 'removed' if new is None else 'changed'}")
     return "; ".join(parts) or "its receipt differs"
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+def changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """Names whose values differ, with both values; nested mappings by dotted names."""
     found: list[tuple[str, Any, Any]] = []
     for name in dict.fromkeys((*old, *new)):
@@ -214,7 +214,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
         if a == b or _plain(a) == _plain(b):
             continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _changed(a, b, f"{prefix}{name}.")
+            found += changed(a, b, f"{prefix}{name}.")
         else:
             found.append((f"{prefix}{name}", a, b))
     return found
@@ -239,7 +239,7 @@ def changes_since(out: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     lines = [
         f"{name}: {_short(old)} → {_short(new)}"
-        for name, old, new in _changed(_with_new_names(before.get("configuration", {})), record["configuration"])
+        for name, old, new in changed(_with_new_names(before.get("configuration", {})), record["configuration"])
     ]
     if before.get("model_fingerprint") != record["model_fingerprint"]:
         lines.append(f"model files: {_short(before.get('model_fingerprint'))} → {_short(record['model_fingerprint'])}")

@@ -5,16 +5,19 @@ slides.csv is made from the rows in results/, so several processes can work in o
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from wsikit.errors import RequestError
-from wsikit.store.atomic import atomic_write, write_json
+from wsikit.store.atomic import atomic_write, is_our_partial, write_json
 from wsikit.voting.result import format_margin
 
 logger = logging.getLogger(__name__)
@@ -22,10 +25,13 @@ logger = logging.getLogger(__name__)
 DONE, FAILED, LOCKED = "done", "failed", "locked"
 """States of a slide. Locked: another run is working on it."""
 
+_LOCK_WAIT_S = 60.0
+
 _FIXED = [
     "slide_id",
     "path",
     "status",
+    "label",
     "subtype",
     "margin",
     "abstained",
@@ -66,6 +72,8 @@ class SlideRow:
     mpp_source: str | None = None
     seconds: float | None = None
     error: str | None = None
+    label: str = ""
+    """Known class of the slide, as the manifest gives it."""
     notes: tuple[str, ...] = ()
     """Remarks on how the slide was processed, such as a shift of its regions of interest."""
 
@@ -114,9 +122,9 @@ def flat_row(row: SlideRow) -> dict[str, Any]:
     return {**record, **{f"probability_{code}": value for code, value in probability.items()}}
 
 
-def write_table(out: Path) -> None:
-    """Write slides.csv from all rows below `out`."""
-    rows = read_rows(out)
+def write_table(out: Path, rows: Sequence[SlideRow] | None = None) -> None:
+    """Write slides.csv from all rows below `out`, which may be given if they were just read."""
+    rows = read_rows(out) if rows is None else rows
     classes = list(dict.fromkeys(code for row in rows for code in row.probability))
     cut = _FIXED.index("margin")
     columns = [*_FIXED[:cut], *(f"probability_{code}" for code in classes), *_FIXED[cut:]]
@@ -128,7 +136,38 @@ def write_table(out: Path) -> None:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for row in rows:
-            writer.writerow(flat_row(row))
+            writer.writerow({name: harmless(cell) for name, cell in flat_row(row).items()})
+
+
+@contextlib.contextmanager
+def tables_lock(out: Path) -> Iterator[None]:
+    """Write files of the output folder itself, one run at a time; temporary files that a killed run left are removed.
+
+    Raises
+    ------
+    TimeoutError
+        Another run has held the lock for a minute.
+    """
+    try:
+        lock = FileLock(out / ".tables.lock", timeout=_LOCK_WAIT_S)
+        with lock:
+            for left in out.glob("*.partial"):
+                if is_our_partial(left.name) and left.name.startswith(("slides.csv.", "index.html.", "run.json.")):
+                    left.unlink(missing_ok=True)
+            yield
+    except Timeout as error:
+        raise TimeoutError(f"another run has been writing the tables in {out} for {_LOCK_WAIT_S:g} s") from error
+
+
+def harmless(cell: object) -> object:
+    """A cell of a table; text that a spreadsheet would evaluate as a formula gets an apostrophe in front.
+
+    Names of files, slide ids and patients are untrusted input.
+
+    >>> harmless("=1+1"), harmless("a.svs"), harmless(-1.5)
+    ("'=1+1", 'a.svs', -1.5)
+    """
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def taken_ids(out: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ def with_rois(entries: Sequence[SlideEntry], roi: str | os.PathLike[str]) -> lis
     roi
         A file, for a single slide; or a folder with <slide_id>.geojson, or <name of the slide file>.geojson with or
         without the suffix of the slide. A slide without such a file fails later; it is not analysed as a whole.
+        Slides that have regions already, from a manifest, keep them.
 
     Raises
     ------
@@ -39,13 +40,14 @@ def with_rois(entries: Sequence[SlideEntry], roi: str | os.PathLike[str]) -> lis
     'a.geojson'
     """
     place = Path(roi)
+    without = sum(entry.roi is None for entry in entries)
     if place.is_file():
-        if len(entries) > 1:
-            raise RequestError(f"{place}: one file of regions for {len(entries)} slides; give a folder of them")
-        return [replace(entry, roi=str(place)) for entry in entries]
+        if without > 1:
+            raise RequestError(f"{place}: one file of regions for {without} slides; give a folder of them")
+        return [entry if entry.roi is not None else replace(entry, roi=str(place)) for entry in entries]
     if not place.is_dir():
         raise RequestError(f"{place}: no such file or folder. Give the regions as GeoJSON.")
-    return [replace(entry, roi=str(_file_of(entry, place))) for entry in entries]
+    return [entry if entry.roi is not None else replace(entry, roi=str(_file_of(entry, place))) for entry in entries]
 
 
 def _file_of(entry: SlideEntry, folder: Path) -> Path:

@@ -5,29 +5,21 @@ Importing this module is light: the libraries of the stages are imported only if
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsikit.batch import records
+from wsikit.batch.carry_out import Wanted, carry_out_run, failed_before, nothing_failed
 from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.parameters import DEFAULT_MIN_ROI, DEFAULT_MIN_TISSUE
-from wsikit.batch.plan import (
-    RUN_FILE,
-    PlannedSlide,
-    RunPlan,
-    measured_rates,
-)
-from wsikit.batch.prepare import PreparedRun, prepare
+from wsikit.batch.plan import PlannedSlide, RunPlan, measured_rates
+from wsikit.batch.prepare import prepare
 from wsikit.batch.records import SlideRow
 from wsikit.batch.run_result import RunResult
 from wsikit.errors import RequestError
 from wsikit.executor import Executor
 from wsikit.progress import SILENT, Progress
-from wsikit.store.atomic import remove_old_partials, write_json
 from wsikit.voting.parameters import VoteParameters
 
 if TYPE_CHECKING:
@@ -74,6 +66,9 @@ def run(
     on_slide: Callable[[SlideRow], None] | None = None,
     on_start: Callable[[SlideEntry], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_event: Callable[[Mapping[str, Any]], None] | None = None,
+    only_failed: bool = False,
+    fail_fast: bool = False,
 ) -> RunResult:
     """Run the whole pipeline: a subtype, a map, captions and a report for each slide.
 
@@ -133,12 +128,19 @@ def run(
     on_slide, on_start
         Called with a slide's row at its end, and with its entry at its start.
     on_note
-        Called with each remark on the input before the first slide; they are in `RunResult.notes` too.
+        Called with each remark on the input before the first slide, which are in `RunResult.notes` too, and on the run
+        itself: that it waits for another run, or that an earlier process died in a slide.
+    on_event
+        Called with each event of OUT/log.jsonl, one call at a time.
+    only_failed
+        Only the slides that failed in earlier runs in `out`, or in which a process died, are run again.
+    fail_fast
+        The first slide that fails stops the run; slides that were not tried have no row in the result.
 
     Returns
     -------
     RunResult
-        One row per slide.
+        One row per slide, in the order in which they were given.
 
     Raises
     ------
@@ -155,115 +157,53 @@ def run(
     >>> result[0].status, result[0].n_patches == len(result.store().patches())
     ('done', True)
     """
-    prepared = prepare(
-        slides,
-        out,
-        model=model,
-        mpp=mpp,
-        scene=scene,
-        captioner=captioner,
-        captioner_options=captioner_options,
-        caption_budget=caption_budget,
-        vote=vote,
-        roi=roi,
-        roi_classes=roi_classes,
-        min_roi=min_roi,
-        roi_frame=roi_frame,
-        min_tissue=min_tissue,
-        overlap_px=overlap_px,
-        stain=stain,
-        tissue=tissue,
-        image=image,
-        features=features,
-        features_dtype=features_dtype,
-        features_engine=features_engine,
-        features_precision=features_precision,
-        download=download,
-        executor=Executor(scheduler, workers),
-        device=device,
-    )
-    finished = prepared.finished()
-    if len(finished) == len(prepared.entries):
-        return _carry_out(prepared, finished, progress, on_slide, on_start, on_note)
+    settings: dict[str, Any] = {
+        "model": model,
+        "mpp": mpp,
+        "scene": scene,
+        "captioner": captioner,
+        "captioner_options": captioner_options,
+        "caption_budget": caption_budget,
+        "vote": vote,
+        "roi": roi,
+        "roi_classes": roi_classes,
+        "min_roi": min_roi,
+        "roi_frame": roi_frame,
+        "min_tissue": min_tissue,
+        "overlap_px": overlap_px,
+        "stain": stain,
+        "tissue": tissue,
+        "image": image,
+        "features": features,
+        "features_dtype": features_dtype,
+        "features_engine": features_engine,
+        "features_precision": features_precision,
+        "download": download,
+        "executor": Executor(scheduler, workers),
+        "device": device,
+    }
+    prepared = prepare(slides, out, **settings)
+    wanted = Wanted(progress, on_slide, on_start, on_note, on_event, fail_fast)
+    finished, todo = prepared.finished(), list(prepared.entries)
+    if only_failed:
+        todo = failed_before(prepared.out, todo)
+        if not todo:
+            return nothing_failed(prepared, wanted)
+    new = [entry for entry in todo if entry.slide_id not in finished]
+    if not new:
+        return carry_out_run(prepared, todo, finished, wanted)
+    from wsikit.batch.apart import pack_slide
     from wsikit.batch.workers import workers_of_run
     from wsikit.encoders.device import check_device
 
     check_device(device)
-    new = [entry for entry in prepared.entries if entry.slide_id not in finished and caption_budget is None]
-    with workers_of_run(new, prepared.out, prepared.captioner, prepared.executor):
-        return _carry_out(prepared, finished, progress, on_slide, on_start, on_note)
 
+    def apart(entry: SlideEntry) -> bytes | None:
+        return pack_slide(entry, request=prepared.requests[entry.slide_id], out=prepared.out, settings=settings)
 
-def _carry_out(
-    prepared: PreparedRun,
-    finished: Mapping[str, SlideRow],
-    progress: Progress,
-    on_slide: Callable[[SlideRow], None] | None,
-    on_start: Callable[[SlideEntry], None] | None,
-    on_note: Callable[[str], None] | None,
-) -> RunResult:
-    """Carry out the slides that are not finished."""
-    folder = prepared.out
-    shared = prepared.shared() if len(finished) < len(prepared.entries) else None
-    if shared is not None:
-        shared.captioner.load()  # a missing captioner is reported before any slide is processed
-    _make_folder(folder)
-    plan = prepared.plan([PlannedSlide(entry, finished=entry.slide_id in finished) for entry in prepared.entries])
-    earlier = records.read_patients(folder)
-    write_json(folder / RUN_FILE, plan.to_json() | {"patients": prepared.patients()})
-    open_entries = [entry for entry in prepared.entries if entry.slide_id not in finished]
-    kept = [finished[entry.slide_id] for entry in prepared.entries if entry.slide_id in finished]
-    for note in prepared.notes:
-        if on_note:
-            on_note(note)
-    progress.slides(len(prepared.entries))
-    if on_slide:
-        for row in kept:
-            on_slide(row)
-    rows = {row.slide_id: row for row in kept}
-    """By the id under which the slide was requested."""
-    if shared is not None:
-        from wsikit.batch.log import RunLog
-        from wsikit.batch.scheduler import Job, carry_out_slides
-
-        remove_old_partials(folder)
-        log = RunLog(folder)
-        log.write(
-            "run",
-            slides=len(prepared.entries),
-            finished=len(finished),
-            model=prepared.model.info.name,
-            changes=list(plan.changes),
-            notes=list(plan.notes),
-        )
-        job = Job(open_entries, prepared.requests, shared, progress, log, on_start, on_slide)
-        done = carry_out_slides(job)
-        rows |= {entry.slide_id: row for entry, row in zip(open_entries, done, strict=True)}
-        _correct_patients(folder, open_entries, done, earlier)
-    elif not (folder / "slides.csv").is_file() or not (folder / "index.html").is_file():
-        from wsikit.batch.index import write_index
-
-        records.write_table(folder)
-        write_index(folder)
-    return RunResult(folder, tuple(rows[entry.slide_id] for entry in prepared.entries), plan.changes, plan.notes)
-
-
-def _correct_patients(
-    out: Path, entries: Sequence[SlideEntry], rows: Sequence[SlideRow], earlier: Mapping[str, str]
-) -> None:
-    """Correct the patients in run.json for slides whose id belonged to another slide, so that they got another id."""
-    changed = [(entry, row) for entry, row in zip(entries, rows, strict=True) if entry.slide_id != row.slide_id]
-    if not any(entry.patient for entry, _ in changed):
-        return
-    record = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-    patients = {**record.get("patients", {})}
-    for entry, row in changed:
-        patients.pop(entry.slide_id, None)
-        if entry.slide_id in earlier:
-            patients[entry.slide_id] = earlier[entry.slide_id]
-        if entry.patient:
-            patients[row.slide_id] = entry.patient
-    write_json(out / RUN_FILE, record | {"patients": patients})
+    untiled = [] if caption_budget is not None else new
+    with workers_of_run(untiled, prepared.out, prepared.captioner, prepared.executor):
+        return carry_out_run(prepared, todo, finished, wanted, apart)
 
 
 def plan_run(
@@ -276,7 +216,7 @@ def plan_run(
     Parameters
     ----------
     slides, out, settings
-        As for `run`; progress, on_slide, on_start and on_note are ignored.
+        As for `run`; progress, listeners, only_failed and fail_fast are ignored.
 
     Returns
     -------
@@ -297,7 +237,7 @@ def plan_run(
     >>> plan.slides[0].stages[0].state, os.path.exists(f"{folder}/out")
     ('missing', False)
     """
-    for listener in ("progress", "on_slide", "on_start", "on_note"):
+    for listener in ("progress", "on_slide", "on_start", "on_note", "on_event", "only_failed", "fail_fast"):
         settings.pop(listener, None)
     executor = Executor(settings.pop("scheduler", "threads"), settings.pop("workers", None))
     download = settings.pop("download", False)
@@ -314,15 +254,3 @@ def plan_run(
         for entry in prepared.entries
     ]
     return replace(prepared.plan(planned), rates=rates)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make the output folder; RequestError with the reason if that is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(
-            f"{folder}: cannot be created ({error.strerror or error}). Give a writable folder with -o."
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise RequestError(f"{folder}: not writable. Give another folder with -o, or change its permissions.")

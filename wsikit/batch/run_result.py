@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from wsikit.batch import records
 from wsikit.batch.records import SlideRow
+from wsikit.batch.timing import RunTime
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,8 @@ class RunResult:
     """Settings that differ from those of the previous run in `out`, one line each."""
     notes: tuple[str, ...] = ()
     """Remarks on the input: what was passed over, and columns of a manifest that are not used."""
+    time: RunTime | None = None
+    """What the run spent its time on; None if nothing was to do."""
 
     @property
     def failed(self) -> tuple[SlideRow, ...]:

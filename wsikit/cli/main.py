@@ -8,21 +8,22 @@ import difflib
 import importlib
 import keyword
 import os
-import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 
 from wsikit._version import __version__
+from wsikit.cli.guard import GUARDED, survive_crashes
+from wsikit.cli.signals import Terminated, ending_on_signals
 from wsikit.errors import RequestError, WsikitError
 
 VERBS = {
     "info": "Show what a slide is: size, levels, pixel size (mpp) and its source, vendor.",
     "run": "The main job: slides to subtype, map, captions and report.",
+    "retry": "Run the failed slides of a run again, with its settings.",
     "tile": "Convert slides to slide stores: pixels, tissue, patch table.",
     "caption": "Describe the patches of stores in words.",
     "features": "Features of all patches by any encoder (foundation models, timm, transformers).",
@@ -47,8 +48,8 @@ VERBS = {
 }
 
 EXIT_FAILED, EXIT_WRONG_REQUEST = 1, 2
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-"""128 and the number of the signal, as shells count them."""
+_OF_SIGNAL = 128
+"""To which shells add the number of the signal that ended a process."""
 
 
 def module_of(verb: str) -> str:
@@ -139,36 +140,17 @@ def _leave(status: int) -> NoReturn:
         sys.exit(status)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(status)
 
 
-class Terminated(BaseException):
-    """SIGTERM: a scheduler or the system asks the process to end, before it is killed. Ends a verb as Ctrl-C does."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM raises `Terminated`; nothing changes where the signal has a handler, or outside of the main thread."""
-    with contextlib.suppress(ValueError):
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            if signal.getsignal(signal.SIGTERM) is _terminate:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 all done, 1 something failed, 2 the request itself is wrong; 130 and 143: stopped by
-    Ctrl-C or SIGTERM, finished work is kept."""
-    with _terminable():
+    """Entry point. Exit status: 0 all done, 1 something failed, 2 the request itself is wrong; 130, 143 and 129:
+    stopped by Ctrl-C, SIGTERM or SIGHUP, finished work is kept."""
+    if arguments is None and sys.argv[1:2] and sys.argv[1] in GUARDED:
+        survive_crashes()
+    with ending_on_signals():
         _main(arguments)
 
 
@@ -191,8 +173,11 @@ def _main(arguments: Sequence[str] | None) -> NoReturn:
         click.echo(f"wsikit: {error}", err=True)
         sys.exit(EXIT_FAILED)
     except (KeyboardInterrupt, click.Abort, Terminated) as stopped:
-        click.echo("wsikit: stopped. Finished work is kept; run the same command again to continue.", err=True)
-        _leave(EXIT_TERMINATED if isinstance(stopped, Terminated) else EXIT_INTERRUPTED)
+        number = stopped.number if isinstance(stopped, Terminated) else signal.SIGINT
+        by = f" by {signal.Signals(number).name}" if isinstance(stopped, Terminated) else ""
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            click.echo(f"wsikit: stopped{by}. Finished work is kept; run the same command again to continue.", err=True)
+        _leave(_OF_SIGNAL + number)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "wsikit"):
@@ -213,7 +198,9 @@ def _main(arguments: Sequence[str] | None) -> NoReturn:
     except OSError as error:
         if error.filename is None:
             raise
-        named = re.sub(r"\.[0-9a-f]{32}\.partial$", "", str(error.filename))  # a temporary name of ours
+        from wsikit.store.atomic import without_partial
+
+        named = without_partial(str(error.filename))
         click.echo(
             f"wsikit: {named}: {error.strerror or error}. Check the place, and that its disk has space.",
             err=True,

@@ -222,6 +222,18 @@ def executor_options(function: F) -> F:
     )(function)
 
 
+def reporting_options(function: F) -> F:
+    """--fail-fast and --log-json, of the verbs that run slides."""
+    function = click.option(
+        "--log-json",
+        is_flag=True,
+        help="Print the events of the run (as in OUT/log.jsonl) as JSON lines, and nothing else.",
+    )(function)
+    return click.option(
+        "--fail-fast", is_flag=True, help="Stop at the first slide that fails; finished slides are kept."
+    )(function)
+
+
 def model_option(function: F) -> F:
     return click.option(
         "--model",

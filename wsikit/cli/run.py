@@ -13,6 +13,7 @@ from wsikit.cli.options import (
     executor_options,
     image_options,
     model_option,
+    reporting_options,
     roi_options,
     scene_option,
     slides_argument,
@@ -23,10 +24,13 @@ from wsikit.cli.options import (
 VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from wsikit.batch.records import SlideRow
     from wsikit.batch.run_result import RunResult
+    from wsikit.batch.timing import RunTime
     from wsikit.cli.captioner_options import CaptionRequest
     from wsikit.cli.progress import TerminalProgress
     from wsikit.tiling.plan import ImageParameters
@@ -40,7 +44,8 @@ if TYPE_CHECKING:
     "--manifest",
     type=click.Path(exists=True, dir_okay=False),
     metavar="CSV",
-    help="Table of slides with the column path and optionally slide_id, patient, scene and mpp (µm/px).",
+    help="Table of slides with the column path and optionally slide_id, patient, scene, mpp (µm/px), roi (GeoJSON), "
+    "reader and label.",
 )
 @click.option("-o", "--out", required=True, type=click.Path(file_okay=False), help="Folder for all results.")
 @model_option
@@ -69,6 +74,8 @@ if TYPE_CHECKING:
     help="Also store the patches' features by this encoder, as wsikit features does; may be given again.",
 )
 @engine_options
+@click.option("--only-failed", is_flag=True, help="Only slides that failed in earlier runs in OUT are run again.")
+@reporting_options
 @click.option("--dry-run", is_flag=True, help="Print the plan: what would be done, and why. Nothing is changed.")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @roi_options
@@ -90,6 +97,9 @@ def command(
     download: bool,
     engine: str,
     precision: str,
+    only_failed: bool,
+    fail_fast: bool,
+    log_json: bool,
     dry_run: bool,
     device: str,
     roi: str | None,
@@ -147,7 +157,8 @@ def command(
 
         click.echo(str(plan_run(given, out, **settings)))
         return 0
-    return run_in_terminal(given, out, notice=described, **settings).exit_status
+    settings |= {"only_failed": only_failed, "fail_fast": fail_fast}
+    return run_in_terminal(given, out, notice=described, log_json=log_json, **settings).exit_status
 
 
 def _describe(model: str | None, prior: str) -> str:
@@ -182,9 +193,15 @@ def _vote(method: str | None, prior: str, model: str | None) -> str | VoteParame
     return replace(parameters_for(method, describe_model(model or DEFAULT_MODEL).vote), prior=prior)
 
 
-def run_in_terminal(slides: list[Any], out: str, *, notice: str, **settings: Any) -> RunResult:
-    """Run with progress and a summary on the terminal. `settings` are those of `wsikit.run`."""
+def run_in_terminal(slides: list[Any], out: str, *, notice: str, log_json: bool = False, **settings: Any) -> RunResult:
+    """Run with progress and a summary on the terminal. `settings` are those of `wsikit.run`.
+
+    `log_json`: the events of the run as JSON lines on standard output, and nothing else.
+    """
     from wsikit.batch.run import run
+
+    if log_json:
+        return run(slides, out, on_event=_print_event, **settings)
     from wsikit.cli.console import make_console, one_line
     from wsikit.cli.progress import TerminalProgress
 
@@ -201,6 +218,12 @@ def run_in_terminal(slides: list[Any], out: str, *, notice: str, **settings: Any
         )
     _print_summary(console, result, out)
     return result
+
+
+def _print_event(event: Mapping[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps(event, ensure_ascii=False))
 
 
 def _print_row(progress: TerminalProgress, console: Console, row: SlideRow) -> None:
@@ -240,7 +263,28 @@ def _print_summary(console: Console, summary: RunResult, out: str) -> None:
         console.print(f"Maps and reports: {Path(out) / 'results'}/<slide_id>/map.png, report.html", highlight=False)
     if summary.failed:
         console.print(
-            f"Tracebacks of the {len(summary.failed)} failed: {Path(out) / 'failures'}. "
-            "Correct the cause and run the same command again: finished slides are kept.",
+            f"Tracebacks of the {len(summary.failed)} failed: {Path(out) / 'failures'}. Correct the cause and run the "
+            f"same command again, or wsikit retry {out}: finished slides are kept.",
             highlight=False,
         )
+    if summary.time is not None and summary.time.stages:
+        _print_time(console, summary.time)
+
+
+def _print_time(console: Console, time: RunTime) -> None:
+    """The line that says what bound the run, and the table of its stages."""
+    from rich.table import Table
+
+    line = time.bound_by()
+    console.print(f"{line[0].upper()}{line[1:]}.", highlight=False)
+    if not console.is_terminal:
+        parts = (f"{one.stage} {one.seconds:.1f} s" for one in time.stages)
+        console.print(f"Time per stage: {', '.join(parts)}.", highlight=False)
+        return
+    table = Table("stage", "on", box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for title in ("slides", "time, s", "of the run", "rate"):
+        table.add_column(title, justify="right")
+    for one in time.stages:
+        share = f"{100 * one.seconds / time.seconds:.0f} %" if time.seconds else ""
+        table.add_row(one.stage, one.where, str(one.slides), f"{one.seconds:.1f}", share, one.rate())
+    console.print(table)

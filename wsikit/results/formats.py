@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wsikit.errors import PluginError, RequestError, StoreError
 from wsikit.plugins import load_plugin, plugin_names
-from wsikit.store.atomic import PARTIAL_SUFFIX, atomic_write, flush
+from wsikit.store.atomic import PARTIAL_SUFFIX, atomic_write, flush, remove_partials_of
 from wsikit.store.paths import upload
 from wsikit.store.remote import RemotePath
 
@@ -151,6 +151,7 @@ def write_output(exporter: Exporter, results: StoredResults, target: Path, optio
         raise RequestError(f"{target}: a folder; give the file to write")
     if target.is_file() and exporter.folder:
         raise RequestError(f"{target}: a file; {exporter.name} is written into a folder")
+    remove_partials_of(target)
     if getattr(exporter, "in_place", False):
         exporter.write(results, target, **options)
         return

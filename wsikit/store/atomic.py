@@ -185,6 +185,41 @@ def remove_old_partials(folder: Path, *, hours: float = 1.0) -> None:
                 left.unlink()
 
 
+def remove_partials_of(target: Path) -> None:
+    """Remove the temporary files that interrupted writes of this very file or folder left next to it.
+
+    Of two processes that write one file at once, one would fail: neither result would be the one that was expected.
+    """
+    if isinstance(target, RemotePath) or not target.parent.is_dir():
+        return
+    for name in os.listdir(target.parent):
+        found = _OUR_PARTIAL.search(name)
+        if found is not None and name[: found.start()] in (target.name, f".{target.name}"):
+            left = target.parent / name
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def is_our_partial(name: str) -> bool:
+    """Whether this is the name of a temporary file as wsikit and zarr's local store create it.
+
+    >>> is_our_partial(f"slides.csv.{'0a' * 16}.partial"), is_our_partial("notes.partial")
+    (True, False)
+    """
+    return _OUR_PARTIAL.search(name) is not None
+
+
+def without_partial(name: str) -> str:
+    """The name of the file that a temporary file was to become; other names unchanged.
+
+    >>> without_partial(f"out/row.json.{'0a' * 16}.partial"), without_partial("a.svs")
+    ('out/row.json', 'a.svs')
+    """
+    return _OUR_PARTIAL.sub("", name)
+
+
 def names_in(folder: Path) -> list[str]:
     """Names in a local folder, sorted, without the temporary files of interrupted writes; empty without a folder."""
     names = os.listdir(folder) if folder.is_dir() else []

@@ -1,0 +1,88 @@
+"""A run that crashes in a library written in C is started again by a light parent process.
+
+The slides that were in work are marked (`wsikit.batch.begun`): the next process does them last, each in a process of
+its own, so that each crash costs at most the slides in work. Linux only; elsewhere the same command, given again, does
+the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+
+GUARDED = ("run", "retry")
+"""Verbs that mark the slides in work."""
+
+_CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE")
+_MOST_RESTARTS = 10
+_ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+_FROM_TERMINAL = 0x80
+"""`si_code` of a signal of the kernel, as by Ctrl-C: the process that works has got it too."""
+
+
+def survive_crashes() -> None:
+    """Returns in a new process, which works; this one waits, starts another after a crash, and does not return.
+
+    Signals that ask to end are passed on. If this process is killed, the one that works ends as well.
+    """
+    if not hasattr(os, "fork") or not hasattr(signal, "sigwaitinfo") or threading.active_count() > 1:
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDING, signal.SIGCHLD})
+    for restarts in range(_MOST_RESTARTS + 1):
+        end, own_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(own_end)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            threading.Thread(target=_end_with, args=(end,), name="wsikit-guard", daemon=True).start()
+            return
+        os.close(end)
+        status = _wait(child)
+        os.close(own_end)
+        if os.WIFEXITED(status):
+            os._exit(os.WEXITSTATUS(status))
+        number = os.WTERMSIG(status)
+        name = _name(number)
+        if name not in _CRASHES or restarts == _MOST_RESTARTS:
+            break
+        _say(
+            f"wsikit: the process ended by {name}, a crash in a library written in C. It is started again; slides "
+            "that were in work are done last, each in a process of its own."
+        )
+    memory = " Perhaps the memory of this machine is too small: use fewer workers (--workers)." if number == 9 else ""
+    _say(f"wsikit: the process ended by {name}.{memory} What is complete is kept; run the same command again.")
+    os._exit(128 + number)
+
+
+def _wait(child: int) -> int:
+    """The child's status, as of `os.waitpid`; signals that ask to end are passed on to it."""
+    while True:
+        found = signal.sigwaitinfo({*_ENDING, signal.SIGCHLD})
+        if found.si_signo == signal.SIGCHLD:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status
+        elif found.si_code != _FROM_TERMINAL:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, found.si_signo)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended: the other end of the pipe is closed then."""
+    while os.read(parent, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())
