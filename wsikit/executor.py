@@ -5,13 +5,12 @@ Tasks and results are small and picklable, without pixels. An error stops the ot
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from wsikit.errors import RequestError
 
@@ -36,6 +35,9 @@ class Executor:
         "threads", "processes", or the address of a running Dask scheduler such as "tcp://10.0.0.5:8786".
     workers
         Number of threads or processes; None: one per CPU. A running cluster has its own workers.
+    gpus
+        How many of the processes hold one GPU each; work on a device goes to them. The workers of a running cluster
+        declare theirs (docs/cluster.md).
 
     Raises
     ------
@@ -50,6 +52,7 @@ class Executor:
 
     scheduler: str = "threads"
     workers: int | None = None
+    gpus: int = 0
 
     def __post_init__(self) -> None:
         if self.scheduler not in ("threads", "processes") and "://" not in self.scheduler:
@@ -58,6 +61,16 @@ class Executor:
             )
         if self.workers is not None and self.workers < 1:
             raise RequestError(f"{self.workers} workers: expected 1 or more")
+        if self.gpus and self.scheduler != "processes":
+            raise RequestError(
+                f"--gpus {self.gpus} with scheduler {self.scheduler}: it is for --scheduler processes. The workers of "
+                "a running cluster declare theirs (dask worker --resources GPU=1)."
+            )
+        if not 0 <= self.gpus <= (self.workers or available_cpus()):
+            raise RequestError(
+                f"--gpus {self.gpus}: expected 0 to {self.workers or available_cpus()}, the number of workers, of "
+                "which each holds one GPU"
+            )
 
     def map(
         self,
@@ -147,36 +160,10 @@ class Executor:
     def _on_cluster(
         self, function: Callable[[Task], Result], tasks: Sequence[Task], on_result: Callable[[int, Result], None]
     ) -> None:
-        import distributed
+        from wsikit.clusters import carry_out, connected
 
-        untyped: Any = distributed  # the library has no type hints
-
-        with contextlib.ExitStack() as stack:
-            target: Any = self.scheduler
-            if self.scheduler == "processes":
-                count = self.workers or available_cpus()
-                target = stack.enter_context(
-                    untyped.LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None)
-                )
-            client = stack.enter_context(untyped.Client(target))
-            _check_workers(client, self.scheduler)
-            futures = client.map(function, tasks, pure=False)
-            index_of = {future.key: index for index, future in enumerate(futures)}
-            for future, result in untyped.as_completed(futures, with_results=True):
-                on_result(index_of[future.key], result)
-            # released before the workers stop, or the scheduler would compute them again
-            client.cancel(futures)
-
-
-def _check_workers(client: Any, scheduler: str) -> None:
-    """RequestError if workers have no wsikit: they would drop every task, and the run would wait forever."""
-    from importlib.util import find_spec
-
-    found = client.run(find_spec, "wsikit")
-    without = [address for address, spec in found.items() if spec is None]
-    if not found or without:
-        what = f"no wsikit on {', '.join(without)}" if without else "it has no workers"
-        raise RequestError(f"scheduler {scheduler}: {what}. Start workers in an environment where wsikit is installed.")
+        with connected(self.scheduler, self.workers or available_cpus(), self.gpus) as client:
+            carry_out(client, self.scheduler, function, tasks, on_result)
 
 
 def _on_threads(

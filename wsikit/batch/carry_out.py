@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsikit.batch import claims, records
 from wsikit.batch.begun import read_begun
@@ -20,6 +20,9 @@ from wsikit.batch.timing import RunTime
 from wsikit.errors import RequestError
 from wsikit.progress import SILENT, Progress
 from wsikit.store.atomic import remove_old_partials, write_json
+
+if TYPE_CHECKING:
+    from wsikit.batch.job import Job
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +45,11 @@ def carry_out_run(
     finished: Mapping[str, SlideRow],
     wanted: Wanted,
     apart: Callable[[SlideEntry], bytes | None] | None = None,
+    on_cluster: Callable[[Job], list[SlideRow | None]] | None = None,
 ) -> RunResult:
     """Carry out the slides `todo` that are not finished. `apart`: see `wsikit.batch.job.Job`.
+
+    `on_cluster`: carries out the slides in place of `wsikit.batch.scheduler.carry_out_slides`.
 
     Raises
     ------
@@ -55,7 +61,7 @@ def carry_out_run(
     folder = prepared.out
     new = [entry for entry in todo if entry.slide_id not in finished]
     shared = prepared.shared() if new else None
-    if shared is not None:
+    if shared is not None and on_cluster is None:
         shared.captioner.load()  # a missing captioner is reported before any slide is processed
     _make_folder(folder)
     plan = prepared.plan([PlannedSlide(entry, finished=entry.slide_id in finished) for entry in prepared.entries])
@@ -74,8 +80,9 @@ def carry_out_run(
     """By the id under which the slide was requested."""
     seconds: RunTime | None = None
     if shared is not None:
+        from wsikit.batch.job import Job
         from wsikit.batch.log import RunLog
-        from wsikit.batch.scheduler import Job, carry_out_slides
+        from wsikit.batch.scheduler import carry_out_slides
         from wsikit.batch.timing import Stopwatch
 
         remove_old_partials(folder)
@@ -107,7 +114,7 @@ def carry_out_run(
             apart,
             wanted.fail_fast,
         )
-        done = carry_out_slides(job)
+        done = (on_cluster or carry_out_slides)(job)
         rows |= {entry.slide_id: row for entry, row in zip(new, done, strict=True)}
         seconds = watch.read()
         states = [row.status for row in rows.values() if row is not None]

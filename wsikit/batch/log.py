@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ class RunLog:
         self._lock = threading.Lock()
         self._start = time.monotonic()
 
-    def write(self, event: str, **values: Any) -> None:
-        """Append one event with its time: `time` (UTC) and `t`, seconds since the run began."""
+    def write(self, event: str, *, ago_s: float = 0.0, **values: Any) -> None:
+        """Append one event with its time: `time` (UTC) and `t`, seconds since the run began; it was `ago_s` ago."""
         record = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "t": round(time.monotonic() - self._start, 3),
+            "time": (datetime.now(UTC) - timedelta(seconds=ago_s)).isoformat(timespec="milliseconds"),
+            "t": round(time.monotonic() - self._start - ago_s, 3),
             "event": event,
             **values,
         }

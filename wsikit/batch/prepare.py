@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,13 +146,18 @@ def prepare(
     features_precision: str = "auto",
     download: bool = False,
     device: str = "auto",
+    taken: Mapping[str, str] | None = None,
 ) -> PreparedRun:
-    """Check a request and find its slides; nothing is written and no model is loaded."""
+    """Check a request and find its slides; nothing is written and no model is loaded.
+
+    `taken`: ids in use in `out`, with their paths; by default as the rows there say.
+    """
     from wsikit.captions.registry import captioner_for, captioner_identity
     from wsikit.models.lazy import LazyModel
 
     folder = local_folder(out)
-    collected = _entries(slides, folder, mpp=mpp, scene=scene)
+    taken = records.taken_ids(folder) if taken is None else taken
+    collected = _entries(slides, folder, taken, mpp=mpp, scene=scene)
     entries = list(collected.entries)
     entries = with_rois(entries, roi) if roi is not None else entries
     if not 0 <= min_tissue <= 1:
@@ -250,7 +255,9 @@ def _encoders(
     return tuple(found.values())
 
 
-def _entries(slides: Any, out: Path, *, mpp: float | None, scene: int | str | None) -> Collected:
+def _entries(
+    slides: Any, out: Path, taken: Mapping[str, str], *, mpp: float | None, scene: int | str | None
+) -> Collected:
     """The slides of a request, each once, with ids that do not collide with those in use in `out`."""
     one = isinstance(slides, str | os.PathLike | SlideEntry | Manifest) or _is_slide(slides)
     given = [slides] if one else list(slides)
@@ -273,7 +280,6 @@ def _entries(slides: Any, out: Path, *, mpp: float | None, scene: int | str | No
             )
     if not given:
         raise RequestError("no slides given: give slides, folders or a manifest (.csv)")
-    taken = records.taken_ids(out)
     return find_slides(paths, manifests=manifests, entries=ready, assume_mpp=mpp, scene=scene, taken=taken, out=out)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wsikit.batch.carry_out import Wanted, carry_out_run, failed_before, nothing_failed
@@ -61,6 +62,7 @@ def run(
     download: bool = False,
     workers: int | None = None,
     scheduler: str = "threads",
+    gpus: int = 0,
     device: str = "auto",
     progress: Progress = SILENT,
     on_slide: Callable[[SlideRow], None] | None = None,
@@ -120,7 +122,10 @@ def run(
         How the encoders run, in which numbers, and whether weights that are not here are fetched: `engine`, `precision`
         and `download` of `wsikit.features`.
     workers, scheduler
-        Number of threads or processes; "threads", "processes", or the address of a running Dask cluster.
+        Number of threads or processes; "threads" (of this process), "processes", or the address of a running Dask
+        cluster. Processes and clusters carry out several whole slides at the same time (docs/cluster.md).
+    gpus
+        How many of the processes hold one GPU each; work on a device goes to these.
     device
         "auto", "cpu" or "cuda".
     progress
@@ -179,7 +184,7 @@ def run(
         "features_engine": features_engine,
         "features_precision": features_precision,
         "download": download,
-        "executor": Executor(scheduler, workers),
+        "executor": Executor(scheduler, workers, gpus),
         "device": device,
     }
     prepared = prepare(slides, out, **settings)
@@ -192,6 +197,11 @@ def run(
     new = [entry for entry in todo if entry.slide_id not in finished]
     if not new:
         return carry_out_run(prepared, todo, finished, wanted)
+    if scheduler != "threads":
+        from wsikit.batch.cluster import carry_out_on_cluster
+
+        on_cluster = partial(carry_out_on_cluster, executor=prepared.executor, settings=settings)
+        return carry_out_run(prepared, todo, finished, wanted, on_cluster=on_cluster)
     from wsikit.batch.apart import pack_slide
     from wsikit.batch.workers import workers_of_run
     from wsikit.encoders.device import check_device
@@ -239,7 +249,7 @@ def plan_run(
     """
     for listener in ("progress", "on_slide", "on_start", "on_note", "on_event", "only_failed", "fail_fast"):
         settings.pop(listener, None)
-    executor = Executor(settings.pop("scheduler", "threads"), settings.pop("workers", None))
+    executor = Executor(settings.pop("scheduler", "threads"), settings.pop("workers", None), settings.pop("gpus", 0))
     download = settings.pop("download", False)
     try:
         prepared = prepare(slides, out, executor=executor, **settings)
