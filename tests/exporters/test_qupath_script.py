@@ -1,4 +1,4 @@
-"""A run leaves what examples/qupath/import_results.groovy looks for, in the layout that QuPath documents for GeoJSON."""
+"""A run leaves what examples/qupath/import_results.groovy looks for, in the layout of GeoJSON that QuPath documents."""
 
 from __future__ import annotations
 

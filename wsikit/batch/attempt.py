@@ -208,7 +208,12 @@ class _Watched:
 
     def ended(self, stage: str, done: int, total: int, unit: str, begun: float) -> None:
         """Log the end of a stage."""
-        counts = {"done": done, "total": total, "unit": unit, "seconds": round(time.monotonic() - begun, 3)}
+        counts: dict[str, Any] = {
+            "done": done,
+            "total": total,
+            "unit": unit,
+            "seconds": round(time.monotonic() - begun, 3),
+        }
         self._log.write("end", slide=self._slide_id, stage=stage, where=self.where, **counts)
 
     def slides(self, total: int) -> None:

@@ -12,7 +12,7 @@ from distributed import WorkerPlugin
 from wsikit.batch import cluster_request
 
 
-class RequestPlugin(WorkerPlugin):  # type: ignore[misc]  # the library has no type hints
+class RequestPlugin(WorkerPlugin):
     """The request, until the run ends."""
 
     def __init__(self, name: str, digest: str, payload: bytes) -> None:

@@ -94,7 +94,7 @@ def bag_rows(path: Path, *, column: str | None = None) -> npt.NDArray[np.bool_]:
     """Which rows of a file `read_bag` gives, (n,): all but the patches of a store that could not be read."""
     if path.suffix.lower() != ".zarr":
         return np.ones(len(read_bag(path, column=column)), dtype=np.bool_)
-    return ~np.isnan(_store(path, column)).all(axis=1)
+    return np.asarray(~np.isnan(_store(path, column)).all(axis=1), dtype=np.bool_)
 
 
 def slide_means(part: Part) -> npt.NDArray[np.float32]:
