@@ -46,6 +46,13 @@ from wsikit.cli.options import grid_option
     type=click.Choice(["keep", "jpeg"]),
     help="tiff: keep the tiles of the store (default), or encode those that are not JPEG as JPEG, for every reader.",
 )
+@click.option(
+    "--dicom-source",
+    type=click.Path(),
+    metavar="PATH",
+    help="dicom-seg, dicom-ann: the slide in DICOM, to which the result refers; default: made-up identifiers.",
+)
+@click.option("--dicom-patient", is_flag=True, help="dicom-seg, dicom-ann: copy patient data from --dicom-source.")
 def command(store: str, to: str, out: str, grid: str | None, method: str | None, **options: Any) -> None:
     """Write one output of a slide store.
 
@@ -63,6 +70,8 @@ def command(store: str, to: str, out: str, grid: str | None, method: str | None,
     soma         features and coordinates as sets (.npy) for soma
     anndata      .h5ad: patches with features, columns and coordinates, for Scanpy and Squidpy
     spatialdata  the same as a SpatialData folder, for LazySlide (needs wsikit[spatialdata])
+    dicom-seg    classes as a DICOM segmentation (label map), for PACS and slide viewers (needs wsikit[dicom])
+    dicom-ann    regions as DICOM bulk annotations: polygons in level-0 px (needs wsikit[dicom])
 
     Plug-ins add formats: an unknown FORMAT lists all that are installed.
     """

@@ -34,6 +34,8 @@ def export(
     style: Literal["over", "map"] | None = None,
     frame: Literal["auto", "level0", "bounds"] | None = None,
     codec: Literal["keep", "jpeg"] | None = None,
+    dicom_source: str | os.PathLike[str] | None = None,
+    dicom_patient: bool = False,
     on_note: Callable[[str], None] = logger.warning,
 ) -> Path:
     """Write one output of a store.
@@ -48,7 +50,8 @@ def export(
         "tiff": the pixels as a tiled pyramid, from the bytes in the store. "csv", "parquet": the patch table,
         coordinates in level-0 px. "report": one HTML file, of very many patches also a folder. "trident", "clam",
         "stamp", "atlaspatch": their HDF5 files. "torchmil", "soma": bags of .npy files. "anndata": one .h5ad file.
-        "spatialdata": a folder, as LazySlide lays it out.
+        "spatialdata": a folder, as LazySlide lays it out. "dicom-seg": the class map as a DICOM segmentation;
+        "dicom-ann": its regions as DICOM bulk annotations.
         Or the name of a plug-in (`wsikit.results.formats`).
     path
         The file to write. For ngff-labels the store itself or a new OME-Zarr. For the files of other tools their job
@@ -79,6 +82,11 @@ def export(
     codec
         tiff: "keep" the tiles of the store (default), or encode those that are not "jpeg" as JPEG: some readers, such
         as OpenSlide, refuse JPEG 2000 in a TIFF.
+    dicom_source
+        dicom-seg, dicom-ann: the slide in DICOM, a file or folder, whose instance and frame of reference the result
+        refers to; None: made-up ones, which follow from the slide's fingerprint.
+    dicom_patient
+        dicom-seg, dicom-ann: copy patient, study and specimen from `dicom_source`; by default they are left out.
     on_note
         Called with each remark about what was written, one line each.
 
@@ -113,6 +121,8 @@ def export(
         "style": style,
         "frame": frame,
         "codec": codec,
+        "dicom_source": dicom_source,
+        "dicom_patient": dicom_patient or None,
         "on_note": on_note if "on_note" in options_of(exporter) else None,
     }
     options = {name: value for name, value in given.items() if value is not None}

@@ -41,7 +41,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = ("column", "threshold", "patches", "per", "features", "mpp", "style", "frame", "codec", "on_note")
+OPTIONS = (
+    "column",
+    "threshold",
+    "patches",
+    "per",
+    "features",
+    "mpp",
+    "style",
+    "frame",
+    "codec",
+    "dicom_source",
+    "dicom_patient",
+    "on_note",
+)
 """Options of `wsikit.export` that only some formats take. `on_note` is passed to every exporter that lists it."""
 
 
@@ -133,7 +146,9 @@ def check_options(exporter: Exporter, chosen: Mapping[str, Any]) -> None:
     for option in chosen:
         if option not in options_of(exporter):
             takers = [name for name, own in _OWN.items() if option in own.options]
-            raise RequestError(f"--{option} is not for {exporter.name}; it goes with --to {' or '.join(takers)}")
+            raise RequestError(
+                f"--{option.replace('_', '-')} is not for {exporter.name}; it goes with --to {' or '.join(takers)}"
+            )
 
 
 def write_output(exporter: Exporter, results: StoredResults, target: Path, options: Mapping[str, Any]) -> None:
@@ -377,6 +392,35 @@ def _spatialdata(results: StoredResults, path: Path, *, features: str | None = N
         )
 
 
+def _dicom(kind: str) -> Callable[..., None]:
+    """Writer of a DICOM object: seg or ann."""
+
+    def write(
+        results: StoredResults,
+        path: Path,
+        *,
+        dicom_source: str | os.PathLike[str] | None = None,
+        dicom_patient: bool = False,
+        on_note: Callable[[str], None] = logger.warning,
+    ) -> None:
+        from wsikit.exporters import dicom_codes
+        from wsikit.exporters import dicom_source as sources
+
+        dicom_codes.need_highdicom()
+        _need_classes(results)
+        source = sources.dicom_source(results.store, dicom_source, with_patient=dicom_patient)
+        if kind == "seg":
+            from wsikit.exporters.dicom_seg import write_dicom_seg as write_object
+        else:
+            from wsikit.exporters.dicom_ann import write_dicom_ann as write_object  # type: ignore[assignment]
+        with atomic_write(path) as partial:
+            write_object(partial, results.class_map, source, results.model)
+        if source.made_up:
+            on_note(f"{path}: refers to a made-up DICOM slide; --dicom-source FILE refers to a real one")
+
+    return write
+
+
 def _source(results: StoredResults, features: str | None, *, whole_slide: bool = False) -> PatchSource:
     """The patches and features to write; with `whole_slide` also the slide features made of these features."""
     from wsikit.exporters.patch_source import PatchSource, choose_features
@@ -417,6 +461,7 @@ def _need_classes(results: StoredResults) -> None:
 
 
 _LAYOUT_OPTIONS = ("features", "on_note")
+_DICOM_OPTIONS = ("dicom_source", "dicom_patient", "on_note")
 _OWN: dict[str, Format] = {
     own.name: own
     for own in (
@@ -435,6 +480,8 @@ _OWN: dict[str, Format] = {
         Format("torchmil", _torchmil, folder=True, options=_LAYOUT_OPTIONS),
         Format("soma", _soma, folder=True, options=_LAYOUT_OPTIONS),
         Format("anndata", _anndata, options=("features",)),
+        Format("dicom-seg", _dicom("seg"), options=_DICOM_OPTIONS),
+        Format("dicom-ann", _dicom("ann"), options=_DICOM_OPTIONS),
         Format("spatialdata", _spatialdata, folder=True, options=("features",)),
     )
 }
