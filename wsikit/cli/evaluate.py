@@ -194,11 +194,6 @@ def _show(metrics: dict[str, Any], as_json: bool) -> int:
     for line in (*lines_of(metrics["results"]), *gain_lines(metrics), *share_lines(metrics)):
         click.echo(line)
     return 0
-    for way, record in metrics["results"].items():
-        figures = record["patch"]
-        auc, balanced = figures["auc"]["value"], figures["balanced_accuracy"]["value"]
-        click.echo(f"{way:40s} AUC {'–' if auc is None else f'{auc:.3f}'}  balanced accuracy {balanced:.3f}")
-    return 0
 
 
 def _evaluate_head(model: str, settings: HeadTrainConfig, out: Path, chosen: dict[str, Any], as_json: bool) -> int:
