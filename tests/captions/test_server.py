@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
             times = server.asked[shade]
         server.reply(self, shade, times)
 
-    def respond(self, text: str | None, *, ended: str = "stop") -> None:
+    def respond(self, text: object, *, ended: str = "stop") -> None:
         choice = {"index": 0, "finish_reason": ended, "message": {"role": "assistant", "content": text}}
         self.send({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 
@@ -209,8 +209,10 @@ def cut_mid_body(handler: Handler) -> None:
         (lambda h: h.send([1, 2]), "unreadable response|has no choice"),
         (lambda h: h.respond("It shows", ended="length"), "cut off at 256 tokens"),
         (lambda h: h.respond("No.", ended="content_filter"), "content filter"),
+        (lambda h: h.respond(["<b>tissue</b>"]), "is a list, not a text"),
+        (lambda h: h.respond("x" * 70_000), "70,000 characters"),
     ],
-    ids=["500", "429", "slow", "cut", "garbage", "html", "no choice", "list", "length", "filter"],
+    ids=["500", "429", "slow", "cut", "garbage", "html", "no choice", "list", "length", "filter", "no text", "poured"],
 )
 def test_a_permanent_failure_affects_its_own_patch_only(
     server: Server, fault: Callable[[Handler], None], reason: str

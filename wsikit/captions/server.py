@@ -35,6 +35,9 @@ Answer = TypeVar("Answer")
 _VERSION = 1  # raise it when the same response of the server becomes another caption
 _NO_KEY = "none"  # the library requires a key; this one is never sent
 _HEADERS = ("host", "accept", "connection", "user-agent", "content-", "idempotency-key", "x-stainless-")
+LONGEST_ANSWER = 65_536
+"""Characters of an answer, beyond which it is no description."""
+
 _PROBE_S = 10.0
 _PER_THREAD = 4  # requests per thread and call, so that threads that finish early have more work
 
@@ -234,7 +237,10 @@ class ServerCaptioner:
         choices = getattr(answer, "choices", None)
         if not choices or choices[0].finish_reason in ("content_filter", "length"):
             return None
-        texts = read_answers(choices[0].message.content or "", images)
+        text = choices[0].message.content or ""
+        if _fault_of(text) is not None:
+            return None
+        texts = read_answers(text, images)
         return None if texts is None else [Caption(text, source=self.name) for text in texts]
 
     def _read(self, answer: Any) -> Caption:
@@ -243,6 +249,8 @@ class ServerCaptioner:
         if not choices:
             return Caption("", source=self.name, failure="the response has no choice")
         text, ended = choices[0].message.content or "", choices[0].finish_reason
+        if (fault := _fault_of(text)) is not None:
+            return Caption("", source=self.name, failure=fault)
         if ended == "content_filter":
             return Caption(text, source=self.name, failure="the server's content filter")
         if ended != "length":
@@ -358,3 +366,12 @@ def _line(error: BaseException) -> str:
     """An error as one short line; for the library's generic "Connection error." its cause."""
     cause = error.__cause__ if type(error).__name__ == "APIConnectionError" and error.__cause__ else error
     return " ".join(str(cause).split())[:200] or type(cause).__name__
+
+
+def _fault_of(text: object) -> str | None:
+    """What is wrong with the content of an answer; None if it can be a description of a patch."""
+    if not isinstance(text, str):
+        return f"the response is a {type(text).__name__}, not a text"
+    if len(text) > LONGEST_ANSWER:
+        return f"the response has {len(text):,} characters; a description has at most {LONGEST_ANSWER:,}"
+    return None
