@@ -85,7 +85,7 @@ def write_dicom_ann(path: Path, class_map: ClassMap, source: DicomSource, model:
         digest.update(f"{label}:{[len(points) for points in polygons]}".encode())
         digest.update(np.concatenate(polygons).tobytes())
     words = (str(header.SOPInstanceUID), str(model["fingerprint"]), digest.hexdigest())
-    groups = []
+    groups: list[Any] = []
     for label, polygons in regions:
         highest = max(int(points.max()) for points in polygons)
         kind = np.float32 if highest <= _EXACT_IN_FLOAT32 else np.float64
