@@ -150,6 +150,8 @@ _GUARDED = """
 import os, signal, sys, time
 from wsikit.cli import main as entry
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIGINT ignored
+
 def work(*_, **__):
     print(os.getpid(), flush=True)
     time.sleep(60)

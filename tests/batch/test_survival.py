@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 
-from wsikit.batch import records, scheduler
+from wsikit.batch import records, reporter
 from wsikit.batch.records import DONE, FAILED, SlideRow
 from wsikit.batch.run import run
 from wsikit.batch.run_result import RunResult
@@ -77,7 +77,7 @@ def test_what_cannot_be_written_for_one_slide_does_not_end_the_batch(
         raise PermissionError(13, "open in another program")
 
     monkeypatch.setattr(records, "write_row", refuse)
-    monkeypatch.setattr(scheduler, "write_index", fail)
+    monkeypatch.setattr(reporter, "write_index", fail)
     result = start(glass(tmp_path / "a.tif"), glass(tmp_path / "b.tif"), on_slide=fail, on_start=fail)
     assert [row.status for row in result] == [FAILED, DONE]
     assert "Permission denied" in (result["a"].error or "")
