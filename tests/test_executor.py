@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import wait
 from operator import attrgetter
 from typing import Any
 
 import pytest
 
-from wsikit import executor
-from wsikit.errors import RequestError
+from wsikit import clusters, executor
+from wsikit.errors import RequestError, UnreachableError
 from wsikit.executor import Executor
 from wsikit.geometry import PatchGrid
 
@@ -122,10 +123,35 @@ def test_a_cluster_without_workers_is_refused_instead_of_waited_for() -> None:
         Executor(cluster.scheduler_address).map(side_of, TASKS)
 
 
-@pytest.mark.parametrize(("scheduler", "workers"), [("thread", None), ("threads", 0)])
-def test_an_impossible_executor_is_refused(scheduler: str, workers: int | None) -> None:
+def test_a_cancelled_future_is_an_error_and_no_result() -> None:
+    """Its `result()` does not raise where futures come with results: it is the error itself."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        future = client.submit(time.sleep, 0.2)
+        future.cancel()
+        with pytest.raises(UnreachableError, match="tcp://host:1: gone"):
+            clusters.check_future(future, "tcp://host:1", "a task")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "workers", "gpus"),
+    [("thread", None, 0), ("threads", 0, 0), ("threads", 2, 1), ("tcp://host:1", None, 1), ("processes", 2, 3)],
+)
+def test_an_impossible_executor_is_refused(scheduler: str, workers: int | None, gpus: int) -> None:
     with pytest.raises(RequestError):
-        Executor(scheduler, workers)
+        Executor(scheduler, workers, gpus)
+
+
+def test_workers_without_a_gpu_see_none_that_another_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    found = [clusters._device_of(number, clusters._visible_devices(2)) for number in range(3)]
+    assert [options["env"]["CUDA_VISIBLE_DEVICES"] for options in found] == ["4", "7", ""]
+    assert [options.get("resources") for options in found] == [{"GPU": 1}, {"GPU": 1}, None]
+    assert clusters._device_of(0, clusters._visible_devices(0)) == {}
 
 
 def test_threads_share_this_process() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from wsikit import clusters
+from wsikit.batch import cluster
 from wsikit.batch.log import read_log
 from wsikit.batch.records import DONE, FAILED, SlideRow, read_rows
 from wsikit.batch.run import run
@@ -31,6 +33,9 @@ class RealCluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.notes = folder / "notes"
+        """Into which the encoder of these tests writes where it ran."""
+        self.notes.mkdir()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -58,7 +63,7 @@ class RealCluster:
         client.close()
 
     def _start(self, what: str, options: list[str]) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "20s"}
+        environment = {**os.environ, "NOTES": str(self.notes), "WORKER": f"{len(self.processes)}"}
         with open(self.folder / f"{what}{len(self.processes)}.log", "wb") as log:
             command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *options]
             # a group of its own: the nanny's worker process ends with it
@@ -101,13 +106,18 @@ def shared_cluster(installed: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def cluster(installed: None, tmp_path: Path) -> Iterator[RealCluster]:
+def one_cluster(installed: None, tmp_path: Path) -> Iterator[RealCluster]:
     """A scheduler, to which a test adds workers."""
     folder = tmp_path / "cluster"
     folder.mkdir()
     found = RealCluster(folder)
     yield found
     found.close()
+
+
+def notes(together: int = 0) -> Any:
+    """The encoder of `cluster_encoder`, as a module that workers can import too."""
+    return importlib.import_module("cluster_encoder").Notes(together=together)
 
 
 def wait_for(path: Path) -> None:
@@ -177,6 +187,40 @@ def test_slides_on_two_workers_have_the_results_of_threads_and_the_driver_hears_
     assert again.exit_status == 0, "slides that are finished need no cluster"
 
 
+def test_one_slide_in_blocks_of_two_workers_has_the_results_of_threads(
+    shared_cluster: RealCluster, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "BLOCKS_FROM", 1)
+    settings: dict[str, Any] = {
+        "model": model_folder,
+        "device": "cpu",
+        "features": [notes(together=2)],
+        "overlap_px": 48,
+    }
+    slides = [slide(tmp_path, name) for name in "ab"]  # both workers have a slide, and wait for blocks
+    run(slides, tmp_path / "blocks", scheduler=shared_cluster.address, **settings)
+    assert len(list(shared_cluster.notes.iterdir())) == 2, "one slide's features were computed by both workers"
+    run(slides, tmp_path / "threads", workers=1, **settings)
+    assert_equal(tmp_path / "blocks", tmp_path / "threads")
+
+
+@pytest.mark.slow
+def test_work_on_a_device_goes_to_the_worker_that_declares_a_gpu(
+    one_cluster: RealCluster, tmp_path: Path, model_folder: Path
+) -> None:
+    one_cluster.start_worker("--resources", "GPU=1")
+    one_cluster.start_worker()
+    one_cluster.wait_for_workers(2)
+    settings: dict[str, Any] = {"model": model_folder, "device": "cpu", "features": [notes()]}
+    slides = [slide(tmp_path, name) for name in "abcd"]
+    result = run(slides, tmp_path / "out", scheduler=one_cluster.address, **settings)
+    assert result.exit_status == 0
+    used = {path.name for path in one_cluster.notes.iterdir()}
+    assert used == {"1"}, "the encoder ran on the worker with the GPU only"
+    run(slides, tmp_path / "threads", workers=1, **settings)
+    assert_equal(tmp_path / "out", tmp_path / "threads")
+
+
 def test_a_model_that_cannot_be_loaded_on_a_worker_ends_the_run(
     shared_cluster: RealCluster, tmp_path: Path, model_folder: Path
 ) -> None:
@@ -210,11 +254,11 @@ def test_no_scheduler_at_the_address_is_one_error(
 
 @pytest.mark.slow
 def test_the_slide_of_a_worker_that_was_killed_is_done_by_another(
-    cluster: RealCluster, tmp_path: Path, model_folder: Path
+    one_cluster: RealCluster, tmp_path: Path, model_folder: Path
 ) -> None:
-    cluster.start_worker()
-    cluster.start_worker()
-    cluster.wait_for_workers(2)
+    one_cluster.start_worker()
+    one_cluster.start_worker()
+    one_cluster.wait_for_workers(2)
     slides = [slide(tmp_path, "a", "waits"), *(slide(tmp_path, name) for name in "bcd")]
 
     def kill() -> None:
@@ -225,7 +269,7 @@ def test_the_slide_of_a_worker_that_was_killed_is_done_by_another(
     killer = threading.Thread(target=kill)
     killer.start()
     settings: dict[str, Any] = {"model": model_folder, "device": "cpu"}
-    result = run(slides, tmp_path / "out", scheduler=cluster.address, **settings)
+    result = run(slides, tmp_path / "out", scheduler=one_cluster.address, **settings)
     killer.join()
     assert result.exit_status == 0
     run(slides, tmp_path / "threads", workers=1, **settings)
@@ -236,25 +280,25 @@ def test_the_slide_of_a_worker_that_was_killed_is_done_by_another(
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["kills_once", "eats_once"])
 def test_a_slide_that_ended_its_worker_is_tried_again(
-    what: str, cluster: RealCluster, tmp_path: Path, model_folder: Path
+    what: str, one_cluster: RealCluster, tmp_path: Path, model_folder: Path
 ) -> None:
-    cluster.start_worker("--memory-limit", "1200MiB")
-    cluster.wait_for_workers(1)
+    one_cluster.start_worker("--memory-limit", "1200MiB")
+    one_cluster.wait_for_workers(1)
     slides = [slide(tmp_path, "a", what), slide(tmp_path, "b")]
-    result = run(slides, tmp_path / "out", scheduler=cluster.address, model=model_folder, device="cpu")
+    result = run(slides, tmp_path / "out", scheduler=one_cluster.address, model=model_folder, device="cpu")
     assert [row.status for row in result] == [DONE, DONE], result
     assert (tmp_path / "a.flag").exists(), "the worker was ended once"
 
 
 @pytest.mark.slow
 def test_a_slide_that_ends_every_worker_is_one_failed_row(
-    cluster: RealCluster, tmp_path: Path, model_folder: Path
+    one_cluster: RealCluster, tmp_path: Path, model_folder: Path
 ) -> None:
-    cluster.start_worker()
-    cluster.start_worker()
-    cluster.wait_for_workers(2)
+    one_cluster.start_worker()
+    one_cluster.start_worker()
+    one_cluster.wait_for_workers(2)
     slides = [slide(tmp_path, "a", "kills_workers"), *(slide(tmp_path, name) for name in "bc")]
-    result = run(slides, tmp_path / "out", scheduler=cluster.address, model=model_folder, device="cpu")
+    result = run(slides, tmp_path / "out", scheduler=one_cluster.address, model=model_folder, device="cpu")
     assert {row.slide_id: row.status for row in result} == {"a": FAILED, "b": DONE, "c": DONE}
     assert states(tmp_path / "out") == {"a": FAILED, "b": DONE, "c": DONE}
     assert "workers died while they worked on it" in (result["a"].error or "")
@@ -263,29 +307,31 @@ def test_a_slide_that_ends_every_worker_is_one_failed_row(
 
 @pytest.mark.slow
 def test_a_scheduler_that_is_gone_is_said_once_and_the_same_command_goes_on(
-    cluster: RealCluster, tmp_path: Path, model_folder: Path
+    one_cluster: RealCluster, tmp_path: Path, model_folder: Path
 ) -> None:
-    worker = cluster.start_worker()
-    cluster.wait_for_workers(1)
+    worker = one_cluster.start_worker()
+    one_cluster.wait_for_workers(1)
     slides = [slide(tmp_path, "b", "waits"), *(slide(tmp_path, name) for name in "ac")]
     out = tmp_path / "out"
     code = "import sys; from wsikit.cli.main import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "run", *map(str, slides), "-o", str(out), "--model", str(model_folder)]
-    command += ["--device", "cpu", "--scheduler", cluster.address]
+    command += ["--device", "cpu", "--scheduler", one_cluster.address]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "b.begun")
-    os.killpg(cluster.scheduler.pid, signal.SIGKILL)
-    cluster.scheduler.wait()
+    os.killpg(one_cluster.scheduler.pid, signal.SIGKILL)
+    one_cluster.scheduler.wait()
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 1
-    assert [line for line in errors.splitlines() if line.strip()][-1].startswith(f"wsikit: scheduler {cluster.address}")
+    assert [line for line in errors.splitlines() if line.strip()][-1].startswith(
+        f"wsikit: scheduler {one_cluster.address}"
+    )
     assert len(errors.strip().splitlines()) == 1, errors
     assert "run the same command again" in errors
     (tmp_path / "b.flag").touch()
     os.killpg(worker.pid, signal.SIGKILL)
-    cluster.start_scheduler()
-    cluster.start_worker()
-    cluster.wait_for_workers(1)
+    one_cluster.start_scheduler()
+    one_cluster.start_worker()
+    one_cluster.wait_for_workers(1)
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
     run(slides, tmp_path / "threads", workers=1, model=model_folder, device="cpu")

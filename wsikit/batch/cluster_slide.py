@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wsikit.batch.apart import attempt_apart, pack_slide
 from wsikit.batch.attempt import Later, attempt
+from wsikit.batch.cluster_blocks import Spread, TaskResources
 from wsikit.batch.cluster_request import Held, held_request
 from wsikit.batch.entry import SlideEntry
 from wsikit.batch.job import Job, Stopped
@@ -67,21 +68,22 @@ def carry_out_slide(task: SlideTask) -> Outcome:
     log = _EventList(Path(held.request.out))
     report = _Reports(topic_of(task.digest), task.entry.slide_id)
     report.send("begin")
-    job = _job(task, held, log, report)
+    resources = TaskResources(held.resources)
+    job = _job(task, held, Spread(task.digest, held.request, resources), log, report)
     try:
-        found = attempt(task.entry, job, held.resources)
+        found = attempt(task.entry, job, resources)
         if isinstance(found, Later) and found.why == "died":
-            found = attempt_apart(found, job, held.resources)
+            found = attempt_apart(found, job, resources)
     except Stopped:
         return Outcome(None, log.with_age())
     return Outcome(found, log.with_age())
 
 
-def _job(task: SlideTask, held: Held, log: _EventList, report: _Reports) -> Job:
+def _job(task: SlideTask, held: Held, spread: Spread, log: _EventList, report: _Reports) -> Job:
     entry, request = task.entry, held.request
     settings = {**request.settings, "executor": Executor(workers=held.threads)}
     apart = partial(pack_slide, request=task.request, out=request.out, settings=settings)
-    shared = held.shared_for(entry)
+    shared = replace(held.shared_for(entry), spread=spread)
     return Job([entry], {entry.slide_id: task.request}, shared, report, log, apart=apart)
 
 

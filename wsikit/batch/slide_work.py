@@ -30,6 +30,7 @@ from wsikit.tiling.roi import read_roi
 from wsikit.tissue.parameters import TissueParameters
 
 if TYPE_CHECKING:
+    from wsikit.batch.cluster_blocks import Spread
     from wsikit.results.outputs import SlideSummary
 
 
@@ -91,10 +92,14 @@ class Shared:
     """Encoders whose features are computed."""
     engine: str = "auto"
     """How they run."""
+    spread: Spread | None = None
+    """Other workers of a cluster, which take a part of a slide's work."""
 
     def is_fatal(self, error: BaseException) -> bool:
         """Whether `error` means that the model, captioner or an encoder cannot be loaded: no slide can be done."""
         if error is self.model.load.error or error is self.captioner.load.error:
+            return True
+        if self.spread is not None and error is self.spread.fatal:
             return True
         return any(error is encoder.load.error for encoder in self.encoders)
 
@@ -140,6 +145,12 @@ class SlideWork:
         if self._store is not None and self._store is not store:
             self._store.close()
         self._store = store
+
+    @property
+    def executor(self) -> Executor:
+        """Where its shards and rows are computed."""
+        shared = self.shared
+        return shared.executor if shared.spread is None else shared.spread.executor(self)
 
     @property
     def table(self) -> PatchTable:

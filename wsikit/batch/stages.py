@@ -142,7 +142,7 @@ class Pixels(WorkStage):
     def run(self, work: SlideWork, progress: Progress) -> None:
         finest = max(work.slide.mpp) * finest_kept(work.slide, work.image)
         check_enlargement(work.slide.path, finest, work.patches.mpp)
-        slide_id, executor = work.entry.slide_id, work.shared.executor
+        slide_id, executor = work.entry.slide_id, work.executor
         work.store = write_pixels(work.slide, work.folder, slide_id, work.tissue, work.image, executor, progress)
 
 
@@ -355,9 +355,13 @@ def prepare_workers(work: SlideWork) -> None:
     shared = work.shared
     measured = shared.captioner.mostly_python and Captions().where(shared) == "workers"
     if measured and work.patches.roi is None and work.lacks("caption"):
-        area = math.prod(work.slide.dimensions) * math.prod(work.slide.mpp)
-        patches = _LIKELY_TISSUE * area / (work.patches.patch_px * work.patches.mpp) ** 2
-        shared.executor.get_ready(MEASURING_MODULES, seconds_of_python(patches, work.patches.patch_px))
+        shared.executor.get_ready(MEASURING_MODULES, seconds_of_python(likely_patches(work), work.patches.patch_px))
+
+
+def likely_patches(work: SlideWork) -> float:
+    """About how many patches the slide has, before its mask is there."""
+    area = math.prod(work.slide.dimensions) * math.prod(work.slide.mpp)
+    return _LIKELY_TISSUE * area / (work.patches.patch_px * work.patches.mpp) ** 2
 
 
 def carry_out(stages: Sequence[Stage], work: SlideWork, progress: Progress) -> None:
@@ -391,5 +395,7 @@ def _fill_table(stages: Sequence[TableStage], work: SlideWork, progress: Progres
         together = [stage for stage in group if stage.skipped(work) is None]
         for joined in [together] if where == "workers" else [[stage] for stage in together]:
             columns = [stage.columns(work) for stage in joined]
-            fill_columns(work.store, work.table, columns, work.shared.executor, progress)
+            if work.shared.spread is not None:
+                columns = [work.shared.spread.over_workers(*pair, work) for pair in zip(joined, columns, strict=True)]
+            fill_columns(work.store, work.table, columns, work.executor, progress)
             drop_stale(work.table)

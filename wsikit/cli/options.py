@@ -218,7 +218,7 @@ def executor_options(function: F) -> F:
         default="threads",
         show_default=True,
         metavar="KIND|ADDRESS",
-        help="threads, processes, or the address of a Dask cluster such as tcp://host:8786.",
+        help="threads, processes, or the address of a Dask cluster such as tcp://host:8786 (docs/cluster.md).",
     )(function)
 
 

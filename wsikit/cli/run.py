@@ -77,6 +77,12 @@ if TYPE_CHECKING:
 @click.option("--only-failed", is_flag=True, help="Only slides that failed in earlier runs in OUT are run again.")
 @reporting_options
 @click.option("--dry-run", is_flag=True, help="Print the plan: what would be done, and why. Nothing is changed.")
+@click.option(
+    "--gpus",
+    default=0,
+    metavar="N",
+    help="With --scheduler processes: how many of the workers hold one GPU each; models run on these.",
+)
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @roi_options
 @image_options
@@ -111,6 +117,7 @@ def command(
     scene: str | None,
     scheduler: str,
     workers: int | None,
+    gpus: int,
 ) -> int:
     """Run the whole pipeline on slide files: a subtype, a map, captions and a report for each.
 
@@ -148,6 +155,7 @@ def command(
         "device": device,
         "scheduler": scheduler,
         "workers": workers,
+        "gpus": gpus,
     }
     from wsikit.batch.manifest import Manifest
 

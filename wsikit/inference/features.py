@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -220,7 +220,7 @@ def features_stage(
         {"patches": coords_digest(table), "encoder": info.fingerprint},
     )
     work = _Features(encoder, tuple(specs), receipt, settings, done or Done())
-    return ColumnStage(f"features {info.name}", tuple(specs), receipt, DeviceWork(work))
+    return ColumnStage(f"features {info.name}", tuple(specs), receipt, DeviceWork(work, work))
 
 
 def imported(table: PatchTable, column: str) -> bool:
@@ -267,6 +267,25 @@ class _Features:
             self._compute(store, table, choice.engine, chunks, wanted, progress)
         self.done.patches, self.done.seconds = total, time.perf_counter() - begun
         progress.finish()
+
+    def begin(self, store: SlideStore, table: PatchTable) -> list[slice]:
+        """Prepare the columns, in the precision of the first process; the chunks of rows that are to be computed."""
+        settings, patch_px = self.settings, table.grid.patch_px
+        choice = self.encoder.engine(settings.engine, settings.precision, patch_px=patch_px, rows=len(table))
+        _, missing = self._prepare(table, choice.engine)
+        wanted = {(rows.start, rows.stop) for chunks in missing for rows in chunks}
+        return [slice(*rows) for rows in sorted(wanted)]
+
+    def rows(self, store: SlideStore, table: PatchTable, chunks: Sequence[slice]) -> None:
+        """Compute some chunks of rows and write them, in the precision in which the columns were begun."""
+        precision = str(table.attributes(self.specs[0].name)["precision"])
+        patch_px = table.grid.patch_px
+        choice = self.encoder.engine(self.settings.engine, precision, patch_px=patch_px, rows=len(table))
+        self.done.engine = describe(choice.engine)
+        self._compute(store, table, choice.engine, list(chunks), list(self.specs), SILENT)
+
+    def end(self, store: SlideStore, table: PatchTable) -> None:
+        """Nothing depends on all rows."""
 
     def _prepare(self, table: PatchTable, engine: Engine) -> tuple[list[ColumnSpec], list[list[slice]]]:
         """The columns with their attributes, and the chunks that each lacks. Rows of two precisions are not mixed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,7 +154,7 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
         for column in info.columns
     )
     work = _Predict(model, specs, receipt, tuple(read), normalisation, facts)
-    return ColumnStage("predictions", specs, receipt, DeviceWork(work), needs=(*needs, *read))
+    return ColumnStage("predictions", specs, receipt, DeviceWork(work, work), needs=(*needs, *read))
 
 
 @dataclass(frozen=True)
@@ -172,27 +172,44 @@ class _Predict:
 
     def __call__(self, store: SlideStore, table: PatchTable, progress: Progress) -> None:
         progress.start("model", 1, "model")
-        model = self.model.load()
+        self.model.load()
         progress.advance()
         progress.finish()
-        last = self.model.info.whole_slide
-        specs = [spec for spec in self.specs if spec.name not in last]
-        ranges = table.prepare(specs, self.receipt)
+        ranges = self.begin(store, table)
+        progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
+        self.rows(store, table, ranges, progress)
+        progress.finish()
+        self.end(store, table)
+
+    def begin(self, store: SlideStore, table: PatchTable) -> list[slice]:
+        """Prepare the columns; the chunks of rows that are to be computed."""
+        ranges = table.prepare(self._of_rows(), self.receipt)
         own = {spec.name for spec in self.specs}
         for name in table.columns():
             if name not in own and (name == OOD_SCORE or name.startswith((CONCEPT_COLUMN, CONTRIBUTION_COLUMN))):
                 table.drop(name)  # from another model
-        progress.start("predictions", sum(rows.stop - rows.start for rows in ranges), "patches")
+        return ranges
+
+    def rows(self, store: SlideStore, table: PatchTable, chunks: Sequence[slice], progress: Progress = SILENT) -> None:
+        """Compute some chunks of rows and write them."""
         transform = self._stain_transform(store, table)
-        model = self._fitted(model, store, table, transform)
+        model = self._fitted(self.model.load(), store, table, transform)
         around = self._around(table)
-        for rows, images, readable in self._batches(store, table, ranges, transform):
+        for rows, images, readable in self._batches(store, table, list(chunks), transform):
             columns = self._rows(model, table, rows, images, readable, around, progress)
-            for spec in specs:
+            for spec in self._of_rows():
                 table.write(spec.name, rows, columns[spec.name])
-        progress.finish()
+
+    def end(self, store: SlideStore, table: PatchTable) -> None:
+        """Compute the columns that depend on the predictions of all patches."""
+        last = [spec for spec in self.specs if spec.name in self.model.info.whole_slide]
         if last:
-            self._finish(model, table, [spec for spec in self.specs if spec.name in last])
+            model = self._fitted(self.model.load(), store, table, self._stain_transform(store, table))
+            self._finish(model, table, last)
+
+    def _of_rows(self) -> list[ColumnSpec]:
+        """The columns that depend on the rows alone."""
+        return [spec for spec in self.specs if spec.name not in self.model.info.whole_slide]
 
     def _finish(self, model: PatchModel, table: PatchTable, specs: list[ColumnSpec]) -> None:
         """Write the columns that depend on the predictions of all patches; the others are complete by now."""

@@ -27,7 +27,7 @@ from wsikit.progress import SILENT, Progress
 from wsikit.slides.store import SlideStore
 from wsikit.store.plain_text import wants_plain_text, write_plain_text
 from wsikit.store.receipts import Receipt
-from wsikit.store.table import ColumnSpec, PatchTable
+from wsikit.store.table import ROWS_PER_CHUNK, ColumnSpec, PatchTable
 from wsikit.tiling.stream import read_patches
 
 _BATCH_BYTES = 10 << 20
@@ -51,6 +51,19 @@ class PatchFunction(Protocol):
         """`images` (B, P, P, 3), zeros where not `readable` (B,); `mpp` in µm/px. Returns (B, …) per column."""
 
 
+class DeviceParts(Protocol):
+    """Work on a device that can be cut: several processes, each with the model, compute chunks of rows of one table."""
+
+    def begin(self, store: SlideStore, table: PatchTable) -> list[slice]:
+        """Prepare the columns; the chunks of rows that are to be computed."""
+
+    def rows(self, store: SlideStore, table: PatchTable, chunks: Sequence[slice]) -> None:
+        """Compute some of these chunks and write them. Others may be written at the same time."""
+
+    def end(self, store: SlideStore, table: PatchTable) -> None:
+        """Compute what depends on all rows."""
+
+
 @dataclass(frozen=True)
 class DeviceWork:
     """Work of a stage that runs in the one process that holds a model."""
@@ -58,6 +71,8 @@ class DeviceWork:
     run: Callable[[SlideStore, PatchTable, Progress], None]
     """Computes the stage's columns. Slow work stores intermediate results in a journal (`wsikit.store.journal`), and
     replaces older columns only when all rows are computed."""
+    parts: DeviceParts | None = None
+    """The same work, cut; None if it cannot be."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +181,20 @@ def seconds_of_python(patches: float, patch_px: int) -> float:
 
 
 def _rows_at_once(table: PatchTable, total: int, executor: Executor) -> int:
-    """Rows of a task: as many as a worker may hold, fewer if some workers would have nothing to do."""
-    held = max(1, _BATCH_BYTES // (3 * table.grid.patch_px**2))
+    """Rows of a task: as many as a worker may hold, fewer if some workers would have nothing to do.
+
+    On a cluster whole chunks, of which a worker holds a part at a time: a task costs more than a thread.
+    """
+    if executor.scheduler != "threads":
+        return ROWS_PER_CHUNK
+    held = _held_rows(table)
     shared = -(-total // (_PARTS_PER_WORKER * (executor.workers or available_cpus())))
     return min(held, max(_LEAST_ROWS, shared))
+
+
+def _held_rows(table: PatchTable) -> int:
+    """Rows whose pixels a worker holds at a time."""
+    return max(1, _BATCH_BYTES // (3 * table.grid.patch_px**2))
 
 
 def _parts(chunk: slice, at_once: int) -> list[slice]:
@@ -204,9 +229,14 @@ class _Chunks:
 def _compute_rows(task: _RowsTask) -> _Values:
     store = _opened(task.store, task.fingerprint)
     table = store.patches(task.grid)
-    batch = read_patches(store, table.grid, table.read("coords", task.rows))
+    parts = [_compute(store, table, task.stages, rows) for rows in _parts(task.rows, _held_rows(table))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _compute(store: SlideStore, table: PatchTable, stages: Sequence[ColumnStage], rows: slice) -> _Values:
+    batch = read_patches(store, table.grid, table.read("coords", rows))
     found: _Values = {}
-    for stage in task.stages:
+    for stage in stages:
         assert not isinstance(stage.work, DeviceWork)
         columns = stage.work(batch.images, batch.readable, table.grid.target_mpp)
         found |= {spec.name: columns[spec.name] for spec in stage.specs}
