@@ -4,9 +4,9 @@ Usage: python benchmarks/cluster.py blocks|slides|memory|rates [--seconds 5] [--
 
 blocks   Sleeping blocks on worker processes of this machine: how much longer they take than the work alone.
 slides   A simulated cluster: workers as threads of one process, slides whose work is to sleep. Their times are
-         log-normal (median 600 s, sigma 1, divided by --scale); those above 20,000 patches (at 28 patches/s) are cut
-         into blocks, as in a run. The driver, the scheduler and the cutting are those of a run. Printed is how busy
-         the workers were, from the first task to the last.
+         log-normal (median 600 s, sigma 1, divided by --scale); a slide that a run would cut into blocks is cut.
+         The driver, the scheduler and the cutting are those of a run. Printed is how busy the workers were, from the
+         first task to the last.
 memory   Runs of one slide of 3,000 and of 12,000 px on two worker processes: the largest resident set of a worker.
 rates    Four slides on one worker process: seconds per slide and per stage, from the log of the run.
 """
@@ -14,6 +14,7 @@ rates    Four slides on one worker process: seconds per slide and per stage, fro
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import tempfile
 import threading
@@ -77,7 +78,7 @@ def sleep_block(seconds: float) -> bool:
 def sleep_slide(task: SlideTask) -> Outcome:
     """A slide, in place of `carry_out_slide`: its file's size says how long it takes, in ms."""
     seconds = Path(task.entry.path).stat().st_size / 1e3
-    if seconds * SCALE * PATCHES_PER_S < cluster.BLOCKS_FROM:
+    if not task.cut or seconds * SCALE * PATCHES_PER_S < cluster.BLOCKS_FROM:
         SLEPT.sleep(seconds)
     else:
         number = max(1, round(seconds * SCALE / BLOCK_S / 4))  # blocks of four chunks of rows
@@ -95,15 +96,16 @@ def slides(workers: int, number: int, scale: float) -> dict[str, Any]:
     SCALE = scale
     cluster.carry_out_slide = sleep_slide  # type: ignore[assignment]
     seconds = np.random.default_rng(0).lognormal(np.log(MEDIAN_S / scale), SIGMA, number)
-    cut = int((seconds * scale * PATCHES_PER_S >= cluster.BLOCKS_FROM).sum())
+    cut = int((seconds * workers > cluster.FAIR_SHARES * seconds.sum()).sum())
     with tempfile.TemporaryDirectory() as folder:
         entries = []
         for index, one in enumerate(seconds):
             path = Path(folder, f"{index:04d}.slide")
             with open(path, "wb") as file:
                 file.truncate(round(1e3 * one))
-            entries.append(SlideEntry(str(path), path.stem))
-        options = {"n_workers": workers, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+            entries.append(SlideEntry(path.stem, str(path)))
+        options = {"n_workers": workers, "threads_per_worker": 1, "processes": False, "memory_limit": 0}
+        options |= {"dashboard_address": None}
         with distributed.LocalCluster(**options) as local, distributed.Client(local, set_as_default=False) as client:
             address = local.scheduler_address
             shared: Any = argparse.Namespace(out=Path(folder))
@@ -117,6 +119,7 @@ def slides(workers: int, number: int, scale: float) -> dict[str, Any]:
         "slides": number,
         "cut_into_blocks": cut,
         "time_divided_by": scale,
+        "longest_s": round(float(seconds.max()), 1),
         "work_s": round(float(seconds.sum()), 1),
         "took_s": round(took, 1),
         "busy": round(SLEPT.total / workers / took, 4),
@@ -131,7 +134,7 @@ def memory() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for side in (3000, 12000):
             path = wsikit.make_phantom(f"{folder}/{side}.tiff", size_px=(side, side)).path
-            cluster.BLOCKS_FROM = 1  # the slide is cut, whatever its size
+            cluster.BLOCKS_FROM, cluster.FAIR_SHARES = 1, 0.5  # the slide is cut, whatever its size
             most, ended = [0], threading.Event()
 
             def watch(most: list[int] = most, ended: threading.Event = ended) -> None:
@@ -186,5 +189,5 @@ def main() -> None:
     print(json.dumps(found))
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # as a module, so that workers can import its functions
+    importlib.import_module(Path(__file__).stem).main()

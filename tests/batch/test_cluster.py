@@ -191,6 +191,7 @@ def test_one_slide_in_blocks_of_two_workers_has_the_results_of_threads(
     shared_cluster: RealCluster, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "BLOCKS_FROM", 1)
+    monkeypatch.setattr(cluster, "FAIR_SHARES", 0.5)
     settings: dict[str, Any] = {
         "model": model_folder,
         "device": "cpu",

@@ -1,6 +1,6 @@
 """Carries out a run on a Dask cluster: one slide is one task, several slides at the same time.
 
-The driver sends tasks, a few more than there are threads of workers, and receives rows. It alone writes slides.csv,
+The driver sends as many tasks as workers have threads, and receives rows. It alone writes slides.csv,
 index.html and log.jsonl. See decision 25 and docs/cluster.md.
 """
 
@@ -30,8 +30,12 @@ from wsikit.errors import RequestError
 from wsikit.executor import Executor, available_cpus
 from wsikit.progress import Progress
 
-BLOCKS_FROM = 20_000
-"""Patches from which one slide is computed in blocks by all workers: a quarter of an hour on one thread."""
+BLOCKS_FROM = 5_000
+"""Patches, ten chunks of rows, below which a slide is never cut into blocks for all workers."""
+
+FAIR_SHARES = 0.5
+"""A slide is cut if its file is larger than so many equal shares, one per thread, of all files: it could make the run
+longer. So of many slides few are cut, and of fewer slides than threads all are."""
 
 _THREADS_EVERY_S = 5.0
 """How often the number of threads is asked for: workers may come and go."""
@@ -63,16 +67,16 @@ def carry_out_on_cluster(job: Job, *, executor: Executor, settings: Mapping[str,
     try:
         with (
             clusters.connected(executor.scheduler, min(workers, len(job.entries)), executor.gpus) as client,
-            _request_held(client, job, executor, settings) as digest,
+            _request_held(client, job, executor, settings) as (digest, gpus),
         ):
-            return _Driver(job, client, executor.scheduler, digest, reporter).carry_out()
+            return _Driver(job, client, executor.scheduler, digest, reporter, gpus=gpus).carry_out()
     finally:
         reporter.write()
 
 
 @contextlib.contextmanager
-def _request_held(client: Any, job: Job, executor: Executor, settings: Mapping[str, Any]) -> Iterator[str]:
-    """The digest of the request, which all workers hold within the context."""
+def _request_held(client: Any, job: Job, executor: Executor, settings: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """The digest of the request, which all workers hold within the context, and whether workers declare GPUs."""
     from wsikit.batch.cluster_plugin import RequestPlugin
 
     out = os.path.abspath(job.shared.out)
@@ -84,7 +88,7 @@ def _request_held(client: Any, job: Job, executor: Executor, settings: Mapping[s
     name = f"wsikit-{digest[:16]}-{uuid.uuid4().hex[:8]}"  # two drivers may send the same request
     client.register_plugin(RequestPlugin(name, digest, payload), name=name)
     try:
-        yield digest
+        yield digest, gpus
     finally:
         clusters.ask(client, client.unregister_worker_plugin, name)
 
@@ -108,11 +112,17 @@ def _check_folder(client: Any, out: str, scheduler: str) -> None:
 class _Driver:
     """Sends the slides to the workers and takes their rows."""
 
-    def __init__(self, job: Job, client: Any, scheduler: str, digest: str, reporter: Reporter) -> None:
+    def __init__(
+        self, job: Job, client: Any, scheduler: str, digest: str, reporter: Reporter, *, gpus: bool = False
+    ) -> None:
+        self.gpus = gpus
         self.job, self.client, self.scheduler, self.digest, self.reporter = job, client, scheduler, digest, reporter
         self.waiting = deque(sorted(range(len(job.entries)), key=lambda index: -_bytes_of(job.entries[index])))
         """Largest first, so that the last ones to end are small."""
+        self.bytes = sum(_bytes_of(entry) for entry in job.entries)
         self.running: dict[str, tuple[int, Any]] = {}
+        self.is_cut: dict[str, bool] = {}
+        self.n_cut = 0
         self.ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.later: list[tuple[float, int]] = []
         self.rows: dict[int, SlideRow] = {}
@@ -131,6 +141,7 @@ class _Driver:
                 except queue.Empty:
                     self._check_there()
                     continue
+                self.n_cut -= self.is_cut.pop(key)
                 self._take(*self.running.pop(key))
         except BaseException as error:
             if not isinstance(error, Exception):
@@ -144,15 +155,23 @@ class _Driver:
         now = time.monotonic()
         while self.later and self.later[0][0] <= now:
             self.waiting.append(self.later.pop(0)[1])
-        while self.waiting and not self.stopping and len(self.running) < self.slots.most_tasks():
+        while self.waiting and not self.stopping and len(self.running) < self._most_tasks():
             index = self.waiting.popleft()
             entry = self.job.entries[index]
-            task = SlideTask(self.digest, entry, self.job.requests.get(entry.slide_id))
+            cut = _bytes_of(entry) * self.slots.threads() > FAIR_SHARES * self.bytes
+            task = SlideTask(self.digest, entry, self.job.requests.get(entry.slide_id), cut)
             # the number of the slide is in the key: a slide that is tried again is another task
             key = f"wsikit-slide-{uuid.uuid4().hex}"
             future = self.client.submit(carry_out_slide, task, key=key, pure=False)
             self.running[key] = (index, future)
+            self.n_cut += cut
+            self.is_cut[key] = cut
             future.add_done_callback(lambda done: self.ended.put(done.key))
+
+    def _most_tasks(self) -> int:
+        """One per thread, so that no slide waits behind another while a worker is idle; those that wait for blocks, or
+        for a GPU, take no thread."""
+        return (2 if self.gpus else 1) * self.slots.threads() + self.n_cut
 
     def _take(self, index: int, future: Any) -> None:
         entry = self.job.entries[index]
@@ -199,20 +218,20 @@ class _Driver:
 
 
 class _Slots:
-    """How many slides may be on their way: a few more than there are threads, so that none waits for the driver."""
+    """How many slides workers can have in work at the same time."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._asked = 0.0
         self._threads = 1
 
-    def most_tasks(self) -> int:
-        """Upper bound of the number of tasks."""
+    def threads(self) -> int:
+        """Threads of all workers, as of some seconds ago."""
         if time.monotonic() - self._asked > _THREADS_EVERY_S:
             with contextlib.suppress(Exception):  # the scheduler may be gone: the next result says so
                 self._threads = max(1, sum(self._client.nthreads().values()))
             self._asked = time.monotonic()
-        return self._threads + max(2, self._threads // 4)
+        return self._threads
 
 
 class _Shown:

@@ -71,16 +71,16 @@ class _SharingExecutor(Executor):
 
 
 class Spread:
-    """What a slide on a worker gives to other workers."""
+    """What a slide on a worker gives to other workers. `cut`: its shards and rows, if it has enough patches."""
 
-    def __init__(self, digest: str, request: ClusterRequest, resources: TaskResources) -> None:
-        self._digest, self._request, self._resources = digest, request, resources
+    def __init__(self, digest: str, request: ClusterRequest, resources: TaskResources, *, cut: bool) -> None:
+        self._digest, self._request, self._resources, self._cut = digest, request, resources, cut
         self._executor = _SharingExecutor(request.scheduler, resources=resources)
         self.fatal: BaseException | None = None
         """What another worker raised when it loaded the model: no slide can be done."""
 
     def executor(self, work: SlideWork) -> Executor:
-        """All workers for a slide of very many patches, else this one."""
+        """All workers for a slide that is cut, else this one."""
         return self._executor if self._is_giant(work) else work.shared.executor
 
     def over_workers(self, stage: Stage, columns: ColumnStage, work: SlideWork) -> ColumnStage:
@@ -144,7 +144,7 @@ class Spread:
     def _is_giant(self, work: SlideWork) -> bool:
         from wsikit.batch.stages import likely_patches
 
-        return likely_patches(work) >= self._request.blocks_from
+        return self._cut and likely_patches(work) >= self._request.blocks_from
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class ClusterRequest:
     scheduler: str
     """Address of the scheduler."""
     blocks_from: int
-    """Number of patches from which one slide is computed in blocks by all workers."""
+    """Number of patches from which a slide that would make the run longer is cut into blocks for all workers."""
     gpus: bool
     """Whether workers declare GPUs, so that work on a device asks for one."""
 

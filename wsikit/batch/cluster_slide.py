@@ -35,6 +35,8 @@ class SlideTask:
     entry: SlideEntry
     request: str | None
     """Digest of the request of this slide (`wsikit.batch.finished.slide_request`)."""
+    cut: bool = False
+    """Whether other workers help with it, if it has enough patches."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def carry_out_slide(task: SlideTask) -> Outcome:
     report = _Reports(topic_of(task.digest), task.entry.slide_id)
     report.send("begin")
     resources = TaskResources(held.resources)
-    job = _job(task, held, Spread(task.digest, held.request, resources), log, report)
+    job = _job(task, held, Spread(task.digest, held.request, resources, cut=task.cut), log, report)
     try:
         found = attempt(task.entry, job, resources)
         if isinstance(found, Later) and found.why == "died":
