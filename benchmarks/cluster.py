@@ -1,6 +1,6 @@
 """What the engine of a cluster costs: per block, for many slides on many workers, and in memory.
 
-Usage: python benchmarks/cluster.py blocks|slides|memory|rates [--seconds 5] [--workers N] [--slides 1000] [--scale 100]
+Usage: python benchmarks/cluster.py blocks|slides|memory|rates [--seconds 5] [--workers N] [--slides 1000] [--scale 30]
 
 blocks   Sleeping blocks on worker processes of this machine: how much longer they take than the work alone.
 slides   A simulated cluster: workers as threads of one process, slides whose work is to sleep. Their times are
@@ -8,7 +8,8 @@ slides   A simulated cluster: workers as threads of one process, slides whose wo
          The driver, the scheduler and the cutting are those of a run. Printed is how busy the workers were, from the
          first task to the last.
 memory   Runs of one slide of 3,000 and of 12,000 px on two worker processes: the largest resident set of a worker.
-rates    Four slides on one worker process: seconds per slide and per stage, from the log of the run.
+rates    Four slides on one worker process: seconds per slide, means per stage, from the log of the run; and what the
+         driver does before it sends the first of 1,000 slides.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import shutil
 import tempfile
 import threading
 import time
@@ -31,8 +33,10 @@ from wsikit.batch.cluster_slide import Outcome, SlideTask
 from wsikit.batch.entry import SlideEntry
 from wsikit.batch.job import Job
 from wsikit.batch.log import RunLog, read_log
+from wsikit.batch.prepare import prepare
 from wsikit.batch.records import DONE, SlideRow
 from wsikit.batch.reporter import Reporter
+from wsikit.executor import Executor
 from wsikit.progress import SILENT
 
 MEDIAN_S, SIGMA, PATCHES_PER_S = 600.0, 1.0, 28.0
@@ -67,7 +71,7 @@ class Slept:
 
 
 SLEPT = Slept()
-SCALE = 100.0
+SCALE = 30.0
 
 
 def sleep_block(seconds: float) -> bool:
@@ -167,7 +171,23 @@ def rates() -> dict[str, Any]:
     for event in ends:
         stages[event["stage"]] = round(stages.get(event["stage"], 0.0) + event["seconds"] / len(given), 2)
     patches = [row.n_patches for row in result]
-    return {"patches": patches, "s_per_slide": [row.seconds for row in result], "stages_s": stages}
+    seconds = [row.seconds for row in result]
+    return {"patches": patches, "s_per_slide": seconds, "stages_s": stages, "driver_s_per_slide": driver()}
+
+
+def driver(number: int = 1000) -> dict[str, float]:
+    """Wall and processor seconds per slide, before the first one is sent: found, fingerprinted, compared with OUT."""
+    with tempfile.TemporaryDirectory() as folder:
+        slide = wsikit.make_phantom(f"{folder}/0.tiff", size_px=(500, 500)).path
+        for index in range(1, number):
+            shutil.copy(slide, f"{folder}/{index}.tiff")
+        wall, cpu = time.perf_counter(), time.process_time()
+        prepared = prepare(folder, f"{folder}/out", executor=Executor())
+        prepared.finished()
+        return {
+            "wall": round((time.perf_counter() - wall) / number, 4),
+            "cpu": round((time.process_time() - cpu) / number, 4),
+        }
 
 
 def main() -> None:
@@ -177,7 +197,7 @@ def main() -> None:
     parser.add_argument("--per-worker", type=int, default=6, help="blocks per worker")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--slides", type=int, default=1000)
-    parser.add_argument("--scale", type=float, default=100.0, help="simulated times are divided by this")
+    parser.add_argument("--scale", type=float, default=30.0, help="simulated times are divided by this")
     given = parser.parse_args()
     found: Any
     if given.what == "blocks":
