@@ -52,3 +52,8 @@ def test_every_named_test_exists(document: Path) -> None:
     for path in files:
         known.update(re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8")))
     assert named - known == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_no_figure_is_still_to_be_filled_in(document: Path) -> None:
+    assert re.findall(r"@[A-Z_]{3,}@|\bTODO\b|\bTBD\b|\bXXX\b", document.read_text(encoding="utf-8")) == []
