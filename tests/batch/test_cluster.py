@@ -28,6 +28,17 @@ from wsikit.errors import ModelError, RequestError, UnreachableError
 TOYS = Path(__file__).parent
 
 
+@pytest.fixture(autouse=True)
+def one_thread_of_torch() -> Iterator[None]:
+    """As in a worker, where Dask asks libraries for one thread: sums of several threads differ in their last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class RealCluster:
     """Starts and ends the processes of a cluster."""
 
