@@ -19,13 +19,14 @@ class Notes:
 
     info: EncoderInfo = EncoderInfo("notes", 3, 64, None, "weights 1")
     together: int = 0
+    patience: int = 600
+    """After so many tenths of a second in one process it waits no more."""
 
     def encode(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         if "WORKER" in os.environ:
             folder = Path(os.environ["NOTES"])
             (folder / os.environ["WORKER"]).touch()
-            for _ in range(600):
-                if len(list(folder.iterdir())) >= self.together:
-                    break
+            while self.patience and len(list(folder.iterdir())) < self.together:
                 threading.Event().wait(0.1)
+                self.patience -= 1
         return images.mean(axis=(1, 2)).astype(np.float32)

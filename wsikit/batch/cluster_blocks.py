@@ -120,7 +120,9 @@ class Spread:
         self._ask([replace(task, step="end")])
 
     def _ask(self, tasks: Sequence[BlockTask], on_done: Callable[[int], None] | None = None) -> list[Any]:
-        """Results of blocks, in their order."""
+        """Results of blocks of one stage and step, in their order."""
+        if not tasks:
+            return []
         found: dict[int, Any] = {}
 
         def keep(index: int, result: Any) -> None:
@@ -133,7 +135,9 @@ class Spread:
             if on_done is not None:
                 on_done(index)
 
-        options: dict[str, Any] = {"priority": _PRIORITY}
+        # a name for each kind of block: Dask learns how long those of one name take, and takes none from a busy worker
+        # that it believes to be short
+        options: dict[str, Any] = {"priority": _PRIORITY, "key": f"wsikit-{tasks[0].stage}-{tasks[0].step}"}
         if self._request.gpus:
             options["resources"] = {clusters.GPU: 1}
         scheduler = self._request.scheduler
