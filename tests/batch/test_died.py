@@ -146,6 +146,17 @@ def test_the_first_run_from_a_shell_survives_the_crash(slides: list[Path], tmp_p
     assert states(out) == {"a": DONE, "b": FAILED, "c": DONE}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a crash is explained on Linux")
+@pytest.mark.parametrize("verb", ["tile", "doctor"])
+def test_other_verbs_end_with_a_line_that_says_what_crashed(verb: str, slides: list[Path], tmp_path: Path) -> None:
+    options = ["-o", str(tmp_path / "stores"), "--workers", "1"] if verb == "tile" else ["--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "wsikit.cli.main", verb, str(slides[1]), *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 128 + signal.SIGSEGV
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("wsikit: the process ended by SIGSEGV")]
+    assert "--reader" in line
+
+
 _GUARDED = """
 import os, signal, sys, time
 from wsikit.cli import main as entry

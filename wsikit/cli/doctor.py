@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 import click
+
+from wsikit.cli.doctor_check import Check, attempted, one_line, shorten
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 NOT_FOR_THE_MAIN_JOB = {
     "distributed": "several machines or processes",
@@ -19,6 +28,7 @@ NOT_FOR_THE_MAIN_JOB = {
 """Requirements that `wsikit run` does not need, and what they are used for."""
 
 IMPORTED_AS = {
+    "opencv-python-headless": "cv2",
     "openslide-python": "openslide",
     "pillow": "PIL",
     "pyyaml": "yaml",
@@ -26,6 +36,9 @@ IMPORTED_AS = {
     "scikit-learn": "sklearn",
 }
 """Name of the module of a package, where it is not the package's name with underscores."""
+
+FOR_DEVELOPERS = ("docs", "lint", "test")
+"""Extras that no user needs."""
 
 CODECS = {
     "JPEG": ("jpeg8", True),
@@ -37,63 +50,57 @@ CODECS = {
 }
 """Name in imagecodecs, and whether `wsikit run` needs it for every slide."""
 
-LEAST_FREE_GB = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The outcome of one test of the installation."""
-
-    group: str
-    name: str
-    ok: bool
-    needed: bool
-    """True if the main job, `wsikit run`, does not work without it."""
-    found: str
-    fix: str = ""
-    """What to do about it."""
-    pip: str = ""
-    """Requirement that installs what is missing, as pip reads it."""
-
 
 @click.command()
+@click.argument("slides", nargs=-1, metavar="[SLIDE]…", type=click.Path())
 @click.option(
     "--folder",
     default=".",
     type=click.Path(),
-    help="Output folder to test: is it writable, how many GB are free? Default: the current folder.",
+    help="Output folder to test: is it writable, are there locks, how many GB are free? Default: the current folder.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def command(folder: str, as_json: bool) -> int:
-    """Check this installation: versions, readers, codecs, plug-ins, GPU, disk, captioner, packaged model.
+def command(slides: tuple[str, ...], folder: str, as_json: bool) -> int:
+    """Check this installation: versions, readers, codecs, plug-ins, GPU, memory, disk, captioner, packaged model. And
+    each SLIDE: does it open, has it a pixel size, can all levels be read?
 
     Each part is used, not only searched for: packages are imported, codecs decode an image, a file is written to the
     disk. For each missing part the report shows how to install it. A broken plug-in is reported with its error.
 
-    Exit status: 0 the main job (wsikit run) can run, 1 it cannot.
+    Exit status: 0 the main job (wsikit run) can run, 1 it cannot, or a SLIDE cannot be used.
     """
     import json
 
-    checks = list(examine(folder))
-    can_run = all(check.ok for check in checks if check.needed)
+    checks = examine(folder, slides)
     if as_json:
-        record = {"ok": can_run, "pip": pip_line(checks), "checks": [asdict(check) for check in checks]}
+        found = list(checks)
+        record = {"ok": can_run(found), "pip": pip_line(found), "checks": [asdict(check) for check in found]}
         click.echo(json.dumps(record, indent=1))
     else:
-        _show(checks, can_run)
-    return 0 if can_run else 1
+        found = _show(checks)
+    return 0 if can_run(found) and all(check.ok for check in found if check.group == "slides") else 1
 
 
-def examine(folder: str) -> Iterator[Check]:
-    """All checks, in the order in which they are shown."""
+def can_run(checks: Iterable[Check]) -> bool:
+    """Whether the main job can run."""
+    return all(check.ok for check in checks if check.needed)
+
+
+def examine(folder: str, slides: Sequence[str] = ()) -> Iterator[Check]:
+    """All checks, in the order in which they are shown. Each is carried out when it is asked for."""
+    from wsikit.cli import doctor_machine
+
     yield from check_versions()
+    yield from check_packages()
     yield from check_readers()
     yield from check_codecs()
     yield from check_plugins()
-    yield from check_devices()
-    yield from check_disk(folder)
+    yield from doctor_machine.check_devices()
+    yield from doctor_machine.check_folder(folder)
     yield check_captioner()
     yield check_model()
+    yield from doctor_machine.check_weights()
+    yield from map(doctor_machine.check_slide, slides)
 
 
 def pip_line(checks: list[Check]) -> str | None:
@@ -103,25 +110,78 @@ def pip_line(checks: list[Check]) -> str | None:
 
 
 def check_versions() -> Iterator[Check]:
-    """Python, wsikit, and the packages that wsikit's metadata require."""
+    """Python and wsikit, and where they are: a second installation is a frequent surprise."""
     import platform
     import sys
 
+    import wsikit
     from wsikit._version import __version__
 
     found = f"{platform.python_version()} ({platform.platform(terse=True)}, {platform.machine()})"
     yield Check("versions", "Python", sys.version_info >= (3, 11), True, found, "install Python 3.11 or newer")
-    requirements = own_requirements()
+    yield Check("versions", "environment", True, False, sys.prefix)
+    installed = own_requirements() is not None
     yield Check(
         "versions",
         "wsikit",
-        requirements is not None,
+        installed,
         False,
-        __version__ if requirements is not None else f"{__version__}, not installed as a package",
+        f"{__version__}{'' if installed else ', not installed as a package'} ({os.path.dirname(wsikit.__file__)})",
         "run `pip install .` in its folder; without it the required packages are unknown",
     )
-    for requirement in requirements or []:
+
+
+def check_packages() -> Iterator[Check]:
+    """The packages that wsikit's metadata require, those of its extras, and OpenCV, of which there must be one."""
+    for requirement in own_requirements() or []:
         yield check_requirement(requirement)
+    yield check_opencv()
+    yield from check_extras()
+
+
+def check_opencv() -> Check:
+    """Several OpenCV packages overwrite each other's files."""
+    from importlib import metadata
+
+    names = ["opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless"]
+    here = []
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            here.append(f"{name} {metadata.version(name)}")
+    fix = "keep one of them, as removing one deletes files of the others: docs/installing.md"
+    return Check("packages", "OpenCV", len(here) < 2, False, ", ".join(here) or "none", fix)
+
+
+def check_extras() -> Iterator[Check]:
+    """What can be installed in addition, and whether it is: no part of the main job."""
+    from importlib import metadata
+
+    for extra, names in extra_requirements().items():
+        absent = []
+        for name in names:
+            try:
+                metadata.version(name)
+            except metadata.PackageNotFoundError:
+                absent.append(name)
+        found = f"without {', '.join(absent)}" if absent else ", ".join(names)
+        yield Check("extras", extra, not absent, False, found, f'pip install "wsikit[{extra}]"')
+
+
+def extra_requirements() -> dict[str, list[str]]:
+    """Names of the packages of each extra that users may want; those for developers are left out."""
+    from importlib import metadata
+
+    try:
+        stated = metadata.requires("wsikit") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for line in stated:
+        package, _, marker = line.partition(";")
+        extra = re.search(r"extra == ['\"]([^'\"]+)", marker)
+        if extra and extra[1] not in FOR_DEVELOPERS:
+            found.setdefault(extra[1], []).append(re.split(r"[^A-Za-z0-9._-]", package.strip())[0])
+    return dict(sorted(found.items()))
 
 
 def own_requirements() -> list[str] | None:
@@ -156,7 +216,7 @@ def check_requirement(requirement: str) -> Check:
     try:
         importlib.import_module(IMPORTED_AS.get(name, name.replace("-", "_")))
     except Exception as error:  # any failure of the import is a finding
-        return finding(False, f"{version}, but {_one_line(error)}", f'pip install --force-reinstall "{requirement}"')
+        return finding(False, f"{version}, but {one_line(error)}", f'pip install --force-reinstall "{requirement}"')
     return finding(True, version)
 
 
@@ -166,7 +226,7 @@ def check_readers() -> Iterator[Check]:
 
     for name in READERS:
         needed = name in ("openslide", "tiff", "store")
-        yield _try("readers", name, needed, partial(_load_reader, name), "install the packages reported above")
+        yield attempted("readers", name, needed, partial(_load_reader, name), "install the packages reported above")
 
 
 def _load_reader(name: str) -> str:
@@ -184,7 +244,7 @@ def check_codecs() -> Iterator[Check]:
     """Codecs of slide files, each by an encode-decode round trip; and the codec that zarr finds by its name."""
     for name, (codec, needed) in CODECS.items():
         attempt = partial(_round_trip, codec)
-        yield _try("codecs", name, needed, attempt, "reinstall imagecodecs", "imagecodecs")
+        yield attempted("codecs", name, needed, attempt, "reinstall imagecodecs", "imagecodecs")
 
     def find_in_zarr() -> str:
         from zarr.registry import get_codec_class
@@ -195,7 +255,7 @@ def check_codecs() -> Iterator[Check]:
         found = get_codec_class(name)
         return f"{name}: {found.__module__}.{found.__qualname__}"
 
-    yield _try(
+    yield attempted(
         "codecs",
         "JPEG in Zarr",
         True,
@@ -234,57 +294,9 @@ def check_plugins() -> Iterator[Check]:
             f"{plugin.group}: {plugin.name}",
             False,
             False,
-            f"package {plugin.package} cannot be imported: {_shorten(plugin.reason)}",
+            f"package {plugin.package} cannot be imported: {shorten(plugin.reason)}",
             f"reinstall it, or remove it with `pip uninstall {plugin.package.split()[0]}`",
         )
-
-
-def check_devices() -> Iterator[Check]:
-    """CPUs, and the GPU that models run on if there is one. No GPU is needed: models also run on the CPU, slower."""
-    from wsikit.executor import available_cpus
-
-    yield Check("devices", "CPU", True, False, f"{available_cpus()} for this process")
-
-    def find_gpu() -> str:
-        import shutil
-
-        import torch
-
-        if torch.cuda.is_available():
-            devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-            return ", ".join(f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices)
-        if torch.backends.mps.is_available():
-            return "Apple GPU (mps)"
-        if shutil.which("nvidia-smi"):
-            raise RuntimeError(f"an NVIDIA driver is installed, but torch {torch.__version__} sees no GPU")
-        return "none: models run on the CPU"
-
-    yield _try(
-        "devices", "GPU", False, find_gpu, "install a build of torch for CUDA, and test the driver with `nvidia-smi`"
-    )
-
-
-def check_disk(folder: str) -> Iterator[Check]:
-    """Whether the folder, or the nearest existing folder above it, is writable, and its free space."""
-    import shutil
-    import tempfile
-
-    place = os.path.abspath(folder)
-    while not os.path.exists(place) and os.path.dirname(place) != place:
-        place = os.path.dirname(place)
-
-    def write() -> str:
-        with tempfile.TemporaryFile(dir=place) as file:
-            file.write(b"wsikit" * 1000)
-            file.flush()
-            os.fsync(file.fileno())
-        return place
-
-    yield _try(
-        "disk", "writable", True, write, "choose another folder with --folder, or ask for the permission to write"
-    )
-    free = shutil.disk_usage(place).free / 1e9
-    yield Check("disk", "free", free >= LEAST_FREE_GB, True, f"{free:,.1f} GB", f"free {LEAST_FREE_GB:g} GB or more")
 
 
 def check_captioner() -> Check:
@@ -299,7 +311,7 @@ def check_captioner() -> Check:
         captioner.caption(np.full((1, 224, 224, 3), 200, np.uint8), mpp=0.5)
         return f"{captioner.name}, {len(captioner.fact_names)} facts"
 
-    return _try("models", "captioner", True, describe, "reinstall wsikit: the captioner is part of the package")
+    return attempted("models", "captioner", True, describe, "reinstall wsikit: the captioner is part of the package")
 
 
 def check_model() -> Check:
@@ -313,25 +325,7 @@ def check_model() -> Check:
         size = os.path.getsize(find_model(DEFAULT_MODEL) / WEIGHTS_FILE) / 1e6
         return f"{config.name} {config.version}, {'/'.join(config.classes)}, {size:.1f} MB"
 
-    return _try("models", "packaged model", True, load, "reinstall wsikit, or use another model with --model DIR")
-
-
-def _try(group: str, name: str, needed: bool, attempt: Callable[[], str], fix: str, pip: str = "") -> Check:
-    """A check that passes with the text that `attempt` returns, and fails with the error that it raises."""
-    try:
-        return Check(group, name, True, needed, attempt())
-    except Exception as error:  # any failure is a finding, and the next check is run
-        return Check(group, name, False, needed, _one_line(error), fix, pip)
-
-
-def _one_line(error: Exception) -> str:
-    return _shorten(str(error) or type(error).__name__)
-
-
-def _shorten(text: str) -> str:
-    """`text` in one line of at most 200 characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= 200 else f"{text[:199]}…"
+    return attempted("models", "packaged model", True, load, "reinstall wsikit, or use another model with --model DIR")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -339,43 +333,66 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(match) for match in re.findall(r"\d+", re.split(r"[^0-9.]", version)[0]))
 
 
-def _show(checks: list[Check], can_run: bool) -> None:
-    """Print the checks as tables."""
-    from rich.table import Table
-    from rich.text import Text
-
+def _show(checks: Iterable[Check]) -> list[Check]:
+    """Print the checks as tables, each group as soon as it has been examined; all checks."""
     from wsikit.cli.console import make_console
 
     console = make_console()
-    for group in dict.fromkeys(check.group for check in checks):
-        table = Table(title=group, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-        for _ in range(3):
-            table.add_column(overflow="fold")
-        shown = [check for check in checks if check.group == group]
-        if group == "packages":
-            fine = [check for check in shown if check.ok]
-            listed = ", ".join(f"{check.name} {check.found}" for check in fine)
-            table.add_row(Text("ok", style="green"), Text(str(len(fine)), style="bold"), Text(listed))
-            shown = [check for check in shown if not check.ok]
-        for check in shown:
-            word, style = _verdict(check)
-            found = Text(check.found if check.ok else f"{check.found}\n→ {check.fix}")
-            table.add_row(Text(word, style=style), Text(check.name, style="bold"), found)
-        console.print(table, "")
-    line = pip_line(checks)
+    found: list[Check] = []
+    for group, members in groupby(checks, key=lambda check: check.group):
+        shown = list(members)
+        found += shown
+        _show_group(console, group, shown)
+    line = pip_line(found)
     if line:
         console.print("To install what is missing:", line, markup=False, soft_wrap=True)
-    if can_run:
+    if can_run(found):
         console.print("wsikit run can run here.", style="green")
     else:
-        missing = ", ".join(check.name for check in checks if check.needed and not check.ok)
+        missing = ", ".join(check.name for check in found if check.needed and not check.ok)
         console.print(f"wsikit run cannot run here; missing: {missing}", style="red", markup=False)
+    return found
+
+
+def _show_group(console: Console, group: str, shown: list[Check]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=group, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    if group == "packages":
+        fine = [check for check in shown if check.ok]
+        listed = ", ".join(f"{check.name} {check.found}" for check in fine)
+        table.add_row(Text("ok", style="green"), Text(str(len(fine)), style="bold"), Text(listed))
+        shown = [check for check in shown if not check.ok]
+    if group == "extras":
+        _add_extras(table, shown)
+        shown = []
+    for check in shown:
+        word, style = _verdict(check)
+        found = Text(check.found if check.ok else f"{check.found}\n→ {check.fix}")
+        table.add_row(Text(word, style=style), Text(check.name, style="bold"), found)
+    console.print(table, "")
+
+
+def _add_extras(table: Table, shown: list[Check]) -> None:
+    """Two rows: most users need few of them, and what is absent is no fault."""
+    here = [check.name for check in shown if check.ok]
+    absent = [f"{check.name} ({check.found})" for check in shown if not check.ok]
+    table.add_row("here", "", ", ".join(here) or "none")
+    if absent:
+        table.add_row("absent", "", f"{', '.join(absent)}\n→ if you need one: pip install 'wsikit[NAME]'")
+
+
+_OF_GROUPS = {"plug-ins": "broken", "devices": "note"}
+"""The word for what is not as it should be, where the main job can run."""
 
 
 def _verdict(check: Check) -> tuple[str, str]:
     """Word and style of a check's outcome."""
     if check.ok:
         return "ok", "green"
-    if check.group == "plug-ins":
-        return "broken", "yellow"
-    return ("missing", "red") if check.needed else ("absent", "yellow")
+    if check.group == "slides":
+        return "fails", "red"
+    return ("missing", "red") if check.needed else (_OF_GROUPS.get(check.group, "absent"), "yellow")

@@ -1,8 +1,8 @@
-"""A run that crashes in a library written in C is started again by a light parent process.
+"""A light parent process, which is still there when a library written in C ends the process that works.
 
-The slides that were in work are marked (`wsikit.batch.begun`): the next process does them last, each in a process of
-its own, so that each crash costs at most the slides in work. Linux only; elsewhere the same command, given again, does
-the same.
+It starts a run again. The slides that were in work are marked (`wsikit.batch.begun`): the next process does them last,
+each in a process of its own, so that each crash costs at most the slides in work. Of other verbs it says what happened
+and what to do. Linux only; elsewhere the same run, given again, goes on.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import os
 import signal
 import threading
 
-GUARDED = ("run", "retry")
+STARTED_AGAIN = ("run", "retry")
 """Verbs that mark the slides in work."""
+
+EXPLAINED = ("info", "tile", "caption", "features", "predict", "localize", "verify", "export", "import", "doctor")
+"""Verbs that read files of others, and would end silently."""
 
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE")
 _MOST_RESTARTS = 10
@@ -22,12 +25,17 @@ _FROM_TERMINAL = 0x80
 """`si_code` of a signal of the kernel, as by Ctrl-C: the process that works has got it too."""
 
 
-def survive_crashes() -> None:
-    """Returns in a new process, which works; this one waits, starts another after a crash, and does not return.
+def survive_crashes(verb: str) -> None:
+    """Returns in a new process, which works; this one waits, starts a run again after a crash, and does not return.
 
     Signals that ask to end are passed on. If this process is killed, the one that works ends as well.
     """
-    if not hasattr(os, "fork") or not hasattr(signal, "sigwaitinfo") or threading.active_count() > 1:
+    if (
+        verb not in STARTED_AGAIN + EXPLAINED
+        or not hasattr(os, "fork")
+        or not hasattr(signal, "sigwaitinfo")
+        or threading.active_count() > 1
+    ):
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDING, signal.SIGCHLD})
     for restarts in range(_MOST_RESTARTS + 1):
@@ -45,15 +53,30 @@ def survive_crashes() -> None:
             os._exit(os.WEXITSTATUS(status))
         number = os.WTERMSIG(status)
         name = _name(number)
-        if name not in _CRASHES or restarts == _MOST_RESTARTS:
+        if name not in _CRASHES or verb in EXPLAINED or restarts == _MOST_RESTARTS:
             break
         _say(
             f"wsikit: the process ended by {name}, a crash in a library written in C. It is started again; slides "
             "that were in work are done last, each in a process of its own."
         )
-    memory = " Perhaps the memory of this machine is too small: use fewer workers (--workers)." if number == 9 else ""
-    _say(f"wsikit: the process ended by {name}.{memory} What is complete is kept; run the same command again.")
+    _say(_last_words(verb, number))
     os._exit(128 + number)
+
+
+def _last_words(verb: str, number: int) -> str:
+    ended = f"wsikit: the process ended by {_name(number)}"
+    if number == signal.SIGKILL:
+        return (
+            f"{ended}. Perhaps the memory of this machine is too small: use fewer workers (--workers). What is "
+            "complete is kept; run the same command again."
+        )
+    if verb in EXPLAINED and _name(number) in _CRASHES:
+        return (
+            f"{ended}, a crash in a library written in C, while it read the given files. Copy them again from their "
+            "source, or try another reader (--reader). If several were given, give them one by one to find which; "
+            "wsikit run does the others by itself."
+        )
+    return f"{ended}. What is complete is kept; run the same command again."
 
 
 def _wait(child: int) -> int:

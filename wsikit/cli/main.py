@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from wsikit._version import __version__
-from wsikit.cli.guard import GUARDED, survive_crashes
+from wsikit.cli.guard import survive_crashes
 from wsikit.cli.signals import Terminated, ending_on_signals
 from wsikit.errors import RequestError, WsikitError
 
@@ -44,7 +45,8 @@ VERBS = {
     "phantom": "Make synthetic slides with ground truth.",
     "demo": "Make a synthetic slide and run the main job on it.",
     "bench": "Measure how fast patches are read, compared with other readers.",
-    "doctor": "Check this installation: versions, readers, codecs, plug-ins, GPU, disk.",
+    "doctor": "Check this installation, and slides: versions, readers, codecs, plug-ins, GPU, memory, disk.",
+    "completion": "Print a script with which a shell completes verbs and options.",
 }
 
 EXIT_FAILED, EXIT_WRONG_REQUEST = 1, 2
@@ -84,6 +86,11 @@ class LazyGroup(click.Group):
             advice = f"Did you mean {close[0]!r}?" if close else "wsikit --help lists the verbs."
             ctx.fail(f"No such verb {args[0]!r}. {advice}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The verbs with their help, without importing them: a shell waits for this."""
+        verbs = [CompletionItem(verb, help=text) for verb, text in VERBS.items() if verb.startswith(incomplete)]
+        return verbs or click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
@@ -148,8 +155,8 @@ def _leave(status: int) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 all done, 1 something failed, 2 the request itself is wrong; 130, 143 and 129:
     stopped by Ctrl-C, SIGTERM or SIGHUP, finished work is kept."""
-    if arguments is None and sys.argv[1:2] and sys.argv[1] in GUARDED:
-        survive_crashes()
+    if arguments is None and sys.argv[1:2]:
+        survive_crashes(sys.argv[1])
     with ending_on_signals():
         _main(arguments)
 
