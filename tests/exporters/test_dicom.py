@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,37 @@ def test_an_attribute_that_lacks_is_found(store, tmp_path):
     found = pydicom.dcmread(wsikit.export(store, "dicom-seg", tmp_path / "o.dcm", on_note=print))
     del found.SegmentSequence[1].SegmentLabel
     assert missing(found, "segmentation") == ["segmentation-image: SegmentSequence.SegmentLabel missing"]
+
+
+def errors_of(path: Path) -> set[str]:
+    """What dciodvfy of dicom3tools, a validator of the information objects of the standard, calls an error."""
+    ended = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, timeout=120)
+    return {line for line in ended.stderr.splitlines() if line.startswith("Error")}
+
+
+validated = pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy (Debian's package dicom3tools)")
+NOT_IN_THE_FILE = "Error - Only valid for AnnotationCoordinateType of 3D - attribute <CommonZCoordinateValue> = <>"
+"""Said of every group of 2D annotations by the release of 2022, although the file has no such attribute."""
+
+
+@validated
+@pytest.mark.parametrize("real", [False, True])
+def test_a_validator_finds_no_error_in_annotations(store, converted, tmp_path, real):
+    options = {"dicom_source": converted} if real else {"on_note": print}
+    path = wsikit.export(store, "dicom-ann", tmp_path / "o.dcm", **options)
+    assert errors_of(path) <= {NOT_IN_THE_FILE}
+    changed = pydicom.dcmread(path)
+    assert all("CommonZCoordinateValue" not in group for group in changed.AnnotationGroupSequence)
+    changed.AnnotationCoordinateType = "4D"
+    changed.save_as(tmp_path / "wrong.dcm")
+    assert errors_of(tmp_path / "wrong.dcm") - {NOT_IN_THE_FILE}, "the validator sees what is wrong"
+
+
+@validated
+def test_a_validator_finds_no_error_in_a_segmentation_but_that_label_maps_are_newer_than_it(store, tmp_path):
+    path = wsikit.export(store, "dicom-seg", tmp_path / "o.dcm", on_note=print)
+    newer = {"Error - Information Object Not found"}
+    assert {line for line in errors_of(path) if "SegmentNumber of 0" not in line} <= newer  # 0 is the background
 
 
 @pytest.mark.parametrize("overlap_px", [0, 8])
