@@ -1,11 +1,12 @@
 """A plug-in reader whose process dies by a signal while it reads, as one written in C does with a damaged file.
 
-The file says how: "DEADLY" and the number of the signal, or 0 for a slide that can be read.
+The file says how: "DEADLY" and the number of the signal, 0 for a slide that can be read, or -1 for one that hangs.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ class DeadlySlide(BaseSlide):
         return head.startswith(b"DEADLY")
 
     def _read_level(self, level, x, y, width, height):
+        if self._signal < 0:
+            threading.Event().wait()
         if self._signal:
             os.kill(os.getpid(), self._signal)
         rows, cols = np.mgrid[y : y + height, x : x + width]

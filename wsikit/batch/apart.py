@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from wsikit.batch import records
+from wsikit.batch import records, stalled
 from wsikit.batch.attempt import Later, attempt, in_words, keep_traceback
 from wsikit.batch.begun import Begun, clear_begun, lock_of, read_begun
 from wsikit.batch.entry import SlideEntry
@@ -50,6 +50,7 @@ def _process_slide(task: _Task) -> SlideRow | Later:
     from wsikit.batch.prepare import prepare
     from wsikit.worker_pool import shared_pool
 
+    stalled.end_process_when_stalled()
     prepared = prepare([task.entry], task.out, **task.settings)
     shared = prepared.shared()
     shared.captioner.load()
@@ -112,6 +113,8 @@ def _died(entry: SlideEntry, job: Job, how: str) -> SlideRow:
     if "SIGKILL" in how:
         advice = "Perhaps the memory of this machine is too small: use fewer workers (--workers)."
     text = f"{entry.path}: the process that worked on it ended by {how} in the stage {stage}. {advice}"
+    if "SIGALRM" in how:
+        text = f"{entry.path}: no progress for {stalled.minutes():g} minutes in the stage {stage}: it hangs. {advice}"
     return _failed(entry, job, text, text)
 
 

@@ -6,13 +6,14 @@ import errno
 import logging
 import time
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import Timeout
 
-from wsikit.batch import claims, records
+from wsikit.batch import claims, records, stalled
 from wsikit.batch.begun import clear_begun, lock_of, read_begun, write_begun
 from wsikit.batch.entry import SlideEntry
 from wsikit.batch.finished import finished_row, mark_finished, unmark
@@ -157,14 +158,15 @@ def _run_slide(entry: SlideEntry, job: Job, resources: Resources) -> SlideRow:
             taken = resources.take(where)
             progress.where = where
             try:
-                if work is None:
-                    begun = time.monotonic()
-                    work = SlideWork(entry, entry.open(), job.shared)
-                    prepare_workers(work)
-                    progress.ended("opening", 1, 1, "slide", begun)
-                    if work.is_new_to_the_model():
-                        resources.ahead()
-                carry_out(stages, work, progress)
+                with progress.watched():
+                    if work is None:
+                        begun = time.monotonic()
+                        work = SlideWork(entry, entry.open(), job.shared)
+                        prepare_workers(work)
+                        progress.ended("opening", 1, 1, "slide", begun)
+                        if work.is_new_to_the_model():
+                            resources.ahead()
+                    carry_out(stages, work, progress)
             finally:
                 taken.release()
         assert work is not None
@@ -186,9 +188,21 @@ class _Watched:
         self._done = 0
         self.where: Where = "workers"
         """The resource that the slide holds."""
+        self._watch = stalled.Watch(
+            lambda after: stalled.report(slide_id, self._name, after, job.note, may_end=job.may_end_process)
+        )
+
+    @property
+    def _name(self) -> str:
+        return self._stage[0] if self._stage else "opening"
+
+    def watched(self) -> AbstractContextManager[None]:
+        """While the slide is read, it must make progress; a model or a report may take its time."""
+        return self._watch.reading() if self.where == "workers" else nullcontext()
 
     def start(self, stage: str, total: int, unit: str) -> None:
         self._check()
+        self._watch.beat()
         write_begun(self._out, self._slide_id, stage)
         self._stage, self._done = (stage, total, unit, time.monotonic()), 0
         self._log.write("start", slide=self._slide_id, stage=stage, total=total, unit=unit)
@@ -196,10 +210,12 @@ class _Watched:
 
     def advance(self, done: int = 1) -> None:
         self._check()
+        self._watch.beat()
         self._done += done
         self._progress.advance(done)
 
     def finish(self) -> None:
+        self._watch.beat()
         if self._stage is not None:
             stage, total, unit, begun = self._stage
             self.ended(stage, self._done, total, unit, begun)

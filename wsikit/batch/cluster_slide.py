@@ -86,7 +86,9 @@ def _job(task: SlideTask, held: Held, spread: Spread, log: _EventList, report: _
     settings = {**request.settings, "executor": Executor(workers=held.threads)}
     apart = partial(pack_slide, request=task.request, out=request.out, settings=settings)
     shared = replace(held.shared_for(entry), spread=spread)
-    return Job([entry], {entry.slide_id: task.request}, shared, report, log, apart=apart)
+    # a slide that is cut waits for other workers, perhaps for long
+    may_end = not task.cut
+    return Job([entry], {entry.slide_id: task.request}, shared, report, log, apart=apart, may_end_process=may_end)
 
 
 class _EventList(RunLog):

@@ -41,6 +41,8 @@ class Job:
     """Work of `wsikit.batch.apart` for a process of its own; None if the slide cannot be sent to one."""
     fail_fast: bool = False
     """Whether the first slide that fails stops the run."""
+    may_end_process: bool = False
+    """Whether this process may be ended if a slide stalls (`wsikit.batch.stalled`): another goes on with the slides."""
 
     def note(self, text: str) -> None:
         """Report what happens to the run as a whole."""

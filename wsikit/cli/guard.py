@@ -19,10 +19,21 @@ EXPLAINED = ("info", "tile", "caption", "features", "predict", "localize", "veri
 """Verbs that read files of others, and would end silently."""
 
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE")
+_STALLED = "SIGALRM"
+"""By which `wsikit.batch.stalled` ends the process, having said why."""
+
 _MOST_RESTARTS = 10
 _ENDING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _FROM_TERMINAL = 0x80
 """`si_code` of a signal of the kernel, as by Ctrl-C: the process that works has got it too."""
+
+
+_is_started_again = False
+
+
+def is_started_again() -> bool:
+    """Whether a parent starts this process again if it ends by a crash, or by having stalled."""
+    return _is_started_again
 
 
 def survive_crashes(verb: str) -> None:
@@ -37,11 +48,13 @@ def survive_crashes(verb: str) -> None:
         or threading.active_count() > 1
     ):
         return
+    global _is_started_again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDING, signal.SIGCHLD})
     for restarts in range(_MOST_RESTARTS + 1):
         end, own_end = os.pipe()
         child = os.fork()
         if child == 0:
+            _is_started_again = verb in STARTED_AGAIN
             os.close(own_end)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             threading.Thread(target=_end_with, args=(end,), name="wsikit-guard", daemon=True).start()
@@ -53,8 +66,10 @@ def survive_crashes(verb: str) -> None:
             os._exit(os.WEXITSTATUS(status))
         number = os.WTERMSIG(status)
         name = _name(number)
-        if name not in _CRASHES or verb in EXPLAINED or restarts == _MOST_RESTARTS:
+        if name not in (*_CRASHES, _STALLED) or verb in EXPLAINED or restarts == _MOST_RESTARTS:
             break
+        if name == _STALLED:
+            continue
         _say(
             f"wsikit: the process ended by {name}, a crash in a library written in C. It is started again; slides "
             "that were in work are done last, each in a process of its own."

@@ -206,8 +206,12 @@ def run_in_terminal(slides: list[Any], out: str, *, notice: str, log_json: bool 
 
     `log_json`: the events of the run as JSON lines on standard output, and nothing else.
     """
+    from wsikit.batch import stalled
     from wsikit.batch.run import run
+    from wsikit.cli.guard import is_started_again
 
+    if is_started_again():
+        stalled.end_process_when_stalled()
     if log_json:
         return run(slides, out, on_event=_print_event, **settings)
     from wsikit.cli.console import make_console, one_line
