@@ -150,9 +150,14 @@ def resize(browser: Any) -> Callable[[int, int], None]:
 
 @pytest.fixture
 def visit(browser: Any) -> Callable[..., None]:
-    """Opens an address in the browser with its logs empty; waits until a viewer on the page is ready."""
+    """Opens an address, or a page of a viewer, in the browser with its logs empty; waits until the slide is there."""
 
-    def go(address: str, *, offline: bool = False, viewer: bool = True) -> None:
+    def go(address: str | Viewer, page: str = "", *, offline: bool = False, viewer: bool = True) -> None:
+        if isinstance(address, Viewer):
+            name, _, value = address.access.cookie.partition(";")[0].partition("=")
+            cookie = {"name": name, "value": value, "url": address.page(), "path": address.access.home}
+            browser.execute_cdp_cmd("Network.setCookie", {**cookie, "httpOnly": True, "sameSite": "Strict"})
+            address = address.page(page)
         browser.get("about:blank")
         browser.get_log("browser"), browser.get_log("performance")
         browser.execute_cdp_cmd("Network.enable", {})

@@ -143,7 +143,7 @@ def test_the_viewer_serves_the_patches_that_do_not_fit_into_the_page(
 ) -> None:
     monkeypatch.setattr("wsikit.view.library.PATCH_BYTES", 1)
     with Viewer(Library(made / "slides" / "disc.zarr")) as viewer:
-        visit(viewer.url)
+        visit(viewer)
         point_at(browser, 900, 400)
         row = row_at(made, 900, 400)
         assert f"Words about row {row}." in panel(browser, row, wait)["caption"]
@@ -347,7 +347,7 @@ def test_the_table_leads_to_the_report(visit: Visit, browser: Any, made: Path, r
 def test_the_viewer_asks_for_deeper_tiles_as_it_zooms(
     visit: Visit, browser: Any, run_viewer: Viewer, wait: Wait
 ) -> None:
-    visit(f"{run_viewer.url}slide/disc/")
+    visit(run_viewer, "slide/disc/")
     first = [urlsplit(address).path for address in requests(browser)]
     assert any("/tile/0/" in path for path in first)
     assert not any("/tile/1/" in path for path in first)
@@ -362,7 +362,7 @@ def test_the_viewer_shows_the_slide_as_it_is(
     visit: Visit, browser: Any, run_viewer: Viewer, drawn: np.ndarray, wait: Wait
 ) -> None:
     """The corner included, where the stored tiles are padded beyond the slide."""
-    visit(f"{run_viewer.url}slide/disc/")
+    visit(run_viewer, "slide/disc/")
     browser.find_element("css selector", "input[name=layer][value='']").click()
     browser.find_element("id", "show-pins").click()
     for place in ((600, 500), (1355, 960)):
@@ -390,7 +390,7 @@ def test_the_viewer_shows_the_slide_as_it_is(
 def test_the_viewers_patch_picture_comes_from_its_server(
     visit: Visit, browser: Any, run_viewer: Viewer, made: Path
 ) -> None:
-    visit(f"{run_viewer.url}slide/disc/")
+    visit(run_viewer, "slide/disc/")
     point_at(browser, 650, 560)
     row = row_at(made, 650, 560)
     assert text(browser, "patch-caption") == f"Words about row {row}."

@@ -128,7 +128,7 @@ class Library:
             known = self._open.pop(slide_id, None)
             if known is None:
                 check_contained(self._stores[slide_id])
-                known = Shown(SlideStore(self._stores[slide_id]), self._choice, home="/" if self.is_run else None)
+                known = Shown(SlideStore(self._stores[slide_id]), self._choice, home="../../" if self.is_run else None)
                 while len(self._open) >= OPEN_STORES:
                     # another thread that is still reading from it reopens the files that it needs
                     self._open.pop(next(iter(self._open))).store.close()

@@ -1,4 +1,4 @@
-"""The viewer's HTTP server: a fixed list of addresses on 127.0.0.1, read-only.
+"""The viewer's HTTP server: a fixed list of addresses on 127.0.0.1, read-only, for those who have its token.
 
 It uses the threaded server of the standard library: decoding one tile does not block others, and nothing else needs to
 be installed.
@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from wsikit.errors import WsikitError
+from wsikit.exporters.report import content_policy
+from wsikit.view.access import Access
 from wsikit.view.library import Library, Shown
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ _HEADERS = {
 
 HTML, JPEG, TEXT = "text/html; charset=utf-8", "image/jpeg", "text/plain; charset=utf-8"
 SCRIPT = "text/javascript; charset=utf-8"
+NO_TOKEN = b"Open the address that wsikit view printed: it ends with the token of this viewer.\n"
 Answer = tuple[str, bytes, dict[str, str]]
 """Content type, body, further headers."""
 
@@ -57,13 +60,20 @@ class Viewer:
 
     def __init__(self, library: Library, port: int = 0) -> None:
         self.library = library
-        handler = type("Handler", (_Handler,), {"library": library})
-        self._server = _Server((ADDRESS, port), handler)
+        self._server = _Server((ADDRESS, port), _Handler)
         self.port = int(self._server.server_address[1])
+        self.access = Access(ADDRESS, self.port)
+        # the port is known only now; no request is handled before `serve`
+        self._server.RequestHandlerClass = type("Handler", (_Handler,), {"library": library, "access": self.access})
 
     @property
     def url(self) -> str:
-        return f"http://{ADDRESS}:{self.port}/"
+        """The address to open: it has the token that each request needs."""
+        return self.access.address
+
+    def page(self, path: str = "") -> str:
+        """Address of a page, such as "slide/a/", for a browser that has opened `url` before."""
+        return f"{self.access.origin}{self.access.home}{path}"
 
     def serve(self) -> None:
         """Serve until interrupted."""
@@ -94,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     """GET and HEAD of the addresses in `_route`; everything else is refused."""
 
     library: Library
+    access: Access
     protocol_version = "HTTP/1.1"
     server_version = "wsikit"
     sys_version = ""
@@ -112,11 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 
     def _answer(self, *, body: bool) -> None:
-        if not self._is_local_host():
-            self._send(HTTPStatus.FORBIDDEN, TEXT, b"This viewer answers to 127.0.0.1 and localhost only.\n", body=body)
+        if not self._may_enter(body=body):
             return
+        path = urlsplit(self.path).path
         try:
-            found = _route(self.library, urlsplit(self.path).path)
+            found = _route(self.library, "/" + path.removeprefix(self.access.home))
         except (WsikitError, OSError) as error:
             logger.warning("%s", error)
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, TEXT, f"{error}\n".encode(), body=body)
@@ -128,10 +139,20 @@ class _Handler(BaseHTTPRequestHandler):
         status = HTTPStatus.FOUND if "Location" in headers else HTTPStatus.OK
         self._send(status, kind, content, headers, body=body)
 
-    def _is_local_host(self) -> bool:
-        """Whether the Host header is this server's; other names that resolve to it (DNS rebinding) are refused."""
-        port = int(self.connection.getsockname()[1])
-        return self.headers.get("Host", "").lower() in {f"{ADDRESS}:{port}", f"localhost:{port}"}
+    def _may_enter(self, *, body: bool) -> bool:
+        """Whether the request is allowed; if not, it is answered here in the same way, whatever exists."""
+        if not self.access.is_own_host(self.headers):
+            self._send(HTTPStatus.FORBIDDEN, TEXT, b"This viewer answers to 127.0.0.1 and localhost only.\n", body=body)
+        elif not self.access.is_own_page(self.headers):
+            self._send(HTTPStatus.FORBIDDEN, TEXT, b"Pages of other origins may not use this viewer.\n", body=body)
+        elif self.access.opens(self.path):
+            headers = {"Set-Cookie": self.access.cookie}
+            self._send(HTTPStatus.OK, HTML, entry_page(self.access.home), headers, body=body)
+        elif not (self.path.startswith(self.access.home) and self.access.has_token(self.headers)):
+            self._send(HTTPStatus.FORBIDDEN, TEXT, NO_TOKEN, body=body)
+        else:
+            return True
+        return False
 
     def _send(
         self, status: HTTPStatus, kind: str, content: bytes, headers: dict[str, str] | None = None, *, body: bool
@@ -146,10 +167,23 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is http.server's)
-        logger.debug(format, *args)
+        logger.debug("%s", (format % args).replace(self.access.token, "…"))
 
 
 # ---- addresses
+
+
+def entry_page(home: str) -> bytes:
+    """The page at the address with the token: it goes on to `home` at once, with the part of the address after "#".
+
+    A redirect would not do: after a click in a page of another site, browsers send no strict cookie to its target.
+    """
+    script = f"location.replace({home!r} + location.hash);"
+    policy = content_policy([script])
+    return (
+        f'<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<title>wsikit view</title><script>{script}</script><p><a href="{home}">Go on to the slides</a></p>\n'
+    ).encode()
 
 
 def _route(library: Library, path: str) -> Answer | None:
@@ -158,7 +192,7 @@ def _route(library: Library, path: str) -> Answer | None:
         if library.is_run:
             return HTML, library.index().encode(), {}
         (name,) = library.names()
-        return TEXT, b"", {"Location": f"/slide/{quote(name, safe='')}/"}
+        return TEXT, b"", {"Location": f"slide/{quote(name, safe='')}/"}
     match = re.fullmatch(r"/slide/([^/]+)/(.*)", path)
     if match is None:
         return None
