@@ -45,9 +45,9 @@ def requests(browser: Any) -> list[str]:
     return [address for address in sent if not address.startswith(("data:", "about:"))]
 
 
-def slide_picture(browser: Any) -> np.ndarray:
+def slide_picture(browser: Any, identifier: str = "viewer") -> np.ndarray:
     """What the viewer shows now, (h, w, 3)."""
-    element = browser.find_element("id", "viewer")
+    element = browser.find_element("id", identifier)
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(element.screenshot_as_base64))).convert("RGB")).astype(int)
 
 

@@ -35,7 +35,7 @@ __all__ = ["Fact", "PatchExample", "ReportData", "Section", "content_policy", "r
 
 PATCH_FOLDER = "_patches"
 """Ending of the name of the folder with the patches' data; it begins as the page's."""
-VIEWER_SCRIPTS = ("vendor/openseadragon/openseadragon.min.js", "templates/viewer.js")
+VIEWER_SCRIPTS = ("vendor/openseadragon/openseadragon.min.js", "templates/viewer.js", "templates/navigate.js")
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData) -> None:

@@ -1,6 +1,7 @@
 // Connects a report's data with OpenSeadragon. Coordinates are level-0 px of the slide; `unit` converts them to the
-// frame of the pyramid. All text is set by textContent: nothing in it can become markup.
-(async function () {
+// frame of the pyramid. All text is set by textContent: nothing in it can become markup. The other scripts of the page
+// wait for `wsikitPage`, a promise of what they use here.
+window.wsikitPage = (async function () {
   "use strict";
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("slide-data").textContent);
@@ -9,35 +10,61 @@
   const patches = indexed(await unpack(data.patches)); // of all patches, or only of those shown below
   const everyPatch = !patches.row;
   const rowAt = new Map(patches.x.map((_, i) => [everyPatch ? i : patches.row[i], i]));
-  const state = { layer: null, last: null, pinned: null, hovered: null, point: null, opacity: 0.6 };
+  const state = { layer: null, last: null, pinned: null, hovered: null, point: null, opacity: 0.6, takesClick: null };
   const tiles = data.tiles ? tileStore(data.tiles) : null;
 
   byId("live").hidden = false;
   document.documentElement.classList.add("live");
-  const viewer = OpenSeadragon({
-    element: byId("viewer"),
-    drawer: "canvas", // the same everywhere, with and without a GPU
-    tileSources: tileSource(data.source),
-    showNavigationControl: false,
-    showNavigator: true,
-    navigatorPosition: "BOTTOM_RIGHT",
-    navigatorSizeRatio: 0.16,
-    maxZoomPixelRatio: 4,
-    visibilityRatio: 0.5,
-    animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 0.6,
-    gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
-    crossOriginPolicy: false,
-    imageLoaderLimit: 8,
-  });
+  const deepTiles = data.source.kind === "embedded" ? JSON.parse(byId("slide-tiles").textContent) : null;
+  const layers = new Map(data.layers.map((layer) => [layer.key, layer]));
+  const panes = []; // the slide; and next to it, if asked for, the slide with the map
+  const viewer = addPane("viewer", { showNavigator: true });
   window.wsikitViewer = viewer; // for tests and for debugging
-  const layers = new Map(data.layers.map((layer) => [layer.key, { ...layer, item: null }]));
-  const frameBox = mark("frame-live");
-  viewer.addOnceHandler("open", start);
+  const opened = new Promise((resolve) => viewer.addOnceHandler("open", resolve));
+
+  // ---- panes: views of the slide
+
+  function addPane(id, options) {
+    const made = OpenSeadragon({
+      element: byId(id),
+      drawer: "canvas", // the same everywhere, with and without a GPU
+      tileSources: tileSource(data.source),
+      showNavigationControl: false,
+      navigatorPosition: "BOTTOM_RIGHT",
+      navigatorSizeRatio: 0.16,
+      maxZoomPixelRatio: 4,
+      visibilityRatio: 0.5,
+      animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 0.6,
+      gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+      crossOriginPolicy: false,
+      imageLoaderLimit: 8,
+      ...options,
+    });
+    const view = { viewer: made, items: new Map(), frame: mark("frame-live"), hasMap: true };
+    panes.push(view);
+    made.addOnceHandler("open", () => {
+      addLayers(view);
+      made.canvas.addEventListener("pointermove", (event) => hover(event, made));
+      made.canvas.addEventListener("pointerleave", () => {
+        state.point = null;
+        look();
+      });
+      made.addHandler("canvas-click", (event) => {
+        if (event.quick && !(state.takesClick && state.takesClick(event, made))) pin(patchAt(...slidePoint(event.position, made)));
+      });
+      made.addHandler("canvas-key", keys);
+    });
+    return made;
+  }
+
+  function pane(made) {
+    return panes.find((view) => view.viewer === made);
+  }
 
   // ---- pixels
 
   function tileSource(source) {
-    const tiles = source.kind === "embedded" ? JSON.parse(byId("slide-tiles").textContent) : null;
+    const tiles = deepTiles;
     const found = new OpenSeadragon.TileSource({
       width: source.width,
       height: source.height,
@@ -237,24 +264,24 @@
     look();
   }
 
-  function slidePoint(position) {
-    const point = viewer.viewport.pointFromPixel(position);
+  function slidePoint(position, made = viewer) {
+    const point = made.viewport.pointFromPixel(position, true);
     return [(point.x * WIDTH) / FRAME.x, (point.y * WIDTH) / FRAME.y];
   }
 
   // ---- layers
 
-  function addLayers() {
-    layers.forEach((layer) => {
+  function addLayers(view) {
+    layers.forEach((layer, key) => {
       const box = toView(0, 0, layer.width, layer.height);
-      viewer.addSimpleImage({
+      view.viewer.addSimpleImage({
         url: layer.url,
         x: box.x,
         y: box.y,
         width: box.width,
         opacity: 0,
         success: (event) => {
-          layer.item = event.item;
+          view.items.set(key, event.item);
           showLayer(state.layer);
         },
       });
@@ -264,7 +291,8 @@
   function showLayer(key) {
     state.layer = key;
     if (key) state.last = key;
-    layers.forEach((layer, name) => layer.item && layer.item.setOpacity(name === key ? state.opacity * fade() : 0));
+    panes.forEach((view) => view.items.forEach((item, name) => item.setOpacity(view.hasMap && name === key ? state.opacity * fade() : 0)));
+    document.dispatchEvent(new CustomEvent("wsikit-layer"));
     document.querySelectorAll("input[name=layer]").forEach((input) => (input.checked = input.value === (key || "")));
     document.querySelectorAll(".layer-legend").forEach((legend) => (legend.hidden = legend.dataset.layer !== key));
   }
@@ -303,10 +331,12 @@
   }
 
   function frame(patch, pinned) {
-    viewer.removeOverlay(frameBox);
-    if (!patch) return;
-    frameBox.className = pinned ? "frame-live pinned" : "frame-live";
-    viewer.addOverlay({ element: frameBox, location: toView(...patchBox(patch)) });
+    panes.forEach((view) => {
+      view.viewer.removeOverlay(view.frame);
+      if (!patch) return;
+      view.frame.className = pinned ? "frame-live pinned" : "frame-live";
+      view.viewer.addOverlay({ element: view.frame, location: toView(...patchBox(patch)) });
+    });
   }
 
   // ---- the patch panel
@@ -466,18 +496,25 @@
 
   // ---- scale bar
 
+  function umPerScreenPx(zoom = viewer.viewport.getZoom(true)) {
+    return (data.slide.unit_um * WIDTH) / (zoom * viewer.container.clientWidth);
+  }
+
   function scale() {
-    const item = state.layer && layers.get(state.layer).item;
-    if (item && Math.abs(item.getOpacity() - state.opacity * fade()) > 0.02) item.setOpacity(state.opacity * fade());
-    const umPerScreenPx = (data.slide.unit_um * WIDTH) / (viewer.viewport.getZoom(true) * viewer.container.clientWidth);
-    const room = 180 * umPerScreenPx;
+    const wanted = state.opacity * fade();
+    panes.forEach((view) => {
+      const item = view.hasMap && view.items.get(state.layer);
+      if (item && Math.abs(item.getOpacity() - wanted) > 0.02) item.setOpacity(wanted);
+    });
+    const um = umPerScreenPx();
+    const room = 180 * um;
     const power = Math.pow(10, Math.floor(Math.log10(room)));
     const length = [5, 2, 1].map((n) => n * power).find((value) => value <= room);
-    byId("scale-bar").style.width = `${length / umPerScreenPx}px`;
+    byId("scale-bar").style.width = `${length / um}px`;
     say("scale-label", length >= 1000 ? `${length / 1000} mm` : `${Number(length.toPrecision(2))} µm`);
     const level = deepest(viewer.viewport.getCenter(true));
-    const coarse = level && umPerScreenPx < level.um / 1.5;
-    say("zoom-label", `${Number(umPerScreenPx.toPrecision(2))} µm per screen pixel` + (coarse ? ` · finest level here: ${level.um} µm/px` : ""));
+    const coarse = level && um < level.um / 2;
+    say("zoom-label", `${Number(um.toPrecision(2))} µm per screen pixel` + (coarse ? ` · finest level here: ${level.um} µm/px` : ""));
   }
 
   function deepest(point) {
@@ -493,42 +530,57 @@
   // ---- input of the reader
 
   function start() {
-    addLayers();
     addPins();
     if (data.second) viewer.addOverlay({ element: mark("second-live"), location: toView(...data.second) });
     showLayer(data.layers.length ? data.layers[0].key : null);
     ["animation", "resize", "open", "update-viewport"].forEach((name) => viewer.addHandler(name, scale));
     if (data.extent.length) viewer.viewport.fitBounds(tissueBox(), true);
     scale();
-    viewer.canvas.setAttribute("aria-label", "Slide. Arrow keys move, plus and minus zoom, 0 shows all, n inspects the patch in the middle.");
-    viewer.canvas.addEventListener("pointermove", hover);
-    viewer.canvas.addEventListener("pointerleave", () => {
-      state.point = null;
-      look();
-    });
-    viewer.addHandler("canvas-click", (event) => event.quick && pin(patchAt(...slidePoint(event.position))));
-    viewer.addHandler("canvas-key", keys);
+    viewer.canvas.setAttribute("aria-label", "Slide. Arrow keys move, plus and minus zoom, 0 shows all, n inspects the patch in the middle, ? lists all keys.");
     byId("live").dataset.ready = "true";
   }
 
-  function hover(event) {
-    const edge = viewer.canvas.getBoundingClientRect();
+  function hover(event, made) {
+    const edge = made.canvas.getBoundingClientRect();
     const point = new OpenSeadragon.Point(event.clientX - edge.left, event.clientY - edge.top);
-    state.point = slidePoint(point);
+    state.point = slidePoint(point, made);
     look();
+  }
+
+  // centre of the view, level-0 px, and its scale
+  function place() {
+    const middle = viewer.viewport.getCenter();
+    return { x: (middle.x * WIDTH) / FRAME.x, y: (middle.y * WIDTH) / FRAME.y, mpp: umPerScreenPx(viewer.viewport.getZoom()) };
+  }
+
+  function fit(x, y, mpp, immediately) {
+    const zoom = (data.slide.unit_um * WIDTH) / (mpp * viewer.container.clientWidth);
+    viewer.viewport.zoomTo(zoom, null, immediately);
+    viewer.viewport.panTo(new OpenSeadragon.Point((x * FRAME.x) / WIDTH, (y * FRAME.y) / WIDTH), immediately);
+    viewer.viewport.applyConstraints(immediately);
+  }
+
+  // maps reach beyond the slide's edge: OpenSeadragon's own home is the bounds of all of them
+  function wholeSlide() {
+    viewer.viewport.fitBounds(viewer.world.getItemAt(0).getBounds());
   }
 
   function keys(event) {
     const key = event.originalEvent.key;
-    if ("rRfF".includes(key)) event.preventDefaultAction = true; // no accidental rotation of the slide
+    // no accidental rotation of the slide; letters are for this page's own keys
+    if (/^[a-zA-Z]$/.test(key)) event.preventDefaultAction = true;
     if (key === "n" || key === "Enter") {
       const middle = viewer.viewport.getCenter(true);
       pin(patchAt((middle.x * WIDTH) / FRAME.x, (middle.y * WIDTH) / FRAME.y));
     }
   }
 
+  function isTyping(event) {
+    const { tagName, type } = event.target;
+    return event.ctrlKey || event.metaKey || event.altKey || (/^(INPUT|TEXTAREA|SELECT)$/.test(tagName) && !/^(radio|checkbox)$/.test(type));
+  }
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && event.target.type !== "radio") return;
+    if (event.defaultPrevented || isTyping(event)) return;
     if (event.key === "Escape") pin(null);
     else if (event.key === "m") showLayer(state.layer ? null : state.last);
     else if (event.key === "[" || event.key === "]") setOpacity(Math.round(100 * state.opacity) + (event.key === "]" ? 10 : -10));
@@ -546,6 +598,10 @@
   );
   byId("zoom-in").addEventListener("click", () => viewer.viewport.zoomBy(1.6));
   byId("zoom-out").addEventListener("click", () => viewer.viewport.zoomBy(1 / 1.6));
-  byId("zoom-home").addEventListener("click", () => viewer.viewport.goHome());
+  byId("zoom-home").addEventListener("click", wholeSlide);
   byId("full-screen").addEventListener("click", () => (document.fullscreenElement ? document.exitFullscreen() : byId("live").requestFullscreen()));
+
+  await opened;
+  start();
+  return { addPane, fit, isTyping, panes, place, showLayer, slidePoint, state, toView, umPerScreenPx, wholeSlide, viewer, data, FRAME, WIDTH };
 })();
