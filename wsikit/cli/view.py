@@ -25,8 +25,9 @@ from wsikit.cli.options import grid_option
 def command(path: str, port: int, open_browser: bool, grid: str | None, method: str | None) -> int:
     """Show STORE, or all slides of a run's output folder OUT, in the browser at full resolution.
 
-    The server listens on 127.0.0.1 only, never writes, and serves only these stores. The printed address has a token
-    that each request needs, so that other accounts of this computer cannot read the slides. Stop it with Ctrl-C.
+    The server listens on 127.0.0.1 only and serves only these stores. The printed address has a token that each
+    request needs, so that other accounts of this computer cannot read the slides. Regions that you draw are saved next
+    to the store, as <store>.geojson, for --roi and for training; nothing else is written. Stop it with Ctrl-C.
     """
     from wsikit.errors import RequestError
     from wsikit.view.library import Choice, Library

@@ -67,7 +67,7 @@ def write_geojson(
     area_mm2 (patch area, overlaps counted once), mean_probability (over that area, of the region's class) and
     n_patches; `metadata` carries slide, µm/px with its source, the frame, and the notices.
     """
-    placed = _Placed.of(bounds, frame)
+    placed = Placed.of(bounds, frame)
     if per not in ("class", "region"):
         raise RequestError(f'per={per!r}: use "class" or "region"')
     wrong = [name for name, values in (patches or {}).items() if np.shape(values) != (len(class_map.labels),)]
@@ -86,7 +86,7 @@ def write_geojson(
 
 
 @dataclass(frozen=True)
-class _Placed:
+class Placed:
     """The frame of the coordinates in a file."""
 
     frame: Literal["level0", "bounds"]
@@ -95,7 +95,7 @@ class _Placed:
     """Its origin, level-0 px."""
 
     @classmethod
-    def of(cls, bounds: Bounds | None, frame: Frame) -> _Placed:
+    def of(cls, bounds: Bounds | None, frame: Frame) -> Placed:
         if frame not in ("auto", "level0", "bounds"):
             raise RequestError(f"frame {frame!r}: choose auto, level0 or bounds")
         if bounds is None or frame == "level0":
@@ -106,7 +106,7 @@ class _Placed:
         return {"frame": self.frame, "origin": [self.x, self.y]}
 
 
-def _regions(class_map: ClassMap, per: Per, placed: _Placed) -> Iterator[str]:
+def _regions(class_map: ClassMap, per: Per, placed: Placed) -> Iterator[str]:
     """One feature at a time, as JSON, classes in order, the regions of a class from top to bottom."""
     region, label_of_region = components(class_map.cell_labels)
     if len(label_of_region) == 0:
@@ -138,7 +138,7 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def _detections(
-    class_map: ClassMap, measurements: Mapping[str, npt.NDArray[np.floating]], placed: _Placed
+    class_map: ClassMap, measurements: Mapping[str, npt.NDArray[np.floating]], placed: Placed
 ) -> Iterator[dict[str, Any]]:
     """Every patch, in table order: its square, clipped to the slide; without a classification if it has no class."""
     right, bottom = class_map.grid.slide_px

@@ -35,6 +35,7 @@ __all__ = ["Fact", "PatchExample", "ReportData", "Section", "content_policy", "r
 
 PATCH_FOLDER = "_patches"
 """Ending of the name of the folder with the patches' data; it begins as the page's."""
+DRAWING_SCRIPT = "templates/draw.js"
 VIEWER_SCRIPTS = ("vendor/openseadragon/openseadragon.min.js", "templates/viewer.js", "templates/navigate.js")
 
 
@@ -55,7 +56,9 @@ def write_report(path: str | os.PathLike[str], data: ReportData) -> None:
         remove_others(folder, tiles)
 
 
-def render_report(data: ReportData, *, home: str | None = None, tiles: TileIndex | None = None) -> str:
+def render_report(
+    data: ReportData, *, home: str | None = None, tiles: TileIndex | None = None, draws: bool = False
+) -> str:
     """The page that `write_report` writes.
 
     Parameters
@@ -64,16 +67,21 @@ def render_report(data: ReportData, *, home: str | None = None, tiles: TileIndex
         Address of the page of all slides, if any.
     tiles
         Where the data are that do not fit into the page; None: they are left out.
+    draws
+        Whether regions can be drawn: the page's server reads and saves them at "drawing", relative to the page.
     """
     packed = _packed(data)
-    return _render(data, packed, home, tiles if packed is not None and packed.left_out else None)
+    return _render(data, packed, home, tiles if packed is not None and packed.left_out else None, draws)
 
 
-def _render(data: ReportData, packed: PackedPatches | None, home: str | None, tiles: TileIndex | None) -> str:
+def _render(
+    data: ReportData, packed: PackedPatches | None, home: str | None, tiles: TileIndex | None, draws: bool = False
+) -> str:
     data = replace(data, class_map=data.class_map.as_voted(data.result))
     ahead = report_vote.leading(data)
     layers = _layers(data) if packed is not None else ()
-    scripts = [inline_script(name) for name in VIEWER_SCRIPTS] if packed is not None else []
+    names = [*VIEWER_SCRIPTS, *([DRAWING_SCRIPT] if draws else [])]
+    scripts = [inline_script(name) for name in names] if packed is not None else []
     return (
         environment()
         .get_template("report.html.jinja")
@@ -99,10 +107,12 @@ def _render(data: ReportData, packed: PackedPatches | None, home: str | None, ti
                 [str(script) for script in scripts],
                 pictures="data: 'self'" if isinstance(data.pyramid, ServedPyramid) else "data:",
                 loads=tiles is not None,
+                connects=draws,
             ),
             layers=layers,
             depth=_depth(data, packed, tiles),
             scripts=scripts,
+            draws=draws,
             page_data=None if packed is None else in_script(_page_data(data, packed, layers, tiles)),
             tiles=in_script(_tiles(data.pyramid)) if isinstance(data.pyramid, EmbeddedPyramid) else None,
         )
@@ -138,15 +148,19 @@ def inline_script(name: str) -> Markup:
     return Markup("\n" + "\n".join(lines) + "\n")
 
 
-def content_policy(scripts: Sequence[str], *, pictures: str = "data:", loads: bool = False) -> str:
+def content_policy(
+    scripts: Sequence[str], *, pictures: str = "data:", loads: bool = False, connects: bool = False
+) -> str:
     """A page's content security policy: only these scripts and images from these sources are allowed.
 
-    With `loads`, the scripts themselves may load further scripts; nothing in the page's text can.
+    With `loads`, the scripts themselves may load further scripts; nothing in the page's text can. With `connects`, they
+    may exchange data with the page's own server.
     """
     hashes = [base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii") for script in scripts]
     allowed = " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
     allowed += " 'strict-dynamic'" if loads else ""
-    return f"default-src 'none'; img-src {pictures}; style-src 'unsafe-inline'; script-src {allowed}"
+    policy = f"default-src 'none'; img-src {pictures}; style-src 'unsafe-inline'; script-src {allowed}"
+    return policy + ("; connect-src 'self'" if connects else "")
 
 
 # ---- data for the viewer

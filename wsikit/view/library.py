@@ -24,6 +24,7 @@ from wsikit.results.report import report_data
 from wsikit.slides.store import SlideStore
 from wsikit.store.paths import is_url, place
 from wsikit.tiling.stream import read_patches
+from wsikit.view.drawing import DrawnRegions
 from wsikit.view.tiles import TileSet
 
 OPEN_STORES = 8
@@ -54,6 +55,7 @@ class Shown:
         method = choice.method or (own if own in votes or not votes else votes[0])
         self._results = StoredResults(store, table.name, method)
         self._patch_tiles: PatchTiles | None = None
+        self.regions = DrawnRegions(store, self._results.class_map)
 
     def page(self) -> str:
         """The report's page, with pixels from this server."""
@@ -61,7 +63,7 @@ class Shown:
         data = report_data(self._results, served=served, patch_bytes=PATCH_BYTES)
         self._patch_tiles = PatchTiles.of(data.class_map, data.words)
         index = TileIndex("patch-data/", dict.fromkeys(self._patch_tiles.rows, ""))
-        return render_report(data, home=self._home, tiles=index)
+        return render_report(data, home=self._home, tiles=index, draws=True)
 
     def patch_data(self, col: int, row: int) -> bytes | None:
         """The script with the data of the patches in a square of the grid; None if there are none."""

@@ -1,4 +1,6 @@
-"""The viewer's HTTP server: a fixed list of addresses on 127.0.0.1, read-only, for those who have its token.
+"""The viewer's HTTP server: a fixed list of addresses on 127.0.0.1, for those who have its token.
+
+It reads, with one exception: regions that were drawn are saved next to their store.
 
 It uses the threaded server of the standard library: decoding one tile does not block others, and nothing else needs to
 be installed.
@@ -6,6 +8,7 @@ be installed.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -18,6 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 from wsikit.errors import WsikitError
 from wsikit.exporters.report import content_policy
 from wsikit.view.access import Access
+from wsikit.view.drawing import MAX_BYTES, ChangedError
 from wsikit.view.library import Library, Shown
 
 logger = logging.getLogger(__name__)
@@ -35,6 +39,7 @@ _HEADERS = {
 }
 """Headers of every response: no other page may embed, read or store it."""
 
+JSON = "application/json"
 HTML, JPEG, TEXT = "text/html; charset=utf-8", "image/jpeg", "text/plain; charset=utf-8"
 SCRIPT = "text/javascript; charset=utf-8"
 NO_TOKEN = b"Open the address that wsikit view printed: it ends with the token of this viewer.\n"
@@ -118,9 +123,39 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self) -> None:
         self.close_connection = True  # the body of the request is not read
-        self._send(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"This viewer only reads.\n", {"Allow": "GET, HEAD"}, body=True)
+        self._send(
+            HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"Only drawn regions can be sent.\n", {"Allow": "GET, HEAD"}, body=True
+        )
 
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
+    def do_POST(self) -> None:  # noqa: N802
+        """Save regions that were drawn: the only request that writes."""
+        path = urlsplit(self.path).path
+        match = re.fullmatch(r"slide/([^/]+)/drawing", path.removeprefix(self.access.home))
+        if match is None or not path.startswith(self.access.home):
+            self._refuse()
+            return
+        self.close_connection = True  # a body that is refused is not read
+        if not self._may_enter(body=True, writes=True):
+            return
+        try:
+            status, record = _save(self.library, unquote(match[1]), self._body())
+        except _RefusedError as error:
+            status, record = error.status, {"error": str(error)}
+        self._send(status, JSON, json.dumps(record).encode(), body=True)
+
+    def _body(self) -> bytes:
+        """The body of a request, of limited size."""
+        if self.headers.get_content_type() != JSON:
+            raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Regions are sent as {JSON}.")
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch(r"[0-9]{1,12}", length) or "Transfer-Encoding" in self.headers:
+            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "The size of the regions is not stated.")
+        if int(length) > MAX_BYTES:
+            words = f"{int(length) / 2**20:.1f} MiB of regions; at most {MAX_BYTES // 2**20} MiB are saved for a slide."
+            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words)
+        return self.rfile.read(int(length))
+
+    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _refuse  # noqa: N815
 
     def _answer(self, *, body: bool) -> None:
         if not self._may_enter(body=body):
@@ -139,13 +174,13 @@ class _Handler(BaseHTTPRequestHandler):
         status = HTTPStatus.FOUND if "Location" in headers else HTTPStatus.OK
         self._send(status, kind, content, headers, body=body)
 
-    def _may_enter(self, *, body: bool) -> bool:
+    def _may_enter(self, *, body: bool, writes: bool = False) -> bool:
         """Whether the request is allowed; if not, it is answered here in the same way, whatever exists."""
         if not self.access.is_own_host(self.headers):
             self._send(HTTPStatus.FORBIDDEN, TEXT, b"This viewer answers to 127.0.0.1 and localhost only.\n", body=body)
-        elif not self.access.is_own_page(self.headers):
+        elif not self.access.is_own_page(self.headers, writes=writes):
             self._send(HTTPStatus.FORBIDDEN, TEXT, b"Pages of other origins may not use this viewer.\n", body=body)
-        elif self.access.opens(self.path):
+        elif not writes and self.access.opens(self.path):
             headers = {"Set-Cookie": self.access.cookie}
             self._send(HTTPStatus.OK, HTML, entry_page(self.access.home), headers, body=body)
         elif not (self.path.startswith(self.access.home) and self.access.has_token(self.headers)):
@@ -206,6 +241,40 @@ def _route(library: Library, path: str) -> Answer | None:
     return None
 
 
+class _RefusedError(Exception):
+    """A request that is answered with this status and one line."""
+
+    def __init__(self, status: HTTPStatus, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+def _save(library: Library, slide_id: str, body: bytes) -> tuple[HTTPStatus, dict[str, Any]]:
+    """Save the regions of a slide; the status, and what the page is to know.
+
+    Raises
+    ------
+    _RefusedError
+        They cannot be saved.
+    """
+    try:
+        shown = library.shown(slide_id)
+        if shown is None:
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "There is no such slide.")
+        return HTTPStatus.OK, shown.regions.save(body)
+    except ChangedError as error:
+        raise _RefusedError(HTTPStatus.CONFLICT, str(error)) from error
+    except WsikitError as error:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from error
+    except OSError as error:
+        words = f"The regions cannot be written: {error.strerror or error}. Keep this page open and correct that."
+        raise _RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, words) from error
+
+
+def _drawing(shown: Shown) -> Answer:
+    return JSON, json.dumps(shown.regions.for_page()).encode(), {}
+
+
 def _page(shown: Shown) -> Answer:
     return HTML, shown.page().encode(), {}
 
@@ -231,6 +300,7 @@ def _patch_data(shown: Shown, col: int, row: int) -> Answer | None:
 
 _SLIDE: tuple[tuple[str, Callable[..., Answer | None]], ...] = (
     (r"", _page),
+    (r"drawing", _drawing),
     (r"thumbnail\.jpg", _thumbnail),
     (r"tile/(\d{1,3})/(\d{1,9})_(\d{1,9})\.jpg", _tile),
     (r"patch/(\d{1,12})\.jpg", _patch),

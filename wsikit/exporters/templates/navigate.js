@@ -22,7 +22,10 @@
     if (on && !mapPane) {
       mapPane = page.addPane("viewer-map", {});
       [viewer, mapPane].forEach(link);
-      mapPane.addOnceHandler("open", () => follow(viewer, mapPane));
+      mapPane.addOnceHandler("open", () => {
+        follow(viewer, mapPane);
+        document.dispatchEvent(new CustomEvent("wsikit-pane"));
+      });
     }
     byId("live").classList.toggle("split", on);
     byId("split").setAttribute("aria-pressed", on);
