@@ -248,6 +248,16 @@ def test_the_patchs_picture_is_cut_from_the_slide(
     assert "0.5 µm/px" in text(browser, "patch-depth")
 
 
+def test_outlines_of_the_patches_can_be_taken_away(visit: Visit, browser: Any, report: str, wait: Wait) -> None:
+    visit(report)
+    pins = browser.find_elements("class name", "pin-live")
+    assert pins
+    assert all(pin.is_displayed() for pin in pins)
+    browser.find_element("id", "show-pins").click()
+    wait_for_stable_view(wait, browser)
+    assert not any(pin.is_displayed() for pin in pins)
+
+
 def test_captions_stay_text(visit: Visit, browser: Any, report: str, made: Path) -> None:
     """The caption of row 2 is a script; it is read, not run."""
     visit(report)

@@ -350,6 +350,7 @@ def test_a_polygon_drawn_in_the_browser_is_where_it_was_drawn(
     for x, y in corners:
         click(browser, x, y)
     click(browser, *corners[0])
+    click(browser, *np.mean([corners[0], corners[1]], axis=0))
     browser.find_element("xpath", "//*[@id='draw-classes']/button[contains(., 'poorly')]").click()
     save(browser, wait)
     file, store = store_path.with_name("disc.geojson"), SlideStore(store_path)
@@ -400,6 +401,7 @@ def test_corners_are_moved_added_and_removed_classes_changed_regions_deleted(
     page()
     press(browser, "r")
     drag(browser, (400, 300), (800, 700))
+    click(browser, 800, 500)  # on its outline
     drag(browser, (800, 700), (900, 800))
     drag(browser, (600, 300), (600, 200))  # the dot in the middle of the upper edge
     found = saved()
@@ -419,6 +421,21 @@ def test_corners_are_moved_added_and_removed_classes_changed_regions_deleted(
     press(browser, Keys.ESCAPE)
     assert browser.execute_script("return document.querySelectorAll('#draw-list .selected').length") == 0
     assert errors(browser) == []
+
+
+@pytest.mark.browser
+def test_a_class_chosen_after_drawing_is_that_of_the_next_region(
+    page: Any, browser: Any, wait: Any, store_path: Path
+) -> None:
+    page()
+    for name, x in (("poorly", 400), ("other", 700)):
+        browser.find_element("id", "tab-regions").click()
+        browser.find_element("xpath", f"//*[@id='draw-classes']/button[contains(., '{name}')]").click()
+        press(browser, "r")
+        drag(browser, (x, 300), (x + 200, 700))
+    save(browser, wait)
+    found = {one.label: one.shape.bounds[0] for one in read_regions(store_path.with_name("disc.geojson"))}
+    assert found == {"poorly differentiated": pytest.approx(400, abs=1), "other tissue": pytest.approx(700, abs=1)}
 
 
 @pytest.mark.browser

@@ -8,7 +8,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const NEAR = 9; // screen px
   const MAX_UNDO = 100;
-  const SPARE = ["#cc79a7", "#009e73", "#56b4e9", "#e69f00", "#000000"]; // of Okabe and Ito, for classes of no model
+  const SPARE = ["#009e73", "#56b4e9", "#e69f00", "#cc79a7", "#ffffff"]; // of Okabe and Ito, for classes of no model
   const mm2 = (page.data.slide.unit_um ** 2 * FRAME.x * FRAME.y) / 1e6; // per px of level 0
   const size = { x: WIDTH / FRAME.x, y: page.data.source.height / FRAME.y };
   const SERVER = "drawing";
@@ -161,7 +161,7 @@
     if (tool === "polygon") return draft.length ? "Enter or a click on the first corner closes; Backspace takes one away." : "Click the first corner. Dragging still moves the slide.";
     if (tool === "rectangle") return "Drag from corner to corner.";
     if (selected) return "Drag corners, or dots for new ones; Shift+click removes a corner. A class below changes it.";
-    if (isDirty()) return `Not yet saved in ${file}.`;
+    if (isDirty()) return `Not yet saved in ${file}. Click an outline to change it.`;
     return regions.length ? `Saved in ${file}, next to the store.` : "Choose a class, then draw. Regions are saved next to the store and read by run --roi and training.";
   }
 
@@ -257,7 +257,8 @@
     const region = { id: newId(), label: current.name, color: current.color, corners };
     change(() => {
       regions.push(region);
-      [tool, draft, selected] = [null, [], region];
+      // not selected: a class chosen now is that of the next region
+      [tool, draft] = [null, []];
     });
   }
 

@@ -44,7 +44,7 @@
   function link(made) {
     const other = () => (made === viewer ? mapPane : viewer);
     ["canvas-enter", "canvas-press", "canvas-scroll", "canvas-key"].forEach((name) => made.addHandler(name, () => (leader = made)));
-    ["animation", "update-viewport"].forEach((name) =>
+    ["animation", "update-viewport", "resize"].forEach((name) =>
       made.addHandler(name, () => {
         if (leader === made && isSplit()) follow(made, other());
       }),
