@@ -93,6 +93,8 @@ def _entry(row: SlideRow, where: Addresses) -> dict[str, Any]:
         "state": state_of(row),
         "subtype": row.subtype or "",
         "probability": ", ".join(f"{code}\N{NO-BREAK SPACE}{value:.2f}" for code, value in probability),
+        "value": row.value_words,
+        "value_unit": row.value_unit or "",
         "margin": _number(row.margin, "", format_margin),
         "unreadable": _number(row.unreadable_fraction, "", format_share),
         "tissue": _number(row.tissue_mm2, "", lambda area: format_areas([area])[0]),

@@ -34,6 +34,9 @@ _FIXED = [
     "label",
     "subtype",
     "margin",
+    "value",
+    "value_kind",
+    "value_unit",
     "abstained",
     "reason",
     "n_patches",
@@ -72,6 +75,12 @@ class SlideRow:
     mpp_source: str | None = None
     seconds: float | None = None
     error: str | None = None
+    value: float | None = None
+    """By a model on labels of slides that gives one number: a value, a risk, or an expected grade; six digits."""
+    value_kind: str | None = None
+    """What it is: "value", "risk" (higher: earlier), "expected_grade"."""
+    value_unit: str | None = None
+    """Its unit; of a grade its ends, such as "UD = 1 to D = 3"."""
     label: str = ""
     """Known class of the slide, as the manifest gives it."""
     notes: tuple[str, ...] = ()
@@ -82,9 +91,20 @@ class SlideRow:
         if self.status != DONE:
             return f"{self.status}: {self.error}" if self.error else self.status
         if self.subtype is None:
-            return f"no subtype: {self.reason}"
+            return f"no subtype: {self.reason}{self._value_at_end}"
         margin = "" if self.margin is None else f", margin {format_margin(self.margin)}"
-        return f"{self.subtype}, p={self.probability[self.subtype]:.2f}{margin}"
+        return f"{self.subtype}, p={self.probability[self.subtype]:.2f}{margin}{self._value_at_end}"
+
+    @property
+    def value_words(self) -> str:
+        """What the value is, and its number; empty if there is none."""
+        return "" if self.value is None else f"{str(self.value_kind).replace('_', ' ')} {self.value:.4g}"
+
+    @property
+    def _value_at_end(self) -> str:
+        """The value as the end of a line."""
+        unit = f" ({self.value_unit})" if self.value_unit else ""
+        return f"; {self.value_words}{unit}" if self.value_words else ""
 
 
 def write_row(out: Path, row: SlideRow) -> None:

@@ -16,5 +16,5 @@ REVISIONS = {
     "features": 1,
     "predict": 1,
     "vote": 2,
-    "outputs": 5,
+    "outputs": 6,
 }

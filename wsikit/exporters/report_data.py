@@ -67,6 +67,8 @@ class ReportData:
     """The vote over `class_map.voting`; None if there is none."""
     reason: str = ""
     """Why there is no vote."""
+    value: tuple[str, str] | None = None
+    """Title and words of the slide's value, of a model that gives one."""
     examples: tuple[PatchExample, ...] = ()
     """The most probable patches per class; see `wsikit.exporters.classmap.strongest_patches`."""
     tissue_mm2: float | None = None

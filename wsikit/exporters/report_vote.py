@@ -74,12 +74,13 @@ def _area(data: ReportData, at: int) -> str:
 
 
 def vote_facts(data: ReportData) -> list[tuple[str, str]]:
-    """Rows (name, value)."""
+    """Rows (name, value); the slide's value, of a model that gives one, is the first."""
     result = data.result
+    rows = [] if data.value is None else [data.value]
     if result is None:
-        return []
+        return rows
     effective = math.floor(result.n_effective * 10) / 10
-    rows = [("Method", method_words(result.method))]
+    rows.append(("Method", method_words(result.method)))
     rows.append(("Margin of the two leading classes", format_margin(result.margin, 3)))
     if result.thresholds:
         rows.append(("Fitted threshold of each class", _by_class(data, result.thresholds)))

@@ -17,7 +17,6 @@ from wsikit.inference.feature_columns import check_features
 from wsikit.inference.sample import sample_of_slide
 from wsikit.inference.slide_value import write_slide_value
 from wsikit.inference.stain import parse_stain
-from wsikit.models.concept_setting import CONCEPT_COLUMN, CONTRIBUTION_COLUMN
 from wsikit.models.lazy import LazyModel, ModelLike
 from wsikit.models.mil_config import ATTENTION, VALUE
 from wsikit.models.protocol import (
@@ -186,7 +185,7 @@ class _Predict:
         ranges = table.prepare(self._of_rows(), self.receipt)
         own = {spec.name for spec in self.specs}
         for name in table.columns():
-            if name not in own and (name == OOD_SCORE or name.startswith((CONCEPT_COLUMN, CONTRIBUTION_COLUMN))):
+            if name not in own and (name == OOD_SCORE or _is_prediction(table, name)):
                 table.drop(name)  # from another model
         return ranges
 
@@ -222,9 +221,9 @@ class _Predict:
         for spec in specs:
             for rows in ranges:
                 table.write(spec.name, rows, np.asarray(found[spec.name], dtype=np.float32)[rows])
-        units = {column.name: column.unit for column in self.model.info.columns}
-        if VALUE in units and ATTENTION in units:
-            write_slide_value(table, self.model.info.record(), units[VALUE])
+        columns = {column.name: column for column in self.model.info.columns}
+        if VALUE in columns and ATTENTION in columns:
+            write_slide_value(table, self.model.info.record(), columns[VALUE])
 
     def _batches(
         self, store: SlideStore, table: PatchTable, ranges: list[slice], transform: Callable[[Any], Any] | None
@@ -329,6 +328,12 @@ class _Predict:
 def _about(column: ModelColumn) -> dict[str, Any]:
     """What a column states of itself."""
     return ({"names": list(column.names)} if column.names else {}) | ({"unit": column.unit} if column.unit else {})
+
+
+def _is_prediction(table: PatchTable, name: str) -> bool:
+    """Whether a column was made by a model; a column of the same name that was imported is not."""
+    receipt = table.receipt(name)
+    return receipt is not None and receipt.stage == "predict"
 
 
 def _warn_captioner_mismatch(captioner: str, model: ModelInfo) -> None:

@@ -21,6 +21,9 @@ Task = Literal["classes", "ordinal", "regression", "survival"]
 ATTENTION, ATTENTION_SCORE, VALUE = "attention", "attention_score", "value"
 """Columns: attention, of sum 1 over the slide; its score before it is normalised; the additive part of a value."""
 
+RISK, EXPECTED_GRADE = "risk", "expected_grade"
+"""What the number of a slide is, where it is not a measured value: of survival, and of ordered classes."""
+
 IMAGE_WEIGHTS = "image.safetensors"
 """Weights of the image encoder of a model that was trained end to end."""
 
@@ -52,7 +55,7 @@ class MilConfig(Described):
     spread: float = Field(1.0, gt=0)
     """Of values: P(high) = σ((value − centre) / spread)."""
     unit: str = ""
-    """Of values."""
+    """Of the values of a regression, or of the times of survival."""
     times: tuple[float, ...] = ()
     """survival: inner ends of the intervals of time, ascending; the hazard of each has its own level."""
 
@@ -83,6 +86,13 @@ class MilConfig(Described):
         return {"ordinal": len(self.classes) - 1, "survival": len(self.times) + 1}.get(self.task, 0)
 
     @property
+    def value_column(self) -> ModelColumn | None:
+        """The column with each patch's part of the slide's value; None for classes. A risk has no unit of time."""
+        if self.task == "regression":
+            return ModelColumn(VALUE, unit=self.unit)
+        return ModelColumn(VALUE, unit="log odds of the hazard", kind=RISK) if self.task == "survival" else None
+
+    @property
     def vote(self) -> dict[str, Any]:
         """The vote that gives the model's own prediction of a slide, exactly.
 
@@ -96,8 +106,8 @@ class MilConfig(Described):
 def info_of_mil(config: MilConfig, fingerprint: str) -> ModelInfo:
     """The configuration as `ModelInfo`."""
     columns = [ModelColumn(PROBABILITY, per_class=True), ModelColumn(ATTENTION_SCORE), ModelColumn(ATTENTION)]
-    if config.task in ("regression", "survival"):
-        columns.append(ModelColumn(VALUE, unit=config.unit))
+    if config.value_column is not None:
+        columns.append(config.value_column)
     encoder = config.encoder
     return ModelInfo(
         **config.info_fields,

@@ -41,6 +41,8 @@ class ModelColumn:
     unit: str = ""
     names: tuple[str, ...] = ()
     """(N, len(names)), one number per name; empty: as `per_class` states."""
+    kind: str = ""
+    """Of the column `value`: what the sum over the slide is, such as "risk"; empty: a value in `unit`."""
 
     def width(self, n_classes: int) -> int | None:
         """Numbers per patch; None: the column is (N,)."""

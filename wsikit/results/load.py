@@ -20,6 +20,7 @@ from wsikit.exporters.palette import hex_color, parse_color
 from wsikit.exporters.quantity import read_quantity
 from wsikit.inference.localize import concept_columns
 from wsikit.inference.vote import own_parameters, stored_vote, table_prior
+from wsikit.results.slide_value import SlideValue, expected_grade, stored_value
 from wsikit.slides.store import SlideStore
 from wsikit.store.table import PatchTable
 from wsikit.tissue.overview import read_overview
@@ -160,6 +161,19 @@ class StoredResults:
             return {}
         pairs = zip(self.classes, self.result.probs.tolist(), strict=True)
         return {code: value for code, value in pairs if math.isfinite(value)}
+
+    @cached_property
+    def value(self) -> SlideValue | None:
+        """The number that a model on labels of slides gives: a value, a risk, or an expected grade with its unit.
+
+        None for other models, and where no patch was predicted.
+        """
+        if not self._predicted:
+            return None
+        stored = stored_value(self.table)
+        if stored is not None or self.result is None:
+            return stored
+        return expected_grade(self.model, self.classes, self.result.probs.tolist())
 
     @cached_property
     def unreadable_fraction(self) -> float:

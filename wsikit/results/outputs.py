@@ -36,7 +36,7 @@ __all__ = [
     "write_outputs",
 ]
 
-OUTPUTS_REVISION = 5
+OUTPUTS_REVISION = 6
 FILES = ("map.png", "subtype.geojson", "report.html", "result.json", "thumbnail.jpg")
 PROVENANCE = "provenance.json"
 PATCHES = f"report{PATCH_FOLDER}"

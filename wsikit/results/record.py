@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from wsikit.exporters.summary_text import RESEARCH_USE
 from wsikit.results.load import StoredResults
+from wsikit.results.slide_value import SlideValue
 from wsikit.voting.result import SlideResult
 
 RESULT_FORMAT = "wsikit slide result, 2"
@@ -29,6 +30,7 @@ def result_record(results: StoredResults) -> dict[str, Any]:
         "state": state,
         "reason": results.reason if result is None else result.reason,
         "subtype": results.subtype,
+        "value": None if results.value is None else asdict(results.value),
         "classes": {class_map.classes[index]: class_map.class_names[index] for index in class_map.voting},
         **(_vote(results, result) if result is not None else {}),
         "tissue_area_mm2": float(tissue["area_mm2"]),
@@ -60,6 +62,8 @@ class SlideSummary:
     reason: str | None
     unreadable_fraction: float
     """Fraction of the patches that could not be read."""
+    value: SlideValue | None = None
+    """Of a model that gives one."""
 
 
 def summarize(results: StoredResults) -> SlideSummary:
@@ -72,6 +76,7 @@ def summarize(results: StoredResults) -> SlideSummary:
         abstained=result is None or result.abstained,
         reason=(results.reason if result is None else result.reason) or None,
         unreadable_fraction=round(results.unreadable_fraction, 6),
+        value=None if results.value is None else replace(results.value, value=float(f"{results.value.value:.6g}")),
     )
 
 

@@ -63,6 +63,7 @@ def report_data(
         thumbnail=results.thumbnail,
         result=results.result,
         reason=results.reason,
+        value=None if results.value is None else (results.value.title, results.value.words()),
         examples=examples,
         tissue_mm2=float(results.store.tissue_record()["area_mm2"]),
         unreadable_fraction=results.unreadable_fraction,
