@@ -17,6 +17,7 @@ MIL = "mil"
 
 Pooling = Literal["abmil", "mean", "max", "alpha_beta"]
 Task = Literal["classes", "ordinal", "regression", "survival"]
+SurvivalLoss = Literal["discrete", "cox"]
 
 ATTENTION, ATTENTION_SCORE, VALUE = "attention", "attention_score", "value"
 """Columns: attention, of sum 1 over the slide; its score before it is normalised; the additive part of a value."""
@@ -56,8 +57,10 @@ class MilConfig(Described):
     """Of values: P(high) = σ((value − centre) / spread)."""
     unit: str = ""
     """Of the values of a regression, or of the times of survival."""
+    survival: SurvivalLoss = "discrete"
+    """What the risk is: "discrete", the log odds of the hazard in an interval of time; "cox", the log hazard ratio."""
     times: tuple[float, ...] = ()
-    """survival: inner ends of the intervals of time, ascending; the hazard of each has its own level."""
+    """discrete: inner ends of the intervals of time, ascending; the hazard of each has its own level."""
 
     @model_validator(mode="after")
     def _consistent(self) -> MilConfig:
@@ -68,6 +71,8 @@ class MilConfig(Described):
             raise ValueError(f"a model of values has the classes {GROUPS}")
         if self.task != "classes" and self.pooling == "alpha_beta":
             raise ValueError("alpha_beta is for classes, of which the first is the negative one")
+        if self.survival == "cox" and (self.task != "survival" or self.times):
+            raise ValueError("survival: cox is for task survival, and has no intervals of time")
         return self
 
     @property
@@ -83,14 +88,17 @@ class MilConfig(Described):
     @property
     def cuts(self) -> int:
         """Thresholds of the score: between ordered classes, or levels of the hazard."""
+        if self.survival == "cox":
+            return 0
         return {"ordinal": len(self.classes) - 1, "survival": len(self.times) + 1}.get(self.task, 0)
 
     @property
     def value_column(self) -> ModelColumn | None:
         """The column with each patch's part of the slide's value; None for classes. A risk has no unit of time."""
-        if self.task == "regression":
-            return ModelColumn(VALUE, unit=self.unit)
-        return ModelColumn(VALUE, unit="log odds of the hazard", kind=RISK) if self.task == "survival" else None
+        if self.task == "survival":
+            unit = "log hazard ratio" if self.survival == "cox" else "log odds of the hazard"
+            return ModelColumn(VALUE, unit=unit, kind=RISK)
+        return ModelColumn(VALUE, unit=self.unit) if self.task == "regression" else None
 
     @property
     def vote(self) -> dict[str, Any]:

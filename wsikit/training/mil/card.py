@@ -32,7 +32,7 @@ def mil_card(config: MilConfig, metrics: Mapping[str, Any]) -> str:
 
 > **{config.notice}**
 
-Trained on labels of slides alone: no region was drawn. Task: {config.task}. Pooling: {pooling}. {reads}
+Trained on labels of slides alone: no region was drawn. Task: {_task(config)}. Pooling: {pooling}. {reads}
 
 {config.members} networks, one per fold; their patch logits and attention scores are averaged before pooling. Patches of
 {config.patch_px} px at {config.mpp:g} µm/px, {config.stain}. Classes:
@@ -52,6 +52,11 @@ how much it counts. Neither was compared with regions drawn by a pathologist.
 
 In brackets: 95 % intervals from 1,000 draws of patients. All metrics are in `metrics.json` in the same folder.
 """
+
+
+def _task(config: MilConfig) -> str:
+    cox = " by Cox's partial likelihood (Efron ties); the value is a log hazard ratio without a baseline"
+    return config.task + (cox if config.survival == "cox" else "")
 
 
 def table_of(results: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from wsikit.exporters.palette import class_colors, hex_color
 from wsikit.models.config import ImageEncoderConfig
-from wsikit.models.mil_config import GROUPS, Pooling, Task
+from wsikit.models.mil_config import GROUPS, Pooling, SurvivalLoss, Task
 from wsikit.training.task import ClassConfig, Strict, read_config
 
 
@@ -59,8 +59,10 @@ class MilSettings(Strict):
     attention: int = Field(default=32, gt=0)
     """Width of the gated attention."""
     dropout: float = Field(default=0.25, ge=0, lt=1)
+    survival: SurvivalLoss = "discrete"
+    """survival: likelihood of discrete times, or Cox's partial likelihood among the slides of a step (Efron ties)."""
     intervals: int = Field(default=4, ge=2)
-    """survival: intervals of time, with equally many events of the training slides in each."""
+    """discrete: intervals of time, with equally many events of the training slides in each."""
 
 
 class MilTraining(Strict):
@@ -127,6 +129,10 @@ class MilTrainConfig(Strict):
             raise ValueError("classes: codes and values must differ")
         if self.task != "classes" and self.mil.pooling == "alpha_beta":
             raise ValueError("alpha_beta is for task classes, of which the first is the negative one")
+        if self.mil.survival == "cox" and self.task != "survival":
+            raise ValueError("survival: cox is for task survival")
+        if self.mil.survival == "cox" and self.training.batch < 2:
+            raise ValueError("survival: cox compares the slides of a step: give a batch of 2 or more")
         if not of_classes and self.training.class_weights != "none":
             raise ValueError("class_weights are for classes")
         if self.image is not None and not of_classes:

@@ -46,6 +46,7 @@ def ensemble(
         "image": config.image,
         "members": len(fitted),
         "unit": config.unit,
+        "survival": config.mil.survival,
         "times": targets.times,
     }
     if config.classes:

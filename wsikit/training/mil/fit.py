@@ -13,7 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wsikit.errors import RequestError
 from wsikit.models.mil_network import MilNetwork
+from wsikit.models.umeml.losses import cox_loss
 from wsikit.training.mil.cohort import Bag
 from wsikit.training.mil.config import MilTrainConfig
 from wsikit.training.mil.losses import assigned_loss, class_loss, hazard_loss, ordinal_loss, value_loss
@@ -65,6 +67,8 @@ class Targets:
         if config.task == "regression":
             return cls(centre=float(values.mean()), spread=float(values.std()) or 1.0)
         if config.task == "survival":
+            if config.mil.survival == "cox":
+                return cls()
             return cls(times=intervals(values, np.array([bag.event for bag in bags]), config.mil.intervals))
         if config.training.class_weights == "none":
             return cls()
@@ -100,11 +104,19 @@ def fit_member(
 
     The weights of the epoch with the lowest loss on the validation slides are kept. Of regressions the last layer is
     turned back to the unit of the values.
+
+    Raises
+    ------
+    RequestError
+        Of Cox's model: if a part has no event while another of its slides is observed for longer.
     """
     begun = time.perf_counter()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     settings = config.training
+    if config.mil.survival == "cox":
+        for name, part in (("training", training), ("validation", validation)):
+            _check_comparable(part, f"fold {fold + 1}, {name} slides")
     torch.manual_seed(settings.seed * 1000 + fold)
     rng = np.random.default_rng([settings.seed, fold])
     network = new_network(training[0].features.shape[1], config, targets).to(device)
@@ -123,7 +135,7 @@ def fit_member(
         for first in range(0, len(order), settings.batch):
             chosen = order[first : first + settings.batch]
             parts = [_sample(data[index], settings.patches, rng) for index in chosen]
-            loss = bag_losses(network, parts, [training[index] for index in chosen], config, targets).mean()
+            loss = step_loss(network, parts, [training[index] for index in chosen], config, targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -154,9 +166,25 @@ def new_network(width: int, config: MilTrainConfig, targets: Targets) -> MilNetw
         pooling=settings.pooling,
         task=config.task,
         alpha=settings.alpha,
-        cuts={"ordinal": len(config.codes) - 1, "survival": len(targets.times) + 1}.get(config.task, 0),
+        cuts=_cuts(config, targets),
         dropout=settings.dropout,
     )
+
+
+def _cuts(config: MilTrainConfig, targets: Targets) -> int:
+    """Thresholds of ordered classes, or levels of the hazard."""
+    if config.task == "ordinal":
+        return len(config.codes) - 1
+    return len(targets.times) + 1 if config.task == "survival" and config.mil.survival == "discrete" else 0
+
+
+def _check_comparable(bags: Sequence[Bag], where: str) -> None:
+    times, events = np.array([bag.value for bag in bags]), np.array([bag.event for bag in bags])
+    if not events.any() or (times[events].min() >= times).all():
+        raise RequestError(
+            f"{where}: no event while another slide is observed for longer, which Cox's model compares. Give fewer "
+            "folds, more slides with an event, or mil: {survival: discrete}."
+        )
 
 
 def standardise(network: MilNetwork, bags: Sequence[Bag]) -> None:
@@ -174,15 +202,42 @@ def _sample(x: Tensor, most: int | None, rng: np.random.Generator) -> Tensor:
     return x[torch.as_tensor(rng.choice(len(x), most, replace=False)).to(x.device)]
 
 
+def step_loss(
+    network: MilNetwork, parts: Sequence[Tensor], bags: Sequence[Bag], config: MilTrainConfig, targets: Targets
+) -> Tensor:
+    """The loss of the slides of a step, a scalar: the mean over them; of Cox's model that of their events, with these
+    slides as those at risk."""
+    if config.mil.survival == "cox":
+        return _cox_loss(slide_risks(network, parts), bags)
+    return bag_losses(network, parts, bags, config, targets).mean()
+
+
+def slide_risks(network: MilNetwork, parts: Sequence[Tensor]) -> Tensor:
+    """(B,) logits of slides from the features of their patches, of a network with one output."""
+    return torch.stack([network.pooled(scores, logits)[0] for scores, logits in _by_slide(network, parts)])
+
+
+def _by_slide(network: MilNetwork, parts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Scores and logits of the patches of each slide; the network sees all patches at once."""
+    scores, logits = network(torch.cat(list(parts)))
+    lengths = [len(part) for part in parts]
+    return list(zip(scores.split(lengths), logits.split(lengths), strict=True))
+
+
+def _cox_loss(risks: Tensor, bags: Sequence[Bag]) -> Tensor:
+    """Cox's loss of log risks (B,); ties as Efron, as slides of one patient have one time."""
+    times = torch.tensor([bag.value for bag in bags], dtype=torch.float64, device=risks.device)
+    events = torch.tensor([bag.event for bag in bags], dtype=torch.bool, device=risks.device)
+    return cox_loss(risks, times, events)
+
+
 def bag_losses(
     network: MilNetwork, parts: Sequence[Tensor], bags: Sequence[Bag], config: MilTrainConfig, targets: Targets
 ) -> Tensor:
-    """(B,) losses of slides from the features of their patches; the network sees all patches at once."""
-    scores, logits = network(torch.cat(list(parts)))
-    lengths = [len(part) for part in parts]
+    """(B,) losses of slides from the features of their patches."""
     losses = [
-        bag_loss(network, of_score, of_logits, bag, config, targets)
-        for of_score, of_logits, bag in zip(scores.split(lengths), logits.split(lengths), bags, strict=True)
+        bag_loss(network, scores, logits, bag, config, targets)
+        for (scores, logits), bag in zip(_by_slide(network, parts), bags, strict=True)
     ]
     return torch.stack(losses)
 
@@ -208,10 +263,13 @@ def bag_loss(
 def mean_loss(
     network: MilNetwork, data: Sequence[Tensor], bags: Sequence[Bag], config: MilTrainConfig, targets: Targets
 ) -> float:
-    """Mean loss of slides."""
+    """Mean loss of slides; Cox's model compares all of them."""
     network.eval()
-    losses = []
+    cox = config.mil.survival == "cox"
+    found = []
     for first in range(0, len(data), _HELD_AT_ONCE):
         some = slice(first, first + _HELD_AT_ONCE)
-        losses.append(bag_losses(network, data[some], bags[some], config, targets))
-    return float(torch.cat(losses).mean())
+        of = slide_risks(network, data[some]) if cox else bag_losses(network, data[some], bags[some], config, targets)
+        found.append(of)
+    every = torch.cat(found)
+    return float(_cox_loss(every, bags) if cox else every.mean())
