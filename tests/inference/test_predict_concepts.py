@@ -10,6 +10,8 @@ import pytest
 
 import wsikit
 from tests.models.test_concept_head import arrays_of, config_of
+from wsikit.batch.retry import read_request
+from wsikit.batch.run import plan_run
 from wsikit.cli.main import main
 from wsikit.encoders.protocol import TokenEncoder
 from wsikit.encoders.registry import load_encoder
@@ -203,3 +205,35 @@ def test_a_head_on_tokens_reads_pixels_and_refuses_another_encoder(store: Path, 
     folder = save_head(ConceptHead(config_of(encoder=other, **shape), arrays), tmp_path / "other", card="# toy")
     with pytest.raises(ModelError, match="other weights"):
         wsikit.predict(store, model=folder, device="cpu")
+
+
+def test_run_sets_concepts_as_predict_does(store: Path, model: Path, described: Path, tmp_path: Path) -> None:
+    slide, out = described.with_name("slide.tiff"), tmp_path / "out"
+    arguments = ["--set", "neuropil=absent", "--set", "differentiation=none"]
+    assert call("predict", store, "--model", model, *arguments) == 0
+    run = ("run", slide, "--model", model, "-o", out, "--device", "cpu")
+    assert call(*run, *arguments) == 0
+    with SlideStore(store) as one, SlideStore(out / "slides" / "slide.zarr") as two:
+        table = two.patches()
+        np.testing.assert_array_equal(one.patches().read("probability"), table.read("probability"))
+        receipt = table.receipt("probability")
+    assert receipt is not None
+    assert receipt.parameters["set"] == {"neuropil": "absent", "differentiation": "none"}
+    assert "neuropil = absent, differentiation = none" in (out / "results" / "slide" / "report.html").read_text()
+    slides, settings = read_request(out)  # as wsikit retry takes them up
+    assert settings["concepts"] == {"neuropil": "absent", "differentiation": "none"}
+    finished = [
+        plan_run(slides, out, **settings | {"concepts": one}).slides[0].finished for one in (None, settings["concepts"])
+    ]
+    assert finished == [False, True]
+
+
+def test_run_refuses_what_the_model_does_not_have_before_anything_is_made(
+    described: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("run", described.with_name("slide.tiff"), "--model", model, "-o", tmp_path / "out")
+    assert call(*run, "--set", "stroma=absent") == 2
+    assert "no axis 'stroma'; it has neuropil, differentiation" in capsys.readouterr().err
+    assert call(*run, "--vote-method", "attention") == 2
+    assert "gives no attention to vote by" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import wsikit
 from wsikit.batch.records import DONE, SlideRow
+from wsikit.cli.main import cli
 from wsikit.encoders.registry import describe_encoder
 from wsikit.models.mil import MilModel, names_of
 from wsikit.models.mil_config import GROUPS, MilConfig
 from wsikit.models.mil_kind import save_mil
 from wsikit.models.model_folder import EncoderRecord
 from wsikit.results.slide_value import SlideValue, expected_grade, stored_value
+from wsikit.slides.store import SlideStore
 
 ENCODER = "phantom-afloc"
 
@@ -84,6 +87,19 @@ def test_a_run_writes_the_value_of_a_slide_to_all_its_results(
     assert f'title="{unit}">{kind.replace("_", " ")} {number}</span>' in (out / "index.html").read_text()
     assert f"{kind.replace('_', ' ')} {number} ({unit})" in result[0].summary()
     assert wsikit.run(slide, out, model=folder, device="cpu")[0] == result[0]  # read back from its row
+
+
+def test_a_run_that_names_the_vote_by_attention_takes_that_of_the_model(slide: Path, tmp_path: Path):
+    model = mil_model("ordinal")
+    folder = save_mil(model, tmp_path / "model", card="# toy")
+    command = ["run", str(slide), "--model", str(folder), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    result = CliRunner().invoke(cli, [*command, "--vote-method", "attention"], catch_exceptions=False)
+    assert result.exit_code == 0
+    with SlideStore(tmp_path / "out" / "slides" / "slide.zarr") as store:
+        table = store.patches()
+        found = model.slide(table.read(f"features_{ENCODER}").astype(np.float32))
+        assert list(table.votes()) == ["attention"]
+        np.testing.assert_allclose(table.votes()["attention"]["probs"], found["probability"], atol=1e-5)
 
 
 def test_the_value_of_another_model_is_not_shown(slide: Path, tmp_path: Path):

@@ -39,6 +39,8 @@ class RunParameters:
     """How pixels are stored."""
     stain: str | None = None
     """Stain normalisation before the model; see `wsikit.inference.stain.parse_stain`."""
+    concepts: tuple[tuple[str, str], ...] = ()
+    """(axis, option) of concepts that are set by hand in every patch, of a model with concepts."""
     vote: VoteParameters = field(default_factory=VoteParameters)
     roi_classes: tuple[str, ...] = ()
     """Classes of the regions of interest (`SlideEntry.roi`) that are used; empty: all."""
@@ -61,8 +63,11 @@ class RunParameters:
 
         record = asdict(self)
         record["vote"] = {**self.vote.to_json(), "weights": self.vote.weights}
+        record["concepts"] = dict(self.concepts)
+        if not self.concepts:
+            del record["concepts"]  # runs of before it existed have the same settings
         if self.roi_frame == "auto":
-            del record["roi_frame"]  # runs of before it existed have the same settings
+            del record["roi_frame"]  # as above
         if not self.features:
             del record["features"], record["features_dtype"]  # as above
         if not self.features or self.features_precision == "auto":

@@ -130,6 +130,7 @@ def prepare(
     captioner: str | Captioner | None = None,
     captioner_options: CaptionerOptions | None = None,
     caption_budget: int | Budget | None = None,
+    concepts: Mapping[str, str] | None = None,
     vote: str | VoteParameters | None = None,
     roi: str | os.PathLike[str] | None = None,
     roi_classes: Sequence[str] = (),
@@ -162,7 +163,7 @@ def prepare(
     entries = with_rois(entries, roi) if roi is not None else entries
     if not 0 <= min_tissue <= 1:
         raise RequestError(f"min_tissue {min_tissue}: expected a fraction between 0 and 1")
-    lazy = LazyModel.of(model, device=device)
+    lazy = LazyModel.of(model, device=device).with_concepts(concepts or {})
     chosen = captioner if captioner is not None else captioner_for(lazy.info.captioner)
     if isinstance(caption_budget, int):
         from wsikit.inference.budget import Budget
@@ -181,6 +182,12 @@ def prepare(
         check_engine(features_engine, features_precision, device=device)
     elif (features_engine, features_precision) != ("auto", "auto"):
         raise RequestError("engine and precision are those of an encoder of features: add --features NAME")
+    voting = vote if isinstance(vote, VoteParameters) else parameters_for(vote, lazy.info.vote)
+    if voting.method == "attention" and "attention" not in {column.name for column in lazy.info.columns}:
+        raise RequestError(
+            f"model {lazy.info.name}: gives no attention to vote by. Take a model on labels of slides, or another "
+            "method of voting."
+        )
     parameters = RunParameters(
         model=lazy.info.name if model is None or not isinstance(model, str | os.PathLike) else os.fspath(model),
         captioner=chosen if isinstance(chosen, str) else chosen.name,
@@ -191,7 +198,8 @@ def prepare(
         tissue=tissue,
         image=image,
         stain=stain,
-        vote=vote if isinstance(vote, VoteParameters) else parameters_for(vote, lazy.info.vote),
+        concepts=lazy.info.concepts_set,
+        vote=voting,
         roi_classes=tuple(roi_classes),
         min_roi=min_roi,
         roi_frame=roi_frame,

@@ -45,6 +45,7 @@ def run(
     captioner: str | Captioner | None = None,
     captioner_options: CaptionerOptions | None = None,
     caption_budget: int | Budget | None = None,
+    concepts: Mapping[str, str] | None = None,
     vote: str | VoteParameters | None = None,
     roi: str | os.PathLike[str] | None = None,
     roi_classes: Sequence[str] = (),
@@ -98,6 +99,9 @@ def run(
         A captioner, or what `wsikit.captions.load_captioner` takes; by default the one that the model was trained with.
     captioner_options, caption_budget
         Settings of a generative captioner; maximum number of captions per slide, shared by similar patches.
+    concepts
+        Of a model with concepts: the option of each axis that is taken for given in every patch, as for
+        `wsikit.predict`.
     vote
         Method by which patches are aggregated, or all parameters of the vote; by default what the model is made for,
         usually the mean.
@@ -169,6 +173,7 @@ def run(
         "captioner": captioner,
         "captioner_options": captioner_options,
         "caption_budget": caption_budget,
+        "concepts": concepts,
         "vote": vote,
         "roi": roi,
         "roi_classes": roi_classes,

@@ -252,6 +252,18 @@ def stain_option(function: F) -> F:
     )(function)
 
 
+def concepts_option(function: F) -> F:
+    """--set, as texts in `settings`; `wsikit.models.concept_setting.parse_settings` reads them."""
+    return click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="AXIS=OPTION",
+        help="Of a model with concepts: take this option for given in every patch, such as neuropil=absent. "
+        "Repeatable; recorded with the predictions.",
+    )(function)
+
+
 def engine_options(function: F) -> F:
     """--download, --engine and --precision, of the verbs that compute features."""
     function = click.option(

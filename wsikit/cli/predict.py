@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import click
 
-from wsikit.cli.options import grid_option, model_option, stain_option, stores_argument
+from wsikit.cli.options import concepts_option, grid_option, model_option, stain_option, stores_argument
 
 
 @click.command()
 @stores_argument
 @model_option
 @stain_option
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="AXIS=OPTION",
-    help="Of a model with concepts: take this option for given in every patch, such as neuropil=absent. Repeatable; "
-    "recorded with the predictions.",
-)
+@concepts_option
 @grid_option
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
 @click.option("--features", metavar="DIR", help="Models of patients: folder of the slides' patch features.")

@@ -9,6 +9,7 @@ import click
 from wsikit.cli.captioner_options import captioner_options
 from wsikit.cli.options import (
     assume_mpp_option,
+    concepts_option,
     engine_options,
     executor_options,
     image_options,
@@ -21,7 +22,18 @@ from wsikit.cli.options import (
 )
 
 # the methods that need no further settings, and no column that a run does not make
-VOTE_METHODS = ("mean", "hard", "log", "soft_clinical", "confidence", "gate", "topk", "quantile", "noisy_or")
+VOTE_METHODS = (
+    "mean",
+    "hard",
+    "log",
+    "soft_clinical",
+    "confidence",
+    "gate",
+    "topk",
+    "quantile",
+    "noisy_or",
+    "attention",
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +79,7 @@ if TYPE_CHECKING:
     help="Class frequencies to correct to: training, balanced, or CLASS=FREQUENCY,…; auto: training, where recorded.",
 )
 @stain_option
+@concepts_option
 @click.option(
     "--features",
     multiple=True,
@@ -99,6 +112,7 @@ def command(
     vote_method: str | None,
     prior: str,
     stain: str | None,
+    settings: tuple[str, ...],
     features: tuple[str, ...],
     download: bool,
     engine: str,
@@ -128,12 +142,14 @@ def command(
     Exit status: 0 all slides are done, 1 some slides failed, 2 the request is wrong.
     """
     from wsikit.errors import ModelError, RequestError
+    from wsikit.models.concept_setting import parse_settings
 
+    concepts = parse_settings(settings)
     try:
-        described = _describe(model, prior)
+        described = _describe(model, prior, concepts)
     except ModelError as error:
         raise RequestError(str(error)) from error  # a wrong request: nothing has been started
-    settings: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "model": model,
         "mpp": assume_mpp,
         "scene": scene,
@@ -147,6 +163,7 @@ def command(
         "roi_frame": frame,
         "image": image,
         "stain": stain,
+        "concepts": concepts,
         "features": features,
         "download": download,
         "features_engine": engine,
@@ -163,24 +180,23 @@ def command(
     if dry_run:
         from wsikit.batch.run import plan_run
 
-        click.echo(str(plan_run(given, out, **settings)))
+        click.echo(str(plan_run(given, out, **asked)))
         return 0
-    settings |= {"only_failed": only_failed, "fail_fast": fail_fast}
-    return run_in_terminal(given, out, notice=described, log_json=log_json, **settings).exit_status
+    asked |= {"only_failed": only_failed, "fail_fast": fail_fast}
+    return run_in_terminal(given, out, notice=described, log_json=log_json, **asked).exit_status
 
 
-def _describe(model: str | None, prior: str) -> str:
-    """The notice of a model, without loading it.
+def _describe(model: str | None, prior: str, concepts: Mapping[str, str]) -> str:
+    """The notice of a model with these concepts set, without loading it.
 
     Raises
     ------
     RequestError
-        If its probabilities cannot be corrected to `prior`.
+        If its probabilities cannot be corrected to `prior`, or it has no such concepts.
     """
-    from wsikit.models.config import DEFAULT_MODEL
-    from wsikit.models.registry import describe_model
+    from wsikit.models.lazy import LazyModel
 
-    info = describe_model(model or DEFAULT_MODEL)
+    info = LazyModel.of(model).with_concepts(concepts).info
     if prior != "auto":
         from wsikit.voting.prior import ModelPrior, prior_shift
 
