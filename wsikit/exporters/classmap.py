@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
-from wsikit.exporters.palette import RGB, muted
+from wsikit.exporters.palette import RGB, UNPREDICTED_COLOR, UNPREDICTED_NAME, muted
 from wsikit.geometry import PatchGrid
 from wsikit.partition import Partition, partition_slide
 from wsikit.voting.result import SlideResult
 
+UNPREDICTED = "no_prediction"
+"""Code of the class of patches without prediction; see `ClassMap.with_unpredicted`."""
 APART_SIDES = 3.0
 """Minimum distance of two example patches, in patch sides."""
 APART_SHARE = 0.07
@@ -79,6 +81,25 @@ class ClassMap:
         for name in ("top_probs", "partition", "cell_labels", "composition"):  # the same, and slow on large slides
             if name in self.__dict__:
                 made.__dict__[name] = self.__dict__[name]
+        return made
+
+    def with_unpredicted(self) -> ClassMap:
+        """The map for files that hold classes only: patches without prediction have a class of their own, which does
+        not vote. The map itself where there are none, or no predictions at all."""
+        rows = self.labels < 0
+        if not rows.any() or rows.all():
+            return self
+        unknown = np.full((len(self.labels), 1), np.nan, dtype=np.float32)
+        made = replace(
+            self,
+            labels=np.where(rows, len(self.classes), self.labels),
+            probs=None if self.probs is None else np.hstack([self.probs, unknown]),
+            classes=(*self.classes, UNPREDICTED),
+            class_names=(*self.class_names, UNPREDICTED_NAME),
+            colors=(*self.colors, UNPREDICTED_COLOR),
+            background=(*self.background, UNPREDICTED),
+        )
+        made.__dict__["partition"] = self.partition  # where patches overlap, predicted ones come first
         return made
 
     @property

@@ -17,6 +17,7 @@ from PIL import Image
 from wsikit.exporters.classmap import ClassMap, ClassShare, composition
 from wsikit.exporters.overlay import class_tags, paint_map, picture_size, swatch
 from wsikit.exporters.page import INK, QUIET, WARN, Line, Pen, block_height, ellipsis, png_of, wrap
+from wsikit.exporters.palette import UNPREDICTED_NAME
 from wsikit.exporters.summary_text import MUTED_NOTE, RESEARCH_USE, class_title, state
 from wsikit.exporters.units import format_areas, format_length, format_prob, format_share, nice_length_um
 from wsikit.store.atomic import atomic_write
@@ -233,7 +234,7 @@ def _write_row(
     if share.index >= 0:
         name = class_title(class_map, share.index)
     else:
-        name = "No prediction" if predicted else "Tissue patches"
+        name = UNPREDICTED_NAME if predicted else "Tissue patches"
     ink = INK if share.n_patches else QUIET
     name = ellipsis(name, _COLUMNS["mm²"] - 0.75 - _NAME_IN, 9.5)
     pen.text(name, x + _NAME_IN, y, Line(name, 9.5, ink))

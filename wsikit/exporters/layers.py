@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.overlay import BORDER_TONE, HATCH_PX
-from wsikit.exporters.palette import RGB, hex_color
+from wsikit.exporters.palette import RGB, UNPREDICTED_COLOR, UNPREDICTED_NAME, hex_color
 from wsikit.exporters.png import encode_png
 from wsikit.exporters.quantity import Quantity
 from wsikit.exporters.summary_text import MUTED_NOTE, class_title
@@ -45,7 +45,6 @@ SPLIT = 4
 """Cells per stride where patches overlap: borders are within a fifth of a stride of the true ones."""
 UNSURE, CERTAIN, BACKGROUND = 0.5, 1.0, 0.22
 """Opacity in the class layer, before the opacity slider of the page."""
-GREY: RGB = (70, 70, 70)
 SHADES, STEPS = 8, 64
 """Number of shades of a class colour and of steps of a value scale: few colours make small files."""
 
@@ -205,7 +204,7 @@ class _Raster:
 def _classes(class_map: ClassMap, raster: _Raster) -> Layer:
     n_classes = len(class_map.classes)
     background = [class_map.classes.index(code) for code in class_map.background]
-    palette: Palette = [(0, 0, 0, 0.0), (*GREY, 1.0), (255, 255, 255, 1.0)]
+    palette: Palette = [(0, 0, 0, 0.0), (*UNPREDICTED_COLOR, 1.0), (255, 255, 255, 1.0)]
     for index, color in enumerate(class_map.colors):
         shares = np.linspace(UNSURE, CERTAIN, SHADES) if index not in background else [BACKGROUND] * SHADES
         palette += [(*color, float(share)) for share in shares]
@@ -227,7 +226,7 @@ def _classes(class_map: ClassMap, raster: _Raster) -> Layer:
         if (class_map.labels == index).any()
     ]
     if (class_map.labels < 0).any():
-        legend.append(LegendEntry("No prediction (hatched)", hex_color(GREY)))
+        legend.append(LegendEntry(f"{UNPREDICTED_NAME} (hatched)", hex_color(UNPREDICTED_COLOR)))
     note = "The deeper the colour, the more probable the patch's own class."
     note = f"{MUTED_NOTE} {note}" if class_map.muted else note
     png = raster.png(picture, palette)
@@ -251,7 +250,7 @@ def _rims(labels: npt.NDArray[np.int16], class_map: ClassMap, width: int) -> npt
 
 def _ramp(raster: _Raster, scale: _Scale, values: npt.NDArray[np.float64]) -> Layer:
     """A map of values (N,)."""
-    palette: Palette = [(0, 0, 0, 0.0), (*GREY, 0.5), (255, 255, 255, 1.0)]
+    palette: Palette = [(0, 0, 0, 0.0), (*UNPREDICTED_COLOR, 0.5), (255, 255, 255, 1.0)]
     stops = np.array(CIVIDIS, dtype=np.float64)
     at = np.linspace(0, len(stops) - 1, STEPS)
     for channels in zip(*(np.interp(at, np.arange(len(stops)), stops[:, channel]) for channel in range(3))):

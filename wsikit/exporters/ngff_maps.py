@@ -16,7 +16,7 @@ import zarr
 
 from wsikit.errors import RequestError
 from wsikit.exporters.classmap import ClassMap
-from wsikit.exporters.palette import RGB
+from wsikit.exporters.palette import UNPREDICTED_COLOR, UNPREDICTED_NAME
 from wsikit.slides.store import SlideStore
 from wsikit.store import ngff
 from wsikit.store.atomic import new_node
@@ -24,7 +24,6 @@ from wsikit.store.labels import CHUNK_PX, Label, ngff_version, write_label
 from wsikit.store.receipts import Receipt
 
 SUBTYPE, MAPS = "subtype", "maps"
-UNPREDICTED_COLOR: RGB = (70, 70, 70)
 FINER = 4
 """Map px per stride where patches overlap or are not on a grid: their borders are then exact to 1/8 of a stride."""
 
@@ -82,7 +81,7 @@ def subtype_label(class_map: ClassMap) -> Label:
     values = np.append(np.where(class_map.labels >= 0, class_map.labels + 1, n_classes + 1), 0)[owners]
     names = {index + 1: class_map.class_names[index] for index in range(n_classes)}
     colors = {index + 1: class_map.colors[index] for index in range(n_classes)}
-    names[n_classes + 1], colors[n_classes + 1] = "no prediction", UNPREDICTED_COLOR
+    names[n_classes + 1], colors[n_classes + 1] = UNPREDICTED_NAME.lower(), UNPREDICTED_COLOR
     record = {"classes": list(class_map.classes), "slide_id": class_map.slide_id, "notice": class_map.notice}
     return Label(SUBTYPE, values.astype(np.uint8), downsample, names, colors, record)
 

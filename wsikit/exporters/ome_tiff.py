@@ -18,7 +18,8 @@ import numpy.typing as npt
 from wsikit.errors import ReadError, RequestError
 from wsikit.exporters.classmap import ClassMap
 from wsikit.exporters.overlay import UNREAD_TONES, hatch, paint_of_cells, tint, to_grey
-from wsikit.exporters.summary_text import RESEARCH_USE
+from wsikit.exporters.palette import UNPREDICTED_COLOR, UNPREDICTED_NAME
+from wsikit.exporters.summary_text import MUTED_NOTE, RESEARCH_USE
 from wsikit.slides.base import Slide
 from wsikit.store.atomic import atomic_write
 
@@ -117,11 +118,14 @@ def _options(level: _Level, style: Style) -> dict[str, Any]:
 
 def _metadata(class_map: ClassMap, mpp: float) -> dict[str, Any]:
     """Metadata that tifffile writes as OME-XML; it escapes the slide's name."""
-    legend = "; ".join(
+    entries = [
         f"{code} {name}: rgb{color}"
         for code, name, color in zip(class_map.classes, class_map.class_names, class_map.colors, strict=True)
-    )
-    described = [f"Classes of patches. {legend}.", RESEARCH_USE, class_map.notice]
+    ]
+    if (class_map.labels < 0).any():
+        entries.append(f"{UNPREDICTED_NAME} (hatched): rgb{UNPREDICTED_COLOR}")
+    muted = MUTED_NOTE if class_map.muted else ""
+    described = [f"Classes of patches. {'; '.join(entries)}.", muted, RESEARCH_USE, class_map.notice]
     return {
         "axes": "YXS",
         "UUID": f"urn:uuid:{uuid.uuid5(_NAMESPACE, f'{class_map.slide_id}/{class_map.grid.name}/{mpp:g}')}",

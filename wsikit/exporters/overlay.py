@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from wsikit.exporters.classmap import ClassMap
+from wsikit.exporters.palette import UNPREDICTED_COLOR
 from wsikit.geometry import PatchGrid
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,7 +24,6 @@ FAINTEST, STRONGEST = 0.38, 0.74
 """Opacity of a class at chance level and at certainty: always visible, and never hiding the slide."""
 BACKGROUND_OPACITY = 0.16
 UNPREDICTED_OPACITY = 0.45
-UNPREDICTED_COLOR = (70, 70, 70)
 TISSUE_COLOR = (86, 110, 140)
 """Colour of patches on a map without predictions."""
 BORDER_TONE = 0.55

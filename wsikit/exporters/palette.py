@@ -26,6 +26,9 @@ SUBTYPE_COLORS: Mapping[str, RGB] = dict(zip(("UD", "PD", "D", "GNB-I", "GN"), C
 BACKGROUND_COLOR: RGB = (140, 140, 140)
 """Colour of classes that do not vote."""
 
+UNPREDICTED_COLOR: RGB = (70, 70, 70)
+"""Colour of patches without prediction, which have no class."""
+UNPREDICTED_NAME = "No prediction"
 
 MUTED_SATURATION = 0.4
 """What is left of the saturation of a class colour where no subtype is called."""

@@ -14,7 +14,7 @@ from PIL import Image
 from wsikit.errors import RequestError
 from wsikit.exporters.classmap import ClassMap, ClassShare, composition
 from wsikit.exporters.overlay import class_tags, paint_map, picture_size, swatch
-from wsikit.exporters.palette import hex_color
+from wsikit.exporters.palette import UNPREDICTED_NAME, hex_color
 from wsikit.exporters.png import encode_png
 from wsikit.exporters.report_data import PatchExample, ReportData
 from wsikit.exporters.summary_text import class_title
@@ -134,7 +134,7 @@ def _composition_row(class_map: ClassMap, share: ClassShare, area: str) -> dict[
     if share.index >= 0:
         title, votes = class_title(class_map, share.index), class_map.classes[share.index] not in class_map.background
     else:
-        title, votes = ("No prediction" if predicted else "Tissue patches"), False
+        title, votes = (UNPREDICTED_NAME if predicted else "Tissue patches"), False
     return {
         "title": title,
         "swatch": data_uri(swatch(class_map, share.index, (72, 24)), "png"),

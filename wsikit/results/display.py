@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from wsikit.errors import RequestError
 from wsikit.exporters.classmap import ClassMap, composition
 from wsikit.exporters.overlay import paint_map, picture_size
-from wsikit.exporters.palette import hex_color
+from wsikit.exporters.palette import UNPREDICTED_COLOR, UNPREDICTED_NAME, hex_color
 from wsikit.exporters.quantity import Quantity, read_quantity
 from wsikit.exporters.scalemap import COLORMAP, OPACITY, Scale, paint_values
 from wsikit.exporters.summary_text import RESEARCH_USE, class_title, state
@@ -198,8 +198,8 @@ def _class_legend(drawn: _Drawn, class_map: ClassMap) -> None:
     handles = []
     for share in composition(class_map):
         if share.n_patches:
-            name = class_title(class_map, share.index) if share.index >= 0 else "No prediction"
-            color = hex_color(class_map.colors[share.index]) if share.index >= 0 else "#464646"
+            name = class_title(class_map, share.index) if share.index >= 0 else UNPREDICTED_NAME
+            color = hex_color(class_map.colors[share.index] if share.index >= 0 else UNPREDICTED_COLOR)
             words = f"{name}: {format_share(share.share)}" if share.index >= 0 else name
             handles.append(Patch(color=color, label=words))
     if handles:

@@ -238,7 +238,9 @@ def _geojson(
         from wsikit.exporters.quantity import read_quantity
 
         class_map = concept_regions(class_map, read_quantity(results.table, column), _threshold(threshold))
-    elif threshold is not None:
+    elif threshold is None:
+        class_map = class_map.with_unpredicted()
+    else:
         raise RequestError("--threshold is of a column: name it with --column, such as --column localize_neuropil")
     measurements = results.measurements() if patches else None
     bounds = results.store.info.bounds
@@ -274,7 +276,8 @@ def _ome_tiff(results: StoredResults, path: Path, *, mpp: float | None = None, s
 
     _need_classes(results)
     finest = max(DEFAULT_MPP, *results.store.mpp) if mpp is None else mpp
-    write_ome_tiff(path, results.class_map, results.store, mpp=finest, style=style)  # type: ignore[arg-type]
+    class_map = results.class_map.as_voted(results.result)
+    write_ome_tiff(path, class_map, results.store, mpp=finest, style=style)  # type: ignore[arg-type]
 
 
 def _tiff(
@@ -414,7 +417,7 @@ def _dicom(kind: str) -> Callable[..., None]:
         else:
             from wsikit.exporters.dicom_ann import write_dicom_ann as write_object  # type: ignore[assignment]
         with atomic_write(path) as partial:
-            write_object(partial, results.class_map, source, results.model)
+            write_object(partial, results.class_map.with_unpredicted(), source, results.model)
         if source.made_up:
             on_note(f"{path}: refers to a made-up DICOM slide; --dicom-source FILE refers to a real one")
 

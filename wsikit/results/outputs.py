@@ -70,7 +70,7 @@ def write_outputs(
     if stored is None or stored.digest != receipt.digest:
         class_map = results.class_map
         write_map_png(folder / "map.png", class_map, results.thumbnail, results.result, reason=results.reason)
-        write_geojson(folder / "subtype.geojson", class_map, bounds=store.info.bounds)
+        write_geojson(folder / "subtype.geojson", class_map.with_unpredicted(), bounds=store.info.bounds)
         write_report(folder / "report.html", report_data(results))
         write_json(folder / "result.json", result_record(results))
         write_bytes(folder / "thumbnail.jpg", thumbnail_jpeg(results))
