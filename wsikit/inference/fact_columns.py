@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.errors import StoreError
 from wsikit.models.field_context import field_means
-from wsikit.models.protocol import ModelInfo
+from wsikit.models.protocol import MAP_FACT, ModelInfo
 from wsikit.store.table import PatchTable
 
 logger = logging.getLogger(__name__)
@@ -24,10 +25,16 @@ Floats = npt.NDArray[np.float32]
 class FactSource:
     """The column of a table that holds the facts that a model reads."""
 
-    column: str
-    """`caption_facts`: measured, exact. `caption`: generated words, parsed to intervals."""
+    column: str | None
+    """`caption_facts`: measured, exact. `caption`: generated words, parsed to intervals. None: only maps are known."""
     names: tuple[str, ...]
-    """Facts, in the model's order."""
+    """Facts, in the model's order; maps of concepts (`localize:KEY`) are columns of their own."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the table that are read."""
+        maps = tuple(map_column(name) for name in self.names if name.startswith(MAP_FACT))
+        return maps if self.column is None else (self.column, *maps)
 
     def record(self) -> dict[str, Any]:
         """For the receipt of the predictions."""
@@ -40,6 +47,16 @@ class FactSource:
 
     def read(self, table: PatchTable, rows: slice = slice(None)) -> tuple[Floats, Floats]:
         """Values and half-widths (B, F) of some rows; NaN, and 0, where a fact is not known."""
+        values, widths = self._of_captions(table, rows)
+        for column, name in enumerate(self.names):
+            if name.startswith(MAP_FACT):
+                values[:, column] = table.read(map_column(name), rows)
+        return values, widths
+
+    def _of_captions(self, table: PatchTable, rows: slice) -> tuple[Floats, Floats]:
+        if self.column is None:
+            values = np.full((len(table.coords[rows]), len(self.names)), np.nan, dtype=np.float32)
+            return values, np.zeros_like(values)
         if self.column == TEXT_COLUMN:
             from wsikit.captions.parsed_facts import facts_of_texts
 
@@ -59,14 +76,61 @@ class FactSource:
         return field_means(self.read(table)[0], centres, sd_um)
 
 
+def map_column(fact: str) -> str:
+    """The column of a fact that is the map of a concept.
+
+    >>> map_column("localize:neuropil")
+    'localize_neuropil'
+    """
+    return fact.replace(":", "_", 1)
+
+
+def map_encoder(table: PatchTable, fact: str) -> str:
+    """Fingerprint of the encoder that made the map of a concept.
+
+    Raises
+    ------
+    StoreError
+        If the table has no such map, or one that is no probability.
+    """
+    column, key = map_column(fact), fact.removeprefix(MAP_FACT)
+    store = table.folder.parent.parent
+    if column not in table.columns():
+        raise StoreError(
+            f"{table.folder}: no column {column}, the map of {key} by words. Make it:  wsikit localize {store} {key}"
+        )
+    unit = table.attributes(column).get("unit")
+    receipt = table.receipt(column)
+    if receipt is None or unit != "probability":
+        raise StoreError(
+            f"{table.folder}: {column} is {unit or 'of unknown unit'}; expected a probability. Make it again:  wsikit "
+            f"localize {store} {key} --normalise softmax"
+        )
+    return str(receipt.inputs.get("encoder", ""))
+
+
 def fact_source(table: PatchTable, model: ModelInfo) -> FactSource | None:
     """Where the facts that a model reads are in a table; None, with a warning, if it has none.
 
     Facts that were measured for other captions than the table now has are not used: words and numbers belong together.
+
+    Raises
+    ------
+    StoreError
+        If a map that it reads is not there, or is by another encoder than in the training.
     """
+    for fact, known in model.maps:
+        found = map_encoder(table, fact)
+        if found != known:
+            raise StoreError(
+                f"{table.folder}: {map_column(fact)} was made by an encoder with the fingerprint {found[:12]}, model "
+                f"{model.name} was trained on maps by {known[:12]}. Run wsikit localize with that encoder."
+            )
+    if model.maps and len(model.maps) == len(model.facts):
+        return FactSource(None, model.facts)
     there = set(table.columns())
     texts = table.receipt(TEXT_COLUMN) if TEXT_COLUMN in there else None
-    if FACTS_COLUMN in there and texts is not None:
+    if FACTS_COLUMN in there and texts is not None and not model.stated:
         measured = table.receipt(FACTS_COLUMN)
         named = set(table.attributes(FACTS_COLUMN)["names"])
         if measured is not None and measured.digest == texts.digest and named & set(model.facts):
@@ -81,4 +145,4 @@ def fact_source(table: PatchTable, model: ModelInfo) -> FactSource | None:
         "features" if model.feature_columns else "image",
         model.captioner,
     )
-    return None
+    return FactSource(None, model.facts) if model.maps else None

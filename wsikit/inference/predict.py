@@ -125,8 +125,8 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
         _warn_captioner_mismatch(str(table.attributes("caption").get("captioner", "")), info)
         read.append("caption")
     facts = fact_source(table, info) if info.facts else None
-    if facts is not None and facts.column not in read:
-        read.append(facts.column)
+    if facts is not None:
+        read += [name for name in facts.columns if name not in read]
     for name in read:
         known = table.receipt(name)
         assert known is not None  # it is complete

@@ -40,6 +40,10 @@ class ConceptHeadConfig(Described):
     """What scores the concepts: facts of captions; a linear predictor on features; cosines of features with texts;
     attention over image tokens (mode `attend`)."""
     criteria: Criteria
+    stated: bool = False
+    """The facts are those that captions state in words."""
+    maps: dict[str, str] = {}
+    """Fact to fingerprint of the encoder, of facts that are maps of concepts (`localize:KEY`)."""
     labels: str
     """Where the concept labels of the training came from, in words."""
     encoder: EncoderRecord | None = None
@@ -96,6 +100,8 @@ def info_of_concepts(config: ConceptHeadConfig, fingerprint: str, *, has_ood: bo
         columns=tuple(columns),
         features=(encoder.as_source,) if stored and encoder is not None else (),
         facts=config.criteria.facts if config.scores == "facts" else (),
+        stated=config.stated,
+        maps=tuple(sorted(config.maps.items())),
         axes=config.criteria.public(),
     )
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from wsikit.errors import RequestError
 from wsikit.facts import FACTS
-from wsikit.models.protocol import ConceptAxis
+from wsikit.models.protocol import MAP_FACT, ConceptAxis
 
 UNKNOWN = -1
 """Label of a patch whose option is not known."""
@@ -45,7 +45,7 @@ class Axis(_Strict):
 
     title: str
     fact: str | None = None
-    """Name of the fact that scores it; None: no fact does."""
+    """Name of the fact that scores it, or `localize:KEY`, the map of a concept; None: no fact does."""
     options: dict[str, Option] = Field(min_length=2)
     """By key, from little to much."""
 
@@ -56,8 +56,8 @@ class Axis(_Strict):
             if any(limit is not None for limit in below):
                 raise ValueError(f"{self.title}: options have limits (below), but the axis names no fact")
             return self
-        if self.fact not in FACTS:
-            raise ValueError(f"{self.title}: no fact {self.fact!r}; known: {', '.join(FACTS)}")
+        if self.fact not in FACTS and not self.fact.startswith(MAP_FACT):
+            raise ValueError(f"{self.title}: no fact {self.fact!r}; known: {', '.join(FACTS)}, or {MAP_FACT}KEY")
         inner = [limit for limit in below[:-1] if limit is not None]
         if len(inner) != len(below) - 1 or below[-1] is not None or inner != sorted(set(inner)):
             raise ValueError(

@@ -21,6 +21,8 @@ column `features_NAME`."""
 IMAGE: Input = "image"
 TEXT: Input = "text"
 NUMBERS: Input = "facts"
+MAP_FACT = "localize:"
+"""Prefix of a fact that is the map of a concept: `localize:neuropil` is the column `localize_neuropil`."""
 FEATURES = "features:"
 """Prefix of an input that is a stored feature column."""
 
@@ -124,7 +126,12 @@ class ModelInfo:
     balanced: bool = False
     """Trained with balanced class weights: the probabilities assume equal frequencies, not `prior`."""
     facts: tuple[str, ...] = ()
-    """Names of the facts (`wsikit.facts.FACTS`) of the input "facts", in the order of its columns."""
+    """Names of the facts of the input "facts", in the order of its columns: of `wsikit.facts.FACTS`, or `MAP_FACT` and
+    the key of a concept whose map `wsikit localize` made."""
+    stated: bool = False
+    """The facts are those that captions state in words, also where measured ones are there."""
+    maps: tuple[tuple[str, str], ...] = ()
+    """(fact, fingerprint of the encoder) of the facts that are maps of concepts; maps by another one are refused."""
     field_um: float | None = None
     """Standard deviation, µm, of the field around a patch whose mean facts are also read; None: none are read."""
     whole_slide: tuple[str, ...] = ()

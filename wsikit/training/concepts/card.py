@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from wsikit.models.concept_config import ConceptHeadConfig
 from wsikit.models.concept_head import ConceptHead
+from wsikit.models.protocol import MAP_FACT
 from wsikit.training.card import level_table
 from wsikit.training.concepts.checks import CONSTANT
 from wsikit.training.splits import PARTS
@@ -21,6 +23,16 @@ _SCORES = {
     "text": "cosines between the patch and the texts of the options (no concept label was used)",
     "attention": "one query per axis that attends to image tokens, compared with the texts of the options",
 }
+
+
+def _scores(config: ConceptHeadConfig) -> str:
+    """What scores the concepts, in words."""
+    words = "facts that captions state, as intervals" if config.stated else _SCORES[config.scores]
+    if not config.maps:
+        return words
+    maps = ", ".join(fact.removeprefix(MAP_FACT) for fact in config.maps)
+    encoders = ", ".join(f"`{one[:12]}`" for one in sorted(set(config.maps.values())))
+    return f"{words}; maps of texts of {maps} (encoder {encoders})"
 
 
 def concept_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -66,7 +78,7 @@ def concept_card(head: ConceptHead, metrics: Mapping[str, Any]) -> str:
 
 > **{config.notice}**
 
-Classes through concepts (mode {config.mode}): {_SCORES[config.scores]}; then one linear layer, so that each concept
+Classes through concepts (mode {config.mode}): {_scores(config)}; then one linear layer, so that each concept
 has a contribution to each class.{reads}
 
 Concept labels of the training: **{config.labels}**.

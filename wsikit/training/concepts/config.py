@@ -82,6 +82,8 @@ class ConceptSettings(Strict):
     """Use these axes only; default: all."""
     scores: Scores = "facts"
     """Of mode bottleneck: facts, learned or text."""
+    facts: Literal["measured", "captions"] = "measured"
+    """Of scores facts: measured ones, or those that the captions of the data state, parsed to intervals."""
     captioner: str = "morphometry"
     """Captioner whose facts score the concepts; of images, which measures them."""
     labels: ConceptLabels = ConceptLabels(source="facts")
@@ -99,6 +101,8 @@ class ConceptSettings(Strict):
     def _fits_mode(self) -> ConceptSettings:
         if (self.mode == "attend") != (self.scores == "attention"):
             raise ValueError("mode attend goes with scores attention, mode bottleneck with facts, learned or text")
+        if self.facts == "captions" and self.scores != "facts":
+            raise ValueError("facts: captions is for scores facts")
         return self
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ from wsikit.captions.parsed_facts import facts_of_texts
 from wsikit.encoders.protocol import EncoderInfo, PatchEncoder, TextImageEncoder
 from wsikit.encoders.tokens import TokenVectors
 from wsikit.errors import ModelError, RequestError
-from wsikit.inference.fact_columns import FACTS_COLUMN, FactSource
+from wsikit.inference.fact_columns import FACTS_COLUMN, FactSource, map_encoder
 from wsikit.models.concept_criteria import UNKNOWN, Criteria, options_of_values
 from wsikit.models.model_folder import EncoderRecord
+from wsikit.models.protocol import MAP_FACT
 from wsikit.slides.store import SlideStore
 from wsikit.tables import read_table
 from wsikit.training.baselines import colour_histogram
@@ -54,6 +55,8 @@ class ConceptData:
     encoder: EncoderRecord | None
     mpp: float
     words: str
+    maps: Mapping[str, str] = field(default_factory=dict)
+    """Fact to fingerprint of the encoder, of facts that are maps of concepts."""
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -97,10 +100,13 @@ def load_concept_data(
     mapped, mpp = configured_table(config)
     table, settings = mapped.table, config.concepts
     uncertainty: Floats | None = None
+    maps: Mapping[str, str] = {}
     if config.image is None:
-        found = _facts(table, config, criteria.facts, mpp, captions=False)
+        stated = settings.facts == "captions"
+        found = _facts(table, config, criteria.facts, mpp, captions=stated)
         patches, inputs, uncertainty, mpp = found.patches, found.values, found.uncertainty, found.mpp
-        colours, encoder, words = found.colours, None, f"{len(patches)} patches with measured facts at {mpp:.4g} µm/px."
+        colours, encoder, maps = found.colours, None, found.maps
+        words = f"{len(patches)} patches with {'stated' if stated else 'measured'} facts at {mpp:.4g} µm/px."
     else:
         loader = load or _loader(device)
         wanted = config.image
@@ -119,7 +125,7 @@ def load_concept_data(
     if missing := [key for key, share in zip(criteria.axes, known, strict=True) if share == 0]:
         words += f" No label of {', '.join(missing)}."
     return ConceptData(
-        patches, inputs, uncertainty, concepts, colours, encoder, mpp, words + words_of_dropped(mapped.dropped)
+        patches, inputs, uncertainty, concepts, colours, encoder, mpp, words + words_of_dropped(mapped.dropped), maps
     )
 
 
@@ -140,18 +146,22 @@ class _Measured:
     uncertainty: Floats
     colours: Floats | None
     mpp: float
+    maps: Mapping[str, str]
 
 
 def _facts(
     table: ImageTable, config: ConceptTrainConfig, names: Sequence[str], mpp: float, *, captions: bool
 ) -> _Measured:
-    """Facts (N, F) of a table's patches: of stores, their column; of images, measured, or parsed from captions."""
+    """Facts (N, F) of a table's patches: of stores, their columns; of images, measured, or parsed from captions."""
+    maps: dict[str, str] = {}
     if isinstance(table.pixels, StorePixels):
-        values, spread = _stored_facts(table.pixels, np.asarray(table.rows), names, captions=captions)
+        values, spread, maps = _stored_facts(table.pixels, np.asarray(table.rows), names, captions=captions)
         colours = None
         if config.colour_floor and not captions:
             colours = np.concatenate([colour_histogram(np.stack(table.images([row]))) for row in range(len(table))])
     else:
+        if of_maps := [name for name in names if name.startswith(MAP_FACT)]:
+            raise RequestError(f"{of_maps[0]}: the map of a concept by words is of stores; these data are images.")
         plan = plan_images(table, patch_px=config.data.patch_px, odd_sizes=config.data.odd_sizes)
         table, mpp = plan.table, mpp * plan.side / plan.patch_px
         colours = None
@@ -167,7 +177,7 @@ def _facts(
                 seen += [colour_histogram(images)] if config.colour_floor else []
             values = np.concatenate(parts)
             spread, colours = np.zeros_like(values), np.concatenate(seen) if seen else None
-    return _Measured(patches_of_table(table, config.data, config.codes), values, spread, colours, mpp)
+    return _Measured(patches_of_table(table, config.data, config.codes), values, spread, colours, mpp, maps)
 
 
 def _measured(captioner: Captioner, images: npt.NDArray[np.uint8], mpp: float, names: Sequence[str]) -> Floats:
@@ -179,7 +189,8 @@ def _measured(captioner: Captioner, images: npt.NDArray[np.uint8], mpp: float, n
 
 def _stored_facts(
     pixels: StorePixels, rows: npt.NDArray[np.int64], names: Sequence[str], *, captions: bool
-) -> tuple[Floats, Floats]:
+) -> tuple[Floats, Floats, dict[str, str]]:
+    maps: dict[str, str] = {}
     values = np.full((len(rows), len(names)), np.nan, np.float32)
     spread = np.zeros_like(values)
     for index, (folder, grid) in enumerate(zip(pixels.folders, pixels.grids, strict=True)):
@@ -188,8 +199,14 @@ def _stored_facts(
             continue
         with SlideStore(folder) as store:
             table = store.patches(grid)
-            column = "caption" if captions or FACTS_COLUMN not in table.columns() else FACTS_COLUMN
-            if column not in table.columns():
+            for name in (name for name in names if name.startswith(MAP_FACT)):
+                encoder = map_encoder(table, name)
+                if maps.setdefault(name, encoder) != encoder:
+                    raise RequestError(f"{table.folder}: {name} is by another encoder than in the other stores.")
+            column: str | None = "caption" if captions or FACTS_COLUMN not in table.columns() else FACTS_COLUMN
+            if len(maps) == len(names):
+                column = None
+            elif column not in table.columns():
                 raise RequestError(
                     f"{table.folder}: no captions, so no facts. Describe the patches first: wsikit caption {folder}"
                 )
@@ -197,7 +214,7 @@ def _stored_facts(
             places = {(x, y): row for row, (x, y) in enumerate(table.coords.tolist())}
             wanted = [places[x, y] for x, y in pixels.coords[rows[there]].tolist()]
             values[there], spread[there] = found[wanted], widths[wanted]
-    return values, spread
+    return values, spread, maps
 
 
 def _labels(
@@ -223,12 +240,15 @@ def _labels(
         return found
     if labels.source == "table":
         return _from_table(labels, config, criteria, patches)
-    measured = _facts(table, config, criteria.facts, mpp, captions=labels.source == "captions")
+    names = [name for name in criteria.facts if not name.startswith(MAP_FACT)]  # a map is no truth of its concept
+    if not names:
+        return found
+    measured = _facts(table, config, names, mpp, captions=labels.source == "captions")
     of_id = {one: row for row, one in enumerate(measured.patches.ids)}
     rows = [of_id[one] for one in patches.ids]
-    columns = {name: column for column, name in enumerate(criteria.facts)}
+    columns = {name: column for column, name in enumerate(names)}
     for axis, one in enumerate(axes.values()):
-        if one.fact is not None:
+        if one.fact in columns:
             found[:, axis] = options_of_values(measured.values[rows, columns[one.fact]], one)
     return found
 

@@ -190,6 +190,8 @@ def _about(config: ConceptTrainConfig, criteria: Criteria, data: ConceptData) ->
         mode=settings.mode,
         scores=settings.scores,
         criteria=criteria,
+        stated=settings.facts == "captions",
+        maps=dict(data.maps),
         labels=words_of_labels(settings.labels),
         encoder=encoder,
         token_side=settings.attend.token_side if settings.mode == "attend" else None,
