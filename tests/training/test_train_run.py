@@ -174,11 +174,11 @@ def test_patients_are_unknown_where_the_model_was_trained_on_slides(table: Path,
     patches = load_data(read_config(config_of(table), TrainConfig)).prepared.patches
     record = {"patients": {"train": [patient_id("p3")]}, "settings": {"data": {"group": "patient"}}}
     (tmp_path / "metrics.json").write_text(json.dumps(record))
-    assert seen_patients(tmp_path, patches, group="patient") == 1
-    assert seen_patients(tmp_path, patches, group="slide") is None
+    assert seen_patients(tmp_path, patches.groups, group="patient") == 1
+    assert seen_patients(tmp_path, patches.groups, group="slide") is None
     (tmp_path / "metrics.json").write_text(json.dumps({"settings": record["settings"]}))
-    assert seen_patients(tmp_path, patches, group="patient") is None
-    assert seen_patients(None, patches) is None
+    assert seen_patients(tmp_path, patches.groups, group="patient") is None
+    assert seen_patients(None, patches.groups) is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +44,12 @@ class EncoderRecord(Strict):
     source: str = ""
     licence: str = ""
     notice: str = ""
+
+    @classmethod
+    def of_stored(cls, stored: Mapping[str, Any], width: int) -> EncoderRecord:
+        """From what was recorded with features of this width; what is not known is empty."""
+        names = ("name", "fingerprint", "given_as", "source", "licence", "notice")
+        return cls(width=width, **{name: str(stored.get(name) or "") for name in names})
 
     @property
     def as_source(self) -> FeatureSource:

@@ -65,5 +65,28 @@ def spread(fitted: Any, inputs: Any, n_classes: int) -> npt.NDArray[np.float64]:
     return probs
 
 
+def floors_of(
+    labels: npt.NDArray[np.int64],
+    colours: tuple[npt.NDArray[np.floating] | None, npt.NDArray[np.floating] | None],
+    n_test: int,
+    n_classes: int,
+) -> dict[str, npt.NDArray[np.floating]]:
+    """Probabilities (N, C) of the floors for test patches, by name: the classes' shares in training, the colours alone.
+
+    Parameters
+    ----------
+    labels
+        Of the training patches.
+    colours
+        Colour histograms of the training and of the test patches; without them there is no floor by colours.
+    """
+    shares = np.bincount(labels, minlength=n_classes) / len(labels)
+    found: dict[str, npt.NDArray[np.floating]] = {"floor: majority class": np.tile(shares, (n_test, 1))}
+    seen, asked = colours
+    if seen is not None and asked is not None:
+        found["floor: colour histogram"] = spread(fit_on_histograms(seen, labels), asked, n_classes)
+    return found
+
+
 def _as_read(caption: str) -> str:
     return scrub(caption).lower()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from wsikit.training.bootstrap import MEASURES, Sample, draw_groups, quantiles
 from wsikit.training.data import PatchSet
 from wsikit.training.metrics import DRAWS
+from wsikit.training.task import TaskConfig
 
 LEVELS = ("patch", "slide", "patient")
 
@@ -62,6 +63,12 @@ def _units(data: PatchSet, probs: npt.NDArray[np.float64], level: str) -> Units 
     counts = np.bincount(unit)
     means = np.stack([np.bincount(unit, weights=column) / counts for column in probs.T], axis=1)
     return Units(lowest, means, data.groups[first])
+
+
+def level_report(config: TaskConfig, patches: PatchSet, probs: npt.NDArray[np.floating]) -> dict[str, Any]:
+    """`report` of a model without a gate, for the classes of a configuration."""
+    found = report(patches, np.asarray(probs, np.float64), classes=config.codes, n_ordinal=config.n_ordinal)
+    return {**found, "gate": None}
 
 
 def figures_of(units: Units, classes: Sequence[str], n_ordinal: int, seed: int) -> dict[str, Any]:

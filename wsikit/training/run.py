@@ -47,10 +47,8 @@ from wsikit.training.priors import prior_metrics, shift_of, with_prior
 from wsikit.training.run_record import (
     check_no_results,
     check_out,
-    check_unseen,
     patients_of,
-    rows_of_part,
-    seen_patients,
+    rows_to_evaluate,
     split_of,
     without_ids,
     without_places,
@@ -244,11 +242,12 @@ def run_evaluation(
             f"model {about.name}: made for {about.mpp} µm/px, these patches are at "
             f"{loaded.prepared.mpp:.4g}. Give patches of that scale."
         )
+    rows, chosen = rows_to_evaluate(
+        about.name, patches, folder=model.folder if isinstance(model, MMLNB) else None, split_file=split_file,
+        part=part, fold=fold, group=config.data.group, allow_seen=allow_seen, message=callbacks.message,
+    )  # fmt: skip
     if split_file is not None:
-        patches = patches.select(rows_of_part(split_file, patches, fold, part))
-    folder = model.folder if isinstance(model, MMLNB) else None
-    seen = seen_patients(folder, patches, group=config.data.group)
-    check_unseen(about.name, seen, allow_seen=allow_seen, message=callbacks.message)
+        patches = patches.select(rows)
     shift = shift_of(about, prior)  # a prior that cannot be applied is refused before the model runs
     fingerprint = model.fingerprint if isinstance(model, MMLNB) else model.info.fingerprint
     voting = [code for code in about.classes if code not in about.background]
@@ -270,8 +269,7 @@ def run_evaluation(
         "model": {"name": about.name, "fingerprint": fingerprint},
         "data": loaded.words(),
         "patches": len(patches),
-        "part": part if split_file is not None else "all",
-        "patients_seen_in_training": seen,
+        **chosen,
         "results": results,
         **further_results(
             config,

@@ -76,11 +76,11 @@ def rows_of_part(path: Path, patches: PatchSet, fold: int, part: str) -> np.ndar
     return found[fold][part]
 
 
-def seen_patients(folder: Path | None, patches: PatchSet, *, group: str | None = None) -> int | None:
+def seen_patients(folder: Path | None, groups: np.ndarray, *, group: str | None = None) -> int | None:
     """Number of patients that the model in `folder` was trained or selected on, as its metrics state.
 
     None if that is unknown: the model has no folder, its metrics name no patients, or they count other units than
-    `group` ("patient", "slide" or "file"), so that names cannot be compared.
+    `group` ("patient", "slide" or "file"), so that names cannot be compared. `groups` (N,): the patient of each patch.
     """
     path = None if folder is None else folder / METRICS_FILE
     if path is None or not path.is_file():
@@ -93,7 +93,7 @@ def seen_patients(folder: Path | None, patches: PatchSet, *, group: str | None =
     if None not in (unit, group) and unit != group:
         return None
     seen = {*known[TRAIN], *known.get(VALIDATION, ())}
-    return len(seen & {patient_id(name) for name in set(patches.groups.tolist())})
+    return len(seen & {patient_id(name) for name in set(groups.tolist())})
 
 
 def check_unseen(name: str, seen: int | None, *, allow_seen: bool, message: Callable[[str], None]) -> None:
@@ -114,6 +114,38 @@ def check_unseen(name: str, seen: int | None, *, allow_seen: bool, message: Call
             f"model {name} was trained or selected on {seen} of these patients, so metrics on them "
             "are biased. Give the split (--split splits.json --part test), or pass --allow-seen; it is recorded."
         )
+
+
+def rows_to_evaluate(
+    name: str,
+    patches: PatchSet,
+    *,
+    folder: Path | None,
+    split_file: Path | None,
+    part: str,
+    fold: int,
+    group: str | None = None,
+    allow_seen: bool,
+    message: Callable[[str], None],
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Rows of the patches that a model is evaluated on, and what its metrics state of them.
+
+    Parameters
+    ----------
+    name, folder
+        Of the model; its metrics name the patients of its training.
+    split_file, part, fold
+        A part of a split; None: all rows.
+
+    Raises
+    ------
+    RequestError
+        As for `rows_of_part` and `check_unseen`.
+    """
+    rows = np.arange(len(patches)) if split_file is None else rows_of_part(split_file, patches, fold, part)
+    seen = seen_patients(folder, patches.groups[rows], group=group)
+    check_unseen(name, seen, allow_seen=allow_seen, message=message)
+    return rows, {"part": "all" if split_file is None else part, "patients_seen_in_training": seen}
 
 
 def patients_of(patches: PatchSet, rows: np.ndarray) -> list[str]:

@@ -19,7 +19,6 @@ from wsikit.inference.fact_columns import FACTS_COLUMN, FactSource, map_encoder
 from wsikit.models.concept_criteria import UNKNOWN, Criteria, options_of_values
 from wsikit.models.model_folder import EncoderRecord
 from wsikit.models.protocol import MAP_FACT
-from wsikit.slides.store import SlideStore
 from wsikit.tables import read_table
 from wsikit.training.baselines import colour_histogram
 from wsikit.training.concepts.config import ConceptLabels, ConceptTrainConfig
@@ -27,7 +26,7 @@ from wsikit.training.data import PatchSet, plan_images
 from wsikit.training.datasets.configured import configured_table, words_of_dropped
 from wsikit.training.datasets.stores import StorePixels
 from wsikit.training.datasets.table import ImageTable
-from wsikit.training.heads.data import Load, OnDone, features_of_table, patches_of_table
+from wsikit.training.heads.data import Load, OnDone, encoder_loader, features_of_table, patches_of_table
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ def load_concept_data(
         colours, encoder, maps = found.colours, None, found.maps
         words = f"{len(patches)} patches with {'stated' if stated else 'measured'} facts at {mpp:.4g} µm/px."
     else:
-        loader = load or _loader(device)
+        loader = load or encoder_loader(device)
         wanted = config.image
         if settings.scores == "text" and isinstance(table.pixels, StorePixels) and not wanted.features.endswith(SHARED):
             wanted = wanted.model_copy(update={"features": wanted.features + SHARED})
@@ -193,27 +192,21 @@ def _stored_facts(
     maps: dict[str, str] = {}
     values = np.full((len(rows), len(names)), np.nan, np.float32)
     spread = np.zeros_like(values)
-    for index, (folder, grid) in enumerate(zip(pixels.folders, pixels.grids, strict=True)):
-        there = np.flatnonzero(pixels.store_of_row[rows] == index)
-        if not len(there):
-            continue
-        with SlideStore(folder) as store:
-            table = store.patches(grid)
-            for name in (name for name in names if name.startswith(MAP_FACT)):
-                encoder = map_encoder(table, name)
-                if maps.setdefault(name, encoder) != encoder:
-                    raise RequestError(f"{table.folder}: {name} is by another encoder than in the other stores.")
-            column: str | None = "caption" if captions or FACTS_COLUMN not in table.columns() else FACTS_COLUMN
-            if len(maps) == len(names):
-                column = None
-            elif column not in table.columns():
-                raise RequestError(
-                    f"{table.folder}: no captions, so no facts. Describe the patches first: wsikit caption {folder}"
-                )
-            found, widths = FactSource(column, tuple(names)).read(table)
-            places = {(x, y): row for row, (x, y) in enumerate(table.coords.tolist())}
-            wanted = [places[x, y] for x, y in pixels.coords[rows[there]].tolist()]
-            values[there], spread[there] = found[wanted], widths[wanted]
+    for table, there, wanted in pixels.tables(rows):
+        for name in (name for name in names if name.startswith(MAP_FACT)):
+            encoder = map_encoder(table, name)
+            if maps.setdefault(name, encoder) != encoder:
+                raise RequestError(f"{table.folder}: {name} is by another encoder than in the other stores.")
+        column: str | None = "caption" if captions or FACTS_COLUMN not in table.columns() else FACTS_COLUMN
+        if len(maps) == len(names):
+            column = None
+        elif column not in table.columns():
+            raise RequestError(
+                f"{table.folder}: no captions, so no facts. Describe the patches first: wsikit caption "
+                f"{table.folder.parent.parent}"
+            )
+        found, widths = FactSource(column, tuple(names)).read(table)
+        values[there], spread[there] = found[wanted], widths[wanted]
     return values, spread, maps
 
 
@@ -320,16 +313,6 @@ def _wrapped(encoder: PatchEncoder, config: ConceptTrainConfig) -> PatchEncoder:
             raise ModelError(f"encoder {encoder.info.name}: has no texts, so scores: text is not possible with it.")
         return _Shared(encoder)
     return encoder
-
-
-def _loader(device: str) -> Callable[[str], PatchEncoder]:
-    def load(name: str) -> PatchEncoder:
-        from wsikit.encoders.registry import load_encoder
-
-        encoder: PatchEncoder = load_encoder(name, device=device)
-        return encoder
-
-    return load
 
 
 def chosen_axes(criteria: Criteria, config: ConceptTrainConfig, message: Callable[[str], None]) -> Criteria:

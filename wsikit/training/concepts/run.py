@@ -23,7 +23,7 @@ from wsikit.models.config import METRICS_FILE
 from wsikit.models.head_kind import save_head
 from wsikit.models.protocol import PROBABILITY
 from wsikit.store.atomic import write_json
-from wsikit.training.baselines import fit_on_histograms
+from wsikit.training.baselines import fit_on_histograms, floors_of, spread
 from wsikit.training.concepts.card import concept_card
 from wsikit.training.concepts.checks import concept_agreement, interventions
 from wsikit.training.concepts.config import ConceptTrainConfig
@@ -33,14 +33,12 @@ from wsikit.training.figures import save_figures
 from wsikit.training.heads.data import Load, OnDone
 from wsikit.training.heads.run import versions_of_head
 from wsikit.training.priors import prior_metrics, shift_of
-from wsikit.training.report import report
+from wsikit.training.report import level_report
 from wsikit.training.run_record import (
     check_no_results,
     check_out,
-    check_unseen,
     patients_of,
-    rows_of_part,
-    seen_patients,
+    rows_to_evaluate,
     split_of,
     without_ids,
     without_places,
@@ -172,18 +170,18 @@ def run_concept_evaluation(
                 f"model {info.name}: trained on features of {own.encoder.name} ({own.encoder.width} numbers), these "
                 f"are of {data.encoder.name} ({data.encoder.width}), or of other weights. Give those of its training."
             )
-    if split_file is not None:
-        data = data.select(rows_of_part(split_file, data.patches, fold, part))
-    seen = seen_patients(folder, data.patches, group=config.data.group)
-    check_unseen(info.name, seen, allow_seen=allow_seen, message=callbacks.message)
+    rows, chosen = rows_to_evaluate(
+        info.name, data.patches, folder=folder, split_file=split_file, part=part, fold=fold,
+        group=config.data.group, allow_seen=allow_seen, message=callbacks.message,
+    )  # fmt: skip
+    data = data.select(rows)
     results = evaluate_concepts(model, data, config, {})
     probs = model.columns_of(scores_of(model, data))[PROBABILITY]
     metrics = {
         "model": {"name": info.name, "fingerprint": info.fingerprint},
         "data": data.words,
         "patches": len(data),
-        "part": part if split_file is not None else "all",
-        "patients_seen_in_training": seen,
+        **chosen,
         "results": results.pop("test"),
         **results,
         "prior": prior_metrics(info, data.patches.labels, probs, data.patches.groups, asked=prior),
@@ -208,15 +206,10 @@ def evaluate_concepts(
     ways |= rivals
     shown = np.concatenate([found[CONCEPT_COLUMN + key] for key in head.config.criteria.axes], axis=1)
     return {
-        "test": {name: _report(config, data, probs) for name, probs in ways.items()},
+        "test": {name: level_report(config, data.patches, probs) for name, probs in ways.items()},
         "concepts": concept_agreement(head.config.criteria, shown.astype(np.float64), data.concepts, labels, groups),
         "interventions": interventions(head, scores, data.concepts, labels) if ALL_SET in ways else [],
     }
-
-
-def _report(config: ConceptTrainConfig, data: ConceptData, probs: Probs) -> dict[str, Any]:
-    found = report(data.patches, np.asarray(probs, np.float64), classes=config.codes, n_ordinal=config.n_ordinal)
-    return {**found, "gate": None}
 
 
 def one_hot(concepts: npt.NDArray[np.int64], criteria: Criteria) -> npt.NDArray[np.float64]:
@@ -238,18 +231,12 @@ def _rivals(
     found: dict[str, Probs] = {}
     if (training.concepts != UNKNOWN).any():
         oracle = LogisticRegression(C=10.0, max_iter=2000).fit(one_hot(training.concepts, criteria), labels)
-        found[ORACLE] = _spread(oracle.predict_proba(one_hot(test.concepts, criteria)), oracle.classes_, c)
+        found[ORACLE] = spread(oracle, one_hot(test.concepts, criteria), c)
     filled = [_numbers(part, config) for part in (training, test)]
     middle = np.nan_to_num(np.nanmean(filled[0], axis=0))
     seen, asked = (np.where(np.isfinite(part), part, middle) for part in filled)
-    plain = fit_on_histograms(seen, labels)
-    found[ON_INPUTS] = _spread(plain.predict_proba(asked), plain.classes_, c)
-    shares = np.bincount(labels, minlength=c) / len(training)
-    found["floor: majority class"] = np.tile(shares, (len(test), 1))
-    if training.colours is not None and test.colours is not None:
-        colours = fit_on_histograms(training.colours, labels)
-        found["floor: colour histogram"] = _spread(colours.predict_proba(test.colours), colours.classes_, c)
-    return found
+    found[ON_INPUTS] = spread(fit_on_histograms(seen, labels), asked, c)
+    return found | floors_of(labels, (training.colours, test.colours), len(test), c)
 
 
 def _numbers(data: ConceptData, config: ConceptTrainConfig) -> npt.NDArray[np.floating]:
@@ -259,10 +246,3 @@ def _numbers(data: ConceptData, config: ConceptTrainConfig) -> npt.NDArray[np.fl
     side = config.concepts.attend.token_side if config.concepts.mode == "attend" else None
     mean: npt.NDArray[np.floating] = tokens_of(data.inputs, side).mean(axis=1)
     return mean
-
-
-def _spread(probs: Probs, classes: npt.NDArray[np.int64], c: int) -> Probs:
-    """Probabilities in the columns of their classes (N, C)."""
-    found = np.zeros((len(probs), c))
-    found[:, classes] = probs
-    return found

@@ -6,7 +6,7 @@ containing its centre; regions are in level-0 px.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,18 @@ class StorePixels:
             for place, image in zip(there, batch.images, strict=True):
                 images[place] = image
         return [image for image in images if image is not None]
+
+    def tables(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[PatchTable, npt.NDArray[np.int64], list[int]]]:
+        """The patch table of each store that has some of these rows, open for one turn of the loop; the places of its
+        patches among `rows`, and their rows in the table."""
+        for index, (folder, grid) in enumerate(zip(self.folders, self.grids, strict=True)):
+            there = np.flatnonzero(self.store_of_row[rows] == index)
+            if not len(there):
+                continue
+            with SlideStore(folder) as store:
+                table = store.patches(grid)
+                places = {(x, y): row for row, (x, y) in enumerate(table.coords.tolist())}
+                yield table, there, [places[x, y] for x, y in self.coords[rows[there]].tolist()]
 
 
 def read_stores(manifest: str | Path) -> ImageTable:

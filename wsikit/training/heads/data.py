@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,6 @@ from wsikit.encoders.protocol import COLUMN_PREFIX, PatchEncoder
 from wsikit.errors import RequestError
 from wsikit.inference.feature_columns import encoder_record, how_to_compute
 from wsikit.models.model_folder import EncoderRecord
-from wsikit.slides.store import SlideStore
 from wsikit.training.baselines import colour_histogram
 from wsikit.training.data import PatchSet, groups_of, plan_images
 from wsikit.training.datasets.classes import class_indices
@@ -127,11 +125,11 @@ def features_of_table(
         if wanted.file is not None:
             found = read_feature_file(wanted.file, table.files)
             features = np.asarray(found.features, dtype=np.float32)
-            encoder = _record(found.encoder or {"name": wanted.features}, features.shape[1])
+            encoder = EncoderRecord.of_stored(found.encoder or {"name": wanted.features}, features.shape[1])
             if encoder.name != wanted.features and found.encoder:
                 logger.warning("%s: features of %s, the file says %s", name, wanted.features, encoder.name)
         else:
-            run = (load or _load(device))(wanted.features)
+            run = (load or encoder_loader(device))(wanted.features)
         computed = run is not None
         seen = _Pixels(run, colours)
         if run is not None or colours:
@@ -142,7 +140,8 @@ def features_of_table(
         if run is not None:
             made_for = run.info.mpp
             given_as = "" if Path(wanted.features).exists() else wanted.features  # a model may be shared, a path not
-            features, encoder = seen.features(), _record(run.info.record() | {"given_as": given_as}, run.info.width)
+            features, about = seen.features(), run.info.record() | {"given_as": given_as}
+            encoder = EncoderRecord.of_stored(about, run.info.width)
         histograms = seen.colours()
     whole = FeatureSet(patches_of_table(table, data, codes), features, histograms, encoder, mpp, computed, "")
     finite = np.isfinite(features).all(axis=1)
@@ -213,30 +212,23 @@ def _stored(
     column = COLUMN_PREFIX + name
     features: npt.NDArray[np.float32] | None = None
     first: EncoderRecord | None = None
-    for index, (folder, grid) in enumerate(zip(pixels.folders, pixels.grids, strict=True)):
-        there = np.flatnonzero(pixels.store_of_row[rows] == index)
-        if not len(there):
-            continue
-        with SlideStore(folder) as store:
-            table = store.patches(grid)
-            if table.grid.patch_px != patch_px:
-                raise RequestError(
-                    f"{table.folder}: patches of {table.grid.patch_px} px, the configuration says {patch_px}. Stored "
-                    "features cannot be resampled; correct patch_px."
-                )
-            if column not in table.columns():
-                raise RequestError(f"{table.folder}: no complete column {column}. {how_to_compute(table, name)}")
-            encoder = _record(encoder_record(table, column) | {"name": name}, table.width(column) or 0)
-            first = first or encoder
-            if (encoder.width, encoder.fingerprint) != (first.width, first.fingerprint):
-                raise RequestError(
-                    f"{table.folder}: column {column} has {encoder.width} numbers of an encoder with the fingerprint "
-                    f"{encoder.fingerprint[:12] or 'unknown'}, other stores {first.width} and "
-                    f"{first.fingerprint[:12] or 'unknown'}. Compute the features of all stores with one encoder."
-                )
-            places = {(x, y): row for row, (x, y) in enumerate(table.coords.tolist())}
-            wanted = [places[x, y] for x, y in pixels.coords[rows[there]].tolist()]
-            values = np.asarray(table.read(column), dtype=np.float32)[wanted]
+    for table, there, wanted in pixels.tables(rows):
+        if table.grid.patch_px != patch_px:
+            raise RequestError(
+                f"{table.folder}: patches of {table.grid.patch_px} px, the configuration says {patch_px}. Stored "
+                "features cannot be resampled; correct patch_px."
+            )
+        if column not in table.columns():
+            raise RequestError(f"{table.folder}: no complete column {column}. {how_to_compute(table, name)}")
+        encoder = EncoderRecord.of_stored(encoder_record(table, column) | {"name": name}, table.width(column) or 0)
+        first = first or encoder
+        if (encoder.width, encoder.fingerprint) != (first.width, first.fingerprint):
+            raise RequestError(
+                f"{table.folder}: column {column} has {encoder.width} numbers of an encoder with the fingerprint "
+                f"{encoder.fingerprint[:12] or 'unknown'}, other stores {first.width} and "
+                f"{first.fingerprint[:12] or 'unknown'}. Compute the features of all stores with one encoder."
+            )
+        values = np.asarray(table.read(column), dtype=np.float32)[wanted]
         if features is None:
             features = np.empty((len(rows), encoder.width), np.float32)
         features[there] = values
@@ -245,14 +237,9 @@ def _stored(
     return features, first
 
 
-def _record(stored: dict[str, Any], width: int) -> EncoderRecord:
-    known = {
-        key: str(stored.get(key) or "") for key in ("name", "fingerprint", "given_as", "source", "licence", "notice")
-    }
-    return EncoderRecord(width=width, **known)
+def encoder_loader(device: str) -> Load:
+    """Loads an encoder by its name, onto this device."""
 
-
-def _load(device: str) -> Load:
     def load(name: str) -> PatchEncoder:
         from wsikit.encoders.registry import load_encoder
 

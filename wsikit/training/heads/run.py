@@ -29,7 +29,7 @@ from wsikit.models.model_folder import joined_notice
 from wsikit.models.ood import OodDetector
 from wsikit.models.protocol import PROBABILITY, PatchModel
 from wsikit.store.atomic import write_json
-from wsikit.training.baselines import fit_on_histograms
+from wsikit.training.baselines import floors_of
 from wsikit.training.calibration import fit_temperature
 from wsikit.training.figures import save_figures
 from wsikit.training.heads.card import head_card
@@ -41,14 +41,12 @@ from wsikit.training.heads.knn import fit_knn
 from wsikit.training.heads.linear import fit_linear
 from wsikit.training.heads.mlp import fit_mlp
 from wsikit.training.priors import prevalence, prior_metrics, shift_of
-from wsikit.training.report import report
+from wsikit.training.report import level_report
 from wsikit.training.run_record import (
     check_no_results,
     check_out,
-    check_unseen,
     patients_of,
-    rows_of_part,
-    seen_patients,
+    rows_to_evaluate,
     split_of,
     without_ids,
     without_places,
@@ -119,7 +117,7 @@ def run_head_training(
     with threadpool_limits(threads):
         fitted = _fit(config, training, validation)
         model, ood_fault = _calibrated(config, data, fitted, training, validation)
-        floors = _floors(config, training, test)
+        floors = floors_of(training.patches.labels, (training.colours, test.colours), len(test), len(config.codes))
     seconds = time.perf_counter() - begun
     for note in (*fitted.notes, *([ood_fault] if ood_fault else [])):
         callbacks.message(note)
@@ -137,7 +135,7 @@ def run_head_training(
         "notes": list(fitted.notes),
         "seconds": round(seconds, 2),
         "temperature": model.config.temperature,
-        "test": {name: _report(config, test, probs) for name, probs in ways.items()},
+        "test": {name: level_report(config, test.patches, probs) for name, probs in ways.items()},
         "versions": versions_of_head(),
     }
     save_figures(out / "figures", test.patches.labels, raw, None, classes=config.codes, calibrated=probs)
@@ -188,18 +186,18 @@ def run_head_evaluation(
     data = load_features(config, config.image, colours=False, device=device, load=load, on_done=callbacks.encoded)
     callbacks.message(data.words)
     _check_source(model, data)
-    if split_file is not None:
-        data = data.select(rows_of_part(split_file, data.patches, fold, part))
-    seen = seen_patients(folder, data.patches, group=config.data.group)
-    check_unseen(info.name, seen, allow_seen=allow_seen, message=callbacks.message)
+    rows, chosen = rows_to_evaluate(
+        info.name, data.patches, folder=folder, split_file=split_file, part=part, fold=fold,
+        group=config.data.group, allow_seen=allow_seen, message=callbacks.message,
+    )  # fmt: skip
+    data = data.select(rows)
     probs = np.asarray(model.predict(features=data.features)[PROBABILITY], np.float64)
     metrics = {
         "model": {"name": info.name, "fingerprint": info.fingerprint},
         "data": data.words,
         "patches": len(data),
-        "part": part if split_file is not None else "all",
-        "patients_seen_in_training": seen,
-        "results": {HEAD_WAY: _report(config, data, probs)},
+        **chosen,
+        "results": {HEAD_WAY: level_report(config, data.patches, probs)},
         "prior": prior_metrics(info, data.patches.labels, probs, data.patches.groups, asked=prior),
         "versions": versions_of_head(),
     }
@@ -261,21 +259,6 @@ def _softmax_of(model: HeadModel, data: FeatureSet) -> Probs:
     from wsikit.models.head import softmax
 
     return softmax(model.logits(data.features))
-
-
-def _floors(config: HeadTrainConfig, training: FeatureSet, test: FeatureSet) -> dict[str, Probs]:
-    """Probabilities of the baselines: the classes' shares in training, and the colours alone."""
-    shares = np.bincount(training.patches.labels, minlength=len(config.codes)) / len(training)
-    floors: dict[str, Probs] = {"floor: majority class": np.tile(shares, (len(test), 1))}
-    if training.colours is not None and test.colours is not None:
-        fitted = fit_on_histograms(training.colours, training.patches.labels)
-        floors["floor: colour histogram"] = fitted.predict_proba(test.colours)
-    return floors
-
-
-def _report(config: HeadTrainConfig, data: FeatureSet, probs: Probs) -> dict[str, Any]:
-    found = report(data.patches, np.asarray(probs, np.float64), classes=config.codes, n_ordinal=config.n_ordinal)
-    return {**found, "gate": None}
 
 
 def _check_source(model: PatchModel, data: FeatureSet) -> None:

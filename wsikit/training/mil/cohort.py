@@ -218,11 +218,7 @@ class _Reader:
     def _same_encoder(self, where: str, record: dict[str, object], width: int) -> None:
         stored = record.get("encoder")
         record = record | (stored if isinstance(stored, dict) else {}) | {"name": self._config.features}
-        known = {
-            key: str(record.get(key) or "")
-            for key in ("name", "fingerprint", "given_as", "source", "licence", "notice")
-        }
-        found = EncoderRecord(width=width, **known)
+        found = EncoderRecord.of_stored(record, width)
         first = self._encoder = self._encoder or found
         if (found.width, found.fingerprint) != (first.width, first.fingerprint):
             raise RequestError(

@@ -34,10 +34,8 @@ from wsikit.training.run_record import (
     SPLITS_FILE,
     check_no_results,
     check_out,
-    check_unseen,
     patients_of,
-    rows_of_part,
-    seen_patients,
+    rows_to_evaluate,
     without_ids,
 )
 from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION, Split, held_out_folds, read_splits, write_splits
@@ -141,11 +139,10 @@ def run_mil_evaluation(
     cohort = read_cohort(config, manifest)
     callbacks.message(cohort.words)
     check_encoder(model, cohort)
-    slides, rows = cohort.patch_set(config.task), np.arange(len(cohort.bags))
-    if split_file is not None:
-        rows = rows_of_part(split_file, slides, fold, part)
-    seen = seen_patients(folder, slides.select(rows))
-    check_unseen(info.name, seen, allow_seen=allow_seen, message=callbacks.message)
+    rows, chosen = rows_to_evaluate(
+        info.name, cohort.patch_set(config.task), folder=folder, split_file=split_file, part=part, fold=fold,
+        allow_seen=allow_seen, message=callbacks.message,
+    )  # fmt: skip
     bags = [cohort.bags[row] for row in rows]
     if model.encode is not None:
         bags = [encoded_bag(model, bag) for bag in bags]
@@ -154,8 +151,7 @@ def run_mil_evaluation(
         "model": {"name": info.name, "fingerprint": info.fingerprint},
         "data": cohort.words,
         "slides": len(bags),
-        "part": part if split_file is not None else "all",
-        "patients_seen_in_training": seen,
+        **chosen,
         "results": {MODEL: figures(model, bags, answers)},
     }
     out.mkdir(parents=True, exist_ok=True)
