@@ -116,6 +116,22 @@ def test_an_assumed_encoding_is_said() -> None:
     assert "Windows-1252" in table.notes[0]
 
 
+CHINESE = "患者编号,医院,随访天数\n患者0001,北京协和医院,1024\n"
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "gbk", "utf-8"])
+def test_a_table_as_excel_writes_it_in_chinese_is_read(encoding: str) -> None:
+    table = read_table("m.csv", ["患者编号"], content=CHINESE.encode(encoding))
+    assert table.rows[0][1] == {"患者编号": "患者0001", "医院": "北京协和医院", "随访天数": "1024"}
+    assert ("GB 18030" in "".join(table.notes)) == (encoding != "utf-8")
+
+
+@pytest.mark.parametrize("word", ["Größe", "Prénom", "Âge", "SØRENSEN", "Über", "Ängström", "año", "ÇÖZÜM"])
+def test_accented_letters_are_not_taken_for_chinese(word: str) -> None:
+    table = read_table("m.csv", KNOWN, content=f"path;{word}\na.svs;1\n".encode("cp1252"))
+    assert table.columns == ("path", word)
+
+
 def test_a_number_has_one_decimal_separator() -> None:
     assert number("1,5") == 1.5
     with pytest.raises(ValueError, match="1,000.5"):

@@ -37,6 +37,7 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _UNIT_WORDS = re.compile(r"(micrometers?|micrometres?|microns?|µm|μm|um|per|pixels?|px)")
+_GBK_PAIR = re.compile(rb"[\x81-\xfe][\x40-\xfe]")
 _LIKELY = 0.74
 """Similarity (difflib) above which a column is probably a misspelt one."""
 
@@ -159,7 +160,8 @@ _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a |"}
 def decode(path: str, content: bytes, what: str = "table", *, form: str = _CSV) -> tuple[str, list[str]]:
     """The text of a table or another text file, and a note if its encoding had to be assumed.
 
-    UTF-8 and UTF-16 with or without byte order mark; else Windows-1252, or Latin-1. `form` is what the file should be.
+    UTF-8 and UTF-16 with or without byte order mark; else GB 18030 (GBK, as Excel writes CSV in Chinese) if the text is
+    then mostly of frequent characters; else Windows-1252, or Latin-1. `form` is what the file should be.
 
     Raises
     ------
@@ -182,11 +184,31 @@ def decode(path: str, content: bytes, what: str = "table", *, form: str = _CSV) 
         return content.decode("utf-8"), []
     except UnicodeDecodeError:
         pass
+    if _looks_chinese(content):
+        return content.decode("gb18030"), [
+            f"{path}: not UTF-8; read as GB 18030. If text is garbled, save it as UTF-8."
+        ]
     try:
         text, name = content.decode("cp1252"), "Windows-1252"
     except UnicodeDecodeError:
         text, name = content.decode("latin-1"), "Latin-1"
     return text, [f"{path}: not UTF-8; read as {name}. If names with accents are not found, save it as UTF-8."]
+
+
+def _looks_chinese(content: bytes) -> bool:
+    """Whether bytes that are not UTF-8 are GB 18030: all are valid, and most are frequent characters or punctuation.
+
+    Nearly every pair of bytes is valid GBK, also accented letters and what follows them. The 3,755 frequent characters
+    of GB 2312 (first byte B0 to D7, second from A1) are not such pairs, as western text has few capitals with accents
+    and hardly two of them in a row.
+    """
+    try:
+        content.decode("gb18030")
+    except UnicodeDecodeError:
+        return False
+    pairs = _GBK_PAIR.findall(content)
+    frequent = [one for one in pairs if one[1] >= 0xA1 and (0xB0 <= one[0] <= 0xD7 or 0xA1 <= one[0] <= 0xA3)]
+    return len(frequent) > 0.8 * len(pairs)
 
 
 def _decoded(path: str, content: bytes, encoding: str) -> str:

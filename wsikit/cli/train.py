@@ -73,9 +73,8 @@ def command(
     if architecture in COHORT_ARCHITECTURES:
         from wsikit.cli.train_cohort import train_cohort
 
-        place = None if out is None else Path(out)
         return train_cohort(
-            config, data, place, resume=resume, strict=strict, dry_run=dry_run, device=device, threads=threads
+            config, data, folder, resume=resume, strict=strict, dry_run=dry_run, device=device, threads=threads
         )
     if dry_run or strict:
         raise RequestError("--dry-run and --strict are for cohorts of patients, such as architecture: umeml.")

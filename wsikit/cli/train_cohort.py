@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def train_cohort(
     config: str,
     data: str | None,
-    out: Path | None,
+    out: Path,
     *,
     resume: bool,
     strict: bool,
@@ -23,7 +23,6 @@ def train_cohort(
     threads: int | None,
 ) -> int:
     """Check the cohort of a configuration; then, unless `dry_run`, cross-validate its network and all baselines."""
-    from wsikit.errors import RequestError
     from wsikit.training.cohort.config import CohortTrainConfig
     from wsikit.training.cohort.learners import check_settings
     from wsikit.training.task import read_config
@@ -36,9 +35,6 @@ def train_cohort(
         check_cohort(settings, strict=strict, message=click.echo)
         click.echo("dry run: nothing was trained or written")
         return 0
-    if out is None:
-        raise RequestError("no output folder: give one with -o.")
-
     from threadpoolctl import threadpool_limits
 
     from wsikit.training.cohort.lines import summary_lines

@@ -106,6 +106,23 @@ def test_days_given_as_months_are_an_error(rows: Rows, configured: Configured) -
     assert "set survival.unit: days" in findings(configured(changed), "error")
 
 
+def test_a_table_with_a_third_of_its_times_beyond_50_years_may_be_in_days(rows: Rows, configured: Configured) -> None:
+    """Days of a cohort that is followed for years, given as months: most are below 600."""
+    changed = [row | {"months": 700 if i % 3 == 0 else 300} for i, row in enumerate(rows)]
+    assert "if all are, set survival.unit: days; if only some are, bring" in findings(configured(changed), "error")
+    changed = [row | {"months": 700 if i == 0 else 30} for i, row in enumerate(rows)]
+    assert "these look like days; bring all times to one unit" in findings(configured(changed), "error")
+
+
+def test_an_assumed_encoding_of_the_table_is_a_note(rows: Rows, configured: Configured, tmp_path: Path) -> None:
+    config = configured([{**row, "patient": f"患者{i:03d}"} for i, row in enumerate(rows)])
+    text = Path(config.data.csv).read_text(encoding="utf-8")
+    Path(config.data.csv).write_bytes(text.encode("gb18030"))
+    cohort = load_cohort(config)
+    assert cohort.part.ids[0] == "患者000"
+    assert "GB 18030" in findings(config, "note")
+
+
 def test_a_few_times_in_days_among_months_are_named(rows: Rows, configured: Configured) -> None:
     for row in rows[:6]:
         row["months"] = round(row["months"] * 30.4 + 300)

@@ -15,7 +15,7 @@ import pytest
 from wsikit.errors import RequestError
 from wsikit.training.cohort.cohort import Cohort, load_cohort
 from wsikit.training.cohort.config import CohortSplit, CohortTrainConfig
-from wsikit.training.cohort.folds import final_split, make_folds, write_cohort_splits
+from wsikit.training.cohort.folds import decided_split, final_split, make_folds, write_cohort_splits
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, ids_digest
 
 
@@ -76,7 +76,41 @@ def test_tcga_barcodes_name_the_hospital(
 def test_too_few_hospitals_are_refused_with_what_to_do(cohort: Cohort) -> None:
     few = replace(cohort, sites=tuple("ab"[i % 2] for i in range(120)))
     with pytest.raises(RequestError, match="2 hospitals are too few for 3 folds.*balanced"):
-        make_folds(few, CohortSplit(folds=3), seed=0)
+        make_folds(few, CohortSplit(folds=3, sites="apart"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("hospitals", "is_apart", "said"),
+    [
+        ([f"H{row % 6}" for row in range(120)], True, ""),
+        ([f"H{row % 5}" for row in range(120)], False, "5 hospitals are too few for 3 folds"),
+        ([f"H{max(0, row - 70)}" for row in range(120)], False, "hospital 'H0' has 71 of 120 patients"),
+    ],
+    ids=["two for each fold", "fewer", "one large"],
+)
+def test_hospitals_are_kept_apart_where_they_can_be(
+    cohort: Cohort, tmp_path: Path, hospitals: list[str], is_apart: bool, said: str
+) -> None:
+    cohort, wanted = replace(cohort, sites=tuple(hospitals)), CohortSplit(folds=3, seeds=(0, 1))
+    split, reason = decided_split(cohort, wanted)
+    assert split.sites == ("apart" if is_apart else "balanced")
+    assert said == "" if is_apart else said in reason
+    folds = make_folds(cohort, wanted, 0)
+    assert all(
+        np.array_equal(one[TEST], other[TEST]) for one, other in zip(folds, make_folds(cohort, split, 0), strict=True)
+    )
+    record = write_cohort_splits(tmp_path / "splits.json", cohort, wanted, {0: folds})
+    assert record["sites"] == split.sites
+
+
+def test_hospitals_whose_folds_lack_events_are_spread(cohort: Cohort) -> None:
+    """Two hospitals have all events, so that of three folds kept apart one has none."""
+    event = np.array([site in ("H0", "H1") for site in cohort.sites or ()])
+    one = replace(cohort, part=replace(cohort.part, event=event))
+    split, reason = decided_split(one, CohortSplit(folds=3, seeds=(0,), validation=0.25))
+    assert split.sites == "balanced"
+    assert "of the cohort's 20 events" in reason
+    assert sorted(int(event[fold[TEST]].sum()) for fold in make_folds(one, split, 0)) == [6, 7, 7]
 
 
 def test_of_few_hospitals_kept_apart_one_is_the_validation_part(cohort: Cohort) -> None:

@@ -179,6 +179,26 @@ def test_the_same_configuration_runs_on_another_table_of_the_same_layout(written
     assert "C (Harrell)" in text
 
 
+def test_a_table_of_few_hospitals_runs_with_the_same_configuration_and_a_warning(written: Path) -> None:
+    few = [row | {"hospital": f"医院{i % 3}"} for i, row in enumerate(rows_of_cohort(90, seed=5))]
+    write_rows(written / "other.csv", few)
+    arguments = (written / "config.yaml", "--data", written / "other.csv", "--threads", "1")
+    code, text = call(*arguments, "--dry-run", "--strict")
+    assert code != 0
+    assert "not kept apart, as 3 hospitals are too few for 3 folds" in text
+    code, text = call(*arguments, "-o", written / "out")
+    assert code == 0, text
+    assert json.loads((written / "out" / "splits.json").read_text(encoding="utf-8"))["sites"] == "balanced"
+    assert "3 hospitals" in str(json.loads((written / "out" / "metrics.json").read_text(encoding="utf-8"))["findings"])
+
+
+def test_without_o_the_folder_has_the_name_of_the_configuration(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(written)
+    code, text = call("config.yaml", "--threads", "1")
+    assert code == 0, text
+    assert (written / "config" / "metrics.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -215,4 +235,4 @@ def test_the_configurations_of_the_glioma_cohort_are_read(name: str, monkeypatch
     config = read_config(root / "pipelines" / "configs" / f"{name}.yaml", CohortTrainConfig, data="other.csv")
     assert Path(config.data.csv).name == "other.csv"
     assert config.data.columns["rna"] == ("*_rnaseq",)
-    assert config.split.sites == "apart"
+    assert config.split.sites == "auto"

@@ -49,8 +49,9 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def others(n: int = 60) -> list[dict[str, Any]]:
-    """Rows of other patients, from other hospitals."""
-    return [row | {"patient": f"Q{i}", "hospital": "new"} for i, row in enumerate(rows_of_cohort(n, seed=9))]
+    """Rows of other patients, of a hospital that their table does not name."""
+    table = [row | {"patient": f"Q{i}"} for i, row in enumerate(rows_of_cohort(n, seed=9))]
+    return [{name: value for name, value in row.items() if name != "hospital"} for row in table]
 
 
 def test_the_model_states_its_columns_and_hides_its_patients(trained: Path) -> None:

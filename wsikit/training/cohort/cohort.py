@@ -57,6 +57,8 @@ def load_cohort(config: CohortTrainConfig, *, keep_constant: bool = False) -> Co
     others = [PatientTable(one.csv, one.patient) for one in config.data.join]
     tables = [main, *others]
     findings = Findings(data.csv)
+    for note in (note for table in tables for note in table.notes):
+        findings.note(note.removeprefix(f"{data.csv}: "))
     columns, names = read_columns(data, tables, findings, _reserved(config), keep_constant=keep_constant)
     time, event = None, None
     if config.survival is not None:

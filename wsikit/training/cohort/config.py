@@ -11,7 +11,7 @@ from wsikit.training.task import ClassConfig, Strict
 BASELINES_ONLY = "baselines"
 """`architecture: baselines` measures the baselines alone."""
 
-Sites = Literal["apart", "balanced", "ignore"]
+Sites = Literal["auto", "apart", "balanced", "ignore"]
 
 
 class JoinedTable(Strict):
@@ -93,9 +93,10 @@ class CohortSplit(Strict):
     """Each seed makes folds and a training of its own."""
     validation: float = Field(default=0.2, gt=0, lt=0.5)
     """Fraction of the patients outside the test part."""
-    sites: Sites = "apart"
-    """apart: all patients of a hospital are in one part. balanced: hospitals are spread over the folds. Where no
-    hospital is known, they are ignored."""
+    sites: Sites = "auto"
+    """apart: all patients of a hospital are in one part. balanced: hospitals are spread over the folds. auto: apart
+    where the hospitals allow it, else balanced, with a warning; see `wsikit.training.cohort.folds.decided_split`. Where
+    no hospital is known, they are ignored."""
 
 
 class CohortTrainConfig(Strict):

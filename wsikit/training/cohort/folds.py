@@ -27,6 +27,35 @@ TRIALS = 10
 FEWEST_EVENTS = 2
 """Of each training part; with fewer no survival model can be fitted."""
 
+LARGEST_SHARE = 1 / 3
+"""Of the patients, that one hospital may have for `sites: auto` to keep hospitals apart. Its fold is as large, so that
+much is missing in the training for it."""
+
+
+def decided_split(cohort: Cohort, wanted: CohortSplit) -> tuple[CohortSplit, str]:
+    """`wanted` with `sites: auto` replaced by what it is for this cohort, and why hospitals are not kept apart ("").
+
+    auto is apart where there are two hospitals or more per fold, none has more than a third of the patients, and each
+    part of each fold has the events and classes that it needs; else balanced. Without known hospitals: ignore.
+    """
+    if wanted.sites != "auto":
+        return wanted, ""
+    if cohort.sites is None:
+        return wanted.model_copy(update={"sites": "ignore"}), ""
+    apart = wanted.model_copy(update={"sites": "apart"})
+    names, counts = np.unique(cohort.sites, return_counts=True)
+    largest = int(counts.argmax())
+    if counts[largest] > LARGEST_SHARE * len(cohort.sites):
+        reason = f"hospital {str(names[largest])!r} has {counts[largest]} of {len(cohort.sites)} patients"
+    else:
+        try:
+            for seed in wanted.seeds:
+                make_folds(cohort, apart, seed)
+            return apart, ""
+        except RequestError as error:
+            reason = str(error).removeprefix("split: ").partition(";")[0].partition(". ")[0]
+    return wanted.model_copy(update={"sites": "balanced"}), reason
+
 
 def make_folds(cohort: Cohort, wanted: CohortSplit, seed: int) -> list[Split]:
     """The parts of each fold: rows of the cohort, ascending.
@@ -40,6 +69,7 @@ def make_folds(cohort: Cohort, wanted: CohortSplit, seed: int) -> list[Split]:
     RequestError
         Too few patients, events or hospitals for so many folds.
     """
+    wanted, _ = decided_split(cohort, wanted)
     part, groups = cohort.part, _groups(cohort, wanted)
     strata = _strata(cohort, wanted)
     everything = np.arange(len(part))
@@ -55,6 +85,7 @@ def make_folds(cohort: Cohort, wanted: CohortSplit, seed: int) -> list[Split]:
 
 def final_split(cohort: Cohort, wanted: CohortSplit) -> Split:
     """All patients in a training and a validation part: for the model of new patients."""
+    wanted, _ = decided_split(cohort, wanted)
     strata, groups = _strata(cohort, wanted), _groups(cohort, wanted)
     chosen = _validation(strata, groups, wanted, wanted.seeds[0])
     return {TRAIN: np.setdiff1d(np.arange(len(strata)), chosen), VALIDATION: chosen}
@@ -72,7 +103,7 @@ def write_cohort_splits(
         "format": FORMAT,
         "data_sha256": cohort.sha256,
         "patients": len(ids),
-        "sites": wanted.sites if cohort.sites is not None else "unknown",
+        "sites": decided_split(cohort, wanted)[0].sites if cohort.sites is not None else "unknown",
         "seeds": {
             str(seed): [
                 {name: _described(cohort, rows) | {"ids": sorted(ids[rows].tolist())} for name, rows in fold.items()}

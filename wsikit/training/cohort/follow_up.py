@@ -129,11 +129,13 @@ def _check_impossible(table: PatientTable, wanted: SurvivalColumns, time: Double
     long = time > LONGEST_MONTHS
     if long.any():
         unit = "days" if wanted.unit == "months" else "another unit"
-        share = "all" if long[np.isfinite(time)].mean() > 0.5 else "some"
-        advice = f"set survival.unit: {unit}" if share == "all" else "bring all times to one unit"
+        share = float(long[np.isfinite(time)].mean())
+        # of a cohort followed for years and stated in days, a third or more is beyond 600
+        advice = f"if all are, set survival.unit: {unit}" if share > 0.2 else ""
+        advice = f"{advice}; if only some are, bring" if advice else "bring"
         findings.error(
-            f"{_patients(table, long)} a follow-up of more than 50 years if {wanted.time} is in {wanted.unit}: {share} "
-            f"times look like {unit}; {advice}."
+            f"{_patients(table, long)} a follow-up of more than 50 years if {wanted.time} is in {wanted.unit}: "
+            f"these look like {unit}; {advice} all times to one unit."
         )
 
 

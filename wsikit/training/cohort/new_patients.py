@@ -114,8 +114,8 @@ def evaluate_new(
     check_no_results(out)
     slides = config.data.features if model.about["slides"] else None
     wanted = model.data(config.data.csv, features=slides)
-    data = config.data.model_copy(update={"columns": wanted.columns, "exclude": (), "features": slides})
-    whole = config.split.model_copy(update={"sites": "ignore"})  # nothing is divided here
+    data = config.data.model_copy(update={"columns": wanted.columns, "exclude": (), "features": slides, "site": None})
+    whole = config.split.model_copy(update={"sites": "ignore"})  # nothing is divided here, so hospitals are not read
     cohort = load_cohort(config.model_copy(update={"data": data, "split": whole}), keep_constant=True)
     refuse(cohort.findings, strict=False, message=message)
     message(f"{data.csv}: {cohort.words}")

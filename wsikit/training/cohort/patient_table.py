@@ -48,7 +48,7 @@ class PatientTable:
         self.path = path
         raw = _content(path) if content is None else content
         self.sha256 = hashlib.sha256(raw).hexdigest()
-        _, lines, _ = read_cells(path, _unzipped(path, raw), [patient], what="cohort table")
+        _, lines, self.notes = read_cells(path, _unzipped(path, raw), [patient], what="cohort table")
         self.header: tuple[str, ...] = tuple(lines[0][1])
         twice = sorted({name for name in self.header if name and self.header.count(name) > 1})
         if twice:

@@ -12,7 +12,7 @@ import io
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from wsikit.training.cohort.cross_validation import FoldResult, cross_validate
 from wsikit.training.cohort.deployed import describe_model, save_cohort_model
 from wsikit.training.cohort.evaluate import differences, fold_truths, measure_classes, measure_survival, records
 from wsikit.training.cohort.figures import draw_calibration, draw_kaplan_meier
-from wsikit.training.cohort.findings import refuse
-from wsikit.training.cohort.folds import final_split, make_folds, write_cohort_splits
+from wsikit.training.cohort.findings import Finding, refuse
+from wsikit.training.cohort.folds import decided_split, final_split, make_folds, write_cohort_splits
 from wsikit.training.cohort.learners import check_settings, make_network
 from wsikit.training.cohort.linear import need_scikit_survival
 from wsikit.training.cohort.protocol import Learner, Part
@@ -41,6 +41,11 @@ from wsikit.training.run_record import CONFIG_COPY, SPLITS_FILE
 from wsikit.training.splits import TEST, TRAIN, VALIDATION, Split
 
 PREDICTIONS_FILE, FOLDS = "predictions.csv", "folds"
+
+SPREAD = (
+    "A model may then gain by recognising a hospital: say so with the results. split.sites: balanced asks for it "
+    "without this warning; sites: apart and fewer folds keep hospitals apart."
+)
 
 Splits = dict[int, list[Split]]
 
@@ -67,6 +72,9 @@ def check_cohort(config: CohortTrainConfig, *, strict: bool, message: Callable[[
     if config.survival is not None:
         need_scikit_survival()
     cohort = load_cohort(config)
+    if not any(one.level == "error" for one in cohort.findings) and (reason := decided_split(cohort, config.split)[1]):
+        text = f"{config.data.csv}: hospitals are spread over the folds and not kept apart, as {reason}. {SPREAD}"
+        cohort = replace(cohort, findings=(*cohort.findings, Finding("warning", text)))
     refuse(cohort.findings, strict=strict, message=message)
     message(f"{config.data.csv}: {cohort.words}; sha256 {cohort.sha256[:12]}")
     splits = {seed: make_folds(cohort, config.split, seed) for seed in config.split.seeds}
