@@ -52,6 +52,26 @@ def test_the_layouts_of_other_tools_are_read(tmp_path: Path, write: Callable[[Pa
     assert np.array_equal(found, BAG)
 
 
+def test_the_encoder_of_a_file_with_several_is_named(tmp_path: Path) -> None:
+    path = _hdf5(tmp_path / "s.h5", "features/uni", BAG)
+    assert np.array_equal(read_bag(path), BAG)
+    with h5py.File(path, "a") as file:
+        file["features/conch"] = BAG + 1
+    assert np.array_equal(read_bag(path, column="conch"), BAG + 1)
+    with pytest.raises(RequestError, match="features of conch, uni. Name one as data.encoder"):
+        read_bag(path)
+    with pytest.raises(RequestError, match="features of conch, uni, not virchow"):
+        read_bag(path, column="virchow")
+
+
+def test_features_are_found_in_the_folders_that_clam_makes(tmp_path: Path) -> None:
+    for name in ("h5_files", "pt_files"):
+        (tmp_path / name).mkdir()
+    assert find_bag(tmp_path, "s.svs") is None
+    _tensor(tmp_path / "pt_files" / "s.pt")
+    assert find_bag(tmp_path, "s.svs") == tmp_path / "pt_files" / "s.pt"
+
+
 def test_features_of_a_real_file_are_read(data_dir: Path) -> None:
     files = sorted((data_dir / "features").rglob("*.h5"))
     if not files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 import wsikit
 from wsikit.cli.main import cli
+from wsikit.errors import RequestError
 from wsikit.slides.store import SlideStore
 from wsikit.store.receipts import Receipt
 from wsikit.store.table import ColumnSpec
@@ -140,6 +142,21 @@ def test_a_patient_with_a_file_of_features_has_a_page_without_a_map(cohort: Path
     page = (cohort / "pred" / "patients" / "new2.html").read_text(encoding="utf-8")
     assert "No map of file.h5" in page
     assert "of the patches" in page
+
+
+def test_the_encoder_of_a_store_with_several_is_named(cohort: Path, tmp_path: Path) -> None:
+    shutil.copytree(cohort / "features" / "stored.zarr", path := tmp_path / "s.zarr")
+    with SlideStore(path) as store:
+        table = store.patches()
+        first = table.read("features_x")
+        for name in ("features_x-shared", "features_y"):
+            for rows in table.prepare((ColumnSpec(name, "float32", 6),), Receipt("features", 1)):
+                table.write(name, rows, first[rows] + 1)
+            if name.endswith("-shared"):  # the column of another space of the same encoder is no second encoder
+                assert np.array_equal(read_bag(path), first[2:])
+    with pytest.raises(RequestError, match="several encoders, .*data.encoder"):
+        read_bag(path)
+    assert np.array_equal(read_bag(path, column="y"), first[2:] + 1)
 
 
 def test_patches_that_could_not_be_read_are_left_out_of_a_bag(cohort: Path) -> None:

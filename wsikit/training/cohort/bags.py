@@ -1,4 +1,4 @@
-"""Patch features of slides as bags: files of TRIDENT, CLAM, STAMP or torchmil, or slide stores.
+"""Patch features of slides as bags: files of TRIDENT, CLAM, STAMP, AtlasPatch or torchmil, or slide stores.
 
 Coordinates are not needed here, so also files without them are read; and nothing before it is asked for.
 """
@@ -14,10 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
+from wsikit.exporters.patch_source import FEATURES, SHARED, choose_features, feature_columns
 from wsikit.training.cohort.protocol import Bag, Part
 
 SUFFIXES = (".h5", ".hdf5", ".pt", ".npy", ".zarr")
 """In the order in which they are looked for."""
+_CLAM = ("h5_files", "pt_files")
+"""Folders of CLAM's features, in the one that is given to it (--feat_dir)."""
 _DATASETS = ("features", "feats", "embeddings")
 _SLIDE_SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".czi", ".dcm", ".bif", ".vms", ".isyntax"}
 
@@ -28,7 +31,7 @@ class SlideBag:
 
     files: tuple[Path, ...]
     column: str | None = None
-    """`features_NAME` of stores; None: the only one there."""
+    """NAME or features_NAME, for stores and files with features of several encoders; None: the only ones there."""
 
     @cached_property
     def mean(self) -> npt.NDArray[np.float32]:
@@ -46,23 +49,25 @@ class SlideBag:
 
 
 def find_bag(folder: str | Path, slide: str) -> Path | None:
-    """The file of a slide in `folder`: the slide's name with or without its suffix, and one of `SUFFIXES`."""
+    """The file of a slide in `folder`, or in CLAM's folders there: the slide's name with or without its suffix, and one
+    of `SUFFIXES`."""
     stem = slide[: -len(Path(slide).suffix)] if Path(slide).suffix.lower() in _SLIDE_SUFFIXES else slide
-    for name in dict.fromkeys((slide, stem)):
-        if Path(name).suffix.lower() in SUFFIXES and (Path(folder) / name).exists():
-            return Path(folder) / name
-        for suffix in SUFFIXES:
-            if (path := Path(folder) / f"{name}{suffix}").exists():
-                return path
+    for place in (Path(folder), *(Path(folder) / name for name in _CLAM)):
+        for name in dict.fromkeys((slide, stem)):
+            if Path(name).suffix.lower() in SUFFIXES and (place / name).exists():
+                return place / name
+            for suffix in SUFFIXES:
+                if (path := place / f"{name}{suffix}").exists():
+                    return path
     return None
 
 
 def read_bag(path: Path, *, column: str | None = None) -> npt.NDArray[np.float32]:
     """Features of the patches of one slide, float32 (n, D).
 
-    HDF5: the dataset `features` (TRIDENT, CLAM, AtlasPatch) or `feats` (STAMP), also with a leading axis of length 1.
-    .pt: a tensor. .npy: an array. .zarr: a slide store with a column `features_NAME`, without the patches that
-    could not be read, which have none.
+    HDF5: the dataset `features` (TRIDENT, CLAM) or `feats` (STAMP), also with a leading axis of length 1, or one of the
+    group `features` (AtlasPatch). .pt: a tensor. .npy: an array. .zarr: a slide store with a column `features_NAME`,
+    without the patches that could not be read, which have none.
 
     Raises
     ------
@@ -71,9 +76,10 @@ def read_bag(path: Path, *, column: str | None = None) -> npt.NDArray[np.float32
     """
     suffix = path.suffix.lower()
     try:
-        values = (
-            {".pt": _tensor, ".npy": _array}.get(suffix, _hdf5)(path) if suffix != ".zarr" else _store(path, column)
-        )
+        if suffix in (".pt", ".npy"):
+            values = {".pt": _tensor, ".npy": _array}[suffix](path)
+        else:
+            values = (_store if suffix == ".zarr" else _hdf5)(path, column)
     except (OSError, ValueError, EOFError) as error:
         raise RequestError(f"{path}: features cannot be read ({error}).") from error
     if values.ndim == 3 and len(values) == 1:
@@ -111,14 +117,27 @@ def _mean(bag: Bag) -> npt.NDArray[np.float32]:
     return bag.mean if isinstance(bag, SlideBag) else np.asarray(bag().mean(axis=0), dtype=np.float32)
 
 
-def _hdf5(path: Path) -> npt.NDArray[Any]:
+def _hdf5(path: Path, column: str | None) -> npt.NDArray[Any]:
     import h5py
 
     with h5py.File(path, "r") as file:
         for name in _DATASETS:
-            if name in file and isinstance(file[name], h5py.Dataset):
-                return np.asarray(file[name][...])
+            found = file.get(name)
+            if isinstance(found, h5py.Group):
+                found = found[_encoder(path, list(found), column)]
+            if isinstance(found, h5py.Dataset):
+                return np.asarray(found[...])
         raise RequestError(f"{path}: no dataset {' or '.join(_DATASETS)}; it holds {', '.join(file) or 'nothing'}.")
+
+
+def _encoder(path: Path, there: list[str], column: str | None) -> str:
+    """Which of the encoders of an AtlasPatch file is asked for, or the only one."""
+    wanted = None if column is None else column.removeprefix(FEATURES)
+    chosen = [name for name in there if wanted is None or name == wanted]
+    if len(chosen) != 1:
+        asked = "" if wanted is None else f", not {wanted}"
+        raise RequestError(f"{path}: features of {', '.join(there) or 'no encoder'}{asked}. Name one as data.encoder.")
+    return chosen[0]
 
 
 def _array(path: Path) -> npt.NDArray[Any]:
@@ -135,14 +154,14 @@ def _tensor(path: Path) -> npt.NDArray[Any]:
 
 
 def _store(path: Path, column: str | None) -> npt.NDArray[Any]:
-    from wsikit.encoders.protocol import COLUMN_PREFIX
     from wsikit.slides.store import SlideStore
 
     with SlideStore(path) as store:
         table = store.patches()
-        there = [name for name in table.columns() if name.startswith(COLUMN_PREFIX)]
-        if column is None and len(there) != 1:
-            raise RequestError(
-                f"{path}: {len(there)} columns of features ({', '.join(there) or 'none'}); expected one."
-            )
-        return np.asarray(table.read(column or there[0]))
+        there = feature_columns(table)
+        if column is None and len([name for name in there if not name.endswith(SHARED)]) > 1:
+            raise RequestError(f"{path}: features of several encoders, {', '.join(there)}. Name one as data.encoder.")
+        chosen = choose_features(table, column)
+        if chosen is None:
+            raise RequestError(f"{path}: the store has no features. Compute them (wsikit features).")
+        return np.asarray(table.read(chosen))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError
-from wsikit.training.cohort.bags import SlideBag, find_bag
+from wsikit.training.cohort.bags import SUFFIXES, SlideBag, find_bag
 from wsikit.training.cohort.config import CohortData
 from wsikit.training.cohort.findings import Findings
 from wsikit.training.cohort.patient_table import PatientTable
@@ -87,10 +87,14 @@ def read_bags(
         found = {slide: find_bag(folder, slide) for slide in slides}
         absent += [slide for slide, path in found.items() if path is None]
         there = tuple(path for path in found.values() if path is not None)
-        bags.append(SlideBag(there) if there else None)
+        bags.append(SlideBag(there, data.encoder) if there else None)
         files.append(tuple(path.name for path in there))
     if not any(files):
-        findings.error(f"{folder}: features of none of {len(absent)} slides, such as {absent[0]!r}.")
+        named = next((path.name for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES), "no file of features")
+        findings.error(
+            f"{folder}: features of none of {len(absent)} slides, such as {absent[0]!r}; it holds {named}. Files have "
+            "the names of the slides; give the folder that holds them itself."
+        )
     elif absent:
         without = sum(bag is None for bag in bags)
         findings.warning(

@@ -34,6 +34,8 @@ class CohortData(Strict):
     """Column with the slide's name, or the path of its features."""
     features: str | None = None
     """Folder of patch features, one file (or store) per slide, named as the slide; see docs/survival.md."""
+    encoder: str | None = None
+    """Whose features are read from stores and files that hold those of several encoders."""
     site: str | None = None
     """Column with the hospital; default: from TCGA barcodes (TCGA-XX-…), else unknown."""
     columns: dict[str, tuple[str, ...]] = Field(min_length=1)

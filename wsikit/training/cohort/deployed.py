@@ -86,6 +86,7 @@ def describe_model(
         "data": {
             "patient": data.patient,
             "slide": data.slide,
+            "encoder": data.encoder,
             "columns": {name: list(train.names[name]) for name in train.modalities},
             "age": data.age,
         },
