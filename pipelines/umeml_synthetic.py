@@ -45,6 +45,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without modularity": {"modularity": {"weight": 0.0}},
     "without registers": {"decoder": {"heads": 4, "registers": 0}},
     "without prototypes": {"patches": {"prototypes": 1, "heads": 4, "drop": 0.1}},
+    "with MIRROR's losses": {"mirror": {"retention": 0.1, "cluster": 0.2}},
+    "with product": {"decoder": {"heads": 4, "product": 8}},
 }
 FUSED, PATH, GENE, ADDITIVE = "fused", "path alone", "genes alone", "additive late fusion"
 DRAWS = 1000
@@ -123,6 +125,9 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=400, help="of the training part")
     parser.add_argument("--tested", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--arms", nargs="*", choices=ABLATIONS, help="only these, next to both modalities; default: all"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     begun = time.process_time()
@@ -138,17 +143,20 @@ def main() -> None:
             train = make_cohort(asked.patients, seed=100 + seed).part
             validation = make_cohort(max(50, asked.patients // 3), seed=500_100 + seed).part
             both = learner(gmt, {}).fit(train, validation, seed)
-            arms = {
-                FUSED: both,
-                PATH: path_learner().fit(train.only([], slides=True), validation.only([], slides=True), seed),
-                GENE: learner(gmt, {}).fit(train.only(["rna"]), validation.only(["rna"]), seed),
-            }
-            arms |= {name: learner(gmt, changes).fit(train, validation, seed) for name, changes in ABLATIONS.items()}
+            arms = {FUSED: both}
+            if asked.arms is None:
+                arms |= {
+                    PATH: path_learner().fit(train.only([], slides=True), validation.only([], slides=True), seed),
+                    GENE: learner(gmt, {}).fit(train.only(["rna"]), validation.only(["rna"]), seed),
+                }
+            for name in ABLATIONS if asked.arms is None else asked.arms:
+                arms[name] = learner(gmt, ABLATIONS[name]).fit(train, validation, seed)
             for name, fitted in arms.items():
                 risks.setdefault(name, []).append(fitted.predict(test.part).risk)
-            of = np.stack([arms[name].predict(validation).risk for name in (PATH, GENE)], axis=1)
-            tested = np.stack([risks[name][-1] for name in (PATH, GENE)], axis=1)
-            risks.setdefault(ADDITIVE, []).append(additive(validation, of, tested))
+            if asked.arms is None:
+                of = np.stack([arms[name].predict(validation).risk for name in (PATH, GENE)], axis=1)
+                tested = np.stack([risks[name][-1] for name in (PATH, GENE)], axis=1)
+                risks.setdefault(ADDITIVE, []).append(additive(validation, of, tested))
             groups.append(agreement(both, test))
             print(f"seed {seed}: {time.process_time() - begun:.0f} s of processor time", flush=True)
     c = {

@@ -240,3 +240,27 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], fault: s
 def test_an_input_that_the_network_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match="the network has patches, genes"):
         network()(some(1, 2, 5), None, {"proteins": some(1, 3)})
+
+
+def test_a_product_needs_both_modalities() -> None:
+    model = network(decoder={"heads": 2, "product": 3})
+    patches, genes = some(3, 6, 5), some(3, 4, seed=1)
+    path_only = model(patches)
+    same(model(patches, None, {"genes": torch.full((3, 4), float("nan"))}), path_only)
+    same(model(patches, None, {"genes": genes}, present=torch.tensor([[True, False]] * 3)), path_only)
+    assert model.product is not None
+    before = model(patches, None, {"genes": genes}).states
+    with torch.no_grad():
+        model.product.out.weight.zero_()
+    assert not torch.allclose(before, model(patches, None, {"genes": genes}).states)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decoder": {"heads": 2, "product": 3}, "patches": None}, "decoder.product: needs patches"),
+    ],
+)
+def test_parts_that_need_others_are_refused_without_them(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        network(**changes)

@@ -91,6 +91,15 @@ class SequenceConfig(_Settings):
 TokenConfig = Annotated[GroupsConfig | LearnedGroupsConfig | RowConfig | SequenceConfig, Field(discriminator="kind")]
 
 
+def token_count(config: TokenConfig) -> int:
+    """Tokens of a patient; 0 for sequences, whose length differs."""
+    if isinstance(config, GroupsConfig):
+        return len(config.groups)
+    if isinstance(config, LearnedGroupsConfig):
+        return config.groups
+    return config.columns if isinstance(config, RowConfig) else 0
+
+
 class ModularityConfig(_Settings):
     """The modularity loss over the graph of prototypes and second tokens; see `wsikit.models.umeml.modularity`."""
 
@@ -129,6 +138,10 @@ class DecoderConfig(_Settings):
     """Dropout; MCAT's."""
     hidden: int = Field(2, gt=0)
     """Width of the feed-forward part in multiples of the model's width; MCAT has 512 with a width of 256."""
+    product: int = Field(0, ge=0)
+    """Rank of a product of both modalities, added to the state of each task: linear functions of all prototypes times
+    linear functions of all second tokens (low-rank bilinear fusion, as in Pathomic Fusion's Kronecker product). Ours;
+    off."""
     bidirectional: int = Field(0, ge=0)
     """Blocks before the sequence in which prototypes and second tokens attend to each other: IRENE's, which has 2
     (arXiv 2306.00864; `wsikit.models.bidirectional`). Not of UMEML's paper; off. Needs slides and tables."""
@@ -191,6 +204,8 @@ class UmemlConfig(_Settings):
             )
         if "patches" in self.tokens:
             raise ValueError("tokens: 'patches' is the name of the pathology branch; give another name")
+        if self.decoder.product and not (self.patches and self.tokens and all(map(token_count, self.tokens.values()))):
+            raise ValueError("decoder.product: needs patches, and token sets of known length; set it to 0")
         if self.decoder.bidirectional and not (self.patches and self.tokens):
             raise ValueError("decoder.bidirectional: needs patches and tokens, which attend to each other; set it to 0")
         parts = {"decoder": self.decoder, **self.tokens, **({"patches": self.patches} if self.patches else {})}

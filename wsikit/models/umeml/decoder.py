@@ -67,6 +67,35 @@ class UnifiedDecoder(nn.Module):
         return state
 
 
+class Product(nn.Module):
+    """A low-rank product of two modalities: U vec(P) ∘ V vec(G), mapped to the width; 0 where one is missing.
+
+    Parameters
+    ----------
+    nodes : tuple of int
+        Prototypes and second tokens.
+    width, rank : int
+        d, r.
+    """
+
+    def __init__(self, nodes: tuple[int, int], width: int, rank: int, *, drop: float) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Parameter(torch.randn(n, width, rank) * (n * width) ** -0.5) for n in nodes)
+        self.drop, self.out = nn.Dropout(drop), nn.Linear(rank, width, bias=False)
+
+    def fits(self, is_prototype: Tensor) -> bool:
+        """Whether a batch has all nodes; without a modality, or one of its sets, there is no product."""
+        return (int(is_prototype.sum()), int((~is_prototype).sum())) == (len(self.first), len(self.second))
+
+    def forward(self, nodes: Tensor, mask: Tensor, is_prototype: Tensor) -> Tensor:
+        """(B, d) from nodes (B, n, d), their mask, bool (B, n), and which are prototypes, bool (n,)."""
+        known = self.drop(nodes) * mask[:, :, None]
+        left = torch.einsum("bkd,kdr->br", known[:, is_prototype], self.first)
+        right = torch.einsum("bgd,gdr->br", known[:, ~is_prototype], self.second)
+        made: Tensor = self.out(left * right)
+        return made
+
+
 class _PatchStep(nn.Module):
     def __init__(self, config: DecoderConfig, width: int, hidden: int) -> None:
         super().__init__()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.models.bidirectional import BidirectionalBlock
-from wsikit.models.umeml.config import UmemlConfig
-from wsikit.models.umeml.decoder import UnifiedDecoder
+from wsikit.models.umeml.config import UmemlConfig, token_count
+from wsikit.models.umeml.decoder import Product, UnifiedDecoder
 from wsikit.models.umeml.heads import TaskHead
 from wsikit.models.umeml.modularity import Communities, CommunityLoss
 from wsikit.models.umeml.pathology import PathologyEncoder, Prototypes
@@ -33,6 +33,12 @@ class UmemlOutput:
     """None without a pathology branch or without patches in this batch."""
     communities: Communities | None
     """None if the weight of the loss is 0, or fewer than two nodes exist."""
+    nodes: Tensor
+    """(B, n, d): prototypes, then second tokens, before the decoder."""
+    node_mask: Tensor
+    """Bool (B, n), True where there is a node that is used."""
+    is_prototype: Tensor
+    """Bool (n,)."""
 
 
 class UMEML(nn.Module):
@@ -58,6 +64,10 @@ class UMEML(nn.Module):
         )
         to_patches = config.patches is not None and config.patches.cross_attention
         self.decoder = UnifiedDecoder(config.decoder, width, tasks=len(config.tasks), patches=to_patches)
+        self.product: Product | None = None
+        if config.patches is not None and config.decoder.product:
+            counts = config.patches.prototypes, sum(map(token_count, config.tokens.values()))
+            self.product = Product(counts, width, config.decoder.product, drop=config.decoder.drop)
         self.heads = nn.ModuleDict({task.name: TaskHead(task, width, len(config.direct)) for task in config.tasks})
 
     def forward(
@@ -121,10 +131,12 @@ class UMEML(nn.Module):
             owners = [self.config.modalities.index(name) for name in self.config.direct]
             direct = direct * used[:, owners]
         states = self.decoder(sequence, keys, patches=seen, registers=registers)
+        if self.product is not None and self.product.fits(nodes[2]):
+            states = states + self.product(*nodes)[:, None, :]
         outputs = {
             task.name: self.heads[task.name](states[:, number], direct) for number, task in enumerate(self.config.tasks)
         }
-        return UmemlOutput(outputs, states, prototypes, communities)
+        return UmemlOutput(outputs, states, prototypes, communities, *nodes)
 
     def _batch(self, patches: Tensor | None, values: Mapping[str, Tensor]) -> int:
         unknown = sorted(set(values) - set(self.config.tokens))

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wsikit.errors import RequestError
 from wsikit.models.umeml.network import UMEML, UmemlOutput
 from wsikit.training.umeml.data import Batch, Patients
 from wsikit.training.umeml.linear_start import LinearStart, penalty_of
+from wsikit.training.umeml.mirror import MirrorLosses
 from wsikit.training.umeml.settings import UmemlSettings
 from wsikit.training.umeml.targets import Tasks, known_of, task_loss
 
@@ -53,7 +55,11 @@ def train_network(
     after this epoch; the learning rate decays as if all `settings.epochs` were run.
     """
     torch.manual_seed(seed)
-    optimiser = torch.optim.AdamW(_decayed(network, settings.weight_decay), lr=settings.lr, fused=True)
+    groups, mirror = _decayed(network, settings.weight_decay), None
+    if settings.mirror.retention or settings.mirror.cluster:
+        mirror = _mirror(network, settings)
+        groups.append({"params": list(mirror.parameters()), "weight_decay": settings.weight_decay})
+    optimiser = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
     per_epoch = math.ceil(len(training) / settings.batch)
     total = settings.epochs * per_epoch
     warm = max(1, round(settings.warmup * total))
@@ -68,7 +74,7 @@ def train_network(
         losses, terms = [], []
         for rows in np.array_split(order, per_epoch):
             optimiser.zero_grad()
-            loss, term = _step(network, training, rows, tasks, settings, ridge, (seed, epoch))
+            loss, term = _step(network, training, rows, tasks, settings, ridge, (seed, epoch), mirror)
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             optimiser.step()
             schedule.step()
@@ -97,6 +103,7 @@ def _step(
     settings: UmemlSettings,
     ridge: float,
     draw: tuple[int, int],
+    mirror: MirrorLosses | None,
 ) -> tuple[float, float]:
     """Gradients of one step; loss and modularity term.
 
@@ -114,6 +121,8 @@ def _step(
             modularity = found.communities.loss.sum() / len(rows)
             loss = loss + settings.modularity.weight * modularity
             term += float(modularity.detach())
+        if mirror is not None:
+            loss = loss + mirror(network, found) * len(batch.rows) / len(rows)
         if tasks.by_batch:
             kept.append(found.tasks)
             continue
@@ -127,6 +136,13 @@ def _step(
         total = float(loss.detach())
         loss.backward()  # type: ignore[no-untyped-call]
     return total, term
+
+
+def _mirror(network: UMEML, settings: UmemlSettings) -> MirrorLosses:
+    try:
+        return MirrorLosses(settings.mirror, network.config).to(network.kinds.device)
+    except ValueError as error:
+        raise RequestError(f"umeml: {error}.") from error
 
 
 @torch.no_grad()

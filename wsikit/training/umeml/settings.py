@@ -68,6 +68,20 @@ class PatchSettings(_Settings):
     """Patches in one forward pass, with padding; bounds the memory, does not change the result."""
 
 
+class MirrorSettings(_Settings):
+    """Losses of MIRROR (arXiv 2503.00374) next to those of the tasks; see `wsikit.training.umeml.mirror`. Both are off;
+    MIRROR has 0.1 and 0.2. Its alignment and style terms are not among them."""
+
+    retention: float = Field(0.0, ge=0)
+    """Weight of the reconstruction of masked tokens."""
+    cluster: float = Field(0.0, ge=0)
+    """Weight of the divergence of both modalities' assignments to centres."""
+    masked: float = Field(0.75, gt=0, lt=1)
+    """Share of each modality's tokens that is masked, as in MIRROR."""
+    centres: int = Field(64, gt=1)
+    """MIRROR has 3,000, for far more patients. Ours."""
+
+
 class UmemlSettings(_Settings):
     """Settings of network and training. Defaults are those of `wsikit.models.umeml.config` and of MCAT unless a field
     says otherwise."""
@@ -80,6 +94,7 @@ class UmemlSettings(_Settings):
     modularity: ModularityConfig = ModularityConfig.model_validate({})
     decoder: DecoderConfig = DecoderConfig.model_validate({})
     modality_dropout: float = Field(0.15, ge=0, lt=1)
+    mirror: MirrorSettings = MirrorSettings.model_validate({})
 
     survival: Literal["nll", "cox"] = "nll"
     """nll: discrete hazards (MCAT, SurvPath). cox: partial likelihood with Efron's ties."""
