@@ -13,6 +13,7 @@ import torch
 
 from wsikit.errors import ModelError, RequestError
 from wsikit.training.cohort.protocol import UNKNOWN, Part
+from wsikit.training.cohort.survival_scores import FoldTruth
 from wsikit.training.umeml.folder import load_umeml, save_umeml
 from wsikit.training.umeml.learner import UmemlLearner
 from wsikit.training.umeml.settings import UmemlSettings
@@ -219,3 +220,25 @@ def test_at_most_so_many_patches_are_drawn_and_the_draw_is_a_function_of_the_epo
     assert drawn(1).shape == (9, 6)
     torch.testing.assert_close(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))
+
+
+def test_the_loss_of_survival_is_chosen_by_the_curves_of_the_validation_part(
+    cohort: Part, small: UmemlSettings
+) -> None:
+    """Each choice, fitted by itself, has a Brier score that is not lower; outcomes of the test part have no part."""
+    train, validation = cohort.take(range(60)), cohort.take(range(60, 90))
+    assert train.time is not None
+    assert train.event is not None
+    assert validation.time is not None
+    assert validation.event is not None
+    truth = FoldTruth(train.time, train.event, validation.time, validation.event)
+    scores = {}
+    for choice in (3, 8, "cox"):
+        loss = {"survival": "cox"} if choice == "cox" else {"survival": "nll", "bins": choice}
+        one = UmemlLearner(small.model_copy(update=loss)).fit(train, validation, 0)
+        scores[1 if choice == "cox" else choice] = truth.scores(one.predict(validation))["integrated_brier"]
+    asked = small.model_copy(update={"survival": "chosen", "choices": (3, 8, "cox")})
+    fitted = UmemlLearner(asked).fit(train, validation, 0)
+    survival = next(one for one in fitted.tasks.configs if one.name == "survival")
+    assert survival.outputs == min(scores, key=lambda outputs: scores[outputs] or 1.0)
+    assert fitted.settings.survival in ("nll", "cox")

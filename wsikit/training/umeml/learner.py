@@ -15,6 +15,7 @@ from wsikit.models.umeml.losses import log_survival
 from wsikit.models.umeml.network import UMEML
 from wsikit.models.umeml.tokens import GroupTokens
 from wsikit.training.cohort.protocol import Part, Prediction
+from wsikit.training.cohort.survival_scores import BRIER, FoldTruth
 from wsikit.training.umeml.curves import Baseline, fit_baseline
 from wsikit.training.umeml.data import Patients, feature_statistics, feature_width
 from wsikit.training.umeml.linear_start import LinearStart, fit_linear
@@ -24,6 +25,8 @@ from wsikit.training.umeml.tables import Tables, fit_tables
 from wsikit.training.umeml.targets import CLASSES, SURVIVAL, Tasks, tasks_of
 
 Doubles = npt.NDArray[np.float64]
+AT_RISK = 10
+"""Patients of the training part under observation until whom curves are compared."""
 
 
 @dataclass(frozen=True)
@@ -112,19 +115,39 @@ class UmemlLearner:
     device: str = "cpu"
 
     def fit(self, train: Part, validation: Part, seed: int) -> FittedUmeml:
-        """Train on `train`; the validation part chooses the epoch and the ridge penalty.
+        """Train on `train`; the validation part chooses the epoch, the ridge penalty and, if asked for, the loss.
 
-        With `settings.refit` both are then fixed, and the networks trained again on both parts.
+        With `settings.refit` these are then fixed, and the networks trained again on both parts.
 
         Raises
         ------
         RequestError
             If the settings do not fit the cohort.
         """
-        chosen = self._fit(train, validation, seed, None)
+        learner = self
+        if self.settings.survival == "chosen" and train.time is not None:
+            learner, chosen = self._with_best_curves(train, validation, seed)
+        else:
+            chosen = self._fit(train, validation, seed, None)
         if not self.settings.refit:
             return chosen
-        return self._fit(joined(train, validation), None, seed, chosen.members)
+        return learner._fit(joined(train, validation), None, seed, chosen.members)
+
+    def _with_best_curves(self, train: Part, validation: Part, seed: int) -> tuple[UmemlLearner, FittedUmeml]:
+        """This learner with the loss of survival whose curves are best on the validation part, and what it fitted."""
+        known = [np.flatnonzero(np.isfinite(_time(part))) for part in (train, validation)]
+        fitted_on, tested = train.take(known[0]), validation.take(known[1])
+        at_risk = min(AT_RISK, len(fitted_on) // 4)
+        truth = FoldTruth(_time(fitted_on), _event(fitted_on), _time(tested), _event(tested), at_risk=at_risk)
+        found: list[tuple[float, UmemlLearner, FittedUmeml]] = []
+        for choice in self.settings.choices:
+            loss = {"survival": "cox"} if choice == "cox" else {"survival": "nll", "bins": choice}
+            one = replace(self, settings=self.settings.model_copy(update=loss))
+            fitted = one._fit(train, validation, seed, None)
+            score = truth.scores(fitted.predict(tested))[BRIER]
+            assert score is not None
+            found.append((score, one, fitted))
+        return min(found, key=lambda tried: tried[0])[1:]
 
     def _fit(self, train: Part, validation: Part | None, seed: int, fixed: tuple[Member, ...] | None) -> FittedUmeml:
         settings, device = self.settings, torch.device(self.device)
@@ -168,6 +191,16 @@ class UmemlLearner:
             members.append(Member(network, start, tuple(epochs), kept))
         fitted = FittedUmeml(tuple(members), tables, tasks, settings, None, width, device)
         return replace(fitted, baseline=_baseline(fitted, training)) if tasks.by_batch else fitted
+
+
+def _time(part: Part) -> Doubles:
+    assert part.time is not None  # the learner asks for the loss of survival only where there is follow-up
+    return part.time
+
+
+def _event(part: Part) -> npt.NDArray[np.bool_]:
+    assert part.event is not None
+    return part.event
 
 
 def _baseline(fitted: FittedUmeml, training: Patients) -> Baseline:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -96,8 +96,11 @@ class UmemlSettings(_Settings):
     modality_dropout: float = Field(0.15, ge=0, lt=1)
     mirror: MirrorSettings = MirrorSettings.model_validate({})
 
-    survival: Literal["nll", "cox"] = "nll"
-    """nll: discrete hazards (MCAT, SurvPath). cox: partial likelihood with Efron's ties."""
+    survival: Literal["nll", "cox", "chosen"] = "nll"
+    """nll: discrete hazards (MCAT, SurvPath). cox: partial likelihood with Efron's ties. chosen: that of `choices` with
+    the lowest integrated Brier score of the validation part; each is trained, so it takes as many times as long."""
+    choices: tuple[Literal["cox"] | Annotated[int, Field(gt=1)], ...] = Field((4, 10, "cox"), min_length=2)
+    """Of `survival: chosen`: cox, or the nll with so many intervals. Ours."""
     bins: int = Field(BINS, gt=1)
     """Intervals of nll; quartiles of the uncensored times of the training part by default, as MCAT and SurvPath. A
     patient censored in an interval counts as alive at its end, so few long intervals predict too few deaths: more
@@ -131,7 +134,8 @@ class UmemlSettings(_Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> UmemlSettings:
-        if self.survival == "cox" and self.batch < 32:
+        by_batch = self.survival == "cox" or (self.survival == "chosen" and "cox" in self.choices)
+        if by_batch and self.batch < 32:
             raise ValueError(f"batch {self.batch}: the Cox loss compares the patients of a batch; give 32 or more")
         if self.tasks and not any(self.tasks.values()):
             raise ValueError("tasks: all weights are 0; nothing would be learnt")
