@@ -125,7 +125,8 @@ class UmemlLearner:
             If the settings do not fit the cohort.
         """
         learner = self
-        if self.settings.survival == "chosen" and train.time is not None:
+        asked = not self.settings.tasks or SURVIVAL in self.settings.tasks
+        if self.settings.survival == "chosen" and asked and train.time is not None:
             learner, chosen = self._with_best_curves(train, validation, seed)
         else:
             chosen = self._fit(train, validation, seed, None)
