@@ -245,6 +245,11 @@ def _placed(record: dict[str, Any], path: Path) -> dict[str, Any]:
     joined = data.get("join") if isinstance(data, dict) else None
     for table in joined if isinstance(joined, list) else ():
         _place(table, "csv", path)
+    network = filled.get("umeml")
+    tables = network.get("tables") if isinstance(network, dict) else None
+    for one in tables.values() if isinstance(tables, dict) else ():
+        for tokens in one if isinstance(one, list) else (one,):  # a table may have several token sets
+            _place(tokens, "gene_sets", path)
     return filled
 
 

@@ -236,3 +236,13 @@ def test_the_configurations_of_the_glioma_cohort_are_read(name: str, monkeypatch
     assert Path(config.data.csv).name == "other.csv"
     assert config.data.columns["rna"] == ("*_rnaseq",)
     assert config.split.sites == "auto"
+
+
+def test_gene_sets_are_found_next_to_the_configuration(written: Path) -> None:
+    (written / "sets.gmt").write_text("a\tsource\tA\n")
+    record = yaml.safe_load((written / "config.yaml").read_text())
+    sets = {"tokens": "gene_sets", "gene_sets": "sets.gmt"}
+    record |= {"architecture": "umeml", "umeml": {"tables": {"rna": sets, "mut": [sets, {"tokens": "row"}]}}}
+    (written / "config.yaml").write_text(yaml.safe_dump(record))
+    tables = read_config(written / "config.yaml", CohortTrainConfig).umeml["tables"]
+    assert [tables["rna"]["gene_sets"], tables["mut"][0]["gene_sets"]] == [str(written / "sets.gmt")] * 2
