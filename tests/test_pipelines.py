@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+from click.testing import CliRunner
+
+from wsikit.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,3 +36,22 @@ def test_classify_slides_names_a_misspelt_setting(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "unknown setting 'modle'" in done.stderr
+
+
+def test_the_configuration_of_irene_trains_on_the_synthetic_cohort(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [sys.executable, str(ROOT / "pipelines" / "phantom_cohort.py"), "-o", str(tmp_path / "cohort")]
+    done = subprocess.run([*made, "--patients", "60"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("WSIKIT_COHORT", str(tmp_path / "cohort"))
+    config = yaml.safe_load((ROOT / "pipelines" / "configs" / "irene_phantom.yaml").read_text())
+    config["umeml"] |= {"epochs": 1, "width": 16}
+    config |= {"split": {"folds": 2, "seeds": [0]}, "baselines": False, "deploy": False, "draws": 100}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    trained = CliRunner().invoke(cli, ["train", str(tmp_path / "config.yaml"), "-o", str(tmp_path / "out")])
+    assert trained.exit_code == 0, trained.output
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["settings"]["umeml"]["decoder"]["bidirectional"] == 2
+    assert "clinical 2" in metrics["data"]
+    assert 0 < metrics["survival"]["models"]["UMEML"]["c_harrell"]["value"] < 1
