@@ -460,3 +460,19 @@ def test_an_ome_xml_that_names_no_directories_means_the_first_ones(tmp_path: Pat
         assert slide.mpp == (0.5, 0.5)
         found = slide.read_channels(0, 0, 128, 96, level=0)
         np.testing.assert_array_equal(found.reshape(planes.shape), planes)
+
+
+@pytest.mark.parametrize("lost", ["TileOffsets", "TileByteCounts"])
+def test_a_tile_of_a_channel_that_was_lost_is_unreadable_and_one_never_stored_is_0(tmp_path: Path, lost: str) -> None:
+    path = _write_ome(tmp_path / "a.ome.tif", [_samples()], compression="zlib")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tags = tiff.pages[1].tags
+        for name, numbers in (("TileOffsets", [0]), ("TileByteCounts", [0]), (lost, [0, 1])):
+            values = [0 if number in numbers else value for number, value in enumerate(tags[name].value)]
+            tags[name].overwrite(values)
+    with open_slide(path) as slide:
+        assert not slide.read_channels(0, 0, 30, 30, channels=[1]).any()
+        side = slide.info.tile_px[0]
+        slide.read_channels(side, 0, 30, 30, channels=[0, 2])
+        with pytest.raises(ReadError, match="without bytes, or bytes without a place"):
+            slide.read_channels(side, 0, 30, 30, channels=[1])

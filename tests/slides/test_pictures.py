@@ -7,7 +7,7 @@ import io
 import imagecodecs
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageFile, ImageOps, features
 
 from wsikit.errors import SlideError, UnsupportedSlideError
 from wsikit.slides import open_slide
@@ -41,6 +41,29 @@ def test_a_truncated_jpeg_2000_is_refused(tmp_path, rgb):
     stream = imagecodecs.jpeg2k_encode(rgb, level=0, codecformat="jp2")
     path.write_bytes(stream[: len(stream) * 2 // 3])
     with pytest.raises(SlideError, match="ends too early"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp"])
+def test_a_damaged_picture_is_refused_even_where_pillow_was_made_tolerant(tmp_path, rgb, kind, monkeypatch):
+    """The package tiffslide makes it so for the whole process, when it is imported."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    path = tmp_path / f"picture.{kind}"
+    Image.fromarray(rgb).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(SlideError, match="cannot be decoded"):
+        open_slide(path)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_a_png_whose_checksums_do_not_fit_is_refused(tmp_path, rgb):
+    path = tmp_path / "picture.png"
+    Image.fromarray(rgb).save(path, compress_level=0)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SlideError, match="checksum"):
         open_slide(path)
 
 

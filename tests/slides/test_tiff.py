@@ -199,10 +199,10 @@ def test_raw_tiles_are_the_files_bytes_and_decode_alone(tmp_path, levels, write_
         np.testing.assert_array_equal(alone, slide.read_box(1, (128, 64, 64, 64)))
 
 
-def leave_out_tile(path, number: int, page: int = 0, *, offset: int = 0) -> None:
+def leave_out_tile(path, number: int, page: int = 0, *, offset: int = 0, count: int = 0) -> None:
     """Mark a tile as not stored: no bytes, and no place in the file unless `offset` names one."""
     with tifffile.TiffFile(path, mode="r+b") as tiff:
-        for name, value in (("TileByteCounts", 0), ("TileOffsets", offset)):
+        for name, value in (("TileByteCounts", count), ("TileOffsets", offset)):
             tag = tiff.pages[page].tags[name]
             values = list(tag.value)
             values[number] = value
@@ -235,9 +235,12 @@ def test_a_tile_that_was_never_stored_is_white(tmp_path, levels, write_pyramid):
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_a_tile_with_a_place_but_no_bytes_is_unreadable(tmp_path, levels, write_pyramid, level):
+@pytest.mark.parametrize("stated", [{"offset": 500}, {"count": 500}])
+def test_a_tile_with_a_place_but_no_bytes_or_bytes_but_no_place_is_unreadable(
+    tmp_path, levels, write_pyramid, level, stated
+):
     path = write_pyramid(tmp_path / "lost.tiff", levels, compression="jpeg")
-    leave_out_tile(path, 6, page=level, offset=500)
+    leave_out_tile(path, 6, page=level, **stated)
     column, row = (6, 0) if level == 0 else (1, 1)
     with TiffSlide(str(path)) as slide:
         for read in (slide.tile, slide.encoded_tile):
@@ -247,6 +250,16 @@ def test_a_tile_with_a_place_but_no_bytes_is_unreadable(tmp_path, levels, write_
             slide.encoded_row(level, [0, 1, 2, 6] if level == 0 else [0, 1], row)
         assert slide.tile(level, 0, 0).shape == (64, 64, 3)
         assert any("have no bytes" in note for note in slide.info.notes) == (level == 0)
+
+
+def test_lzw_that_holds_more_than_a_tile_is_unreadable(tmp_path, levels, write_pyramid, overwrite_tile):
+    path = write_pyramid(tmp_path / "long.tiff", levels[:1], compression="lzw")
+    longer = imagecodecs.lzw_encode(bytes(64 * 64 * 3 + 5))
+    overwrite_tile(path, 6, lambda stored: longer.ljust(len(stored), b"\0"))
+    with TiffSlide(str(path)) as slide:
+        with pytest.raises(ReadError, match="hold more than a tile"):
+            slide.tile(0, 6, 0)
+        np.testing.assert_array_equal(slide.tile(0, 5, 0), levels[0][:64, 320:384])
 
 
 def test_a_tile_of_4_gb_in_a_small_file_is_unreadable_without_taking_that_memory(tmp_path, levels, write_pyramid):

@@ -6,8 +6,12 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.slides import jpeg
+from wsikit.slides import jpeg, jpeg2k
 from wsikit.store.level_format import LevelFormat
+
+
+_BLOSC_BYTES = slice(12, 16)
+"""Where the header of a Blosc chunk states the length of the chunk, header included, uint32."""
 
 
 class ChunkError(ValueError):
@@ -21,6 +25,9 @@ def decode_chunk(chunk: bytes, form: LevelFormat) -> npt.NDArray[np.uint8]:
         if form.codec == "jpeg":
             samples = jpeg.decode(chunk, form.tile_px, grey=form.channels == 1)
         elif form.codec == "jpeg2k":
+            fault = jpeg2k.damage(chunk)
+            if fault is not None:
+                raise ValueError(fault)
             samples = imagecodecs.jpeg2k_decode(chunk)
         else:
             planes = np.frombuffer(_decompressed(chunk, form), dtype=np.uint8)
@@ -46,4 +53,10 @@ def decode_planes(chunk: bytes, form: LevelFormat) -> npt.NDArray[np.generic]:
 
 
 def _decompressed(chunk: bytes, form: LevelFormat) -> bytes:
-    return bytes(imagecodecs.blosc_decode(chunk) if form.codec == "zstd" else imagecodecs.zstd_decode(chunk))
+    if form.codec != "zstd":
+        return bytes(imagecodecs.zstd_decode(chunk))
+    stated = int.from_bytes(chunk[_BLOSC_BYTES], "little")
+    if stated != len(chunk):
+        # Blosc itself does not look: it reads what is in memory after a chunk that was cut short
+        raise ValueError(f"a Blosc chunk of {len(chunk)} bytes, where its header states {stated}")
+    return bytes(imagecodecs.blosc_decode(chunk))

@@ -1,12 +1,21 @@
-"""The header of a JPEG 2000 tile, and whether the stream is complete. Nothing is decoded here."""
+"""The header of a JPEG 2000 tile, and whether the stream is complete and possible. Nothing is decoded here.
+
+Decoders of JPEG 2000 conceal damage: what cannot be decoded becomes blur, without any error. What the format itself
+forbids is therefore looked for before a stream is decoded; damage that leaves a possible stream cannot be known.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 _SIGNATURE = b"\0\0\0\x0cjP  "
-_SOC, _SIZ, _COD, _SOT = 0xFF4F, 0xFF51, 0xFF52, 0xFF90
+_SOC, _SIZ, _COD, _SOT, _SOD = 0xFF4F, 0xFF51, 0xFF52, 0xFF90, 0xFF93
 _EOC = b"\xff\xd9"
+_IMPOSSIBLE = re.compile(rb"\xff[\x90\x93-\xff]")
+_IMPOSSIBLE_WITHOUT_MARKS = re.compile(rb"\xff[\x90-\xff]")
+"""Bytes that coded data never hold, so that markers can be found in them (ISO/IEC 15444-1, B.10.1 and C.3.5); 0xFF91
+and 0xFF92 (SOP, EPH) are there if the header says so."""
 SRGB, SYCC = 16, 18
 """Enumerated colour spaces of JP2 files, which decoders convert to RGB themselves."""
 
@@ -61,6 +70,51 @@ def read_head(stream: bytes) -> Head | None:
 def is_whole(stream: bytes) -> bool:
     """Whether the stream has its end marker: a truncated one decodes to a blurred picture without any error."""
     return stream.rstrip(b"\0").endswith(_EOC)
+
+
+def damage(stream: bytes) -> str | None:
+    """What shows that a codestream, raw or in a JP2 file, is damaged; None if nothing does.
+
+    The end marker must stand where the lengths of the tile-parts say, and coded data must not hold bytes that only
+    markers have. Sources: ISO/IEC 15444-1, A.4 (delimiters), B.10.1 and C.3.5 (coded data).
+    """
+    if not is_whole(stream):
+        return "the JPEG 2000 stream ends too early"
+    start = _codestream(stream)
+    if start is None or stream[start : start + 2] != _SOC.to_bytes(2, "big"):
+        return "the JPEG 2000 stream has no begin"
+    position, impossible = start + 2, _IMPOSSIBLE_WITHOUT_MARKS
+    while (marker := _u16(stream, position)) != _SOT:
+        if not 0xFF4F < marker < 0xFF90 or position + 4 > len(stream):
+            return "the header of the JPEG 2000 stream is damaged"
+        if marker == _COD and position + 4 < len(stream) and stream[position + 4] & 6:
+            impossible = _IMPOSSIBLE
+        position += 2 + _u16(stream, position + 2)
+    while _u16(stream, position) == _SOT:
+        stated = _u32(stream, position + 6)
+        end = position + stated if stated else len(stream.rstrip(b"\0")) - 2
+        data = _coded_data(stream, position, end)
+        if data is None:
+            return "the parts of the JPEG 2000 stream have other lengths than it states"
+        if impossible.search(stream, data, end):
+            return "the JPEG 2000 stream holds bytes that coded data cannot have"
+        position = end
+    if stream[position : position + 2] != _EOC or stream[position + 2 :].strip(b"\0"):
+        return "the parts of the JPEG 2000 stream have other lengths than it states"
+    return None
+
+
+def _coded_data(stream: bytes, part: int, end: int) -> int | None:
+    """Where the coded data of the tile-part at `part` begin; None if its header does not end before `end`."""
+    position = part
+    while position + 4 <= end <= len(stream):
+        marker = _u16(stream, position)
+        if marker == _SOD:
+            return position + 2
+        if not 0xFF4F < marker < 0xFF93:
+            return None
+        position += 2 + _u16(stream, position + 2)
+    return position + 2 if position + 2 == end <= len(stream) and _u16(stream, position) == _SOD else None
 
 
 def _codestream(stream: bytes) -> int | None:

@@ -22,6 +22,7 @@ from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError,
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
 from wsikit.slides.formats import openslide_tiles
 from wsikit.slides.formats.openslide_areas import in_scene, scanned_areas
+from wsikit.slides.formats.tiff.directories import check_tile_bytes
 from wsikit.slides.formats.tiff.samples import samples_of
 from wsikit.slides.properties import allowed
 from wsikit.slides.scale import UNKNOWN, Scale, stated, stated_text
@@ -76,6 +77,7 @@ class OpenSlideSlide(BaseSlide):
     ) -> None:
         self._lock = threading.Lock()
         self._closed = False
+        check_tile_bytes(path)
         handle = _open(path)
         self._handle: openslide.OpenSlide | None = handle
         try:

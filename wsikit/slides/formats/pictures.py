@@ -6,7 +6,10 @@ Every picture becomes uint8 RGB, upright as its Exif orientation states, and tra
 from __future__ import annotations
 
 import struct
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +17,20 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from wsikit.slides import jpeg, jpeg2k
 from wsikit.slides.to_rgb import over_white, to_8_bit, to_rgb
 
 Pixels = npt.NDArray[np.uint8]
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _JP2, _J2K = b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
 _JXL_BOXES, _JXL = b"\0\0\0\x0cJXL ", b"\xff\x0a"
 _ORIENTATION = 0x0112
 _UNUSED_ALPHA = "The alpha channel is 0 everywhere: it is not used, and the colours are shown."
 _SIDEWAYS = (5, 6, 7, 8)
+_switch = threading.Lock()  # of Pillow, which all threads share
 
 
 class UnfitPictureError(ValueError):
@@ -87,7 +92,10 @@ def load(path: str) -> tuple[Pixels, tuple[str, ...]]:
         return _load_jxl(Path(path).read_bytes())
     if start.startswith((_JP2, _J2K)):
         return _load_jpeg2k(Path(path).read_bytes())
-    with _quiet(), Image.open(path) as image:
+    if start.startswith(_PNG):
+        with _quiet(), Image.open(path) as image:
+            image.verify()  # the checksum of each chunk
+    with _strictly(), _quiet(), Image.open(path) as image:
         turn, frames = _orientation(image), getattr(image, "n_frames", 1)
         pixels, notes = _load_pillow(path, image)
     if frames > 1:
@@ -176,8 +184,9 @@ def _from_cmyk(image: Image.Image) -> tuple[Pixels, list[str]]:
 
 def _load_jpeg2k(stream: bytes) -> tuple[Pixels, tuple[str, ...]]:
     head = jpeg2k.read_head(stream)
-    if head is None or not jpeg2k.is_whole(stream):
-        raise ValueError("the JPEG 2000 stream ends too early")
+    fault = jpeg2k.damage(stream)
+    if head is None or fault is not None:
+        raise ValueError(fault or "the header of the JPEG 2000 stream is damaged")
     if not head.bits or head.signed or head.bits > 16:
         raise ValueError("JPEG 2000 samples that are signed, of more than 16 bits, or not all of one kind")
     samples = np.asarray(imagecodecs.jpeg2k_decode(stream))
@@ -240,6 +249,18 @@ def _jxl_size(stream: bytes) -> tuple[int, int]:
     ratio = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[take(3)]
     width = height * ratio[0] // ratio[1] if ratio[0] else side(small)
     return width, height
+
+
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """Pillow refuses a picture that was cut short or is damaged, even if something in this process has asked it not to:
+    a switch of the whole process, which the package tiffslide turns on when it is imported."""
+    with _switch:
+        tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
 
 
 def _quiet() -> warnings.catch_warnings:

@@ -123,9 +123,12 @@ def components(
             return native.run_lengths(data, samples, tile_px)
         raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data) if codec == "deflated frames" else data
         return native.arrange(raw, samples, tile_px, layout)
-    if codec in ("jpeg2k", "jpeg-ls", "lossless jpeg") and not jpeg2k.is_whole(data):
-        # all three end with the same marker; without it CharLS can search for half a minute
+    if codec in ("jpeg-ls", "lossless jpeg") and not jpeg2k.is_whole(data):
+        # both end with the marker of JPEG 2000; without it CharLS can search for half a minute
         raise ValueError(f"the {_WORDS[codec]} stream ends too early")
+    fault = jpeg2k.damage(data) if codec == "jpeg2k" else None
+    if fault is not None:
+        raise ValueError(fault)
     decoders: dict[str, Callable[[bytes], Array]] = {
         "jpeg2k": imagecodecs.jpeg2k_decode,
         "jpeg-ls": imagecodecs.jpegls_decode,

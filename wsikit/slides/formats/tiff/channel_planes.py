@@ -36,6 +36,8 @@ class Plane:
     offsets: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
     """Bytes of each segment of this plane; 0 if it is not stored: its samples are 0."""
+    lost: npt.NDArray[np.bool_]
+    """Whether a segment has a place in the file but no bytes there, or bytes but no place."""
     first: int
     """Number of the plane's first segment within its directory, as the decoder counts."""
     sample: int | None
@@ -93,7 +95,9 @@ def plane_of(page: tifffile.TiffPage, sample: int, *, start: int | None = None) 
         counts = (np.minimum(tops + rows, page.imagelength) - tops) * row_bytes
         offsets = start + tops * row_bytes
         tile_px = (page.imagewidth, rows)
-        return Plane(**common, tile_px=tile_px, segment_rows=rows, offsets=offsets, counts=counts, first=0, decode=None)
+        lost = np.zeros(len(tops), bool)
+        places: dict[str, Any] = {"offsets": offsets, "counts": counts, "lost": lost, "first": 0, "decode": None}
+        return Plane(**common, tile_px=tile_px, segment_rows=rows, **places)
     if page.is_tiled:
         tile_px, segment_rows = (page.tilewidth, page.tilelength), page.tilelength
     else:
@@ -107,14 +111,15 @@ def plane_of(page: tifffile.TiffPage, sample: int, *, start: int | None = None) 
     expected = n * (page.samplesperpixel if separate else 1)
     if len(offsets) != expected or len(counts) != expected:
         raise ValueError(f"{len(offsets)} tiles or strips listed where {expected} are needed")
-    counts = np.where(offsets == 0, 0, counts)
+    lost = (offsets == 0) != (counts == 0)
     part = slice(first, first + n)
     return Plane(
         **common,
         tile_px=tile_px,
         segment_rows=segment_rows,
         offsets=offsets[part],
-        counts=counts[part],
+        counts=np.where(offsets == 0, 0, counts)[part],
+        lost=lost[part],
         first=first,
         decode=page.decode,
     )

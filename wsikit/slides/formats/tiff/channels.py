@@ -126,6 +126,10 @@ class MultichannelTiffSlide(ChannelTiles, TiledFileSlide):
         out = np.zeros(shape, plane.dtype.newbyteorder("="))
         for index, number in enumerate(plane.segments(column, row)):
             offset, count = int(plane.offsets[number]), int(plane.counts[number])
+            if plane.lost[number]:
+                raise self._read_error(
+                    level, column, row, "a place in the file without bytes, or bytes without a place"
+                )
             if not count:
                 continue
             encoded = self._bytes(self._file, level, column, row, offset, count)
@@ -156,8 +160,9 @@ def _decoded(plane: Plane, number: int, encoded: bytes, rows: int) -> Samples:
         stream = jpeg.self_contained(encoded, plane.jpeg_tables, rgb=False)
         size = plane.tile_px[0], rows if plane.tile_px[0] == plane.width else plane.segment_rows
         return jpeg.decode(stream, size, grey=True)[..., :1]
-    if plane.compression in JPEG_2000 and not jpeg2k.is_whole(encoded):
-        raise ValueError("the JPEG 2000 stream ends too early")
+    fault = jpeg2k.damage(encoded) if plane.compression in JPEG_2000 else None
+    if fault is not None:
+        raise ValueError(fault)
     decoded, _, _ = plane.decode(encoded, plane.first + number, jpegtables=plane.jpeg_tables)
     assert decoded is not None
     samples: Samples = decoded[0]

@@ -29,7 +29,7 @@ COMPRESSIONS = {
 }
 """Codes that are read. 33003 to 33005 were assigned by Aperio; Bio-Formats uses them for any JPEG 2000."""
 
-JPEG = 7
+LZW, JPEG = 5, 7
 APERIO_J2K_YCBCR, APERIO_J2K_RGB = 33003, 33005
 JPEG_2000 = (33003, 33004, 33005, 34712)
 
@@ -77,6 +77,16 @@ def codec_fault(code: int) -> str | None:
             f"decoder {decoder.lower()}. Install a complete imagecodecs: pip install --upgrade imagecodecs."
         )
     return None
+
+
+def lzw_is_longer(encoded: bytes, decoded_bytes: int) -> bool:
+    """Whether LZW data hold more than a tile does. LZW has no checksum, and its decoder stops when a tile is full.
+
+    >>> data = imagecodecs.lzw_encode(bytes(100))
+    >>> lzw_is_longer(data, 100), lzw_is_longer(data, 90)
+    (False, True)
+    """
+    return len(imagecodecs.lzw_decode(encoded, out=decoded_bytes + 1)) > decoded_bytes
 
 
 def keeps_colours(code: int) -> bool:

@@ -1,19 +1,41 @@
-"""The chain of directories of a TIFF file, followed with a bound before any library follows it.
+"""The chain of directories of a TIFF file, followed with bounds before any library follows it.
 
 Each directory gives the byte offset of the next one. A damaged file can make the chain return to an earlier directory,
-which a reader without a bound follows for ever.
+which a reader without a bound follows for ever, or state a description of 4 GB, which a library reads at once.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from wsikit.errors import BrokenSlideError
 
 MAX_DIRECTORIES = 100_000
 """Far more than a slide has; each costs one small read."""
+
+MAX_ENTRIES = 4_000_000
+"""Of all directories together: twice as many as 100,000 planes have."""
+
+MAX_BYTES = 1 << 30
+"""Of all directories and the values of their entries together. The largest known are the tile tables and XML of a
+slide, some 100 MB."""
+
+MAX_TILE_BYTES = 1 << 28
+"""Of one tile, where it would end beyond the file. libtiff and OpenSlide take the memory for it first, and OpenSlide
+ends the process if there is not that much."""
+
+_TYPE_BYTES = np.zeros(1 << 16, np.int64)
+"""Bytes of one value by type; 0 for types that TIFF does not have."""
+_TYPE_BYTES[1:19] = (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
+_BYTE_COUNTS = (279, 325)
+"""StripByteCounts, TileByteCounts."""
+_UNSIGNED = (3, 4, 16)
 
 _NDPI_TAG = 65420
 """Stands in each directory of a Hamamatsu NDPI, whose offset of the next directory has 8 bytes in a classic TIFF."""
@@ -27,9 +49,50 @@ class _Form(NamedTuple):
     entry_bytes: int
     offset: str
 
+    @property
+    def entry(self) -> np.dtype[Any]:
+        """One entry: tag, type, number of values, and the values or their place."""
+        wide = "u8" if self.offset == "Q" else "u4"
+        fields = {"tag": "u2", "type": "u2", "count": wide, "value": wide}
+        return np.dtype([(name, self.order + kind) for name, kind in fields.items()])
+
+
+@dataclass
+class _Seen:
+    """What the directories hold together."""
+
+    size: int
+    """Of the file, bytes."""
+    bytes: int = 0
+    """Of the directories and the values of their entries."""
+    entries: int = 0
+    byte_counts: list[tuple[int, int, int]] = field(default_factory=list)
+    """Of tiles and strips: bytes of a number, how many, and their place."""
+
+    def add(self, entries: npt.NDArray[Any], form: _Form, offset: int) -> None:
+        """Take note of the directory at `offset`."""
+        width, inside = _TYPE_BYTES[entries["type"]], struct.calcsize(form.offset)
+        # a count in a damaged BigTIFF can exceed int64
+        values = np.minimum(entries["count"].astype(np.float64) * width, self.size)
+        self.bytes += entries.nbytes + int(values[values > inside].sum())
+        self.entries += len(entries)
+        if _NDPI_TAG in entries["tag"]:
+            return  # the upper half of its places is elsewhere
+        for index in np.flatnonzero(np.isin(entries["tag"], _BYTE_COUNTS) & np.isin(entries["type"], _UNSIGNED)):
+            own = offset + struct.calcsize(form.number) + (int(index) + 1) * form.entry_bytes - inside
+            place = own if values[index] <= inside else int(entries["value"][index])
+            self.byte_counts.append((int(width[index]), int(entries["count"][index]), place))
+
+    @property
+    def fault(self) -> str | None:
+        if self.bytes > MAX_BYTES:
+            return f"its directories state more than {MAX_BYTES >> 20} MB besides the pixels"
+        return f"its directories have more than {MAX_ENTRIES} entries" if self.entries > MAX_ENTRIES else None
+
 
 def check_directories(path: str) -> None:
-    """Raise BrokenSlideError if the directories of the TIFF file at `path` do not end. Other files pass.
+    """Raise BrokenSlideError if the directories of the TIFF file at `path` do not end or are too large. Other files
+    pass.
 
     Raises
     ------
@@ -41,11 +104,52 @@ def check_directories(path: str) -> None:
         form = _form(head)
         if form is None:
             return
-        first = first_directory(head)
-        assert first is not None
-        fault = chain_fault(first, lambda offset: next_directory(file, offset, form))
+        fault = _walk(file, head, form, _Seen(file.seek(0, 2)))
     if fault is not None:
         raise BrokenSlideError(f"{path}: the TIFF structure is damaged: {fault}. Copy it again from its source.")
+
+
+def check_tile_bytes(path: str) -> None:
+    """Raise BrokenSlideError if a tile or strip of the TIFF file at `path` is said to be of 256 MB and more than the
+    file has. For libraries that take the memory before they read. Other files pass.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(16)
+        form = _form(head)
+        if form is None:
+            return
+        seen = _Seen(file.seek(0, 2))
+        fault = _walk(file, head, form, seen)
+        largest = max((_largest(file, form, *counts) for counts in seen.byte_counts), default=0)
+    if fault is None and largest > max(seen.size, MAX_TILE_BYTES):
+        fault = f"a tile of {largest} bytes in a file of {seen.size}"
+    if fault is not None:
+        raise BrokenSlideError(f"{path}: the TIFF structure is damaged: {fault}. Copy it again from its source.")
+
+
+def _walk(file: BinaryIO, head: bytes, form: _Form, seen: _Seen) -> str | None:
+    """Why the directories cannot be read with bounded effort, in words, or None; `seen` is filled."""
+
+    def following(offset: int) -> int:
+        entries, after = _directory(file, offset, form)
+        seen.add(entries, form, offset)
+        return after if seen.fault is None else 0
+
+    first = first_directory(head)
+    assert first is not None
+    return chain_fault(first, following) or seen.fault
+
+
+def _largest(file: BinaryIO, form: _Form, width: int, count: int, place: int) -> int:
+    """The largest of the numbers of an entry."""
+    file.seek(place)
+    coded = file.read(width * count)
+    return int(np.frombuffer(coded[: len(coded) // width * width], f"{form.order}u{width}").max(initial=0))
 
 
 def chain_fault(first: int, following: Callable[[int], int]) -> str | None:
@@ -79,28 +183,31 @@ def first_directory(head: bytes) -> int | None:
     return offset
 
 
-def next_directory(file: BinaryIO, offset: int, form: _Form) -> int:
-    """Offset of the directory after the one at `offset`; 0 if it is the last, or if the file ends before it does."""
+def _directory(file: BinaryIO, offset: int, form: _Form) -> tuple[npt.NDArray[Any], int]:
+    """Entries of the directory at `offset`, and the offset of the next one; 0 if it is the last, or if the file ends
+    before it does."""
+    nothing = np.zeros(0, form.entry)
     try:
         file.seek(offset)
-    except OSError:  # a place beyond what the file system has
-        return 0
+    except (OSError, OverflowError, ValueError):  # a place beyond what the file system has
+        return nothing, 0
     size = struct.calcsize(form.number)
     counted = file.read(size)
     if len(counted) < size:
-        return 0
+        return nothing, 0
     count: int = struct.unpack(form.order + form.number, counted)[0]
     if count > 0xFFFF:
-        return 0
-    entries = file.read(count * form.entry_bytes)
+        return nothing, 0
+    coded = file.read(count * form.entry_bytes)
     rest = file.read(8)
     width = struct.calcsize(form.offset)
-    if len(entries) < count * form.entry_bytes or len(rest) < width:
-        return 0
-    if form.offset == "I" and _has_tag(entries, form, _NDPI_TAG) and len(rest) == 8:
+    if len(coded) < count * form.entry_bytes or len(rest) < width:
+        return nothing, 0
+    entries = np.frombuffer(coded, form.entry)
+    if form.offset == "I" and _NDPI_TAG in entries["tag"] and len(rest) == 8:
         width = 8
     following: int = struct.unpack(form.order + ("I" if width == 4 else "Q"), rest[:width])[0]
-    return following
+    return entries, following
 
 
 def _form(head: bytes) -> _Form | None:
@@ -109,8 +216,3 @@ def _form(head: bytes) -> _Form | None:
         return None
     version = struct.unpack(order + "H", head[2:4])[0]
     return {42: _Form(order, "H", 12, "I"), 43: _Form(order, "Q", 20, "Q")}.get(version)
-
-
-def _has_tag(entries: bytes, form: _Form, code: int) -> bool:
-    wanted = struct.pack(form.order + "H", code)
-    return any(entries[at : at + 2] == wanted for at in range(0, len(entries), form.entry_bytes))

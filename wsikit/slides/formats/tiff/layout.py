@@ -56,8 +56,9 @@ class TiffLevel:
     offsets: npt.NDArray[np.int64]
     """Byte offset of each tile in the file."""
     counts: npt.NDArray[np.int64]
-    """Number of bytes of each tile; 0 if it is not stored, which the format defines as an empty tile. If it is 0 where
-    the tile has an offset, the tile was lost."""
+    """Number of bytes of each tile; 0 if it is not stored, which the format defines as an empty tile, or lost."""
+    lost: npt.NDArray[np.bool_]
+    """Whether a tile has a place in the file but no bytes there, or bytes but no place."""
     planes: int
     """1 if a tile has all its channels, else the number of channels, which are stored in separate tiles."""
     compression: int
@@ -72,6 +73,8 @@ class TiffLevel:
     """How JPEG and JPEG 2000 must be decoded for the colours to be right."""
     jpeg_tables: bytes | None
     """Value of JPEGTables: quantisation and Huffman tables shared by the JPEG tiles of the level."""
+    decoded_bytes: int | None
+    """Bytes of a decoded tile; None where samples are packed or bits reversed."""
     decode: Callable[..., tuple[npt.NDArray[Any] | None, Any, Any]]
     """tifffile's decoder of one tile: (bytes, number, jpegtables=…) → samples (1, h, w, channels)."""
 
@@ -88,11 +91,7 @@ class TiffLevel:
     @property
     def not_stored(self) -> int:
         """Number of tiles that the file does not store, and need not."""
-        return int(np.count_nonzero((self.counts == 0) & (self.offsets == 0)))
-
-    def lost(self, number: int) -> bool:
-        """Whether a tile has a place in the file but no bytes there."""
-        return bool(self.counts[number] == 0 and self.offsets[number] != 0)
+        return int(np.count_nonzero((self.counts == 0) & ~self.lost))
 
     def byte_range(self, number: int) -> tuple[int, int]:
         """Offset and number of bytes of a tile in the file; no bytes if the file does not store the tile."""
@@ -295,8 +294,9 @@ def _level(page: tifffile.TiffPage, frame: Any, size: tuple[int, int] | None = N
         stored_columns=math.ceil(page.imagewidth / page.tilewidth),
         stored_rows=math.ceil(page.imagelength / page.tilelength),
         offsets=offsets,
-        # an offset of 0 is the file header: GDAL and others write it for a tile that is not stored
+        # an offset of 0 is the file header: GDAL and others write 0 twice for a tile that is not stored
         counts=np.where(offsets == 0, 0, counts),
+        lost=(offsets == 0) != (counts == 0),
         planes=planes,
         compression=int(page.compression),
         grey=planes > 1 or page.samplesperpixel == 1,
@@ -304,12 +304,19 @@ def _level(page: tifffile.TiffPage, frame: Any, size: tuple[int, int] | None = N
         samples=samples_of(page) if not coded.ycbcr else replace(samples_of(page), ycbcr=True),
         coded=coded,
         jpeg_tables=page.jpegtables,
+        decoded_bytes=_decoded_bytes(page, planes),
         decode=page.decode,
     )
     expected = level.stored_columns * level.stored_rows * planes
     if len(offsets) != expected or len(counts) != expected:
         raise ValueError(f"{len(offsets)} tiles listed where {expected} are needed")
     return level
+
+
+def _decoded_bytes(page: tifffile.TiffPage, planes: int) -> int | None:
+    if page.dtype is None or page.bitspersample != 8 * page.dtype.itemsize or page.fillorder != 1:
+        return None
+    return page.tilewidth * page.tilelength * page.dtype.itemsize * (1 if planes > 1 else page.samplesperpixel)
 
 
 def _with_range(level: TiffLevel, first: tifffile.TiffPage, significant_bits: int | None) -> TiffLevel:
@@ -324,7 +331,9 @@ def level_notes(levels: tuple[TiffLevel, ...]) -> tuple[str, ...]:
     if levels[0].not_stored:
         count, total = levels[0].not_stored, len(levels[0].counts)
         notes.append(f"{count} of the {total} tiles of level 0 are not stored in the file; they are shown as white.")
-    lost = int(np.count_nonzero((levels[0].counts == 0) & (levels[0].offsets != 0)))
+    lost = int(np.count_nonzero(levels[0].lost))
     if lost:
-        notes.append(f"{lost} of the {len(levels[0].counts)} tiles of level 0 have no bytes; they are unreadable.")
+        notes.append(
+            f"{lost} of the {len(levels[0].counts)} tiles of level 0 have no bytes or no place; they are unreadable."
+        )
     return tuple(dict.fromkeys(notes))

@@ -87,6 +87,8 @@ def _missing_strips(tiff: tifffile.TiffFile, page: Any) -> list[int]:
     for number, (offset, count) in enumerate(zip(page.dataoffsets, page.databytecounts)):
         if not count and offset:
             raise ValueError(f"the file has a place for strip {number} but no bytes")
+        if count and not offset:
+            raise ValueError(f"the file has bytes for strip {number} but no place")
         if offset >= size > 0 or count > size:
             raise ValueError(f"the file ends at byte {size}, before strip {number} does")
         if not count and not page.is_tiled:
@@ -99,10 +101,11 @@ def _missing_strips(tiff: tifffile.TiffFile, page: Any) -> list[int]:
 
 
 def _check_whole(tiff: tifffile.TiffFile, page: Any) -> None:
-    """A truncated JPEG 2000 stream decodes to a blurred picture without any error."""
+    """A damaged JPEG 2000 stream decodes to a blurred picture without any error."""
     if int(page.compression) not in JPEG_2000:
         return
     for offset, count in zip(page.dataoffsets, page.databytecounts):
         tiff.filehandle.seek(offset)
-        if count and not jpeg2k.is_whole(tiff.filehandle.read(count)):
-            raise ValueError("a JPEG 2000 stream ends too early")
+        fault = jpeg2k.damage(tiff.filehandle.read(count)) if count else None
+        if fault is not None:
+            raise ValueError(fault)

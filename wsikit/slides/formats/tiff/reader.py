@@ -19,7 +19,7 @@ from wsikit.slides import jpeg, jpeg2k
 from wsikit.slides.base import WHITE, MppLike, Pixels
 from wsikit.slides.encoded_tiles import REDUCED_FROM_FINER, TileRanges, TileSource
 from wsikit.slides.formats.tiff import philips
-from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, JPEG_2000
+from wsikit.slides.formats.tiff.codecs import COMPRESSIONS, JPEG, JPEG_2000, LZW, lzw_is_longer
 from wsikit.slides.formats.tiff.layout import TiffLevel, level_notes, read_layout
 from wsikit.slides.formats.tiff.page import read_associated
 from wsikit.slides.formats.tiff.samples import RGB, YCBCR
@@ -33,7 +33,7 @@ _TRIED_HEADERS = 8
 _TRIED_ALPHAS = 256
 """Number of tiles of the coarsest level in which an alpha channel is looked for, spread evenly."""
 
-_NO_BYTES = "the file has a place for the tile but no bytes"
+_NO_BYTES = "the file has a place for the tile but no bytes, or bytes but no place"
 
 _GAP_BYTES = 1 << 16
 """Largest total gap between tiles that are fetched with one read, bytes."""
@@ -105,7 +105,7 @@ class TiffSlide(TiledFileSlide):
             )
         number = layout.tile_number(column, row)
         offset, count = layout.byte_range(number)
-        if layout.lost(number) and not self._shows_finer(level):
+        if layout.lost[number] and not self._shows_finer(level):
             raise self._read_error(level, column, row, _NO_BYTES)
         return self._bytes(self._file, level, column, row, offset, count) if count else None
 
@@ -116,7 +116,7 @@ class TiffSlide(TiledFileSlide):
         offsets, counts = layout.offsets[numbers].tolist(), layout.counts[numbers].tolist()
         stored = [(offset, offset + count) for offset, count in zip(offsets, counts, strict=True) if count]
         start, stop = min(stored, default=(0, 0))[0], max((end for _, end in stored), default=0)
-        lost = any(layout.lost(number) for number in numbers)
+        lost = bool(layout.lost[numbers].any())
         if layout.planes > 1 or lost or stop - start > sum(counts) + _GAP_BYTES:
             return [self.encoded_tile(level, column, row) for column in columns]
         block = memoryview(self._bytes(self._file, level, columns[0], row, start, stop - start))
@@ -196,7 +196,7 @@ class TiffSlide(TiledFileSlide):
             number = layout.tile_number(column, row, plane)
             offset, count = layout.byte_range(number)
             if not count:
-                if layout.lost(number) and not self._shows_finer(level):
+                if layout.lost[number] and not self._shows_finer(level):
                     raise self._read_error(level, column, row, _NO_BYTES)
                 return self._missing_tile(level, column, row)
             encoded = self._bytes(self._file, level, column, row, offset, count)
@@ -295,15 +295,19 @@ class TiffSlide(TiledFileSlide):
 def _decode_other(layout: TiffLevel, number: int, encoded: bytes) -> np.ndarray:
     """Samples (h, w, channels) of a tile that is not JPEG.
 
-    Deflate, Zstandard, LZMA and PNG detect damage themselves. A JPEG 2000 stream must have its end marker, but damage
-    within it decodes to wrong pixels without a warning. WebP, LZW and uncompressed tiles have nothing to check.
+    Deflate, LZMA and PNG detect damage by a checksum, Zstandard if its writer added one. JPEG 2000, LZW and PackBits
+    notice what their format forbids; damage that leaves possible data decodes to wrong pixels without a warning. WebP
+    and uncompressed tiles have nothing to check.
     """
     if layout.compression in JPEG_2000:
-        if not jpeg2k.is_whole(encoded):
-            raise ValueError("the JPEG 2000 stream ends too early")
+        fault = jpeg2k.damage(encoded)
+        if fault is not None:
+            raise ValueError(fault)
         # tifffile refuses YCbCr whose size it cannot know, which the streams state themselves
         pixels: np.ndarray = np.asarray(imagecodecs.jpeg2k_decode(encoded))
         return pixels.reshape(*pixels.shape[:2], -1)
+    if layout.compression == LZW and layout.decoded_bytes and lzw_is_longer(encoded, layout.decoded_bytes):
+        raise ValueError("the LZW data hold more than a tile")
     decoded, _, _ = layout.decode(encoded, number)
     assert decoded is not None
     samples: np.ndarray = decoded[0]
