@@ -200,6 +200,16 @@ def test_what_follows_the_pixel_data_is_no_frame(write, cut, levels):
             slide.read_region(256, 192, 8, 8)
 
 
+def test_pixel_data_that_are_no_number_of_frames_are_refused(write, cut, levels):
+    """One damaged byte in the size of a frame would shift all frames by a few px each."""
+    path = write("x.dcm", cut(levels[1]))
+    data = path.read_bytes()
+    rows = b"\x28\0\x10\0US\2\0"
+    path.write_bytes(data.replace(rows + b"\x40\0", rows + b"\x3f\0"))
+    with pytest.raises(SlideError, match="which is no number of frames of 12096 bytes"):
+        open_slide(path)
+
+
 def test_levels_whose_pixel_sizes_do_not_fit_their_sizes_are_named(write, cut, levels):
     write("0.dcm", cut(levels[1]))
     path = write("1.dcm", cut(levels[2]), (160, 120), mpp=0.25)

@@ -384,9 +384,10 @@ def test_damage_is_an_error_and_never_pixels(
     shutil.rmtree(empty / "0" / "c")
     with pytest.raises(BrokenSlideError, match="without a single chunk"):
         open_slide(empty)
-    (path / "zarr.json").write_text("{")
-    with pytest.raises(BrokenSlideError, match="damaged Zarr metadata"):
-        open_slide(path)
+    for text in ("{", "[" * 5000):
+        (path / "zarr.json").write_text(text)
+        with pytest.raises(BrokenSlideError, match="damaged Zarr metadata"):
+            open_slide(path)
 
 
 def test_metadata_that_do_not_fit_the_arrays(tmp_path: Path, pyramid: list[Pixels]) -> None:

@@ -46,7 +46,7 @@ def test_a_truncated_jpeg_2000_is_refused(tmp_path, rgb):
 
 @pytest.mark.parametrize("kind", ["png", "bmp"])
 def test_a_damaged_picture_is_refused_even_where_pillow_was_made_tolerant(tmp_path, rgb, kind, monkeypatch):
-    """The package tiffslide makes it so for the whole process, when it is imported."""
+    """Importing tiffslide.deepzoom makes it so for the whole process."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     path = tmp_path / f"picture.{kind}"
     Image.fromarray(rgb).save(path)
@@ -58,6 +58,7 @@ def test_a_damaged_picture_is_refused_even_where_pillow_was_made_tolerant(tmp_pa
 
 
 def test_a_png_whose_checksums_do_not_fit_is_refused(tmp_path, rgb):
+    """Pillow is silent about it where the Exif data were asked for first."""
     path = tmp_path / "picture.png"
     Image.fromarray(rgb).save(path, compress_level=0)
     data = bytearray(path.read_bytes())

@@ -9,7 +9,6 @@ import numpy.typing as npt
 from wsikit.slides import jpeg, jpeg2k
 from wsikit.store.level_format import LevelFormat
 
-
 _BLOSC_BYTES = slice(12, 16)
 """Where the header of a Blosc chunk states the length of the chunk, header included, uint32."""
 

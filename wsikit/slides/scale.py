@@ -190,7 +190,7 @@ def read_sidecar(path: str) -> Scale | None:
         record = json.loads(sidecar.read_bytes())  # UTF-8 or UTF-16, with or without byte order mark
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Scale(None, SIDECAR, f"{sidecar.name} next to it cannot be read as JSON ({error})")
     names = {key(name): name for name in ("mpp", "mpp_x", "mpp_y")}
     record = {names.get(key(name), name): value for name, value in record.items()} if isinstance(record, dict) else {}

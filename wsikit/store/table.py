@@ -428,5 +428,5 @@ def _store_format(table: Path) -> int:
     try:
         text = (table.parent.parent / "zarr.json").read_text(encoding="utf-8")
         return int(json.loads(text)["attributes"]["wsikit"]["format"])
-    except (*ABSENT, json.JSONDecodeError, KeyError, TypeError):
+    except (*ABSENT, json.JSONDecodeError, KeyError, TypeError, RecursionError):
         return STORE_FORMAT

@@ -96,6 +96,8 @@ def load(path: str) -> tuple[Pixels, tuple[str, ...]]:
         with _quiet(), Image.open(path) as image:
             image.verify()  # the checksum of each chunk
     with _strictly(), _quiet(), Image.open(path) as image:
+        if image.format not in ("JPEG", "MPO"):
+            image.load()  # before the Exif data of a PNG: they decode it, and a second decoding is silent about damage
         turn, frames = _orientation(image), getattr(image, "n_frames", 1)
         pixels, notes = _load_pillow(path, image)
     if frames > 1:
@@ -254,7 +256,7 @@ def _jxl_size(stream: bytes) -> tuple[int, int]:
 @contextmanager
 def _strictly() -> Iterator[None]:
     """Pillow refuses a picture that was cut short or is damaged, even if something in this process has asked it not to:
-    a switch of the whole process, which the package tiffslide turns on when it is imported."""
+    a switch of the whole process, which importing `tiffslide.deepzoom` turns on."""
     with _switch:
         tolerant, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
         try:

@@ -102,14 +102,17 @@ def is_encapsulated(file: PositionedFile, header: DicomFile) -> bool:
     return re.match(_ENCAPSULATED, file.read(header.pixel_data, _ENCAPSULATED_BYTES), re.DOTALL) is not None
 
 
+def native_bytes(file: PositionedFile, header: DicomFile) -> int:
+    """Length of pixel data that are not compressed, as their element states it; the file can end before."""
+    head, order = file.read(header.pixel_data, 12), "big" if header.big_endian else "little"
+    return int.from_bytes(head[4:8] if header.implicit else head[8:12], order)  # type: ignore[arg-type]
+
+
 def native_data(file: PositionedFile, header: DicomFile) -> tuple[int, int, bool]:
     """Start and end of pixel data that are not compressed, and whether they are of type OW (words of 16 bits)."""
-    head, order = file.read(header.pixel_data, 12), "big" if header.big_endian else "little"
-    if header.implicit:
-        start, length, words = header.pixel_data + 8, int.from_bytes(head[4:8], order), True  # type: ignore[arg-type]
-    else:
-        start, length, words = header.pixel_data + 12, int.from_bytes(head[8:12], order), head[4:6] == b"OW"  # type: ignore[arg-type]
-    return start, min(start + length, file.size()), words
+    start = header.pixel_data + (8 if header.implicit else 12)
+    words = header.implicit or file.read(header.pixel_data + 4, 2) == b"OW"
+    return start, min(start + native_bytes(file, header), file.size()), words
 
 
 def find_frames(file: PositionedFile, header: DicomFile) -> Frames | None:

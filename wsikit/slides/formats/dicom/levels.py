@@ -225,6 +225,12 @@ def _ranges(header: DicomFile, file: PositionedFile, layout: native.Layout, wrap
     if not wrapped:
         start, end, _ = dicom_files.native_data(file, header)
         size = native.frame_bytes(header.samples, header.tile_px, chroma_halved=layout.chroma_halved)
+        stated = dicom_files.native_bytes(file, header)
+        if stated % size > 1:  # one byte makes the length even
+            raise BrokenSlideError(
+                f"{header.path}: its pixel data have {stated} bytes, which is no number of frames of {size} bytes "
+                f"({header.tile_px[0]} × {header.tile_px[1]} px). Copy it again from its source."
+            )
         starts = start + np.arange(header.frames, dtype=np.int64) * size
         # what follows the pixel data is no frame
         starts = np.where(starts + size > end, file.size(), starts)

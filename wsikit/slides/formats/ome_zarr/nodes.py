@@ -63,7 +63,7 @@ def is_store(path: str | os.PathLike[str]) -> bool:
     try:
         record = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]["wsikit"]
         return "downsamples" in record or "format" in record
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -122,7 +122,7 @@ def read_attributes(folder: Path) -> dict[str, Any]:
                 raise ValueError("no JSON object")
         except FileNotFoundError:
             continue
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise BrokenSlideError(
                 f"{folder / name}: damaged Zarr metadata ({error}). Copy the folder again from its source."
             ) from None
@@ -135,7 +135,10 @@ def array_metadata(folder: Path) -> tuple[tuple[int, ...], int]:
     """Shape of a Zarr array, and its format; ValueError, KeyError or OSError if there is none."""
     for name, zarr_format in (("zarr.json", 3), (".zarray", 2)):
         if (folder / name).is_file():
-            record = json.loads((folder / name).read_text(encoding="utf-8"))
+            try:
+                record = json.loads((folder / name).read_text(encoding="utf-8"))
+            except RecursionError as error:
+                raise ValueError(f"{folder / name}: nested too deeply") from error
             return tuple(int(size) for size in record["shape"]), zarr_format
     raise FileNotFoundError(f"{folder}: no array")
 
