@@ -122,7 +122,7 @@ def _dicom(path: Path, codec: str) -> None:
     frames = [encode(np.ascontiguousarray(tile)) for tile in tiles]
     options: dict[str, Any] = {"side": TILE, "mpp": MPP, "syntax": syntax, "photometric": photometric}
     # random identifiers of other lengths would move what a seed hits
-    with mock.patch("pydicom.uid.generate_uid", lambda: "1.2.3.4.5.6"):
+    with mock.patch("pydicom.uid.generate_uid", return_value="1.2.3.4.5.6"):
         writers._write_dicom(path, frames, SIZE, native=codec == "native", **options)
 
 

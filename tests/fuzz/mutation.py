@@ -149,7 +149,7 @@ def _hit_range(data: bytes, span: tuple[int, int], rng: random.Random) -> tuple[
     start, end = span
     if end - start < 4:
         return data, "nothing"
-    kind = rng.choice(("bits flipped", "zeroed", "noise", "foreign bytes", "cut short", "bytes left out", "end zeroed"))
+    kind = rng.choice(("bits flipped", "zeroed", "noise", "other bytes", "cut short", "bytes left out", "end zeroed"))
     part, at = bytearray(data[start:end]), rng.randrange(end - start)
     size = min(len(part) - at, rng.choice((1, 4, 32, 256, 2048)))
     if kind == "bits flipped":
@@ -159,7 +159,7 @@ def _hit_range(data: bytes, span: tuple[int, int], rng: random.Random) -> tuple[
         part[at : at + size] = bytes(size)
     elif kind == "noise":
         part[at : at + size] = rng.randbytes(size)
-    elif kind == "foreign bytes":
+    elif kind == "other bytes":
         other = rng.randrange(max(1, len(data) - size))
         part[at : at + size] = data[other : other + size]
     elif kind == "cut short":

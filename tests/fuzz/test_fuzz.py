@@ -75,7 +75,7 @@ READ = {"equal": 3, "unreadable": 0, "changed": 0, "white": 0, "shape": True}
 DONE = {"status": 0, "lines": [], "escaped": None}
 SEEN: dict[str, tuple[dict, tuple[str, list[str]]]] = {
     "refused": ({"info": {"status": 1, "lines": ["wsikit: a"], "escaped": None}}, ("refused", [])),
-    "refused without a word": ({"info": {"status": 1, "lines": [], "escaped": None}}, ("refused", ["several lines"])),
+    "refused silently": ({"info": {"status": 1, "lines": [], "escaped": None}}, ("refused", ["several lines"])),
     "traceback": ({"info": {"status": 0, "lines": [], "escaped": "KeyError: 1"}}, ("refused", ["traceback"])),
     "equal": ({"info": DONE, "read": READ}, ("equal", [])),
     "reported": ({"info": DONE, "read": READ | {"unreadable": 1}}, ("reported", [])),
