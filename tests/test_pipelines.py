@@ -38,20 +38,24 @@ def test_classify_slides_names_a_misspelt_setting(tmp_path: Path) -> None:
     assert "unknown setting 'modle'" in done.stderr
 
 
-def test_the_configuration_of_irene_trains_on_the_synthetic_cohort(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "group", "setting", "value"),
+    [("irene_phantom", "decoder", "bidirectional", 2), ("mirror_phantom", "mirror", "retention", 0.1)],
+)
+def test_the_configurations_of_options_train_on_the_synthetic_cohort(
+    name: str, group: str, setting: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [sys.executable, str(ROOT / "pipelines" / "phantom_cohort.py"), "-o", str(tmp_path / "cohort")]
     done = subprocess.run([*made, "--patients", "60"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("WSIKIT_COHORT", str(tmp_path / "cohort"))
-    config = yaml.safe_load((ROOT / "pipelines" / "configs" / "irene_phantom.yaml").read_text())
+    config = yaml.safe_load((ROOT / "pipelines" / "configs" / f"{name}.yaml").read_text())
     config["umeml"] |= {"epochs": 1, "width": 16}
     config |= {"split": {"folds": 2, "seeds": [0]}, "baselines": False, "deploy": False, "draws": 100}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     trained = CliRunner().invoke(cli, ["train", str(tmp_path / "config.yaml"), "-o", str(tmp_path / "out")])
     assert trained.exit_code == 0, trained.output
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["settings"]["umeml"]["decoder"]["bidirectional"] == 2
+    assert metrics["settings"]["umeml"][group][setting] == value
     assert "clinical 2" in metrics["data"]
     assert 0 < metrics["survival"]["models"]["UMEML"]["c_harrell"]["value"] < 1
