@@ -64,6 +64,57 @@ def _damage_tile(path: Path, col: int, row: int, *, page: int = 0) -> None:
         file.write(b"\xa5" * (count - 2))
 
 
+def _spoil_weights(path: Path, fault: str) -> str:
+    """Spoil one tensor of a safetensors file: the last of numbers by name; "nan", "inf", "unknown", "missing",
+    "shape". Its name."""
+    from safetensors.numpy import load_file, save_file
+
+    arrays = load_file(path)
+    name = next(name for name in sorted(arrays, reverse=True) if arrays[name].dtype.kind == "f" and arrays[name].size)
+    if fault in ("nan", "inf"):
+        arrays[name] = arrays[name].copy()
+        arrays[name].flat[-1] = float(fault)
+    elif fault == "missing":
+        del arrays[name]
+    elif fault == "shape":
+        arrays[name] = np.concatenate([arrays[name].ravel(), np.zeros(3, arrays[name].dtype)])
+    else:
+        name = "zz_unknown"
+        arrays[name] = np.zeros(3, np.float32)
+    save_file(arrays, path, metadata={"format": "pt"})
+    return name
+
+
+WEIGHT_FAULTS = ("nan", "inf", "unknown", "missing", "shape")
+
+
+@pytest.fixture(params=WEIGHT_FAULTS)
+def fault_of_weights(request: pytest.FixtureRequest) -> str:
+    """What is wrong with a file of weights."""
+    fault: str = request.param
+    return fault
+
+
+@pytest.fixture(scope="session")
+def refuses_spoilt_weights() -> Callable[..., None]:
+    """Spoils a file of weights and loads it: refused in one line that names the place and the tensor."""
+
+    def check(path: Path, fault: str, load: Callable[[], object], *, place: str | None = None) -> None:
+        from wsikit.errors import ModelError
+
+        load()  # as it was, it is loaded
+        name = _spoil_weights(path, fault)
+        with pytest.raises(ModelError) as caught:
+            load()
+        text = str(caught.value)
+        assert (place or str(path)) in text
+        assert "\n" not in text
+        assert name.rpartition(".")[2] in text
+        assert ("NaN or infinite" in text) == (fault in ("nan", "inf"))
+
+    return check
+
+
 @pytest.fixture(autouse=True)
 def _log_level() -> Iterator[None]:
     """A test that calls the command line in its own process leaves the logger as it was."""

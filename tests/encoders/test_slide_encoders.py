@@ -180,6 +180,16 @@ def test_chief_gives_the_weighted_mean_of_the_features_and_with_a_site_of_the_hi
         chief.load(path)
 
 
+def test_spoilt_weights_of_a_slide_encoder_are_refused(
+    tmp_path: Path, fault_of_weights: str, refuses_spoilt_weights: Callable[..., None]
+) -> None:
+    shapes = {"attention_a.0.weight": (5, 12), "attention_b.0.weight": (5, 12), "attention_c.weight": (1, 5)}
+    shapes |= {name.replace("weight", "bias"): shape[:1] for name, shape in shapes.items()}  # type: ignore[misc]
+    path = tmp_path / "w.safetensors"
+    save_file(drawn(shapes), path)
+    refuses_spoilt_weights(path, fault_of_weights, lambda: abmil.load(path))
+
+
 def test_published_sizes_of_chief_and_titan() -> None:
     with torch.device("meta"):
         small, large = chief.build({}), titan.build({})

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from wsikit.encoders import names
+from wsikit.encoders.file_models import TorchScriptModule
 from wsikit.encoders.presets import presets
 from wsikit.encoders.protocol import TextImageEncoder
 from wsikit.encoders.registry import describe_encoder, load_encoder
@@ -338,10 +339,32 @@ def test_features_that_are_not_finite_are_refused(timm_folder: Path, patches: np
     from safetensors.torch import load_file, save_file
 
     state = load_file(timm_folder / "model.safetensors")
-    state["norm.bias"][0] = float("nan")
+    state["norm.weight"][:] = 3e38  # finite, its products are not
     save_file(state, timm_folder / "model.safetensors")
     with pytest.raises(ModelError, match="not finite for 3 of 3"):
         load_encoder(timm_folder, device="cpu").encode(patches)
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers", "clip"])
+def test_spoilt_weights_of_a_folder_are_refused(
+    library: str, request: pytest.FixtureRequest, fault_of_weights: str, refuses_spoilt_weights: Callable[..., None]
+) -> None:
+    made = {"timm": "timm_folder", "transformers": "dinov2_folder", "clip": "clip_folder"}[library]
+    folder = request.getfixturevalue(made)
+    if fault_of_weights == "unknown" and library != "timm":
+        pytest.skip("files of transformers hold more than the part that is used")
+    load = lambda: load_encoder(folder, device="cpu")  # noqa: E731
+    refuses_spoilt_weights(folder / "model.safetensors", fault_of_weights, load, place=str(folder))
+
+
+def test_a_torchscript_file_with_a_weight_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        module.bias[1] = float("nan")
+    untyped: Any = torch.jit
+    untyped.script(module).save(str(tmp_path / "w.pt"))
+    with pytest.raises(ModelError, match="w.pt: bias has values that are NaN"):
+        TorchScriptModule(tmp_path / "w.pt")
 
 
 def test_a_folder_of_open_clip_gives_its_features_and_texts(tmp_path: Path, patches: np.ndarray) -> None:

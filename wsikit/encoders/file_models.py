@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wsikit.encoders.recipe import Recipe
 from wsikit.errors import ModelError
+from wsikit.tensor_files import check_finite
 
 _untyped_load: Any = torch.jit.load
 
@@ -28,6 +29,7 @@ class TorchScriptModule(nn.Module):
                 f"{path}: no TorchScript file ({reason}). For weights without their architecture, give them with the "
                 "name of a preset (NAME=FILE), or the folder with their config.json."
             ) from error
+        check_finite(dict(self.body.named_parameters()), path)  # buffers may be masks of −∞
 
     def forward(self, images: Tensor) -> Tensor:
         out = self.body(images)

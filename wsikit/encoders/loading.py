@@ -1,32 +1,35 @@
-"""Files of weights as tensors, and their fit to a module. No code of a file is run."""
+"""Published files of weights: tensors by name, and their fit to a module. No code of a file is run."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from wsikit.errors import ModelError
+from wsikit.tensor_files import check_finite, read_tensors
 
-_WRAPPERS = ("state_dict", "model")
-_SHOWN = 3
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_SHOWN = 3  # names in a message
 
 
 def read_state(files: Sequence[Path]) -> dict[str, Tensor]:
-    """Tensors by name of files of weights: safetensors, or what torch reads with `weights_only`.
+    """Tensors by name of files of weights (`.safetensors`, or `.bin`/`.pt`/`.pth` of torch).
+
+    A dictionary within `state_dict`, `model` or `model_state_dict` is unwrapped, and the prefix `module.` of
+    data-parallel training taken off.
 
     Raises
     ------
     ModelError
-        A file is damaged or holds more than tensors.
+        A file is missing, damaged, or holds more than tensors.
     """
     state: dict[str, Tensor] = {}
     for path in files:
-        held = _read(path)
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file of weights.")
+        held = read_tensors(path)
         for key in _WRAPPERS:
             if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
                 held = held[key]
@@ -38,25 +41,17 @@ def read_state(files: Sequence[Path]) -> dict[str, Tensor]:
     return state
 
 
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], place: Path | str) -> None:
+    """Refuse a `state` whose names or shapes are not those of `module`, or whose values are not finite.
 
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path}: no readable safetensors file ({error}); copy it again.") from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path}: holds more than tensors, or is damaged; it was not read, as such a file can run code. Use the "
-            "published file of weights, or safetensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{path}: no readable file of weights ({reason}); copy it again.") from error
+    Raises
+    ------
+    ModelError
+        Says how many differ, and the first few.
+    """
+    if fault := misfit(module, state):
+        raise ModelError(f"{place}: does not fit this architecture: {fault}. Use the published file.")
+    check_finite(state, place)
 
 
 def misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
@@ -64,12 +59,13 @@ def misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     faults = []
-    if missing := sorted(wanted.keys() - given.keys()):
+    if missing := [name for name in wanted if name not in given]:
         faults.append(f"{len(missing)} of {len(wanted)} tensors are missing ({_first(missing)})")
-    if unknown := sorted(given.keys() - wanted.keys()):
+    if unknown := [name for name in given if name not in wanted]:
         faults.append(f"{len(unknown)} are unknown ({_first(unknown)})")
-    if other := sorted(name for name in wanted.keys() & given.keys() if wanted[name] != given[name]):
-        faults.append(f"{len(other)} have another shape ({other[0]} is {given[other[0]]}, not {wanted[other[0]]})")
+    if differ := [name for name in wanted if name in given and wanted[name] != given[name]]:
+        shown = [f"{name} is {given[name]}, expected {wanted[name]}" for name in differ[:_SHOWN]]
+        faults.append(f"{len(differ)} have another shape ({'; '.join(shown)}{', …' if len(differ) > _SHOWN else ''})")
     return "; ".join(faults)
 
 
@@ -79,10 +75,9 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], files: Sequence[Path]) 
     Raises
     ------
     ModelError
-        Names or shapes differ.
+        Names or shapes differ, or values are not finite.
     """
-    if fault := misfit(module, state):
-        raise ModelError(f"{files[0]}: does not fit this architecture: {fault}. Use the published file.")
+    check_fit(module, state, files[0] if len(files) == 1 else files[0].parent)
     module.load_state_dict(dict(state), strict=True)
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from wsikit.encoders.configs import read_json
 from wsikit.encoders.recipe import Recipe
 from wsikit.errors import ModelError, RequestError
+from wsikit.tensor_files import check_finite
 
 CONFIG = "open_clip_config.json"
 
@@ -85,4 +86,5 @@ def build(recipe: Recipe) -> nn.Module:
     except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{recipe.folder}: open_clip cannot load it ({reason}).") from error
+    check_finite(body.state_dict(), recipe.folder)
     return OpenClipModule(body, tokenizer)

@@ -133,7 +133,7 @@ def _load(body: nn.Module, files: tuple[Path, ...]) -> None:
     if loading.misfit(body, state):
         convert = getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None)
         if convert is not None:
-            with contextlib.suppress(KeyError, TypeError, RuntimeError, ValueError, AttributeError):
+            with contextlib.suppress(LookupError, TypeError, RuntimeError, ValueError, AttributeError, AssertionError):
                 state = convert(state, body)  # what it cannot convert is reported as a misfit below
             state = {name: value for name, value in state.items() if name in wanted or not name.startswith(names)}
     loading.fill(body, state, files)

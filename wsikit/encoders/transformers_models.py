@@ -16,6 +16,7 @@ from wsikit.encoders.configs import PREFIX_TOKENS, read_json
 from wsikit.encoders.pooling import pooled
 from wsikit.encoders.recipe import Pooling, Recipe
 from wsikit.errors import ModelError, RequestError
+from wsikit.tensor_files import check_finite
 
 IGNORED = ("pooler.", "classifier.", "head.", "mask_token", "embeddings.mask_token")
 """Beginnings of names that a file may lack or hold in excess: heads that features do not use."""
@@ -167,6 +168,7 @@ def _body(recipe: Recipe) -> nn.Module:
             f"shape, such as {sorted(names)[0]}. Copy the complete folder from its source."
         )
     model: nn.Module = body
+    check_finite(model.state_dict(), folder)
     return model
 
 

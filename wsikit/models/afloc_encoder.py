@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model as load_weights
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,6 +21,7 @@ from wsikit.models.config import OOD_FILE, WEIGHTS_FILE, fingerprint
 from wsikit.models.encoders import ImageEncoder
 from wsikit.models.ood import OodDetector
 from wsikit.models.tokenizer import CaptionTokenizer
+from wsikit.tensor_files import load_module
 
 AT_ONCE = 64
 _Function = Callable[[Tensor], Tensor]
@@ -40,16 +39,7 @@ def load_afloc(folder: str | Path) -> AFLoc:
     folder = Path(folder)
     config = read_afloc_config(folder)
     model = AFLoc(config, CaptionTokenizer.load(folder, max_tokens=config.text_max_tokens))
-    weights = folder / WEIGHTS_FILE
-    try:
-        load_weights(model, str(weights), strict=True)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{weights}: damaged or not safetensors ({error}); copy the model's folder again.") from error
-    except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
-        raise ModelError(
-            f"{weights}: these weights do not fit config.json ({reason}); copy the model's folder again."
-        ) from error
+    load_module(model, folder / WEIGHTS_FILE)
     if isinstance(model.image, ImageEncoder) and model.image.width != config.image_width:
         raise ModelError(
             f"{folder}: the image encoder gives {model.image.width} features, config.json says {config.image_width}; "

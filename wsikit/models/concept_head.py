@@ -300,6 +300,14 @@ def _check(config: ConceptHeadConfig, arrays: Mapping[str, Array]) -> None:
     elif config.scores == "text":
         d = config.encoder.width if config.encoder is not None else 0
         wanted |= {"places": (s, d), "logit_scale": (1,)}
+    unknown = sorted(
+        name for name in arrays.keys() - wanted.keys() if config.scores != "attention" or not name.startswith(ATTENTION)
+    )
+    if unknown:
+        raise ModelError(
+            f"model {config.name}: {len(unknown)} arrays unknown to scores of {config.scores}, such as {unknown[0]}. "
+            "Copy the model's folder again."
+        )
     for name, shape in wanted.items():
         found = arrays[name].shape if name in arrays else None
         if found != shape:

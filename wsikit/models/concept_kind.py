@@ -11,8 +11,9 @@ from wsikit.errors import ModelError
 from wsikit.models.concept_config import ConceptHeadConfig, info_of_concepts, read_concept_config
 from wsikit.models.config import OOD_FILE, WEIGHTS_FILE
 from wsikit.models.head_config import head_fingerprint
-from wsikit.models.model_folder import check_weights, load_arrays
+from wsikit.models.model_folder import check_weights, weights_of
 from wsikit.models.protocol import ModelInfo, PatchModel
+from wsikit.tensor_files import read_arrays
 
 if TYPE_CHECKING:
     from wsikit.encoders.protocol import PatchEncoder
@@ -36,17 +37,20 @@ class ConceptKind:
 
         assert folder is not None
         config = read_concept_config(folder)
-        arrays = load_arrays(folder / WEIGHTS_FILE)
+        arrays = read_arrays(folder / WEIGHTS_FILE)
         path = folder / OOD_FILE
         width = 0 if config.encoder is None else config.encoder.width
         ood = OodDetector.load(path, width=width) if path.is_file() else None
-        return ConceptHead(
-            config,
-            arrays,
-            load_encoder=lambda: encoder_of(config, device),
-            ood=ood,
-            fingerprint=head_fingerprint(folder),
-        )
+        with weights_of(folder / WEIGHTS_FILE):
+            if config.scores == "attention":
+                attention_of(config, arrays)  # refused here, and not at the first patch
+            return ConceptHead(
+                config,
+                arrays,
+                load_encoder=lambda: encoder_of(config, device),
+                ood=ood,
+                fingerprint=head_fingerprint(folder),
+            )
 
 
 def encoder_of(config: ConceptHeadConfig, device: str) -> PatchEncoder:

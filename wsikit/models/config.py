@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,16 +209,19 @@ def packaged_folder(name: str) -> Path:
 
 
 def fingerprint(folder: str | Path, *, detector: bool = True) -> str:
-    """sha256 over the files that determine predictions: configuration, weights, tokenizer and, with `detector`, the OOD
-    detector."""
+    """`folder_fingerprint` of a model with a tokenizer; with `detector`, its OOD detector counts, too."""
+    names = (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, *((OOD_FILE,) if detector else ()))
+    return folder_fingerprint(Path(folder), names)
+
+
+def folder_fingerprint(folder: Path, names: Sequence[str]) -> str:
+    """sha256 over those files of `names` that exist: the ones that determine predictions."""
     digest = hashlib.sha256()
-    known = [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE]
-    if detector and (Path(folder) / OOD_FILE).is_file():
-        known.append(OOD_FILE)
-    for name in known:
-        with open(Path(folder) / name, "rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{name} {content}\n".encode())
+    for name in names:
+        if not (folder / name).is_file():
+            continue
+        with open(folder / name, "rb") as file:
+            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

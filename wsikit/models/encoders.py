@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wsikit.encoders.loading import fill
 from wsikit.errors import ModelError
 from wsikit.models.config import ImageEncoderConfig, TextEncoderConfig
 from wsikit.models.plain import Bert, ResNet10T, plain_image_body, plain_text_body
 from wsikit.plugins import load_plugin, plugin_names
+from wsikit.tensor_files import read_safetensors
 
 
 class ImageEncoder(nn.Module):
@@ -98,19 +98,14 @@ class ImageEncoder(nn.Module):
         ModelError
             If the file is not safetensors, or does not hold this encoder.
         """
-        try:
-            found = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{path}: not readable as safetensors ({error}); pickled weights are not opened."
-            ) from error
+        found = read_safetensors(path)
         wanted = self.body.state_dict()
         classifier = str(getattr(self.body, "pretrained_cfg", {}).get("classifier", "head"))
         spare = {name for name in found.keys() - wanted.keys() if not name.startswith(classifier)}
         if spare or wanted.keys() - found.keys():
             odd = sorted(spare | (wanted.keys() - found.keys()))
             raise ModelError(f"{path}: not the weights of this encoder; {len(odd)} names differ, such as {odd[0]}.")
-        self.body.load_state_dict({name: found[name] for name in wanted})
+        fill(self.body, {name: found[name] for name in wanted}, (path,))
 
     @torch.no_grad()
     def _measure(self, name: str, patch_px: int) -> int:
@@ -224,11 +219,18 @@ class TextEncoder(nn.Module):
         from transformers import AutoModel
 
         try:
-            body = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-            self.body.load_state_dict(body.state_dict())
+            body, found = AutoModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"{folder}: does not hold this text encoder as safetensors ({reason}).") from error
+        missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+        if missing:  # the library would draw them; a pooler is often not published, and is learned here
+            raise ModelError(
+                f"{folder}: {len(missing)} tensors of this text encoder are missing, such as {missing[0]}."
+            )
+        fill(self.body, body.state_dict(), (Path(folder) / "model.safetensors",))
 
 
 def text_config_of(folder: Path) -> TextEncoderConfig:

@@ -194,10 +194,10 @@ def _check(config: HeadConfig, arrays: Arrays) -> None:
     d, c = config.encoder.width, len(config.classes)
     expected: dict[str, tuple[int, ...]]
     if config.kind == "knn":
-        m = len(arrays["labels"])
+        m = arrays["labels"].size
         expected = {"features": (m, d), "labels": (m,), "prior": (c,)}
     elif config.kind == "mlp":
-        h = len(arrays["bias1"])
+        h = arrays["bias1"].size
         expected = {"weight1": (d, h), "bias1": (h,), "weight2": (h, c), "bias2": (c,), "mean": (d,), "scale": (d,)}
     else:
         expected = {"weight": (d, c), "bias": (c,), "mean": (d,), "scale": (d,)}

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from wsikit.models.config import CONFIG_FILE, OOD_FILE, WEIGHTS_FILE
-from wsikit.models.model_folder import Described, EncoderRecord, folder_fingerprint, read_folder_config
+from wsikit.models.config import CONFIG_FILE, OOD_FILE, WEIGHTS_FILE, folder_fingerprint
+from wsikit.models.model_folder import Described, EncoderRecord, read_folder_config
 from wsikit.models.protocol import FEATURES, OOD_SCORE, PROBABILITY, ModelColumn, ModelInfo
 
 HEAD = "head"

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from wsikit.models.config import OOD_FILE, WEIGHTS_FILE
 from wsikit.models.head_config import head_fingerprint, info_of_head, read_head_config
-from wsikit.models.model_folder import check_weights, load_arrays, write_description, write_folder
+from wsikit.models.model_folder import check_weights, weights_of, write_description, write_folder
 from wsikit.models.protocol import ModelInfo, PatchModel
+from wsikit.tensor_files import read_arrays
 
 
 class HeadKind:
@@ -29,10 +30,11 @@ class HeadKind:
 
         assert folder is not None
         config = read_head_config(folder)
-        arrays = load_arrays(folder / WEIGHTS_FILE)
+        arrays = read_arrays(folder / WEIGHTS_FILE)
         path = folder / OOD_FILE
         ood = OodDetector.load(path, width=config.encoder.width) if path.is_file() else None
-        return HeadModel(config, arrays, ood=ood, fingerprint=head_fingerprint(folder))
+        with weights_of(folder / WEIGHTS_FILE):
+            return HeadModel(config, arrays, ood=ood, fingerprint=head_fingerprint(folder))
 
 
 def save_head(model: Any, folder: str | Path, *, card: str, metrics: dict[str, Any] | None = None) -> Path:

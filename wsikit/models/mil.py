@@ -189,6 +189,8 @@ def _checked(config: MilConfig, arrays: Arrays) -> int:
             f"model {config.name}: {len(odd)} arrays missing or unknown, such as {odd[0]}. Copy the model's folder "
             "again."
         )
+    if arrays["0.weight1"].ndim != 2 or (config.pooling == "abmil" and arrays["0.w"].ndim != 1):
+        raise ModelError(f"model {config.name}: 0.weight1 or 0.w has another shape. Copy the model's folder again.")
     d, h = arrays["0.weight1"].shape
     width = d if config.encoder is None else config.encoder.width
     for member in range(config.members):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from wsikit.errors import ModelError
-from wsikit.models.config import CONFIG_FILE, WEIGHTS_FILE, ImageEncoderConfig
-from wsikit.models.model_folder import Described, EncoderRecord, folder_fingerprint, read_folder_config
+from wsikit.models.config import CONFIG_FILE, WEIGHTS_FILE, ImageEncoderConfig, folder_fingerprint
+from wsikit.models.model_folder import Described, EncoderRecord, read_folder_config
 from wsikit.models.protocol import FEATURES, IMAGE, PROBABILITY, ModelColumn, ModelInfo
 
 MIL = "mil"

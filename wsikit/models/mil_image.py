@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from wsikit.errors import ModelError
 from wsikit.models.encoders import ImageEncoder
 from wsikit.models.mil_config import IMAGE_WEIGHTS, MilConfig
+from wsikit.tensor_files import load_module
 
 Encode = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
@@ -30,11 +28,7 @@ def load_image_encoder(folder: Path, config: MilConfig, *, device: str = "auto")
     """
     assert config.image is not None
     encoder = ImageEncoder(config.image, patch_px=config.patch_px, plain=True)
-    path = folder / IMAGE_WEIGHTS
-    try:
-        encoder.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{path}: damaged, or of another encoder; copy the model's folder again.") from error
+    load_module(encoder, folder / IMAGE_WEIGHTS)
     return encode_by(encoder, device=device)
 
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from wsikit.models.config import WEIGHTS_FILE
 from wsikit.models.mil_config import IMAGE_WEIGHTS, info_of_mil, mil_fingerprint, read_mil_config
-from wsikit.models.model_folder import check_weights, load_arrays, write_description, write_folder
+from wsikit.models.model_folder import check_weights, weights_of, write_description, write_folder
 from wsikit.models.protocol import ModelInfo
+from wsikit.tensor_files import read_arrays
 
 
 class MilKind:
@@ -31,13 +32,14 @@ class MilKind:
 
         assert folder is not None
         config = read_mil_config(folder)
-        arrays = load_arrays(folder / WEIGHTS_FILE)
+        arrays = read_arrays(folder / WEIGHTS_FILE)
         encode = None
         if config.image is not None:
             from wsikit.models.mil_image import load_image_encoder
 
             encode = load_image_encoder(folder, config, device=device)
-        return MilModel(config, arrays, encode=encode, fingerprint=mil_fingerprint(folder))
+        with weights_of(folder / WEIGHTS_FILE):
+            return MilModel(config, arrays, encode=encode, fingerprint=mil_fingerprint(folder))
 
 
 def save_mil(

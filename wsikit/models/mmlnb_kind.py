@@ -8,6 +8,7 @@ from typing import Literal
 from wsikit.errors import ModelError
 from wsikit.models.config import OOD_FILE, WEIGHTS_FILE, fingerprint, read_config
 from wsikit.models.mmlnb_info import info_of
+from wsikit.models.model_folder import check_weights
 from wsikit.models.protocol import ModelInfo, PatchModel
 
 
@@ -18,9 +19,7 @@ class MMLNBKind:
         """Description of the model in `folder`; see `wsikit.models.registry.describe_model`."""
         assert folder is not None  # MMLNB models are always folders
         config = read_config(folder)
-        for name in (WEIGHTS_FILE, OOD_FILE):
-            if (folder / name).is_file():
-                check_whole(folder / name)
+        check_weights(folder, (WEIGHTS_FILE, OOD_FILE))
         return info_of(config, fingerprint(folder), has_ood=(folder / OOD_FILE).is_file())
 
     def load(self, folder: Path | None, *, device: Literal["auto", "cpu", "cuda"]) -> PatchModel:
@@ -41,17 +40,6 @@ class MMLNBKind:
 
             return FeaturePredictor(model, device=device)
         return Predictor(model, device=device)
-
-
-def check_whole(path: Path) -> None:
-    """ModelError if a file of weights is cut off or not safetensors: its header and size, which need no torch."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: damaged or not safetensors ({error}); copy the model's folder again.") from error
 
 
 MMLNB_KIND = MMLNBKind()

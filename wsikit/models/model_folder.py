@@ -1,4 +1,4 @@
-"""Models as folders: what heads, concept heads, MIL models and UMEML have in common. No torch here.
+"""Models as folders: what all kinds of them have in common. No torch here.
 
 A folder holds config.json, model.safetensors and, where there are any, README.md (the card), metrics.json and further
 weights. It is written in one step, and nothing is overwritten.
@@ -6,22 +6,20 @@ weights. It is written in one step, and nothing is overwritten.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsikit.errors import ModelError
 from wsikit.models.config import CARD_FILE, CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE
-from wsikit.models.mmlnb_kind import check_whole
 from wsikit.models.protocol import FeatureSource
+from wsikit.tensor_files import check_whole
 
 
 class Strict(BaseModel):
@@ -121,17 +119,6 @@ def read_folder_config(folder: Path, schema: type[Config], what: str) -> Config:
         ) from error
 
 
-def folder_fingerprint(folder: Path, names: Sequence[str]) -> str:
-    """sha256 over those files of `names` that exist: the ones that determine predictions."""
-    digest = hashlib.sha256()
-    for name in names:
-        if not (folder / name).is_file():
-            continue
-        with open(folder / name, "rb") as file:
-            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
 def check_weights(folder: Path, names: Sequence[str]) -> None:
     """ModelError if one of the files of weights `names`, as far as they exist, is not whole."""
     for name in names:
@@ -139,29 +126,26 @@ def check_weights(folder: Path, names: Sequence[str]) -> None:
             check_whole(folder / name)
 
 
-def load_arrays(weights: Path) -> dict[str, npt.NDArray[np.floating]]:
-    """The arrays of a file of weights; ModelError if it is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
+@contextmanager
+def weights_of(path: Path) -> Iterator[None]:
+    """Names the file in a ModelError on what was read from it."""
     try:
-        arrays: dict[str, npt.NDArray[np.floating]] = load_file(str(weights))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{weights}: damaged or not safetensors ({error}); copy the model's folder again.") from error
-    return arrays
+        yield
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def write_folder(folder: str | Path, write: Callable[[Path], None]) -> Path:
-    """Make a folder with the files that `write` puts into it, in one step; it must not exist yet.
+    """Make a folder with the files that `write` puts into it, in one step; it must not exist yet, or be empty.
 
     Raises
     ------
     ModelError
-        If it exists: nothing is overwritten.
+        If it is not empty: nothing is overwritten.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise ModelError(f"{folder}: exists; give a new folder, nothing is overwritten.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder}: is not empty; give a new folder, nothing is overwritten.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import ModelError
+from wsikit.tensor_files import read_arrays
 
 HELD_OUT_SHARE = 0.99
 _SHRINKAGE = 0.01  # of the correlations towards 0: small encoders have many features that never vary together
@@ -78,17 +79,12 @@ class OodDetector:
         ModelError
             If it is damaged, or of an encoder of another width than `width`.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            saved = load_file(str(path))
-            mean, whiten, limit = saved["mean"], saved["whiten"], float(saved["limit"][0])
-        except (SafetensorError, OSError, KeyError, IndexError) as error:
-            raise ModelError(f"{path}: damaged or of another kind ({error}); copy the model's folder again.") from error
-        if mean.shape != (width,) or whiten.shape != (width, width) or not limit > 0:
+        saved = read_arrays(path)
+        wanted = {"mean": (width,), "whiten": (width, width), "limit": (1,)}
+        found = {name: values.shape for name, values in saved.items()}
+        if found != wanted or not saved["limit"][0] > 0:
             raise ModelError(
-                f"{path}: features of {mean.shape}, expected ({width},), as the image branch gives them; copy the "
-                "model's folder again."
+                f"{path}: damaged, or of another encoder: it holds arrays of shapes {found}, expected {wanted} and a "
+                "limit above 0; copy the model's folder again."
             )
-        return cls(mean, whiten, limit)
+        return cls(saved["mean"], saved["whiten"], float(saved["limit"][0]))

@@ -103,6 +103,18 @@ def test_an_adapter_of_another_base_is_refused(tiny_folder: Path, trained: tuple
         load_vlm(other, adapter=trained[0], device="cpu")
 
 
+def test_an_adapter_with_spoilt_weights_is_refused(
+    tiny_folder: Path,
+    trained: tuple[Path, dict],
+    tmp_path: Path,
+    fault_of_weights: str,
+    refuses_spoilt_weights: Callable[..., None],
+) -> None:
+    adapter = shutil.copytree(trained[0] / "adapter", tmp_path / "adapter")
+    load = lambda: load_vlm(tiny_folder, adapter=adapter, device="cpu")  # noqa: E731
+    refuses_spoilt_weights(adapter / ADAPTER_WEIGHTS, fault_of_weights, load, place=str(adapter))
+
+
 def test_words_that_name_the_diagnosis_never_become_targets(make_table: Make) -> None:
     table = make_table(12, captions=("Poorly differentiated, abundant blood (PD).", "No blood.", "Scant neuropil."))
     material = prepare(table)

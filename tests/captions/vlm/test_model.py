@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +119,12 @@ def test_a_prompt_on_several_images_holds_all_of_them(tiny_folder: Path, picture
     two = captioner.chat.inputs_of_calls([list(pictures[:2]), list(pictures[2:4])])
     per_image = int((one["input_ids"] == captioner.model.config.image_token_id).sum())
     assert (two["input_ids"] == captioner.model.config.image_token_id).sum(dim=1).tolist() == [2 * per_image] * 2
+
+
+@pytest.mark.parametrize("fault", ["nan", "inf", "missing", "shape"])
+def test_a_model_with_spoilt_weights_is_refused(
+    tiny_folder: Path, tmp_path: Path, fault: str, refuses_spoilt_weights: Callable[..., None]
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    load = lambda: load_vlm(folder, device="cpu")  # noqa: E731
+    refuses_spoilt_weights(folder / "model.safetensors", fault, load, place=str(folder))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +159,7 @@ def test_a_saved_model_predicts_the_same(cohort: Part, small: UmemlSettings, tmp
     first, second = fitted.predict(cohort), loaded.predict(cohort)
     for name in ("risk", "survival", "times", "probs"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
-    with pytest.raises(ModelError, match="exists"):
+    with pytest.raises(ModelError, match="nothing is overwritten"):
         save_umeml(fitted, tmp_path / "model")
 
 
@@ -164,8 +167,29 @@ def test_a_damaged_folder_is_refused_by_name(cohort: Part, small: UmemlSettings,
     folder = save_umeml(fit(cohort, settings_with(small, epochs=1)), tmp_path / "model")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ModelError, match="copy the model's folder again"):
+    with pytest.raises(ModelError, match="model.safetensors: damaged or not safetensors"):
         load_umeml(folder)
+
+
+@pytest.mark.parametrize("survival", ["nll", "cox"])
+def test_a_model_with_spoilt_weights_is_refused(
+    cohort: Part, small: UmemlSettings, tmp_path: Path, survival: str, refuses_spoilt_weights: Callable[..., None]
+) -> None:
+    whole = save_umeml(fit(cohort, settings_with(small, survival=survival, epochs=1)), tmp_path / "model")
+    for fault in ("nan", "inf", "unknown", "missing", "shape"):
+        folder = shutil.copytree(whole, tmp_path / fault)
+        refuses_spoilt_weights(folder / "model.safetensors", fault, partial(load_umeml, folder), place=str(folder))
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"architecture": "umeml-cohort", "format": 1}', "[" * 100_000, '"x"'])
+def test_a_configuration_of_something_else_is_refused(
+    cohort: Part, small: UmemlSettings, tmp_path: Path, text: str
+) -> None:
+    folder = save_umeml(fit(cohort, settings_with(small, epochs=1)), tmp_path / "model")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ModelError, match="model") as caught:
+        load_umeml(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_views_name_prototypes_patches_and_genes(cohort: Part, small: UmemlSettings) -> None:

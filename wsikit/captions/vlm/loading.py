@@ -15,12 +15,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import logging as hf_logging
 
-from wsikit.captions.vlm.files import Adapter
+from wsikit.captions.vlm.files import ADAPTER_WEIGHTS, Adapter
 from wsikit.errors import ModelError, RequestError
+from wsikit.tensor_files import check_finite, read_safetensors
 
 Quantize = Literal["4bit"]
 _UNTYPED_PROCESSOR: Any = AutoProcessor  # transformers has no types for it
 _UNTYPED_LOGGING: Any = hf_logging
+_UNTYPED_MODEL: Any = AutoModelForImageTextToText
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -80,11 +82,17 @@ def load_base(folder: Path, place: Place, *, quantize: Quantize | None = None) -
     if quantize is not None:
         options |= _quantized(quantize, place)
     model: Any
+    found: Any
     try:
         processor = _UNTYPED_PROCESSOR.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with _no_progress_bar():
-            model = AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=place.dtype, use_safetensors=True, **options
+            model, found = _UNTYPED_MODEL.from_pretrained(
+                folder,
+                dtype=place.dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                **options,
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(
@@ -95,6 +103,13 @@ def load_base(folder: Path, place: Place, *, quantize: Quantize | None = None) -
             f"{folder}: its processor has no tokenizer or no chat template. Pass an instruction-tuned model, "
             "or add its chat_template.jinja to the folder."
         )
+    odd = sorted([*found["missing_keys"], *(str(one[0]) for one in found["mismatched_keys"])])
+    if odd:  # the library would draw them
+        raise ModelError(
+            f"{folder}: {len(odd)} tensors are missing or have another shape, such as {odd[0]}. Copy the complete "
+            "folder again."
+        )
+    check_finite(dict(model.named_parameters()), folder)
     if quantize is None:
         model.to(place.device)
     return model.eval(), processor
@@ -108,7 +123,7 @@ def attach(model: Any, adapter: Adapter, *, base_fingerprint: str, merge: bool =
     ModelError
         The base already has an adapter, or the adapter was trained on another base.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     if isinstance(model, PeftModel) or getattr(model, "peft_config", None):
         raise ModelError(f"{adapter.folder}: this model already has an adapter. Load the base again for another one.")
@@ -119,12 +134,21 @@ def attach(model: Any, adapter: Adapter, *, base_fingerprint: str, merge: bool =
             f"{adapter.folder}: trained on another base ({name}, {known[:12]}) than the one given "
             f"({base_fingerprint[:12]}). Pass the base it was trained on."
         )
+    weights = adapter.folder / ADAPTER_WEIGHTS
+    tensors = read_safetensors(weights)
+    check_finite(tensors, weights)
     try:
         whole = PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=False)
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"{adapter.folder}: does not fit this model ({_first_line(error)}). Pass the base it was trained on."
         ) from error
+    wanted = get_peft_model_state_dict(whole, save_embedding_layers=False)
+    if odd := sorted(wanted.keys() ^ tensors.keys()):  # the library draws what is missing, and passes over the rest
+        raise ModelError(
+            f"{weights}: {len(odd)} tensors are missing or unknown, such as {odd[0]}. Copy the adapter's folder "
+            "again, or pass the base it was trained on."
+        )
     return (whole.merge_and_unload(safe_merge=True) if merge else whole).eval()
 
 
@@ -171,4 +195,6 @@ def _no_progress_bar() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Error(s) in loading"):  # torch names the tensor in the next line
+        return lines[1]
     return lines[0] if lines else type(error).__name__

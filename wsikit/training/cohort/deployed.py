@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from wsikit.errors import ModelError, RequestError
-from wsikit.models.config import CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE
-from wsikit.models.model_folder import folder_fingerprint
+from wsikit.models.config import CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE, folder_fingerprint
 from wsikit.store.atomic import write_json
 from wsikit.training.captioner.patients import patient_id
 from wsikit.training.cohort.columns import read_bags, read_columns

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter
+from safetensors.torch import save_file
 
 from wsikit.errors import ModelError
 from wsikit.models.config import CONFIG_FILE, WEIGHTS_FILE
@@ -20,6 +19,7 @@ from wsikit.models.model_folder import write_folder
 from wsikit.models.umeml.config import TaskConfig, TokenConfig, UmemlConfig
 from wsikit.models.umeml.network import UMEML
 from wsikit.store.atomic import write_json
+from wsikit.tensor_files import check_finite, read_safetensors
 from wsikit.training.cohort.scaling import ColumnScaler, Components
 from wsikit.training.umeml.curves import Baseline, CurveShape
 from wsikit.training.umeml.learner import FittedUmeml, Member
@@ -29,7 +29,7 @@ from wsikit.training.umeml.settings import UmemlSettings
 from wsikit.training.umeml.tables import DirectTable, Tables, TokenTable
 from wsikit.training.umeml.targets import Tasks
 
-FORMAT = 1
+FORMAT, ARCHITECTURE = 1, "umeml-cohort"
 Arrays = dict[str, torch.Tensor]
 _TOKENS: TypeAdapter[TokenConfig] = TypeAdapter(TokenConfig)
 
@@ -45,7 +45,7 @@ def save_umeml(fitted: FittedUmeml, folder: str | Path) -> Path:
     arrays: Arrays = {}
     record: dict[str, Any] = {
         "format": FORMAT,
-        "architecture": "umeml-cohort",
+        "architecture": ARCHITECTURE,
         "network": fitted.members[0].network.config.model_dump(mode="json"),
         "settings": fitted.settings.model_dump(mode="json"),
         "width": fitted.width,
@@ -106,31 +106,45 @@ def load_umeml(folder: str | Path, *, device: str = "cpu") -> FittedUmeml:
     """
     folder, place = Path(folder), torch.device(device)
     path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if missing := [one.name for one in (path, weights) if not one.is_file()]:
+        raise ModelError(f"{folder}: {', '.join(missing)} missing; copy the model's folder again.")
+    arrays = read_safetensors(weights)
+    check_finite(arrays, weights)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        arrays = load_file(str(weights))
-        if record.get("architecture") != "umeml-cohort" or record.get("format") != FORMAT:
+        if not isinstance(record, dict) or (record.get("architecture"), record.get("format")) != (ARCHITECTURE, FORMAT):
             raise ModelError(
-                f"{path}: architecture {record.get('architecture')!r}, format {record.get('format')!r}; expected "
-                f"'umeml-cohort', format {FORMAT}. Give a folder that the training of a cohort wrote."
+                f"{path}: not of architecture {ARCHITECTURE!r}, format {FORMAT}. Give a folder that the training of a "
+                "cohort wrote."
             )
-        return _restore(record, arrays, place)
-    except (
-        OSError,
-        json.JSONDecodeError,
-        SafetensorError,
-        KeyError,
-        TypeError,
-        ValidationError,
-        RuntimeError,
-    ) as error:
+        used = _Used(arrays)
+        fitted = _restore(record, used, place)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{folder}: not a whole UMEML model ({type(error).__name__}: {reason}); copy the model's folder again."
         ) from error
+    if unknown := sorted(arrays.keys() - used.names):
+        raise ModelError(
+            f"{weights}: {len(unknown)} tensors that {CONFIG_FILE} does not name, such as {unknown[0]}; copy the "
+            "model's folder again."
+        )
+    return fitted
 
 
-def _restore(record: dict[str, Any], arrays: Arrays, device: torch.device) -> FittedUmeml:
+class _Used(dict[str, torch.Tensor]):
+    """Arrays, and the names of those that were asked for."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        super().__init__(arrays)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+
+def _restore(record: dict[str, Any], arrays: _Used, device: torch.device) -> FittedUmeml:
     config = UmemlConfig.model_validate(record["network"])
     tokens = {
         name: TokenTable(
@@ -157,7 +171,7 @@ def _restore(record: dict[str, Any], arrays: Arrays, device: torch.device) -> Fi
     for number, one in enumerate(record["members"]):
         network = UMEML(config).to(device)
         prefix = f"member.{number}."
-        network.load_state_dict({n[len(prefix) :]: v for n, v in arrays.items() if n.startswith(prefix)})
+        network.load_state_dict({n[len(prefix) :]: arrays[n] for n in arrays if n.startswith(prefix)})
         epochs = tuple(
             Epoch(int(e[0]), *(float("nan") if x is None else float(x) for x in e[1:])) for e in one["epochs"]
         )
@@ -202,7 +216,7 @@ def _tasks(record: dict[str, Any], arrays: Arrays) -> Tasks:
         record["weights"],
         arrays["tasks.cuts"].numpy(),
         _shape(arrays),
-        arrays.get("tasks.class_weights"),
+        arrays["tasks.class_weights"] if "tasks.class_weights" in arrays else None,  # noqa: SIM401 (marks it as used)
         tuple(record["classes"]),
         float(record["uncensored_share"]),
     )
@@ -230,4 +244,16 @@ def _unpack(arrays: Arrays, name: str, kind: str) -> ColumnScaler | Components:
         return found
 
     scaler = ColumnScaler(array("kept"), array("median"), array("mean"), array("std"))
-    return Components(scaler, array("axes")) if kind == "components" else scaler
+    rows = len(scaler.kept)
+    if (
+        scaler.kept.ndim != 1
+        or scaler.kept.dtype.kind != "i"
+        or {scaler.median.shape, scaler.mean.shape, scaler.std.shape} != {(rows,)}
+    ):
+        raise ValueError(f"{name}: median, mean and std must have one number for each of the {rows} columns kept")
+    if kind != "components":
+        return scaler
+    axes = array("axes")
+    if axes.ndim != 2 or len(axes) != rows:
+        raise ValueError(f"{name}.axes is {axes.shape}, expected ({rows}, …)")
+    return Components(scaler, axes)
