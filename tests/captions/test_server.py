@@ -6,10 +6,13 @@ import base64
 import io
 import json
 import re
+import resource
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -224,6 +227,118 @@ def test_a_permanent_failure_affects_its_own_patch_only(
     assert not good.failure
     assert re.search(reason, bad.failure)
     assert "\n" not in bad.failure
+
+
+def drip_body(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    drip(handler, b" " * 1000)
+
+
+def drip_headers(handler: Handler) -> None:
+    drip(handler, b"HTTP/1.1 200 OK\r\nX-Much: " + b"x" * 1000)
+
+
+def drip(handler: Handler, data: bytes) -> None:
+    """A byte each 50 ms: no single read takes long."""
+    handler.close_connection = True
+    for byte in data:
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
+def pour(handler: Handler) -> None:
+    """Text without an end."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.end_headers()
+    handler.close_connection = True
+    while True:
+        handler.wfile.write(b" " * 2**16)
+
+
+@cache
+def packed_spaces() -> bytes:
+    """200 MB of spaces in 900 kB."""
+    packing = zlib.compressobj(1, wbits=31)
+    return b"".join(packing.compress(b" " * 2_000_000) for _ in range(100)) + packing.flush()
+
+
+def bomb(handler: Handler) -> None:
+    body = packed_spaces()
+    handler.send_response(200)
+    handler.send_header("Content-Encoding", "gzip")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (drip_body, "no response within 0.4 s"),
+        (drip_headers, "no response within 0.4 s"),
+        (pour, "more than 4,194,304 bytes"),
+        (bomb, "compressed"),
+    ],
+)
+def test_an_answer_that_never_ends_is_cut_off(server: Server, fault: Callable[[Handler], None], reason: str) -> None:
+    server.reply = lambda handler, shade, times: fault(handler) if shade == 2 else normal(handler, shade, times)
+    captioner = ServerCaptioner(server.url, retries=0, timeout_s=0.4)
+    packed_spaces()
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    good, bad = captioner.caption(shades(1, 2), mpp=0.5)
+    assert time.perf_counter() - begun < 3  # a few times the limit, on a busy machine
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB; the bomb has twice as much
+    assert good.text == "Shade 1 of neuropil."
+    assert reason in bad.failure
+
+
+def test_a_server_that_drips_its_list_of_models_is_reported(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "do_GET", drip_body)
+    begun = time.perf_counter()
+    with pytest.raises(UnreachableError, match="no server responds at this address"):
+        ServerCaptioner(server.url, retries=0, timeout_s=0.4)
+    assert time.perf_counter() - begun < 3
+
+
+HOSTILE_ANSWERS = [
+    b"[" * 200_000,
+    b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    b"\xff\xfe\x00",
+    b"",
+    b"null",
+    b"1e999",
+    b'"text"',
+    b'{"choices": {}}',
+    b'{"choices": {"0": 1}}',
+    b'{"choices": "text"}',
+    b'{"choices": 7}',
+    b'{"choices": [null]}',
+    b'{"choices": [7]}',
+    b'{"choices": [[]]}',
+    b'{"choices": [{}]}',
+    b'{"choices": [{"message": null}]}',
+    b'{"choices": [{"message": []}]}',
+    b'{"choices": [{"message": {"content": {"a": 1}}}]}',
+    b'{"choices": [{"message": {"content": 7}}]}',
+    b'{"choices": [{"finish_reason": {}, "message": {"content": true}}]}',
+]
+
+
+@pytest.mark.parametrize("images_per_call", [1, 2])
+def test_answers_of_any_other_structure_are_failures_in_one_line(server: Server, images_per_call: int) -> None:
+    for number, answer in enumerate(HOSTILE_ANSWERS):
+        server.reply = lambda handler, shade, times, answer=answer: handler.raw(answer)  # type: ignore[misc]
+        captioner = ServerCaptioner(server.url, retries=0, images_per_call=images_per_call)
+        for found in captioner.caption(shades(1, 2), mpp=0.5):
+            assert found.failure or not found.text, number
+            assert isinstance(found.text, str), number
+            assert "\n" not in found.failure
+            assert len(found.failure) < 300
 
 
 def test_a_text_cut_by_the_limit_keeps_its_whole_sentences(server: Server) -> None:

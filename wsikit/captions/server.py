@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.captions.answer_limits import AnswerLimits
 from wsikit.captions.base import Caption, check_patches
 from wsikit.captions.calls import asking_of, check_images_per_call, joint_prompt, name_of_image, read_answers
 from wsikit.captions.fields import Field
@@ -82,7 +83,7 @@ class ServerCaptioner:
     concurrency
         Maximum number of concurrent requests.
     timeout_s
-        Maximum time for one response, seconds.
+        Maximum time for one response, from the request to its last byte, seconds.
     retries
         Maximum number of retries after status 408, 409, 429 or 5xx, a timeout or a broken connection.
     image_format
@@ -216,7 +217,7 @@ class ServerCaptioner:
             self.retried += raw.retries_taken
         try:
             return read(raw.parse())
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError, IndexError) as error:
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             # instead of a completion, a server may send anything; the library parses it into objects of any structure
             return Caption("", source=self.name, failure=f"unreadable response: {_line(error)}")
 
@@ -295,7 +296,7 @@ class ServerCaptioner:
         import openai
 
         try:
-            names = [model.id for model in self._client.models.list().data or []]
+            names = [str(model.id) for model in self._client.models.list().data or []]
         except openai.APIConnectionError as error:
             raise UnreachableError(
                 f"{self.url}: no server responds at this address ({_line(error)}). Start it, or correct the address."
@@ -304,7 +305,7 @@ class ServerCaptioner:
             raise ModelError(
                 f"{self.url}/models: {_line(error)}. Pass the address up to /v1, e.g. http://host:8000/v1."
             ) from error
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(
                 f"{self.url}/models: not an OpenAI-compatible server ({_line(error)}). Pass the address of one."
             ) from error
@@ -348,6 +349,13 @@ def _client(url: str, key: str | None, timeout_s: float, retries: int) -> OpenAI
     # no proxy, no .netrc, no redirect: images of patients are sent to the named host only
     hooks: Any = {"request": [keep_intended_headers]}
     http = openai.DefaultHttpxClient(trust_env=False, follow_redirects=False, event_hooks=hooks)
+    try:
+        AnswerLimits(http)
+    except AttributeError as error:
+        raise RequestError(
+            f"captioner {url}: answers of the installed version of openai ({openai.__version__}) cannot be limited in "
+            f"time and size ({error}). Install the one that wsikit was tested with: pip install 'openai==3.57.*'"
+        ) from error
     return openai.OpenAI(base_url=url, api_key=key or _NO_KEY, timeout=timeout_s, max_retries=retries, http_client=http)
 
 
