@@ -61,7 +61,7 @@ def read_tensors(path: Path) -> Any:
     """What a file of weights holds, on the CPU: tensors by name, of a file of torch perhaps within further mappings.
 
     No code of the file is run. Whether they are finite is checked where it is known which of them are used
-    (`check_finite`): published files may hold masks of −∞ beside the weights.
+    (`check_finite`): published files may hold masks of −∞ with the weights.
 
     Raises
     ------
