@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import csv
+import io
+import re
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from wsikit.errors import RequestError
-from wsikit.tables import is_table, likely, number, read_table
+from wsikit.tables import harmless, is_table, likely, number, read_table
 
 KNOWN = ("path", "slide_id", "patient", "mpp", "mpp_x", "mpp_y")
 ROWS = ((2, {"path": "é.svs", "mpp": "0,25"}), (3, {"path": "b.svs", "mpp": "0.5"}))
@@ -141,3 +144,32 @@ def test_a_number_has_one_decimal_separator() -> None:
 def test_lines_of_remarks_before_the_header_are_passed_over() -> None:
     content = b"# my slides\n\n#\n#path,mpp\na.svs,0.5\n"
     assert read_table("m.csv", KNOWN, content=content).rows == ((5, {"path": "a.svs", "mpp": "0.5"}),)
+
+
+HOSTILE_CELLS = [
+    "=1+1", "+1+1", "-leading", "@SUM(A1)", "=cmd|' /C calc'!A0", "'=1", "''=1", "'quoted'", " =1", "\ufeff=1", "-1.5",
+    "-1e-3", "a=b", "<script>", "-", "+", "- 1", '=HYPERLINK("http://x";"y")', "line\nbreak", 'quote"quote', "a,b;c",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE_CELLS)
+def test_what_a_spreadsheet_would_run_is_written_as_text_and_read_back_as_it_was(text: str):
+    row = io.StringIO()
+    csv.writer(row).writerow([harmless(text), "next"])
+    cell = next(csv.reader(io.StringIO(row.getvalue())))[0]
+    assert not cell.lstrip(" \ufeff\xa0").startswith(("=", "+", "@")), cell
+    assert not cell.startswith("-") or float(cell) < 0
+    table = read_table("t.csv", ["path"], content=f"path,other\n{row.getvalue()}".encode())
+    assert table.rows[0][1]["path"] == text.strip(" \ufeff")
+
+
+def test_every_table_that_is_written_disarms_its_cells():
+    """A module that writes CSV for a user uses `harmless`; those of phantoms hold no text of others."""
+    root = Path(__file__).parents[1] / "wsikit"
+    writers = re.compile(r"csv\.(writer|DictWriter)\(|\.to_csv\(")
+    without = [
+        str(path.relative_to(root))
+        for path in sorted(root.rglob("*.py"))
+        if writers.search(path.read_text(encoding="utf-8")) and "harmless(" not in path.read_text(encoding="utf-8")
+    ]
+    assert without == ["phantom/cohort.py", "phantom/truth.py"]

@@ -42,6 +42,24 @@ _LIKELY = 0.74
 """Similarity (difflib) above which a column is probably a misspelt one."""
 
 
+_SPACES = " \t\r\n\v\f\ufeff\xa0\u200b\u200e\u200f\u2007\u202f"
+_FORMULA = re.compile(r"[ '\ufeff\xa0]*[=+\-@\t\r\n]")
+_NEGATIVE = re.compile(r"-\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
+
+
+def harmless(cell: object) -> object:
+    """A cell of a CSV; text that a spreadsheet would take for a formula begins with an apostrophe.
+
+    `read_table` takes the apostrophe off again. Negative numbers are left as they are, also as text.
+
+    >>> harmless("=1+1"), harmless("a.svs"), harmless(-1.5), harmless("-1.5")
+    ("'=1+1", 'a.svs', -1.5, '-1.5')
+    """
+    if not isinstance(cell, str) or not _FORMULA.match(cell):
+        return cell
+    return cell if _NEGATIVE.fullmatch(cell) else f"'{cell}"
+
+
 @dataclass(frozen=True)
 class Table:
     """The rows of a table with the columns that are used."""
@@ -276,8 +294,9 @@ def _first_row(path: str, text: str, separator: str, what: str) -> list[str]:
 
 
 def _clean(cell: str) -> str:
-    """A cell without the spaces around it, also those that only a word processor writes."""
-    return cell.strip(" \t\r\n\v\f\ufeff\xa0\u200b\u200e\u200f\u2007\u202f")
+    """A cell without the spaces around it, also those that only a word processor writes, and as before `harmless`."""
+    cell = cell.strip(_SPACES)
+    return cell[1:].strip(_SPACES) if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
 
 
 def key(name: str) -> str:

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from wsikit.exporters import rows as module
-from wsikit.exporters.rows import harmless, write_csv, write_parquet
+from wsikit.exporters.rows import write_csv, write_parquet
 from wsikit.results.export import export
+from wsikit.tables import harmless
 
 
 def test_every_row_and_value_comes_back_whatever_the_block_size(store, tmp_path, monkeypatch):

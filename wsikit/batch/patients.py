@@ -16,6 +16,7 @@ from wsikit.batch.records import SlideRow
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write
 from wsikit.store.paths import is_url
+from wsikit.tables import harmless
 from wsikit.voting.patients import PatientResult, SlideOfPatient, combine_slides
 
 TABLE = "patients.csv"
@@ -92,7 +93,7 @@ def write_patients(out: str | os.PathLike[str], patients: Patients) -> Path:
             cells = [one.patient, len(one.counted) + len(one.left_out), len(one.counted), one.mean or ""]
             cells += [*probability, _number(one.margin), one.worst or "", "; ".join(one.worst_slides)]
             cells += [_number(one.area_mm2), patients.weighted_by, left_out]
-            writer.writerow([records.harmless(cell) for cell in cells])
+            writer.writerow([harmless(cell) for cell in cells])
     return path
 
 

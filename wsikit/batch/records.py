@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write, is_our_partial, write_json
+from wsikit.tables import harmless
 from wsikit.voting.result import format_margin
 
 logger = logging.getLogger(__name__)
@@ -177,17 +178,6 @@ def tables_lock(out: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise TimeoutError(f"another run has been writing the tables in {out} for {_LOCK_WAIT_S:g} s") from error
-
-
-def harmless(cell: object) -> object:
-    """A cell of a table; text that a spreadsheet would evaluate as a formula gets an apostrophe in front.
-
-    Names of files, slide ids and patients are untrusted input.
-
-    >>> harmless("=1+1"), harmless("a.svs"), harmless(-1.5)
-    ("'=1+1", 'a.svs', -1.5)
-    """
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def taken_ids(out: Path) -> dict[str, str]:

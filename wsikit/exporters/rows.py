@@ -17,12 +17,12 @@ import numpy.typing as npt
 from wsikit.exporters.patch_source import FEATURES
 from wsikit.store.atomic import atomic_write
 from wsikit.store.table import PatchTable
+from wsikit.tables import harmless
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_AT_ONCE = 1 << 15
-_DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters of text that LibreOffice Calc, Excel or Google Sheets interprets as a formula or command."""
 
 
@@ -34,15 +34,6 @@ class _Field:
     column: str
     entry: int | None
     """None: the column itself, which may be a vector."""
-
-
-def harmless(text: str) -> str:
-    """`text` made safe for a CSV cell.
-
-    >>> harmless("=HYPERLINK(A1)"), harmless("round nuclei")
-    ("'=HYPERLINK(A1)", 'round nuclei')
-    """
-    return f"'{text}" if text.lstrip(" \ufeff\xa0").startswith(_DANGEROUS) else text
 
 
 def write_csv(path: str | os.PathLike[str], table: PatchTable) -> None:

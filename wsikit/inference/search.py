@@ -16,6 +16,7 @@ from wsikit.inference.caption_columns import read_captions
 from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.atomic import atomic_write
 from wsikit.store.table import PatchTable
+from wsikit.tables import harmless
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def write_matches(path: str | Path, matches: Sequence[PatchMatch]) -> None:
         writer.writerow(["slide_id", "row", "x", "y", "width", "height", "score", "why", "caption"])
         for one in matches:
             width, height = (round(side, 2) for side in one.side)
-            writer.writerow([one.slide_id, one.row, one.x, one.y, width, height, one.score, one.why, one.caption])
+            cells = [one.slide_id, one.row, one.x, one.y, width, height, one.score, one.why, one.caption]
+            writer.writerow([harmless(cell) for cell in cells])
 
 
 def _searchable(table: PatchTable) -> Patches:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from wsikit.errors import RequestError, StoreError
-from wsikit.exporters.rows import harmless
 from wsikit.slides.store import SlideStore, StoreLike, open_store
 from wsikit.store.atomic import atomic_write
 from wsikit.store.paths import place
 from wsikit.store.slide_vectors import SlideVector, read_slide_vector, slide_vector_names
+from wsikit.tables import harmless
 
 _TOLERATED = ("patches",)
 """Attributes that differ from slide to slide."""

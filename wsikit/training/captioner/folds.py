@@ -18,6 +18,7 @@ from wsikit.captions.vlm.files import RECORD_FILE, find_vlm, model_fingerprint, 
 from wsikit.captions.vlm.model import load_vlm
 from wsikit.errors import RequestError
 from wsikit.store.atomic import atomic_write
+from wsikit.tables import harmless
 from wsikit.training.captioner.finetune import Material, finetune_rows, prepare
 from wsikit.training.captioner.patients import folds_of, refuse_seen_patients
 from wsikit.training.captioner.settings import FinetuneSettings
@@ -108,7 +109,8 @@ class _Job:
         with atomic_write(folder / CAPTIONS_FILE) as path, open(path, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(FIELDS)
-            writer.writerows(self._line(row, text, fold, record) for row, text in zip(rows, texts, strict=True))
+            for row, text in zip(rows, texts, strict=True):
+                writer.writerow([harmless(cell) for cell in self._line(row, text, fold, record)])
 
     def _line(self, row: int, text: str, fold: int, record: dict[str, Any]) -> list[Any]:
         table, material = self.material.table, self.material

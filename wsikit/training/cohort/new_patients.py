@@ -20,6 +20,7 @@ import numpy as np
 from wsikit.errors import RequestError
 from wsikit.models.config import METRICS_FILE
 from wsikit.store.atomic import atomic_write, write_json
+from wsikit.tables import harmless
 from wsikit.training.cohort.baselines import survival_at
 from wsikit.training.cohort.cohort import load_cohort
 from wsikit.training.cohort.config import CohortTrainConfig
@@ -224,8 +225,8 @@ def _strongest(columns: dict[str, float]) -> dict[str, float]:
 def _write_csv(path: Path, header: Sequence[str], rows: Any) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow([harmless(name) for name in header])
+    writer.writerows([harmless(cell) for cell in row] for row in rows)
     with atomic_write(path) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8")
 

@@ -24,6 +24,7 @@ from wsikit._version import __version__
 from wsikit.errors import RequestError
 from wsikit.models.config import METRICS_FILE
 from wsikit.store.atomic import atomic_write, write_json
+from wsikit.tables import harmless
 from wsikit.training.cohort.baselines import survival_at, usual_baselines
 from wsikit.training.cohort.cohort import Cohort, load_cohort
 from wsikit.training.cohort.config import CohortTrainConfig
@@ -231,12 +232,13 @@ def _write_predictions(
     header += ["label", *(f"prob_{code}" for code in part.classes)] * (part.labels is not None)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow([harmless(name) for name in header])
     for result in results:
         tested = part.take(splits[result.seed][result.fold][TEST])
         columns = _prediction_columns(result, tested, horizons)
         for row, patient in enumerate(tested.ids):
-            writer.writerow([result.learner, result.seed, result.fold, patient, *(column[row] for column in columns)])
+            cells = [result.learner, result.seed, result.fold, patient, *(column[row] for column in columns)]
+            writer.writerow([harmless(cell) for cell in cells])
     with atomic_write(path) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8")
 

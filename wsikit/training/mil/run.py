@@ -22,6 +22,7 @@ from wsikit.models.config import METRICS_FILE
 from wsikit.models.mil import MilModel
 from wsikit.models.mil_kind import save_mil
 from wsikit.store.atomic import write_bytes, write_json
+from wsikit.tables import harmless
 from wsikit.training.mil.card import mil_card
 from wsikit.training.mil.cohort import Bag, Cohort, read_cohort
 from wsikit.training.mil.config import MilTrainConfig
@@ -199,7 +200,8 @@ def write_slides(path: Path, model: MilModel, bags: Sequence[Bag], answers: Sequ
         own = [f"{one['value']:.6g}"] if values else []
         probs = [f"{p:.6f}" for p in one["probability"]]
         attended = 1 / float((one["attention"] ** 2).sum())
-        table.writerow([bag.slide, bag.patient, *known, *own, *probs, len(bag.coords), f"{attended:.1f}"])
+        cells = [bag.slide, bag.patient, *known, *own, *probs, len(bag.coords), f"{attended:.1f}"]
+        table.writerow([harmless(cell) for cell in cells])
     write_bytes(path, text.getvalue().encode())
 
 
