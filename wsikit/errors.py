@@ -15,9 +15,35 @@ WsikitError
 
 from __future__ import annotations
 
+MOST_CHARACTERS = 2000
+"""Of a message. Names and entries of files come from outside, and may be of any length."""
+
+
+def one_line(text: str) -> str:
+    """Text from outside as it can be shown on a terminal: one line, no control characters, not endless.
+
+    >>> one_line("a.svs:\\n\\x1b[31mred"), len(one_line("x" * 10_000))
+    ('a.svs: \\\\x1b[31mred', 2000)
+    """
+    if not text.isprintable():
+        text = "".join(_shown(letter) for letter in text.replace("\r\n", "\n"))
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    end = MOST_CHARACTERS // 4  # the next step is there
+    return f"{text[: MOST_CHARACTERS - end - 3]} … {text[-end:]}"
+
+
+def _shown(letter: str) -> str:
+    if letter.isprintable() or letter == "\xa0":
+        return letter
+    return " " if letter in "\n\r\t\v\f\u2028\u2029" else letter.encode("unicode_escape").decode()
+
 
 class WsikitError(Exception):
-    """Base class of all errors that wsikit raises."""
+    """Base class of all errors that wsikit raises. Its text is `one_line`."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class RequestError(WsikitError, ValueError):
@@ -66,7 +92,7 @@ class ReadError(WsikitError, OSError):
 
     def __str__(self) -> str:
         x, y, width, height = self.box
-        return (
+        return one_line(
             f"{self.path}: level {self.level}, x={x} y={y} {width}×{height} px could not be read "
             f"({self.reason}). Copy the file again from its source, or leave this region out."
         )

@@ -52,6 +52,10 @@ _FIXED = [
 ]
 
 
+_LARGEST = 1e15
+"""Of the numbers of a row: beyond it, the file was changed."""
+
+
 @dataclass(frozen=True)
 class SlideRow:
     """One row of slides.csv."""
@@ -94,7 +98,9 @@ class SlideRow:
         if self.subtype is None:
             return f"no subtype: {self.reason}{self._value_at_end}"
         margin = "" if self.margin is None else f", margin {format_margin(self.margin)}"
-        return f"{self.subtype}, p={self.probability[self.subtype]:.2f}{margin}{self._value_at_end}"
+        probability = self.probability.get(self.subtype)
+        shown = "" if probability is None else f", p={probability:.2f}"
+        return f"{self.subtype}{shown}{margin}{self._value_at_end}"
 
     @property
     def value_words(self) -> str:
@@ -129,10 +135,45 @@ def _read(path: Path) -> SlideRow | None:
     """A row; None if its file is damaged: the slide is then not finished, and processed again."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return SlideRow(**{**record, "notes": tuple(record.get("notes") or ())})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        row = SlideRow(**{**record, "notes": tuple(record.get("notes") or ())})
+        _check_row(row, path.parent.name)
+        return row
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s: damaged (%s); the slide is taken for unfinished", path, error)
         return None
+
+
+def _check_row(row: SlideRow, slide_id: str) -> None:
+    """ValueError if an entry has another type than `SlideRow` states, or cannot be: the file was changed."""
+    texts: list[Any] = [row.path, row.status, row.label, *row.notes, *row.probability]
+    texts += [
+        one
+        for one in (row.subtype, row.reason, row.mpp_source, row.error, row.value_kind, row.value_unit)
+        if one is not None
+    ]
+    numbers: list[Any] = [
+        row.margin,
+        row.n_patches,
+        row.tissue_mm2,
+        row.unreadable_fraction,
+        row.mpp_x,
+        row.mpp_y,
+        row.value,
+    ]
+    numbers += [row.seconds, *row.probability.values()]
+    if row.slide_id != slide_id:
+        raise ValueError(f"slide_id {row.slide_id!r}, expected {slide_id!r}")
+    if wrong := [one for one in texts if not isinstance(one, str)]:
+        raise ValueError(f"{wrong[0]!r} where a text is expected")
+    if wrong := [one for one in numbers if one is not None and not _is_number(one)]:
+        raise ValueError(f"{wrong[0]!r} where a number is expected")
+    contradicts = row.subtype is not None and row.probability and row.subtype not in row.probability
+    if row.abstained not in (None, True, False) or contradicts:
+        raise ValueError("its result contradicts itself")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def flat_row(row: SlideRow) -> dict[str, Any]:

@@ -6,11 +6,13 @@ Their code is in a room above this one, so it is named here and imported when it
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from wsikit.encoders.protocol import EncoderInfo, PatchEncoder
+from wsikit.errors import ModelError
 
 _ZOO = Path(__file__).parent / "zoo"
 _CONFIG = "config.json"
@@ -34,18 +36,18 @@ def own_folder(name: str) -> Path | None:
     if name in packaged_encoders():
         return _ZOO / name
     folder = Path(name)
-    return folder if _architecture(folder) in _LOAD else None
+    return folder if str(_architecture(folder)) in _LOAD else None
 
 
 def describe_own(folder: Path) -> EncoderInfo:
     """Description of an encoder by its folder (`own_folder`); no torch is imported. ModelError if it is incomplete."""
-    info: EncoderInfo = _named(_DESCRIBE[str(_architecture(folder))])(folder)
+    info: EncoderInfo = _of_architecture(_DESCRIBE, folder)(folder)
     return info
 
 
 def load_own(folder: Path, *, device: str = "auto") -> PatchEncoder:
     """Load an encoder by its folder (`own_folder`). ModelError if it is incomplete or damaged."""
-    encoder: PatchEncoder = _named(_LOAD[str(_architecture(folder))])(folder, device=device)
+    encoder: PatchEncoder = _of_architecture(_LOAD, folder)(folder, device=device)
     return encoder
 
 
@@ -57,6 +59,10 @@ def _architecture(folder: Path) -> Any:
     return record.get("architecture") if isinstance(record, dict) else None
 
 
-def _named(place: str) -> Any:
+def _of_architecture(table: Mapping[str, str], folder: Path) -> Any:
+    found = _architecture(folder)
+    place = table.get(found) if isinstance(found, str) else None
+    if place is None:
+        raise ModelError(f"{folder / _CONFIG}: architecture {found!r}; expected one of {', '.join(table)}.")
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)

@@ -17,8 +17,9 @@ from wsikit.encoders.tokens import pooled
 from wsikit.errors import ModelError, RequestError
 from wsikit.models.afloc import AFLoc
 from wsikit.models.afloc_config import afloc_info, read_afloc_config
-from wsikit.models.config import OOD_FILE, WEIGHTS_FILE, fingerprint
+from wsikit.models.config import CONFIG_FILE, OOD_FILE, WEIGHTS_FILE, fingerprint
 from wsikit.models.encoders import ImageEncoder
+from wsikit.models.model_folder import building
 from wsikit.models.ood import OodDetector
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.tensor_files import load_module
@@ -38,7 +39,9 @@ def load_afloc(folder: str | Path) -> AFLoc:
     """
     folder = Path(folder)
     config = read_afloc_config(folder)
-    model = AFLoc(config, CaptionTokenizer.load(folder, max_tokens=config.text_max_tokens))
+    tokenizer = CaptionTokenizer.load(folder, max_tokens=config.text_max_tokens)
+    with building(folder / CONFIG_FILE):
+        model = AFLoc(config, tokenizer)
     load_module(model, folder / WEIGHTS_FILE)
     if isinstance(model.image, ImageEncoder) and model.image.width != config.image_width:
         raise ModelError(

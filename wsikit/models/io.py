@@ -11,6 +11,7 @@ from safetensors.torch import save_model as save_weights
 from wsikit.models.afloc import AFLoc
 from wsikit.models.config import (
     CARD_FILE,
+    CONFIG_FILE,
     DEFAULT_MODEL,
     OOD_FILE,
     WEIGHTS_FILE,
@@ -20,7 +21,7 @@ from wsikit.models.config import (
     read_config,
 )
 from wsikit.models.mmlnb import MMLNB
-from wsikit.models.model_folder import write_description, write_folder
+from wsikit.models.model_folder import building, write_description, write_folder
 from wsikit.models.ood import OodDetector
 from wsikit.models.tokenizer import CaptionTokenizer
 from wsikit.tensor_files import load_module
@@ -73,7 +74,8 @@ def load_model(name_or_dir: str | Path = DEFAULT_MODEL) -> MMLNB:
     folder = find_model(name_or_dir)
     config = read_config(folder)
     tokenizer = CaptionTokenizer.load(folder, max_tokens=config.text_max_tokens)
-    model = MMLNB(config, tokenizer, plain=True)
+    with building(folder / CONFIG_FILE):
+        model = MMLNB(config, tokenizer, plain=True)
     load_module(model, folder / WEIGHTS_FILE)
     if (folder / OOD_FILE).is_file():
         model.ood_detector = OodDetector.load(folder / OOD_FILE, width=model.image.width)

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from wsikit.models.config import CONFIG_FILE
 from wsikit.models.encoders import ImageEncoder
 from wsikit.models.mil_config import IMAGE_WEIGHTS, MilConfig
+from wsikit.models.model_folder import building
 from wsikit.tensor_files import load_module
 
 Encode = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -27,7 +29,8 @@ def load_image_encoder(folder: Path, config: MilConfig, *, device: str = "auto")
         If the weights are damaged, or not those of the encoder in the configuration.
     """
     assert config.image is not None
-    encoder = ImageEncoder(config.image, patch_px=config.patch_px, plain=True)
+    with building(folder / CONFIG_FILE):
+        encoder = ImageEncoder(config.image, patch_px=config.patch_px, plain=True)
     load_module(encoder, folder / IMAGE_WEIGHTS)
     return encode_by(encoder, device=device)
 

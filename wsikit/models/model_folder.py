@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wsikit.errors import ModelError
+from wsikit.errors import ModelError, WsikitError, one_line
 from wsikit.models.config import CARD_FILE, CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE
 from wsikit.models.protocol import FeatureSource
 from wsikit.tensor_files import check_whole
@@ -133,6 +133,20 @@ def weights_of(path: Path) -> Iterator[None]:
         yield
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+
+
+@contextmanager
+def building(path: Path) -> Iterator[None]:
+    """Any error of a library on the sizes of a network in the configuration at `path`, as one ModelError."""
+    try:
+        yield
+    except WsikitError:
+        raise
+    except Exception as error:  # libraries check sizes as they like, by errors of every type
+        raise ModelError(
+            f"{path}: no network can be built with these settings ({type(error).__name__}: "
+            f"{one_line(str(error))[:300]}); copy the model's folder again."
+        ) from error
 
 
 def write_folder(folder: str | Path, write: Callable[[Path], None]) -> Path:

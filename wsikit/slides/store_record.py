@@ -56,7 +56,25 @@ def read_root(folder: Path, stated: object) -> dict[str, Any]:
     record = attributes.get("wsikit") if isinstance(attributes, dict) else None
     if not isinstance(record, dict) or not {"downsamples", "format"} & set(record):
         raise StoreError(f"{stated}: a Zarr group that wsikit did not write. Give the slide it was made from.")
-    return _checked(path, stated, record, _check_root)
+    levels = _ome_levels(attributes)
+
+    def check(record: dict[str, Any]) -> dict[str, Any]:
+        found = _check_root(record)
+        if levels is not None and levels != len(found["downsamples"]):
+            raise _EntryError(
+                f"downsamples has {len(found['downsamples'])} levels, expected {levels} as in ome.multiscales"
+            )
+        return found
+
+    return _checked(path, stated, record, check)
+
+
+def _ome_levels(attributes: Mapping[str, Any]) -> int | None:
+    """Number of levels that the OME metadata of a store name; None: there are none, or of another kind."""
+    try:
+        return len(attributes["ome"]["multiscales"][0]["datasets"])
+    except (KeyError, IndexError, TypeError):
+        return None
 
 
 def _why_no_store(folder: Path, stated: object) -> str:
@@ -184,7 +202,7 @@ def _check_root(record: dict[str, Any]) -> dict[str, Any]:
     if record.get("pixels") not in ("stored", "source"):
         raise _EntryError(f"pixels is {_short(record.get('pixels'))}, expected stored or source")
     _pair(record, "dimensions", lambda value: _is_whole(value, 1, MOST_PX), "two sizes in px")
-    if record.get("mpp") is not None:
+    if record.setdefault("mpp", None) is not None:
         _pair(record, "mpp", lambda value: _is_number(value, 0, _COARSEST_UM), "two pixel sizes in µm")
     _text(record, "mpp_source")
     record.setdefault("magnification", None)

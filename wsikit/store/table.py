@@ -356,7 +356,8 @@ class PatchTable:
             raise StoreError(f"{folder / 'zarr.json'}: not the metadata of a column ({error}). {_REMEDY}") from error
         rows = array.chunks[0] if name == "coords" else ROWS_PER_CHUNK
         expected = ((2,) if name == "coords" else array.shape[1:2], rows)
-        if array.shape[:1] != (len(self),) or (array.shape[1:], array.chunks[0]) != expected or array.size > _MOST_ROWS:
+        fits = array.shape[:1] == (len(self),) and (array.shape[1:], array.chunks[0]) == expected
+        if not fits or min(array.chunks) < 1 or array.size > _MOST_ROWS:
             raise StoreError(
                 f"{folder / 'zarr.json'}: shape {array.shape} in chunks of {array.chunks} found, expected {len(self)} "
                 f"rows in chunks of {rows}. {_REMEDY}"
