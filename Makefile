@@ -12,7 +12,7 @@ EVERYTHING := --doctest-modules --pyargs tests/ wsikit
 # the rooms that depend most on the versions of zarr, tifffile, imagecodecs and tiffslide
 FILES := tests/store tests/slides tests/tiling tests/exporters
 
-.PHONY: demo test test-all test-files docs lint clean
+.PHONY: demo test test-all test-files docs lint audit clean
 
 demo: $(VENV)/installed
 	$(BIN)/wsikit demo
@@ -37,6 +37,11 @@ lint: $(VENV)/installed-lint
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy wsikit
 	$(BIN)/pytest --doctest-modules --pyargs wsikit
+
+# known holes in the versions that are installed; asks the package index about each of them
+audit: $(VENV)/installed
+	$(PIP) install pip-audit
+	$(BIN)/pip-audit --local
 
 # as any user installs it: not editable, dependencies resolved by pip
 $(VENV)/installed: setup.cfg pyproject.toml $(shell find wsikit -type f -not -name '*.pyc' 2>/dev/null)

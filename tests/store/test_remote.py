@@ -23,6 +23,7 @@ from wsikit.slides.registry import open_slide
 from wsikit.slides.store import SlideStore
 from wsikit.store.paths import place
 from wsikit.store.receipts import Receipt
+from wsikit.store.remote import RemotePath
 from wsikit.store.table import ROWS_PER_CHUNK, ColumnSpec, PatchTable
 from wsikit.tiling.plan import ImageParameters
 from wsikit.tiling.stream import read_patches
@@ -156,6 +157,29 @@ def test_without_an_answer_nothing_is_white_or_missing(
     for read in reads:
         with pytest.raises(UnreachableError, match=r"s3://slides-\w+/x\.zarr"):
             read()
+
+
+def test_a_server_that_goes_while_a_store_is_written_ends_the_command_in_one_line(
+    slide_path: Path,
+    s3_to_lose: tuple[str, Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bucket, lose = s3_to_lose
+    upload, left = RemotePath.upload, [3]
+
+    def upload_some(self: RemotePath, *arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            lose()
+        return upload(self, *arguments, **options)
+
+    monkeypatch.setattr(RemotePath, "upload", upload_some)
+    assert call("tile", slide_path, "-o", f"{bucket}/x.zarr", "--workers", 1) == 1
+    assert left[0] <= 0  # it was there at first
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wsikit: ")]
+    assert len(said) == 1
+    assert f"{bucket}/x.zarr" in said[0]
 
 
 def call(*arguments: object) -> int:

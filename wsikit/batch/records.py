@@ -146,27 +146,17 @@ def _read(path: Path) -> SlideRow | None:
 def _check_row(row: SlideRow, slide_id: str) -> None:
     """ValueError if an entry has another type than `SlideRow` states, or cannot be: the file was changed."""
     texts: list[Any] = [row.path, row.status, row.label, *row.notes, *row.probability]
-    texts += [
-        one
-        for one in (row.subtype, row.reason, row.mpp_source, row.error, row.value_kind, row.value_unit)
-        if one is not None
-    ]
-    numbers: list[Any] = [
-        row.margin,
-        row.n_patches,
-        row.tissue_mm2,
-        row.unreadable_fraction,
-        row.mpp_x,
-        row.mpp_y,
-        row.value,
-    ]
-    numbers += [row.seconds, *row.probability.values()]
+    may: tuple[Any, ...] = (row.subtype, row.reason, row.mpp_source, row.error, row.value_kind, row.value_unit)
+    texts += [one for one in may if one is not None]
+    may = (row.margin, row.n_patches, row.tissue_mm2, row.unreadable_fraction, row.mpp_x, row.mpp_y)
+    may += (row.value, row.seconds)
+    numbers: list[Any] = [one for one in may if one is not None] + list(row.probability.values())
     if row.slide_id != slide_id:
-        raise ValueError(f"slide_id {row.slide_id!r}, expected {slide_id!r}")
+        raise ValueError(f"slide_id {repr(row.slide_id)[:60]}, expected {slide_id!r}")
     if wrong := [one for one in texts if not isinstance(one, str)]:
-        raise ValueError(f"{wrong[0]!r} where a text is expected")
-    if wrong := [one for one in numbers if one is not None and not _is_number(one)]:
-        raise ValueError(f"{wrong[0]!r} where a number is expected")
+        raise ValueError(f"{repr(wrong[0])[:60]} where a text is expected")
+    if wrong := [one for one in numbers if not _is_number(one)]:
+        raise ValueError(f"{repr(wrong[0])[:60]} where a number is expected")
     contradicts = row.subtype is not None and row.probability and row.subtype not in row.probability
     if row.abstained not in (None, True, False) or contradicts:
         raise ValueError("its result contradicts itself")

@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from wsikit._version import __version__
 from wsikit.cli.guard import survive_crashes
 from wsikit.cli.signals import Terminated, ending_on_signals
-from wsikit.errors import RequestError, WsikitError
+from wsikit.errors import RequestError, WsikitError, one_line
 
 VERBS = {
     "info": "Show what a slide is: size, levels, pixel size (mpp) and its source, vendor.",
@@ -209,7 +209,7 @@ def _main(arguments: Sequence[str] | None) -> NoReturn:
 
         named = without_partial(str(error.filename))
         click.echo(
-            f"wsikit: {named}: {error.strerror or error}. Check the place, and that its disk has space.",
+            f"wsikit: {named}: {one_line(str(error.strerror or error))}. Check the place, and that its disk has space.",
             err=True,
         )
         sys.exit(EXIT_FAILED)

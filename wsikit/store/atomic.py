@@ -7,6 +7,7 @@ object only when it is complete: there each object is written in one piece, and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -47,6 +48,9 @@ _PIECES_AT_ONCE = 1024
 """Maximum of POSIX systems in one call."""
 
 
+_DISK_FAULTS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str] | RemotePath, *, sync: bool = True) -> Iterator[Path]:
     """Yield a local path to write to; on success its content replaces `path`.
@@ -69,8 +73,10 @@ def atomic_write(path: str | os.PathLike[str] | RemotePath, *, sync: bool = True
         if sync:
             flush(partial)
         os.replace(partial, target)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _DISK_FAULTS and error.filename is None:
+            error.filename = os.fspath(target)  # a failed write knows its number only
         raise
 
 
