@@ -104,6 +104,20 @@ def test_impossible_shares_are_refused(validation: float, test: float):
         split(data.labels, data.groups, validation=validation, test=test, seed=0)
 
 
+@pytest.mark.parametrize("n_patients", [3, 4, 7])
+def test_fractions_that_are_less_than_a_patient_are_refused_with_some_that_are_enough(n_patients: int):
+    data = patches(n_patients=n_patients)
+    with pytest.raises(
+        RequestError, match=f"{n_patients} patients are too few for validation: 0.05, test: 0.1"
+    ) as caught:
+        split(data.labels, data.groups, validation=0.05, test=0.1, seed=0)
+    enough = float(str(caught.value).split("Give ")[1].split()[0])
+    parts = split(data.labels, data.groups, validation=enough, test=enough, seed=0)
+    assert all(len(rows) for rows in parts.values())
+    with pytest.raises(RequestError, match="2 patients are too few for train, validation, test: each part needs one"):
+        split(data.labels, np.where(data.groups == "p0", "p0", "p1"), validation=0.4, test=0.4, seed=0)
+
+
 def test_too_few_patients_are_refused_in_words():
     data = patches(n_patients=3)
     with pytest.raises(RequestError, match="3 patients are too few for 5 folds"):

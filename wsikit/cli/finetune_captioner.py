@@ -96,6 +96,7 @@ def _settings(config: str | None, options: dict[str, Any]) -> FinetuneSettings:
     from pydantic import ValidationError
 
     from wsikit.errors import RequestError
+    from wsikit.setting_faults import faults_in_words
     from wsikit.training.captioner.settings import FinetuneSettings
 
     values: dict[str, Any] = {}
@@ -107,9 +108,7 @@ def _settings(config: str | None, options: dict[str, Any]) -> FinetuneSettings:
     try:
         return FinetuneSettings.model_validate(values | {k: v for k, v in options.items() if v is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise RequestError(f"{config or 'options'}: {where}: {first['msg']}") from error
+        raise RequestError(f"{config or 'options'}: {faults_in_words(error, FinetuneSettings)}.") from error
 
 
 def _on_epoch(console: Console, prefix: str) -> Callable[[float, dict[str, float]], None]:

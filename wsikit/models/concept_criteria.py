@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from wsikit.errors import RequestError
 from wsikit.facts import FACTS
 from wsikit.models.protocol import MAP_FACT, ConceptAxis
+from wsikit.setting_faults import faults_in_words
 
 UNKNOWN = -1
 """Label of a patch whose option is not known."""
@@ -140,9 +141,7 @@ def read_criteria(spec: str) -> Criteria:
             record = yaml.safe_load(text)
         return Criteria.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise RequestError(f"{path}: {where}: {first['msg']}; see docs/concepts.md for the form.") from error
+        raise RequestError(f"{path}: {faults_in_words(error, Criteria)}. See docs/concepts.md for the form.") from error
     except Exception as error:  # errors of two parsers
         raise RequestError(
             f"{path}: neither YAML nor JSON that can be read ({' '.join(str(error).split())})."

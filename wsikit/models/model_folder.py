@@ -91,9 +91,13 @@ class Described(Strict):
             raise ValueError(f"prior {self.prior} must have one frequency per class, of sum 1")
 
 
-def joined_notice(own: str, of_encoder: str) -> str:
-    """The notice of a model, with that of its encoder."""
-    return f"{own} {of_encoder}" if of_encoder and of_encoder not in own else own
+def joined_notice(own: str, encoder: EncoderRecord | None) -> str:
+    """The notice of a model, with that of its encoder, if it has one: what the encoder was trained on is not what the
+    model was trained on.
+    """
+    if encoder is None or not encoder.notice or encoder.notice in own:
+        return own
+    return f"{own} Its encoder {encoder.name}: {encoder.notice}"
 
 
 def read_folder_config(folder: Path, schema: type[Config], what: str) -> Config:

@@ -24,6 +24,7 @@ from wsikit.errors import ModelError, RequestError
 from wsikit.models.protocol import PROBABILITY, Columns, ModelInfo, PatchModel
 from wsikit.models.text_encoders import DEFAULT_TEXT_ENCODER, LazyTextEncoder, places_of
 from wsikit.models.text_scores import Floats, probabilities, similarities
+from wsikit.setting_faults import faults_in_words
 from wsikit.store.receipts import digest_of
 
 ZEROSHOT = "zeroshot"
@@ -94,9 +95,8 @@ def read_zeroshot(path: Path) -> ZeroShotConfig:
             record = yaml.safe_load(text)
         return ZeroShotConfig.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ModelError(f"{path}: {where}: {first['msg']}; see docs/localize.md for the settings.") from error
+        faults = faults_in_words(error, ZeroShotConfig)
+        raise ModelError(f"{path}: {faults}. See docs/localize.md for the settings.") from error
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; give the configuration of classes as zeroshot:FILE.") from error
     except Exception as error:  # errors of two parsers, and of the disk

@@ -123,7 +123,7 @@ def _model_config(
         image=image_config(image, encoder),
         text=text,
         numbers=_numbers(config, mpp),
-        notice=config.notice if encoder is None else joined_notice(config.notice, encoder.notice),
+        notice=joined_notice(config.notice, encoder),
     )
 
 

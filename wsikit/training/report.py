@@ -73,7 +73,8 @@ def level_report(config: TaskConfig, patches: PatchSet, probs: npt.NDArray[np.fl
 
 def figures_of(units: Units, classes: Sequence[str], n_ordinal: int, seed: int) -> dict[str, Any]:
     sample = Sample(units.truth, units.probs, units.patients, n_ordinal=n_ordinal)
-    weights = np.concatenate([np.ones((1, sample.n_groups)), draw_groups(sample.n_groups, draws=DRAWS, seed=seed)])
+    draws = DRAWS if sample.n_groups > 1 else 0  # draws of one patient are all alike: no interval, not one of no width
+    weights = np.concatenate([np.ones((1, sample.n_groups)), draw_groups(sample.n_groups, draws=draws, seed=seed)])
     figures = sample.figures(weights)
     counts = np.bincount(units.truth, minlength=len(classes))
     predicted = units.probs.argmax(axis=1)

@@ -49,11 +49,12 @@ from wsikit.training.run_record import (
     check_out,
     patients_of,
     rows_to_evaluate,
+    split_line,
     split_of,
     without_ids,
     without_places,
 )
-from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
+from wsikit.training.splits import TEST, TRAIN, VALIDATION
 from wsikit.training.text_pretraining import VOCABULARY_FROM, drawn_captions, pretrain_text_encoder
 from wsikit.training.texts import with_captions
 from wsikit.training.trainer import train
@@ -103,7 +104,7 @@ def run_training(
     out.mkdir(parents=True, exist_ok=True)
     parts, record = split_of(config, patches, out)
     training, validation = patches.select(parts[TRAIN]), patches.select(parts[VALIDATION])
-    callbacks.message(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
+    callbacks.message(split_line(config.data.group, patches, parts))
     model = _untrained(config, training.captions, loaded.prepared.mpp, callbacks, encoder)
     begun = time.perf_counter()
     fitted: FusionFit | None = None

@@ -66,6 +66,12 @@ def split_of(config: WithSplit, patches: PatchSet, out: Path) -> tuple[Split, di
     return read_splits(path, patches)[wanted.fold], record
 
 
+def split_line(unit: str, patches: PatchSet, parts: Split) -> str:
+    """How many patches, and of how many units such as patients, each part has."""
+    counts = (f"{len(parts[name])} {name} ({len(np.unique(patches.groups[parts[name]]))} {unit}s)" for name in PARTS)
+    return f"split by {unit}: " + ", ".join(counts)
+
+
 def rows_of_part(path: Path, patches: PatchSet, fold: int, part: str) -> np.ndarray:
     """Rows of one part of a split file. RequestError if it has no such part."""
     found = read_splits(path, patches)

@@ -45,6 +45,7 @@ def split(
         raise RequestError(
             f"split: validation {validation}, test {test}; both must lie in (0, 1) and sum to less than 1."
         )
+    _check_enough(len(np.unique(groups)), validation=validation, test=test)
     everything = np.arange(len(labels))
     held_out = _fold(labels, groups, share=test, seed=seed)
     rest = np.setdiff1d(everything, held_out)
@@ -52,6 +53,18 @@ def split(
     parts = {TRAIN: np.delete(rest, chosen), VALIDATION: rest[chosen], TEST: held_out}
     check_parts(labels, groups, parts)
     return parts
+
+
+def _check_enough(n: int, *, validation: float, test: float) -> None:
+    """Refuse fractions that are less than one of `n` groups."""
+    if n < len(PARTS):
+        raise RequestError(f"split: {n} patients are too few for {', '.join(PARTS)}: each part needs one.")
+    if n < _n_folds(test) or n - 1 < _n_folds(validation / (1 - test)):
+        least = np.ceil(100 / n) / 100
+        raise RequestError(
+            f"split: {n} patients are too few for validation: {validation:g}, test: {test:g}, as none is divided. Give "
+            f"{least:g} or more for each, or more patients."
+        )
 
 
 def folds(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, *, seed: int) -> list[Split]:
@@ -198,9 +211,14 @@ def data_digest(data: PatchSet) -> str:
     return ids_digest([f"{one}\t{names[label]}\t{group}" for one, label, group in lines])
 
 
+def _n_folds(share: float) -> int:
+    """The number of folds of which one holds about `share` of the patches."""
+    return max(2, round(1 / share))
+
+
 def _fold(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], *, share: float, seed: int) -> Rows:
     """Rows of about `share` of the patches."""
-    return _folds(labels, groups, max(2, round(1 / share)), seed)[0]
+    return _folds(labels, groups, _n_folds(share), seed)[0]
 
 
 def _folds(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, seed: int) -> list[Rows]:
@@ -209,9 +227,7 @@ def _folds(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, 
 
     n_groups = len(np.unique(groups))
     if n_groups < k:
-        raise RequestError(
-            f"split: {n_groups} patients are too few for {k} folds; use larger fractions or fewer folds."
-        )
+        raise RequestError(f"split: {n_groups} patients are too few for {k} folds; use fewer folds.")
     # classes with fewer patches than folds are spread as far as possible; sklearn would only warn of it
     smallest = int(np.bincount(labels)[np.unique(labels)].min())
     if smallest < k:

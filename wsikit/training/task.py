@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from wsikit.errors import RequestError
 from wsikit.exporters.palette import class_colors, hex_color
+from wsikit.setting_faults import faults_in_words
 from wsikit.training.datasets.table import Columns
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -77,6 +78,8 @@ class DataConfig(Strict):
 class ClassConfig(Strict):
     """One class of the model."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # a class may be called 0 or 1
+
     code: str = Field(min_length=1)
     name: str | None = None
     color: str | None = Field(None, pattern=r"^#[0-9a-fA-F]{6}$")
@@ -84,6 +87,12 @@ class ClassConfig(Strict):
     """Values of the class column for this class; default: its code."""
     background: bool = False
     """True: the class does not vote in the slide-level aggregation."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_code(cls, given: Any) -> Any:
+        """`classes: [tumour, stroma]` is short for `classes: [{code: tumour}, {code: stroma}]`."""
+        return {"code": given} if isinstance(given, str | int) and not isinstance(given, bool) else given
 
 
 class SplitConfig(Strict):
@@ -175,9 +184,7 @@ def read_config(path: str | Path, kind: type[Kind], *, data: str | None = None) 
     try:
         return kind.model_validate(_placed(_with_data(read_settings(path), data), path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise RequestError(f"{path}: {where}: {first['msg']} ({error.error_count()} problem(s)).") from error
+        raise RequestError(f"{path}: {faults_in_words(error, kind)}.") from error
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

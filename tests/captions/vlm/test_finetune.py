@@ -335,7 +335,7 @@ def test_finished_folds_are_kept(out_of_fold: tuple[Path, list[dict[str, str]], 
 def test_a_misspelt_setting_is_named_before_anything_starts(tmp_path: Path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text("epoch: 3\n")
-    with pytest.raises(RequestError, match="epoch: Extra inputs"):
+    with pytest.raises(RequestError, match="epoch: no such setting, did you mean epochs"):
         CliRunner().invoke(
             command,
             ["t.csv", "--images", "i", "--model", "m", "-o", "o", "--config", str(config)],

@@ -133,8 +133,10 @@ def test_grey_and_transparent_images_come_as_rgb(folder: Path):
 
 def test_a_value_without_a_class_is_refused_by_name(folder: Path):
     table = read_table(write(folder, TABLE), folder)
-    with pytest.raises(RequestError, match=r"a\.png is of class 'UD'; expected one of 'PD', 'D' \(1 such row"):
+    with pytest.raises(RequestError, match=r"a\.png is of class 'UD'; expected one of 'PD', 'D'\. .*: 'UD' \(1\)\."):
         map_classes(table, {"PD": "PD", "D": "D"})
+    with pytest.raises(RequestError, match=r"\{code: PD, values: \[ud, PD, UD\]\}"):
+        map_classes(table, {"ud": "PD", "PD": "PD", "D": "D"})  # written with other letters: not the same value
     with pytest.raises(RequestError, match="no row is of one of 'Ganglion'"):
         map_classes(table, {"Ganglion": "G"}, drop_others=True)
 

@@ -23,10 +23,12 @@ import wsikit
 from tests.training.heads.conftest import MeanColour, Store, Trained, write_features
 from wsikit.cli.main import main
 from wsikit.errors import ModelError, RequestError
+from wsikit.models.model_folder import EncoderRecord, joined_notice
 from wsikit.models.registry import describe_model, load_patch_model
 from wsikit.training.config import TrainConfig
 from wsikit.training.heads.config import FeatureInput, HeadTrainConfig, read_training_config
 from wsikit.training.heads.run import HeadCallbacks, run_head_evaluation, run_head_training
+from wsikit.training.report import Units, figures_of
 from wsikit.training.task import StoresSource
 
 Settings = Callable[..., HeadTrainConfig]
@@ -269,7 +271,10 @@ def test_the_section_head_decides_what_is_trained(settings: Settings, tmp_path: 
     for wrong, said in (
         ("forest", "does not match any of the expected tags"),
         ({"kind": "knn", "k": [0]}, "each 1 or more"),
-        ({"kind": "linear", "hidden": 3}, "Extra inputs are not permitted"),
+        (
+            {"kind": "linear", "hidden": 3},
+            "head.linear.hidden: no such setting; there are class_weights, folds, kind, l2, most",
+        ),
     ):
         path.write_text(yaml.safe_dump(record | {"head": wrong}))
         with pytest.raises(RequestError, match=said):
@@ -280,6 +285,21 @@ def test_a_class_without_patches_is_refused(settings: Settings, tmp_path: Path) 
     classes = [{"code": code} for code in ("UD", "PD", "D", "other")]
     with pytest.raises(RequestError, match="no patch of class other"):
         train(settings(classes=classes), tmp_path / "out")
+
+
+def test_one_patient_in_the_test_part_gives_no_interval_rather_than_one_without_width() -> None:
+    truth, probs = np.arange(20) % 2, np.random.default_rng(0).dirichlet([2, 2], 20)
+    one, two = (
+        figures_of(Units(truth, probs, np.arange(20) % n), ("a", "b"), 0, seed=0)["balanced_accuracy"] for n in (1, 2)
+    )
+    assert (one["low"], one["high"]) == (None, None)
+    assert two["low"] < one["value"] == two["value"]
+
+
+def test_the_notice_of_the_encoder_is_said_to_be_that_of_the_encoder() -> None:
+    encoder = EncoderRecord(name="toy", width=8, notice="Made of synthetic tissue.")
+    assert joined_notice("Research only.", encoder) == "Research only. Its encoder toy: Made of synthetic tissue."
+    assert joined_notice("Research only.", EncoderRecord(name="toy", width=8)) == "Research only."
 
 
 def test_the_shipped_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ from wsikit.training.datasets.configured import mpp_of, table_of
 from wsikit.training.factory import image_config, image_weights, on_this_disk
 from wsikit.training.heads.join import standardise
 from wsikit.training.run import CHECKPOINTS, versions
-from wsikit.training.run_record import check_out, split_of
+from wsikit.training.run_record import check_out, split_line, split_of
 from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
 from wsikit.training.texts import with_captions
 
@@ -77,7 +77,7 @@ def run_afloc_training(
     closed = config.training.closed_world
     statements = statements_of(training.captions, closed_world=closed, phrases=config.phrases)
     callbacks.message(
-        f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS)
+        split_line(config.data.group, patches, parts)
         + f"; {len(statements.texts)} statements of {len(statements.terms)} terms"
     )  # fmt: skip
     place = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -201,7 +201,7 @@ def build_afloc(
             terms=statements.terms,
             competitors=config.competitors,
             licence=config.licence,
-            notice=config.notice if encoder is None else joined_notice(config.notice, encoder.notice),
+            notice=joined_notice(config.notice, encoder),
         ),
         tokenizer,
     )

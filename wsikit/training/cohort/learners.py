@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wsikit.errors import RequestError
+from wsikit.setting_faults import faults_in_words
 from wsikit.training.cohort.config import BASELINES_ONLY, CohortTrainConfig
 from wsikit.training.cohort.protocol import FittedLearner, Learner, Part
 
@@ -64,12 +65,11 @@ def check_settings(config: CohortTrainConfig) -> Any:
         if not config.baselines:
             raise RequestError("architecture baselines with baselines: false leaves nothing to do.")
         return None
+    kind = _named(NETWORKS[config.architecture].settings)
     try:
-        return _named(NETWORKS[config.architecture].settings).model_validate(getattr(config, config.architecture))
+        return kind.model_validate(getattr(config, config.architecture))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join([config.architecture, *(str(part) for part in first["loc"])])
-        raise RequestError(f"{where}: {first['msg']} ({error.error_count()} problem(s)).") from error
+        raise RequestError(f"{config.architecture}: {faults_in_words(error, kind)}.") from error
 
 
 def make_network(config: CohortTrainConfig, *, device: str) -> Learner | None:

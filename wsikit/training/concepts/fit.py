@@ -185,7 +185,7 @@ def _about(config: ConceptTrainConfig, criteria: Criteria, data: ConceptData) ->
         mpp=round(data.mpp, 6),
         patch_px=config.data.patch_px,
         stain=config.data.stain,
-        notice=joined_notice(config.notice, encoder.notice if encoder is not None else ""),
+        notice=joined_notice(config.notice, encoder),
         captioner=settings.captioner,
         mode=settings.mode,
         scores=settings.scores,

@@ -39,11 +39,12 @@ from wsikit.training.run_record import (
     check_out,
     patients_of,
     rows_to_evaluate,
+    split_line,
     split_of,
     without_ids,
     without_places,
 )
-from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
+from wsikit.training.splits import TEST, TRAIN, VALIDATION
 from wsikit.voting.prior import AUTO
 
 WAY, ALL_SET = "through concepts", "all concepts set to the truth"
@@ -95,7 +96,7 @@ def run_concept_training(
     callbacks.message(data.words)
     out.mkdir(parents=True, exist_ok=True)
     parts, record = split_of(config, data.patches, out)
-    callbacks.message(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
+    callbacks.message(split_line(config.data.group, data.patches, parts))
     training, validation, test = (data.select(parts[name]) for name in (TRAIN, VALIDATION, TEST))
     begun = time.perf_counter()
     with threadpool_limits(threads):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +16,12 @@ from wsikit.errors import RequestError
 from wsikit.training.datasets.table import ImageTable
 
 logger = logging.getLogger(__name__)
+
+_MOST_LISTED = 10
+"""Values that an error lists."""
+
+_PLAIN = re.compile(r"[A-Za-z][\w .-]*")
+"""Text that YAML reads as text without quotation marks."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,13 @@ def map_classes(table: ImageTable, mapping: Mapping[str, str], *, drop_others: b
     others = Counter(str(value) for value in table.classes if value not in mapping)
     if others and not drop_others:
         row = next(i for i, value in enumerate(table.classes) if value not in mapping)
+        listed = ", ".join(f"{value!r} ({n})" for value, n in others.most_common(_MOST_LISTED))
+        more = f" and {len(others) - _MOST_LISTED} more" if len(others) > _MOST_LISTED else ""
         raise RequestError(
             f"{table.source}: {table.files[row]} is of class {table.classes[row]!r}; expected one of "
-            f"{', '.join(map(repr, mapping))} ({sum(others.values())} such row(s)). Map it, or set drop_others."
+            f"{', '.join(map(repr, mapping))}. Other classes, with their rows: {listed}{more}. List each under the "
+            f"values of its class ({_example(mapping, table.classes[row])}), or leave all of them out with data: "
+            "{drop_others: true}."
         )
     rows = [i for i, value in enumerate(table.classes) if value in mapping]
     if not rows:
@@ -54,6 +66,15 @@ def map_classes(table: ImageTable, mapping: Mapping[str, str], *, drop_others: b
         logger.info("%s: %d rows of other classes left out", table.source, sum(others.values()))
     kept = table.select(rows)
     return Mapped(replace(kept, classes=tuple(mapping[str(value)] for value in kept.classes)), dict(others))
+
+
+def _example(mapping: Mapping[str, str], value: str | None) -> str:
+    """How a class is written that also has this value; the class of the same letters, if there is one."""
+    same = [code for known, code in mapping.items() if known.casefold() == str(value).casefold()]
+    code = next(iter(same or mapping.values()))
+    values = [known for known, mapped in mapping.items() if mapped == code]
+    shown = (one if _PLAIN.fullmatch(one) else json.dumps(one, ensure_ascii=False) for one in (*values, str(value)))
+    return f"{{code: {code}, values: [{', '.join(shown)}]}}"
 
 
 def class_indices(table: ImageTable, classes: Sequence[str]) -> npt.NDArray[np.int64]:

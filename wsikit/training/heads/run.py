@@ -47,11 +47,12 @@ from wsikit.training.run_record import (
     check_out,
     patients_of,
     rows_to_evaluate,
+    split_line,
     split_of,
     without_ids,
     without_places,
 )
-from wsikit.training.splits import PARTS, TEST, TRAIN, VALIDATION
+from wsikit.training.splits import TEST, TRAIN, VALIDATION
 from wsikit.voting.prior import AUTO
 
 HEAD_WAY, UNCALIBRATED = "head", "head, uncalibrated"
@@ -111,7 +112,7 @@ def run_head_training(
     if data.computed:
         write_feature_file(out / FEATURES_FILE, data.patches.ids, data.features, data.encoder.model_dump())
     parts, record = split_of(config, data.patches, out)
-    callbacks.message(f"split by {config.data.group}: " + ", ".join(f"{len(parts[name])} {name}" for name in PARTS))
+    callbacks.message(split_line(config.data.group, data.patches, parts))
     begun = time.perf_counter()
     training, validation, test = (data.select(parts[name]) for name in (TRAIN, VALIDATION, TEST))
     with threadpool_limits(threads):
@@ -233,7 +234,7 @@ def _calibrated(
         mpp=round(data.mpp, 6),
         patch_px=config.data.patch_px,
         stain=config.data.stain,
-        notice=joined_notice(config.notice, data.encoder.notice),
+        notice=joined_notice(config.notice, data.encoder),
         kind=config.head.kind,
         encoder=data.encoder,
         temperature=1.0,
