@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
+from wsikit.errors import UnsupportedSlideError
 from wsikit.exporters.overlay import deepest_cell
 from wsikit.exporters.page import Pen, png_of
 from wsikit.exporters.png import encode_png
+from wsikit.slides import open_slide
 
 RNG = np.random.default_rng(0)
 
@@ -68,6 +70,19 @@ def test_a_picture_of_the_pages_own_pixels_is_pasted_where_axes_draw_it(width):
     found = found.copy()
     found[top : top + 120, left : left + width] = 255
     assert (found == 255).all()
+
+
+def test_a_page_that_was_drawn_here_is_not_read_as_a_slide(tmp_path):
+    figure = Figure(figsize=(4.0, 2.0), dpi=150, facecolor="white")
+    FigureCanvasAgg(figure)
+    (tmp_path / "map.png").write_bytes(png_of(figure))
+    with pytest.raises(UnsupportedSlideError, match=r"map.png: a picture of results drawn by wsikit, .* not a slide\."):
+        open_slide(tmp_path / "map.png", mpp=0.5)
+    with open_slide(tmp_path / "map.png", "image", mpp=0.5) as slide:  # who names the reader may
+        assert slide.dimensions == (600, 300)
+    (tmp_path / "scan.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8), dpi=150, software="a scanner"))
+    with open_slide(tmp_path / "scan.png", mpp=0.5) as slide:
+        assert slide.dimensions == (8, 8)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -15,6 +15,7 @@ class NumpySlide(BaseSlide):
     """`colon_0.5um.npy` is a slide of 0.5 µm/px."""
 
     reader = "numpy"
+    suffixes = (".NPY",)
 
     def __init__(self, path, *, mpp=None, mpp_source="option"):
         self._pixels = np.load(path, mmap_mode="r")

@@ -11,6 +11,7 @@ from wsikit.batch.manifest import collect
 from wsikit.errors import BrokenSlideError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides import open_slide
 from wsikit.slides.fingerprint import fingerprint
+from wsikit.slides.formats.dicom.kinds import refusal
 from wsikit.slides.registry import choose_reader
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -32,6 +33,15 @@ def slide(tmp_path, tiles, write_dicom):
         return write_dicom(path, tiles, (320, 240), **{"native": True, "photometric": "RGB", "syntax": RAW, **options})
 
     return write
+
+
+@pytest.mark.parametrize("sop_class", ["66.4", "66.7", "91.1"])
+def test_a_segmentation_or_annotation_is_not_called_a_picture_but_part_of_a_slide(sop_class):
+    words = refusal(_STORAGE + sop_class, "SEG")
+    assert words is not None
+    assert "It belongs to a slide" in words
+    assert "picture" not in words
+    assert "convert it to PNG" in str(refusal(_STORAGE + "7.4", "OT"))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import wsikit
+from wsikit.batch.discovery import slides_below
 from wsikit.errors import BrokenSlideError, PluginError, RequestError, StoreError, UnsupportedSlideError
 from wsikit.slides import BaseSlide, SlideInfo, open_slide
 from wsikit.slides.registry import READERS, choose_reader, reader_names
@@ -77,6 +78,15 @@ def test_a_file_that_no_built_in_reader_supports_is_opened_by_the_plug_in_that_r
         np.testing.assert_array_equal(slide.read_region(100, 50, 200, 100), levels[0][50:150, 100:300])
         with pickle.loads(pickle.dumps(slide)) as again:
             assert again.info == slide.info
+
+
+def test_the_slides_of_a_plug_in_are_found_in_folders_by_the_suffixes_that_it_states(picture_npy, plugins) -> None:
+    (picture_npy.parent / "notes.abc").touch()
+    found, notes = slides_below(picture_npy.parent)
+    assert found == [picture_npy]
+    assert any("slides of the reader 'absent' are not looked for" in note for note in notes)
+    (plugins / "toys-0.1.dist-info" / "entry_points.txt").write_text("")
+    assert slides_below(picture_npy.parent) == ([], [])
 
 
 def test_a_plug_in_can_be_chosen_by_name_and_given_a_pixel_size(picture_npy) -> None:

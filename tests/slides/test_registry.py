@@ -106,6 +106,23 @@ def test_where_no_reader_can_the_reason_is_that_of_the_best_one(tmp_path):
         ("slide.svs", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n" * 3, "a pointer of Git LFS"),
         ("slide.svs", b"\n<!DOCTYPE html><html><title>Sign in</title>" * 4, "a web page, probably saved by a download"),
         ("scan.dcm", b"\x08\0\0\0" * 100, "not a DICOM slide"),
+        (
+            "subtype.geojson",
+            b'{"type": "FeatureCollection", "features": []}' * 4,
+            "regions as GeoJSON, not a slide. Give",
+        ),
+        ("drawn.json", b'\xef\xbb\xbf{"type": "FeatureCollection", "features": []}' * 4, "with --roi"),
+        ("result.json", b'{"format": "wsikit slide result"}' * 9, "a JSON file, not a slide. Give the slide itself"),
+        (
+            "slides.csv",
+            b"slide_id,path\na,a.svs\n" * 9,
+            "a table, not a slide. Give a slide; a list of slides is given",
+        ),
+        (
+            "report.html",
+            b'<!DOCTYPE html><meta charset="utf-8">' + b" " * 300 + b'<meta name="generator" content="wsikit">',
+            "a page of results by wsikit, not a slide: open it in a browser",
+        ),
         ("notes.txt", b"hello" * 50, "not a slide or picture of any format known here"),
     ],
 )
@@ -124,6 +141,15 @@ def test_a_missing_file_and_a_plain_folder_are_refused(tmp_path):
         open_slide(tmp_path / "nowhere.svs")
     with pytest.raises(UnsupportedSlideError, match="a folder, not a slide"):
         open_slide(tmp_path)
+    (tmp_path / "slides" / "a.zarr").mkdir(parents=True)
+    with pytest.raises(UnsupportedSlideError, match=r"a folder, not a slide. Give one of its stores: a\.zarr\."):
+        open_slide(tmp_path / "slides")
+    (tmp_path / "run.json").touch()
+    with pytest.raises(
+        UnsupportedSlideError, match=r"results of wsikit run, not a slide.* its stores: slides/a\.zarr\."
+    ):
+        open_slide(tmp_path)
+    (tmp_path / "run.json").unlink()
     (tmp_path / "a.dcm").touch()
     with pytest.raises(UnsupportedSlideError, match=r"a folder of DICOM files. Give one of them, such as a\.dcm"):
         open_slide(tmp_path)

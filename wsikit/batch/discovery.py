@@ -11,6 +11,7 @@ from wsikit.errors import SlideError, StoreError, WsikitError
 from wsikit.slides.containers import unread_kind
 from wsikit.slides.formats.dicom.looks import is_unnamed_dicom
 from wsikit.slides.formats.ome_zarr.nodes import is_zarr
+from wsikit.slides.registry import plugin_suffixes
 
 SLIDE_SUFFIXES = frozenset(
     [
@@ -33,21 +34,29 @@ SLIDE_SUFFIXES = frozenset(
 """Suffixes that are recognised as slides in a folder. A file given by its path is always tried."""
 
 
+def slide_suffixes() -> frozenset[str]:
+    """`SLIDE_SUFFIXES`, and those of the installed plug-in readers."""
+    return SLIDE_SUFFIXES | plugin_suffixes()[0]
+
+
 def slides_below(folder: Path, *, out: Path | None = None) -> tuple[list[Path], list[str]]:
     """The slides in a folder, in a fixed order, and what is passed over, one sentence each.
 
     Names that begin with a dot are ignored. `out` is the output folder of the run: its stores are results, not slides.
     Folders of other runs below `folder` are passed over too.
     """
-    search = _Search(None if out is None else _key(out))
+    of_plugins, faults = plugin_suffixes()
+    search = _Search(SLIDE_SUFFIXES | of_plugins, None if out is None else _key(out))
+    search.notes.extend(f"{folder}: {fault}" for fault in faults)
     search.folder(folder, (), top=True)
     return search.slides, search.notes
 
 
 class _Search:
-    def __init__(self, out: tuple[int, int] | None) -> None:
+    def __init__(self, suffixes: frozenset[str], out: tuple[int, int] | None) -> None:
         self.slides: list[Path] = []
         self.notes: list[str] = []
+        self._suffixes = suffixes
         self._out = out
 
     def folder(self, folder: Path, above: tuple[tuple[int, int], ...], *, top: bool = False) -> None:
@@ -84,7 +93,7 @@ class _Search:
     def _child(self, child: Path, above: tuple[tuple[int, int], ...]) -> None:
         if child.name.startswith("."):
             return
-        is_slide = child.suffix.lower() in SLIDE_SUFFIXES
+        is_slide = child.suffix.lower() in self._suffixes
         try:
             if (
                 is_slide

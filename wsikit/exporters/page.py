@@ -148,7 +148,7 @@ def png_of(figure: Figure) -> bytes:
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()  # type: ignore[no-untyped-call]
-    return encode_png(np.asarray(canvas.buffer_rgba())[..., :3], dpi=figure.dpi)  # type: ignore[no-untyped-call]
+    return encode_png(np.asarray(canvas.buffer_rgba())[..., :3], dpi=figure.dpi, software="wsikit")  # type: ignore[no-untyped-call]
 
 
 class Pen:

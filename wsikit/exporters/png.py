@@ -30,6 +30,7 @@ def encode_png(
     pixels: Pixels,
     *,
     dpi: float | None = None,
+    software: str | None = None,
     palette: Sequence[tuple[int, int, int]] | None = None,
     alphas: bytes | None = None,
 ) -> bytes:
@@ -41,6 +42,8 @@ def encode_png(
         uint8 (h, w, 3) RGB, (h, w, 4) RGBA, or (h, w): grey, or places in the `palette`.
     dpi
         Pixels per inch to state in the file.
+    software
+        Name of the program that drew the picture, to state in the file; ASCII.
     palette
         Up to 256 colours.
     alphas
@@ -57,6 +60,8 @@ def encode_png(
     np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
     kind = _INDEXED if palette is not None else _COLOR_TYPES[1 if pixels.ndim == 2 else pixels.shape[2]]
     parts = [_SIGNATURE, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))]
+    if software is not None:  # first, so that the beginning of a file shows who drew it
+        parts.append(_chunk(b"tEXt", b"Software\0" + software.encode("ascii")))
     if dpi is not None:
         per_metre = round(dpi * 1e6 / _UM_PER_INCH)
         parts.append(_chunk(b"pHYs", struct.pack(">IIB", per_metre, per_metre, 1)))

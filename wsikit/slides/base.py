@@ -42,6 +42,9 @@ class BaseSlide(ABC):
     reader: ClassVar[str]
     """Name of the reader: in the registry, or of the plug-in's entry point."""
 
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Of a plug-in: endings of file names, such as `(".npz",)`, by which its slides are found in folders."""
+
     has_scenes: ClassVar[bool] = False
     """Whether the reader takes `scene=…` too, and reads the scene of a file that it names."""
 

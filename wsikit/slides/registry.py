@@ -25,6 +25,7 @@ from wsikit.slides.base import BaseSlide
 from wsikit.slides.containers import container_fault, folder_fault
 from wsikit.slides.formats.dicom.looks import HEAD_BYTES, looks_like_dicom
 from wsikit.slides.formats.ome_zarr.nodes import is_store, is_zarr
+from wsikit.slides.other_files import drawn_here, what_it_may_be, which_folder
 from wsikit.slides.scenes import SceneLike, choose_scene
 from wsikit.slides.types import MppLike, Slide
 from wsikit.store.paths import is_url
@@ -51,8 +52,6 @@ _READ_BY_TILES = frozenset({None, "aperio", "generic-tiff", "philips"})
 
 _READ_BY_TILES_IF_EQUAL = frozenset({"argos", "huron"})
 """OpenSlide's vendor names of TIFF files that are read tile by tile if tiles of each level agree with OpenSlide."""
-
-EXPORT = "Export the slide from the scanner's software as SVS, tiled TIFF, OME-TIFF or DICOM."
 
 
 def open_slide(
@@ -177,13 +176,29 @@ def _choose_built_in(path: str, scene: SceneLike | None) -> str:
     if vendor is not None:
         return "openslide"
     if _is_picture(head):
+        if (drawn := drawn_here(head)) is not None:
+            raise UnsupportedSlideError(f"{path}: {drawn}")
         return "image"
-    raise UnsupportedSlideError(f"{path}: {_what_it_may_be(path, head)}. {EXPORT}")
+    raise UnsupportedSlideError(f"{path}: {what_it_may_be(path, head)}")
 
 
 def _plugins() -> tuple[str, ...]:
     """Names of the installed plug-in readers. A built-in reader's name always means the built-in reader."""
     return tuple(name for name in plugin_names("readers") if name not in READERS and name != "auto")
+
+
+def plugin_suffixes() -> tuple[frozenset[str], list[str]]:
+    """Endings of file names by which plug-in readers want to be found in folders, in lower case; and a sentence for
+    each plug-in that cannot be asked.
+    """
+    found: set[str] = set()
+    faults = []
+    for name in _plugins():
+        try:
+            found.update(suffix.lower() for suffix in getattr(load_plugin("readers", name), "suffixes", ()))
+        except PluginError as error:
+            faults.append(f"slides of the reader {name!r} are not looked for: {error}")
+    return frozenset(found), faults
 
 
 def _choose_plugin(path: str, declined: UnsupportedSlideError) -> str:
@@ -330,9 +345,7 @@ def _choose_for_folder(path: str) -> str:
     fault = folder_fault(path)
     if fault is not None:
         raise UnsupportedSlideError(f"{path}: {fault}")
-    raise UnsupportedSlideError(
-        f"{path}: a folder, not a slide. Give a slide file, a .zarr made by wsikit tile, or an OME-Zarr image."
-    )
+    raise UnsupportedSlideError(f"{path}: {which_folder(folder)}")
 
 
 def _choose_for_tiff(path: str, scene: SceneLike | None) -> str:
@@ -417,29 +430,3 @@ def _is_dicom_slide(path: str, head: bytes) -> bool:
 
     header = read_header(path)
     return header is not None and is_slide_class(header.sop_class) and (bool(header.sop_class) or min(header.size) > 0)
-
-
-def _what_it_may_be(path: str, head: bytes) -> str:
-    """What an unknown file appears to be, in words."""
-    suffix = Path(path).suffix.lower()
-    if head.startswith(b"ZISRAWFILE"):
-        return "a Zeiss CZI that OpenSlide does not support"
-    if head.startswith(b"%PDF"):
-        return "a PDF document, not a slide"
-    if head.startswith(b"PK\x03\x04"):
-        return "a ZIP archive, not a slide; unpack it first"
-    if head.startswith((b"\x1f\x8b", b"BZh", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        return "a compressed file or archive, not a slide; unpack it first"
-    if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS, not the slide itself; fetch it with git lfs pull"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page, probably saved by a download that failed; not a slide"
-    if head.startswith(b"SQLite format 3"):
-        return "an SQLite database that OpenSlide does not support"
-    if not head.strip(b"\0"):
-        return "the file holds zeros only; its copy was probably interrupted"
-    if suffix in (".dcm", ".dicom"):
-        return "not a DICOM slide: it lacks the DICOM file header, or is not a whole-slide image"
-    if suffix in (".svs", ".tif", ".tiff", ".ndpi", ".scn", ".bif"):
-        return f"damaged, or not a slide: it is named {suffix} but does not begin as such a file does"
-    return "not a slide or picture of any format known here"

@@ -15,7 +15,8 @@ from wsikit.slides import BaseSlide, SlideInfo
 class NpzSlide(BaseSlide):
     """One level, all of it in memory. `BaseSlide` does the rest: levels, scales, edges, thumbnails."""
 
-    reader = "npz"
+    reader = "npz"  # the name of the entry point
+    suffixes = (".npz",)  # by which it is found in a folder
 
     def __init__(self, path: str | Path, *, mpp: Any = None, mpp_source: str = "option") -> None:
         with np.load(path) as file:  # allow_pickle stays False: a file must not run code

@@ -46,13 +46,17 @@ _KINDS = (
     (r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.77\.1\.\d\.1", "a video (VL)"),
     (r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.481\.\d+", "a DICOM radiotherapy object"),
 )
+_OF_SLIDE = "It belongs to a slide: open both in a DICOM viewer such as Slim, and give wsikit the slide itself."
 _NEXT = {
     "1.2.840.10008.1.3.10": "Give a file of the slide itself.",
+    _STORAGE + "66.4": _OF_SLIDE,
+    _STORAGE + "66.7": _OF_SLIDE,
+    _STORAGE + "91.1": _OF_SLIDE,
     _STORAGE + "7": "A picture in DICOM: convert it to PNG or TIFF, for example with dcm2img.",
 }
 _IMAGES = "It is one picture: convert it to PNG or TIFF, for example with dcm2img, and give its pixel size."
 _GIVE_SLIDE = "Give a file of the slide itself (VL Whole Slide Microscopy, modality SM)."
-_ONE_PICTURE = re.compile(r"77\.1\.|\.7\.\d$|\.7$")
+_ONE_PICTURE = re.compile(r"77\.1\.|\.1\.1\.7(\.\d)?$")
 
 
 def is_slide_class(sop_class: str) -> bool:
