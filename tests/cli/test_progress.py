@@ -68,11 +68,11 @@ def test_slides_at_the_same_time_have_lines_of_their_own(clock: Clock, capsys: p
         first.finish()
         first.finish()
     lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(",")[0] for line in lines] == [
-        "a: predictions: started",
+    assert lines == [
+        "a: predictions: started, 2 patches",
         "b: tiles: started",
-        "b: tiles: finished",
-        "a: predictions: finished",
+        "b: tiles: finished in 0:00",
+        "a: predictions: finished, 2 of 2 patches in 0:00",
     ]
 
 

@@ -91,7 +91,7 @@ class StageProgress:
             if self._bars is not None:
                 self._task = self._bars.add_task(self._name, total=total, unit=unit)
             else:
-                self._write(f"{self._name}: started, {total} {unit}")
+                self._write(f"{self._name}: started" + (f", {total} {unit}" if total != 1 else ""))
 
     def advance(self, done: int = 1) -> None:
         with self._lock:
@@ -114,9 +114,11 @@ class StageProgress:
                 elapsed = self._clock() - self._started
                 ended = "finished" if self._done >= self._total else "stopped"
                 rate = format_rate(self._done, elapsed, self._unit)
+                counts = f", {self._done} of {self._total} {self._unit}"
+                if self._total == 1 and self._done:  # one model or slide has no rate
+                    counts = rate = ""
                 self._write(
-                    f"{self._name}: {ended}, {self._done} of {self._total} {self._unit} in {format_seconds(elapsed)}"
-                    + (f", {rate}" if rate else "")
+                    f"{self._name}: {ended}{counts} in {format_seconds(elapsed)}" + (f", {rate}" if rate else "")
                 )
             self._name = self._task = None
 
