@@ -58,7 +58,7 @@ def _sections(kind: type[BaseModel], place: Sequence[int | str]) -> list[type[Ba
     found = [kind]
     for part in place:
         inner = [model for one in found if part in one.model_fields for model in _models(one.model_fields[str(part)])]
-        # not a field: an entry of a list or mapping, or the tag by which a union is told apart
+        # not a field: an entry of a list or mapping, or the tag that says which class of a union it is
         tagged = [one for one in found if any(field.default == part for field in one.model_fields.values())]
         found = inner or tagged or found
     return found

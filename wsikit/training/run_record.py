@@ -68,7 +68,8 @@ def split_of(config: WithSplit, patches: PatchSet, out: Path) -> tuple[Split, di
 
 def split_line(unit: str, patches: PatchSet, parts: Split) -> str:
     """How many patches, and of how many units such as patients, each part has."""
-    counts = (f"{len(parts[name])} {name} ({len(np.unique(patches.groups[parts[name]]))} {unit}s)" for name in PARTS)
+    units = {name: len(np.unique(patches.groups[parts[name]])) for name in PARTS}
+    counts = (f"{len(parts[name])} {name} ({n} {unit}{'' if n == 1 else 's'})" for name, n in units.items())
     return f"split by {unit}: " + ", ".join(counts)
 
 
