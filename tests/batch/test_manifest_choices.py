@@ -125,7 +125,7 @@ def test_text_that_a_spreadsheet_would_evaluate_is_written_as_text(tmp_path: Pat
     with open(tmp_path / "slides.csv", encoding="utf-8", newline="") as file:
         (written,) = csv.DictReader(file)
     assert [written[name] for name in ("slide_id", "path", "label", "error")] == [
-        "'-1",
+        "-1",  # a negative number
         "'=cmd|x.svs",
         "'@SUM(1)",
         "'+1",

@@ -148,7 +148,8 @@ def test_the_token_is_not_among_the_arguments_of_the_browser(monkeypatch: pytest
 
 
 def test_the_log_has_no_token(made: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("DEBUG"), Viewer(Library(made)) as viewer:
+    # the command line sets the level of "wsikit", in the tests before
+    with caplog.at_level("DEBUG", "wsikit.view.server"), Viewer(Library(made)) as viewer:
         raw(viewer, f"/?token={viewer.access.token}")
     assert "GET /?token=…" in caplog.text
     assert viewer.access.token not in caplog.text
