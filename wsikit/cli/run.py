@@ -20,20 +20,10 @@ from wsikit.cli.options import (
     slides_argument,
     stain_option,
 )
+from wsikit.cli.vote import METHODS
 
-# the methods that need no further settings, and no column that a run does not make
-VOTE_METHODS = (
-    "mean",
-    "hard",
-    "log",
-    "soft_clinical",
-    "confidence",
-    "gate",
-    "topk",
-    "quantile",
-    "noisy_or",
-    "attention",
-)
+VOTE_METHODS = tuple(method for method in METHODS if method != "threshold")
+"""Those that need no further settings."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

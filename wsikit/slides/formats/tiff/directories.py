@@ -99,14 +99,7 @@ def check_directories(path: str) -> None:
     OSError
         The file cannot be read.
     """
-    with open(path, "rb") as file:
-        head = file.read(16)
-        form = _form(head)
-        if form is None:
-            return
-        fault = _walk(file, head, form, _Seen(file.seek(0, 2)))
-    if fault is not None:
-        raise BrokenSlideError(f"{path}: the TIFF structure is damaged: {fault}. Copy it again from its source.")
+    _check(path, lambda file, form, seen: None)
 
 
 def check_tile_bytes(path: str) -> None:
@@ -118,16 +111,25 @@ def check_tile_bytes(path: str) -> None:
     OSError
         The file cannot be read.
     """
+
+    def too_large(file: BinaryIO, form: _Form, seen: _Seen) -> str | None:
+        largest = max((_largest(file, form, *counts) for counts in seen.byte_counts), default=0)
+        return (
+            None if largest <= max(seen.size, MAX_TILE_BYTES) else f"a tile of {largest} bytes in a file of {seen.size}"
+        )
+
+    _check(path, too_large)
+
+
+def _check(path: str, further: Callable[[BinaryIO, _Form, _Seen], str | None]) -> None:
+    """Raise BrokenSlideError for a fault of the directories, or else one that `further` finds in them."""
     with open(path, "rb") as file:
         head = file.read(16)
         form = _form(head)
         if form is None:
             return
         seen = _Seen(file.seek(0, 2))
-        fault = _walk(file, head, form, seen)
-        largest = max((_largest(file, form, *counts) for counts in seen.byte_counts), default=0)
-    if fault is None and largest > max(seen.size, MAX_TILE_BYTES):
-        fault = f"a tile of {largest} bytes in a file of {seen.size}"
+        fault = _walk(file, head, form, seen) or further(file, form, seen)
     if fault is not None:
         raise BrokenSlideError(f"{path}: the TIFF structure is damaged: {fault}. Copy it again from its source.")
 
