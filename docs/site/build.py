@@ -163,6 +163,8 @@ def assemble(folder: Path) -> None:
     for path in notebooks():
         page = f"notebooks/{path.name}"
         (folder / page).write_text(_linked(path.read_text(encoding="utf-8"), page, page), encoding="utf-8")
+    recipe = ROOT / "examples" / "kidrare"  # which a notebook runs
+    shutil.copytree(recipe, folder / "examples" / "kidrare", ignore=shutil.ignore_patterns("*.md"))
     shutil.copy(ROOT / "docs" / "site" / "conf.py", folder / "conf.py")
     for page, text in pages():
         path = folder / page
