@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.json_changes import DELETED, changed, places
 from wsikit.batch.index import write_index
 from wsikit.batch.manifest import find_slides
 from wsikit.batch.records import SlideRow, read_rows, write_row, write_table
@@ -33,7 +33,6 @@ SEED = int(os.environ.get("WSIKIT_FUZZ_SEED", "0"))
 CHANGES = int(os.environ.get("WSIKIT_FUZZ_CHANGES", "60"))
 """Per kind of file."""
 
-DELETED = object()
 DEEP: Any = 0
 for _ in range(300):
     DEEP = [DEEP]
@@ -42,25 +41,6 @@ VALUES: tuple[Any, ...] = (
     "\x1b[31m", "\u202ecod", "\ud800", "x" * 100_000, 0, -5, 0.5, 10**9, 10**30, 1e308, -1e308, float("nan"),
     float("inf"), [], {}, [None], [[]], True, DEEP,
 )  # fmt: skip
-
-
-def places(record: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    items = record.items() if isinstance(record, dict) else enumerate(record) if isinstance(record, list) else ()
-    for key, value in items:
-        yield (*path, key)
-        yield from places(value, (*path, key))
-
-
-def changed(record: Any, path: tuple[Any, ...], value: Any) -> Any:
-    whole = copy.deepcopy(record)
-    inner = whole
-    for key in path[:-1]:
-        inner = inner[key]
-    if value is DELETED:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = value
-    return whole
 
 
 def try_all(path: Path, record: Any, use: Callable[[], object], changes: int = CHANGES) -> None:

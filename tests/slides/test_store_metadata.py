@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.json_changes import DELETED, changed, places
 from wsikit.cli.main import main
 from wsikit.errors import ScaleError, StoreError
 from wsikit.slides.registry import open_slide
@@ -35,7 +35,6 @@ VALUES: tuple[Any, ...] = (
     {},
     True,
 )
-DELETED = object()
 
 SEED = int(os.environ.get("WSIKIT_FUZZ_SEED", "0"))
 CHANGES = int(os.environ.get("WSIKIT_FUZZ_CHANGES", "60"))
@@ -76,25 +75,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tile(folder / "s.tiff", folder / "s.zarr", patch_px=64, image=image).folder
 
 
-def _places(record: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    items = record.items() if isinstance(record, dict) else enumerate(record) if isinstance(record, list) else ()
-    for key, value in items:
-        yield (*path, key)
-        yield from _places(value, (*path, key))
-
-
-def _changed(record: Any, path: tuple[Any, ...], value: Any) -> Any:
-    changed = copy.deepcopy(record)
-    inner = changed
-    for key in path[:-1]:
-        inner = inner[key]
-    if value is DELETED:
-        del inner[path[-1]]
-    else:
-        inner[path[-1]] = value
-    return changed
-
-
 def _use(folder: Path) -> list[Any]:
     """All that is read of a store, for comparison."""
     with SlideStore(folder) as store:
@@ -126,12 +106,12 @@ def test_any_change_of_an_entry_is_a_store_error_or_changes_nothing(store: Path,
     text = path.read_text(encoding="utf-8")
     record, whole = json.loads(text), _use(store)
     wrong: list[str] = []
-    places = [place for place in _places(record) if "ome" not in place and "parameters" not in place]
-    changes = [(place, value) for place in places for value in (DELETED, *VALUES)]
+    entries = [place for place in places(record) if "ome" not in place and "parameters" not in place]
+    changes = [(place, value) for place in entries for value in (DELETED, *VALUES)]
     chosen = np.random.default_rng(SEED).permutation(len(changes))[:CHANGES]
     try:
         for place, value in (changes[index] for index in chosen):
-            path.write_text(json.dumps(_changed(record, place, value)), encoding="utf-8")
+            path.write_text(json.dumps(changed(record, place, value)), encoding="utf-8")
             said = f"{'.'.join(map(str, place))} = {'deleted' if value is DELETED else value}"
             try:
                 found = _use(store)
@@ -191,7 +171,7 @@ def test_sizes_and_scales_that_cannot_be_are_refused_by_every_verb(
     path = store / "zarr.json"
     text = path.read_text(encoding="utf-8")
     try:
-        path.write_text(json.dumps(_changed(json.loads(text), entry, value)), encoding="utf-8")
+        path.write_text(json.dumps(changed(json.loads(text), entry, value)), encoding="utf-8")
         verbs: list[Callable[[], Any]] = [
             lambda: main(["info", str(store)]),
             lambda: main(["verify", str(store)]),
