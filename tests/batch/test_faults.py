@@ -139,9 +139,13 @@ def _replace(slide: Path, other: Path) -> None:
     os.replace(shutil.copy(other, other.with_name("copy.tiff")), slide)
 
 
-@pytest.mark.parametrize("change", [_delete, _truncate, _replace])
+def _overwrite(slide: Path, other: Path) -> None:
+    slide.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("change", [_delete, _truncate, _replace, _overwrite])
 @pytest.mark.parametrize("pixels_kept", [True, False])
-@pytest.mark.parametrize("stage", ["pixels", "quality and captions"])
+@pytest.mark.parametrize("stage", ["pixels", "tissue", "quality and captions", "predictions"])
 def test_a_slide_that_changes_during_its_run_is_never_half_old_and_half_new(
     start: Callable[..., RunResult],
     slide_path: Path,

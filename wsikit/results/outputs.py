@@ -78,6 +78,7 @@ def write_outputs(
         record: dict[str, Any] = {"receipt": receipt.to_json(), "made": now(), "versions": versions(), "bytes": sizes}
         if (folder / PATCHES).is_dir():
             record["patch_bytes"] = _bytes_in(folder / PATCHES)
+        store.check_source(complete=True)  # what cannot be read raises
         write_json(folder / PROVENANCE, record)
     return summarize(results)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from wsikit.errors import PluginError, SlideError, StoreError
 from wsikit.slides.base import BaseSlide, Pixels, Size
+from wsikit.slides.file_state import FileState
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.tile_reader import TileReader
 from wsikit.store.paths import is_local, place
@@ -45,8 +46,8 @@ def tiles_of(slide: BaseSlide) -> TileReader:
     return slide if isinstance(slide, TileReader) else VirtualTiles(slide)
 
 
-def open_source(folder: Path, record: dict[str, Any]) -> BaseSlide:
-    """Open the source of the store at `folder`; `record` is the store's root metadata.
+def open_source(folder: Path, record: dict[str, Any]) -> tuple[BaseSlide, FileState]:
+    """The source of the store at `folder`, and the state of its file; `record` is the store's root metadata.
 
     Raises
     ------
@@ -62,10 +63,11 @@ def open_source(folder: Path, record: dict[str, Any]) -> BaseSlide:
     how = f"Copy it back, or give its new path: wsikit tile NEW_PLACE --pixels none -o {folder}"
     if path is None:
         raise StoreError(f"{folder}: holds no pixels, and its slide {stated} is not there. {how}")
+    state = FileState.of(path)  # before the fingerprint: a change from here on is noticed later
     if fingerprint(path) != source["fingerprint"]:
         raise StoreError(f"{folder}: holds no pixels, and its slide {path} has changed. Tile it again.")
     try:
         scene = {"scene": source["scene"]} if "scene" in source else {}
-        return reader_class(source["reader"])(str(path), **scene)
+        return reader_class(source["reader"])(str(path), **scene), state
     except (SlideError, PluginError) as error:
         raise StoreError(f"{folder}: holds no pixels, and its slide cannot be opened: {error}") from error

@@ -19,6 +19,7 @@ from wsikit.errors import StoreError
 from wsikit.slides.base import BaseSlide, MppLike, SlideInfo
 from wsikit.slides.composite import Samples
 from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
+from wsikit.slides.file_state import FileState
 from wsikit.slides.html import slide_html
 from wsikit.slides.source_levels import open_source, tiles_of
 from wsikit.slides.storage import LevelStorage
@@ -64,13 +65,14 @@ class SlideStore(BaseSlide):
         """False if pixels are read from the slide that the store was made from."""
         downsamples = [(float(x), float(y)) for x, y in self.record["downsamples"]]
         self._source: BaseSlide | None = None
+        self._source_state: FileState | None = None
         self._levels: TileReader
         if self.holds_pixels:
             channels = self._stated_channels()
             self._levels = self._stored = StoreLevels(self.folder, len(downsamples), channels)
             check_levels(self.folder, path, self.record, self._stored.formats)
         else:
-            self._source = open_source(self.folder, self.record)
+            self._source, self._source_state = open_source(self.folder, self.record)
             self._levels = tiles_of(self._source)
             downsamples = list(self._source.level_downsamples)
             channels = self._source.info.channels
@@ -141,6 +143,19 @@ class SlideStore(BaseSlide):
             path, fault = next(iter(faults.items()))
             more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
             raise StoreError(f"{path}: {fault}{more}. {REMEDY}")
+
+    @property
+    def source_state(self) -> FileState | None:
+        """Of the slide when it was opened; None if the store holds the pixels."""
+        return self._source_state
+
+    def check_source(self, *, complete: bool) -> None:
+        """SlideError if the store reads the pixels of its slide, and the slide has changed since it was opened.
+
+        Call it before results of pixels are kept; `complete` says whether all of these could be read.
+        """
+        if self._source_state is not None:
+            self._source_state.check_read(self.record["source"]["fingerprint"], complete=complete)
 
     def tile_px(self, level: int) -> tuple[int, int]:
         """Width and height of the tiles of `level`, px."""

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from wsikit.executor import Executor, available_cpus
 from wsikit.progress import SILENT, Progress
+from wsikit.slides.file_state import FileState
 from wsikit.slides.store import SlideStore
 from wsikit.store.plain_text import wants_plain_text, write_plain_text
 from wsikit.store.receipts import Receipt
@@ -105,6 +106,8 @@ class ColumnStage:
 class _RowsTask:
     store: Path
     fingerprint: str
+    source: FileState | None
+    """Of the slide, where the store reads its pixels there."""
     grid: str
     chunk: slice
     """The chunk of rows that it belongs to."""
@@ -157,7 +160,7 @@ def _fill_on_workers(
     total = sum(last - first for first, last in wanted)
     at_once = _rows_at_once(table, total, executor)
     tasks = [
-        _RowsTask(store.folder, store.fingerprint, table.name, slice(*chunk), rows, tuple(wanting))
+        _RowsTask(store.folder, store.fingerprint, store.source_state, table.name, slice(*chunk), rows, tuple(wanting))
         for chunk, wanting in sorted(wanted.items(), key=lambda item: item[0])
         for rows in _parts(slice(*chunk), at_once)
     ]
@@ -227,7 +230,7 @@ class _Chunks:
 
 
 def _compute_rows(task: _RowsTask) -> _Values:
-    store = _opened(task.store, task.fingerprint)
+    store = _opened(task.store, task.fingerprint, task.source)
     table = store.patches(task.grid)
     parts = [_compute(store, table, task.stages, rows) for rows in _parts(task.rows, _held_rows(table))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -244,6 +247,6 @@ def _compute(store: SlideStore, table: PatchTable, stages: Sequence[ColumnStage]
 
 
 @lru_cache(maxsize=2)  # each keeps up to 64 MB of decoded tiles, in each worker process
-def _opened(folder: Path, fingerprint: str) -> SlideStore:
+def _opened(folder: Path, fingerprint: str, source: FileState | None) -> SlideStore:
     """The store, opened once per process and state of its pixels, so that tasks share its cache of decoded tiles."""
     return SlideStore(folder)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -17,14 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from wsikit.errors import SlideError, StoreError
+from wsikit.errors import StoreError
 from wsikit.executor import Executor
 from wsikit.slides.base import BaseSlide, Slide
 from wsikit.slides.encoded_tiles import EncodedTiles, TileSource
+from wsikit.slides.file_state import FileState
 from wsikit.slides.fingerprint import fingerprint
 from wsikit.slides.store import SlideStore
 from wsikit.store.flushing import Flushing
-from wsikit.store.paths import is_url, place, remove_tree
+from wsikit.store.paths import place, remove_tree
 from wsikit.store.receipts import Receipt
 from wsikit.tiling import zarr_metadata as records
 from wsikit.tiling.begin import begin
@@ -48,21 +47,12 @@ class ImageSource:
     slide: Slide
     fingerprint: str
     """Of the file. If it differs from that of the store's source, the pixels are written again."""
-    state: tuple[int, int]
-    """Size in bytes and modification time of the file."""
+    state: FileState
+    """Of the file, when it was opened."""
     passing: dict[int, TileSource]
     """Levels whose encoded tiles can be passed through, and the format of these tiles."""
     faults: dict[int, str] = field(default_factory=dict)
     """Why the tiles of the other levels cannot be, where that is known."""
-
-    @staticmethod
-    def state_of(path: str) -> tuple[int, int]:
-        """Size in bytes and modification time; OSError without such a file. For a store at a URL: of its metadata."""
-        if is_url(path):
-            root = (place(path) / "zarr.json").read_bytes()
-            return len(root), zlib.crc32(root)
-        found = os.stat(path)
-        return found.st_size, found.st_mtime_ns
 
     @classmethod
     def of(cls, slide: Slide) -> ImageSource:
@@ -74,7 +64,7 @@ class ImageSource:
         if isinstance(slide, BaseSlide):
             others = [level for level in range(len(slide.level_dimensions)) if level not in passing]
             faults = {level: fault for level in others if (fault := slide.pass_through_fault(level)) is not None}
-        state = cls.state_of(slide.path)
+        state = FileState.of(slide.path)
         return cls(slide, fingerprint(slide.path), state, passing, faults)
 
     def tissue_only(self, parameters: ImageParameters) -> bool:
@@ -258,7 +248,7 @@ def _write_all(run: _Run, slide_id: str, receipt: Receipt) -> None:
     records.write_vendor_group(slide, folder, run.flushing)
     if run.repair:  # the root of an earlier version keeps its format
         run.flushing.wait()
-        _check_unchanged(run.source)
+        run.source.state.check()
         return
     records.write_root(
         slide,
@@ -269,7 +259,7 @@ def _write_all(run: _Run, slide_id: str, receipt: Receipt) -> None:
         parameters=parameters,
         lossless=lossless,
         flushing=run.flushing,
-        check=lambda: _check_unchanged(run.source),
+        check=run.source.state.check,
     )
 
 
@@ -320,7 +310,7 @@ def _write_levels(run: _Run, work: list[LevelWork]) -> bool:
         for of_level in stage:
             if of_level.is_complete:
                 continue
-            _check_unchanged(source)
+            source.state.check()
             found = list(islice(results, len(of_level.tasks)))
             if of_level.before is None:
                 attributes = records.level_attributes(
@@ -343,17 +333,3 @@ def _warn_of_unreadable(slide: Slide, level: LevelPlan, results: list[ShardResul
     count = sum(len(result.unreadable) for result in results)
     if count:
         logger.warning("%s: %d tiles of level %d could not be read", slide.path, count, level.level)
-
-
-def _check_unchanged(source: ImageSource) -> None:
-    """SlideError if the source was removed or replaced since: its tiles must not be recorded as unreadable."""
-    path = source.slide.path
-    try:
-        now = source.state_of(path)
-    except OSError as error:
-        raise SlideError(
-            f"{path}: could no longer be read at the end ({error.strerror or error}). Check that the drive is still "
-            "mounted, and run again: completed shards are kept."
-        ) from error
-    if now != source.state:
-        raise SlideError(f"{path}: changed while it was read. Let the copy finish, and run again.")

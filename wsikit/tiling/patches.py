@@ -95,7 +95,9 @@ def write_tissue(store: SlideStore, parameters: TissueParameters, found: TissueM
             return receipt
     except StoreError:
         pass  # none yet, or incomplete
-    found = found or tissue_mask(store, parameters)
+    if found is None:
+        found = tissue_mask(store, parameters)
+        store.check_source(complete=not found.unreadable.any())
     values = np.where(found.unreadable, UNREADABLE, np.where(found.mask, TISSUE, 0)).astype(np.uint8)
     record = {
         "stain": found.stain,

@@ -21,6 +21,7 @@ from wsikit.slides.base import Slide
 from wsikit.slides.memory import borrowed
 from wsikit.slides.paste import DecodePool, Goals, Target, paste_to
 from wsikit.slides.region import RegionPlans, plan_regions, resample
+from wsikit.slides.store import SlideStore
 from wsikit.slides.tile_cache import DecodedTiles
 
 SUPER_TILE_PX = 4 << 20
@@ -168,6 +169,8 @@ def _read(slide: Slide, plans: RegionPlans, pool: DecodePool, in_order: bool) ->
         part = RegionPlans(plans.level, plans.boxes[rows], plans.crops[rows], plans.out)
         readable[rows] = _read_group(slide, part, ways[rows], images[rows], sources, pool, in_order)
     images[~readable] = 0
+    if isinstance(slide, SlideStore):
+        slide.check_source(complete=bool(readable.all()))
     return PatchBatch(images, readable)
 
 

@@ -1,0 +1,81 @@
+"""Whether the file of a slide is still what was opened: what is computed from a file that changes must not be kept."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass
+
+from wsikit.errors import SlideError
+from wsikit.slides.fingerprint import fingerprint
+from wsikit.store.paths import is_url, place
+
+
+@dataclass(frozen=True)
+class FileState:
+    """Size and modification time of a slide's file."""
+
+    path: str
+    size: int
+    """Bytes; for a store at a URL, of its root metadata."""
+    modified: int
+    """Modification time, ns; for a store at a URL, the CRC-32 of its root metadata."""
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> FileState:
+        """The state now; OSError without such a file.
+
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     state = FileState.of(file.name)
+        ...     state.check()
+        ...     state.size
+        0
+        """
+        path = os.fspath(path)
+        if is_url(path):
+            root = (place(path) / "zarr.json").read_bytes()
+            return cls(path, len(root), zlib.crc32(root))
+        found = os.stat(path)
+        return cls(path, found.st_size, found.st_mtime_ns)
+
+    def check(self) -> None:
+        """SlideError if the file is not there, or has changed since."""
+        try:
+            now = FileState.of(self.path)
+        except OSError as error:
+            raise SlideError(
+                f"{self.path}: could no longer be read at the end ({error.strerror or error}). Check that the drive is "
+                "still mounted, and run again: what is complete is kept."
+            ) from error
+        if now != self:
+            raise self._changed()
+
+    def check_read(self, expected: str, *, complete: bool) -> None:
+        """SlideError if pixels that were just read may be of another file than the one opened.
+
+        Parameters
+        ----------
+        expected
+            Fingerprint of the slide that was opened.
+        complete
+            Whether all pixels could be read. If so, size and time are compared, and a file that was deleted passes:
+            its pixels came from the open file. If not, a fault of the slide must be told from one of the drive, and
+            the fingerprint decides.
+        """
+        if not complete:
+            self.check()
+            if fingerprint(self.path) != expected:
+                raise self._changed()
+            return
+        if is_url(self.path):
+            return
+        try:
+            now = FileState.of(self.path)
+        except OSError:
+            return
+        if now != self:
+            raise self._changed()
+
+    def _changed(self) -> SlideError:
+        return SlideError(f"{self.path}: changed while it was read. Let the copy finish, and run again.")
