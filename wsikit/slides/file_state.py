@@ -60,7 +60,7 @@ class FileState:
             Fingerprint of the slide that was opened.
         complete
             Whether all pixels could be read. If so, size and time are compared, and a file that was deleted passes:
-            its pixels came from the open file. If not, a fault of the slide must be told from one of the drive, and
+            its pixels came from the open file. If not, it is not clear whether the slide or its drive is at fault, and
             the fingerprint decides.
         """
         if not complete:
