@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -82,21 +85,29 @@ class Learner(nn.Module):
         flat = bags.ravel()
         images = self._images(flat, rng)
         copies, of = self._degraded(images, rng)
-        places, features = self.model.cells_and_features(
-            torch.cat([images, copies]) if len(of) else images, bags.shape[1]
-        )
+        places, features = self._placed(images, copies, bags.shape[1])
         n = len(places) - len(of)
         rows = np.concatenate([flat, flat[of]])  # the copies are the last ones
         out: dict[str, Tensor] = {}
         if "word" in wanted:
             out["word"] = self._word(places[:n], flat[:, None] if self.model.reads_pixels else bags, rng)
         if "sentence" in wanted:
-            out["sentence"] = self._sentence(features, bags if not len(of) else rows[:, None], rng)
+            out["sentence"] = self._sentence(features, bags if not len(of) else rows[:, None], rng, copies=len(of))
         if "report" in wanted:
             out["report"] = self._report(features[: len(flat)], bags)
         if "presence" in wanted:
             out["presence"] = self._presence(features, rows, rng, copies=len(of))
         return out
+
+    def _placed(self, images: Tensor, copies: Tensor, per_bag: int) -> tuple[Tensor, Tensor]:
+        """Places and features of patches and then of their copies."""
+        wanted = self.settings.quality_negatives
+        if wanted is None or not wanted.apart:
+            return self.model.cells_and_features(torch.cat([images, copies]) if len(copies) else images, per_bag)
+        clean = self.model.cells_and_features(images, per_bag)
+        with normalised_as_in_use(self.model.image):
+            degraded = self.model.cells_and_features(copies, per_bag)
+        return torch.cat([clean[0], degraded[0]]), torch.cat([clean[1], degraded[1]])
 
     def _images(self, rows: Rows, rng: np.random.Generator) -> Tensor:
         device = next(self.model.parameters()).device
@@ -169,7 +180,7 @@ class Learner(nn.Module):
         holds = self._true_of(self._all_rows(columns))[self._all_rows(rows)].any(axis=1)
         return self._loss(scores, torch.from_numpy(holds).to(scores.device), "word")
 
-    def _sentence(self, features: Tensor, bags: Rows, rng: np.random.Generator) -> Tensor:
+    def _sentence(self, features: Tensor, bags: Rows, rng: np.random.Generator, *, copies: int = 0) -> Tensor:
         texts, columns = self._drawn(self.settings.texts, bags.ravel(), rng)
         sentences = self._all(self.model.sentences(texts))
         holds = self._true_of(self._all_rows(columns))
@@ -180,6 +191,12 @@ class Learner(nn.Module):
             scores = self._local(patches.view(*bags.shape, -1), units, mask)
             return self._loss(scores, torch.from_numpy(holds[bags].any(axis=1)).to(scores.device), "sentence")
         flat = bags.ravel()
+        wanted = self.settings.quality_negatives
+        if copies and wanted is not None and wanted.apart:
+            scores = global_scores(patches, sentences)
+            positives = torch.from_numpy(holds[flat]).to(patches.device)
+            n = len(flat) - copies
+            return self._loss(scores[:n], positives[:n], "sentence") + wanted.weight * self._loss(scores[n:], positives[n:], "sentence")
         all_rows, all_patches = flat, patches
         if self.settings.queue and len(self.queue):
             all_rows, all_patches = np.concatenate([flat, self._queued]), torch.cat([patches, self.queue])
@@ -227,6 +244,18 @@ class Learner(nn.Module):
             return features.sum() * 0.0
         scores = global_scores(self.model.heads.of_patch(features), self.model.sentences([*texts, *denied]))
         logits = self.model.heads.temperature("sentence") * (scores[:, : len(texts)] - scores[:, len(texts) :])
+        wanted = self.settings.quality_negatives
+        if copies and wanted is not None and wanted.apart:
+            n = len(logits) - copies
+            if wanted.target == "patch":
+                place = {row: number for number, row in enumerate(rows[:n])}
+                truth = truth.nan_to_num(0).clone()
+                truth[n:] = logits[[place[row] for row in rows[n:]]].detach().sigmoid()
+            losses = functional.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
+            kept = known[n:]
+            if wanted.self_paced:
+                kept = kept & paced((losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1), copies, self._pace)[n:, None]
+            return losses[:n][known[:n]].mean() + wanted.weight * losses[n:][kept].mean()
         if not copies or self.settings.quality_negatives is None or not self.settings.quality_negatives.self_paced:
             return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
         losses = functional.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
@@ -247,6 +276,19 @@ class Learner(nn.Module):
             known = positives.any(dim=0)
             return published_loss(scores[first[known]][:, known])
         return contrast(self.model.heads.temperature(level) * scores, positives)
+
+
+@contextmanager
+def normalised_as_in_use(model: nn.Module) -> Iterator[None]:
+    """Layers of batch normalisation use their running statistics, as in use, and do not change them."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
 
 
 def paced(losses: Tensor, copies: int, share: float) -> Tensor:

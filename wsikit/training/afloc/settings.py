@@ -22,6 +22,9 @@ class QualityNegatives(BaseModel):
     """Of the patches of a step, that are given a copy."""
     kinds: tuple[Literal["blur", "pen", "fold"], ...] = Field(("blur", "pen", "fold"), min_length=1)
     """Of `wsikit.training.degrade`."""
+    apart: bool = False
+    weight: float = Field(1.0, gt=0)
+    target: Literal["caption", "patch"] = "caption"
     self_paced: bool = False
     """Begin with the easier half of the copies: those whose loss at the level of presence is above a quantile, which
     rises from 0.5 to 1 over the epochs, are left out there."""
