@@ -51,7 +51,7 @@ Scores = dict[str, npt.NDArray[np.float64]]
 
 
 def arms(config: AflocTrainConfig, variants: Sequence[str] = ()) -> dict[str, AflocTrainConfig]:
-    """The trainings that are compared. A variant is `NAME={share: 0.2, …}`: changes of the copies of the configuration."""
+    """The trainings that are compared; a variant `NAME={share: 0.2, …}` changes the copies of the configuration."""
     copies = config.training.quality_negatives
     assert copies is not None, "the configuration has no quality_negatives"
 

@@ -40,7 +40,7 @@ def write(table: PatchTable, spec: ColumnSpec, receipt: Receipt, values: np.ndar
 
 @pytest.fixture
 def described(square_store: SlideStore) -> SlideStore:
-    """Of its patches the first 10 are necrosis by the captions, the next 5 of unknown share, the others stroma a bit."""
+    """Of its patches the first 10 are necrosis by the captions, the next 5 are unknown, the others stroma in part."""
     table, receipt = square_store.patches(), Receipt("caption", 1, {})
     write(table, ColumnSpec("caption", "str"), receipt, np.array(["Tissue."] * len(table), dtype=object))
     facts = np.tile(np.float32([0.1, 0.4]), (len(table), 1))

@@ -40,7 +40,7 @@ class LeftOut:
         return {**self.source.record(), "limits": list(self.limits)}
 
     def rows(self, table: PatchTable, rows: slice = slice(None)) -> npt.NDArray[np.bool_]:
-        """Of some rows, bool (B,): True where a fact is above its limit. A fact that is not known leaves nothing out."""
+        """Of some rows, bool (B,): True where a fact is above its limit. An unknown fact leaves nothing out."""
         values, _ = self.source.read(table, rows)
         above: npt.NDArray[np.bool_] = (values > np.asarray(self.limits)).any(axis=1)  # NaN is not above
         return above
@@ -65,9 +65,10 @@ def left_out(table: PatchTable, without: Mapping[str, float]) -> LeftOut | None:
         map_encoder(table, name)
     column = source_of_captions(table, names) if len(maps) < len(names) else None
     if column is None and len(maps) < len(names):
+        stated = ", ".join(name for name in names if name not in maps)
         raise StoreError(
-            f"{table.folder}: no captions, which state {', '.join(name for name in names if name not in maps)}. Describe "
-            f"the patches first:  wsikit caption {table.folder.parent.parent}"
+            f"{table.folder}: no captions, so {stated} is not known. Describe the patches first:  wsikit caption "
+            f"{table.folder.parent.parent}"
         )
     return LeftOut(FactSource(column, names), tuple(float(limit) for limit in without.values()))
 

@@ -85,7 +85,7 @@ class Learner(nn.Module):
         flat = bags.ravel()
         images = self._images(flat, rng)
         copies, of = self._degraded(images, rng)
-        places, features = self._placed(images, copies, bags.shape[1])
+        places, features = self._encoded(images, copies, bags.shape[1])
         n = len(places) - len(of)
         rows = np.concatenate([flat, flat[of]])  # the copies are the last ones
         out: dict[str, Tensor] = {}
@@ -99,15 +99,22 @@ class Learner(nn.Module):
             out["presence"] = self._presence(features, rows, rng, copies=len(of))
         return out
 
-    def _placed(self, images: Tensor, copies: Tensor, per_bag: int) -> tuple[Tensor, Tensor]:
-        """Places and features of patches and then of their copies."""
-        wanted = self.settings.quality_negatives
-        if wanted is None or not wanted.apart:
-            return self.model.cells_and_features(torch.cat([images, copies]) if len(copies) else images, per_bag)
+    def _encoded(self, images: Tensor, copies: Tensor, per_bag: int) -> tuple[Tensor, Tensor]:
+        """Places and features of patches, then of their degraded copies."""
+        if not len(copies):
+            return self.model.cells_and_features(images, per_bag)
+        if self._weight_of_copies is None:
+            return self.model.cells_and_features(torch.cat([images, copies]), per_bag)
         clean = self.model.cells_and_features(images, per_bag)
         with normalised_as_in_use(self.model.image):
             degraded = self.model.cells_and_features(copies, per_bag)
         return torch.cat([clean[0], degraded[0]]), torch.cat([clean[1], degraded[1]])
+
+    @property
+    def _weight_of_copies(self) -> float | None:
+        """Weight of a loss of the degraded copies by themselves; None: they are further rows of the patches' loss."""
+        wanted = self.settings.quality_negatives
+        return wanted.weight if wanted is not None and wanted.apart else None
 
     def _images(self, rows: Rows, rng: np.random.Generator) -> Tensor:
         device = next(self.model.parameters()).device
@@ -184,19 +191,17 @@ class Learner(nn.Module):
         texts, columns = self._drawn(self.settings.texts, bags.ravel(), rng)
         sentences = self._all(self.model.sentences(texts))
         holds = self._true_of(self._all_rows(columns))
-        patches, bags = self._all(self.model.heads.of_patch(features)), self._all_rows(bags)  # (B·m, d), (B, m)
+        placed, apart = self.model.heads.of_patch(features), features[:0]
+        if copies and self._weight_of_copies is not None:
+            placed, apart = placed[:-copies], placed[-copies:]
+            bags, of_copies = bags[:-copies], bags[-copies:, 0]
+        patches, bags = self._all(placed), self._all_rows(bags)  # (B·m, d), (B, m)
         if self.settings.sentence == "region":
             units = sentences[:, None]
             mask = torch.ones(len(units), 1, dtype=torch.bool, device=units.device)
             scores = self._local(patches.view(*bags.shape, -1), units, mask)
             return self._loss(scores, torch.from_numpy(holds[bags].any(axis=1)).to(scores.device), "sentence")
         flat = bags.ravel()
-        wanted = self.settings.quality_negatives
-        if copies and wanted is not None and wanted.apart:
-            scores = global_scores(patches, sentences)
-            positives = torch.from_numpy(holds[flat]).to(patches.device)
-            n = len(flat) - copies
-            return self._loss(scores[:n], positives[:n], "sentence") + wanted.weight * self._loss(scores[n:], positives[n:], "sentence")
         all_rows, all_patches = flat, patches
         if self.settings.queue and len(self.queue):
             all_rows, all_patches = np.concatenate([flat, self._queued]), torch.cat([patches, self.queue])
@@ -204,7 +209,13 @@ class Learner(nn.Module):
             self.queue = torch.cat([patches.detach(), self.queue])[: self.settings.queue]
             self._queued = np.concatenate([flat, self._queued])[: self.settings.queue]
         positives = torch.from_numpy(holds[all_rows]).to(patches.device)
-        return self._loss(global_scores(all_patches, sentences), positives, "sentence")
+        loss = self._loss(global_scores(all_patches, sentences), positives, "sentence")
+        if not len(apart) or self._weight_of_copies is None:
+            return loss
+        positives = torch.from_numpy(holds[self._all_rows(of_copies)]).to(patches.device)
+        return loss + self._weight_of_copies * self._loss(
+            global_scores(self._all(apart), sentences), positives, "sentence"
+        )
 
     def _report(self, features: Tensor, bags: Rows) -> Tensor:
         reports = [report_of([self._statements.reports[row] for row in bag]) for bag in bags]
@@ -245,22 +256,17 @@ class Learner(nn.Module):
         scores = global_scores(self.model.heads.of_patch(features), self.model.sentences([*texts, *denied]))
         logits = self.model.heads.temperature("sentence") * (scores[:, : len(texts)] - scores[:, len(texts) :])
         wanted = self.settings.quality_negatives
-        if copies and wanted is not None and wanted.apart:
-            n = len(logits) - copies
-            if wanted.target == "patch":
-                place = {row: number for number, row in enumerate(rows[:n])}
-                truth = truth.nan_to_num(0).clone()
-                truth[n:] = logits[[place[row] for row in rows[n:]]].detach().sigmoid()
-            losses = functional.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
-            kept = known[n:]
-            if wanted.self_paced:
-                kept = kept & paced((losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1), copies, self._pace)[n:, None]
-            return losses[:n][known[:n]].mean() + wanted.weight * losses[n:][kept].mean()
-        if not copies or self.settings.quality_negatives is None or not self.settings.quality_negatives.self_paced:
+        if not copies or wanted is None:
             return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
         losses = functional.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
-        kept = known & paced((losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1), copies, self._pace)[:, None]
-        return losses[kept].mean()
+        kept = known
+        if wanted.self_paced:
+            of_rows = (losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+            kept = known & paced(of_rows, copies, self._pace)[:, None]
+        if self._weight_of_copies is None:
+            return losses[kept].mean()
+        clean, degraded = losses[:-copies][kept[:-copies]], losses[-copies:][kept[-copies:]]
+        return _mean(clean) + self._weight_of_copies * _mean(degraded)
 
     def _local(self, places: Tensor, units: Tensor, mask: Tensor) -> Tensor:
         if self.settings.published:
@@ -302,6 +308,10 @@ def paced(losses: Tensor, copies: int, share: float) -> Tensor:
     easiest = max(1, round(share * copies))
     kept[-copies:] = of_copies <= of_copies.sort().values[easiest - 1]
     return kept
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean() if len(values) else values.sum()  # 0 where there is nothing to learn from
 
 
 def _child(model: AFLoc, name: str) -> nn.Module:
