@@ -2,10 +2,11 @@
 
 python pipelines/afloc_quality.py --data PATCHES/images -o OUT
 
-Arms: the configuration without `quality_negatives`, as it is, and, with --paced, with self-paced copies. Each term that
-captions name is asked for on the test patches, clean and with each kind of fault; the figure is the mean AUROC over the
-terms. A training writes one file under OUT/scores; an interrupted run computes only what is missing.
-OUT/faults.png shows test patches with each fault.
+Arms: the configuration without `quality_negatives`, as it is, with copies that are judged by their captions, and
+those of --variant, such as --variant "weaker={weight: 0.1}". Each term that captions name is asked for on the test
+patches, or on those of --measure (to choose a variant), clean and with each kind of fault; the figure is the mean
+AUROC over the terms. A training writes one file under OUT/scores; an interrupted run computes only what is missing.
+OUT/faults.png shows patches with each fault.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from wsikit.training.task import read_config
 logger = logging.getLogger("afloc_quality")
 
 CONFIG = Path(__file__).parent / "configs" / "afloc_quality.yaml"
-CLEAN, WITHOUT, WITH = "clean", "without", "with copies"
+CLEAN, WITHOUT, WITH, JUDGED = "clean", "without", "with copies", "copies judged by captions"
 FAULT_SEED = 90_000
 """Of the faults of the test patches; trainings draw theirs from their own seeds."""
 DRAWS = 1000
@@ -55,14 +56,15 @@ def arms(config: AflocTrainConfig, variants: Sequence[str] = ()) -> dict[str, Af
     copies = config.training.quality_negatives
     assert copies is not None, "the configuration has no quality_negatives"
 
-    def having(value: object) -> AflocTrainConfig:
+    def having(changes: dict[str, object] | None) -> AflocTrainConfig:
+        value = None if changes is None else QualityNegatives.model_validate(copies.model_dump() | changes)
         training = config.training.model_copy(update={"quality_negatives": value})
         return config.model_copy(update={"training": training})
 
-    found = {WITHOUT: having(None), WITH: config}
+    found = {WITHOUT: having(None), WITH: config, JUDGED: having({"truth": "caption", "weight": 1.0})}
     for variant in variants:
         name, _, changes = variant.partition("=")
-        found[name] = having(QualityNegatives.model_validate(copies.model_dump() | (yaml.safe_load(changes) or {})))
+        found[name] = having(yaml.safe_load(changes))
     return found
 
 
@@ -163,8 +165,10 @@ def main() -> int:
     arguments.add_argument("--config", type=Path, default=CONFIG)
     arguments.add_argument("--data", help="Instead of the images of the configuration.")
     arguments.add_argument("--epochs", type=int, help="Instead of those of the configuration.")
-    arguments.add_argument("--variant", action="append", default=[], metavar="NAME={share: 0.2}", help="A further arm.")
-    arguments.add_argument("--arms", nargs="+", help="Only these, and the one without copies.")
+    arguments.add_argument(
+        "--variant", action="append", default=[], metavar="NAME={weight: 0.1}", help="A further arm."
+    )
+    arguments.add_argument("--arms", nargs="+", metavar="NAME", help="Only these, and the one without copies.")
     arguments.add_argument("--measure", metavar="IMAGES", help="Patches of other slides, instead of the test patches.")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("-o", "--out", type=Path, required=True)

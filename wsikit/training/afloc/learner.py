@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wsikit.errors import RequestError
 from wsikit.models.afloc import AFLoc
@@ -85,36 +86,30 @@ class Learner(nn.Module):
         flat = bags.ravel()
         images = self._images(flat, rng)
         copies, of = self._degraded(images, rng)
-        places, features = self._encoded(images, copies, bags.shape[1])
+        followers = None
+        if len(of) and self._copies_follow:
+            followers, copies, of = (copies, of), copies[:0], of[:0]
+        places, features = self.model.cells_and_features(
+            torch.cat([images, copies]) if len(of) else images, bags.shape[1]
+        )
         n = len(places) - len(of)
-        rows = np.concatenate([flat, flat[of]])  # the copies are the last ones
+        rows = np.concatenate([flat, flat[of]])  # copies that the captions judge are the last ones
         out: dict[str, Tensor] = {}
         if "word" in wanted:
             out["word"] = self._word(places[:n], flat[:, None] if self.model.reads_pixels else bags, rng)
         if "sentence" in wanted:
-            out["sentence"] = self._sentence(features, bags if not len(of) else rows[:, None], rng, copies=len(of))
+            out["sentence"] = self._sentence(features, bags if not len(of) else rows[:, None], rng)
         if "report" in wanted:
             out["report"] = self._report(features[: len(flat)], bags)
         if "presence" in wanted:
-            out["presence"] = self._presence(features, rows, rng, copies=len(of))
+            out["presence"] = self._presence(features, rows, rng, copies=len(of), followers=followers)
         return out
 
-    def _encoded(self, images: Tensor, copies: Tensor, per_bag: int) -> tuple[Tensor, Tensor]:
-        """Places and features of patches, then of their degraded copies."""
-        if not len(copies):
-            return self.model.cells_and_features(images, per_bag)
-        if self._weight_of_copies is None:
-            return self.model.cells_and_features(torch.cat([images, copies]), per_bag)
-        clean = self.model.cells_and_features(images, per_bag)
-        with normalised_as_in_use(self.model.image):
-            degraded = self.model.cells_and_features(copies, per_bag)
-        return torch.cat([clean[0], degraded[0]]), torch.cat([clean[1], degraded[1]])
-
     @property
-    def _weight_of_copies(self) -> float | None:
-        """Weight of a loss of the degraded copies by themselves; None: they are further rows of the patches' loss."""
+    def _copies_follow(self) -> bool:
+        """Whether the truth of degraded copies is what the model says of their patches."""
         wanted = self.settings.quality_negatives
-        return wanted.weight if wanted is not None and wanted.apart else None
+        return wanted is not None and wanted.truth == "patch"
 
     def _images(self, rows: Rows, rng: np.random.Generator) -> Tensor:
         device = next(self.model.parameters()).device
@@ -187,15 +182,11 @@ class Learner(nn.Module):
         holds = self._true_of(self._all_rows(columns))[self._all_rows(rows)].any(axis=1)
         return self._loss(scores, torch.from_numpy(holds).to(scores.device), "word")
 
-    def _sentence(self, features: Tensor, bags: Rows, rng: np.random.Generator, *, copies: int = 0) -> Tensor:
+    def _sentence(self, features: Tensor, bags: Rows, rng: np.random.Generator) -> Tensor:
         texts, columns = self._drawn(self.settings.texts, bags.ravel(), rng)
         sentences = self._all(self.model.sentences(texts))
         holds = self._true_of(self._all_rows(columns))
-        placed, apart = self.model.heads.of_patch(features), features[:0]
-        if copies and self._weight_of_copies is not None:
-            placed, apart = placed[:-copies], placed[-copies:]
-            bags, of_copies = bags[:-copies], bags[-copies:, 0]
-        patches, bags = self._all(placed), self._all_rows(bags)  # (B·m, d), (B, m)
+        patches, bags = self._all(self.model.heads.of_patch(features)), self._all_rows(bags)  # (B·m, d), (B, m)
         if self.settings.sentence == "region":
             units = sentences[:, None]
             mask = torch.ones(len(units), 1, dtype=torch.bool, device=units.device)
@@ -209,13 +200,7 @@ class Learner(nn.Module):
             self.queue = torch.cat([patches.detach(), self.queue])[: self.settings.queue]
             self._queued = np.concatenate([flat, self._queued])[: self.settings.queue]
         positives = torch.from_numpy(holds[all_rows]).to(patches.device)
-        loss = self._loss(global_scores(all_patches, sentences), positives, "sentence")
-        if not len(apart) or self._weight_of_copies is None:
-            return loss
-        positives = torch.from_numpy(holds[self._all_rows(of_copies)]).to(patches.device)
-        return loss + self._weight_of_copies * self._loss(
-            global_scores(self._all(apart), sentences), positives, "sentence"
-        )
+        return self._loss(global_scores(all_patches, sentences), positives, "sentence")
 
     def _report(self, features: Tensor, bags: Rows) -> Tensor:
         reports = [report_of([self._statements.reports[row] for row in bag]) for bag in bags]
@@ -231,9 +216,18 @@ class Learner(nn.Module):
             return (places.sum() + encoded.sum() + features.sum()) * 0.0
         return self._loss(global_scores(places, encoded), codes[:, None] == codes[None, :], "report")
 
-    def _presence(self, features: Tensor, rows: Rows, rng: np.random.Generator, *, copies: int = 0) -> Tensor:
+    def _presence(
+        self,
+        features: Tensor,
+        rows: Rows,
+        rng: np.random.Generator,
+        *,
+        copies: int = 0,
+        followers: tuple[Tensor, Rows] | None = None,
+    ) -> Tensor:
         """Cross-entropy of "X" against "no X", for each patch and each term whose presence its caption decides; and of
-        a phrase of the configuration against its opposite. The last `copies` rows are degraded copies."""
+        a phrase of the configuration against its opposite. The last `copies` rows are degraded copies that are judged
+        by their captions; `followers`, images and the rows of their patches, are to answer as these do."""
         texts, denied = [], []
         for term in self._statements.terms * FORMS:
             names = names_of(term)
@@ -253,20 +247,34 @@ class Learner(nn.Module):
         known = ~truth.isnan()
         if not bool(known.any()):
             return features.sum() * 0.0
-        scores = global_scores(self.model.heads.of_patch(features), self.model.sentences([*texts, *denied]))
-        logits = self.model.heads.temperature("sentence") * (scores[:, : len(texts)] - scores[:, len(texts) :])
-        wanted = self.settings.quality_negatives
-        if not copies or wanted is None:
+        sentences, temperature = self.model.sentences([*texts, *denied]), self.model.heads.temperature("sentence")
+        logits = temperature * self._leanings(features, sentences)
+        if followers is not None:
+            clean = functional.binary_cross_entropy_with_logits(logits[known], truth[known])
+            return clean + self._following(*followers, logits.detach(), sentences.detach(), temperature.detach())
+        if not copies or self.settings.quality_negatives is None or not self.settings.quality_negatives.self_paced:
             return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
         losses = functional.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
-        kept = known
+        kept = known & paced((losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1), copies, self._pace)[:, None]
+        return losses[kept].mean()
+
+    def _leanings(self, features: Tensor, sentences: Tensor) -> Tensor:
+        """How much nearer each patch is to each text than to its denial, the second half of `sentences`: (B, T / 2)."""
+        scores = global_scores(self.model.heads.of_patch(features), sentences)
+        n = len(sentences) // 2
+        return scores[:, :n] - scores[:, n:]
+
+    def _following(self, copies: Tensor, of: Rows, logits: Tensor, sentences: Tensor, temperature: Tensor) -> Tensor:
+        """Cross-entropy of the answers of degraded copies against those of their patches, rows `of` of `logits`."""
+        wanted = self.settings.quality_negatives
+        assert wanted is not None
+        with normalised_as_in_use(self.model.image):
+            features = self.model.image(copies)
+        given = temperature * self._leanings(features, sentences)
+        losses = functional.binary_cross_entropy_with_logits(given, logits[of].sigmoid(), reduction="none").mean(dim=1)
         if wanted.self_paced:
-            of_rows = (losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1)
-            kept = known & paced(of_rows, copies, self._pace)[:, None]
-        if self._weight_of_copies is None:
-            return losses[kept].mean()
-        clean, degraded = losses[:-copies][kept[:-copies]], losses[-copies:][kept[-copies:]]
-        return _mean(clean) + self._weight_of_copies * _mean(degraded)
+            losses = losses[paced(losses, len(losses), self._pace)]
+        return wanted.weight * losses.mean()
 
     def _local(self, places: Tensor, units: Tensor, mask: Tensor) -> Tensor:
         if self.settings.published:
@@ -286,8 +294,9 @@ class Learner(nn.Module):
 
 @contextmanager
 def normalised_as_in_use(model: nn.Module) -> Iterator[None]:
-    """Layers of batch normalisation use their running statistics, as in use, and do not change them."""
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    """Layers of batch normalisation use their running statistics, as in use, and do not change them: degraded copies
+    then leave no trace in the statistics of the clean patches (cf. arXiv 1911.09665)."""
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.training]
     for layer in layers:
         layer.eval()
     try:
@@ -308,10 +317,6 @@ def paced(losses: Tensor, copies: int, share: float) -> Tensor:
     easiest = max(1, round(share * copies))
     kept[-copies:] = of_copies <= of_copies.sort().values[easiest - 1]
     return kept
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.mean() if len(values) else values.sum()  # 0 where there is nothing to learn from
 
 
 def _child(model: AFLoc, name: str) -> nn.Module:
