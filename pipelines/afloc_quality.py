@@ -57,11 +57,11 @@ def arms(config: AflocTrainConfig, variants: Sequence[str] = ()) -> dict[str, Af
     assert copies is not None, "the configuration has no quality_negatives"
 
     def having(changes: dict[str, object] | None) -> AflocTrainConfig:
-        value = None if changes is None else QualityNegatives.model_validate(copies.model_dump() | changes)
+        value = None if changes is None else QualityNegatives.model_validate(copies.model_dump(exclude_unset=True) | changes)
         training = config.training.model_copy(update={"quality_negatives": value})
         return config.model_copy(update={"training": training})
 
-    found = {WITHOUT: having(None), WITH: config, JUDGED: having({"truth": "caption", "weight": 1.0})}
+    found = {WITHOUT: having(None), WITH: config, JUDGED: having({"truth": "caption"})}
     for variant in variants:
         name, _, changes = variant.partition("=")
         found[name] = having(yaml.safe_load(changes))

@@ -41,12 +41,13 @@ def command(
     OUT/model -o PREDICTIONS.
     """
     from wsikit.cli.cohort_models import is_cohort_model, predict_patients
+    from wsikit.errors import RequestError
 
     if model is not None and is_cohort_model(model):
+        if without:
+            raise RequestError("--without is for models of patches, not of patients.")
         return predict_patients(stores, model, out, features, device)
     if features is not None or out is not None:
-        from wsikit.errors import RequestError
-
         raise RequestError("--features and -o are for models of patients (a folder with cohort.json).")
     from wsikit.cli.console import make_console
     from wsikit.cli.progress import TerminalProgress

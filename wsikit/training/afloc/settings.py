@@ -18,7 +18,7 @@ class QualityNegatives(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    share: float = Field(0.25, gt=0, le=1)
+    share: float = Field(0.5, gt=0, le=1)
     """Of the patches of a step, that are given a copy."""
     kinds: tuple[Literal["blur", "pen", "fold"], ...] = Field(("blur", "pen", "fold"), min_length=1)
     """Of `wsikit.training.degrade`."""
@@ -27,8 +27,8 @@ class QualityNegatives(BaseModel):
     the image branch learns by it, normalised as in use, so that texts and statistics stay those of clean patches.
     "caption": what the caption says, at the levels sentence and presence, in one batch with the patches, as images of
     poor quality are used by CoMCL. It asks for tissue that a fault may hide, and clean patches lose by it."""
-    weight: float = Field(1.0, gt=0)
-    """With truth: patch, of the loss of the copies, next to that of the patches."""
+    weight: float = Field(0.3, gt=0)
+    """With truth: patch, of the loss of the copies, next to that of the patches; at 1 clean patches lose."""
     self_paced: bool = False
     """Begin with the easier half of the copies: those whose loss at the level of presence is above a quantile, which
     rises from 0.5 to 1 over the epochs, are left out there."""
@@ -101,7 +101,7 @@ class AflocSettings(BaseModel):
         if self.quality_negatives.truth == "caption":
             if self.sentence == "region" or not (presence or self.weights.get("sentence")):
                 raise ValueError("quality_negatives: truth caption needs the level presence or sentence, of patches")
-            if self.quality_negatives.weight != 1:
+            if "weight" in self.quality_negatives.model_fields_set:
                 raise ValueError("quality_negatives: weight is that of truth: patch; leave it out")
         if self.quality_negatives.self_paced and not presence:
             raise ValueError("quality_negatives: self_paced needs the level presence")
