@@ -58,7 +58,7 @@ def test_a_model_that_reads_maps_of_words_gets_them_in_the_same_run(
 def test_a_map_that_no_encoder_of_the_run_can_make_is_asked_for(
     square_slide: Path, tmp_path: Path, colour_encoder: Any
 ) -> None:
-    result = run(square_slide, tmp_path / "out", colour_encoder, model=ByMap("of nobody here"))
+    result = run(square_slide, tmp_path / "out", colour_encoder, model=ByMap("of another encoder"))
     assert result[0].status == "failed"
     assert "wsikit localize" in result[0].error
 
