@@ -56,8 +56,10 @@ def arms(config: AflocTrainConfig, variants: Sequence[str] = ()) -> dict[str, Af
     copies = config.training.quality_negatives
     assert copies is not None, "the configuration has no quality_negatives"
 
+    given = copies.model_dump(exclude_unset=True)
+
     def having(changes: dict[str, object] | None) -> AflocTrainConfig:
-        value = None if changes is None else QualityNegatives.model_validate(copies.model_dump(exclude_unset=True) | changes)
+        value = None if changes is None else QualityNegatives.model_validate(given | changes)
         training = config.training.model_copy(update={"quality_negatives": value})
         return config.model_copy(update={"training": training})
 
