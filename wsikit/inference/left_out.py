@@ -42,8 +42,7 @@ class LeftOut:
     def rows(self, table: PatchTable, rows: slice = slice(None)) -> npt.NDArray[np.bool_]:
         """Of some rows, bool (B,): True where a fact is above its limit. An unknown fact leaves nothing out."""
         values, _ = self.source.read(table, rows)
-        above: npt.NDArray[np.bool_] = (values > np.asarray(self.limits)).any(axis=1)  # NaN is not above
-        return above
+        return np.asarray((values > np.asarray(self.limits)).any(axis=1), dtype=np.bool_)  # NaN is not above
 
 
 def left_out(table: PatchTable, without: Mapping[str, float]) -> LeftOut | None:
