@@ -182,6 +182,7 @@ ROWS: dict[str, Change] = {
     "files of the model": _model(version="99"),
     "class names of the model": _class_names,
     "`--stain`": _setting(stain="macenko"),
+    "`--without`": _setting(without={"necrosis_share": 0.5}),
     "`--vote-method`": _vote(method="hard"),
     "vote: threshold of abstention": _vote(min_margin=0.4),
     "vote: weights, smoothing and all other parameters": _vote(smooth="median"),

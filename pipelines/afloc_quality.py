@@ -2,10 +2,11 @@
 
 python pipelines/afloc_quality.py --data PATCHES/images -o OUT
 
-Arms: the configuration without `quality_negatives`, as it is, and, with --paced, with self-paced copies. Each term that
-captions name is asked for on the test patches, clean and with each kind of fault; the figure is the mean AUROC over the
-terms. A training writes one file under OUT/scores; an interrupted run computes only what is missing.
-OUT/faults.png shows test patches with each fault.
+Arms: the configuration without `quality_negatives`, as it is, with copies that are judged by their captions, and
+those of --variant, such as --variant "weaker={weight: 0.1}". Each term that captions name is asked for on the test
+patches, or on those of --measure (to choose a variant), clean and with each kind of fault; the figure is the mean
+AUROC over the terms. A training writes one file under OUT/scores; an interrupted run computes only what is missing.
+OUT/faults.png shows patches with each fault.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import yaml
 from PIL import Image
 
 from wsikit.models.afloc import AFLoc
@@ -27,6 +30,7 @@ from wsikit.models.afloc_losses import global_scores
 from wsikit.store.atomic import write_json
 from wsikit.training.afloc.config import AflocTrainConfig
 from wsikit.training.afloc.run import AflocCallbacks, afloc_patches, build_afloc
+from wsikit.training.afloc.settings import QualityNegatives
 from wsikit.training.afloc.statements import NAMES, Statements, statements_of
 from wsikit.training.afloc.trainer import train_afloc
 from wsikit.training.bootstrap import Sample, draw_groups, quantiles
@@ -38,7 +42,7 @@ from wsikit.training.task import read_config
 logger = logging.getLogger("afloc_quality")
 
 CONFIG = Path(__file__).parent / "configs" / "afloc_quality.yaml"
-CLEAN, WITHOUT, WITH, PACED = "clean", "without", "with copies", "with self-paced copies"
+CLEAN, WITHOUT, WITH, JUDGED = "clean", "without", "with copies", "copies judged by captions"
 FAULT_SEED = 90_000
 """Of the faults of the test patches; trainings draw theirs from their own seeds."""
 DRAWS = 1000
@@ -47,17 +51,23 @@ Views = dict[str, npt.NDArray[np.uint8]]
 Scores = dict[str, npt.NDArray[np.float64]]
 
 
-def arms(config: AflocTrainConfig, *, paced: bool = False) -> dict[str, AflocTrainConfig]:
-    """The trainings that are compared."""
+def arms(config: AflocTrainConfig, variants: Sequence[str] = ()) -> dict[str, AflocTrainConfig]:
+    """The trainings that are compared; a variant `NAME={share: 0.2, …}` changes the copies of the configuration."""
     copies = config.training.quality_negatives
     assert copies is not None, "the configuration has no quality_negatives"
 
-    def having(value: object) -> AflocTrainConfig:
+    given = copies.model_dump(exclude_unset=True)
+
+    def having(changes: dict[str, object] | None) -> AflocTrainConfig:
+        value = None if changes is None else QualityNegatives.model_validate(given | changes)
         training = config.training.model_copy(update={"quality_negatives": value})
         return config.model_copy(update={"training": training})
 
-    found = {WITHOUT: having(None), WITH: config}
-    return found | ({PACED: having(copies.model_copy(update={"self_paced": True}))} if paced else {})
+    found = {WITHOUT: having(None), WITH: config, JUDGED: having({"truth": "caption"})}
+    for variant in variants:
+        name, _, changes = variant.partition("=")
+        found[name] = having(yaml.safe_load(changes))
+    return found
 
 
 def views_of(test: PatchSet, mpp: float) -> Views:
@@ -157,7 +167,11 @@ def main() -> int:
     arguments.add_argument("--config", type=Path, default=CONFIG)
     arguments.add_argument("--data", help="Instead of the images of the configuration.")
     arguments.add_argument("--epochs", type=int, help="Instead of those of the configuration.")
-    arguments.add_argument("--paced", action="store_true", help="Also the arm with self-paced copies.")
+    arguments.add_argument(
+        "--variant", action="append", default=[], metavar="NAME={weight: 0.1}", help="A further arm."
+    )
+    arguments.add_argument("--arms", nargs="+", metavar="NAME", help="Only these, and the one without copies.")
+    arguments.add_argument("--measure", metavar="IMAGES", help="Patches of other slides, instead of the test patches.")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("-o", "--out", type=Path, required=True)
     arguments.add_argument("--threads", type=int, default=1)
@@ -173,6 +187,8 @@ def main() -> int:
     sizes = {"validation": config.split.validation, "test": config.split.test}
     parts = split(patches.labels, patches.groups, **sizes, seed=config.split.seed)
     training, validation, test = (patches.select(parts[name]) for name in (TRAIN, VALIDATION, TEST))
+    if given.measure:
+        test = afloc_patches(read_config(given.config, AflocTrainConfig, data=given.measure), AflocCallbacks())[1]
     views = views_of(test, prepared.mpp)
     contact_sheet(views, given.out / "faults.png")
     terms = read(config, training).terms
@@ -183,8 +199,10 @@ def main() -> int:
     weights = np.concatenate([np.ones((1, n_groups)), draw_groups(n_groups, draws=DRAWS, seed=0)])
     found: dict[str, list[Scores]] = {}
     for seed in given.seeds:  # a stopped run then has whole seeds
-        for number, (name, of_arm) in enumerate(arms(config, paced=given.paced).items()):
-            path = given.out / "scores" / f"arm{number}_seed{seed}.npz"
+        for name, of_arm in arms(config, given.variant).items():
+            if given.arms and name not in (WITHOUT, *given.arms):
+                continue
+            path = given.out / "scores" / f"{name.replace(' ', '_')}_seed{seed}.npz"
             if not path.is_file():
                 begun = time.process_time()
                 scores = scores_of(trained(of_arm, training, validation, prepared.mpp, seed), views)

@@ -5,7 +5,8 @@ python pipelines/mil_phantom.py OUT -o SCORES [--seeds 7000 7030]
 
 New slides are made. Marked patches of each map are compared with the planted patches of the slide's subtype (Dice, mean
 over slides). The patch models are the packaged phantom-mmlnb, and a linear head on the same features as the slide
-model, learned from the planted classes of the patches of the same training slides.
+model, learned from the planted classes of the patches of the same training slides. The class map is also scored as
+`wsikit predict --without` draws it: patches of stroma and necrosis have no prediction.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 
 import wsikit
+from wsikit.inference.left_out import left_out
+from wsikit.models.protocol import MAP_FACT
 from wsikit.models.registry import load_patch_model
 from wsikit.phantom import CLASSES, load_truth
 from wsikit.phantom.cohort import PhantomCohort, make_cohort, slide_of
@@ -27,6 +30,12 @@ from wsikit.phantom.map_scores import SlideMaps, dice_table, slide_maps
 from wsikit.training.mil.cohort import Bag, read_cohort
 from wsikit.training.mil.config import MilTrainConfig, read_mil_config
 from wsikit.training.splits import TRAIN, VALIDATION, read_splits
+
+LEFT_OUT = {
+    "measured shares": {"necrosis_share": 0.5, "spindle_share": 0.5},
+    "maps of words": {"localize:necrosis": 0.5, "localize:schwannian-stroma": 0.5},
+}
+"""What patches are left without a prediction by; the limits are the defaults of `--without`."""
 
 logger = logging.getLogger("mil_phantom")
 
@@ -63,7 +72,16 @@ def maps_of(bag: Bag, model: Any, head: Any) -> tuple[SlideMaps, np.ndarray, dic
     table = wsikit.predict(bag.store)
     rows = {tuple(place): row for row, place in enumerate(table.coords.tolist())}
     packaged = table.read("probability")[[rows[tuple(place)] for place in bag.coords.tolist()]]
+    wsikit.localize(bag.store, [fact.removeprefix(MAP_FACT) for fact in LEFT_OUT["maps of words"]])
     marks = {f"{SLIDE_LABELS}: {name}": value for name, value in of_slide.marks.items()}
+    outside = {}
+    for name, without in LEFT_OUT.items():
+        found_out = left_out(table, without)
+        assert found_out is not None
+        outside[name] = found_out.rows(table)[[rows[tuple(place)] for place in bag.coords.tolist()]]
+        marks[f"{SLIDE_LABELS}: class, without stroma and necrosis by {name}"] = (
+            of_slide.marks["class"] & ~outside[name]
+        )
     for name, probs in ((SAME_FEATURES, same), (PACKAGED, packaged)):
         marks[name] = slide_maps(truth, bag.coords, CLASSES, probs).marks["class"]
     called = {

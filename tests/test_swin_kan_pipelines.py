@@ -87,12 +87,13 @@ def test_the_shipped_quality_configuration_is_valid_and_its_arms_differ_in_the_c
 ) -> None:
     monkeypatch.setenv("WSIKIT_PATCHES", "somewhere")
     pipeline = module_of("afloc_quality")
-    arms = pipeline.arms(read_config(pipeline.CONFIG, AflocTrainConfig), paced=True)
-    without, copies, paced = (arm.training for arm in arms.values())
+    arms = pipeline.arms(read_config(pipeline.CONFIG, AflocTrainConfig), ["weaker={weight: 0.1, self_paced: true}"])
+    without, copies, judged, weaker = (arm.training for arm in arms.values())
     assert without.quality_negatives is None
-    assert not copies.quality_negatives.self_paced
-    assert paced.quality_negatives.self_paced
-    same = {arm.model_copy(update={"quality_negatives": None}).model_dump_json() for arm in (without, copies, paced)}
+    assert (copies.quality_negatives.truth, judged.quality_negatives.truth) == ("patch", "caption")
+    assert (weaker.quality_negatives.weight, weaker.quality_negatives.self_paced) == (0.1, True)
+    assert weaker.quality_negatives.share == copies.quality_negatives.share
+    same = {arm.training.model_copy(update={"quality_negatives": None}).model_dump_json() for arm in arms.values()}
     assert len(same) == 1
 
 

@@ -41,6 +41,8 @@ class RunParameters:
     """Stain normalisation before the model; see `wsikit.inference.stain.parse_stain`."""
     concepts: tuple[tuple[str, str], ...] = ()
     """(axis, option) of concepts that are set by hand in every patch, of a model with concepts."""
+    without: tuple[tuple[str, float], ...] = ()
+    """(fact, limit): patches above one get no prediction; see `wsikit.predict`."""
     vote: VoteParameters = field(default_factory=VoteParameters)
     roi_classes: tuple[str, ...] = ()
     """Classes of the regions of interest (`SlideEntry.roi`) that are used; empty: all."""
@@ -66,6 +68,9 @@ class RunParameters:
         record["concepts"] = dict(self.concepts)
         if not self.concepts:
             del record["concepts"]  # runs of before it existed have the same settings
+        record["without"] = dict(self.without)
+        if not self.without:
+            del record["without"]  # as above
         if self.roi_frame == "auto":
             del record["roi_frame"]  # as above
         if not self.features:

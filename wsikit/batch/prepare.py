@@ -131,6 +131,7 @@ def prepare(
     captioner_options: CaptionerOptions | None = None,
     caption_budget: int | Budget | None = None,
     concepts: Mapping[str, str] | None = None,
+    without: Mapping[str, float] | None = None,
     vote: str | VoteParameters | None = None,
     roi: str | os.PathLike[str] | None = None,
     roi_classes: Sequence[str] = (),
@@ -164,6 +165,10 @@ def prepare(
     if not 0 <= min_tissue <= 1:
         raise RequestError(f"min_tissue {min_tissue}: expected a fraction between 0 and 1")
     lazy = LazyModel.of(model, device=device).with_concepts(concepts or {})
+    if without:
+        from wsikit.inference.left_out import check_without
+
+        check_without(without)
     chosen = captioner if captioner is not None else captioner_for(lazy.info.captioner)
     if isinstance(caption_budget, int):
         from wsikit.inference.budget import Budget
@@ -199,6 +204,7 @@ def prepare(
         image=image,
         stain=stain,
         concepts=lazy.info.concepts_set,
+        without=tuple((without or {}).items()),
         vote=voting,
         roi_classes=tuple(roi_classes),
         min_roi=min_roi,

@@ -72,6 +72,7 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
         "roi_classes": tuple(record["roi_classes"]),
         "features": tuple(record.get("features", ())),
         "concepts": record.get("concepts"),
+        "without": record.get("without"),
     }
     for name in ("overlap_px", "min_tissue", "min_roi", "roi_frame", "features_dtype", "features_precision"):
         if name in record:

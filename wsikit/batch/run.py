@@ -46,6 +46,7 @@ def run(
     captioner_options: CaptionerOptions | None = None,
     caption_budget: int | Budget | None = None,
     concepts: Mapping[str, str] | None = None,
+    without: Mapping[str, float] | None = None,
     vote: str | VoteParameters | None = None,
     roi: str | os.PathLike[str] | None = None,
     roi_classes: Sequence[str] = (),
@@ -102,6 +103,9 @@ def run(
     concepts
         Of a model with concepts: the option of each axis that is taken for given in every patch, as for
         `wsikit.predict`.
+    without
+        Limits by fact: patches above one get no prediction, as for `wsikit.predict`. Maps of words that it names are
+        made if they are missing, by the packaged encoder or one of `features`.
     vote
         Method by which patches are aggregated, or all parameters of the vote; by default what the model is made for,
         usually the mean.
@@ -174,6 +178,7 @@ def run(
         "captioner_options": captioner_options,
         "caption_budget": caption_budget,
         "concepts": concepts,
+        "without": without,
         "vote": vote,
         "roi": roi,
         "roi_classes": roi_classes,

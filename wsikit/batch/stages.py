@@ -12,25 +12,30 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wsikit.batch.slide_work import Shared, SlideWork
 from wsikit.batch.workers import MEASURING_MODULES
+from wsikit.encoders.concepts import CONCEPTS
 from wsikit.encoders.lazy import LazyEncoder
 from wsikit.errors import StoreError, WsikitError
 from wsikit.geometry import check_enlargement
 from wsikit.inference.applicability import why_not_captioned
 from wsikit.inference.caption import caption_stage
 from wsikit.inference.caption_columns import drop_stale
+from wsikit.inference.fact_columns import map_column
 from wsikit.inference.features import FeatureSettings, features_stage, imported, why_not_encoded
+from wsikit.inference.localize import localize
 from wsikit.inference.predict import predict_stage
 from wsikit.inference.vote import vote, vote_receipt
-from wsikit.models.protocol import ImageFeatureExtractor
+from wsikit.models.protocol import MAP_FACT, ImageFeatureExtractor
+from wsikit.models.text_encoders import DEFAULT_TEXT_ENCODER, text_fingerprint
 from wsikit.progress import Progress
 from wsikit.results.load import StoredResults
 from wsikit.slides.store import SlideStore
 from wsikit.store.atomic import remove_partials
 from wsikit.store.receipts import Receipt
+from wsikit.store.table import coords_digest
 from wsikit.tiling.columns import ColumnStage, fill_columns, seconds_of_python
 from wsikit.tiling.image import damage_of, image_receipt, read_otherwise
 from wsikit.tiling.patches import (
@@ -256,8 +261,58 @@ class Features(TableStage):
         return features_stage(work.table, self.encoder, settings)
 
 
+class TextMaps(WorkStage):
+    """Maps of words (`wsikit.localize` with its defaults) that the model reads, or that patches are left out by.
+
+    A map that is there is kept whatever its settings, if it is by the encoder that the model states. One that no
+    encoder of the run can make is left to the user: the predictions say which command is missing.
+    """
+
+    name = "maps of words"
+
+    def __init__(self, facts: Sequence[str], features: Sequence[str] = ()) -> None:
+        self.facts = tuple(facts)
+        self.needs = ("pixels", "coords", *features)
+        self.gives = tuple(map_column(fact) for fact in self.facts)
+
+    def where(self, shared: Shared) -> Where:
+        return "device"
+
+    def skipped(self, work: SlideWork) -> str | None:
+        return work.why_not_predicted()
+
+    def receipt(self, work: SlideWork) -> Receipt:
+        return Receipt("text maps", 1, {"maps": list(self.facts)}, {"patches": coords_digest(work.table)})
+
+    def stored(self, work: SlideWork) -> Receipt | None:
+        return None if self._missing(work) else self.receipt(work)
+
+    def run(self, work: SlideWork, progress: Progress) -> None:
+        for fact, encoder in self._missing(work).items():
+            made_by: Any = None if encoder is None else encoder.load()  # it has texts: its description says so
+            concept = fact.removeprefix(MAP_FACT)
+            localize(work.store, concept, encoder=made_by, grid=work.table.name, progress=progress)
+
+    def _missing(self, work: SlideWork) -> dict[str, LazyEncoder | None]:
+        """The maps that are to be made, with the encoder that makes each; None: the packaged one."""
+        table, stated = work.table, dict(work.shared.model.info.maps)
+        known: dict[str, LazyEncoder | None] = {text_fingerprint(DEFAULT_TEXT_ENCODER): None}
+        known |= {one.info.fingerprint: one for one in work.shared.encoders if one.info.shared_width is not None}
+        found = {}
+        for fact in self.facts:
+            wanted = stated.get(fact)
+            receipt = table.receipt(map_column(fact)) if map_column(fact) in table.columns() else None
+            of_these = receipt is not None and receipt.inputs.get("patches") == coords_digest(table)
+            if receipt is not None and of_these and wanted in (None, receipt.inputs.get("encoder")):
+                continue
+            maker = next(iter(known)) if wanted is None else wanted
+            if maker in known and fact.removeprefix(MAP_FACT) in CONCEPTS:
+                found[fact] = known[maker]
+        return found
+
+
 class Predictions(TableStage):
-    """The columns of the model. `features`: columns of the table that the model reads."""
+    """The columns of the model. `features`: columns of the table that are read next to pixels and captions."""
 
     name, gives = "predictions", ("probability",)
 
@@ -271,7 +326,12 @@ class Predictions(TableStage):
         return work.why_not_predicted()
 
     def columns(self, work: SlideWork) -> ColumnStage:
-        return predict_stage(work.table, work.shared.model, stain=work.shared.parameters.stain)
+        return predict_stage(
+            work.table,
+            work.shared.model,
+            stain=work.shared.parameters.stain,
+            without=dict(work.shared.parameters.without),
+        )
 
 
 class Vote(WorkStage):
@@ -333,12 +393,21 @@ class Outputs(WorkStage):
         progress.finish()
 
 
+def text_maps_of(shared: Shared) -> tuple[str, ...]:
+    """Facts that are maps of words, of the model and of `RunParameters.without`."""
+    read = (*shared.model.info.facts, *(fact for fact, _ in shared.parameters.without))
+    return tuple(dict.fromkeys(fact for fact in read if fact.startswith(MAP_FACT)))
+
+
 def stages_of(shared: Shared) -> tuple[Stage, ...]:
     """The stages of a run, in the order in which they run."""
     features = tuple(Features(encoder) for encoder in shared.encoders)
     made = [stage.gives[0] for stage in features]
-    predictions = Predictions([name for name in shared.model.info.feature_columns if name in made])
-    return (Pixels(), Tissue(), Patches(), Quality(), Captions(), *features, predictions, Vote(), Outputs())
+    facts = text_maps_of(shared)
+    maps = (TextMaps(facts, made),) if facts else ()
+    read = [name for name in shared.model.info.feature_columns if name in made]
+    predictions = Predictions([*read, *(name for stage in maps for name in stage.gives)])
+    return (Pixels(), Tissue(), Patches(), Quality(), Captions(), *features, *maps, predictions, Vote(), Outputs())
 
 
 def stage_groups(shared: Shared) -> list[tuple[Where, list[Stage]]]:

@@ -264,6 +264,18 @@ def concepts_option(function: F) -> F:
     )(function)
 
 
+def without_option(function: F) -> F:
+    """--without, as texts; `wsikit.inference.left_out.parse_without` reads them."""
+    return click.option(
+        "--without",
+        multiple=True,
+        metavar="FACT[=SHARE]",
+        help="Give patches no prediction where this measured share, or this map of words (localize:CONCEPT), is above "
+        "SHARE, 0.5 by default: necrosis_share, localize:schwannian-stroma=0.7. Repeatable; recorded with the "
+        "predictions.",
+    )(function)
+
+
 def engine_options(function: F) -> F:
     """--download, --engine and --precision, of the verbs that compute features."""
     function = click.option(

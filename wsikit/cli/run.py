@@ -19,6 +19,7 @@ from wsikit.cli.options import (
     scene_option,
     slides_argument,
     stain_option,
+    without_option,
 )
 from wsikit.cli.vote import METHODS
 
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 )
 @stain_option
 @concepts_option
+@without_option
 @click.option(
     "--features",
     multiple=True,
@@ -103,6 +105,7 @@ def command(
     prior: str,
     stain: str | None,
     settings: tuple[str, ...],
+    without: tuple[str, ...],
     features: tuple[str, ...],
     download: bool,
     engine: str,
@@ -132,6 +135,7 @@ def command(
     Exit status: 0 all slides are done, 1 some slides failed, 2 the request is wrong.
     """
     from wsikit.errors import ModelError, RequestError
+    from wsikit.inference.left_out import parse_without
     from wsikit.models.concept_setting import parse_settings
 
     concepts = parse_settings(settings)
@@ -154,6 +158,7 @@ def command(
         "image": image,
         "stain": stain,
         "concepts": concepts,
+        "without": parse_without(without),
         "features": features,
         "download": download,
         "features_engine": engine,

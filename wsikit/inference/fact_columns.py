@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,10 +110,24 @@ def map_encoder(table: PatchTable, fact: str) -> str:
     return str(receipt.inputs.get("encoder", ""))
 
 
-def fact_source(table: PatchTable, model: ModelInfo) -> FactSource | None:
-    """Where the facts that a model reads are in a table; None, with a warning, if it has none.
+def source_of_captions(table: PatchTable, names: Sequence[str], *, stated: bool = False) -> str | None:
+    """The column of a table that holds facts of its captions, measured if they are; None if it has no captions.
 
     Facts that were measured for other captions than the table now has are not used: words and numbers belong together.
+    `stated`: what the words state, also where facts were measured.
+    """
+    there = set(table.columns())
+    texts = table.receipt(TEXT_COLUMN) if TEXT_COLUMN in there else None
+    if FACTS_COLUMN in there and texts is not None and not stated:
+        measured = table.receipt(FACTS_COLUMN)
+        named = set(table.attributes(FACTS_COLUMN)["names"])
+        if measured is not None and measured.digest == texts.digest and named & set(names):
+            return FACTS_COLUMN
+    return TEXT_COLUMN if texts is not None else None
+
+
+def fact_source(table: PatchTable, model: ModelInfo) -> FactSource | None:
+    """Where the facts that a model reads are in a table; None, with a warning, if it has none.
 
     Raises
     ------
@@ -128,15 +143,9 @@ def fact_source(table: PatchTable, model: ModelInfo) -> FactSource | None:
             )
     if model.maps and len(model.maps) == len(model.facts):
         return FactSource(None, model.facts)
-    there = set(table.columns())
-    texts = table.receipt(TEXT_COLUMN) if TEXT_COLUMN in there else None
-    if FACTS_COLUMN in there and texts is not None and not model.stated:
-        measured = table.receipt(FACTS_COLUMN)
-        named = set(table.attributes(FACTS_COLUMN)["names"])
-        if measured is not None and measured.digest == texts.digest and named & set(model.facts):
-            return FactSource(FACTS_COLUMN, model.facts)
-    if texts is not None:
-        return FactSource(TEXT_COLUMN, model.facts)
+    column = source_of_captions(table, model.facts, stated=model.stated)
+    if column is not None:
+        return FactSource(column, model.facts)
     logger.warning(
         "%s: model %s reads the numbers of captions, and there are none: it predicts from the %s alone. Describe the "
         "patches first (wsikit caption --captioner %s).",

@@ -14,6 +14,7 @@ from wsikit.errors import ModelError
 from wsikit.inference.applicability import why_not_applicable
 from wsikit.inference.fact_columns import FactSource, fact_source
 from wsikit.inference.feature_columns import check_features
+from wsikit.inference.left_out import LeftOut, left_out
 from wsikit.inference.sample import sample_of_slide
 from wsikit.inference.slide_value import write_slide_value
 from wsikit.inference.stain import parse_stain
@@ -53,6 +54,7 @@ def predict(
     model: ModelLike | None = None,
     stain: str | None = None,
     concepts: Mapping[str, str] | None = None,
+    without: Mapping[str, float] | None = None,
     grid: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
@@ -73,6 +75,9 @@ def predict(
     concepts
         Of a model with concepts (`ModelInfo.axes`): options by axis that are taken for given in all patches, such as
         {"neuropil": "absent"}. They are in the receipt, so that results with and without are not confused.
+    without
+        Limits by fact: patches above one get no prediction, such as {"necrosis_share": 0.5}. Facts are shares that are
+        measured for captions (`wsikit.facts`), or `localize:CONCEPT`, a map of `wsikit.localize`.
     grid
         Name of the patch grid; not needed if the store has only one.
     device
@@ -82,9 +87,9 @@ def predict(
     -------
     PatchTable
         With the columns of the model (`ModelInfo.columns`): `probability`, float32 (N, C) in the model's class order,
-        NaN where a patch could not be read. MMLNB adds `gate`, float32 (N,), the weight of the text, 0 without text;
-        `probability_image` and `probability_text`, float32 (N, C), each branch alone; and `ood_score`, float32 (N,),
-        above 1 where a patch is out of the distribution of the training patches.
+        NaN where a patch could not be read or is left out (`without`). MMLNB adds `gate`, float32 (N,), the weight of
+        the text, 0 without text; `probability_image` and `probability_text`, float32 (N, C), each branch alone; and
+        `ood_score`, float32 (N,), above 1 where a patch is out of the distribution of the training patches.
 
     Raises
     ------
@@ -92,7 +97,9 @@ def predict(
         The model does not apply (other patch size, scale or type of stain than it was trained on), or cannot be loaded;
         or features that it reads are not in the table, or are of another encoder than it was trained on.
     RequestError
-        The model has no such concept, or no such option of it.
+        The model has no such concept, or no such option of it; or `without` names no such fact.
+    StoreError
+        The captions or the map that `without` names are not in the table.
 
     Examples
     --------
@@ -109,11 +116,13 @@ def predict(
     fault = why_not_applicable(lazy.info, opened, table)
     if fault:
         raise ModelError(f"{opened.folder}: model {lazy.info.name} does not apply: {fault}.")
-    fill_columns(opened, table, [predict_stage(table, lazy, stain=stain)], progress=progress)
+    fill_columns(opened, table, [predict_stage(table, lazy, stain=stain, without=without)], progress=progress)
     return table
 
 
-def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = None) -> ColumnStage:
+def predict_stage(
+    table: PatchTable, model: LazyModel, *, stain: str | None = None, without: Mapping[str, float] | None = None
+) -> ColumnStage:
     """The stage that `predict` runs. The caller has checked that the model applies (`why_not_applicable`)."""
     info = model.info
     check_features(table, info)
@@ -127,6 +136,9 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
     facts = fact_source(table, info) if info.facts else None
     if facts is not None:
         read += [name for name in facts.columns if name not in read]
+    outside = left_out(table, without or {})
+    if outside is not None:
+        read += [name for name in outside.columns if name not in read]
     for name in read:
         known = table.receipt(name)
         assert known is not None  # it is complete
@@ -144,6 +156,8 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
             parameters["field_um"] = info.field_um
     if info.concepts_set:
         parameters["set"] = dict(info.concepts_set)
+    if outside is not None:
+        parameters["without"] = outside.record()
     receipt = Receipt("predict", PREDICT_REVISION, parameters, inputs)
     attributes = {"names": list(info.classes), "model": info.record()}
     specs = tuple(
@@ -152,7 +166,7 @@ def predict_stage(table: PatchTable, model: LazyModel, *, stain: str | None = No
         else ColumnSpec(column.name, "float32", column.width(len(info.classes)), _about(column))
         for column in info.columns
     )
-    work = _Predict(model, specs, receipt, tuple(read), normalisation, facts)
+    work = _Predict(model, specs, receipt, tuple(read), normalisation, facts, outside)
     return ColumnStage("predictions", specs, receipt, DeviceWork(work, work), needs=(*needs, *read))
 
 
@@ -168,6 +182,8 @@ class _Predict:
     normalisation: Any
     facts: FactSource | None
     """Where the numbers of the captions are; None: there are none, or the model reads none."""
+    outside: LeftOut | None = None
+    """Which patches get no prediction; None: all that are readable get one."""
 
     def __call__(self, store: SlideStore, table: PatchTable, progress: Progress) -> None:
         progress.start("model", 1, "model")
@@ -195,6 +211,7 @@ class _Predict:
         model = self._fitted(self.model.load(), store, table, transform)
         around = self._around(table)
         for rows, images, readable in self._batches(store, table, list(chunks), transform):
+            readable = readable if self.outside is None else readable & ~self.outside.rows(table, rows)
             columns = self._rows(model, table, rows, images, readable, around, progress)
             for spec in self._of_rows():
                 table.write(spec.name, rows, columns[spec.name])
@@ -280,7 +297,7 @@ class _Predict:
         around: npt.NDArray[np.float32] | None,
         progress: Progress,
     ) -> dict[str, npt.NDArray[np.float32]]:
-        """The columns of some rows, NaN where a patch could not be read; progress after some patches each."""
+        """The columns of some rows, NaN where a patch is not to be classified; progress after some patches each."""
         columns: dict[str, npt.NDArray[np.float32]] = {}
         for spec in self.specs:
             shape = (len(readable),) if spec.width is None else (len(readable), spec.width)

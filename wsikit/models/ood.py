@@ -59,6 +59,20 @@ class OodDetector:
         cloud = cls(mean.astype(np.float32), whiten.astype(np.float32), 1.0)
         return cls(cloud.mean, cloud.whiten, float(np.quantile(cloud.of(held_out), HELD_OUT_SHARE)))
 
+    @classmethod
+    def fit_if_enough(
+        cls, training: npt.NDArray[np.floating], held_out: npt.NDArray[np.floating]
+    ) -> tuple[OodDetector | None, str]:
+        """As `fit`; where there are too few patches, None and why, as one line: a model does without a detector.
+
+        >>> OodDetector.fit_if_enough(np.zeros((5, 2)), np.zeros((3, 2)))[1].split(":")[:2]
+        ['no out-of-distribution detector', ' 5 training and 3 held-out patches']
+        """
+        try:
+            return cls.fit(training, held_out), ""
+        except ModelError as error:
+            return None, f"no out-of-distribution detector: {error}"
+
     def of(self, features: npt.NDArray[np.floating]) -> Floats:
         """Scores (N,) of features (N, D). Above 1: farther from the training features than 99 % of held-out patches."""
         distance = np.linalg.norm((np.asarray(features, dtype=np.float32) - self.mean) @ self.whiten, axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -45,6 +46,12 @@ class LazyTextEncoder:
         name = DEFAULT_TEXT_ENCODER if encoder is None else encoder
         info = _with_texts(describe_encoder(name, download=download))
         return cls(info, Once(lambda: _of_texts(load_encoder(name, device=device, download=download))))
+
+
+@cache
+def text_fingerprint(name: str) -> str:
+    """Fingerprint of an encoder of images and texts by its name; read once per process."""
+    return LazyTextEncoder.of(name).info.fingerprint
 
 
 def places_of(encoder: TextImageEncoder, concepts: Sequence[PromptSet]) -> Floats:

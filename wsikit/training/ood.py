@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from wsikit.errors import ModelError
 from wsikit.models.mmlnb import MMLNB
 from wsikit.models.ood import OodDetector
 from wsikit.training.data import PatchSet, refuse_shared_groups
@@ -23,10 +22,7 @@ def fit_ood_detector(model: MMLNB, training: PatchSet, held_out: PatchSet) -> st
         If a slide or patient is in both sets.
     """
     refuse_shared_groups(training, held_out)
-    try:
-        model.ood_detector = OodDetector.fit(
-            image_features(model, training.images), image_features(model, held_out.images)
-        )
-    except ModelError as error:
-        return f"no out-of-distribution detector: {error}"
-    return ""
+    model.ood_detector, fault = OodDetector.fit_if_enough(
+        image_features(model, training.images), image_features(model, held_out.images)
+    )
+    return fault

@@ -24,6 +24,7 @@ from wsikit.training.degrade import degrade
 from wsikit.training.task import read_config
 
 COPIES = {"share": 0.5, "kinds": ["pen"]}
+JUDGED = COPIES | {"truth": "caption"}
 
 
 @pytest.fixture
@@ -32,16 +33,14 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_copies_are_further_rows_of_two_levels_with_the_truth_of_their_patch(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learner, _ = learner_of(data, quality_negatives=COPIES, weights={"word": 1, "sentence": 1, "presence": 1})
+def test_copies_judged_by_captions_are_further_rows_of_two_levels(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, _ = learner_of(data, quality_negatives=JUDGED, weights={"word": 1, "sentence": 1, "presence": 1})
     seen: dict[str, Any] = {}
     presence, loss_of = learner._presence, learner._loss
 
-    def spy_presence(features: torch.Tensor, rows: np.ndarray, rng: Any, *, copies: int = 0) -> torch.Tensor:
-        seen["presence"] = len(features), rows.copy(), copies
-        return presence(features, rows, rng, copies=copies)
+    def spy_presence(features: torch.Tensor, rows: np.ndarray, rng: Any, **options: Any) -> torch.Tensor:
+        seen["presence"] = len(features), rows.copy(), options["copies"]
+        return presence(features, rows, rng, **options)
 
     def spy_loss(scores: torch.Tensor, positives: torch.Tensor, level: str) -> torch.Tensor:
         seen[level] = positives.numpy()
@@ -60,13 +59,71 @@ def test_copies_are_further_rows_of_two_levels_with_the_truth_of_their_patch(
     assert (~seen["sentence"][8:]).any(axis=1).all()  # negatives of the texts that are not true of them
 
 
+def following(learner: Learner, copies: torch.Tensor, of: np.ndarray, images: torch.Tensor) -> torch.Tensor:
+    """The loss of copies of some of the images, in evaluation mode."""
+    learner.eval()
+    sentences = learner.model.sentences(["necrosis", "fat", "no necrosis", "no fat"])
+    logits = 10.0 * learner._leanings(learner.model.image(images), sentences)
+    return learner._following(copies, of, logits.detach(), sentences.detach(), torch.tensor(10.0))
+
+
+def test_a_copy_without_fault_has_the_least_loss_and_asks_for_no_change(data: Path) -> None:
+    learner, patches = learner_of(data, quality_negatives=COPIES | {"weight": 0.5}, weights={"presence": 1})
+    images, of = torch.from_numpy(patches.images[:6]), np.array([1, 4])
+    loss = following(learner, images[of], of, images)
+    share = (10.0 * learner._leanings(learner.model.image(images), learner.model.sentences(
+        ["necrosis", "fat", "no necrosis", "no fat"]
+    )))[of].sigmoid()  # fmt: skip
+    entropy = -(share * share.log() + (1 - share) * (1 - share).log()).mean()
+    assert float(loss.detach()) == pytest.approx(0.5 * float(entropy.detach()), rel=1e-4)
+    loss.backward()
+    changes = [float(part.grad.abs().max()) for part in learner.model.parameters() if part.grad is not None]
+    assert max(changes) < 1e-4
+    worse = following(learner, images[np.array([2, 5])], of, images)  # of the other colour
+    assert worse > loss
+
+
+def test_only_the_image_branch_learns_by_copies_that_follow_their_patches(data: Path) -> None:
+    learner, patches = learner_of(data, quality_negatives=COPIES, weights={"presence": 1})
+    images = torch.from_numpy(patches.images[:4])
+    following(learner, images.flip(0), np.arange(4), images).backward()
+    changed = {name.split(".")[0] for name, part in learner.model.named_parameters() if part.grad is not None}
+    assert changed == {"image", "heads"}
+    heads = {name for name, part in learner.model.heads.named_parameters() if part.grad is not None}
+    assert heads == {"of_patch.weight", "of_patch.bias"}
+
+
+def test_copies_that_follow_their_patches_leave_statistics_and_other_levels_as_they_are(data: Path) -> None:
+    found = {}
+    for name, copies in (("without", None), ("with", COPIES)):
+        torch.manual_seed(0)
+        learner, _ = learner_of(data, quality_negatives=copies, weights={"word": 1, "sentence": 1, "presence": 1})
+        learner.train()
+        seen: list[int] = []
+        loss_of = learner._loss
+
+        def spy(
+            scores: torch.Tensor, positives: torch.Tensor, level: str, *, of: Any = loss_of, to: list[int] = seen
+        ) -> Any:
+            to.append(len(scores))
+            return of(scores, positives, level)
+
+        learner._loss = spy  # type: ignore[method-assign]
+        losses = learner.losses(np.arange(8)[:, None], np.random.default_rng(0))
+        found[name] = {key: value.clone() for key, value in learner.model.image.state_dict().items()}, seen, losses
+    assert found["with"][1] == found["without"][1] == [8, 8]
+    for key, value in found["without"][0].items():
+        assert torch.equal(value, found["with"][0][key]), key
+    assert len(found["with"][2]) == 3
+
+
 def test_without_the_option_no_image_is_added_and_the_settings_are_written_as_before(data: Path) -> None:
     learner, _ = learner_of(data)
     copies, of = learner._degraded(torch.zeros(8, 32, 32, 3, dtype=torch.uint8), np.random.default_rng(0))
     assert len(copies) == len(of) == 0
     plain = AflocSettings.model_validate(settings()["training"])
     assert "quality_negatives" not in plain.model_dump(mode="json")
-    with_copies = AflocSettings.model_validate(settings(quality_negatives=COPIES)["training"])
+    with_copies = AflocSettings.model_validate(settings(quality_negatives=JUDGED)["training"])
     assert with_copies.model_dump(mode="json")["quality_negatives"]["share"] == 0.5
 
 
@@ -91,13 +148,35 @@ def robustness(folder: Path, **training: Any) -> float:
 @pytest.mark.slow
 def test_training_with_penned_copies_keeps_prompts_right_on_penned_patches(data: Path) -> None:
     common = {"epochs": 12, "weights": {"sentence": 1.0, "presence": 2.0}}
-    assert robustness(data, **common, quality_negatives={"share": 1.0, "kinds": ["pen"]}) > robustness(data, **common)
+    copies = {"share": 1.0, "kinds": ["pen"], "truth": "caption"}
+    assert robustness(data, **common, quality_negatives=copies) > robustness(data, **common)
 
 
-def test_a_run_with_self_paced_copies_trains_and_is_repeated_exactly(data: Path) -> None:
-    config = config_of(
-        data, weights={"sentence": 1.0, "presence": 1.0}, quality_negatives=COPIES | {"self_paced": True}
-    )
+def test_penned_patches_learn_the_answers_of_their_clean_patches(data: Path) -> None:
+    learner, patches = learner_of(data, quality_negatives=COPIES | {"weight": 1.0}, weights={"presence": 1})
+    learner.train()
+    with torch.no_grad():
+        for _ in range(30):  # statistics of batch normalisation, which copies use and do not change
+            learner.model.image(torch.from_numpy(patches.images))
+    learner.eval()
+    n, red = 32, np.arange(48) % 2 == 0
+    penned = torch.from_numpy(degrade(patches.images, np.random.default_rng(5), kinds=["pen"], mpp=0.5))
+    answers = torch.from_numpy(np.where(red[:, None], [3.0, -3.0], [-3.0, 3.0])).float()  # necrosis, fat
+    sentences = learner.model.sentences(["necrosis", "fat", "no necrosis", "no fat"]).detach()
+    optimizer = torch.optim.Adam(learner.model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        learner._following(penned[:n], np.arange(n), answers[:n], sentences, torch.tensor(10.0)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = learner._leanings(learner.model.image(penned[n:]), sentences).numpy()  # not learned from
+    assert ((found[:, 0] > found[:, 1]) == red[n:]).mean() > 0.85
+
+
+@pytest.mark.parametrize("truth", ["patch", "caption"])
+def test_a_run_with_self_paced_copies_trains_and_is_repeated_exactly(data: Path, truth: str) -> None:
+    copies = COPIES | {"self_paced": True, "truth": truth}
+    config = config_of(data, weights={"sentence": 1.0, "presence": 1.0}, quality_negatives=copies)
     for name in ("one", "two"):
         run_afloc_training(config, data / name, device="cpu")
     weights = [(data / name / "model" / "model.safetensors").read_bytes() for name in ("one", "two")]
@@ -105,7 +184,7 @@ def test_a_run_with_self_paced_copies_trains_and_is_repeated_exactly(data: Path)
 
 
 def test_self_paced_copies_begin_with_the_easier_half(data: Path) -> None:
-    learner, _ = learner_of(data, epochs=3, weights={"presence": 1.0}, quality_negatives=COPIES | {"self_paced": True})
+    learner, _ = learner_of(data, epochs=3, weights={"presence": 1.0}, quality_negatives=JUDGED | {"self_paced": True})
     shares = []
     for epoch in range(3):
         learner.begin(epoch)
@@ -118,7 +197,7 @@ def test_self_paced_copies_begin_with_the_easier_half(data: Path) -> None:
 
 def test_the_loss_of_hard_copies_is_left_out_at_first(data: Path) -> None:
     learner, patches = learner_of(
-        data, epochs=2, weights={"presence": 1.0}, quality_negatives=COPIES | {"self_paced": True}
+        data, epochs=2, weights={"presence": 1.0}, quality_negatives=JUDGED | {"self_paced": True}
     )
 
     def presence(learner: Learner) -> float:
@@ -134,11 +213,13 @@ def test_the_loss_of_hard_copies_is_left_out_at_first(data: Path) -> None:
 
 def test_copies_that_no_level_uses_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    features = {"image": {"features": "uni"}, "training": settings(quality_negatives=COPIES, bag=2)["training"]}
+    features = {"image": {"features": "uni"}, "training": settings(quality_negatives=JUDGED, bag=2)["training"]}
     for change, fault in (
-        ({"training": settings(quality_negatives=COPIES, weights={"word": 1})["training"]}, "need the level presence"),
-        ({"training": settings(quality_negatives=COPIES, sentence="region")["training"]}, "sentence: patch"),
-        ({"training": settings(quality_negatives=COPIES | {"self_paced": True})["training"]}, "self_paced needs"),
+        ({"training": settings(quality_negatives=JUDGED, weights={"word": 1})["training"]}, "presence or sentence"),
+        ({"training": settings(quality_negatives=JUDGED, sentence="region")["training"]}, "of patches"),
+        ({"training": settings(quality_negatives=JUDGED | {"self_paced": True})["training"]}, "self_paced needs"),
+        ({"training": settings(quality_negatives=JUDGED | {"weight": 0.5})["training"]}, "leave it out"),
+        ({"training": settings(quality_negatives=COPIES)["training"]}, "truth patch needs the level presence"),
         ({"training": settings(quality_negatives={"kinds": ["dust"]})["training"]}, "blur"),
         (features, "cannot be degraded"),
     ):

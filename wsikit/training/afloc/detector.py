@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from wsikit.errors import ModelError
 from wsikit.models.afloc import AFLoc
 from wsikit.models.ood import OodDetector
 from wsikit.training.data import PatchSet, refuse_shared_groups
@@ -30,11 +29,8 @@ def fit_detector(model: AFLoc, training: PatchSet, held_out: PatchSet) -> str:
         If a slide or patient is in both sets.
     """
     refuse_shared_groups(training, held_out)
-    try:
-        model.ood_detector = OodDetector.fit(features(model, training), features(model, held_out))
-    except ModelError as error:
-        return f"no out-of-distribution detector: {error}"
-    return ""
+    model.ood_detector, fault = OodDetector.fit_if_enough(features(model, training), features(model, held_out))
+    return fault
 
 
 @torch.inference_mode()

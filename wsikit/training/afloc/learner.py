@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wsikit.errors import RequestError
 from wsikit.models.afloc import AFLoc
@@ -82,11 +86,14 @@ class Learner(nn.Module):
         flat = bags.ravel()
         images = self._images(flat, rng)
         copies, of = self._degraded(images, rng)
+        followers = None
+        if len(of) and self._copies_follow:
+            followers, copies, of = (copies, of), copies[:0], of[:0]
         places, features = self.model.cells_and_features(
             torch.cat([images, copies]) if len(of) else images, bags.shape[1]
         )
         n = len(places) - len(of)
-        rows = np.concatenate([flat, flat[of]])  # the copies are the last ones
+        rows = np.concatenate([flat, flat[of]])  # copies that the captions judge are the last ones
         out: dict[str, Tensor] = {}
         if "word" in wanted:
             out["word"] = self._word(places[:n], flat[:, None] if self.model.reads_pixels else bags, rng)
@@ -95,8 +102,14 @@ class Learner(nn.Module):
         if "report" in wanted:
             out["report"] = self._report(features[: len(flat)], bags)
         if "presence" in wanted:
-            out["presence"] = self._presence(features, rows, rng, copies=len(of))
+            out["presence"] = self._presence(features, rows, rng, copies=len(of), followers=followers)
         return out
+
+    @property
+    def _copies_follow(self) -> bool:
+        """Whether the truth of degraded copies is what the model says of their patches."""
+        wanted = self.settings.quality_negatives
+        return wanted is not None and wanted.truth == "patch"
 
     def _images(self, rows: Rows, rng: np.random.Generator) -> Tensor:
         device = next(self.model.parameters()).device
@@ -203,9 +216,18 @@ class Learner(nn.Module):
             return (places.sum() + encoded.sum() + features.sum()) * 0.0
         return self._loss(global_scores(places, encoded), codes[:, None] == codes[None, :], "report")
 
-    def _presence(self, features: Tensor, rows: Rows, rng: np.random.Generator, *, copies: int = 0) -> Tensor:
+    def _presence(
+        self,
+        features: Tensor,
+        rows: Rows,
+        rng: np.random.Generator,
+        *,
+        copies: int = 0,
+        followers: tuple[Tensor, Rows] | None = None,
+    ) -> Tensor:
         """Cross-entropy of "X" against "no X", for each patch and each term whose presence its caption decides; and of
-        a phrase of the configuration against its opposite. The last `copies` rows are degraded copies."""
+        a phrase of the configuration against its opposite. The last `copies` rows are degraded copies that are judged
+        by their captions; `followers`, images and the rows of their patches, are to answer as these do."""
         texts, denied = [], []
         for term in self._statements.terms * FORMS:
             names = names_of(term)
@@ -225,13 +247,34 @@ class Learner(nn.Module):
         known = ~truth.isnan()
         if not bool(known.any()):
             return features.sum() * 0.0
-        scores = global_scores(self.model.heads.of_patch(features), self.model.sentences([*texts, *denied]))
-        logits = self.model.heads.temperature("sentence") * (scores[:, : len(texts)] - scores[:, len(texts) :])
+        sentences, temperature = self.model.sentences([*texts, *denied]), self.model.heads.temperature("sentence")
+        logits = temperature * self._leanings(features, sentences)
+        if followers is not None:
+            clean = functional.binary_cross_entropy_with_logits(logits[known], truth[known])
+            return clean + self._following(*followers, logits.detach(), sentences.detach(), temperature.detach())
         if not copies or self.settings.quality_negatives is None or not self.settings.quality_negatives.self_paced:
             return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
         losses = functional.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
         kept = known & paced((losses * known).sum(dim=1) / known.sum(dim=1).clamp(min=1), copies, self._pace)[:, None]
         return losses[kept].mean()
+
+    def _leanings(self, features: Tensor, sentences: Tensor) -> Tensor:
+        """How much nearer each patch is to each text than to its denial, the second half of `sentences`: (B, T / 2)."""
+        scores = global_scores(self.model.heads.of_patch(features), sentences)
+        n = len(sentences) // 2
+        return scores[:, :n] - scores[:, n:]
+
+    def _following(self, copies: Tensor, of: Rows, logits: Tensor, sentences: Tensor, temperature: Tensor) -> Tensor:
+        """Cross-entropy of the answers of degraded copies against those of their patches, rows `of` of `logits`."""
+        wanted = self.settings.quality_negatives
+        assert wanted is not None
+        with normalised_as_in_use(self.model.image):
+            features = self.model.image(copies)
+        given = temperature * self._leanings(features, sentences)
+        losses = functional.binary_cross_entropy_with_logits(given, logits[of].sigmoid(), reduction="none").mean(dim=1)
+        if wanted.self_paced:
+            losses = losses[paced(losses, len(losses), self._pace)]
+        return wanted.weight * losses.mean()
 
     def _local(self, places: Tensor, units: Tensor, mask: Tensor) -> Tensor:
         if self.settings.published:
@@ -247,6 +290,20 @@ class Learner(nn.Module):
             known = positives.any(dim=0)
             return published_loss(scores[first[known]][:, known])
         return contrast(self.model.heads.temperature(level) * scores, positives)
+
+
+@contextmanager
+def normalised_as_in_use(model: nn.Module) -> Iterator[None]:
+    """Layers of batch normalisation use their running statistics, as in use, and do not change them: degraded copies
+    then leave no trace in the statistics of the clean patches (cf. arXiv 1911.09665)."""
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
 
 
 def paced(losses: Tensor, copies: int, share: float) -> Tensor:

@@ -12,16 +12,23 @@ PARTS, LEVELS = ("image", "text", "heads"), ("word", "sentence", "report", "pres
 class QualityNegatives(BaseModel):
     """Degraded copies of patches in each step, after CoMCL (arXiv 2404.04887).
 
-    A copy keeps the truth of its patch. It is a hard negative of all texts that are not true of the patch: what looks
+    A copy shows the tissue of its patch. It is a hard negative of all texts that are not true of the patch: what looks
     like ink, a fold or a blur must not be taken for tissue.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    share: float = Field(0.25, gt=0, le=1)
+    share: float = Field(0.5, gt=0, le=1)
     """Of the patches of a step, that are given a copy."""
     kinds: tuple[Literal["blur", "pen", "fold"], ...] = Field(("blur", "pen", "fold"), min_length=1)
     """Of `wsikit.training.degrade`."""
+    truth: Literal["patch", "caption"] = "patch"
+    """What is true of a copy. "patch": what the model says of its patch, for each question of the level presence. Only
+    the image branch learns by it, normalised as in use, so that texts and statistics stay those of clean patches.
+    "caption": what the caption says, at the levels sentence and presence, in one batch with the patches, as images of
+    poor quality are used by CoMCL. It asks for tissue that a fault may hide, and clean patches lose by it."""
+    weight: float = Field(0.3, gt=0)
+    """With truth: patch, of the loss of the copies, next to that of the patches; at 1 clean patches lose."""
     self_paced: bool = False
     """Begin with the easier half of the copies: those whose loss at the level of presence is above a quantile, which
     rises from 0.5 to 1 over the epochs, are left out there."""
@@ -66,7 +73,7 @@ class AflocSettings(BaseModel):
     queue: int = Field(0, ge=0)
     """Number of earlier patches that are kept as further negatives of the sentence level."""
     quality_negatives: QualityNegatives | None = None
-    """Degraded copies as further patches of the levels sentence and presence; default: none."""
+    """Degraded copies that are to be read as their patches are; default: none."""
     closed_world: bool = True
     """What a caption does not name is absent. For captions that name all they find."""
     published: bool = False
@@ -88,9 +95,15 @@ class AflocSettings(BaseModel):
     def _copies_are_used(self) -> AflocSettings:
         if self.quality_negatives is None:
             return self
-        if self.sentence == "region" or not (self.weights.get("sentence") or self.weights.get("presence")):
-            raise ValueError("quality_negatives: need the level presence, or the level sentence with sentence: patch")
-        if self.quality_negatives.self_paced and not self.weights.get("presence"):
+        presence = bool(self.weights.get("presence"))
+        if self.quality_negatives.truth == "patch" and not presence:
+            raise ValueError("quality_negatives: truth patch needs the level presence, or give truth: caption")
+        if self.quality_negatives.truth == "caption":
+            if self.sentence == "region" or not (presence or self.weights.get("sentence")):
+                raise ValueError("quality_negatives: truth caption needs the level presence or sentence, of patches")
+            if "weight" in self.quality_negatives.model_fields_set:
+                raise ValueError("quality_negatives: weight is that of truth: patch; leave it out")
+        if self.quality_negatives.self_paced and not presence:
             raise ValueError("quality_negatives: self_paced needs the level presence")
         return self
 

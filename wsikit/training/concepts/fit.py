@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsikit.errors import ModelError
 from wsikit.models.concept_attention import ConceptAttention
 from wsikit.models.concept_config import ConceptHeadConfig
 from wsikit.models.concept_criteria import Criteria
@@ -72,10 +71,8 @@ def fit_head(
     )
     detector = None
     if config.ood and training.encoder is not None and settings.attend.token_side is None:
-        try:
-            detector = OodDetector.fit(training.inputs, validation.inputs)
-        except ModelError as error:
-            notes += (f"no out-of-distribution detector: {error}",)
+        detector, fault = OodDetector.fit_if_enough(training.inputs, validation.inputs)
+        notes += (fault,) if fault else ()
     head = ConceptHead(about.model_copy(update={"temperature": temperature}), arrays, ood=detector)
     return FittedHead(head, selection, notes)
 

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from wsikit._version import __version__
 from wsikit.encoders.protocol import COLUMN_PREFIX
-from wsikit.errors import ModelError, RequestError
+from wsikit.errors import RequestError
 from wsikit.inference.applicability import MPP_TOLERANCE
 from wsikit.models.config import METRICS_FILE
 from wsikit.models.head import HeadModel
@@ -248,10 +248,7 @@ def _calibrated(
     about = about.model_copy(update={"temperature": temperature})
     detector, fault = None, ""
     if config.ood:
-        try:
-            detector = OodDetector.fit(training.features, validation.features)
-        except ModelError as error:
-            fault = f"no out-of-distribution detector: {error}"
+        detector, fault = OodDetector.fit_if_enough(training.features, validation.features)
     return HeadModel(about, fitted.arrays, ood=detector), fault
 
 
