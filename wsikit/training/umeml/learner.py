@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -153,8 +154,8 @@ class UmemlLearner:
             one = replace(self, settings=self.settings.model_copy(update=loss))
             fitted = one._fit(train, validation, seed, None)
             score = truth.scores(fitted.predict(tested))[BRIER]
-            assert score is not None
-            found.append((score, one, fitted))
+            # without an event in the validation part the first choice is taken
+            found.append((math.inf if score is None else score, one, fitted))
         return min(found, key=lambda tried: tried[0])[1:]
 
     def _fit(self, train: Part, validation: Part | None, seed: int, fixed: tuple[Member, ...] | None) -> FittedUmeml:
