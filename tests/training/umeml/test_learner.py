@@ -276,7 +276,9 @@ def test_intervals_that_a_small_cohort_has_too_few_events_for_are_no_choice(coho
     fitted = UmemlLearner(asked).fit(few.take(range(60)), few.take(range(60, 90)), 0)
     assert fitted.settings.bins == 3 or fitted.settings.survival == "cox"
     with pytest.raises(RequestError, match="too few for 10 bins"):
-        UmemlLearner(asked.model_copy(update={"choices": (10, 11)})).fit(few.take(range(60)), few.take(range(60, 90)), 0)
+        UmemlLearner(asked.model_copy(update={"choices": (10, 11)})).fit(
+            few.take(range(60)), few.take(range(60, 90)), 0
+        )
 
 
 def test_products_of_both_modalities_find_an_interaction_that_sums_do_not(small: UmemlSettings) -> None:

@@ -125,6 +125,9 @@ class ModularityConfig(_Settings):
     centre: bool = False
     """Subtract the mean node of each modality before the cosines, so that what all nodes have in common adds no edges.
     Ours; off, as the cosines are taken of the nodes themselves."""
+    least: float = Field(0.0, ge=0, lt=1)
+    """Cosines up to this are no edges. Unrelated nodes have cosines of about ± 1/√d, and modularity joins small groups
+    over few weak edges (its resolution limit). Ours; 0, as every positive cosine is an edge."""
     detach: bool = True
     """The graph is a constant of the loss; else it can be lowered by thinning the graph. Ours."""
 
@@ -212,7 +215,9 @@ class UmemlConfig(_Settings):
         if "patches" in self.tokens:
             raise ValueError("tokens: 'patches' is the name of the pathology branch; give another name")
         if self.products and not (self.patches and self.patches.centres and self.tokens):
-            raise ValueError("products: needs the shares of patches (patches: direct: shares) and tables; set it to false")
+            raise ValueError(
+                "products: needs the shares of patches (patches: direct: shares) and tables; set it to false"
+            )
         if self.decoder.product and not (self.patches and self.tokens and all(map(token_count, self.tokens.values()))):
             raise ValueError("decoder.product: needs patches, and token sets of known length; set it to 0")
         if self.decoder.bidirectional and not (self.patches and self.tokens):

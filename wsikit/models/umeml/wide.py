@@ -109,7 +109,9 @@ class SlideColumns(nn.Module):
             found.append(made.masked_fill(none, torch.nan))
         return torch.cat(found, dim=1)
 
-    def forward(self, patches: Tensor | None, mask: Tensor | None, values: Mapping[str, Tensor], used: Tensor) -> Tensor:
+    def forward(
+        self, patches: Tensor | None, mask: Tensor | None, values: Mapping[str, Tensor], used: Tensor
+    ) -> Tensor:
         """Columns (B, K + K·S); 0 where a modality is missing or `used`, bool (B, modalities), leaves it out."""
         batch = len(used)
         if patches is None:

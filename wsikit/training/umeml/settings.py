@@ -98,6 +98,10 @@ class UmemlSettings(_Settings):
     """Products of the shares of `patches: {direct: shares}` with the means of gene sets or clusters, or a row's values,
     also enter the heads linearly: what one modality has may change what the other means."""
     modularity: ModularityConfig = ModularityConfig.model_validate({})
+    community_starts: int = Field(0, ge=0)
+    """After the training, fit the centres of the communities to the trained nodes, by the modularity loss alone, from
+    so many random starts, and keep those of the lowest loss; predictions stay. 0: as the training left them, which is
+    no optimum where it ended early. Ours."""
     decoder: DecoderConfig = DecoderConfig.model_validate({})
     modality_dropout: float = Field(0.15, ge=0, lt=1)
     mirror: MirrorSettings = MirrorSettings.model_validate({})
