@@ -81,7 +81,7 @@ def test_means_and_deviations_leave_out_patients_without_a_modality() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"patches": PATCHES | {"centres": 0}}, "patches: direct: shares"),
+        ({"patches": PATCHES | {"centres": 0}}, "needs tables and patches"),
         ({"patches": PATCHES, "tokens": {"genes": {"kind": "learned", "columns": 4, "heads": 2}}}, "have no scores"),
     ],
 )

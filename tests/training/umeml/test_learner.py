@@ -273,7 +273,8 @@ def test_intervals_that_a_small_cohort_has_too_few_events_for_are_no_choice(coho
     assert cohort.event is not None
     few = replace(cohort, event=cohort.event & (np.cumsum(cohort.event) <= 6), labels=None)
     asked = small.model_copy(update={"survival": "chosen", "choices": (3, 10, "cox"), "epochs": 1, "refit": True})
-    fitted = UmemlLearner(asked).fit(few.take(range(60)), few.take(range(60, 90)), 0)
+    train, validation = few.take(range(60)), few.take(range(60, 90))
+    fitted = UmemlLearner(asked).fit(train, validation, 0)
     assert fitted.settings.bins == 3 or fitted.settings.survival == "cox"
     with pytest.raises(RequestError, match="too few for 10 bins"):
         UmemlLearner(asked.model_copy(update={"choices": (10, 11)})).fit(

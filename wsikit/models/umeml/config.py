@@ -216,7 +216,7 @@ class UmemlConfig(_Settings):
             raise ValueError("tokens: 'patches' is the name of the pathology branch; give another name")
         if self.products and not (self.patches and self.patches.centres and self.tokens):
             raise ValueError(
-                "products: needs the shares of patches (patches: direct: shares) and tables; set it to false"
+                "products: needs tables and patches: {direct: shares}; set it to false"
             )
         if self.decoder.product and not (self.patches and self.tokens and all(map(token_count, self.tokens.values()))):
             raise ValueError("decoder.product: needs patches, and token sets of known length; set it to 0")

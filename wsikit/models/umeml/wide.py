@@ -1,9 +1,9 @@
 """Columns that slides give to the linear part of UMEML's heads: shares of the patches, and their products with genes.
 
-A prototype is a mean of patches, and does not tell how many belong to it. Here patches are counted at fixed centres, and
-the counts enter the heads linearly, as the columns of tables do; so do, where asked for, their products with the values
-of the second tokens, which is how one modality can change what the other means. Axes: B patients, N patches, D features,
-K centres, S scores.
+A prototype is a mean of patches, and does not tell how many belong to it. Here patches are counted at fixed centres,
+and the counts enter the heads linearly, as the columns of tables do; so do, where asked for, their products with the
+values of the second tokens, which is how one modality can change what the other means.
+Axes: B patients, N patches, D features, K centres, S scores.
 """
 
 from __future__ import annotations

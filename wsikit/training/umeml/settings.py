@@ -108,8 +108,8 @@ class UmemlSettings(_Settings):
 
     survival: Literal["nll", "cox", "chosen"] = "nll"
     """nll: discrete hazards (MCAT, SurvPath). cox: partial likelihood with Efron's ties. chosen: that of `choices` with
-    the lowest integrated Brier score of the validation part; each is trained, so it takes as many times as long. Numbers of intervals
-    that a training part has too few events for are left out."""
+    the lowest integrated Brier score of the validation part; each is trained, so it takes as many times as long.
+    Intervals that a training part has too few events for are left out."""
     choices: tuple[Literal["cox"] | Annotated[int, Field(gt=1)], ...] = Field((4, 10, "cox"), min_length=2)
     """Of `survival: chosen`: cox, or the nll with so many intervals. Ours."""
     bins: int = Field(BINS, gt=1)
