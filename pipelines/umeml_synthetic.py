@@ -10,14 +10,13 @@ Patients of training, validation and test are drawn independently (`wsikit.phant
 - what can be found at all: Cox models that are given the planted parts, without and with the interaction.
 
 Stated are C-indices with intervals by patient, how much of each planted part the risk holds, with a permutation test,
-and whether communities recover planted groups.
+and whether communities recover planted groups. Seeds that are done are read from the folder OUT.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "network alone, without modularity": {"modularity": {"weight": 0.0}},
     "network alone, without registers": {"decoder": {"heads": 4, "registers": 0}},
     "network alone, without prototypes": {"patches": PATCHES | {"prototypes": 1}},
+}
+FURTHER: dict[str, dict[str, Any]] = {
     "network alone, with MIRROR's losses": {"mirror": {"retention": 0.1, "cluster": 0.2}},
     "network alone, with a product in the decoder": {"decoder": {"heads": 4, "product": 8}},
 }
@@ -82,7 +83,7 @@ def learner(changes: dict[str, Any], *, base: dict[str, Any], gmt: Path | None) 
     return UmemlLearner(UmemlSettings.model_validate(base | tables | changes))
 
 
-def fit_arms(gmt: Path, train: Part, validation: Part, seed: int) -> dict[str, FittedUmeml]:
+def fit_arms(gmt: Path, train: Part, validation: Part, seed: int, *, further: bool) -> dict[str, FittedUmeml]:
     """All trained arms."""
 
     def both(changes: dict[str, Any], base: dict[str, Any] = SETTINGS) -> FittedUmeml:
@@ -96,7 +97,25 @@ def fit_arms(gmt: Path, train: Part, validation: Part, seed: int) -> dict[str, F
         PATH: learner({}, base=SETTINGS, gmt=None).fit(*slides, seed),
         GENE: learner({}, base=SETTINGS, gmt=gmt).fit(*genes, seed),
     }
-    return arms | {name: both(changes, NETWORK) for name, changes in ABLATIONS.items()}
+    ablations = ABLATIONS | (FURTHER if further else {})
+    return arms | {name: both(changes, NETWORK) for name, changes in ablations.items()}
+
+
+def run_seed(gmt: Path, test: GeneCohort, seed: int, patients: int, *, further: bool) -> dict[str, Any]:
+    """Of one training seed: risks of the tested patients by arm, the epochs kept, agreement of communities."""
+    made = make_cohort(patients, seed=100 + seed)
+    train, validation = made.part, make_cohort(max(50, patients // 3), seed=500_100 + seed).part
+    arms = fit_arms(gmt, train, validation, seed, further=further)
+    risks = {name: fitted.predict(test.part).risk for name, fitted in arms.items()}
+    of = np.stack([arms[name].predict(validation).risk for name in (PATH, GENE)], axis=1)
+    risks[ADDITIVE] = cox_risk(of, validation, np.stack([risks[name] for name in (PATH, GENE)], axis=1))
+    for name, number in ORACLES.items():
+        risks[name] = cox_risk(made.parts[:, :number], train, test.parts[:, :number])
+    return {
+        "risks": {name: risk.tolist() for name, risk in risks.items()},
+        "kept": {name: fitted.members[0].kept for name, fitted in arms.items()},
+        "groups": {name: agreement(arms[name], test) for name in (FUSED, NETWORK_ALONE)},
+    }
 
 
 def cox_risk(given: np.ndarray, part: Part, tested: np.ndarray) -> np.ndarray:
@@ -177,35 +196,26 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--patients", type=int, default=400, help="of the training part")
     parser.add_argument("--tested", type=int, default=300)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--further", action="store_true", help="also MIRROR's losses and a product in the decoder")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    begun = time.process_time()
     test = make_cohort(asked.tested, seed=900_100)
     counts = np.random.default_rng(0).multinomial(asked.tested, np.full(asked.tested, 1 / asked.tested), DRAWS)
     counts = np.concatenate([np.ones((1, asked.tested)), counts])
-    risks: dict[str, list[np.ndarray]] = {}
-    groups: dict[str, list[dict[str, float]]] = {FUSED: [], NETWORK_ALONE: []}
-    kept: dict[str, list[int]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        gmt = Path(folder) / "sets.gmt"
-        gmt.write_text(test.gmt())
-        for seed in range(asked.seeds):
-            made = make_cohort(asked.patients, seed=100 + seed)
-            train, validation = made.part, make_cohort(max(50, asked.patients // 3), seed=500_100 + seed).part
-            arms = fit_arms(gmt, train, validation, seed)
-            for name, fitted in arms.items():
-                risks.setdefault(name, []).append(fitted.predict(test.part).risk)
-                kept.setdefault(name, []).append(fitted.members[0].kept)
-            of = np.stack([arms[name].predict(validation).risk for name in (PATH, GENE)], axis=1)
-            tested = np.stack([risks[name][-1] for name in (PATH, GENE)], axis=1)
-            risks.setdefault(ADDITIVE, []).append(cox_risk(of, validation, tested))
-            for name, number in ORACLES.items():
-                given = cox_risk(made.parts[:, :number], train, test.parts[:, :number])
-                risks.setdefault(name, []).append(given)
-            for name, found in groups.items():
-                found.append(agreement(arms[name], test))
+    done, folder = [], asked.out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    gmt = folder / "sets.gmt"
+    gmt.write_text(test.gmt())
+    for seed in asked.seeds:
+        path = folder / f"{asked.patients}_{asked.tested}_{seed}{'_further' * asked.further}.json"
+        if not path.is_file():
+            begun = time.process_time()
+            found = run_seed(gmt, test, seed, asked.patients, further=asked.further)
+            write_json(path, found | {"seconds": round(time.process_time() - begun)})
             print(f"seed {seed}: {time.process_time() - begun:.0f} s of processor time", flush=True)
+        done.append(json.loads(path.read_text(encoding="utf-8")))
+    risks = {name: [np.array(one["risks"][name]) for one in done] for name in done[0]["risks"]}
     c = {
         name: np.mean([concordances(test.part, risk, counts) for risk in some], axis=0) for name, some in risks.items()
     }
@@ -219,13 +229,13 @@ def main() -> None:
         "C": {name: interval(values) for name, values in c.items()},
         "fused minus": {name: interval(c[FUSED] - values) for name, values in c.items() if name != FUSED},
         "network alone minus": {
-            name: interval(c[NETWORK_ALONE] - c[name]) for name in ABLATIONS if name != NETWORK_ALONE
+            name: interval(c[NETWORK_ALONE] - c[name]) for name in c if name.startswith(f"{NETWORK_ALONE},")
         },
         "held by the risk": {name: interval_of_parts(values) for name, values in parts.items()},
         "share of permutations": {name: chance(some, test.parts) for name, some in risks.items()},
-        "ARI of communities by seed": groups,
-        "epoch that was kept": kept,
-        "seconds of processor time": round(time.process_time() - begun),
+        "ARI of communities by seed": [one["groups"] for one in done],
+        "epoch that was kept": [one["kept"] for one in done],
+        "seconds of processor time": sum(one["seconds"] for one in done),
     }
     write_json(asked.out, record)
     print(json.dumps(record, indent=1))
