@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from wsikit.training.cohort.protocol import Part
-from wsikit.training.umeml.communities import settle_communities
+from wsikit.training.umeml.communities import fit_communities
 from wsikit.training.umeml.learner import UmemlLearner
 from wsikit.training.umeml.loop import forward
 from wsikit.training.umeml.settings import UmemlSettings
@@ -22,14 +22,14 @@ def modularity_loss(fitted: object, part: Part) -> float:
 
 def test_fitted_communities_have_a_lower_loss_and_change_no_prediction(cohort: Part, small: UmemlSettings) -> None:
     train, validation = cohort.take(range(60)), cohort.take(range(60, 90))
-    left, settled = (
+    left, fitted = (
         UmemlLearner(small.model_copy(update={"community_starts": starts, "members": 2, "epochs": 1})).fit(
             train, validation, 0
         )
         for starts in (0, 2)
     )
-    np.testing.assert_array_equal(left.predict(validation).risk, settled.predict(validation).risk)
-    assert modularity_loss(settled, validation) < modularity_loss(left, validation)
+    np.testing.assert_array_equal(left.predict(validation).risk, fitted.predict(validation).risk)
+    assert modularity_loss(fitted, validation) < modularity_loss(left, validation)
 
 
 def test_of_several_starts_the_one_with_the_lowest_loss_is_kept(cohort: Part, small: UmemlSettings) -> None:
@@ -38,7 +38,7 @@ def test_of_several_starts_the_one_with_the_lowest_loss_is_kept(cohort: Part, sm
     )
     network, patients = fitted.members[0].network, fitted.patients(cohort)
     losses = [
-        settle_communities(network, patients, small.model_copy(update={"community_starts": starts}), seed=0)
+        fit_communities(network, patients, small.model_copy(update={"community_starts": starts}), seed=0)
         for starts in (1, 3)
     ]
     assert losses[1] <= losses[0]

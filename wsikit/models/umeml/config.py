@@ -215,9 +215,7 @@ class UmemlConfig(_Settings):
         if "patches" in self.tokens:
             raise ValueError("tokens: 'patches' is the name of the pathology branch; give another name")
         if self.products and not (self.patches and self.patches.centres and self.tokens):
-            raise ValueError(
-                "products: needs tables and patches: {direct: shares}; set it to false"
-            )
+            raise ValueError("products: needs tables and patches: {direct: shares}; set it to false")
         if self.decoder.product and not (self.patches and self.tokens and all(map(token_count, self.tokens.values()))):
             raise ValueError("decoder.product: needs patches, and token sets of known length; set it to 0")
         if self.decoder.bidirectional and not (self.patches and self.tokens):

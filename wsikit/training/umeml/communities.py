@@ -18,7 +18,7 @@ PATIENTS, STEPS, RATE = 128, 150, 0.05
 """Patients of the training part whose nodes are used, drawn at random; steps of Adam, and its rate."""
 
 
-def settle_communities(network: UMEML, training: Patients, settings: UmemlSettings, *, seed: int) -> float:
+def fit_communities(network: UMEML, training: Patients, settings: UmemlSettings, *, seed: int) -> float:
     """Replace the centres by those of the lowest loss among `settings.community_starts` fits; return that loss.
 
     Nodes are constants, so nothing else changes, and no prediction does.

@@ -18,7 +18,7 @@ from wsikit.models.umeml.tokens import GroupTokens
 from wsikit.training.cohort.protocol import Part, Prediction
 from wsikit.training.cohort.scaling import enough_for_bins
 from wsikit.training.cohort.survival_scores import BRIER, FoldTruth
-from wsikit.training.umeml.communities import settle_communities
+from wsikit.training.umeml.communities import fit_communities
 from wsikit.training.umeml.curves import Baseline, fit_baseline
 from wsikit.training.umeml.data import Patients, feature_statistics, feature_width
 from wsikit.training.umeml.linear_start import LinearStart, counted, direct_columns, fit_linear
@@ -208,7 +208,7 @@ class UmemlLearner:
                 stop_after=None if before is None else before.kept,
             )
             if network.communities is not None and settings.community_starts:
-                settle_communities(network, training, settings, seed=seed * 1000 + number)
+                fit_communities(network, training, settings, seed=seed * 1000 + number)
             members.append(Member(network, start, tuple(epochs), kept))
         fitted = FittedUmeml(tuple(members), tables, tasks, settings, None, width, device)
         return replace(fitted, baseline=_baseline(fitted, training)) if tasks.by_batch else fitted
