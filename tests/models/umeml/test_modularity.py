@@ -103,6 +103,16 @@ def test_the_graph_is_a_constant_by_default() -> None:
         assert loss(nodes, mask, kind).adjacency.requires_grad is not detach
 
 
+def test_cosines_up_to_the_least_are_no_edges() -> None:
+    nodes, mask = some(1, 6, 4), torch.ones(1, 6, dtype=torch.bool)
+    every, strong = cosine_graph(nodes, mask), cosine_graph(nodes, mask, least=0.3)
+    torch.testing.assert_close(strong, (every - 0.3).relu())
+    assert 0 < int((strong > 0).sum()) < int((every > 0).sum())
+    config = ModularityConfig(communities=2, least=0.3)
+    found = CommunityLoss(config, 4).double()(nodes, mask, torch.arange(6) < 3)
+    torch.testing.assert_close(found.adjacency, strong)
+
+
 @pytest.mark.parametrize("variant", ["views", "blocks"])
 def test_a_planted_graph_of_two_blocks_is_recovered(variant: str) -> None:
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from tests.training.cohort.conftest import rows_of_cohort, write_rows
 from wsikit.cli.main import cli
 from wsikit.errors import RequestError
+from wsikit.training.cohort import cross_validation
 from wsikit.training.cohort.config import CohortTrainConfig
 from wsikit.training.cohort.cross_validation import FoldResult
 from wsikit.training.cohort.protocol import Part, Prediction
@@ -246,3 +247,72 @@ def test_gene_sets_are_found_next_to_the_configuration(written: Path) -> None:
     (written / "config.yaml").write_text(yaml.safe_dump(record))
     tables = read_config(written / "config.yaml", CohortTrainConfig).umeml["tables"]
     assert [tables["rna"]["gene_sets"], tables["mut"][0]["gene_sets"]] == [str(written / "sets.gmt")] * 2
+
+
+def test_a_stopped_training_of_umeml_resumes_by_fold_to_the_same_predictions(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fold's training depends on its patients and its seed, not on folds that the same process did before."""
+    record = yaml.safe_load((written / "config.yaml").read_text(encoding="utf-8"))
+    small = {
+        "width": 8,
+        "epochs": 1,
+        "decoder": {"heads": 2},
+        "tables": {"rna": {"heads": 2}, "clinical": {"heads": 2}},
+    }
+    record |= {"architecture": "umeml", "umeml": small, "baselines": False, "deploy": False}
+    (written / "config.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+    assert call(written / "config.yaml", "-o", written / "whole", "--threads", "1")[0] == 0
+    write_fold, fits = cross_validation.write_fold, 0
+
+    def stop_at_the_third(path: Path, result: FoldResult) -> None:
+        nonlocal fits
+        fits += 1
+        if fits == 3:
+            raise KeyboardInterrupt
+        write_fold(path, result)
+
+    monkeypatch.setattr(cross_validation, "write_fold", stop_at_the_third)
+    assert call(written / "config.yaml", "-o", written / "out", "--threads", "1")[0] != 0
+    assert len(list((written / "out" / "folds").iterdir())) == 2
+    code, text = call(written / "config.yaml", "-o", written / "out", "--threads", "1")
+    assert code != 0
+    assert "--resume" in text
+    code, text = call(written / "config.yaml", "-o", written / "out", "--threads", "1", "--resume")
+    assert code == 0, text
+    assert fits == 4
+    predictions = [(written / run / "predictions.csv").read_bytes() for run in ("whole", "out")]
+    assert predictions[0] == predictions[1]
+
+
+def test_umeml_runs_on_another_small_table_without_hospitals_with_few_events_and_two_slides_of_a_patient(
+    written: Path,
+) -> None:
+    """The glioma configuration's settings, smaller: ten intervals are too many for 15 events, a gene is constant, ages
+    are missing; new patients are predicted and evaluated by the model."""
+    rows = [{name: cell for name, cell in row.items() if name != "hospital"} for row in rows_of_cohort(90, seed=5)]
+    died = [i for i, row in enumerate(rows) if row["died"]]
+    for i, row in enumerate(rows):
+        row |= {"died": int(i in died[:15]), "G3_rna": 1.5, "age": "" if i % 9 == 0 else row["age"], "slide": f"s{i}"}
+    write_rows(written / "other.csv", [*rows, *(row | {"slide": row["slide"] + "b"} for row in rows[::10])])
+    new = [row | {"patient": f"new {i}", "G3_rna": 1.0} for i, row in enumerate(rows)]
+    write_rows(written / "new.csv", new)
+    record = yaml.safe_load((written / "config.yaml").read_text(encoding="utf-8"))
+    del record["data"]["site"]
+    record |= {
+        "architecture": "umeml",
+        "umeml": {"width": 8, "epochs": 1, "batch": 64, "decoder": {"heads": 4}, "refit": True, "survival": "chosen"},
+    }
+    (written / "config.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+    arguments = ("--data", written / "other.csv", "-o", written / "out", "--threads", "1")
+    code, text = call(written / "config.yaml", *arguments)
+    assert code == 0, text
+    assert "UMEML minus late fusion" in text
+    model = ("--model", str(written / "out" / "model"))
+    for command in (
+        ["predict", str(written / "new.csv"), *model],
+        ["evaluate", *model[1:], "--data", str(written / "new.csv")],
+    ):
+        result = CliRunner().invoke(cli, [*command, "-o", str(written / command[0])])
+        assert result.exit_code == 0, result.output
+        assert len((written / command[0] / "patients.csv").read_text(encoding="utf-8").splitlines()) == 91

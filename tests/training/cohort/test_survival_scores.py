@@ -161,3 +161,13 @@ def test_standardised_risks_keep_their_order() -> None:
     risk = np.random.default_rng(0).normal(size=50) * 1e-10
     assert np.array_equal(np.argsort(standardised(risk)), np.argsort(risk))
     assert standardised(np.full(4, 0.1) * 3).tolist() == [0.0] * 4
+
+
+def test_a_tested_part_without_events_has_no_metric_and_is_no_error() -> None:
+    rng = np.random.default_rng(0)
+    trained, tested = rng.exponential(20, 60), rng.exponential(20, 12)
+    truth = FoldTruth(trained, rng.random(60) < 0.4, tested, np.zeros(12, dtype=bool), horizons=(6.0,))
+    prediction = Prediction(risk=rng.normal(size=12), survival=rng.random((12, 3)), times=np.array([1.0, 5.0, 9.0]))
+    assert set(truth.scores(prediction).values()) == {None}
+    drawn = truth.drawn(prediction, np.ones((1, 12)))
+    assert not any(np.isfinite(values).any() for values in drawn.values())

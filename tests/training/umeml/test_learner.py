@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from wsikit.errors import ModelError, RequestError
+from wsikit.phantom.gene_cohort import make_cohort
 from wsikit.training.cohort.protocol import UNKNOWN, Part
 from wsikit.training.cohort.survival_scores import FoldTruth
 from wsikit.training.umeml.folder import load_umeml, save_umeml
@@ -266,3 +267,40 @@ def test_the_loss_of_survival_is_chosen_by_the_curves_of_the_validation_part(
     survival = next(one for one in fitted.tasks.configs if one.name == "survival")
     assert survival.outputs == min(scores, key=lambda outputs: scores[outputs] or 1.0)
     assert fitted.settings.survival in ("nll", "cox")
+
+
+def test_intervals_that_a_small_cohort_has_too_few_events_for_are_no_choice(cohort: Part, small: UmemlSettings) -> None:
+    assert cohort.event is not None
+    few = replace(cohort, event=cohort.event & (np.cumsum(cohort.event) <= 6), labels=None)
+    asked = small.model_copy(update={"survival": "chosen", "choices": (3, 10, "cox"), "epochs": 1, "refit": True})
+    train, validation = few.take(range(60)), few.take(range(60, 90))
+    fitted = UmemlLearner(asked).fit(train, validation, 0)
+    assert fitted.settings.bins == 3 or fitted.settings.survival == "cox"
+    with pytest.raises(RequestError, match="too few for 10 bins"):
+        UmemlLearner(asked.model_copy(update={"choices": (10, 11)})).fit(
+            few.take(range(60)), few.take(range(60, 90)), 0
+        )
+
+
+def test_products_of_both_modalities_find_an_interaction_that_sums_do_not(small: UmemlSettings) -> None:
+    made, tested = make_cohort(300, seed=1), make_cohort(300, seed=2)
+    joint = []
+    for products in (False, True):
+        settings = settings_with(
+            small, survival="cox", epochs=1, products=products,
+            patches={"prototypes": 4, "heads": 2, "direct": "shares"},
+            tables={"rna": {"tokens": "clusters", "groups": 4, "heads": 2, "direct": "columns"}},
+        )  # fmt: skip
+        fitted = UmemlLearner(settings).fit(made.part.take(range(200)), made.part.take(range(200, 300)), seed=0)
+        joint.append(float(np.corrcoef(fitted.predict(tested.part).risk, tested.parts[:, 3])[0, 1]))
+    assert joint[0] < 0.1
+    assert joint[1] > 0.15
+
+
+def test_a_saved_model_keeps_the_columns_of_its_slides(cohort: Part, small: UmemlSettings, tmp_path: Path) -> None:
+    patches = {"prototypes": 4, "heads": 2, "direct": "shares"}
+    fitted = fit(cohort, settings_with(small, patches=patches, products=True, epochs=1, refit=True))
+    loaded = load_umeml(save_umeml(fitted, tmp_path / "model"))
+    np.testing.assert_array_equal(loaded.predict(cohort).risk, fitted.predict(cohort).risk)
+    alone = replace(cohort, bags=(None,) * len(cohort))
+    assert not np.allclose(loaded.predict(alone).risk, loaded.predict(cohort).risk)

@@ -37,6 +37,10 @@ class PatchConfig(_Settings):
     drop: float = Field(0.25, ge=0, lt=1)
     """Dropout after the projection of the patches, of whole features per patient; the rate is MCAT's, where it is of
     single values, which averages out over a bag."""
+    centres: int = Field(0, ge=0)
+    """Fixed places in the feature space, at which patches are counted: the logarithms of their shares enter the heads
+    linearly, as direct columns of tables do. A prototype is a mean of patches, and does not tell how many belong to it.
+    Ours; off."""
     cross_attention: bool = False
     """Let the decoder's task and register tokens also attend to the patches. Not described by the paper; off."""
 
@@ -121,6 +125,9 @@ class ModularityConfig(_Settings):
     centre: bool = False
     """Subtract the mean node of each modality before the cosines, so that what all nodes have in common adds no edges.
     Ours; off, as the cosines are taken of the nodes themselves."""
+    least: float = Field(0.0, ge=0, lt=1)
+    """Cosines up to this are no edges. Unrelated nodes have cosines of about ± 1/√d, and modularity joins small groups
+    over few weak edges (its resolution limit). Ours; 0, as every positive cosine is an edge."""
     detach: bool = True
     """The graph is a constant of the loss; else it can be lowered by thinning the graph. Ours."""
 
@@ -184,6 +191,9 @@ class UmemlConfig(_Settings):
     direct: tuple[str, ...] = ()
     """Columns that also enter the heads directly, next to the decoder: the token set that each belongs to. A column
     whose set is missing counts as 0."""
+    products: bool = False
+    """The products of the centres' shares with the groups' means, or a row's values, of all token sets also enter the
+    heads linearly. Ours; off."""
     modularity: ModularityConfig = ModularityConfig.model_validate({})
     decoder: DecoderConfig = DecoderConfig.model_validate({})
     tasks: tuple[TaskConfig, ...]
@@ -204,6 +214,8 @@ class UmemlConfig(_Settings):
             )
         if "patches" in self.tokens:
             raise ValueError("tokens: 'patches' is the name of the pathology branch; give another name")
+        if self.products and not (self.patches and self.patches.centres and self.tokens):
+            raise ValueError("products: needs tables and patches: {direct: shares}; set it to false")
         if self.decoder.product and not (self.patches and self.tokens and all(map(token_count, self.tokens.values()))):
             raise ValueError("decoder.product: needs patches, and token sets of known length; set it to 0")
         if self.decoder.bidirectional and not (self.patches and self.tokens):

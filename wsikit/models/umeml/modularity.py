@@ -17,13 +17,13 @@ from torch.nn import functional
 from wsikit.models.umeml.config import ModularityConfig
 
 
-def cosine_graph(nodes: Tensor, mask: Tensor) -> Tensor:
-    """Weights of the edges (B, n, n): positive parts of the cosines, without loops, 0 at masked nodes.
+def cosine_graph(nodes: Tensor, mask: Tensor, *, least: float = 0.0) -> Tensor:
+    """Weights of the edges (B, n, n): what the cosines have above `least`, without loops, 0 at masked nodes.
 
     `nodes` is (B, n, d), `mask` bool (B, n), True where there is a node.
     """
     unit = functional.normalize(nodes, dim=2)
-    weights = (unit @ unit.transpose(1, 2)).relu()
+    weights = (unit @ unit.transpose(1, 2) - least).relu()
     there = (mask[:, :, None] & mask[:, None, :]) & ~torch.eye(nodes.shape[1], dtype=torch.bool, device=nodes.device)
     return weights * there
 
@@ -112,7 +112,7 @@ class CommunityLoss(nn.Module):
                 there = (mask & of)[:, :, None]
                 mean = (nodes * there).sum(dim=1, keepdim=True) / there.sum(dim=1, keepdim=True).clamp_min(1)
                 nodes = nodes - mean * there
-        adjacency = cosine_graph(nodes.detach() if config.detach else nodes, mask)
+        adjacency = cosine_graph(nodes.detach() if config.detach else nodes, mask, least=config.least)
         first = self.assign(nodes, 0)
         second = self.assign(nodes, 1) if config.variant == "views" else first
         if config.variant == "blocks":

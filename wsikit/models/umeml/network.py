@@ -19,6 +19,7 @@ from wsikit.models.umeml.heads import TaskHead
 from wsikit.models.umeml.modularity import Communities, CommunityLoss
 from wsikit.models.umeml.pathology import PathologyEncoder, Prototypes
 from wsikit.models.umeml.tokens import TokenSet
+from wsikit.models.umeml.wide import SlideColumns
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class UMEML(nn.Module):
         if config.patches is not None and config.decoder.product:
             counts = config.patches.prototypes, sum(map(token_count, config.tokens.values()))
             self.product = Product(counts, width, config.decoder.product, drop=config.decoder.drop)
-        self.heads = nn.ModuleDict({task.name: TaskHead(task, width, len(config.direct)) for task in config.tasks})
+        self.wide = SlideColumns(config) if config.patches is not None and config.patches.centres else None
+        columns = len(config.direct) + (self.wide.count if self.wide is not None else 0)
+        self.heads = nn.ModuleDict({task.name: TaskHead(task, width, columns) for task in config.tasks})
 
     def forward(
         self,
@@ -130,6 +133,9 @@ class UMEML(nn.Module):
         if direct is not None:
             owners = [self.config.modalities.index(name) for name in self.config.direct]
             direct = direct * used[:, owners]
+        if self.wide is not None:
+            given = self.kinds.new_zeros(batch, len(self.config.direct)) if direct is None else direct
+            direct = torch.cat([given, self.wide(patches, patch_mask, values, used)], dim=1)
         states = self.decoder(sequence, keys, patches=seen, registers=registers)
         if self.product is not None and self.product.fits(nodes[2]):
             states = states + self.product(*nodes)[:, None, :]

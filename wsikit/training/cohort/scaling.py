@@ -154,6 +154,22 @@ def fit_components(values: npt.NDArray[np.floating], n: int) -> Components:
     return Components(scaler, axes * signs / (singular / np.sqrt(len(z))))
 
 
+def enough_for_bins(time: Doubles, event: npt.NDArray[np.bool_], n: int) -> bool:
+    """Whether `time_cuts` finds the borders of `n` bins.
+
+    >>> enough_for_bins(np.array([1.0, 2.0, 9.0]), np.array([True, True, False]), 4)
+    False
+    """
+    return _cuts_if_different(time[np.isfinite(time) & event], n) is not None
+
+
+def _cuts_if_different(uncensored: Doubles, n: int) -> Doubles | None:
+    if len(uncensored) < n:
+        return None
+    cuts = np.quantile(uncensored, np.arange(1, n) / n)
+    return np.asarray(cuts) if len(np.unique(cuts)) == n - 1 and cuts[0] > uncensored.min() else None
+
+
 def time_cuts(time: Doubles, event: npt.NDArray[np.bool_], n: int = BINS) -> Doubles:
     """Inner borders of `n` time bins, (n − 1,): quantiles of the uncensored times of the training part, all different.
 
@@ -166,10 +182,9 @@ def time_cuts(time: Doubles, event: npt.NDArray[np.bool_], n: int = BINS) -> Dou
     array([2.5])
     """
     known = np.isfinite(time) & event
-    if known.sum() >= n:
-        cuts = np.quantile(time[known], np.arange(1, n) / n)
-        if len(np.unique(cuts)) == n - 1 and cuts[0] > time[known].min():
-            return np.asarray(cuts)
+    cuts = _cuts_if_different(time[known], n)
+    if cuts is not None:
+        return cuts
     raise RequestError(
         f"time bins: {int(known.sum())} events with {len(np.unique(time[known]))} different times in the training part "
         f"are too few for {n} bins; set fewer, or use the Cox loss."

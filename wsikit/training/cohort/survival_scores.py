@@ -104,7 +104,10 @@ class FoldTruth:
     # by scikit-survival
 
     def scores(self, prediction: Prediction) -> dict[str, float | None]:
-        """All metrics of the tested patients; None where one is not defined, or the model gives no survival curves."""
+        """All metrics of the tested patients; None where one is not defined, or the model gives no survival curves.
+
+        Without an event none is defined, the Brier score included: curves that stay at 1 would have the best.
+        """
         from sksurv.metrics import (
             concordance_index_censored,
             concordance_index_ipcw,
@@ -122,7 +125,7 @@ class FoldTruth:
             found[HARRELL] = float(concordance_index_censored(self.event, self.time, risk, tied_tol=TIED)[0])
         if self._weighted_pairs.any():
             found[UNO] = float(concordance_index_ipcw(trained, tested, risk, tied_tol=TIED)[0])
-        if prediction.survival is not None:
+        if prediction.survival is not None and self._ended[1].any():
             curves = survival_at(prediction, self.grid)
             found[BRIER] = float(integrated_brier_score(trained, tested, curves, self.grid))
         for months in self.horizons:
@@ -148,7 +151,7 @@ class FoldTruth:
             HARRELL: _share(weights, self._pairs, right),
             UNO: _share(weights, self._weighted_pairs, right),
         }
-        if prediction.survival is not None:
+        if prediction.survival is not None and self._ended[1].any():
             losses = self._brier_of_patients(survival_at(prediction, self.grid))
             with np.errstate(invalid="ignore"):
                 found[BRIER] = np.asarray(weights @ losses / weights.sum(axis=1))
@@ -172,6 +175,8 @@ class FoldTruth:
         """1 / probability of not being censored before one's event, (n,); 0 for patients without event."""
         from sksurv.nonparametric import CensoringDistributionEstimator
 
+        if not self._ended[1].any():  # scikit-survival refuses a test part without events
+            return np.zeros(len(self.time))
         censoring = CensoringDistributionEstimator().fit(survival_array(self.train_time, self.train_event))
         return np.asarray(censoring.predict_ipcw(survival_array(*self._ended)), dtype=np.float64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +16,12 @@ from wsikit.models.umeml.losses import log_survival
 from wsikit.models.umeml.network import UMEML
 from wsikit.models.umeml.tokens import GroupTokens
 from wsikit.training.cohort.protocol import Part, Prediction
+from wsikit.training.cohort.scaling import enough_for_bins
 from wsikit.training.cohort.survival_scores import BRIER, FoldTruth
+from wsikit.training.umeml.communities import fit_communities
 from wsikit.training.umeml.curves import Baseline, fit_baseline
 from wsikit.training.umeml.data import Patients, feature_statistics, feature_width
-from wsikit.training.umeml.linear_start import LinearStart, fit_linear
+from wsikit.training.umeml.linear_start import LinearStart, counted, direct_columns, fit_linear
 from wsikit.training.umeml.loop import Epoch, outputs_of, train_network
 from wsikit.training.umeml.settings import UmemlSettings
 from wsikit.training.umeml.tables import Tables, fit_tables
@@ -141,13 +144,19 @@ class UmemlLearner:
         at_risk = min(AT_RISK, len(fitted_on) // 4)
         truth = FoldTruth(_time(fitted_on), _event(fitted_on), _time(tested), _event(tested), at_risk=at_risk)
         found: list[tuple[float, UmemlLearner, FittedUmeml]] = []
-        for choice in self.settings.choices:
+        # a small cohort has too few events for ten intervals in some fold: they are no choice there
+        possible = [
+            choice
+            for choice in self.settings.choices
+            if choice == "cox" or enough_for_bins(_time(fitted_on), _event(fitted_on), choice)
+        ]
+        for choice in possible or self.settings.choices:
             loss = {"survival": "cox"} if choice == "cox" else {"survival": "nll", "bins": choice}
             one = replace(self, settings=self.settings.model_copy(update=loss))
             fitted = one._fit(train, validation, seed, None)
             score = truth.scores(fitted.predict(tested))[BRIER]
-            assert score is not None
-            found.append((score, one, fitted))
+            # without an event in the validation part the first choice is taken
+            found.append((math.inf if score is None else score, one, fitted))
         return min(found, key=lambda tried: tried[0])[1:]
 
     def _fit(self, train: Part, validation: Part | None, seed: int, fixed: tuple[Member, ...] | None) -> FittedUmeml:
@@ -158,7 +167,8 @@ class UmemlLearner:
         training = Patients(train, tables, tasks, width=width, device=device)
         checked = None if validation is None else Patients(validation, tables, tasks, width=width, device=device)
         config = network_config(settings, tables, tasks, width)
-        centres = settings.patches.prototypes if settings.patches.start == "centres" else 0
+        needed = settings.patches.start == "centres" or settings.patches.direct == "shares"
+        centres = settings.patches.prototypes if needed else 0
         statistics = feature_statistics(training, centres=centres, seed=seed) if width else None
         members = []
         for number in range(settings.members):
@@ -167,18 +177,26 @@ class UmemlLearner:
             if network.pathology is not None and statistics is not None:
                 network.pathology.mean.copy_(statistics.mean)
                 network.pathology.scale.copy_(statistics.std)
-                if statistics.centres is not None:
+                if statistics.centres is not None and settings.patches.start == "centres":
                     network.pathology.start_from(statistics.centres.to(device))
+                if statistics.centres is not None and network.wide is not None:
+                    places = (statistics.centres, statistics.mean, statistics.std)
+                    network.wide.start_from(*(one.to(device) for one in places))
+                    network.wide.standardise(*counted(network.wide, training, together=settings.patches.together))
             for name, loadings in tables.loadings.items():
                 first = network.tokens[name].first
                 assert isinstance(first, GroupTokens)
                 first.start_from(torch.from_numpy(loadings).to(device))
             before = None if fixed is None else fixed[number]
             start = None
-            if settings.linear_start and config.direct:
+            if settings.linear_start and (config.direct or network.wide is not None):
                 penalties = settings.penalties if before is None or before.start is None else (before.start.penalty,)
-                validated = None if checked is None else (checked.direct, checked.targets)
-                start = fit_linear(network, tasks, (training.direct, training.targets), validated, penalties)
+                together = settings.patches.together
+                fitted_to = direct_columns(network, training, together=together), training.targets
+                validated = (
+                    None if checked is None else (direct_columns(network, checked, together=together), checked.targets)
+                )
+                start = fit_linear(network, tasks, fitted_to, validated, penalties)
             epochs, kept = train_network(
                 network,
                 training,
@@ -189,6 +207,8 @@ class UmemlLearner:
                 start=start,
                 stop_after=None if before is None else before.kept,
             )
+            if network.communities is not None and settings.community_starts:
+                fit_communities(network, training, settings, seed=seed * 1000 + number)
             members.append(Member(network, start, tuple(epochs), kept))
         fitted = FittedUmeml(tuple(members), tables, tasks, settings, None, width, device)
         return replace(fitted, baseline=_baseline(fitted, training)) if tasks.by_batch else fitted
@@ -225,8 +245,9 @@ def network_config(settings: UmemlSettings, tables: Tables, tasks: Tasks, width:
     """
     patches = None
     if width is not None:
-        own = settings.patches.model_dump(exclude={"most", "together", "start"})
-        patches = PatchConfig(width=width, **own)
+        own = settings.patches.model_dump(exclude={"most", "together", "start", "direct"})
+        centres = settings.patches.prototypes if settings.patches.direct == "shares" else 0
+        patches = PatchConfig(width=width, centres=centres, **own)
     try:
         return UmemlConfig(
             width=settings.width,
@@ -234,6 +255,7 @@ def network_config(settings: UmemlSettings, tables: Tables, tasks: Tasks, width:
             tokens={name: one.config for name, one in tables.tokens.items()},
             sources=tables.sources,
             direct=tables.owners,
+            products=settings.products,
             modularity=settings.modularity,
             decoder=settings.decoder,
             tasks=tasks.configs,

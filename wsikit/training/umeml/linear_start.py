@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wsikit.models.umeml.heads import TaskHead
 from wsikit.models.umeml.network import UMEML
+from wsikit.models.umeml.wide import SlideColumns
+from wsikit.training.umeml.data import Patients
 from wsikit.training.umeml.targets import Targets, Tasks, task_loss
 
 ITERATIONS = 200
@@ -34,6 +37,30 @@ def penalty_of(network: UMEML) -> Tensor:
         if head.direct is not None:
             total = total + head.direct.weight.square().sum()
     return total
+
+
+@torch.no_grad()
+def counted(wide: SlideColumns, patients: Patients, *, together: int) -> tuple[Tensor, Tensor]:
+    """Shares (N, K) and scores (N, S) of all patients, from all their patches; NaN where a modality is missing."""
+    shares, scores = [], []
+    for batch in patients.batches(np.arange(len(patients)), together=together):
+        n = len(batch.rows)
+        none = batch.direct.new_full((n, wide.k), torch.nan)
+        shares.append(none if batch.patches is None else wide.shares(batch.patches, batch.mask))
+        scores.append(wide.scores(batch.values, n))
+    return torch.cat(shares), torch.cat(scores)
+
+
+@torch.no_grad()
+def direct_columns(network: UMEML, patients: Patients, *, together: int) -> Tensor:
+    """All columns that enter the heads linearly, (N, q): those of tables, then those of slides."""
+    if network.wide is None:
+        return patients.direct
+    made = []
+    for batch in patients.batches(np.arange(len(patients)), together=together):
+        everything = torch.ones(len(batch.rows), len(network.config.modalities), device=network.kinds.device)
+        made.append(network.wide(batch.patches, batch.mask, batch.values, everything.bool()))
+    return torch.cat([patients.direct, torch.cat(made)], dim=1)
 
 
 def fit_linear(

@@ -58,6 +58,9 @@ class PatchSettings(_Settings):
     normalisation: Literal["slots", "patches"] = "slots"
     pooling: Literal["heads", "shared"] = "heads"
     drop: float = Field(0.25, ge=0, lt=1)
+    direct: Literal["none", "shares"] = "none"
+    """What of the slides also enters the heads linearly: nothing, or the logarithms of the shares of patches that are
+    nearest to each of K centres (k-means of the training part; K is `prototypes`)."""
     cross_attention: bool = False
     start: Literal["centres", "random"] = "centres"
     """First queries. centres: of k-means of patches of the training part, so that prototypes differ from the start. The
@@ -91,14 +94,22 @@ class UmemlSettings(_Settings):
     tables: dict[str, TableSettings | tuple[TableSettings, ...]] = {}
     """Token sets of each table of the cohort; a table may have several. A table that is not named gets the default: one
     token per column and direct columns up to 64 columns; above, clusters and direct columns."""
+    products: bool = False
+    """Products of the shares of `patches: {direct: shares}` with the means of gene sets or clusters, or a row's values,
+    also enter the heads linearly: what one modality has may change what the other means."""
     modularity: ModularityConfig = ModularityConfig.model_validate({})
+    community_starts: int = Field(0, ge=0)
+    """After the training, fit the centres of the communities to the trained nodes, by the modularity loss alone, from
+    so many random starts, and keep those of the lowest loss; predictions stay. 0: as the training left them, which is
+    no optimum where it ended early. Ours."""
     decoder: DecoderConfig = DecoderConfig.model_validate({})
     modality_dropout: float = Field(0.15, ge=0, lt=1)
     mirror: MirrorSettings = MirrorSettings.model_validate({})
 
     survival: Literal["nll", "cox", "chosen"] = "nll"
     """nll: discrete hazards (MCAT, SurvPath). cox: partial likelihood with Efron's ties. chosen: that of `choices` with
-    the lowest integrated Brier score of the validation part; each is trained, so it takes as many times as long."""
+    the lowest integrated Brier score of the validation part; each is trained, so it takes as many times as long.
+    Intervals that a training part has too few events for are left out."""
     choices: tuple[Literal["cox"] | Annotated[int, Field(gt=1)], ...] = Field((4, 10, "cox"), min_length=2)
     """Of `survival: chosen`: cox, or the nll with so many intervals. Ours."""
     bins: int = Field(BINS, gt=1)
