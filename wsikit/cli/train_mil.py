@@ -181,4 +181,4 @@ def _compare(model: Any, tested: list[Bag], pictures: int, out: Path) -> None:
     write_json(out / "maps" / "dice.json", table)
     click.echo(f"Dice of the patches of the slide's subtype, mean over {len(scored)} test slides:")
     for name, row in table.items():
-        click.echo(f"  {name:48s} {row['value']:.3f} ({row['low']:.3f} – {row['high']:.3f})")
+        click.echo(f"  {name:48s} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")

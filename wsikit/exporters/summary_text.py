@@ -14,6 +14,9 @@ RESEARCH_USE = "Research use only. Not for diagnosis."
 MUTED_NOTE = "No subtype called: the colours of the classes are muted."
 """In the legends of maps whose vote abstained."""
 
+REGIONS_NOTE = "Patches in the given regions only."
+"""In the legends of maps of slides of which regions were analysed."""
+
 OOD_UNKNOWN = "not known: the model has no detector"
 """In place of the share of out-of-distribution tissue."""
 
