@@ -35,6 +35,11 @@ def test_import_and_help_load_nothing_heavy(code: str) -> None:
     assert loaded_after(code) & HEAVY == set()
 
 
+def test_python_dash_m_is_the_command_line() -> None:
+    found = subprocess.run([sys.executable, "-m", "wsikit", "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout == f"wsikit, version {wsikit.__version__}\n"
+
+
 def test_every_verb_has_a_light_module_with_a_command() -> None:
     from wsikit.cli.main import VERBS, module_of
 

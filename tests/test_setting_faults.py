@@ -44,6 +44,12 @@ def test_all_faults_are_named_at_once_with_what_was_probably_meant(tmp_path: Pat
     assert "\n" not in message
 
 
+def test_a_setting_in_the_wrong_section_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(RIGHT + "group: file\n")
+    with pytest.raises(RequestError, match="group: no such setting here; it belongs under data"):
+        read_training_config(tmp_path / "a.yaml")
+
+
 def test_many_faults_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(RIGHT + "".join(f"q{i}: 1\n" for i in range(20)))
     with pytest.raises(RequestError, match="q7: .*; and 12 more"):

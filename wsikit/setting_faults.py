@@ -15,8 +15,8 @@ MOST_SHOWN = 8
 def faults_in_words(error: ValidationError, kind: type[BaseModel]) -> str:
     """The problems that pydantic found in settings of the class `kind`, without a full stop at the end.
 
-    An unknown setting is listed with the one that is spelt alike, or with all that its section has; a missing one by
-    its name. More than `MOST_SHOWN` problems are counted.
+    An unknown setting is listed with the one that is spelt alike, or the section that has it, or all that its own
+    section has; a missing one by its name. More than `MOST_SHOWN` problems are counted.
 
     >>> from pydantic import BaseModel, ConfigDict, ValidationError
     >>> class Place(BaseModel):
@@ -47,6 +47,10 @@ def _fault(one: Any, kind: type[BaseModel]) -> str:
         close = difflib.get_close_matches(str(one["loc"][-1]), known, 1, 0.6)
         if close:
             return f"no such setting, did you mean {close[0]}?"
+        here = ".".join(map(str, one["loc"][:-1]))
+        # another kind of the same section, such as a head of another kind, is no other place
+        if elsewhere := [s for s in _sections_with(kind, str(one["loc"][-1])) if not f"{here}.".startswith(f"{s}.")]:
+            return f"no such setting here; it belongs under {' or '.join(elsewhere)}"
         return f"no such setting; there are {', '.join(known)}" if known else "no such setting"
     if one["type"] == "model_type":
         return "expected settings with their names"
@@ -61,6 +65,23 @@ def _sections(kind: type[BaseModel], place: Sequence[int | str]) -> list[type[Ba
         # not a field: an entry of a list or mapping, or the tag that says which class of a union it is
         tagged = [one for one in found if any(field.default == part for field in one.model_fields.values())]
         found = inner or tagged or found
+    return found
+
+
+def _sections_with(kind: type[BaseModel], name: str) -> list[str]:
+    """Places in the file, such as `data`, whose sections have a setting of this name; the file itself is left out."""
+    found = []
+    waiting: list[tuple[str, type[BaseModel]]] = [("", kind)]
+    seen = set()
+    while waiting:
+        place, model = waiting.pop(0)
+        if model in seen:
+            continue
+        seen.add(model)
+        if place and name in model.model_fields and place not in found:
+            found.append(place)
+        for inner, field in model.model_fields.items():
+            waiting.extend((f"{place}.{inner}".lstrip("."), one) for one in _models(field))
     return found
 
 

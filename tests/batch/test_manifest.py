@@ -103,6 +103,14 @@ def test_a_folder_without_slides_and_a_missing_path_are_wrong_requests(folder: P
         collect([folder / "nothing.svs"])
 
 
+def test_pictures_in_a_folder_without_slides_are_mentioned(folder: Path) -> None:
+    (folder / "pictures").mkdir()
+    for name in ("a.png", "b.JPG", "notes.txt"):
+        (folder / "pictures" / name).touch()
+    with pytest.raises(RequestError, match="There are 2 pictures .*name them"):
+        collect([folder / "pictures"])
+
+
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan")])
 def test_an_impossible_assumed_scale_is_refused(folder: Path, mpp: float) -> None:
     with pytest.raises(RequestError, match="positive"):

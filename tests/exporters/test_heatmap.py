@@ -13,7 +13,7 @@ from PIL import Image
 from wsikit.exporters.heatmap import DPI, draw_map, write_map_png
 from wsikit.exporters.overlay import class_tags, paint_map, picture_size
 from wsikit.exporters.page import Pasted, ellipsis, text_width
-from wsikit.exporters.summary_text import MUTED_NOTE
+from wsikit.exporters.summary_text import MUTED_NOTE, REGIONS_NOTE
 from wsikit.exporters.units import nice_length_um
 from wsikit.voting import vote
 
@@ -152,6 +152,13 @@ def test_a_map_whose_vote_abstained_has_muted_colours_of_the_same_hues_and_says_
         figure.canvas.draw()
         drawn[result is abstained] = chroma(np.asarray(figure.canvas.buffer_rgba())[..., :3]).max()
     assert drawn[True] < 0.6 * drawn[False]
+
+
+def test_a_map_of_regions_says_that_there_are_no_other_patches(class_map_of, thumbnail):
+    class_map = class_map_of(np.zeros((6, 6), dtype=int))
+    for regions_only in (False, True):
+        said = texts(draw_map(replace(class_map, regions_only=regions_only), thumbnail))
+        assert (REGIONS_NOTE in said) is regions_only
 
 
 def test_an_abstention_is_said_with_its_reason_and_no_subtype_is_called(class_map_of, thumbnail):

@@ -82,6 +82,17 @@ def test_the_report_says_what_was_found_how_surely_and_by_what(data):
         assert words in text.replace("\N{NO-BREAK SPACE}", " "), words
 
 
+def test_whether_the_tissue_is_like_that_of_the_training_is_said_also_if_it_is_not_known(data):
+    unknown = Page(render_report(data)).text
+    assert (
+        unknown.count("not known: the model has no detector") == 2
+    )  # under the headline, and in the table of the vote
+    known = replace(data, result=replace(data.result, ood_fraction=0.25))
+    text = Page(render_report(known)).text
+    assert "no detector" not in text
+    assert "Out-of-distribution tissue, by weight" in text
+
+
 def test_nothing_is_fetched_and_nothing_runs(data):
     html = render_report(data)
     tags = Page(html).tags

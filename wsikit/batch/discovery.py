@@ -34,6 +34,17 @@ SLIDE_SUFFIXES = frozenset(
 """Suffixes that are recognised as slides in a folder. A file given by its path is always tried."""
 
 
+PICTURE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp"])
+"""Suffixes of plain pictures: read if they are named, and not looked for in folders, where many are no slides."""
+
+
+def pictures_in(folder: Path) -> int:
+    """The number of plain pictures directly in a folder."""
+    if not folder.is_dir():
+        return 0
+    return sum(child.suffix.lower() in PICTURE_SUFFIXES for child in folder.iterdir())
+
+
 def slide_suffixes() -> frozenset[str]:
     """`SLIDE_SUFFIXES`, and those of the installed plug-in readers."""
     return SLIDE_SUFFIXES | plugin_suffixes()[0]

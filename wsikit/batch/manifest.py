@@ -11,7 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from wsikit.batch.claims import belongs
-from wsikit.batch.discovery import SLIDE_SUFFIXES, slide_suffixes, slides_below, stores_of_slides, why_not_a_file
+from wsikit.batch.discovery import (
+    SLIDE_SUFFIXES,
+    pictures_in,
+    slide_suffixes,
+    slides_below,
+    stores_of_slides,
+    why_not_a_file,
+)
 from wsikit.batch.entry import SlideEntry
 from wsikit.batch.ids import make_ids, real_path, unusable
 from wsikit.batch.manifest_rows import Found, from_manifest
@@ -119,6 +126,8 @@ def find_slides(
         where = ", ".join(str(item) for item in (*inputs, *manifests))
         passed = f" Passed over: {'; '.join(notes[:3])}." if notes else ""
         looked = f" Looked for {' '.join(sorted(slide_suffixes()))}." if inputs else ""
+        if pictures := sum(pictures_in(Path(item)) for item in inputs):
+            looked += f" There are {pictures} pictures (.png, .jpg …): name them, as in FOLDER/*.png, or in a manifest."
         raise RequestError(f"{where or 'no input'}: no slide found.{looked}{passed}")
     unique = _without_equal_ids(unique)
     faults = [one.entry.fault for one in unique if one.entry.fault]

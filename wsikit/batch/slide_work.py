@@ -121,7 +121,8 @@ class SlideWork:
                 entry.roi, classes=wanted.roi_classes, min_share=wanted.min_roi, slide=slide, frame=wanted.roi_frame
             )
             self.patches = replace(self.patches, roi=roi)
-            self.notes = roi.notes
+            of = f" of class {', '.join(wanted.roi_classes)}" if wanted.roi_classes else ""
+            self.notes = (f"only the regions{of} in {Path(entry.roi).name} are analysed", *roi.notes)
         grid = self.patches.grid(slide)
         warnings = (scale_warning(encoder.info, grid) for encoder in shared.encoders)
         self.notes += tuple(warning for warning in warnings if warning)

@@ -63,8 +63,7 @@ class RunTime:
         longest = max((one for one in self.stages if one.where == where), key=lambda one: one.seconds)
         state = f"busy {100 * busy[where]:.0f} % of {self.seconds:,.0f} s"
         if busy[where] < LITTLE_BUSY:
-            state = f"longest: {longest.stage}; {where}, {state}"
-            return f"bound by no stage, but by starting, loading or waiting ({state})"
+            return f"bound by starting, loading or waiting; the longest stage was {longest.stage} ({where}, {state})"
         return f"bound by {longest.stage} ({where}, {state})"
 
     def to_json(self) -> dict[str, Any]:

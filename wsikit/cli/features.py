@@ -99,8 +99,11 @@ def command(
         click.echo(notice, err=True)
     pooling = Pooling(slide, slide_weights, slide_table, device, several=len(lazy) > 1)
     failed = 0
-    with TerminalProgress(make_console()) as progress:
+    with TerminalProgress(make_console()) as progress_of_all:
+        if len(targets) > 1:
+            progress_of_all.slides(len(targets))
         for folder, entry in targets:
+            progress = progress_of_all.for_slide(folder.name.removesuffix(".zarr"))
             try:
                 if entry is None:
                     with SlideStore(folder) as store:
@@ -118,6 +121,8 @@ def command(
                 click.echo(f"wsikit: {one_line(unexpected + str(error))}", err=True)
                 if any(error is one.load.error for one in lazy):
                     break  # the encoder cannot be loaded: no slide can be done
+            progress.finish()
+            progress_of_all.slide_done()
     pooling.write_table()
     return 1 if failed else 0
 
@@ -146,6 +151,8 @@ def in_words(found: Computed, encoder: LazyEncoder) -> str:
     """One line: where the column is, how fast it was made, and what that was bound by."""
     table, done, info = found.table, found.done, encoder.info
     column = f"patches/{table.name}/{info.column} ({len(table)} × {info.width})"
+    if not len(table):
+        return f"{column}: the slide has no patches, as no tissue was found"
     if not done.patches:
         return f"{column} is up to date"
     speed = f"{done.patches / max(done.seconds, 1e-9):.3g} patches/s, bound by {_bound(done.waits.bound_by)}"

@@ -276,14 +276,18 @@ def _print_summary(console: Console, summary: RunResult, out: str) -> None:
 
     from wsikit.batch.records import DONE
 
-    done = sum(row.status == DONE for row in summary.rows)
+    finished = [row.slide_id for row in summary.rows if row.status == DONE]
+    done = len(finished)
     page = Path(out) / "index.html"
     if summary.changes:
         changes = "; ".join(summary.changes)
         console.print(f"Changed since the previous run: {changes}", highlight=False, markup=False)
     console.print(f"{done} of {len(summary.rows)} slides done. All of them: {page}", highlight=False)
     if done:
-        console.print(f"Maps and reports: {Path(out) / 'results'}/<slide_id>/map.png, report.html", highlight=False)
+        of = finished[0] if done == 1 else "<slide_id>"
+        console.print(
+            f"Map and report: {Path(out) / 'results' / of}/map.png, report.html", highlight=False, markup=False
+        )
     if summary.failed:
         console.print(
             f"Tracebacks of the {len(summary.failed)} failed: {Path(out) / 'failures'}. Correct the cause and run the "

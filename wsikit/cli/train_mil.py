@@ -45,7 +45,8 @@ def train_mil(
 
     def show_epoch(record: MilEpoch) -> None:
         if record.epoch % 10 == 0:
-            say(f"fold {record.fold + 1}, epoch {record.epoch + 1}: loss {record.loss:.3f}, {record.validation:.3f}")
+            losses = f"{record.loss:.3f} in training, {record.validation:.3f} in validation"
+            say(f"fold {record.fold + 1}, epoch {record.epoch + 1}: loss {losses}")
 
     callbacks = MilCallbacks(message=say, epoch=show_epoch)
     metrics = run_mil_training(settings, manifest, out, resume=resume, device=device, callbacks=callbacks)
@@ -108,7 +109,7 @@ def _figure(words: str, figure: dict[str, float | None] | None) -> str:
         return ""
     if figure["low"] is None:
         return f"{words} {figure['value']:.3f}"
-    return f"{words} {figure['value']:.3f} ({figure['low']:.3f} – {figure['high']:.3f})"
+    return f"{words} {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
 def _manifest(settings: MilTrainConfig, out: Path, device: str, say: Callable[[str], None]) -> str | Path:
@@ -180,4 +181,4 @@ def _compare(model: Any, tested: list[Bag], pictures: int, out: Path) -> None:
     write_json(out / "maps" / "dice.json", table)
     click.echo(f"Dice of the patches of the slide's subtype, mean over {len(scored)} test slides:")
     for name, row in table.items():
-        click.echo(f"  {name:48s} {row['value']:.3f} ({row['low']:.3f} – {row['high']:.3f})")
+        click.echo(f"  {name:48s} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")

@@ -52,6 +52,8 @@ class ClassMap:
     """Notice from the model card for every output, such as "demonstration model, synthetic tissue"."""
     muted: bool = False
     """Whether the colours are muted, because the vote abstained; see `as_voted`."""
+    regions_only: bool = False
+    """Whether there are patches in given regions only, so that tissue without a patch may lie outside of them."""
 
     def __post_init__(self) -> None:
         n, c = len(self.coords), len(self.classes)

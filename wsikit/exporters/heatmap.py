@@ -18,7 +18,7 @@ from wsikit.exporters.classmap import ClassMap, ClassShare, composition
 from wsikit.exporters.overlay import class_tags, paint_map, picture_size, swatch
 from wsikit.exporters.page import INK, QUIET, WARN, Line, Pen, block_height, ellipsis, png_of, wrap
 from wsikit.exporters.palette import UNPREDICTED_NAME
-from wsikit.exporters.summary_text import MUTED_NOTE, RESEARCH_USE, class_title, state
+from wsikit.exporters.summary_text import MUTED_NOTE, REGIONS_NOTE, RESEARCH_USE, class_title, state
 from wsikit.exporters.units import format_areas, format_length, format_prob, format_share, nice_length_um
 from wsikit.store.atomic import atomic_write
 from wsikit.voting.result import SlideResult
@@ -204,6 +204,8 @@ def _notes(class_map: ClassMap) -> list[Line]:
     ]
     if class_map.muted:
         notes.insert(0, MUTED_NOTE)
+    if class_map.regions_only:
+        notes.insert(0, REGIONS_NOTE)
     if class_map.background:
         background = (class_title(class_map, class_map.classes.index(code)) for code in class_map.background)
         notes.append(ellipsis(f"Does not vote: {', '.join(background)}.", LEGEND_IN, 8.5))

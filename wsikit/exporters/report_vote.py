@@ -8,7 +8,7 @@ from typing import Any
 
 from wsikit.exporters.palette import hex_color
 from wsikit.exporters.report_data import ReportData
-from wsikit.exporters.summary_text import class_title, method_words
+from wsikit.exporters.summary_text import OOD_UNKNOWN, class_title, method_words
 from wsikit.exporters.units import format_areas, format_prob, format_share
 from wsikit.voting.result import format_margin
 
@@ -93,8 +93,8 @@ def vote_facts(data: ReportData) -> list[tuple[str, str]]:
         ("Patches that did not vote (background)", f"{result.n_background:,}"),
         ("Patches without prediction", f"{result.n_unpredicted:,}"),
     ]
-    if result.ood_fraction is not None:
-        rows.append(("Out-of-distribution tissue, by weight", format_share(float(result.ood_fraction))))
+    ood = result.ood_fraction
+    rows.append(("Out-of-distribution tissue, by weight", OOD_UNKNOWN if ood is None else format_share(float(ood))))
     if result.smoothing != "none":
         rows.append(("Smoothed before the vote", f"{result.smoothing}: {result.n_smoothed:,} patches changed class"))
     if result.weighted_by:

@@ -14,6 +14,12 @@ RESEARCH_USE = "Research use only. Not for diagnosis."
 MUTED_NOTE = "No subtype called: the colours of the classes are muted."
 """In the legends of maps whose vote abstained."""
 
+REGIONS_NOTE = "Patches in the given regions only."
+"""In the legends of maps of slides of which regions were analysed."""
+
+OOD_UNKNOWN = "not known: the model has no detector"
+"""In place of the share of out-of-distribution tissue."""
+
 METHOD_WORDS = {
     "mean": "Mean probability",
     "hard": "Share of patches",
@@ -75,6 +81,8 @@ def state(class_map: ClassMap, result: SlideResult | None, reason: str = "") -> 
         return Verdict("No subtype called", f"Abstained: {result.reason}. {scores} · {patches}", called=False)
     title = class_title(class_map, voting[result.label])
     detail = f"{scores} · margin {format_margin(result.margin)} · {patches}"
+    if result.ood_fraction is None:  # a reader would take silence for tissue that the model knows
+        detail += f" · out-of-distribution tissue {OOD_UNKNOWN}"
     return Verdict(f"Patch vote: {title}", detail, called=True)
 
 

@@ -92,6 +92,7 @@ class StoredResults:
             "grid": self.table.grid,
             "mpp_source": self.store.mpp_source,
             "coords": coords,
+            "regions_only": self._regions_only(),
         }
         if not self._predicted:
             unpredicted = np.full(len(coords), -1, dtype=np.int64)
@@ -111,6 +112,10 @@ class StoredResults:
             background=background,
             notice=model["notice"],
         )
+
+    def _regions_only(self) -> bool:
+        """Whether the table was made in regions of interest; regions that were imported later remove no patch."""
+        return "roi" in self.table.columns() and bool((self.table.read("roi") > 0).all())
 
     @cached_property
     def shown_method(self) -> str:

@@ -231,6 +231,9 @@ def _folds(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], k: int, 
     # classes with fewer patches than folds are spread as far as possible; sklearn would only warn of it
     smallest = int(np.bincount(labels)[np.unique(labels)].min())
     if smallest < k:
-        raise RequestError(f"split: a class has {smallest} patches, too few for {k} folds; use fewer folds.")
+        raise RequestError(
+            f"split: a class has {smallest} rows (patches, or slides), too few for {k} parts of equal size. Give fewer "
+            "folds or larger fractions under split, or more data."
+        )
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     return [np.sort(rows).astype(np.int64) for _, rows in splitter.split(labels, labels, groups)]

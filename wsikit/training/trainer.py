@@ -25,7 +25,7 @@ from wsikit.training.batches import Texts
 from wsikit.training.checkpoints import digest, prepare, read_state
 from wsikit.training.curriculum import CurriculumSchedule
 from wsikit.training.data import PatchSet, refuse_shared_groups
-from wsikit.training.fitting import adamw
+from wsikit.training.fitting import adamw, older_objects_kept
 from wsikit.training.forward import outputs_of
 from wsikit.training.losses import loss_of
 from wsikit.training.metrics import value_of
@@ -42,6 +42,7 @@ _RECORD = "wsikit"
 _HIGHER_IS_BETTER = {"nll": False, "auc": True, "balanced_accuracy": True}
 
 
+@older_objects_kept()
 def train(
     model: MMLNB,
     data: PatchSet,

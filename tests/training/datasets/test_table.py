@@ -39,6 +39,14 @@ def write(folder: Path, text: str) -> Path:
     return folder / "t.csv"
 
 
+def test_all_missing_columns_are_named_at_once_with_the_header_as_it_is_written(folder: Path):
+    (folder / "t.csv").write_text("File Name,tissue\na.png,x\n")
+    with pytest.raises(
+        RequestError, match=r"'class' for the label, 'case' for the patient \(there: File Name, tissue\)"
+    ):
+        read_table(folder / "t.csv", folder, columns=Columns(patient="case"))
+
+
 def test_every_column_keeps_to_its_row_and_so_do_the_images(folder: Path):
     table = read_table(write(folder, TABLE), folder)
     assert table.files == ("b.png", "a.png", "sub/c.png")
@@ -79,7 +87,9 @@ def test_other_names_of_columns_and_what_is_named_must_be_there(folder: Path):
     text = TABLE.replace("file_name", "file").replace("class", "label")
     table = read_table(write(folder, text), folder, columns=Columns(file="file", label="label"))
     assert table.classes == ("PD", "UD", "D")
-    with pytest.raises(RequestError, match=r"no column 'case' for the patient \(there: file, .*Set it in columns"):
+    with pytest.raises(
+        RequestError, match=r"no column 'case' for the patient \(there: file, .*columns: {patient: NAME}"
+    ):
         read_table(folder / "t.csv", folder, columns=Columns(file="file", label="label", patient="case"))
     without = read_table(folder / "t.csv", folder, columns=Columns(file="file", label="label", x=None, y=None))
     assert without.coords is None

@@ -158,7 +158,7 @@ def test_features_of_another_encoder_are_refused(cohort: Cohort, tmp_path: Path)
         ("bags/features/s0.npy,s0,p0,a", "line 34: slide s0 is named twice"),
         (",x,p0,a", "line 34: give a store, or a file of features"),
         ("bags/features/no.npy,x,p0,a", "no.npy: no such file"),
-        ("bags/features/empty.npy,x,p0,a", "line 34: slide x: no patch with features"),
+        ("bags/features/empty.npy,x,p0,a", "no patch with features in x \\(line 34\\)"),
         ("bags/features/wide.npy,x,p0,a", "7 features of an encoder .* with one encoder"),
     ],
 )
@@ -168,6 +168,15 @@ def test_a_wrong_row_is_named(cohort: Cohort, tmp_path: Path, row: str, expected
     write_bag(tmp_path / "bags", "wide", np.zeros((2, 7), np.float32))
     manifest.write_text(manifest.read_text() + row + "\n")
     with pytest.raises(RequestError, match=expected):
+        read_cohort(settings(manifest), manifest)
+
+
+def test_all_slides_without_patches_are_named_at_once(cohort: Cohort, tmp_path: Path):
+    manifest = cohort()
+    write_bag(tmp_path / "bags", "empty", np.full((2, 4), np.nan, np.float32))
+    rows = "".join(f"bags/features/empty.npy,{name},p0,a\n" for name in "xy")
+    manifest.write_text(manifest.read_text() + rows)
+    with pytest.raises(RequestError, match=r"no patch with features in x \(line 34\), y \(line 35\)"):
         read_cohort(settings(manifest), manifest)
 
 

@@ -28,7 +28,7 @@ from wsikit.training.batches import EpochOrder
 from wsikit.training.batches import Rows as RowData
 from wsikit.training.checkpoints import digest, prepare, read_state
 from wsikit.training.data import PatchSet, refuse_shared_groups
-from wsikit.training.fitting import adamw
+from wsikit.training.fitting import adamw, older_objects_kept
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class AflocEpoch:
     """Whether the weights of this epoch were selected."""
 
 
+@older_objects_kept()
 def train_afloc(
     model: AFLoc,
     data: PatchSet,

@@ -196,6 +196,7 @@ def _read_lines(where: str, content: bytes, names: Columns) -> list[tuple[int, l
 def _places(where: str, header: list[str], names: Columns, needs_class: bool) -> dict[str, int | None]:
     """Index of each used column; None for a missing one."""
     known = {key(name): name for name in names.model_dump().values() if name}
+    as_written = ", ".join(header)
     # the case of letters, spaces and units do not matter, unless a column has exactly the name
     header = [name if name in known.values() else known.get(key(name), name) for name in header]
     twice = sorted({name for name in header if name and header.count(name) > 1})
@@ -203,12 +204,18 @@ def _places(where: str, header: list[str], names: Columns, needs_class: bool) ->
         raise RequestError(f"{where}: two columns are called {twice[0]!r}. Rename one.")
     needed = {"file", *names.model_fields_set} | ({"label"} if needs_class else set())
     places: dict[str, int | None] = {}
+    absent: dict[str, str | None] = {}
     for use, name in names.model_dump().items():
         places[use] = header.index(name) if name in header else None
         if places[use] is None and use in needed and (name is not None or use == "label"):
-            raise RequestError(
-                f"{where}: no column {name!r} for the {use} (there: {', '.join(header)}). Set it in columns."
-            )
+            absent[use] = name
+    if absent:
+        missing = ", ".join(f"{name!r} for the {use}" for use, name in absent.items())
+        settings = ", ".join(f"{use}: NAME" for use in absent)
+        raise RequestError(
+            f"{where}: no column {missing} (there: {as_written}). Give the names of your columns: "
+            f"data: {{table: {{columns: {{{settings}}}}}}}."
+        )
     return places
 
 

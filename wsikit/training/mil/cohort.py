@@ -101,6 +101,7 @@ def read_cohort(config: MilTrainConfig, manifest: str | Path) -> Cohort:
     reader = _Reader(config, path)
     for line, row in table.rows:
         reader.add(line, row)
+    reader.refuse_empty()
     return reader.cohort()
 
 
@@ -113,6 +114,7 @@ class _Reader:
         self._encoder: EncoderRecord | None = None
         self._scale: tuple[float, int] | None = None
         self._seen: set[str] = set()
+        self._empty: list[str] = []
 
     def add(self, line: int, row: dict[str, str]) -> None:
         where = f"{self._path}, line {line}"
@@ -122,11 +124,21 @@ class _Reader:
         target = self._path.parent / Path(place).expanduser()
         bag = self._of_store(target, row) if row.get("store") else self._of_file(target, row)
         if not len(bag.coords):
-            raise RequestError(f"{where}: slide {bag.slide}: no patch{' with features' * (not self._config.image)}.")
+            self._empty.append(f"{bag.slide} (line {line})")
+            return
         if bag.slide in self._seen:
             raise RequestError(f"{where}: slide {bag.slide} is named twice. Keep one row per slide.")
         self._seen.add(bag.slide)
         self._bags.append(self._labelled(where, bag, row))
+
+    def refuse_empty(self) -> None:
+        """All slides without patches at once: one look at each, and one correction of the table."""
+        if self._empty:
+            features = "" if self._config.image else " with features"
+            raise RequestError(
+                f"{self._path}: no patch{features} in {', '.join(self._empty)}. No tissue was found there, or "
+                "none of it could be read: look at the slide, or remove the row."
+            )
 
     def cohort(self) -> Cohort:
         config = self._config
