@@ -22,6 +22,7 @@ import numpy as np
 from wsikit.cli.main import main
 from wsikit.errors import ReadError, StoreError, WsikitError
 from wsikit.slides import open_slide
+from wsikit.slides.store import SlideStore
 from wsikit.slides.types import WHITE
 
 _ANSWERS = os.fdopen(os.dup(1), "w")
@@ -137,6 +138,30 @@ def kept(path: str, store: str) -> dict[str, int]:
     return found
 
 
+def patches_differ(store: str) -> int:
+    """Patches that count as readable though a part of them is not, or the reverse; and those with a prediction or a
+    caption though they are not readable. Of tables at the scale of level 0."""
+    found = 0
+    with SlideStore(store) as copy:
+        width, height = copy.dimensions
+        for name in copy.grids():
+            table = copy.patches(name)
+            if not len(table) or any(abs(mpp - table.grid.target_mpp) > 1e-6 for mpp in copy.mpp):
+                continue
+            columns = table.columns()
+            readable = table.read("readable") if "readable" in columns else None
+            for row, (x, y) in enumerate(table.coords.tolist()):
+                box = (x, y, min(table.grid.patch_px, width - x), min(table.grid.patch_px, height - y))
+                is_readable = _read(copy, 0, box) is not None
+                if readable is not None:
+                    found += bool(readable[row]) != is_readable
+                if not is_readable and "probability" in columns:
+                    found += not np.isnan(table.read("probability", slice(row, row + 1))).all()
+                if not is_readable and "caption" in columns:
+                    found += bool(table.read("caption", slice(row, row + 1))[0])
+    return found
+
+
 def _alike(one: np.ndarray | None, other: np.ndarray, most: float) -> bool:
     """Whether pixels differ by `most` on average."""
     return one is not None and float(np.abs(one.astype(float) - other).mean()) <= most
@@ -166,6 +191,12 @@ def steps(job: dict[str, Any]) -> dict[str, Any]:
             seen["read"] = {"escaped": f"MemoryError: {error}"}
         except Exception as error:  # readers must raise ReadError
             seen["read"] = {"escaped": f"{type(error).__name__}: {error}"[:300]}
+    for verb, store in job.get("stores", {}).items():
+        answer(step=f"store of {verb}")
+        try:
+            seen[f"kept by {verb}"] = kept(path, store) | {"patches": patches_differ(store)}
+        except (StoreError, WsikitError) as error:
+            seen[f"kept by {verb}"] = {"refused": str(error)}
     if "tile" in job["steps"] and ("read" in seen or "run" in job["steps"]) and not path.rstrip("/").endswith(".zarr"):
         answer(step="tile")
         store = str(work / "tiled.zarr")
