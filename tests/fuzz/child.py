@@ -120,7 +120,7 @@ def kept(path: str, store: str) -> dict[str, int]:
     alone (its tiles can be larger), differing, and readable though the slide is not.
 
     A tile of JPEG whose bytes cannot be kept is encoded again, with the loss of JPEG, and the store records it."""
-    found = {"equal": 0, "unreadable": 0, "differs": 0}
+    found = {"equal": 0, "unreadable": 0, "differs": 0, "unreadable_0": 0}
     with open_slide(path) as slide, open_slide(store) as copy:
         for level, size in enumerate(copy.level_dimensions):
             record = json.loads((Path(store) / str(level) / "zarr.json").read_text())["attributes"]["wsikit"]
@@ -133,6 +133,7 @@ def kept(path: str, store: str) -> dict[str, int]:
                     pair = [_read(one, level, box) for one in (slide, copy)]
                     if pair[1] is None:
                         found["unreadable"] += 1
+                        found["unreadable_0"] += not level
                     else:
                         found["equal" if _alike(*pair, most) else "differs"] += 1
     return found

@@ -266,7 +266,7 @@ def fuzz_in_batches(
                 result, wrong = classify(seen)
                 for end in ends.values():
                     wrong += wrong_with(end)
-                lost_pixels = seen.get("kept by run", {}).get("unreadable", 0)
+                lost_pixels = seen.get("kept by run", {}).get("unreadable_0", 0)  # patches are of level 0
                 if lost_pixels and not ends["run"].get("unreadable"):
                     wrong.append("not reported")
                 row = {"slide": name, "seed": seed, "area": damage.area, "kind": damage.kind}
