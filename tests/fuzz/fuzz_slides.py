@@ -40,6 +40,8 @@ STEP_SECONDS, WALL_SECONDS = 30, 240
 MEMORY_MB, MOST_GROWN_MB = 2048, 1024
 TILE_EACH, RUN_EACH = 5, 40
 VERBS = ("tile", "run")
+STORE = "store"
+"""Begin of the names of stores. They lie in folders of their own: a store next to its slide is passed over."""
 
 REFUSED, EQUAL, UNREADABLE, OTHER, CHANGED = "refused", "equal", "reported", "other shape", "changed"
 MUST_NOT = (
@@ -230,8 +232,9 @@ def fuzz_in_batches(
     warm = {"path": str(first), "truth": str(first), "work": str(folder / "warm"), "steps": ["tile"], "warm": True}
     child, rows, batches, began = Child(MEMORY_MB, warm), [], [], time.monotonic()
     wanted = [(name, seed) for seed in seeds for name in sources]
-    whole = [(name, None) for name, source in sources.items() if not name.startswith("store")]  # copies of other slides
-    chunks = [whole, *(wanted[at : at + size] for at in range(0, len(wanted), size))]
+    parts = [[one for one in wanted if one[0].startswith(STORE) == stores] for stores in (False, True)]
+    whole = [(name, None) for name in sources if not name.startswith(STORE)]
+    chunks = [whole, *(part[at : at + size] for part in parts for at in range(0, len(part), size))]
     least: dict[str, float] = {}
     try:
         for number, chunk in enumerate(chunks):
