@@ -86,6 +86,7 @@ def soak(folder: Path, slides: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 5 * SLIDES)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_and_open_files_stay_flat_over_many_slides(tmp_path: Path) -> None:
     found = soak(tmp_path, SLIDES)
