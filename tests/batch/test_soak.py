@@ -93,7 +93,9 @@ def test_memory_and_open_files_stay_flat_over_many_slides(tmp_path: Path) -> Non
     before, after = found["third quarter"], found["last quarter"]
     assert after["memory_mb"] <= before["memory_mb"] + 60, "1 MB per slide"
     assert after["files"] <= before["files"] + 2
-    assert after["threads"] <= before["threads"]
+    assert after["threads"] <= before["threads"] + 10, (
+        "those of slides that overlap come and go; one per slide would be 60"
+    )
 
 
 if __name__ == "__main__":
