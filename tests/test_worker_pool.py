@@ -31,7 +31,7 @@ from wsikit.worker import load
 from wsikit.worker_pool import WorkerPool, shared_pool
 
 TASKS_OF_TESTS = '''
-import logging, os, signal, sys, time, warnings
+import ctypes, logging, os, signal, sys, time, warnings
 import numpy as np
 from wsikit.errors import ReadError
 
@@ -67,6 +67,11 @@ def unusual(number):
 
 def slow(number):
     time.sleep(1000 if os.getpid() != int(os.environ["PARENT"]) else 0.01)
+
+def hang(number):
+    """Keeps Python's lock: no other thread of the process can do anything."""
+    if os.getpid() != int(os.environ["PARENT"]):
+        ctypes.PyDLL(None).sleep(600)
 
 def threads(number):
     import cv2
@@ -318,3 +323,13 @@ def test_no_process_outlives_the_one_that_started_it(tasks: ModuleType, tmp_path
     if stop == signal.SIGINT:
         assert "KeyboardInterrupt" in err
         assert "wsikit.worker" not in err, "the worker processes end silently"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by signals of Linux")
+def test_nor_does_one_that_hangs_in_a_library_that_keeps_pythons_lock(tasks: ModuleType, tmp_path: Path) -> None:
+    running, pids = script(tmp_path, "hang")
+    time.sleep(0.5)
+    assert all(is_alive(pid) for pid in pids)
+    running.kill()
+    running.communicate(timeout=30)
+    assert gone(pids)

@@ -33,6 +33,16 @@ def one_line(text: str) -> str:
     return f"{text[: MOST_CHARACTERS - end - 3]} … {text[-end:]}"
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error of a library says, as a part of a sentence: a line of at most 300 characters; its type, if it says
+    nothing.
+
+    >>> reason_of(ValueError("width\n  must be even"))
+    'width must be even'
+    """
+    return one_line(" ".join(str(error).split()))[:300] or type(error).__name__
+
+
 def _shown(letter: str) -> str:
     if letter.isprintable() or letter == "\xa0":
         return letter

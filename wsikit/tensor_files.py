@@ -5,8 +5,11 @@ A network with one such weight gives NaN for every patch, which looks like patch
 
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 AGAIN = "copy it again from its source"
+
+_FEW = 4_000_000
+"""Weights that a network may have beyond those in its files, such as a head that is not used."""
 
 
 def check_whole(path: Path) -> None:
@@ -81,6 +87,56 @@ def read_tensors(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path}: no readable file of weights ({_first_line(error)}); {AGAIN}.") from error
+
+
+@contextmanager
+def no_larger_than(*paths: Path) -> Iterator[None]:
+    """Networks that are built within may have twice as many weights as the files at `paths` hold, and 4 million more.
+
+    For configurations that may ask for any size: the network is refused as soon as one of its weights is made, before
+    memory is written to. Twice, as weights that are shared are stored once.
+
+    Raises
+    ------
+    ModelError
+        The network is larger; or a file is no safetensors though its name says so.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    most, made, own = 2 * sum(map(_held, paths)) + _FEW, 0, threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal made
+        if parameter is None or threading.get_ident() != own:  # the hook is one of all threads
+            return
+        made += parameter.numel()
+        if made > most:
+            raise ModelError(
+                f"{first}: the network of its configuration has more than {made:.3g} weights, many more than there "
+                f"are in this file; {AGAIN}, with its configuration."
+            )
+
+    first = paths[0] if paths else "no file"
+    hook = register_module_parameter_registration_hook(count)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _held(path: Path) -> int:
+    """How many weights a file may hold: those of safetensors are counted by its header, others by its bytes."""
+    if path.suffix != ".safetensors":
+        return path.stat().st_size // 2
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118, it is no dict
+            # of four bits each, two are in one number of eight
+            return sum(math.prod(one.get_shape()) * (2 if one.get_dtype() in ("U8", "I8") else 1) for one in slices)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: damaged or not safetensors ({error}); {AGAIN}.") from error
 
 
 def load_module(module: nn.Module, path: Path) -> None:

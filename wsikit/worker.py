@@ -71,8 +71,10 @@ def _exactly(pipe: BinaryIO, size: int) -> bytes:
     return data
 
 
-def serve() -> None:
-    """Answer requests until the pipe ends."""
+def serve(lifeline: int | None = None) -> None:
+    """Answer requests until the pipe ends. `lifeline`: see `end_with`."""
+    if lifeline is not None:
+        end_with(lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides what Ctrl-C means
     requests, answers = _own_pipes()
     waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -92,6 +94,20 @@ def serve() -> None:
             send(answers, answer)
         except OSError:
             os._exit(0)
+
+
+def end_with(pipe: int) -> None:
+    """The system ends this process when the other end of a pipe is closed, into which nothing is written.
+
+    For the end of the process that asks: the thread that listens cannot notice it while a library that hangs keeps
+    Python's lock. Linux only.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        signal.signal(signal.SIGIO, signal.SIG_DFL)  # ends the process
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -182,11 +198,11 @@ def import_modules(names: Iterable[str]) -> None:
         importlib.import_module(name)
 
 
-def command() -> list[str]:
+def command(lifeline: int | None = None) -> list[str]:
     """The command line of a worker process with the options, warnings and module path of this one."""
     import subprocess
 
     options: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     path = [entry for entry in sys.path if isinstance(entry, str)]
-    code = f"import sys; sys.path[:] = {path!r}; from wsikit.worker import serve; serve()"
+    code = f"import sys; sys.path[:] = {path!r}; from wsikit.worker import serve; serve({lifeline})"
     return [sys.executable, *options, "-c", code]

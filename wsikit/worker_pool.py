@@ -20,7 +20,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from wsikit import worker
 from wsikit.errors import WsikitError
@@ -96,16 +96,26 @@ class WorkerProcess:
         self.ready = False
         """Whether it has loaded what its tasks need."""
         self._using = threading.Lock()
+        self._lifeline: BinaryIO | None = None
         apart: dict[str, Any] = {"start_new_session": True}  # Ctrl-C in a terminal reaches this process only
         if sys.platform == "win32":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        self.process = subprocess.Popen(
-            worker.command(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **(_ONE_THREAD if one_thread else {})},
-            **apart,
-        )
+        theirs: int | None = None
+        if sys.platform == "linux":
+            theirs, own = os.pipe()
+            self._lifeline = os.fdopen(own, "wb")  # closed with this object, or this process
+            apart["pass_fds"] = (theirs,)
+        try:
+            self.process = subprocess.Popen(
+                worker.command(theirs),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **(_ONE_THREAD if one_thread else {})},
+                **apart,
+            )
+        finally:
+            if theirs is not None:
+                os.close(theirs)
 
     def ask(self, work: bytes) -> Answer:
         """Send one request and wait for its answer; PipeError if the process has ended."""
@@ -136,6 +146,8 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self._lifeline is not None:
+            self._lifeline.close()
         if self._using.acquire(timeout=_ENDS_WITHIN_S):
             self.process.stdout.close()
             self._using.release()

@@ -300,6 +300,8 @@ def test_a_slide_that_ended_its_worker_is_tried_again(
     result = run(slides, tmp_path / "out", scheduler=one_cluster.address, model=model_folder, device="cpu")
     assert [row.status for row in result] == [DONE, DONE], result
     assert (tmp_path / "a.flag").exists(), "the worker was ended once"
+    run(slides, tmp_path / "threads", workers=1, model=model_folder, device="cpu")
+    assert_equal(tmp_path / "out", tmp_path / "threads")
 
 
 @pytest.mark.slow

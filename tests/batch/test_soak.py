@@ -86,13 +86,16 @@ def soak(folder: Path, slides: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 5 * SLIDES)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_and_open_files_stay_flat_over_many_slides(tmp_path: Path) -> None:
     found = soak(tmp_path, SLIDES)
     before, after = found["third quarter"], found["last quarter"]
     assert after["memory_mb"] <= before["memory_mb"] + 60, "1 MB per slide"
     assert after["files"] <= before["files"] + 2
-    assert after["threads"] <= before["threads"]
+    assert after["threads"] <= before["threads"] + 10, (
+        "those of slides that overlap come and go; one per slide would be 60"
+    )
 
 
 if __name__ == "__main__":

@@ -77,16 +77,51 @@ stalled.report("a", "pixels", 30, print, may_end=False)
 
 
 @needs_signal
+@pytest.mark.parametrize(("while_reading", "status"), [(True, -getattr(signal, "SIGALRM", 0)), (False, 0)])
+def test_a_library_that_keeps_pythons_lock_is_cut_off_while_it_reads_only(while_reading: bool, status: int) -> None:
+    """No thread of Python can look at the time then."""
+    code = f"""
+import ctypes
+from wsikit.batch import stalled
+stalled.end_process_when_stalled()
+watch = stalled.Watch(print)
+with watch.reading():
+    if {while_reading}:
+        ctypes.PyDLL(None).sleep(600)
+ctypes.PyDLL(None).sleep(2)
+"""
+    environment = {**os.environ, stalled.VARIABLE: f"{1 / 60}"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=environment)
+    assert ended.returncode == status, ended.stderr
+
+
+@needs_signal
+def test_one_slide_that_has_been_read_does_not_end_the_watch_over_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[float] = []
+    monkeypatch.setattr(stalled.signal, "setitimer", lambda which, seconds: timers.append(seconds))
+    first, second = (stalled.Watch(lambda minutes: None, may_end=True) for _ in range(2))
+    with first.reading():
+        with second.reading():
+            pass
+        assert 0 not in timers
+    assert timers[-1] == 0
+
+
+@needs_signal
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a run is started again on Linux")
-def test_a_slide_that_hangs_is_one_failed_row_and_the_others_are_done(tmp_path: Path, model_folder: Path) -> None:
+@pytest.mark.parametrize("how", [-1, -2])
+def test_a_slide_that_hangs_is_one_failed_row_and_the_others_are_done(
+    how: int, tmp_path: Path, model_folder: Path
+) -> None:
+    """Also one that keeps Python's lock."""
     info = tmp_path / "site" / "deadly-0.1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[wsikit.readers]\ndeadly = deadly_reader:DeadlySlide\n")
     slides = [tmp_path / f"{name}.svs" for name in "abc"]
-    for path, how in zip(slides, (0, -1, 0)):
-        path.write_text(f"DEADLY {how}")
+    for path, end in zip(slides, (0, how, 0)):
+        path.write_text(f"DEADLY {end}")
     environment = {
         **os.environ,
         "PYTHONPATH": ":".join([str(tmp_path / "site"), str(TOYS), *filter(None, sys.path)]),
@@ -101,4 +136,4 @@ def test_a_slide_that_hangs_is_one_failed_row_and_the_others_are_done(tmp_path: 
     (error,) = [row.error for row in read_rows(out) if row.slide_id == "b"]
     assert error is not None
     assert "no progress for 0.4 minutes" in error
-    assert "b: no progress for 0.4 minutes" in ended.stdout
+    assert how == -2 or "b: no progress for 0.4 minutes" in ended.stdout

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.json_changes import changed
 from wsikit.encoders import names
 from wsikit.encoders.file_models import TorchScriptModule
 from wsikit.encoders.presets import presets
@@ -213,20 +214,27 @@ def test_a_torchscript_file_with_its_card_is_an_encoder(tmp_path: Path, patches:
     refused(path, "wide")
 
 
-def test_an_onnx_file_with_its_card_is_an_encoder(tmp_path: Path, patches: np.ndarray) -> None:
+def _onnx(path: Path, *, scale: float = 1.0) -> Path:
+    """A file of ONNX and its card: the mean of each channel times `scale`, its only weight."""
     pytest.importorskip("onnxruntime")
     helper: Any = pytest.importorskip("onnx.helper")
-    nodes = [helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)]
     one = 1  # TensorProto.FLOAT
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[2, 3], keepdims=0),
+        helper.make_node("Mul", ["m", "scale"], ["y"]),
+    ]
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("x", one, [2, 3, 32, 32])],
-        [helper.make_tensor_value_info("y", one, [2, 3])],
+        [helper.make_tensor_value_info("y", one, [2, 3])], [helper.make_tensor("scale", one, [1], [scale])],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    path = tmp_path / "mean.onnx"
     path.write_bytes(model.SerializeToString())
     Path(f"{path}.json").write_text(json.dumps({**CARD, "width": 3}))
-    encoder = load_encoder(path, device="cpu")
+    return path
+
+
+def test_an_onnx_file_with_its_card_is_an_encoder(tmp_path: Path, patches: np.ndarray) -> None:
+    encoder = load_encoder(_onnx(tmp_path / "mean.onnx"), device="cpu")
     images = normalised(patches, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     np.testing.assert_allclose(encoder.encode(patches), images.mean(dim=(2, 3)), atol=1e-5)  # 3 patches, batches of 2
 
@@ -355,6 +363,34 @@ def test_spoilt_weights_of_a_folder_are_refused(
         pytest.skip("files of transformers hold more than the part that is used")
     load = lambda: load_encoder(folder, device="cpu")  # noqa: E731
     refuses_spoilt_weights(folder / "model.safetensors", fault_of_weights, load, place=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("library", "place", "size"),
+    [
+        ("timm", ("model_args", "embed_dim"), 1_200_000),
+        ("timm", ("model_args", "depth"), 20_000),
+        ("transformers", ("hidden_size",), 1_200_000),
+        ("transformers", ("num_hidden_layers",), 20_000),
+        ("clip", ("text_config", "vocab_size"), 1_200_000),
+    ],
+)
+def test_a_network_much_larger_than_its_weights_is_refused_before_it_is_built(
+    library: str, place: tuple[str, ...], size: int, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(
+        {"timm": "timm_folder", "transformers": "dinov2_folder"}.get(library, "clip_folder")
+    )
+    path = folder / "config.json"
+    path.write_text(json.dumps(changed(json.loads(path.read_text()), place, size)))
+    refused(folder, "many more than there are in this file")
+
+
+def test_an_onnx_file_with_a_weight_that_is_not_finite_gives_no_features(tmp_path: Path, patches: np.ndarray) -> None:
+    """Its weights are not looked into; its features are."""
+    path = _onnx(tmp_path / "m.onnx", scale=float("nan"))
+    with pytest.raises(ModelError, match="not finite for 3 of 3"):
+        load_encoder(path, device="cpu").encode(patches)
 
 
 def test_a_torchscript_file_with_a_weight_that_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from wsikit.cli.main import main
 from wsikit.errors import ReadError, StoreError, WsikitError
 from wsikit.slides import open_slide
+from wsikit.slides.store import SlideStore
 from wsikit.slides.types import WHITE
 
 _ANSWERS = os.fdopen(os.dup(1), "w")
@@ -103,8 +104,7 @@ def compared(path: str, truth: list[np.ndarray], area: Any) -> dict[str, Any]:
                     found["shape"] = False
                 else:
                     found["changed"] += 1
-                    whitened = blank(seen) & ~blank(expected)
-                    found["white"] += int(whitened.mean() > 0.2)
+                    found["white"] += int(_in_squares(blank(seen) & ~blank(expected)) > 0.2)
     return found
 
 
@@ -114,12 +114,19 @@ def blank(samples: np.ndarray) -> np.ndarray:
     return nothing
 
 
+def _in_squares(where: np.ndarray) -> float:
+    """Share of the squares of 8 px that are full: noise of a decoder has single white pixels."""
+    height, width = (side // 8 * 8 for side in where.shape)
+    squares = where[:height, :width].reshape(height // 8, 8, width // 8, 8).all(axis=(1, 3))
+    return float(squares.mean()) if squares.size else float(where.all())
+
+
 def kept(path: str, store: str) -> dict[str, int]:
     """Tiles of a lossless store next to the slide that it was made of: equal, unreadable in both or in the store
     alone (its tiles can be larger), differing, and readable though the slide is not.
 
     A tile of JPEG whose bytes cannot be kept is encoded again, with the loss of JPEG, and the store records it."""
-    found = {"equal": 0, "unreadable": 0, "differs": 0}
+    found = {"equal": 0, "unreadable": 0, "differs": 0, "unreadable_0": 0}
     with open_slide(path) as slide, open_slide(store) as copy:
         for level, size in enumerate(copy.level_dimensions):
             record = json.loads((Path(store) / str(level) / "zarr.json").read_text())["attributes"]["wsikit"]
@@ -132,8 +139,33 @@ def kept(path: str, store: str) -> dict[str, int]:
                     pair = [_read(one, level, box) for one in (slide, copy)]
                     if pair[1] is None:
                         found["unreadable"] += 1
+                        found["unreadable_0"] += not level
                     else:
                         found["equal" if _alike(*pair, most) else "differs"] += 1
+    return found
+
+
+def patches_differ(store: str) -> int:
+    """Patches that count as readable though a part of them is not, or the reverse; and those with a prediction or a
+    caption though they are not readable. Of tables at the scale of level 0."""
+    found = 0
+    with SlideStore(store) as copy:
+        width, height = copy.dimensions
+        for name in copy.grids():
+            table = copy.patches(name)
+            if not len(table) or any(abs(mpp - table.grid.target_mpp) > 1e-6 for mpp in copy.mpp):
+                continue
+            columns = table.columns()
+            readable = table.read("readable") if "readable" in columns else None
+            for row, (x, y) in enumerate(table.coords.tolist()):
+                box = (x, y, min(table.grid.patch_px, width - x), min(table.grid.patch_px, height - y))
+                is_readable = _read(copy, 0, box) is not None
+                if readable is not None:
+                    found += bool(readable[row]) != is_readable
+                if not is_readable and "probability" in columns:
+                    found += not np.isnan(table.read("probability", slice(row, row + 1))).all()
+                if not is_readable and "caption" in columns:
+                    found += bool(table.read("caption", slice(row, row + 1))[0])
     return found
 
 
@@ -166,6 +198,12 @@ def steps(job: dict[str, Any]) -> dict[str, Any]:
             seen["read"] = {"escaped": f"MemoryError: {error}"}
         except Exception as error:  # readers must raise ReadError
             seen["read"] = {"escaped": f"{type(error).__name__}: {error}"[:300]}
+    for verb, store in job.get("stores", {}).items():
+        answer(step=f"store of {verb}")
+        try:
+            seen[f"kept by {verb}"] = kept(path, store) | {"patches": patches_differ(store)}
+        except (StoreError, WsikitError) as error:
+            seen[f"kept by {verb}"] = {"refused": str(error)}
     if "tile" in job["steps"] and ("read" in seen or "run" in job["steps"]) and not path.rstrip("/").endswith(".zarr"):
         answer(step="tile")
         store = str(work / "tiled.zarr")

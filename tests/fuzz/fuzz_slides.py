@@ -1,12 +1,13 @@
 """Opens damaged slides in a child process, and counts what becomes of them.
 
     fuzz_slides.py FOLDER [--mutants 2000] [--seed 1] [--slides FILE…] [--only WORDS] [--log FILE]
-        [--minutes N]
+        [--minutes N] [--batch N]
 
 Each mutant is a damaged copy of a small valid slide (`made_slides.py`, `--slides`), made by a seed (`mutation.py`), and
 goes through `wsikit info` and reading of all tiles, each fifth also through `wsikit tile`, and each fortieth through
-`wsikit run`. The child has a limit of memory, and is ended when a step takes 30 s of processor time. Prints a table per
-container and codec, and as the last line JSON. Exit status 1 if anything happened that must not.
+`wsikit run`. With `--batch N`, folders of N mutants go through one `wsikit tile` and one `wsikit run` each, so that
+every mutant goes through all. The child has a limit of memory, and is ended when a step takes 30 s of processor time.
+Prints a table per container and codec, and as the last line JSON. Exit status 1 if anything happened that must not.
 
 Mutants are not kept; the log names them by slide and seed, so that `--again NAME SEED` makes one again.
 """
@@ -31,15 +32,30 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import made_slides  # noqa: E402
 import mutation  # noqa: E402
+from batches import carry_out, wrong_with  # noqa: E402
 
 CHILD = Path(__file__).with_name("child.py")
 STEP_SECONDS, WALL_SECONDS = 30, 240
 """Processor time, and wall time on a machine that others use too, of one step."""
 MEMORY_MB, MOST_GROWN_MB = 2048, 1024
 TILE_EACH, RUN_EACH = 5, 40
+VERBS = ("tile", "run")
+STORE = "store"
+"""Begin of the names of stores. They lie in folders of their own: a store next to its slide is passed over."""
 
 REFUSED, EQUAL, UNREADABLE, OTHER, CHANGED = "refused", "equal", "reported", "other shape", "changed"
-MUST_NOT = ("white", "traceback", "crash", "hang", "memory", "store differs", "several lines")
+MUST_NOT = (
+    "white",
+    "traceback",
+    "crash",
+    "hang",
+    "memory",
+    "store differs",
+    "patches differ",
+    "not reported",
+    "several lines",
+    "lost",
+)
 """What must not happen to any mutant, one word each."""
 
 
@@ -138,8 +154,11 @@ def classify(seen: dict[str, Any]) -> tuple[str, list[str]]:
     refusal = seen.get("info", {})
     if refusal.get("status") and len([line for line in refusal["lines"] if line.startswith("wsikit:")]) != 1:
         wrong.append("several lines")
-    if seen.get("kept", {}).get("differs") or "refused" in seen.get("kept", {}):
+    stores = [seen[name] for name in ("kept", *(f"kept by {verb}" for verb in VERBS)) if name in seen]
+    if any(store.get("differs") or "refused" in store for store in stores):
         wrong.append("store differs")
+    if any(store.get("patches") for store in stores):
+        wrong.append("patches differ")
     read = seen.get("read")
     if read is None or "refused" in read or "escaped" in read:
         return REFUSED, wrong
@@ -195,6 +214,93 @@ def fuzz(
     return rows
 
 
+def fuzz_in_batches(
+    folder: Path,
+    sources: dict[str, Path],
+    seeds: Iterable[int],
+    size: int,
+    *,
+    log: Path | None = None,
+    seconds: float = math.inf,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """As `fuzz`, each mutant through `info` and reading, and folders of `size` mutants through one command per verb.
+
+    The second list has what each command took, and what went wrong with it as a whole. The undamaged slides go first:
+    all must be done, and what they take of memory counts for nothing in further folders.
+    """
+    first = next(iter(sources.values()))
+    warm = {"path": str(first), "truth": str(first), "work": str(folder / "warm"), "steps": ["tile"], "warm": True}
+    child, rows, batches, began = Child(MEMORY_MB, warm), [], [], time.monotonic()
+    wanted = [(name, seed) for seed in seeds for name in sources]
+    parts = [[one for one in wanted if one[0].startswith(STORE) == stores] for stores in (False, True)]
+    whole = [(name, None) for name in sources if not name.startswith(STORE)]
+    chunks = [whole, *(part[at : at + size] for part in parts for at in range(0, len(part), size))]
+    least: dict[str, float] = {}
+    try:
+        for number, chunk in enumerate(chunks):
+            if time.monotonic() - began > seconds:
+                break
+            place = folder / f"batch{number}"
+            made = [
+                _made(place / "slides", index, name, sources[name], seed) for index, (name, seed) in enumerate(chunk)
+            ]
+            paths = [path for path, _ in made]
+            done = {verb: carry_out(verb, place / "slides", paths, place / f"{verb}_out") for verb in VERBS}
+            for verb, found in done.items():
+                if found.largest_mb > least.setdefault(verb, found.largest_mb) + MOST_GROWN_MB:
+                    found.wrong.append("memory")
+                took = {"batch": number, "verb": verb, "slides": len(paths), "wrong": found.wrong}
+                took |= {"seconds": round(found.seconds), "largest_mb": round(found.largest_mb)}
+                took |= {"done": sum("store" in slide for slide in found.slides.values())}
+                batches.append(took | ({"said": found.said} if found.wrong else {}))
+            if number == 0:
+                failed = {
+                    path: slide for found in done.values() for path, slide in found.slides.items() if "error" in slide
+                }
+                if failed:
+                    raise SystemExit(f"undamaged slides are not done: {failed}")
+                shutil.rmtree(place)
+                continue
+            for (name, seed), (path, damage) in zip(chunk, made):
+                ends = {verb: found.slides.get(str(path), {}) for verb, found in done.items()}
+                stores = {verb: end["store"] for verb, end in ends.items() if "store" in end}
+                job = {"path": str(path), "truth": str(sources[name]), "work": str(place / "work"), "steps": []}
+                seen = child.ask(job | {"stores": stores})
+                result, wrong = classify(seen)
+                for end in ends.values():
+                    wrong += wrong_with(end)
+                lost_pixels = seen.get("kept by run", {}).get("unreadable_0", 0)  # patches are of level 0
+                if lost_pixels and not ends["run"].get("unreadable"):
+                    wrong.append("not reported")
+                row = {"slide": name, "seed": seed, "area": damage.area, "kind": damage.kind}
+                row |= {"result": result, "wrong": wrong, "ends": {verb: _end(end) for verb, end in ends.items()}}
+                rows.append(row)
+                if log is not None:
+                    with open(log, "a", encoding="utf-8") as file:
+                        file.write(json.dumps(row | {"seen": seen, "ends": ends}) + "\n")
+            if log is not None:
+                with open(log.with_suffix(".batches.jsonl"), "a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(one) + "\n" for one in batches[-2:])
+            shutil.rmtree(place)
+    finally:
+        child.stop()
+    return rows, batches
+
+
+def _made(folder: Path, index: int, name: str, source: Path, seed: int | None) -> tuple[Path, mutation.Damage]:
+    """A mutant of its own name in a folder of its own, as parts of a DICOM series lie together; None: a plain copy."""
+    path = folder / f"{index:05d}" / f"{index:05d}_{source.name}"
+    path.parent.mkdir(parents=True)
+    if seed is not None:
+        return path, mutation.mutate(source, path, seed_of(name, seed))
+    (shutil.copytree if source.is_dir() else shutil.copy)(source, path)
+    return path, mutation.Damage("", "nothing")
+
+
+def _end(end: dict[str, Any]) -> str:
+    return "done" if "store" in end else "refused" if "error" in end else "lost"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """A table per container and codec, in Markdown; "changed" for damage to coded pixels, and to anything else."""
     lines = ["| slide | mutants | refused | equal | reported | other shape | changed: pixels hit | changed: else |"]
@@ -217,6 +323,7 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--log", type=Path)
     parser.add_argument("--minutes", type=float, default=math.inf, help="after these, no further seed is begun")
+    parser.add_argument("--batch", type=int, metavar="N", help="folders of N mutants through one tile and one run each")
     parser.add_argument("--again", nargs=2, metavar=("NAME", "SEED"), help="make one mutant again, and stop")
     given = parser.parse_args()
     sources = {name: made_slides.make(name, given.folder / "made") for name in made_slides.MADE}
@@ -230,9 +337,18 @@ def main() -> int:
     sources = {name: path for name, path in sources.items() if given.only in name}
     began = time.monotonic()
     seeds = range(given.seed, given.seed + -(-given.mutants // len(sources)))
-    rows = fuzz(given.folder, sources, seeds, log=given.log, seconds=60 * given.minutes)
+    batches: list[dict[str, Any]] = []
+    limits: dict[str, Any] = {"log": given.log, "seconds": 60 * given.minutes}
+    if given.batch:
+        rows, batches = fuzz_in_batches(given.folder, sources, seeds, given.batch, **limits)
+    else:
+        rows = fuzz(given.folder, sources, seeds, **limits)
     print(table(rows))
-    wrong = Counter(word for row in rows for word in row["wrong"])
+    for verb in VERBS if batches else ():
+        print(verb, dict(Counter(row["ends"][verb] for row in rows)))
+    for batch in batches:
+        print(json.dumps(batch))
+    wrong = Counter(word for one in (*rows, *batches) for word in one["wrong"])
     said = {"mutants": len(rows), "seconds": round(time.monotonic() - began), "wrong": dict(wrong)}
     print(json.dumps(said | {"results": dict(Counter(row["result"] for row in rows))}))
     return int(bool(wrong))

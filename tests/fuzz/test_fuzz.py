@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 MUTANTS = int(os.environ.get("WSIKIT_MUTANTS", "300"))
-"""docs/reliability.md states the result of a longer run."""
+IN_FOLDERS = int(os.environ.get("WSIKIT_MUTANTS_IN_FOLDERS", "60"))
+"""docs/reliability.md states the result of longer runs."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and times of a child are those of Linux")
 
@@ -28,7 +30,7 @@ def module(name: str) -> ModuleType:
 
 
 fuzz_slides = module("fuzz_slides")
-made_slides, mutation = fuzz_slides.made_slides, fuzz_slides.mutation
+made_slides, mutation, batches = fuzz_slides.made_slides, fuzz_slides.mutation, module("batches")
 
 SLIDES = ("SVS, JPEG", "TIFF, LZW", "OME-TIFF, JPEG", "NDPI, JPEG", "DICOM, JPEG 2000", "store, Zstandard", "PNG")
 
@@ -42,19 +44,22 @@ def test_nothing_that_must_not_happen_happens_to_a_hundred_damaged_slides(tmp_pa
     assert {"refused", "reported", "equal"} <= results, "the damage is of many kinds"
 
 
-@pytest.mark.slow
-def test_nothing_that_must_not_happen_happens_to_slides_of_all_kinds(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(Path(fuzz_slides.__file__)),
-        str(tmp_path),
-        "--mutants",
-        str(MUTANTS),
-        "--seed",
-        "900",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3600 if MUTANTS > 300 else 400)
+def fuzzed(folder: Path, mutants: int, *options: str) -> None:
+    command = [sys.executable, str(Path(fuzz_slides.__file__)), str(folder), "--mutants", str(mutants), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 + 2 * MUTANTS)
+def test_nothing_that_must_not_happen_happens_to_slides_of_all_kinds(tmp_path: Path) -> None:
+    fuzzed(tmp_path, MUTANTS, "--seed", "900")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 + 10 * IN_FOLDERS)
+def test_nothing_that_must_not_happen_happens_to_folders_of_damaged_slides(tmp_path: Path) -> None:
+    fuzzed(tmp_path, IN_FOLDERS, "--seed", "800", "--batch", "150")
 
 
 def test_a_seed_gives_the_same_damage_again(tmp_path: Path) -> None:
@@ -96,6 +101,40 @@ SEEN: dict[str, tuple[dict, tuple[str, list[str]]]] = {
 def test_what_was_seen_is_classified(name: str) -> None:
     seen, expected = SEEN[name]
     assert fuzz_slides.classify(seen) == expected
+
+
+def test_what_tile_says_of_each_slide_of_a_folder_is_found() -> None:
+    paths = [Path(f"in/{name}") for name in ("0/0_a.svs", "1/1_a.zarr", "2/2_a.png", "3/3_a.tiff")]
+    printed = "out/0__0_a.zarr: 4 patches of 0.5um_224px, 1 mm² of tissue\nout/2_a.zarr: 4 patches of x, 1 mm²\n"
+    errors = "pixels: started\nwsikit: in/1/1_a.zarr/0/zarr.json: the file is missing\n"
+    assert batches._of_tile(printed, errors, paths) == {
+        "in/0/0_a.svs": {"store": "out/0__0_a.zarr"},
+        "in/1/1_a.zarr": {"error": "wsikit: in/1/1_a.zarr/0/zarr.json: the file is missing"},
+        "in/2/2_a.png": {"store": "out/2_a.zarr"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("a.svs: the TIFF structure is damaged (TiffFileError: no directory). Copy it again.", []),
+        ("a.svs: unexpected KeyError: 'x'", ["traceback"]),
+        ("wsikit: a.svs: IndexError: list index out of range", ["traceback"]),
+        ("a.svs: the process that worked on it ended by signal 11, SIGSEGV in the stage pixels.", ["crash"]),
+        ("a.svs: no progress for 1 minutes in the stage pixels: it hangs.", ["hang"]),
+        ("one\ntwo", ["several lines"]),
+    ],
+)
+def test_what_is_wrong_with_the_row_of_a_slide_is_named(error: str, expected: list[str]) -> None:
+    assert batches.wrong_with({"error": error}) == expected
+
+
+def test_white_is_a_share_of_full_squares_not_of_single_pixels() -> None:
+    child, where = module("child"), np.zeros((96, 96), bool)
+    where[::2] = True
+    assert child._in_squares(where) == 0
+    where[:, :48] = True
+    assert child._in_squares(where) == 0.5
 
 
 def test_a_child_that_dies_or_does_not_end_is_noticed_and_started_again(tmp_path: Path, monkeypatch) -> None:

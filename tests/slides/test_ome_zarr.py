@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -388,6 +389,30 @@ def test_damage_is_an_error_and_never_pixels(
         (path / "zarr.json").write_text(text)
         with pytest.raises(BrokenSlideError, match="damaged Zarr metadata"):
             open_slide(path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_chunk_of_blosc_that_was_cut_short_or_is_too_long_is_unreadable(
+    tmp_path: Path, pyramid: list[Pixels], zarr_format: int
+) -> None:
+    """Blosc returns what is in memory after the chunk."""
+    path = write(tmp_path / "a.zarr", pyramid, version="0.4" if zarr_format == 2 else "0.5")
+    shutil.rmtree(path / "0")
+    zarr.create_array(
+        path / "0",
+        data=pyramid[0].transpose(2, 0, 1),
+        chunks=(3, 256, 256),
+        compressors=numcodecs.Blosc() if zarr_format == 2 else zarr.codecs.BloscCodec(),
+        zarr_format=zarr_format,
+    )
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_box(0, (0, 0, *SIZE)), pyramid[0])
+    chunk = path / "0" / ("0.0.1" if zarr_format == 2 else "c/0/0/1")
+    whole = chunk.read_bytes()
+    for damaged in (whole[:-50], whole[:20], whole[:7], whole + b"x"):
+        chunk.write_bytes(damaged)
+        with open_slide(path) as slide, pytest.raises(ReadError, match="level 0, x=256 y=0"):
+            slide.read_box(0, (280, 10, 10, 10))
 
 
 def test_metadata_that_do_not_fit_the_arrays(tmp_path: Path, pyramid: list[Pixels]) -> None:

@@ -15,6 +15,7 @@ import openslide
 import pytest
 import tifffile
 
+from wsikit.errors import BrokenSlideError
 from wsikit.slides import jpeg, open_slide
 from wsikit.slides.formats.tiff import agreement
 from wsikit.slides.registry import choose_reader
@@ -138,6 +139,26 @@ def test_an_scn_is_read_in_openslides_frame_and_states_why_its_tiles_are_not_kep
         found = slide.read_box(0, (100, 60, 640, 480)).astype(int)
         assert np.abs(found - area).mean() < 1
         assert (slide.read_box(0, (0, 0, 100, 60)) == 255).all()
+
+
+@pytest.mark.parametrize(("directory", "tag", "size"), [(1, 256, 320), (1, 257, 496), (2, 257, 64)])
+def test_an_scn_whose_level_is_smaller_or_larger_than_its_metadata_state_is_refused(
+    tmp_path, reduced, directory, tag, size
+):
+    """OpenSlide would show the rest of a smaller one as white, like glass that was not scanned."""
+    path = files.write_scn(tmp_path / "slide.scn", [reduced])
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[directory].tags[tag].overwrite(size)
+    with pytest.raises(BrokenSlideError, match=f"directory {directory} has .*{size}.* px, where the metadata"):
+        open_slide(path)
+
+
+def test_an_scn_whose_macro_has_another_size_is_read(tmp_path, reduced):
+    path = files.write_scn(tmp_path / "slide.scn", [reduced])
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags[257].overwrite(100)
+    with open_slide(path) as slide:
+        assert slide.dimensions == (2000, 1600)
 
 
 @pytest.mark.parametrize(("write", "vendor"), [(files.write_bif, "ventana"), (files.write_trestle, "trestle")])

@@ -253,6 +253,29 @@ def test_label_and_macro_are_stored_only_on_request(slides_dir: Path, tmp_path: 
     assert image.shape[0] == 3
 
 
+def test_a_damaged_thumbnail_is_left_out_and_the_slide_is_tiled(
+    tmp_path: Path, pixels: npt.NDArray[np.uint8], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, (height, width) = tmp_path / "a.svs", pixels.shape[:2]
+    about = f"Aperio Image Library v11.2.1\n{width}x{height} [0,0 {width}x{height}] (64x64) JPEG/RGB Q=70|MPP = 0.5"
+    common = {"photometric": "rgb", "metadata": None, "compression": "jpeg"}
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pixels, description=about, tile=(64, 64), **common)
+        small = np.ascontiguousarray(pixels[::8, ::8])
+        writer.write(small, description=f"{about} -> {small.shape[1]}x{small.shape[0]} - |", rowsperstrip=16, **common)
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages[1].aspage().dataoffsets[0]
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(bytes(40))
+    with open_slide(path) as slide:
+        assert slide.info.associated == ("thumbnail",)
+    store = tile(path, tmp_path / "a.zarr", executor=Executor(workers=1))
+    assert store.info.associated == ()
+    assert "its thumbnail is left out of the store" in caplog.text
+    assert verify(store, source=path).problems == ()
+
+
 # ---- portable
 
 

@@ -103,6 +103,13 @@ def test_a_slide_without_any_readable_pixel_is_an_error(painted: tuple[Image, Ma
         tissue_mask(PaintedSlide(painted[0], broken=(0, 0, 4000, 3000)))
 
 
+def test_a_slide_whose_first_rows_are_unreadable_is_read_below_them(painted: tuple[Image, Mask]) -> None:
+    """The first blocks have thousands of unreadable parts, more than are tried on a slide with nothing readable."""
+    _, unreadable = read_overview(PaintedSlide(painted[0], broken=(0, 0, 4000, 2048)), 8.0)
+    assert unreadable[:512].all()
+    assert not unreadable[512:].any()
+
+
 def test_the_part_of_the_last_pixel_beyond_the_slide_is_not_mistaken_for_signal() -> None:
     """Beyond a slide it is white; on a dark field a sliver of it would glow along the edge."""
     dark = np.random.default_rng(0).poisson(4, (501, 701, 3)).astype(np.uint8)

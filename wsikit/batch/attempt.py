@@ -189,7 +189,8 @@ class _Watched:
         self.where: Where = "workers"
         """The resource that the slide holds."""
         self._watch = stalled.Watch(
-            lambda after: stalled.report(slide_id, self._name, after, job.note, may_end=job.may_end_process)
+            lambda after: stalled.report(slide_id, self._name, after, job.note, may_end=job.may_end_process),
+            may_end=job.may_end_process,
         )
 
     @property

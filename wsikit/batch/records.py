@@ -74,7 +74,7 @@ class SlideRow:
     n_patches: int | None = None
     tissue_mm2: float | None = None
     unreadable_fraction: float | None = None
-    """Fraction of unreadable patches, 0–1; unreadable tiles of the stored pixels and of the tissue search count too."""
+    """Fraction of unreadable patches, 0–1; where there are no patches, of the area that was searched for tissue."""
     mpp_x: float | None = None
     mpp_y: float | None = None
     mpp_source: str | None = None

@@ -3,6 +3,7 @@
 Watched are the stages that read the slide; a model or a captioner may think for long. A slide that stalls is named.
 Where this process was started by wsikit, it ends itself by `SIGNAL`: a process that hangs in C cannot be interrupted
 otherwise. Its slides are then done as those of a process that crashed (`wsikit.batch.begun`, `wsikit.batch.apart`).
+A library that keeps Python's lock stops the thread that watches, too: then a timer of the system ends the process.
 """
 
 from __future__ import annotations
@@ -26,6 +27,33 @@ SIGNAL = getattr(signal, "SIGALRM", None)
 _ends_itself = False
 
 
+class _Alarm:
+    """Ends this process by `SIGNAL` unless it is put off in time; one for all slides that are read."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+
+    def begin(self, seconds: float) -> None:
+        with self._lock:
+            self._users += 1
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def put_off(self, seconds: float) -> None:
+        """No change after the last `end`."""
+        with self._lock:
+            if self._users:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+_alarm = _Alarm()
+
+
 def minutes() -> float:
     """Minutes without progress after which a slide counts as stalled; 0: never."""
     try:
@@ -41,10 +69,13 @@ def end_process_when_stalled() -> None:
 
 
 class Watch:
-    """Calls `on_stall` once, with the number of minutes, when there was no `beat` for that long within `reading`."""
+    """Calls `on_stall` once, with the number of minutes, when there was no `beat` for that long within `reading`.
 
-    def __init__(self, on_stall: Callable[[float], None]) -> None:
-        self._on_stall = on_stall
+    `may_end`: this process may be ended by `SIGNAL` if it cannot even do that.
+    """
+
+    def __init__(self, on_stall: Callable[[float], None], *, may_end: bool = False) -> None:
+        self._on_stall, self._may_end = on_stall, may_end
         self._minutes = minutes()
         self._last = time.monotonic()
 
@@ -59,17 +90,22 @@ class Watch:
             yield
             return
         self.beat()
+        limit, has_alarm = 60 * self._minutes, SIGNAL is not None and (self._may_end or _ends_itself)
         ended = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(ended,), name="wsikit-stalled", daemon=True)
+        thread = threading.Thread(target=self._watch, args=(ended, limit), name="wsikit-stalled", daemon=True)
+        if has_alarm:
+            _alarm.begin(limit)
         thread.start()
         try:
             yield
         finally:
             ended.set()
+            if has_alarm:
+                _alarm.end()
 
-    def _watch(self, ended: threading.Event) -> None:
-        limit = 60 * self._minutes
+    def _watch(self, ended: threading.Event, limit: float) -> None:
         while not ended.wait(min(5.0, limit / 4)):
+            _alarm.put_off(limit)
             if time.monotonic() - self._last > limit:
                 self._on_stall(self._minutes)
                 return

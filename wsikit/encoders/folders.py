@@ -10,11 +10,23 @@ from wsikit.encoders.configs import CLIP_TYPES, POOLED, PREFIX_TOKENS
 from wsikit.encoders.names import HUB_FILES, OPEN_CLIP_FILES, TIMM_FILES, name_of, source_of, timm_options
 from wsikit.encoders.recipe import Kind, Pooling, Recipe
 from wsikit.encoders.transform import Transform
-from wsikit.errors import ModelError
+from wsikit.errors import ModelError, WsikitError, reason_of
 
 
 def of_folder(folder: Path, pooling: Pooling | None) -> Recipe:
     """As `wsikit.encoders.names.folder_recipe`."""
+    try:
+        return _of_folder(folder, pooling)
+    except WsikitError:
+        raise
+    except Exception as error:  # an entry of its configuration of another type, at any depth
+        raise ModelError(
+            f"{folder}: its configuration cannot be used ({type(error).__name__}: {reason_of(error)}). Copy the "
+            "folder again from its source."
+        ) from error
+
+
+def _of_folder(folder: Path, pooling: Pooling | None) -> Recipe:
     if (folder / "open_clip_config.json").is_file() and weights.weights_in(folder, OPEN_CLIP_FILES):
         return _open_clip(folder, pooling)
     held = configs.read_json(folder / "config.json")

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from wsikit.encoders.configs import read_json
 from wsikit.encoders.recipe import Recipe
-from wsikit.errors import ModelError, RequestError
-from wsikit.tensor_files import check_finite
+from wsikit.errors import ModelError, RequestError, WsikitError, reason_of
+from wsikit.tensor_files import check_finite, no_larger_than
 
 CONFIG = "open_clip_config.json"
 
@@ -79,12 +79,14 @@ def build(recipe: Recipe) -> nn.Module:
                 "such models are not supported."
             )
     try:
-        body = open_clip.create_model(
-            f"local-dir:{recipe.folder}", pretrained=None, load_weights=True, device="cpu", precision="fp32"
-        )
+        with no_larger_than(*recipe.weights):
+            body = open_clip.create_model(
+                f"local-dir:{recipe.folder}", pretrained=None, load_weights=True, device="cpu", precision="fp32"
+            )
         tokenizer = open_clip.get_tokenizer(f"local-dir:{recipe.folder}")
-    except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{recipe.folder}: open_clip cannot load it ({reason}).") from error
+    except WsikitError:
+        raise
+    except Exception as error:  # libraries check settings as they like, by errors of every type
+        raise ModelError(f"{recipe.folder}: open_clip cannot load it ({reason_of(error)}).") from error
     check_finite(body.state_dict(), recipe.folder)
     return OpenClipModule(body, tokenizer)

@@ -16,7 +16,8 @@ from wsikit.encoders.configs import timm_transform
 from wsikit.encoders.pooling import pooled
 from wsikit.encoders.recipe import Pooling, Recipe
 from wsikit.encoders.transform import Transform
-from wsikit.errors import ModelError
+from wsikit.errors import ModelError, WsikitError, reason_of
+from wsikit.tensor_files import no_larger_than
 
 
 class TimmModule(nn.Module):
@@ -57,10 +58,12 @@ def build_body(architecture: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         with randomness.undrawn():
             body: nn.Module = timm.create_model(architecture, pretrained=False, **{**named, "num_classes": 0})
-    except (TypeError, RuntimeError, AssertionError, ValueError) as error:
+    except WsikitError:
+        raise
+    except Exception as error:  # timm checks settings as it likes, by errors of every type
         raise ModelError(
             f"encoder {architecture!r}: timm {timm.__version__} cannot build it with {dict(options)} "
-            f"({type(error).__name__}: {error})."
+            f"({type(error).__name__}: {reason_of(error)})."
         ) from error
     return body
 
@@ -73,7 +76,8 @@ def build(recipe: Recipe) -> nn.Module:
     ModelError
         timm cannot build it, it does not give the pooling, or the weights do not fit.
     """
-    body = build_body(recipe.architecture, recipe.options)
+    with no_larger_than(*recipe.weights) if recipe.weights else contextlib.nullcontext():
+        body = build_body(recipe.architecture, recipe.options)
     if recipe.pooling != "model" and not hasattr(body, "num_prefix_tokens"):
         raise ModelError(f"encoder {recipe.name!r}: has no tokens, so no pooling {recipe.pooling!r}; leave it out.")
     if "cls" in recipe.pooling and getattr(body, "cls_token", None) is None:

@@ -15,8 +15,8 @@ from wsikit.encoders import randomness
 from wsikit.encoders.configs import PREFIX_TOKENS, read_json
 from wsikit.encoders.pooling import pooled
 from wsikit.encoders.recipe import Pooling, Recipe
-from wsikit.errors import ModelError, RequestError
-from wsikit.tensor_files import check_finite
+from wsikit.errors import ModelError, RequestError, WsikitError, reason_of
+from wsikit.tensor_files import check_finite, no_larger_than
 
 IGNORED = ("pooler.", "classifier.", "head.", "mask_token", "embeddings.mask_token")
 """Beginnings of names that a file may lack or hold in excess: heads that features do not use."""
@@ -114,8 +114,8 @@ def config_of(model_type: str, options: Mapping[str, Any]) -> Any:
 
     try:
         return AutoConfig.for_model(model_type, **options)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"model type {model_type!r}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # libraries check settings as they like, by errors of every type
+        raise ModelError(f"model type {model_type!r}: {reason_of(error)}") from error
 
 
 def empty_body(config: Any) -> nn.Module:
@@ -125,8 +125,8 @@ def empty_body(config: Any) -> nn.Module:
     try:
         with randomness.undrawn():
             body: nn.Module = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"model type {config.model_type!r}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # as above
+        raise ModelError(f"model type {config.model_type!r}: {reason_of(error)}") from error
     return body
 
 
@@ -145,7 +145,7 @@ def _body(recipe: Recipe) -> nn.Module:
             _agree(recipe.options, folder)
         else:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with _quiet():
+        with _quiet(), no_larger_than(*recipe.weights):
             body, found = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -155,10 +155,10 @@ def _body(recipe: Recipe) -> nn.Module:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"{folder}: transformers cannot load it ({(str(error).strip() or type(error).__name__).splitlines()[0]})."
-        ) from error
+    except WsikitError:
+        raise
+    except Exception as error:  # as above
+        raise ModelError(f"{folder}: transformers cannot load it ({reason_of(error)}).") from error
     used = IGNORED if recipe.pooling != "pooler" else tuple(name for name in IGNORED if name != "pooler.")
     missing = [name for name in found["missing_keys"] if not name.startswith(used)]
     if missing or found.get("mismatched_keys"):
@@ -194,9 +194,10 @@ def _tokenizer(folder: Path | None) -> Any:
     untyped: Any = AutoTokenizer
     try:
         return untyped.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{folder}: no tokenizer of transformers in it, which texts need ({reason}).") from error
+    except Exception as error:  # as above
+        raise ModelError(
+            f"{folder}: no tokenizer of transformers in it, which texts need ({reason_of(error)})."
+        ) from error
 
 
 def _projected(found: Any) -> Tensor:

@@ -12,6 +12,7 @@ from wsikit.encoders.protocol import EncoderInfo, StoredInput
 from wsikit.errors import ModelError
 from wsikit.models.config import (
     CONFIG_FILE,
+    MAX_PATCH_PX,
     OOD_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
@@ -36,7 +37,7 @@ class AflocConfig(BaseModel):
     version: str
     mpp: float = Field(gt=0)
     """µm/px of the patches."""
-    patch_px: int = Field(gt=0)
+    patch_px: int = Field(gt=0, le=MAX_PATCH_PX)
     """Side of a patch in pixels at `mpp`."""
     stain: str
     captioner: str

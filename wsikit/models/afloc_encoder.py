@@ -40,7 +40,7 @@ def load_afloc(folder: str | Path) -> AFLoc:
     folder = Path(folder)
     config = read_afloc_config(folder)
     tokenizer = CaptionTokenizer.load(folder, max_tokens=config.text_max_tokens)
-    with building(folder / CONFIG_FILE):
+    with building(folder / CONFIG_FILE, folder / WEIGHTS_FILE):
         model = AFLoc(config, tokenizer)
     load_module(model, folder / WEIGHTS_FILE)
     if isinstance(model.image, ImageEncoder) and model.image.width != config.image_width:

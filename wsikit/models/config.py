@@ -31,6 +31,9 @@ TOKENIZER_FILE = "tokenizer.json"
 OOD_FILE = "novelty.safetensors"
 DEFAULT_MODEL = "phantom-mmlnb"
 
+MAX_PATCH_PX = 4096
+"""Side of the patches of a model: a network is tried on one patch when it is loaded, a larger one takes gigabytes."""
+
 _ZOO = Path(__file__).parent / "zoo"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _IF_USED = ("context", "numbers", "field_um", "revision", "field", "prior", "balanced")
@@ -162,7 +165,7 @@ class ModelConfig(_Strict):
     """Codes of the classes that do not vote, such as other tissue."""
     mpp: float = Field(gt=0)
     """µm/px of the patches."""
-    patch_px: int = Field(gt=0)
+    patch_px: int = Field(gt=0, le=MAX_PATCH_PX)
     """Side of a patch in pixels at `mpp`."""
     stain: str
     captioner: str

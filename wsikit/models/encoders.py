@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from wsikit.encoders.loading import fill
-from wsikit.errors import ModelError
+from wsikit.errors import ModelError, WsikitError, reason_of
 from wsikit.models.config import ImageEncoderConfig, TextEncoderConfig
 from wsikit.models.plain import Bert, ResNet10T, plain_image_body, plain_text_body
 from wsikit.plugins import load_plugin, plugin_names
-from wsikit.tensor_files import read_safetensors
+from wsikit.tensor_files import no_larger_than, read_safetensors
 
 
 class ImageEncoder(nn.Module):
@@ -183,9 +183,10 @@ class TextEncoder(nn.Module):
         try:
             settings = AutoConfig.for_model(config.model_type, **config.options)
             self.body = AutoModel.from_config(settings, trust_remote_code=False)  # type: ignore[no-untyped-call]
-        except (ValueError, TypeError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"text encoder {config.model_type!r}: {reason}") from error
+        except WsikitError:
+            raise
+        except Exception as error:  # libraries check settings as they like, by errors of every type
+            raise ModelError(f"text encoder {config.model_type!r}: {reason_of(error)}") from error
         self.width = int(settings.hidden_size)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -219,12 +220,16 @@ class TextEncoder(nn.Module):
         from transformers import AutoModel
 
         try:
-            body, found = AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"{folder}: does not hold this text encoder as safetensors ({reason}).") from error
+            with no_larger_than(*sorted(Path(folder).glob("*.safetensors"))):
+                body, found = AutoModel.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+                )
+        except WsikitError:
+            raise
+        except Exception as error:  # as above
+            raise ModelError(
+                f"{folder}: does not hold this text encoder as safetensors ({reason_of(error)})."
+            ) from error
         missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
         if missing:  # the library would draw them; a pooler is often not published, and is learned here
             raise ModelError(
@@ -245,9 +250,7 @@ def text_config_of(folder: Path) -> TextEncoderConfig:
 
     try:
         options = AutoConfig.from_pretrained(folder, local_files_only=True).to_diff_dict()
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder}: no configuration of a transformers model ({str(error).splitlines()[0]})."
-        ) from error
+    except Exception as error:  # as above
+        raise ModelError(f"{folder}: no configuration of a transformers model ({reason_of(error)}).") from error
     options.pop("transformers_version", None)
     return TextEncoderConfig(model_type=options.pop("model_type"), options=options)

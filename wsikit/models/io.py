@@ -74,7 +74,7 @@ def load_model(name_or_dir: str | Path = DEFAULT_MODEL) -> MMLNB:
     folder = find_model(name_or_dir)
     config = read_config(folder)
     tokenizer = CaptionTokenizer.load(folder, max_tokens=config.text_max_tokens)
-    with building(folder / CONFIG_FILE):
+    with building(folder / CONFIG_FILE, folder / WEIGHTS_FILE):
         model = MMLNB(config, tokenizer, plain=True)
     load_module(model, folder / WEIGHTS_FILE)
     if (folder / OOD_FILE).is_file():

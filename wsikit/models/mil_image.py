@@ -29,7 +29,7 @@ def load_image_encoder(folder: Path, config: MilConfig, *, device: str = "auto")
         If the weights are damaged, or not those of the encoder in the configuration.
     """
     assert config.image is not None
-    with building(folder / CONFIG_FILE):
+    with building(folder / CONFIG_FILE, folder / IMAGE_WEIGHTS):
         encoder = ImageEncoder(config.image, patch_px=config.patch_px, plain=True)
     load_module(encoder, folder / IMAGE_WEIGHTS)
     return encode_by(encoder, device=device)

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wsikit.errors import ModelError, WsikitError, one_line
-from wsikit.models.config import CARD_FILE, CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE
+from wsikit.errors import ModelError, WsikitError, reason_of
+from wsikit.models.config import CARD_FILE, CONFIG_FILE, MAX_PATCH_PX, METRICS_FILE, WEIGHTS_FILE
 from wsikit.models.protocol import FeatureSource
-from wsikit.tensor_files import check_whole
+from wsikit.tensor_files import check_whole, no_larger_than
 
 
 class Strict(BaseModel):
@@ -67,7 +67,7 @@ class Described(Strict):
     """One "#rrggbb" per class."""
     mpp: float = Field(gt=0)
     """µm/px of the patches."""
-    patch_px: int = Field(gt=0)
+    patch_px: int = Field(gt=0, le=MAX_PATCH_PX)
     """Side of a patch in pixels at `mpp`."""
     stain: str
     notice: str = Field(min_length=1)
@@ -140,16 +140,18 @@ def weights_of(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def building(path: Path) -> Iterator[None]:
-    """Any error of a library on the sizes of a network in the configuration at `path`, as one ModelError."""
+def building(path: Path, weights: Path) -> Iterator[None]:
+    """Any error of a library on the sizes of a network in the configuration at `path`, as one ModelError; also where
+    it would be much larger than the file of its `weights`."""
     try:
-        yield
+        with no_larger_than(weights):
+            yield
     except WsikitError:
         raise
     except Exception as error:  # libraries check sizes as they like, by errors of every type
         raise ModelError(
-            f"{path}: no network can be built with these settings ({type(error).__name__}: "
-            f"{one_line(str(error))[:300]}); copy the model's folder again."
+            f"{path}: no network can be built with these settings ({type(error).__name__}: {reason_of(error)}); "
+            "copy the model's folder again."
         ) from error
 
 

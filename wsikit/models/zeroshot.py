@@ -21,6 +21,7 @@ from wsikit.encoders.concepts import CONCEPTS, TEMPLATES, lookup
 from wsikit.encoders.prompts import PromptSet, check_templates, is_negated, prompts_of
 from wsikit.encoders.protocol import TextImageEncoder
 from wsikit.errors import ModelError, RequestError
+from wsikit.models.config import MAX_PATCH_PX
 from wsikit.models.protocol import PROBABILITY, Columns, ModelInfo, PatchModel
 from wsikit.models.text_encoders import DEFAULT_TEXT_ENCODER, LazyTextEncoder, places_of
 from wsikit.models.text_scores import Floats, probabilities, similarities
@@ -69,7 +70,7 @@ class ZeroShotConfig(_Strict):
     """Of the softmax over cosines; None: the encoder's own. Below: more certain."""
     mpp: float | None = Field(None, gt=0)
     """µm/px of the patches; None: the encoder's."""
-    patch_px: int | None = Field(None, ge=8)
+    patch_px: int | None = Field(None, ge=8, le=MAX_PATCH_PX)
     stain: str = "H&E"
     captioner: str = "morphometry"
     notice: str = _NOTICE

@@ -51,11 +51,16 @@ def decode_planes(chunk: bytes, form: LevelFormat) -> npt.NDArray[np.generic]:
     return planes.astype(form.dtype, copy=False)
 
 
+def check_blosc(head: bytes, size: int) -> None:
+    """ValueError if a Blosc chunk of `size` bytes that begins with `head`, 16 bytes or more, has another size than it
+    states. Blosc itself does not look: it reads what is in memory after a chunk that was cut short."""
+    stated = int.from_bytes(head[_BLOSC_BYTES], "little")
+    if stated != size:
+        raise ValueError(f"a Blosc chunk of {size} bytes, where its header states {stated}")
+
+
 def _decompressed(chunk: bytes, form: LevelFormat) -> bytes:
     if form.codec != "zstd":
         return bytes(imagecodecs.zstd_decode(chunk))
-    stated = int.from_bytes(chunk[_BLOSC_BYTES], "little")
-    if stated != len(chunk):
-        # Blosc itself does not look: it reads what is in memory after a chunk that was cut short
-        raise ValueError(f"a Blosc chunk of {len(chunk)} bytes, where its header states {stated}")
+    check_blosc(chunk[: _BLOSC_BYTES.stop], len(chunk))
     return bytes(imagecodecs.blosc_decode(chunk))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsikit.errors import ReadError
 from wsikit.slides.base import Slide
 from wsikit.slides.store import SlideStore
 from wsikit.slides.types import Channel
@@ -34,6 +36,8 @@ from wsikit.tiling.encode import encode
 from wsikit.tiling.jpeg_headers import read_header
 from wsikit.tiling.plan import PORTABLE_CODEC, ImageParameters, LevelPlan
 from wsikit.tiling.shard import ShardResult
+
+_log = logging.getLogger(__name__)
 
 _PICTURE_QUALITY = 90
 _YCBCR_444 = {"encoded_color_space": "ycbcr", "subsampling": [[1, 1], [1, 1], [1, 1]]}
@@ -256,9 +260,15 @@ def kept_pictures(slide: Slide, parameters: ImageParameters) -> list[str]:
 def write_associated(
     slide: Slide, folder: Path, names: Sequence[str], parameters: ImageParameters, flushing: Flushing
 ) -> None:
-    """Write some associated images of a slide, each as an NGFF image."""
+    """Write some associated images of a slide, each as an NGFF image. One that is damaged is left out: the slide itself
+    does not need it."""
     for name in names:
-        _write_picture(folder / "associated" / name, name, slide.associated(name), parameters, flushing)
+        try:
+            pixels = slide.associated(name)
+        except ReadError as error:
+            _log.warning("%s: its %s is left out of the store (%s)", slide.path, name, error)
+            continue
+        _write_picture(folder / "associated" / name, name, pixels, parameters, flushing)
     _write_json(folder / "associated" / "zarr.json", ngff.group({}), flushing)
 
 

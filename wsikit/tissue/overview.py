@@ -6,6 +6,7 @@ Blocks are in overview pixels; the memory per block is bounded in pixels of the 
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,10 +43,11 @@ def read_overview(slide: Slide, mpp: float) -> tuple[npt.NDArray[np.uint8], npt.
     width, height = (max(1, math.ceil(n / s - 1e-6)) for n, s in zip(slide.dimensions, scale))
     rgb = np.full((height, width, 3), 255, np.uint8)
     unreadable = np.zeros((height, width), bool)
-    n_read, todo = 0, _blocks(width, height, _block_side(slide, mpp))
-    n_failed = 0
+    # halves of a block wait until all blocks were tried: one with nothing readable must not use up all failures
+    todo = deque(_blocks(width, height, _block_side(slide, mpp)))
+    n_read = n_failed = 0
     while todo:
-        x, y, w, h = todo.pop()
+        x, y, w, h = todo.popleft()
         try:
             rgb[y : y + h, x : x + w] = slide.read_region(x * scale[0], y * scale[1], w, h, mpp=mpp)
             n_read += 1
@@ -85,9 +87,9 @@ def _block_side(slide: Slide, mpp: float) -> int:
 
 
 def _blocks(width: int, height: int, side: int) -> list[tuple[int, int, int, int]]:
-    """(x, y, w, h) of blocks that cover the overview, last one first: the list is processed from its end."""
+    """(x, y, w, h) of blocks that cover the overview."""
     places = [(x, y) for y in range(0, height, side) for x in range(0, width, side)]
-    return [(x, y, min(side, width - x), min(side, height - y)) for x, y in reversed(places)]
+    return [(x, y, min(side, width - x), min(side, height - y)) for x, y in places]
 
 
 def _halves(x: int, y: int, w: int, h: int) -> list[tuple[int, int, int, int]]:

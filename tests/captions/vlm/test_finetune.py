@@ -115,6 +115,16 @@ def test_an_adapter_with_spoilt_weights_is_refused(
     refuses_spoilt_weights(adapter / ADAPTER_WEIGHTS, fault_of_weights, load, place=str(adapter))
 
 
+def test_an_adapter_much_larger_than_its_weights_is_refused_before_it_is_built(
+    tiny_folder: Path, trained: tuple[Path, dict], tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(trained[0] / "adapter", tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 10**6}))
+    with pytest.raises(ModelError, match="many more than there are in this file"):
+        load_vlm(tiny_folder, adapter=adapter, device="cpu")
+
+
 def test_words_that_name_the_diagnosis_never_become_targets(make_table: Make) -> None:
     table = make_table(12, captions=("Poorly differentiated, abundant blood (PD).", "No blood.", "Scant neuropil."))
     material = prepare(table)

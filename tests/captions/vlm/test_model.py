@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 from wsikit.captions.base import Captioner
 from wsikit.captions.vlm import Sampling, load_vlm
-from wsikit.errors import RequestError
+from wsikit.errors import ModelError, RequestError
 from wsikit.testing.captioners import check_captioner, sample_patches
 
 Pictures = npt.NDArray[np.uint8]
@@ -119,6 +120,29 @@ def test_a_prompt_on_several_images_holds_all_of_them(tiny_folder: Path, picture
     two = captioner.chat.inputs_of_calls([list(pictures[:2]), list(pictures[2:4])])
     per_image = int((one["input_ids"] == captioner.model.config.image_token_id).sum())
     assert (two["input_ids"] == captioner.model.config.image_token_id).sum(dim=1).tolist() == [2 * per_image] * 2
+
+
+@pytest.mark.parametrize("entry", ["hidden_size", "intermediate_size", "vocab_size"])
+def test_a_model_much_larger_than_its_weights_is_refused_before_it_is_built(
+    tiny_folder: Path, tmp_path: Path, entry: str
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (config.get("text_config") or config)[entry] *= 2**16
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="many more than there are in this file"):
+        load_vlm(folder, device="cpu")
+
+
+def test_a_configuration_that_contradicts_itself_is_refused_in_one_line(tiny_folder: Path, tmp_path: Path) -> None:
+    """transformers raises an error of a type of its own for it."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (config.get("text_config") or config)["num_hidden_layers"] += 5
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="num_hidden_layers") as found:
+        load_vlm(folder, device="cpu")
+    assert "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize("fault", ["nan", "inf", "missing", "shape"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -180,6 +181,17 @@ def test_a_model_with_spoilt_weights_is_refused(
     for fault in ("nan", "inf", "unknown", "missing", "shape"):
         folder = shutil.copytree(whole, tmp_path / fault)
         refuses_spoilt_weights(folder / "model.safetensors", fault, partial(load_umeml, folder), place=str(folder))
+
+
+def test_a_model_much_larger_than_its_weights_is_refused_before_it_is_built(
+    cohort: Part, small: UmemlSettings, tmp_path: Path
+) -> None:
+    folder = save_umeml(fit(cohort, settings_with(small, epochs=1)), tmp_path / "model")
+    record = json.loads((folder / "config.json").read_text())
+    record["network"]["width"] *= 2**16
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ModelError, match="many more than there are in this file"):
+        load_umeml(folder)
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"architecture": "umeml-cohort", "format": 1}', "[" * 100_000, '"x"'])

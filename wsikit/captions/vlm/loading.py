@@ -16,8 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging as hf_logging
 
 from wsikit.captions.vlm.files import ADAPTER_WEIGHTS, Adapter
-from wsikit.errors import ModelError, RequestError
-from wsikit.tensor_files import check_finite, read_safetensors
+from wsikit.errors import ModelError, RequestError, WsikitError, reason_of
+from wsikit.tensor_files import check_finite, no_larger_than, read_safetensors
 
 Quantize = Literal["4bit"]
 _UNTYPED_PROCESSOR: Any = AutoProcessor  # transformers has no types for it
@@ -85,7 +85,7 @@ def load_base(folder: Path, place: Place, *, quantize: Quantize | None = None) -
     found: Any
     try:
         processor = _UNTYPED_PROCESSOR.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with _no_progress_bar():
+        with _no_progress_bar(), no_larger_than(*sorted(folder.glob("*.safetensors"))):
             model, found = _UNTYPED_MODEL.from_pretrained(
                 folder,
                 dtype=place.dtype,
@@ -94,7 +94,9 @@ def load_base(folder: Path, place: Place, *, quantize: Quantize | None = None) -
                 ignore_mismatched_sizes=True,  # refused below, by name
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except WsikitError:
+        raise
+    except Exception as error:  # libraries check settings as they like, by errors of every type
         raise ModelError(
             f"{folder}: could not be loaded ({_first_line(error)}). Copy the complete folder again."
         ) from error
@@ -138,7 +140,8 @@ def attach(model: Any, adapter: Adapter, *, base_fingerprint: str, merge: bool =
     tensors = read_safetensors(weights)
     check_finite(tensors, weights)
     try:
-        whole = PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=False)
+        with no_larger_than(weights):
+            whole = PeftModel.from_pretrained(model, str(adapter.folder), is_trainable=False)
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"{adapter.folder}: does not fit this model ({_first_line(error)}). Pass the base it was trained on."
@@ -155,10 +158,10 @@ def attach(model: Any, adapter: Adapter, *, base_fingerprint: str, merge: bool =
 def _read_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # libraries check settings as they like, by errors of every type
         raise ModelError(
             f"{folder}: transformers does not support this config.json without the model's own code "
-            f"({_first_line(error)}). Use another model, or a newer version of transformers."
+            f"({reason_of(error)}). Use another model, or a newer version of transformers."
         ) from error
 
 

@@ -20,7 +20,7 @@ from PIL import ImageCms
 
 from wsikit.errors import BrokenSlideError, ReadError, RequestError, SlideError, UnsupportedSlideError
 from wsikit.slides.base import BaseSlide, MppLike, Pixels, Size, SlideInfo, true_downsamples
-from wsikit.slides.formats import openslide_tiles
+from wsikit.slides.formats import leica, openslide_tiles
 from wsikit.slides.formats.openslide_areas import in_scene, scanned_areas
 from wsikit.slides.formats.tiff.directories import check_tile_bytes
 from wsikit.slides.formats.tiff.samples import samples_of
@@ -82,6 +82,8 @@ class OpenSlideSlide(BaseSlide):
         self._handle: openslide.OpenSlide | None = handle
         try:
             _check_samples(path, handle)
+            if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) == "leica":
+                leica.check_sizes(path)
             info, self._corner = in_scene(
                 _info(path, self.reader, handle),
                 scanned_areas(handle.properties),

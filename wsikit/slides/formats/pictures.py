@@ -81,7 +81,9 @@ def read_head(path: str) -> PictureHead:
         if start[4:8] == b"ftyp":
             words = "a HEIC picture, as phones write, which is not read here. Export it as JPEG or PNG"
             raise UnfitPictureError(words) from error
-        raise UnfitPictureError("not a picture that Pillow can read. Open it with reader='auto'") from error
+        raise UnfitPictureError(
+            "no picture that Pillow can read: damaged, or of another kind. Copy it again from its source"
+        ) from error
 
 
 def load(path: str) -> tuple[Pixels, tuple[str, ...]]:

@@ -19,7 +19,7 @@ from wsikit.models.model_folder import write_folder
 from wsikit.models.umeml.config import TaskConfig, TokenConfig, UmemlConfig
 from wsikit.models.umeml.network import UMEML
 from wsikit.store.atomic import write_json
-from wsikit.tensor_files import check_finite, read_safetensors
+from wsikit.tensor_files import check_finite, no_larger_than, read_safetensors
 from wsikit.training.cohort.scaling import ColumnScaler, Components
 from wsikit.training.umeml.curves import Baseline, CurveShape
 from wsikit.training.umeml.learner import FittedUmeml, Member
@@ -118,7 +118,8 @@ def load_umeml(folder: str | Path, *, device: str = "cpu") -> FittedUmeml:
                 "cohort wrote."
             )
         used = _Used(arrays)
-        fitted = _restore(record, used, place)
+        with no_larger_than(weights):
+            fitted = _restore(record, used, place)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

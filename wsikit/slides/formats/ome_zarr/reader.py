@@ -194,9 +194,14 @@ def _n_dims(found: nodes.Found) -> int | None:
 def _array(path: Path) -> zarr.Array[Any]:
     import zarr
 
+    from wsikit.slides.formats.ome_zarr.blosc_chunks import BloscChunks, is_of_blosc
+
     try:
         zarr_format: Any = nodes.array_metadata(path)[1]
-        return zarr.open_array(path, mode="r", zarr_format=zarr_format)
+        array = zarr.open_array(path, mode="r", zarr_format=zarr_format)
+        if not is_of_blosc(array):
+            return array
+        return zarr.open_array(BloscChunks(path, read_only=True), mode="r", zarr_format=zarr_format)
     except FileNotFoundError:
         raise BrokenSlideError(
             f"{path}: the metadata list this level, but it is not there. Copy the folder again with all its files."
