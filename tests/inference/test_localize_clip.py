@@ -71,7 +71,7 @@ def test_probabilities_are_those_of_the_model_itself(square_store: SlideStore, c
         logits = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, **pixels).logits_per_image
     expected = torch.softmax(logits, dim=1)[:, 0].numpy()
     np.testing.assert_allclose(table.read(found.column)[rows], expected, atol=5e-3)  # features are float16
-    assert np.ptp(expected) > 0.5
+    assert np.ptp(expected) > 0.2
 
 
 def _single(folder: Path) -> Path:

@@ -22,6 +22,8 @@ from wsikit.models.multi_scale import MultiScaleFusion
 DEPTHS = (2, 2, 8, 2)
 PATCH_SIDE = 4
 """Pixels per token, one side."""
+_LAST_STRIDE = PATCH_SIDE * 2 ** (len(DEPTHS) - 1)
+"""Pixels per token of the last stage, one side."""
 HIDDEN = 16
 """Width between the two KAN layers of a block."""
 GRID = 5
@@ -80,7 +82,8 @@ class SwinKAN(SwinTransformer):  # type: ignore[misc, unused-ignore]
                 "num_heads."
             )
         super().__init__(
-            img_size=-(-img_size // PATCH_SIDE) * PATCH_SIDE,
+            # halved three times without remainder: timm before 1.0.31 rounds down, later ones up, and windows differ
+            img_size=-(-img_size // _LAST_STRIDE) * _LAST_STRIDE,
             patch_size=PATCH_SIDE,
             num_classes=0,
             embed_dim=embed_dim,
