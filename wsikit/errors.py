@@ -37,7 +37,7 @@ def reason_of(error: BaseException) -> str:
     """What an error of a library says, as a part of a sentence: a line of at most 300 characters; its type, if it says
     nothing.
 
-    >>> reason_of(ValueError("width\n  must be even"))
+    >>> reason_of(ValueError("width\\n  must be even"))
     'width must be even'
     """
     return one_line(" ".join(str(error).split()))[:300] or type(error).__name__
