@@ -44,10 +44,7 @@ class FileState:
         try:
             now = FileState.of(self.path)
         except OSError as error:
-            raise SlideError(
-                f"{self.path}: could no longer be read at the end ({error.strerror or error}). Check that the drive is "
-                "still mounted, and run again: what is complete is kept."
-            ) from error
+            raise self._gone(error) from error
         if now != self:
             raise self._changed()
 
@@ -61,14 +58,21 @@ class FileState:
         complete
             Whether all pixels could be read. If so, size and time are compared, and a file that was deleted passes:
             its pixels came from the open file. If not, it is not clear whether the slide or its drive is at fault, and
-            the fingerprint decides.
+            the fingerprint decides. Folders and URLs have the fingerprint alone: a file that another program adds to
+            a folder changes its time.
         """
+        whole = is_url(self.path) or os.path.isdir(self.path)
         if not complete:
-            self.check()
-            if fingerprint(self.path) != expected:
+            if not whole:
+                self.check()
+            try:
+                found = fingerprint(self.path)
+            except OSError as error:
+                raise self._gone(error) from error
+            if found != expected:
                 raise self._changed()
             return
-        if is_url(self.path):
+        if whole:
             return
         try:
             now = FileState.of(self.path)
@@ -76,6 +80,12 @@ class FileState:
             return
         if now != self:
             raise self._changed()
+
+    def _gone(self, error: OSError) -> SlideError:
+        return SlideError(
+            f"{self.path}: could no longer be read at the end ({error.strerror or error}). Check that the drive is "
+            "still mounted, and run again: what is complete is kept."
+        )
 
     def _changed(self) -> SlideError:
         return SlideError(f"{self.path}: changed while it was read. Let the copy finish, and run again.")
