@@ -25,7 +25,6 @@ from wsikit.inference.caption import caption_stage
 from wsikit.inference.caption_columns import drop_stale
 from wsikit.inference.fact_columns import map_column
 from wsikit.inference.features import FeatureSettings, features_stage, imported, why_not_encoded
-from wsikit.inference.localize import localize
 from wsikit.inference.predict import predict_stage
 from wsikit.inference.vote import vote, vote_receipt
 from wsikit.models.protocol import MAP_FACT, ImageFeatureExtractor
@@ -288,6 +287,8 @@ class TextMaps(WorkStage):
         return None if self._missing(work) else self.receipt(work)
 
     def run(self, work: SlideWork, progress: Progress) -> None:
+        from wsikit.inference.localize import localize  # with zarr and scipy; a finished slide does without
+
         for fact, encoder in self._missing(work).items():
             made_by: Any = None if encoder is None else encoder.load()  # it has texts: its description says so
             concept = fact.removeprefix(MAP_FACT)

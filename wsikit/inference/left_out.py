@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from wsikit.errors import RequestError, StoreError
 from wsikit.facts import FACTS
-from wsikit.inference.fact_columns import FactSource, map_encoder, source_of_captions
 from wsikit.models.protocol import MAP_FACT
-from wsikit.store.table import PatchTable
+
+if TYPE_CHECKING:
+    from wsikit.inference.fact_columns import FactSource
+    from wsikit.store.table import PatchTable
 
 SHARE = 0.5
 """Limit where none is given: more than half of a patch, or more probable than all that competes."""
@@ -57,6 +59,8 @@ def left_out(table: PatchTable, without: Mapping[str, float]) -> LeftOut | None:
     """
     if not without:
         return None
+    from wsikit.inference.fact_columns import FactSource, map_encoder, source_of_captions  # zarr; options need none
+
     check_without(without)
     names = tuple(without)
     maps = [name for name in names if name.startswith(MAP_FACT)]
