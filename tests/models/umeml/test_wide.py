@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.umeml.test_network import network, same, some
+from tests.models.umeml.test_network import missing_is_absent, network, some
 from wsikit.models.umeml.network import UMEML
 from wsikit.models.umeml.wide import LEAST, SlideColumns
 
@@ -57,15 +57,7 @@ def test_products_are_those_of_standardised_shares_and_means_of_the_groups() -> 
 
 
 def test_a_missing_modality_adds_nothing_to_the_linear_part() -> None:
-    model = wide_network()
-    patches, genes = some(3, 6, 5), some(3, 4, seed=1)
-    path_only = model(patches)
-    same(model(patches, None, {"genes": genes}, present=torch.tensor([[True, False]] * 3)), path_only)
-    same(model(patches, None, {"genes": torch.full((3, 4), float("nan"))}), path_only)
-    gene_only = model(values={"genes": genes})
-    same(model(patches, torch.zeros(3, 6, dtype=torch.bool), {"genes": genes}), gene_only)
-    whole = model(patches, None, {"genes": genes})
-    assert not torch.allclose(whole.tasks["cox"], path_only.tasks["cox"])
+    missing_is_absent(wide_network(), "cox")
 
 
 def test_means_and_deviations_leave_out_patients_without_a_modality() -> None:
